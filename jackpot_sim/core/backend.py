@@ -1,0 +1,105 @@
+"""The only place that knows which array library is in use.
+
+Everything else in the project is written once against the Array API standard, with the
+namespace `xp` taken from its inputs. What the standard lacks, or what one library does
+much better by another route, is here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any, TypeAlias
+
+import array_api_compat
+import numpy as np
+
+Array: TypeAlias = Any
+"""A numpy array, a torch tensor (CPU or CUDA) or any other Array API array."""
+
+Namespace: TypeAlias = Any
+"""The module of an array library, seen through array-api-compat."""
+
+BLOCK_ELEMENTS = 1 << 15
+"""Elements of one array worked on at a time, so that temporaries stay in the cache."""
+
+_HALF = ("float16", "bfloat16")
+
+
+def namespace(*arrays: Array) -> Namespace:
+    """The Array API namespace that all `arrays` share; Python scalars and None are passed over."""
+    return array_api_compat.array_namespace(*arrays)
+
+
+def floating(x: Array) -> Array:
+    """`x` as a floating array: half precision becomes float32, and integers are refused.
+
+    Raises:
+        TypeError: `x` is not an array of real floating numbers.
+    """
+    xp = namespace(x)
+    if str(x.dtype).rsplit(".", 1)[-1] in _HALF:
+        return xp.astype(x, xp.float32)
+    if not xp.isdtype(x.dtype, "real floating"):
+        raise TypeError(f"expected an array of real floating numbers, got dtype {x.dtype}")
+    return x
+
+
+def as_array(value: Any, like: Array) -> Array:
+    """`value` (a number or an array) with the dtype and the device of `like`."""
+    xp = namespace(like)
+    device = array_api_compat.device(like)
+    if array_api_compat.is_array_api_obj(value):
+        return xp.astype(xp.asarray(value, device=device), like.dtype)
+    return xp.asarray(value, dtype=like.dtype, device=device)
+
+
+def logsumexp(x: Array, axis: int = -1, keepdims: bool = False) -> Array:
+    """log Σ exp(x), which the standard lacks; a slice of nothing but −inf gives −inf."""
+    xp = namespace(x)
+    peak = xp.max(x, axis=axis, keepdims=True)
+    finite_peak = xp.where(xp.isfinite(peak), peak, xp.zeros_like(peak))
+    total = xp.sum(xp.exp(x - finite_peak), axis=axis, keepdims=True)
+    positive = total > 0
+    log_total = xp.where(positive, xp.log(xp.where(positive, total, 1.0)), -math.inf)
+    out = xp.astype(log_total, x.dtype) + finite_peak
+    return out if keepdims else xp.squeeze(out, axis=axis)
+
+
+def kth_largest(x: Array, k: int) -> Array:
+    """The k-th largest entry along the last axis, shape (..., 1)."""
+    xp = namespace(x)
+    if array_api_compat.is_torch_array(x):
+        return xp.topk(x, k, dim=-1).values[..., -1:]
+    vocab = x.shape[-1]
+    if array_api_compat.is_numpy_array(x):
+        return np.partition(x, vocab - k, axis=-1)[..., vocab - k : vocab - k + 1]
+    return xp.sort(x, axis=-1, descending=True)[..., k - 1 : k]
+
+
+def stop_gradient(x: Array) -> Array:
+    """`x` as a constant of differentiation: detached under torch, itself elsewhere."""
+    return x.detach() if array_api_compat.is_torch_array(x) else x
+
+
+def to_numpy(x: Array) -> np.ndarray[Any, Any]:
+    """A numpy copy or view of `x`, fetched from its device and cut from any graph."""
+    if array_api_compat.is_torch_array(x):
+        return np.asarray(x.detach().cpu().numpy())
+    return np.asarray(x)
+
+
+def into(out: Array, operation: str, *operands: Array) -> Array:
+    """`operation` of the namespace written into `out`: fresh memory costs more than the arithmetic."""
+    function = getattr(namespace(out), operation)
+    if array_api_compat.is_numpy_array(out) or array_api_compat.is_torch_array(out):
+        return function(*operands, out=out)
+    out[...] = function(*operands)
+    return out
+
+
+def row_blocks(rows: int, columns: int) -> Iterator[slice]:
+    """Slices over `rows` that hold about `BLOCK_ELEMENTS` elements each, and one row at least."""
+    step = max(1, BLOCK_ELEMENTS // max(columns, 1))
+    for start in range(0, rows, step):
+        yield slice(start, min(start + step, rows))

@@ -1,0 +1,126 @@
+"""Log-space arithmetic that every formula shares, and the checks at the door.
+
+Conventions, everywhere in the project: log-probabilities are in nats, the vocabulary is the
+last axis, and a log-ratio is policy over actor. 0·log 0 = 0, with finite gradients.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from jackpot_sim.core.backend import Array, as_array, floating, logsumexp, namespace, stop_gradient
+
+_NORMALISATION_TOLERANCE = {8: 1e-6, 4: 1e-4}
+"""|Σ exp(log_probs) − 1| allowed, by bytes per number."""
+
+
+def overflow_to_inf() -> np.errstate:
+    """A context in which numpy, like torch, turns an overflow into inf without a warning."""
+    return np.errstate(over="ignore")
+
+
+def log_softmax(logits: Array) -> Array:
+    """log softmax over the last axis, shape (..., vocab); −inf logits stay −inf.
+
+    Raises:
+        ValueError: the vocabulary is empty, a logit is NaN or +inf, or a whole row is −inf.
+    """
+    logits = floating(logits)
+    require_vocabulary(logits, "logits")
+    log_total = logsumexp(logits, keepdims=True)
+    xp = namespace(logits)
+    if not bool(xp.all(xp.isfinite(stop_gradient(log_total)))):
+        raise ValueError("logits: a state holds NaN or +inf, or nothing but -inf")
+    return logits - log_total
+
+
+def log_ratio(policy_log_probs: Array, actor_log_probs: Array) -> Array:
+    """ℓ = log p − log q, policy over actor, elementwise in nats.
+
+    +inf where only the policy has support (a support violation), −inf where the policy has none.
+    """
+    xp = namespace(policy_log_probs, actor_log_probs)
+    outside = policy_log_probs == -math.inf
+    return policy_log_probs - xp.where(outside, 0.0, actor_log_probs)
+
+
+def mul_exp(x: Array, log_weight: Array) -> Array:
+    """x · exp(log_weight), elementwise: 0 where log_weight is −inf, whatever x is."""
+    xp = namespace(x, log_weight)
+    dead = log_weight == -math.inf
+    product = xp.where(dead, 0.0, x) * xp.exp(xp.where(dead, 0.0, log_weight))
+    return xp.where(dead, 0.0, product)
+
+
+def positive(value: Any, name: str, like: Array) -> Array:
+    """`value` as an array like `like`, refused unless every entry is positive and finite."""
+    xp = namespace(like)
+    out = as_array(value, like)
+    if not bool(xp.all((out > 0) & xp.isfinite(out))):
+        raise ValueError(f"{name} must be positive and finite, got {value}")
+    return out
+
+
+def check_log_probs(log_probs: Array, name: str) -> Array:
+    """`log_probs`, in float32 at least, refused unless it holds laws over the last axis.
+
+    Args:
+        log_probs: shape (..., vocab), nats; −inf marks a token outside the support.
+        name: what the caller calls it, for the error.
+
+    Raises:
+        TypeError: it is not an array of real floating numbers.
+        ValueError: the vocabulary is empty, an entry is NaN, or a state does not sum to one.
+    """
+    log_probs = floating(log_probs)
+    require_vocabulary(log_probs, name)
+    with overflow_to_inf():
+        total = namespace(log_probs).sum(namespace(log_probs).exp(stop_gradient(log_probs)), axis=-1)
+    check_total(total, name)
+    return log_probs
+
+
+def check_total(total: Array, name: str) -> None:
+    """Refuses probability masses (...) that are not one, for callers that have summed already."""
+    xp = namespace(total)
+    tolerance = _NORMALISATION_TOLERANCE[xp.finfo(total.dtype).bits // 8]
+    off = xp.abs(total - 1.0)
+    if bool(xp.all(off <= tolerance)):
+        return
+    if bool(xp.any(xp.isnan(off))):
+        raise ValueError(f"{name} holds NaN")
+    worst = float(xp.max(off))
+    raise ValueError(
+        f"{name} is not normalised: a state's probabilities miss 1 by {worst:.3g} "
+        f"(at most {tolerance:g} is allowed; take log_softmax of the logits)"
+    )
+
+
+def check_pair(policy_log_probs: Array, actor_log_probs: Array) -> tuple[Array, Array]:
+    """Both laws checked, and their shapes compared.
+
+    Raises:
+        ValueError: as `check_log_probs`, or the shapes differ.
+    """
+    policy_log_probs = check_log_probs(policy_log_probs, "policy_log_probs")
+    actor_log_probs = check_log_probs(actor_log_probs, "actor_log_probs")
+    check_same_shape(policy_log_probs, actor_log_probs, "policy_log_probs", "actor_log_probs")
+    return policy_log_probs, actor_log_probs
+
+
+def check_same_shape(first: Array, second: Array, first_name: str, second_name: str) -> None:
+    """Refuses two arrays of different shapes, naming both."""
+    if tuple(first.shape) != tuple(second.shape):
+        raise ValueError(
+            f"{first_name} has shape {tuple(first.shape)}, {second_name} has shape {tuple(second.shape)}: "
+            "they must be the same"
+        )
+
+
+def require_vocabulary(array: Array, name: str) -> None:
+    """Refuses an array whose last axis, the vocabulary, is missing or empty."""
+    if array.ndim == 0 or array.shape[-1] == 0:
+        raise ValueError(f"{name} has shape {tuple(array.shape)}: the last axis is the vocabulary and must not be empty")

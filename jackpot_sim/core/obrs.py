@@ -1,0 +1,82 @@
+"""Optimal budgeted rejection sampling: accept a token x ~ q with probability min(1, p/(λq)).
+
+[J] Chen et al., *Jackpot*, arXiv 2602.06107, §3. [V] Verine et al., arXiv 2311.00460, for every
+f-divergence. Two theorems, with edges that [J] leaves out; `tests/core/test_optimality.py` holds both.
+
+T1. D_f(p‖q̃_λ) is non-increasing in λ for every f-divergence. It starts at the value for q
+    conditioned on supp p and is 0 for λ ≥ max r if p ≪ q. So KL(p‖q̃) ≤ KL(p‖q) for *every* λ > 0.
+T2. Among all rules a: V → [0, 1] with Σ q a = ā, OBRS minimises D_f(p‖q̂) for every f-divergence.
+    λ is unique below the attainable maximum ā = q(supp p), which is 1 only if p vanishes nowhere
+    on supp q: [J] Thm 3.4 claims a unique λ for every ā in (0, 1].
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from jackpot_sim.core.backend import Array, floating, logsumexp, namespace
+from jackpot_sim.core.budget import solve_lam
+from jackpot_sim.core.numerics import check_pair, positive
+
+__all__ = ["acceptance_probability", "accepted_log_probs", "log_overlap_terms", "overlap", "solve_lam"]
+
+
+def acceptance_probability(log_ratio: Array, lam: Any) -> Array:
+    """a = min(1, r/λ) with r = p/q, elementwise ([J] eq. 4).
+
+    Args:
+        log_ratio: policy over actor, any shape, nats.
+        lam: λ > 0, a number or an array that broadcasts against `log_ratio`.
+
+    Raises:
+        ValueError: λ is not positive and finite.
+    """
+    log_ratio = floating(log_ratio)
+    xp = namespace(log_ratio)
+    log_lam = xp.log(positive(lam, "lam", log_ratio))
+    return xp.exp(xp.minimum(log_ratio - log_lam, xp.zeros_like(log_ratio)))
+
+
+def overlap(policy_log_probs: Array, actor_log_probs: Array, lam: Any = 1.0) -> Array:
+    """Z(λ) = Σ min(q, p/λ): the mean acceptance rate of OBRS, and 1 − TV(p, q) at λ = 1.
+
+    Args:
+        policy_log_probs: log p, shape (..., vocab), nats.
+        actor_log_probs: log q, the same shape.
+        lam: λ > 0, a number or one per state, shape (...).
+
+    Returns:
+        Z, shape (...).
+
+    Raises:
+        ValueError: λ is not positive, a law is not normalised, or the shapes differ.
+    """
+    policy_log_probs, actor_log_probs = check_pair(policy_log_probs, actor_log_probs)
+    xp = namespace(policy_log_probs)
+    return xp.sum(xp.exp(log_overlap_terms(policy_log_probs, actor_log_probs, lam)), axis=-1)
+
+
+def accepted_log_probs(policy_log_probs: Array, actor_log_probs: Array, lam: Any) -> Array:
+    """log q̃ with q̃ = min(q, p/λ)/Z(λ), the law of the accepted tokens ([J] eq. 3).
+
+    Shapes as in `overlap`; the result has shape (..., vocab).
+
+    Raises:
+        ValueError: as `overlap`, or the supports are disjoint at some state (Z = 0).
+    """
+    policy_log_probs, actor_log_probs = check_pair(policy_log_probs, actor_log_probs)
+    xp = namespace(policy_log_probs)
+    terms = log_overlap_terms(policy_log_probs, actor_log_probs, lam)
+    log_z = logsumexp(terms, keepdims=True)
+    if bool(xp.any(log_z == -math.inf)):
+        raise ValueError("policy and actor share no token at some state: nothing can be accepted there")
+    return terms - log_z
+
+
+def log_overlap_terms(policy_log_probs: Array, actor_log_probs: Array, lam: Any) -> Array:
+    """log min(q, p/λ), shape (..., vocab), for laws that the caller has already checked."""
+    xp = namespace(policy_log_probs, actor_log_probs)
+    lam = positive(lam, "lam", policy_log_probs)
+    log_lam = xp.log(lam if lam.ndim == 0 else lam[..., None])
+    return xp.minimum(actor_log_probs, policy_log_probs - log_lam)
