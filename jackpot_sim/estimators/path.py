@@ -1,0 +1,247 @@
+"""A whole path of thresholds for the price of one (ours).
+
+People never ask about one threshold: they sweep C, λ and c1. Every token correction is a pair of
+monomials of r on a few stretches of r (`Correction.pieces`), so that all its moments follow from
+sums of q·r^k over stretches, times 1, A, Ap, A² and A²p. Sorting a state by r once and cumulating
+those sums makes any threshold a few look-ups. `exact` does that; `optimum` in `optimum.py` finds
+the best threshold.
+
+Sums of q·r^0 are cumulated from the largest r and the others from the smallest, which is where each
+of them is used: a sum is never what is left of a difference of much larger ones.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jackpot_sim.core.backend import Array, floating, to_numpy
+from jackpot_sim.core.numerics import check_pair, check_same_shape, log_ratio, overflow_to_inf
+from jackpot_sim.estimators.base import Correction, Piece
+from jackpot_sim.estimators.moments import Denominator, Moments, StateStatistics, check_advantage, combine
+
+Floats: TypeAlias = NDArray[np.float64]
+
+ONE, A, AP, A2, A2P = range(5)
+"""What multiplies q·r^k in a cumulated sum: 1, A, A·p, A², A²·p."""
+
+
+def exact(
+    policy_log_probs: Array,
+    actor_log_probs: Array,
+    advantage: Array,
+    correction: Correction,
+    *,
+    denominator: Denominator | str = Denominator.PROPOSED,
+    n_samples: int | None = None,
+) -> Moments:
+    """`moments.exact` at every threshold of a path; its columns have shape (thresholds,).
+
+    >>> import numpy as np
+    >>> from jackpot_sim import estimators
+    >>> p, q = np.log([[0.5, 0.3, 0.2]]), np.log([[0.2, 0.3, 0.5]])
+    >>> path = exact(p, q, np.array([[1.0, -1.0, 0.5]]), estimators.get("tis", clip=np.array([1.0, 2.0, 4.0])))
+    >>> path.bias.round(3)
+    array([1.054, 0.352, 0.   ])
+
+    Args:
+        policy_log_probs: log p, shape (..., vocab), nats. Worked on in numpy float64.
+        actor_log_probs: log q, the same shape.
+        advantage: A(x), the same shape.
+        correction: a token correction of which one parameter or more is an array (thresholds,).
+        denominator: a `Denominator` or its name.
+        n_samples: proposals per state, for `mse`.
+
+    Raises:
+        ValueError: as `moments.exact`; parameters whose shapes do not agree.
+        TypeError: the correction is not piecewise monomial in r.
+    """
+    denominator = Denominator(denominator)
+    thresholds = np.broadcast_shapes((1,), *(np.shape(v) for v in correction.parameters().values()))
+    if len(thresholds) != 1:
+        raise ValueError(f"a path needs parameters of shape (thresholds,), got {thresholds}")
+    rows = [
+        state.statistics(correction, denominator, thresholds)
+        for state in sorted_states(policy_log_probs, actor_log_probs, advantage)
+    ]
+    columns = {
+        field.name: np.stack([getattr(row, field.name) for row in rows], axis=-1)
+        for field in dataclasses.fields(StateStatistics)
+    }
+    return combine(StateStatistics(**columns), denominator, n_samples)
+
+
+def sorted_states(policy_log_probs: Array, actor_log_probs: Array, advantage: Array) -> Iterator[SortedState]:
+    """Each state sorted by r and cumulated, one at a time."""
+    check_same_shape(policy_log_probs, actor_log_probs, "policy_log_probs", "actor_log_probs")
+    check_same_shape(policy_log_probs, advantage, "policy_log_probs", "advantage")
+    laws = [floating(x) for x in (policy_log_probs, actor_log_probs, advantage)]
+    shape = tuple(laws[0].shape)
+    if len(shape) == 0 or math.prod(shape) == 0:
+        check_pair(laws[0], laws[1])
+        raise ValueError(f"policy_log_probs has shape {shape}: it holds no state")
+    flat = [x.reshape((-1, shape[-1])) for x in laws]
+    for row in range(flat[0].shape[0]):
+        log_p, log_q, values = (np.asarray(to_numpy(x[row, :]), dtype=np.float64) for x in flat)
+        check_pair(log_p, log_q)
+        yield SortedState(log_p, log_q, check_advantage(values))
+
+
+class SortedState:
+    """One state, the tokens that its actor can propose in ascending order of r, and cumulated sums."""
+
+    def __init__(self, log_p: Floats, log_q: Floats, advantage: Floats) -> None:
+        p, q = np.exp(log_p), np.exp(log_q)
+        # The true gradient runs over all tokens, whether or not the actor can propose them.
+        self.mean_advantage = float(p @ advantage)
+        self.p_sq, self.ap_sq, self.a_sq_p_sq = (float(x @ (p * p)) for x in (np.ones_like(p), advantage, advantage**2))
+        gradient = p * (advantage - self.mean_advantage)
+        self.grad_norm_sq = float(gradient @ gradient)
+        self.on_policy_variance = float(p @ (advantage**2 * (1 - 2 * p + self.p_sq))) - self.grad_norm_sq
+
+        live = q >= np.finfo(np.float64).smallest_normal
+        self.reaches_policy = not np.any(p[~live] > 0)
+        order = np.flatnonzero(live)
+        ratio = np.asarray(log_ratio(log_p[live], log_q[live]))
+        rank = np.argsort(ratio)
+        self.log_ratio, order = ratio[rank], order[rank]
+        p, q, advantage = p[order], q[order], advantage[order]
+
+        tokens = len(p)
+        factors = (np.ones(tokens), advantage, advantage * p, advantage**2, advantage**2 * p)
+        with overflow_to_inf():
+            powers = (q, p, p * (p / q))
+        self._sums = np.zeros((len(powers), len(factors), tokens + 1))
+        for power, base in enumerate(powers):
+            for factor, values in enumerate(factors):
+                _cumulate(base * values, self._sums[power, factor], from_top=power == 0)
+        self._a_sq_q_sq, self._p_log_ratio = np.zeros(tokens + 1), np.zeros(tokens + 1)
+        _cumulate(factors[A2] * q * q, self._a_sq_q_sq, from_top=True)
+        _cumulate(p * np.where(p > 0, self.log_ratio, 0.0), self._p_log_ratio, from_top=False)
+
+    def place(self, log_threshold: Any, closed: bool) -> Any:
+        """How many tokens lie below a threshold on log r, counting those at it if `closed`."""
+        return np.searchsorted(self.log_ratio, log_threshold, side="right" if closed else "left")
+
+    def sums(self, power: int, factor: int, start: Any, stop: Any) -> Any:
+        """Σ q·r^power·factor over the tokens from `start` to `stop` in ascending order of r."""
+        table = self._sums[power, factor]
+        return table[start] - table[stop] if power == 0 else table[stop] - table[start]
+
+    def a_sq_q_sq(self, power: int, start: Any, stop: Any) -> Any:
+        """Σ A²·q²·r^power over the tokens from `start` to `stop`."""
+        if power > 0:  # q²·r = pq
+            return self.sums(power - 1, A2P, start, stop)
+        return self._a_sq_q_sq[start] - self._a_sq_q_sq[stop]
+
+    def overlap(self, lam: Any) -> Any:
+        """Z(λ)."""
+        turn = self.place(np.log(lam), True)
+        return self.sums(1, ONE, 0, turn) / lam + self.sums(0, ONE, turn, -1)
+
+    def statistics(self, correction: Correction, denominator: Denominator, shape: tuple[int, ...]) -> StateStatistics:
+        """What this state contributes at every threshold, fields of the given shape (thresholds,)."""
+        lam = correction.overlap_lam
+        totals = {name: np.zeros(shape) for name in _TOTALS}
+        start: Any = np.zeros(shape, dtype=np.intp)
+        for piece in correction.pieces(None if lam is None else self.overlap(lam)):
+            stop = np.maximum(start, self.place(piece.upper, piece.closed))
+            for name, value in self._contributions(piece, start, stop).items():
+                totals[name] = totals[name] + value
+            start = stop
+        return self._moments(totals, denominator)
+
+    def _contributions(self, piece: Piece, start: Any, stop: Any) -> dict[str, Any]:
+        """What the tokens of one piece add to each total; u = q·a·w is the law and s = q·a·w² its square."""
+        (a, i), (w, j) = piece.accept, piece.weight
+        law, square = a * w, a * w**2
+        u, s = i + j, i + 2 * j
+        if s > 2:
+            raise ValueError(f"accept and weight of powers {i} and {j} of r need a sum of q·r^{s}, which is not kept")
+
+        def total(power: int, factor: int) -> Any:
+            return self.sums(power, factor, start, stop)
+
+        p_log_ratio = self._p_log_ratio[stop] - self._p_log_ratio[start]
+        return {
+            "rate": a * total(i, ONE),
+            "mean": law * total(u, ONE),
+            "square": square * total(s, ONE),
+            "ua": law * total(u, A),
+            "uap": law * total(u, AP),
+            "ua_sq_p": law * total(u, A2P),
+            "u_sq_a_sq": law**2 * self.a_sq_q_sq(2 * u, start, stop),
+            "sa": square * total(s, A),
+            "sap": square * total(s, AP),
+            "sa_sq": square * total(s, A2),
+            "sa_sq_p": square * total(s, A2P),
+            "sua_sq": square * law * self.a_sq_q_sq(s + u, start, stop),
+            "log_accepted": _log_law(a, i, total(1, ONE), p_log_ratio),
+            "log_effective": _log_law(law, u, total(1, ONE), p_log_ratio),
+        }
+
+    def _moments(self, t: dict[str, Any], denominator: Denominator) -> StateStatistics:
+        own = denominator is Denominator.SELF_NORMALIZED
+        divisor = t["mean"] if own else np.ones_like(t["mean"])
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ua, uap, ua_sq_p = (t[name] / divisor for name in ("ua", "uap", "ua_sq_p"))
+            # ĝ − g = δA − pΣδA for the difference of laws δ = u/D − p.
+            delta_a, delta_ap = ua - self.mean_advantage, uap - self.ap_sq
+            delta_sq = t["u_sq_a_sq"] / divisor**2 - 2 * ua_sq_p + self.a_sq_p_sq
+            # A sum of squares, which rounding may leave a few 1e-17 below zero.
+            error_sq = np.maximum(delta_sq - 2 * delta_a * delta_ap + delta_a**2 * self.p_sq, 0.0)
+            p_dot_gradient = self.ap_sq - self.mean_advantage * self.p_sq
+            error_dot = (ua_sq_p - self.a_sq_p_sq) - self.mean_advantage * delta_ap - delta_a * p_dot_gradient
+            second_moment = (1 + self.p_sq) * t["sa_sq"] - 2 * t["sa_sq_p"]
+            if own:
+                estimate_sq = error_sq + 2 * error_dot + self.grad_norm_sq
+                p_dot_estimate = uap - self.p_sq * ua
+                inner = t["sua_sq"] / divisor - ua * t["sap"] - p_dot_estimate * t["sa"]
+                second_moment = second_moment - 2 * inner + estimate_sq * t["square"]
+        everywhere = np.ones_like(error_sq)
+        return StateStatistics(
+            acceptance_rate=t["rate"],
+            weight_mean=t["mean"],
+            weight_square=t["square"],
+            grad_norm_sq=self.grad_norm_sq * everywhere,
+            on_policy_variance=self.on_policy_variance * everywhere,
+            divisor=divisor,
+            error_sq=error_sq,
+            error_dot=error_dot,
+            second_moment=second_moment,
+            kl_accepted=self._kl(t["log_accepted"], t["rate"]),
+            kl_effective=self._kl(t["log_effective"], t["mean"]),
+        )
+
+    def _kl(self, log_law: Any, mass: Any) -> Any:
+        """Σ p log(p/law) for a law known up to its mass; nan where it has none."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            divergence = log_law + np.log(mass) + (0.0 if self.reaches_policy else math.inf)
+        return np.where(mass > 0, divergence, math.nan)
+
+
+_TOTALS = (
+    *("rate", "mean", "square", "ua", "uap", "ua_sq_p", "u_sq_a_sq", "sa", "sap", "sa_sq", "sa_sq_p", "sua_sq"),
+    *("log_accepted", "log_effective"),
+)
+
+
+def _cumulate(values: Floats, out: Floats, from_top: bool) -> None:
+    """out[i] = the sum of the first i values, or of those from the i-th on."""
+    if from_top:
+        np.cumsum(values[::-1], out=out[-2::-1])
+    else:
+        np.cumsum(values, out=out[1:])
+
+
+def _log_law(coefficient: Any, power: int, mass: Any, p_log_ratio: Any) -> Any:
+    """Σ p log(p/(q·coefficient·r^power)) over a piece: inf where p has mass and the law has none."""
+    coefficient = np.asarray(coefficient, dtype=np.float64)
+    alive = coefficient > 0
+    kept = (1 - power) * p_log_ratio - np.log(np.where(alive, coefficient, 1.0)) * mass
+    return np.where(alive, kept, np.where(mass > 0, math.inf, 0.0))

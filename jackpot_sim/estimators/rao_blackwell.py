@@ -1,0 +1,75 @@
+"""Rao-Blackwellisation: replace the mask by its mean."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from jackpot_sim.core.backend import Array, namespace
+from jackpot_sim.estimators.base import ONE, Correction, Monomial, Piece, TokenWeights
+
+
+def rao_blackwell(correction: Correction) -> RaoBlackwell:
+    """The correction with accept 1 and weight a·w (ours).
+
+    Its expectation is the same and the Bernoulli noise E_q[w²a(1−a)‖f‖²] is gone: exactly so with
+    the `proposed` denominator, asymptotically with `self_normalized`.
+    """
+    return RaoBlackwell(correction)
+
+
+@dataclass(frozen=True)
+class RaoBlackwell(Correction):
+    """See `rao_blackwell`."""
+
+    of: Correction
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        """The inner correction's name, wrapped."""
+        return f"rao-blackwell({self.of.name})"
+
+    @property
+    def overlap_lam(self) -> Any | None:
+        """That of the inner correction."""
+        return self.of.overlap_lam
+
+    def weights(
+        self,
+        log_ratio: Array,
+        overlap: Array | None = None,
+        *,
+        log_reference_ratio: Array | None = None,
+        mask: Array | None = None,
+        advantages: Array | None = None,
+    ) -> TokenWeights:
+        """See `Correction.weights`."""
+        accept, weight = self.of.weights(
+            log_ratio, overlap, log_reference_ratio=log_reference_ratio, mask=mask, advantages=advantages
+        )
+        xp = namespace(accept)
+        # A token that is never accepted weighs nothing, even where its weight would be infinite.
+        kept = xp.where(accept > 0, weight, xp.zeros_like(weight)) * accept
+        return TokenWeights(xp.ones_like(accept), kept)
+
+    def pieces(self, overlap: Array | None = None) -> tuple[Piece, ...]:
+        """See `Correction.pieces`."""
+        return tuple(
+            Piece(
+                piece.upper,
+                piece.closed,
+                ONE,
+                Monomial(
+                    piece.accept.coefficient * piece.weight.coefficient, piece.accept.power + piece.weight.power
+                ),
+            )
+            for piece in self.of.pieces(overlap)
+        )
+
+    def parameters(self) -> dict[str, Any]:
+        """Those of the inner correction."""
+        return self.of.parameters()
+
+    def at(self, rows: slice) -> Correction:
+        """See `Correction.at`."""
+        return RaoBlackwell(self.of.at(rows))
