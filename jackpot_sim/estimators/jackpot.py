@@ -63,9 +63,7 @@ class Jackpot(TokenCorrection):
         """w = min(Z·max(λ, r), c1), without F2."""
         xp = namespace(log_ratio)
         ratio = xp.exp(xp.maximum(log_ratio, log_of(self.lam, log_ratio)))
-        # Z = 0 says that nothing is ever accepted; 0·inf must not turn that into nan.
-        scaled = xp.where(overlap > 0, overlap * ratio, xp.zeros_like(ratio))
-        return xp.minimum(scaled, as_array(self.c1, log_ratio))
+        return _clipped(overlap, ratio, self.c1)
 
     def weights(
         self,
@@ -96,6 +94,14 @@ class Jackpot(TokenCorrection):
         )
 
 
+def _clipped(overlap: Any, ratio: Array, c1: Any) -> Array:
+    """min(Z·ratio, c1)."""
+    xp = namespace(ratio)
+    # Z = 0 says that nothing is ever accepted; 0·inf must not turn that into nan.
+    scaled = xp.where(overlap > 0, overlap * ratio, xp.zeros_like(ratio))
+    return xp.minimum(scaled, as_array(c1, ratio))
+
+
 @register("overlap-tis")
 @dataclass(frozen=True)
 class OverlapTruncatedImportanceSampling(TokenCorrection):
@@ -118,9 +124,7 @@ class OverlapTruncatedImportanceSampling(TokenCorrection):
     def weight(self, log_ratio: Array, overlap: Array | None) -> Array:
         """w = min(Z·r, c1)."""
         xp = namespace(log_ratio)
-        ratio = xp.exp(log_ratio)
-        scaled = xp.where(overlap > 0, overlap * ratio, xp.zeros_like(ratio))
-        return xp.minimum(scaled, as_array(self.c1, log_ratio))
+        return _clipped(overlap, xp.exp(log_ratio), self.c1)
 
     def pieces(self, overlap: Array | None = None) -> tuple[Piece, ...]:
         """See `Correction.pieces`."""

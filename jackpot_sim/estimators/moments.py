@@ -138,9 +138,9 @@ def exact(
     return combine(StateStatistics(**columns), denominator, n_samples)
 
 
-def mean_squared_error(bias: Any, variance: Any, noise_to_signal: Any, n_samples: Any) -> Any:
+def mean_squared_error(bias_sq: Any, variance: Any, noise_to_signal: Any, n_samples: Any) -> Any:
     """bias² + variance · noise_to_signal / n_samples, in units of ‖g‖²."""
-    return bias**2 + variance * noise_to_signal / n_samples
+    return bias_sq + variance * noise_to_signal / n_samples
 
 
 def combine(states: StateStatistics, denominator: Denominator | str, n_samples: int | None = None) -> Moments:
@@ -170,7 +170,9 @@ def combine(states: StateStatistics, denominator: Denominator | str, n_samples: 
         grad_norm_sq, noise = _mean(signal), _mean(states.on_policy_variance)
         bias_sq = _mean(error_sq) / grad_norm_sq
         bias, variance, noise_to_signal = np.sqrt(bias_sq), _mean(variances) / noise, noise / grad_norm_sq
-        mse = bias * math.nan if n_samples is None else bias_sq + variance * noise_to_signal / n_samples
+        mse = (
+            bias * math.nan if n_samples is None else mean_squared_error(bias_sq, variance, noise_to_signal, n_samples)
+        )
         moments = Moments(
             acceptance_rate=_mean(states.acceptance_rate),
             kl_accepted=_mean(states.kl_accepted),
@@ -184,7 +186,9 @@ def combine(states: StateStatistics, denominator: Denominator | str, n_samples: 
             n_samples=n_samples,
             mse=mse,
             ess_fraction=_mean(states.weight_mean) ** 2 / _mean(states.weight_square),
-            degenerate_states=np.sum((signal == 0) | (states.acceptance_rate == 0) | (states.weight_mean == 0), axis=-1),
+            degenerate_states=np.sum(
+                (signal == 0) | (states.acceptance_rate == 0) | (states.weight_mean == 0), axis=-1
+            ),
             per_state=states,
         )
     if moments.bias.ndim:
@@ -300,11 +304,10 @@ def _statistics(block: _Block, denominator: Denominator, batch_divisor: float | 
     else:
         divisor = xp.ones_like(rate) * (1.0 if batch_divisor is None else batch_divisor)
 
-    p_sq = xp.sum(p * p, axis=-1, keepdims=True)
-    gradient = _gradient(p, p, advantage)
+    gradient = gradient_under(p, p, advantage)
     with np.errstate(divide="ignore", invalid="ignore"):
-        error = _gradient(law / divisor[:, None] - p, p, advantage)
-    feature_sq = advantage**2 * (1 - 2 * p + p_sq)
+        error = gradient_under(law / divisor[:, None] - p, p, advantage)
+    feature_sq = feature_norm_sq(p, advantage)
     squared = law * xp.where(block.live, weight, 0.0)
     if denominator is Denominator.SELF_NORMALIZED:
         estimate = gradient + error
@@ -331,10 +334,15 @@ def _expect(terms: Array) -> Array:
     return namespace(terms).sum(terms, axis=-1)
 
 
-def _gradient(law: Array, p: Array, advantage: Array) -> Array:
-    """Σ_x law(x) A(x) (e_x − p), the gradient in logits under any signed law."""
+def gradient_under(law: Array, p: Array, advantage: Array) -> Array:
+    """Σ_x law(x) A(x) (e_x − p), the gradient in logits under any signed law; all (..., vocab)."""
     terms = law * advantage
     return terms - p * namespace(p).sum(terms, axis=-1, keepdims=True)
+
+
+def feature_norm_sq(p: Array, advantage: Array) -> Array:
+    """‖f(x)‖² = A(x)²(1 − 2p_x + ‖p‖²) of every token; all (..., vocab)."""
+    return advantage**2 * (1 - 2 * p + namespace(p).sum(p * p, axis=-1, keepdims=True))
 
 
 def _kl_to(log_p: Array, mass: Array) -> Array:

@@ -109,9 +109,7 @@ def best(
     thresholds = _vertices(pair, correction, n_samples) if is_exact else _refined(pair, along)
     mse = along(thresholds).mse
     threshold = float(thresholds[np.nanargmin(mse)])
-    return Best(
-        with_parameter(correction, parameter, threshold), threshold, along(np.array([threshold])), is_exact
-    )
+    return Best(with_parameter(correction, parameter, threshold), threshold, along(np.array([threshold])), is_exact)
 
 
 def with_parameter(correction: Correction, parameter: str, value: Any) -> Correction:
@@ -255,6 +253,4 @@ def _costs(state: SortedState, stretches: list[_Stretch], intervals: int, n_samp
 
 def _product(first: Floats, second: Floats) -> Floats:
     """The product of two linear polynomials, coefficients along the first axis."""
-    return np.stack(
-        [first[0] * second[0], first[0] * second[1] + first[1] * second[0], first[1] * second[1]]
-    )
+    return np.stack([first[0] * second[0], first[0] * second[1] + first[1] * second[0], first[1] * second[1]])

@@ -59,9 +59,7 @@ class RaoBlackwell(Correction):
                 piece.upper,
                 piece.closed,
                 ONE,
-                Monomial(
-                    piece.accept.coefficient * piece.weight.coefficient, piece.accept.power + piece.weight.power
-                ),
+                Monomial(piece.accept.coefficient * piece.weight.coefficient, piece.accept.power + piece.weight.power),
             )
             for piece in self.of.pieces(overlap)
         )

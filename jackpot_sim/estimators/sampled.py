@@ -1,0 +1,206 @@
+"""The same moments from draws: a second path, which shares no formula with the exact one.
+
+Tokens are drawn from the actor, masks from their acceptance probabilities, and the update is formed
+as a trainer forms it, `replicates` times over. What the replicates' mean and spread say is what the
+closed forms must say, within the standard errors given (delete-one jackknife over replicates).
+
+‖mean − g‖² of a sample is biased upwards by its variance. The squared bias here is the mean inner
+product of two *independent* replicates' errors, which is unbiased, and so may come out negative:
+then `bias` is nan, and `bias_sq` with its standard error says how small it is.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jackpot_sim.core.backend import Array, to_numpy
+from jackpot_sim.core.numerics import check_pair, check_same_shape, log_ratio
+from jackpot_sim.core.obrs import overlap
+from jackpot_sim.core.sampling import categorical
+from jackpot_sim.estimators.base import Correction, TokenWeights
+from jackpot_sim.estimators.moments import (
+    Denominator,
+    check_advantage,
+    feature_norm_sq,
+    gradient_under,
+    mean_squared_error,
+)
+
+Floats: TypeAlias = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """Sampled figures, by the names of `Moments` and `bias_sq`, and the standard error of each."""
+
+    value: dict[str, float]
+    standard_error: dict[str, float]
+    n_samples: int
+    replicates: int
+
+
+def estimate(
+    policy_log_probs: Array,
+    actor_log_probs: Array,
+    advantage: Array,
+    correction: Correction,
+    generator: np.random.Generator,
+    *,
+    n_samples: int,
+    replicates: int = 64,
+    denominator: Denominator | str = Denominator.PROPOSED,
+) -> Sampled:
+    """The moments of `correction` from `replicates` simulated updates of `n_samples` proposals per state.
+
+    With the `accepted` and `self_normalized` denominators an update is a ratio of sums, whose mean
+    and variance differ from the exact (delta-method) ones by O(1/n_samples).
+
+    Args:
+        policy_log_probs: log p, shape (..., vocab), nats.
+        actor_log_probs: log q, the same shape.
+        advantage: A(x), the same shape.
+        correction: a token-level correction.
+        generator: where all randomness comes from.
+        n_samples: proposals per state and replicate.
+        replicates: simulated updates, at least 3.
+        denominator: a `Denominator` or its name.
+
+    Raises:
+        ValueError: as `moments.exact`, or fewer than 3 replicates.
+    """
+    denominator = Denominator(denominator)
+    if n_samples < 1:
+        raise ValueError(f"n_samples must be at least 1, got {n_samples}")
+    if replicates < 3:
+        raise ValueError(f"replicates must be at least 3, got {replicates}")
+    check_same_shape(policy_log_probs, advantage, "policy_log_probs", "advantage")
+    check_pair(policy_log_probs, actor_log_probs)
+    check_advantage(advantage)
+    vocab = policy_log_probs.shape[-1]
+    flat = [
+        np.asarray(to_numpy(x), np.float64).reshape(-1, vocab) for x in (policy_log_probs, actor_log_probs, advantage)
+    ]
+    draws = _Draws(replicates, states=len(flat[0]))
+    for state, (log_p, log_q, values) in enumerate(zip(*flat, strict=True)):
+        own = correction.at(slice(state, state + 1))
+        _simulate(draws, state, log_p, log_q, values, own, generator, n_samples, denominator)
+    everything = np.ones(replicates, dtype=bool)
+    value = _figures(draws, everything, denominator, n_samples)
+    left_out = [_figures(draws, np.arange(replicates) != r, denominator, n_samples) for r in range(replicates)]
+    error = {name: _jackknife([each[name] for each in left_out]) for name in value}
+    return Sampled(value, error, n_samples, replicates)
+
+
+class _Draws:
+    """What the simulation keeps of each replicate."""
+
+    def __init__(self, replicates: int, states: int) -> None:
+        each = (states, replicates)
+        self.accepted, self.weight, self.weight_sq = (np.zeros(each) for _ in range(3))
+        """Means over a state's proposals of m, m·w and m·w²."""
+        self.gram = np.zeros((replicates, replicates))
+        """Σ over states of ⟨X_r, X_r'⟩ for the updates X."""
+        self.along = np.zeros(replicates)
+        """Σ over states of ⟨X_r, g⟩."""
+        self.surprise = np.zeros((2, *each))
+        """Means over tokens of the *policy* of ℓ − log a and of ℓ − log aw."""
+        self.mass = np.zeros((2, *each))
+        """Means over tokens of the actor of a and of aw."""
+        self.grad_norm_sq = self.on_policy_variance = 0.0
+
+
+def _simulate(
+    draws: _Draws,
+    state: int,
+    log_p: Floats,
+    log_q: Floats,
+    advantage: Floats,
+    correction: Correction,
+    generator: np.random.Generator,
+    n_samples: int,
+    denominator: Denominator,
+) -> None:
+    """One state: draws its tokens and masks, and adds its updates to the sums."""
+    replicates = draws.along.shape[0]
+    vocab = len(log_p)
+    lam = correction.overlap_lam
+    z = None if lam is None else overlap(log_p, log_q, float(np.squeeze(lam)))
+    ratio = np.asarray(log_ratio(log_p, log_q))
+
+    def drawn_from(law: Floats) -> tuple[Any, TokenWeights]:
+        tokens = categorical(law, generator.random(replicates * n_samples)).reshape(replicates, n_samples)
+        return tokens, correction.weights(ratio[tokens], z)
+
+    tokens, (accept, weight) = drawn_from(log_q)
+    mask = generator.random(accept.shape) < accept
+    kept = np.where(mask, weight, 0.0)
+    pull = kept * advantage[tokens]
+    updates = np.zeros((replicates, vocab))
+    np.add.at(updates, (np.arange(replicates)[:, None], tokens), pull)
+    p = np.exp(log_p)
+    updates = (updates - pull.sum(axis=1, keepdims=True) * p) / n_samples
+    draws.accepted[state], draws.weight[state] = mask.mean(axis=1), kept.mean(axis=1)
+    draws.weight_sq[state] = (kept**2).mean(axis=1)
+    if denominator is Denominator.SELF_NORMALIZED:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            updates = updates / draws.weight[state][:, None]
+    gradient = np.asarray(gradient_under(p, p, advantage))
+    draws.gram += updates @ updates.T
+    draws.along += updates @ gradient
+    draws.grad_norm_sq += float(gradient @ gradient)
+    draws.on_policy_variance += float(p @ feature_norm_sq(p, advantage) - gradient @ gradient)
+    draws.mass[:, state] = accept.mean(axis=1), (accept * weight).mean(axis=1)
+    tokens, (accept, weight) = drawn_from(log_p)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        accepted = ratio[tokens] - np.log(accept)
+        effective = np.where(accept > 0, accepted - np.log(weight), math.inf)
+    draws.surprise[:, state] = accepted.mean(axis=1), effective.mean(axis=1)
+
+
+def _figures(draws: _Draws, keep: NDArray[np.bool_], denominator: Denominator, n_samples: int) -> dict[str, float]:
+    """All figures from the replicates in `keep`."""
+    replicates = int(keep.sum())
+    gram, along, signal = draws.gram[np.ix_(keep, keep)], draws.along[keep], draws.grad_norm_sq
+    accepted, weight, weight_sq = (x[:, keep] for x in (draws.accepted, draws.weight, draws.weight_sq))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        if denominator is Denominator.ACCEPTED:
+            rate = accepted.mean(axis=0)
+            gram, along = gram / np.outer(rate, rate), along / rate
+        own, others = np.trace(gram) / replicates, _off_diagonal(gram)
+        dot = along.mean()
+        bias_sq = (others - 2 * dot + signal) / signal
+        variance = n_samples * (own - others) / draws.on_policy_variance
+        noise_to_signal = draws.on_policy_variance / signal
+        laws = draws.surprise[:, :, keep].mean(axis=2) + np.log(draws.mass[:, :, keep].mean(axis=2))
+        kl_accepted, kl_effective = laws.mean(axis=1)
+        bias = math.sqrt(bias_sq) if bias_sq >= 0 else math.nan
+        return {
+            "acceptance_rate": float(accepted.mean()),
+            "kl_accepted": float(kl_accepted),
+            "kl_effective": float(kl_effective),
+            "bias_sq": float(bias_sq),
+            "bias": bias,
+            "direction_bias": float(1 - dot / np.sqrt(others * signal)),
+            "variance": float(variance),
+            "mse": float(mean_squared_error(bias_sq, variance, noise_to_signal, n_samples)),
+            "ess_fraction": float(weight.mean() ** 2 / weight_sq.mean()),
+        }
+
+
+def _off_diagonal(gram: Floats) -> float:
+    """The mean inner product of two different replicates."""
+    replicates = len(gram)
+    return float((gram.sum() - np.trace(gram)) / (replicates * (replicates - 1)))
+
+
+def _jackknife(left_out: list[float]) -> float:
+    """The delete-one standard error; nan where a figure is not finite."""
+    values = np.array(left_out)
+    if not np.isfinite(values).all():
+        return math.nan
+    return math.sqrt((len(values) - 1) * float(values.var()))
