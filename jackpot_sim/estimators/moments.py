@@ -27,7 +27,7 @@ from jackpot_sim.estimators.base import Correction, TokenWeights
 
 
 class Denominator(StrEnum):
-    """What the weighted sum over tokens is divided by. With ĝ the expected gradient:
+    """What the weighted sum over tokens is divided by; ĝ is the expected gradient.
 
     PROPOSED: all tokens. ĝ = g_w.
     ACCEPTED: the tokens kept, over the whole batch. ĝ_s = g_w / mean over states of E[a].

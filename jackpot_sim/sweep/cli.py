@@ -1,0 +1,238 @@
+"""The command line of `python -m jackpot_sim.sweep`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import cyclopts
+from cyclopts import App, Parameter
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as ProgressBar
+from rich.table import Table
+
+from jackpot_sim import estimators
+from jackpot_sim.environments.mismatch import FAMILIES
+from jackpot_sim.sweep import plan, records, spec, summary
+from jackpot_sim.sweep.errors import StudyError
+from jackpot_sim.sweep.executors import ExecutorKind, make_executor
+from jackpot_sim.sweep.run import Progress, run
+from jackpot_sim.sweep.spec import Study
+
+_EPILOGUE = f"""
+Environments are set by dotted options, whose values may be lists (each value is one environment):
+`--env.kind logit-noise --env.sigma 0.1 0.2 --env.base.kind zipf --env.base.vocab 5000`.
+With `--env.kind` they replace the study's environments; without it they change each of them.
+Any kind takes `--env.target-kl` in place of its knob, and solves for the knob.
+
+Kinds and their knobs: {", ".join(f"{vars(family)['kind']} ({family.knob_name})" for family in FAMILIES)}.
+
+Base laws (`--env.base.kind`): dirichlet, zipf, lm-like, logits-file (`--env.base.path FILE.npy`),
+ngram (`--env.base.text FILE_OR_FOLDER`; by default the Python standard library's sources).
+
+Estimators: {", ".join(estimators.names())}. Parameters are given in a config file, beside their kind:
+`estimators: [none, {{kind: tis, clip: [1.5, 2, 5]}}, {{kind: jackpot, acceptance_rate: 0.9, rao_blackwell: true}}]`.
+
+A run can be killed at any time: the same command finishes it. Exit codes: 0 done, 2 something asked
+for cannot be done (one sentence says what), 130 interrupted.
+"""
+
+app = App(
+    name="python -m jackpot_sim.sweep",
+    help="Measure estimators exactly in a grid of mismatched policy pairs, and record the results.\n\n"
+    "With no options it runs the default study.",
+    help_epilogue=_EPILOGUE,
+    version_flags=[],
+)
+
+_Many = Parameter(consume_multiple=True, negative_iterable=())
+
+
+@app.default
+def _sweep(
+    *,
+    config: Path | None = None,
+    out: Path | None = None,
+    estimators: Annotated[list[str] | None, _Many] = None,
+    rao_blackwell: Annotated[bool, Parameter(negative=())] = False,
+    denominators: Annotated[list[str] | None, _Many] = None,
+    methods: Annotated[list[str] | None, _Many] = None,
+    seeds: int | None = None,
+    n_samples: int | None = None,
+    replicates: int | None = None,
+    workers: int | None = None,
+    executor: ExecutorKind = ExecutorKind.LOKY,
+    dry_run: Annotated[bool, Parameter(negative=())] = False,
+    quiet: Annotated[bool, Parameter(negative=())] = False,
+) -> None:
+    """Run a study.
+
+    Args:
+        config: A study in YAML or TOML; without it the default study.
+        out: Where the records go; by default runs/NAME-HASH of the study.
+        estimators: Estimators by name, in place of the study's.
+        rao_blackwell: Add the Rao-Blackwell form of every estimator.
+        denominators: proposed, accepted, self_normalized.
+        methods: exact, monte_carlo, or both.
+        seeds: How many seeds: 3 means 0, 1 and 2.
+        n_samples: Proposals per state, for the MSE and for Monte Carlo.
+        replicates: Simulated updates behind each Monte Carlo figure.
+        workers: Worker processes, of one thread each; by default one per processor.
+        executor: serial runs the cells in this process.
+        dry_run: Show the cells and their cost, and run nothing.
+        quiet: No progress bar and no summary.
+    """
+    raise AssertionError("the arguments are bound, never called")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parses, runs, and turns every foreseeable failure into one sentence and exit code 2."""
+    tokens = list(sys.argv[1:] if argv is None else argv)
+    errors = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
+    try:
+        if any(token in ("--help", "-h") for token in tokens):
+            app.help_print(tokens=[])
+            return 0
+        env, rest = split_env_options(tokens)
+        _, bound, _ = app.parse_args(rest, exit_on_error=False, print_error=False)
+        return _run(env, **bound.arguments)
+    except StudyError as error:
+        errors.print(f"sweep: {error}")
+    except cyclopts.CycloptsError as error:
+        errors.print(f"sweep: {' '.join(str(error).split())} (see --help)")
+    except KeyboardInterrupt:
+        errors.print("sweep: interrupted; the same command finishes the run")
+        return 130
+    return 2
+
+
+def split_env_options(tokens: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """The nested mapping that `--env.a.b x y` options describe, and all other tokens.
+
+    >>> split_env_options(["--env.kind", "top-k", "--env.base.vocab", "10", "20", "--seeds", "1"])
+    ({'kind': 'top-k', 'base': {'vocab': ['10', '20']}}, ['--seeds', '1'])
+    """
+    env: dict[str, Any] = {}
+    rest: list[str] = []
+    target: list[str] | None = None
+    named: list[tuple[str, list[str]]] = []
+    for token in tokens:
+        if token.startswith("--"):
+            option, equals, value = token.partition("=")
+            if not option.startswith("--env"):
+                target = None
+                rest.append(token)
+                continue
+            if not option.startswith("--env.") or not all(option.removeprefix("--env.").split(".")):
+                raise StudyError(f"{option}: environment options are dotted, for instance --env.kind logit-noise")
+            target = [value] if equals else []
+            named.append((option, target))
+        elif target is None:
+            rest.append(token)
+        else:
+            target.append(token)
+    for option, values in named:
+        if not values:
+            raise StudyError(f"{option} needs a value")
+        *path, last = option.removeprefix("--env.").replace("-", "_").split(".")
+        place = env
+        for part in path:
+            place = place.setdefault(part, {})
+            if not isinstance(place, dict):
+                raise StudyError(f"{option}: {part} is given both a value and fields")
+        place[last] = values[0] if len(values) == 1 else values
+    return env, rest
+
+
+def study_from(config: Path | None, env: dict[str, Any], rao_blackwell: bool, **fields: Any) -> Study:
+    """The study that a config file and the overrides make.
+
+    Raises:
+        StudyError: the file cannot be read, or a field is unknown or out of range.
+    """
+    mapping = spec.bundled() if config is None else spec.read_mapping(config)
+    if config is not None:
+        mapping = {"name": config.stem} | mapping
+    given = {name: value for name, value in fields.items() if value is not None}
+    study = spec.parse(spec.with_overrides(mapping, given, env))
+    if not rao_blackwell:
+        return study
+    both = [*study.estimators]
+    both += [each.model_copy(update={"rao_blackwell": True}) for each in study.estimators if not each.rao_blackwell]
+    return study.model_copy(update={"estimators": tuple(dict.fromkeys(both))})
+
+
+def _run(
+    env: dict[str, Any],
+    config: Path | None = None,
+    out: Path | None = None,
+    rao_blackwell: bool = False,
+    workers: int | None = None,
+    executor: ExecutorKind = ExecutorKind.LOKY,
+    dry_run: bool = False,
+    quiet: bool = False,
+    **fields: Any,
+) -> int:
+    if workers is not None and workers < 1:
+        raise StudyError(f"--workers must be at least 1, got {workers}")
+    study = study_from(config, env, rao_blackwell, **fields)
+    root = out or Path("runs") / f"{study.name}-{study.config_hash[:8]}"
+    console = Console()
+    if dry_run:
+        console.print(_cost_table(study))
+        console.print(f"Records would go to {root}.", highlight=False, soft_wrap=True)
+        return 0
+    processes = workers or os.cpu_count() or 1
+    with (
+        _progress_bar(quiet) as bar,
+        make_executor(executor, processes) as pool,
+    ):
+        task = bar.add_task(study.name, total=None)
+
+        def report(progress: Progress) -> None:
+            bar.update(task, total=progress.total, completed=progress.finished)
+
+        progress = run(study, root, pool, in_flight=2 * processes, report=report)
+    if not quiet:
+        for table in summary.tables(records.load(root)):
+            console.print(table)
+        exact = " All figures are exact." if study.methods == (spec.Method.EXACT,) else ""
+        console.print(f"* the least median MSE.{exact}", highlight=False)
+        resumed = f" ({progress.already_there} were there already)" if progress.already_there else ""
+        console.print(f"{progress.total} cells{resumed}; records in {root}.", highlight=False, soft_wrap=True)
+    return 0
+
+
+def _progress_bar(quiet: bool) -> ProgressBar:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    return ProgressBar(
+        *columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True), disable=quiet
+    )
+
+
+def _cost_table(study: Study) -> Table:
+    table = Table(title=f"{study.name}: config {study.config_hash}", title_justify="left")
+    for heading in ("environment", "cells", "states × vocab", "rows", "about, serial"):
+        table.add_column(heading, justify="left" if heading == "environment" else "right")
+    rows = len(study.estimators) * len(study.denominators) * len(study.methods)
+    groups: dict[str, list[plan.Cell]] = {}
+    for cell in plan.cells(study):
+        groups.setdefault(f"{cell.env.kind} on {cell.env.base.kind}", []).append(cell)
+    total = 0.0
+    for label, members in groups.items():
+        sizes = [plan.tokens(cell) for cell in members]
+        costs = [plan.seconds(cell, study) for cell in members]
+        known = sum(cost for cost in costs if cost is not None)
+        total += known
+        size = "?" if None in sizes else f"{max(size for size in sizes if size is not None):,}"
+        about = "?" if None in costs else f"{known:.1f} s"
+        table.add_row(label, str(len(members)), size, str(rows * len(members)), about)
+    table.add_section()
+    table.add_row(
+        "all", str(sum(map(len, groups.values()))), "", str(rows * sum(map(len, groups.values()))), f"{total:.1f} s"
+    )
+    return table

@@ -1,0 +1,253 @@
+"""Records on disk: two tables of Parquet shards, one shard a cell, and a manifest of the cells.
+
+    DIR/manifest.json          what was asked, its hash, the cells, the versions that began it
+    DIR/records/<cell>.parquet one row per estimator, denominator and method
+    DIR/states/<cell>.parquet  the per-state figures that the bootstrap needs
+
+A shard is written to a dot-file, flushed to disk and renamed, and `records` is written last: a shard
+there means that the cell is finished, whatever instant the run was killed at.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from filelock import FileLock, Timeout
+
+from jackpot_sim.estimators.moments import StateStatistics
+from jackpot_sim.sweep.cell import PARAMETERS, SAMPLED, Measured
+from jackpot_sim.sweep.errors import StudyError
+from jackpot_sim.sweep.plan import Cell
+from jackpot_sim.sweep.spec import Study
+
+_MANIFEST, _LOCK = "manifest.json", ".lock"
+_TEXT, _REAL, _WHOLE, _FLAG = pa.string(), pa.float64(), pa.int64(), pa.bool_()
+
+RECORDS = pa.schema(
+    [
+        *((name, _TEXT) for name in ("cell", "environment", "env_kind", "base_kind", "knob_name")),
+        ("knob", _REAL),
+        ("target_divergence", _TEXT),
+        *((name, _REAL) for name in ("target_kl", "achieved_kl")),
+        *((name, _WHOLE) for name in ("vocab", "states", "seed")),
+        *((name, _TEXT) for name in ("estimator", "estimator_kind")),
+        ("rao_blackwell", _FLAG),
+        *((name, _REAL) for name in PARAMETERS),
+        ("acceptance_budget", _REAL),
+        ("budget_per_state", _FLAG),
+        *((name, _TEXT) for name in ("denominator", "method")),
+        *((name, _REAL) for name in ("kl_policy_actor", "kl_actor_policy", "total_variation", "chi_square")),
+        *((name, _REAL) for name in SAMPLED),
+        *((f"{name}_se", _REAL) for name in SAMPLED),
+        *((name, _REAL) for name in ("grad_norm_sq", "on_policy_variance", "noise_to_signal")),
+        *((name, _WHOLE) for name in ("degenerate_states", "n_samples", "replicates")),
+        *((name, _TEXT) for name in ("config_hash", "version", "numpy", "python", "commit")),
+        ("seconds", _REAL),
+    ]
+)
+
+STATES = pa.schema(
+    [
+        *((name, _TEXT) for name in ("cell", "estimator", "denominator")),
+        ("state", _WHOLE),
+        ("kl_policy_actor", _REAL),
+        *((field.name, _REAL) for field in dataclasses.fields(StateStatistics)),
+    ]
+)
+
+NOT_FIGURES = ("seconds", "version", "numpy", "python", "commit")
+"""Columns that say how and when, and so may differ between two runs of one study."""
+
+
+def provenance() -> dict[str, str]:
+    """Versions, and the commit where this is a checkout."""
+    here = Path(__file__).parent
+    try:
+        found = subprocess.run(
+            ["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=False
+        )
+        commit = found.stdout.strip() if found.returncode == 0 else ""
+    except (OSError, subprocess.TimeoutExpired):
+        commit = ""
+    return {
+        "version": metadata.version("jackpot-sim"),
+        "numpy": metadata.version("numpy"),
+        "python": platform.python_version(),
+        "commit": commit or "unknown",
+    }
+
+
+class RunDirectory:
+    """One run's folder: opened for a study, it knows which of the cells are finished."""
+
+    def __init__(self, root: Path, study: Study, cells: list[Cell]) -> None:
+        self.root = root
+        self._study, self._cells = study, cells
+        self._provenance = provenance()
+
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[None]:
+        """The folder, created or found to hold a run of the same study, and locked against other runs.
+
+        Raises:
+            StudyError: it holds another study's run or something else, is in use, or cannot be written.
+        """
+        self._require_own()
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.root / _LOCK)
+            with lock.acquire(timeout=0):
+                self._prepare()
+                yield
+        except Timeout as error:
+            raise StudyError(f"another run is writing to {self.root}: wait for it, or choose another --out") from error
+        except OSError as error:
+            raise _unwritable(self.root, error) from error
+
+    def _require_own(self) -> None:
+        if (self.root / _MANIFEST).exists():
+            found = read_manifest(self.root).get("config_hash")
+            if found != self._study.config_hash:
+                raise StudyError(
+                    f"{self.root} holds a run of another study (config {found}, this one is "
+                    f"{self._study.config_hash}): choose another --out, or delete it"
+                )
+        elif self.root.is_dir() and any(path.name != _LOCK for path in self.root.iterdir()):
+            raise StudyError(f"{self.root} holds files but no run: choose an empty or a new folder with --out")
+        elif self.root.exists() and not self.root.is_dir():
+            raise StudyError(f"{self.root} is not a folder: choose another --out")
+
+    def _prepare(self) -> None:
+        for table in ("records", "states"):
+            (self.root / table).mkdir(exist_ok=True)
+            for leftover in (self.root / table).glob(".*.tmp"):
+                leftover.unlink()
+        if not (self.root / _MANIFEST).exists():
+            content = json.dumps(self._manifest(), indent=1)
+            write_atomically(self.root / _MANIFEST, lambda path: path.write_text(content, encoding="utf-8"))
+
+    def finished(self) -> set[str]:
+        """The ids of the cells whose shards are whole.
+
+        Raises:
+            StudyError: a shard cannot be read.
+        """
+        done = set()
+        for cell in self._cells:
+            shard = self.root / "records" / f"{cell.id}.parquet"
+            if shard.exists():
+                for table in ("records", "states"):
+                    _check_shard(self.root / table / shard.name)
+                done.add(cell.id)
+        return done
+
+    def write(self, measured: Measured) -> None:
+        """Writes a finished cell.
+
+        Raises:
+            StudyError: the disk refuses; nothing half-written is left.
+        """
+        name = f"{measured.cell.id}.parquet"
+        how = self._provenance | {"config_hash": self._study.config_hash}
+        rows = pa.Table.from_pylist([row | how for row in measured.rows], schema=RECORDS)
+        columns = measured.state_rows or {field.name: [] for field in STATES}
+        states = pa.table({field.name: columns[field.name] for field in STATES}, schema=STATES)
+        try:
+            for folder, table in (("states", states), ("records", rows)):
+                write_atomically(self.root / folder / name, lambda path, table=table: pq.write_table(table, path))
+        except OSError as error:
+            raise _unwritable(self.root / "records" / name, error) from error
+
+    def _manifest(self) -> dict[str, Any]:
+        return {
+            "study": self._study.name,
+            "config_hash": self._study.config_hash,
+            "config": self._study.model_dump(mode="json"),
+            "cells": [
+                {"cell": cell.id, "seed": cell.seed, "environment": json.loads(cell.environment)}
+                for cell in self._cells
+            ],
+            **self._provenance,
+        }
+
+
+def read_manifest(root: Path) -> dict[str, Any]:
+    """The manifest of a run.
+
+    Raises:
+        StudyError: there is none, or it cannot be read.
+    """
+    path = root / _MANIFEST
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise StudyError(f"{root} holds no run: {path} cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise StudyError(f"{path} is not JSON ({error}): delete the folder and run the study again") from error
+    if not isinstance(manifest, dict):
+        raise StudyError(f"{path} is not the manifest of a run")
+    return manifest
+
+
+def load(root: Path, table: str = "records") -> pd.DataFrame:
+    """All finished cells of a run, in the manifest's order: `records`, or `states` for the per-state table.
+
+    Raises:
+        StudyError: there is no run, no cell is finished, or a shard cannot be read.
+    """
+    names = [str(cell["cell"]) for cell in read_manifest(root).get("cells", [])]
+    shards = [root / table / f"{name}.parquet" for name in names if (root / "records" / f"{name}.parquet").exists()]
+    if not shards:
+        raise StudyError(f"{root} holds no finished cell yet: run the study first")
+    schema = RECORDS if table == "records" else STATES
+    frame: pd.DataFrame = pa.concat_tables([_read_shard(shard, schema) for shard in shards]).to_pandas()
+    return frame
+
+
+def write_atomically(path: Path, write: Any) -> None:
+    """`write(temporary)` beside `path`, flushed to disk and renamed: all of it or nothing."""
+    temporary = path.parent / f".{path.name}.tmp"
+    try:
+        write(temporary)
+        with temporary.open("rb") as handle:
+            os.fsync(handle.fileno())
+        temporary.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+
+
+def _read_shard(path: Path, schema: pa.Schema) -> pa.Table:
+    try:
+        return pq.read_table(path, schema=schema)
+    except (OSError, pa.ArrowException) as error:
+        raise _unreadable(path, error) from error
+
+
+def _check_shard(path: Path) -> None:
+    try:
+        pq.read_metadata(path)
+    except (OSError, pa.ArrowException) as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> StudyError:
+    reason = " ".join(str(error).split())[:120]
+    return StudyError(f"shard {path} is truncated or unreadable ({reason}): delete it and run again to remake it")
+
+
+def _unwritable(path: Path, error: OSError) -> StudyError:
+    return StudyError(f"cannot write {error.filename or path}: {error.strerror or error}; finished cells are kept")

@@ -1,0 +1,228 @@
+"""What a study is: environments × seeds × estimators × denominators, read from YAML or TOML.
+
+A list in the place of any value of an environment or of an estimator is an axis of the grid:
+`{kind: logit-noise, sigma: [0.1, 0.2]}` is two environments, `{kind: tis, clip: [1.5, 2, 5]}` three
+estimators.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import tomllib
+from collections.abc import Iterable, Mapping
+from enum import StrEnum
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from jackpot_sim import estimators
+from jackpot_sim.environments.mismatch import MismatchFamily
+from jackpot_sim.estimators import Correction, Denominator
+from jackpot_sim.sweep.errors import StudyError
+
+
+class Method(StrEnum):
+    """How moments are measured."""
+
+    EXACT = "exact"
+    MONTE_CARLO = "monte_carlo"
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class EstimatorSpec(_Frozen):
+    """One estimator. In a file its parameters stand beside `kind`; a bare name takes the defaults."""
+
+    kind: str
+    """A name from `estimators.names()`."""
+    parameters: dict[str, float] = {}
+    """What `estimators.get` takes besides the name."""
+    acceptance_rate: float | None = None
+    """Solve λ for this share of accepted tokens instead of giving it."""
+    per_state: bool = True
+    """With `acceptance_rate`: one λ for each state, or one for the whole batch."""
+    rao_blackwell: bool = False
+    """Replace the mask by its mean."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _flat(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return {"kind": value}
+        if not isinstance(value, Mapping):
+            return value
+        own = {key: item for key, item in value.items() if key in cls.model_fields}
+        beside = {key: item for key, item in value.items() if key not in cls.model_fields}
+        return own | {"parameters": dict(own.get("parameters", {})) | beside}
+
+    @model_validator(mode="after")
+    def _known(self) -> EstimatorSpec:
+        if self.acceptance_rate is not None:
+            if "lam" in self.parameters:
+                raise ValueError("give lam or acceptance_rate, not both")
+            if not 0 < self.acceptance_rate <= 1:
+                raise ValueError(f"acceptance_rate must lie in (0, 1], got {self.acceptance_rate}")
+            if "lam" not in self.correction().parameters():
+                raise ValueError(f"{self.kind} has no lam: an acceptance_rate fits obrs and jackpot")
+        self.correction()
+        return self
+
+    def correction(self) -> Correction:
+        """The correction, at the λ given."""
+        correction = estimators.get(self.kind, **self.parameters)
+        return estimators.rao_blackwell(correction) if self.rao_blackwell else correction
+
+    def correction_for(self, policy_log_probs: Any, actor_log_probs: Any) -> Correction:
+        """The correction for these states, with λ solved for where a budget was given."""
+        if self.acceptance_rate is None:
+            return self.correction()
+        return estimators.at_budget(
+            self.correction(), policy_log_probs, actor_log_probs, self.acceptance_rate, self.per_state
+        )
+
+    @property
+    def label(self) -> str:
+        """How tables and figures name it, for instance `rao-blackwell(jackpot(c1=4))`."""
+        told = [f"{name}={value:g}" for name, value in sorted(self.parameters.items())]
+        if self.acceptance_rate is not None:
+            told.append(f"acceptance={self.acceptance_rate:g}{'' if self.per_state else ' of batch'}")
+        plain = f"{self.kind}({', '.join(told)})" if told else self.kind
+        return f"rao-blackwell({plain})" if self.rao_blackwell else plain
+
+
+def expand(value: Any) -> list[Any]:
+    """All combinations of the lists inside nested mappings."""
+    if isinstance(value, list | tuple):
+        return [each for item in value for each in expand(item)]
+    if isinstance(value, Mapping):
+        axes = [[(key, each) for each in expand(item)] for key, item in value.items()]
+        return [dict(combination) for combination in itertools.product(*axes)]
+    return [value]
+
+
+def _as_seeds(value: Any) -> Any:
+    if isinstance(value, str) and value.isdigit():
+        value = int(value)
+    return tuple(range(value)) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+class Study(_Frozen):
+    """A grid of cells, each an environment and a seed, with every estimator measured in every cell."""
+
+    name: Annotated[str, Field(pattern=r"^[\w.-]+$")] = "study"
+    """Names the default output folder."""
+    env: Annotated[
+        tuple[Annotated[MismatchFamily, Field(discriminator="kind")], ...], BeforeValidator(expand), Field(min_length=1)
+    ]
+    """The environments."""
+    estimators: Annotated[tuple[EstimatorSpec, ...], BeforeValidator(expand), Field(min_length=1)]
+    """The estimators, by name or with parameters."""
+    denominators: Annotated[tuple[Denominator, ...], Field(min_length=1)] = (Denominator.PROPOSED,)
+    """What the weighted sums are divided by."""
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(_as_seeds), Field(min_length=1)] = (
+        0,
+        1,
+        2,
+    )
+    """A list of seeds, or how many: 3 means 0, 1 and 2."""
+    n_samples: Annotated[int, Field(ge=1)] = 256
+    """Proposals per state, for the MSE and for Monte Carlo."""
+    methods: Annotated[tuple[Method, ...], Field(min_length=1)] = (Method.EXACT,)
+    """Closed forms, simulation, or both side by side."""
+    replicates: Annotated[int, Field(ge=3)] = 32
+    """Simulated updates behind each Monte Carlo figure."""
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Study:
+        for field in ("env", "estimators", "denominators", "seeds", "methods"):
+            seen: list[Any] = []
+            for item in getattr(self, field):
+                if item in seen:
+                    raise ValueError(f"{field} holds {getattr(item, 'label', item)} twice")
+                seen.append(item)
+        return self
+
+    @property
+    def config_hash(self) -> str:
+        """A digest of everything that the records depend on."""
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def bundled(name: str = "default") -> dict[str, Any]:
+    """The mapping of a configuration that ships with the package."""
+    return read_mapping(Path(str(resources.files("jackpot_sim.sweep") / f"{name}.yaml")))
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML or TOML file.
+
+    Raises:
+        StudyError: it cannot be read, is neither YAML nor TOML by its suffix, or holds no mapping.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        if path.suffix == ".toml":
+            mapping: Any = tomllib.loads(text)
+        elif path.suffix in (".yaml", ".yml"):
+            mapping = yaml.safe_load(text)
+        else:
+            raise StudyError(f"config {path} must end in .yaml, .yml or .toml")
+    except OSError as error:
+        raise StudyError(f"config {path} cannot be read: {error.strerror}") from error
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError, yaml.YAMLError) as error:
+        raise StudyError(f"config {path} cannot be parsed: {' '.join(str(error).split())}") from error
+    if not isinstance(mapping, dict):
+        raise StudyError(f"config {path} must hold a mapping of study fields, not {type(mapping).__name__}")
+    return mapping
+
+
+def with_overrides(mapping: dict[str, Any], fields: Mapping[str, Any], env: Mapping[str, Any]) -> dict[str, Any]:
+    """`mapping` with some fields replaced, and its environments changed.
+
+    An `env` that names a `kind` replaces all environments; any other is laid over each of them.
+    """
+    merged = mapping | dict(fields)
+    if env:
+        present = mapping.get("env", [])
+        each = present if isinstance(present, list | tuple) else [present]
+        merged["env"] = [dict(env)] if "kind" in env else [_laid_over(item, env) for item in each]
+    return merged
+
+
+def _laid_over(below: Any, above: Mapping[str, Any]) -> Any:
+    if not isinstance(below, Mapping):
+        return dict(above)
+    out = dict(below)
+    for key, value in above.items():
+        out[key] = _laid_over(out.get(key), value) if isinstance(value, Mapping) else value
+    return out
+
+
+def parse(mapping: Mapping[str, Any]) -> Study:
+    """The study that a mapping describes.
+
+    Raises:
+        StudyError: a field is unknown, missing or out of range; the message names the first one.
+    """
+    try:
+        return Study.model_validate(mapping)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise StudyError(_sentence(first["loc"], first["msg"], first["type"], len(error.errors()))) from error
+
+
+def _sentence(location: Iterable[int | str], message: str, kind: str, count: int) -> str:
+    where = ".".join(str(part) for part in location) or "study"
+    message = message.removeprefix("Value error, ")
+    if kind in ("extra_forbidden", "unexpected_keyword_argument"):
+        message = "there is no such field"
+    more = f" (and {count - 1} more)" if count > 1 else ""
+    return f"{where}: {message}{more}"
