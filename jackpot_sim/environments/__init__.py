@@ -1,0 +1,1 @@
+"""Where pairs of policies that do not match come from. Imports core only."""

@@ -1,0 +1,174 @@
+"""Base laws: where one of the two policies comes from before the knob moves the other away.
+
+Each is a frozen configuration whose `kind` tells it apart, so that pydantic can read a union of
+them. `log_probs(generator)` gives laws of shape (states, vocab) in nats. Errors name the field, or
+the file.
+"""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+
+from jackpot_sim.core.numerics import log_softmax
+from jackpot_sim.environments.base import FORBID_EXTRA, FloatArray
+from jackpot_sim.environments.fields import check_count, check_non_negative, check_positive, check_share
+from jackpot_sim.environments.ngram import Ngram
+
+OPEN_EXPONENT = (1.0, 1.6)
+"""Zipf exponents of the states of `LmLike`: from almost flat to clearly peaked."""
+
+DECADES_OF_DOUBT = (1.0, 5.0)
+"""A near-certain state of `LmLike` leaves 10^−1 to 10^−5 to all tokens but the first."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dirichlet:
+    """p ~ Dirichlet(concentration, …, concentration) at each state: [J] Fig. 2 has concentration 2."""
+
+    kind: Literal["dirichlet"] = "dirichlet"
+    vocab: int = 1000
+    states: int = 64
+    concentration: float = 2.0
+
+    __pydantic_config__ = FORBID_EXTRA
+
+    def __post_init__(self) -> None:
+        check_count("vocab", self.vocab, 1)
+        check_count("states", self.states, 1)
+        check_positive("concentration", self.concentration)
+
+    def log_probs(self, generator: np.random.Generator) -> FloatArray:
+        """The laws, log p of shape (states, vocab)."""
+        return log_dirichlet(generator, self.concentration, (self.states, self.vocab))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Zipf:
+    """p ∝ rank^−exponent, with the token ids permuted at each state. Exponent 0 is uniform."""
+
+    kind: Literal["zipf"] = "zipf"
+    vocab: int = 1000
+    states: int = 64
+    exponent: float = 1.2
+
+    __pydantic_config__ = FORBID_EXTRA
+
+    def __post_init__(self) -> None:
+        check_count("vocab", self.vocab, 1)
+        check_count("states", self.states, 1)
+        check_non_negative("exponent", self.exponent)
+
+    def log_probs(self, generator: np.random.Generator) -> FloatArray:
+        """The laws, log p of shape (states, vocab)."""
+        law = _zipf(np.full((self.states, 1), self.exponent), self.vocab)
+        return generator.permuted(law, axis=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LmLike:
+    """Near-certain states beside open ones, as along the text of a language model.
+
+    Of the states, a share `near_certain` (rounded to whole states) gives its first token
+    1 − 10^−U(1, 5) and spreads the rest over the others by Zipf; the other states are Zipf
+    throughout. Every state has its own exponent U(1, 1.6) and its own permutation of the ids.
+    """
+
+    kind: Literal["lm-like"] = "lm-like"
+    vocab: int = 1000
+    states: int = 64
+    near_certain: float = 0.7
+
+    __pydantic_config__ = FORBID_EXTRA
+
+    def __post_init__(self) -> None:
+        check_count("vocab", self.vocab, 2)
+        check_count("states", self.states, 1)
+        check_share("near_certain", self.near_certain)
+
+    def log_probs(self, generator: np.random.Generator) -> FloatArray:
+        """The laws, log p of shape (states, vocab)."""
+        exponent = generator.uniform(*OPEN_EXPONENT, size=(self.states, 1))
+        doubt = 10.0 ** -generator.uniform(*DECADES_OF_DOUBT, size=(self.states, 1))
+        law = _zipf(exponent, self.vocab)
+        certain = slice(0, round(self.near_certain * self.states))
+        law[certain, :1] = np.log1p(-doubt[certain])
+        law[certain, 1:] = np.log(doubt[certain]) + _zipf(exponent[certain], self.vocab - 1)
+        return generator.permuted(law, axis=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogitsFile:
+    """Laws from the logits that a real model wrote to a file.
+
+    `path` is a .npy file, or a .npz file that holds one array, of floating logits of shape
+    (..., vocab) with two axes or more; all but the last are states. −inf marks a token that cannot
+    occur. Pickled objects are never loaded. Draws that go with the file (advantage, noise) are
+    keyed by the path as it is written.
+    """
+
+    kind: Literal["logits-file"] = "logits-file"
+    path: Path
+
+    __pydantic_config__ = FORBID_EXTRA
+
+    def log_probs(self, generator: np.random.Generator) -> FloatArray:
+        """The laws, log softmax of the file's logits, shape (states, vocab); nothing is drawn.
+
+        Raises:
+            ValueError: the file cannot be read, or does not hold logits; the error names it.
+        """
+        logits = _load_array(Path(self.path))
+        if not np.issubdtype(logits.dtype, np.floating):
+            raise ValueError(f"{self.path}: logits must be floating numbers, got dtype {logits.dtype}")
+        if logits.ndim < 2 or logits.size == 0:
+            raise ValueError(
+                f"{self.path}: logits must have shape (..., vocab) with at least one state, two axes "
+                f"or more and nothing empty, got {logits.shape}"
+            )
+        try:
+            out: FloatArray = log_softmax(logits.reshape(-1, logits.shape[-1]).astype(np.float64))
+        except ValueError as error:
+            raise ValueError(f"{self.path}: {error}") from error
+        return out
+
+
+BaseLaw: TypeAlias = Dirichlet | Zipf | LmLike | LogitsFile | Ngram
+
+
+def log_dirichlet(generator: np.random.Generator, concentration: float, shape: tuple[int, int]) -> FloatArray:
+    """Logs of laws drawn from a symmetric Dirichlet over the last axis, shape `shape`.
+
+    From Gamma(a) = Gamma(a + 1)·U^(1/a) in law, in log space: a small concentration makes
+    probabilities that no float64 holds, and their logarithms are still exact.
+    """
+    log_gamma = np.log(generator.standard_gamma(concentration + 1.0, size=shape))
+    out: FloatArray = log_softmax(log_gamma - generator.standard_exponential(shape) / concentration)
+    return out
+
+
+def _zipf(exponent: FloatArray, vocab: int) -> FloatArray:
+    """Laws with log p ∝ −exponent·log rank, likeliest token first: exponent (states, 1) gives (states, vocab)."""
+    out: FloatArray = log_softmax(-exponent * np.log(np.arange(1.0, vocab + 1.0)))
+    return out
+
+
+def _load_array(path: Path) -> np.ndarray[Any, Any]:
+    if path.suffix not in (".npy", ".npz"):
+        raise ValueError(f"{path}: expected a .npy or .npz file")
+    try:
+        # Opened here, because numpy leaves a broken archive open.
+        with path.open("rb") as file:
+            loaded = np.load(file, allow_pickle=False)
+            if isinstance(loaded, np.ndarray):
+                return loaded
+            if len(loaded.files) != 1:
+                raise ValueError(f"expected one array, found {len(loaded.files)}: {', '.join(loaded.files)}")
+            return np.asarray(loaded[loaded.files[0]])
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"{path}: cannot read logits: {error}") from error

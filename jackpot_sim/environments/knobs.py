@@ -1,0 +1,105 @@
+"""What all mismatch families share: one knob, given or solved for, and keyed randomness.
+
+A family draws its noise once and gives the two laws as a function of its knob. The base law and the
+advantage are keyed by (seed, base law), the noise by these and the family's kind, never by the knob:
+so one noise direction is scaled, curves over a knob are smooth, and a sweep over more knobs changes
+none of the others.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache
+from typing import ClassVar, Literal, TypeAlias
+
+import numpy as np
+
+from jackpot_sim.core import divergences
+from jackpot_sim.environments.advantage import Advantage, NormalAdvantage
+from jackpot_sim.environments.base import BY_KIND, FORBID_EXTRA, FloatArray, PolicyPair, Realised, keyed_generator
+from jackpot_sim.environments.categorical import BaseLaw, Dirichlet
+from jackpot_sim.environments.fields import check_positive
+from jackpot_sim.environments.targets import Target
+
+Divergence: TypeAlias = Literal["kl_policy_actor", "kl_actor_policy"]
+
+Laws: TypeAlias = Callable[[float], tuple[FloatArray, FloatArray]]
+"""knob → (policy_log_probs, actor_log_probs), each (states, vocab) in nats."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mismatch(ABC):
+    """An environment whose actor differs from its policy by one knob.
+
+    Attributes:
+        base: where one of the two policies comes from.
+        advantage: what tokens are worth.
+        target_kl: the mean KL over states to solve the knob for, nats; its direction is the class's
+            `target_divergence`.
+
+    Exactly one of the knob (the field that the class's `knob_name` names) and `target_kl` is given.
+
+    Raises:
+        ValueError: both or neither is given, or one is out of range.
+    """
+
+    kind: str
+    base: BaseLaw = field(default_factory=Dirichlet, metadata=BY_KIND)
+    advantage: Advantage = field(default_factory=NormalAdvantage, metadata=BY_KIND)
+    target_kl: float | None = None
+
+    knob_name: ClassVar[str]
+    target_divergence: ClassVar[Divergence] = "kl_policy_actor"
+
+    __pydantic_config__ = FORBID_EXTRA
+
+    def __post_init__(self) -> None:
+        knob = getattr(self, self.knob_name)
+        if (knob is None) == (self.target_kl is None):
+            given = "neither" if knob is None else "both"
+            raise ValueError(f"give exactly one of {self.knob_name} and target_kl, got {given}")
+        if knob is None:
+            check_positive("target_kl", self.target_kl)
+        else:
+            self.check_knob(knob)
+
+    def build(self, seed: int) -> Realised:
+        """The pair that this configuration and `seed` determine.
+
+        Raises:
+            ValueError: the base law cannot be built, the knob does not fit its shape, or `target_kl`
+                is unattainable (the error gives the attainable range).
+        """
+        base = self.base.log_probs(keyed_generator(seed, "base", self.base))
+        advantage = self.advantage.draw(base, keyed_generator(seed, "advantage", self.base))
+        laws = self.laws(base, advantage, seed)
+
+        @cache
+        def kl_at(knob: float) -> float:
+            policy, actor = laws(knob)
+            p, q = (policy, actor) if self.target_divergence == "kl_policy_actor" else (actor, policy)
+            return float(np.mean(divergences.kl(p, q)))
+
+        knob = getattr(self, self.knob_name)
+        if self.target_kl is not None:
+            knob = self.solve(Target(f"{self.target_divergence} of {self.kind}", self.target_kl, kl_at), base)
+        pair = PolicyPair(*laws(knob), advantage)
+        return Realised(pair=pair, knob=float(knob), target_kl=self.target_kl, achieved=kl_at(knob))
+
+    def noise(self, seed: int) -> np.random.Generator:
+        """The generator of what the family adds to the base law: the same for every knob."""
+        return keyed_generator(seed, "noise", self.base, self.kind)
+
+    @abstractmethod
+    def check_knob(self, knob: float) -> None:
+        """Refuses a knob out of range; the ValueError names the field."""
+
+    @abstractmethod
+    def laws(self, base: FloatArray, advantage: FloatArray, seed: int) -> Laws:
+        """The two policies as a function of the knob, with all noise drawn here."""
+
+    @abstractmethod
+    def solve(self, target: Target, base: FloatArray) -> float:
+        """The knob at which the mean KL meets the target, exactly or as nearly as can be."""
