@@ -1,0 +1,126 @@
+"""The command line of `python -m jackpot_sim.bench`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import platform
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import cyclopts
+import numpy as np
+from cyclopts import App, Parameter
+from rich.console import Console
+from threadpoolctl import threadpool_limits
+
+from jackpot_sim.bench import estimation, figures, sweeping
+from jackpot_sim.bench.timing import Finding
+
+
+class Case(StrEnum):
+    """The benchmarks there are."""
+
+    FIGURE2 = "figure2"
+    BUDGET = "budget"
+    PATHS = "paths"
+    MEMORY = "memory"
+    WORKERS = "workers"
+
+
+_CASES: dict[Case, Callable[[], Iterator[Finding]]] = {
+    Case.FIGURE2: figures.figure2,
+    Case.BUDGET: estimation.budget,
+    Case.PATHS: estimation.paths,
+    Case.MEMORY: estimation.memory,
+    Case.WORKERS: sweeping.workers,
+}
+
+app = App(
+    name="python -m jackpot_sim.bench",
+    help="Measure accuracy, speed and memory side by side, and compare each with its target.\n\n"
+    "Ratios are medians over rounds in which the candidates take turns, so that they mean something on a "
+    "noisy machine; single times do not. Exit codes: 0 every target met, 1 one missed, 2 bad input.",
+    version_flags=[],
+)
+
+
+@app.default
+def _bench(
+    cases: Annotated[tuple[Case, ...], Parameter(negative_iterable=())] = (),
+    /,
+    *,
+    out: Path | None = None,
+) -> None:
+    """Run benchmarks.
+
+    Args:
+        cases: Which ones, by default all: figure2 (acceptance and KL against the published points),
+            budget (solve_lam), paths (thresholds), memory, workers.
+        out: Also write the findings, the machine and the versions to this JSON file.
+    """
+    raise AssertionError("the arguments are bound, never called")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the cases asked for and says which targets are met."""
+    errors = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
+    tokens = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if any(token in ("--help", "-h") for token in tokens):
+            app.help_print(tokens=[])
+            return 0
+        _, bound, _ = app.parse_args(tokens, exit_on_error=False, print_error=False)
+        return _run(*bound.args, **bound.kwargs)
+    except cyclopts.CycloptsError as error:
+        errors.print(f"bench: {' '.join(str(error).split())} (see --help)")
+    except OSError as error:
+        errors.print(f"bench: cannot write {error.filename}: {error.strerror}")
+    return 2
+
+
+def _run(cases: tuple[Case, ...] = (), *, out: Path | None = None) -> int:
+    console = Console(highlight=False, soft_wrap=True)
+    if out is not None:
+        out.touch()
+    findings: list[Finding] = []
+    with threadpool_limits(limits=1):
+        for case in cases or tuple(Case):
+            console.print(f"[bold]{case}[/bold]")
+            for finding in _CASES[case]():
+                findings.append(finding)
+                console.print(_line(finding))
+    missed = [finding.what for finding in findings if finding.met is False]
+    with_target = sum(finding.met is not None for finding in findings)
+    console.print(f"{with_target - len(missed)} of {with_target} targets met" + "".join(f"\n  missed: {m}" for m in missed))
+    if out is not None:
+        out.write_text(json.dumps({"machine": _machine(), "findings": [_plain(f) for f in findings]}, indent=1))
+    return 1 if missed else 0
+
+
+def _line(finding: Finding) -> str:
+    target = ""
+    if finding.at_most is not None:
+        target = f"at most {finding.at_most:g}"
+    elif finding.at_least is not None:
+        target = f"at least {finding.at_least:g}"
+    verdict = {None: "", True: "met", False: "MISSED"}[finding.met]
+    note = f"({finding.note})" if finding.note else ""
+    return f"  {finding.what:58s} {finding.value:10.4g} {finding.unit:4s} {target:16s} {verdict:6s} {note}".rstrip()
+
+
+def _plain(finding: Finding) -> dict[str, object]:
+    return dataclasses.asdict(finding) | {"met": finding.met}
+
+
+def _machine() -> dict[str, object]:
+    return {
+        "processor": platform.processor() or platform.machine(),
+        "processors": os.cpu_count(),
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+    }

@@ -1,0 +1,111 @@
+"""The exact computations at a vocabulary of 151,936: budgets, paths of thresholds, memory."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from scipy.optimize import brentq
+
+from jackpot_sim import estimators
+from jackpot_sim.bench.laws import pairs
+from jackpot_sim.bench.timing import Finding, in_turn, median_ratio, peak_bytes
+from jackpot_sim.core.numerics import log_softmax
+from jackpot_sim.core.obrs import overlap, solve_lam
+from jackpot_sim.estimators import Correction, moments, path
+
+_BUDGETS = (0.8, 0.95, 0.99)
+_BRENTQ_STATES = 4
+_DIRECT_EVERY = 20
+
+
+def budget(states: int = 64, rounds: int = 5) -> Iterator[Finding]:
+    """λ from an acceptance budget, against two in-place exponentials of the same arrays and brentq per state."""
+    for law, pair in pairs(states).items():
+        p, q = pair.policy_log_probs, pair.actor_log_probs
+        work = p.copy(), q.copy()
+        for rate in _BUDGETS:
+
+            def refill() -> None:
+                np.copyto(work[0], p)
+                np.copyto(work[1], q)
+
+            def floor() -> None:
+                np.exp(work[0], out=work[0])
+                np.exp(work[1], out=work[1])
+
+            def ours() -> None:
+                solve_lam(p, q, rate)
+
+            def by_brentq() -> None:
+                for state in range(_BRENTQ_STATES):
+                    _brentq(p[state], q[state], rate)
+
+            seconds = in_turn({"refill": refill, "floor": floor, "ours": ours, "brentq": by_brentq}, rounds)
+            solving = seconds["ours"]
+            one_by_one = [each / _BRENTQ_STATES * states for each in seconds["brentq"]]
+            where = f"{law}, budget {rate}"
+            error = float(np.max(np.abs(overlap(p, q, solve_lam(p, q, rate)) - rate)))
+            yield Finding(f"|Z(lam) - budget|, {where}", error, at_most=1e-11)
+            yield Finding(f"solve_lam / two exp, {where}", median_ratio(solving, seconds["floor"]), "x", at_most=4)
+            note = f"brentq on {_BRENTQ_STATES} of {states} states, scaled"
+            yield Finding(f"brentq / solve_lam, {where}", median_ratio(one_by_one, solving), "x", at_least=3, note=note)
+
+
+def _brentq(log_p: Any, log_q: Any, rate: float) -> float:
+    p, q = np.exp(log_p), np.exp(log_q)
+    root = brentq(lambda log_mu: np.minimum(q, np.exp(log_mu) * p).sum() - rate, np.log(rate) - 1, 50, xtol=1e-13)
+    return float(np.exp(-root))
+
+
+def paths(states: int = 16, thresholds: int = 200) -> Iterator[Finding]:
+    """Three families of thresholds along the path, against the direct formula one by one."""
+    pair = pairs(states)["logit-noise on lm-like"]
+    laws = (pair.policy_log_probs, pair.actor_log_probs, pair.advantage)
+    grid = np.geomspace(0.25, 8.0, thresholds)
+    families: dict[str, tuple[Correction, str]] = {
+        "tis clip": (estimators.get("tis"), "clip"),
+        "obrs lam": (estimators.get("obrs"), "lam"),
+        "jackpot c1": (estimators.get("jackpot"), "c1"),
+    }
+    along, direct, worst = 0.0, 0.0, dict.fromkeys(("bias_sq", "variance", "direction_bias", "bias"), 0.0)
+    some = range(0, thresholds, _DIRECT_EVERY)
+    for correction, parameter in families.values():
+        started = time.perf_counter()
+        path_moments = path.exact(*laws, estimators.optimum.with_parameter(correction, parameter, grid), n_samples=256)
+        along += time.perf_counter() - started
+        for index in some:
+            started = time.perf_counter()
+            one = estimators.optimum.with_parameter(correction, parameter, float(grid[index]))
+            exact = moments.exact(*laws, one, n_samples=256)
+            direct += (time.perf_counter() - started) * _DIRECT_EVERY
+            found = {name: float(getattr(path_moments, name)[index]) for name in ("variance", "direction_bias", "bias")}
+            worst["bias_sq"] = max(worst["bias_sq"], abs(found["bias"] ** 2 - exact.bias**2))
+            for name, value in found.items():
+                worst[name] = max(worst[name], abs(value - getattr(exact, name)))
+    for name, value in worst.items():
+        yield Finding(f"path against direct, {name}", value, at_most=1e-6 if name == "bias" else 1e-10)
+    note = f"direct formula at every {_DIRECT_EVERY}th threshold, scaled"
+    what = f"{len(families)} families x {thresholds} thresholds, {states} states"
+    yield Finding(f"path of {what}", along, "s")
+    yield Finding(f"direct / path, {what}", direct / along, "x", at_least=50, note=note)
+    started = time.perf_counter()
+    best = estimators.optimum.best(*laws, estimators.get("tis"), n_samples=256)
+    yield Finding("exact minimiser of the MSE, tis clip", time.perf_counter() - started, "s", note=f"C = {best.threshold:.4g}")
+
+
+def memory(vocab: int = 4096) -> Iterator[Finding]:
+    """Memory of the exact moments beyond their inputs, as the number of states grows."""
+    generator = np.random.default_rng(0)
+    peaks = {}
+    for states in (64, 512):
+        p = log_softmax(generator.standard_normal((states, vocab)))
+        q = log_softmax(p + 0.3 * generator.standard_normal((states, vocab)))
+        advantage = generator.standard_normal((states, vocab))
+        peaks[states] = peak_bytes(lambda: moments.exact(p, q, advantage, estimators.get("jackpot")))  # noqa: B023
+        yield Finding(f"memory beyond the inputs, {states} x {vocab}", peaks[states] / 2**20, "MiB")
+    note = f"inputs grow 8x, by {3 * 8 * (512 - 64) * vocab / 2**20:.0f} MiB"
+    yield Finding("memory at 512 states / at 64", peaks[512] / peaks[64], "x", at_most=1.2, note=note)
+

@@ -1,0 +1,20 @@
+"""Laws at the size of a real vocabulary, from the environments themselves."""
+
+from __future__ import annotations
+
+from jackpot_sim.environments.base import PolicyPair
+from jackpot_sim.environments.categorical import Dirichlet, LmLike, Zipf
+from jackpot_sim.environments.mismatch import DirichletMixture, LogitNoise, Mismatch
+
+VOCABULARY = 151_936
+"""Qwen's."""
+
+
+def pairs(states: int) -> dict[str, PolicyPair]:
+    """Three kinds of pair, each of shape (states, 151,936)."""
+    sources: dict[str, Mismatch] = {
+        "dirichlet-mixture": DirichletMixture(base=Dirichlet(vocab=VOCABULARY, states=states), epsilon=0.1),
+        "logit-noise on zipf": LogitNoise(base=Zipf(vocab=VOCABULARY, states=states), sigma=0.5),
+        "logit-noise on lm-like": LogitNoise(base=LmLike(vocab=VOCABULARY, states=states), sigma=0.5),
+    }
+    return {name: source.build(0).pair for name, source in sources.items()}
