@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import array_api_compat
+import array_api_extra as xpx
 import numpy as np
 
 Array: TypeAlias = Any
@@ -64,6 +65,14 @@ def logsumexp(x: Array, axis: int = -1, keepdims: bool = False) -> Array:
     log_total = xp.where(positive, xp.log(xp.where(positive, total, 1.0)), -math.inf)
     out = xp.astype(log_total, x.dtype) + finite_peak
     return out if keepdims else xp.squeeze(out, axis=axis)
+
+
+def searchsorted(ascending: Array, values: Array, side: Literal["left", "right"]) -> Array:
+    """Where `values` fall in `ascending`, along the last axis of both; the other axes must agree."""
+    if array_api_compat.is_torch_array(values):
+        # torch warns of the copy that it makes of a strided tensor, so make it first.
+        ascending, values = ascending.contiguous(), values.contiguous()
+    return xpx.searchsorted(ascending, values, side=side)
 
 
 def kth_largest(x: Array, k: int) -> Array:

@@ -44,11 +44,11 @@ def chi_square(p: Array, q: Array) -> Array:
     p, q = check_pair(p, q)
     xp = namespace(p, q)
     ratio = log_ratio(p, q)
-    # Small ratios: q·expm1(ℓ)². Large ones: p·r − 2p + q, so that q·r² is never formed.
+    # Small ratios: q·expm1(ℓ)². Large ones: exp(log p + ℓ) − 2p + q, which is inf only if p·r is.
     near = ratio <= 1.0
     close = mul_exp(xp.expm1(xp.where(near, ratio, 0.0)) ** 2, q)
     with overflow_to_inf():
-        far = mul_exp(xp.exp(xp.where(near, 0.0, ratio)), p) - 2 * xp.exp(p) + xp.exp(q)
+        far = xp.exp(xp.where(near, 0.0, p + ratio)) - 2 * xp.exp(p) + xp.exp(q)
     return xp.sum(xp.where(near, close, far), axis=-1)
 
 
@@ -81,12 +81,36 @@ def renyi(p: Array, q: Array, alpha: float) -> Array:
         return kl(p, q)
     p, q = check_pair(p, q)
     xp = namespace(p, q)
+    log_sum = _log_renyi_sum(p, q, alpha)
+    # Near equal laws the sum is 1 + excess, and log keeps nothing of an excess near the rounding of 1.
+    near_one = xp.abs(log_sum) < 0.5
+    excess = xp.where(near_one, _renyi_excess(p, q, alpha), 0.0)
+    return xp.where(near_one, xp.log1p(excess), log_sum) / (alpha - 1)
+
+
+def _log_renyi_sum(p: Array, q: Array, alpha: float) -> Array:
+    """The logarithm of Σ p^α q^(1−α)."""
+    xp = namespace(p, q)
     outside = (p == -math.inf) | ((q == -math.inf) if alpha < 1 else xp.zeros_like(p, dtype=xp.bool))
     exponent = alpha * xp.where(outside, 0.0, p) + (1 - alpha) * xp.where(outside, 0.0, q)
     if alpha > 1 and bool(xp.any(exponent == math.inf)):
         # logsumexp has no use for +inf: a support violation decides the whole state.
         violated = xp.any(exponent == math.inf, axis=-1)
         exponent = xp.where(exponent == math.inf, 0.0, exponent)
-        finite = logsumexp(xp.where(outside, -math.inf, exponent)) / (alpha - 1)
-        return xp.where(violated, math.inf, finite)
-    return logsumexp(xp.where(outside, -math.inf, exponent)) / (alpha - 1)
+        return xp.where(violated, math.inf, logsumexp(xp.where(outside, -math.inf, exponent)))
+    return logsumexp(xp.where(outside, -math.inf, exponent))
+
+
+def _renyi_excess(p: Array, q: Array, alpha: float) -> Array:
+    """Σ p^α q^(1−α) − 1 = Σ [p^α q^(1−α) − αp − (1−α)q], terms of one sign, where no p^α q^(1−α) passes e."""
+    xp = namespace(p, q)
+    ratio = log_ratio(p, q)
+    beta = alpha - 1
+    near = xp.abs(ratio) * max(1.0, abs(beta)) < 1
+    small = xp.where(near, ratio, 0.0)
+    close = mul_exp(xp.exp(small) * xp.expm1(beta * small) - beta * xp.expm1(small), q)
+    outside = near | (p == -math.inf) | (q == -math.inf)
+    exponent = xp.where(outside, 0.0, p) + beta * xp.where(outside, 0.0, ratio)
+    joint = xp.where(outside, 0.0, xp.exp(xp.minimum(exponent, xp.ones_like(exponent))))
+    far = joint - alpha * xp.exp(p) + beta * xp.exp(q)
+    return xp.sum(xp.where(near, close, far), axis=-1)

@@ -15,7 +15,15 @@ import math
 from typing import Any
 
 from jackpot_sim.core.backend import Array, floating, kth_largest, namespace
-from jackpot_sim.core.numerics import check_pair, check_same_shape, positive
+from jackpot_sim.core.numerics import (
+    check_at_most_one,
+    check_log_probs,
+    check_pair,
+    check_same_shape,
+    overflow_to_inf,
+    positive,
+    require_vocabulary,
+)
 from jackpot_sim.core.obrs import log_overlap_terms
 
 
@@ -52,7 +60,8 @@ def actor_topk_bracket(
 
     With K = TopK(q), low = Σ_K min(q, p/λ) and
     high = low + min(1 − q(K), Σ_{i∉K} min(q_(k), p_i/λ)): outside K no token of the actor is
-    likelier than the k-th. Both ends can be reached.
+    likelier than the k-th. Some actor with this top-k reaches high; one reaches low where the policy
+    vanishes on enough tokens outside K, (1 − q(K))/q_(k) of them.
 
     Args:
         policy_log_probs: log p in full, shape (..., vocab), nats.
@@ -61,14 +70,14 @@ def actor_topk_bracket(
         lam: λ > 0, a number or shape (...).
 
     Raises:
-        ValueError: the two top-k arrays differ in shape, λ is not positive, or a log-prob is NaN.
+        ValueError: the two top-k arrays are empty or differ in shape, they hold NaN or more mass than
+            one, the policy is not normalised, or λ is not positive.
     """
-    policy_log_probs = floating(policy_log_probs)
+    policy_log_probs = check_log_probs(policy_log_probs, "policy_log_probs")
     actor_topk_log_probs = floating(actor_topk_log_probs)
     check_same_shape(actor_topk_ids, actor_topk_log_probs, "actor_topk_ids", "actor_topk_log_probs")
+    require_vocabulary(actor_topk_log_probs, "actor_topk_log_probs")
     xp = namespace(policy_log_probs, actor_topk_log_probs)
-    if bool(xp.any(xp.isnan(actor_topk_log_probs))) or bool(xp.any(xp.isnan(policy_log_probs))):
-        raise ValueError("policy_log_probs and actor_topk_log_probs must not hold NaN")
     lam = positive(lam, "lam", policy_log_probs)
     log_lam = xp.log(lam if lam.ndim == 0 else lam[..., None])
     scaled = policy_log_probs - log_lam
@@ -78,8 +87,10 @@ def actor_topk_bracket(
     capped_everywhere = xp.sum(xp.exp(xp.minimum(scaled, least)), axis=-1)
     capped_outside = capped_everywhere - xp.sum(xp.minimum(on_topk, xp.exp(least)), axis=-1)
     low = xp.sum(xp.minimum(xp.exp(actor_topk_log_probs), on_topk), axis=-1)
-    rest = 1 - xp.sum(xp.exp(actor_topk_log_probs), axis=-1)
-    return low, low + xp.minimum(rest, capped_outside)
+    kept = xp.sum(xp.exp(actor_topk_log_probs), axis=-1)
+    check_at_most_one(kept, "actor_topk_log_probs")
+    # Both widths are differences, and may miss 0 by their rounding.
+    return low, low + xp.maximum(xp.minimum(1 - kept, capped_outside), xp.zeros_like(low))
 
 
 def bias_correction(topk_overlap: Array, accepted: Array) -> Array:
@@ -107,7 +118,8 @@ def calibrated(low: Array, high: Array, acceptance_probability: Array) -> Array:
     s = (mean a − mean low) / mean(high − low), held to [0, 1] because Z lies inside the bracket.
 
     Args:
-        low, high: a bracket, shape (...) each, as `bracket` gives.
+        low: the lower end of a bracket, shape (...), as `bracket` gives it.
+        high: its upper end, the same shape.
         acceptance_probability: min(1, r/λ) of the batch's sampled tokens, any shape: the mean of the
             probabilities is far less noisy than the share of the masks drawn from them.
 
@@ -118,7 +130,8 @@ def calibrated(low: Array, high: Array, acceptance_probability: Array) -> Array:
     xp = namespace(low, high)
     width = xp.mean(high - low)
     missing = xp.mean(acceptance_probability) - xp.mean(low)
-    share = xp.where(width > 0, missing / xp.where(width > 0, width, 1.0), 0.0)
+    with overflow_to_inf():
+        share = xp.where(width > 0, missing / xp.where(width > 0, width, 1.0), 0.0)
     return low + xp.clip(share, 0.0, 1.0) * (high - low)
 
 

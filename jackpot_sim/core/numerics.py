@@ -30,11 +30,13 @@ def log_softmax(logits: Array) -> Array:
     """
     logits = floating(logits)
     require_vocabulary(logits, "logits")
-    log_total = logsumexp(logits, keepdims=True)
     xp = namespace(logits)
-    if not bool(xp.all(xp.isfinite(stop_gradient(log_total)))):
+    peak = xp.max(stop_gradient(logits), axis=-1, keepdims=True)
+    if not bool(xp.all(xp.isfinite(peak))):
         raise ValueError("logits: a state holds NaN or +inf, or nothing but -inf")
-    return logits - log_total
+    # Shifted first: large logits would leave the law as few digits as their sum has after the point.
+    shifted = logits - peak
+    return shifted - logsumexp(shifted, keepdims=True)
 
 
 def log_ratio(policy_log_probs: Array, actor_log_probs: Array) -> Array:
@@ -86,7 +88,7 @@ def check_log_probs(log_probs: Array, name: str) -> Array:
 def check_total(total: Array, name: str) -> None:
     """Refuses probability masses (...) that are not one, for callers that have summed already."""
     xp = namespace(total)
-    tolerance = _NORMALISATION_TOLERANCE[xp.finfo(total.dtype).bits // 8]
+    tolerance = _tolerance(total)
     off = xp.abs(total - 1.0)
     if bool(xp.all(off <= tolerance)):
         return
@@ -97,6 +99,16 @@ def check_total(total: Array, name: str) -> None:
         f"{name} is not normalised: a state's probabilities miss 1 by {worst:.3g} "
         f"(at most {tolerance:g} is allowed; take log_softmax of the logits)"
     )
+
+
+def check_at_most_one(total: Array, name: str) -> None:
+    """Refuses masses (...) of a part of a law that exceed one, or are NaN."""
+    if not bool(namespace(total).all(total <= 1.0 + _tolerance(total))):
+        raise ValueError(f"{name} holds NaN, or probabilities that add up to more than 1")
+
+
+def _tolerance(total: Array) -> float:
+    return _NORMALISATION_TOLERANCE[namespace(total).finfo(total.dtype).bits // 8]
 
 
 def check_pair(policy_log_probs: Array, actor_log_probs: Array) -> tuple[Array, Array]:
@@ -123,4 +135,6 @@ def check_same_shape(first: Array, second: Array, first_name: str, second_name: 
 def require_vocabulary(array: Array, name: str) -> None:
     """Refuses an array whose last axis, the vocabulary, is missing or empty."""
     if array.ndim == 0 or array.shape[-1] == 0:
-        raise ValueError(f"{name} has shape {tuple(array.shape)}: the last axis is the vocabulary and must not be empty")
+        raise ValueError(
+            f"{name} has shape {tuple(array.shape)}: the last axis is the vocabulary and must not be empty"
+        )

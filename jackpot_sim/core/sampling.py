@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import array_api_extra as xpx
-
-from jackpot_sim.core.backend import Array, namespace
+from jackpot_sim.core.backend import Array, namespace, searchsorted
 from jackpot_sim.core.numerics import check_log_probs
 
 
@@ -19,15 +17,20 @@ def categorical(log_probs: Array, uniforms: Array) -> Array:
         Ids, int64, shape (..., draws). A token of probability 0 is never drawn.
 
     Raises:
-        ValueError: a law is not normalised, or a uniform lies outside [0, 1).
+        ValueError: a law is not normalised, a uniform lies outside [0, 1), or the leading shapes differ.
     """
     log_probs = check_log_probs(log_probs, "log_probs")
     xp = namespace(log_probs, uniforms)
+    if tuple(uniforms.shape[:-1]) != tuple(log_probs.shape[:-1]) or uniforms.ndim != log_probs.ndim:
+        raise ValueError(
+            f"log_probs has shape {tuple(log_probs.shape)}, uniforms has shape {tuple(uniforms.shape)}: "
+            "all axes but the last must be the same"
+        )
     if not bool(xp.all((uniforms >= 0) & (uniforms < 1))):
         raise ValueError("uniforms must lie in [0, 1)")
-    cumulative = xp.cumulative_sum(xp.exp(log_probs), axis=-1)
-    # The last entry misses 1 by rounding: measured in its units, u = 1 − ε still finds a token.
+    # In float32 a running sum over a large vocabulary would lose the unlikely tokens.
+    cumulative = xp.cumulative_sum(xp.exp(xp.astype(log_probs, xp.float64)), axis=-1)
+    # The last entry misses 1 by rounding: in its units u stays below it, and the last token drawn has mass.
     total = cumulative[..., -1:]
-    ids = xpx.searchsorted(cumulative, uniforms * total, side="right")
-    last = xp.min(xpx.searchsorted(cumulative, total, side="left"), axis=-1, keepdims=True)
-    return xp.astype(xp.minimum(ids, last), xp.int64)
+    ids = searchsorted(cumulative, xp.astype(uniforms, xp.float64) * total, side="right")
+    return xp.astype(ids, xp.int64)
