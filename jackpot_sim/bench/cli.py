@@ -96,7 +96,9 @@ def _run(cases: tuple[Case, ...] = (), *, out: Path | None = None) -> int:
                 console.print(_line(finding))
     missed = [finding.what for finding in findings if finding.met is False]
     with_target = sum(finding.met is not None for finding in findings)
-    console.print(f"{with_target - len(missed)} of {with_target} targets met" + "".join(f"\n  missed: {m}" for m in missed))
+    console.print(
+        "\n".join([f"{with_target - len(missed)} of {with_target} targets met", *(f"  missed: {m}" for m in missed)])
+    )
     if out is not None:
         out.write_text(json.dumps({"machine": _machine(), "findings": [_plain(f) for f in findings]}, indent=1))
     return 1 if missed else 0

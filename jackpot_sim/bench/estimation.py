@@ -24,34 +24,37 @@ _DIRECT_EVERY = 20
 def budget(states: int = 64, rounds: int = 5) -> Iterator[Finding]:
     """λ from an acceptance budget, against two in-place exponentials of the same arrays and brentq per state."""
     for law, pair in pairs(states).items():
-        p, q = pair.policy_log_probs, pair.actor_log_probs
-        work = p.copy(), q.copy()
         for rate in _BUDGETS:
+            yield from _budget(pair.policy_log_probs, pair.actor_log_probs, rate, f"{law}, budget {rate}", rounds)
 
-            def refill() -> None:
-                np.copyto(work[0], p)
-                np.copyto(work[1], q)
 
-            def floor() -> None:
-                np.exp(work[0], out=work[0])
-                np.exp(work[1], out=work[1])
+def _budget(p: Any, q: Any, rate: float, where: str, rounds: int) -> Iterator[Finding]:
+    states = p.shape[0]
+    work = p.copy(), q.copy()
 
-            def ours() -> None:
-                solve_lam(p, q, rate)
+    def refill() -> None:
+        # The floor needs log-probs to work on: its own output, exponentiated again, would overflow.
+        np.copyto(work[0], p)
+        np.copyto(work[1], q)
 
-            def by_brentq() -> None:
-                for state in range(_BRENTQ_STATES):
-                    _brentq(p[state], q[state], rate)
+    def floor() -> None:
+        np.exp(work[0], out=work[0])
+        np.exp(work[1], out=work[1])
 
-            seconds = in_turn({"refill": refill, "floor": floor, "ours": ours, "brentq": by_brentq}, rounds)
-            solving = seconds["ours"]
-            one_by_one = [each / _BRENTQ_STATES * states for each in seconds["brentq"]]
-            where = f"{law}, budget {rate}"
-            error = float(np.max(np.abs(overlap(p, q, solve_lam(p, q, rate)) - rate)))
-            yield Finding(f"|Z(lam) - budget|, {where}", error, at_most=1e-11)
-            yield Finding(f"solve_lam / two exp, {where}", median_ratio(solving, seconds["floor"]), "x", at_most=4)
-            note = f"brentq on {_BRENTQ_STATES} of {states} states, scaled"
-            yield Finding(f"brentq / solve_lam, {where}", median_ratio(one_by_one, solving), "x", at_least=3, note=note)
+    def ours() -> None:
+        solve_lam(p, q, rate)
+
+    def by_brentq() -> None:
+        for state in range(_BRENTQ_STATES):
+            _brentq(p[state], q[state], rate)
+
+    seconds = in_turn({"refill": refill, "floor": floor, "ours": ours, "brentq": by_brentq}, rounds)
+    one_by_one = [each / _BRENTQ_STATES * states for each in seconds["brentq"]]
+    error = float(np.max(np.abs(overlap(p, q, solve_lam(p, q, rate)) - rate)))
+    yield Finding(f"|Z(lam) - budget|, {where}", error, at_most=1e-11)
+    yield Finding(f"solve_lam / two exp, {where}", median_ratio(seconds["ours"], seconds["floor"]), "x", at_most=4)
+    note = f"brentq on {_BRENTQ_STATES} of {states} states, scaled"
+    yield Finding(f"brentq / solve_lam, {where}", median_ratio(one_by_one, seconds["ours"]), "x", at_least=3, note=note)
 
 
 def _brentq(log_p: Any, log_q: Any, rate: float) -> float:
@@ -93,7 +96,8 @@ def paths(states: int = 16, thresholds: int = 200) -> Iterator[Finding]:
     yield Finding(f"direct / path, {what}", direct / along, "x", at_least=50, note=note)
     started = time.perf_counter()
     best = estimators.optimum.best(*laws, estimators.get("tis"), n_samples=256)
-    yield Finding("exact minimiser of the MSE, tis clip", time.perf_counter() - started, "s", note=f"C = {best.threshold:.4g}")
+    seconds = time.perf_counter() - started
+    yield Finding("exact minimiser of the MSE, tis clip", seconds, "s", note=f"C = {best.threshold:.4g}")
 
 
 def memory(vocab: int = 4096) -> Iterator[Finding]:
@@ -108,4 +112,3 @@ def memory(vocab: int = 4096) -> Iterator[Finding]:
         yield Finding(f"memory beyond the inputs, {states} x {vocab}", peaks[states] / 2**20, "MiB")
     note = f"inputs grow 8x, by {3 * 8 * (512 - 64) * vocab / 2**20:.0f} MiB"
     yield Finding("memory at 512 states / at 64", peaks[512] / peaks[64], "x", at_most=1.2, note=note)
-

@@ -11,7 +11,7 @@ import pandas as pd
 
 from jackpot_sim.bench.timing import Finding
 from jackpot_sim.sweep import records, spec
-from jackpot_sim.sweep.executors import ExecutorKind, make_executor
+from jackpot_sim.sweep.executors import ExecutorKind, opened
 from jackpot_sim.sweep.run import run
 from jackpot_sim.sweep.spec import Study
 
@@ -45,7 +45,7 @@ def workers() -> Iterator[Finding]:
         for name, (kind, count) in _ARRANGEMENTS.items():
             root = Path(folder) / name.replace(" ", "-")
             started = time.perf_counter()
-            with make_executor(kind, count) as executor:
+            with opened(kind, count) as executor:
                 run(study, root, executor, in_flight=2 * count)
             seconds[name] = time.perf_counter() - started
             figures[name] = records.load(root).drop(columns=list(records.NOT_FIGURES))

@@ -1,13 +1,14 @@
 """From an acceptance budget to λ, exactly.
 
-With μ = 1/λ the overlap Z(μ) = Σ min(q, μp) is concave, piecewise linear and non-decreasing.
-Newton from the left climbs from kink to kink and cannot pass the root, and on the root's own
-piece it is exact: μ = (ā − Q(r ≥ λ)) / P(r < λ). There is no tolerance to choose.
+With μ = 1/λ the overlap Z = Σ min(q, μp) is concave, piecewise linear and non-decreasing in μ. A
+tangent meets the target at or left of the root wherever it is drawn. So after one step from any start
+Newton climbs in μ (λ falls), tokens leave {p < λq} at every step and never return, and on the root's
+own piece it is exact: λ = P(p < λq) / (ā − Q(p ≥ λq)). It ends, and there is no tolerance to choose.
 
-Short states are climbed many at a time. A long state, or a whole batch that shares one λ, is read
-in cache-sized blocks: a small sample brackets μ, one pass sums the tokens that lie surely on
-either side of the bracket, and only the few in between are climbed. A bracket that misses the root
-costs another pass, never the answer. Memory beyond the inputs is one block and those few tokens.
+Short states are solved many at a time. A long state, or a whole batch that shares one λ, is read in
+cache-sized tiles: a small sample gives the start, one pass a tangent, a second pass picks out the few
+tokens that change sides near the tangent's root, and Newton ends among those. A poor start costs
+passes, never the answer. At most `_STORED` probabilities of each law are held.
 """
 
 from __future__ import annotations
@@ -19,26 +20,28 @@ from typing import Any
 import array_api_compat
 import numpy as np
 
-from jackpot_sim.core.backend import BLOCK_ELEMENTS, Array, as_array, floating, into, namespace, row_blocks, stop_gradient
-from jackpot_sim.core.numerics import (
-    check_same_shape,
-    check_total,
-    log_ratio,
-    overflow_to_inf,
-    require_vocabulary,
+from jackpot_sim.core.backend import (
+    BLOCK_ELEMENTS,
+    Array,
+    as_array,
+    floating,
+    into,
+    namespace,
+    row_blocks,
+    stop_gradient,
 )
+from jackpot_sim.core.numerics import check_same_shape, check_total, require_vocabulary
 
 ATTAINABILITY_TOLERANCE = 1e-12
 """How far from the attainable maximum an acceptance rate may lie and still mean the maximum."""
 
-_SAMPLE = 4096
+_SAMPLE = 2048
 _STORED = 1 << 20
-_NARROWEST_BRACKET = 1e-3
+_NEAR = 0.25
+"""Newton steps, relative to λ, that are short enough to pick out the tokens they pass at once."""
 
 
-def solve_lam(
-    policy_log_probs: Array, actor_log_probs: Array, acceptance_rate: Any, per_state: bool = True
-) -> Array:
+def solve_lam(policy_log_probs: Array, actor_log_probs: Array, acceptance_rate: Any, per_state: bool = True) -> Array:
     """The λ at which OBRS accepts a share `acceptance_rate` of the tokens ([J] Thm 3.4, with its edges).
 
     Args:
@@ -66,199 +69,201 @@ def solve_lam(
     rate = as_array(acceptance_rate, log_p)
     if not per_state and rate.ndim > 0:
         raise ValueError("acceptance_rate must be a single number when per_state is False")
+    if not bool(xp.all(rate >= xp.finfo(rate.dtype).smallest_normal)):
+        raise ValueError(f"acceptance_rate must be positive, got {acceptance_rate}")
     log_p, log_q = xp.reshape(log_p, (states, vocab)), xp.reshape(log_q, (states, vocab))
-    with overflow_to_inf():
+    # A law that the checks refuse may overflow on its way to them, and then inf · 0 is nan.
+    with np.errstate(over="ignore", invalid="ignore"):
         if not per_state:
-            return _solve_together(log_p, log_q, rate, _Memory(log_p, states * vocab))
+            return as_array(_Tokens(log_p, log_q).solve(float(rate)), log_p)
         rates = xp.reshape(xp.broadcast_to(rate, shape), (states,))
         if 2 * vocab > BLOCK_ELEMENTS:
-            memory = _Memory(log_p, vocab)
-            solved = []
-            for i in range(states):
-                lam = _solve_together(log_p[i : i + 1, :], log_q[i : i + 1, :], rates[i], memory)
-                solved.append(xp.reshape(lam, (1,)))
-        else:
-            solved = [_solve_each(log_p[rows, :], log_q[rows, :], rates[rows]) for rows in row_blocks(states, vocab)]
-    return xp.reshape(xp.concat(solved), shape)
+            buffers = _buffers(log_p, vocab)
+            each = [slice(i, i + 1) for i in range(states)]
+            lams = [_Tokens(log_p[i, :], log_q[i, :], buffers).solve(float(rates[i.start])) for i in each]
+            return xp.reshape(as_array(lams, log_p), shape)
+        blocks = [_solve_rows(log_p[rows, :], log_q[rows, :], rates[rows]) for rows in row_blocks(states, vocab)]
+    return xp.reshape(xp.concat(blocks), shape)
 
 
-def _solve_each(log_p: Array, log_q: Array, rate: Array) -> Array:
+def _solve_rows(log_p: Array, log_q: Array, rate: Array) -> Array:
     """One λ for every row of a block, shape (rows,)."""
     xp = namespace(log_p)
     p, q = xp.exp(log_p), xp.exp(log_q)
     check_total(xp.sum(p, axis=-1), "policy_log_probs")
     check_total(xp.sum(q, axis=-1), "actor_log_probs")
-    ratio = log_ratio(log_p, log_q)
-    attainable = xp.sum(xp.where(p > 0, q, 0.0), axis=-1)
+    attainable, lowest = _shared(p, q)
     at_maximum = _at_maximum(rate, attainable)
-    mu = _climb(p, q, ratio, rate, rate)
-    return xp.where(at_maximum, xp.exp(_lowest_shared_ratio(log_p, log_q, axis=-1)), 1 / mu)
-
-
-def _climb(
-    p: Array, q: Array, ratio: Array, target: Array, left: Array, start: Array | None = None,
-    level: Any = 0.0, slope: Any = 0.0,
-) -> Array:
-    """The root μ ≥ left of level + μ·slope + Σ min(q, μp) = target for each row, by Newton.
-
-    The first step may leave from any `start`: a tangent of a concave function meets the target left
-    of the root, wherever it is drawn. From there on every step climbs.
-    """
-    xp = namespace(p)
-    total_q = xp.sum(q, axis=-1)
-    mu, climbing = (left, True) if start is None else (start, False)
-    enough = 1 + 4 * xp.finfo(p.dtype).eps
+    lam, first = 2 / rate, True
     while True:
-        linear = xp.astype(ratio < -xp.log(mu)[..., None], p.dtype)
-        mass = slope + xp.vecdot(linear, p)
-        rest = target - level - (total_q - xp.vecdot(linear, q))
-        root = xp.where(mass > 0, rest / xp.where(mass > 0, mass, 1.0), left)
-        if climbing and bool(xp.all(root <= mu * enough)):
-            return mu
-        mu = xp.maximum(root, mu if climbing else left)
-        climbing = True
+        linear = xp.astype(p < lam[:, None] * q, p.dtype)
+        slope, rest = xp.vecdot(linear, p), rate - xp.vecdot(1 - linear, q)
+        meets = (slope > 0) & (rest > 0)
+        root = xp.where(meets, slope / xp.where(meets, rest, 1.0), lam)
+        if not first and not bool(xp.any(root < lam)):
+            return xp.where(at_maximum, lowest, lam)
+        lam, first = root if first else xp.minimum(root, lam), False
+
+
+def _newton(p: Array, q: Array, target: float, lam: float, level: float = 0.0, slope: float = 0.0) -> float:
+    """The root λ of level + slope/λ + Σ min(q, p/λ) = target, from any start; p and q are flat."""
+    xp = namespace(p)
+    first = True
+    while True:
+        linear = xp.astype(p < lam * q, p.dtype)
+        root = _tangent_root(level + float((1 - linear) @ q), slope + float(linear @ p), target, lam)
+        if not first and not root < lam:
+            return lam
+        lam, first = root, False
+
+
+def _tangent_root(level: float, slope: float, target: float, otherwise: float) -> float:
+    """λ at level + slope/λ = target; `otherwise` where there is none, or rounding has eaten it."""
+    return slope / (target - level) if slope > 0 and target > level else otherwise
+
+
+def _buffers(like: Array, tokens: int) -> tuple[Array, Array] | None:
+    """Memory for the p and q of so many tokens, to be used again: fresh pages cost more than exp."""
+    if tokens > _STORED:
+        return None
+    device = array_api_compat.device(like)
+    first, second = (namespace(like).empty((tokens,), dtype=like.dtype, device=device) for _ in range(2))
+    return first, second
 
 
 class _Tokens:
-    """All tokens that share one λ, read as flat tiles of (p, q, ratio).
+    """All tokens that share one λ, read as flat tiles of (p, q).
 
-    The first pass checks the laws. Up to `_STORED` tokens it also keeps the tiles, in memory that
-    the next state uses again; a larger batch is exponentiated again in every pass.
+    The first pass checks the laws. With `buffers` it also keeps the tiles; without them every pass
+    exponentiates again.
     """
 
-    def __init__(self, log_p: Array, log_q: Array, memory: _Memory) -> None:
-        self.log_p, self.log_q = log_p, log_q
-        self._memory = memory
-        self._keep = math.prod(log_p.shape) <= _STORED
-        self._tiles: list[tuple[Array, Array, Array]] = []
-        self._mass_q: Array | None = None
+    def __init__(self, log_p: Array, log_q: Array, buffers: tuple[Array, Array] | None = None) -> None:
+        self._xp = namespace(log_p)
+        self._states, self._vocab = log_p.shape
+        self._log_p, self._log_q = (self._xp.reshape(x, (-1,)) for x in (log_p, log_q))
+        self._buffers = buffers or _buffers(log_p, self._log_p.shape[0])
+        self._tiles: list[tuple[Array, Array]] = []
+        self._checked = False
 
-    def tiles(self) -> Iterator[tuple[Array, Array, Array]]:
+    def solve(self, rate: float) -> float:
+        """The λ at which the mean acceptance is `rate`."""
+        target, near = rate * self._states, 2 * self._states * _tolerance(self._log_p)
+        highest = 2 / rate  # Z ≤ P/λ, and the checks let P miss 1 by less than this
+        lam, first = self._guess(rate, highest), True
+        while True:
+            level, slope = self._sums(lam)
+            root = _tangent_root(level, slope, target, highest)
+            if slope <= 0 or (not first and root >= lam):
+                lowest = self._lowest_at_maximum(rate)
+                if lowest is not None or not first:
+                    return lam if lowest is None else lowest
+            falls, step = root <= lam, abs(root / lam - 1)
+            first = first and not falls
+            # The tangent falls short of the root by the order of its step squared.
+            low = root / (1 + max(1e-3, min(step, 8 * step**2))) if falls else lam
+            # A long fall passes few tokens where little mass is linear; on the way up there is no telling.
+            passed = step * (slope / self._states if falls else 1.0)
+            few = self._between(low, max(lam, root)) if passed <= _NEAR else None
+            if few is None:
+                # A tangent drawn far to the right of the root flies off: go half of its way.
+                lam = root if falls else math.sqrt(lam) * math.sqrt(root)
+                continue
+            # The few are linear at max(lam, root) and saturated at low.
+            few_p, few_q = (float(self._xp.sum(x)) for x in few)
+            level, slope = (level, slope - few_p) if falls else (level - few_q, slope)
+            excess = level + few_q + slope / low - target
+            # Z never exceeds its maximum: only a bracket that reaches it need ask for it.
+            lowest = self._lowest_at_maximum(rate) if abs(excess) <= near else None
+            if lowest is not None:
+                return lowest
+            if excess >= 0 or not falls:
+                return _newton(*few, target, root, level, slope)
+            lam = low
+
+    def _guess(self, rate: float, highest: float) -> float:
+        """The root of an evenly spaced sample of the tokens, or `highest` if that is no start."""
+        xp = self._xp
+        # An odd stride does not fall into step with a power-of-two vocabulary.
+        stride = max(1, self._log_p.shape[0] // _SAMPLE) | 1
+        p, q = (xp.exp(x[stride // 2 :: stride]) for x in (self._log_p, self._log_q))
+        lam = _newton(p, q, rate * float(xp.sum(q)), highest)
+        return lam if 0 < lam < math.inf else highest
+
+    def _sums(self, lam: float) -> tuple[float, float]:
+        """(level, slope) with Z = level + slope/λ on the linear piece that holds `lam`."""
+        level = slope = 0.0
+        for p, q in self._read():
+            linear = self._xp.astype(p < lam * q, p.dtype)  # a product beats where and sum severalfold
+            # Not Q less the linear part: a small level would lose its digits.
+            level += float((1 - linear) @ q)
+            slope += float(linear @ p)
+        return level, slope
+
+    def _between(self, low: float, high: float) -> tuple[Array, Array] | None:
+        """p and q of the tokens that are linear at `high` and saturated at `low`; None if too many."""
+        xp, found, held = self._xp, [], 0
+        for p, q in self._read():
+            (index,) = xp.nonzero((p < low * q) ^ (p < high * q))
+            held += index.shape[0]
+            if held > _STORED:
+                return None
+            found.append((xp.take(p, index), xp.take(q, index)))
+        return xp.concat([p for p, _ in found]), xp.concat([q for _, q in found])
+
+    def _lowest_at_maximum(self, rate: float) -> float | None:
+        """min r over the shared support if `rate` is the attainable maximum; refuses one beyond it."""
+        attainable, lowest = 0.0, math.inf
+        for p, q in self._read():
+            mass, ratio = _shared(p, q)
+            attainable, lowest = attainable + float(mass), min(lowest, float(ratio))
+        mean = as_array(attainable / self._states, self._log_p)
+        return lowest if bool(_at_maximum(as_array(rate, self._log_p), mean)) else None
+
+    def _read(self) -> Iterator[tuple[Array, Array]]:
         """Whole rows at a time where they are short, pieces of one row where they are long."""
         if self._tiles:
             yield from self._tiles
             return
-        xp, memory, used = namespace(self.log_p), self._memory, 0
-        count, vocab = self.log_p.shape
-        masses: list[tuple[Array, Array]] = []
-        for rows in row_blocks(count, vocab):
+        xp = self._xp
+        for rows in row_blocks(self._states, self._vocab):
             mass_p = mass_q = 0.0
-            for start in range(0, vocab, BLOCK_ELEMENTS):
-                columns = slice(start, min(start + BLOCK_ELEMENTS, vocab))
-                log_p = xp.reshape(self.log_p[rows, columns], (-1,))
-                log_q = xp.reshape(self.log_q[rows, columns], (-1,))
-                place = slice(used, used + log_p.shape[0])
-                p, q = into(memory.p[place], "exp", log_p), into(memory.q[place], "exp", log_q)
-                with np.errstate(invalid="ignore"):
-                    # −inf − (−inf) is nan: no comparison holds for it, and it saturates with q = 0.
-                    ratio = into(memory.ratio[place], "subtract", log_p, log_q)
-                if self._mass_q is None:
-                    by_row = (rows.stop - rows.start, -1)
+            end, by_row = rows.stop * self._vocab, (rows.stop - rows.start, -1)
+            for start in range(rows.start * self._vocab, end, BLOCK_ELEMENTS):
+                place = slice(start, min(start + BLOCK_ELEMENTS, end))
+                if self._buffers is not None:
+                    p = into(self._buffers[0][place], "exp", self._log_p[place])
+                    q = into(self._buffers[1][place], "exp", self._log_q[place])
+                    self._tiles.append((p, q))
+                else:
+                    p, q = xp.exp(self._log_p[place]), xp.exp(self._log_q[place])
+                if not self._checked:
                     mass_p = mass_p + xp.sum(xp.reshape(p, by_row), axis=-1)
                     mass_q = mass_q + xp.sum(xp.reshape(q, by_row), axis=-1)
-                if self._keep:
-                    used = place.stop
-                    self._tiles.append((p, q, ratio))
-                yield p, q, ratio
-            masses.append((mass_p, mass_q))
-        if self._mass_q is None:
-            check_total(xp.concat([mass for mass, _ in masses]), "policy_log_probs")
-            mass_q = xp.concat([mass for _, mass in masses])
-            check_total(mass_q, "actor_log_probs")
-            self._mass_q = xp.sum(mass_q)
-
-    def sums(self, mu: Array) -> tuple[Array, Array]:
-        """(level, slope) with Z = level + μ·slope on the linear piece that holds μ."""
-        return self.sums_between(mu, None)[:2]
-
-    def sums_between(self, low: Array, high: Array | None) -> tuple[Array, Array, list[Array]]:
-        """Over μ in [low, high]: what surely saturates, what is surely linear, the tokens in between."""
-        xp = namespace(self.log_p)
-        linear_p = linear_q = 0.0
-        undecided: list[tuple[Array, ...]] = []
-        for p, q, ratio in self.tiles():
-            linear = ratio < -xp.log(low)
-            chosen = self._memory.chosen[: p.shape[0]]
-            chosen[...] = linear  # a product with the mask is several times faster than where and sum
-            linear_p, linear_q = linear_p + xp.vecdot(chosen, p), linear_q + xp.vecdot(chosen, q)
-            if high is not None:
-                between = xp.nonzero(linear ^ (ratio < -xp.log(high)))[0]
-                undecided.append(tuple(xp.take(x, between) for x in (p, q, ratio)))
-        tokens = [xp.concat([u[i] for u in undecided]) for i in range(3)] if high is not None else []
-        return self._mass_q - linear_q, linear_p - (xp.sum(tokens[0]) if tokens else 0.0), tokens
-
-    def at_maximum(self, rate: Array) -> bool:
-        """Whether `rate` is the attainable maximum; refuses one beyond it."""
-        xp = namespace(self.log_p)
-        shared = sum(xp.sum(xp.where(p > 0, q, 0.0)) for p, q, _ in self.tiles())
-        return bool(_at_maximum(rate, shared / self.log_p.shape[0]))
-
-    def guess(self, rate: Array) -> Array:
-        """The root of an evenly spaced sample of the tokens, or `rate` where the sample has none."""
-        xp = namespace(self.log_p)
-        # An odd stride does not fall into step with a power-of-two vocabulary.
-        some = slice(None, None, max(1, math.prod(self.log_p.shape) // _SAMPLE) | 1)
-        log_p, log_q = xp.reshape(self.log_p, (-1,))[some], xp.reshape(self.log_q, (-1,))[some]
-        p, q = xp.exp(log_p), xp.exp(log_q)
-        target = rate * xp.sum(q)
-        if not bool(xp.sum(xp.where(p > 0, q, 0.0)) > target):
-            return rate
-        self._memory.guess = _climb(p, q, log_ratio(log_p, log_q), target, rate, self._memory.guess)
-        return self._memory.guess
+                yield p, q
+            if not self._checked:
+                check_total(mass_p, "policy_log_probs")
+                check_total(mass_q, "actor_log_probs")
+        self._checked = True
 
 
-class _Memory:
-    """What `_Tokens` writes into, allocated once for many states."""
-
-    def __init__(self, log_p: Array, tokens: int) -> None:
-        xp = namespace(log_p)
-        size = max(min(tokens, _STORED), BLOCK_ELEMENTS)
-        device = array_api_compat.device(log_p)
-        self.p, self.q, self.ratio = (xp.empty((size,), dtype=log_p.dtype, device=device) for _ in range(3))
-        self.guess: Array | None = None
-        self.chosen = xp.empty((BLOCK_ELEMENTS,), dtype=log_p.dtype, device=device)
-
-
-def _solve_together(log_p: Array, log_q: Array, rate: Array, memory: _Memory) -> Array:
-    """The one λ at which the rows' mean acceptance is `rate`, shape ()."""
-    xp = namespace(log_p)
-    tokens = _Tokens(log_p, log_q, memory)
-    target = rate * log_p.shape[0]
-    guess = tokens.guess(rate)
-    # A tangent of a concave function meets the target left of the root, wherever it is drawn.
-    level, slope = tokens.sums(guess)
-    low = xp.maximum((target - level) / slope, rate) if bool(slope > 0) else rate
-    error = abs(float(low / guess) - 1)
-    width = min(max(_NARROWEST_BRACKET, 8 * error**2), max(_NARROWEST_BRACKET, error))
-    near = log_p.shape[0] * _tolerance(rate)
-    while True:
-        high = low * (1 + width)
-        level, slope, few = tokens.sums_between(low, high)
-        z_high = level + xp.sum(few[1]) + high * slope
-        # Z never exceeds its attainable maximum: only a bracket that reaches it need ask for it.
-        if bool((slope <= 0) | (xp.abs(target - z_high) <= near)) and tokens.at_maximum(rate):
-            return xp.exp(_lowest_shared_ratio(log_p, log_q))
-        if bool(target <= z_high):
-            return 1 / _climb(few[0], few[1], few[2], target, low, None, level, slope)
-        low = high + (target - z_high) / slope
-        width *= 4
-
-
-def _lowest_shared_ratio(log_p: Array, log_q: Array, axis: int | None = None) -> Array:
-    xp = namespace(log_p)
-    shared = (log_p != -math.inf) & (log_q != -math.inf)
-    return xp.min(xp.where(shared, log_ratio(log_p, log_q), math.inf), axis=axis)
+def _shared(p: Array, q: Array) -> tuple[Array, Array]:
+    """Q(p > 0) and min p/q over the shared support, along the last axis."""
+    xp = namespace(p)
+    shared = (p > 0) & (q > 0)
+    mass = xp.sum(xp.where(shared, q, 0.0), axis=-1)
+    return mass, xp.min(xp.where(shared, p / xp.where(shared, q, 1.0), math.inf), axis=-1)
 
 
 def _at_maximum(rate: Array, attainable: Array) -> Array:
-    """Whether each rate is the attainable maximum; refuses rates outside (0, attainable]."""
+    """Whether each rate is the attainable maximum; refuses rates beyond it."""
     xp = namespace(rate)
     if bool(xp.any(attainable <= 0)):
         raise ValueError("policy and actor share no token at some state: nothing can be accepted there")
     tolerance = _tolerance(rate)
-    bad = ~((rate > 0) & (rate <= attainable + tolerance))
+    bad = xp.reshape(rate > attainable + tolerance, (-1,))
     if bool(xp.any(bad)):
-        worst = int(xp.argmax(xp.astype(xp.reshape(bad, (-1,)), xp.int64)))
+        worst = int(xp.argmax(xp.astype(bad, xp.int64)))
         raise ValueError(
             f"acceptance_rate {float(xp.reshape(rate, (-1,))[worst]):.6g} is not attainable: it must lie in "
             f"(0, {float(xp.reshape(attainable, (-1,))[worst]):.12g}], the actor's mass on the policy's support"
@@ -266,6 +271,6 @@ def _at_maximum(rate: Array, attainable: Array) -> Array:
     return rate >= attainable - tolerance
 
 
-def _tolerance(rate: Array) -> float:
+def _tolerance(like: Array) -> float:
     # Below float64 the masses themselves are known only to a few units in the last place.
-    return max(ATTAINABILITY_TOLERANCE, 8 * float(namespace(rate).finfo(rate.dtype).eps))
+    return max(ATTAINABILITY_TOLERANCE, 8 * float(namespace(like).finfo(like.dtype).eps))
