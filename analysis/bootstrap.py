@@ -1,0 +1,219 @@
+"""How sure the figures of a study are: a bootstrap over states and over seeds.
+
+A cell's figures are exact for its states; what is uncertain is which states and which seeds were
+drawn. A replicate draws the seeds of an environment with replacement, and for each of them the states
+of its cell with replacement; `moments.combine` turns the resampled states into figures, as it did for
+the records, and their mean over seeds is the replicate. All estimators of an environment see the same
+draws, so that their differences are compared on equal states.
+
+What this cannot do. Where seeds differ only by their states, both levels together count the noise of
+the states twice (in variance by a factor of up to 2 − 1/seeds): the intervals are then too wide, not
+too narrow. A knob that was solved for a target KL is not solved again in a replicate. Where seeds do
+differ, three of them say little about how much, whatever is done with them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from jackpot_sim.estimators import moments
+from jackpot_sim.estimators.moments import Moments, StateStatistics
+from jackpot_sim.sweep.errors import StudyError
+
+FloatArray: TypeAlias = NDArray[np.float64]
+
+FIGURES = (
+    *("kl_policy_actor", "acceptance_rate", "kl_accepted", "kl_effective"),
+    *("bias", "direction_bias", "variance", "mse", "ess_fraction"),
+)
+"""The figures that get an interval."""
+
+_MEASURED = (*(name for name in FIGURES if name != "kl_policy_actor"), "noise_to_signal")
+_STATISTICS = tuple(field.name for field in dataclasses.fields(StateStatistics))
+
+
+class Resample(StrEnum):
+    """What a replicate draws with replacement."""
+
+    STATES = "states"
+    SEEDS = "seeds"
+    BOTH = "both"
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to bootstrap; the same options give the same intervals."""
+
+    replicates: int = 1000
+    level: float = 0.95
+    seed: int = 0
+    resample: Resample = Resample.BOTH
+
+    def __post_init__(self) -> None:
+        if self.replicates < 2:
+            raise StudyError(f"replicates must be at least 2, got {self.replicates}")
+        if not 0 < self.level < 1:
+            raise StudyError(f"level must lie between 0 and 1, got {self.level}")
+        if self.seed < 0:
+            raise StudyError(f"seed must not be negative, got {self.seed}")
+
+
+class Interval(NamedTuple):
+    """A figure with its uncertainty."""
+
+    value: float
+    """The mean over seeds of the cells' figures."""
+    se: float
+    """Standard deviation of the replicates; inf or nan where one of them is."""
+    low: float
+    high: float
+    """Ends of the percentile interval; nan where a replicate is nan."""
+    finite: float
+    """Share of the replicates that are finite numbers."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One estimator with its denominator, in one environment."""
+
+    estimator: str
+    denominator: str
+    per_seed: dict[str, FloatArray]
+    """By figure, what each cell has: shape (seeds,)."""
+    resampled: dict[str, FloatArray]
+    """By figure, what each cell of each replicate has: shape (seeds, replicates)."""
+
+    def centre(self, figure: str) -> float:
+        """The mean over seeds."""
+        return float(_mean_over_seeds(self.per_seed[figure]))
+
+    def replicates(self, figure: str) -> FloatArray:
+        """The mean over the seeds of each replicate, shape (replicates,)."""
+        return _mean_over_seeds(self.resampled[figure])
+
+    def mse_at(self, n_samples: int) -> tuple[float, FloatArray]:
+        """The MSE at that many proposals per state: the mean over seeds, and over those of each replicate."""
+        centre, replicates = (
+            _mean_over_seeds(
+                moments.mean_squared_error(of["bias"] ** 2, of["variance"], of["noise_to_signal"], n_samples)
+            )
+            for of in (self.per_seed, self.resampled)
+        )
+        return float(centre), replicates
+
+
+@dataclass(frozen=True)
+class Environment:
+    """All candidates of one environment, on the same draws."""
+
+    name: str
+    candidates: tuple[Candidate, ...]
+
+
+def environments(records: pd.DataFrame, states: pd.DataFrame, options: Options) -> Iterator[Environment]:
+    """Bootstraps one environment after the other, in the order of the records.
+
+    Args:
+        records: the table `records` of a run; its rows with method `exact` are used.
+        states: the table `states` of the same run.
+        options: how to bootstrap.
+
+    Raises:
+        StudyError: there is nothing exact, a cell lacks its states, or the cells of an environment do
+            not have equally many.
+    """
+    exact = records[records["method"] == "exact"]
+    if exact.empty:
+        raise StudyError("the run holds no exact figures, and only these have the per-state table to resample")
+    table = states[["kl_policy_actor", *_STATISTICS]].to_numpy(dtype=np.float64)
+    rows_of = states.groupby(["cell", "estimator", "denominator"], sort=False).indices
+    n_samples = int(exact["n_samples"].iloc[0])
+    for name, group in exact.groupby("environment", sort=False):
+        cells = list(dict.fromkeys(group["cell"]))
+        draws: NDArray[np.intp] | None = None
+        candidates = []
+        for (estimator, denominator), _ in group.groupby(["estimator", "denominator"], sort=False):
+            found = [table[rows_of.get((cell, estimator, denominator), [])] for cell in cells]
+            counts = {len(rows) for rows in found}
+            if len(counts) > 1 or 0 in counts:
+                raise StudyError(
+                    f"the cells of environment {name} have {sorted(counts)} states for {estimator}: the tables "
+                    "`records` and `states` are not of one run, or one of them is damaged"
+                )
+            stacked = np.stack(found)
+            if draws is None:
+                draws = _draws(str(name), len(cells), stacked.shape[1], options)
+            flat = stacked.reshape(-1, stacked.shape[-1])
+            candidates.append(
+                Candidate(
+                    str(estimator),
+                    str(denominator),
+                    _figures(np.moveaxis(stacked, -1, 0), str(denominator), n_samples),
+                    _figures(np.stack([column[draws] for column in flat.T]), str(denominator), n_samples),
+                )
+            )
+        yield Environment(str(name), tuple(candidates))
+
+
+def interval(value: float, replicates: FloatArray, level: float) -> Interval:
+    """The percentile interval and standard error that `replicates` give.
+
+    Ends are order statistics, never interpolated, so that an infinite replicate counts as the largest.
+    """
+    finite = float(np.mean(np.isfinite(replicates)))
+    if np.isnan(replicates).any():
+        return Interval(value, np.nan, np.nan, np.nan, finite)
+    tail = (1 - level) / 2
+    low, high = np.quantile(replicates, [tail, 1 - tail], method="inverted_cdf")
+    se = float(np.std(replicates, ddof=1)) if finite == 1 else np.inf
+    return Interval(value, se, float(low), float(high), finite)
+
+
+def intervals(environment: Environment, options: Options) -> pd.DataFrame:
+    """A row for each estimator, denominator and figure of `FIGURES`."""
+    rows: list[dict[str, Any]] = [
+        {
+            "environment": environment.name,
+            "estimator": candidate.estimator,
+            "denominator": candidate.denominator,
+            "figure": figure,
+            **interval(candidate.centre(figure), candidate.replicates(figure), options.level)._asdict(),
+        }
+        for candidate in environment.candidates
+        for figure in FIGURES
+    ]
+    return pd.DataFrame(rows)
+
+
+def _draws(environment: str, seeds: int, states: int, options: Options) -> NDArray[np.intp]:
+    """Which of the seeds × states rows each replicate has, shape (seeds, replicates, states)."""
+    # Keyed by the environment: adding others to a study does not change its intervals.
+    digest = np.frombuffer(hashlib.sha256(environment.encode()).digest(), dtype="<u4")
+    generator = np.random.default_rng(np.random.SeedSequence(options.seed, spawn_key=tuple(digest.tolist())))
+    size = (seeds, options.replicates, states)
+    if options.resample is Resample.STATES:
+        seed = np.arange(seeds)[:, None, None]
+    else:
+        seed = generator.integers(seeds, size=(seeds, options.replicates, 1))
+    state = np.arange(states) if options.resample is Resample.SEEDS else generator.integers(states, size=size)
+    return np.broadcast_to(seed * states + state, size)
+
+
+def _figures(columns: FloatArray, denominator: str, n_samples: int) -> dict[str, FloatArray]:
+    """The figures of stacks of states, from (columns of the table, ..., states) to (...) each."""
+    found: Moments = moments.combine(StateStatistics(*columns[1:]), denominator, n_samples)
+    # 0-d results come back as floats; the callers always have a leading axis.
+    return {"kl_policy_actor": np.mean(columns[0], axis=-1)} | {name: getattr(found, name) for name in _MEASURED}
+
+
+def _mean_over_seeds(values: FloatArray) -> FloatArray:
+    return np.asarray(np.mean(values, axis=0))

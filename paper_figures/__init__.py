@@ -1,0 +1,1 @@
+"""The paper's figures and ours beside them: one module per figure, drawn from records."""

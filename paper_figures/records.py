@@ -1,0 +1,124 @@
+"""Where a figure's records come from: a folder that is given, or the figure's own study, run if need be."""
+
+from __future__ import annotations
+
+import copy
+import json
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from analysis import tables
+from analysis.bootstrap import Options
+from jackpot_sim.sweep import plan, records, spec
+from jackpot_sim.sweep.errors import StudyError
+from jackpot_sim.sweep.executors import SerialExecutor
+from jackpot_sim.sweep.run import run
+from jackpot_sim.sweep.spec import Study
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """The rows of a run that a figure asks for."""
+
+    root: Path
+    records: pd.DataFrame
+    states: pd.DataFrame
+
+    def figures(self, *estimators: str) -> pd.DataFrame:
+        """Every figure of these estimators (of all, if none is named) with its interval, by KL before."""
+        chosen = self.records[self.records["estimator"].isin(estimators)] if estimators else self.records
+        found = tables.figures(chosen, self.states, Options())
+        return found.sort_values(["env_kind", "target_kl"], kind="stable", ignore_index=True)
+
+
+def study(name: str) -> Study:
+    """The study that ships with the figure."""
+    return spec.parse(spec.read_mapping(_bundled("configs", f"{name}.yaml")))
+
+
+def published(name: str) -> pd.DataFrame:
+    """What the paper shows, from `published/NAME.csv`."""
+    return pd.read_csv(_bundled("published", f"{name}.csv"), comment="#")
+
+
+def load(name: str, given: Path | None, say: Callable[[str], None] | None = None) -> Loaded:
+    """The records of figure `name`: from `given`, or from runs/figures/NAME, which is run to its end first.
+
+    A folder that is given may hold more than the figure needs, and other numbers of states and seeds.
+
+    Raises:
+        StudyError: the folder holds no run, an unfinished one, or one that lacks what the figure shows.
+    """
+    wanted = study(name)
+    root = given or Path("runs") / "figures" / name
+    if given is None:
+        _run(name, wanted, root, say or _to_stderr)
+    rows, states = records.load(root), records.load(root, "states")
+    planned = records.read_manifest(root).get("cells", [])
+    if rows["cell"].nunique() < len(planned):
+        raise StudyError(f"{root} holds {rows['cell'].nunique()} of {len(planned)} cells: finish the run first")
+    return _fitting(name, wanted, Loaded(root, rows, states))
+
+
+def _run(name: str, wanted: Study, root: Path, say: Callable[[str], None]) -> None:
+    """Runs what `root` lacks of the study, in this process."""
+    if (root / "manifest.json").exists():
+        found = records.read_manifest(root).get("config_hash")
+        if found != wanted.config_hash:
+            raise StudyError(
+                f"{root} holds a run of another study (config {found}, {name} is {wanted.config_hash}): "
+                "delete it, or name the folder of a run with --records"
+            )
+    cells = plan.cells(wanted)
+    missing = [cell for cell in cells if not (root / "records" / f"{cell.id}.parquet").exists()]
+    if missing:
+        say(f"{name}: measuring {len(missing)} of {len(cells)} cells into {root}")
+    started = time.perf_counter()
+    run(wanted, root, SerialExecutor())
+    if missing:
+        say(f"{name}: done in {time.perf_counter() - started:.0f} s")
+
+
+def _fitting(name: str, wanted: Study, found: Loaded) -> Loaded:
+    """The rows that the figure shows; an error if one of its environments or estimators is not there."""
+    rows = found.records
+    asked = {_without_states(json.loads(cell.environment)): cell.env for cell in plan.cells(wanted)}
+    has = {environment: _without_states(json.loads(environment)) for environment in rows["environment"].unique()}
+    labels = [each.label for each in wanted.estimators]
+    exact = rows[(rows["method"] == "exact") & (rows["denominator"] == str(wanted.denominators[0]))]
+    exact = exact[exact["estimator"].isin(labels)]
+    exact = exact.assign(asked=exact["environment"].map(has))
+    spelt = exact.groupby("asked")["environment"].nunique()
+    if twice := [asked[each].kind for each in asked if spelt.get(each, 0) > 1]:
+        raise StudyError(f"{found.root} holds {twice[0]} with several numbers of states: {name} can show only one")
+    there = set(zip(exact["asked"], exact["estimator"], strict=True))
+    for environment, env in asked.items():
+        for label in labels:
+            if (environment, label) not in there:
+                raise StudyError(
+                    f"{found.root} lacks {label} on {env.kind} at target_kl {env.target_kl}, as exact figures: "
+                    f"{name} shows what paper_figures/configs/{name}.yaml asks for, and without --records it runs that"
+                )
+    kept = exact[exact["asked"].isin(list(asked))].drop(columns="asked").reset_index(drop=True)
+    return Loaded(found.root, kept, found.states[found.states["cell"].isin(kept["cell"])].reset_index(drop=True))
+
+
+def _without_states(environment: dict[str, Any]) -> str:
+    stripped = copy.deepcopy(environment)
+    stripped["base"].pop("states", None)
+    return json.dumps(stripped, sort_keys=True)
+
+
+def _bundled(*parts: str) -> Path:
+    return Path(str(resources.files("paper_figures").joinpath(*parts)))
+
+
+def _to_stderr(text: str) -> None:
+    sys.stderr.write(f"{text}\n")

@@ -1,0 +1,122 @@
+"""How all figures look: the size of a text column, one colour and one marker for each estimator.
+
+Figures are drawn without pyplot: importing this sets no backend and opens no display. Files carry no
+dates and no versions, so that the same records give the same bytes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from jackpot_sim.sweep.errors import StudyError
+from jackpot_sim.sweep.records import write_atomically
+
+WIDTH = 6.9
+"""Inches: the text of a two-column page."""
+
+STYLE: dict[str, Any] = {
+    "font.family": "DejaVu Sans",  # comes with matplotlib: the same on every machine
+    "font.size": 8,
+    "axes.titlesize": 8.5,
+    "axes.labelsize": 8,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "legend.fontsize": 8,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.7,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e6e6e6",
+    "grid.linewidth": 0.6,
+    "lines.linewidth": 1.4,
+    "lines.markersize": 4,
+    "legend.frameon": False,
+    "legend.handlelength": 1.6,
+    "legend.borderaxespad": 0.2,
+    "pdf.fonttype": 42,  # text stays text
+    "savefig.dpi": 220,
+}
+
+
+class Look(NamedTuple):
+    """How one thing is drawn, wherever it is drawn."""
+
+    color: str
+    marker: str
+
+
+# Okabe and Ito's colours, which readers with any common colour blindness tell apart.
+LOOKS = {
+    "none": Look("#999999", "x"),
+    "is": Look("#000000", "+"),
+    "tis": Look("#E69F00", "s"),
+    "mis": Look("#F0E442", "D"),
+    "mask-k1": Look("#CC79A7", "<"),
+    "mask-k2": Look("#CC79A7", "v"),
+    "mask-k3": Look("#CC79A7", ">"),
+    "obrs": Look("#0072B2", "o"),
+    "jackpot": Look("#D55E00", "^"),
+    "rao-blackwell(jackpot)": Look("#009E73", "P"),
+    "overlap-tis": Look("#56B4E9", "X"),
+}
+"""By estimator."""
+
+NOISES = {"dirichlet-mixture": Look("#0072B2", "o"), "logit-noise": Look("#882255", "d")}
+"""By the kind of environment, where one estimator, OBRS, is shown under several."""
+
+POLICY, ACTOR = "#333333", "#BBBBBB"
+PUBLISHED: dict[str, Any] = {
+    "linestyle": "none",
+    "marker": "o",
+    "markersize": 6.5,
+    "markerfacecolor": "none",
+    "markeredgecolor": "#000000",
+    "markeredgewidth": 0.9,
+    "zorder": 5,
+}
+"""The paper's points: open circles, so that ours are seen inside them."""
+CLOSED_FORM: dict[str, Any] = {"color": "#000000", "linestyle": (0, (4, 2)), "linewidth": 1.0, "zorder": 4}
+"""Formulas: dashed black."""
+
+
+@contextlib.contextmanager
+def context() -> Iterator[None]:
+    """matplotlib's own defaults and `STYLE`, whatever the user's settings; all is as before afterwards."""
+    # The backend is no matter of style, and rc_context would not put it back.
+    settings: Any = {key: matplotlib.rcParamsDefault[key] for key in matplotlib.rcParamsDefault if "backend" not in key}
+    with matplotlib.rc_context(settings | STYLE):
+        yield
+
+
+def canvas(panels: int, height: float, width_ratios: list[float] | None = None) -> tuple[Figure, list[Axes]]:
+    """A figure of the text's width with `panels` side by side; use inside `context()`."""
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    axes = figure.subplots(1, panels, width_ratios=width_ratios, squeeze=False)
+    return figure, list(axes[0])
+
+
+def save(figure: Figure, folder: Path, name: str) -> list[Path]:
+    """Writes `name`.pdf and `name`.png.
+
+    Raises:
+        StudyError: the folder cannot be written.
+    """
+    written = []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for kind, metadata in (("pdf", {"CreationDate": None, "Producer": None}), ("png", {"Software": None})):
+            path = folder / f"{name}.{kind}"
+            write_atomically(path, lambda to, k=kind, m=metadata: figure.savefig(to, format=k, metadata=m))
+            written.append(path)
+    except OSError as error:
+        raise StudyError(f"cannot write {error.filename or folder}: {error.strerror or error}") from error
+    return written

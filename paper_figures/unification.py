@@ -1,0 +1,253 @@
+"""Jackpot, OBRS and truncated importance sampling are one thing, up to a factor and to noise: I1 to I3 (ours).
+
+I1. obrs(λ = C) and tis(C) have the same effective law, hence the same KL(p‖q_w).
+I2. In expectation over its mask Jackpot weighs a token by Z·min(r, c1/Z): TIS with a clip and a factor
+    that depend on the state's overlap Z. The estimator overlap-tis is exactly that, without a mask.
+I3. So the Rao-Blackwell form of Jackpot has the variance of overlap-tis, Z²·Var[TIS(c1/Z)], and
+    Jackpot's own is larger: the difference is the noise of its mask.
+
+Panel (a) is one state of the records, whose overlap is all that its curves depend on. Laws are
+lm-like (near-certain states beside open ones), the actor differs by noise on its logits, λ = 1, c1 = 2.
+
+    python -m paper_figures.unification
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from rich.table import Table
+
+from analysis import bootstrap
+from analysis.bootstrap import Options
+from jackpot_sim.sweep.spec import EstimatorSpec
+from paper_figures import style
+from paper_figures.command import Made, report_table, run
+from paper_figures.records import Loaded, study
+
+NAME = "unification"
+
+LAM, C1 = 1.0, 2.0
+TYPICAL_OVERLAP = 0.6
+"""Panel (a) shows the state whose overlap is closest to this: little enough for the factor Z to be seen."""
+
+TOLERANCE = 1e-9
+"""Relative: the identities are exact, and what is left is rounding."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Draws the figure and reports how far each identity is from exact."""
+    return run(NAME, "Jackpot in terms of truncated importance sampling: identities I1 to I3.", make, argv)
+
+
+def make(found: Loaded) -> Made:
+    """The figure and its table."""
+    overlap = _one_state(found)
+    deviations = identities(found, overlap)
+    figures = found.figures()
+    noise = masking_noise(found)
+    figure, (expected, laws, variance) = style.canvas(3, 2.7)
+    _draw_expected(expected, overlap)
+    _draw_laws(laws, figures)
+    _draw_variance(variance, figures)
+    largest = float(deviations["deviation"].max())
+    agrees = largest <= TOLERANCE
+    holds = "hold" if agrees else "DO NOT hold"
+    verdict = f"VERDICT: the identities {holds}: the largest deviation is {largest:.1e} (tolerance {TOLERANCE:g})."
+    return Made(figure, [_table(deviations), _noise_table(noise)], verdict, agrees)
+
+
+def specs() -> dict[str, EstimatorSpec]:
+    """The estimators of I2 and I3 as the records name them, by short name."""
+    named = {}
+    for each in study(NAME).estimators:
+        if each.kind in ("jackpot", "overlap-tis"):
+            named["rao-blackwell(jackpot)" if each.rao_blackwell else each.kind] = each
+    return named
+
+
+def by_threshold(kind: str) -> dict[float, str]:
+    """What the records call tis(C) or obrs(λ = C), by C."""
+    return {next(iter(each.parameters.values())): each.label for each in study(NAME).estimators if each.kind == kind}
+
+
+def identities(found: Loaded, overlap: float) -> pd.DataFrame:
+    """The largest relative deviation of each identity, and over how many comparisons."""
+    states = found.states.set_index(["estimator", "cell", "state"]).sort_index()
+    obrs, tis = (pd.concat([states.loc[label] for label in by_threshold(kind).values()]) for kind in ("obrs", "tis"))
+    jackpot, blackwell, product = (
+        states.loc[specs()[name].label] for name in ("jackpot", "rao-blackwell(jackpot)", "overlap-tis")
+    )
+    ratio = _ratios()
+    accept, weight = specs()["jackpot"].correction().weights(np.log(ratio), np.float64(overlap))
+    formula = overlap * np.minimum(ratio, C1 / overlap)
+    gap = (jackpot["second_moment"] - blackwell["second_moment"]) / blackwell["second_moment"]
+    rows = [
+        # Compared by name, row by row: C, cell and state.
+        ("I1", "KL of the update: obrs(λ = C) and tis(C)", _deviation(obrs["kl_effective"], tis["kl_effective"])),
+        ("I2", "E[mw | r] and Z·min(r, c1/Z)", _deviation(accept * weight, formula)),
+        ("I2", "bias: jackpot and overlap-tis", _deviation(jackpot["error_sq"], product["error_sq"])),
+        ("I2", "E[mw]: jackpot and overlap-tis", _deviation(jackpot["weight_mean"], product["weight_mean"])),
+        (
+            "I3",
+            "E[mw²‖f‖²]: rao-blackwell(jackpot) and overlap-tis",
+            _deviation(blackwell["second_moment"], product["second_moment"]),
+        ),
+        ("I3", "jackpot above rao-blackwell(jackpot): shortfall", np.maximum(0, -gap.to_numpy())),
+    ]
+    return pd.DataFrame(
+        [
+            {"identity": name, "compared": what, "comparisons": len(found), "deviation": float(np.max(found))}
+            for name, what, found in rows
+        ]
+    )
+
+
+def masking_noise(found: Loaded) -> pd.DataFrame:
+    """A row per KL before: the variances of Jackpot and of its Rao-Blackwell form, and their paired difference."""
+    names = [specs()[name].label for name in ("jackpot", "rao-blackwell(jackpot)")]
+    chosen = found.records[found.records["estimator"].isin(names)]
+    kl_before = chosen.groupby("environment")["target_kl"].first()
+    options = Options()
+    rows = []
+    for environment in bootstrap.environments(chosen, found.states, options):
+        candidates = {candidate.estimator: candidate for candidate in environment.candidates}
+        masked, blackwell = (candidates[name] for name in names)
+        gap = bootstrap.interval(
+            masked.centre("variance") - blackwell.centre("variance"),
+            masked.replicates("variance") - blackwell.replicates("variance"),
+            options.level,
+        )
+        rows.append(
+            {
+                "kl_before": kl_before[environment.name],
+                "jackpot": masked.centre("variance"),
+                "rao_blackwell": blackwell.centre("variance"),
+                "gap": gap.value,
+                "gap_se": gap.se,
+            }
+        )
+    return pd.DataFrame(rows).sort_values("kl_before", ignore_index=True)
+
+
+def _deviation(first: object, second: object) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    """|first − second| over the larger, and nothing where both are what rounding leaves of 0."""
+    a, b = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
+    scale = np.maximum(np.maximum(np.abs(a), np.abs(b)), 1e-15)
+    out: np.ndarray[tuple[int], np.dtype[np.float64]] = np.abs(a - b) / scale
+    return out
+
+
+def _one_state(found: Loaded) -> float:
+    """The overlap Z(1) of the state that panel (a) shows: the acceptance of jackpot there."""
+    rates = found.states.loc[found.states["estimator"] == specs()["jackpot"].label, "acceptance_rate"].to_numpy()
+    return float(rates[np.argmin(np.abs(rates - TYPICAL_OVERLAP))])
+
+
+def _ratios() -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    return np.linspace(0.002, 5, 2500)
+
+
+def _table(deviations: pd.DataFrame) -> Table:
+    table = report_table("Identities: largest relative deviation", "", "compared", "of", "deviation")
+    table.columns[1].justify = "left"
+    for _, row in deviations.iterrows():
+        table.add_row(row["identity"], row["compared"], f"{row['comparisons']}", f"{row['deviation']:.1e}")
+    return table
+
+
+def _noise_table(noise: pd.DataFrame) -> Table:
+    title = "Variance over the on-policy one, and the part of it that is the mask's noise"
+    table = report_table(title, "KL before", "jackpot", "rao-blackwell", "difference", "se")
+    for _, row in noise.iterrows():
+        figures = (f"{row[name]:.4f}" for name in ("jackpot", "rao_blackwell", "gap", "gap_se"))
+        table.add_row(f"{row['kl_before']:g}", *figures)
+    return table
+
+
+def _draw_expected(axes: Axes, overlap: float) -> None:
+    ratio = _ratios()
+    jackpot = specs()["jackpot"].correction()
+    accept, weight = jackpot.weights(np.log(ratio), np.float64(overlap))
+    mean, noise = accept * weight, weight * np.sqrt(accept * (1 - accept))
+    look, tis = style.LOOKS["jackpot"], style.LOOKS["tis"]
+    axes.fill_between(ratio, mean - noise, mean + noise, color=look.color, alpha=0.25, linewidth=0)
+    axes.plot(ratio, np.minimum(ratio, C1), color=tis.color)
+    axes.plot(ratio, mean, color=look.color, linewidth=2.2)
+    axes.plot(ratio, overlap * np.minimum(ratio, C1 / overlap), **style.CLOSED_FORM)
+    axes.set(
+        xlim=(0, 4.2), ylim=(0, 2.45), xlabel=r"importance ratio $r = p/q$", ylabel=r"expected weight $E[mw\,|\,r]$"
+    )
+    axes.set_title(f"(a) One state, Z = {overlap:.2f}")
+    axes.text(1.75, 2.08, "TIS(2)", color=tis.color, ha="right")
+    axes.text(4.15, 1.02, "Jackpot\n" + r"$Z\,\min(r, c_1/Z)$", color=look.color, va="top", ha="right")
+    axes.annotate(
+        "noise of\nthe mask",
+        (0.75, 0.22),
+        xytext=(1.35, 0.05),
+        color=look.color,
+        va="bottom",
+        arrowprops={"arrowstyle": "-", "color": look.color, "linewidth": 0.7, "shrinkA": 1, "shrinkB": 0},
+    )
+
+
+def _draw_laws(axes: Axes, figures: pd.DataFrame) -> None:
+    chosen = figures[figures["figure"] == "kl_effective"]
+    shown = [kl for kl in sorted(chosen["target_kl"].unique()) if kl >= 0.01][::2]
+    for index, kl in enumerate(shown):
+        rows = chosen[chosen["target_kl"] == kl].set_index("estimator")
+        for name in ("tis", "obrs"):
+            look, labels = style.LOOKS[name], by_threshold(name)
+            values, thresholds = rows.loc[list(labels.values())], list(labels)
+            if name == "tis":
+                axes.fill_between(thresholds, values["low"], values["high"], color=look.color, alpha=0.3, linewidth=0)
+            drawn = {"linestyle": "-", "linewidth": 2.4} if name == "tis" else {"linestyle": "none"}
+            axes.plot(
+                thresholds,
+                values["value"],
+                color=look.color,
+                marker=look.marker if name == "obrs" else None,
+                label=("TIS(C)" if name == "tis" else "OBRS(λ = C)") if index == 0 else None,
+                **drawn,
+            )
+        axes.annotate(
+            f"KL before {kl:g}",
+            (thresholds[0], values["value"].iloc[0]),
+            xytext=(0, 5),
+            textcoords="offset points",
+            color="#444444",
+        )
+    axes.set(xscale="log", yscale="log", xlabel="C", ylabel="KL of the update (nats)", ylim=(1e-6, 4))
+    axes.set_xticks([0.25, 0.5, 1, 2, 4], ["¼", "½", "1", "2", "4"])
+    axes.minorticks_off()
+    axes.set_title("(b) The same law (I1)")
+    axes.legend(loc="lower left")
+
+
+def _draw_variance(axes: Axes, figures: pd.DataFrame) -> None:
+    chosen = figures[figures["figure"] == "variance"]
+    lines = {name: chosen[chosen["estimator"] == spec.label] for name, spec in specs().items()}
+    upper, lower = lines["jackpot"], lines["rao-blackwell(jackpot)"]
+    color = style.LOOKS["jackpot"].color
+    axes.fill_between(upper["target_kl"], lower["value"], upper["value"], color=color, alpha=0.25, linewidth=0)
+    drawn: dict[str, tuple[str, dict[str, Any]]] = {
+        "jackpot": ("Jackpot", {"linestyle": "-"}),
+        "rao-blackwell(jackpot)": ("Rao-Blackwell form", {"linestyle": "-"}),
+        "overlap-tis": (r"$Z^2$ Var TIS($c_1/Z$)", {"linestyle": "none", "markersize": 5.5}),
+    }
+    for name, (label, options) in drawn.items():
+        look, rows = style.LOOKS[name], lines[name]
+        marker = look.marker if name != "rao-blackwell(jackpot)" else None
+        axes.plot(rows["target_kl"], rows["value"], color=look.color, marker=marker, label=label, **options)
+    axes.set(xscale="log", ylim=(0, 1.05), xlabel="KL before (nats)", ylabel="variance / on-policy variance")
+    axes.set_title("(c) What the mask adds (I3)")
+    axes.legend(loc="lower left")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,101 @@
+"""The command line: what it writes, what it prints, and how it refuses."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis.cli import main
+from analysis.show import with_error
+from tests.analysis.conftest import Run
+
+FILES = ["acceptance_vs_kl", "bias_variance", "figures", "kl_before_after", "lowest_mse"]
+
+
+def test_prints_and_writes_all_tables(small: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--out", str(tmp_path / "deep" / "out"), "--n-samples", "8", "512", "--replicates", "50"]
+    assert main([str(small.root), *options]) == 0
+    shown = capsys.readouterr().out
+    for title in ("Acceptance against KL", "before, and of the accepted", "frontier", "Lowest MSE", "15 cells"):
+        assert title in shown
+    assert sorted(path.stem for path in (tmp_path / "deep" / "out").iterdir()) == FILES
+    lowest = pd.read_csv(tmp_path / "deep" / "out" / "lowest_mse.csv")
+    assert sorted(lowest["n_samples"].unique()) == [8, 512]
+    figures = pd.read_csv(tmp_path / "deep" / "out" / "figures.csv", keep_default_na=False)
+    assert "inf" in set(figures["value"].astype(str))
+
+
+def test_by_default_it_writes_beside_the_records_and_the_run_stays_one(
+    small: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "run"
+    shutil.copytree(small.root, root)
+    assert main([str(root), "--replicates", "20", "--quiet"]) == 0
+    assert sorted(path.stem for path in (root / "analysis").glob("*.csv")) == FILES
+    assert main([str(root), "--replicates", "20", "--quiet"]) == 0
+    assert capsys.readouterr().out == ""
+
+
+def test_an_unfinished_run_is_called_so(small: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = tmp_path / "run"
+    shutil.copytree(small.root, root)
+    next((root / "records").glob("top-p*-2.parquet")).unlink()
+    assert main([str(root), "--replicates", "20"]) == 0
+    assert "14 cells of 15: the run is not finished" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ([], "requires an argument"),
+        (["{nowhere}"], "holds no run"),
+        (["{run}", "--n-samples", "0"], "n_samples must be whole numbers of at least 1"),
+        (["{run}", "--n-samples", "many"], "--n-samples"),
+        (["{run}", "--replicates", "1"], "replicates must be at least 2"),
+        (["{run}", "--level", "95"], "level must lie between 0 and 1"),
+        (["{run}", "--resample", "tokens"], "--resample"),
+        (["{run}", "--colour"], "--colour"),
+        (["{run}", "--replicates", "5", "--out", "{file}"], "cannot write"),
+    ],
+)
+def test_refusals_are_one_sentence_and_exit_2(
+    small: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], told: str
+) -> None:
+    (tmp_path / "file").write_text("")
+    places = {"nowhere": tmp_path / "nowhere", "run": small.root, "file": tmp_path / "file"}
+    assert main([option.format(**places) for option in options]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("analysis: ")
+    assert told in captured.err
+    assert captured.err.count("\n") == 1
+
+
+def test_help_says_what_it_is_for(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    for said in ("lowest_mse", "--n-samples", "bootstrap", "Exit codes"):
+        assert said.lower() in shown.lower()
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "text"),
+    [
+        (0.97163, 0.0003, "0.9716(3)"),
+        (0.97163, 0.00096, "0.972(1)"),
+        (4.1234e-5, 3e-7, "4.12(3)e-05"),
+        (12.34, 0.5, "12.3(5)"),
+        (1.3e-16, 2e-17, "0"),
+        (0.9, 1e-17, "0.9"),
+        (np.inf, np.inf, "inf"),
+        (np.nan, np.nan, "nan"),
+        (0.25, np.inf, "0.25(inf)"),
+        (0.002, 0.03, "0.00(3)"),
+    ],
+)
+def test_figures_are_written_as_far_as_they_are_known(value: float, error: float, text: str) -> None:
+    assert with_error(value, error) == text

@@ -1,0 +1,41 @@
+"""The bundled study of each figure, run once by the figure itself, in a folder of its own."""
+
+from __future__ import annotations
+
+import io
+import os
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from paper_figures import figure2, noise_family, unification
+
+MAINS = {"figure2": figure2.main, "unification": unification.main, "noise_family": noise_family.main}
+
+
+class Drawn(NamedTuple):
+    code: int
+    out: str
+    err: str
+    records: Path
+    files: Path
+
+
+@pytest.fixture(scope="session")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Drawn]:
+    """Each figure made with no options at all."""
+    place = tmp_path_factory.mktemp("figures")
+    before = Path.cwd()
+    found = {}
+    os.chdir(place)
+    try:
+        for name, main in MAINS.items():
+            out, err = io.StringIO(), io.StringIO()
+            with redirect_stdout(out), redirect_stderr(err):
+                code = main([])
+            found[name] = Drawn(code, out.getvalue(), err.getvalue(), place / "runs/figures" / name, place / "figures")
+    finally:
+        os.chdir(before)
+    return found
