@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +20,7 @@ from jackpot_sim import estimators
 from jackpot_sim.environments.mismatch import FAMILIES
 from jackpot_sim.sweep import plan, records, spec, summary
 from jackpot_sim.sweep.errors import StudyError
-from jackpot_sim.sweep.executors import ExecutorKind, make_executor
+from jackpot_sim.sweep.executors import ExecutorKind, opened
 from jackpot_sim.sweep.run import Progress, run
 from jackpot_sim.sweep.spec import Study
 
@@ -48,6 +49,9 @@ app = App(
     help_epilogue=_EPILOGUE,
     version_flags=[],
 )
+
+_WIDE = 160
+"""Columns of output that is no terminal: enough that no figure is cut."""
 
 _Many = Parameter(consume_multiple=True, negative_iterable=())
 
@@ -92,7 +96,6 @@ def _sweep(
 def main(argv: Sequence[str] | None = None) -> int:
     """Parses, runs, and turns every foreseeable failure into one sentence and exit code 2."""
     tokens = list(sys.argv[1:] if argv is None else argv)
-    errors = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
     try:
         if any(token in ("--help", "-h") for token in tokens):
             app.help_print(tokens=[])
@@ -101,13 +104,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         _, bound, _ = app.parse_args(rest, exit_on_error=False, print_error=False)
         return _run(env, **bound.arguments)
     except StudyError as error:
-        errors.print(f"sweep: {error}")
+        return _fail(str(error), 2)
     except cyclopts.CycloptsError as error:
-        errors.print(f"sweep: {' '.join(str(error).split())} (see --help)")
+        return _fail(f"{error} (see --help)", 2)
+    except OSError as error:  # no process can be started, the output cannot be written
+        return _fail(f"the system refuses: {error}", 2)
     except KeyboardInterrupt:
-        errors.print("sweep: interrupted; the same command finishes the run")
-        return 130
-    return 2
+        return _fail("interrupted; the same command finishes the run", 130)
+
+
+def _fail(sentence: str, code: int) -> int:
+    print("sweep:", *sentence.split(), file=sys.stderr)
+    return code
 
 
 def split_env_options(tokens: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
@@ -144,6 +152,8 @@ def split_env_options(tokens: Sequence[str]) -> tuple[dict[str, Any], list[str]]
             place = place.setdefault(part, {})
             if not isinstance(place, dict):
                 raise StudyError(f"{option}: {part} is given both a value and fields")
+        if last in place:
+            raise StudyError(f"{option} is given twice")
         place[last] = values[0] if len(values) == 1 else values
     return env, rest
 
@@ -156,14 +166,14 @@ def study_from(config: Path | None, env: dict[str, Any], rao_blackwell: bool, **
     """
     mapping = spec.bundled() if config is None else spec.read_mapping(config)
     if config is not None:
-        mapping = {"name": config.stem} | mapping
+        mapping = {"name": re.sub(r"[^\w.-]", "-", config.stem)} | mapping
     given = {name: value for name, value in fields.items() if value is not None}
     study = spec.parse(spec.with_overrides(mapping, given, env))
     if not rao_blackwell:
         return study
-    both = [*study.estimators]
-    both += [each.model_copy(update={"rao_blackwell": True}) for each in study.estimators if not each.rao_blackwell]
-    return study.model_copy(update={"estimators": tuple(dict.fromkeys(both))})
+    added = [each.model_copy(update={"rao_blackwell": True}) for each in study.estimators]
+    both = (*study.estimators, *(each for each in added if each not in study.estimators))
+    return study.model_copy(update={"estimators": both})
 
 
 def _run(
@@ -179,18 +189,17 @@ def _run(
 ) -> int:
     if workers is not None and workers < 1:
         raise StudyError(f"--workers must be at least 1, got {workers}")
+    if executor is ExecutorKind.SERIAL and workers not in (None, 1):
+        raise StudyError(f"--workers {workers} cannot go with --executor serial, which runs in this process alone")
     study = study_from(config, env, rao_blackwell, **fields)
     root = out or Path("runs") / f"{study.name}-{study.config_hash[:8]}"
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else _WIDE, highlight=False, markup=False, emoji=False)
     if dry_run:
         console.print(_cost_table(study))
-        console.print(f"Records would go to {root}.", highlight=False, soft_wrap=True)
+        console.print(f"Records would go to {root}.", soft_wrap=True)
         return 0
-    processes = workers or os.cpu_count() or 1
-    with (
-        _progress_bar(quiet) as bar,
-        make_executor(executor, processes) as pool,
-    ):
+    processes = 1 if executor is ExecutorKind.SERIAL else min(workers or os.cpu_count() or 1, len(plan.cells(study)))
+    with _progress_bar(quiet) as bar, opened(executor, processes) as pool:
         task = bar.add_task(study.name, total=None)
 
         def report(progress: Progress) -> None:
@@ -201,22 +210,28 @@ def _run(
         for table in summary.tables(records.load(root)):
             console.print(table)
         exact = " All figures are exact." if study.methods == (spec.Method.EXACT,) else ""
-        console.print(f"* the least median MSE.{exact}", highlight=False)
+        console.print(f"* the least median MSE.{exact}")
         resumed = f" ({progress.already_there} were there already)" if progress.already_there else ""
-        console.print(f"{progress.total} cells{resumed}; records in {root}.", highlight=False, soft_wrap=True)
+        console.print(f"{progress.total} cells{resumed}; records in {root}.", soft_wrap=True)
     return 0
 
 
 def _progress_bar(quiet: bool) -> ProgressBar:
+    """Drawn on a terminal only, and gone when the run ends: an error then stands alone."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     return ProgressBar(
-        *columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True), disable=quiet
+        *columns,
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+        disable=quiet or not sys.stderr.isatty(),
     )
 
 
 def _cost_table(study: Study) -> Table:
     table = Table(title=f"{study.name}: config {study.config_hash}", title_justify="left")
-    for heading in ("environment", "cells", "states × vocab", "rows", "about, serial"):
+    for heading in ("environment", "cells", "states x vocab", "rows", "about, serial"):
         table.add_column(heading, justify="left" if heading == "environment" else "right")
     rows = len(study.estimators) * len(study.denominators) * len(study.methods)
     groups: dict[str, list[plan.Cell]] = {}

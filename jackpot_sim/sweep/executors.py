@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
 from enum import StrEnum
 from typing import Any, ParamSpec, TypeVar
@@ -33,17 +37,35 @@ class SerialExecutor(Executor):
         return future
 
 
-def make_executor(kind: ExecutorKind, workers: int) -> Executor:
-    """An executor with `workers` processes of one thread each."""
+@contextlib.contextmanager
+def opened(kind: ExecutorKind, workers: int) -> Iterator[Executor]:
+    """An executor with `workers` processes of one thread each; if the block fails, they are not waited for."""
     if kind is ExecutorKind.SERIAL:
-        return SerialExecutor()
+        yield SerialExecutor()
+        return
     from loky import ProcessPoolExecutor
 
     executor: Any = ProcessPoolExecutor(
         max_workers=workers,
-        initializer=threadpool_limits,
-        initargs=(1,),
+        initializer=_begin_worker,
+        initargs=(os.getpid(),),
         env=dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"),
     )
-    assert isinstance(executor, Executor)
-    return executor
+    try:
+        yield executor
+    except BaseException:
+        executor.shutdown(kill_workers=True)
+        raise
+    executor.shutdown()
+
+
+def _begin_worker(parent: int) -> None:
+    threadpool_limits(1)
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    """Ends this worker soon after the process that started it: loky's workers wait for a killed one for ever."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)

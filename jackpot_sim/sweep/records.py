@@ -33,6 +33,8 @@ from jackpot_sim.sweep.plan import Cell
 from jackpot_sim.sweep.spec import Study
 
 _MANIFEST, _LOCK = "manifest.json", ".lock"
+_EARLY = (_LOCK, f".{_MANIFEST}.tmp")
+"""All that a run leaves that was killed before it had a manifest."""
 _TEXT, _REAL, _WHOLE, _FLAG = pa.string(), pa.float64(), pa.int64(), pa.bool_()
 
 RECORDS = pa.schema(
@@ -66,6 +68,8 @@ STATES = pa.schema(
         *((field.name, _REAL) for field in dataclasses.fields(StateStatistics)),
     ]
 )
+
+_TABLES = {"records": RECORDS, "states": STATES}
 
 NOT_FIGURES = ("seconds", "version", "numpy", "python", "commit")
 """Columns that say how and when, and so may differ between two runs of one study."""
@@ -104,52 +108,56 @@ class RunDirectory:
         Raises:
             StudyError: it holds another study's run or something else, is in use, or cannot be written.
         """
-        self._require_own()
-        try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self.root / _LOCK)
-            with lock.acquire(timeout=0):
+        with contextlib.ExitStack() as stack:
+            try:
+                self._require_own()
+                self.root.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(FileLock(self.root / _LOCK).acquire(timeout=0))
+                self._require_own()  # again: another run may have begun and ended in between
                 self._prepare()
-                yield
-        except Timeout as error:
-            raise StudyError(f"another run is writing to {self.root}: wait for it, or choose another --out") from error
-        except OSError as error:
-            raise _unwritable(self.root, error) from error
+            except Timeout as error:
+                raise StudyError(
+                    f"another run is writing to {self.root}: wait for it, or choose another --out"
+                ) from error
+            except OSError as error:
+                raise _unwritable(Path(error.filename or self.root), error) from error
+            yield
 
     def _require_own(self) -> None:
         if (self.root / _MANIFEST).exists():
-            found = read_manifest(self.root).get("config_hash")
+            found = read_manifest(self.root)["config_hash"]
             if found != self._study.config_hash:
                 raise StudyError(
                     f"{self.root} holds a run of another study (config {found}, this one is "
                     f"{self._study.config_hash}): choose another --out, or delete it"
                 )
-        elif self.root.is_dir() and any(path.name != _LOCK for path in self.root.iterdir()):
+        elif self.root.is_dir() and any(path.name not in _EARLY for path in self.root.iterdir()):
             raise StudyError(f"{self.root} holds files but no run: choose an empty or a new folder with --out")
         elif self.root.exists() and not self.root.is_dir():
             raise StudyError(f"{self.root} is not a folder: choose another --out")
 
     def _prepare(self) -> None:
-        for table in ("records", "states"):
-            (self.root / table).mkdir(exist_ok=True)
-            for leftover in (self.root / table).glob(".*.tmp"):
-                leftover.unlink()
+        # The manifest comes first: a folder with anything else and no manifest is somebody else's.
         if not (self.root / _MANIFEST).exists():
             content = json.dumps(self._manifest(), indent=1)
             write_atomically(self.root / _MANIFEST, lambda path: path.write_text(content, encoding="utf-8"))
+        for table in _TABLES:
+            (self.root / table).mkdir(exist_ok=True)
+            for leftover in (self.root / table).glob(".*.tmp"):
+                leftover.unlink()
 
     def finished(self) -> set[str]:
-        """The ids of the cells whose shards are whole.
+        """The ids of the cells that have both their shards.
 
         Raises:
             StudyError: a shard cannot be read.
         """
         done = set()
         for cell in self._cells:
-            shard = self.root / "records" / f"{cell.id}.parquet"
-            if shard.exists():
-                for table in ("records", "states"):
-                    _check_shard(self.root / table / shard.name)
+            shards = {table: self.root / table / f"{cell.id}.parquet" for table in _TABLES}
+            if all(shard.exists() for shard in shards.values()):
+                for table, shard in shards.items():
+                    _check_shard(shard, _TABLES[table])
                 done.add(cell.id)
         return done
 
@@ -164,11 +172,12 @@ class RunDirectory:
         rows = pa.Table.from_pylist([row | how for row in measured.rows], schema=RECORDS)
         columns = measured.state_rows or {field.name: [] for field in STATES}
         states = pa.table({field.name: columns[field.name] for field in STATES}, schema=STATES)
-        try:
-            for folder, table in (("states", states), ("records", rows)):
-                write_atomically(self.root / folder / name, lambda path, table=table: pq.write_table(table, path))
-        except OSError as error:
-            raise _unwritable(self.root / "records" / name, error) from error
+        for folder, table in (("states", states), ("records", rows)):
+            shard = self.root / folder / name
+            try:
+                write_atomically(shard, lambda path, table=table: pq.write_table(table, path, write_page_checksum=True))
+            except OSError as error:
+                raise StudyError(f"{_unwritable(shard, error)}; finished cells are kept") from error
 
     def _manifest(self) -> dict[str, Any]:
         return {
@@ -196,9 +205,14 @@ def read_manifest(root: Path) -> dict[str, Any]:
         raise StudyError(f"{root} holds no run: {path} cannot be read ({error.strerror})") from error
     except ValueError as error:
         raise StudyError(f"{path} is not JSON ({error}): delete the folder and run the study again") from error
-    if not isinstance(manifest, dict):
-        raise StudyError(f"{path} is not the manifest of a run")
-    return manifest
+    try:
+        fine = all(isinstance(text, str) for text in (manifest["config_hash"], *(c["cell"] for c in manifest["cells"])))
+    except (TypeError, KeyError):
+        fine = False
+    if not fine:
+        raise StudyError(f"{path} is not the manifest of a run: delete the folder and run the study again")
+    found: dict[str, Any] = manifest
+    return found
 
 
 def load(root: Path, table: str = "records") -> pd.DataFrame:
@@ -207,12 +221,11 @@ def load(root: Path, table: str = "records") -> pd.DataFrame:
     Raises:
         StudyError: there is no run, no cell is finished, or a shard cannot be read.
     """
-    names = [str(cell["cell"]) for cell in read_manifest(root).get("cells", [])]
+    names = [cell["cell"] for cell in read_manifest(root)["cells"]]
     shards = [root / table / f"{name}.parquet" for name in names if (root / "records" / f"{name}.parquet").exists()]
     if not shards:
         raise StudyError(f"{root} holds no finished cell yet: run the study first")
-    schema = RECORDS if table == "records" else STATES
-    frame: pd.DataFrame = pa.concat_tables([_read_shard(shard, schema) for shard in shards]).to_pandas()
+    frame: pd.DataFrame = pa.concat_tables([_read_shard(shard, _TABLES[table]) for shard in shards]).to_pandas()
     return frame
 
 
@@ -231,23 +244,26 @@ def write_atomically(path: Path, write: Any) -> None:
 
 
 def _read_shard(path: Path, schema: pa.Schema) -> pa.Table:
+    _check_shard(path, schema)
     try:
-        return pq.read_table(path, schema=schema)
+        return pq.read_table(path, schema=schema, page_checksum_verification=True)
     except (OSError, pa.ArrowException) as error:
         raise _unreadable(path, error) from error
 
 
-def _check_shard(path: Path) -> None:
+def _check_shard(path: Path, schema: pa.Schema) -> None:
+    """Reads no more than the file's end, which a file cut short does not have."""
     try:
-        pq.read_metadata(path)
+        if not pq.read_schema(path).equals(schema):
+            raise pa.ArrowInvalid("its columns are not those of this version")
     except (OSError, pa.ArrowException) as error:
         raise _unreadable(path, error) from error
 
 
 def _unreadable(path: Path, error: Exception) -> StudyError:
     reason = " ".join(str(error).split())[:120]
-    return StudyError(f"shard {path} is truncated or unreadable ({reason}): delete it and run again to remake it")
+    return StudyError(f"shard {path} is missing, cut short or damaged ({reason}): delete it and run again to remake it")
 
 
 def _unwritable(path: Path, error: OSError) -> StudyError:
-    return StudyError(f"cannot write {error.filename or path}: {error.strerror or error}; finished cells are kept")
+    return StudyError(f"cannot write {path}: {os.strerror(error.errno) if error.errno else error}")

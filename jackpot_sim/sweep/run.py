@@ -52,7 +52,13 @@ def run(
     with directory.opened():
         done = directory.finished()
         waiting = [cell for cell in everything if cell.id not in done]
-        return _drain(study, waiting, directory, executor, in_flight, report, len(done))
+        try:
+            return _drain(study, waiting, directory, executor, in_flight, report, len(done))
+        except BrokenExecutor as error:
+            raise StudyError(
+                "a worker process died, perhaps for lack of memory; finished cells are kept: "
+                "run the same command again, with fewer --workers"
+            ) from error
 
 
 def _drain(
@@ -75,7 +81,7 @@ def _drain(
             if not flying:
                 return progress
             landed, flying = wait(flying, return_when=FIRST_COMPLETED)
-            for future in landed:
+            for future in sorted(landed, key=_failed):  # an error must not lose the cells that landed beside it
                 directory.write(_result(future))
                 progress = Progress(progress.finished + 1, progress.total, already_there)
                 report(progress)
@@ -84,15 +90,14 @@ def _drain(
             future.cancel()
 
 
+def _failed(future: Future[Measured]) -> bool:
+    return future.exception() is not None
+
+
 def _result(future: Future[Measured]) -> Measured:
     try:
         return future.result()
     except ValueError as error:
         raise StudyError(f"{error}; finished cells are kept") from error
-    except BrokenExecutor as error:
-        raise StudyError(
-            "a worker process died, perhaps for lack of memory; finished cells are kept: "
-            "run the same command again, with fewer --workers"
-        ) from error
     except MemoryError as error:
-        raise StudyError("a cell did not fit into memory: make states or vocab smaller") from error
+        raise StudyError("a cell did not fit into memory: make states, vocab or n_samples smaller") from error

@@ -25,6 +25,11 @@ from jackpot_sim.environments.mismatch import MismatchFamily
 from jackpot_sim.estimators import Correction, Denominator
 from jackpot_sim.sweep.errors import StudyError
 
+MOST_SEEDS = 1_000_000
+
+_COLUMN = 2**63
+"""What a column of whole numbers cannot hold."""
+
 
 class Method(StrEnum):
     """How moments are measured."""
@@ -60,7 +65,12 @@ class EstimatorSpec(_Frozen):
             return value
         own = {key: item for key, item in value.items() if key in cls.model_fields}
         beside = {key: item for key, item in value.items() if key not in cls.model_fields}
-        return own | {"parameters": dict(own.get("parameters", {})) | beside}
+        inside = own.get("parameters", {})
+        if not isinstance(inside, Mapping):
+            return own
+        if twice := [str(key) for key in beside if key in inside]:
+            raise ValueError(f"{', '.join(twice)} is given twice")
+        return own | {"parameters": dict(inside) | beside}
 
     @model_validator(mode="after")
     def _known(self) -> EstimatorSpec:
@@ -90,27 +100,37 @@ class EstimatorSpec(_Frozen):
     @property
     def label(self) -> str:
         """How tables and figures name it, for instance `rao-blackwell(jackpot(c1=4))`."""
-        told = [f"{name}={value:g}" for name, value in sorted(self.parameters.items())]
+        told = [f"{name}={value:.12g}" for name, value in sorted(self.parameters.items())]
         if self.acceptance_rate is not None:
-            told.append(f"acceptance={self.acceptance_rate:g}{'' if self.per_state else ' of batch'}")
+            told.append(f"acceptance={self.acceptance_rate:.12g}{'' if self.per_state else ' of batch'}")
         plain = f"{self.kind}({', '.join(told)})" if told else self.kind
         return f"rao-blackwell({plain})" if self.rao_blackwell else plain
 
 
-def expand(value: Any) -> list[Any]:
-    """All combinations of the lists inside nested mappings."""
+def expand(value: Any, name: str = "") -> list[Any]:
+    """All combinations of the lists inside nested mappings.
+
+    Raises:
+        ValueError: a list is empty, and so would empty the grid; `name` says whose it is.
+    """
     if isinstance(value, list | tuple):
-        return [each for item in value for each in expand(item)]
+        if not value:
+            raise ValueError(f"{name or 'the list'} is empty")
+        return [each for item in value for each in expand(item, name)]
     if isinstance(value, Mapping):
-        axes = [[(key, each) for each in expand(item)] for key, item in value.items()]
+        axes = [[(key, each) for each in expand(item, str(key))] for key, item in value.items()]
         return [dict(combination) for combination in itertools.product(*axes)]
     return [value]
 
 
 def _as_seeds(value: Any) -> Any:
-    if isinstance(value, str) and value.isdigit():
+    if isinstance(value, str) and value.isdecimal():
         value = int(value)
-    return tuple(range(value)) if isinstance(value, int) and not isinstance(value, bool) else value
+    if not isinstance(value, int) or isinstance(value, bool):
+        return value
+    if not 1 <= value <= MOST_SEEDS:
+        raise ValueError(f"their number must lie between 1 and {MOST_SEEDS}, got {value}")
+    return tuple(range(value))
 
 
 class Study(_Frozen):
@@ -118,30 +138,26 @@ class Study(_Frozen):
 
     name: Annotated[str, Field(pattern=r"^[\w.-]+$")] = "study"
     """Names the default output folder."""
-    env: Annotated[
-        tuple[Annotated[MismatchFamily, Field(discriminator="kind")], ...], BeforeValidator(expand), Field(min_length=1)
-    ]
+    env: Annotated[tuple[Annotated[MismatchFamily, Field(discriminator="kind")], ...], BeforeValidator(expand)]
     """The environments."""
-    estimators: Annotated[tuple[EstimatorSpec, ...], BeforeValidator(expand), Field(min_length=1)]
+    estimators: Annotated[tuple[EstimatorSpec, ...], BeforeValidator(expand)]
     """The estimators, by name or with parameters."""
-    denominators: Annotated[tuple[Denominator, ...], Field(min_length=1)] = (Denominator.PROPOSED,)
+    denominators: tuple[Denominator, ...] = (Denominator.PROPOSED,)
     """What the weighted sums are divided by."""
-    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(_as_seeds), Field(min_length=1)] = (
-        0,
-        1,
-        2,
-    )
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=_COLUMN)], ...], BeforeValidator(_as_seeds)] = (0, 1, 2)
     """A list of seeds, or how many: 3 means 0, 1 and 2."""
-    n_samples: Annotated[int, Field(ge=1)] = 256
+    n_samples: Annotated[int, Field(ge=1, lt=_COLUMN)] = 256
     """Proposals per state, for the MSE and for Monte Carlo."""
-    methods: Annotated[tuple[Method, ...], Field(min_length=1)] = (Method.EXACT,)
+    methods: tuple[Method, ...] = (Method.EXACT,)
     """Closed forms, simulation, or both side by side."""
-    replicates: Annotated[int, Field(ge=3)] = 32
+    replicates: Annotated[int, Field(ge=3, lt=_COLUMN)] = 32
     """Simulated updates behind each Monte Carlo figure."""
 
     @model_validator(mode="after")
-    def _distinct(self) -> Study:
+    def _some_and_distinct(self) -> Study:
         for field in ("env", "estimators", "denominators", "seeds", "methods"):
+            if not getattr(self, field):
+                raise ValueError(f"{field} is empty")
             seen: list[Any] = []
             for item in getattr(self, field):
                 if item in seen:
@@ -177,7 +193,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
             raise StudyError(f"config {path} must end in .yaml, .yml or .toml")
     except OSError as error:
         raise StudyError(f"config {path} cannot be read: {error.strerror}") from error
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError, yaml.YAMLError) as error:
+    except (ValueError, yaml.YAMLError, RecursionError) as error:  # PyYAML lets ValueError through, for 2020-13-45
         raise StudyError(f"config {path} cannot be parsed: {' '.join(str(error).split())}") from error
     if not isinstance(mapping, dict):
         raise StudyError(f"config {path} must hold a mapping of study fields, not {type(mapping).__name__}")
@@ -191,13 +207,13 @@ def with_overrides(mapping: dict[str, Any], fields: Mapping[str, Any], env: Mapp
     """
     merged = mapping | dict(fields)
     if env:
-        present = mapping.get("env", [])
-        each = present if isinstance(present, list | tuple) else [present]
-        merged["env"] = [dict(env)] if "kind" in env else [_laid_over(item, env) for item in each]
+        merged["env"] = dict(env) if "kind" in env else _laid_over(mapping.get("env"), env)
     return merged
 
 
 def _laid_over(below: Any, above: Mapping[str, Any]) -> Any:
+    if isinstance(below, list | tuple):
+        return [_laid_over(each, above) for each in below]
     if not isinstance(below, Mapping):
         return dict(above)
     out = dict(below)
@@ -224,5 +240,7 @@ def _sentence(location: Iterable[int | str], message: str, kind: str, count: int
     message = message.removeprefix("Value error, ")
     if kind in ("extra_forbidden", "unexpected_keyword_argument"):
         message = "there is no such field"
+    elif kind == "union_tag_not_found":
+        message = "its kind is missing"
     more = f" (and {count - 1} more)" if count > 1 else ""
     return f"{where}: {message}{more}"

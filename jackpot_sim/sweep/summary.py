@@ -37,7 +37,7 @@ def _table(kind: str, rows: pd.DataFrame) -> Table:
     keys = ["estimator", "denominator", "method"]
     shown = [key for key in keys if key == "estimator" or rows[key].nunique() > 1]
     for key in shown:
-        table.add_column(key, no_wrap=True)
+        table.add_column(key, overflow="fold")  # names give way before figures do
     for heading in _COLUMNS.values():
         table.add_column(heading, justify="right", no_wrap=True)
     medians = rows.groupby(keys, sort=False)[list(_COLUMNS)].median().reset_index()

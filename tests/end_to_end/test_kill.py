@@ -1,0 +1,167 @@
+"""Kills, of all processes and of one, at many instants: the same command finishes the run, exactly."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jackpot_sim.sweep import records
+from jackpot_sim.sweep.cli import main
+from tests.end_to_end.commands import finish, kill_all, start, sweep, wait_until, workers
+from tests.sweep.studies import assert_same_run, shards
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="looks into /proc")
+
+STUDY: dict[str, Any] = {
+    "env": {
+        "kind": "logit-noise",
+        "base": {"kind": "dirichlet", "vocab": 300, "states": 24},
+        "sigma": [0.1, 0.2, 0.3, 0.4, 0.5, 0.6],
+    },
+    "estimators": ["none", "is", {"kind": "jackpot", "acceptance_rate": 0.9}],
+    "seeds": 2,
+    "methods": ["exact", "monte_carlo"],
+    "n_samples": 64,
+    "replicates": 16,
+}
+CELLS = 12
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("kill") / "study.yaml"
+    path.write_text(json.dumps(STUDY))
+    return path
+
+
+@pytest.fixture(scope="module")
+def whole(config: Path) -> Path:
+    """An uninterrupted run in this process."""
+    root = config.parent / "whole"
+    assert main(["--config", str(config), "--out", str(root), "--executor", "serial", "--quiet"]) == 0
+    return root
+
+
+@pytest.fixture
+def running(config: Path, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """A run of two workers in `tmp_path / "run"` that has finished a cell and not all of them."""
+    with start("--config", config, "--out", tmp_path / "run", "--workers", "2") as process:
+        try:
+            wait_until(lambda: len(shards(tmp_path / "run")) >= 1, process)
+            yield process
+        finally:
+            kill_all(process)
+
+
+def resume(config: Path, root: Path) -> None:
+    code, _, error = sweep("--config", config, "--out", root, "--workers", "2", "--quiet")
+    assert (code, error) == (0, "")
+
+
+def all_shards_are_whole(root: Path) -> bool:
+    return not shards(root) or len(records.load(root)) == 6 * len(shards(root))
+
+
+def test_kill_9_at_any_instant_loses_no_finished_cell(config: Path, whole: Path, tmp_path: Path) -> None:
+    root, chance = tmp_path / "run", random.Random(11)
+    kills = [(0, delay) for delay in (0.05, 0.7)]
+    kills += [(cells, chance.uniform(0, 0.15)) for cells in (1, 3, 6, 8)]
+    for cells, delay in kills:
+        process = start("--config", config, "--out", root, "--workers", "2")
+        if cells:
+            wait_until(lambda cells=cells: len(shards(root)) >= cells, process)  # type: ignore[misc]
+        time.sleep(delay)
+        kill_all(process)
+        code, _, error = finish(process)
+        assert code == -signal.SIGKILL, "it was to be killed while it ran"
+        assert error == ""
+        finished = len(shards(root))
+        assert cells <= finished < CELLS
+        assert all_shards_are_whole(root)
+    before = {shard: shard.stat().st_mtime_ns for shard in shards(root)}
+    resume(config, root)
+    assert {shard: shard.stat().st_mtime_ns for shard in before} == before, "finished cells are not measured again"
+    assert_same_run(root, whole)
+
+
+def test_ctrl_c_exits_with_130_and_one_sentence(
+    config: Path, whole: Path, tmp_path: Path, running: subprocess.Popen[str]
+) -> None:
+    began = time.monotonic()
+    kill_all(running, signal.SIGINT)
+    code, out, error = finish(running)
+    assert (code, out, error) == (130, "", "sweep: interrupted; the same command finishes the run\n")
+    assert time.monotonic() - began < 10
+    assert workers(running) == []
+    assert all_shards_are_whole(tmp_path / "run")
+    resume(config, tmp_path / "run")
+    assert_same_run(tmp_path / "run", whole)
+
+
+def test_a_worker_that_is_killed_ends_the_run_in_one_sentence(
+    config: Path, whole: Path, tmp_path: Path, running: subprocess.Popen[str]
+) -> None:
+    os.kill(workers(running)[0], signal.SIGKILL)
+    code, out, error = finish(running)
+    assert (code, out) == (2, "")
+    assert error.startswith("sweep: a worker process died")
+    assert error.count("\n") == 1
+    assert all_shards_are_whole(tmp_path / "run")
+    resume(config, tmp_path / "run")
+    assert_same_run(tmp_path / "run", whole)
+
+
+def test_workers_do_not_outlive_a_killed_run(
+    config: Path, whole: Path, tmp_path: Path, running: subprocess.Popen[str]
+) -> None:
+    orphans = workers(running)
+    assert len(orphans) == 2
+    running.kill()
+    running.wait()
+    deadline = time.monotonic() + 20
+    while workers(running) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert workers(running) == []
+    resume(config, tmp_path / "run")
+    assert_same_run(tmp_path / "run", whole)
+
+
+def test_a_second_run_at_the_same_time_is_refused_and_harms_nothing(
+    config: Path, whole: Path, tmp_path: Path, running: subprocess.Popen[str]
+) -> None:
+    os.killpg(running.pid, signal.SIGSTOP)
+    try:
+        code, out, error = sweep("--config", config, "--out", tmp_path / "run", "--executor", "serial")
+    finally:
+        os.killpg(running.pid, signal.SIGCONT)
+    assert (code, out) == (2, "")
+    assert error.startswith("sweep: another run is writing to ")
+    assert error.count("\n") == 1
+    assert finish(running)[0] == 0
+    assert_same_run(tmp_path / "run", whole)
+
+
+def test_a_failing_cell_does_not_wait_for_long_ones(tmp_path: Path) -> None:
+    """The bad cell is found at once; the good one would take minutes."""
+    long = {"kind": "dirichlet", "vocab": 20000, "states": 200}
+    config = tmp_path / "study.yaml"
+    bad = {"kind": "temperature", "base": {"kind": "dirichlet", "vocab": 9, "states": 2}, "target_kl": 1e9}
+    study = STUDY | {"env": [{"kind": "logit-noise", "base": long, "sigma": 0.1}, bad], "seeds": 1, "n_samples": 5000}
+    config.write_text(json.dumps(study | {"replicates": 200}))
+    began = time.monotonic()
+    process = start("--config", config, "--out", tmp_path / "run", "--workers", "2")
+    code, _, error = finish(process, timeout=60)
+    assert code == 2
+    assert "unattainable" in error
+    assert error.count("\n") == 1
+    assert time.monotonic() - began < 30
+    assert workers(process) == []

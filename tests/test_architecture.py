@@ -1,0 +1,156 @@
+"""Imports point one way, heavy ones wait until they are needed, and the top level stays as it is."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+CORE, ESTIMATORS, ENVIRONMENTS = "jackpot_sim.core", "jackpot_sim.estimators", "jackpot_sim.environments"
+TRAINING, SWEEP = "jackpot_sim.training", "jackpot_sim.sweep"
+READERS = (CORE, SWEEP, "jackpot_sim.estimators.moments")
+"""What reads records: `moments` is the one home of the formulas that a bootstrap needs."""
+
+MAY_IMPORT = {
+    CORE: (),
+    ESTIMATORS: (CORE,),
+    ENVIRONMENTS: (CORE,),
+    TRAINING: (CORE, ESTIMATORS, ENVIRONMENTS),
+    SWEEP: (CORE, ESTIMATORS, ENVIRONMENTS),
+    "jackpot_sim.diagnose": (CORE, ESTIMATORS, ENVIRONMENTS),
+    "jackpot_sim.integrations": (CORE, ESTIMATORS),
+    # Times everything, the paper's figures too, and nothing imports it.
+    "jackpot_sim.bench": (CORE, ESTIMATORS, ENVIRONMENTS, TRAINING, SWEEP, "analysis", "paper_figures"),
+    "analysis": READERS,
+    "paper_figures": (*READERS, "analysis"),
+}
+"""What each package may import besides itself; a new package enters here first."""
+
+PROJECT = ("jackpot_sim", "analysis", "paper_figures", "tests")
+
+FILES = sorted(path for top in PROJECT[:-1] for path in (ROOT / top).rglob("*.py"))
+
+
+def name_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {name_of(path) for path in FILES}
+
+
+def lies_in(name: str, package: str) -> bool:
+    return name == package or name.startswith(f"{package}.")
+
+
+def imported(tree: ast.AST, module: str, is_package: bool = False) -> Iterator[str]:
+    """The full names of what a tree imports, anywhere in it: modules, not the names inside them."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = module.split(".")[: len(module.split(".")) - node.level + is_package] if node.level else []
+            origin = ".".join([*above, *([node.module] if node.module else [])])
+            for alias in node.names:
+                inner = f"{origin}.{alias.name}"
+                yield inner if inner in MODULES else origin
+
+
+def forbidden(tree: ast.AST, module: str, is_package: bool = False) -> list[str]:
+    """The imports of `tree`, read as `module`, that its package may not make."""
+    owner = next((package for package in MAY_IMPORT if lies_in(module, package)), None)
+    allowed = (owner, *MAY_IMPORT[owner]) if owner else ()
+    return [
+        name
+        for name in imported(tree, module, is_package)
+        if name.split(".")[0] in PROJECT and not any(lies_in(name, package) for package in allowed)
+    ]
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_imports_point_one_way(path: Path) -> None:
+    assert forbidden(ast.parse(path.read_text()), name_of(path), path.name == "__init__.py") == []
+
+
+@pytest.mark.parametrize(
+    ("module", "line"),
+    [
+        ("jackpot_sim.core.obrs", "from jackpot_sim import estimators"),
+        ("jackpot_sim.core.obrs", "import jackpot_sim.environments.base"),
+        ("jackpot_sim.core.obrs", "def f():\n    from jackpot_sim.sweep import spec"),
+        ("jackpot_sim.core.obrs", "from ..estimators import token"),
+        ("jackpot_sim.estimators.token", "from jackpot_sim.environments.base import PolicyPair"),
+        ("jackpot_sim.environments.base", "from jackpot_sim.estimators import moments"),
+        ("jackpot_sim.sweep.cli", "import analysis"),
+        ("paper_figures.figure2", "import jackpot_sim.bench.timing"),
+        ("jackpot_sim", "from jackpot_sim import core"),
+        ("analysis.load", "from jackpot_sim.estimators import Denominator"),
+        ("analysis.load", "import paper_figures"),
+        ("analysis.load", "from jackpot_sim.environments import base"),
+        ("paper_figures.figure_2", "from tests.sweep import studies"),
+    ],
+)
+def test_an_import_that_points_the_wrong_way_is_seen(module: str, line: str) -> None:
+    assert forbidden(ast.parse(line), module)
+
+
+def test_every_package_has_its_rule() -> None:
+    packages = {
+        ".".join(name.split(".")[:2]) if name.startswith("jackpot_sim.") else name.split(".")[0] for name in MODULES
+    }
+    assert packages - {"jackpot_sim"} <= set(MAY_IMPORT)
+
+
+def at_import(tree: ast.AST) -> Iterator[ast.AST]:
+    """The nodes that run when a module is imported: all but the bodies of functions."""
+    for node in ast.iter_child_nodes(tree):
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            yield node
+            yield from at_import(node)
+
+
+HEAVY = ("torch", "transformers", "ray", "datasets", "trl", "verl")
+
+
+def heavy_imports(tree: ast.AST) -> list[str]:
+    """Heavy modules that importing pulls in."""
+    nodes = [node for node in at_import(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+    names = [name for node in nodes for name in imported(ast.Module([node], []), "x")]
+    return [name for name in names if name.split(".")[0] in HEAVY]
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_nothing_heavy_is_imported_with_a_module(path: Path) -> None:
+    assert heavy_imports(ast.parse(path.read_text())) == []
+
+
+@pytest.mark.parametrize(
+    "line", ["import torch", "from torch import nn", "if x:\n    import ray", "class A:\n    import torch.nn"]
+)
+def test_a_heavy_import_is_seen(line: str) -> None:
+    assert heavy_imports(ast.parse(line))
+    assert not heavy_imports(ast.parse("def f():\n" + "\n".join(f"    {each}" for each in line.splitlines())))
+
+
+def test_one_file_tells_torch_from_numpy() -> None:
+    told = [name_of(path) for path in FILES if "is_torch" in path.read_text()]
+    assert told == ["jackpot_sim.core.backend"]
+
+
+NAMES = {
+    *("pyproject.toml", "constraints-cpu.txt", "README.md", "LICENSE"),
+    *("jackpot_sim", "analysis", "paper_figures", "tests"),
+}
+
+
+def test_the_top_level_holds_its_names_and_no_other() -> None:
+    if not (ROOT / ".git").exists():
+        pytest.skip("no checkout")
+    listed = subprocess.run(["git", "-C", str(ROOT), "ls-files", "-z"], capture_output=True, text=True, check=True)
+    tops = {name.split("/")[0] for name in listed.stdout.split("\0") if name}
+    assert {name for name in tops if not name.startswith(".")} <= NAMES
