@@ -135,9 +135,7 @@ def calibrated(low: Array, high: Array, acceptance_probability: Array) -> Array:
     return low + xp.clip(share, 0.0, 1.0) * (high - low)
 
 
-def _split_at_topk(
-    policy_log_probs: Array, actor_log_probs: Array, k: int, lam: Any
-) -> tuple[Array, Array, Array]:
+def _split_at_topk(policy_log_probs: Array, actor_log_probs: Array, k: int, lam: Any) -> tuple[Array, Array, Array]:
     """Z_k on the union of the two top-k sets, and the masses of p and of q outside it."""
     if k < 1:
         raise ValueError(f"k must be at least 1, got {k}")

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
-from jackpot_sim.core.backend import Array, as_array, floating, namespace
+from jackpot_sim.core.backend import Array, as_array, floating, namespace, stop_gradient, to_numpy
 from jackpot_sim.core.numerics import overflow_to_inf
 
 
@@ -86,7 +86,7 @@ class Correction(ABC):
             advantages: for corrections that look at their sign.
 
         Raises:
-            ValueError: `log_ratio` holds NaN, or something that this correction needs is missing.
+            ValueError: `log_ratio` or `overlap` holds NaN, or something that this correction needs is missing.
         """
 
     def pieces(self, overlap: Array | None = None) -> tuple[Piece, ...]:
@@ -126,6 +126,8 @@ class TokenCorrection(Correction):
             raise ValueError(f"log_ratio holds NaN: {self.name} cannot weigh it")
         if self.overlap_lam is not None and overlap is None:
             raise ValueError(f"{self.name} needs overlap: pass Z(lam), for instance obrs.overlap(policy, actor, lam)")
+        if self.overlap_lam is not None and not bool(xp.all(as_array(stop_gradient(overlap), log_ratio) >= 0)):
+            raise ValueError(f"{self.name}: overlap holds NaN or a negative number")
         with overflow_to_inf():
             return TokenWeights(self.accept(log_ratio), self.weight(log_ratio, overlap))
 
@@ -185,7 +187,7 @@ def require_positive(owner: Correction, *parameters: str, infinite: bool = True)
     for parameter in parameters:
         value = getattr(owner, parameter)
         fine = (value > 0) & ((value < math.inf) | infinite)
-        if not (fine if isinstance(fine, bool) else bool(fine.all())):
+        if not bool(to_numpy(fine).all()):
             bound = "positive" if infinite else "positive and finite"
             raise ValueError(f"{owner.name}: {parameter} must be {bound}, got {value}")
 

@@ -79,13 +79,15 @@ class Jackpot(TokenCorrection):
         if log_reference_ratio is None:
             return TokenWeights(accept, weight)
         xp = namespace(log_reference_ratio)
+        if bool(xp.any(xp.isnan(log_reference_ratio))):
+            raise ValueError("log_reference_ratio holds NaN: jackpot cannot weigh it")
         return TokenWeights(
             accept, weight * xp.exp(xp.minimum(log_reference_ratio, log_of(self.c2, log_reference_ratio)))
         )
 
     def pieces(self, overlap: Array | None = None) -> tuple[Piece, ...]:
         """See `Correction.pieces`; for the target p_ref."""
-        turn = np.maximum(self.c1 / overlap, self.lam)
+        turn = np.maximum(_turn(self.c1, overlap), self.lam)
         flat = Monomial(np.minimum(overlap * self.lam, self.c1), 0)
         return (
             Piece(np.log(self.lam), True, Monomial(1 / self.lam, 1), flat),
@@ -98,8 +100,14 @@ def _clipped(overlap: Any, ratio: Array, c1: Any) -> Array:
     """min(Z·ratio, c1)."""
     xp = namespace(ratio)
     # Z = 0 says that nothing is ever accepted; 0·inf must not turn that into nan.
-    scaled = xp.where(overlap > 0, overlap * ratio, xp.zeros_like(ratio))
+    scaled = overlap * xp.where(overlap > 0, ratio, xp.zeros_like(ratio))
     return xp.minimum(scaled, as_array(c1, ratio))
+
+
+def _turn(c1: Any, overlap: Any) -> Any:
+    """c1/Z, the ratio at which Z·r reaches the clip: never, where Z = 0."""
+    with np.errstate(divide="ignore"):
+        return np.divide(c1, overlap)
 
 
 @register("overlap-tis")
@@ -129,6 +137,6 @@ class OverlapTruncatedImportanceSampling(TokenCorrection):
     def pieces(self, overlap: Array | None = None) -> tuple[Piece, ...]:
         """See `Correction.pieces`."""
         return (
-            Piece(np.log(self.c1 / overlap), True, ONE, Monomial(overlap, 1)),
+            Piece(np.log(_turn(self.c1, overlap)), True, ONE, Monomial(overlap, 1)),
             Piece(math.inf, True, ONE, Monomial(self.c1, 0)),
         )

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from jackpot_sim.core.backend import Array, floating, namespace, row_blocks, to_numpy
+from jackpot_sim.core.backend import Array, floating, namespace, row_blocks, stop_gradient, to_numpy
 from jackpot_sim.core.divergences import kl_of_checked
 from jackpot_sim.core.numerics import check_pair, check_same_shape, log_ratio, overflow_to_inf
 from jackpot_sim.core.obrs import log_overlap_terms
@@ -59,6 +59,10 @@ class StateStatistics:
     """‖ĝ − g‖², from the difference of laws, so that a small bias keeps its digits."""
     error_dot: Any
     """⟨ĝ − g, g⟩."""
+    estimate_sq: Any
+    """‖ĝ‖², and below ⟨ĝ, g⟩: of a short ĝ they would keep few digits as differences of the above."""
+    estimate_dot: Any
+    """⟨ĝ, g⟩."""
     second_moment: Any
     """E[m w²‖f‖²], and for SELF_NORMALIZED E[m w²‖f − ĝ‖²]."""
     kl_accepted: Any
@@ -106,7 +110,7 @@ def exact(
     >>> p, q = np.log([0.5, 0.3, 0.2]), np.log([0.2, 0.3, 0.5])
     >>> m = exact(p, q, np.array([1.0, -1.0, 0.5]), estimators.get("is"), n_samples=100)
     >>> round(m.bias, 12), round(m.variance, 3)
-    (0.0, 2.078)
+    (0.0, 2.299)
 
     A token to which the actor gives less than the smallest normal number counts as outside its support.
 
@@ -119,20 +123,21 @@ def exact(
         n_samples: proposals per state, for `mse`, which is nan without it.
 
     Raises:
-        ValueError: a law is not normalised, the shapes differ, an advantage is not finite, the
-            denominator is unknown, or n_samples < 1.
+        ValueError: a law is not normalised, the shapes differ, an advantage is not finite, a parameter
+            is neither a number nor one per state, the denominator is unknown, or n_samples < 1.
     """
     denominator = Denominator(denominator)
     check_same_shape(policy_log_probs, actor_log_probs, "policy_log_probs", "actor_log_probs")
     check_same_shape(policy_log_probs, advantage, "policy_log_probs", "advantage")
-    blocks = _Blocks(floating(policy_log_probs), floating(actor_log_probs), floating(advantage), correction)
+    log_p, log_q, values = (stop_gradient(floating(x)) for x in (policy_log_probs, actor_log_probs, advantage))
+    blocks = _Blocks(log_p, log_q, values, correction)
     divisor = None
     if denominator is Denominator.ACCEPTED:
         rates = [_expect(block.proposed(block.weigh().accept)) for block in blocks]
         divisor = float(np.mean(np.concatenate([to_numpy(rate) for rate in rates])))
     rows = [_statistics(block, denominator, divisor) for block in blocks]
     columns = {
-        field.name: np.concatenate([to_numpy(getattr(row, field.name)) for row in rows])
+        field.name: np.concatenate([to_numpy(getattr(row, field.name)) for row in rows], dtype=np.float64)
         for field in dataclasses.fields(StateStatistics)
     }
     return combine(StateStatistics(**columns), denominator, n_samples)
@@ -159,17 +164,18 @@ def combine(states: StateStatistics, denominator: Denominator | str, n_samples: 
         raise ValueError(f"n_samples must be at least 1, got {n_samples}")
     signal = states.grad_norm_sq
     error_sq, error_dot, divisor = states.error_sq, states.error_dot, states.divisor
+    estimate_sq, estimate_dot = states.estimate_sq, states.estimate_dot
     with np.errstate(divide="ignore", invalid="ignore"):
         if denominator is Denominator.ACCEPTED:
             divisor = np.mean(states.acceptance_rate, axis=-1, keepdims=True)
             scale = states.divisor / divisor  # 1 unless resampled: then ĝ' = scale·ĝ
-            error_sq = scale**2 * error_sq + (scale - 1) * (2 * scale * error_dot + (scale - 1) * signal)
+            estimate_sq, estimate_dot = scale**2 * estimate_sq, scale * estimate_dot
+            error_sq = _rescaled_error(scale, error_sq, error_dot, estimate_sq - 2 * estimate_dot + signal, signal)
             error_dot = scale * error_dot + (scale - 1) * signal
-        estimate_sq = error_sq + 2 * error_dot + signal
         variances = _variance(states, denominator, divisor, estimate_sq)
         grad_norm_sq, noise = _mean(signal), _mean(states.on_policy_variance)
-        bias_sq = _mean(error_sq) / grad_norm_sq
-        bias, variance, noise_to_signal = np.sqrt(bias_sq), _mean(variances) / noise, noise / grad_norm_sq
+        bias_sq, noise_to_signal = _ratio(_mean(error_sq), grad_norm_sq), _ratio(noise, grad_norm_sq)
+        bias, variance = np.sqrt(bias_sq), _ratio(_mean(variances), noise)
         mse = (
             bias * math.nan if n_samples is None else mean_squared_error(bias_sq, variance, noise_to_signal, n_samples)
         )
@@ -180,7 +186,9 @@ def combine(states: StateStatistics, denominator: Denominator | str, n_samples: 
             grad_norm_sq=grad_norm_sq,
             on_policy_variance=noise,
             bias=bias,
-            direction_bias=_one_minus_cosine(_mean(error_sq), _mean(error_dot), _mean(estimate_sq), grad_norm_sq),
+            direction_bias=_one_minus_cosine(
+                _mean(error_sq), _mean(error_dot), _mean(estimate_sq), _mean(estimate_dot), grad_norm_sq
+            ),
             variance=variance,
             noise_to_signal=noise_to_signal,
             n_samples=n_samples,
@@ -205,6 +213,11 @@ def _mean(values: Any) -> Any:
     return np.mean(values, axis=-1)
 
 
+def _ratio(numerator: Any, denominator: Any) -> Any:
+    """Their ratio, and nan, not inf, where the denominator is 0."""
+    return numerator / np.where(denominator == 0, math.nan, denominator)
+
+
 def _variance(states: StateStatistics, denominator: Denominator, divisor: Any, estimate_sq: Any) -> Any:
     """The variance of one proposal at each state, trace of the covariance in logits."""
     if denominator is Denominator.PROPOSED:
@@ -220,12 +233,22 @@ def _variance(states: StateStatistics, denominator: Denominator, divisor: Any, e
     return (states.second_moment - weighted_sq * (1 + coupling) + estimate_sq * count_noise) / divisor**2
 
 
-def _one_minus_cosine(error_sq: Any, error_dot: Any, estimate_sq: Any, signal: Any) -> Any:
-    """1 − cos(ĝ, g), by Lagrange's identity where it is small, so that its digits do not cancel."""
+def _rescaled_error(scale: Any, error_sq: Any, error_dot: Any, far: Any, signal: Any) -> Any:
+    """‖scale·ĝ − g‖²: near scale 1 from the error itself, and `far` from it, where that would cancel, as given."""
+    near = scale**2 * error_sq + (scale - 1) * (2 * scale * error_dot + (scale - 1) * signal)
+    return np.maximum(np.where(np.abs(scale - 1) < 0.5, near, far), 0.0)  # rounding may leave it below 0
+
+
+def _one_minus_cosine(error_sq: Any, error_dot: Any, estimate_sq: Any, estimate_dot: Any, signal: Any) -> Any:
+    """1 − cos(ĝ, g), by Lagrange's identity where it is small, so that its digits do not cancel.
+
+    ĝ − g and g span the same area as ĝ and g: the shorter pair loses fewer digits.
+    """
     norms = estimate_sq * signal
-    cosine = (error_dot + signal) / np.sqrt(norms)
-    small = (error_sq * signal - error_dot**2) / (norms * (1 + np.abs(cosine)))
-    return np.where(cosine > 0, small, 1 - cosine)
+    cosine = _ratio(estimate_dot, np.sqrt(norms))
+    area = np.where(error_sq < estimate_sq, error_sq * signal - error_dot**2, norms - estimate_dot**2)
+    small = _ratio(area, norms) / (1 + np.abs(cosine))
+    return np.where(cosine > 0, np.maximum(small, 0.0), 1 - cosine)
 
 
 @dataclass(frozen=True)
@@ -273,6 +296,7 @@ class _Blocks:
             check_pair(log_p, log_q)
             raise ValueError(f"policy_log_probs has shape {tuple(log_p.shape)}: it holds no state")
         flat = (math.prod(log_p.shape[:-1]), log_p.shape[-1])
+        check_parameters(correction, flat[0])
         self._laws = tuple(xp.reshape(x, flat) for x in (log_p, log_q, advantage))
         self._correction = correction
 
@@ -282,6 +306,17 @@ class _Blocks:
             with overflow_to_inf():
                 pair = check_pair(log_p[rows, :], log_q[rows, :])
                 yield _Block(*pair, check_advantage(advantage[rows, :]), self._correction.at(rows))
+
+
+def check_parameters(correction: Correction, states: int) -> None:
+    """Refuses parameters that are neither numbers nor one number per state."""
+    for parameter, value in correction.parameters().items():
+        shape = tuple(getattr(value, "shape", ()))
+        if shape not in ((), (1,), (1, 1), (states, 1)):
+            raise ValueError(
+                f"{correction.name}: {parameter} has shape {shape}: it must be a number or have shape ({states}, 1), "
+                "one per state (a path of thresholds belongs to path.exact)"
+            )
 
 
 def check_advantage(advantage: Array) -> Array:
@@ -304,13 +339,13 @@ def _statistics(block: _Block, denominator: Denominator, batch_divisor: float | 
     else:
         divisor = xp.ones_like(rate) * (1.0 if batch_divisor is None else batch_divisor)
 
-    gradient = gradient_under(p, p, advantage)
+    gradient = policy_gradient(p, advantage)
     with np.errstate(divide="ignore", invalid="ignore"):
         error = gradient_under(law / divisor[:, None] - p, p, advantage)
+        estimate = gradient_under(law / divisor[:, None], p, advantage)
     feature_sq = feature_norm_sq(p, advantage)
     squared = law * xp.where(block.live, weight, 0.0)
     if denominator is Denominator.SELF_NORMALIZED:
-        estimate = gradient + error
         inner = advantage * (estimate - xp.sum(p * estimate, axis=-1, keepdims=True))
         spread = feature_sq - 2 * inner + xp.sum(estimate**2, axis=-1, keepdims=True)
     else:
@@ -324,6 +359,8 @@ def _statistics(block: _Block, denominator: Denominator, batch_divisor: float | 
         divisor=divisor,
         error_sq=_expect(error**2),
         error_dot=_expect(error * gradient),
+        estimate_sq=_expect(estimate**2),
+        estimate_dot=_expect(estimate * gradient),
         second_moment=_expect(squared * spread),
         kl_accepted=_kl_to(block.log_p, kept),
         kl_effective=_kl_to(block.log_p, law),
@@ -338,6 +375,12 @@ def gradient_under(law: Array, p: Array, advantage: Array) -> Array:
     """Σ_x law(x) A(x) (e_x − p), the gradient in logits under any signed law; all (..., vocab)."""
     terms = law * advantage
     return terms - p * namespace(p).sum(terms, axis=-1, keepdims=True)
+
+
+def policy_gradient(p: Array, advantage: Array) -> Array:
+    """g = E_p[f]: exactly 0 where the advantage is constant; all (..., vocab)."""
+    # A constant has no gradient: taken off first, it leaves no rounding behind that passes for one.
+    return gradient_under(p, p, advantage - advantage[..., :1])
 
 
 def feature_norm_sq(p: Array, advantage: Array) -> Array:

@@ -31,7 +31,7 @@ from jackpot_sim.estimators.token import RejectionSampling, TruncatedImportanceS
 Floats: TypeAlias = NDArray[np.float64]
 
 _CANDIDATES = 32
-_NEARLY_ZERO = 1e-12
+_NEARLY_ZERO = 1e-24
 _GRID = 64
 _REFINEMENTS = 6
 
@@ -73,7 +73,7 @@ def best(
     >>> p, q = np.log([[0.5, 0.3, 0.2]]), np.log([[0.2, 0.3, 0.5]])
     >>> found = best(p, q, np.array([[1.0, -1.0, 0.5]]), estimators.get("tis"), n_samples=10)
     >>> found.is_exact, round(found.threshold, 3)
-    (True, 1.918)
+    (True, 1.874)
 
     Exact, in time O(N log N) and memory O(N) for N tokens of all states together. With few samples
     the least MSE may be that of no update at all, approached as C or c1 → 0 or λ → ∞: then the
@@ -90,7 +90,8 @@ def best(
         denominator: exact for `proposed`.
 
     Raises:
-        ValueError: the correction has no such threshold, or as `moments.exact`.
+        ValueError: the correction has no such threshold, the laws share no token, the true gradient
+            is 0, or as `moments.exact`.
     """
     if n_samples < 1:
         raise ValueError(f"n_samples must be at least 1, got {n_samples}")
@@ -107,7 +108,10 @@ def best(
         return path.exact(*pair, moved, denominator=denominator, n_samples=n_samples)
 
     thresholds = _vertices(pair, correction, n_samples) if is_exact else _refined(pair, along)
+    if not thresholds.size:
+        raise ValueError("policy and actor share no token: there is no threshold to choose")
     mse = along(thresholds).mse
+    _require_signal(mse)
     threshold = float(thresholds[np.nanargmin(mse)])
     return Best(with_parameter(correction, parameter, threshold), threshold, along(np.array([threshold])), is_exact)
 
@@ -131,10 +135,18 @@ def _refined(pair: tuple[Array, Array, Array], along: Any) -> Floats:
     low, high = low - 1.0, high + 1.0
     grid = np.exp(np.linspace(low, high, _GRID))
     for _ in range(_REFINEMENTS):
-        at = int(np.nanargmin(along(grid).mse))
+        mse = along(grid).mse
+        _require_signal(mse)
+        at = int(np.nanargmin(mse))
         low, high = np.log(grid[max(at - 1, 0)]), np.log(grid[min(at + 1, _GRID - 1)])
         grid = np.exp(np.linspace(low, high, _GRID))
     return grid
+
+
+def _require_signal(mse: Any) -> None:
+    """Refuses cells where no threshold has an MSE."""
+    if np.isnan(mse).all():
+        raise ValueError("advantage gives a zero policy gradient at every state: no threshold has an MSE")
 
 
 @dataclass(frozen=True)

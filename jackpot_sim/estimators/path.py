@@ -20,10 +20,17 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from jackpot_sim.core.backend import Array, floating, to_numpy
+from jackpot_sim.core.backend import Array, floating, namespace, to_numpy
 from jackpot_sim.core.numerics import check_pair, check_same_shape, log_ratio, overflow_to_inf
 from jackpot_sim.estimators.base import Correction, Piece
-from jackpot_sim.estimators.moments import Denominator, Moments, StateStatistics, check_advantage, combine
+from jackpot_sim.estimators.moments import (
+    Denominator,
+    Moments,
+    StateStatistics,
+    check_advantage,
+    combine,
+    policy_gradient,
+)
 
 Floats: TypeAlias = NDArray[np.float64]
 
@@ -47,7 +54,7 @@ def exact(
     >>> p, q = np.log([[0.5, 0.3, 0.2]]), np.log([[0.2, 0.3, 0.5]])
     >>> path = exact(p, q, np.array([[1.0, -1.0, 0.5]]), estimators.get("tis", clip=np.array([1.0, 2.0, 4.0])))
     >>> path.bias.round(3)
-    array([1.054, 0.352, 0.   ])
+    array([0.352, 0.117, 0.   ])
 
     Args:
         policy_log_probs: log p, shape (..., vocab), nats. Worked on in numpy float64.
@@ -85,7 +92,7 @@ def sorted_states(policy_log_probs: Array, actor_log_probs: Array, advantage: Ar
     if len(shape) == 0 or math.prod(shape) == 0:
         check_pair(laws[0], laws[1])
         raise ValueError(f"policy_log_probs has shape {shape}: it holds no state")
-    flat = [x.reshape((-1, shape[-1])) for x in laws]
+    flat = [namespace(x).reshape(x, (-1, shape[-1])) for x in laws]
     for row in range(flat[0].shape[0]):
         log_p, log_q, values = (np.asarray(to_numpy(x[row, :]), dtype=np.float64) for x in flat)
         check_pair(log_p, log_q)
@@ -100,7 +107,7 @@ class SortedState:
         # The true gradient runs over all tokens, whether or not the actor can propose them.
         self.mean_advantage = float(p @ advantage)
         self.p_sq, self.ap_sq, self.a_sq_p_sq = (float(x @ (p * p)) for x in (np.ones_like(p), advantage, advantage**2))
-        gradient = p * (advantage - self.mean_advantage)
+        gradient = np.asarray(policy_gradient(p, advantage))
         self.grad_norm_sq = float(gradient @ gradient)
         self.on_policy_variance = float(p @ (advantage**2 * (1 - 2 * p + self.p_sq))) - self.grad_norm_sq
 
@@ -159,6 +166,8 @@ class SortedState:
     def _contributions(self, piece: Piece, start: Any, stop: Any) -> dict[str, Any]:
         """What the tokens of one piece add to each total; u = q·a·w is the law and s = q·a·w² its square."""
         (a, i), (w, j) = piece.accept, piece.weight
+        # An infinite clip is reached by no token: inf times an empty sum must not be nan.
+        w = np.where(stop > start, w, 0.0)
         law, square = a * w, a * w**2
         u, s = i + j, i + 2 * j
         if s > 2:
@@ -197,9 +206,10 @@ class SortedState:
             error_sq = np.maximum(delta_sq - 2 * delta_a * delta_ap + delta_a**2 * self.p_sq, 0.0)
             p_dot_gradient = self.ap_sq - self.mean_advantage * self.p_sq
             error_dot = (ua_sq_p - self.a_sq_p_sq) - self.mean_advantage * delta_ap - delta_a * p_dot_gradient
+            estimate_dot = ua_sq_p - self.mean_advantage * uap - ua * p_dot_gradient
+            estimate_sq = t["u_sq_a_sq"] / divisor**2 - 2 * ua * uap + ua**2 * self.p_sq
             second_moment = (1 + self.p_sq) * t["sa_sq"] - 2 * t["sa_sq_p"]
             if own:
-                estimate_sq = error_sq + 2 * error_dot + self.grad_norm_sq
                 p_dot_estimate = uap - self.p_sq * ua
                 inner = t["sua_sq"] / divisor - ua * t["sap"] - p_dot_estimate * t["sa"]
                 second_moment = second_moment - 2 * inner + estimate_sq * t["square"]
@@ -213,6 +223,8 @@ class SortedState:
             divisor=divisor,
             error_sq=error_sq,
             error_dot=error_dot,
+            estimate_sq=estimate_sq,
+            estimate_dot=estimate_dot,
             second_moment=second_moment,
             kl_accepted=self._kl(t["log_accepted"], t["rate"]),
             kl_effective=self._kl(t["log_effective"], t["mean"]),

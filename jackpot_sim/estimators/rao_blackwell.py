@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,4 +71,4 @@ class RaoBlackwell(Correction):
 
     def at(self, rows: slice) -> Correction:
         """See `Correction.at`."""
-        return RaoBlackwell(self.of.at(rows))
+        return dataclasses.replace(self, of=self.of.at(rows))

@@ -26,9 +26,10 @@ from jackpot_sim.estimators.base import Correction, TokenWeights
 from jackpot_sim.estimators.moments import (
     Denominator,
     check_advantage,
+    check_parameters,
     feature_norm_sq,
-    gradient_under,
     mean_squared_error,
+    policy_gradient,
 )
 
 Floats: TypeAlias = NDArray[np.float64]
@@ -85,6 +86,7 @@ def estimate(
     flat = [
         np.asarray(to_numpy(x), np.float64).reshape(-1, vocab) for x in (policy_log_probs, actor_log_probs, advantage)
     ]
+    check_parameters(correction, len(flat[0]))
     draws = _Draws(replicates, states=len(flat[0]))
     for state, (log_p, log_q, values) in enumerate(zip(*flat, strict=True)):
         own = correction.at(slice(state, state + 1))
@@ -149,7 +151,7 @@ def _simulate(
     if denominator is Denominator.SELF_NORMALIZED:
         with np.errstate(divide="ignore", invalid="ignore"):
             updates = updates / draws.weight[state][:, None]
-    gradient = np.asarray(gradient_under(p, p, advantage))
+    gradient = np.asarray(policy_gradient(p, advantage))
     draws.gram += updates @ updates.T
     draws.along += updates @ gradient
     draws.grad_norm_sq += float(gradient @ gradient)
@@ -158,7 +160,8 @@ def _simulate(
     tokens, (accept, weight) = drawn_from(log_p)
     with np.errstate(divide="ignore", invalid="ignore"):
         accepted = ratio[tokens] - np.log(accept)
-        effective = np.where(accept > 0, accepted - np.log(weight), math.inf)
+        # Beyond the actor's reach both ratio and weight may be inf; the law has no mass there all the same.
+        effective = np.where((accept > 0) & (ratio[tokens] < math.inf), accepted - np.log(weight), math.inf)
     draws.surprise[:, state] = accepted.mean(axis=1), effective.mean(axis=1)
 
 

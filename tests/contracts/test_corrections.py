@@ -1,0 +1,460 @@
+"""What every correction must do. A new one joins `CASES` by being registered, and fails here until it does.
+
+One list: every registered estimator at its defaults, variants with extreme parameters, and the
+Rao-Blackwell form of each. What is compared with them is in `tests/estimators/brute.py`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import pickle
+import zlib
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from jackpot_sim import estimators
+from jackpot_sim.core.backend import to_numpy
+from jackpot_sim.estimators import base, moments, sampled
+from jackpot_sim.estimators.base import Correction, TokenCorrection
+from jackpot_sim.estimators.rao_blackwell import RaoBlackwell, rao_blackwell
+from tests.conftest import ToLibrary
+from tests.estimators import brute
+from tests.estimators.brute import CELLS, Cell
+
+INF = math.inf
+N = 7
+OVERLAP = 0.8
+
+DEFAULTS = [estimators.get(name) for name in estimators.names()]
+MODERATE = [
+    estimators.get("tis", clip=0.7),
+    estimators.get("mis", low=0.0, high=1.5),
+    estimators.get("obrs", lam=1.7),
+    estimators.get("jackpot", lam=1.5, c1=0.6),
+    estimators.get("jackpot", lam=0.5, c1=INF, c2=INF),
+    estimators.get("overlap-tis", lam=2.0, c1=0.5),
+]
+EXTREME = [
+    estimators.get("tis", clip=1e-8),
+    estimators.get("tis", clip=1e8),
+    estimators.get("tis", clip=INF),
+    estimators.get("mis", low=0.0, high=INF),
+    estimators.get("mis", low=1.0, high=1.0),
+    estimators.get("mask-k1", low=0.0, high=0.5),
+    estimators.get("mask-k2", bound=1e-6),
+    estimators.get("mask-k2", bound=INF),
+    estimators.get("mask-k3", bound=1e-6),
+    estimators.get("mask-k3", bound=60.0),
+    estimators.get("mask-k3", bound=900.0),
+    estimators.get("obrs", lam=1e-6),
+    estimators.get("obrs", lam=1e6),
+    estimators.get("jackpot", lam=1e-6, c1=3.0),
+    estimators.get("jackpot", lam=1e6, c1=1e-6),
+    estimators.get("jackpot", lam=3.0, c1=1e-3),
+    estimators.get("overlap-tis", lam=1e-6, c1=INF),
+    estimators.get("overlap-tis", lam=1e6, c1=1e-6),
+]
+
+
+def _with_forms(corrections: list[Correction]) -> list[Any]:
+    named = [(repr(c), c) for c in corrections]
+    return [
+        pytest.param(form, id=identifier)
+        for text, c in named
+        for identifier, form in ((text, c), (f"RB({text})", rao_blackwell(c)))
+    ]
+
+
+def is_token_level(correction: Correction) -> bool:
+    """Whether it weighs each token by itself, as `moments` and `sampled` require."""
+    return isinstance(correction.of if isinstance(correction, RaoBlackwell) else correction, TokenCorrection)
+
+
+CASES = _with_forms(DEFAULTS + MODERATE + EXTREME)
+TOKEN_CASES = [case for case in CASES if is_token_level(case.values[0])]
+SAMPLED_CASES = [case for case in _with_forms(DEFAULTS + MODERATE) if is_token_level(case.values[0])]
+every_case = pytest.mark.parametrize("correction", CASES)
+every_token_case = pytest.mark.parametrize("correction", TOKEN_CASES)
+every_name = pytest.mark.parametrize("name", estimators.names())
+every_denominator = pytest.mark.parametrize("denominator", list(moments.Denominator))
+
+
+def weigh(correction: Correction, log_ratio: Any, overlap: Any = OVERLAP) -> base.TokenWeights:
+    """(a, w), given all that any correction may ask for."""
+    like = torch if isinstance(log_ratio, torch.Tensor) else np
+    context = {} if is_token_level(correction) else {"mask": log_ratio == log_ratio, "advantages": log_ratio * 0 + 1}
+    if correction.overlap_lam is None:
+        overlap = None
+    elif like is torch and overlap is not None:
+        overlap = torch.as_tensor(overlap, dtype=log_ratio.dtype)
+    return correction.weights(log_ratio, overlap, **context)
+
+
+def draws(shape: tuple[int, ...] = (5, 40), seed: int = 3, scale: float = 1.0) -> Any:
+    return np.random.default_rng(seed).normal(scale=scale, size=shape)
+
+
+# ------------------------------------------------------------------- the pair
+
+
+@every_case
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 30.0, 150.0])
+def test_accept_is_a_probability_and_weights_are_finite(correction: Correction, scale: float) -> None:
+    log_ratio = np.clip(draws(scale=scale), -700, 700)
+    accept, weight = weigh(correction, log_ratio)
+    assert accept.shape == weight.shape == log_ratio.shape
+    assert accept.dtype == weight.dtype == log_ratio.dtype
+    assert np.all((accept >= 0) & (accept <= 1))
+    assert np.all((weight >= 0) & np.isfinite(weight))
+
+
+@every_token_case
+@pytest.mark.parametrize("shape", [(), (4,), (2, 3), (2, 3, 4), (0, 3)])
+def test_shape_is_that_of_the_log_ratio(correction: Correction, shape: tuple[int, ...]) -> None:
+    accept, weight = weigh(correction, np.full(shape, 0.1))
+    assert accept.shape == weight.shape == shape
+
+
+@every_token_case
+def test_overlap_and_thresholds_broadcast_over_states(correction: Correction) -> None:
+    log_ratio, overlap = draws((3, 6)), np.array([[0.3], [0.6], [0.9]])
+    together = weigh(correction, log_ratio, overlap)
+    for row in range(3):
+        alone = weigh(correction, log_ratio[row], overlap[row])
+        np.testing.assert_array_equal(together.accept[row], alone.accept)
+        np.testing.assert_array_equal(together.weight[row], alone.weight)
+
+
+@every_token_case
+def test_a_parameter_per_state_is_that_parameter_in_each_state(correction: Correction) -> None:
+    inner = correction.of if isinstance(correction, RaoBlackwell) else correction
+    arrays = [name for name in ("clip", "lam", "c1") if name in inner.parameters()]
+    log_ratio = draws((3, 6))
+    for name in arrays:
+        values = np.array([[0.5], [1.0], [2.5]])
+        together = weigh(_replaced(correction, **{name: values}), log_ratio)
+        for row in range(3):
+            alone = weigh(_replaced(correction, **{name: float(values[row, 0])}), log_ratio[row])
+            cut = weigh(_replaced(correction, **{name: values}).at(slice(row, row + 1)), log_ratio[row : row + 1])
+            for field in ("accept", "weight"):
+                np.testing.assert_array_equal(getattr(together, field)[row], getattr(alone, field))
+                np.testing.assert_array_equal(getattr(cut, field)[0], getattr(alone, field))
+
+
+def _replaced(correction: Correction, **changes: Any) -> Any:
+    if isinstance(correction, RaoBlackwell):
+        return rao_blackwell(dataclasses.replace(correction.of, **changes))  # type: ignore[type-var]
+    return dataclasses.replace(correction, **changes)  # type: ignore[type-var]
+
+
+@every_case
+def test_the_same_twice_and_the_input_is_left_alone(correction: Correction) -> None:
+    log_ratio = draws()
+    before = log_ratio.copy()
+    first, second = weigh(correction, log_ratio), weigh(correction, log_ratio)
+    np.testing.assert_array_equal(log_ratio, before)
+    np.testing.assert_array_equal(first.accept, second.accept)
+    np.testing.assert_array_equal(first.weight, second.weight)
+
+
+@every_case
+def test_every_library_gives_the_same(correction: Correction, xp: ToLibrary) -> None:
+    log_ratio = draws(scale=2.0)
+    expected = weigh(correction, log_ratio)
+    context = {} if is_token_level(correction) else {"mask": xp(log_ratio == log_ratio), "advantages": xp(log_ratio)}
+    overlap = None if correction.overlap_lam is None else xp(np.full((5, 1), OVERLAP))
+    found = correction.weights(xp(log_ratio), overlap, **context)
+    assert type(found.accept) is type(found.weight) is type(xp(log_ratio))
+    np.testing.assert_array_equal(to_numpy(found.accept) > 0, expected.accept > 0)
+    np.testing.assert_allclose(to_numpy(found.accept), expected.accept, rtol=1e-14)
+    np.testing.assert_allclose(to_numpy(found.weight), expected.weight, rtol=1e-14)
+
+
+@every_case
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_half_and_single_precision(correction: Correction, dtype: str) -> None:
+    log_ratio = torch.as_tensor(draws(scale=2.0)).to(getattr(torch, dtype))
+    expected = weigh(correction, log_ratio.double().numpy())
+    overlap = None if correction.overlap_lam is None else torch.tensor(OVERLAP)
+    context = {} if is_token_level(correction) else {"mask": log_ratio == log_ratio, "advantages": log_ratio}
+    found = correction.weights(log_ratio, overlap, **context)
+    assert found.accept.dtype == found.weight.dtype == torch.float32
+    np.testing.assert_allclose(found.accept.numpy(), expected.accept, rtol=2e-5)
+    np.testing.assert_allclose(found.weight.numpy(), expected.weight, rtol=2e-5)
+
+
+@every_case
+@pytest.mark.parametrize("overlap", [0.0, 1e-300, OVERLAP, 1.3])
+def test_limits_of_the_ratio(correction: Correction, overlap: float) -> None:
+    extremes = np.array([-INF, -1e4, -750.0, 750.0, 1e4, INF])
+    accept, weight = weigh(correction, extremes, overlap)
+    assert np.all((accept >= 0) & (accept <= 1))
+    assert np.all(weight >= 0)  # inf is allowed, nan is not
+    if isinstance(correction, RaoBlackwell):
+        assert np.all(accept == 1)
+
+
+@every_case
+def test_nan_is_refused(correction: Correction) -> None:
+    with pytest.raises(ValueError, match="log_ratio holds NaN"):
+        weigh(correction, np.array([0.0, math.nan]))
+
+
+@every_case
+def test_a_missing_or_senseless_overlap_is_refused(correction: Correction) -> None:
+    if correction.overlap_lam is None:
+        assert weigh(correction, np.zeros(3)).accept.shape == (3,)
+        return
+    with pytest.raises(ValueError, match="overlap"):
+        correction.weights(np.zeros(3))
+    for overlap in (math.nan, -0.1):
+        with pytest.raises(ValueError, match="overlap"):
+            correction.weights(np.zeros((2, 1)), np.array([[0.5], [overlap]]))
+
+
+@every_token_case
+def test_integers_are_refused(correction: Correction) -> None:
+    with pytest.raises(TypeError, match="real floating"):
+        weigh(correction, np.zeros(3, dtype=np.int64))
+
+
+# ------------------------------------------------------------------ the table
+
+
+def test_the_table_knows_every_token_estimator() -> None:
+    registered = {c.name for c in DEFAULTS if is_token_level(c)}
+    assert registered == set(brute.TABLE), "write the new estimator into brute.TABLE, from its definition"
+
+
+def by_the_table(correction: Correction) -> Any:
+    """The correction's rule of (r, z), as the table of section 3 has it."""
+    if isinstance(correction, RaoBlackwell):
+        inner = by_the_table(correction.of)
+
+        def smooth(r: float, z: float | None) -> tuple[float, float]:
+            accept, weight = inner(r, z)
+            return 1.0, accept * weight
+
+        return smooth
+    return functools.partial(brute.TABLE[correction.name], **correction.parameters())
+
+
+@every_token_case
+def test_pair_is_the_tables(correction: Correction) -> None:
+    ratio = np.array([1e-9, 0.1, 0.37, 0.49, 0.51, 0.79, 0.81, 0.999, 1.0, 1.19, 1.21, 1.9, 2.1, 4.9, 5.1, 60.0, 1e7])
+    accept, weight = weigh(correction, np.log(ratio))
+    expected = [by_the_table(correction)(r, OVERLAP) for r in ratio]
+    np.testing.assert_allclose(accept, [a for a, _ in expected], rtol=1e-13)
+    np.testing.assert_allclose(weight, [w for _, w in expected], rtol=1e-13)
+
+
+@every_token_case
+def test_a_token_at_the_band_edge_is_kept(correction: Correction) -> None:
+    if not hasattr(correction, "_bounds"):
+        return
+    for edge, beyond in zip(correction._bounds(), (-INF, INF), strict=True):
+        if math.isfinite(edge):
+            accept = weigh(correction, np.array([edge, np.nextafter(edge, beyond)])).accept
+            np.testing.assert_array_equal(accept, [1.0, 0.0])
+
+
+@pytest.mark.parametrize("bound", [1e-6, 0.02, 1.0, 60.0, 699.0, 701.0, 1e4])
+def test_the_k3_band_ends_where_k3_is_the_bound(bound: float) -> None:
+    low, high = (np.longdouble(edge) for edge in estimators.get("mask-k3", bound=bound)._bounds())  # type: ignore[attr-defined]
+    assert low < 0 < high
+    for edge in (low, high):
+        np.testing.assert_allclose(float(np.expm1(edge) - edge), bound, rtol=1e-9)
+
+
+# ------------------------------------------------------------------ the pieces
+
+
+def evaluate(pieces: tuple[base.Piece, ...], log_ratio: Any) -> tuple[Any, Any]:
+    """(a, w) as the pieces have them."""
+    found = []
+    for value in log_ratio:
+        piece = next(p for p in pieces if value < p.upper or (p.closed and value == p.upper))
+        found.append([m.coefficient * math.exp(m.power * value) for m in (piece.accept, piece.weight)])
+    return tuple(np.array(found).T)
+
+
+@every_token_case
+@pytest.mark.parametrize("overlap", [0.05, OVERLAP])
+def test_pieces_are_the_weights(correction: Correction, overlap: float) -> None:
+    z = None if correction.overlap_lam is None else np.float64(overlap)
+    pieces = correction.pieces(z)
+    ends = np.array([float(piece.upper) for piece in pieces])
+    assert ends[-1] == INF
+    assert pieces[-1].closed
+    assert np.all(ends[1:] >= ends[:-1])
+    edges = ends[np.isfinite(ends)]
+    at = np.concatenate([draws((60,), scale=2.0), edges, np.nextafter(edges, -INF), np.nextafter(edges, INF)])
+    accept, weight = weigh(correction, at, overlap)
+    from_accept, from_weight = evaluate(pieces, at)
+    np.testing.assert_allclose(from_accept, accept, rtol=1e-13)
+    np.testing.assert_allclose(from_weight, weight, rtol=1e-13)
+
+
+def test_what_is_not_piecewise_says_so() -> None:
+    class Odd(TokenCorrection):
+        name = "odd"
+
+    with pytest.raises(TypeError, match="odd is not piecewise monomial"):
+        Odd().pieces()
+
+
+# ---------------------------------------------------------------- Rao-Blackwell
+
+
+@pytest.mark.parametrize("correction", [case for case in CASES if not isinstance(case.values[0], RaoBlackwell)])
+def test_rao_blackwell_has_the_same_mean(correction: Correction) -> None:
+    log_ratio = draws(scale=3.0)
+    accept, weight = weigh(correction, log_ratio)
+    smooth = weigh(rao_blackwell(correction), log_ratio)
+    np.testing.assert_array_equal(smooth.accept, 1.0)
+    np.testing.assert_allclose(smooth.weight, accept * weight, rtol=1e-15)
+
+
+@pytest.mark.parametrize("smooth", [False, True])
+def test_the_target_p_new_multiplies_the_weight_by_f2(smooth: bool) -> None:
+    # By hand: F2 = min(p_ref/p_new, c2) with ratios 1/4, 2, 8 and c2 = 3; Z = 0.8, λ = 1, r = 1, c1 = 2.
+    plain = estimators.get("jackpot", c2=3.0)
+    jackpot = rao_blackwell(plain) if smooth else plain
+    accept, weight = jackpot.weights(np.zeros(3), np.array(0.8), log_reference_ratio=np.log([0.25, 2.0, 8.0]))
+    np.testing.assert_allclose(weight, [0.2, 1.6, 2.4], rtol=1e-15)
+    np.testing.assert_array_equal(accept, 1.0)
+    # Where the target is p_ref F2 is 1, not min(1, c2).
+    np.testing.assert_allclose(
+        estimators.get("jackpot", c2=0.1).weights(np.zeros(1), np.array(0.8)).weight, 0.8, rtol=1e-15
+    )
+    with pytest.raises(ValueError, match="log_reference_ratio holds NaN"):
+        jackpot.weights(np.zeros(1), np.array(0.8), log_reference_ratio=np.array([math.nan]))
+
+
+# --------------------------------------------------------------------- moments
+
+
+def exact(correction: Correction, cell: Cell, denominator: str) -> dict[str, Any]:
+    found = moments.exact(*cell, correction, denominator=denominator, n_samples=N)
+    return dataclasses.asdict(found) | {"bias_sq": found.bias**2}
+
+
+@every_denominator
+@pytest.mark.parametrize("cell", CELLS)
+@every_token_case
+def test_moments_are_those_of_brute_force(correction: Correction, cell: str, denominator: str) -> None:
+    found = exact(correction, CELLS[cell], denominator)
+    lam = correction.overlap_lam
+    for name, expected in brute.moments(CELLS[cell], by_the_table(correction), lam, denominator, N).items():
+        np.testing.assert_allclose(found[name], expected, rtol=1e-9, atol=1e-11, err_msg=name)
+
+
+@every_denominator
+@pytest.mark.parametrize("cell", ["three states", "an actor that cannot reach the policy"])
+@pytest.mark.parametrize("correction", SAMPLED_CASES)
+def test_monte_carlo_agrees_within_its_standard_error(correction: Correction, cell: str, denominator: str) -> None:
+    found = exact(correction, CELLS[cell], denominator)
+    generator = np.random.default_rng(zlib.crc32(f"{correction}{cell}{denominator}".encode()))
+    n_samples = 1500
+    estimate = sampled.estimate(*CELLS[cell], correction, generator, n_samples=n_samples, denominator=denominator)
+    found["mse"] = found["bias_sq"] + found["variance"] * found["noise_to_signal"] / n_samples
+    assert set(estimate.value) == set(estimate.standard_error)
+    for name, value in estimate.value.items():
+        expected, error = found[name], estimate.standard_error[name]
+        if name == "bias" and not (math.isfinite(value) and expected > 0.02):
+            continue  # a root near 0 has no symmetric error; bias_sq has
+        if math.isfinite(expected):
+            assert abs(value - expected) <= 4 * error + 1e-9, f"{name}: {value} ± {error}, exact {expected}"
+        else:
+            np.testing.assert_equal(value, expected, err_msg=name)
+
+
+# ------------------------------------------------------------------ the registry
+
+
+@every_case
+def test_pickles_and_is_frozen(correction: Correction) -> None:
+    assert pickle.loads(pickle.dumps(correction)) == correction
+    assert hash(correction) == hash(pickle.loads(pickle.dumps(correction)))
+    field = next(iter(dataclasses.fields(correction)), None)  # type: ignore[arg-type]
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(correction, field.name if field else "anything", 1.0)
+
+
+@every_case
+def test_records_can_rebuild_it(correction: Correction) -> None:
+    inner = correction.of if isinstance(correction, RaoBlackwell) else correction
+    assert estimators.get(inner.name, **correction.parameters()) == inner
+
+
+@every_name
+def test_a_wrong_parameter_is_named(name: str) -> None:
+    with pytest.raises(ValueError, match=f"'{name}' has no parameter 'bogus'"):
+        estimators.get(name, bogus=1.0)
+    for parameter, default in estimators.get(name).parameters().items():
+        if isinstance(default, float):
+            for value in (-1.0, math.nan):
+                with pytest.raises(ValueError, match=rf"{name}.*{parameter}"):
+                    estimators.get(name, **{parameter: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("tis", {"clip": 0.0}),
+        ("obrs", {"lam": 0.0}),
+        ("obrs", {"lam": INF}),
+        ("jackpot", {"lam": INF}),
+        ("jackpot", {"c1": 0.0}),
+        ("jackpot", {"lam": np.array([[1.0], [0.0]])}),
+        ("overlap-tis", {"lam": INF}),
+        ("mis", {"low": 2.0, "high": 1.0}),
+        ("mask-k1", {"low": 0.0, "high": 0.0}),
+        ("mask-k2", {"bound": 0.0}),
+        ("mask-k3", {"bound": INF}),
+    ],
+)
+def test_a_parameter_outside_its_range_is_named(name: str, parameters: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=rf"{name}: .*{next(iter(parameters))}"):
+        estimators.get(name, **parameters)
+
+
+@every_name
+def test_a_misspelt_name_gets_a_suggestion(name: str) -> None:
+    with pytest.raises(ValueError, match=f"did you mean '{name}'"):
+        estimators.get(name + "s" if not name.endswith("s") else name + "z")
+
+
+def test_an_unknown_name_lists_the_known() -> None:
+    with pytest.raises(ValueError, match=r"unknown estimator 'qqqq' \(known: icepop, is, jackpot"):
+        estimators.get("qqqq")
+
+
+def test_the_registry_is_complete() -> None:
+    def below(cls: type[Any]) -> set[type[Any]]:
+        return {cls, *(found for child in cls.__subclasses__() for found in below(child))}
+
+    concrete = {
+        cls
+        for cls in below(Correction)
+        if cls.__module__.startswith("jackpot_sim.") and not cls.__name__.startswith("_")
+        if cls not in (Correction, TokenCorrection, RaoBlackwell) and not getattr(cls, "__abstractmethods__", None)
+    }
+    assert {type(estimators.get(name)) for name in estimators.names()} == concrete
+    assert sorted(estimators.names()) == list(estimators.names())
+    for name in estimators.names():
+        assert estimators.get(name).name == name
+    assert estimators.get("icepop") == estimators.get("mis")
+
+
+def test_defaults_are_those_that_frameworks_ship() -> None:
+    # shared/spec/peers.md: verl, slime and SkyRL clip at 2; verl and OpenRLHF's IcePop is 0.5-5; ROLL keeps 0.8-1.2.
+    assert estimators.get("tis").parameters() == {"clip": 2.0}
+    assert estimators.get("icepop").parameters() == {"low": 0.5, "high": 5.0}
+    assert estimators.get("mask-k1").parameters() == {"low": 0.8, "high": 1.2}
+    assert estimators.get("jackpot").parameters()["lam"] == 1.0  # [J], figures
