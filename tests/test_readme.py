@@ -1,0 +1,51 @@
+"""What the README shows is what happens."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+
+
+def block(language: str, after: str = "") -> str:
+    found = re.search(rf"```{language}\n(.*?)```", README[README.index(after) :], re.DOTALL)
+    assert found, f"the README has no {language} block after {after!r}"
+    return found.group(1)
+
+
+def test_the_python_example_runs() -> None:
+    namespace: dict[str, Any] = {}
+    exec(block("python"), namespace)
+    assert namespace["lam"].shape == (1,)
+
+
+def test_the_study_example_is_a_study(tmp_path: Path) -> None:
+    import yaml
+
+    from jackpot_sim.sweep import spec
+
+    mapping = yaml.safe_load(block("yaml"))
+    mapping["env"]["base"]["path"] = str(tmp_path / "logits.npy")
+    np.save(tmp_path / "logits.npy", np.zeros((2, 3)))
+    study = spec.parse(mapping)
+    assert len(study.env) == 3
+    assert len(study.estimators) == 5
+
+
+def test_files_that_it_names_exist() -> None:
+    root = Path(__file__).parents[1]
+    for target in re.findall(r"\]\((?!https?:)([^)]+)\)", README):
+        assert (root / target).exists(), target
+    for module in set(re.findall(r"python -m ([\w.]+)", README)) - {"venv", "pytest"}:
+        path = root / module.replace(".", "/")
+        assert path.with_suffix(".py").exists() or (path / "__main__.py").exists(), module
+
+
+def test_the_test_command_is_the_one_that_ci_runs() -> None:
+    command = block("sh", "<!-- the test command -->").strip()
+    assert command.endswith("pytest -n 2")
+    assert "constraints-cpu.txt" in command
