@@ -24,7 +24,7 @@ from jackpot_sim.estimators import path
 from jackpot_sim.estimators.base import Correction
 from jackpot_sim.estimators.jackpot import Jackpot, OverlapTruncatedImportanceSampling
 from jackpot_sim.estimators.moments import Denominator, Moments
-from jackpot_sim.estimators.path import A2, A2P, AP, A, SortedState
+from jackpot_sim.estimators.path import A2, A2P, AP, A, SortedState, Update
 from jackpot_sim.estimators.rao_blackwell import RaoBlackwell
 from jackpot_sim.estimators.token import RejectionSampling, TruncatedImportanceSampling
 
@@ -239,27 +239,20 @@ def _intervals(state: SortedState, correction: Correction) -> tuple[Floats, list
 
 def _costs(state: SortedState, stretches: list[_Stretch], intervals: int, n_samples: int) -> Floats:
     """The coefficients of 1, x and x² in ‖ĝ − g‖² + V/n on each interval, shape (3, intervals)."""
-    ua, uap, ua_sq_p, u_sq_a_sq, square = (np.zeros((3, intervals)) for _ in range(5))
+    top, ua, uap, ua_sq_p, u_sq_a_sq, second_moment = (np.zeros((3, intervals)) for _ in range(6))
     for stretch in stretches:
         span = (stretch.start, stretch.stop)
-        law = np.array([*stretch.law, 0.0])[:, None]
+        law, square = np.array([*stretch.law, 0.0])[:, None], np.array(stretch.square)[:, None]
+        top += law * state.top_advantage * state.top(stretch.power, *span)
         ua += law * state.sums(stretch.power, A, *span)
         uap += law * state.sums(stretch.power, AP, *span)
         ua_sq_p += law * state.sums(stretch.power, A2P, *span)
-        law_sq = np.array([law[0, 0] ** 2, 2 * law[0, 0] * law[1, 0], law[1, 0] ** 2])[:, None]
-        u_sq_a_sq += law_sq * state.a_sq_q_sq(2 * stretch.power, *span)
-        spread = (1 + state.p_sq) * state.sums(stretch.square_power, A2, *span)
-        spread = spread - 2 * state.sums(stretch.square_power, A2P, *span)
-        square += np.array(stretch.square)[:, None] * spread
-    ua[0] -= state.mean_advantage
-    uap[0] -= state.ap_sq
-    error_sq = u_sq_a_sq - 2 * ua_sq_p - 2 * _product(ua, uap) + state.p_sq * _product(ua, ua)
-    error_sq[0] += state.a_sq_p_sq
-    p_dot_gradient = state.ap_sq - state.mean_advantage * state.p_sq
-    error_dot = ua_sq_p - state.mean_advantage * uap - p_dot_gradient * ua
-    error_dot[0] -= state.a_sq_p_sq
-    cost: Floats = error_sq + (square - error_sq - 2 * error_dot) / n_samples
-    cost[0] -= state.grad_norm_sq / n_samples
+        u_sq_a_sq += _product(law, law) * state.a_sq_q_sq(2 * stretch.power, *span)
+        a_sq, a_sq_p = (state.sums(stretch.square_power, factor, *span) for factor in (A2, A2P))
+        second_moment += square * state.feature_sq(state.top(stretch.square_power, *span), a_sq, a_sq_p)
+    estimate = Update(top, ua, uap, ua_sq_p, u_sq_a_sq)
+    error_sq = state.norm_sq(state.error(estimate, np.array([[1.0], [0.0], [0.0]])), _product)
+    cost: Floats = error_sq + (second_moment - state.norm_sq(estimate, _product)) / n_samples
     return cost
 
 

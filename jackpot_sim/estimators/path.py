@@ -8,6 +8,10 @@ the best threshold.
 
 Sums of q·r^0 are cumulated from the largest r and the others from the smallest, which is where each
 of them is used: a sum is never what is left of a difference of much larger ones.
+
+A state's likeliest token stands apart from those sums. Where it is nearly certain (1 − p = t ≪ 1, as
+is common in language models) all gradients are of the order of t and its own terms of the order of
+1: squares of sums with it in them would be right to ε/t² of ‖g‖² only. `Update` says how it enters.
 """
 
 from __future__ import annotations
@@ -15,7 +19,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,13 +33,30 @@ from jackpot_sim.estimators.moments import (
     StateStatistics,
     check_advantage,
     combine,
-    policy_gradient,
+    gradient_under,
 )
 
 Floats: TypeAlias = NDArray[np.float64]
 
 ONE, A, AP, A2, A2P = range(5)
-"""What multiplies q·r^k in a cumulated sum: 1, A, A·p, A², A²·p."""
+"""What multiplies q·r^k in a cumulated sum: 1, A, A·p, A², A²·p; those with A leave out the likeliest token."""
+
+
+class Update(NamedTuple):
+    """Σ_x m(x)·f(x) for a signed law m, by its likeliest token k and Σ' over the others.
+
+    Its component at i ≠ k is m_i·A_i − p_i·ΣmA, and at k it is (1 − p_k)·m_k·A_k − p_k·Σ'mA, with
+    1 − p_k = Σ'p. Each field may be an array, or a polynomial's coefficients along the first axis.
+    """
+
+    top: Any
+    """m_k·A_k."""
+    a: Any
+    """Σ'mA, and so on below."""
+    ap: Any
+    a_sq_p: Any
+    a_sq_m: Any
+    """Σ'm²A²."""
 
 
 def exact(
@@ -105,11 +126,22 @@ class SortedState:
     def __init__(self, log_p: Floats, log_q: Floats, advantage: Floats) -> None:
         p, q = np.exp(log_p), np.exp(log_q)
         # The true gradient runs over all tokens, whether or not the actor can propose them.
-        self.mean_advantage = float(p @ advantage)
-        self.p_sq, self.ap_sq, self.a_sq_p_sq = (float(x @ (p * p)) for x in (np.ones_like(p), advantage, advantage**2))
-        gradient = np.asarray(policy_gradient(p, advantage))
-        self.grad_norm_sq = float(gradient @ gradient)
-        self.on_policy_variance = float(p @ (advantage**2 * (1 - 2 * p + self.p_sq))) - self.grad_norm_sq
+        top = int(np.argmax(p))
+        self.top_p, self.top_advantage = float(p[top]), float(advantage[top])
+        others = np.arange(len(p)) != top
+        rest, rest_advantage = p[others], advantage[others]
+        self.rest_p, self.rest_p_sq = float(rest.sum()), float(rest @ rest)
+        terms = rest * rest_advantage
+        self.policy_update = Update(
+            self.top_p * self.top_advantage, *(float(x.sum()) for x in (terms, terms * rest, terms**2, terms**2))
+        )
+        # Less the likeliest token's advantage, so that its own term is 0 and hides none of the others.
+        gradient = np.asarray(gradient_under(p, p, advantage - self.top_advantage))
+        self.mean_advantage = self.top_advantage + float(rest @ (rest_advantage - self.top_advantage))
+        self.grad_norm_sq, self.top_gradient = float(gradient @ gradient), float(gradient[top])
+        self.rest_p_dot_gradient = float(rest @ gradient[others])
+        self.on_policy_variance = float(self.feature_sq(self.top_p, *(x @ rest_advantage**2 for x in (rest, rest**2))))
+        self.on_policy_variance -= self.grad_norm_sq
 
         live = q >= np.finfo(np.float64).smallest_normal
         self.reaches_policy = not np.any(p[~live] > 0)
@@ -117,12 +149,14 @@ class SortedState:
         ratio = np.asarray(log_ratio(log_p[live], log_q[live]))
         rank = np.argsort(ratio)
         self.log_ratio, order = ratio[rank], order[rank]
-        p, q, advantage = p[order], q[order], advantage[order]
+        p, q, advantage = p[order], q[order], np.where(others, advantage, 0.0)[order]
 
         tokens = len(p)
         factors = (np.ones(tokens), advantage, advantage * p, advantage**2, advantage**2 * p)
         with overflow_to_inf():
             powers = (q, p, p * (p / q))
+        self._top_place = int(np.flatnonzero(order == top)[0]) if live[top] else -1
+        self._top_powers = [float(base[self._top_place]) if live[top] else 0.0 for base in powers]
         self._sums = np.zeros((len(powers), len(factors), tokens + 1))
         for power, base in enumerate(powers):
             for factor, values in enumerate(factors):
@@ -140,11 +174,40 @@ class SortedState:
         table = self._sums[power, factor]
         return table[start] - table[stop] if power == 0 else table[stop] - table[start]
 
+    def top(self, power: int, start: Any, stop: Any) -> Any:
+        """q·r^power of the likeliest token, and 0 where it is not among those from `start` to `stop`."""
+        return np.where((start <= self._top_place) & (self._top_place < stop), self._top_powers[power], 0.0)
+
     def a_sq_q_sq(self, power: int, start: Any, stop: Any) -> Any:
-        """Σ A²·q²·r^power over the tokens from `start` to `stop`."""
+        """Σ A²·q²·r^power over the tokens from `start` to `stop`, without the likeliest."""
         if power > 0:  # q²·r = pq
             return self.sums(power - 1, A2P, start, stop)
         return self._a_sq_q_sq[start] - self._a_sq_q_sq[stop]
+
+    def feature_sq(self, top: Any, a_sq: Any, a_sq_p: Any) -> Any:
+        """Σ m‖f‖² for a law m, from m_k, Σ'mA² and Σ'mA²p."""
+        top_feature_sq = self.top_advantage**2 * (self.rest_p**2 + self.rest_p_sq)
+        return top * top_feature_sq + (1 + self.rest_p_sq + self.top_p**2) * a_sq - 2 * a_sq_p
+
+    def error(self, estimate: Update, one: Any = 1.0) -> Update:
+        """The update less the true gradient, whose law is p; `one` is the polynomial 1."""
+        less = Update(*(x - one * y for x, y in zip(estimate, self.policy_update, strict=True)))
+        return less._replace(a_sq_m=estimate.a_sq_m - 2 * estimate.a_sq_p + one * self.policy_update.a_sq_p)
+
+    def top_component(self, update: Update) -> Any:
+        """The update's component at the likeliest token."""
+        return self.rest_p * update.top - self.top_p * update.a
+
+    def norm_sq(self, update: Update, product: Any = np.multiply) -> Any:
+        """‖update‖²; `product` multiplies two fields."""
+        total, at_top = update.top + update.a, self.top_component(update)
+        cross = product(total, self.rest_p_sq * total - 2 * update.ap)
+        return update.a_sq_m + cross + product(at_top, at_top)
+
+    def dot_gradient(self, update: Update) -> Any:
+        """⟨update, g⟩."""
+        others = update.a_sq_p - self.mean_advantage * update.ap - (update.top + update.a) * self.rest_p_dot_gradient
+        return others + self.top_component(update) * self.top_gradient
 
     def overlap(self, lam: Any) -> Any:
         """Z(λ)."""
@@ -181,6 +244,8 @@ class SortedState:
             "rate": a * total(i, ONE),
             "mean": law * total(u, ONE),
             "square": square * total(s, ONE),
+            "u_top": law * self.top(u, start, stop),
+            "s_top": square * self.top(s, start, stop),
             "ua": law * total(u, A),
             "uap": law * total(u, AP),
             "ua_sq_p": law * total(u, A2P),
@@ -198,21 +263,20 @@ class SortedState:
         own = denominator is Denominator.SELF_NORMALIZED
         divisor = t["mean"] if own else np.ones_like(t["mean"])
         with np.errstate(divide="ignore", invalid="ignore"):
-            ua, uap, ua_sq_p = (t[name] / divisor for name in ("ua", "uap", "ua_sq_p"))
-            # ĝ − g = δA − pΣδA for the difference of laws δ = u/D − p.
-            delta_a, delta_ap = ua - self.mean_advantage, uap - self.ap_sq
-            delta_sq = t["u_sq_a_sq"] / divisor**2 - 2 * ua_sq_p + self.a_sq_p_sq
-            # A sum of squares, which rounding may leave a few 1e-17 below zero.
-            error_sq = np.maximum(delta_sq - 2 * delta_a * delta_ap + delta_a**2 * self.p_sq, 0.0)
-            p_dot_gradient = self.ap_sq - self.mean_advantage * self.p_sq
-            error_dot = (ua_sq_p - self.a_sq_p_sq) - self.mean_advantage * delta_ap - delta_a * p_dot_gradient
-            estimate_dot = ua_sq_p - self.mean_advantage * uap - ua * p_dot_gradient
-            estimate_sq = t["u_sq_a_sq"] / divisor**2 - 2 * ua * uap + ua**2 * self.p_sq
-            second_moment = (1 + self.p_sq) * t["sa_sq"] - 2 * t["sa_sq_p"]
+            top, ua, uap, ua_sq_p = (t[name] / divisor for name in ("u_top", "ua", "uap", "ua_sq_p"))
+            estimate = Update(top * self.top_advantage, ua, uap, ua_sq_p, t["u_sq_a_sq"] / divisor**2)
+            error = self.error(estimate)
+            estimate_sq = self.norm_sq(estimate)
+            second_moment = self.feature_sq(t["s_top"], t["sa_sq"], t["sa_sq_p"])
             if own:
-                p_dot_estimate = uap - self.p_sq * ua
-                inner = t["sua_sq"] / divisor - ua * t["sap"] - p_dot_estimate * t["sa"]
+                # Σ q·a·w²⟨f, ĝ⟩, where ⟨f(x), ĝ⟩ = A_x·(ĝ_x − ⟨p, ĝ⟩).
+                total, at_top = estimate.top + estimate.a, self.top_component(estimate)
+                rest_p_dot = estimate.ap - self.rest_p_sq * total
+                inner = t["sua_sq"] / divisor - total * t["sap"] - (rest_p_dot + self.top_p * at_top) * t["sa"]
+                inner = inner + t["s_top"] * self.top_advantage * (self.rest_p * at_top - rest_p_dot)
                 second_moment = second_moment - 2 * inner + estimate_sq * t["square"]
+            # A sum of squares, which rounding may leave a few 1e-17 below zero.
+            error_sq = np.maximum(self.norm_sq(error), 0.0)
         everywhere = np.ones_like(error_sq)
         return StateStatistics(
             acceptance_rate=t["rate"],
@@ -222,9 +286,9 @@ class SortedState:
             on_policy_variance=self.on_policy_variance * everywhere,
             divisor=divisor,
             error_sq=error_sq,
-            error_dot=error_dot,
+            error_dot=self.dot_gradient(error),
             estimate_sq=estimate_sq,
-            estimate_dot=estimate_dot,
+            estimate_dot=self.dot_gradient(estimate),
             second_moment=second_moment,
             kl_accepted=self._kl(t["log_accepted"], t["rate"]),
             kl_effective=self._kl(t["log_effective"], t["mean"]),
@@ -238,8 +302,8 @@ class SortedState:
 
 
 _TOTALS = (
-    *("rate", "mean", "square", "ua", "uap", "ua_sq_p", "u_sq_a_sq", "sa", "sap", "sa_sq", "sa_sq_p", "sua_sq"),
-    *("log_accepted", "log_effective"),
+    *("rate", "mean", "square", "u_top", "s_top", "ua", "uap", "ua_sq_p", "u_sq_a_sq"),
+    *("sa", "sap", "sa_sq", "sa_sq_p", "sua_sq", "log_accepted", "log_effective"),
 )
 
 

@@ -17,6 +17,7 @@ from jackpot_sim.estimators.rao_blackwell import RaoBlackwell, rao_blackwell
 from tests.core.laws import of_probabilities
 from tests.estimators.brute import CELLS, Cell
 from tests.estimators.cells import columns, random_cell
+from tests.estimators.test_path import extended, near_certain
 
 CELL = CELLS["three states"]
 CELLS_TRIED = CELLS | {
@@ -111,6 +112,29 @@ def test_every_quadratic_is_the_mse_on_its_interval(family: str, cell: str) -> N
                 cost = found.mse * found.grad_norm_sq
                 scale = found.grad_norm_sq + found.on_policy_variance * found.variance
                 assert costs[:, index] @ [1, x, x * x] == pytest.approx(cost, rel=1e-9, abs=1e-12 * scale)
+
+
+@pytest.mark.parametrize("rest", [1e-2, 1e-4, 1e-6, 1e-8, 1e-10])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_near_certain_states_keep_their_digits(family: str, rest: float) -> None:
+    # So many samples that the variance, 1/rest times ‖g‖², does not hide the bias.
+    correction, parameter = FAMILIES[family]
+    laws, n_samples = near_certain(rest), round(100 / rest)
+    found = optimum.best(*laws, correction, n_samples=n_samples)
+    for scale in (0.5, 0.99, 1.01, 2.0):
+        beside = with_parameter(correction, parameter, found.threshold * scale)
+        referee = extended(laws, beside, "proposed", n_samples)
+        assert found.moments.mse[0] <= referee.mse * (1 + 1e-12)
+    (state, *_) = path.sorted_states(*laws)
+    breaks, stretches = optimum._intervals(state, correction)
+    costs = optimum._costs(state, stretches, len(breaks) + 1, n_samples)
+    for index, (low, high) in enumerate(itertools.pairwise([0.0, *breaks, 2 * breaks[-1]])):
+        x = (low + high) / 2
+        if low < high:
+            moved = with_parameter(correction, parameter, float(1 / x if parameter == "lam" else x))
+            referee = extended(Cell(*(row[:1] for row in laws)), moved, "proposed", n_samples)
+            found_mse = costs[:, index] @ [1, x, x * x] / state.grad_norm_sq
+            assert found_mse == pytest.approx(float(referee.mse), rel=1e-10, abs=1e-13)
 
 
 def test_by_hand() -> None:

@@ -139,6 +139,83 @@ def test_a_large_vocabulary(denominator: str) -> None:
         assert_is_exact(cell, correction, parameter, np.array([1e-3, 0.3, 1.0, 2.0, 50.0]), denominator)
 
 
+def near_certain(rest: float, constant: float = 0.0) -> Cell:
+    """States whose likeliest token has all but `rest` of the policy's mass, and most of the actor's."""
+    generator = np.random.default_rng(11)
+    logits = generator.normal(size=(3, 7)).astype(np.longdouble)
+    logits -= np.log(np.exp(logits).sum(axis=-1, keepdims=True))
+    logits[range(3), (4, 0, 6)] = -np.log(np.longdouble(rest))
+    actor = logits + 0.7 * generator.normal(size=logits.shape)
+    return Cell(normalised(logits), normalised(actor), generator.normal(size=logits.shape) + constant)
+
+
+def extended(cell: Cell, correction: Any, denominator: str, n_samples: int) -> Any:
+    """The moments in extended precision, from the vectors f(x): in none of them is 1 − p_x a difference."""
+    states = []
+    for log_p, log_q, advantage in zip(*(x.astype(np.longdouble) for x in cell), strict=True):
+        p, q = np.exp(log_p), np.exp(log_q)
+        lam = correction.overlap_lam
+        accept, weight = correction.weights(log_p - log_q, None if lam is None else np.minimum(q, p / lam).sum())
+        score = -np.tile(p, (len(p), 1))
+        np.fill_diagonal(score, [np.delete(p, x).sum() for x in range(len(p))])
+        states.append((p, q * accept, weight, advantage, score))
+    rates = [kept.sum() for _, kept, _, _, _ in states]
+    rows = []
+    for (p, kept, weight, advantage, score), rate in zip(states, rates, strict=True):
+        mean = (kept * weight).sum()
+        divisor = {"proposed": np.longdouble(1), "accepted": np.mean(rates), "self_normalized": mean}[denominator]
+        feature = advantage[:, None] * score
+        gradient = (p * (advantage - advantage[np.argmax(p)])) @ score
+        estimate, error = (kept * weight / divisor) @ feature, (kept * weight / divisor - p) @ feature
+        centre = estimate if denominator == "self_normalized" else 0.0
+        rows.append(
+            moments.StateStatistics(
+                acceptance_rate=rate,
+                weight_mean=mean,
+                weight_square=kept @ weight**2,
+                grad_norm_sq=gradient @ gradient,
+                on_policy_variance=p @ (feature**2).sum(axis=1) - gradient @ gradient,
+                divisor=divisor,
+                error_sq=error @ error,
+                error_dot=error @ gradient,
+                estimate_sq=estimate @ estimate,
+                estimate_dot=estimate @ gradient,
+                second_moment=(kept * weight**2) @ ((feature - centre) ** 2).sum(axis=1),
+                kl_accepted=math.nan,
+                kl_effective=math.nan,
+            )
+        )
+    fields = vars(rows[0])
+    together = {name: np.array([getattr(row, name) for row in rows]) for name in fields}
+    return moments.combine(moments.StateStatistics(**together), denominator, n_samples)
+
+
+@every_denominator
+@pytest.mark.parametrize("constant", [0.0, 100.0])
+@pytest.mark.parametrize("rest", [1e-2, 1e-4, 1e-6, 1e-8, 1e-10])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_near_certain_states_keep_their_digits(family: str, rest: float, constant: float, denominator: str) -> None:
+    cell = near_certain(rest, constant)
+    correction, parameter = FAMILIES[family]
+    thresholds = thresholds_for(cell, correction, parameter)[::3]
+    along = path.exact(*cell, with_parameter(correction, parameter, thresholds), denominator=denominator, n_samples=6)
+    found = columns(along)
+    # In the sums of squares a constant leaves ε of its own square, and in their root near 0 the root of that.
+    close, close_root = (1e-13, 1e-6) if constant == 0 else (1e-10, 1e-5)
+    # `moments.exact` is the less accurate one: in it the likeliest token's 1 − p is a difference, known to ε/rest.
+    direct = close + 2e-15 * (1 + constant) / rest
+    for index, threshold in enumerate(thresholds):
+        single = with_parameter(correction, parameter, float(threshold))
+        referee = extended(cell, single, denominator, 6)
+        expected = columns(referee)
+        exact = columns(moments.exact(*cell, single, denominator=denominator, n_samples=6))
+        for name in ("bias_sq", "variance", "direction_bias", "mse"):
+            value, scale = expected[name], max(1.0, expected[name])
+            assert abs(found[name][index] - value) <= close * scale, f"{name} at {parameter} = {threshold}"
+            assert abs(found[name][index] - exact[name]) <= direct * scale, f"{name} at {parameter} = {threshold}"
+        assert abs(along.bias[index] - referee.bias) <= close_root * max(1.0, referee.bias)
+
+
 def test_tiny_thresholds_and_far_tails() -> None:
     # What is accepted is 1e-7 of the proposals, and the update as short: the digits must survive both.
     cell = random_cell(states=3, vocab=10, seed=7)
