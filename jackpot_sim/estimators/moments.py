@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+import array_api_compat
 import numpy as np
 
 from jackpot_sim.core.backend import Array, floating, namespace, row_blocks, stop_gradient, to_numpy
@@ -372,20 +373,41 @@ def _expect(terms: Array) -> Array:
 
 
 def gradient_under(law: Array, p: Array, advantage: Array) -> Array:
-    """Σ_x law(x) A(x) (e_x − p), the gradient in logits under any signed law; all (..., vocab)."""
-    terms = law * advantage
-    return terms - p * namespace(p).sum(terms, axis=-1, keepdims=True)
+    """Σ_x law(x) A(x) (e_x − p), the gradient in logits under any signed law; all (..., vocab).
+
+    At a near-certain token 1 − p and the sum over the other tokens are what is left of nearly equal
+    numbers; there both are summed over the others, so that no digit is lost.
+    """
+    xp = namespace(p)
+    terms, top = law * advantage, _likeliest(p)
+    at_top = xp.sum(xp.where(top, terms, 0.0), axis=-1, keepdims=True)
+    elsewhere = xp.sum(xp.where(top, 0.0, terms), axis=-1, keepdims=True)
+    rest = xp.sum(xp.where(top, 0.0, p), axis=-1, keepdims=True)
+    return xp.where(top, terms * rest - p * elsewhere, terms - p * (at_top + elsewhere))
 
 
 def policy_gradient(p: Array, advantage: Array) -> Array:
     """g = E_p[f]: exactly 0 where the advantage is constant; all (..., vocab)."""
     # A constant has no gradient: taken off first, it leaves no rounding behind that passes for one.
-    return gradient_under(p, p, advantage - advantage[..., :1])
+    xp = namespace(p)
+    constant = xp.sum(xp.where(_likeliest(p), advantage, 0.0), axis=-1, keepdims=True)
+    return gradient_under(p, p, advantage - constant)
 
 
 def feature_norm_sq(p: Array, advantage: Array) -> Array:
     """‖f(x)‖² = A(x)²(1 − 2p_x + ‖p‖²) of every token; all (..., vocab)."""
-    return advantage**2 * (1 - 2 * p + namespace(p).sum(p * p, axis=-1, keepdims=True))
+    xp = namespace(p)
+    others = xp.where(_likeliest(p), 0.0, p)
+    rest, rest_sq = (xp.sum(x, axis=-1, keepdims=True) for x in (others, others**2))
+    p_sq = xp.sum(p * p, axis=-1, keepdims=True)
+    return advantage**2 * xp.where(_likeliest(p), rest**2 + rest_sq, 1 - 2 * p + p_sq)
+
+
+def _likeliest(p: Array) -> Array:
+    """True on one token of each state, the likeliest."""
+    xp = namespace(p)
+    ids = xp.arange(p.shape[-1], dtype=xp.int64, device=array_api_compat.device(p))
+    return ids == xp.argmax(p, axis=-1, keepdims=True)
 
 
 def _kl_to(log_p: Array, mass: Array) -> Array:
