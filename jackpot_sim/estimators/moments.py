@@ -86,10 +86,12 @@ class Moments:
     on_policy_variance: Any
     bias: Any
     direction_bias: Any
+    gain: Any
     variance: Any
     noise_to_signal: Any
     n_samples: int | None
     mse: Any
+    mse_rescaled: Any
     ess_fraction: Any
     degenerate_states: Any
     per_state: StateStatistics
@@ -149,11 +151,27 @@ def mean_squared_error(bias_sq: Any, variance: Any, noise_to_signal: Any, n_samp
     return bias_sq + variance * noise_to_signal / n_samples
 
 
+def mean_squared_error_rescaled(gain: Any, size: Any) -> Any:
+    """The MSE of the best non-negative multiple of the update: 1 − gain²/size, and 1 where gain ≤ 0.
+
+    A smaller update has less variance, so that with few samples the MSE rewards any correction that
+    shrinks it; 1 is the MSE of no update at all. Here shrinking is no merit: it is what is left when
+    the learning rate is chosen as well as it can be (ours).
+
+    Args:
+        gain: ⟨ĝ, g⟩/‖g‖².
+        size: E‖update‖²/‖g‖², which is mse + 2·gain − 1.
+    """
+    aligned = (gain > 0) & (size > 0)
+    rescaled = 1 - np.where(aligned, gain, 0.0) ** 2 / np.where(aligned, size, 1.0)
+    return np.where(np.isnan(gain) | np.isnan(size), math.nan, rescaled)
+
+
 def combine(states: StateStatistics, denominator: Denominator | str, n_samples: int | None = None) -> Moments:
     """The moments of a cell from its states, whose axis is the last.
 
     bias² is mean ‖ĝ − g‖² / mean ‖g‖²; direction_bias is 1 − cos(ĝ, g) with the states
-    concatenated; variance is that of one proposal per state over the on-policy one; ess_fraction is
+    concatenated, gain ⟨ĝ, g⟩/‖g‖², the share of the gradient that is left; variance is that of one proposal per state over the on-policy one; ess_fraction is
     E[mw]² / E[mw²]. A zero denominator is nan. For `accepted` the divisor is the mean acceptance of
     the states given here, which may be a resample of those from which ĝ was computed.
 
@@ -180,6 +198,9 @@ def combine(states: StateStatistics, denominator: Denominator | str, n_samples: 
         mse = (
             bias * math.nan if n_samples is None else mean_squared_error(bias_sq, variance, noise_to_signal, n_samples)
         )
+        gain = _ratio(_mean(estimate_dot), grad_norm_sq)
+        noise_left = math.nan if n_samples is None else variance * noise_to_signal / n_samples
+        size = _ratio(_mean(estimate_sq), grad_norm_sq) + noise_left
         moments = Moments(
             acceptance_rate=_mean(states.acceptance_rate),
             kl_accepted=_mean(states.kl_accepted),
@@ -190,10 +211,12 @@ def combine(states: StateStatistics, denominator: Denominator | str, n_samples: 
             direction_bias=_one_minus_cosine(
                 _mean(error_sq), _mean(error_dot), _mean(estimate_sq), _mean(estimate_dot), grad_norm_sq
             ),
+            gain=gain,
             variance=variance,
             noise_to_signal=noise_to_signal,
             n_samples=n_samples,
             mse=mse,
+            mse_rescaled=mean_squared_error_rescaled(gain, size),
             ess_fraction=_mean(states.weight_mean) ** 2 / _mean(states.weight_square),
             degenerate_states=np.sum(
                 (signal == 0) | (states.acceptance_rate == 0) | (states.weight_mean == 0), axis=-1

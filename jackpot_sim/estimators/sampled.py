@@ -29,6 +29,7 @@ from jackpot_sim.estimators.moments import (
     check_parameters,
     feature_norm_sq,
     mean_squared_error,
+    mean_squared_error_rescaled,
     policy_gradient,
 )
 
@@ -182,6 +183,8 @@ def _figures(draws: _Draws, keep: NDArray[np.bool_], denominator: Denominator, n
         laws = draws.surprise[:, :, keep].mean(axis=2) + np.log(draws.mass[:, :, keep].mean(axis=2))
         kl_accepted, kl_effective = laws.mean(axis=1)
         bias = math.sqrt(bias_sq) if bias_sq >= 0 else math.nan
+        size = others / signal + variance * noise_to_signal / n_samples
+        mse = mean_squared_error(bias_sq, variance, noise_to_signal, n_samples)
         return {
             "acceptance_rate": float(accepted.mean()),
             "kl_accepted": float(kl_accepted),
@@ -189,8 +192,10 @@ def _figures(draws: _Draws, keep: NDArray[np.bool_], denominator: Denominator, n
             "bias_sq": float(bias_sq),
             "bias": bias,
             "direction_bias": float(1 - dot / np.sqrt(others * signal)),
+            "gain": float(dot / signal),
             "variance": float(variance),
-            "mse": float(mean_squared_error(bias_sq, variance, noise_to_signal, n_samples)),
+            "mse": float(mse),
+            "mse_rescaled": float(mean_squared_error_rescaled(dot / signal, size)),
             "ess_fraction": float(weight.mean() ** 2 / weight_sq.mean()),
         }
 

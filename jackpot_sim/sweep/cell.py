@@ -26,7 +26,7 @@ PARAMETERS = ("clip", "low", "high", "bound", "lam", "c1", "c2")
 
 SAMPLED = (
     *("acceptance_rate", "kl_accepted", "kl_effective", "bias_sq", "bias", "direction_bias"),
-    *("variance", "mse", "ess_fraction"),
+    *("gain", "variance", "mse", "mse_rescaled", "ess_fraction"),
 )
 """Measured figures that Monte Carlo gives too, with a standard error."""
 

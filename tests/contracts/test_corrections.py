@@ -363,6 +363,9 @@ def test_monte_carlo_agrees_within_its_standard_error(correction: Correction, ce
     n_samples = 1500
     estimate = sampled.estimate(*CELLS[cell], correction, generator, n_samples=n_samples, denominator=denominator)
     found["mse"] = found["bias_sq"] + found["variance"] * found["noise_to_signal"] / n_samples
+    found["mse_rescaled"] = float(
+        moments.mean_squared_error_rescaled(found["gain"], found["mse"] + 2 * found["gain"] - 1)
+    )
     assert set(estimate.value) == set(estimate.standard_error)
     for name, value in estimate.value.items():
         expected, error = found[name], estimate.standard_error[name]

@@ -94,7 +94,9 @@ def moments(cell: Cell, rule: Rule, lam: float | None, denominator: str, n_sampl
     }
     divisors = {"proposed": [1.0] * count, "accepted": [rate] * count, "self_normalized": [s.weight for s in states]}
     if min(divisors[denominator]) == 0:
-        return figures | dict.fromkeys(("bias_sq", "direction_bias", "variance", "mse"), math.nan)
+        return figures | dict.fromkeys(
+            ("bias_sq", "direction_bias", "gain", "variance", "mse", "mse_rescaled"), math.nan
+        )
     estimates = [s.update / divisor for s, divisor in zip(states, divisors[denominator], strict=True)]
     variances = [
         _variance(states, index, denominator, divisors[denominator][index], estimates) for index in range(count)
@@ -107,14 +109,21 @@ def moments(cell: Cell, rule: Rule, lam: float | None, denominator: str, n_sampl
     length = math.sqrt((together @ together) * (gradients @ gradients))
     variance = sum(variances) / count / noise
     square = sum(s.weight_square for s in states)
+    mse = bias_sq + variance * noise / signal / n_samples
+    gain = together @ gradients / (gradients @ gradients)
+    # E‖cĝ − g‖² = c²E‖ĝ‖² − 2c·gain + 1, least at c = gain/E‖ĝ‖² or, if that is negative, at 0.
+    size = together @ together / count / signal + variance * noise / signal / n_samples
+    multiple = max(gain / size, 0.0) if size > 0 else 0.0
     return figures | {
         "grad_norm_sq": signal,
         "on_policy_variance": noise,
         "bias_sq": bias_sq,
         "direction_bias": 1 - together @ gradients / length if length > 0 else math.nan,
+        "gain": gain,
         "variance": variance,
         "noise_to_signal": noise / signal,
-        "mse": bias_sq + variance * noise / signal / n_samples,
+        "mse": mse,
+        "mse_rescaled": multiple**2 * size - 2 * multiple * gain + 1,
         "ess_fraction": sum(s.weight for s in states) ** 2 / count / square if square > 0 else math.nan,
     }
 

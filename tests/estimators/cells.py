@@ -11,7 +11,8 @@ from tests.estimators.brute import Cell
 
 COLUMNS = (
     *("acceptance_rate", "kl_accepted", "kl_effective", "grad_norm_sq", "on_policy_variance", "bias_sq"),
-    *("direction_bias", "variance", "noise_to_signal", "mse", "ess_fraction", "degenerate_states"),
+    *("direction_bias", "gain", "variance", "noise_to_signal", "mse", "mse_rescaled", "ess_fraction"),
+    "degenerate_states",
 )
 
 
