@@ -6,12 +6,14 @@ Frozen configurations; `draw` gives A of shape (states, vocab) for given laws.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, TypeAlias
 
 import numpy as np
 
 from jackpot_sim.environments.base import FORBID_EXTRA, FloatArray
 from jackpot_sim.environments.fields import check_non_negative, check_share
+from jackpot_sim.environments.files import load_array
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,4 +57,36 @@ class BinaryReward:
         return reward - baseline
 
 
-Advantage: TypeAlias = NormalAdvantage | BinaryReward
+@dataclass(frozen=True, kw_only=True)
+class FileAdvantage:
+    """A from a file: what a reward model or a critic said of the very tokens of the laws.
+
+    `path` is a .npy file, or a .npz file that holds one array, of finite real numbers of shape
+    (..., vocab); all but the last axis are states, as in a file of logits. A is taken as it is, not centred.
+    """
+
+    kind: Literal["file"] = "file"
+    path: Path
+
+    __pydantic_config__ = FORBID_EXTRA
+
+    def draw(self, log_probs: FloatArray, generator: np.random.Generator) -> FloatArray:
+        """A of shape (states, vocab), for laws of that shape; nothing is drawn.
+
+        Raises:
+            ValueError: the file cannot be read, does not fit the laws, or holds anything but finite
+                numbers; the error names it.
+        """
+        array = load_array(self.path, "an advantage")
+        if not (np.issubdtype(array.dtype, np.integer) or np.issubdtype(array.dtype, np.floating)):
+            raise ValueError(f"{self.path}: an advantage must hold real numbers, got dtype {array.dtype}")
+        rows = array.reshape(-1, array.shape[-1]) if array.ndim > 2 and array.size > 0 else array
+        if rows.shape != log_probs.shape:
+            raise ValueError(f"{self.path}: the advantage has shape {array.shape}, the laws have {log_probs.shape}")
+        out: FloatArray = rows.astype(np.float64)
+        if not np.all(np.isfinite(out)):
+            raise ValueError(f"{self.path}: the advantage holds NaN or inf")
+        return out
+
+
+Advantage: TypeAlias = NormalAdvantage | BinaryReward | FileAdvantage

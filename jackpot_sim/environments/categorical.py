@@ -7,17 +7,16 @@ the file.
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 
-from jackpot_sim.core.numerics import log_softmax
+from jackpot_sim.core.numerics import log_softmax, overflow_to_inf
 from jackpot_sim.environments.base import FORBID_EXTRA, FloatArray
 from jackpot_sim.environments.fields import check_count, check_non_negative, check_positive, check_share
+from jackpot_sim.environments.files import load_array
 from jackpot_sim.environments.ngram import Ngram
 
 OPEN_EXPONENT = (1.0, 1.6)
@@ -25,6 +24,9 @@ OPEN_EXPONENT = (1.0, 1.6)
 
 DECADES_OF_DOUBT = (1.0, 5.0)
 """A near-certain state of `LmLike` leaves 10^−1 to 10^−5 to all tokens but the first."""
+
+PROBABILITY_TOLERANCE = 1e-3
+"""How far rows of numbers ≥ 0 may miss a sum of 1 and still be taken for probabilities, in half precision too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,22 +125,42 @@ class LogitsFile:
         Raises:
             ValueError: the file cannot be read, or does not hold logits; the error names it.
         """
-        logits = _load_array(Path(self.path))
-        if not np.issubdtype(logits.dtype, np.floating):
-            raise ValueError(f"{self.path}: logits must be floating numbers, got dtype {logits.dtype}")
-        if logits.ndim < 2 or logits.size == 0:
-            raise ValueError(
-                f"{self.path}: logits must have shape (..., vocab) with at least one state, two axes "
-                f"or more and nothing empty, got {logits.shape}"
-            )
-        try:
-            out: FloatArray = log_softmax(logits.reshape(-1, logits.shape[-1]).astype(np.float64))
-        except ValueError as error:
-            raise ValueError(f"{self.path}: {error}") from error
-        return out
+        return read_log_probs(self.path)
 
 
 BaseLaw: TypeAlias = Dirichlet | Zipf | LmLike | LogitsFile | Ngram
+
+
+def read_log_probs(path: Path) -> FloatArray:
+    """The laws of a file of logits, log softmax over its last axis, shape (states, vocab).
+
+    Raises:
+        ValueError: the file cannot be read, or does not hold logits; the error names it. Rows of
+            probabilities are refused: their softmax is a law too, but nobody's.
+    """
+    logits = load_array(path, "logits")
+    if np.issubdtype(logits.dtype, np.integer):
+        raise ValueError(
+            f"{path}: logits must be floating numbers, got dtype {logits.dtype}: save the model's floating "
+            "logits; token ids and counts are none (logits that are whole numbers: save them as float32)"
+        )
+    if not np.issubdtype(logits.dtype, np.floating):
+        raise ValueError(f"{path}: logits must be floating numbers, got dtype {logits.dtype}")
+    if logits.ndim < 2 or logits.size == 0:
+        raise ValueError(
+            f"{path}: logits must have shape (..., vocab) with at least one state, two axes "
+            f"or more and nothing empty, got {logits.shape}"
+        )
+    rows = logits.reshape(-1, logits.shape[-1]).astype(np.float64)
+    with overflow_to_inf():
+        sums_to_one = np.abs(np.sum(np.maximum(rows, 0.0), axis=-1) - 1) <= PROBABILITY_TOLERANCE
+    if np.all(rows >= 0) and np.all(sums_to_one):
+        raise ValueError(f"{path}: holds probabilities, not logits: save their logarithm")
+    try:
+        out: FloatArray = log_softmax(rows)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return out
 
 
 def log_dirichlet(generator: np.random.Generator, concentration: float, shape: tuple[int, int]) -> FloatArray:
@@ -156,19 +178,3 @@ def _zipf(exponent: FloatArray, vocab: int) -> FloatArray:
     """Laws with log p ∝ −exponent·log rank, likeliest token first: exponent (states, 1) gives (states, vocab)."""
     out: FloatArray = log_softmax(-exponent * np.log(np.arange(1.0, vocab + 1.0)))
     return out
-
-
-def _load_array(path: Path) -> np.ndarray[Any, Any]:
-    if path.suffix not in (".npy", ".npz"):
-        raise ValueError(f"{path}: expected a .npy or .npz file")
-    try:
-        # Opened here, because numpy leaves a broken archive open.
-        with path.open("rb") as file:
-            loaded = np.load(file, allow_pickle=False)
-            if isinstance(loaded, np.ndarray):
-                return loaded
-            if len(loaded.files) != 1:
-                raise ValueError(f"expected one array, found {len(loaded.files)}: {', '.join(loaded.files)}")
-            return np.asarray(loaded[loaded.files[0]])
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"{path}: cannot read logits: {error}") from error

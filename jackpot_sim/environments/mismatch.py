@@ -11,6 +11,7 @@
 | low-rank          | rank        | the policy with its log-probs at low rank           | KL(policy‖actor) |
 | stale             | steps       | the policy before its last updates                  | KL(policy‖actor) |
 | lower-order       | order       | an n-gram policy with a shorter context             | KL(policy‖actor) |
+| actor-file        | share       | on the geometric path to the logits in a file       | KL(policy‖actor) |
 
 A new family is a subclass of `Mismatch`, added to the union and to nothing else.
 """
@@ -22,11 +23,13 @@ from typing import TypeAlias, get_args
 from jackpot_sim.environments.compressed import LowerOrder, LowRank, QuantizedLogits
 from jackpot_sim.environments.knobs import Divergence, Mismatch
 from jackpot_sim.environments.perturbed import DirichletMixture, LogitNoise, Temperature
+from jackpot_sim.environments.recorded import ActorFile
 from jackpot_sim.environments.stale import Stale
 from jackpot_sim.environments.truncated import TopK, TopP
 
 __all__ = [
     "FAMILIES",
+    "ActorFile",
     "DirichletMixture",
     "Divergence",
     "LogitNoise",
@@ -42,7 +45,16 @@ __all__ = [
 ]
 
 MismatchFamily: TypeAlias = (
-    DirichletMixture | LogitNoise | Temperature | TopK | TopP | QuantizedLogits | LowRank | Stale | LowerOrder
+    DirichletMixture
+    | LogitNoise
+    | Temperature
+    | TopK
+    | TopP
+    | QuantizedLogits
+    | LowRank
+    | Stale
+    | LowerOrder
+    | ActorFile
 )
 
 FAMILIES: tuple[type[Mismatch], ...] = get_args(MismatchFamily)

@@ -13,6 +13,7 @@ in their own right: what a smaller actor would say at the same contexts.
 from __future__ import annotations
 
 import sysconfig
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -75,6 +76,17 @@ class Ngram:
         """
         return self.log_probs_at(self.contexts(generator), self.order)
 
+    def files(self) -> tuple[Path, ...]:
+        """The files of `text` that are read, in that order; none of the default text.
+
+        Raises:
+            ValueError: a folder holds no text, or text that cannot be read; the error names it.
+        """
+        if self.text is None:
+            return ()
+        text = Path(self.text)
+        return tuple(path for path, _ in _pieces(text, self.max_bytes)) if text.is_dir() else (text,)
+
     def contexts(self, generator: np.random.Generator) -> Packed:
         """Contexts of order − 1 bytes drawn from the held-out text, packed, shape (states,)."""
         _, held_out = split_text(self.text, self.max_bytes, self.held_out)
@@ -102,16 +114,7 @@ def split_text(text: Path | None, max_bytes: int, held_out: float) -> tuple[NDAr
     Raises:
         ValueError: the text is missing, unreadable, or too short to split; the error names it.
     """
-    read = bytearray()
-    for path in _sources(text):
-        try:
-            with path.open("rb") as file:
-                read += file.read(max_bytes - len(read))
-        except OSError as error:
-            raise ValueError(f"{path}: cannot read text: {error}") from error
-        if len(read) >= max_bytes:
-            break
-    symbols = np.frombuffer(bytes(read), dtype=np.uint8)
+    symbols = np.frombuffer(b"".join(piece for _, piece in _pieces(text, max_bytes)), dtype=np.uint8)
     border = len(symbols) - round(held_out * len(symbols))
     if not 0 < border < len(symbols):
         raise ValueError(f"{_name(text)}: {len(symbols)} bytes are too few to hold out a share of {held_out:g}")
@@ -143,6 +146,21 @@ def _next_bytes(contexts: Packed, grams: Packed, counts: NDArray[np.int64]) -> N
     entry = np.arange(len(row)) + np.repeat(start - first_of_row, stop - start)
     table[row, grams[entry] & _LAST] = counts[entry]
     return table
+
+
+def _pieces(text: Path | None, max_bytes: int) -> Iterator[tuple[Path, bytes]]:
+    """The files that `max_bytes` reach, each with what is read of it."""
+    left = max_bytes
+    for path in _sources(text):
+        try:
+            with path.open("rb") as file:
+                piece = file.read(left)
+        except OSError as error:
+            raise ValueError(f"{path}: cannot read text: {error}") from error
+        yield path, piece
+        left -= len(piece)
+        if left == 0:
+            break
 
 
 def _sources(text: Path | None) -> list[Path]:

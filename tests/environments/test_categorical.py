@@ -112,7 +112,20 @@ BAD_FILES = {
     "nothing.npy": (lambda path: np.save(path, np.full((1, 2), -np.inf)), "nothing but -inf"),
     "flat.npy": (lambda path: np.save(path, np.zeros(3)), r"\(3,\)"),
     "stateless.npy": (lambda path: np.save(path, np.zeros((0, 3))), r"\(0, 3\)"),
-    "tokens.npy": (lambda path: np.save(path, np.zeros((2, 3), dtype=np.int64)), "int64"),
+    "tokens.npy": (
+        lambda path: np.save(path, np.zeros((2, 3), dtype=np.int64)),
+        "int64: save the model's floating logits",
+    ),
+    "mask.npy": (lambda path: np.save(path, np.ones((2, 3), dtype=np.bool_)), "got dtype bool"),
+    "probabilities.npy": (
+        lambda path: np.save(path, np.full((2, 3, 4), 0.25)),
+        "holds probabilities, not logits: save their logarithm$",
+    ),
+    "half.npy": (
+        lambda path: np.save(path, np.random.default_rng(0).dirichlet(np.ones(999), size=9).astype(np.float16)),
+        "holds probabilities, not logits",
+    ),
+    "one-hot.npz": (lambda path: np.savez(path, np.eye(3)), "holds probabilities, not logits"),
 }
 
 
@@ -122,3 +135,22 @@ def test_bad_logits_file_is_refused_by_name(tmp_path: Path, name: str) -> None:
     write(tmp_path / name)
     with pytest.raises(ValueError, match=rf"{name}: .*{message}"):
         from_file(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    "logits",
+    [
+        [[0.25, 0.75], [0.2, 0.802]],  # one state misses 1 by more than rounding does
+        [[0.25, 0.75], [-0.5, 1.5]],  # sums to 1 with a negative entry
+        [[0.25, 0.75, -1.0]],  # its entries above 0 sum to 1
+        [[0.0, 0.0]],
+        [[1e308, 1e308]],
+        [[-0.0, -np.inf]],
+    ],
+)
+def test_what_is_no_table_of_probabilities_is_read_as_logits(tmp_path: Path, logits: list[list[float]]) -> None:
+    np.save(tmp_path / "a.npy", logits)
+    read = from_file(tmp_path / "a.npy")
+    np.testing.assert_allclose(np.exp(read).sum(axis=1), 1.0, rtol=1e-13)
+    np.save(tmp_path / "log.npy", read)  # what the error says to save is accepted, and means the same
+    np.testing.assert_allclose(from_file(tmp_path / "log.npy"), read, rtol=1e-13)

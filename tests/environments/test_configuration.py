@@ -6,9 +6,9 @@ from typing import Annotated, Any
 import pytest
 from pydantic import Field, TypeAdapter, ValidationError
 
-from jackpot_sim.environments.advantage import Advantage, BinaryReward
+from jackpot_sim.environments.advantage import Advantage, BinaryReward, FileAdvantage
 from jackpot_sim.environments.categorical import BaseLaw, Dirichlet, LogitsFile, Zipf
-from jackpot_sim.environments.mismatch import FAMILIES, LogitNoise, LowerOrder, MismatchFamily, TopK
+from jackpot_sim.environments.mismatch import FAMILIES, ActorFile, LogitNoise, LowerOrder, MismatchFamily, TopK
 from jackpot_sim.environments.ngram import Ngram
 
 
@@ -26,11 +26,14 @@ def test_nested_kinds_pick_their_classes() -> None:
     ngram = {"kind": "lower-order", "order": 2, "base": {"kind": "ngram", "text": "some.txt"}}
     assert FAMILY.validate_python(ngram) == LowerOrder(order=2, base=Ngram(text=Path("some.txt")))
     assert BASE.validate_python({"kind": "logits-file", "path": "a.npy"}) == LogitsFile(path=Path("a.npy"))
+    actor = {"kind": "actor-file", "path": "a.npy", "share": 1, "advantage": {"kind": "file", "path": "adv.npz"}}
+    advantage = FileAdvantage(path=Path("adv.npz"))
+    assert FAMILY.validate_python(actor) == ActorFile(path=Path("a.npy"), share=1, advantage=advantage)
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.kind)
 def test_every_family_survives_the_round_trip(family: Any) -> None:
-    given = family(target_kl=0.01)
+    given = family(target_kl=0.01, **({"path": Path("a.npy")} if family is ActorFile else {}))
     assert FAMILY.validate_json(FAMILY.dump_json(given)) == given
     assert hash(FAMILY.validate_python(FAMILY.dump_python(given))) == hash(given)
 
@@ -46,6 +49,9 @@ def test_every_family_survives_the_round_trip(family: Any) -> None:
         ({"kind": "top-k", "k": 3, "base": {"kind": "dirichlet", "vocab": 0}}, "vocab must be"),
         ({"kind": "top-k", "k": 3, "base": {"vocab": 5}}, "Unable to extract tag"),
         ({"kind": "lower-order", "order": 1, "base": {"kind": "zipf"}}, "Input should be 'ngram'"),
+        ({"kind": "actor-file", "share": 0.5}, "actor-file.path"),
+        ({"kind": "actor-file", "path": "a.npy", "share": 1.5}, "share must lie in [0, 1]"),
+        ({"kind": "top-p", "p": 0.5, "advantage": {"kind": "file"}}, "top-p.advantage.file.path"),
         ({"kind": "logit-nose", "sigma": 0.1}, "'logit-noise'"),
     ],
 )

@@ -2,25 +2,39 @@
 
 import dataclasses
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from jackpot_sim.core import divergences, obrs
-from jackpot_sim.environments.advantage import BinaryReward, NormalAdvantage
+from jackpot_sim.environments.advantage import BinaryReward, FileAdvantage, NormalAdvantage
 from jackpot_sim.environments.base import Realised
 from jackpot_sim.environments.categorical import BaseLaw, Dirichlet, LmLike, LogitsFile, Zipf
 from jackpot_sim.environments.compressed import LowerOrder, LowRank, QuantizedLogits
 from jackpot_sim.environments.mismatch import FAMILIES, Mismatch
 from jackpot_sim.environments.ngram import Ngram
 from jackpot_sim.environments.perturbed import DirichletMixture, LogitNoise, Temperature
+from jackpot_sim.environments.recorded import ActorFile
 from jackpot_sim.environments.stale import Stale
 from jackpot_sim.environments.targets import RELATIVE_TOLERANCE
 from jackpot_sim.environments.truncated import Ranked, TopK, TopP
 
 SMALL = Dirichlet(vocab=40, states=8)
+
+ACTOR = Path("actor.npy")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def actor_file(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """In the folder where the tests run: logits that fit `SMALL`, under a name that cases can hold."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("actor"))
+        np.save(ACTOR, 2 * np.random.default_rng(0).standard_normal((8, 40)))
+        yield
 
 
 @dataclass(frozen=True)
@@ -33,10 +47,11 @@ class Case:
     identity: Any = None  # the knob at which the policies agree; no grid of logits holds them all
     continuous: bool = False
     base: BaseLaw = SMALL
-    options: tuple[tuple[str, Any], ...] = ()
+    options: tuple[tuple[str, Any], ...] = ()  # beside a target only
+    always: tuple[tuple[str, Any], ...] = ()
 
     def __call__(self, **given: Any) -> Mismatch:
-        return self.family(**{"base": self.base, **dict(self.options), **given})
+        return self.family(**{"base": self.base, **dict(self.always), **dict(self.options), **given})
 
     def at(self, knob: Any, seed: int = 0) -> Realised:
         return self(**{self.family.knob_name: knob}).build(seed)
@@ -56,6 +71,10 @@ CASES = (
     Case(LowRank, (7, 5, 3, 1), 0.1, 50.0, (0, 9, 1.5), identity=8),
     Case(Stale, (1, 10, 100, 1000), 0.1, 50.0, (-1, 0.5), identity=0),
     Case(LowerOrder, (3, 2, 1), 0.9, 50.0, (0, 5, 1.5), identity=4, base=Ngram(order=4, states=8, max_bytes=200_000)),
+    Case(
+        ActorFile, (0.01, 0.1, 0.5, 1.0), 0.01, 50.0, (-0.1, 1.1, math.nan), identity=0.0, continuous=True,
+        always=(("path", ACTOR),),
+    ),
 )  # fmt: skip
 
 
@@ -189,7 +208,10 @@ def test_a_target_below_what_a_discrete_knob_attains_is_refused(case: Case) -> N
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.family is not LowerOrder], ids=case_id)
-def test_no_vocabulary_to_differ_over(case: Case) -> None:
+def test_no_vocabulary_to_differ_over(case: Case, tmp_path: Path) -> None:
+    if case.family is ActorFile:
+        np.save(tmp_path / "one.npy", np.zeros((2, 1)))
+        case = replace(case, always=(("path", tmp_path / "one.npy"),))
     with pytest.raises(ValueError, match=r"unattainable.* from 0 to 0"):
         replace(case, base=Dirichlet(vocab=1, states=2))(target_kl=0.01).build(0)
 
@@ -356,6 +378,7 @@ def test_zeros_of_a_file_stay_zeros_in_every_family(tmp_path: Any) -> None:
     for family in (
         LogitNoise(base=base, sigma=0.3), Temperature(base=base, temperature=2.0), TopK(base=base, k=3),
         TopP(base=base, p=0.7), QuantizedLogits(base=base, bits=3), Stale(base=base, steps=20),
+        ActorFile(base=base, path=base.path, share=0.5),
     ):  # fmt: skip
         pair = family.build(0).pair
         assert np.all(np.isneginf(pair.actor_log_probs[:, 2]))
@@ -379,3 +402,109 @@ def test_scale_of_the_advantage() -> None:
     single = LogitNoise(base=SMALL, sigma=0.1)
     double = dataclasses.replace(single, advantage=NormalAdvantage(scale=2.0))
     np.testing.assert_array_equal(2 * single.build(0).pair.advantage, double.build(0).pair.advantage)
+
+
+INF = math.inf
+
+
+def recorded(folder: Path, policy: Any, actor: Any, **given: Any) -> ActorFile:
+    """The family between two models whose laws these are."""
+    with np.errstate(divide="ignore"):
+        np.save(folder / "p.npy", np.log(policy))
+        np.save(folder / "a.npy", np.log(actor))
+    return ActorFile(base=LogitsFile(path=folder / "p.npy"), path=folder / "a.npy", **given)
+
+
+@pytest.mark.parametrize("share", [0.3, 0.999])
+def test_actor_file_is_the_geometric_path(tmp_path: Path, share: float) -> None:
+    p, a = np.random.default_rng(1).dirichlet(np.ones(6), size=(2, 5))
+    pair = recorded(tmp_path, p, a.reshape(5, 1, 6), share=share).build(0).pair
+    product = p ** (1 - share) * a**share
+    np.testing.assert_allclose(np.exp(pair.actor_log_probs), product / product.sum(axis=1, keepdims=True), rtol=1e-12)
+    np.testing.assert_allclose(np.exp(pair.policy_log_probs), p, rtol=1e-12)
+
+
+def test_the_ends_of_actor_file_are_the_two_models_as_they_are(tmp_path: Path) -> None:
+    p, a = [[0.5, 0.5, 0.0, 0.0]], [[0.3, 0.0, 0.7, 0.0]]
+    one, half, zero = (recorded(tmp_path, p, a, share=share).build(0) for share in (1, 0.5, 0))
+    file = LogitsFile(path=tmp_path / "a.npy").log_probs(np.random.default_rng(0))
+    np.testing.assert_array_equal(one.pair.actor_log_probs, file)
+    np.testing.assert_array_equal(half.pair.actor_log_probs, [[0.0, -INF, -INF, -INF]])
+    np.testing.assert_array_equal(zero.pair.actor_log_probs, zero.pair.policy_log_probs)
+    assert (one.achieved, half.achieved, zero.achieved) == (INF, INF, 0.0)
+
+
+def test_kl_along_actor_file_is_its_cumulant_form_and_convex(tmp_path: Path) -> None:
+    """KL(p‖q_s) = s·KL(p‖a) + log Σ p^(1−s) a^s."""
+    p, a = np.random.default_rng(2).dirichlet(np.full(9, 0.3), size=(2, 4))
+    shares = np.linspace(0.0, 1.0, 21)
+    kls = np.array([recorded(tmp_path, p, a, share=float(s)).build(0).achieved for s in shares])
+    line = np.mean(np.sum(p * np.log(p / a), axis=1))
+    log_partition = [np.mean(np.log(np.sum(p ** (1 - s) * a**s, axis=1))) for s in shares]
+    np.testing.assert_allclose(kls, shares * line + log_partition, rtol=1e-9, atol=1e-13)
+    assert np.all(np.diff(kls, 2) > 0)
+
+
+def test_the_whole_way_to_the_actor_is_attainable(tmp_path: Path) -> None:
+    p, a = np.random.default_rng(3).dirichlet(np.ones(6), size=(2, 5))
+    whole = recorded(tmp_path, p, a, share=1).build(0).achieved
+    assert recorded(tmp_path, p, a, target_kl=whole).build(0).knob == pytest.approx(1.0, abs=1e-8)
+
+
+def test_actor_file_with_zeros_and_a_target(tmp_path: Path) -> None:
+    wider = recorded(tmp_path, [[0.5, 0.5, 0.0]], [[0.1, 0.3, 0.6]], target_kl=0.01).build(0)
+    assert wider.achieved == pytest.approx(0.01, rel=RELATIVE_TOLERANCE)
+    assert np.isneginf(wider.pair.actor_log_probs[0, 2])
+    with pytest.raises(ValueError, match=r"cannot be met"):  # the KL jumps by −log 0.4 at the very end
+        recorded(tmp_path, [[0.5, 0.5, 0.0]], [[0.1, 0.3, 0.6]], target_kl=0.5).build(0)
+    with pytest.raises(ValueError, match=r"unattainable: .*a\.npy gives no support .* inf at every share above 0"):
+        recorded(tmp_path, [[0.5, 0.5]], [[1.0, 0.0]], target_kl=0.01).build(0)
+
+
+@pytest.mark.parametrize("knob", [{"share": 0.5}, {"target_kl": 0.1}], ids=["share", "target"])
+def test_models_with_no_token_in_common_meet_nowhere(tmp_path: Path, knob: dict[str, float]) -> None:
+    laws = ([[0.5, 0.5], [1.0, 0.0]], [[0.5, 0.5], [0.0, 1.0]])
+    with pytest.raises(ValueError, match=r"a\.npy: .* no token in common at state 1"):
+        recorded(tmp_path, *laws, **knob).build(0)
+    assert recorded(tmp_path, *laws, share=1).build(0).achieved == INF
+
+
+def test_bad_actor_file_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"a\.npy has shape \(1, 3\), .*p\.npy has shape \(1, 2\)"):
+        recorded(tmp_path, [[0.5, 0.5]], [[0.2, 0.3, 0.5]], share=0.5).build(0)
+    with pytest.raises(ValueError, match=r"^actor\.npy has shape \(8, 40\), the base law \(zipf\) has shape \(2, 3\)"):
+        ActorFile(base=Zipf(vocab=3, states=2), path=ACTOR, share=0.5).build(0)
+    np.save(tmp_path / "probabilities.npy", np.full((8, 40), 1 / 40))
+    for name, message in (("missing.npy", "cannot read logits"), ("probabilities.npy", "holds probabilities")):
+        with pytest.raises(ValueError, match=f"{name}: {message}"):
+            ActorFile(base=SMALL, path=tmp_path / name, share=1).build(0)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float64, np.int8])
+def test_advantage_from_a_file(tmp_path: Path, dtype: Any) -> None:
+    values = (3 * np.random.default_rng(0).standard_normal((8, 40))).astype(dtype)
+    np.save(tmp_path / "a.npy", values)
+    np.savez(tmp_path / "a.npz", values.reshape(2, 4, 40))
+    for name in ("a.npy", "a.npz"):
+        family = LogitNoise(base=SMALL, sigma=0.1, advantage=FileAdvantage(path=tmp_path / name))
+        np.testing.assert_array_equal(family.build(0).pair.advantage, values)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (np.zeros((40, 8)), r"has shape \(40, 8\), the laws have \(8, 40\)"),
+        (np.zeros(40), r"has shape \(40,\), the laws have \(8, 40\)"),
+        (np.zeros(()), r"has shape \(\), the laws"),
+        (np.zeros((2, 3, 0)), r"has shape \(2, 3, 0\), the laws"),
+        (np.full((8, 40), np.nan), "holds NaN or inf"),
+        (np.full((8, 40), -np.inf), "holds NaN or inf"),
+        (np.zeros((8, 40), dtype=np.bool_), "must hold real numbers, got dtype bool"),
+        (np.zeros((8, 40), dtype=np.complex128), "must hold real numbers, got dtype complex128"),
+        (np.full((8, 40), None), "cannot read an advantage"),
+    ],
+)
+def test_bad_advantage_file_is_refused_by_name(tmp_path: Path, values: Any, message: str) -> None:
+    np.save(tmp_path / "bad.npy", values)
+    with pytest.raises(ValueError, match=rf"bad\.npy: .*{message}"):
+        LogitNoise(base=SMALL, sigma=0.1, advantage=FileAdvantage(path=tmp_path / "bad.npy")).build(0)
