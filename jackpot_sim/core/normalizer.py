@@ -5,7 +5,7 @@ A rollout server returns a few log-probs per token, not 151,936 of them. What th
 exact        `obrs.overlap`, from both full laws.
 topk         the terms of TopK(q) ∪ TopK(p): never more than Z ([J] §4.4.1).
 corrected    κ·Z_k with κ = accepted / mean Z_k: right for the batch mean, not state by state ([J] §4.4.2).
-bracket      Z_k ≤ Z ≤ Z_k + min(q_rest, p_rest/λ): always true.
+bracket      Z_k ≤ Z ≤ Z_k + min(q_rest, p_rest/λ): true but for rounding.
 calibrated   the point inside the bracket that the batch's mean acceptance probability picks.
 """
 

@@ -53,8 +53,10 @@ def mul_exp(x: Array, log_weight: Array) -> Array:
     """x · exp(log_weight), elementwise: 0 where log_weight is −inf, whatever x is."""
     xp = namespace(x, log_weight)
     dead = log_weight == -math.inf
-    product = xp.where(dead, 0.0, x) * xp.exp(xp.where(dead, 0.0, log_weight))
-    return xp.where(dead, 0.0, product)
+    # inf stays inf however small the weight: one that underflows to 0 would make it nan.
+    endless = (x == math.inf) & ~dead
+    product = xp.where(dead | endless, 0.0, x) * xp.exp(xp.where(dead, 0.0, log_weight))
+    return xp.where(endless, math.inf, xp.where(dead, 0.0, product))
 
 
 def positive(value: Any, name: str, like: Array) -> Array:

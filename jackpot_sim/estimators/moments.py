@@ -20,7 +20,7 @@ from typing import Any
 import array_api_compat
 import numpy as np
 
-from jackpot_sim.core.backend import Array, floating, namespace, row_blocks, stop_gradient, to_numpy
+from jackpot_sim.core.backend import Array, floating, logsumexp, namespace, row_blocks, stop_gradient, to_numpy
 from jackpot_sim.core.divergences import kl_of_checked
 from jackpot_sim.core.numerics import check_pair, check_same_shape, log_ratio, overflow_to_inf
 from jackpot_sim.core.obrs import log_overlap_terms
@@ -115,7 +115,8 @@ def exact(
     >>> round(m.bias, 12), round(m.variance, 3)
     (0.0, 2.299)
 
-    A token to which the actor gives less than the smallest normal number counts as outside its support.
+    A token to which the actor gives less than the smallest normal number is never proposed here, though
+    the KLs still count it.
 
     Args:
         policy_log_probs: log p, shape (..., vocab), nats.
@@ -363,6 +364,8 @@ def _statistics(block: _Block, denominator: Denominator, batch_divisor: float | 
     else:
         divisor = xp.ones_like(rate) * (1.0 if batch_divisor is None else batch_divisor)
 
+    # Only a token that is never proposed has an infinite weight, and there it means nothing.
+    reachable = xp.where(weight < math.inf, weight, 0.0)
     gradient = policy_gradient(p, advantage)
     with np.errstate(divide="ignore", invalid="ignore"):
         error = gradient_under(law / divisor[:, None] - p, p, advantage)
@@ -386,8 +389,8 @@ def _statistics(block: _Block, denominator: Denominator, batch_divisor: float | 
         estimate_sq=_expect(estimate**2),
         estimate_dot=_expect(estimate * gradient),
         second_moment=_expect(squared * spread),
-        kl_accepted=_kl_to(block.log_p, kept),
-        kl_effective=_kl_to(block.log_p, law),
+        kl_accepted=_kl_to(block.log_p, block.log_q + _log(accept)),
+        kl_effective=_kl_to(block.log_p, block.log_q + _log(accept) + _log(reachable)),
     )
 
 
@@ -433,12 +436,16 @@ def _likeliest(p: Array) -> Array:
     return ids == xp.argmax(p, axis=-1, keepdims=True)
 
 
-def _kl_to(log_p: Array, mass: Array) -> Array:
-    """KL(p‖mass/Σ mass); nan where nothing has mass."""
-    xp = namespace(mass)
-    total = xp.sum(mass, axis=-1, keepdims=True)
-    positive = mass > 0
-    log_law = xp.where(positive, xp.log(xp.where(positive, mass, 1.0)), -math.inf)
-    with np.errstate(divide="ignore"):
-        divergence = kl_of_checked(log_p, log_law - xp.where(total > 0, xp.log(total), 0.0))
-    return xp.where(total[..., 0] > 0, divergence, math.nan)
+def _kl_to(log_p: Array, log_mass: Array) -> Array:
+    """KL(p‖mass/Σ mass), in logs because a mass may be too small for its exponential; nan where nothing has mass."""
+    log_total = logsumexp(log_mass, keepdims=True)
+    xp = namespace(log_mass)
+    there = log_total > -math.inf
+    divergence = kl_of_checked(log_p, log_mass - xp.where(there, log_total, 0.0))
+    return xp.where(there[..., 0], divergence, math.nan)
+
+
+def _log(values: Array) -> Array:
+    """log, −inf at 0 without a warning."""
+    xp = namespace(values)
+    return xp.where(values > 0, xp.log(xp.where(values > 0, values, 1.0)), -math.inf)

@@ -3,7 +3,8 @@
 Between two neighbouring ratios of a state the expected update is linear, and the MSE quadratic, in
 C (tis), in 1/λ (obrs) and in c1 (jackpot, overlap-tis), with the `proposed` denominator. Each state
 therefore contributes a piecewise quadratic; added up over all states its pieces end at every ratio
-of every state, and each piece's minimum is known in closed form. Nothing is searched for.
+of every state, and each piece's minimum is known in closed form. Nothing is searched for, and the
+minimiser is exact but for the rounding of sums over all ratios.
 
 For Jackpot's λ, and for the other denominators, the MSE is no polynomial between ratios: there the
 best of a grid is refined by finer grids around it, which finds a local minimum near the best point.
@@ -34,6 +35,7 @@ _CANDIDATES = 32
 _NEARLY_ZERO = 1e-24
 _GRID = 64
 _REFINEMENTS = 6
+_WIDENINGS, _STRIDE = 6, 4.0
 
 _THRESHOLD: dict[type[Correction], str] = {
     TruncatedImportanceSampling: "clip",
@@ -99,6 +101,9 @@ def best(
     parameter = parameter or _THRESHOLD.get(type(inner))
     if parameter is None or parameter not in ("clip", "lam", "c1") or parameter not in inner.parameters():
         raise ValueError(f"{correction.name} has no threshold {parameter or ''} to optimise".replace("  ", " "))
+    for name, value in inner.parameters().items():
+        if name != parameter and np.ndim(value):
+            raise ValueError(f"{correction.name}: {name} must be one number, not one per state, to optimise {parameter}")
     denominator = Denominator(denominator)
     pair = (policy_log_probs, actor_log_probs, advantage)
     is_exact = denominator is Denominator.PROPOSED and parameter == _THRESHOLD.get(type(inner))
@@ -124,7 +129,7 @@ def with_parameter(correction: Correction, parameter: str, value: Any) -> Correc
 
 
 def _refined(pair: tuple[Array, Array, Array], along: Any) -> Floats:
-    """Grids over the range of the ratios, each between the neighbours of the last one's best point."""
+    """Grids over the range of the ratios and beyond, then each between the neighbours of the last one's best point."""
     low, high = math.inf, -math.inf
     for state in path.sorted_states(*pair):
         finite = state.log_ratio[np.isfinite(state.log_ratio)]
@@ -133,14 +138,22 @@ def _refined(pair: tuple[Array, Array, Array], along: Any) -> Floats:
     if not low <= high:
         raise ValueError("policy and actor share no token: there is no threshold to choose")
     low, high = low - 1.0, high + 1.0
-    grid = np.exp(np.linspace(low, high, _GRID))
+    for _ in range(_WIDENINGS):  # the best threshold may lie beyond the ratios: c1, for one, is on the scale of Z·r
+        grid = np.exp(np.linspace(low, high, _GRID))
+        at = _least(along(grid).mse)
+        if 0 < at < _GRID - 1:
+            break
+        low, high = (low - _STRIDE, high) if at == 0 else (low, high + _STRIDE)
     for _ in range(_REFINEMENTS):
-        mse = along(grid).mse
-        _require_signal(mse)
-        at = int(np.nanargmin(mse))
         low, high = np.log(grid[max(at - 1, 0)]), np.log(grid[min(at + 1, _GRID - 1)])
         grid = np.exp(np.linspace(low, high, _GRID))
+        at = _least(along(grid).mse)
     return grid
+
+
+def _least(mse: Any) -> int:
+    _require_signal(mse)
+    return int(np.nanargmin(mse))
 
 
 def _require_signal(mse: Any) -> None:

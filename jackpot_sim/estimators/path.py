@@ -6,8 +6,8 @@ sums of q·r^k over stretches, times 1, A, Ap, A² and A²p. Sorting a state by 
 those sums makes any threshold a few look-ups. `exact` does that; `optimum` in `optimum.py` finds
 the best threshold.
 
-Sums of q·r^0 are cumulated from the largest r and the others from the smallest, which is where each
-of them is used: a sum is never what is left of a difference of much larger ones.
+Sums of q·r^0 are cumulated from the largest r and the others from the smallest, which is where clips
+use them; a band's sum is a difference of two, and known to the rounding of the larger.
 
 A state's likeliest token stands apart from those sums. Where it is nearly certain (1 − p = t ≪ 1, as
 is common in language models) all gradients are of the order of t and its own terms of the order of
@@ -37,6 +37,9 @@ from jackpot_sim.estimators.moments import (
 )
 
 Floats: TypeAlias = NDArray[np.float64]
+
+_FAINT = 1e-290
+"""A probability whose share in a KL is lost in rounding, whatever the log-ratio."""
 
 ONE, A, AP, A2, A2P = range(5)
 """What multiplies q·r^k in a cumulated sum: 1, A, A·p, A², A²·p; those with A leave out the likeliest token."""
@@ -115,8 +118,9 @@ def sorted_states(policy_log_probs: Array, actor_log_probs: Array, advantage: Ar
         raise ValueError(f"policy_log_probs has shape {shape}: it holds no state")
     flat = [namespace(x).reshape(x, (-1, shape[-1])) for x in laws]
     for row in range(flat[0].shape[0]):
+        # Checked as they come: what float32 makes of a large vocabulary is within its own tolerance.
+        check_pair(flat[0][row, :], flat[1][row, :])
         log_p, log_q, values = (np.asarray(to_numpy(x[row, :]), dtype=np.float64) for x in flat)
-        check_pair(log_p, log_q)
         yield SortedState(log_p, log_q, check_advantage(values))
 
 
@@ -144,7 +148,8 @@ class SortedState:
         self.on_policy_variance -= self.grad_norm_sq
 
         live = q >= np.finfo(np.float64).smallest_normal
-        self.reaches_policy = not np.any(p[~live] > 0)
+        # Where the actor's probability underflows, only a policy's that does so too leaves the KL finite here.
+        self.reaches_policy = not np.any((p > 0) & ((log_q == -math.inf) | (~live & (p > _FAINT))))
         order = np.flatnonzero(live)
         ratio = np.asarray(log_ratio(log_p[live], log_q[live]))
         rank = np.argsort(ratio)

@@ -1,4 +1,4 @@
-"""The same moments from draws: a second path, which shares no formula with the exact one.
+"""The same moments from draws: a second path, which shares with the exact one only the true gradient.
 
 Tokens are drawn from the actor, masks from their acceptance probabilities, and the update is formed
 as a trainer forms it, `replicates` times over. What the replicates' mean and spread say is what the
@@ -84,9 +84,7 @@ def estimate(
     check_pair(policy_log_probs, actor_log_probs)
     check_advantage(advantage)
     vocab = policy_log_probs.shape[-1]
-    flat = [
-        np.asarray(to_numpy(x), np.float64).reshape(-1, vocab) for x in (policy_log_probs, actor_log_probs, advantage)
-    ]
+    flat = [to_numpy(x).reshape(-1, vocab) for x in (policy_log_probs, actor_log_probs, advantage)]
     check_parameters(correction, len(flat[0]))
     draws = _Draws(replicates, states=len(flat[0]))
     for state, (log_p, log_q, values) in enumerate(zip(*flat, strict=True)):
@@ -145,7 +143,7 @@ def _simulate(
     pull = kept * advantage[tokens]
     updates = np.zeros((replicates, vocab))
     np.add.at(updates, (np.arange(replicates)[:, None], tokens), pull)
-    p = np.exp(log_p)
+    p = np.exp(log_p, dtype=np.float64)
     updates = (updates - pull.sum(axis=1, keepdims=True) * p) / n_samples
     draws.accepted[state], draws.weight[state] = mask.mean(axis=1), kept.mean(axis=1)
     draws.weight_sq[state] = (kept**2).mean(axis=1)
@@ -158,18 +156,23 @@ def _simulate(
     draws.grad_norm_sq += float(gradient @ gradient)
     draws.on_policy_variance += float(p @ feature_norm_sq(p, advantage) - gradient @ gradient)
     draws.mass[:, state] = accept.mean(axis=1), (accept * weight).mean(axis=1)
+    possible = correction.weights(ratio, z)
+    missed = (log_p > -math.inf) & ((log_q == -math.inf) | (possible.accept == 0))
     tokens, (accept, weight) = drawn_from(log_p)
     with np.errstate(divide="ignore", invalid="ignore"):
         accepted = ratio[tokens] - np.log(accept)
         # Beyond the actor's reach both ratio and weight may be inf; the law has no mass there all the same.
         effective = np.where((accept > 0) & (ratio[tokens] < math.inf), accepted - np.log(weight), math.inf)
     draws.surprise[:, state] = accepted.mean(axis=1), effective.mean(axis=1)
+    if missed.any():
+        # Draws may miss a rare violation; the laws are known in full, and it makes the KL infinite.
+        draws.surprise[:, state] = math.inf
 
 
 def _figures(draws: _Draws, keep: NDArray[np.bool_], denominator: Denominator, n_samples: int) -> dict[str, float]:
     """All figures from the replicates in `keep`."""
     replicates = int(keep.sum())
-    gram, along, signal = draws.gram[np.ix_(keep, keep)], draws.along[keep], draws.grad_norm_sq
+    gram, along, signal = draws.gram[np.ix_(keep, keep)], draws.along[keep], np.float64(draws.grad_norm_sq or math.nan)
     accepted, weight, weight_sq = (x[:, keep] for x in (draws.accepted, draws.weight, draws.weight_sq))
     with np.errstate(divide="ignore", invalid="ignore"):
         if denominator is Denominator.ACCEPTED:
@@ -178,8 +181,8 @@ def _figures(draws: _Draws, keep: NDArray[np.bool_], denominator: Denominator, n
         own, others = np.trace(gram) / replicates, _off_diagonal(gram)
         dot = along.mean()
         bias_sq = (others - 2 * dot + signal) / signal
-        variance = n_samples * (own - others) / draws.on_policy_variance
-        noise_to_signal = draws.on_policy_variance / signal
+        variance = n_samples * (own - others) / np.float64(draws.on_policy_variance)
+        noise_to_signal = np.float64(draws.on_policy_variance) / signal
         laws = draws.surprise[:, :, keep].mean(axis=2) + np.log(draws.mass[:, :, keep].mean(axis=2))
         kl_accepted, kl_effective = laws.mean(axis=1)
         bias = math.sqrt(bias_sq) if bias_sq >= 0 else math.nan

@@ -405,3 +405,7 @@ def test_errors_name_the_argument(xp: ToLibrary, name: str) -> None:
 def test_renyi_refuses_other_orders(alpha: float) -> None:
     with pytest.raises(ValueError, match="alpha must be positive and finite"):
         divergences.renyi(HOLED.policy, HOLED.actor, alpha)
+
+
+def test_a_violation_by_a_probability_that_underflows_is_still_infinite() -> None:
+    assert divergences.kl(np.array([0.0, -800.0]), np.array([0.0, -math.inf])) == math.inf

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from jackpot_sim import estimators
 from jackpot_sim.core.backend import to_numpy
@@ -309,3 +310,19 @@ def test_parameters_must_be_a_path() -> None:
         path.exact(*TIED, estimators.get("tis", clip=np.ones((2, 1))))
     with pytest.raises(ValueError, match="shape"):
         path.exact(*TIED, estimators.get("jackpot", lam=np.ones(2), c1=np.ones(3)))
+
+
+def test_float32_laws_of_a_real_vocabulary_are_taken_as_they_come() -> None:
+    generator = np.random.default_rng(0)
+    logits = generator.normal(size=(2, 2, 151_936)).astype(np.float32)
+    policy, actor = (torch.log_softmax(torch.from_numpy(x), -1).numpy() for x in logits)
+    cell = (policy[:1], actor[:1], generator.normal(size=(1, 151_936)))
+    along = path.exact(*cell, estimators.get("tis"))
+    assert along.bias[0] == pytest.approx(moments.exact(*(np.asarray(x) for x in cell), estimators.get("tis")).bias, rel=1e-3)
+
+
+def test_laws_too_small_for_their_exponentials_have_finite_kls() -> None:
+    policy, actor = np.array([[0.0, -800.0, -900.0]]), np.array([[0.0, -810.0, -880.0]])
+    cell = (policy, actor, np.array([[1.0, 0.0, -1.0]]))
+    assert moments.exact(*cell, estimators.get("none")).kl_effective == pytest.approx(0.0, abs=1e-300)
+    assert path.exact(*cell, estimators.get("none")).kl_effective[0] == pytest.approx(0.0, abs=1e-300)

@@ -140,3 +140,17 @@ def test_leading_axes_are_flattened() -> None:
     cell = random_cell(states=4, vocab=5, seed=1)
     folded = Cell(*(x.reshape(2, 2, 5) for x in cell))
     assert estimate(estimators.get("jackpot"), cell=cell) == estimate(estimators.get("jackpot"), cell=folded)
+
+
+def test_a_violation_too_rare_to_be_drawn_is_infinite_all_the_same() -> None:
+    policy, actor = np.log([[0.5, 0.5 - 1e-9, 1e-9]]), np.array([[math.log(0.5), math.log(0.5), -math.inf]])
+    advantage = np.array([[0.0, 1.0, 2.0]])
+    found = sampled.estimate(policy, actor, advantage, estimators.get("is"), np.random.default_rng(0), n_samples=16)
+    assert found.value["kl_accepted"] == found.value["kl_effective"] == math.inf
+
+
+def test_a_zero_gradient_has_no_bias() -> None:
+    law = np.log([[0.5, 0.3, 0.2]])
+    found = sampled.estimate(law, law, np.ones((1, 3)), estimators.get("tis"), np.random.default_rng(0), n_samples=8)
+    assert math.isnan(found.value["bias_sq"])
+    assert math.isnan(found.value["mse"])
