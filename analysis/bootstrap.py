@@ -9,7 +9,9 @@ draws, so that their differences are compared on equal states.
 What this cannot do. Where seeds differ only by their states, both levels together count the noise of
 the states twice (in variance by a factor of up to 2 − 1/seeds): the intervals are then too wide, not
 too narrow. A knob that was solved for a target KL is not solved again in a replicate. Where seeds do
-differ, three of them say little about how much, whatever is done with them.
+differ, a few of them say little about how much, and the intervals are too narrow: with three seeds
+`seeds` alone is far from its nominal level, and `both` is too when the differences between seeds
+outweigh those between states.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ FloatArray: TypeAlias = NDArray[np.float64]
 
 FIGURES = (
     *("kl_policy_actor", "acceptance_rate", "kl_accepted", "kl_effective"),
-    *("bias", "direction_bias", "variance", "mse", "ess_fraction"),
+    *("bias", "direction_bias", "gain", "variance", "mse", "mse_rescaled", "ess_fraction"),
 )
 """The figures that get an interval."""
 
@@ -102,12 +104,12 @@ class Candidate:
 
     def mse_at(self, n_samples: int) -> tuple[float, FloatArray]:
         """The MSE at that many proposals per state: the mean over seeds, and over those of each replicate."""
-        centre, replicates = (
-            _mean_over_seeds(
-                moments.mean_squared_error(of["bias"] ** 2, of["variance"], of["noise_to_signal"], n_samples)
-            )
-            for of in (self.per_seed, self.resampled)
-        )
+        centre, replicates = (_mean_over_seeds(_mse(of, n_samples)) for of in (self.per_seed, self.resampled))
+        return float(centre), replicates
+
+    def mse_rescaled_at(self, n_samples: int) -> tuple[float, FloatArray]:
+        """The same for the MSE of the best multiple of the update."""
+        centre, replicates = (_mean_over_seeds(_rescaled(of, n_samples)) for of in (self.per_seed, self.resampled))
         return float(centre), replicates
 
 
@@ -213,6 +215,21 @@ def _figures(columns: FloatArray, denominator: str, n_samples: int) -> dict[str,
     found: Moments = moments.combine(StateStatistics(*columns[1:]), denominator, n_samples)
     # 0-d results come back as floats; the callers always have a leading axis.
     return {"kl_policy_actor": np.mean(columns[0], axis=-1)} | {name: getattr(found, name) for name in _MEASURED}
+
+
+def _mse(of: dict[str, FloatArray], n_samples: int) -> FloatArray:
+    found: FloatArray = moments.mean_squared_error(of["bias"] ** 2, of["variance"], of["noise_to_signal"], n_samples)
+    return found
+
+
+def _rescaled(of: dict[str, FloatArray], n_samples: int) -> FloatArray:
+    gain = of["gain"]
+    with np.errstate(invalid="ignore"):
+        size = _mse(of, n_samples) + 2 * gain - 1
+        # ‖ĝ‖² ≥ (gain·‖g‖)²: of a tiny update the difference keeps few digits, and must not end below that.
+        size = np.maximum(size, moments.mean_squared_error(gain**2, of["variance"], of["noise_to_signal"], n_samples))
+        found: FloatArray = moments.mean_squared_error_rescaled(gain, size)
+    return found
 
 
 def _mean_over_seeds(values: FloatArray) -> FloatArray:

@@ -18,9 +18,9 @@ from jackpot_sim.sweep import records
 from jackpot_sim.sweep.errors import StudyError
 
 _EPILOGUE = """
-What it prints, and writes as CSV: acceptance_vs_kl, kl_before_after, bias_variance (which estimators
-no other beats), lowest_mse (which estimator to take at n proposals per state), and figures (every
-figure of every estimator with its interval).
+What it prints, and writes as CSV: lowest_mse (which estimator to take at n proposals per state, and
+which if the learning rate is chosen to suit), acceptance_vs_kl, kl_before_after, bias_variance (which
+estimators no other beats), and figures (every figure of every estimator with its interval).
 
 A figure is the mean over the seeds of an environment, and 0.9716(3) says that its standard error is
 0.0003. All estimators are compared on the same resampled states. inf and nan are results too: they
@@ -37,11 +37,13 @@ app = App(
 )
 
 
+_WIDE = 160
+"""Columns of output that is no terminal."""
+
+
 @app.default
 def _analyse(
-    run: Path,
-    /,
-    *,
+    *run: Path,
     out: Path | None = None,
     n_samples: Annotated[list[int] | None, Parameter(consume_multiple=True, negative_iterable=())] = None,
     replicates: int = 1000,
@@ -53,7 +55,7 @@ def _analyse(
     """Analyse a run.
 
     Args:
-        run: The run's folder, for instance runs/default-1234abcd.
+        run: One run's folder, for instance runs/default-1234abcd; by default the latest below runs/.
         out: Where the CSV files go; by default the folder `analysis` in the run's folder.
         n_samples: Proposals per state at which MSEs are compared; by default 16 64 256 1024 4096.
         replicates: Bootstrap replicates.
@@ -83,10 +85,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 2
 
 
+def _chosen(given: Sequence[Path]) -> Path:
+    """The run that is given, or else the latest below runs/.
+
+    Raises:
+        StudyError: several are given, or there is none.
+    """
+    if len(given) > 1:
+        raise StudyError(f"one run at a time: {len(given)} folders were given, {', '.join(map(str, given))}")
+    if given:
+        return given[0]
+    found = [path for path in Path("runs").glob("*/manifest.json") if path.is_file()]
+    if not found:
+        raise StudyError("there is no run below runs/: name a run's folder, or run `python -m jackpot_sim.sweep` first")
+    return max(found, key=lambda path: (path.stat().st_mtime_ns, str(path))).parent
+
+
 def _run(
-    run: Path,
-    /,
-    *,
+    *runs: Path,
     out: Path | None = None,
     n_samples: Sequence[int] | None = None,
     replicates: int = 1000,
@@ -96,22 +112,23 @@ def _run(
     quiet: bool = False,
 ) -> int:
     options = Options(replicates, level, seed, resample)
+    run = _chosen(runs)
     grid = (16, 64, 256, 1024, 4096) if n_samples is None else tuple(dict.fromkeys(n_samples))
     rows, states = records.load(run), records.load(run, "states")
     found = tables.build(rows, states, grid, options)
     folder = out or run / "analysis"
     written = write(found, folder)
     if not quiet:
-        console = Console()
+        console = Console(width=None if sys.stdout.isatty() else _WIDE, highlight=False, markup=False, emoji=False)
+        if not runs:
+            console.print(f"{run}, the latest run below runs/.\n", soft_wrap=True)
         show.print_tables(found, console)
         planned = len(records.read_manifest(run)["cells"])
         unfinished = f" of {planned}: the run is not finished" if rows["cell"].nunique() < planned else ""
         console.print(
             f"{rows['cell'].nunique()} cells{unfinished}; {replicates} replicates over {_OVER[resample]}. "
             f"{len(written)} CSV files in {folder}.",
-            highlight=False,
             soft_wrap=True,
-            markup=False,
         )
     return 0
 

@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 import math
+import textwrap
+from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
 from rich import box
-from rich.console import Console, Group, RenderableType
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from analysis.tables import Tables
+from analysis.tables import Tables, kinds_of, tied
 
 _ZERO = 1e-12
 """Below this a figure is what rounding leaves of 0."""
 _SURE = 0.99
 """From this probability on, a comparison is shown without it."""
+_GAP = 2
+"""Columns between two columns."""
+
+Row = tuple[str, ...]
+
+_MSE_MEANS = (
+    "An MSE of 1 is no update at all: the plain MSE rewards any correction that shrinks the update, and the rescaled "
+    "one is what is left of it when the learning rate is chosen best. In parentheses: bootstrap probability of being "
+    "the lowest, where below 0.99, at the n where it is least."
+)
 
 
 def with_error(value: float, error: float) -> str:
@@ -42,19 +55,24 @@ def with_error(value: float, error: float) -> str:
     return f"{value:.{digits}f}({shown})" + (f"e{scale:+03d}" if scale else "")
 
 
-def overview(tables: Tables, width: int) -> RenderableType:
-    """What `python -m analysis` prints."""
+def print_tables(tables: Tables, console: Console) -> None:
+    """Prints what `python -m analysis` shows, at the console's width; where that is too little, wider lines break."""
+    _print_lowest(tables.lowest_mse, console)
     acceptance, kl = tables.acceptance_vs_kl, tables.kl_before_after
     rejecting = _with_acceptance_below_one(acceptance)
     kept = kl.merge(acceptance[rejecting][["environment", "estimator", "denominator"]].drop_duplicates())
-    parts: list[RenderableType] = []
     if rejecting.any():
-        parts += _by_estimator("Acceptance against KL(policy‖actor)", acceptance[rejecting], "acceptance_rate", width)
-        parts += _by_estimator("KL(policy‖·) before, and of the accepted tokens", kept, "kl_accepted", width)
-    parts += _by_estimator("KL(policy‖·) before, and of the weighted update", kl, "kl_effective", width)
-    parts.append(_frontier(tables.bias_variance))
-    parts.append(_lowest(tables.lowest_mse))
-    return Group(*parts)
+        _print_by_estimator("Acceptance rate, by environment", acceptance[rejecting], "acceptance_rate", console)
+        title = "KL(policy‖·) before, and of the accepted tokens (nats)"
+        _print_by_estimator(title, kept, "kl_accepted", console)
+    shown = set(acceptance.loc[rejecting, "estimator"])
+    if left_out := [name for name in dict.fromkeys(acceptance["estimator"]) if name not in shown]:
+        where = "above" if rejecting.any() else "here on acceptance"
+        _say(console, f"Not {where}, for they accept every token: {', '.join(left_out)}.")
+        console.print()
+    title = "KL(policy‖·) before, and of the weighted update (nats)"
+    _print_by_estimator(title, kl, "kl_effective", console)
+    _print_frontier(tables.bias_variance, console)
 
 
 def _with_acceptance_below_one(acceptance: pd.DataFrame) -> pd.Series[bool]:
@@ -70,111 +88,203 @@ def _names(frame: pd.DataFrame) -> pd.Series[str]:
     return frame["estimator"] + " / " + frame["denominator"]
 
 
-def _by_estimator(title: str, frame: pd.DataFrame, figure: str, width: int) -> list[RenderableType]:
-    """A row per environment and a column per estimator, in as many tables as `width` asks for."""
+def _print_by_estimator(title: str, frame: pd.DataFrame, figure: str, console: Console) -> None:
+    """A row per estimator and a column per environment, in as many blocks as the width asks for."""
     texts = [with_error(value, error) for value, error in zip(frame[figure], frame[f"{figure}_se"], strict=True)]
     # KL and acceptance are the same for all denominators.
     shown = frame.assign(text=texts).drop_duplicates(["environment", "estimator"])
-    cells = {
-        str(name): dict(zip(rows["environment"], rows["text"], strict=True))
-        for name, rows in shown.groupby("estimator", sort=False)
-    }
-    environments = frame.drop_duplicates("environment")
-    room = width - 10 - max(max(len(_condition(label)) + 2, len(_kinds(label))) for label in environments["label"])
-    out: list[RenderableType] = []
-    columns: list[str] = []
-    for name in cells:
-        needed = sum(max(len(each), *map(len, cells[each].values())) + 3 for each in [*columns, name])
-        if columns and needed > room:
-            out.append(_grid(title, environments, {each: cells[each] for each in columns}))
-            title, columns = f"{title.removesuffix(', more')}, more", []
-        columns.append(name)
-    return [*out, _grid(title, environments, {each: cells[each] for each in columns})]
+    names = list(dict.fromkeys(shown["estimator"]))
+    columns: list[tuple[str, Row]] = []
+    for _, rows in shown.groupby("environment", sort=False):
+        first = rows.iloc[0]
+        found = dict(zip(rows["estimator"], rows["text"], strict=True))
+        column = (f"{first['kl_before']:.3g}", *(found[name] for name in names))
+        columns.append((_folded(first, max(map(len, column))), column))
+    labels = ("KL before", *names)
+    room = console.width - max(map(len, labels)) - _GAP
+    blocks: list[list[tuple[str, Row]]] = [[]]
+    for each in columns:
+        if blocks[-1] and sum(_width(heading, cells) + _GAP for heading, cells in [*blocks[-1], each]) > room:
+            blocks.append([])
+        blocks[-1].append(each)
+    for index, block in enumerate(blocks):
+        table = _table(title if index == 0 else None)
+        table.add_column("", no_wrap=True)
+        for heading, _ in block:
+            table.add_column(Text(heading), justify="right", no_wrap=True)
+        for row in zip(labels, *(cells for _, cells in block), strict=True):
+            table.add_row(*map(Text, row), style="dim" if row[0] == "KL before" else "")
+        _print_whole(table, console, sum(_width(*each) + _GAP for each in block) + max(map(len, labels)))
+    console.print()
 
 
-def _grid(title: str, environments: pd.DataFrame, cells: dict[str, dict[str, str]]) -> Table:
-    table = _table(title)
-    for heading in ("KL before", *cells):
-        table.add_column(Text(heading), justify="right", no_wrap=True)
-    rows = zip(environments["environment"], environments["label"], environments["kl_before"], strict=True)
-    _fill(table, [(label, [f"{kl:.3g}", *(each[name] for each in cells.values())]) for name, label, kl in rows])
-    return table
+def _width(heading: str, cells: Row) -> int:
+    return max(map(len, [*heading.split("\n"), *cells]))
 
 
-def _frontier(frame: pd.DataFrame) -> Table:
-    table = _table("Bias-variance frontier: estimators that no other beats in both")
-    table.add_column("estimator (bias, variance; chance of being on the frontier where below 0.99)")
+def _folded(row: pd.Series, width: int) -> str:
+    """A heading in lines of about `width`: kinds fold at spaces and hyphens, a value stays whole."""
+    lines = textwrap.wrap(_kinds(row), max(width, 11), break_long_words=False)
+    for told in _condition(row).split():
+        name, _, value = told.partition("=")
+        lines += [told] if len(told) <= max(width, 11) else [f"{name}=", value]
+    return "\n".join(lines)
+
+
+def _print_frontier(frame: pd.DataFrame, console: Console) -> None:
     rows = []
     for _, group in frame.assign(name=_names(frame)).groupby("environment", sort=False):
-        on = group[group["on_frontier"]].sort_values(["bias", "variance"])
-        found = zip(on["name"], on["bias"], on["variance"], on["probability"], strict=True)
-        told = [
-            f"{name} ({_plain(bias)}, {_plain(variance)}{_doubt('; ', chance)})"
-            for name, bias, variance, chance in found
-        ]
-        rows.append((group["label"].iloc[0], [", ".join(told) or "none is defined"]))
-    _fill(table, rows)
-    return table
-
-
-def _lowest(frame: pd.DataFrame) -> Table:
-    table = _table("Lowest MSE at n proposals per state")
-    table.add_column("n: estimator (bootstrap probability that it is the lowest, where below 0.99)")
-    rows = []
-    for _, group in frame.assign(name=_names(frame)).groupby("environment", sort=False):
-        runs: list[tuple[str, list[int], float]] = []
-        for n, at in group.groupby("n_samples", sort=True):
-            best = at[at["lowest"]]
-            name = " = ".join(best["name"]) or "none is defined"
-            chance = float(best["probability"].max()) if len(best) else 1.0
-            if runs and runs[-1][0] == name:
-                runs[-1] = (name, [*runs[-1][1], int(str(n))], min(runs[-1][2], chance))
+        on = group[group["on_frontier"]].sort_values(["bias", "variance"], kind="stable")
+        merged: list[tuple[list[str], float, float, float]] = []
+        for name, bias, variance, chance in zip(on["name"], on["bias"], on["variance"], on["probability"], strict=True):
+            same = [each for each in merged if tied(np.array(each[1:3]), np.array([bias, variance])).all()]
+            if same:
+                same[0][0].append(name)
             else:
-                runs.append((name, [int(str(n))], chance))
+                merged.append(([name], bias, variance, chance))
         told = [
-            f"{counts[0]}{f'–{counts[-1]}' if len(counts) > 1 else ''}: {name}"
-            + (f" ({chance:.2f})" if chance < _SURE else "")
-            for name, counts, chance in runs
+            f"{' = '.join(names)} ({_plain(bias)}, {_plain(variance)}{_doubt('; ', chance)})"
+            for names, bias, variance, chance in merged
         ]
-        rows.append((group["label"].iloc[0], ["; ".join(told)]))
-    _fill(table, rows)
-    return table
+        rows.append((group.iloc[0], [(", ".join(told) or "none is defined",)]))
+    _print_grouped(
+        "Bias-variance frontier: estimators that no other beats in both",
+        ("estimator (bias, variance; chance of being on the frontier where below 0.99)",),
+        rows,
+        console,
+    )
+
+
+def _print_lowest(frame: pd.DataFrame, console: Console) -> None:
+    rows = []
+    for _, group in frame.assign(name=_names(frame)).groupby("environment", sort=False):
+        # Successive n with the same winners share a line.
+        lines: list[list[tuple[int, _Winner, _Winner]]] = []
+        for n, at in group.groupby("n_samples", sort=True):
+            winners = (int(str(n)), _Winner(at, ""), _Winner(at, "_rescaled"))
+            if lines and all(a.key == b.key for a, b in zip(lines[-1][-1][1:], winners[1:], strict=True)):
+                lines[-1].append(winners)
+            else:
+                lines.append([winners])
+        told = []
+        for line in lines:
+            counts = [n for n, _, _ in line]
+            told.append(
+                (
+                    f"{counts[0]}" if len(counts) == 1 else f"{counts[0]}–{counts[-1]}",
+                    _winners([(n, plain) for n, plain, _ in line]),
+                    _winners([(n, rescaled) for n, _, rescaled in line]),
+                )
+            )
+        rows.append((group.iloc[0], told))
+    title = "Lowest MSE, relative to the squared gradient, at n proposals per state"
+    _print_grouped(title, ("n", "lowest MSE", "lowest when rescaled"), rows, console, _MSE_MEANS)
+
+
+class _Winner:
+    """Who has the lowest MSE in one environment at one n."""
+
+    def __init__(self, at: pd.DataFrame, suffix: str) -> None:
+        best = at[at[f"lowest{suffix}"]]
+        self.name = " = ".join(best["name"])
+        self.mse = float(best[f"mse{suffix}"].min()) if len(best) else math.nan
+        self.chance = float(best[f"probability{suffix}"].max()) if len(best) else 1.0
+        updates = self.mse < 1 if suffix else self.mse <= 1  # the best multiple of nothing good is no update
+        self.key = (self.name, bool(updates))
+
+
+def _winners(line: Sequence[tuple[int, _Winner]]) -> str:
+    """The same winner at each n of a line, with its MSE at the first and the last."""
+    name, updates = line[0][1].key
+    if not name:
+        return "none is defined"
+    ends = list(dict.fromkeys(_plain(winner.mse) for _, winner in (line[0], line[-1])))
+    n, chance = min(((n, winner.chance) for n, winner in line), key=lambda each: each[1])
+    at = f" at n={n}" if len(line) > 1 else ""
+    doubt = f" ({chance:.2f}{at})" if chance < _SURE else ""
+    return f"{'' if updates else 'no update (MSE 1); least: '}{name} {' to '.join(ends)}{doubt}"
 
 
 def _doubt(before: str, chance: float) -> str:
     return f"{before}{chance:.2f}" if chance < _SURE else ""
 
 
-def _condition(label: str) -> str:
+def _kinds(row: pd.Series) -> str:
+    return kinds_of(row["env_kind"], row["base_kind"] if isinstance(row["base_kind"], str) else None)
+
+
+def _condition(row: pd.Series) -> str:
     """What tells an environment from others of its kinds."""
-    return label.partition(" on ")[2].partition(" ")[2]
+    return str(row["label"]).removeprefix(_kinds(row)).strip() or "as it is"
 
 
-def _kinds(label: str) -> str:
-    kind, _, rest = label.partition(" on ")
-    return f"{kind} on {rest.partition(' ')[0]}"
-
-
-def _fill(table: Table, rows: list[tuple[str, list[str]]]) -> None:
-    """Adds rows under a heading for each kind of environment."""
+def _print_grouped(
+    title: str,
+    headings: Row,
+    rows: Sequence[tuple[pd.Series, Sequence[Row]]],
+    console: Console,
+    caption: str = "",
+) -> None:
+    """Rows under a heading for each kind of environment; cells fold between words."""
+    lines: list[tuple[Row, str]] = []
     kinds = ""
-    for label, texts in rows:
-        if _kinds(label) != kinds:
-            kinds = _kinds(label)
-            table.add_row(Text(kinds, style="bold"), *[""] * len(texts))
-        table.add_row(Text(f"  {_condition(label)}"), *map(Text, texts))
+    for about, told in rows:
+        if _kinds(about) != kinds:
+            kinds = _kinds(about)
+            lines.append(((kinds, *[""] * len(headings)), "bold"))
+        for index, cells in enumerate(told):
+            lines.append((("" if index else f"  {_condition(about)}", *cells), ""))
+    texts = [("environment", *headings), *(cells for cells, _ in lines)]
+    widths = _widths([list(column) for column in zip(*texts, strict=True)], console.width - _GAP * len(headings))
+    table = _table(title)
+    for heading, width in zip(texts[0], widths, strict=True):
+        table.add_column(heading, width=width)
+    for cells, style in lines:
+        table.add_row(*map(Text, cells), style=style)
+    _print_whole(table, console, sum(widths) + _GAP * len(headings))
+    if caption:
+        _say(console, caption)
+    console.print()
+
+
+def _widths(columns: list[list[str]], room: int) -> list[int]:
+    """What each column needs for its longest word, and shares of the rest by what it could use."""
+    least = [
+        max(len(word) + (2 if text.startswith("  ") else 0) for text in column for word in text.split() or [""])
+        for column in columns
+    ]
+    full = [max(map(len, column)) for column in columns]
+    spare = max(0, room - sum(least))
+    wanted = [most - few for most, few in zip(full, least, strict=True)]
+    if spare > 3 * wanted[0]:  # there is room for names in one piece
+        least[0], spare, wanted[0] = full[0], spare - wanted[0], 0
+    share = min(1.0, spare / max(1, sum(wanted)))
+    return [few + int(share * more) for few, more in zip(least, wanted, strict=True)]
 
 
 def _plain(value: float) -> str:
     return "0" if abs(value) < _ZERO else f"{value:.3g}"
 
 
-def _table(title: str) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("environment", no_wrap=True)
-    return table
+def _table(title: str | None) -> Table:
+    return Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        padding=(0, _GAP - 1, 0, 0),
+        pad_edge=False,
+    )
 
 
-def print_tables(tables: Tables, console: Console) -> None:
-    """Prints the overview at the console's width."""
-    console.print(overview(tables, console.width))
+def _print_whole(table: Table, console: Console, needed: int) -> None:
+    """Prints on lines of at least `needed`: a terminal that is narrower breaks them, and no number is cut."""
+    before = console.width
+    console.width = max(before, needed + 2 * _GAP)
+    console.print(table)
+    console.width = before
+
+
+def _say(console: Console, sentence: str) -> None:
+    console.print(sentence, highlight=False, markup=False)

@@ -83,15 +83,19 @@ def describe(records: pd.DataFrame) -> pd.DataFrame:
 
 
 def labels(environments: Sequence[str]) -> dict[str, str]:
-    """A short name for each environment: its kinds, and what tells it from others of these kinds."""
+    """A short name for each environment: its kinds, and what tells it from others of these kinds.
+
+    Where there is no other of its kinds, its target KL, or else what it sets itself.
+    """
     flat = {name: _flattened(json.loads(name)) for name in environments}
     kinds = {name: (fields["kind"], fields.get("base.kind")) for name, fields in flat.items()}
     out = {}
     for name, fields in flat.items():
         peers = [flat[other] for other in environments if kinds[other] == kinds[name]]
         varied = [key for key in fields if len({str(peer.get(key)) for peer in peers}) > 1]
-        told = [f"{key.removeprefix('base.')}={_short(fields[key])}" for key in varied if fields[key] is not None]
-        out[name] = " ".join([f"{fields['kind']} on {fields.get('base.kind')}", *told])
+        varied = varied or (["target_kl"] if fields.get("target_kl") is not None else _own(fields))
+        told = [f"{key.removeprefix('base.')}={_short(fields[key])}" for key in varied if fields.get(key) is not None]
+        out[name] = " ".join([kinds_of(fields["kind"], fields.get("base.kind")), *told])
     return out
 
 
@@ -135,34 +139,50 @@ def frontier(environment: Environment, options: Options) -> pd.DataFrame:
 
 
 def lowest_mse(environment: Environment, n_samples: Sequence[int], options: Options) -> pd.DataFrame:
-    """The MSE of each candidate at each n, and which is the lowest.
+    """The MSE of each candidate at each n, plain and rescaled, and which is the lowest of either.
 
-    `probability` is the share of replicates in which the candidate's MSE is the lowest; a tie within
-    rounding counts for each of the tied, so that shares may add up to more than 1.
+    MSEs are relative to ‖g‖²: 1 is that of no update at all. `mse_rescaled` is the MSE of the best
+    multiple of the update. `probability` is the share of replicates in which the candidate's MSE is the
+    lowest; a tie within rounding counts for each of the tied, so that shares may add up to more than 1.
     """
     rows = []
     for n in n_samples:
-        known = [candidate.mse_at(n) for candidate in environment.candidates]
-        best = is_lowest(np.array([centre for centre, _ in known]))
-        share = is_lowest(np.stack([replicates for _, replicates in known])).mean(axis=-1)
-        for index, candidate in enumerate(environment.candidates):
-            centre, replicates = known[index]
-            figure = bootstrap.interval(centre, replicates, options.level)
-            rows.append(
-                {
-                    "environment": environment.name,
-                    "n_samples": n,
-                    "estimator": candidate.estimator,
-                    "denominator": candidate.denominator,
-                    "mse": figure.value,
-                    "mse_se": figure.se,
-                    "mse_low": figure.low,
-                    "mse_high": figure.high,
-                    "lowest": bool(best[index]),
-                    "probability": float(share[index]),
-                }
-            )
+        plain = _compared("", [candidate.mse_at(n) for candidate in environment.candidates], options)
+        rescaled = _compared(
+            "_rescaled", [candidate.mse_rescaled_at(n) for candidate in environment.candidates], options
+        )
+        rows += [
+            {
+                "environment": environment.name,
+                "n_samples": n,
+                "estimator": candidate.estimator,
+                "denominator": candidate.denominator,
+                **plain[index],
+                **rescaled[index],
+            }
+            for index, candidate in enumerate(environment.candidates)
+        ]
     return pd.DataFrame(rows)
+
+
+def _compared(suffix: str, known: list[tuple[float, FloatArray]], options: Options) -> list[dict[str, Any]]:
+    """For each candidate its figure with the interval, whether it is the lowest, and how probably."""
+    best = is_lowest(np.array([centre for centre, _ in known]))
+    share = is_lowest(np.stack([replicates for _, replicates in known])).mean(axis=-1)
+    rows = []
+    for index, (centre, replicates) in enumerate(known):
+        figure = bootstrap.interval(centre, replicates, options.level)
+        rows.append(
+            {
+                f"mse{suffix}": figure.value,
+                f"mse{suffix}_se": figure.se,
+                f"mse{suffix}_low": figure.low,
+                f"mse{suffix}_high": figure.high,
+                f"lowest{suffix}": bool(best[index]),
+                f"probability{suffix}": float(share[index]),
+            }
+        )
+    return rows
 
 
 def undominated(bias: FloatArray, variance: FloatArray) -> np.ndarray[Any, np.dtype[np.bool_]]:
@@ -185,6 +205,11 @@ def is_lowest(values: FloatArray) -> np.ndarray[Any, np.dtype[np.bool_]]:
     return np.asarray(np.isfinite(values) & (values <= least * (1 + ROUNDING)))
 
 
+def tied(first: FloatArray, second: FloatArray) -> Any:
+    """Equal but for rounding."""
+    return _at_most(first, second) & _at_most(second, first)
+
+
 def _at_most(first: FloatArray, second: FloatArray) -> Any:
     """first ≤ second, but for rounding."""
     return first <= second + ROUNDING * np.abs(second) + _NOISE_FLOOR
@@ -200,6 +225,17 @@ def _beside_kl(figures: pd.DataFrame, wanted: list[str]) -> pd.DataFrame:
         renamed = {"value": name} | {column: f"{name}_{column}" for column in ("se", "low", "high")}
         out = out.merge(rows.rename(columns=renamed), on=keys, how="left", validate="one_to_one")
     return out
+
+
+def kinds_of(env_kind: str, base_kind: str | None) -> str:
+    """How a label begins."""
+    return env_kind if base_kind is None else f"{env_kind} on {base_kind}"
+
+
+def _own(fields: Mapping[str, Any]) -> list[str]:
+    """The numbers that an environment sets beside its base law; else whatever it sets."""
+    own = [key for key in fields if "." not in key and key != "kind"]
+    return [key for key in own if isinstance(fields[key], int | float)] or own
 
 
 def _flattened(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -5,15 +5,23 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 
-from paper_figures import figure2, noise_family, unification
+from paper_figures import command, figure2, noise_family, unification
 
-FIGURES: tuple[Callable[[Sequence[str]], int], ...] = (figure2.main, unification.main, noise_family.main)
+FIGURES: dict[str, Callable[[Sequence[str]], int]] = {
+    figure2.NAME: figure2.main,
+    unification.NAME: unification.main,
+    noise_family.NAME: noise_family.main,
+}
+
+_ABOUT = f"""Draw every figure: {", ".join(FIGURES)}.
+
+Each runs its own small study first, into runs/figures/NAME, and finds it there the next time. One
+figure alone, or from other records: `python -m paper_figures.NAME [--records DIR]`."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Draws all figures with the same options."""
-    tokens = list(sys.argv[1:] if argv is None else argv)
-    return max([main_of(tokens) for main_of in FIGURES])
+    """Draws all figures, into the same folder."""
+    return command.run_all(_ABOUT, list(FIGURES.values()), argv)
 
 
 if __name__ == "__main__":

@@ -57,6 +57,32 @@ def run(name: str, about: str, make: Callable[[Loaded], Made], argv: Sequence[st
     return 2
 
 
+def run_all(about: str, mains: Sequence[Callable[[Sequence[str]], int]], argv: Sequence[str] | None) -> int:
+    """Draws one figure after the other with `--out`, the only option that all can share; the worst exit code."""
+    app = App(name="python -m paper_figures", help=about, help_epilogue=_EPILOGUE, version_flags=[])
+    app.default(_where)
+    tokens = list(sys.argv[1:] if argv is None else argv)
+    if any(token in ("--help", "-h") for token in tokens):
+        app.help_print(tokens=[])
+        return 0
+    try:
+        app.parse_args(tokens, exit_on_error=False, print_error=False)
+    except cyclopts.CycloptsError as error:
+        errors = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
+        errors.print(f"paper_figures: {' '.join(str(error).split())} (see --help)")
+        return 2
+    return max(main_of(tokens) for main_of in mains)
+
+
+def _where(*, out: Path = Path("figures")) -> None:
+    """Where to write.
+
+    Args:
+        out: Where the PDFs and the PNGs go.
+    """
+    raise AssertionError("the arguments are bound, never called")
+
+
 def _arguments(*, records: Path | None = None, out: Path = Path("figures")) -> None:
     """Where to read and where to write.
 

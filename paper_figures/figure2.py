@@ -34,7 +34,7 @@ MARKERS = {
     "64-step staleness": 4e-4,
     "FP8 KV cache": 2e-3,
     "sparse attention": 2e-2,
-    "two different models": 0.1,
+    "two different\nmodels": 0.1,
 }
 """KL between actor and policy, nats, that the paper gives for each cause."""
 
@@ -140,7 +140,7 @@ def _draw_toy(axes: Axes) -> None:
     for offset, (label, law, color) in zip((-0.27, 0.0, 0.27), laws, strict=True):
         axes.bar(place + offset, law, width=0.25, color=color, label=label)
     axes.set(ylabel="probability", xticks=place, ylim=(0, 0.68))
-    axes.set_xlabel(f"token, of our choice\naccepted {rate:.2f}, KL {before:.2f} → {after:.2f}")
+    axes.set_xlabel(f"token (our choice)\naccepted {rate:.2f}, KL {before:.2f} → {after:.2f}")
     axes.set_yticks([0, 0.2, 0.4])
     axes.grid(visible=False)
     axes.set_title("(a) Four tokens, λ = 1")
@@ -153,20 +153,20 @@ def _draw_acceptance(axes: Axes, curve: pd.DataFrame, points: pd.DataFrame) -> N
     axes.plot(shown["kl_before"], shown["paper"], label="paper", **style.PUBLISHED)
     for label, kl in MARKERS.items():
         axes.axvline(kl, color="#777777", linewidth=0.8, linestyle=(0, (1, 1.5)), zorder=1)
-        # The curve leaves room below it on the left and above it on the right.
-        crowded = kl > 0.05
         axes.annotate(
             label,
-            (kl, 0.98 if crowded else 0.02),
+            (kl, 0.02),
             xycoords=axes.get_xaxis_transform(),
-            xytext=(1.5 if crowded else -1.5, 0),
+            xytext=(-1.5, 0),
             textcoords="offset points",
             rotation=90,
-            ha="left" if crowded else "right",
-            va="top" if crowded else "bottom",
+            ha="right",
+            va="bottom",
             color="#444444",
+            bbox={"boxstyle": "square,pad=0.05", "facecolor": "white", "edgecolor": "none"},
+            zorder=1.5,
         )
-    axes.set(xscale="log", xlim=(2e-4, 0.2), ylim=(0.75, 1.005))
+    axes.set(xscale="log", xlim=(2e-4, 0.2), ylim=(0.70, 1.005))
     axes.set(xlabel="KL before (nats)", ylabel="acceptance rate")
     axes.set_title("(b) What rejection costs")
 

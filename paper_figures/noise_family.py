@@ -126,7 +126,7 @@ def _draw_ratio(axes: Axes, points: pd.DataFrame) -> None:
     limit = gaussian.SMALL_NOISE_KL_RATIO
     axes.axhline(limit, color="#999999", linewidth=0.8, zorder=1)
     axes.annotate(
-        f"1/2 − 1/2π = {limit:.2f}",
+        f"1/2 − 1/(2π) = {limit:.2f}",
         (1.9, limit),
         xytext=(0, -3),
         textcoords="offset points",
@@ -149,20 +149,22 @@ def _draw_ratio(axes: Axes, points: pd.DataFrame) -> None:
 
 def _draw_acceptance(axes: Axes, points: pd.DataFrame) -> None:
     kl = np.geomspace(1e-4, 2, 200)
-    axes.plot(kl, gaussian.overlap(np.sqrt(2 * kl)), **style.CLOSED_FORM)
-    _draw_points(axes, points, "acceptance")
+    axes.plot(kl, gaussian.overlap(np.sqrt(2 * kl)), label="closed form", **style.CLOSED_FORM)
+    _draw_points(axes, points, "acceptance", named=True)
     paper = records.published("figure2_simulation").dropna(subset=["acceptance"])
-    axes.plot(paper["kl_before"], paper["acceptance"], **style.PUBLISHED)
+    axes.plot(paper["kl_before"], paper["acceptance"], label="paper", **style.PUBLISHED)
     axes.set(xscale="log", xlim=(1e-4, 2), ylim=(0.3, 1.02))
     axes.set(xlabel="KL before (nats)", ylabel="acceptance rate")
     axes.set_title("(b) What it costs: much the same")
+    axes.legend(loc="lower left")
 
 
-def _draw_points(axes: Axes, points: pd.DataFrame, figure: str) -> None:
+def _draw_points(axes: Axes, points: pd.DataFrame, figure: str, named: bool = False) -> None:
     for kind, look in style.NOISES.items():
         rows = points[points["env_kind"] == kind]
         joined = "none" if kind == LOGIT else "-"  # logit noise has a formula to join its points
-        axes.plot(rows["kl_before"], rows[figure], color=look.color, marker=look.marker, linestyle=joined)
+        name = _LABELS[kind][0] if named else None
+        axes.plot(rows["kl_before"], rows[figure], color=look.color, marker=look.marker, linestyle=joined, label=name)
         axes.fill_between(
             rows["kl_before"], rows[f"{figure}_low"], rows[f"{figure}_high"], color=look.color, alpha=0.3, linewidth=0
         )

@@ -6,7 +6,9 @@ I2. In expectation over its mask Jackpot weighs a token by Z·min(r, c1/Z): TIS 
 I3. So the Rao-Blackwell form of Jackpot has the variance of overlap-tis, Z²·Var[TIS(c1/Z)], and
     Jackpot's own is larger: the difference is the noise of its mask.
 
-Panel (a) is one state of the records, whose overlap is all that its curves depend on. Laws are
+Panel (a) is one state of the records, whose overlap is all that its curves depend on. Its band is the
+mean of m·w over the mask plus and minus one standard deviation, drawn from w·sqrt(a(1 − a)); the axis
+clips it at 0. Laws are
 lm-like (near-certain states beside open ones), the actor differs by noise on its logits, λ = 1, c1 = 2.
 
     python -m paper_figures.unification
@@ -178,22 +180,23 @@ def _draw_expected(axes: Axes, overlap: float) -> None:
     look, tis = style.LOOKS["jackpot"], style.LOOKS["tis"]
     axes.fill_between(ratio, mean - noise, mean + noise, color=look.color, alpha=0.25, linewidth=0)
     axes.plot(ratio, np.minimum(ratio, C1), color=tis.color)
-    axes.plot(ratio, mean, color=look.color, linewidth=2.2)
-    axes.plot(ratio, overlap * np.minimum(ratio, C1 / overlap), **style.CLOSED_FORM)
+    axes.plot(ratio, mean, color=look.color, linewidth=2.2, label="Jackpot, mean of m·w")
+    axes.plot(ratio, overlap * np.minimum(ratio, C1 / overlap), label=r"$Z\,\min(r, c_1/Z)$", **style.CLOSED_FORM)
     axes.set(
-        xlim=(0, 4.2), ylim=(0, 2.45), xlabel=r"importance ratio $r = p/q$", ylabel=r"expected weight $E[mw\,|\,r]$"
+        xlim=(0, 4.2), ylim=(0, 3.1), xlabel=r"importance ratio $r = p/q$", ylabel=r"expected weight $E[mw\,|\,r]$"
     )
     axes.set_title(f"(a) One state, Z = {overlap:.2f}")
-    axes.text(1.75, 2.08, "TIS(2)", color=tis.color, ha="right")
-    axes.text(4.15, 1.02, "Jackpot\n" + r"$Z\,\min(r, c_1/Z)$", color=look.color, va="top", ha="right")
+    axes.text(4.15, 2.05, "TIS(2)", color=tis.color, ha="right", va="bottom")
     axes.annotate(
-        "noise of\nthe mask",
+        "band: mean ± 1 s.d.\nof m·w over the mask,\n" + r"$w\sqrt{a(1-a)}$, cut at 0",
         (0.75, 0.22),
-        xytext=(1.35, 0.05),
+        xytext=(1.3, 0.02),
         color=look.color,
+        fontsize=7,
         va="bottom",
         arrowprops={"arrowstyle": "-", "color": look.color, "linewidth": 0.7, "shrinkA": 1, "shrinkB": 0},
     )
+    axes.legend(loc="upper left", bbox_to_anchor=(0.0, 1.02), fontsize=7)
 
 
 def _draw_laws(axes: Axes, figures: pd.DataFrame) -> None:

@@ -96,8 +96,10 @@ class TopP(Mismatch):
 
         def at(p: float) -> tuple[FloatArray, FloatArray]:
             # A rank is kept iff the ranks before it fall short of p, that is iff the mass from it on
-            # exceeds 1 − p. p = 1 cuts nothing, not even a token whose mass underflows.
-            count = np.sum(ranked.tail[:, :-1] > 1 - p, axis=-1) if p < 1 else np.full(states, vocab)
+            # exceeds 1 − p, and not by the rounding of the sums alone. p = 1 cuts nothing, not even a token
+            # whose mass underflows.
+            rounding = 4 * np.finfo(np.float64).eps
+            count = np.sum(ranked.tail[:, :-1] > 1 - p + rounding, axis=-1) if p < 1 else np.full(states, vocab)
             return base, ranked.keep(np.maximum(count, 1))
 
         return at

@@ -165,16 +165,30 @@ def get(name: str, **parameters: Any) -> Correction:
     Raises:
         ValueError: no such correction, no such parameter, or a parameter outside its range.
     """
-    if name not in _REGISTRY:
-        near = difflib.get_close_matches(name, _REGISTRY, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"unknown estimator {name!r}{hint} (known: {', '.join(sorted(_REGISTRY))})")
-    known = [field.name for field in dataclasses.fields(_REGISTRY[name])]  # type: ignore[arg-type]
+    correction = registered(name)
+    known = [field.name for field in dataclasses.fields(correction)]  # type: ignore[arg-type]
     for parameter in parameters:
         if parameter not in known:
             takes = f"it takes {', '.join(known)}" if known else "it takes no parameter"
             raise ValueError(f"estimator {name!r} has no parameter {parameter!r}: {takes}")
-    return _REGISTRY[name](**parameters)
+    return correction(**parameters)
+
+
+def registered(name: str) -> type[Correction]:
+    """The class called `name`, by any of its names.
+
+    Raises:
+        ValueError: no such correction.
+    """
+    if name in _REGISTRY:
+        return _REGISTRY[name]
+    near = difflib.get_close_matches(name.lower(), _REGISTRY, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    if "," in name:
+        hint = "; names are separated by spaces"
+    elif "(" in name:
+        hint = "; parameters go beside the kind in a config file, or as arguments of get"
+    raise ValueError(f"unknown estimator {name!r}{hint} (known: {', '.join(sorted(_REGISTRY))})")
 
 
 def names() -> tuple[str, ...]:

@@ -171,10 +171,11 @@ def mean_squared_error_rescaled(gain: Any, size: Any) -> Any:
 def combine(states: StateStatistics, denominator: Denominator | str, n_samples: int | None = None) -> Moments:
     """The moments of a cell from its states, whose axis is the last.
 
-    bias² is mean ‖ĝ − g‖² / mean ‖g‖²; direction_bias is 1 − cos(ĝ, g) with the states
-    concatenated, gain ⟨ĝ, g⟩/‖g‖², the share of the gradient that is left; variance is that of one proposal per state over the on-policy one; ess_fraction is
-    E[mw]² / E[mw²]. A zero denominator is nan. For `accepted` the divisor is the mean acceptance of
-    the states given here, which may be a resample of those from which ĝ was computed.
+    bias² is mean ‖ĝ − g‖² / mean ‖g‖²; direction_bias is 1 − cos(ĝ, g) with the states concatenated,
+    and gain ⟨ĝ, g⟩/‖g‖² the share of the gradient that is left; variance is that of one proposal per
+    state over the on-policy one; ess_fraction is E[mw]² / E[mw²]. A zero denominator is nan. For
+    `accepted` the divisor is the mean acceptance of the states given here, which may be a resample of
+    those from which ĝ was computed.
 
     Raises:
         ValueError: the denominator is unknown or n_samples < 1.

@@ -103,7 +103,9 @@ def best(
         raise ValueError(f"{correction.name} has no threshold {parameter or ''} to optimise".replace("  ", " "))
     for name, value in inner.parameters().items():
         if name != parameter and np.ndim(value):
-            raise ValueError(f"{correction.name}: {name} must be one number, not one per state, to optimise {parameter}")
+            raise ValueError(
+                f"{correction.name}: {name} must be one number, not one per state, to optimise {parameter}"
+            )
     denominator = Denominator(denominator)
     pair = (policy_log_probs, actor_log_probs, advantage)
     is_exact = denominator is Denominator.PROPOSED and parameter == _THRESHOLD.get(type(inner))

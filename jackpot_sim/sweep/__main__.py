@@ -2,7 +2,11 @@
 
 import sys
 
-from jackpot_sim.sweep.cli import main
-
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        from jackpot_sim.sweep.cli import main
+
+        sys.exit(main())
+    except KeyboardInterrupt:  # while the imports were still running
+        print("sweep: interrupted before it began", file=sys.stderr)
+        sys.exit(130)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import cyclopts
 from cyclopts import App, Parameter
@@ -17,12 +18,30 @@ from rich.progress import Progress as ProgressBar
 from rich.table import Table
 
 from jackpot_sim import estimators
+from jackpot_sim.environments.advantage import Advantage
+from jackpot_sim.environments.categorical import BaseLaw
 from jackpot_sim.environments.mismatch import FAMILIES
+from jackpot_sim.estimators import base
 from jackpot_sim.sweep import plan, records, spec, summary
 from jackpot_sim.sweep.errors import StudyError
 from jackpot_sim.sweep.executors import ExecutorKind, opened
 from jackpot_sim.sweep.run import Progress, run
 from jackpot_sim.sweep.spec import Study
+
+
+def _fields(configuration: type[Any], *left_out: str) -> str:
+    """The fields of a configuration with their defaults, for the help."""
+    shown = []
+    for field in dataclasses.fields(configuration):
+        if field.name not in ("kind", *left_out):
+            plain = field.default is not dataclasses.MISSING and field.default is not None
+            shown.append(f"{field.name}={field.default}" if plain else field.name)
+    return f" ({', '.join(shown)})" if shown else ""
+
+
+def _kind(configuration: type[Any]) -> str:
+    return str(vars(configuration)["kind"])
+
 
 _EPILOGUE = f"""
 Environments are set by dotted options, whose values may be lists (each value is one environment):
@@ -30,13 +49,23 @@ Environments are set by dotted options, whose values may be lists (each value is
 With `--env.kind` they replace the study's environments; without it they change each of them.
 Any kind takes `--env.target-kl` in place of its knob, and solves for the knob.
 
-Kinds and their knobs: {", ".join(f"{vars(family)['kind']} ({family.knob_name})" for family in FAMILIES)}.
+Kinds, knob first: {"; ".join(_kind(each) + f" ({each.knob_name})" for each in FAMILIES)}.
+actor-file takes the actor's own logits: `--env.base.kind logits-file --env.base.path POLICY.npy
+--env.kind actor-file --env.path ACTOR.npy --env.share 1`.
 
-Base laws (`--env.base.kind`): dirichlet, zipf, lm-like, logits-file (`--env.base.path FILE.npy`),
-ngram (`--env.base.text FILE_OR_FOLDER`; by default the Python standard library's sources).
+Base laws (`--env.base.kind`): {"; ".join(_kind(each) + _fields(each) for each in get_args(BaseLaw))}.
 
-Estimators: {", ".join(estimators.names())}. Parameters are given in a config file, beside their kind:
+Advantages (`--env.advantage.kind`): {"; ".join(_kind(each) + _fields(each) for each in get_args(Advantage))}.
+
+Estimators: {"; ".join(name + _fields(base.registered(name)) for name in estimators.names())}. Parameters are given
+in a config file, beside their kind:
 `estimators: [none, {{kind: tis, clip: [1.5, 2, 5]}}, {{kind: jackpot, acceptance_rate: 0.9, rao_blackwell: true}}]`.
+
+Denominators: proposed divides by all tokens, accepted by those kept in the batch, self_normalized by
+each state's own weights.
+
+A config file holds the fields {", ".join(Study.model_fields)}. Paths are relative to the folder the
+command runs in.
 
 A run can be killed at any time: the same command finishes it. Exit codes: 0 done, 2 something asked
 for cannot be done (one sentence says what), 130 interrupted.
@@ -79,7 +108,7 @@ def _sweep(
         config: A study in YAML or TOML; without it the default study.
         out: Where the records go; by default runs/NAME-HASH of the study.
         estimators: Estimators by name, in place of the study's.
-        rao_blackwell: Add the Rao-Blackwell form of every estimator.
+        rao_blackwell: Add the Rao-Blackwell form of every estimator that draws a mask.
         denominators: proposed, accepted, self_normalized.
         methods: exact, monte_carlo, or both.
         seeds: How many seeds: 3 means 0, 1 and 2.
@@ -106,7 +135,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except StudyError as error:
         return _fail(str(error), 2)
     except cyclopts.CycloptsError as error:
-        return _fail(f"{error} (see --help)", 2)
+        files = [token for token in tokens if token.endswith((".yaml", ".yml", ".toml"))]
+        hint = f"give a study's file as --config {files[0]}" if files and "--config" not in tokens else "see --help"
+        return _fail(f"{error} ({hint})", 2)
     except OSError as error:  # no process can be started, the output cannot be written
         return _fail(f"the system refuses: {error}", 2)
     except KeyboardInterrupt:
@@ -171,7 +202,7 @@ def study_from(config: Path | None, env: dict[str, Any], rao_blackwell: bool, **
     study = spec.parse(spec.with_overrides(mapping, given, env))
     if not rao_blackwell:
         return study
-    added = [each.model_copy(update={"rao_blackwell": True}) for each in study.estimators]
+    added = [each.model_copy(update={"rao_blackwell": True}) for each in study.estimators if each.draws_a_mask]
     both = (*study.estimators, *(each for each in added if each not in study.estimators))
     return study.model_copy(update={"estimators": both})
 
@@ -207,10 +238,12 @@ def _run(
 
         progress = run(study, root, pool, in_flight=2 * processes, report=report)
     if not quiet:
-        for table in summary.tables(records.load(root)):
+        found = records.load(root)
+        for table in summary.tables(found):
             console.print(table)
-        exact = " All figures are exact." if study.methods == (spec.Method.EXACT,) else ""
-        console.print(f"* the least median MSE.{exact}")
+        console.print(summary.legend(found))
+        if spec.Method.MONTE_CARLO not in study.methods:
+            console.print("All figures are exact for their states; `python -m analysis` says how sure they are.")
         resumed = f" ({progress.already_there} were there already)" if progress.already_there else ""
         console.print(f"{progress.total} cells{resumed}; records in {root}.", soft_wrap=True)
     return 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -60,6 +61,8 @@ def opened(kind: ExecutorKind, workers: int) -> Iterator[Executor]:
 
 
 def _begin_worker(parent: int) -> None:
+    # Ctrl-C reaches every process of the terminal; it is for the parent to answer, in one sentence.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     threadpool_limits(1)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 

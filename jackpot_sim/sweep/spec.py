@@ -7,13 +7,15 @@ estimators.
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import itertools
 import json
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from enum import StrEnum
-from importlib import resources
+from functools import cached_property
+from importlib import metadata, resources
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,14 +23,20 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from jackpot_sim import estimators
-from jackpot_sim.environments.mismatch import MismatchFamily
+from jackpot_sim.environments.files import files_of, fingerprint
+from jackpot_sim.environments.mismatch import FAMILIES, MismatchFamily
 from jackpot_sim.estimators import Correction, Denominator
 from jackpot_sim.sweep.errors import StudyError
 
+VERSION = metadata.version("jackpot-sim")
 MOST_SEEDS = 1_000_000
 
 _COLUMN = 2**63
 """What a column of whole numbers cannot hold."""
+
+
+_KNOBS = {family.knob_name for family in FAMILIES}
+_UNKNOWN_FIELD = ("extra_forbidden", "unexpected_keyword_argument")
 
 
 class Method(StrEnum):
@@ -98,6 +106,12 @@ class EstimatorSpec(_Frozen):
         )
 
     @property
+    def draws_a_mask(self) -> bool:
+        """Whether a token is kept by chance, so that there is noise for `rao_blackwell` to remove."""
+        accepts = (piece.accept for piece in self.correction().pieces(1.0))
+        return any(accept.power or accept.coefficient not in (0, 1) for accept in accepts)
+
+    @property
     def label(self) -> str:
         """How tables and figures name it, for instance `rao-blackwell(jackpot(c1=4))`."""
         told = [f"{name}={value:.12g}" for name, value in sorted(self.parameters.items())]
@@ -165,10 +179,18 @@ class Study(_Frozen):
                 seen.append(item)
         return self
 
-    @property
+    @cached_property
     def config_hash(self) -> str:
-        """A digest of everything that the records depend on."""
-        text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        """A digest of all that the records depend on: this study, the contents of its files, and our version.
+
+        Raises:
+            StudyError: a file that it names cannot be read.
+        """
+        try:
+            contents = fingerprint(files_of(self.env))
+        except (ValueError, OSError) as error:
+            raise StudyError(str(error)) from error
+        text = json.dumps([self.model_dump(mode="json"), contents, VERSION], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -203,7 +225,8 @@ def read_mapping(path: Path) -> dict[str, Any]:
 def with_overrides(mapping: dict[str, Any], fields: Mapping[str, Any], env: Mapping[str, Any]) -> dict[str, Any]:
     """`mapping` with some fields replaced, and its environments changed.
 
-    An `env` that names a `kind` replaces all environments; any other is laid over each of them.
+    An `env` that names a `kind` replaces all environments; any other is laid over each of them, and
+    there a target KL takes the place of a knob and a knob that of a target KL.
     """
     merged = mapping | dict(fields)
     if env:
@@ -216,7 +239,8 @@ def _laid_over(below: Any, above: Mapping[str, Any]) -> Any:
         return [_laid_over(each, above) for each in below]
     if not isinstance(below, Mapping):
         return dict(above)
-    out = dict(below)
+    rivals = {"target_kl"} if _KNOBS & set(above) else _KNOBS if "target_kl" in above else set()
+    out = {key: value for key, value in below.items() if key not in rivals}
     for key, value in above.items():
         out[key] = _laid_over(out.get(key), value) if isinstance(value, Mapping) else value
     return out
@@ -231,15 +255,22 @@ def parse(mapping: Mapping[str, Any]) -> Study:
     try:
         return Study.model_validate(mapping)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        raise StudyError(_sentence(first["loc"], first["msg"], first["type"], len(error.errors()))) from error
+        # A misspelt field often leaves another one missing: the misspelling is what to mend.
+        found = sorted(error.errors(include_url=False), key=lambda each: each["type"] not in _UNKNOWN_FIELD)
+        raise StudyError(_sentence(found[0], len(found))) from error
 
 
-def _sentence(location: Iterable[int | str], message: str, kind: str, count: int) -> str:
+def _sentence(error: Any, count: int) -> str:
+    location, message, kind = error["loc"], error["msg"], error["type"]
     where = ".".join(str(part) for part in location) or "study"
     message = message.removeprefix("Value error, ")
-    if kind in ("extra_forbidden", "unexpected_keyword_argument"):
+    if kind in _UNKNOWN_FIELD:
         message = "there is no such field"
+    elif kind == "union_tag_invalid":
+        known = [tag.strip().strip("'") for tag in error["ctx"]["expected_tags"].split(",")]
+        near = difflib.get_close_matches(str(error["ctx"]["tag"]).replace("_", "-"), known, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        message = f"there is no kind {error['ctx']['tag']!r}{hint} (known: {', '.join(known)})"
     elif kind == "union_tag_not_found":
         message = "its kind is missing"
     more = f" (and {count - 1} more)" if count > 1 else ""

@@ -1,49 +1,128 @@
-"""What a run prints when it ends: medians over its cells, per environment and estimator."""
+"""What a run prints when it ends: means over seeds, never over environments."""
 
 from __future__ import annotations
+
+import math
 
 import pandas as pd
 from rich import box
 from rich.table import Table
+
+_DETAILED = 6
+"""Up to so many environments each get a table of their own; of more, a line each says what is best where."""
+
+_TIE = 1e-9
 
 _COLUMNS = {
     "acceptance_rate": "accept",
     "kl_accepted": "KL acc.",
     "kl_effective": "KL eff.",
     "bias": "bias",
-    "variance": "variance",
+    "gain": "gain",
+    "variance": "var.",
     "mse": "MSE",
+    "mse_rescaled": "rescaled",
 }
+
+_ON_MSE = (
+    "MSE is relative to the true gradient: 1 is that of no update at all. A smaller update has less variance, so "
+    "that the MSE rewards shrinking it; rescaled is the MSE of the update's best multiple, where it does not."
+)
+_ON_COLUMNS = (
+    "KL acc. and KL eff.: KL(policy‖·) of the accepted tokens and of what the weighted update samples; inf where a "
+    "token of the policy is out of reach. gain: the share of the gradient that is left. * the least of its column."
+)
+
+
+def legend(records: pd.DataFrame) -> str:
+    """What the tables' words mean."""
+    return _ON_MSE if records["environment"].nunique() > _DETAILED else f"{_ON_COLUMNS} {_ON_MSE}"
 
 
 def tables(records: pd.DataFrame) -> list[Table]:
-    """One table per environment kind; the least median MSE is marked."""
-    return [_table(str(kind), rows) for kind, rows in records.groupby("env_kind", sort=False)]
+    """A table for each environment, or for many environments one table of the best estimators."""
+    exact = records[records["method"] == "exact"]
+    environments = [rows for _, rows in records.groupby("environment", sort=False)]
+    if len(environments) <= _DETAILED:
+        return [_detail(rows) for rows in environments]
+    return [_overview([rows for _, rows in (records if exact.empty else exact).groupby("environment", sort=False)])]
 
 
-def _table(kind: str, rows: pd.DataFrame) -> Table:
-    bases = ", ".join(sorted(set(rows["base_kind"])))
-    n_samples = ", ".join(str(n) for n in sorted(set(rows["n_samples"])))
-    distance = rows["kl_policy_actor"].median()
+def describe(rows: pd.DataFrame) -> tuple[str, str, str]:
+    """An environment's name, its knob, and its KL with what was asked if that could not be met."""
+    first = rows.iloc[0]
+    knob = f"{first['knob_name']}={rows['knob'].mean():.3g}"
+    distance = f"{rows['kl_policy_actor'].mean():.3g}"
+    asked, achieved = first["target_kl"], rows["achieved_kl"].mean()
+    if not math.isnan(asked) and abs(achieved / asked - 1) > 0.01:
+        distance += f" (nearest to {asked:g})"
+    if first["target_divergence"] == "kl_actor_policy":
+        distance += f", reverse {achieved:.3g}"
+    return f"{first['env_kind']} on {first['base_kind']}", knob, distance
+
+
+def _detail(rows: pd.DataFrame) -> Table:
+    name, knob, distance = describe(rows)
     table = Table(
-        title=f"{kind} on {bases}: KL before {distance:.3g}, {n_samples} samples a state, "
-        f"medians of {rows['cell'].nunique()} cells",
+        title=f"{name}, {knob}: KL before {distance}; {rows['n_samples'].iloc[0]} samples a state, "
+        f"{rows['seed'].nunique()} seeds",
         title_justify="left",
         title_style="bold",
         box=box.SIMPLE_HEAD,
         pad_edge=False,
         collapse_padding=True,
     )
-    keys = ["estimator", "denominator", "method"]
-    shown = [key for key in keys if key == "estimator" or rows[key].nunique() > 1]
+    means = _means(rows)
+    shown = [key for key in _KEYS if key == "estimator" or rows[key].nunique() > 1]
     for key in shown:
         table.add_column(key, overflow="fold")  # names give way before figures do
     for heading in _COLUMNS.values():
         table.add_column(heading, justify="right", no_wrap=True)
-    medians = rows.groupby(keys, sort=False)[list(_COLUMNS)].median().reset_index()
-    least = medians["mse"].min()
-    for row in medians.to_dict("records"):
-        best = row["mse"] == least
-        cells = [str(row[key]) for key in shown] + [f"{row[name]:.3g}" for name in _COLUMNS]
-        table.add_row(*cells[:-1], cells[-1] + ("*" if best else " "), style="bold" if best else None)
+    ranked = means[means["method"] == means["method"].iloc[0]]  # a noisy row does not beat its own exact twin
+    least = {column: ranked[column].min() for column in ("mse", "mse_rescaled")}
+    for row in means.to_dict("records"):
+        cells = [str(row[key]) for key in shown]
+        for column in _COLUMNS:
+            star = "*" if column in least and row[column] <= least[column] * (1 + _TIE) else ""
+            cells.append(f"{row[column]:.2g}{star}" if column.startswith("kl") else f"{row[column]:.3g}{star}")
+        table.add_row(*cells)
     return table
+
+
+def _overview(environments: list[pd.DataFrame]) -> Table:
+    samples = environments[0]["n_samples"].iloc[0]
+    table = Table(
+        title=f"Which estimator is best at {samples} samples a state (means over seeds)",
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
+    )
+    for heading in ("environment", "knob", "KL before", "lowest MSE", "lowest rescaled MSE"):
+        table.add_column(heading, overflow="fold")
+    for rows in environments:
+        means = _means(rows)
+        table.add_row(*describe(rows), _winner(means, "mse"), _winner(means, "mse_rescaled"))
+    return table
+
+
+_KEYS = ["estimator", "denominator", "method"]
+
+
+def _means(rows: pd.DataFrame) -> pd.DataFrame:
+    return rows.groupby(_KEYS, sort=False)[list(_COLUMNS)].mean().reset_index()
+
+
+def _winner(means: pd.DataFrame, column: str) -> str:
+    """The estimators whose figure is least, tied ones counted; none where no update is better."""
+    least = means[column].min()
+    if math.isnan(least):
+        return "undefined"
+    if column == "mse" and least >= 1:
+        return f"no update (the least is {least:.3g})"
+    first, *others = means[means[column] <= least * (1 + _TIE)].to_dict("records")
+    name = str(first["estimator"])
+    if means["denominator"].nunique() > 1:
+        name += f" / {first['denominator']}"
+    return f"{name}{f' and {len(others)} more' if others else ''}: {least:.3g}"

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import io
+import os
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from rich.console import Console
 
+from analysis import show, tables
+from analysis.bootstrap import Options
 from analysis.cli import main
 from analysis.show import with_error
 from tests.analysis.conftest import Run
@@ -20,8 +25,10 @@ def test_prints_and_writes_all_tables(small: Run, tmp_path: Path, capsys: pytest
     options = ["--out", str(tmp_path / "deep" / "out"), "--n-samples", "8", "512", "--replicates", "50"]
     assert main([str(small.root), *options]) == 0
     shown = capsys.readouterr().out
-    for title in ("Acceptance against KL", "before, and of the accepted", "frontier", "Lowest MSE", "15 cells"):
-        assert title in shown
+    titles = ("Lowest MSE", "Acceptance rate", "and of the accepted", "weighted update", "frontier", "15 cells")
+    places = [shown.index(title) for title in titles]
+    assert places == sorted(places)
+    assert "none, is, tis(clip=2), tis(clip=5), overlap-tis" in shown
     assert sorted(path.stem for path in (tmp_path / "deep" / "out").iterdir()) == FILES
     lowest = pd.read_csv(tmp_path / "deep" / "out" / "lowest_mse.csv")
     assert sorted(lowest["n_samples"].unique()) == [8, 512]
@@ -51,7 +58,8 @@ def test_an_unfinished_run_is_called_so(small: Run, tmp_path: Path, capsys: pyte
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ([], "requires an argument"),
+        ([], "no run below runs/"),
+        (["{run}", "{nowhere}"], "one run at a time: 2 folders"),
         (["{nowhere}"], "holds no run"),
         (["{run}", "--n-samples", "0"], "n_samples must be whole numbers of at least 1"),
         (["{run}", "--n-samples", "many"], "--n-samples"),
@@ -63,8 +71,14 @@ def test_an_unfinished_run_is_called_so(small: Run, tmp_path: Path, capsys: pyte
     ],
 )
 def test_refusals_are_one_sentence_and_exit_2(
-    small: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], told: str
+    small: Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    options: list[str],
+    told: str,
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("")
     places = {"nowhere": tmp_path / "nowhere", "run": small.root, "file": tmp_path / "file"}
     assert main([option.format(**places) for option in options]) == 2
@@ -73,6 +87,56 @@ def test_refusals_are_one_sentence_and_exit_2(
     assert captured.err.startswith("analysis: ")
     assert told in captured.err
     assert captured.err.count("\n") == 1
+
+
+def test_without_a_folder_it_takes_the_latest_run(
+    small: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, age in (("one", 300), ("group/two", 100), ("three", 200)):
+        shutil.copytree(small.root, tmp_path / "runs" / name)
+        os.utime(tmp_path / "runs" / name / "manifest.json", (1e9 - age, 1e9 - age))
+    assert main(["--replicates", "5"]) == 0
+    assert capsys.readouterr().out.startswith("runs/group/two, the latest run below runs/.\n")
+    assert (tmp_path / "runs" / "group" / "two" / "analysis" / "lowest_mse.csv").exists()
+
+
+@pytest.mark.parametrize("width", [40, 80, 100, 160])
+def test_no_number_is_cut(small: Run, width: int) -> None:
+    found = tables.build(small.records, small.states, [16, 64], Options(replicates=10))
+    console = Console(width=width, file=io.StringIO(), highlight=False)
+    show.print_tables(found, console)
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "…" not in shown
+    words = shown.split()
+    for value, error in found.acceptance_vs_kl[["acceptance_rate", "acceptance_rate_se"]].to_numpy():
+        if value < 1 - 1e-9:
+            assert with_error(value, error) in words
+
+
+def lowest(mse: list[float], rescaled: list[float], probability: float = 1.0) -> str:
+    """The table of one environment with one estimator, `e`, at n = 1, 2, ..."""
+    about = {"environment": "{}", "label": "top-p on zipf p=0.8", "env_kind": "top-p", "base_kind": "zipf"}
+    named = about | {"estimator": "e", "denominator": "proposed", "lowest": True, "lowest_rescaled": True}
+    rows = [
+        named | {"n_samples": n, "mse": a, "mse_rescaled": b, "probability": probability / n, "probability_rescaled": 1}
+        for n, (a, b) in enumerate(zip(mse, rescaled, strict=True), start=1)
+    ]
+    console = Console(width=160, file=io.StringIO(), highlight=False)
+    show._print_lowest(pd.DataFrame(rows), console)
+    return str(console.file.getvalue())  # type: ignore[attr-defined]
+
+
+def test_where_no_estimator_beats_no_update_it_says_so() -> None:
+    lines = [" ".join(line.split()) for line in lowest([37.0, 0.5], [0.9, 0.4]).splitlines()]
+    assert "p=0.8 1 no update (MSE 1); least: e 37 e 0.9" in lines
+    assert "2 e 0.5 (0.50) e 0.4" in lines
+
+
+def test_a_probability_belongs_to_a_stated_n() -> None:
+    shown = " ".join(lowest([0.8, 0.6, 0.5], [0.7, 0.5, 0.4], 0.9).split())
+    assert "1–3 e 0.8 to 0.5 (0.30 at n=3) e 0.7 to 0.4" in shown
+    assert "MSE of 1 is no update at all" in shown
 
 
 def test_help_says_what_it_is_for(capsys: pytest.CaptureFixture[str]) -> None:

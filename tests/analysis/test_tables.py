@@ -133,8 +133,43 @@ def test_labels_tell_environments_apart(small: Run) -> None:
         "logit-noise on zipf target_kl=0.3",
         "logit-noise on lm-like target_kl=0.01",
         "logit-noise on lm-like target_kl=0.3",
-        "top-p on zipf",
+        "top-p on zipf p=0.8",  # the only one of its kinds says what it sets
     ]
+
+
+def test_an_environment_without_an_axis_is_told_by_its_own_settings() -> None:
+    solved = '{"kind": "logit-noise", "sigma": null, "target_kl": 0.01, "base": {"kind": "zipf", "vocab": 10}}'
+    stale = '{"kind": "stale", "learning_rate": 1.0, "steps": 4, "target_kl": null, "base": {"kind": "zipf"}}'
+    assert list(tables.labels([solved, stale]).values()) == [
+        "logit-noise on zipf target_kl=0.01",
+        "stale on zipf learning_rate=1 steps=4",
+    ]
+
+
+def test_rescaled_mse_is_that_of_the_best_learning_rate(small: Run, found: Tables) -> None:
+    """At the records' own n it is their own; at any n, the least of a grid of learning rates."""
+    keys = ["environment", "estimator", "denominator"]
+    recorded = small.records.groupby(keys)["mse_rescaled"].mean()
+    shown = found.lowest_mse[found.lowest_mse["n_samples"] == 64].set_index(keys)
+    np.testing.assert_allclose(shown["mse_rescaled"], recorded.loc[shown.index], rtol=1e-9)
+    rows = small.records[small.records["seed"] >= 0].reset_index(drop=True)
+    for n in COUNTS:
+        mse = rows["bias"] ** 2 + rows["variance"] * rows["noise_to_signal"] / n
+        size, rates = mse + 2 * rows["gain"] - 1, np.linspace(0, 4, 40001)
+        least = [np.min(1 - 2 * rates * gain + rates**2 * each) for gain, each in zip(rows["gain"], size, strict=True)]
+        mean = pd.Series(least).groupby([rows[key] for key in keys]).mean()
+        at = found.lowest_mse[found.lowest_mse["n_samples"] == n].set_index(keys)
+        np.testing.assert_allclose(at["mse_rescaled"], mean.loc[at.index], atol=1e-6)
+
+
+def test_rescaled_is_never_worse_than_plain_nor_than_no_update(found: Tables) -> None:
+    rows = found.lowest_mse.dropna(subset=["mse", "mse_rescaled"])
+    assert (rows["mse_rescaled"] <= rows["mse"] * (1 + 1e-9)).all()
+    assert rows["mse_rescaled"].between(0, 1).all()
+    assert (rows["mse_rescaled_low"] <= rows["mse_rescaled_high"]).all()
+    for _, at in found.lowest_mse.groupby(["environment", "n_samples"]):
+        assert at.loc[at["lowest_rescaled"], "mse_rescaled"].max() <= at["mse_rescaled"].min() * (1 + 1e-9)
+        assert at["probability_rescaled"].between(0, 1).all()
 
 
 @pytest.mark.parametrize("counts", [[], [0], [16, -1]])

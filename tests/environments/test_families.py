@@ -508,3 +508,10 @@ def test_bad_advantage_file_is_refused_by_name(tmp_path: Path, values: Any, mess
     np.save(tmp_path / "bad.npy", values)
     with pytest.raises(ValueError, match=rf"bad\.npy: .*{message}"):
         LogitNoise(base=SMALL, sigma=0.1, advantage=FileAdvantage(path=tmp_path / "bad.npy")).build(0)
+
+
+@pytest.mark.parametrize(("tokens", "p", "kept"), [(5, 0.4, 2), (20, 0.2, 4), (20, 0.8, 16), (50, 0.5, 25)])
+def test_top_p_stops_at_a_mass_that_is_met_exactly(tokens: int, p: float, kept: int, tmp_path: Path) -> None:
+    np.save(tmp_path / "flat.npy", np.zeros((1, tokens)))
+    built = TopP(base=LogitsFile(path=tmp_path / "flat.npy"), p=p).build(0)
+    assert np.isfinite(built.pair.actor_log_probs).sum() == kept

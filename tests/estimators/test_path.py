@@ -318,7 +318,9 @@ def test_float32_laws_of_a_real_vocabulary_are_taken_as_they_come() -> None:
     policy, actor = (torch.log_softmax(torch.from_numpy(x), -1).numpy() for x in logits)
     cell = (policy[:1], actor[:1], generator.normal(size=(1, 151_936)))
     along = path.exact(*cell, estimators.get("tis"))
-    assert along.bias[0] == pytest.approx(moments.exact(*(np.asarray(x) for x in cell), estimators.get("tis")).bias, rel=1e-3)
+    assert along.bias[0] == pytest.approx(
+        moments.exact(*(np.asarray(x) for x in cell), estimators.get("tis")).bias, rel=1e-3
+    )
 
 
 def test_laws_too_small_for_their_exponentials_have_finite_kls() -> None:

@@ -14,6 +14,7 @@ from jackpot_sim.sweep import spec
 from jackpot_sim.sweep.executors import SerialExecutor
 from jackpot_sim.sweep.run import run
 from paper_figures import figure2
+from paper_figures.__main__ import main as everything
 from tests.paper_figures.conftest import MAINS, Drawn
 
 each_figure = pytest.mark.parametrize("name", list(MAINS))
@@ -171,3 +172,19 @@ def test_help(capsys: pytest.CaptureFixture[str]) -> None:
         shown = capsys.readouterr().out
         assert "--records" in shown
         assert "--out" in shown
+
+
+def test_help_of_all_figures_is_one(capsys: pytest.CaptureFixture[str]) -> None:
+    assert everything(["--help"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.count("Usage:") == 1
+    for name in MAINS:
+        assert name in shown
+    assert "--out" in shown
+
+
+def test_all_figures_take_no_records_of_one(capsys: pytest.CaptureFixture[str]) -> None:
+    assert everything(["--records", "runs/figures/figure2"]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("paper_figures: ")
+    assert captured.err.count("\n") == 1

@@ -45,8 +45,9 @@ GOLDEN_RECORDS = """
 cell environment env_kind base_kind knob_name knob target_divergence target_kl achieved_kl vocab states seed
 estimator estimator_kind rao_blackwell clip low high bound lam c1 c2 acceptance_budget budget_per_state
 denominator method kl_policy_actor kl_actor_policy total_variation chi_square acceptance_rate kl_accepted
-kl_effective bias_sq bias direction_bias gain variance mse mse_rescaled ess_fraction acceptance_rate_se kl_accepted_se
-kl_effective_se bias_sq_se bias_se direction_bias_se gain_se variance_se mse_se mse_rescaled_se ess_fraction_se grad_norm_sq
+kl_effective bias_sq bias direction_bias gain variance mse mse_rescaled ess_fraction acceptance_rate_se
+kl_accepted_se kl_effective_se bias_sq_se bias_se direction_bias_se gain_se variance_se mse_se mse_rescaled_se
+ess_fraction_se grad_norm_sq
 on_policy_variance noise_to_signal degenerate_states n_samples replicates config_hash version numpy python
 commit seconds
 """.split()  # noqa: SIM905
