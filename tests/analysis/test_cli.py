@@ -98,8 +98,8 @@ def test_without_a_folder_it_takes_the_latest_run(
         os.utime(tmp_path / "runs" / name / "manifest.json", (1e9 - age, 1e9 - age))
     assert main(["--replicates", "5"]) == 0
     # A figure's own study, deeper down, is not what was asked for.
-        assert capsys.readouterr().out.startswith("runs/three, the latest run below runs/.\n")
-    assert (tmp_path / "runs" / "group" / "two" / "analysis" / "lowest_mse.csv").exists()
+    assert capsys.readouterr().out.startswith("runs/three, the latest run below runs/.\n")
+    assert (tmp_path / "runs" / "three" / "analysis" / "lowest_mse.csv").exists()
 
 
 @pytest.mark.parametrize("width", [40, 80, 100, 160])
