@@ -186,7 +186,11 @@ class _Tokens:
         xp = self._xp
         # An odd stride does not fall into step with a power-of-two vocabulary.
         stride = max(1, self._log_p.shape[0] // _SAMPLE) | 1
-        p, q = (xp.exp(x[stride // 2 :: stride]) for x in (self._log_p, self._log_q))
+        p, q = (stride * xp.exp(x[stride // 2 :: stride]) for x in (self._log_p, self._log_q))
+        if float(xp.sum(q)) < self._states / 2:  # a token outside the sample may hold nearly all the mass
+            top = int(xp.argmax(self._log_q))
+            alone = slice(top, top + 1)
+            p, q = xp.concat([p, xp.exp(self._log_p[alone])]), xp.concat([q, xp.exp(self._log_q[alone])])
         lam = _newton(p, q, rate * float(xp.sum(q)), highest)
         return lam if 0 < lam < math.inf else highest
 
