@@ -20,7 +20,7 @@ from jackpot_sim.environments.files import load_array
 from jackpot_sim.environments.ngram import Ngram
 
 OPEN_EXPONENT = (1.0, 1.6)
-"""Zipf exponents of the states of `LmLike`: the likeliest of 1000 tokens has 0.13 to 0.44 of the mass."""
+"""Zipf exponents of the open states of `LmLike`."""
 
 DECADES_OF_DOUBT = (1.0, 5.0)
 """A near-certain state of `LmLike` leaves 10^−1 to 10^−5 to all tokens but the first."""

@@ -4,9 +4,10 @@ At each state s the policy gradient in logits is g_s = E_p[f] with f(x) = A(x)(e
 ‖f(x)‖² = A(x)²(1 − 2p_x + ‖p‖²). A correction (a, w) estimates it by ĝ_s, whose numerator is
 g_w = E_q[a·w·f]; the denominator is an explicit choice, because frameworks disagree and expose none.
 
-States are read in cache-sized blocks and each leaves a row of `StateStatistics`; `combine` turns
-the rows into the moments of a cell, as ratios of means over states, never means of ratios. The
-path, the bootstrap and this module all end in `combine`, so that each formula stands once.
+States are read in cache-sized blocks, or one by one where a state is larger, and each leaves a row of
+`StateStatistics`; `combine` turns the rows into the moments of a cell, as ratios of means over states,
+never means of ratios. The path, the bootstrap and this module all end in `combine`, so that each
+formula stands once.
 """
 
 from __future__ import annotations
