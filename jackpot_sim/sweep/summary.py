@@ -30,7 +30,8 @@ _ON_MSE = (
 )
 _ON_COLUMNS = (
     "KL acc. and KL eff.: KL(policy‖·) of the accepted tokens and of what the weighted update samples; inf where a "
-    "token of the policy is out of reach, nan where some state accepts nothing. gain: the share of the gradient that is left. * the least of its column."
+    "token of the policy is out of reach, nan where some state accepts nothing. gain: the share of the gradient that "
+    "is left. * the least of its column."
 )
 
 
