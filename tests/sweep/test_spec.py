@@ -10,7 +10,7 @@ from typing import Any
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 
 from jackpot_sim.environments.mismatch import LogitNoise
 from jackpot_sim.estimators import Denominator
@@ -337,6 +337,8 @@ _ANYTHING = st.recursive(
 )
 
 
+@example(field="name", value="accepted")
+@example(field="seeds", value=2)
 @given(field=st.sampled_from([*Study.model_fields, "other"]), value=_ANYTHING)
 def test_no_value_of_any_field_breaks_the_parser(field: str, value: Any) -> None:
     made = None
