@@ -2,7 +2,7 @@
 
 A cell's figures are exact for its states; what is uncertain is which states and which seeds were
 drawn. A replicate draws the seeds of an environment with replacement, and for each of them the states
-of its cell with replacement; `moments.combine` turns the resampled states into figures, as it did for
+of its cell with replacement; `statistics.combine` turns the resampled states into figures, as it did for
 the records, and their mean over seeds is the replicate. All estimators of an environment see the same
 draws, so that their differences are compared on equal states.
 
@@ -27,8 +27,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from jackpot_sim.estimators import moments
-from jackpot_sim.estimators.moments import Moments, StateStatistics
+from jackpot_sim.estimators import statistics
+from jackpot_sim.estimators.statistics import Moments, StateStatistics
 from jackpot_sim.sweep.errors import StudyError
 
 FloatArray: TypeAlias = NDArray[np.float64]
@@ -212,13 +212,13 @@ def _draws(environment: str, seeds: int, states: int, options: Options) -> NDArr
 
 def _figures(columns: FloatArray, denominator: str, n_samples: int) -> dict[str, FloatArray]:
     """The figures of stacks of states, from (columns of the table, ..., states) to (...) each."""
-    found: Moments = moments.combine(StateStatistics(*columns[1:]), denominator, n_samples)
+    found: Moments = statistics.combine(StateStatistics(*columns[1:]), denominator, n_samples)
     # 0-d results come back as floats; the callers always have a leading axis.
     return {"kl_policy_actor": np.mean(columns[0], axis=-1)} | {name: getattr(found, name) for name in _MEASURED}
 
 
 def _mse(of: dict[str, FloatArray], n_samples: int) -> FloatArray:
-    found: FloatArray = moments.mean_squared_error(of["bias"] ** 2, of["variance"], of["noise_to_signal"], n_samples)
+    found: FloatArray = statistics.mean_squared_error(of["bias"] ** 2, of["variance"], of["noise_to_signal"], n_samples)
     return found
 
 
@@ -227,8 +227,10 @@ def _rescaled(of: dict[str, FloatArray], n_samples: int) -> FloatArray:
     with np.errstate(invalid="ignore"):
         size = _mse(of, n_samples) + 2 * gain - 1
         # ‖ĝ‖² ≥ (gain·‖g‖)²: of a tiny update the difference keeps few digits, and must not end below that.
-        size = np.maximum(size, moments.mean_squared_error(gain**2, of["variance"], of["noise_to_signal"], n_samples))
-        found: FloatArray = moments.mean_squared_error_rescaled(gain, size)
+        size = np.maximum(
+            size, statistics.mean_squared_error(gain**2, of["variance"], of["noise_to_signal"], n_samples)
+        )
+        found: FloatArray = statistics.mean_squared_error_rescaled(gain, size)
     return found
 
 

@@ -13,8 +13,8 @@ ROOT = Path(__file__).parent.parent
 
 CORE, ESTIMATORS, ENVIRONMENTS = "jackpot_sim.core", "jackpot_sim.estimators", "jackpot_sim.environments"
 TRAINING, SWEEP = "jackpot_sim.training", "jackpot_sim.sweep"
-READERS = (CORE, SWEEP, "jackpot_sim.estimators.moments")
-"""What reads records: `moments` is the one home of the formulas that a bootstrap needs."""
+READERS = (CORE, SWEEP, "jackpot_sim.estimators.statistics")
+"""What reads records: `statistics` is the one home of the formulas that a bootstrap needs."""
 
 MAY_IMPORT = {
     CORE: (),

@@ -55,6 +55,16 @@ class Jackpot(TokenCorrection):
         """λ."""
         return self.lam
 
+    @property
+    def draws_mask(self) -> bool:
+        """True."""
+        return True
+
+    @property
+    def carries_reference_ratio(self) -> bool:
+        """True: F2."""
+        return True
+
     def accept(self, log_ratio: Array) -> Array:
         """a = min(1, r/λ)."""
         return acceptance_probability(log_ratio, self.lam)
@@ -75,10 +85,12 @@ class Jackpot(TokenCorrection):
         advantages: Array | None = None,
     ) -> TokenWeights:
         """See `Correction.weights`."""
-        accept, weight = super().weights(log_ratio, overlap)
+        accept, weight = super().weights(log_ratio, overlap, mask=mask)
         if log_reference_ratio is None:
             return TokenWeights(accept, weight)
         xp = namespace(log_reference_ratio)
+        if mask is not None:
+            log_reference_ratio = xp.where(mask, log_reference_ratio, 0.0)
         if bool(xp.any(xp.isnan(log_reference_ratio))):
             raise ValueError("log_reference_ratio holds NaN: jackpot cannot weigh it")
         return TokenWeights(

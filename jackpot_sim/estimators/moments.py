@@ -5,9 +5,7 @@ At each state s the policy gradient in logits is g_s = E_p[f] with f(x) = A(x)(e
 g_w = E_q[a·w·f]; the denominator is an explicit choice, because frameworks disagree and expose none.
 
 States are read in cache-sized blocks, or one by one where a state is larger, and each leaves a row of
-`StateStatistics`; `combine` turns the rows into the moments of a cell, as ratios of means over states,
-never means of ratios. The path, the bootstrap and this module all end in `combine`, so that each
-formula stands once.
+`StateStatistics`; `combine` turns the rows into the moments of a cell.
 """
 
 from __future__ import annotations
@@ -15,87 +13,19 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
-import array_api_compat
 import numpy as np
 
 from jackpot_sim.core.backend import Array, floating, logsumexp, namespace, row_blocks, stop_gradient, to_numpy
 from jackpot_sim.core.divergences import kl_of_checked
 from jackpot_sim.core.numerics import check_pair, check_same_shape, log_ratio, overflow_to_inf
 from jackpot_sim.core.obrs import log_overlap_terms
+from jackpot_sim.core.policy_gradient import feature_norm_sq, gradient_under, policy_gradient
 from jackpot_sim.estimators.base import Correction, TokenWeights
+from jackpot_sim.estimators.statistics import Denominator, Moments, StateStatistics, combine, of_single_tokens
 
-
-class Denominator(StrEnum):
-    """What the weighted sum over tokens is divided by; ĝ is the expected gradient.
-
-    PROPOSED: all tokens. ĝ = g_w.
-    ACCEPTED: the tokens kept, over the whole batch. ĝ_s = g_w / mean over states of E[a].
-    SELF_NORMALIZED: the state's own weights. ĝ = g_w / E[mw] = E_{q_w}[f].
-    """
-
-    PROPOSED = "proposed"
-    ACCEPTED = "accepted"
-    SELF_NORMALIZED = "self_normalized"
-
-
-@dataclass(frozen=True)
-class StateStatistics:
-    """What each state contributes, every field of shape (..., states), float64."""
-
-    acceptance_rate: Any
-    """E_q[a]."""
-    weight_mean: Any
-    """E[mw]."""
-    weight_square: Any
-    """E[mw²]."""
-    grad_norm_sq: Any
-    """‖g‖², advantage²."""
-    on_policy_variance: Any
-    """Σ p‖f‖² − ‖g‖², advantage²."""
-    divisor: Any
-    """D, by which ĝ = g_w/D: 1, the batch's mean acceptance, or E[mw]."""
-    error_sq: Any
-    """‖ĝ − g‖², from the difference of laws, so that a small bias keeps its digits."""
-    error_dot: Any
-    """⟨ĝ − g, g⟩."""
-    estimate_sq: Any
-    """‖ĝ‖², and below ⟨ĝ, g⟩: of a short ĝ they would keep few digits as differences of the above."""
-    estimate_dot: Any
-    """⟨ĝ, g⟩."""
-    second_moment: Any
-    """E[m w²‖f‖²], and for SELF_NORMALIZED E[m w²‖f − ĝ‖²]."""
-    kl_accepted: Any
-    """KL(p‖q̃) of the accepted tokens' law q̃ ∝ q·a, nats."""
-    kl_effective: Any
-    """KL(p‖q_w) of the law that the weighted update really samples, q_w ∝ q·a·w, nats."""
-
-
-@dataclass(frozen=True)
-class Moments:
-    """The moments of a correction over a cell of states; see `combine` for each formula.
-
-    Arrays of shape (thresholds,) when they come from a path, and floats otherwise.
-    """
-
-    acceptance_rate: Any
-    kl_accepted: Any
-    kl_effective: Any
-    grad_norm_sq: Any
-    on_policy_variance: Any
-    bias: Any
-    direction_bias: Any
-    gain: Any
-    variance: Any
-    noise_to_signal: Any
-    n_samples: int | None
-    mse: Any
-    mse_rescaled: Any
-    ess_fraction: Any
-    degenerate_states: Any
-    per_state: StateStatistics
+__all__ = ["Denominator", "Moments", "StateStatistics", "combine", "exact"]
 
 
 def exact(
@@ -123,7 +53,7 @@ def exact(
         policy_log_probs: log p, shape (..., vocab), nats.
         actor_log_probs: log q, the same shape.
         advantage: A(x), the same shape.
-        correction: a token-level correction.
+        correction: a correction of single tokens.
         denominator: a `Denominator` or its name.
         n_samples: proposals per state, for `mse`, which is nan without it.
 
@@ -146,136 +76,6 @@ def exact(
         for field in dataclasses.fields(StateStatistics)
     }
     return combine(StateStatistics(**columns), denominator, n_samples)
-
-
-def mean_squared_error(bias_sq: Any, variance: Any, noise_to_signal: Any, n_samples: Any) -> Any:
-    """bias² + variance · noise_to_signal / n_samples, in units of ‖g‖²."""
-    return bias_sq + variance * noise_to_signal / n_samples
-
-
-def mean_squared_error_rescaled(gain: Any, size: Any) -> Any:
-    """The MSE of the best non-negative multiple of the update: 1 − gain²/size, and 1 where gain ≤ 0.
-
-    A smaller update has less variance, so that with few samples the MSE rewards any correction that
-    shrinks it; 1 is the MSE of no update at all. Here shrinking is no merit: it is what is left when
-    the learning rate is chosen as well as it can be (ours).
-
-    Args:
-        gain: ⟨ĝ, g⟩/‖g‖².
-        size: E‖update‖²/‖g‖², which is mse + 2·gain − 1.
-    """
-    aligned = (gain > 0) & (size > 0)
-    rescaled = 1 - np.where(aligned, gain, 0.0) ** 2 / np.where(aligned, size, 1.0)
-    return np.where(np.isnan(gain) | np.isnan(size), math.nan, rescaled)
-
-
-def combine(states: StateStatistics, denominator: Denominator | str, n_samples: int | None = None) -> Moments:
-    """The moments of a cell from its states, whose axis is the last.
-
-    bias² is mean ‖ĝ − g‖² / mean ‖g‖²; direction_bias is 1 − cos(ĝ, g) with the states concatenated,
-    and gain ⟨ĝ, g⟩/‖g‖² the share of the gradient that is left; variance is that of one proposal per
-    state over the on-policy one; ess_fraction is E[mw]² / E[mw²]. A zero denominator is nan. For
-    `accepted` the divisor is the mean acceptance of the states given here, which may be a resample of
-    those from which ĝ was computed.
-
-    Raises:
-        ValueError: the denominator is unknown or n_samples < 1.
-    """
-    denominator = Denominator(denominator)
-    if n_samples is not None and n_samples < 1:
-        raise ValueError(f"n_samples must be at least 1, got {n_samples}")
-    signal = states.grad_norm_sq
-    error_sq, error_dot, divisor = states.error_sq, states.error_dot, states.divisor
-    estimate_sq, estimate_dot = states.estimate_sq, states.estimate_dot
-    with np.errstate(divide="ignore", invalid="ignore"):
-        if denominator is Denominator.ACCEPTED:
-            divisor = np.mean(states.acceptance_rate, axis=-1, keepdims=True)
-            scale = states.divisor / divisor  # 1 unless resampled: then ĝ' = scale·ĝ
-            estimate_sq, estimate_dot = scale**2 * estimate_sq, scale * estimate_dot
-            error_sq = _rescaled_error(scale, error_sq, error_dot, estimate_sq - 2 * estimate_dot + signal, signal)
-            error_dot = scale * error_dot + (scale - 1) * signal
-        variances = _variance(states, denominator, divisor, estimate_sq)
-        grad_norm_sq, noise = _mean(signal), _mean(states.on_policy_variance)
-        bias_sq, noise_to_signal = _ratio(_mean(error_sq), grad_norm_sq), _ratio(noise, grad_norm_sq)
-        bias, variance = np.sqrt(bias_sq), _ratio(_mean(variances), noise)
-        mse = (
-            bias * math.nan if n_samples is None else mean_squared_error(bias_sq, variance, noise_to_signal, n_samples)
-        )
-        gain = _ratio(_mean(estimate_dot), grad_norm_sq)
-        noise_left = math.nan if n_samples is None else variance * noise_to_signal / n_samples
-        size = _ratio(_mean(estimate_sq), grad_norm_sq) + noise_left
-        moments = Moments(
-            acceptance_rate=_mean(states.acceptance_rate),
-            kl_accepted=_mean(states.kl_accepted),
-            kl_effective=_mean(states.kl_effective),
-            grad_norm_sq=grad_norm_sq,
-            on_policy_variance=noise,
-            bias=bias,
-            direction_bias=_one_minus_cosine(
-                _mean(error_sq), _mean(error_dot), _mean(estimate_sq), _mean(estimate_dot), grad_norm_sq
-            ),
-            gain=gain,
-            variance=variance,
-            noise_to_signal=noise_to_signal,
-            n_samples=n_samples,
-            mse=mse,
-            mse_rescaled=mean_squared_error_rescaled(gain, size),
-            ess_fraction=_mean(states.weight_mean) ** 2 / _mean(states.weight_square),
-            degenerate_states=np.sum(
-                (signal == 0) | (states.acceptance_rate == 0) | (states.weight_mean == 0), axis=-1
-            ),
-            per_state=states,
-        )
-    if moments.bias.ndim:
-        return moments
-    numbers = {
-        field.name: getattr(moments, field.name).item()
-        for field in dataclasses.fields(Moments)
-        if field.name not in ("n_samples", "per_state")
-    }
-    return dataclasses.replace(moments, **numbers)
-
-
-def _mean(values: Any) -> Any:
-    return np.mean(values, axis=-1)
-
-
-def _ratio(numerator: Any, denominator: Any) -> Any:
-    """Their ratio, and nan, not inf, where the denominator is 0."""
-    return numerator / np.where(denominator == 0, math.nan, denominator)
-
-
-def _variance(states: StateStatistics, denominator: Denominator, divisor: Any, estimate_sq: Any) -> Any:
-    """The variance of one proposal at each state, trace of the covariance in logits."""
-    if denominator is Denominator.PROPOSED:
-        return states.second_moment - estimate_sq
-    if denominator is Denominator.SELF_NORMALIZED:
-        return states.second_moment / divisor**2
-    # Delta method for a sum over the batch divided by its count of accepted tokens. That count
-    # fluctuates with every state's masks: for one state alone this is Σ q a‖wf − ĝ‖²/Z².
-    rate, count = states.acceptance_rate, states.acceptance_rate.shape[-1]
-    weighted_sq = estimate_sq * divisor**2
-    count_noise = np.mean(rate * (1 - rate), axis=-1, keepdims=True) / count
-    coupling = 2 * (1 - rate) / (count * divisor)
-    return (states.second_moment - weighted_sq * (1 + coupling) + estimate_sq * count_noise) / divisor**2
-
-
-def _rescaled_error(scale: Any, error_sq: Any, error_dot: Any, far: Any, signal: Any) -> Any:
-    """‖scale·ĝ − g‖²: near scale 1 from the error itself, and `far` from it, where that would cancel, as given."""
-    near = scale**2 * error_sq + (scale - 1) * (2 * scale * error_dot + (scale - 1) * signal)
-    return np.maximum(np.where(np.abs(scale - 1) < 0.5, near, far), 0.0)  # rounding may leave it below 0
-
-
-def _one_minus_cosine(error_sq: Any, error_dot: Any, estimate_sq: Any, estimate_dot: Any, signal: Any) -> Any:
-    """1 − cos(ĝ, g), by Lagrange's identity where it is small, so that its digits do not cancel.
-
-    ĝ − g and g span the same area as ĝ and g: the shorter pair loses fewer digits.
-    """
-    norms = estimate_sq * signal
-    cosine = _ratio(estimate_dot, np.sqrt(norms))
-    area = np.where(error_sq < estimate_sq, error_sq * signal - error_dot**2, norms - estimate_dot**2)
-    small = _ratio(area, norms) / (1 + np.abs(cosine))
-    return np.where(cosine > 0, np.maximum(small, 0.0), 1 - cosine)
 
 
 @dataclass(frozen=True)
@@ -336,7 +136,12 @@ class _Blocks:
 
 
 def check_parameters(correction: Correction, states: int) -> None:
-    """Refuses parameters that are neither numbers nor one number per state."""
+    """Refuses corrections of whole sequences, and parameters that are neither numbers nor one number per state."""
+    if not correction.is_per_token:
+        raise ValueError(
+            f"{correction.name} looks at whole sequences, and tokens at states of their own have none: "
+            "measure it with enumerated.exact or rollouts.estimate"
+        )
     for parameter, value in correction.parameters().items():
         shape = tuple(getattr(value, "shape", ()))
         if shape not in ((), (1,), (1, 1), (states, 1)):
@@ -393,49 +198,12 @@ def _statistics(block: _Block, denominator: Denominator, batch_divisor: float | 
         second_moment=_expect(squared * spread),
         kl_accepted=_kl_to(block.log_p, block.log_q + _log(accept)),
         kl_effective=_kl_to(block.log_p, block.log_q + _log(accept) + _log(reachable)),
+        **of_single_tokens(rate, _expect(estimate**2) * divisor**2),
     )
 
 
 def _expect(terms: Array) -> Array:
     return namespace(terms).sum(terms, axis=-1)
-
-
-def gradient_under(law: Array, p: Array, advantage: Array) -> Array:
-    """Σ_x law(x) A(x) (e_x − p), the gradient in logits under any signed law; all (..., vocab).
-
-    At a near-certain token 1 − p and the sum over the other tokens are what is left of nearly equal
-    numbers; there both are summed over the others, so that no digit is lost.
-    """
-    xp = namespace(p)
-    terms, top = law * advantage, _likeliest(p)
-    at_top = xp.sum(xp.where(top, terms, 0.0), axis=-1, keepdims=True)
-    elsewhere = xp.sum(xp.where(top, 0.0, terms), axis=-1, keepdims=True)
-    rest = xp.sum(xp.where(top, 0.0, p), axis=-1, keepdims=True)
-    return xp.where(top, terms * rest - p * elsewhere, terms - p * (at_top + elsewhere))
-
-
-def policy_gradient(p: Array, advantage: Array) -> Array:
-    """g = E_p[f]: exactly 0 where the advantage is constant; all (..., vocab)."""
-    # A constant has no gradient: taken off first, it leaves no rounding behind that passes for one.
-    xp = namespace(p)
-    constant = xp.sum(xp.where(_likeliest(p), advantage, 0.0), axis=-1, keepdims=True)
-    return gradient_under(p, p, advantage - constant)
-
-
-def feature_norm_sq(p: Array, advantage: Array) -> Array:
-    """‖f(x)‖² = A(x)²(1 − 2p_x + ‖p‖²) of every token; all (..., vocab)."""
-    xp = namespace(p)
-    others = xp.where(_likeliest(p), 0.0, p)
-    rest, rest_sq = (xp.sum(x, axis=-1, keepdims=True) for x in (others, others**2))
-    p_sq = xp.sum(p * p, axis=-1, keepdims=True)
-    return advantage**2 * xp.where(_likeliest(p), rest**2 + rest_sq, 1 - 2 * p + p_sq)
-
-
-def _likeliest(p: Array) -> Array:
-    """True on one token of each state, the likeliest."""
-    xp = namespace(p)
-    ids = xp.arange(p.shape[-1], dtype=xp.int64, device=array_api_compat.device(p))
-    return ids == xp.argmax(p, axis=-1, keepdims=True)
 
 
 def _kl_to(log_p: Array, log_mass: Array) -> Array:

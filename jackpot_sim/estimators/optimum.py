@@ -24,9 +24,9 @@ from jackpot_sim.core.backend import Array
 from jackpot_sim.estimators import path
 from jackpot_sim.estimators.base import Correction
 from jackpot_sim.estimators.jackpot import Jackpot, OverlapTruncatedImportanceSampling
-from jackpot_sim.estimators.moments import Denominator, Moments
 from jackpot_sim.estimators.path import A2, A2P, AP, A, SortedState, Update
 from jackpot_sim.estimators.rao_blackwell import RaoBlackwell
+from jackpot_sim.estimators.statistics import Denominator, Moments
 from jackpot_sim.estimators.token import RejectionSampling, TruncatedImportanceSampling
 
 Floats: TypeAlias = NDArray[np.float64]
@@ -92,8 +92,8 @@ def best(
         denominator: exact for `proposed`.
 
     Raises:
-        ValueError: the correction has no such threshold, the laws share no token, the true gradient
-            is 0, or as `moments.exact`.
+        ValueError: the correction has no such threshold, or a floor; the laws share no token, the true
+            gradient is 0, or as `moments.exact`.
     """
     if n_samples < 1:
         raise ValueError(f"n_samples must be at least 1, got {n_samples}")
@@ -106,6 +106,10 @@ def best(
             raise ValueError(
                 f"{correction.name}: {name} must be one number, not one per state, to optimise {parameter}"
             )
+    if np.any(np.asarray(inner.parameters().get("floor", 0.0)) > 0):
+        raise ValueError(
+            f"{correction.name}: with a floor the MSE is another function of {parameter}: leave floor at 0"
+        )
     denominator = Denominator(denominator)
     pair = (policy_log_probs, actor_log_probs, advantage)
     is_exact = denominator is Denominator.PROPOSED and parameter == _THRESHOLD.get(type(inner))

@@ -26,15 +26,10 @@ from numpy.typing import NDArray
 
 from jackpot_sim.core.backend import Array, floating, namespace, to_numpy
 from jackpot_sim.core.numerics import check_pair, check_same_shape, log_ratio, overflow_to_inf
+from jackpot_sim.core.policy_gradient import gradient_under
 from jackpot_sim.estimators.base import Correction, Piece
-from jackpot_sim.estimators.moments import (
-    Denominator,
-    Moments,
-    StateStatistics,
-    check_advantage,
-    combine,
-    gradient_under,
-)
+from jackpot_sim.estimators.moments import check_advantage
+from jackpot_sim.estimators.statistics import Denominator, Moments, StateStatistics, combine, of_single_tokens
 
 Floats: TypeAlias = NDArray[np.float64]
 
@@ -297,6 +292,7 @@ class SortedState:
             second_moment=second_moment,
             kl_accepted=self._kl(t["log_accepted"], t["rate"]),
             kl_effective=self._kl(t["log_effective"], t["mean"]),
+            **of_single_tokens(t["rate"], estimate_sq * divisor**2),
         )
 
     def _kl(self, log_law: Any, mass: Any) -> Any:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from jackpot_sim.core.backend import Array, namespace
-from jackpot_sim.estimators.base import ONE, Correction, Monomial, Piece, TokenWeights
+from jackpot_sim.estimators.base import ONE, Correction, Monomial, Piece, TokenWeights, only_live
+from jackpot_sim.estimators.wrapper import Wrapper
 
 
 def rao_blackwell(correction: Correction) -> RaoBlackwell:
@@ -20,10 +21,8 @@ def rao_blackwell(correction: Correction) -> RaoBlackwell:
 
 
 @dataclass(frozen=True)
-class RaoBlackwell(Correction):
+class RaoBlackwell(Wrapper):
     """See `rao_blackwell`."""
-
-    of: Correction
 
     @property
     def name(self) -> str:  # type: ignore[override]
@@ -31,9 +30,9 @@ class RaoBlackwell(Correction):
         return f"rao-blackwell({self.of.name})"
 
     @property
-    def overlap_lam(self) -> Any | None:
-        """That of the inner correction."""
-        return self.of.overlap_lam
+    def draws_mask(self) -> bool:
+        """No longer."""
+        return False
 
     def weights(
         self,
@@ -51,7 +50,12 @@ class RaoBlackwell(Correction):
         xp = namespace(accept)
         # A token that is never accepted weighs nothing, even where its weight would be infinite.
         kept = xp.where(accept > 0, weight, xp.zeros_like(weight)) * accept
-        return TokenWeights(xp.ones_like(accept), kept)
+        smooth = TokenWeights(xp.ones_like(accept), kept)
+        return smooth if mask is None else only_live(smooth, mask)
+
+    def in_the_limit(self, log_ratio: Array, probability: Array, **context: Any) -> Correction:
+        """See `Correction.in_the_limit`."""
+        return dataclasses.replace(self, of=self.of.in_the_limit(log_ratio, probability, **context))
 
     def pieces(self, overlap: Array | None = None) -> tuple[Piece, ...]:
         """See `Correction.pieces`."""
@@ -64,11 +68,3 @@ class RaoBlackwell(Correction):
             )
             for piece in self.of.pieces(overlap)
         )
-
-    def parameters(self) -> dict[str, Any]:
-        """Those of the inner correction."""
-        return self.of.parameters()
-
-    def at(self, rows: slice) -> Correction:
-        """See `Correction.at`."""
-        return dataclasses.replace(self, of=self.of.at(rows))

@@ -21,17 +21,11 @@ from numpy.typing import NDArray
 from jackpot_sim.core.backend import Array, to_numpy
 from jackpot_sim.core.numerics import check_pair, check_same_shape, log_ratio
 from jackpot_sim.core.obrs import overlap
+from jackpot_sim.core.policy_gradient import feature_norm_sq, policy_gradient
 from jackpot_sim.core.sampling import categorical
 from jackpot_sim.estimators.base import Correction, TokenWeights
-from jackpot_sim.estimators.moments import (
-    Denominator,
-    check_advantage,
-    check_parameters,
-    feature_norm_sq,
-    mean_squared_error,
-    mean_squared_error_rescaled,
-    policy_gradient,
-)
+from jackpot_sim.estimators.moments import check_advantage, check_parameters
+from jackpot_sim.estimators.statistics import Denominator, mean_squared_error, mean_squared_error_rescaled
 
 Floats: TypeAlias = NDArray[np.float64]
 
@@ -66,7 +60,7 @@ def estimate(
         policy_log_probs: log p, shape (..., vocab), nats.
         actor_log_probs: log q, the same shape.
         advantage: A(x), the same shape.
-        correction: a token-level correction.
+        correction: a correction of single tokens.
         generator: where all randomness comes from.
         n_samples: proposals per state and replicate.
         replicates: simulated updates, at least 3.
@@ -93,7 +87,7 @@ def estimate(
     everything = np.ones(replicates, dtype=bool)
     value = _figures(draws, everything, denominator, n_samples)
     left_out = [_figures(draws, np.arange(replicates) != r, denominator, n_samples) for r in range(replicates)]
-    error = {name: _jackknife([each[name] for each in left_out]) for name in value}
+    error = {name: jackknife([each[name] for each in left_out]) for name in value}
     return Sampled(value, error, n_samples, replicates)
 
 
@@ -172,44 +166,67 @@ def _simulate(
 def _figures(draws: _Draws, keep: NDArray[np.bool_], denominator: Denominator, n_samples: int) -> dict[str, float]:
     """All figures from the replicates in `keep`."""
     replicates = int(keep.sum())
-    gram, along, signal = draws.gram[np.ix_(keep, keep)], draws.along[keep], np.float64(draws.grad_norm_sq or math.nan)
+    gram, along = draws.gram[np.ix_(keep, keep)], draws.along[keep]
     accepted, weight, weight_sq = (x[:, keep] for x in (draws.accepted, draws.weight, draws.weight_sq))
     with np.errstate(divide="ignore", invalid="ignore"):
         if denominator is Denominator.ACCEPTED:
             rate = accepted.mean(axis=0)
             gram, along = gram / np.outer(rate, rate), along / rate
-        own, others = np.trace(gram) / replicates, _off_diagonal(gram)
-        dot = along.mean()
-        bias_sq = (others - 2 * dot + signal) / signal
-        variance = n_samples * (own - others) / np.float64(draws.on_policy_variance)
-        noise_to_signal = np.float64(draws.on_policy_variance) / signal
         laws = draws.surprise[:, :, keep].mean(axis=2) + np.log(draws.mass[:, :, keep].mean(axis=2))
         kl_accepted, kl_effective = laws.mean(axis=1)
-        bias = math.sqrt(bias_sq) if bias_sq >= 0 else math.nan
-        size = others / signal + variance * noise_to_signal / n_samples
-        mse = mean_squared_error(bias_sq, variance, noise_to_signal, n_samples)
         return {
             "acceptance_rate": float(accepted.mean()),
             "kl_accepted": float(kl_accepted),
             "kl_effective": float(kl_effective),
-            "bias_sq": float(bias_sq),
-            "bias": bias,
-            "direction_bias": float(1 - dot / np.sqrt(others * signal)),
-            "gain": float(dot / signal),
-            "variance": float(variance),
-            "mse": float(mse),
-            "mse_rescaled": float(mean_squared_error_rescaled(dot / signal, size)),
+            "kl_prefix": 0.0,
+            **gradient_figures(
+                own=np.trace(gram) / replicates,
+                others=off_diagonal(gram),
+                dot=along.mean(),
+                signal=draws.grad_norm_sq,
+                on_policy_variance=draws.on_policy_variance,
+                n_samples=n_samples,
+            ),
             "ess_fraction": float(weight.mean() ** 2 / weight_sq.mean()),
         }
 
 
-def _off_diagonal(gram: Floats) -> float:
+def gradient_figures(
+    *, own: Any, others: Any, dot: Any, signal: Any, on_policy_variance: Any, n_samples: int
+) -> dict[str, float]:
+    """What the inner products of simulated updates say of bias and variance, by the names of `Moments`.
+
+    Args:
+        own: the mean ‖X_r‖² of an update.
+        others: the mean ⟨X_r, X_r'⟩ of two independent ones.
+        dot: the mean ⟨X_r, g⟩.
+        signal: ‖g‖².
+        on_policy_variance: that of one proposal of the policy.
+        n_samples: proposals in an update.
+    """
+    signal, on_policy_variance = np.float64(signal or math.nan), np.float64(on_policy_variance)
+    bias_sq = (others - 2 * dot + signal) / signal
+    variance = n_samples * (own - others) / on_policy_variance
+    noise_to_signal = on_policy_variance / signal
+    size = others / signal + variance * noise_to_signal / n_samples
+    return {
+        "bias_sq": float(bias_sq),
+        "bias": math.sqrt(bias_sq) if bias_sq >= 0 else math.nan,
+        "direction_bias": float(1 - dot / np.sqrt(others * signal)),
+        "gain": float(dot / signal),
+        "variance": float(variance),
+        "mse": float(mean_squared_error(bias_sq, variance, noise_to_signal, n_samples)),
+        "mse_rescaled": float(mean_squared_error_rescaled(dot / signal, size)),
+    }
+
+
+def off_diagonal(gram: Floats) -> float:
     """The mean inner product of two different replicates."""
     replicates = len(gram)
     return float((gram.sum() - np.trace(gram)) / (replicates * (replicates - 1)))
 
 
-def _jackknife(left_out: list[float]) -> float:
+def jackknife(left_out: list[float]) -> float:
     """The delete-one standard error; nan where a figure is not finite."""
     values = np.array(left_out)
     if not np.isfinite(values).all():

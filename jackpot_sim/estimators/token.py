@@ -1,7 +1,8 @@
 """Corrections of each token by its own importance ratio r = p/q: mathematics of section 3, a table as code.
 
 Defaults are those that frameworks ship: TIS with C = 2 (verl, slime, SkyRL), IcePop with 0.5-5
-(verl, OpenRLHF). All bounds are on r, policy over actor; verl's `k1` bounds act on 1/r instead.
+(verl, OpenRLHF). All bounds are on r, policy over actor; verl's `k1` bounds act on 1/r instead, which
+is what `inverted` is for.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 from scipy.special import lambertw
 
-from jackpot_sim.core.backend import Array, namespace
+from jackpot_sim.core.backend import Array, namespace, to_numpy
 from jackpot_sim.core.obrs import acceptance_probability
 from jackpot_sim.estimators.base import (
     ONE,
@@ -21,8 +22,10 @@ from jackpot_sim.estimators.base import (
     Monomial,
     Piece,
     TokenCorrection,
+    log_band,
     log_of,
     register,
+    require_band,
     require_positive,
 )
 
@@ -57,23 +60,31 @@ class TruncatedImportanceSampling(TokenCorrection):
     """(1, min(r, C)): truncated importance sampling (FlashRL, verl, TRL).
 
     By I1 its effective law is that of OBRS at λ = C, so that it is the optimal correction among
-    weights in [0, C] with the same mean.
+    weights in [0, C] with the same mean. With a floor it is min(max(r, floor), C), which lets tokens
+    that the policy would hardly write count for more than they should (OpenRLHF, [0.5, 5]).
     """
 
     clip: Any = 2.0
     """C > 0."""
+    floor: float = 0.0
+    """The smallest weight, in [0, C]."""
 
     def __post_init__(self) -> None:
         require_positive(self, "clip")
+        if not bool(to_numpy((self.floor >= 0) & (self.floor <= self.clip)).all()):
+            raise ValueError(f"{self.name}: floor must lie between 0 and clip, got {self.floor} and {self.clip}")
 
     def weight(self, log_ratio: Array, overlap: Array | None) -> Array:
-        """w = min(r, C)."""
+        """w = min(max(r, floor), C)."""
         xp = namespace(log_ratio)
+        if self.floor > 0:
+            log_ratio = xp.maximum(log_ratio, log_of(self.floor, log_ratio))
         return xp.exp(xp.minimum(log_ratio, log_of(self.clip, log_ratio)))
 
     def pieces(self, overlap: Array | None = None) -> tuple[Piece, ...]:
         """See `Correction.pieces`."""
-        return Piece(np.log(self.clip), True, ONE, RATIO), Piece(math.inf, True, ONE, Monomial(self.clip, 0))
+        floor = (Piece(math.log(self.floor), True, ONE, Monomial(self.floor, 0)),) if self.floor > 0 else ()
+        return *floor, Piece(np.log(self.clip), True, ONE, RATIO), Piece(math.inf, True, ONE, Monomial(self.clip, 0))
 
 
 class _Band(TokenCorrection):
@@ -110,11 +121,10 @@ class _RatioBand(_Band):
     """Largest ratio kept."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.low <= self.high or self.high <= 0:
-            raise ValueError(f"{self.name}: low and high must satisfy 0 <= low <= high, got {self.low} and {self.high}")
+        require_band(self)
 
     def _bounds(self) -> tuple[Any, Any]:
-        return (math.log(self.low) if self.low > 0 else -math.inf), math.log(self.high)
+        return log_band(self.low, self.high)
 
 
 @register("mis", "icepop")
@@ -132,11 +142,20 @@ class MaskedImportanceSampling(_RatioBand):
 @register("mask-k1")
 @dataclass(frozen=True)
 class RatioMask(_RatioBand):
-    """(1[low ≤ r ≤ high], 1): keep or drop by the ratio itself (SkyRL, ROLL)."""
+    """(1[low ≤ r ≤ high], 1): keep or drop by the ratio itself (SkyRL, ROLL).
+
+    verl's `token_k1` bounds −ℓ by log low and log high, which is low ≤ 1/r ≤ high: its "0.6_1.4" keeps
+    r = 1.5 and drops r = 0.65. `inverted` does the same, for comparison.
+    """
 
     _kept = ONE
     low: float = 0.8
     high: float = 1.2
+    inverted: bool = False
+    """Whether the bounds are on 1/r, as verl's are."""
+
+    def _bounds(self) -> tuple[Any, Any]:
+        return log_band(self.low, self.high, self.inverted)
 
 
 @register("mask-k2")
@@ -196,6 +215,11 @@ class RejectionSampling(TokenCorrection):
     def accept(self, log_ratio: Array) -> Array:
         """a = min(1, r/λ)."""
         return acceptance_probability(log_ratio, self.lam)
+
+    @property
+    def draws_mask(self) -> bool:
+        """True."""
+        return True
 
     def pieces(self, overlap: Array | None = None) -> tuple[Piece, ...]:
         """See `Correction.pieces`."""

@@ -19,9 +19,12 @@ import torch
 
 from jackpot_sim import estimators
 from jackpot_sim.core.backend import to_numpy
-from jackpot_sim.estimators import base, moments, sampled
-from jackpot_sim.estimators.base import Correction, TokenCorrection
+from jackpot_sim.estimators import base, moments, sampled, statistics
+from jackpot_sim.estimators.base import Correction, Level, TokenCorrection
+from jackpot_sim.estimators.batch import BatchNormalized
+from jackpot_sim.estimators.combined import Combined
 from jackpot_sim.estimators.rao_blackwell import RaoBlackwell, rao_blackwell
+from jackpot_sim.estimators.sequence import SequenceCorrection
 from tests.conftest import ToLibrary
 from tests.estimators import brute
 from tests.estimators.brute import CELLS, Cell
@@ -30,6 +33,8 @@ INF = math.inf
 N = 7
 OVERLAP = 0.8
 
+WRAPPERS = (RaoBlackwell, BatchNormalized, Combined)
+K_MASKS = ("sequence-mask-k2", "sequence-mask-k3")
 DEFAULTS = [estimators.get(name) for name in estimators.names()]
 MODERATE = [
     estimators.get("tis", clip=0.7),
@@ -38,6 +43,18 @@ MODERATE = [
     estimators.get("jackpot", lam=1.5, c1=0.6),
     estimators.get("jackpot", lam=0.5, c1=INF, c2=INF),
     estimators.get("overlap-tis", lam=2.0, c1=0.5),
+    estimators.get("tis", clip=1.5, floor=0.3),
+    estimators.get("mask-k1", low=0.6, high=1.4, inverted=True),
+    estimators.get("sequence-is", aggregate="mean"),
+    estimators.get("sequence-tis", clip=0.5),
+    estimators.get("sequence-mis", low=0.5, high=2.0, aggregate="mean"),
+    estimators.get("sequence-mask-k1", low=0.5, high=1.2, inverted=True),
+    estimators.get("sequence-mask-k1", low=0.1, high=3.0, aggregate="sum"),
+    *(estimators.get(name, bound=0.7, aggregate=how) for name in K_MASKS for how in ("sum", "mean", "max")),
+    estimators.get("gspo", low=0.2, high=0.3),
+    estimators.get("veto", threshold=0.1),
+    estimators.get("opsm", delta=0.1),
+    estimators.get("m2po", threshold=0.5),
 ]
 EXTREME = [
     estimators.get("tis", clip=1e-8),
@@ -58,6 +75,16 @@ EXTREME = [
     estimators.get("jackpot", lam=3.0, c1=1e-3),
     estimators.get("overlap-tis", lam=1e-6, c1=INF),
     estimators.get("overlap-tis", lam=1e6, c1=1e-6),
+    estimators.get("tis", clip=0.5, floor=0.5),
+    estimators.get("mask-k1", low=0.0, high=0.5, inverted=True),
+    estimators.get("sequence-tis", clip=INF),
+    estimators.get("geometric-mis", low=0.0, high=INF),
+    estimators.get("sequence-mask-k1", low=0.0, high=0.5, inverted=True),
+    estimators.get("sequence-mask-k2", bound=INF),
+    estimators.get("gspo", low=1.0, high=INF),
+    estimators.get("gspo", low=0.0, high=0.0),
+    estimators.get("m2po", threshold=1e-8),
+    estimators.get("m2po", threshold=1e8),
 ]
 
 
@@ -72,27 +99,32 @@ def _with_forms(corrections: list[Correction]) -> list[Any]:
 
 def is_token_level(correction: Correction) -> bool:
     """Whether it weighs each token by itself, as `moments` and `sampled` require."""
-    return isinstance(correction.of if isinstance(correction, RaoBlackwell) else correction, TokenCorrection)
+    return correction.level is Level.TOKEN
 
 
 CASES = _with_forms(DEFAULTS + MODERATE + EXTREME)
 TOKEN_CASES = [case for case in CASES if is_token_level(case.values[0])]
+SEQUENCE_CASES = [case for case in CASES if not is_token_level(case.values[0])]
 SAMPLED_CASES = [case for case in _with_forms(DEFAULTS + MODERATE) if is_token_level(case.values[0])]
 every_case = pytest.mark.parametrize("correction", CASES)
 every_token_case = pytest.mark.parametrize("correction", TOKEN_CASES)
+every_sequence_case = pytest.mark.parametrize("correction", SEQUENCE_CASES)
 every_name = pytest.mark.parametrize("name", estimators.names())
 every_denominator = pytest.mark.parametrize("denominator", list(moments.Denominator))
 
 
 def weigh(correction: Correction, log_ratio: Any, overlap: Any = OVERLAP) -> base.TokenWeights:
     """(a, w), given all that any correction may ask for."""
-    like = torch if isinstance(log_ratio, torch.Tensor) else np
-    context = {} if is_token_level(correction) else {"mask": log_ratio == log_ratio, "advantages": log_ratio * 0 + 1}
-    if correction.overlap_lam is None:
-        overlap = None
-    elif like is torch and overlap is not None:
-        overlap = torch.as_tensor(overlap, dtype=log_ratio.dtype)
-    return correction.weights(log_ratio, overlap, **context)
+    overlap = None if correction.overlap_lam is None else overlap
+    return correction.weights(log_ratio, overlap, **context_of(correction, log_ratio.shape))
+
+
+def context_of(correction: Correction, shape: tuple[int, ...], to_library: Any = np.asarray) -> dict[str, Any]:
+    """What a correction of sequences may ask for: everything counts, and advantages have both signs."""
+    if is_token_level(correction):
+        return {}
+    signs = np.resize([1.0, -1.0, 0.0], math.prod(shape)).reshape(shape)
+    return {"mask": to_library(np.ones(shape, dtype=bool)), "advantages": to_library(signs)}
 
 
 def draws(shape: tuple[int, ...] = (5, 40), seed: int = 3, scale: float = 1.0) -> Any:
@@ -106,6 +138,8 @@ def draws(shape: tuple[int, ...] = (5, 40), seed: int = 3, scale: float = 1.0) -
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 30.0, 150.0])
 def test_accept_is_a_probability_and_weights_are_finite(correction: Correction, scale: float) -> None:
     log_ratio = np.clip(draws(scale=scale), -700, 700)
+    if not is_token_level(correction):
+        log_ratio = log_ratio / log_ratio.shape[-1]  # so that their sum is one that e^S can be taken of
     accept, weight = weigh(correction, log_ratio)
     assert accept.shape == weight.shape == log_ratio.shape
     assert accept.dtype == weight.dtype == log_ratio.dtype
@@ -166,13 +200,14 @@ def test_the_same_twice_and_the_input_is_left_alone(correction: Correction) -> N
 def test_every_library_gives_the_same(correction: Correction, xp: ToLibrary) -> None:
     log_ratio = draws(scale=2.0)
     expected = weigh(correction, log_ratio)
-    context = {} if is_token_level(correction) else {"mask": xp(log_ratio == log_ratio), "advantages": xp(log_ratio)}
+    context = context_of(correction, log_ratio.shape, xp)
     overlap = None if correction.overlap_lam is None else xp(np.full((5, 1), OVERLAP))
     found = correction.weights(xp(log_ratio), overlap, **context)
     assert type(found.accept) is type(found.weight) is type(xp(log_ratio))
     np.testing.assert_array_equal(to_numpy(found.accept) > 0, expected.accept > 0)
+    tolerance = 1e-14 if is_token_level(correction) else 1e-12  # libraries add up in different orders
     np.testing.assert_allclose(to_numpy(found.accept), expected.accept, rtol=1e-14)
-    np.testing.assert_allclose(to_numpy(found.weight), expected.weight, rtol=1e-14)
+    np.testing.assert_allclose(to_numpy(found.weight), expected.weight, rtol=tolerance)
 
 
 @every_case
@@ -181,7 +216,7 @@ def test_half_and_single_precision(correction: Correction, dtype: str) -> None:
     log_ratio = torch.as_tensor(draws(scale=2.0)).to(getattr(torch, dtype))
     expected = weigh(correction, log_ratio.double().numpy())
     overlap = None if correction.overlap_lam is None else torch.tensor(OVERLAP)
-    context = {} if is_token_level(correction) else {"mask": log_ratio == log_ratio, "advantages": log_ratio}
+    context = context_of(correction, tuple(log_ratio.shape), torch.as_tensor)
     found = correction.weights(log_ratio, overlap, **context)
     assert found.accept.dtype == found.weight.dtype == torch.float32
     np.testing.assert_allclose(found.accept.numpy(), expected.accept, rtol=2e-5)
@@ -197,6 +232,69 @@ def test_limits_of_the_ratio(correction: Correction, overlap: float) -> None:
     assert np.all(weight >= 0)  # inf is allowed, nan is not
     if isinstance(correction, RaoBlackwell):
         assert np.all(accept == 1)
+
+
+@every_sequence_case
+def test_limits_of_the_ratio_of_a_whole_sequence(correction: Correction) -> None:
+    rows = np.array([[-INF, 0.1], [INF, 0.1], [-INF, INF], [-750.0, 750.0], [750.0, 750.0], [-1e4, 0.0]])
+    accept, weight = weigh(correction, rows)
+    assert np.all((accept >= 0) & (accept <= 1))
+    assert np.all(weight >= 0)
+    if correction.name in ("sequence-is", "geometric-is", "sequence-tis", "geometric-tis"):
+        np.testing.assert_array_equal(weight[[0, 2]], 0.0)  # what the policy cannot write has p(y) = 0
+        largest = correction.parameters().get("clip", INF)
+        np.testing.assert_allclose(weight[1], largest, rtol=1e-15)
+
+
+@every_sequence_case
+def test_what_masked_tokens_hold_does_not_matter(correction: Correction, xp: ToLibrary) -> None:
+    short = draws((4, 3), scale=0.5)
+    signs = np.array([[1.0], [-1.0], [1.0], [-1.0]])
+    expected = correction.weights(xp(short), advantages=xp(signs))
+    for junk in (math.nan, INF, -INF, 0.0, 1.0):
+        padded = np.insert(short, [0, 2, 3, 3], junk, axis=1)
+        mask = np.insert(np.ones(short.shape, dtype=bool), [0, 2, 3, 3], False, axis=1)
+        per_token = np.where(mask, signs, math.nan)
+        for advantages in (signs, per_token):
+            found = correction.weights(xp(padded), mask=xp(mask), advantages=xp(advantages))
+            for field in ("accept", "weight"):
+                values = to_numpy(getattr(found, field))
+                np.testing.assert_array_equal(values[~mask], 0.0)
+                np.testing.assert_allclose(
+                    values[mask], to_numpy(getattr(expected, field)).ravel(), rtol=1e-14, atol=1e-300
+                )
+
+
+@every_sequence_case
+def test_a_sequence_without_tokens_is_dropped(correction: Correction) -> None:
+    mask = np.array([[True, True], [False, False]])
+    found = correction.weights(np.array([[0.1, -0.1], [math.nan, INF]]), mask=mask, advantages=np.ones((2, 1)))
+    np.testing.assert_array_equal(found.accept[1], 0.0)
+    np.testing.assert_array_equal(found.weight[1], 0.0)
+    for shape in ((0, 3), (3, 0)):
+        assert weigh(correction, np.zeros(shape)).accept.shape == shape
+
+
+@every_sequence_case
+def test_a_senseless_mask_is_refused(correction: Correction) -> None:
+    context: dict[str, Any] = {"advantages": np.ones((2, 1))}
+    with pytest.raises(ValueError, match=r"mask has shape \(2, 1\)"):
+        correction.weights(np.zeros((2, 3)), mask=np.ones((2, 1), dtype=bool), **context)
+    with pytest.raises(ValueError, match="mask must be boolean, True on tokens that count, got dtype float64"):
+        correction.weights(np.zeros((2, 3)), mask=np.ones((2, 3)), **context)
+    with pytest.raises(ValueError, match=r"log_ratio of shape \(\.\.\., length\)"):
+        correction.weights(np.zeros(()), advantages=np.ones(()))
+
+
+@every_case
+def test_the_limit_of_what_does_not_look_at_the_batch_is_itself(correction: Correction) -> None:
+    limit = correction.in_the_limit(
+        draws((3, 4)), np.full(3, 1 / 3), overlap=np.array(OVERLAP), advantages=np.ones((3, 1))
+    )
+    assert not limit.looks_at_batch
+    assert (limit == correction) is not correction.looks_at_batch
+    assert limit.name == correction.name
+    assert pickle.loads(pickle.dumps(limit)) == limit
 
 
 @every_case
@@ -226,9 +324,24 @@ def test_integers_are_refused(correction: Correction) -> None:
 # ------------------------------------------------------------------ the table
 
 
-def test_the_table_knows_every_token_estimator() -> None:
-    registered = {c.name for c in DEFAULTS if is_token_level(c)}
-    assert registered == set(brute.TABLE), "write the new estimator into brute.TABLE, from its definition"
+def test_the_tables_know_every_estimator() -> None:
+    for table, level in ((brute.TABLE, Level.TOKEN), (brute.SEQUENCE_TABLE, Level.SEQUENCE)):
+        registered = {c.name for c in DEFAULTS if c.level is level}
+        assert registered == set(table), "write the new estimator into brute.py's table, from its definition"
+
+
+@every_sequence_case
+def test_pair_is_the_sequence_tables(correction: Correction) -> None:
+    inner = correction.of if isinstance(correction, RaoBlackwell) else correction
+    for seed, scale in enumerate([1e-4, 1e-2, 0.3, 1.0, 3.0]):
+        for advantage in (1.5, -0.5):
+            log_ratio = draws((7,), seed, scale)
+            expected = brute.SEQUENCE_TABLE[inner.name](list(log_ratio), advantage, **inner.parameters())
+            if inner is not correction:
+                expected = [(1.0, a * w) for a, w in expected]
+            accept, weight = correction.weights(log_ratio, advantages=np.array([advantage]))
+            np.testing.assert_allclose(accept, [a for a, _ in expected], rtol=1e-13)
+            np.testing.assert_allclose(weight, [w for _, w in expected], rtol=1e-13)
 
 
 def by_the_table(correction: Correction) -> Any:
@@ -364,7 +477,7 @@ def test_monte_carlo_agrees_within_its_standard_error(correction: Correction, ce
     estimate = sampled.estimate(*CELLS[cell], correction, generator, n_samples=n_samples, denominator=denominator)
     found["mse"] = found["bias_sq"] + found["variance"] * found["noise_to_signal"] / n_samples
     found["mse_rescaled"] = float(
-        moments.mean_squared_error_rescaled(found["gain"], found["mse"] + 2 * found["gain"] - 1)
+        statistics.mean_squared_error_rescaled(found["gain"], found["mse"] + 2 * found["gain"] - 1)
     )
     assert set(estimate.value) == set(estimate.standard_error)
     for name, value in estimate.value.items():
@@ -420,6 +533,18 @@ def test_a_wrong_parameter_is_named(name: str) -> None:
         ("mask-k1", {"low": 0.0, "high": 0.0}),
         ("mask-k2", {"bound": 0.0}),
         ("mask-k3", {"bound": INF}),
+        ("tis", {"floor": 2.5}),
+        ("tis", {"floor": 0.5, "clip": np.array([1.0, 0.2])}),
+        ("sequence-tis", {"clip": 0.0}),
+        ("sequence-mis", {"low": 4.0}),
+        ("geometric-mis", {"high": 0.0}),
+        ("sequence-mask-k1", {"high": 0.5}),
+        ("gspo", {"low": 1.5}),
+        ("veto", {"threshold": 0.0}),
+        ("m2po", {"threshold": INF}),
+        *((name, {"aggregate": "max"}) for name in ("sequence-is", "geometric-tis", "sequence-mis")),
+        *((name, {"aggregate": "median"}) for name in ("sequence-is", *K_MASKS)),
+        ("sequence-mask-k1", {"aggregate": "max"}),
     ],
 )
 def test_a_parameter_outside_its_range_is_named(name: str, parameters: dict[str, Any]) -> None:
@@ -434,7 +559,7 @@ def test_a_misspelt_name_gets_a_suggestion(name: str) -> None:
 
 
 def test_an_unknown_name_lists_the_known() -> None:
-    with pytest.raises(ValueError, match=r"unknown estimator 'qqqq' \(known: icepop, is, jackpot"):
+    with pytest.raises(ValueError, match=r"unknown estimator 'qqqq' \(known: geometric-is, geometric-mis"):
         estimators.get("qqqq")
 
 
@@ -446,7 +571,8 @@ def test_the_registry_is_complete() -> None:
         cls
         for cls in below(Correction)
         if cls.__module__.startswith("jackpot_sim.") and not cls.__name__.startswith("_")
-        if cls not in (Correction, TokenCorrection, RaoBlackwell) and not getattr(cls, "__abstractmethods__", None)
+        if cls not in (Correction, TokenCorrection, SequenceCorrection, *WRAPPERS)
+        and not getattr(cls, "__abstractmethods__", None)
     }
     assert {type(estimators.get(name)) for name in estimators.names()} == concrete
     assert sorted(estimators.names()) == list(estimators.names())
@@ -457,7 +583,19 @@ def test_the_registry_is_complete() -> None:
 
 def test_defaults_are_those_that_frameworks_ship() -> None:
     # shared/spec/peers.md: verl, slime and SkyRL clip at 2; verl and OpenRLHF's IcePop is 0.5-5; ROLL keeps 0.8-1.2.
-    assert estimators.get("tis").parameters() == {"clip": 2.0}
+    assert estimators.get("tis").parameters() == {"clip": 2.0, "floor": 0.0}
     assert estimators.get("icepop").parameters() == {"low": 0.5, "high": 5.0}
-    assert estimators.get("mask-k1").parameters() == {"low": 0.8, "high": 1.2}
+    assert estimators.get("mask-k1").parameters() == {"low": 0.8, "high": 1.2, "inverted": False}
     assert estimators.get("jackpot").parameters()["lam"] == 1.0  # [J], figures
+    # TRL's default keeps e^S ≤ 3; ms-swift's "sequence" is e^G ≤ 2; verl's geometric mask and presets; slime; AReaL.
+    assert estimators.get("sequence-tis").parameters() == {"clip": 2.0, "aggregate": "sum"}
+    assert estimators.get("sequence-mis").parameters() == {"low": 0.0, "high": 3.0, "aggregate": "sum"}
+    assert estimators.get("geometric-tis").parameters() == {"clip": 2.0, "aggregate": "mean"}
+    expected = {"low": 0.999, "high": 1.001, "aggregate": "mean", "inverted": False}
+    assert estimators.get("sequence-mask-k1").parameters() == expected
+    assert estimators.get("sequence-mask-k2").parameters() == {"bound": 2.5, "aggregate": "max"}
+    assert estimators.get("sequence-mask-k3").parameters() == {"bound": 0.01, "aggregate": "mean"}
+    assert estimators.get("gspo").parameters() == {"low": 3e-4, "high": 4e-4}
+    assert estimators.get("veto").parameters() == {"threshold": 1e-4}
+    assert estimators.get("opsm").parameters() == {"delta": 1e-4}
+    assert estimators.get("m2po").parameters() == {"threshold": 0.04}

@@ -22,12 +22,16 @@ def log(r: float) -> float:
     return math.log(r) if r > 0 else -math.inf
 
 
+def inverse(r: float) -> float:
+    return 1 / r if r > 0 else math.inf
+
+
 TABLE: dict[str, Rule] = {
     "none": lambda r, z: (1.0, 1.0),
     "is": lambda r, z: (1.0, r),
-    "tis": lambda r, z, clip: (1.0, min(r, clip)),
+    "tis": lambda r, z, clip, floor: (1.0, min(max(r, floor), clip)),
     "mis": lambda r, z, low, high: (float(low <= r <= high), r),
-    "mask-k1": lambda r, z, low, high: (float(low <= r <= high), 1.0),
+    "mask-k1": lambda r, z, low, high, inverted: (float(low <= (inverse(r) if inverted else r) <= high), 1.0),
     "mask-k2": lambda r, z, bound: (float(log(r) ** 2 / 2 <= bound), 1.0),
     "mask-k3": lambda r, z, bound: (float(r - 1 - log(r) <= bound), 1.0),
     "obrs": lambda r, z, lam: (min(1.0, r / lam), 1.0),
@@ -35,6 +39,74 @@ TABLE: dict[str, Rule] = {
     "overlap-tis": lambda r, z, lam, c1: (1.0, min(z * r, c1)),
 }
 """(a, w) from r = p/q, Z(λ) and the parameters, for r finite."""
+
+
+def aggregated(values: list[float], how: str) -> float:
+    return {"sum": sum(values), "mean": sum(values) / len(values), "max": max(values)}[how]
+
+
+def same_for_all(values: list[float], accept: bool, weight: float = 1.0) -> list[tuple[float, float]]:
+    return [(float(accept), weight) for _ in values]
+
+
+def importance(l: list[float], advantage: float, aggregate: str) -> list[tuple[float, float]]:
+    return same_for_all(l, True, math.exp(aggregated(l, aggregate)))
+
+
+def truncated(l: list[float], advantage: float, aggregate: str, clip: float) -> list[tuple[float, float]]:
+    return same_for_all(l, True, min(math.exp(aggregated(l, aggregate)), clip))
+
+
+def masked(l: list[float], advantage: float, aggregate: str, low: float, high: float) -> list[tuple[float, float]]:
+    ratio = math.exp(aggregated(l, aggregate))
+    return same_for_all(l, low <= ratio <= high, ratio)
+
+
+def ratio_mask(
+    l: list[float], advantage: float, low: float, high: float, aggregate: str, inverted: bool
+) -> list[tuple[float, float]]:
+    ratio = math.exp(aggregated(l, aggregate))
+    return same_for_all(l, low <= (1 / ratio if inverted else ratio) <= high)
+
+
+def gspo(l: list[float], advantage: float, low: float, high: float) -> list[tuple[float, float]]:
+    """Whether min(s·A, clip(s)·A) moves with s, by a finite difference."""
+    ratio = math.exp(aggregated(l, "mean"))
+
+    def objective(s: float) -> float:
+        return min(s * advantage, min(max(s, 1 - low), 1 + high) * advantage)
+
+    return same_for_all(l, objective(ratio * (1 + 1e-7)) != objective(ratio), ratio)
+
+
+def second_moment(l: list[float], advantage: float, threshold: float) -> list[tuple[float, float]]:
+    """M2PO on a batch of one sequence, without ties."""
+    kept = sorted(l, key=abs)
+    while kept and sum(x * x for x in kept) / len(kept) > threshold:
+        kept.pop()
+    return [(float(x in kept), 1.0) for x in l]
+
+
+SEQUENCE_TABLE: dict[str, Callable[..., list[tuple[float, float]]]] = {
+    "sequence-is": importance,
+    "geometric-is": importance,
+    "sequence-tis": truncated,
+    "geometric-tis": truncated,
+    "sequence-mis": masked,
+    "geometric-mis": masked,
+    "sequence-mask-k1": ratio_mask,
+    "sequence-mask-k2": lambda l, a, bound, aggregate: same_for_all(
+        l, aggregated([x * x / 2 for x in l], aggregate) <= bound
+    ),
+    "sequence-mask-k3": lambda l, a, bound, aggregate: same_for_all(
+        l, aggregated([math.exp(x) - 1 - x for x in l], aggregate) <= bound
+    ),
+    "gspo": gspo,
+    "veto": lambda l, a, threshold: same_for_all(l, not any(math.exp(x) < threshold for x in l)),
+    "opsm": lambda l, a, delta: same_for_all(l, not (a < 0 and sum(-x for x in l) / len(l) > delta)),
+    "m2po": second_moment,
+}
+"""(a, w) of each token from the log-ratios of one sequence, its advantage and the parameters."""
 
 
 class Cell(NamedTuple):

@@ -14,7 +14,7 @@ import torch
 from jackpot_sim import estimators
 from jackpot_sim.core import backend
 from jackpot_sim.core.backend import to_numpy
-from jackpot_sim.estimators import moments
+from jackpot_sim.estimators import moments, statistics
 from jackpot_sim.estimators.moments import Denominator, StateStatistics
 from tests.conftest import ToLibrary
 from tests.core.laws import normalised, of_probabilities
@@ -166,7 +166,7 @@ def test_a_fluctuating_count_alone_makes_variance() -> None:
     estimate_sq, divisor = found.per_state.estimate_sq[0], rate.mean()
     own = found.per_state.on_policy_variance[0] / divisor**2
     own += estimate_sq * rate[1] * (1 - rate[1]) / 4 / divisor**2
-    variances = moments._variance(found.per_state, Denominator.ACCEPTED, divisor, found.per_state.estimate_sq)
+    variances = statistics._variance(found.per_state, Denominator.ACCEPTED, divisor, found.per_state.estimate_sq)
     assert variances[0] == pytest.approx(own, rel=1e-12)
 
 
@@ -238,7 +238,7 @@ def test_nothing_accepted(denominator: str) -> None:
         assert all(math.isnan(x) for x in (found.bias, found.variance, found.mse))
 
 
-@pytest.mark.parametrize("name", estimators.names())
+@pytest.mark.parametrize("name", [name for name in estimators.names() if estimators.get(name).is_per_token])
 @every_denominator
 def test_disjoint_supports(name: str, denominator: str) -> None:
     cell = Cell(of_probabilities(0.5, 0.5, 0, 0), of_probabilities(0, 0, 0.5, 0.5), np.array([1.0, 2.0, 3.0, -1.0]))
@@ -459,3 +459,9 @@ def test_per_state_fields_are_what_they_say() -> None:
         per_state.error_sq, per_state.estimate_sq - 2 * per_state.estimate_dot + per_state.grad_norm_sq, rtol=1e-12
     )
     np.testing.assert_allclose(per_state.error_dot, per_state.estimate_dot - per_state.grad_norm_sq, rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", [name for name in estimators.names() if not estimators.get(name).is_per_token])
+def test_whole_sequences_have_no_moments_at_a_single_token(name: str) -> None:
+    with pytest.raises(ValueError, match="looks at whole sequences"):
+        moments.exact(*CELLS["one state"], estimators.get(name))

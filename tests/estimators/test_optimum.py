@@ -258,3 +258,8 @@ def test_there_must_be_something_to_choose(name: str, denominator: str) -> None:
             n_samples=5,
             denominator=denominator,
         )
+
+
+def test_a_floor_is_refused() -> None:
+    with pytest.raises(ValueError, match="leave floor at 0"):
+        optimum.best(*CELLS["one state"], estimators.get("tis", floor=0.5), n_samples=4)

@@ -11,7 +11,7 @@ import torch
 
 from jackpot_sim import estimators
 from jackpot_sim.core.backend import to_numpy
-from jackpot_sim.estimators import moments, path
+from jackpot_sim.estimators import moments, path, statistics
 from jackpot_sim.estimators.base import Monomial, Piece, TokenCorrection
 from jackpot_sim.estimators.moments import Denominator
 from jackpot_sim.estimators.optimum import with_parameter
@@ -184,6 +184,7 @@ def extended(cell: Cell, correction: Any, denominator: str, n_samples: int) -> A
                 second_moment=(kept * weight**2) @ ((feature - centre) ** 2).sum(axis=1),
                 kl_accepted=math.nan,
                 kl_effective=math.nan,
+                **statistics.of_single_tokens(rate, (estimate @ estimate) * divisor**2),
             )
         )
     fields = vars(rows[0])

@@ -1,0 +1,45 @@
+"""The policy gradient in logits: f(x) = A(x)(e_x − p), its mean under any law, and its squared length.
+
+At a near-certain token 1 − p and the sum over the other tokens are what is left of nearly equal numbers;
+there both are summed over the others, so that no digit is lost.
+"""
+
+from __future__ import annotations
+
+import array_api_compat
+
+from jackpot_sim.core.backend import Array, namespace
+
+
+def gradient_under(law: Array, p: Array, advantage: Array) -> Array:
+    """Σ_x law(x) A(x) (e_x − p), the gradient in logits under any signed law; all (..., vocab)."""
+    xp = namespace(p)
+    terms, top = law * advantage, _likeliest(p)
+    at_top = xp.sum(xp.where(top, terms, 0.0), axis=-1, keepdims=True)
+    elsewhere = xp.sum(xp.where(top, 0.0, terms), axis=-1, keepdims=True)
+    rest = xp.sum(xp.where(top, 0.0, p), axis=-1, keepdims=True)
+    return xp.where(top, terms * rest - p * elsewhere, terms - p * (at_top + elsewhere))
+
+
+def policy_gradient(p: Array, advantage: Array) -> Array:
+    """g = E_p[f]: exactly 0 where the advantage is constant; all (..., vocab)."""
+    # A constant has no gradient: taken off first, it leaves no rounding behind that passes for one.
+    xp = namespace(p)
+    constant = xp.sum(xp.where(_likeliest(p), advantage, 0.0), axis=-1, keepdims=True)
+    return gradient_under(p, p, advantage - constant)
+
+
+def feature_norm_sq(p: Array, advantage: Array) -> Array:
+    """‖f(x)‖² = A(x)²(1 − 2p_x + ‖p‖²) of every token; all (..., vocab)."""
+    xp = namespace(p)
+    others = xp.where(_likeliest(p), 0.0, p)
+    rest, rest_sq = (xp.sum(x, axis=-1, keepdims=True) for x in (others, others**2))
+    p_sq = xp.sum(p * p, axis=-1, keepdims=True)
+    return advantage**2 * xp.where(_likeliest(p), rest**2 + rest_sq, 1 - 2 * p + p_sq)
+
+
+def _likeliest(p: Array) -> Array:
+    """True on one token of each state, the likeliest."""
+    xp = namespace(p)
+    ids = xp.arange(p.shape[-1], dtype=xp.int64, device=array_api_compat.device(p))
+    return ids == xp.argmax(p, axis=-1, keepdims=True)

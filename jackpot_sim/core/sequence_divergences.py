@@ -1,0 +1,104 @@
+"""How far apart two policies lie over sequences: exactly, and from rollouts.
+
+Per token and per sequence are both told. By the chain rule KL(p(y)‖q(y)) is the sum over prefixes of the
+policy's expected visits times KL(p(·|s)‖q(·|s)); divided by the expected length it is the mean over the
+tokens that the policy writes. The other figures per token are means over the tokens that the actor
+writes, as those are that frameworks can see. With several prompts, a figure is the mean over prompts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from jackpot_sim.core import divergences
+from jackpot_sim.core.numerics import log_ratio
+from jackpot_sim.core.sequences import Enumeration, Floats, Rollouts, SequenceLaws, Sequences, occupancy
+
+NAMES = (
+    *("kl_policy_actor", "kl_actor_policy", "total_variation", "chi_square"),
+    *("kl_sequence", "chi_square_sequence", "mean_length"),
+)
+"""The figures, nats where they are KLs: four per token, two per sequence, and the actor's expected length."""
+
+
+def exact(enumeration: Enumeration) -> dict[str, float]:
+    """The figures `NAMES` of one prompt, from all its sequences.
+
+    chi_square is E_q[Σ_t r²]/E_q[length] − 1, chi_square_sequence Σ_y p(y)²/q(y) − 1.
+    """
+    laws, sequences = enumeration.laws, enumeration.sequences
+    p, q = (sequences.log_probs(table) for table in (laws.policy_log_probs, laws.actor_log_probs))
+    visits = [occupancy(sequences, np.exp(each), laws.shape).sum(axis=-1) for each in (p, q)]
+    lengths = [float(np.exp(each) @ sequences.lengths) for each in (p, q)]
+    with np.errstate(over="ignore"):
+        square = float(np.sum(np.where(p == -math.inf, 0.0, np.exp(p + np.asarray(log_ratio(p, q))))))
+    at_policy, at_actor = (_at_prefixes(laws, where) for where in (_AT_POLICY, _AT_ACTOR))
+    found = {name: _expect(visits[0], values) for name, values in at_policy.items()}
+    found |= {name: _expect(visits[1], values) / lengths[1] for name, values in at_actor.items()}
+    return found | {
+        "kl_policy_actor": found["kl_sequence"] / lengths[0],
+        "chi_square_sequence": square - 1,
+        "mean_length": lengths[1],
+    }
+
+
+def sampled(rollouts: Sequence[Rollouts]) -> tuple[dict[str, float], dict[str, float]]:
+    """The figures `NAMES` over all prompts, and the standard error of each.
+
+    The divergence at a prefix is exact; what is sampled is which prefixes are met.
+    """
+    per_prompt = [_of_prompt(each) for each in rollouts]
+    values = {name: float(np.mean([found[name][0] for found in per_prompt])) for name in NAMES}
+    errors = {name: math.sqrt(sum(found[name][1] ** 2 for found in per_prompt)) / len(per_prompt) for name in NAMES}
+    return values, errors
+
+
+def _of_prompt(rollouts: Rollouts) -> dict[str, tuple[float, float]]:
+    laws, actor, policy = rollouts.laws, rollouts.actor, rollouts.policy
+    ones = np.ones(len(actor))
+    kl = np.sum(policy.gather(_at_prefixes(laws, _AT_POLICY)["kl_sequence"]), axis=-1)
+    found = {"kl_sequence": _ratio(kl, ones), "kl_policy_actor": _ratio(kl, policy.lengths)}
+    for name, values in _at_prefixes(laws, _AT_ACTOR).items():
+        found[name] = _ratio(np.sum(actor.gather(values), axis=-1), actor.lengths)
+    with np.errstate(over="ignore"):
+        square = np.exp(2 * _log_ratio(actor, laws))
+    mean, error = _ratio(square, ones)
+    return found | {"chi_square_sequence": (mean - 1, error), "mean_length": _ratio(actor.lengths, ones)}
+
+
+_Divergence = Callable[..., Floats]
+
+_AT_POLICY: dict[str, _Divergence] = {"kl_sequence": divergences.kl}
+_AT_ACTOR: dict[str, _Divergence] = {
+    "kl_actor_policy": lambda p, q: divergences.kl(q, p),
+    "total_variation": divergences.total_variation,
+    "chi_square": divergences.chi_square,
+}
+
+
+def _at_prefixes(laws: SequenceLaws, which: dict[str, _Divergence]) -> dict[str, Floats]:
+    return {name: np.asarray(f(laws.policy_log_probs, laws.actor_log_probs)) for name, f in which.items()}
+
+
+def _expect(visits: Floats, values: Floats) -> float:
+    """Σ visits · values, where a prefix that is never met adds nothing, not even inf."""
+    there = visits > 0
+    return float(visits[there] @ values[there])
+
+
+def _log_ratio(sequences: Sequences, laws: SequenceLaws) -> Floats:
+    """log p(y) − log q(y) of sequences that the actor wrote, shape (n,)."""
+    p, q = (sequences.log_probs(table) for table in (laws.policy_log_probs, laws.actor_log_probs))
+    return p - q
+
+
+def _ratio(values: Floats, counts: Floats) -> tuple[float, float]:
+    """Σ values / Σ counts over sequences, and its standard error by the delta method."""
+    ratio = float(values.sum() / counts.sum())
+    if not math.isfinite(ratio):
+        return ratio, math.nan
+    left = values - ratio * counts
+    return ratio, float(np.sqrt(np.sum(left**2) * len(values) / (len(values) - 1)) / counts.sum())

@@ -1,0 +1,184 @@
+"""Sequences as paths through a table of prefixes, and what is added up along them.
+
+In a language model a state is a prefix. Its law, its value and its gradient are rows of a table of
+shape (prefixes, vocab); a sequence is the list of rows and columns that it passes. So whatever belongs
+to (prefix, token) is gathered along sequences, and whatever belongs to sequences is summed into the
+table. Whether the table holds every prefix there is or only those that were visited makes no difference.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jackpot_sim.core.numerics import check_log_probs, check_same_shape
+
+Floats: TypeAlias = NDArray[np.float64]
+Ints: TypeAlias = NDArray[np.int64]
+Flags: TypeAlias = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, eq=False)
+class Sequences:
+    """n sequences of at most `length` tokens; all arrays of shape (n, length).
+
+    Attributes:
+        prefix: the row of the prefix at which each token was chosen, int64; any row where there is no token.
+        token: the token chosen, int64; any token where there is none.
+        mask: True on tokens, which come before all padding.
+    """
+
+    prefix: Ints
+    token: Ints
+    mask: Flags
+
+    def __post_init__(self) -> None:
+        check_same_shape(self.prefix, self.token, "prefix", "token")
+        check_same_shape(self.prefix, self.mask, "prefix", "mask")
+
+    def __len__(self) -> int:
+        return len(self.prefix)
+
+    @cached_property
+    def lengths(self) -> Floats:
+        """The number of tokens of each sequence, shape (n,)."""
+        return np.asarray(np.sum(self.mask, axis=-1), dtype=np.float64)
+
+    def gather(self, table: NDArray[Any]) -> Floats:
+        """The table's value at every token, shape (n, length); 0 at padding.
+
+        Args:
+            table: shape (prefixes, vocab), or (prefixes,) for what belongs to prefixes alone.
+        """
+        found = table[self.prefix, self.token] if table.ndim == 2 else table[self.prefix]
+        return np.where(self.mask, found, 0.0)
+
+    def scatter(self, values: NDArray[Any], shape: tuple[int, int]) -> Floats:
+        """The table of shape (prefixes, vocab) into which every token adds its value; padding adds nothing.
+
+        Args:
+            values: shape (n, length), or (n, 1) for what belongs to whole sequences.
+            shape: that of the table.
+        """
+        cells = self.prefix[self.mask] * shape[1] + self.token[self.mask]
+        added = np.broadcast_to(values, self.mask.shape)[self.mask]
+        table = np.bincount(cells, weights=added.astype(np.float64), minlength=shape[0] * shape[1])
+        return np.asarray(table, dtype=np.float64).reshape(shape)
+
+    def log_probs(self, table: Floats) -> Floats:
+        """log p(y) of every sequence, shape (n,), from log p(x|s) of shape (prefixes, vocab); nats."""
+        total: Floats = np.sum(self.gather(table), axis=-1)
+        return total
+
+    def take(self, rows: slice | Ints) -> Sequences:
+        """Some of the sequences."""
+        return Sequences(self.prefix[rows], self.token[rows], self.mask[rows])
+
+
+@dataclass(frozen=True, eq=False)
+class SequenceLaws:
+    """The policies at every prefix of one prompt; all float64 of shape (prefixes, vocab), nats.
+
+    Attributes:
+        policy_log_probs: log p_new, the policy whose gradient is wanted.
+        actor_log_probs: log q, the policy that wrote the rollouts.
+        reference_log_probs: log p_ref, the policy before the update at hand; `policy_log_probs` itself
+            where no update lies between them.
+
+    Raises:
+        ValueError: the shapes differ, or a law is not normalised.
+    """
+
+    policy_log_probs: Floats
+    actor_log_probs: Floats
+    reference_log_probs: Floats
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            check_log_probs(getattr(self, field.name), field.name)
+            check_same_shape(self.policy_log_probs, getattr(self, field.name), "policy_log_probs", field.name)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(prefixes, vocab)."""
+        return self.policy_log_probs.shape[0], self.policy_log_probs.shape[1]
+
+
+@dataclass(frozen=True, eq=False)
+class Enumeration:
+    """One prompt with every sequence that can follow it.
+
+    Attributes:
+        laws: the policies at every prefix.
+        sequences: every sequence, each once.
+        advantage: A(y) of every sequence, shape (n,).
+    """
+
+    laws: SequenceLaws
+    sequences: Sequences
+    advantage: Floats
+
+    def __post_init__(self) -> None:
+        check_advantages(self.advantage, self.sequences)
+
+
+@dataclass(frozen=True, eq=False)
+class Rollouts:
+    """One prompt with sequences that were drawn, from the actor and, to know the true gradient, from the policy.
+
+    Attributes:
+        laws: the policies at every prefix that was visited.
+        actor: the actor's sequences, (replicates · n, length), one replicate after the other.
+        actor_advantage: A(y) of each.
+        policy: the policy's own sequences, as many.
+        policy_advantage: A(y) of each.
+    """
+
+    laws: SequenceLaws
+    actor: Sequences
+    actor_advantage: Floats
+    policy: Sequences
+    policy_advantage: Floats
+
+    def __post_init__(self) -> None:
+        check_advantages(self.actor_advantage, self.actor)
+        check_advantages(self.policy_advantage, self.policy)
+        if len(self.actor) != len(self.policy):
+            raise ValueError(f"there are {len(self.actor)} sequences of the actor and {len(self.policy)} of the policy")
+
+
+def check_advantages(advantage: Floats, sequences: Sequences) -> None:
+    """Refuses advantages that are not finite, or not one per sequence."""
+    if advantage.shape != (len(sequences),):
+        raise ValueError(f"advantage has shape {advantage.shape}: there are {len(sequences)} sequences")
+    if not np.all(np.isfinite(advantage)):
+        raise ValueError("advantage holds NaN or inf")
+
+
+def occupancy(sequences: Sequences, probability: Floats, shape: tuple[int, int]) -> Floats:
+    """The expected number of visits to every (prefix, token), shape (prefixes, vocab).
+
+    It adds up to the expected length. Args: `probability` of every sequence, shape (n,).
+    """
+    return sequences.scatter(probability[:, None], shape)
+
+
+def kl_of_measures(first: Floats, second: Floats) -> float:
+    """KL between two measures of any shape, each normalised first, nats.
+
+    inf where the first has mass and the second has none, nan where either has none at all.
+    """
+    total_first, total_second = float(first.sum()), float(second.sum())
+    if total_first == 0 or total_second == 0:
+        return math.nan
+    there = first > 0
+    if np.any(second[there] == 0):
+        return math.inf
+    p, q = first[there] / total_first, second[there] / total_second
+    return float(np.sum(p * (np.log(p) - np.log(q))))

@@ -1,0 +1,260 @@
+"""What a correction does to a cell of states: one row per state, and the figures that they combine to.
+
+A state is where one proposal is made: a token at a state of its own, or a whole sequence after a prompt.
+Whatever measures corrections exactly leaves a row of `StateStatistics` for each state, and `combine` turns
+the rows into the moments of the cell, as ratios of means over states, never means of ratios. The exact
+moments, the path, the enumeration and the bootstrap all end here, so that each formula stands once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+
+
+class Denominator(StrEnum):
+    """What the weighted sum over tokens is divided by; ĝ is the expected gradient.
+
+    PROPOSED: all proposals. ĝ = g_w.
+    ACCEPTED: the share of tokens kept, over the whole batch. ĝ_s = g_w / (Σ_s E[kept] / Σ_s E[tokens]).
+    SELF_NORMALIZED: the state's own weights, a mean over tokens or, for corrections of whole sequences,
+        over sequences. ĝ = g_w / E[mw]; for a token E_{q_w}[f].
+    """
+
+    PROPOSED = "proposed"
+    ACCEPTED = "accepted"
+    SELF_NORMALIZED = "self_normalized"
+
+
+@dataclass(frozen=True)
+class StateStatistics:
+    """What each state contributes, every field of shape (..., states), float64."""
+
+    acceptance_rate: Any
+    """E[kept tokens] / E[tokens]; of a single token E_q[a]."""
+    weight_mean: Any
+    """E[Σ mw] / E[units]; a unit is a token, or a sequence for corrections of whole sequences."""
+    weight_square: Any
+    """E[Σ mw²] / E[units]."""
+    grad_norm_sq: Any
+    """‖g‖², advantage²."""
+    on_policy_variance: Any
+    """The variance of one proposal of the policy itself, advantage²; of a single token Σ p‖f‖² − ‖g‖²."""
+    divisor: Any
+    """D, by which ĝ = g_w/D: 1, the batch's acceptance rate, or weight_mean."""
+    error_sq: Any
+    """‖ĝ − g‖², from the difference of laws, so that a small bias keeps its digits."""
+    error_dot: Any
+    """⟨ĝ − g, g⟩."""
+    estimate_sq: Any
+    """‖ĝ‖², and below ⟨ĝ, g⟩: of a short ĝ they would keep few digits as differences of the above."""
+    estimate_dot: Any
+    """⟨ĝ, g⟩."""
+    second_moment: Any
+    """E‖X‖² of one weighted proposal X, and for SELF_NORMALIZED that of X with the noise of its divisor."""
+    kl_accepted: Any
+    """KL(p‖q̃) of the accepted tokens' law q̃ ∝ q·a, nats; for sequences, of visits to (prefix, token)."""
+    kl_effective: Any
+    """KL(p‖q_w) of the law that the weighted update really samples, q_w ∝ q·E[mw], nats; likewise."""
+    kl_prefix: Any
+    """The part of kl_effective that is due to the law of the prefixes; 0 where states are given."""
+    length: Any
+    """E[tokens], 1 for a single token."""
+    units: Any
+    """E[units], see weight_mean."""
+    kept_dot_cov: Any
+    """Cov(⟨X, g_w⟩, kept tokens), and below of tokens: how the divisor of ACCEPTED moves with the update."""
+    length_dot_cov: Any
+    """Cov(⟨X, g_w⟩, tokens)."""
+    kept_var: Any
+    """Var(kept tokens)."""
+    kept_length_cov: Any
+    """Cov(kept tokens, tokens)."""
+    length_var: Any
+    """Var(tokens)."""
+
+
+def of_single_tokens(acceptance_rate: Any, weighted_sq: Any) -> dict[str, Any]:
+    """The columns that are trivial where a proposal is one token. Args: E[a], and ‖g_w‖²."""
+    one, zero = acceptance_rate * 0 + 1.0, acceptance_rate * 0
+    return {
+        "kl_prefix": zero,
+        "length": one,
+        "units": one,
+        "kept_dot_cov": weighted_sq * (1 - acceptance_rate),
+        "length_dot_cov": zero,
+        "kept_var": acceptance_rate * (1 - acceptance_rate),
+        "kept_length_cov": zero,
+        "length_var": zero,
+    }
+
+
+@dataclass(frozen=True)
+class Moments:
+    """The moments of a correction over a cell of states; see `combine` for each formula.
+
+    Arrays of shape (thresholds,) when they come from a path, and floats otherwise.
+    """
+
+    acceptance_rate: Any
+    kl_accepted: Any
+    kl_effective: Any
+    kl_prefix: Any
+    grad_norm_sq: Any
+    on_policy_variance: Any
+    bias: Any
+    direction_bias: Any
+    gain: Any
+    variance: Any
+    noise_to_signal: Any
+    n_samples: int | None
+    mse: Any
+    mse_rescaled: Any
+    ess_fraction: Any
+    degenerate_states: Any
+    per_state: StateStatistics
+
+
+def mean_squared_error(bias_sq: Any, variance: Any, noise_to_signal: Any, n_samples: Any) -> Any:
+    """bias² + variance · noise_to_signal / n_samples, in units of ‖g‖²."""
+    return bias_sq + variance * noise_to_signal / n_samples
+
+
+def mean_squared_error_rescaled(gain: Any, size: Any) -> Any:
+    """The MSE of the best non-negative multiple of the update: 1 − gain²/size, and 1 where gain ≤ 0.
+
+    A smaller update has less variance, so that with few samples the MSE rewards any correction that
+    shrinks it; 1 is the MSE of no update at all. Here shrinking is no merit: it is what is left when
+    the learning rate is chosen as well as it can be (ours).
+
+    Args:
+        gain: ⟨ĝ, g⟩/‖g‖².
+        size: E‖update‖²/‖g‖², which is mse + 2·gain − 1.
+    """
+    aligned = (gain > 0) & (size > 0)
+    rescaled = 1 - np.where(aligned, gain, 0.0) ** 2 / np.where(aligned, size, 1.0)
+    return np.where(np.isnan(gain) | np.isnan(size), math.nan, rescaled)
+
+
+def combine(states: StateStatistics, denominator: Denominator | str, n_samples: int | None = None) -> Moments:
+    """The moments of a cell from its states, whose axis is the last.
+
+    bias² is mean ‖ĝ − g‖² / mean ‖g‖²; direction_bias is 1 − cos(ĝ, g) with the states concatenated,
+    and gain ⟨ĝ, g⟩/‖g‖² the share of the gradient that is left; variance is that of one proposal per
+    state over the on-policy one; ess_fraction is E[mw]² / E[mw²]. A zero denominator is nan. For
+    `accepted` the divisor is the acceptance rate of the states given here, which may be a resample of
+    those from which ĝ was computed.
+
+    Raises:
+        ValueError: the denominator is unknown or n_samples < 1.
+    """
+    denominator = Denominator(denominator)
+    if n_samples is not None and n_samples < 1:
+        raise ValueError(f"n_samples must be at least 1, got {n_samples}")
+    signal = states.grad_norm_sq
+    error_sq, error_dot, divisor = states.error_sq, states.error_dot, states.divisor
+    estimate_sq, estimate_dot = states.estimate_sq, states.estimate_dot
+    with np.errstate(divide="ignore", invalid="ignore"):
+        if denominator is Denominator.ACCEPTED:
+            divisor = _acceptance_rate(states)
+            scale = states.divisor / divisor  # 1 unless resampled: then ĝ' = scale·ĝ
+            estimate_sq, estimate_dot = scale**2 * estimate_sq, scale * estimate_dot
+            error_sq = _rescaled_error(scale, error_sq, error_dot, estimate_sq - 2 * estimate_dot + signal, signal)
+            error_dot = scale * error_dot + (scale - 1) * signal
+        variances = _variance(states, denominator, divisor, estimate_sq)
+        grad_norm_sq, noise = _mean(signal), _mean(states.on_policy_variance)
+        bias_sq, noise_to_signal = _ratio(_mean(error_sq), grad_norm_sq), _ratio(noise, grad_norm_sq)
+        bias, variance = np.sqrt(bias_sq), _ratio(_mean(variances), noise)
+        mse = (
+            bias * math.nan if n_samples is None else mean_squared_error(bias_sq, variance, noise_to_signal, n_samples)
+        )
+        gain = _ratio(_mean(estimate_dot), grad_norm_sq)
+        noise_left = math.nan if n_samples is None else variance * noise_to_signal / n_samples
+        size = _ratio(_mean(estimate_sq), grad_norm_sq) + noise_left
+        moments = Moments(
+            acceptance_rate=_acceptance_rate(states)[..., 0],
+            kl_accepted=_mean(states.kl_accepted),
+            kl_effective=_mean(states.kl_effective),
+            kl_prefix=_mean(states.kl_prefix),
+            grad_norm_sq=grad_norm_sq,
+            on_policy_variance=noise,
+            bias=bias,
+            direction_bias=_one_minus_cosine(
+                _mean(error_sq), _mean(error_dot), _mean(estimate_sq), _mean(estimate_dot), grad_norm_sq
+            ),
+            gain=gain,
+            variance=variance,
+            noise_to_signal=noise_to_signal,
+            n_samples=n_samples,
+            mse=mse,
+            mse_rescaled=mean_squared_error_rescaled(gain, size),
+            ess_fraction=_mean(states.weight_mean * states.units) ** 2
+            / (_mean(states.weight_square * states.units) * _mean(states.units)),
+            degenerate_states=np.sum(
+                (signal == 0) | (states.acceptance_rate == 0) | (states.weight_mean == 0), axis=-1
+            ),
+            per_state=states,
+        )
+    if moments.bias.ndim:
+        return moments
+    numbers = {
+        field.name: getattr(moments, field.name).item()
+        for field in dataclasses.fields(Moments)
+        if field.name not in ("n_samples", "per_state")
+    }
+    return dataclasses.replace(moments, **numbers)
+
+
+def _mean(values: Any) -> Any:
+    return np.mean(values, axis=-1)
+
+
+def _ratio(numerator: Any, denominator: Any) -> Any:
+    """Their ratio, and nan, not inf, where the denominator is 0."""
+    return numerator / np.where(denominator == 0, math.nan, denominator)
+
+
+def _variance(states: StateStatistics, denominator: Denominator, divisor: Any, estimate_sq: Any) -> Any:
+    """The variance of one proposal at each state, trace of the covariance in logits."""
+    if denominator is Denominator.PROPOSED:
+        return states.second_moment - estimate_sq
+    if denominator is Denominator.SELF_NORMALIZED:
+        return states.second_moment / divisor**2
+    # Delta method for a sum over the batch divided by its share of kept tokens. That share fluctuates with
+    # every state's masks and lengths; with K = kept − ρ·tokens it is ρ + ΣδK/Σ tokens. For one state with
+    # single tokens the variance is Σ q a‖wf − ĝ‖²/Z².
+    total = np.sum(states.length, axis=-1, keepdims=True)
+    weighted_sq = estimate_sq * divisor**2
+    share_var = states.kept_var - 2 * divisor * states.kept_length_cov + divisor**2 * states.length_var
+    share_noise = np.sum(share_var, axis=-1, keepdims=True) / total**2
+    coupling = (states.kept_dot_cov - divisor * states.length_dot_cov) / (divisor * total)
+    return (states.second_moment - weighted_sq - 2 * coupling + estimate_sq * share_noise) / divisor**2
+
+
+def _acceptance_rate(states: StateStatistics) -> Any:
+    """Kept tokens over all tokens, of the states together; the states' axis stays, with length 1."""
+    kept = np.mean(states.acceptance_rate * states.length, axis=-1, keepdims=True)
+    return kept / np.mean(states.length, axis=-1, keepdims=True)
+
+
+def _rescaled_error(scale: Any, error_sq: Any, error_dot: Any, far: Any, signal: Any) -> Any:
+    """‖scale·ĝ − g‖²: near scale 1 from the error itself, and `far` from it, where that would cancel, as given."""
+    near = scale**2 * error_sq + (scale - 1) * (2 * scale * error_dot + (scale - 1) * signal)
+    return np.maximum(np.where(np.abs(scale - 1) < 0.5, near, far), 0.0)  # rounding may leave it below 0
+
+
+def _one_minus_cosine(error_sq: Any, error_dot: Any, estimate_sq: Any, estimate_dot: Any, signal: Any) -> Any:
+    """1 − cos(ĝ, g), by Lagrange's identity where it is small, so that its digits do not cancel.
+
+    ĝ − g and g span the same area as ĝ and g: the shorter pair loses fewer digits.
+    """
+    norms = estimate_sq * signal
+    cosine = _ratio(estimate_dot, np.sqrt(norms))
+    area = np.where(error_sq < estimate_sq, error_sq * signal - error_dot**2, norms - estimate_dot**2)
+    small = _ratio(area, norms) / (1 + np.abs(cosine))
+    return np.where(cosine > 0, np.maximum(small, 0.0), 1 - cosine)

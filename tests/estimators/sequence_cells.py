@@ -1,0 +1,83 @@
+"""Small trees to try corrections of sequences on, and the same in the package's own form."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from jackpot_sim.core.sequences import Enumeration, SequenceLaws
+from jackpot_sim.environments.enumeration import PrefixTree
+from tests.estimators.sequence_brute import Phi, Policy, Prefix, Prompt, Shape, prefixes, strings
+
+Change = Callable[[Prompt], None]
+
+
+def random_prompt(shape: Shape, seed: int, *, updated: bool = False, change: Change | None = None) -> Prompt:
+    """Ordinary laws, the actor's near the policy's; `updated`: p_ref is neither."""
+    generator = np.random.default_rng(seed)
+
+    def law(logits: Any) -> list[float]:
+        weights = np.exp(logits)
+        return [float(x) for x in weights / weights.sum()]
+
+    policy, actor, reference = {}, {}, {}
+    for prefix in prefixes(shape):
+        logits, away, step = generator.normal(size=(3, shape.vocab))
+        policy[prefix], actor[prefix] = law(logits), law(logits + 0.6 * away)
+        reference[prefix] = law(logits + 0.4 * step) if updated else policy[prefix]
+    prompt = Prompt(policy, actor, reference, {y: float(generator.normal()) for y in strings(shape)})
+    if change is not None:
+        change(prompt)
+    return prompt
+
+
+def without(law: Policy, prefix: Prefix, token: int) -> None:
+    """Takes a token from a law, in place, so that a reference that is the policy stays so."""
+    row = law[prefix]
+    rest = 1 - row[token]
+    row[:] = [0.0 if x == token else p / rest for x, p in enumerate(row)]
+
+
+def _policy_with_holes(prompt: Prompt) -> None:
+    without(prompt.policy, (), 1)
+    without(prompt.policy, (0,), 0)
+
+
+def _actor_with_holes(prompt: Prompt) -> None:
+    without(prompt.actor, (0,), 1)
+
+
+def cases(updated: bool) -> dict[str, tuple[Shape, list[Prompt]]]:
+    def two(shape: Shape, seed: int, change: Change | None = None) -> tuple[Shape, list[Prompt]]:
+        first = random_prompt(shape, seed, updated=updated, change=change)
+        return shape, [first, random_prompt(shape, seed + 1, updated=updated)]
+
+    return {
+        "an end token": two(Shape(3, 3, 1), 1),
+        "no end token": two(Shape(2, 3, None), 3),
+        "one step": two(Shape(3, 1, 2), 5),
+        "a policy with holes": two(Shape(3, 2, 2), 7, _policy_with_holes),
+        "an actor that cannot reach the policy": two(Shape(2, 3, None), 9, _actor_with_holes),
+    }
+
+
+def table(shape: Shape, policy: Policy) -> Any:
+    """log p(x|s), rows in the order of the tree."""
+    return np.array([[math.log(p) if p > 0 else -math.inf for p in policy[prefix]] for prefix in prefixes(shape)])
+
+
+def enumeration(shape: Shape, prompt: Prompt) -> Enumeration:
+    sequences = PrefixTree(*shape).sequences
+    written = [tuple(tokens[live].tolist()) for tokens, live in zip(sequences.token, sequences.mask, strict=True)]
+    policy = table(shape, prompt.policy)
+    reference = policy if prompt.reference == prompt.policy else table(shape, prompt.reference)
+    laws = SequenceLaws(policy, table(shape, prompt.actor), reference)
+    return Enumeration(laws, sequences, np.array([prompt.advantage[y] for y in written]))
+
+
+def feature_table(shape: Shape, phi: Phi) -> Any:
+    """The brute force's gradients of log p as the package takes them, (prefixes, vocab, parameters)."""
+    return np.array([[phi[s, x] for x in range(shape.vocab)] for s in prefixes(shape)])
