@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from jackpot_sim.environments.language_models import Checkpoint
 from jackpot_sim.environments.ngram import Ngram
 
 
@@ -44,7 +45,7 @@ def load_array(path: Path, what: str) -> np.ndarray[Any, Any]:
 def files_of(environment: Any) -> tuple[Path, ...]:
     """Every file that a configuration names anywhere in it, in the order of its fields, each once.
 
-    A folder of text stands for the files of it that are read. Python's own sources, the default
+    A folder of text, or a checkpoint, stands for its files. Python's own sources, the default
     text of `Ngram`, are not listed. A single file need not exist.
 
     Raises:
@@ -74,7 +75,7 @@ def fingerprint(paths: Iterable[Path]) -> str:
 def _files(value: Any) -> Iterator[Path]:
     if isinstance(value, Path):
         yield value
-    elif isinstance(value, Ngram):
+    elif isinstance(value, Ngram | Checkpoint):
         yield from value.files()
     elif dataclasses.is_dataclass(value):
         for field in dataclasses.fields(value):

@@ -1,0 +1,291 @@
+"""Causal language models through transformers: tiny ones made from a seed, or a checkpoint on this disk.
+
+transformers computes some steps in float32 whatever the model's dtype (norms, rotary angles, some softmaxes),
+which leaves a float64 model about six digits. `in_double` makes them float64 too, so that a law does not depend
+on how it was computed, and derivatives can be checked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+
+from jackpot_sim.environments.base import FORBID_EXTRA
+from jackpot_sim.environments.fields import check_count, check_positive
+
+Model: TypeAlias = Any
+"""A transformers `PreTrainedModel` with a language-model head."""
+
+Tokenizer: TypeAlias = Any
+"""A transformers tokenizer."""
+
+_TRANSFORMERS_RANGE = 0.02
+"""The standard deviation that transformers gives the entries of a matrix."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TinyQwen3:
+    """A Qwen3 with random weights: every matrix is normal with standard deviation 0.02 · `initial_scale`.
+
+    The default scale gives laws with something to learn from: at hidden = 32 their mean entropy is about 0.7 of
+    log V for V = 4 … 64, and they differ between prefixes. At scale 1, transformers' own, they are uniform to
+    within a percent. A hidden size of 64 has the same entropy at scale 9, one of 16 at scale 17.
+
+    Attributes:
+        hidden: the width; every head has `hidden` / `heads` entries, and the MLP is twice as wide.
+        layers: the number of layers.
+        heads: the number of query heads.
+        kv_heads: the number of key and value heads, which divides `heads`.
+        context: the most tokens, prompt and new ones together.
+        initial_scale: in units of transformers' own initial weights.
+    """
+
+    kind: Literal["qwen3"] = "qwen3"
+    hidden: int = 32
+    layers: int = 2
+    heads: int = 2
+    kv_heads: int = 1
+    context: int = 64
+    initial_scale: float = 13.0
+
+    __pydantic_config__ = FORBID_EXTRA
+
+    def __post_init__(self) -> None:
+        for name in ("hidden", "layers", "heads", "kv_heads"):
+            check_count(name, getattr(self, name), 1)
+        check_count("context", self.context, 2)
+        check_positive("initial_scale", self.initial_scale)
+        if self.hidden % (2 * self.heads):
+            raise ValueError(f"hidden={self.hidden} must be a multiple of 2 · heads, that is of {2 * self.heads}")
+        if self.heads % self.kv_heads:
+            raise ValueError(f"kv_heads={self.kv_heads} must divide heads={self.heads}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A model of any architecture, as `save_pretrained` leaves it.
+
+    Attributes:
+        path: the folder with config.json and the weights; a tokenizer may lie beside them.
+    """
+
+    kind: Literal["checkpoint"] = "checkpoint"
+    path: Path
+
+    __pydantic_config__ = FORBID_EXTRA
+
+    def files(self) -> tuple[Path, ...]:
+        """What the folder holds, in order; of a folder that is not there the path itself."""
+        folder = Path(self.path)
+        return tuple(sorted(path for path in folder.rglob("*") if path.is_file())) or (folder,)
+
+
+LanguageModel: TypeAlias = TinyQwen3 | Checkpoint
+
+
+def build(config: LanguageModel, vocab: int, generator: np.random.Generator) -> Model:
+    """The model in float64, without dropout; torch's global generator stays as it was.
+
+    Args:
+        config: which model.
+        vocab: V, the tokens that the model must have.
+        generator: gives the weights of a random model, the same bits from the same state; a checkpoint
+            takes nothing from it.
+
+    Raises:
+        ValueError: a checkpoint cannot be read, lacks weights, holds NaN or inf, or has another vocabulary.
+    """
+    import torch
+
+    check_count("vocab", vocab, 2)
+    with torch.random.fork_rng(devices=[]), _quiet():
+        if isinstance(config, TinyQwen3):
+            return _random_qwen3(config, vocab, generator)
+        model = _read(config.path)
+    check_model(model, str(config.path), vocab=vocab)
+    return model
+
+
+def load_tokenizer(path: Path) -> Tokenizer | None:
+    """The tokenizer in a checkpoint's folder, None if there is none.
+
+    Raises:
+        ValueError: there is one that cannot be read.
+    """
+    path = Path(path)
+    # Not left to transformers, which makes an empty one out of a folder with a config.json alone.
+    if not any((path / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json")):
+        return None
+    with _quiet():
+        try:
+            return library().AutoTokenizer.from_pretrained(path, local_files_only=True)
+        except Exception as error:  # whatever a broken file makes it raise
+            raise ValueError(f"{path}: cannot read the tokenizer: {_first_line(error)}") from error
+
+
+def check_model(model: Model, name: str, *, vocab: int | None = None, positions: int | None = None) -> None:
+    """Refuses a model that cannot score what it will be asked to score.
+
+    Args:
+        model: the model.
+        name: what the caller calls it, for the error.
+        vocab: the tokens that it must have.
+        positions: the tokens that it must read, prompt and new ones together.
+
+    Raises:
+        ValueError: a weight is NaN or inf, the vocabulary is another, or the context is too short.
+    """
+    import torch
+
+    if vocab is not None:
+        check_vocabulary(model, vocab, name)
+    if positions is not None:
+        check_positions(model, positions, name)
+    for parameter, weight in model.named_parameters():
+        if not bool(torch.isfinite(weight).all()):
+            raise ValueError(f"{name} holds NaN or inf in its weight {parameter}")
+
+
+def check_vocabulary(model: Model, vocab: int, name: str) -> None:
+    """Refuses a model with another number of tokens, in its config or in its head."""
+    for what, found in _vocabularies(model).items():
+        if found != vocab:
+            raise ValueError(f"{name} has a vocabulary of {found} ({what}): {vocab} is wanted")
+
+
+def check_positions(model: Model, positions: int, name: str) -> None:
+    """Refuses more tokens, prompt and new ones together, than the model's context holds."""
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if context is not None and positions > context:
+        raise ValueError(f"{name} reads at most {context} tokens: prompt and new tokens together would be {positions}")
+
+
+def check_same_vocabulary(
+    policy: Model,
+    actor: Model,
+    policy_tokenizer: Tokenizer | None = None,
+    actor_tokenizer: Tokenizer | None = None,
+) -> None:
+    """Refuses two models whose token ids do not mean the same; tokenizers are compared where both are given.
+
+    Raises:
+        ValueError: the sizes differ, or a token has different ids.
+    """
+    sizes = [_vocabularies(model)["config.vocab_size"] for model in (policy, actor)]
+    if sizes[0] != sizes[1]:
+        raise ValueError(f"the policy has a vocabulary of {sizes[0]} and the actor one of {sizes[1]}: they must agree")
+    if policy_tokenizer is None or actor_tokenizer is None:
+        return
+    ours, theirs = policy_tokenizer.get_vocab(), actor_tokenizer.get_vocab()
+    differing = [token for token in ours.keys() | theirs.keys() if ours.get(token) != theirs.get(token)]
+    if differing:
+        first = min(differing, key=lambda token: (ours.get(token, theirs.get(token)), token))
+        raise ValueError(
+            f"the token {first!r} has id {ours.get(first)} for the policy's tokenizer and "
+            f"{theirs.get(first)} for the actor's: they must agree"
+        )
+
+
+def in_double(model: Model) -> AbstractContextManager[Any]:
+    """A context in which a float64 model computes in float64 throughout; of other dtypes nothing changes.
+
+    Whatever asks torch for float32 inside it gets float64.
+    """
+    import torch
+    from torch.overrides import TorchFunctionMode
+
+    if model.dtype != torch.float64:
+        return nullcontext()
+
+    class Double(TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if func is torch.Tensor.float:
+                func = torch.Tensor.double
+            kwargs = {name: doubled(value) for name, value in (kwargs or {}).items()}
+            return func(*(doubled(value) for value in args), **kwargs)
+
+    def doubled(value: Any) -> Any:
+        return torch.float64 if value is torch.float32 else value
+
+    return Double()
+
+
+def library() -> Any:
+    """transformers, whose annotations cover it in part, without them."""
+    import transformers
+
+    return transformers
+
+
+def _random_qwen3(config: TinyQwen3, vocab: int, generator: np.random.Generator) -> Model:
+    import torch
+
+    model = library().AutoModelForCausalLM.from_config(
+        library().Qwen3Config(
+            vocab_size=vocab,
+            hidden_size=config.hidden,
+            intermediate_size=2 * config.hidden,
+            num_hidden_layers=config.layers,
+            num_attention_heads=config.heads,
+            num_key_value_heads=config.kv_heads,
+            head_dim=config.hidden // config.heads,
+            max_position_embeddings=config.context,
+            initializer_range=_TRANSFORMERS_RANGE * config.initial_scale,
+        ),
+        dtype=torch.float64,
+        attn_implementation="sdpa",
+    )
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.ndim == 2:
+                drawn = generator.normal(0, _TRANSFORMERS_RANGE * config.initial_scale, tuple(weight.shape))
+                weight.copy_(torch.from_numpy(drawn))
+    return model.eval()
+
+
+def _read(path: Path) -> Model:
+    import torch
+
+    if not (Path(path) / "config.json").is_file():
+        raise ValueError(f"{path}: no checkpoint: there is no config.json")
+    try:
+        model, info = library().AutoModelForCausalLM.from_pretrained(
+            path, local_files_only=True, dtype=torch.float64, output_loading_info=True
+        )
+    except Exception as error:  # whatever a broken file makes it raise
+        raise ValueError(f"{path}: cannot read a causal language model: {_first_line(error)}") from error
+    # transformers fills these with random numbers.
+    if absent := sorted(info["missing_keys"]):
+        raise ValueError(f"{path}: {len(absent)} weights are missing, the first of them {absent[0]}")
+    return model.eval()
+
+
+def _vocabularies(model: Model) -> dict[str, int]:
+    """The size of the vocabulary, from each place that tells it."""
+    head = model.get_output_embeddings()
+    sizes = {"config.vocab_size": int(model.config.get_text_config().vocab_size)}
+    return sizes if head is None else sizes | {"rows of the output embedding": int(head.weight.shape[0])}
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' progress bars and reports, which say what the errors here say."""
+    logging = library().utils.logging
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()

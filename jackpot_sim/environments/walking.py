@@ -1,0 +1,110 @@
+"""How the prefixes of a tree go through a model: in blocks, level by level, with what is checked before.
+
+Rows are those of `enumeration.PrefixTree`. A block is a run of rows of one level, for some of the prompts at
+once; the tensors that belong to it hold all rows of the first prompt, then those of the next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from jackpot_sim.core.sequences import Ints
+from jackpot_sim.environments.attention import Cache, Tensor
+from jackpot_sim.environments.enumeration import PrefixTree
+from jackpot_sim.environments.language_models import Model, check_positions, check_vocabulary, in_double, library
+
+BLOCK_NUMBERS = 1 << 21
+"""Numbers in the largest arrays that a block of rows makes."""
+
+
+@contextmanager
+def scoring_mode(model: Model, differentiable: bool = False) -> Iterator[None]:
+    """The context in which a model is read: float64 throughout if it is, and without gradients if not asked for.
+
+    Raises:
+        ValueError: the model is in training mode.
+    """
+    import torch
+
+    if model.training:
+        raise ValueError("the model is in training mode, in which dropout makes a law random: call model.eval()")
+    with torch.inference_mode(not differentiable), in_double(model):
+        yield
+
+
+def plain_cache(model: Model) -> Cache:
+    """transformers' own cache, which keeps what it is given; layers with a sliding window keep that."""
+    return library().DynamicCache(config=model.config)
+
+
+def on_device(model: Model, array: Any) -> Tensor:
+    """The array as a tensor where the model is."""
+    import torch
+
+    return torch.as_tensor(np.ascontiguousarray(array), device=model.device)
+
+
+def rows_at_once(model: Model, tokens: int) -> int:
+    """How many sequences of so many tokens make a block: few if the model, its vocabulary or the prompt is large."""
+    config = model.config.get_text_config()
+    return within_block(tokens * max(int(config.vocab_size), int(config.num_hidden_layers * config.hidden_size)))
+
+
+def within_block(numbers: int) -> int:
+    """How many rows of so many numbers make a block."""
+    return max(1, BLOCK_NUMBERS // numbers)
+
+
+def new_tokens(prompts: Ints, tree: PrefixTree, rows: slice) -> Ints:
+    """What is read to get to these rows: all of a prompt at the root, else the last token; (prompts · rows, new)."""
+    return prompts if rows.start == 0 else np.tile(tree.last_token[rows], len(prompts))[:, None]
+
+
+def parents_in(tree: PrefixTree, rows: slice, below: slice, prompts: int) -> Ints:
+    """Where in a block of `rows` the parents of `below` lie, prompt by prompt; (prompts · below,)."""
+    first = np.arange(prompts, dtype=np.int64)[:, None] * (rows.stop - rows.start)
+    return np.asarray(first + tree.parent[below] - rows.start).ravel()
+
+
+def blocks_below(tree: PrefixTree, rows: slice, size: int) -> Iterator[slice]:
+    """The children of rows of one level, which lie side by side, `size` at a time; nothing below the last level."""
+    first, last = int(tree.child[rows.start, tree.going_on[0]]), int(tree.child[rows.stop - 1, tree.going_on[-1]])
+    if first >= 0:
+        yield from _slices(first, last + 1, size)
+
+
+def prompt_blocks(count: int, tree: PrefixTree, at_once: int) -> Iterator[slice]:
+    """As many prompts at once as fit with their deepest level."""
+    return _slices(0, count, at_once // (tree.levels[-1].stop - tree.levels[-1].start))
+
+
+def _slices(start: int, stop: int, size: int) -> Iterator[slice]:
+    for each in range(start, stop, max(1, size)):
+        yield slice(each, min(each + max(1, size), stop))
+
+
+def check_tree(model: Model, prompts: Ints, tree: PrefixTree) -> Ints:
+    """The prompts as int64, refused unless the model can read them and every sequence of the tree."""
+    prompts = check_tokens(model, prompts, "prompts", 2)
+    check_positions(model, prompts.shape[1] + tree.length, "the model")
+    check_vocabulary(model, tree.vocab, "the model")
+    return prompts
+
+
+def check_tokens(model: Model, tokens: Any, name: str, ndim: int) -> Ints:
+    """`tokens` as int64, refused unless they are ids of the model, of that many axes and at least one of each."""
+    tokens = np.asarray(tokens)
+    if tokens.ndim != ndim or tokens.size == 0 or tokens.dtype.kind not in "iu":
+        raise ValueError(
+            f"{name} must hold token ids on {ndim} axes, at least one each, got {tokens.dtype} of shape {tokens.shape}"
+        )
+    vocab = model.config.get_text_config().vocab_size
+    if tokens.min() < 0 or tokens.max() >= vocab:
+        raise ValueError(
+            f"{name} holds tokens from {tokens.min()} to {tokens.max()}: the vocabulary is 0 to {vocab - 1}"
+        )
+    return np.asarray(tokens, dtype=np.int64)
