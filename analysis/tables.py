@@ -88,14 +88,20 @@ def labels(environments: Sequence[str]) -> dict[str, str]:
     Where there is no other of its kinds, its target KL, or else what it sets itself.
     """
     flat = {name: _flattened(json.loads(name)) for name in environments}
-    kinds = {name: (fields["kind"], fields.get("base.kind")) for name, fields in flat.items()}
+    kinds = {
+        name: (fields["source.kind"], fields["kind"])
+        if "source.kind" in fields
+        else (fields["kind"], fields.get("base.kind"))
+        for name, fields in flat.items()
+    }
     out = {}
     for name, fields in flat.items():
         peers = [flat[other] for other in environments if kinds[other] == kinds[name]]
         varied = [key for key in fields if len({str(peer.get(key)) for peer in peers}) > 1]
-        varied = varied or (["target_kl"] if fields.get("target_kl") is not None else _own(fields))
-        told = [f"{key.removeprefix('base.')}={_short(fields[key])}" for key in varied if fields.get(key) is not None]
-        out[name] = " ".join([kinds_of(fields["kind"], fields.get("base.kind")), *told])
+        targets = [key for key in ("target_kl", "source.target_kl") if fields.get(key) is not None]
+        varied = varied or targets or _own(fields)
+        told = [f"{_plain(key)}={_short(fields[key])}" for key in varied if fields.get(key) is not None]
+        out[name] = " ".join([kinds_of(*kinds[name]), *told])
     return out
 
 
@@ -230,6 +236,10 @@ def _beside_kl(figures: pd.DataFrame, wanted: list[str]) -> pd.DataFrame:
 def kinds_of(env_kind: str, base_kind: str | None) -> str:
     """How a label begins."""
     return env_kind if base_kind is None else f"{env_kind} on {base_kind}"
+
+
+def _plain(key: str) -> str:
+    return key.removeprefix("base.").removeprefix("source.")
 
 
 def _own(fields: Mapping[str, Any]) -> list[str]:

@@ -18,7 +18,7 @@ from cyclopts import App, Parameter
 from rich.console import Console
 from threadpoolctl import threadpool_limits
 
-from jackpot_sim.bench import estimation, figures, sweeping
+from jackpot_sim.bench import estimation, figures, sequences, sweeping
 from jackpot_sim.bench.timing import Finding
 
 
@@ -30,6 +30,7 @@ class Case(StrEnum):
     PATHS = "paths"
     MEMORY = "memory"
     WORKERS = "workers"
+    ENUMERATION = "enumeration"
 
 
 _CASES: dict[Case, Callable[[], Iterator[Finding]]] = {
@@ -38,6 +39,7 @@ _CASES: dict[Case, Callable[[], Iterator[Finding]]] = {
     Case.PATHS: estimation.paths,
     Case.MEMORY: estimation.memory,
     Case.WORKERS: sweeping.workers,
+    Case.ENUMERATION: sequences.enumeration,
 }
 
 app = App(
@@ -60,7 +62,8 @@ def _bench(
 
     Args:
         cases: Which ones, by default all: figure2 (acceptance and KL against the published points),
-            budget (solve_lam), paths (thresholds), memory, workers.
+            budget (solve_lam), paths (thresholds), memory, workers, enumeration (every sequence of a small
+            language model; needs torch and transformers).
         out: Also write the findings, the machine and the versions to this JSON file.
     """
     raise AssertionError("the arguments are bound, never called")

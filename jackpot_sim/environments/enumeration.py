@@ -23,7 +23,7 @@ from jackpot_sim.core.sampling import categorical
 from jackpot_sim.core.sequences import Flags, Floats, Ints, Sequences, kl_of_measures, occupancy
 from jackpot_sim.environments.fields import check_count
 
-_BYTES_PER_STEP = 200
+_BYTES_PER_STEP, _BYTES_PER_STEP_AND_PROMPT = 80, 125
 """Held at the peak for each position of each sequence: its path, and the columns that moments are made of."""
 _BYTES_PER_CELL = 120
 """Held at the peak for each (prefix, token): laws, gradients and occupancies."""
@@ -141,7 +141,8 @@ class PrefixTree:
     def bytes_needed(self, prompts: int = 1) -> int:
         """About what the enumeration of so many prompts holds at its peak."""
         steps, cells = self.sequences_count * self.length, self.prefixes * self.vocab
-        return steps * _BYTES_PER_STEP + cells * _BYTES_PER_CELL * prompts
+        per_step = _BYTES_PER_STEP + _BYTES_PER_STEP_AND_PROMPT * prompts
+        return steps * per_step + cells * _BYTES_PER_CELL * prompts
 
     def require_fits(self, limit: int, prompts: int = 1) -> None:
         """Refuses an enumeration that would hold more than `limit` bytes, or than this machine has free.

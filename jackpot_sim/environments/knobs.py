@@ -65,6 +65,16 @@ class Mismatch(ABC):
         else:
             self.check_knob(knob)
 
+    @property
+    def family(self) -> str:
+        """What sets the actor apart, as records name it."""
+        return self.kind
+
+    @property
+    def base_kind(self) -> str:
+        """Where the policies come from, as records name it."""
+        return self.base.kind
+
     def build(self, seed: int) -> Realised:
         """The pair that this configuration and `seed` determine.
 

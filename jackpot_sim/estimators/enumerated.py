@@ -23,7 +23,7 @@ import numpy as np
 
 from jackpot_sim.core.numerics import overflow_to_inf
 from jackpot_sim.core.policy_gradient import feature_norm_sq, gradient_under
-from jackpot_sim.core.sequences import Enumeration, Floats, Sequences, kl_of_measures, occupancy
+from jackpot_sim.core.sequences import Enumeration, Floats, Sequences, kl_of_measures, occupancy, per_sequence
 from jackpot_sim.estimators.base import Correction, Level, TokenWeights
 from jackpot_sim.estimators.rollouts import Truth
 from jackpot_sim.estimators.statistics import Denominator, Moments, StateStatistics, combine
@@ -175,7 +175,7 @@ class _Logits:
         return np.asarray(vector - np.sum(self._p * vector, axis=-1, keepdims=True))
 
     def path_norm_sq(self, sequences: Sequences, coefficients: Floats) -> Floats:
-        return np.asarray(np.sum(coefficients**2 * sequences.gather(self.norm_sq), axis=-1))
+        return per_sequence(coefficients, coefficients, sequences.gather(self.norm_sq))
 
 
 class _Parameters:
@@ -255,17 +255,17 @@ class _Weights:
         sequences, q = prompt.proposals.sequences, prompt.actor
         self.mass = sequences.scatter((q * prompt.proposals.advantage)[:, None] * self.law, prompt.laws.shape)
         """Σ_{y ∋ (s, x)} q(y) A(y) a·w."""
-        self.kept: Floats = np.sum(self.accept, axis=-1)
+        self.kept: Floats = per_sequence(self.accept)
         """E[kept tokens | y]."""
         self.kept_mean = float(q @ self.kept)
         self.units: Floats = sequences.lengths if per_token else np.ones(len(q))
         # Inside a sequence, the unit of a correction of sequences, weights are averaged over its tokens.
-        self.per_unit: Floats = (np.ones(len(q)) if per_token else 1 / sequences.lengths)[:, None]
+        self.per_unit: Floats = np.ones(len(q)) if per_token else 1 / sequences.lengths
         self.units_mean = float(q @ self.units)
         self.weight_mean = self._per_unit(self.law) / self.units_mean
 
     def _per_unit(self, values: Floats) -> float:
-        return float(self.prompt.actor @ np.sum(values * self.per_unit, axis=-1))
+        return float(self.prompt.actor @ (per_sequence(values) * self.per_unit))
 
     def statistics(self, denominator: Denominator, divisor: float) -> dict[str, float]:
         """The row of `StateStatistics`."""
@@ -290,8 +290,8 @@ class _Weights:
         prompt, q = self.prompt, self.prompt.actor
         sequences, length, policy = prompt.proposals.sequences, prompt.length_mean, prompt.visits_policy
         kept_dot = float(q @ self._dot_count(np.ones_like(self.law)))
-        length_dot = float(q @ (np.sum(self.law * self._along, axis=-1) * sequences.lengths))
-        kept_sq = float(q @ (self.kept**2 + np.sum(self.accept - self.accept**2, axis=-1)))
+        length_dot = float(q @ (per_sequence(self.law, self._along) * sequences.lengths))
+        kept_sq = float(q @ (self.kept**2 + per_sequence(self._accept_var)))
         accepted = sequences.scatter(q[:, None] * self.accept, prompt.laws.shape)
         return {
             "acceptance_rate": self.kept_mean / length,
@@ -317,6 +317,11 @@ class _Weights:
         return self.prompt.proposals.sequences.scatter(self.prompt.actor[:, None] * self.law, self.prompt.laws.shape)
 
     @cached_property
+    def _accept_var(self) -> Floats:
+        """a(1 − a), the variance of each mask."""
+        return self.accept - self.accept**2
+
+    @cached_property
     def _weighted(self) -> Floats:
         """g_w."""
         return self.prompt.space.update(self.mass)
@@ -336,26 +341,25 @@ class _Weights:
         """E‖X‖²: a mask is drawn for each token, so that its noise adds to the square of the mean."""
         advantage = self.prompt.proposals.advantage[:, None]
         mean = self.prompt.space.path_norm_sq(self.prompt.proposals.sequences, advantage * self.law)
-        noise = advantage**2 * (self.square - self.law**2) * self.prompt.path_norm
-        return float(self.prompt.actor @ (mean + np.sum(noise, axis=-1)))
+        noise = advantage[:, 0] ** 2 * per_sequence(self.square - self.law**2, self.prompt.path_norm)
+        return float(self.prompt.actor @ (mean + noise))
 
     def _dot_count(self, counted: Floats) -> Floats:
         """E[⟨X, g_w⟩ Σ m·counted | y], with the same masks in both."""
         pull = self.law * self._along
-        apart = np.sum(pull, axis=-1) * np.sum(self.accept * counted, axis=-1)
-        together = np.sum(pull * counted * (1 - self.accept), axis=-1)
-        return np.asarray(apart + together)
+        apart = per_sequence(pull) * per_sequence(self.accept, counted)
+        return np.asarray(apart + per_sequence(pull, counted, 1 - self.accept))
 
     def _divisor_noise(self) -> float:
         """What E‖X − g_w(1 − C/E[C] + D/E[D])‖² has beyond E‖X‖²: D are the weights, C their units."""
         q, ratio = self.prompt.actor, self.weight_mean * self.units_mean
         if ratio == 0:
             return math.nan
-        weights = np.where(self.accept > 0, self.weight, 0.0) * self.per_unit
-        mean = np.sum(self.law * self.per_unit, axis=-1)
+        weights = np.where(self.accept > 0, self.weight, 0.0) * self.per_unit[:, None]
+        mean = per_sequence(self.law) * self.per_unit
         count = self.units / self.units_mean
-        dot = float(q @ (self._dot_count(weights) / ratio - np.sum(self.law * self._along, axis=-1) * count))
-        spread = np.sum((self.accept - self.accept**2) * weights**2, axis=-1) / ratio**2
+        dot = float(q @ (self._dot_count(weights) / ratio - per_sequence(self.law, self._along) * count))
+        spread = per_sequence(self._accept_var, weights, weights) / ratio**2
         noise = float(q @ ((mean / ratio - count) ** 2 + spread))
         return -2 * dot + self._weighted_sq * (noise - 1)
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from scipy import sparse
 from jackpot_sim.core.numerics import log_ratio, overflow_to_inf
 from jackpot_sim.core.sequences import Flags, Floats, Rollouts, Sequences
 from jackpot_sim.estimators.base import Correction, Level, TokenWeights
-from jackpot_sim.estimators.sampled import Sampled, gradient_figures, jackknife, off_diagonal
+from jackpot_sim.estimators.sampled import Sampled, gradient_figures, jackknife
 from jackpot_sim.estimators.statistics import Denominator
 from jackpot_sim.estimators.updates import Proposals, UpdateTarget, weigh, weight_tables
 
@@ -74,7 +75,7 @@ def estimate(
     """
     denominator, target = Denominator(denominator), UpdateTarget(target)
     n_samples = _per_replicate(rollouts, replicates)
-    draws = _Draws(len(rollouts), replicates)
+    draws = _Draws(len(rollouts), replicates, truth)
     parts = [Proposals(each.laws, each.actor, each.actor_advantage) for each in rollouts]
     with overflow_to_inf():
         pairs = _weigh(parts, correction, target, replicates)
@@ -94,11 +95,8 @@ def estimate(
         if correction.is_per_token:
             tables = weight_tables(parts[index], correction, target)
             draws.surprise(index, each, tables)
-    if truth is not None:
-        draws.signal, draws.noise = truth.grad_norm_sq, truth.on_policy_variance
-    everything = np.ones(replicates, dtype=bool)
-    value = draws.figures(everything, n_samples)
-    left_out = [draws.figures(np.arange(replicates) != r, n_samples) for r in range(replicates)]
+    value = draws.figures(n_samples)
+    left_out = [draws.figures(n_samples, without) for without in range(replicates)]
     error = {name: jackknife([each[name] for each in left_out]) for name in value}
     return Sampled(value, error, n_samples, replicates)
 
@@ -178,13 +176,12 @@ def _table(values: Floats, row: Any, column: Any, shape: tuple[int, int]) -> Any
 class _Draws:
     """What the simulation keeps: counts of each prompt and replicate, and inner products over all prompts."""
 
-    def __init__(self, prompts: int, replicates: int) -> None:
+    def __init__(self, prompts: int, replicates: int, truth: Truth | None) -> None:
         each = (prompts, replicates)
         self.kept, self.tokens, self.units, self.weight, self.weight_sq = (np.zeros(each) for _ in range(5))
-        self.own, self.cross, self.wanted = (np.zeros((replicates, replicates)) for _ in range(3))
+        self.own, self.cross, self.wanted = (_Gram(replicates) for _ in range(3))
         """Σ over prompts of ⟨X_r, X_r'⟩, ⟨X_r, Y_r'⟩ and ⟨Y_r, Y_r'⟩ for actor updates X and on-policy ones Y."""
-        self.signal: float | None = None
-        self.noise: float | None = None
+        self.truth = truth
         self.surprises: Floats = np.full((3, *each), math.nan)
         """Σ over tokens of the policy of log p/q̃, log p/q_w and the prefixes' part, up to their normaliser."""
         self.masses: Floats = np.full((3, *each), math.nan)
@@ -204,25 +201,27 @@ class _Draws:
             total[index] = values.reshape(total.shape[1], -1).sum(axis=-1)
 
     def scale(self, denominator: Denominator, n_samples: int) -> Floats:
-        """By what each update's sum over sequences is multiplied, shape (prompts, replicates)."""
-        with np.errstate(divide="ignore", invalid="ignore"):
-            if denominator is Denominator.ACCEPTED:
-                share = self.kept.sum(axis=0) / self.tokens.sum(axis=0)
-                return np.broadcast_to(1 / (n_samples * share), self.kept.shape)
-            if denominator is Denominator.SELF_NORMALIZED:
-                return self.units / self.weight / n_samples
-        return np.full(self.kept.shape, 1 / n_samples)
+        """By what each update's sum over sequences is multiplied, shape (prompts, replicates).
+
+        nan where nothing is kept: then there is nothing to divide by.
+        """
+        divisor = np.ones(self.kept.shape)
+        if denominator is Denominator.ACCEPTED:
+            divisor = divisor * (self.kept.sum(axis=0) / self.tokens.sum(axis=0))
+        elif denominator is Denominator.SELF_NORMALIZED:
+            divisor = self.weight / self.units
+        return 1 / (n_samples * np.where(divisor > 0, divisor, math.nan))
 
     def add(self, updates: _Updates, wanted: _Updates) -> None:
-        self.own += updates.dot(updates)
-        self.cross += updates.dot(wanted)
-        self.wanted += wanted.dot(wanted)
+        self.own.products += updates.dot(updates)
+        self.cross.products += updates.dot(wanted)
+        self.wanted.products += wanted.dot(wanted)
 
     def add_known(self, updates: _Updates, replicates: int, pull: Floats, sequences: Sequences, along: Floats) -> None:
         """The same where g is known, and ⟨X_r, g⟩ stands in every column."""
-        self.own += updates.dot(updates)
+        self.own.products += updates.dot(updates)
         known = np.sum(pull * sequences.gather(along), axis=-1).reshape(replicates, -1).sum(axis=-1)
-        self.cross += known[:, None]
+        self.cross.products += known[:, None]
 
     def surprise(self, index: int, rollouts: Rollouts, tables: TokenWeights) -> None:
         """log P(s, x)/Q(s, x) along the policy's own sequences, where P(s)/Q(s) = e^{Σ ℓ before s}."""
@@ -233,28 +232,32 @@ class _Draws:
         with np.errstate(divide="ignore", invalid="ignore"):
             ratio = np.asarray(log_ratio(laws.policy_log_probs, laws.actor_log_probs))
             upto = np.cumsum(rollouts.policy.gather(ratio), axis=-1)
-            before = upto - rollouts.policy.gather(ratio)
+            before = np.concatenate([np.zeros((len(upto), 1)), upto[:, :-1]], axis=-1)
             kept = np.log(np.sum(q * law, axis=-1))
             found = (
                 upto - rollouts.policy.gather(np.log(accept)),
                 upto - rollouts.policy.gather(np.log(law)),
                 before - rollouts.policy.gather(kept),
             )
-        # Draws may miss a rare violation; the laws are known at every prefix visited, and it makes the KL infinite.
-        possible = laws.policy_log_probs > -math.inf
-        missed = (possible & (accept == 0), possible & (law == 0), np.isinf(kept))
+        # Draws may miss a rare violation; the laws are known wherever the policy came by, and it makes the KL infinite.
+        visited = np.unique(rollouts.policy.prefix[rollouts.policy.mask])
+        possible = laws.policy_log_probs[visited] > -math.inf
+        missed = (possible & (accept[visited] == 0), possible & (law[visited] == 0), np.isinf(kept[visited]))
         for row, (values, by, out_of_reach) in enumerate(zip(found, (accept, law, law), missed, strict=True)):
             total = np.sum(np.where(rollouts.policy.mask, values, 0.0), axis=-1)
             self.surprises[row, index] = math.inf if out_of_reach.any() else total.reshape(replicates, -1).sum(axis=-1)
             self.masses[row, index] = rollouts.actor.gather(by).sum(axis=-1).reshape(replicates, -1).sum(axis=-1)
         self.policy_tokens[index] = rollouts.policy.lengths.reshape(replicates, -1).sum(axis=-1)
 
-    def figures(self, keep: Flags, n_samples: int) -> dict[str, float]:
-        """All figures from the replicates in `keep`."""
-        own, cross, wanted = (gram[np.ix_(keep, keep)] for gram in (self.own, self.cross, self.wanted))
-        replicates = len(own)
-        signal = off_diagonal(wanted) if self.signal is None else self.signal
-        noise = n_samples * (np.trace(wanted) / replicates - signal) if self.noise is None else self.noise
+    def figures(self, n_samples: int, without: int | None = None) -> dict[str, float]:
+        """All figures, from all replicates or all but one."""
+        keep = np.arange(self.kept.shape[1]) != without
+        (own, others), (_, cross), (wanted, signal) = (
+            gram.means(without) for gram in (self.own, self.cross, self.wanted)
+        )
+        noise = n_samples * (wanted - signal)
+        if self.truth is not None:
+            signal, noise = self.truth.grad_norm_sq, self.truth.on_policy_variance
         with np.errstate(divide="ignore", invalid="ignore"):
             tokens = self.policy_tokens[:, keep].sum(axis=-1)
             laws = self.surprises[:, :, keep].sum(axis=-1) / tokens + np.log(
@@ -268,12 +271,28 @@ class _Draws:
                 "kl_effective": float(kl_effective),
                 "kl_prefix": float(kl_prefix),
                 **gradient_figures(
-                    own=np.trace(own) / replicates,
-                    others=off_diagonal(own),
-                    dot=cross.mean(),
-                    signal=signal,
-                    on_policy_variance=noise,
-                    n_samples=n_samples,
+                    own=own, others=others, dot=cross, signal=signal, on_policy_variance=noise, n_samples=n_samples
                 ),
                 "ess_fraction": float(weight**2 / (weight_sq * units)),
             }
+
+
+class _Gram:
+    """Inner products of replicates, shape (replicates, replicates), and their means with one left out."""
+
+    def __init__(self, replicates: int) -> None:
+        self.products = np.zeros((replicates, replicates))
+
+    @cached_property
+    def _sums(self) -> tuple[float, float, Floats]:
+        """All, the diagonal, and what each replicate takes with it when it leaves."""
+        products = self.products
+        gone = products.sum(axis=0) + products.sum(axis=1) - np.diagonal(products)
+        return float(products.sum()), float(np.trace(products)), gone
+
+    def means(self, without: int | None) -> tuple[float, float]:
+        """The mean product of a replicate with itself, and of two different ones."""
+        (total, own, gone), count = self._sums, len(self.products)
+        if without is not None:
+            total, own, count = total - gone[without], own - self.products[without, without], count - 1
+        return own / count, (total - own) / (count * (count - 1))

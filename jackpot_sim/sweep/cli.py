@@ -20,7 +20,11 @@ from rich.table import Table
 from jackpot_sim import estimators
 from jackpot_sim.environments.advantage import Advantage
 from jackpot_sim.environments.categorical import BaseLaw
+from jackpot_sim.environments.language_models import LanguageModel
 from jackpot_sim.environments.mismatch import FAMILIES
+from jackpot_sim.environments.reward import Reward
+from jackpot_sim.environments.small_lm import SmallLM
+from jackpot_sim.environments.sources import SOURCES
 from jackpot_sim.estimators import base
 from jackpot_sim.sweep import plan, records, spec, summary
 from jackpot_sim.sweep.errors import StudyError
@@ -53,6 +57,15 @@ Kinds, knob first: {"; ".join(_kind(each) + f" ({each.knob_name})" for each in F
 actor-file takes the actor's own logits: `--env.base.kind logits-file --env.base.path POLICY.npy
 --env.kind actor-file --env.path ACTOR.npy --env.share 1`.
 
+Sequences: `--env.kind small-lm --env.source.kind weight-noise --env.source.target-kl 0.01 --env.length 5` takes
+tiny language models{_fields(SmallLM, "source", "reward", "model")}, and measures estimators over whole sequences:
+exactly where all of them fit into memory_limit_gib, by Monte Carlo beyond. It needs torch and transformers
+(`pip install 'jackpot-sim[hf]'`).
+Sources of the mismatch (`--env.source.kind`), knob first:
+{"; ".join(_kind(each) + f" ({each.knob_name})" for each in SOURCES)}.
+Rewards (`--env.reward.kind`): {"; ".join(_kind(each) + _fields(each) for each in get_args(Reward))}.
+Models (`--env.model.kind`): {"; ".join(_kind(each) + _fields(each) for each in get_args(LanguageModel))}.
+
 Base laws (`--env.base.kind`): {"; ".join(_kind(each) + _fields(each) for each in get_args(BaseLaw))}.
 
 Advantages (`--env.advantage.kind`): {"; ".join(_kind(each) + _fields(each) for each in get_args(Advantage))}.
@@ -60,6 +73,10 @@ Advantages (`--env.advantage.kind`): {"; ".join(_kind(each) + _fields(each) for 
 Estimators: {"; ".join(name + _fields(base.registered(name)) for name in estimators.names())}. Parameters are given
 in a config file, beside their kind:
 `estimators: [none, {{kind: tis, clip: [1.5, 2, 5]}}, {{kind: jackpot, acceptance_rate: 0.9, rao_blackwell: true}}]`.
+
+In a config file an estimator also takes `rao_blackwell: true`, `batch_normalize: true`, `masked_by: ANOTHER` (accept
+probabilities and weights are multiplied: `{{kind: tis, masked_by: veto}}`) and, on small-lm, `target: p_new`
+(Jackpot leads to the policy being trained instead of the one before the update; see `updates`).
 
 Denominators: proposed divides by all tokens, accepted by those kept in the batch, self_normalized by
 each state's own weights.
@@ -269,7 +286,7 @@ def _cost_table(study: Study) -> Table:
     rows = len(study.estimators) * len(study.denominators) * len(study.methods)
     groups: dict[str, list[plan.Cell]] = {}
     for cell in plan.cells(study):
-        groups.setdefault(f"{cell.env.kind} on {cell.env.base.kind}", []).append(cell)
+        groups.setdefault(f"{cell.env.family} on {cell.env.base_kind}", []).append(cell)
     total = 0.0
     for label, members in groups.items():
         sizes = [plan.tokens(cell) for cell in members]

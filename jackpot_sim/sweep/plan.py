@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from jackpot_sim.environments.mismatch import Mismatch
-from jackpot_sim.sweep.spec import Method, Study
+from jackpot_sim.environments.small_lm import SmallLM
+from jackpot_sim.sweep.spec import Environment, Method, Study
 
 _BUILD_TOKENS = 40
 """Building a pair and its divergences costs about as much as this many passes over it."""
@@ -20,12 +20,21 @@ _EXACT_PASSES = 40
 _SECONDS_PER_TOKEN_PASS = 2.5e-9
 _SECONDS_PER_DRAW = 1.5e-7
 
+_SECONDS_TO_TRAIN = 2.0
+"""A tiny language model, from its random start."""
+_SECONDS_PER_PREFIX = 4e-5
+"""Scoring one prefix with one model."""
+_SECONDS_PER_STEP = 2.5e-7
+"""One token of one enumerated sequence, for one estimator with one denominator."""
+_SECONDS_PER_ROLLOUT_STEP = 1e-6
+"""One token of one drawn sequence, likewise."""
+
 
 @dataclass(frozen=True)
 class Cell:
     """One environment and one seed; every estimator is measured in it on the same pair."""
 
-    env: Mismatch
+    env: Environment
     seed: int
 
     @cached_property
@@ -37,7 +46,7 @@ class Cell:
     def id(self) -> str:
         """Names the cell and its shard: readable first, and unique by its digest."""
         digest = hashlib.sha256(self.environment.encode()).hexdigest()[:12]
-        return f"{self.env.kind}-{self.env.base.kind}-{digest}-{self.seed}"
+        return f"{self.env.family}-{self.env.base_kind}-{digest}-{self.seed}"
 
 
 def cells(study: Study) -> list[Cell]:
@@ -47,6 +56,8 @@ def cells(study: Study) -> list[Cell]:
 
 def tokens(cell: Cell) -> int | None:
     """States × vocabulary, or None where only building the environment tells."""
+    if isinstance(cell.env, SmallLM):
+        return cell.env.prompts * cell.env.tree.prefixes * cell.env.vocab
     base: Any = cell.env.base
     vocab = 256 if base.kind == "ngram" else getattr(base, "vocab", None)
     states = getattr(base, "states", None)
@@ -55,6 +66,8 @@ def tokens(cell: Cell) -> int | None:
 
 def seconds(cell: Cell, study: Study) -> float | None:
     """A rough estimate of the serial seconds that a cell takes, for `--dry-run`."""
+    if isinstance(cell.env, SmallLM):
+        return _seconds_of_sequences(cell.env, study)
     size = tokens(cell)
     if size is None:
         return None
@@ -67,3 +80,17 @@ def seconds(cell: Cell, study: Study) -> float | None:
         states = int(getattr(cell.env.base, "states", 1))
         cost += rows * states * study.replicates * 2 * study.n_samples * _SECONDS_PER_DRAW
     return cost + size * passes * _SECONDS_PER_TOKEN_PASS
+
+
+def _seconds_of_sequences(env: SmallLM, study: Study) -> float:
+    """The same for small language models."""
+    rows = len(study.estimators) * len(study.denominators)
+    rollouts = study.replicates * study.n_samples * env.length * env.prompts
+    scored, measured = 2 * rollouts, rollouts * _SECONDS_PER_ROLLOUT_STEP
+    if env.enumerable:
+        scored = env.prompts * env.tree.prefixes
+        measured = measured if Method.MONTE_CARLO in study.methods else 0.0
+        if Method.EXACT in study.methods:
+            measured += env.prompts * env.tree.sequences_count * env.length * _SECONDS_PER_STEP
+    passes = 2 + (_TARGET_PASSES if env.target_kl is not None else 0)
+    return _SECONDS_TO_TRAIN + scored * passes * _SECONDS_PER_PREFIX + rows * measured

@@ -26,11 +26,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
-from jackpot_sim.estimators.moments import StateStatistics
-from jackpot_sim.sweep.cell import PARAMETERS, SAMPLED, Measured
+from jackpot_sim.estimators.statistics import StateStatistics
+from jackpot_sim.sweep.cell import PARAMETERS, Measured
 from jackpot_sim.sweep.errors import StudyError
 from jackpot_sim.sweep.plan import Cell
 from jackpot_sim.sweep.spec import Study
+from jackpot_sim.sweep.subjects import DIVERGENCES, SAMPLED, SEQUENCE_DIVERGENCES
 
 _MANIFEST, _LOCK = "manifest.json", ".lock"
 _EARLY = (_LOCK, f".{_MANIFEST}.tmp")
@@ -43,16 +44,22 @@ RECORDS = pa.schema(
         ("knob", _REAL),
         ("target_divergence", _TEXT),
         *((name, _REAL) for name in ("target_kl", "achieved_kl")),
-        *((name, _WHOLE) for name in ("vocab", "states", "seed")),
-        *((name, _TEXT) for name in ("estimator", "estimator_kind")),
-        ("rao_blackwell", _FLAG),
+        *((name, _WHOLE) for name in ("vocab", "states", "length", "seed")),
+        ("space", _TEXT),
+        *((name, _TEXT) for name in ("estimator", "estimator_kind", "level", "masked_by", "target")),
+        *((name, _FLAG) for name in ("rao_blackwell", "batch_normalize")),
         *((name, _REAL) for name in PARAMETERS),
+        ("aggregate", _TEXT),
+        ("inverted", _FLAG),
         ("acceptance_budget", _REAL),
         ("budget_per_state", _FLAG),
         *((name, _TEXT) for name in ("denominator", "method")),
-        *((name, _REAL) for name in ("kl_policy_actor", "kl_actor_policy", "total_variation", "chi_square")),
+        *((name, _REAL) for name in (*DIVERGENCES, *SEQUENCE_DIVERGENCES)),
+        *((f"{name}_se", _REAL) for name in (*DIVERGENCES, *SEQUENCE_DIVERGENCES)),
+        ("prefix_total_variation", _REAL),
         *((name, _REAL) for name in SAMPLED),
         *((f"{name}_se", _REAL) for name in SAMPLED),
+        *((f"bias_share_{name}", _REAL) for name in ("prefix", "continuation", "weight")),
         *((name, _REAL) for name in ("grad_norm_sq", "on_policy_variance", "noise_to_signal")),
         *((name, _WHOLE) for name in ("degenerate_states", "n_samples", "replicates")),
         *((name, _TEXT) for name in ("config_hash", "version", "numpy", "python", "commit")),

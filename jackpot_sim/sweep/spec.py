@@ -17,7 +17,7 @@ from enum import StrEnum
 from functools import cached_property
 from importlib import metadata, resources
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeAlias
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -25,7 +25,10 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from jackpot_sim import estimators
 from jackpot_sim.environments.files import files_of, fingerprint
 from jackpot_sim.environments.mismatch import FAMILIES, MismatchFamily
-from jackpot_sim.estimators import Correction, Denominator
+from jackpot_sim.environments.small_lm import SmallLM
+from jackpot_sim.environments.sources import SOURCES
+from jackpot_sim.estimators import Correction, Denominator, UpdateTarget
+from jackpot_sim.estimators.updates import require_target
 from jackpot_sim.sweep.errors import StudyError
 
 VERSION = metadata.version("jackpot-sim")
@@ -35,7 +38,7 @@ _COLUMN = 2**63
 """What a column of whole numbers cannot hold."""
 
 
-_KNOBS = {family.knob_name for family in FAMILIES}
+_KNOBS = {family.knob_name for family in (*FAMILIES, *SOURCES)}
 _UNKNOWN_FIELD = ("extra_forbidden", "unexpected_keyword_argument")
 
 
@@ -50,12 +53,26 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
+def _as_number(value: Any) -> Any:
+    """A parameter that a file wrote as text and that reads as a number."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return float(value)
+    except ValueError:
+        return value
+
+
+Parameter: TypeAlias = Annotated[bool | float | str, BeforeValidator(_as_number)]
+"""A number, a flag, or the name of a choice."""
+
+
 class EstimatorSpec(_Frozen):
     """One estimator. In a file its parameters stand beside `kind`; a bare name takes the defaults."""
 
     kind: str
     """A name from `estimators.names()`."""
-    parameters: dict[str, float] = {}
+    parameters: dict[str, Parameter] = {}
     """What `estimators.get` takes besides the name."""
     acceptance_rate: float | None = None
     """Solve λ for this share of accepted tokens instead of giving it."""
@@ -63,6 +80,12 @@ class EstimatorSpec(_Frozen):
     """With `acceptance_rate`: one λ for each state, or one for the whole batch."""
     rao_blackwell: bool = False
     """Replace the mask by its mean."""
+    batch_normalize: bool = False
+    """Divide the weights by their mean over the batch."""
+    masked_by: EstimatorSpec | None = None
+    """Another estimator beside this one: accept probabilities and weights of the two are multiplied."""
+    target: UpdateTarget = UpdateTarget.REFERENCE
+    """What Jackpot leads to where sequences are updated: p_ref, the policy before the update, or p_new."""
 
     @model_validator(mode="before")
     @classmethod
@@ -89,13 +112,22 @@ class EstimatorSpec(_Frozen):
                 raise ValueError(f"acceptance_rate must lie in (0, 1], got {self.acceptance_rate}")
             if "lam" not in self.correction().parameters():
                 raise ValueError(f"{self.kind} has no lam: an acceptance_rate fits obrs and jackpot")
-        self.correction()
+        require_target(self.correction(), self.target)
         return self
 
     def correction(self) -> Correction:
         """The correction, at the λ given."""
         correction = estimators.get(self.kind, **self.parameters)
-        return estimators.rao_blackwell(correction) if self.rao_blackwell else correction
+        if self.masked_by is not None:
+            correction = estimators.combined(correction, self.masked_by.correction())
+        if self.rao_blackwell:
+            correction = estimators.rao_blackwell(correction)
+        return estimators.batch_normalize(correction) if self.batch_normalize else correction
+
+    @property
+    def needs_sequences(self) -> bool:
+        """Whether it looks at whole sequences, or at the batch."""
+        return not self.correction().is_per_token
 
     def correction_for(self, policy_log_probs: Any, actor_log_probs: Any) -> Correction:
         """The correction for these states, with λ solved for where a budget was given."""
@@ -108,17 +140,26 @@ class EstimatorSpec(_Frozen):
     @property
     def draws_a_mask(self) -> bool:
         """Whether a token is kept by chance, so that there is noise for `rao_blackwell` to remove."""
-        accepts = (piece.accept for piece in self.correction().pieces(1.0))
-        return any(accept.power or accept.coefficient not in (0, 1) for accept in accepts)
+        return self.correction().draws_mask
 
     @property
     def label(self) -> str:
         """How tables and figures name it, for instance `rao-blackwell(jackpot(c1=4))`."""
-        told = [f"{name}={value:.12g}" for name, value in sorted(self.parameters.items())]
+        told = [f"{name}={_told(value)}" for name, value in sorted(self.parameters.items())]
         if self.acceptance_rate is not None:
             told.append(f"acceptance={self.acceptance_rate:.12g}{'' if self.per_state else ' of batch'}")
-        plain = f"{self.kind}({', '.join(told)})" if told else self.kind
-        return f"rao-blackwell({plain})" if self.rao_blackwell else plain
+        if self.target is not UpdateTarget.REFERENCE:
+            told.append(f"target={self.target}")
+        label = f"{self.kind}({', '.join(told)})" if told else self.kind
+        if self.masked_by is not None:
+            label = f"{label} & {self.masked_by.label}"
+        if self.rao_blackwell:
+            label = f"rao-blackwell({label})"
+        return f"batch-normalize({label})" if self.batch_normalize else label
+
+
+def _told(value: float | str) -> str:
+    return f"{value:.12g}" if isinstance(value, float) else str(value).lower()
 
 
 def expand(value: Any, name: str = "") -> list[Any]:
@@ -147,12 +188,15 @@ def _as_seeds(value: Any) -> Any:
     return tuple(range(value))
 
 
+Environment: TypeAlias = MismatchFamily | SmallLM
+
+
 class Study(_Frozen):
     """A grid of cells, each an environment and a seed, with every estimator measured in every cell."""
 
     name: Annotated[str, Field(pattern=r"^[\w.-]+$")] = "study"
     """Names the default output folder."""
-    env: Annotated[tuple[Annotated[MismatchFamily, Field(discriminator="kind")], ...], BeforeValidator(expand)]
+    env: Annotated[tuple[Annotated[Environment, Field(discriminator="kind")], ...], BeforeValidator(expand)]
     """The environments."""
     estimators: Annotated[tuple[EstimatorSpec, ...], BeforeValidator(expand)]
     """The estimators, by name or with parameters."""
@@ -163,7 +207,7 @@ class Study(_Frozen):
     n_samples: Annotated[int, Field(ge=1, lt=_COLUMN)] = 256
     """Proposals per state, for the MSE and for Monte Carlo."""
     methods: tuple[Method, ...] = (Method.EXACT,)
-    """Closed forms, simulation, or both side by side."""
+    """Closed forms, simulation, or both side by side. Sequences too many to enumerate are always simulated."""
     replicates: Annotated[int, Field(ge=3, lt=_COLUMN)] = 32
     """Simulated updates behind each Monte Carlo figure."""
 
@@ -177,6 +221,19 @@ class Study(_Frozen):
                 if item in seen:
                     raise ValueError(f"{field} holds {getattr(item, 'label', item)} twice")
                 seen.append(item)
+        return self
+
+    @model_validator(mode="after")
+    def _fitting(self) -> Study:
+        states = next((env.kind for env in self.env if not isinstance(env, SmallLM)), None)
+        sequences = any(isinstance(env, SmallLM) for env in self.env)
+        for spec in self.estimators:
+            if states and spec.needs_sequences:
+                raise ValueError(f"{spec.label} looks at whole sequences: it needs env.kind small-lm, not {states}")
+            if sequences and spec.acceptance_rate is not None:
+                raise ValueError(f"{spec.label}: an acceptance_rate needs independent states; with small-lm give lam")
+            if states and spec.target is not UpdateTarget.REFERENCE:
+                raise ValueError(f"{spec.label}: only small-lm has an update that tells p_new from p_ref, not {states}")
         return self
 
     @cached_property

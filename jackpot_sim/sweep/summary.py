@@ -17,6 +17,7 @@ _COLUMNS = {
     "acceptance_rate": "accept",
     "kl_accepted": "KL acc.",
     "kl_effective": "KL eff.",
+    "kl_prefix": "KL prefix",
     "bias": "bias",
     "gain": "gain",
     "variance": "var.",
@@ -33,11 +34,18 @@ _ON_COLUMNS = (
     "token of the policy is out of reach, nan where some state accepts nothing. gain: the share of the gradient that "
     "is left. * the least of its column."
 )
+_ON_SEQUENCES = (
+    " Of sequences, KL before is per token, and KL acc. and KL eff. are those of visits to (prefix, token); KL prefix "
+    "is the part that is due to the actor choosing the prefixes. Monte Carlo cannot know them for corrections of "
+    "whole sequences (nan)."
+)
 
 
 def legend(records: pd.DataFrame) -> str:
     """What the tables' words mean."""
-    return _ON_MSE if records["environment"].nunique() > _DETAILED else f"{_ON_COLUMNS} {_ON_MSE}"
+    if records["environment"].nunique() > _DETAILED:
+        return _ON_MSE
+    return f"{_ON_COLUMNS}{_ON_SEQUENCES if _state(records) == 'prompt' else ''} {_ON_MSE}"
 
 
 def tables(records: pd.DataFrame) -> list[Table]:
@@ -59,13 +67,14 @@ def describe(rows: pd.DataFrame) -> tuple[str, str, str]:
         distance += f" (nearest to {asked:g})"
     if first["target_divergence"] == "kl_actor_policy":
         distance += f", reverse {achieved:.3g}"
-    return f"{first['env_kind']} on {first['base_kind']}", knob, distance
+    name = f"{first['env_kind']} on {first['base_kind']}"
+    return name if math.isnan(first["length"]) else f"{name} (length {first['length']:.0f})", knob, distance
 
 
 def _detail(rows: pd.DataFrame) -> Table:
     name, knob, distance = describe(rows)
     table = Table(
-        title=f"{name}, {knob}: KL before {distance}; {rows['n_samples'].iloc[0]} samples a state, "
+        title=f"{name}, {knob}: KL before {distance}; {rows['n_samples'].iloc[0]} samples a {_state(rows)}, "
         f"{rows['seed'].nunique()} seeds",
         title_justify="left",
         title_style="bold",
@@ -77,13 +86,14 @@ def _detail(rows: pd.DataFrame) -> Table:
     shown = [key for key in _KEYS if key == "estimator" or rows[key].nunique() > 1]
     for key in shown:
         table.add_column(key, overflow="fold")  # names give way before figures do
-    for heading in _COLUMNS.values():
+    columns = {name: heading for name, heading in _COLUMNS.items() if name != "kl_prefix" or _state(rows) == "prompt"}
+    for heading in columns.values():
         table.add_column(heading, justify="right", no_wrap=True)
     ranked = means[means["method"] == means["method"].iloc[0]]  # a noisy row does not beat its own exact twin
     least = {column: ranked[column].min() for column in ("mse", "mse_rescaled")}
     for row in means.to_dict("records"):
         cells = [str(row[key]) for key in shown]
-        for column in _COLUMNS:
+        for column in columns:
             star = "*" if column in least and row[column] <= least[column] * (1 + _TIE) else ""
             cells.append(f"{row[column]:.2g}{star}" if column.startswith("kl") else f"{row[column]:.3g}{star}")
         table.add_row(*cells)
@@ -93,7 +103,7 @@ def _detail(rows: pd.DataFrame) -> Table:
 def _overview(environments: list[pd.DataFrame]) -> Table:
     samples = environments[0]["n_samples"].iloc[0]
     table = Table(
-        title=f"Which estimator is best at {samples} samples a state (means over seeds)",
+        title=f"Which estimator is best at {samples} samples a state or prompt (means over seeds)",
         title_justify="left",
         title_style="bold",
         box=box.SIMPLE_HEAD,
@@ -106,6 +116,11 @@ def _overview(environments: list[pd.DataFrame]) -> Table:
         means = _means(rows)
         table.add_row(*describe(rows), _winner(means, "mse"), _winner(means, "mse_rescaled"))
     return table
+
+
+def _state(rows: pd.DataFrame) -> str:
+    """Where proposals are made."""
+    return "state" if rows["length"].isna().all() else "prompt"
 
 
 _KEYS = ["estimator", "denominator", "method"]

@@ -214,7 +214,7 @@ def test_what_does_not_fit_is_refused_with_numbers(monkeypatch: pytest.MonkeyPat
         available = 1000
 
     monkeypatch.setattr(enumeration.psutil, "virtual_memory", Full)
-    with pytest.raises(ValueError, match="this machine has free 9.31e-07 GiB"):
+    with pytest.raises(ValueError, match=r"this machine has free 9.31e-07 GiB"):
         small.require_fits(1 << 40)
 
 

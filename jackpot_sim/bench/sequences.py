@@ -1,0 +1,79 @@
+"""Every sequence of a small language model: what scoring and measuring them all costs."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Iterator
+
+import numpy as np
+
+from jackpot_sim import estimators
+from jackpot_sim.bench.timing import Finding, in_turn, median_ratio
+from jackpot_sim.core.numerics import log_softmax
+from jackpot_sim.core.sequences import Enumeration, SequenceLaws
+from jackpot_sim.environments.enumeration import PrefixTree
+from jackpot_sim.environments.language_models import TinyQwen3, build
+from jackpot_sim.environments.scoring import CausalLM
+from jackpot_sim.estimators.enumerated import Referee
+from jackpot_sim.estimators.statistics import Denominator
+
+_SLICE = 1 << 13
+"""Sequences that are scored one by one; the rest is scaled."""
+
+
+def enumeration(vocab: int = 8, length: int = 6, rounds: int = 3) -> Iterator[Finding]:
+    """Scoring by prefixes against scoring sequences, then every estimator exactly in logit space."""
+    tree = PrefixTree(vocab, length)
+    model = CausalLM(build(TinyQwen3(), vocab, np.random.default_rng(0)))
+    prompt = np.array([1, 2])
+    some = tree.sequences.take(slice(None, None, max(1, len(tree.sequences) // _SLICE)))
+    tables = {}
+
+    def by_prefix() -> None:
+        tables["prefixes"] = model.log_probs(prompt[None], tree)[0]
+
+    def one_by_one() -> None:
+        tables["sequences"] = model.log_probs_along(prompt, some.token)
+
+    seconds = in_turn({"prefixes": by_prefix, "sequences": one_by_one}, rounds)
+    what = f"{len(tree.sequences):,} sequences, {tree.prefixes:,} prefixes"
+    error = float(np.max(np.abs(tables["prefixes"][some.prefix] - tables["sequences"])))
+    yield Finding("scores by prefix against full sequences", error, "nats", at_most=1e-10)
+    every = [each * len(tree.sequences) / len(some) for each in seconds["sequences"]]
+    note = f"{len(some):,} sequences scored, scaled"
+    yield Finding(
+        "full sequences / prefix sharing", median_ratio(every, seconds["prefixes"]), "x", at_least=20, note=note
+    )
+    policy = tables["prefixes"]
+    started = time.perf_counter()
+    by_prefix()
+    scored = time.perf_counter() - started
+    generator = np.random.default_rng(1)
+    actor = log_softmax(policy + 0.1 * generator.standard_normal(policy.shape))
+    laws = SequenceLaws(policy, actor, policy)
+    started = time.perf_counter()
+    referee = Referee([Enumeration(laws, tree.sequences, generator.standard_normal(len(tree.sequences)))])
+    names = estimators.names()
+    for name in names:
+        weighed = referee.weigh(estimators.get(name))
+        for denominator in Denominator:
+            weighed.moments(denominator, 256)
+    measured = time.perf_counter() - started
+    # Both models are scored, though the actor here is the policy with noise on its logits.
+    note = f"scoring two models {2 * scored:.2f} s"
+    yield Finding(
+        f"{len(names)} estimators x {len(Denominator)} denominators, {what}",
+        2 * scored + measured,
+        "s",
+        at_most=15,
+        note=note,
+    )
+    yield Finding("the process's largest memory until then", _peak_gib(), "GiB", at_most=4)
+
+
+def _peak_gib() -> float:
+    """What the process has ever held, torch included, which Python's own tracing cannot see."""
+    unit = 1 if sys.platform == "darwin" else 1 << 10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30

@@ -1,0 +1,46 @@
+"""What number formats keep: values in, the nearest values that the format holds out."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any
+
+
+class Format(StrEnum):
+    """A number format that models are served in."""
+
+    BF16 = "bf16"
+    FP8_E4M3 = "fp8-e4m3"
+    FP8_E5M2 = "fp8-e5m2"
+    INT8 = "int8"
+    INT4 = "int4"
+
+
+_LARGEST = {Format.FP8_E4M3: 448.0, Format.FP8_E5M2: 57344.0, Format.INT8: 127.0, Format.INT4: 7.0}
+
+
+def rounded(values: Any, to: Format, group: int | None = None) -> Any:
+    """A tensor's values as the format keeps them, in the tensor's own dtype and shape.
+
+    bf16 rounds as it is. The others share one scale among the entries of a vector along the last axis, so
+    that its largest magnitude is the largest of the format (448, 57344, 127, 7): symmetric, without a zero
+    point, the scale itself kept in full precision. Halves go to even.
+
+    Args:
+        values: shape (..., n).
+        to: what to round to.
+        group: entries per scale; the last group may be shorter. None is the whole vector.
+    """
+    import torch
+
+    if group is not None:
+        return torch.cat([rounded(part, to) for part in values.split(group, dim=-1)], dim=-1)
+    if to is Format.BF16:
+        return values.to(torch.bfloat16).to(values.dtype)
+    scale = values.abs().amax(-1, keepdim=True) / _LARGEST[to]
+    scale = torch.where(scale > 0, scale, torch.ones_like(scale))
+    scaled = values / scale
+    if to in (Format.INT8, Format.INT4):
+        return scaled.round() * scale
+    dtype = torch.float8_e4m3fn if to is Format.FP8_E4M3 else torch.float8_e5m2
+    return scaled.to(dtype).to(values.dtype) * scale

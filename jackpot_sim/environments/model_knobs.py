@@ -1,0 +1,132 @@
+"""What all sources of an actor share: one knob, given or solved for, and keyed randomness.
+
+The counterpart of `knobs` for language models. A source draws its noise once and gives a pair of models
+as a function of its knob; the noise is keyed by the seed, the policy's own configuration and the kind of
+the source, never by the knob.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol, TypeAlias
+
+import numpy as np
+
+from jackpot_sim.core.sequences import Flags, Floats, Ints
+from jackpot_sim.environments.base import FORBID_EXTRA, FloatArray
+from jackpot_sim.environments.enumeration import PrefixTree
+from jackpot_sim.environments.fields import check_positive
+from jackpot_sim.environments.fitting import RewardOf
+from jackpot_sim.environments.knobs import Divergence
+from jackpot_sim.environments.language_models import LanguageModel, Model
+from jackpot_sim.environments.scoring import CausalLM
+from jackpot_sim.environments.targets import Target
+
+
+class Scorer(Protocol):
+    """Whatever has a law at every prefix: a model, or a mixture of two."""
+
+    def log_probs(self, prompts: Ints, tree: PrefixTree) -> Floats:
+        """log p(x|s) after every prompt, (prompts, prefixes, vocab), nats."""
+        ...
+
+    def log_probs_along(self, prompt: Ints, tokens: Ints) -> Floats:
+        """The same at the prefixes of given tokens only, (n, length, vocab)."""
+        ...
+
+    def draw(self, prompt: Ints, uniforms: Floats, end_token: int | None) -> tuple[Ints, Flags]:
+        """Sequences from uniforms of shape (n, length): tokens and mask of that shape."""
+        ...
+
+    def __hash__(self) -> int:
+        """By identity: what a scorer says is kept for it."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Setting:
+    """What a source makes its pair from.
+
+    Attributes:
+        base: the model that is there before the source does anything.
+        other: the model of `ActorSource.other`, None where there is none.
+        prompts: shape (prompts, prompt_length).
+        tree: the vocabulary, the most new tokens and the end token.
+        reward: what the policy is trained on.
+        generator: a key → the generator that it determines, together with seed and base model.
+    """
+
+    base: Model
+    other: Model | None
+    prompts: Ints
+    tree: PrefixTree
+    reward: RewardOf
+    generator: Callable[..., np.random.Generator]
+
+
+Actors: TypeAlias = Callable[[Any], tuple[CausalLM, Scorer]]
+"""knob → (reference, actor): the policy before the update at hand, and what writes the rollouts."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActorSource(ABC):
+    """Where an actor comes from that differs from the policy by one knob.
+
+    Attributes:
+        target_kl: the mean KL per token to solve the knob for, nats; its direction is the class's
+            `target_divergence`.
+
+    Exactly one of the knob (the field that the class's `knob_name` names) and `target_kl` is given.
+
+    Raises:
+        ValueError: both or neither is given, or one is out of range.
+    """
+
+    kind: str
+    target_kl: float | None = None
+
+    knob_name: ClassVar[str]
+    target_divergence: ClassVar[Divergence] = "kl_policy_actor"
+    learns_the_language: ClassVar[bool] = False
+    """Whether `other` is trained as the policy was, unless it is a checkpoint."""
+
+    __pydantic_config__ = FORBID_EXTRA
+
+    def __post_init__(self) -> None:
+        if (self.knob is None) == (self.target_kl is None):
+            given = "neither" if self.knob is None else "both"
+            raise ValueError(f"give exactly one of {self.knob_name} and target_kl, got {given}")
+        if self.knob is None:
+            check_positive("target_kl", self.target_kl)
+        else:
+            self.check_knob(self.knob)
+
+    @property
+    def knob(self) -> Any:
+        """The knob that was given, or None."""
+        return getattr(self, self.knob_name)
+
+    @property
+    def other(self) -> LanguageModel | None:
+        """A second model that the source needs, to be built for its `Setting`."""
+        return None
+
+    @abstractmethod
+    def check_knob(self, knob: Any) -> None:
+        """Refuses a knob out of range; the ValueError names the field."""
+
+    @abstractmethod
+    def actors(self, setting: Setting) -> Actors:
+        """The two models as a function of the knob, with all noise drawn here."""
+
+    @abstractmethod
+    def solve(self, target: Target, setting: Setting, laws: Callable[[], FloatArray]) -> Any:
+        """The knob at which the mean KL meets the target, exactly or as nearly as can be.
+
+        Args:
+            target: the KL, as a function of the knob.
+            setting: as for `actors`.
+            laws: gives the base model's laws at every prefix of every prompt, (states, vocab).
+        """
