@@ -15,7 +15,7 @@ import numpy as np
 
 from jackpot_sim.core import divergences
 from jackpot_sim.core.numerics import log_ratio
-from jackpot_sim.core.sequences import Enumeration, Floats, Rollouts, SequenceLaws, Sequences, occupancy
+from jackpot_sim.core.sequences import Enumeration, Floats, Rollouts, SequenceLaws, Sequences, occupancy, per_sequence
 
 NAMES = (
     *("kl_policy_actor", "kl_actor_policy", "total_variation", "chi_square"),
@@ -59,14 +59,14 @@ def sampled(rollouts: Sequence[Rollouts]) -> tuple[dict[str, float], dict[str, f
 def _of_prompt(rollouts: Rollouts) -> dict[str, tuple[float, float]]:
     laws, actor, policy = rollouts.laws, rollouts.actor, rollouts.policy
     ones = np.ones(len(actor))
-    kl = np.sum(policy.gather(_at_prefixes(laws, _AT_POLICY)["kl_sequence"]), axis=-1)
-    found = {"kl_sequence": _ratio(kl, ones), "kl_policy_actor": _ratio(kl, policy.lengths)}
+    kl = per_sequence(policy.gather(_at_prefixes(laws, _AT_POLICY)["kl_sequence"]))
+    found = {"kl_sequence": ratio_of_means(kl, ones), "kl_policy_actor": ratio_of_means(kl, policy.lengths)}
     for name, values in _at_prefixes(laws, _AT_ACTOR).items():
-        found[name] = _ratio(np.sum(actor.gather(values), axis=-1), actor.lengths)
+        found[name] = ratio_of_means(per_sequence(actor.gather(values)), actor.lengths)
     with np.errstate(over="ignore"):
         square = np.exp(2 * _log_ratio(actor, laws))
-    mean, error = _ratio(square, ones)
-    return found | {"chi_square_sequence": (mean - 1, error), "mean_length": _ratio(actor.lengths, ones)}
+    mean, error = ratio_of_means(square, ones)
+    return found | {"chi_square_sequence": (mean - 1, error), "mean_length": ratio_of_means(actor.lengths, ones)}
 
 
 _Divergence = Callable[..., Floats]
@@ -95,8 +95,8 @@ def _log_ratio(sequences: Sequences, laws: SequenceLaws) -> Floats:
     return p - q
 
 
-def _ratio(values: Floats, counts: Floats) -> tuple[float, float]:
-    """Σ values / Σ counts over sequences, and its standard error by the delta method."""
+def ratio_of_means(values: Floats, counts: Floats) -> tuple[float, float]:
+    """Σ values / Σ counts over sequences, both of shape (n,), and its standard error by the delta method."""
     ratio = float(values.sum() / counts.sum())
     if not math.isfinite(ratio):
         return ratio, math.nan

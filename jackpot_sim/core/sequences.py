@@ -58,10 +58,8 @@ class Sequences:
         Args:
             table: shape (prefixes, vocab), or (prefixes,) for what belongs to prefixes alone.
         """
-        if table.ndim == 1:
-            found = np.take(table, self.prefix)
-        else:
-            found = np.take(table, self._cells(table.shape[1]))
+        cells = self.prefix if table.ndim == 1 else self._cells(table.shape[1])
+        found = np.take(table, cells)
         return found if self._no_padding else np.where(self.mask, found, 0.0)
 
     def scatter(self, values: NDArray[Any], shape: tuple[int, int]) -> Floats:

@@ -2,7 +2,7 @@
 
 The prefixes form a tree. A row of a table is a prefix that has not ended, in order of length, and the
 children of a prefix lie side by side; so a model that keeps the keys and values of one level scores the
-next one with a single new token each (`scoring.CausalLM.log_probs`), and a sequence is a path of rows.
+next one with a single new token each (`CausalLM.log_probs`), and a sequence is a path of rows.
 With a vocabulary of V and an end token there are (V − 1)^t prefixes of t tokens; without, V^t.
 
 Whatever the laws are, they are tables over these rows, and the objective J = E_{y~p}[R(y)], its gradient
@@ -145,18 +145,29 @@ class PrefixTree:
         return steps * per_step + cells * _BYTES_PER_CELL * prompts
 
     def require_fits(self, limit: int, prompts: int = 1) -> None:
-        """Refuses an enumeration that would hold more than `limit` bytes, or than this machine has free.
+        """Refuses an enumeration that would hold more than `limit` bytes.
 
         Raises:
             ValueError: says what it would cost, and what to do.
         """
-        needed, free = self.bytes_needed(prompts), int(psutil.virtual_memory().available)
-        if needed > min(limit, free):
-            why = "the memory limit is" if limit <= free else "this machine has free"
+        self._require(prompts, limit, "the memory limit is", "measure by Monte Carlo")
+
+    def require_memory(self, prompts: int = 1) -> None:
+        """Refuses an enumeration that would hold more than this machine has free.
+
+        Raises:
+            ValueError: says what it would cost, and what to do.
+        """
+        free = int(psutil.virtual_memory().available)
+        self._require(prompts, free, "this machine has free", "set a memory limit below that to measure by Monte Carlo")
+
+    def _require(self, prompts: int, limit: int, because: str, otherwise: str) -> None:
+        needed = self.bytes_needed(prompts)
+        if needed > limit:
             raise ValueError(
                 f"enumerating {self.sequences_count:,} sequences over {self.prefixes:,} prefixes (vocab {self.vocab}, "
-                f"length {self.length}) needs about {needed / 2**30:.3g} GiB and {why} {min(limit, free) / 2**30:.3g} "
-                "GiB: make length or vocab smaller, or measure by Monte Carlo"
+                f"length {self.length}) needs about {needed / 2**30:.3g} GiB and {because} {limit / 2**30:.3g} GiB: "
+                f"make length or vocab smaller, or {otherwise}"
             )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from jackpot_sim.environments.language_models import Checkpoint
+from jackpot_sim.environments.language_models.build import Checkpoint
 from jackpot_sim.environments.ngram import Ngram
 
 

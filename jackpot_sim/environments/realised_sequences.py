@@ -12,10 +12,10 @@ from jackpot_sim.core.sequences import Enumeration, Floats, Ints, Rollouts, Sequ
 from jackpot_sim.environments.base import keyed_generator
 from jackpot_sim.environments.enumeration import PrefixTree, objective
 from jackpot_sim.environments.fields import check_count
-from jackpot_sim.environments.fitting import RewardOf
-from jackpot_sim.environments.model_knobs import Scorer, Setting
-from jackpot_sim.environments.token_kl import Exhaustive
-from jackpot_sim.environments.visited import visited
+from jackpot_sim.environments.language_models.fitting import RewardOf
+from jackpot_sim.environments.language_models.token_kl import Exhaustive
+from jackpot_sim.environments.language_models.visited import visited
+from jackpot_sim.environments.sources.knobs import Scorer, Setting
 
 BASELINE_ROLLOUTS = 4096
 """Sequences per prompt behind a baseline that is not exact."""

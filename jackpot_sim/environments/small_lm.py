@@ -18,9 +18,8 @@ import numpy as np
 from jackpot_sim.environments.base import BY_KIND, FORBID_EXTRA, keyed_generator
 from jackpot_sim.environments.enumeration import PrefixTree, require_an_end
 from jackpot_sim.environments.fields import check_count, check_positive
-from jackpot_sim.environments.fitting import PolicyGradientAscent, Pretraining, StrideLanguage
 from jackpot_sim.environments.knobs import Divergence
-from jackpot_sim.environments.language_models import (
+from jackpot_sim.environments.language_models.build import (
     Checkpoint,
     LanguageModel,
     Model,
@@ -31,14 +30,15 @@ from jackpot_sim.environments.language_models import (
     check_same_vocabulary,
     load_tokenizer,
 )
-from jackpot_sim.environments.model_knobs import Setting
+from jackpot_sim.environments.language_models.fitting import PolicyGradientAscent, Pretraining, StrideLanguage
+from jackpot_sim.environments.language_models.scoring import CausalLM, log_prob_features
+from jackpot_sim.environments.language_models.token_kl import Exhaustive, MeanKL, Referee, Sampling
 from jackpot_sim.environments.realised_sequences import Models, enumerated, one_thread, sampled_baseline
 from jackpot_sim.environments.realised_sequences import RealisedSequences as RealisedSequences
 from jackpot_sim.environments.reward import Reward, SumReward
-from jackpot_sim.environments.scoring import CausalLM, log_prob_features
 from jackpot_sim.environments.sources import Source, WeightNoise
+from jackpot_sim.environments.sources.knobs import Setting
 from jackpot_sim.environments.targets import Target
-from jackpot_sim.environments.token_kl import Exhaustive, MeanKL, Referee, Sampling
 
 PRETRAINING_RATE = 1e-2
 """The learning rate of pretraining."""
@@ -107,6 +107,15 @@ class SmallLM:
         return PrefixTree(self.vocab, self.length, self.end_token)
 
     @property
+    def enumerable(self) -> bool:
+        """Whether every sequence is enumerated: that is a matter of the limit alone, not of the machine."""
+        return self.tree.bytes_needed(self.prompts) <= self._memory_limit
+
+    @property
+    def _memory_limit(self) -> int:
+        return int(self.memory_limit_gib * 2**30)
+
+    @property
     def family(self) -> str:
         """What sets the actor apart, as records name it."""
         return self.source.kind
@@ -144,11 +153,11 @@ class SmallLM:
             return self._build(seed)
 
     def _build(self, seed: int) -> RealisedSequences:
-        fits = self._fits()
+        self._require_what_fits()
         generator = partial(keyed_generator, seed, self.kind, self._base_key)
         setting = self._setting(generator)
         referee: Referee = Exhaustive(self.tree, setting.prompts)
-        if not fits:
+        if not self.enumerable:
             uniforms = generator("kl").random((self.prompts, KL_ROLLOUTS, self.length))
             referee = Sampling(setting.prompts, uniforms, self.end_token)
         base = CausalLM(setting.base)
@@ -179,8 +188,7 @@ class SmallLM:
             baseline = sampled_baseline(policy, setting)
         features = None
         if self.space == "parameters":
-            limit = int(self.memory_limit_gib * 2**30)
-            features = tuple(log_prob_features(policy.model, setting.prompts, self.tree, limit))
+            features = tuple(log_prob_features(policy.model, setting.prompts, self.tree, self._memory_limit))
         return RealisedSequences(
             tree=self.tree,
             prompts=setting.prompts,
@@ -227,24 +235,26 @@ class SmallLM:
             return model
         return Pretraining(model, language, PRETRAINING_RATE, generator).after(self.pretrain_steps)
 
-    def _fits(self) -> bool:
-        """Whether every sequence can be enumerated; refuses what needs it and cannot have it."""
+    def _require_what_fits(self) -> None:
+        """Refuses what needs every sequence and cannot have it, and what this machine cannot hold."""
+        if self.enumerable:
+            return self.tree.require_memory(self.prompts)
+        if self.space == "parameters":
+            self._require_every_sequence("space='parameters'", "give space='logits'")
+        if self.target_kl is not None and self.target_divergence == "kl_actor_policy":
+            self._require_every_sequence(f"a target_kl of {self.source.kind}", f"give {self.knob_name} instead")
+        return None
+
+    def _require_every_sequence(self, what: str, otherwise: str) -> None:
         try:
-            self.tree.require_fits(int(self.memory_limit_gib * 2**30), self.prompts)
+            self.tree.require_fits(self._memory_limit, self.prompts)
         except ValueError as error:
-            if self.space == "parameters":
-                raise ValueError(f"space='parameters' needs every sequence, and {error}") from error
-            if self.target_kl is not None and self.target_divergence == "kl_actor_policy":
-                raise ValueError(
-                    f"a target_kl of {self.source.kind} needs every sequence: give {self.knob_name} instead; {error}"
-                ) from error
-            return False
-        return True
+            raise ValueError(f"{what} needs every sequence: {otherwise}; {error}") from error
 
     @property
     def _base_key(self) -> tuple[object, ...]:
         """What the randomness of all models and of the reward is keyed by, beside the seed."""
-        return self.model, self.vocab, self.length, self.end_token, self.prompt_length
+        return self.model, self.vocab, self.end_token, self.prompt_length
 
 
 def require_models() -> None:

@@ -319,7 +319,7 @@ class _Weights:
     @cached_property
     def _accept_var(self) -> Floats:
         """a(1 − a), the variance of each mask."""
-        return self.accept - self.accept**2
+        return np.asarray(self.accept * (1 - self.accept))
 
     @cached_property
     def _weighted(self) -> Floats:

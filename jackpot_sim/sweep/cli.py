@@ -20,7 +20,7 @@ from rich.table import Table
 from jackpot_sim import estimators
 from jackpot_sim.environments.advantage import Advantage
 from jackpot_sim.environments.categorical import BaseLaw
-from jackpot_sim.environments.language_models import LanguageModel
+from jackpot_sim.environments.language_models.build import LanguageModel
 from jackpot_sim.environments.mismatch import FAMILIES
 from jackpot_sim.environments.reward import Reward
 from jackpot_sim.environments.small_lm import SmallLM

@@ -38,7 +38,7 @@ _COLUMN = 2**63
 """What a column of whole numbers cannot hold."""
 
 
-_KNOBS = {family.knob_name for family in (*FAMILIES, *SOURCES)}
+_KNOBS = {family.knob_name for family in FAMILIES} | {source.knob_name for source in SOURCES}
 _UNKNOWN_FIELD = ("extra_forbidden", "unexpected_keyword_argument")
 
 

@@ -215,7 +215,7 @@ def test_what_does_not_fit_is_refused_with_numbers(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(enumeration.psutil, "virtual_memory", Full)
     with pytest.raises(ValueError, match=r"this machine has free 9.31e-07 GiB"):
-        small.require_fits(1 << 40)
+        small.require_memory()
 
 
 # ------------------------------------------------------------------------------ what is refused

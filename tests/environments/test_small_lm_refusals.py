@@ -9,7 +9,7 @@ import pytest
 import torch
 import transformers
 
-from jackpot_sim.environments.language_models import Checkpoint, TinyQwen3
+from jackpot_sim.environments.language_models.build import Checkpoint, TinyQwen3
 from jackpot_sim.environments.reward import TokenShareReward
 from jackpot_sim.environments.small_lm import SmallLM
 from jackpot_sim.environments.sources import SeparateActor, TopKSource, WeightNoise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -154,9 +155,8 @@ def test_the_tables_speak_of_prompts(finished: Path) -> None:
     ],
 )
 def test_what_cannot_be_asked_is_refused_when_the_study_is_read(changes: dict[str, Any], sentence: str) -> None:
-    with pytest.raises(StudyError, match="(?s).*") as raised:
+    with pytest.raises(StudyError, match=re.escape(sentence)) as raised:
         study(**changes)
-    assert sentence in str(raised.value)
     assert "\n" not in str(raised.value)
 
 

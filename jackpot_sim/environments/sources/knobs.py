@@ -18,10 +18,10 @@ from jackpot_sim.core.sequences import Flags, Floats, Ints
 from jackpot_sim.environments.base import FORBID_EXTRA, FloatArray
 from jackpot_sim.environments.enumeration import PrefixTree
 from jackpot_sim.environments.fields import check_positive
-from jackpot_sim.environments.fitting import RewardOf
 from jackpot_sim.environments.knobs import Divergence
-from jackpot_sim.environments.language_models import LanguageModel, Model
-from jackpot_sim.environments.scoring import CausalLM
+from jackpot_sim.environments.language_models.build import LanguageModel, Model
+from jackpot_sim.environments.language_models.fitting import RewardOf
+from jackpot_sim.environments.language_models.scoring import CausalLM
 from jackpot_sim.environments.targets import Target
 
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 import numpy as np
 
 from jackpot_sim.core.sequences import Floats, Ints
-from jackpot_sim.environments.attention import Cache, Tensor, gathered, states
 from jackpot_sim.environments.enumeration import PrefixTree
-from jackpot_sim.environments.language_models import Model
-from jackpot_sim.environments.walking import (
+from jackpot_sim.environments.language_models.attention import Cache, Tensor, gathered, states
+from jackpot_sim.environments.language_models.build import Model
+from jackpot_sim.environments.language_models.walking import (
     blocks_below,
     check_tree,
     new_tokens,

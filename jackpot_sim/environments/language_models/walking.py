@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from jackpot_sim.core.sequences import Ints
-from jackpot_sim.environments.attention import Cache, Tensor
 from jackpot_sim.environments.enumeration import PrefixTree
-from jackpot_sim.environments.language_models import Model, check_positions, check_vocabulary, in_double, library
+from jackpot_sim.environments.language_models.attention import Cache, Tensor
+from jackpot_sim.environments.language_models.build import Model, check_positions, check_vocabulary, in_double, library
 
 BLOCK_NUMBERS = 1 << 21
 """Numbers in the largest arrays that a block of rows makes."""

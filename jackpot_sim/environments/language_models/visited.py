@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from jackpot_sim.core.sequences import Flags, Floats, Ints, Sequences
-from jackpot_sim.environments.model_knobs import Scorer
+from jackpot_sim.environments.sources.knobs import Scorer
 
 _AT_ONCE = 1024
 """Sequences that go through a model together."""

@@ -8,15 +8,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from jackpot_sim.environments.attention import rounding_cache, with_sliding_window
 from jackpot_sim.environments.base import FloatArray
 from jackpot_sim.environments.fields import check_count, check_non_negative
-from jackpot_sim.environments.formats import Format, rounded
 from jackpot_sim.environments.knobs import Divergence, Mismatch
-from jackpot_sim.environments.language_models import Model
-from jackpot_sim.environments.model_knobs import Actors, ActorSource, Setting
+from jackpot_sim.environments.language_models.attention import rounding_cache, with_sliding_window
+from jackpot_sim.environments.language_models.build import Model
+from jackpot_sim.environments.language_models.formats import Format, rounded
+from jackpot_sim.environments.language_models.scoring import CausalLM
 from jackpot_sim.environments.perturbed import Temperature
-from jackpot_sim.environments.scoring import CausalLM
+from jackpot_sim.environments.sources.knobs import Actors, ActorSource, Setting
 from jackpot_sim.environments.targets import Target
 from jackpot_sim.environments.truncated import TopK, TopP
 

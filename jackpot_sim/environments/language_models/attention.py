@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 from jackpot_sim.environments.fields import check_count
-from jackpot_sim.environments.language_models import Model, library
+from jackpot_sim.environments.language_models.build import Model, library
 
 Cache: TypeAlias = Any
 """A transformers `Cache`."""

@@ -11,13 +11,12 @@ import torch
 
 from jackpot_sim.environments.base import keyed_generator
 from jackpot_sim.environments.enumeration import PrefixTree
-from jackpot_sim.environments.fitting import Pretraining, StrideLanguage
-from jackpot_sim.environments.formats import Format, rounded
-from jackpot_sim.environments.language_models import TinyQwen3, build
-from jackpot_sim.environments.model_knobs import ActorSource, Scorer, Setting
-from jackpot_sim.environments.other_models import GeometricMixture
+from jackpot_sim.environments.language_models.build import TinyQwen3, build
+from jackpot_sim.environments.language_models.fitting import Pretraining, StrideLanguage
+from jackpot_sim.environments.language_models.formats import Format, rounded
+from jackpot_sim.environments.language_models.scoring import CausalLM
+from jackpot_sim.environments.language_models.token_kl import Exhaustive
 from jackpot_sim.environments.reward import SumReward
-from jackpot_sim.environments.scoring import CausalLM
 from jackpot_sim.environments.sources import (
     SOURCES,
     DistilledActor,
@@ -31,8 +30,9 @@ from jackpot_sim.environments.sources import (
     TopPSource,
     WeightNoise,
 )
+from jackpot_sim.environments.sources.knobs import ActorSource, Scorer, Setting
+from jackpot_sim.environments.sources.other_models import GeometricMixture
 from jackpot_sim.environments.targets import RELATIVE_TOLERANCE, Target
-from jackpot_sim.environments.token_kl import Exhaustive
 
 TREE = PrefixTree(4, 3, end_token=0)
 PROMPTS = np.array([[1, 2, 3], [3, 1, 1]])

@@ -14,10 +14,10 @@ from jackpot_sim.core.sequences import Flags, Floats, Ints
 from jackpot_sim.environments.base import BY_KIND, FloatArray
 from jackpot_sim.environments.enumeration import PrefixTree
 from jackpot_sim.environments.fields import check_count, check_positive, check_share
-from jackpot_sim.environments.fitting import Distillation, PolicyGradientAscent
-from jackpot_sim.environments.language_models import LanguageModel, TinyQwen3
-from jackpot_sim.environments.model_knobs import Actors, ActorSource, Scorer, Setting
-from jackpot_sim.environments.scoring import CausalLM
+from jackpot_sim.environments.language_models.build import LanguageModel, TinyQwen3
+from jackpot_sim.environments.language_models.fitting import Distillation, PolicyGradientAscent
+from jackpot_sim.environments.language_models.scoring import CausalLM
+from jackpot_sim.environments.sources.knobs import Actors, ActorSource, Scorer, Setting
 from jackpot_sim.environments.targets import Target
 
 MAX_STEPS = 1 << 10

@@ -9,7 +9,8 @@ import torch
 
 from jackpot_sim.core.sequences import Flags, Floats, Ints
 from jackpot_sim.environments.enumeration import PrefixTree, objective, policy_gradient
-from jackpot_sim.environments.fitting import (
+from jackpot_sim.environments.language_models.build import TinyQwen3, build
+from jackpot_sim.environments.language_models.fitting import (
     COHERENCE,
     ENDING,
     Distillation,
@@ -18,9 +19,8 @@ from jackpot_sim.environments.fitting import (
     Pretraining,
     StrideLanguage,
 )
-from jackpot_sim.environments.language_models import TinyQwen3, build
-from jackpot_sim.environments.scoring import CausalLM, parameter_gradient
-from jackpot_sim.environments.token_kl import Exhaustive
+from jackpot_sim.environments.language_models.scoring import CausalLM, parameter_gradient
+from jackpot_sim.environments.language_models.token_kl import Exhaustive
 
 TREE = PrefixTree(5, 3, end_token=2)
 LANGUAGE = StrideLanguage(TREE, prompt_length=2)

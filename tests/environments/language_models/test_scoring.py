@@ -13,15 +13,15 @@ transformers = pytest.importorskip("transformers")
 from jackpot_sim.core.numerics import log_softmax  # noqa: E402
 from jackpot_sim.core.sequences import Floats, Ints  # noqa: E402
 from jackpot_sim.environments.enumeration import PrefixTree  # noqa: E402
-from jackpot_sim.environments.language_models import Checkpoint, Model, build, in_double  # noqa: E402
-from jackpot_sim.environments.scoring import (  # noqa: E402
+from jackpot_sim.environments.language_models.build import Checkpoint, Model, build, in_double  # noqa: E402
+from jackpot_sim.environments.language_models.scoring import (  # noqa: E402
     CausalLM,
     log_prob_features,
     parameter_gradient,
     rounding_cache,
     with_sliding_window,
 )
-from tests.environments.tiny_models import (  # noqa: E402
+from tests.environments.language_models.tiny_models import (  # noqa: E402
     ARCHITECTURES,
     CONTEXT,
     MODEL,

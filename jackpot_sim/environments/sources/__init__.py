@@ -20,10 +20,10 @@ from __future__ import annotations
 
 from typing import TypeAlias, get_args
 
-from jackpot_sim.environments.formats import Format
-from jackpot_sim.environments.model_knobs import ActorSource
-from jackpot_sim.environments.other_models import DistilledActor, SeparateActor, StaleActor
-from jackpot_sim.environments.served import (
+from jackpot_sim.environments.language_models.formats import Format
+from jackpot_sim.environments.sources.knobs import ActorSource
+from jackpot_sim.environments.sources.other_models import DistilledActor, SeparateActor, StaleActor
+from jackpot_sim.environments.sources.served import (
     QuantizedKV,
     QuantizedWeights,
     SlidingWindow,

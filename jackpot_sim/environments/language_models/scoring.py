@@ -17,14 +17,14 @@ import numpy as np
 from jackpot_sim.core.numerics import log_softmax
 from jackpot_sim.core.sampling import categorical
 from jackpot_sim.core.sequences import Flags, Floats, Ints
-from jackpot_sim.environments.attention import Cache, Tensor, gathered
-from jackpot_sim.environments.attention import rounding_cache as rounding_cache
-from jackpot_sim.environments.attention import with_sliding_window as with_sliding_window
 from jackpot_sim.environments.enumeration import PrefixTree
-from jackpot_sim.environments.language_models import Model, check_positions
-from jackpot_sim.environments.score_derivatives import log_prob_features as log_prob_features
-from jackpot_sim.environments.score_derivatives import parameter_gradient as parameter_gradient
-from jackpot_sim.environments.walking import (
+from jackpot_sim.environments.language_models.attention import Cache, Tensor, gathered
+from jackpot_sim.environments.language_models.attention import rounding_cache as rounding_cache
+from jackpot_sim.environments.language_models.attention import with_sliding_window as with_sliding_window
+from jackpot_sim.environments.language_models.build import Model, check_positions
+from jackpot_sim.environments.language_models.derivatives import log_prob_features as log_prob_features
+from jackpot_sim.environments.language_models.derivatives import parameter_gradient as parameter_gradient
+from jackpot_sim.environments.language_models.walking import (
     blocks_below,
     check_tokens,
     check_tree,

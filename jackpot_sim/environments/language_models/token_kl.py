@@ -2,8 +2,7 @@
 
     KL(p‖q) = E_p[Σ_t KL(p(·|s_t) ‖ q(·|s_t))] / E_p[L],
 
-sums over the tokens of a sequence and then over prompts, in numerator and denominator alike: a ratio of
-means, so that every token counts the same. nats.
+of each prompt, and of several the mean: as `core.sequence_divergences` has it. nats.
 """
 
 from __future__ import annotations
@@ -15,10 +14,11 @@ from typing import Protocol
 import numpy as np
 
 from jackpot_sim.core import divergences
-from jackpot_sim.core.sequences import Floats, Ints
+from jackpot_sim.core.sequence_divergences import ratio_of_means
+from jackpot_sim.core.sequences import Floats, Ints, per_sequence
 from jackpot_sim.environments.enumeration import PrefixTree
-from jackpot_sim.environments.model_knobs import Scorer
-from jackpot_sim.environments.visited import Visited, visited
+from jackpot_sim.environments.language_models.visited import Visited, visited
+from jackpot_sim.environments.sources.knobs import Scorer
 
 _KEPT = 4
 """Models whose tables are kept: a search for a knob comes back to the one that does not change."""
@@ -57,7 +57,8 @@ class Exhaustive:
         p, q = self.table(first), self.table(second)
         weight = np.exp([self._tree.reach(each) for each in p])
         kl = np.where(weight > 0, divergences.kl(p, q), 0.0)
-        return MeanKL(float(np.sum(weight * kl, where=weight > 0) / np.sum(weight)), 0.0)
+        per_token = np.sum(weight * kl, axis=-1, where=weight > 0) / np.sum(weight, axis=-1)
+        return MeanKL(float(np.mean(per_token)), 0.0)
 
     def states(self, scorer: Scorer) -> Floats:
         """At every prefix there is."""
@@ -80,18 +81,12 @@ class Sampling:
 
     def kl(self, first: Scorer, second: Scorer) -> MeanKL:
         """From the whole laws at the prefixes drawn, so that only which prefixes they are is left to chance."""
-        sums, lengths = [], []
+        found = []
         for prompt, (seen, laws) in zip(self._prompts, self._of(first), strict=True):
-            kl = divergences.kl(laws, seen.laws(second, prompt))
-            sums.append(np.sum(seen.sequences.gather(kl), axis=-1))
-            lengths.append(seen.sequences.lengths)
-        total, tokens = np.concatenate(sums), np.concatenate(lengths)
-        mean = float(total.sum() / tokens.sum())
-        if not np.isfinite(mean):
-            return MeanKL(mean, float("nan"))
-        # A ratio of means, by the delta method; the prompts are given, not drawn.
-        rest = [np.var(part - mean * length) * len(part) for part, length in zip(sums, lengths, strict=True)]
-        return MeanKL(mean, float(np.sqrt(np.sum(rest)) / tokens.sum()))
+            kl = np.asarray(divergences.kl(laws, seen.laws(second, prompt)))
+            found.append(ratio_of_means(per_sequence(seen.sequences.gather(kl)), seen.sequences.lengths))
+        values, errors = np.array(found).T
+        return MeanKL(float(np.mean(values)), float(np.sqrt(np.sum(errors**2))) / len(found))
 
     def states(self, scorer: Scorer) -> Floats:
         """At the prefixes of its own sequences."""

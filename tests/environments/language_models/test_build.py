@@ -13,7 +13,7 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 from jackpot_sim.environments.enumeration import PrefixTree  # noqa: E402
-from jackpot_sim.environments.language_models import (  # noqa: E402
+from jackpot_sim.environments.language_models.build import (  # noqa: E402
     Checkpoint,
     Model,
     TinyQwen3,
@@ -23,7 +23,7 @@ from jackpot_sim.environments.language_models import (  # noqa: E402
     in_double,
     load_tokenizer,
 )
-from jackpot_sim.environments.scoring import CausalLM  # noqa: E402
+from jackpot_sim.environments.language_models.scoring import CausalLM  # noqa: E402
 
 SMALL = TinyQwen3(hidden=16, context=12)
 VOCAB = 5
