@@ -270,11 +270,15 @@ def get(name: str, **parameters: Any) -> Correction:
         ValueError: no such correction, no such parameter, or a parameter outside its range.
     """
     correction = registered(name)
-    known = [field.name for field in dataclasses.fields(correction)]  # type: ignore[arg-type]
-    for parameter in parameters:
+    known = {field.name: field.default for field in dataclasses.fields(correction)}  # type: ignore[arg-type]
+    for parameter, value in parameters.items():
         if parameter not in known:
             takes = f"it takes {', '.join(known)}" if known else "it takes no parameter"
             raise ValueError(f"estimator {name!r} has no parameter {parameter!r}: {takes}")
+        for kind, called in ((bool, "true or false"), (str, "a name")):
+            if isinstance(value, kind) != isinstance(known[parameter], kind):
+                wanted = called if isinstance(known[parameter], kind) else "a number"
+                raise ValueError(f"{name}: {parameter} must be {wanted}, got {value!r}")
     return correction(**parameters)
 
 

@@ -195,8 +195,8 @@ def test_the_rao_blackwell_option_adds_every_form_once() -> None:
 
 def test_the_hash_is_the_same_in_every_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """A change here orphans every run on disk: make it only together with what the records say."""
-    monkeypatch.setattr(spec, "VERSION", "0.1.0")
-    assert small().config_hash == "d104f0e6cef70bca"
+    monkeypatch.setattr(spec, "VERSION", "0.2.0")
+    assert small().config_hash == "a518ce7efebac029"
     assert json.loads(json.dumps(SMALL)) == SMALL
 
 
@@ -260,7 +260,7 @@ def test_the_hash_tells_studies_apart(change: dict[str, Any]) -> None:
 REFUSED: list[tuple[dict[str, Any], tuple[str, ...]]] = [
     ({"estimators": ["tiss"]}, ("estimators.0", "unknown estimator 'tiss'", "did you mean 'tis'")),
     ({"estimators": ["none", {"kind": "tis", "clap": 2}]}, ("estimators.1", "no parameter 'clap'", "clip")),
-    ({"estimators": [{"kind": "tis", "clip": "two"}]}, ("estimators.0.parameters.clip", "number")),
+    ({"estimators": [{"kind": "tis", "clip": "two"}]}, ("estimators.0: tis: clip", "number")),
     ({"estimators": [{"kind": "tis", "clip": -1}]}, ("estimators.0", "clip must be positive")),
     ({"estimators": [{"kind": "tis", "clip": float("nan")}]}, ("estimators.0", "clip", "nan")),
     ({"estimators": [{"kind": "tis", "parameters": 5}]}, ("estimators.0.parameters", "dictionary")),
