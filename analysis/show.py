@@ -13,7 +13,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from analysis.tables import Tables, kinds_of, tied
+from analysis.tables import Tables, tied
+from jackpot_sim.sweep.labels import kinds_of
 
 _ZERO = 1e-12
 """Below this a figure is what rounding leaves of 0."""

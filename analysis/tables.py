@@ -8,8 +8,7 @@ two separate errors.
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ import pandas as pd
 from analysis import bootstrap
 from analysis.bootstrap import Environment, FloatArray, Options
 from jackpot_sim.sweep.errors import StudyError
+from jackpot_sim.sweep.labels import labels
 
 ROUNDING = 1e-9
 """Relative difference up to which two figures are equal: some estimators agree but for rounding."""
@@ -80,29 +80,6 @@ def describe(records: pd.DataFrame) -> pd.DataFrame:
     first["seeds"] = grouped["seed"].nunique()
     first["label"] = pd.Series(labels(list(first.index)))
     return first[list(KEYS)].reset_index()
-
-
-def labels(environments: Sequence[str]) -> dict[str, str]:
-    """A short name for each environment: its kinds, and what tells it from others of these kinds.
-
-    Where there is no other of its kinds, its target KL, or else what it sets itself.
-    """
-    flat = {name: _flattened(json.loads(name)) for name in environments}
-    kinds = {
-        name: (fields["source.kind"], fields["kind"])
-        if "source.kind" in fields
-        else (fields["kind"], fields.get("base.kind"))
-        for name, fields in flat.items()
-    }
-    out = {}
-    for name, fields in flat.items():
-        peers = [flat[other] for other in environments if kinds[other] == kinds[name]]
-        varied = [key for key in fields if len({str(peer.get(key)) for peer in peers}) > 1]
-        targets = [key for key in ("target_kl", "source.target_kl") if fields.get(key) is not None]
-        varied = varied or targets or _own(fields)
-        told = [f"{_plain(key)}={_short(fields[key])}" for key in varied if fields.get(key) is not None]
-        out[name] = " ".join([kinds_of(*kinds[name]), *told])
-    return out
 
 
 def acceptance_vs_kl(figures: pd.DataFrame) -> pd.DataFrame:
@@ -231,29 +208,3 @@ def _beside_kl(figures: pd.DataFrame, wanted: list[str]) -> pd.DataFrame:
         renamed = {"value": name} | {column: f"{name}_{column}" for column in ("se", "low", "high")}
         out = out.merge(rows.rename(columns=renamed), on=keys, how="left", validate="one_to_one")
     return out
-
-
-def kinds_of(env_kind: str, base_kind: str | None) -> str:
-    """How a label begins."""
-    return env_kind if base_kind is None else f"{env_kind} on {base_kind}"
-
-
-def _plain(key: str) -> str:
-    return key.removeprefix("base.").removeprefix("source.")
-
-
-def _own(fields: Mapping[str, Any]) -> list[str]:
-    """The numbers that an environment sets beside its base law; else whatever it sets."""
-    own = [key for key in fields if "." not in key and key != "kind"]
-    return [key for key in own if isinstance(fields[key], int | float)] or own
-
-
-def _flattened(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    out: dict[str, Any] = {}
-    for key, value in mapping.items():
-        out |= _flattened(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return out
-
-
-def _short(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -32,6 +32,16 @@ def test_the_study_example_is_a_study() -> None:
     assert len(study.estimators) == 5
 
 
+def test_the_example_of_sequences_is_a_study() -> None:
+    import yaml
+
+    from jackpot_sim.sweep import spec
+
+    study = spec.parse(yaml.safe_load(block("yaml", "## Whole sequences")))
+    assert len(study.env) == 2
+    assert len(study.estimators) == 7
+
+
 def test_files_that_it_names_exist() -> None:
     root = Path(__file__).parents[1]
     for target in re.findall(r"\]\((?!https?:)([^)]+)\)", README):

@@ -8,6 +8,8 @@ import pandas as pd
 from rich import box
 from rich.table import Table
 
+from jackpot_sim.sweep.labels import kinds_of, settings
+
 _DETAILED = 6
 """Up to so many environments each get a table of their own; of more, a line each says what is best where."""
 
@@ -53,12 +55,12 @@ def tables(records: pd.DataFrame) -> list[Table]:
     exact = records[records["method"] == "exact"]
     environments = [rows for _, rows in records.groupby("environment", sort=False)]
     if len(environments) <= _DETAILED:
-        return [_detail(rows) for rows in environments]
-    return [_overview([rows for _, rows in (records if exact.empty else exact).groupby("environment", sort=False)])]
+        return [_detail(rows, records) for rows in environments]
+    return [_overview(records if exact.empty else exact)]
 
 
-def describe(rows: pd.DataFrame) -> tuple[str, str, str]:
-    """An environment's name, its knob, and its KL with what was asked if that could not be met."""
+def describe(rows: pd.DataFrame, records: pd.DataFrame) -> tuple[str, str, str]:
+    """An environment's name among those of the records, its knob, and its KL with what was asked if not met."""
     first = rows.iloc[0]
     knob = f"{first['knob_name']}={rows['knob'].mean():.3g}"
     distance = f"{rows['kl_policy_actor'].mean():.3g}"
@@ -67,12 +69,12 @@ def describe(rows: pd.DataFrame) -> tuple[str, str, str]:
         distance += f" (nearest to {asked:g})"
     if first["target_divergence"] == "kl_actor_policy":
         distance += f", reverse {achieved:.3g}"
-    name = f"{first['env_kind']} on {first['base_kind']}"
-    return name if math.isnan(first["length"]) else f"{name} (length {first['length']:.0f})", knob, distance
+    told = settings(list(records["environment"].unique()), first["knob_name"])[first["environment"]]
+    return ", ".join([kinds_of(first["env_kind"], first["base_kind"]), *told]), knob, distance
 
 
-def _detail(rows: pd.DataFrame) -> Table:
-    name, knob, distance = describe(rows)
+def _detail(rows: pd.DataFrame, records: pd.DataFrame) -> Table:
+    name, knob, distance = describe(rows, records)
     table = Table(
         title=f"{name}, {knob}: KL before {distance}; {rows['n_samples'].iloc[0]} samples a {_state(rows)}, "
         f"{rows['seed'].nunique()} seeds",
@@ -100,8 +102,8 @@ def _detail(rows: pd.DataFrame) -> Table:
     return table
 
 
-def _overview(environments: list[pd.DataFrame]) -> Table:
-    samples = environments[0]["n_samples"].iloc[0]
+def _overview(records: pd.DataFrame) -> Table:
+    samples = records["n_samples"].iloc[0]
     table = Table(
         title=f"Which estimator is best at {samples} samples a state or prompt (means over seeds)",
         title_justify="left",
@@ -112,9 +114,9 @@ def _overview(environments: list[pd.DataFrame]) -> Table:
     )
     for heading in ("environment", "knob", "KL before", "lowest MSE", "lowest rescaled MSE"):
         table.add_column(heading, overflow="fold")
-    for rows in environments:
+    for _, rows in records.groupby("environment", sort=False):
         means = _means(rows)
-        table.add_row(*describe(rows), _winner(means, "mse"), _winner(means, "mse_rescaled"))
+        table.add_row(*describe(rows, records), _winner(means, "mse"), _winner(means, "mse_rescaled"))
     return table
 
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from analysis import tables
 from analysis.bootstrap import Options
 from analysis.tables import Tables
+from jackpot_sim.sweep import labels
 from jackpot_sim.sweep.errors import StudyError
 from tests.analysis.conftest import Run
 
@@ -140,7 +141,7 @@ def test_labels_tell_environments_apart(small: Run) -> None:
 def test_an_environment_without_an_axis_is_told_by_its_own_settings() -> None:
     solved = '{"kind": "logit-noise", "sigma": null, "target_kl": 0.01, "base": {"kind": "zipf", "vocab": 10}}'
     stale = '{"kind": "stale", "learning_rate": 1.0, "steps": 4, "target_kl": null, "base": {"kind": "zipf"}}'
-    assert list(tables.labels([solved, stale]).values()) == [
+    assert list(labels.labels([solved, stale]).values()) == [
         "logit-noise on zipf target_kl=0.01",
         "stale on zipf learning_rate=1 steps=4",
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import subprocess
 import sys
@@ -133,10 +134,20 @@ def test_p_new_may_be_targeted_where_an_update_lies_between(tmp_path: Path) -> N
 def test_the_tables_speak_of_prompts(finished: Path) -> None:
     rows = records.load(finished)
     (table,) = summary.tables(rows)
-    assert "weight-noise on small-lm (length 3)" in str(table.title)
+    assert "weight-noise on small-lm, sigma=0.3" in str(table.title)
     assert "samples a prompt" in str(table.title)
     assert "KL prefix" in [column.header for column in table.columns]
     assert "visits to (prefix, token)" in summary.legend(rows)
+
+
+def test_environments_with_one_knob_are_told_apart_by_the_rest(tmp_path: Path) -> None:
+    source = {"kind": "quantized-weights", "format": ["int8", "int4"], "share": 1.0}
+    env = SEQUENCES | {"source": source, "length": [1, 2]}
+    rows = records.load(run_serially(study(env=env, estimators=["none"], methods=["exact"], seeds=1), tmp_path / "run"))
+    titles = [str(table.title) for table in summary.tables(rows)]
+    assert len(titles) == 4
+    for title, told in zip(titles, itertools.product((1, 2), ("int8", "int4")), strict=True):
+        assert title.startswith(f"quantized-weights on small-lm, length={told[0]}, format={told[1]}, share=1: KL")
 
 
 @pytest.mark.parametrize(

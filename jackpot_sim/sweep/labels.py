@@ -1,0 +1,79 @@
+"""Short names for environments, from what they set and from what tells them apart."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+_TARGETS = ("target_kl", "source.target_kl")
+
+
+def kinds_of(env_kind: str, base_kind: str | None) -> str:
+    """How a label begins."""
+    return env_kind if base_kind is None else f"{env_kind} on {base_kind}"
+
+
+def labels(environments: Sequence[str]) -> dict[str, str]:
+    """A short name for each environment: its kinds, and what tells it from others of these kinds.
+
+    Where there is no other of its kinds, its target KL, or else what it sets itself.
+
+    Args:
+        environments: each as JSON, as records have it.
+    """
+    flat = {name: _flattened(json.loads(name)) for name in environments}
+    out = {}
+    for name, fields in flat.items():
+        targets = [key for key in _TARGETS if fields.get(key) is not None]
+        varied = _varied(fields, flat.values()) or targets or _own(fields)
+        out[name] = " ".join([kinds_of(*_kinds(fields)), *_told(fields, varied)])
+    return out
+
+
+def settings(environments: Sequence[str], *besides: str) -> dict[str, list[str]]:
+    """What tells each environment from others of its kinds, but for target KLs and the fields named `besides`."""
+    flat = {name: _flattened(json.loads(name)) for name in environments}
+    return {
+        name: _told(
+            fields, [key for key in _varied(fields, flat.values()) if _plain(key) not in ("target_kl", *besides)]
+        )
+        for name, fields in flat.items()
+    }
+
+
+def _kinds(fields: Mapping[str, Any]) -> tuple[str, str | None]:
+    """What sets the actor apart, and where the policies come from."""
+    if "source.kind" in fields:
+        return fields["source.kind"], fields["kind"]
+    return fields["kind"], fields.get("base.kind")
+
+
+def _varied(fields: Mapping[str, Any], everything: Collection[Mapping[str, Any]]) -> list[str]:
+    peers = [other for other in everything if _kinds(other) == _kinds(fields)]
+    return [key for key in fields if len({str(peer.get(key)) for peer in peers}) > 1]
+
+
+def _told(fields: Mapping[str, Any], keys: Sequence[str]) -> list[str]:
+    return [f"{_plain(key)}={_short(fields[key])}" for key in keys if fields.get(key) is not None]
+
+
+def _plain(key: str) -> str:
+    return key.removeprefix("base.").removeprefix("source.")
+
+
+def _own(fields: Mapping[str, Any]) -> list[str]:
+    """The numbers that an environment sets beside its base law; else whatever it sets."""
+    own = [key for key in fields if "." not in key and key != "kind"]
+    return [key for key in own if isinstance(fields[key], int | float)] or own
+
+
+def _flattened(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for key, value in mapping.items():
+        out |= _flattened(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return out
+
+
+def _short(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
