@@ -259,8 +259,6 @@ def _run(
         for table in summary.tables(found):
             console.print(table)
         console.print(summary.legend(found))
-        if spec.Method.MONTE_CARLO not in study.methods:
-            console.print("All figures are exact for their states; `python -m analysis` says how sure they are.")
         resumed = f" ({progress.already_there} were there already)" if progress.already_there else ""
         console.print(f"{progress.total} cells{resumed}; records in {root}.", soft_wrap=True)
     return 0

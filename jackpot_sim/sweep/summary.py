@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pandas as pd
 from rich import box
 from rich.table import Table
@@ -36,8 +37,15 @@ _ON_COLUMNS = (
     "token of the policy is out of reach, nan where some state accepts nothing. gain: the share of the gradient that "
     "is left. * the least of its column."
 )
+_ON_MONTE_CARLO = (
+    "monte_carlo: ± one standard error; a bias is nan where the estimate of its square, which is unbiased, is negative."
+)
+_ON_TOO_MANY = (
+    "Some environments have too many sequences to enumerate within memory_limit_gib, so that they were drawn: a "
+    "smaller vocab or length gives exact figures."
+)
 _ON_SEQUENCES = (
-    " Of sequences, KL before is per token, and KL acc. and KL eff. are those of visits to (prefix, token); KL prefix "
+    "Of sequences, KL before is per token, and KL acc. and KL eff. are those of visits to (prefix, token); KL prefix "
     "is the part that is due to the actor choosing the prefixes. Monte Carlo cannot know them for corrections of "
     "whole sequences (nan)."
 )
@@ -45,9 +53,17 @@ _ON_SEQUENCES = (
 
 def legend(records: pd.DataFrame) -> str:
     """What the tables' words mean."""
-    if records["environment"].nunique() > _DETAILED:
-        return _ON_MSE
-    return f"{_ON_COLUMNS}{_ON_SEQUENCES if _state(records) == 'prompt' else ''} {_ON_MSE}"
+    said = [_ON_MSE]
+    if records["environment"].nunique() <= _DETAILED:
+        said = [_ON_COLUMNS, *([_ON_SEQUENCES] if _state(records) == "prompt" else []), _ON_MSE]
+    if (records["method"] == "monte_carlo").any():
+        said.append(_ON_MONTE_CARLO)
+    else:
+        said.append("All figures are exact for their states; `python -m analysis` says how sure they are.")
+    sequences = records[records["length"].notna()]
+    if sequences["prefix_total_variation"].isna().any():  # known wherever sequences are enumerated
+        said.append(_ON_TOO_MANY)
+    return " ".join(said)
 
 
 def tables(records: pd.DataFrame) -> list[Table]:
@@ -97,7 +113,9 @@ def _detail(rows: pd.DataFrame, records: pd.DataFrame) -> Table:
         cells = [str(row[key]) for key in shown]
         for column in columns:
             star = "*" if column in least and row[column] <= least[column] * (1 + _TIE) else ""
-            cells.append(f"{row[column]:.2g}{star}" if column.startswith("kl") else f"{row[column]:.3g}{star}")
+            shown_value = f"{row[column]:.2g}" if column.startswith("kl") else f"{row[column]:.3g}"
+            error = f"±{row[f'{column}_se']:.1g}" if row[f"{column}_se"] > 0 else ""
+            cells.append(f"{shown_value}{error}{star}")
         table.add_row(*cells)
     return table
 
@@ -129,7 +147,16 @@ _KEYS = ["estimator", "denominator", "method"]
 
 
 def _means(rows: pd.DataFrame) -> pd.DataFrame:
-    return rows.groupby(_KEYS, sort=False)[list(_COLUMNS)].mean().reset_index()
+    grouped = rows.groupby(_KEYS, sort=False)
+    means = grouped[list(_COLUMNS)].mean()
+    for column in _COLUMNS:
+        means[f"{column}_se"] = np.sqrt(grouped[f"{column}_se"].agg(_sum_of_squares)) / grouped.size()
+    return means.reset_index()
+
+
+def _sum_of_squares(values: pd.Series) -> float:
+    """nan, not 0, where there is nothing to add."""
+    return float((values**2).sum(min_count=1))
 
 
 def _winner(means: pd.DataFrame, column: str) -> str:

@@ -121,6 +121,10 @@ def test_beyond_the_memory_limit_sequences_are_drawn_and_every_figure_has_its_er
         off = np.abs(first[name].to_numpy() - expected[name].to_numpy())
         assert (off <= 5 * first[f"{name}_se"].to_numpy()).all(), name
     assert drawn["prefix_total_variation"].isna().all()
+    (table,) = summary.tables(drawn)
+    assert all("±" in cell for column in table.columns if column.header == "gain" for cell in column.cells)
+    assert "too many sequences to enumerate" in summary.legend(drawn)
+    assert "too many sequences" not in summary.legend(exact)
 
 
 def test_p_new_may_be_targeted_where_an_update_lies_between(tmp_path: Path) -> None:
