@@ -17,20 +17,17 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from jackpot_sim.core.numerics import overflow_to_inf
-from jackpot_sim.core.policy_gradient import feature_norm_sq, gradient_under
-from jackpot_sim.core.sequences import Enumeration, Floats, Sequences, kl_of_measures, occupancy, per_sequence
+from jackpot_sim.core.sequences import Enumeration, Floats, kl_of_measures, occupancy, per_sequence
 from jackpot_sim.estimators.base import Correction, Level, TokenWeights
 from jackpot_sim.estimators.rollouts import Truth
+from jackpot_sim.estimators.spaces import Logits, Parameters, Space
 from jackpot_sim.estimators.statistics import Denominator, Moments, StateStatistics, combine
 from jackpot_sim.estimators.updates import Proposals, UpdateTarget, in_the_limit, weigh
-
-_BLOCK = 1 << 22
-"""Elements of per-sequence gradients in parameter space that are held at a time."""
 
 
 def exact(
@@ -63,7 +60,7 @@ class Referee:
 
     def __init__(self, enumerations: Sequence[Enumeration], features: Sequence[Floats] | None = None) -> None:
         spaces = [
-            _Logits(np.exp(each.laws.policy_log_probs)) if features is None else _Parameters(features[index])
+            Logits(np.exp(each.laws.policy_log_probs)) if features is None else Parameters(features[index])
             for index, each in enumerate(enumerations)
         ]
         self.prompts = [_Prompt(each, space) for each, space in zip(enumerations, spaces, strict=True)]
@@ -144,68 +141,10 @@ class Weighed:
         return [rate] * len(self._prompts)
 
 
-class _Space(Protocol):
-    """Where gradients live: in the logits of every prefix, or in the model's parameters."""
-
-    norm_sq: Floats
-    """‖φ(s, x)‖², shape (prefixes, vocab)."""
-
-    def update(self, mass: Floats) -> Floats:
-        """Σ mass(s, x) φ(s, x), from (prefixes, vocab)."""
-        ...
-
-    def along(self, vector: Floats) -> Floats:
-        """⟨φ(s, x), vector⟩, shape (prefixes, vocab)."""
-        ...
-
-    def path_norm_sq(self, sequences: Sequences, coefficients: Floats) -> Floats:
-        """‖Σ_t c_t φ(s_t, y_t)‖² of every sequence, from c of shape (n, length)."""
-        ...
-
-
-class _Logits:
-    def __init__(self, p: Floats) -> None:
-        self._p = p
-        self.norm_sq: Floats = np.asarray(feature_norm_sq(p, np.ones_like(p)))
-
-    def update(self, mass: Floats) -> Floats:
-        return np.asarray(gradient_under(mass, self._p, 1.0))
-
-    def along(self, vector: Floats) -> Floats:
-        return np.asarray(vector - np.sum(self._p * vector, axis=-1, keepdims=True))
-
-    def path_norm_sq(self, sequences: Sequences, coefficients: Floats) -> Floats:
-        return per_sequence(coefficients, coefficients, sequences.gather(self.norm_sq))
-
-
-class _Parameters:
-    def __init__(self, features: Floats) -> None:
-        self._features = features
-        self.norm_sq: Floats = np.asarray(np.sum(features**2, axis=-1))
-
-    def update(self, mass: Floats) -> Floats:
-        return np.asarray(np.tensordot(mass, self._features, axes=2))
-
-    def along(self, vector: Floats) -> Floats:
-        return np.asarray(self._features @ vector)
-
-    def path_norm_sq(self, sequences: Sequences, coefficients: Floats) -> Floats:
-        out = np.zeros(len(sequences))
-        step = max(1, _BLOCK // self._features.shape[-1])
-        for start in range(0, len(sequences), step):
-            rows = slice(start, start + step)
-            total: Any = 0.0
-            for t in range(sequences.mask.shape[1]):
-                phi = self._features[sequences.prefix[rows, t], sequences.token[rows, t]]
-                total = total + np.where(sequences.mask[rows, t], coefficients[rows, t], 0.0)[:, None] * phi
-            out[rows] = np.sum(total**2, axis=-1)
-        return out
-
-
 class _Prompt:
     """One prompt: its laws as measures of sequences and of visits, and its true gradient."""
 
-    def __init__(self, enumeration: Enumeration, space: _Space) -> None:
+    def __init__(self, enumeration: Enumeration, space: Space) -> None:
         laws, sequences, advantage = enumeration.laws, enumeration.sequences, enumeration.advantage
         self.space, self.laws = space, laws
         policy, actor = (np.exp(sequences.log_probs(x)) for x in (laws.policy_log_probs, laws.actor_log_probs))

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jackpot_sim.bench import cli, estimation, figures
+from jackpot_sim.bench import cli, estimation, figures, sequences
 from jackpot_sim.bench.timing import Finding, in_turn, median_ratio, peak_bytes
 
 
@@ -51,6 +51,12 @@ def test_figure2_agrees_with_every_published_point() -> None:
 def test_memory_of_the_exact_moments_does_not_grow() -> None:
     findings = list(estimation.memory(vocab=1024))
     assert findings[-1].met, findings
+
+
+def test_scoring_by_prefix_is_scoring_and_every_estimator_is_measured() -> None:
+    scores, _, measured, _ = sequences.enumeration(vocab=3, length=3, rounds=1)
+    assert scores.met, scores
+    assert "3 denominators, 27 sequences, 13 prefixes" in measured.what
 
 
 def test_the_command_line_reports_and_writes(
