@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from jackpot_sim import estimators
-from jackpot_sim.estimators import enumerated
+from jackpot_sim.estimators import enumerated, spaces
 from jackpot_sim.estimators.batch import batch_normalize
 from jackpot_sim.estimators.moments import Denominator
 from tests.estimators import sequence_brute as brute
@@ -168,7 +168,7 @@ def linear_model(shape: Shape, prompt: Prompt, seed: int) -> brute.Phi:
 
 @pytest.mark.parametrize("block", [1, 1 << 22])
 def test_few_parameters_against_explicit_vectors(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(enumerated, "_BLOCK", block)  # every sequence by itself, or all of them at once
+    monkeypatch.setattr(spaces, "_BLOCK", block)  # every sequence by itself, or all of them at once
     shape, prompts = CASES[True]["an end token"]
     phis = [linear_model(shape, prompt, seed) for seed, prompt in enumerate(prompts)]
     enumerations = [enumeration(shape, prompt) for prompt in prompts]
