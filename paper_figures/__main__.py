@@ -5,18 +5,30 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 
-from paper_figures import command, figure2, noise_family, unification
+from paper_figures import (
+    bias_variance_length,
+    command,
+    figure2,
+    mismatch_sources,
+    noise_family,
+    prefix_shift,
+    unification,
+)
 
 FIGURES: dict[str, Callable[[Sequence[str]], int]] = {
     figure2.NAME: figure2.main,
     unification.NAME: unification.main,
     noise_family.NAME: noise_family.main,
+    bias_variance_length.NAME: bias_variance_length.main,
+    prefix_shift.NAME: prefix_shift.main,
+    mismatch_sources.NAME: mismatch_sources.main,
 }
 
 _ABOUT = f"""Draw every figure: {", ".join(FIGURES)}.
 
-Each runs its own small study first, into runs/figures/NAME, and finds it there the next time. One
-figure alone, or from other records: `python -m paper_figures.NAME [--records DIR]`."""
+Each runs its own small study first, into runs/figures/NAME, and finds it there the next time; the last
+three need torch and take some minutes. One figure alone, or from other records:
+`python -m paper_figures.NAME [--records DIR]`."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

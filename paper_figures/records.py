@@ -20,7 +20,7 @@ from jackpot_sim.sweep import plan, records, spec
 from jackpot_sim.sweep.errors import StudyError
 from jackpot_sim.sweep.executors import SerialExecutor
 from jackpot_sim.sweep.run import run
-from jackpot_sim.sweep.spec import Study
+from jackpot_sim.sweep.spec import Environment, Study
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,13 @@ class Loaded:
 
 
 def study(name: str) -> Study:
-    """The study that ships with the figure."""
-    return spec.parse(spec.read_mapping(_bundled("configs", f"{name}.yaml")))
+    """The study that ships with the figure: its own, or that of another figure."""
+    return spec.parse(spec.read_mapping(_bundled("configs", f"{config_of(name)}.yaml")))
+
+
+def config_of(name: str) -> str:
+    """The name of the configuration whose study the figure shows: `same_as` in its own, where that stands."""
+    return str(spec.read_mapping(_bundled("configs", f"{name}.yaml")).get("same_as", name))
 
 
 def published(name: str) -> pd.DataFrame:
@@ -51,13 +56,14 @@ def published(name: str) -> pd.DataFrame:
 def load(name: str, given: Path | None, say: Callable[[str], None] | None = None) -> Loaded:
     """The records of figure `name`: from `given`, or from runs/figures/NAME, which is run to its end first.
 
-    A folder that is given may hold more than the figure needs, and other numbers of states and seeds.
+    NAME is the other figure's where two of them share a study. A folder that is given may hold more than the
+    figure needs, and other numbers of states and seeds.
 
     Raises:
         StudyError: the folder holds no run, an unfinished one, or one that lacks what the figure shows.
     """
     wanted = study(name)
-    root = given or Path("runs") / "figures" / name
+    root = given or Path("runs") / "figures" / config_of(name)
     if given is None:
         _run(name, wanted, root, say or _to_stderr)
     rows, states = records.load(root), records.load(root, "states")
@@ -96,24 +102,38 @@ def _fitting(name: str, wanted: Study, found: Loaded) -> Loaded:
     exact = exact[exact["estimator"].isin(labels)]
     exact = exact.assign(asked=exact["environment"].map(has))
     spelt = exact.groupby("asked")["environment"].nunique()
-    if twice := [asked[each].kind for each in asked if spelt.get(each, 0) > 1]:
-        raise StudyError(f"{found.root} holds {twice[0]} with several numbers of states: {name} can show only one")
+    if twice := [_several(asked[each]) for each in asked if spelt.get(each, 0) > 1]:
+        raise StudyError(f"{found.root} holds {twice[0]}: {name} can show only one")
     there = set(zip(exact["asked"], exact["estimator"], strict=True))
     for environment, env in asked.items():
         for label in labels:
             if (environment, label) not in there:
                 raise StudyError(
-                    f"{found.root} lacks {label} on {env.kind} at target_kl {env.target_kl}, as exact figures: "
-                    f"{name} shows what paper_figures/configs/{name}.yaml asks for, and without --records it runs that"
+                    f"{found.root} lacks {label} on {_described(env)}, as exact figures: {name} shows what "
+                    f"paper_figures/configs/{config_of(name)}.yaml asks for, and without --records it runs that"
                 )
     kept = exact[exact["asked"].isin(list(asked))].drop(columns="asked").reset_index(drop=True)
     return Loaded(found.root, kept, found.states[found.states["cell"].isin(kept["cell"])].reset_index(drop=True))
 
 
 def _without_states(environment: dict[str, Any]) -> str:
+    """The environment but for its number of states, which for sequences are prompts."""
     stripped = copy.deepcopy(environment)
-    stripped["base"].pop("states", None)
+    stripped.get("base", {}).pop("states", None)
+    if stripped["kind"] == "small-lm":
+        stripped.pop("prompts", None)
     return json.dumps(stripped, sort_keys=True)
+
+
+def _several(env: Environment) -> str:
+    return f"{env.kind} with several numbers of {'prompts' if env.kind == 'small-lm' else 'states'}"
+
+
+def _described(env: Environment) -> str:
+    if env.kind != "small-lm":
+        return f"{env.kind} at target_kl {env.target_kl}"
+    knob = f"target_kl {env.target_kl}" if env.source.knob is None else f"{env.knob_name} {env.source.knob}"
+    return f"{env.kind} ({env.family} at {knob}, length {env.length})"
 
 
 def _bundled(*parts: str) -> Path:

@@ -67,8 +67,26 @@ LOOKS = {
     "jackpot": Look("#D55E00", "^"),
     "rao-blackwell(jackpot)": Look("#009E73", "P"),
     "overlap-tis": Look("#56B4E9", "X"),
+    # Corrections of whole sequences, which are never drawn beside masks of tokens or overlap-tis.
+    "sequence-is": Look("#0072B2", "o"),
+    "sequence-tis": Look("#56B4E9", "v"),
+    "sequence-mis": Look("#CC79A7", "D"),
+    "geometric-tis": Look("#882255", "<"),
 }
 """By estimator."""
+
+SOURCES = {
+    "quantized-weights": Look("#0072B2", "s"),
+    "quantized-kv": Look("#56B4E9", "o"),
+    "sliding-window": Look("#CC79A7", "v"),
+    "stale": Look("#009E73", "P"),
+    "distilled": Look("#E69F00", "D"),
+    "separate": Look("#D55E00", "^"),
+}
+"""By the kind of the source of a language-model actor."""
+
+LEVELS = ("#92C5DE", "#4393C3", "#2166AC", "#053061")
+"""Light to dark, for a number of a few values: the more, the darker."""
 
 NOISES = {"dirichlet-mixture": Look("#0072B2", "o"), "logit-noise": Look("#882255", "d")}
 """By the kind of environment, where one estimator, OBRS, is shown under several."""
@@ -97,11 +115,13 @@ def context() -> Iterator[None]:
         yield
 
 
-def canvas(panels: int, height: float, width_ratios: list[float] | None = None) -> tuple[Figure, list[Axes]]:
-    """A figure of the text's width with `panels` side by side; use inside `context()`."""
+def canvas(
+    panels: int, height: float, width_ratios: list[float] | None = None, rows: int = 1
+) -> tuple[Figure, list[Axes]]:
+    """A figure of the text's width with `panels` side by side in each of its rows; use inside `context()`."""
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
-    axes = figure.subplots(1, panels, width_ratios=width_ratios, squeeze=False)
-    return figure, list(axes[0])
+    axes = figure.subplots(rows, panels, width_ratios=width_ratios, squeeze=False)
+    return figure, list(axes.flat)
 
 
 def save(figure: Figure, folder: Path, name: str) -> list[Path]:

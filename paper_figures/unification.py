@@ -75,7 +75,8 @@ def specs() -> dict[str, EstimatorSpec]:
 
 def by_threshold(kind: str) -> dict[float, str]:
     """What the records call tis(C) or obrs(λ = C), by C."""
-    return {next(iter(each.parameters.values())): each.label for each in study(NAME).estimators if each.kind == kind}
+    specs = [each for each in study(NAME).estimators if each.kind == kind]
+    return {float(next(iter(each.parameters.values()))): each.label for each in specs}
 
 
 def identities(found: Loaded, overlap: float) -> pd.DataFrame:

@@ -158,7 +158,7 @@ def test_a_larger_run_may_be_given(tmp_path: Path, capsys: pytest.CaptureFixture
 
 def test_importing_sets_no_backend_and_opens_nothing() -> None:
     code = (
-        "import sys; import paper_figures.figure2, paper_figures.unification, paper_figures.noise_family, analysis.cli;"
+        "import sys; import paper_figures.__main__, analysis.cli;"
         "import matplotlib; assert 'matplotlib.pyplot' not in sys.modules;"
         "assert 'torch' not in sys.modules;"
         "assert matplotlib.rcParams._get('backend') is matplotlib.rcsetup._auto_backend_sentinel"

@@ -1,0 +1,75 @@
+"""Power laws fitted to records: least squares in logarithms, with standard errors that clusters do not fool."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+
+from jackpot_sim.sweep.errors import StudyError
+
+
+class Fitted(NamedTuple):
+    """A number with its standard error."""
+
+    value: float
+    se: float
+
+
+def power_law(values: ArrayLike, factors: Mapping[str, ArrayLike], clusters: ArrayLike) -> dict[str, Fitted]:
+    """The exponents of values = c · Π factor^exponent, by ordinary least squares in logarithms.
+
+    Rows of one cluster share their models and so their errors: standard errors are the sandwich over
+    clusters, times √(G/(G − 1) · (N − 1)/(N − K)) for G clusters, N rows and K coefficients.
+
+    Args:
+        values: what is explained, > 0, shape (n,).
+        factors: by name, each > 0, shape (n,).
+        clusters: labels, shape (n,).
+
+    Raises:
+        StudyError: a value or a factor is not positive and finite, there are too few clusters, or the factors
+            do not vary apart from each other.
+    """
+    columns = {name: _logs(name, each) for name, each in factors.items()}
+    target = _logs("what is fitted", values)
+    design = np.column_stack([np.ones(len(target)), *columns.values()])
+    labels, codes = np.unique(np.asarray(clusters), return_inverse=True)
+    (rows, count), groups = design.shape, len(labels)
+    if groups <= count or np.linalg.matrix_rank(design) < count:
+        raise StudyError(f"{groups} clusters cannot tell the exponents of {', '.join(columns)} apart: add seeds")
+    bread = np.linalg.inv(design.T @ design)
+    coefficients = bread @ (design.T @ target)
+    scores = np.zeros((groups, count))
+    np.add.at(scores, codes, design * (target - design @ coefficients)[:, None])
+    corrected = groups / (groups - 1) * (rows - 1) / (rows - count)
+    errors = np.sqrt(np.diag(bread @ (scores.T @ scores) @ bread) * corrected)
+    pairs = zip(coefficients[1:].tolist(), errors[1:].tolist(), strict=True)
+    return {name: Fitted(*pair) for name, pair in zip(columns, pairs, strict=True)}
+
+
+def geometric(values: pd.Series[float]) -> Fitted:
+    """The mean of the logarithms and its standard error; nan and nan where a value is not positive."""
+    if not (values > 0).all():
+        return Fitted(np.nan, np.nan)
+    logs = np.log(values.to_numpy())
+    return Fitted(float(logs.mean()), float(logs.std(ddof=1) / np.sqrt(len(logs))) if len(logs) > 1 else np.nan)
+
+
+def jackknifed(numerators: ArrayLike, denominators: ArrayLike) -> Fitted:
+    """Σ numerators / Σ denominators over independent draws, and its standard error by leaving out each in turn."""
+    above, below = (np.asarray(each, dtype=np.float64) for each in (numerators, denominators))
+    left_out = (above.sum() - above) / (below.sum() - below)
+    n = len(above)
+    error = np.sqrt((n - 1) / n * np.sum((left_out - left_out.mean()) ** 2)) if n > 1 else np.nan
+    return Fitted(float(above.sum() / below.sum()), float(error))
+
+
+def _logs(name: str, values: ArrayLike) -> NDArray[np.float64]:
+    numbers = np.asarray(values, dtype=np.float64)
+    if not np.all((numbers > 0) & np.isfinite(numbers)):
+        raise StudyError(f"{name}: a power law needs positive numbers, and one of {len(numbers)} is not")
+    return np.log(numbers)

@@ -1,0 +1,231 @@
+"""How far apart real sources of mismatch put actor and policy, and what rejection at λ = 1 would discard.
+
+Every source starts from the same tiny models: weights and KV cache in coarse formats, a short attention
+window, stale steps, a distilled student, another model trained on its own. The paper gives the KL of four
+causes and holds that two different models are an order of magnitude further apart than stale or quantised
+ones. Tiny models show mechanisms and not magnitudes: which of two sources is further, and whether the
+rejected share follows from the KL alone, as the closed form for Gaussian log-ratios says, 2Φ(σ/2) − 1 with
+KL = σ²/2. A format is what it is; how far stale steps go is a matter of the learning rate, which is ours.
+
+Points are geometric means over seeds, with standard errors.
+
+    python -m paper_figures.mismatch_sources
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from rich.table import Table
+
+from jackpot_sim.core import gaussian
+from paper_figures import fits, records, style
+from paper_figures.command import Made, report_table, run
+from paper_figures.records import Loaded
+
+NAME = "mismatch_sources"
+
+ORDER_OF_MAGNITUDE = 10.0
+TWO_MODELS = "another model"
+FASTER = "× lr"
+"""In the label of stale steps at a larger learning rate than the least."""
+JUDGED = ("quantized-weights", "quantized-kv")
+"""The kinds of sources of which the paper's claim speaks and that are what they are; staleness is what one makes it."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Draws the figure, and says whether two models are ten times further apart than quantised or stale ones."""
+    return run(NAME, "KL and acceptance of real sources of mismatch, beside the paper's markers.", make, argv)
+
+
+def make(found: Loaded) -> Made:
+    """The figure and its table."""
+    rows = measured(found)
+    points, paper = summary(rows), records.published(NAME)
+    figure, (strip, plane) = style.canvas(2, 4.1, [1.05, 1.0])
+    _draw_strip(strip, points, paper)
+    _draw_plane(plane, points, paper)
+    judged = points[points["judged"]]
+    short = judged[judged["ratio"] < ORDER_OF_MAGNITUDE]
+    nearest = judged.iloc[int(judged["ratio"].argmin())]
+    told = "" if short.empty else f", not of {', '.join(short['label'])}"
+    verdict = (
+        f"VERDICT: that two models are {ORDER_OF_MAGNITUDE:g} times further apart than quantised ones "
+        f"{'holds' if short.empty else 'DOES NOT hold'} for these tiny models: the KL of another model over theirs is "
+        f"at least {ORDER_OF_MAGNITUDE:g} for {len(judged) - len(short)} of {len(judged)} formats{told}. The least is "
+        f"{nearest['label']}: {_told(nearest)}. {_beside(points)}Mechanisms, not magnitudes."
+    )
+    return Made(figure, [_table(points)], verdict, short.empty)
+
+
+def measured(found: Loaded) -> pd.DataFrame:
+    """A row per source and seed: label, KL, acceptance, and the KL of two models over it."""
+    environments = {text: json.loads(text) for text in found.records["environment"].unique()}
+    rates = [each["source"]["learning_rate"] for each in environments.values() if each["source"]["kind"] == "stale"]
+    labels = {text: label(each, min(rates, default=0.0)) for text, each in environments.items()}
+    rows = found.records.assign(label=found.records["environment"].map(labels))
+    two_models = rows[rows["label"] == TWO_MODELS].set_index("seed")["kl_policy_actor"]
+    rows["ratio"] = rows["seed"].map(two_models) / rows["kl_policy_actor"]
+    rows["rejected"] = 1 - rows["acceptance_rate"]
+    return rows[["label", "env_kind", "seed", "kl_policy_actor", "rejected", "ratio"]]
+
+
+def label(environment: dict[str, Any], least_rate: float) -> str:
+    """What a source is called."""
+    source = environment["source"]
+    kind = source["kind"]
+    if kind in ("quantized-weights", "quantized-kv"):
+        return f"{'weights' if kind == 'quantized-weights' else 'KV cache'} {source['format']}"
+    if kind == "sliding-window":
+        return f"attends to {source['window']} tokens"
+    if kind == "stale":
+        rate = source["learning_rate"] / least_rate
+        steps = f"stale {source['steps']} step{'s' if source['steps'] != 1 else ''}"
+        return f"{steps}, {rate:g}{FASTER}" if rate > 1 else steps
+    if kind == "distilled":
+        return f"student, {source['steps']} steps"
+    return TWO_MODELS if source["actor"] == environment["model"] else "a smaller model"
+
+
+def summary(rows: pd.DataFrame) -> pd.DataFrame:
+    """A row per source, in the order of the study: geometric means over seeds, errors in logarithms, extremes."""
+    out = []
+    for (name, kind), of in rows.groupby(["label", "env_kind"], sort=False):
+        row = {"label": name, "kind": kind, "judged": kind in JUDGED}
+        for column in ("kl_policy_actor", "rejected", "ratio"):
+            mean = fits.geometric(of[column])
+            row |= {column: np.exp(mean.value), f"{column}_log_se": mean.se}
+        out.append(row | {"least": of["ratio"].min(), "most": of["ratio"].max()})
+    points = pd.DataFrame(out)
+    points["expected"] = 1 - gaussian.overlap(np.sqrt(2 * points["kl_policy_actor"].to_numpy()))
+    return points
+
+
+def _told(row: pd.Series[Any]) -> str:
+    return f"{_short(row['ratio'])} ({_short(row['least'])} to {_short(row['most'])} over seeds)"
+
+
+def _beside(points: pd.DataFrame) -> str:
+    """What is shown and not judged: stale steps, which the learning rate, our choice, takes as far as one likes."""
+    told = "; ".join(f"{row['label']}: {_told(row)}" for _, row in points[points["kind"] == "stale"].iterrows())
+    return f"Of stale ones it is what steps and learning rate make it: {told}. " if told else ""
+
+
+def _short(value: float) -> str:
+    return f"{float(f'{value:.2g}'):,g}"
+
+
+def _table(points: pd.DataFrame) -> Table:
+    title = "Sources: KL per token (×/ standard error), rejected at λ = 1, and KL of another model over it"
+    columns = ("KL", "rejected", "formula", "ratio", "over seeds", f"≥ {ORDER_OF_MAGNITUDE:g}")
+    table = report_table(title, "source", *columns)
+    for _, rows in points.groupby("kind", sort=False):
+        for _, row in rows.iterrows():
+            table.add_row(
+                row["label"],
+                f"{row['kl_policy_actor']:.1e} ×/ {np.exp(row['kl_policy_actor_log_se']):.1f}",
+                f"{row['rejected']:.4f}",
+                f"{row['expected']:.4f}",
+                _short(row["ratio"]),
+                f"{_short(row['least'])}–{_short(row['most'])}",
+                "" if not row["judged"] else "yes" if row["ratio"] >= ORDER_OF_MAGNITUDE else "NO",
+            )
+        table.add_section()
+    return table
+
+
+def _draw_strip(axes: Axes, points: pd.DataFrame, paper: pd.DataFrame) -> None:
+    place, places = 0.0, []
+    for kind, rows in points.groupby("kind", sort=False):
+        look = style.SOURCES[str(kind)]
+        heights = place + np.arange(len(rows))
+        axes.errorbar(
+            rows["kl_policy_actor"],
+            heights,
+            xerr=_bars(rows, "kl_policy_actor"),
+            color=look.color,
+            marker=look.marker,
+            linestyle="none",
+            elinewidth=1.0,
+        )
+        places += list(zip(heights, rows["label"], [look.color] * len(rows), strict=True))
+        place = heights[-1] + 1.5
+    axes.set(xscale="log", ylim=(place - 0.7, -0.8), xlabel="KL between actor and policy (nats per token)")
+    axes.set_yticks([each[0] for each in places], [each[1] for each in places], fontsize=7)
+    for tick, (_, _, color) in zip(axes.get_yticklabels(), places, strict=True):
+        tick.set_color(color)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(visible=False, axis="y")
+    axes.set_xlim(1e-7, 3)
+    _decades(axes)
+    _draw_markers(axes, paper, named=False)
+    axes.set_title("(a) How far apart")
+
+
+def _draw_plane(axes: Axes, points: pd.DataFrame, paper: pd.DataFrame) -> None:
+    kl = np.geomspace(1e-7, 3, 200)
+    axes.plot(kl, 1 - gaussian.overlap(np.sqrt(2 * kl)), **style.CLOSED_FORM)
+    for kind, rows in points.groupby("kind", sort=False):
+        look = style.SOURCES[str(kind)]
+        axes.errorbar(
+            rows["kl_policy_actor"],
+            rows["rejected"],
+            xerr=_bars(rows, "kl_policy_actor"),
+            yerr=_bars(rows, "rejected"),
+            color=look.color,
+            marker=look.marker,
+            linestyle="none",
+            elinewidth=0.8,
+        )
+    axes.set(xscale="log", yscale="log", xlim=(1e-7, 3), ylim=(1e-4, 1))
+    axes.set(xlabel="KL between actor and policy (nats per token)", ylabel="rejected at λ = 1")
+    axes.set_yticks([1e-4, 1e-3, 1e-2, 0.1, 1], ["0.01%", "0.1%", "1%", "10%", "100%"])
+    _decades(axes)
+    _draw_markers(axes, paper, named=True)
+    axes.set_title("(b) What rejection discards")
+    axes.text(
+        0.02,
+        0.98,
+        "dashed: Gaussian log-ratios\ndotted: KLs in the paper",
+        transform=axes.transAxes,
+        va="top",
+        bbox={"boxstyle": "square,pad=0.15", "facecolor": "white", "edgecolor": "none"},
+    )
+
+
+def _draw_markers(axes: Axes, paper: pd.DataFrame, named: bool) -> None:
+    for _, row in paper.iterrows():
+        axes.axvline(row["kl"], color="#777777", linewidth=0.8, linestyle=(0, (1, 1.5)), zorder=1)
+        if named:
+            axes.annotate(
+                row["cause"],
+                (row["kl"], 0.015),
+                xycoords=axes.get_xaxis_transform(),
+                xytext=(-1.5, 0),
+                textcoords="offset points",
+                rotation=90,
+                ha="right",
+                va="bottom",
+                fontsize=7.5,
+                color="#444444",
+            )
+
+
+def _bars(rows: pd.DataFrame, column: str) -> Any:
+    mean, factor = rows[column].to_numpy(), np.exp(rows[f"{column}_log_se"].to_numpy())
+    return np.stack([mean - mean / factor, mean * factor - mean])
+
+
+def _decades(axes: Axes) -> None:
+    axes.set_xticks([1e-6, 1e-4, 1e-2, 1])
+    axes.set_xticks([1e-7, 1e-5, 1e-3, 1e-1], minor=True, labels=[""] * 4)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
