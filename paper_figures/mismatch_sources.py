@@ -114,7 +114,7 @@ def _told(row: pd.Series[Any]) -> str:
 def _beside(points: pd.DataFrame) -> str:
     """What is shown and not judged: stale steps, which the learning rate, our choice, takes as far as one likes."""
     told = "; ".join(f"{row['label']}: {_told(row)}" for _, row in points[points["kind"] == "stale"].iterrows())
-    return f"Of stale ones it is what steps and learning rate make it: {told}. " if told else ""
+    return f"Of stale ones it is what steps and learning rate, our choice, make it: {told}. " if told else ""
 
 
 def _short(value: float) -> str:

@@ -76,7 +76,9 @@ in a config file, beside their kind:
 
 In a config file an estimator also takes `rao_blackwell: true`, `batch_normalize: true`, `masked_by: ANOTHER` (accept
 probabilities and weights are multiplied: `{{kind: tis, masked_by: veto}}`) and, on small-lm, `target: p_new`
-(Jackpot leads to the policy being trained instead of the one before the update; see `updates`).
+(Jackpot leads to the policy being trained instead of the one before the update; see `updates`). m2po and
+batch_normalize look at the whole batch: their exact figures are the limit of an infinitely large one, and
+Monte Carlo takes batches of n_samples sequences of every prompt.
 
 Denominators: proposed divides by all tokens, accepted by those kept in the batch, self_normalized by
 each state's own weights.
