@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
-from typing import ClassVar, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
 
@@ -30,14 +30,12 @@ Laws: TypeAlias = Callable[[float], tuple[FloatArray, FloatArray]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mismatch(ABC):
-    """An environment whose actor differs from its policy by one knob.
+class OneKnob(ABC):
+    """What moves an actor away from its policy by one knob.
 
     Attributes:
-        base: where one of the two policies comes from.
-        advantage: what tokens are worth.
-        target_kl: the mean KL over states to solve the knob for, nats; its direction is the class's
-            `target_divergence`.
+        target_kl: the mean KL over states, or per token, to solve the knob for, nats; its direction is the
+            class's `target_divergence`.
 
     Exactly one of the knob (the field that the class's `knob_name` names) and `target_kl` is given.
 
@@ -46,8 +44,6 @@ class Mismatch(ABC):
     """
 
     kind: str
-    base: BaseLaw = field(default_factory=Dirichlet, metadata=BY_KIND)
-    advantage: Advantage = field(default_factory=NormalAdvantage, metadata=BY_KIND)
     target_kl: float | None = None
 
     knob_name: ClassVar[str]
@@ -56,14 +52,35 @@ class Mismatch(ABC):
     __pydantic_config__ = FORBID_EXTRA
 
     def __post_init__(self) -> None:
-        knob = getattr(self, self.knob_name)
-        if (knob is None) == (self.target_kl is None):
-            given = "neither" if knob is None else "both"
+        if (self.knob is None) == (self.target_kl is None):
+            given = "neither" if self.knob is None else "both"
             raise ValueError(f"give exactly one of {self.knob_name} and target_kl, got {given}")
-        if knob is None:
+        if self.knob is None:
             check_positive("target_kl", self.target_kl)
         else:
-            self.check_knob(knob)
+            self.check_knob(self.knob)
+
+    @property
+    def knob(self) -> Any:
+        """The knob that was given, or None."""
+        return getattr(self, self.knob_name)
+
+    @abstractmethod
+    def check_knob(self, knob: Any) -> None:
+        """Refuses a knob out of range; the ValueError names the field."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mismatch(OneKnob):
+    """An environment of independent states whose actor differs from its policy by one knob.
+
+    Attributes:
+        base: where one of the two policies comes from.
+        advantage: what tokens are worth.
+    """
+
+    base: BaseLaw = field(default_factory=Dirichlet, metadata=BY_KIND)
+    advantage: Advantage = field(default_factory=NormalAdvantage, metadata=BY_KIND)
 
     @property
     def family(self) -> str:
@@ -92,7 +109,7 @@ class Mismatch(ABC):
             p, q = (policy, actor) if self.target_divergence == "kl_policy_actor" else (actor, policy)
             return float(np.mean(divergences.kl(p, q)))
 
-        knob = getattr(self, self.knob_name)
+        knob = self.knob
         if self.target_kl is not None:
             knob = self.solve(Target(f"{self.target_divergence} of {self.kind}", self.target_kl, kl_at), base)
         pair = PolicyPair(*laws(knob), advantage)
@@ -101,10 +118,6 @@ class Mismatch(ABC):
     def noise(self, seed: int) -> np.random.Generator:
         """The generator of what the family adds to the base law: the same for every knob."""
         return keyed_generator(seed, "noise", self.base, self.kind)
-
-    @abstractmethod
-    def check_knob(self, knob: float) -> None:
-        """Refuses a knob out of range; the ValueError names the field."""
 
     @abstractmethod
     def laws(self, base: FloatArray, advantage: FloatArray, seed: int) -> Laws:

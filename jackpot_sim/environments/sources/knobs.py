@@ -7,7 +7,7 @@ the source, never by the knob.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, TypeAlias
@@ -15,10 +15,9 @@ from typing import Any, ClassVar, Protocol, TypeAlias
 import numpy as np
 
 from jackpot_sim.core.sequences import Flags, Floats, Ints
-from jackpot_sim.environments.base import FORBID_EXTRA, FloatArray
+from jackpot_sim.environments.base import FloatArray
 from jackpot_sim.environments.enumeration import PrefixTree
-from jackpot_sim.environments.fields import check_positive
-from jackpot_sim.environments.knobs import Divergence
+from jackpot_sim.environments.knobs import OneKnob
 from jackpot_sim.environments.language_models.build import LanguageModel, Model
 from jackpot_sim.environments.language_models.fitting import RewardOf
 from jackpot_sim.environments.language_models.scoring import CausalLM
@@ -71,51 +70,16 @@ Actors: TypeAlias = Callable[[Any], tuple[CausalLM, Scorer]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ActorSource(ABC):
-    """Where an actor comes from that differs from the policy by one knob.
+class ActorSource(OneKnob):
+    """Where a language-model actor comes from that differs from the policy by one knob."""
 
-    Attributes:
-        target_kl: the mean KL per token to solve the knob for, nats; its direction is the class's
-            `target_divergence`.
-
-    Exactly one of the knob (the field that the class's `knob_name` names) and `target_kl` is given.
-
-    Raises:
-        ValueError: both or neither is given, or one is out of range.
-    """
-
-    kind: str
-    target_kl: float | None = None
-
-    knob_name: ClassVar[str]
-    target_divergence: ClassVar[Divergence] = "kl_policy_actor"
     learns_the_language: ClassVar[bool] = False
     """Whether `other` is trained as the policy was, unless it is a checkpoint."""
-
-    __pydantic_config__ = FORBID_EXTRA
-
-    def __post_init__(self) -> None:
-        if (self.knob is None) == (self.target_kl is None):
-            given = "neither" if self.knob is None else "both"
-            raise ValueError(f"give exactly one of {self.knob_name} and target_kl, got {given}")
-        if self.knob is None:
-            check_positive("target_kl", self.target_kl)
-        else:
-            self.check_knob(self.knob)
-
-    @property
-    def knob(self) -> Any:
-        """The knob that was given, or None."""
-        return getattr(self, self.knob_name)
 
     @property
     def other(self) -> LanguageModel | None:
         """A second model that the source needs, to be built for its `Setting`."""
         return None
-
-    @abstractmethod
-    def check_knob(self, knob: Any) -> None:
-        """Refuses a knob out of range; the ValueError names the field."""
 
     @abstractmethod
     def actors(self, setting: Setting) -> Actors:
