@@ -34,7 +34,7 @@ def exact(enumeration: Enumeration) -> dict[str, float]:
     visits = [occupancy(sequences, np.exp(each), laws.shape).sum(axis=-1) for each in (p, q)]
     lengths = [float(np.exp(each) @ sequences.lengths) for each in (p, q)]
     with np.errstate(over="ignore"):
-        square = float(np.sum(np.where(p == -math.inf, 0.0, np.exp(p + np.asarray(log_ratio(p, q))))))
+        square = float(np.sum(np.exp(p + np.asarray(log_ratio(p, q)))))
     at_policy, at_actor = (_at_prefixes(laws, where) for where in (_AT_POLICY, _AT_ACTOR))
     found = {name: _expect(visits[0], values) for name, values in at_policy.items()}
     found |= {name: _expect(visits[1], values) / lengths[1] for name, values in at_actor.items()}
@@ -65,7 +65,9 @@ def _of_prompt(rollouts: Rollouts) -> dict[str, tuple[float, float]]:
         found[name] = ratio_of_means(per_sequence(actor.gather(values)), actor.lengths)
     with np.errstate(over="ignore"):
         square = np.exp(2 * _log_ratio(actor, laws))
-    mean, error = ratio_of_means(square, ones)
+    # The actor's own draws cannot show what it never writes; χ² is infinite where KL is, being at least e^KL − 1.
+    unreachable = found["kl_sequence"][0] == math.inf
+    mean, error = (math.inf, math.nan) if unreachable else ratio_of_means(square, ones)
     return found | {"chi_square_sequence": (mean - 1, error), "mean_length": ratio_of_means(actor.lengths, ones)}
 
 

@@ -146,6 +146,7 @@ class Rollouts:
         actor_advantage: A(y) of each.
         policy: the policy's own sequences, as many.
         policy_advantage: A(y) of each.
+        end_token: the token beyond which there is no prefix, or None.
     """
 
     laws: SequenceLaws
@@ -153,6 +154,7 @@ class Rollouts:
     actor_advantage: Floats
     policy: Sequences
     policy_advantage: Floats
+    end_token: int | None = None
 
     def __post_init__(self) -> None:
         check_advantages(self.actor_advantage, self.actor)
@@ -189,7 +191,8 @@ def occupancy(sequences: Sequences, probability: Floats, shape: tuple[int, int])
 def kl_of_measures(first: Floats, second: Floats) -> float:
     """KL between two measures of any shape, each normalised first, nats.
 
-    inf where the first has mass and the second has none, nan where either has none at all.
+    inf where the first has mass and the second has none, were it for underflow; nan where either has none
+    at all.
     """
     if not (first > 0).any() or not (second > 0).any():
         return math.nan

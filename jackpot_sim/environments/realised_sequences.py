@@ -116,7 +116,7 @@ class RealisedSequences:
         actor = self.tree.draw(laws.actor_log_probs, actor_uniforms)
         policy = self.tree.draw(laws.policy_log_probs, policy_uniforms)
         worth = [self.reward(each.token, each.mask) - baseline for each in (actor, policy)]
-        return Rollouts(laws, actor, worth[0], policy, worth[1])
+        return Rollouts(laws, actor, worth[0], policy, worth[1], self.tree.end_token)
 
     def _from_models(self, prompt: int, actor_uniforms: Floats, policy_uniforms: Floats) -> Rollouts:
         ids, end = self.prompts[prompt], self.tree.end_token
@@ -126,7 +126,8 @@ class RealisedSequences:
         laws = self.models.laws(lambda scorer: seen.laws(scorer, ids))
         worth = self.reward(tokens, mask) - self.baseline[prompt]
         actor, policy = slice(len(actor_uniforms)), slice(len(actor_uniforms), None)
-        return Rollouts(laws, seen.sequences.take(actor), worth[actor], seen.sequences.take(policy), worth[policy])
+        actors, policies = seen.sequences.take(actor), seen.sequences.take(policy)
+        return Rollouts(laws, actors, worth[actor], policies, worth[policy], end)
 
 
 def enumerated(referee: Exhaustive, models: Models, setting: Setting) -> tuple[tuple[Enumeration, ...], Floats]:

@@ -35,8 +35,8 @@ from jackpot_sim.environments.language_models.scoring import CausalLM, log_prob_
 from jackpot_sim.environments.language_models.token_kl import Exhaustive, MeanKL, Referee, Sampling
 from jackpot_sim.environments.realised_sequences import Models, enumerated, one_thread, sampled_baseline
 from jackpot_sim.environments.realised_sequences import RealisedSequences as RealisedSequences
-from jackpot_sim.environments.reward import Reward, SumReward
-from jackpot_sim.environments.sources import Source, WeightNoise
+from jackpot_sim.environments.reward import Reward, SumReward, TokenShareReward
+from jackpot_sim.environments.sources import Source, TopKSource, WeightNoise
 from jackpot_sim.environments.sources.knobs import Setting
 from jackpot_sim.environments.targets import Target
 
@@ -100,6 +100,14 @@ class SmallLM:
         if self.space not in ("logits", "parameters"):
             raise ValueError(f"space must be 'logits' or 'parameters', got {self.space!r}")
         self.tree  # noqa: B018  # its checks
+        positions = self.prompt_length + self.length
+        for model in (self.model, self.source.other):
+            if isinstance(model, TinyQwen3) and positions > model.context:
+                raise ValueError(f"prompt and new tokens together are {positions}, and the context is {model.context}")
+        if isinstance(self.reward, TokenShareReward):
+            check_count("reward.token", self.reward.token, 0, self.vocab - 1)
+        if isinstance(self.source, TopKSource) and self.source.k is not None:
+            check_count("source.k", self.source.k, 1, self.vocab)
 
     @property
     def tree(self) -> PrefixTree:

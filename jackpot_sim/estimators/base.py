@@ -41,6 +41,11 @@ class TokenWeights(NamedTuple):
     weight: Array
     """w ≥ 0: what multiplies it if it stays."""
 
+    def expected(self) -> Array:
+        """a·w, 0 where a is: a token that is never accepted weighs nothing, though its weight may be infinite."""
+        xp = namespace(self.accept)
+        return self.accept * xp.where(self.accept > 0, self.weight, 0.0)
+
 
 class Monomial(NamedTuple):
     """coefficient · r^power."""

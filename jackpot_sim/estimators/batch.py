@@ -174,10 +174,8 @@ class BatchNormalized(Wrapper):
         self, inner: Correction, log_ratio: Array, mass: Array, live: Array, overlap: Array | None, context: Any
     ) -> _Scaled:
         """`inner` divided by the mean of its a·w over tokens or sequences of these masses, shape (..., 1)."""
-        accept, weight = inner.weights(log_ratio, overlap, **context)
         xp = namespace(log_ratio)
-        # A token that is never accepted weighs nothing, even where its weight would be infinite.
-        kept = accept * xp.where(live & (accept > 0), weight, 0.0)
+        kept = xp.where(live, inner.weights(log_ratio, overlap, **context).expected(), 0.0)
         count = xp.sum(xp.astype(live, kept.dtype), axis=-1, keepdims=True)
         if self.of.unit is Level.SEQUENCE:
             mass = mass / xp.where(count > 0, count, 1.0)

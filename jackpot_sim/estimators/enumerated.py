@@ -187,10 +187,12 @@ class _Weights:
         self.prompt, self.is_per_token = prompt, correction.is_per_token
         per_token = correction.unit is Level.TOKEN
         self.accept, self.weight = pair
-        self.law: Floats = np.where(self.accept > 0, self.accept * np.where(self.accept > 0, self.weight, 0.0), 0.0)
+        self.law: Floats = pair.expected()
         """a·w, shape (n, length)."""
-        self.square: Floats = self.law * np.where(self.accept > 0, self.weight, 0.0)
-        """a·w²."""
+        self.kept_weight: Floats = np.where(self.accept > 0, self.weight, 0.0)
+        """w of what may be kept."""
+        self.root: Floats = np.sqrt(prompt.actor)[:, None]
+        """√q(y): w² alone may overflow where q·w² does not."""
         sequences, q = prompt.proposals.sequences, prompt.actor
         self.mass = sequences.scatter((q * prompt.proposals.advantage)[:, None] * self.law, prompt.laws.shape)
         """Σ_{y ∋ (s, x)} q(y) A(y) a·w."""
@@ -235,7 +237,7 @@ class _Weights:
         return {
             "acceptance_rate": self.kept_mean / length,
             "weight_mean": self.weight_mean,
-            "weight_square": self._per_unit(self.square) / self.units_mean,
+            "weight_square": float(self._weight_square @ self.per_unit) / self.units_mean,
             "grad_norm_sq": prompt.grad_norm_sq,
             "on_policy_variance": prompt.on_policy_variance,
             "kl_accepted": kl_of_measures(policy, accepted),
@@ -279,9 +281,15 @@ class _Weights:
     def _second_moment(self) -> float:
         """E‖X‖²: a mask is drawn for each token, so that its noise adds to the square of the mean."""
         advantage = self.prompt.proposals.advantage[:, None]
-        mean = self.prompt.space.path_norm_sq(self.prompt.proposals.sequences, advantage * self.law)
-        noise = advantage[:, 0] ** 2 * per_sequence(self.square - self.law**2, self.prompt.path_norm)
-        return float(self.prompt.actor @ (mean + noise))
+        mean = self.prompt.space.path_norm_sq(self.prompt.proposals.sequences, self.root * advantage * self.law)
+        pull = self.root * advantage * self.kept_weight
+        return float(np.sum(mean + per_sequence(self._accept_var, pull, pull, self.prompt.path_norm)))
+
+    @property
+    def _weight_square(self) -> Floats:
+        """q(y) Σ_t a·w² of every sequence."""
+        rooted = self.root * self.kept_weight
+        return per_sequence(self.accept, rooted, rooted)
 
     def _dot_count(self, counted: Floats) -> Floats:
         """E[⟨X, g_w⟩ Σ m·counted | y], with the same masks in both."""
@@ -294,7 +302,7 @@ class _Weights:
         q, ratio = self.prompt.actor, self.weight_mean * self.units_mean
         if ratio == 0:
             return math.nan
-        weights = np.where(self.accept > 0, self.weight, 0.0) * self.per_unit[:, None]
+        weights = self.kept_weight * self.per_unit[:, None]
         mean = per_sequence(self.law) * self.per_unit
         count = self.units / self.units_mean
         dot = float(q @ (self._dot_count(weights) / ratio - per_sequence(self.law, self._along) * count))

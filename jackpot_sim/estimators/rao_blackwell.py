@@ -44,13 +44,10 @@ class RaoBlackwell(Wrapper):
         advantages: Array | None = None,
     ) -> TokenWeights:
         """See `Correction.weights`."""
-        accept, weight = self.of.weights(
+        pair = self.of.weights(
             log_ratio, overlap, log_reference_ratio=log_reference_ratio, mask=mask, advantages=advantages
         )
-        xp = namespace(accept)
-        # A token that is never accepted weighs nothing, even where its weight would be infinite.
-        kept = xp.where(accept > 0, weight, xp.zeros_like(weight)) * accept
-        smooth = TokenWeights(xp.ones_like(accept), kept)
+        smooth = TokenWeights(namespace(pair.accept).ones_like(pair.accept), pair.expected())
         return smooth if mask is None else only_live(smooth, mask)
 
     def in_the_limit(self, log_ratio: Array, probability: Array, **context: Any) -> Correction:

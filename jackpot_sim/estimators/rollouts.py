@@ -56,8 +56,8 @@ def estimate(
 ) -> Sampled:
     """The moments of `correction` from simulated updates; the sequences are shared out evenly among them.
 
-    The KLs are those between visits to (prefix, token). They are nan for corrections of whole sequences,
-    whose law of visits no single draw knows.
+    The KLs are those between visits to (prefix, token). They are nan for corrections that look at more than
+    the token, whose law of visits no single draw knows.
 
     Args:
         rollouts: one for each prompt.
@@ -228,7 +228,7 @@ class _Draws:
         laws, replicates = rollouts.laws, self.kept.shape[1]
         q = np.exp(laws.actor_log_probs)
         accept = np.where(q > 0, tables.accept, 0.0)
-        law = np.where(accept > 0, accept * np.where(accept > 0, tables.weight, 0.0), 0.0)
+        law = TokenWeights(accept, tables.weight).expected()
         with np.errstate(divide="ignore", invalid="ignore"):
             ratio = np.asarray(log_ratio(laws.policy_log_probs, laws.actor_log_probs))
             upto = np.cumsum(rollouts.policy.gather(ratio), axis=-1)
@@ -242,7 +242,15 @@ class _Draws:
         # Draws may miss a rare violation; the laws are known wherever the policy came by, and it makes the KL infinite.
         visited = np.unique(rollouts.policy.prefix[rollouts.policy.mask])
         possible = laws.policy_log_probs[visited] > -math.inf
-        missed = (possible & (accept[visited] == 0), possible & (law[visited] == 0), np.isinf(kept[visited]))
+        before_last = np.unique(rollouts.policy.prefix[:, :-1][rollouts.policy.mask[:, :-1]])
+        lost = (laws.policy_log_probs[before_last] > -math.inf) & (q[before_last] == 0)
+        if rollouts.end_token is not None:
+            lost[:, rollouts.end_token] = False  # no prefix lies beyond it
+        missed = (
+            possible & (accept[visited] == 0),
+            possible & (law[visited] == 0),
+            np.append(lost, np.isinf(kept[visited])),
+        )
         for row, (values, by, out_of_reach) in enumerate(zip(found, (accept, law, law), missed, strict=True)):
             total = np.sum(np.where(rollouts.policy.mask, values, 0.0), axis=-1)
             self.surprises[row, index] = math.inf if out_of_reach.any() else total.reshape(replicates, -1).sum(axis=-1)

@@ -32,7 +32,7 @@ class Space(Protocol):
         ...
 
     def path_norm_sq(self, sequences: Sequences, coefficients: Floats) -> Floats:
-        """‖Σ_t c_t φ(s_t, y_t)‖² of every sequence, from c of shape (n, length)."""
+        """‖Σ_t c_t φ(s_t, y_t)‖² of every sequence, from c of shape (n, length), 0 at padding."""
         ...
 
 
@@ -80,6 +80,6 @@ class Parameters:
             total: Any = 0.0
             for t in range(sequences.mask.shape[1]):
                 phi = self._features[sequences.prefix[rows, t], sequences.token[rows, t]]
-                total = total + np.where(sequences.mask[rows, t], coefficients[rows, t], 0.0)[:, None] * phi
+                total = total + coefficients[rows, t, None] * phi
             out[rows] = np.sum(total**2, axis=-1)
         return out

@@ -45,11 +45,13 @@ class Proposals:
     sequences: Sequences
     advantage: Floats
 
+    def aim(self, target: UpdateTarget) -> Floats:
+        """log p_target at every (prefix, token), nats."""
+        return self.laws.reference_log_probs if target is UpdateTarget.REFERENCE else self.laws.policy_log_probs
+
     def log_ratio_table(self, target: UpdateTarget) -> Floats:
         """ℓ = log p_target − log q at every (prefix, token), nats."""
-        laws = self.laws
-        aim = laws.reference_log_probs if target is UpdateTarget.REFERENCE else laws.policy_log_probs
-        return np.asarray(log_ratio(aim, laws.actor_log_probs))
+        return np.asarray(log_ratio(self.aim(target), self.laws.actor_log_probs))
 
     @cached_property
     def surrogate_ratio(self) -> Floats | None:
@@ -173,9 +175,7 @@ def _overlap(part: Proposals, correction: Correction, target: UpdateTarget) -> F
     lam = correction.overlap_lam
     if lam is None:
         return None
-    laws = part.laws
-    aim = laws.reference_log_probs if target is UpdateTarget.REFERENCE else laws.policy_log_probs
-    return np.asarray(overlap(aim, laws.actor_log_probs, lam[..., 0] if getattr(lam, "ndim", 0) else lam))
+    return np.asarray(overlap(part.aim(target), part.laws.actor_log_probs, lam))
 
 
 def _log_reference_ratio(part: Proposals, target: UpdateTarget) -> Floats | None:

@@ -59,7 +59,8 @@ actor-file takes the actor's own logits: `--env.base.kind logits-file --env.base
 
 Sequences: `--env.kind small-lm --env.source.kind weight-noise --env.source.target-kl 0.01 --env.length 5` takes
 tiny language models{_fields(SmallLM, "source", "reward", "model")}, and measures estimators over whole sequences:
-exactly where all of them fit into memory_limit_gib, by Monte Carlo beyond. It needs torch and transformers
+exactly where all of them fit into memory_limit_gib, by Monte Carlo beyond; `--env.end-token null` gives all
+sequences the same length. It needs torch and transformers
 (`pip install 'jackpot-sim[hf]'`).
 Sources of the mismatch (`--env.source.kind`), knob first:
 {"; ".join(_kind(each) + f" ({each.knob_name})" for each in SOURCES)}.
@@ -173,6 +174,8 @@ def split_env_options(tokens: Sequence[str]) -> tuple[dict[str, Any], list[str]]
 
     >>> split_env_options(["--env.kind", "top-k", "--env.base.vocab", "10", "20", "--seeds", "1"])
     ({'kind': 'top-k', 'base': {'vocab': ['10', '20']}}, ['--seeds', '1'])
+
+    The value `null` is none, as in YAML: `--env.end-token null`.
     """
     env: dict[str, Any] = {}
     rest: list[str] = []
@@ -204,7 +207,8 @@ def split_env_options(tokens: Sequence[str]) -> tuple[dict[str, Any], list[str]]
                 raise StudyError(f"{option}: {part} is given both a value and fields")
         if last in place:
             raise StudyError(f"{option} is given twice")
-        place[last] = values[0] if len(values) == 1 else values
+        given = [None if value.lower() in ("null", "none") else value for value in values]
+        place[last] = given[0] if len(given) == 1 else given
     return env, rest
 
 
@@ -214,7 +218,9 @@ def study_from(config: Path | None, env: dict[str, Any], rao_blackwell: bool, **
     Raises:
         StudyError: the file cannot be read, or a field is unknown or out of range.
     """
-    mapping = spec.bundled() if config is None else spec.read_mapping(config)
+    # The default study's budgets are for independent states: sequences have a study of their own.
+    default = "sequences" if env.get("kind") == "small-lm" else "default"
+    mapping = spec.bundled(default) if config is None else spec.read_mapping(config)
     if config is not None:
         mapping = {"name": re.sub(r"[^\w.-]", "-", config.stem)} | mapping
     given = {name: value for name, value in fields.items() if value is not None}

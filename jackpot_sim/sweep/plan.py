@@ -55,9 +55,9 @@ def cells(study: Study) -> list[Cell]:
 
 
 def tokens(cell: Cell) -> int | None:
-    """States × vocabulary, or None where only building the environment tells."""
+    """States × vocabulary, or None where only building the environment tells, or its draws."""
     if isinstance(cell.env, SmallLM):
-        return cell.env.prompts * cell.env.tree.prefixes * cell.env.vocab
+        return cell.env.prompts * cell.env.tree.prefixes * cell.env.vocab if cell.env.enumerable else None
     base: Any = cell.env.base
     vocab = 256 if base.kind == "ngram" else getattr(base, "vocab", None)
     states = getattr(base, "states", None)

@@ -43,7 +43,7 @@ RECORDS = pa.schema(
         *((name, _TEXT) for name in ("cell", "environment", "env_kind", "base_kind", "knob_name")),
         ("knob", _REAL),
         ("target_divergence", _TEXT),
-        *((name, _REAL) for name in ("target_kl", "achieved_kl")),
+        *((name, _REAL) for name in ("target_kl", "achieved_kl", "achieved_kl_se")),
         *((name, _WHOLE) for name in ("vocab", "states", "length", "seed")),
         ("space", _TEXT),
         *((name, _TEXT) for name in ("estimator", "estimator_kind", "level", "masked_by", "target")),

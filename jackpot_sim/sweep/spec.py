@@ -105,6 +105,11 @@ class EstimatorSpec(_Frozen):
 
     @model_validator(mode="after")
     def _known(self) -> EstimatorSpec:
+        if self.masked_by is not None:
+            if self.acceptance_rate is not None or self.masked_by.acceptance_rate is not None:
+                raise ValueError("an acceptance_rate is not solved for together with masked_by: give lam")
+            if self.masked_by.target is not UpdateTarget.REFERENCE:
+                raise ValueError("masked_by takes no target: give it beside masked_by, for both")
         if self.acceptance_rate is not None:
             if "lam" in self.parameters:
                 raise ValueError("give lam or acceptance_rate, not both")

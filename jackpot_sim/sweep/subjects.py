@@ -166,6 +166,7 @@ class SequenceSubject:
         }
         if self._realised.enumerations is None:
             values, errors = sequence_divergences.sampled(self._rollouts)
+            row |= {"achieved_kl_se": self._realised.achieved_se}
             return row | values | {f"{name}_se": error for name, error in errors.items()}
         shifts = [
             prefix_shift(tree, each.laws.policy_log_probs, each.laws.actor_log_probs)

@@ -80,8 +80,8 @@ def test_an_end_outside_the_vocabulary_is_refused_when_configured() -> None:
 
 
 def test_a_short_context_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"the policy reads at most 4 tokens: .* would be 5"):
-        replace(QUICK, model=TinyQwen3(context=4), pretrain_steps=10**9).build(0)
+    with pytest.raises(ValueError, match=r"prompt and new tokens together are 5, and the context is 4"):
+        replace(QUICK, model=TinyQwen3(context=4))
 
 
 @pytest.mark.parametrize("name", ["torch", "transformers"])
@@ -105,8 +105,8 @@ def test_missing_libraries_are_named(name: str, monkeypatch: pytest.MonkeyPatch)
         ({"learning_rate": 0.0}, "learning_rate must be"),
         ({"memory_limit_gib": 0}, "memory_limit_gib must be"),
         ({"space": "tokens"}, "space must be 'logits' or 'parameters', got 'tokens'"),
-        ({"reward": TokenShareReward(token=4)}, "token of the reward must be an integer from 0 to 3, got 4"),
-        ({"source": TopKSource(k=5)}, "k must be an integer from 1 to 4, got 5"),
+        ({"reward": TokenShareReward(token=4)}, "reward.token must be an integer from 0 to 3, got 4"),
+        ({"source": TopKSource(k=5)}, "source.k must be an integer from 1 to 4, got 5"),
         ({"source": WeightNoise(target_kl=1e9)}, "target_kl=1e.09 is unattainable: kl_policy_actor of weight-noise"),
     ],
 )

@@ -136,8 +136,10 @@ def check_masking_noise(pair: Pair, lam: float, factor: float, seed: int, smooth
     masked, smoothed = exact(pair, correction, seed), exact(pair, smooth(correction), seed)
     reach = np.isfinite(pair.actor)
     accept, weight = correction.weights(pair.policy[reach] - pair.actor[reach], np.float64(overlap_of(pair, lam)))
-    p, advantage = np.asarray(pair.p[reach]), advantages_for(pair, seed)[reach]
-    feature_sq = advantage**2 * (1 - 2 * p + (pair.p**2).sum())
+    advantage = advantages_for(pair, seed)[reach]
+    # ‖e_x − p‖² over the other tokens: of a near-certain one neither 1 − p nor 1 − 2p + ‖p‖² keeps a digit.
+    others = (np.asarray(pair.p) * (1 - np.eye(len(pair.p))))[reach]
+    feature_sq = advantage**2 * (others.sum(axis=-1) ** 2 + (others**2).sum(axis=-1))
     noise = float((pair.q[reach] * weight**2 * accept * (1 - accept) * feature_sq).sum())
     (before, size), (after, _) = variance(masked), variance(smoothed)
     np.testing.assert_allclose(before - after, noise, rtol=1e-9, atol=1e-12 * size)

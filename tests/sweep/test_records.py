@@ -43,16 +43,16 @@ def copy(whole: Path, tmp_path: Path) -> Path:
 # --- the tables -------------------------------------------------------------------------------------------
 
 GOLDEN_RECORDS = """
-cell environment env_kind base_kind knob_name knob target_divergence target_kl achieved_kl vocab states length seed
-space estimator estimator_kind level masked_by target rao_blackwell batch_normalize clip floor low high bound lam c1
-c2 threshold delta aggregate inverted acceptance_budget budget_per_state denominator method kl_policy_actor
-kl_actor_policy total_variation chi_square kl_sequence chi_square_sequence mean_length kl_policy_actor_se
-kl_actor_policy_se total_variation_se chi_square_se kl_sequence_se chi_square_sequence_se mean_length_se
-prefix_total_variation acceptance_rate kl_accepted kl_effective kl_prefix bias_sq bias direction_bias gain variance
-mse mse_rescaled ess_fraction acceptance_rate_se kl_accepted_se kl_effective_se kl_prefix_se bias_sq_se bias_se
-direction_bias_se gain_se variance_se mse_se mse_rescaled_se ess_fraction_se bias_share_prefix bias_share_continuation
-bias_share_weight grad_norm_sq on_policy_variance noise_to_signal degenerate_states n_samples replicates config_hash
-version numpy python commit seconds
+cell environment env_kind base_kind knob_name knob target_divergence target_kl achieved_kl achieved_kl_se vocab states
+length seed space estimator estimator_kind level masked_by target rao_blackwell batch_normalize clip floor low high
+bound lam c1 c2 threshold delta aggregate inverted acceptance_budget budget_per_state denominator method
+kl_policy_actor kl_actor_policy total_variation chi_square kl_sequence chi_square_sequence mean_length
+kl_policy_actor_se kl_actor_policy_se total_variation_se chi_square_se kl_sequence_se chi_square_sequence_se
+mean_length_se prefix_total_variation acceptance_rate kl_accepted kl_effective kl_prefix bias_sq bias direction_bias
+gain variance mse mse_rescaled ess_fraction acceptance_rate_se kl_accepted_se kl_effective_se kl_prefix_se bias_sq_se
+bias_se direction_bias_se gain_se variance_se mse_se mse_rescaled_se ess_fraction_se bias_share_prefix
+bias_share_continuation bias_share_weight grad_norm_sq on_policy_variance noise_to_signal degenerate_states n_samples
+replicates config_hash version numpy python commit seconds
 """.split()  # noqa: SIM905
 
 GOLDEN_STATES = """

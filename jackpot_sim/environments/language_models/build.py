@@ -82,7 +82,7 @@ class Checkpoint:
     def files(self) -> tuple[Path, ...]:
         """What the folder holds, in order; of a folder that is not there the path itself."""
         folder = Path(self.path)
-        return tuple(sorted(path for path in folder.rglob("*") if path.is_file())) or (folder,)
+        return tuple(sorted(path for path in folder.iterdir() if path.is_file())) if folder.is_dir() else (folder,)
 
 
 LanguageModel: TypeAlias = TinyQwen3 | Checkpoint

@@ -8,6 +8,7 @@ however the path was walked, and a number of steps can be a knob. torch's own ge
 from __future__ import annotations
 
 import copy
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -100,12 +101,24 @@ class Path(ABC):
             optimizer.load_state_dict(state)
         with torch.enable_grad():
             for step in range(start, stop):
-                loss = self._loss(model, np.random.default_rng((self._key, step)))
+                loss = self._loss_at(step, model)
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
         optimizer.zero_grad()
         return model, optimizer.state_dict()
+
+    def _loss_at(self, step: int, model: Any) -> Any:
+        try:
+            loss = self._loss(model, np.random.default_rng((self._key, step)))
+        except ValueError as error:  # a model of NaN draws nothing
+            raise self._diverged(step) from error
+        if not math.isfinite(loss.item()):
+            raise self._diverged(step)
+        return loss
+
+    def _diverged(self, step: int) -> ValueError:
+        return ValueError(f"training diverged by step {step}: make learning_rate={self._learning_rate:g} smaller")
 
     @abstractmethod
     def _loss(self, model: Any, generator: np.random.Generator) -> Any:
