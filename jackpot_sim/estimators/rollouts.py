@@ -246,11 +246,7 @@ class _Draws:
         lost = (laws.policy_log_probs[before_last] > -math.inf) & (q[before_last] == 0)
         if rollouts.end_token is not None:
             lost[:, rollouts.end_token] = False  # no prefix lies beyond it
-        missed = (
-            possible & (accept[visited] == 0),
-            possible & (law[visited] == 0),
-            np.append(lost, np.isinf(kept[visited])),
-        )
+        missed = (possible & (accept[visited] == 0), possible & (law[visited] == 0), lost)
         for row, (values, by, out_of_reach) in enumerate(zip(found, (accept, law, law), missed, strict=True)):
             total = np.sum(np.where(rollouts.policy.mask, values, 0.0), axis=-1)
             self.surprises[row, index] = math.inf if out_of_reach.any() else total.reshape(replicates, -1).sum(axis=-1)

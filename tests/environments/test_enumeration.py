@@ -165,15 +165,20 @@ def test_prefix_shift(shape: Shape) -> None:
 # ------------------------------------------------------------------------------------------- cost
 
 
-def _peak(vocab: int, length: int, end: int | None) -> tuple[int, PrefixTree]:
+def _peak(vocab: int, length: int, end: int | None, prompts: int) -> tuple[int, PrefixTree]:
     """What one correction over every denominator holds beside the laws it was given."""
     tree = PrefixTree(vocab, length, end)
-    policy, actor = random_laws(tree, 7), random_laws(tree, 8)
+    pairs = [(random_laws(tree, 2 * prompt), random_laws(tree, 2 * prompt + 1)) for prompt in range(prompts)]
     tracemalloc.start()
     try:
-        laws = SequenceLaws(policy, actor, policy)
-        advantage = np.random.default_rng(9).normal(size=tree.sequences_count)
-        weighed = Referee([Enumeration(laws, tree.sequences, advantage)]).weigh(estimators.get("jackpot"))
+        generator = np.random.default_rng(9)
+        enumerations = [
+            Enumeration(
+                SequenceLaws(policy, actor, policy), tree.sequences, generator.normal(size=tree.sequences_count)
+            )
+            for policy, actor in pairs
+        ]
+        weighed = Referee(enumerations).weigh(estimators.get("jackpot"))
         for denominator in Denominator:
             weighed.moments(denominator, 5)
         weighed.bias_shares()
@@ -182,11 +187,12 @@ def _peak(vocab: int, length: int, end: int | None) -> tuple[int, PrefixTree]:
         tracemalloc.stop()
 
 
+@pytest.mark.parametrize("prompts", [1, 4])
 @pytest.mark.parametrize("end", [None, 0])
-def test_what_is_held_is_no_more_than_announced(end: int | None) -> None:
-    peak, tree = _peak(4, 6, end)
-    assert peak <= tree.bytes_needed()
-    assert tree.bytes_needed() < 5 * peak
+def test_what_is_held_is_no_more_than_announced(end: int | None, prompts: int) -> None:
+    peak, tree = _peak(4, 6, end, prompts)
+    assert peak <= tree.bytes_needed(prompts)
+    assert tree.bytes_needed(prompts) < 5 * peak
 
 
 def test_cost_grows_with_the_sequences() -> None:

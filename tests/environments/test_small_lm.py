@@ -187,6 +187,34 @@ def test_the_standard_error_is_that_of_repeated_samples() -> None:
     assert np.std([each.value for each in found], ddof=1) == pytest.approx(np.mean(errors), rel=0.5)
 
 
+def test_four_equal_prompts_have_half_the_error() -> None:
+    realised, uniforms = SAMPLED.build(0), np.random.default_rng(0).random((1, 100, 3))
+    models = realised.models
+    one, four = (
+        Sampling(np.tile(realised.prompts[:1], (n, 1)), np.tile(uniforms, (n, 1, 1)), 0).kl(
+            models.reference, models.actor
+        )
+        for n in (1, 4)
+    )
+    assert one.standard_error > 0
+    assert four.value == pytest.approx(one.value, rel=1e-12)
+    assert four.standard_error == pytest.approx(one.standard_error / 2, rel=1e-12)
+
+
+@pytest.mark.parametrize("env", [QUICK, SAMPLED], ids=["enumerated", "drawn"])
+def test_equal_prompts_have_draws_of_their_own(env: SmallLM) -> None:
+    realised = env.build(0)
+    same = np.zeros(2, dtype=np.int64)
+    enumerations = realised.enumerations and (realised.enumerations[0],) * 2
+    twice = replace(
+        realised, prompts=realised.prompts[same], enumerations=enumerations, baseline=realised.baseline[same]
+    )
+    first, second = twice.rollouts(0, 20, 2)
+    np.testing.assert_array_equal(first.actor.token, realised.rollouts(0, 20, 2)[0].actor.token)
+    for role in ("actor", "policy"):
+        assert np.mean(np.any(getattr(first, role).token != getattr(second, role).token, axis=1)) > 0.2
+
+
 @pytest.mark.parametrize("end_token", [0, None, 3])
 def test_drawn_sequences_are_those_of_the_enumeration(end_token: int | None) -> None:
     changed = {"end_token": end_token, "reward": RandomReward(), "updates": 2, "learning_rate": 1e-2}

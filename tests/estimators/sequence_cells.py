@@ -41,6 +41,23 @@ def without(law: Policy, prefix: Prefix, token: int) -> None:
     row[:] = [0.0 if x == token else p / rest for x, p in enumerate(row)]
 
 
+def ending(prompt: Prompt, end: int, share: float) -> None:
+    """Gives the end token this probability everywhere, in place, whoever writes."""
+    for law in (prompt.policy, prompt.actor):
+        for row in law.values():
+            rest = 1 - row[end]
+            row[:] = [share if x == end else (1 - share) * p / rest for x, p in enumerate(row)]
+
+
+def unequal_prompts(shape: Shape, seed: int) -> list[Prompt]:
+    """Two prompts whose sequences have about one token, and nearly as many as there can be."""
+    assert shape.end is not None
+    prompts = [random_prompt(shape, seed + index) for index in range(2)]
+    for prompt, share in zip(prompts, (0.9, 0.08), strict=True):
+        ending(prompt, shape.end, share)
+    return prompts
+
+
 def _policy_with_holes(prompt: Prompt) -> None:
     without(prompt.policy, (), 1)
     without(prompt.policy, (0,), 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from typing import Any
 
@@ -19,7 +20,7 @@ from jackpot_sim.estimators.statistics import StateStatistics
 from tests.estimators.brute import CELLS, Cell
 from tests.estimators.cells import columns
 from tests.estimators.sequence_brute import Prompt, Shape, prefixes, strings
-from tests.estimators.sequence_cells import cases, enumeration, random_prompt
+from tests.estimators.sequence_cells import cases, enumeration, random_prompt, unequal_prompts
 
 TOKEN_CORRECTIONS = [
     *(estimators.get(name) for name in ("none", "is", "tis", "mis", "obrs", "jackpot", "overlap-tis", "mask-k1")),
@@ -200,6 +201,65 @@ def test_shares_of_bias_add_up_to_one(denominator: str) -> None:
                     assert weighed.moments(denominator).bias == 0, (case, correction)
 
 
+def in_six_orders(weights: Any, divisor: float) -> list[Any]:
+    """What each factor adds to ĝ − g, on average over the orders in which the three can be exchanged."""
+    prompt = weights.prompt
+    visits = prompt.visits_policy, prompt.visits_actor
+    prefixes = [each.sum(axis=-1, keepdims=True) for each in visits]
+    right = [prefixes[0], prompt.value_policy / visits[0], visits[0] / prefixes[0]]
+    wrong = [prefixes[1], prompt.value_actor / visits[1], weights.visits / prefixes[1] / divisor]
+    added: list[Any] = [0.0] * 3
+    for order in itertools.permutations(range(3)):
+        now = list(right)
+        for factor in order:
+            before = prompt.space.update(math.prod(now))
+            now[factor] = wrong[factor]
+            added[factor] = added[factor] + (prompt.space.update(math.prod(now)) - before) / 6
+    return added
+
+
+def explicit_shares(weighed: Any, divisor: float) -> list[float]:
+    parts = [in_six_orders(weights, divisor) for weights in weighed._prompts]
+    errors = [sum(part) for part in parts]
+    along = [
+        sum(float(np.sum(part[factor] * error)) for part, error in zip(parts, errors, strict=True))
+        for factor in range(3)
+    ]
+    return [each / sum(float(np.sum(error**2)) for error in errors) for each in along]
+
+
+@pytest.mark.parametrize("divisor", [1.0, 0.7])
+def test_parts_of_the_bias_add_up_to_the_bias(divisor: float) -> None:
+    for updated in (False, True):
+        for case, (shape, prompts) in cases(updated).items():
+            for correction in TOKEN_CORRECTIONS:
+                for weights in referee_of(*prompts, shape=shape).weigh(correction)._prompts:
+                    error = weights.prompt.space.update(weights.mass / divisor - weights.prompt.value_policy)
+                    parts = weights.bias_parts(divisor)
+                    np.testing.assert_allclose(sum(parts), error, atol=1e-12, err_msg=f"{case} {correction}")
+    assert np.max(np.abs(error)) > 0.01
+
+
+@pytest.mark.parametrize("name", ["none", "tis", "jackpot"])
+def test_a_share_is_a_mean_over_six_orders(name: str) -> None:
+    weighed = referee_of(random_prompt(SHAPE, 31), random_prompt(SHAPE, 32)).weigh(estimators.get(name))
+    found = weighed.bias_shares()
+    assert found is not None
+    assert dataclasses.astuple(found) == pytest.approx(explicit_shares(weighed, 1.0), rel=1e-11)
+
+
+def test_the_rate_accepted_counts_the_tokens_of_all_prompts_alike() -> None:
+    weighed = referee_of(*unequal_prompts(SHAPE, 33)).weigh(estimators.get("obrs", lam=1.0))
+    found, told = weighed.moments("accepted"), weighed.bias_shares("accepted")
+    states = found.per_state
+    assert states.length.tolist() == pytest.approx([1.11, 2.77], abs=0.01)
+    rate = float(states.acceptance_rate @ states.length / states.length.sum())
+    assert found.acceptance_rate == pytest.approx(rate, rel=1e-13)
+    assert abs(rate - states.acceptance_rate.mean()) > 0.01
+    assert told is not None
+    assert dataclasses.astuple(told) == pytest.approx(explicit_shares(weighed, rate), rel=1e-11)
+
+
 def test_what_is_not_wrong_has_no_share() -> None:
     prompt = random_prompt(SHAPE, 27)
     # Weighed by the ratio, tokens are right: what is wrong is where they stand and what follows.
@@ -262,3 +322,14 @@ def test_truth_is_the_gradient_along_every_feature() -> None:
     for prompt, along in zip(referee.prompts, truth.along, strict=True):
         # E_p[A Σ⟨φ, g⟩] = ‖g‖².
         assert float(np.sum(prompt.value_policy * along)) == pytest.approx(prompt.grad_norm_sq, rel=1e-12)
+
+
+def test_a_weight_whose_square_overflows_keeps_its_second_moment() -> None:
+    policy, actor = np.log([[0.5, 0.5 - 1e-9, 1e-9]]), np.array([[np.log(0.5), np.log(0.5), -600.0]])
+    tree, advantage = PrefixTree(3, 1), np.array([1.0, 0.5, 2.0])
+    enumeration = Enumeration(SequenceLaws(policy, actor, policy), tree.sequences, advantage)
+    found = enumerated.exact([enumeration], estimators.get("is"))
+    expected = moments.exact(policy, actor, advantage[None], estimators.get("is"))
+    assert expected.variance > 1e200
+    assert found.variance == pytest.approx(expected.variance, rel=1e-12)
+    assert found.ess_fraction == pytest.approx(expected.ess_fraction, rel=1e-12)

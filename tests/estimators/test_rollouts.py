@@ -18,7 +18,7 @@ from jackpot_sim.estimators.moments import Denominator
 from tests.estimators import sequence_brute as brute
 from tests.estimators.cells import columns
 from tests.estimators.sequence_brute import Prompt, Shape
-from tests.estimators.sequence_cells import enumeration, feature_table, random_prompt, without
+from tests.estimators.sequence_cells import enumeration, feature_table, random_prompt, unequal_prompts, without
 
 SHAPE = Shape(3, 3, 1)
 TREE = PrefixTree(*SHAPE)
@@ -43,7 +43,7 @@ def draw(prompt: Prompt, n: int, generator: np.random.Generator) -> Rollouts:
         last = np.arange(n), drawn.mask.sum(axis=1) - 1
         return drawn, value[drawn.prefix[last], drawn.token[last]]
 
-    return Rollouts(laws, *sequences(laws.actor_log_probs), *sequences(laws.policy_log_probs))
+    return Rollouts(laws, *sequences(laws.actor_log_probs), *sequences(laws.policy_log_probs), SHAPE.end)
 
 
 @cache
@@ -131,6 +131,10 @@ def test_both_targets(target: str) -> None:
         estimators.get("m2po", threshold=0.1),
         estimators.batch_normalize(estimators.get("tis", clip=1.2)),
         estimators.batch_normalize(estimators.get("sequence-tis", clip=1.2)),
+        # This one looks at the advantages of its own batch.
+        estimators.batch_normalize(
+            estimators.combined(estimators.get("tis", clip=1.2), estimators.get("opsm", delta=0.05))
+        ),
     ],
     ids=repr,
 )
@@ -146,6 +150,35 @@ def test_large_batches_come_to_their_limit(correction: Any) -> None:
     for name in ("gain", "bias_sq", "ess_fraction", "acceptance_rate"):
         assert abs(off[1].get(name, 0.0)) < 4, (name, off)
     assert max(abs(z) for z in off[0].values()) > 2.5, off
+
+
+def test_the_rate_accepted_counts_the_tokens_of_all_prompts_alike() -> None:
+    prompts, correction = unequal_prompts(SHAPE, 45), estimators.get("obrs", lam=1.0)
+    judge = enumerated.Referee([enumeration(SHAPE, prompt) for prompt in prompts])
+    exact, generator = judge.weigh(correction).moments("accepted", 1000), np.random.default_rng(11)
+    assert abs(exact.per_state.acceptance_rate.mean() - exact.acceptance_rate) > 0.03
+    found = rollouts.estimate(
+        [draw(prompt, 1000 * 200, generator) for prompt in prompts],
+        correction,
+        generator,
+        replicates=200,
+        denominator="accepted",
+        truth=judge.truth(),
+    )
+    scores = z_scores(found, exact)
+    assert {"gain", "bias_sq", "variance", "mse"} <= set(scores)
+    assert max(map(abs, scores.values())) < 4, scores
+
+
+def test_on_policy_variance_is_right_for_as_few_as_two_samples() -> None:
+    correction, replicates = estimators.get("tis", clip=1.2), 1000
+    found = rollouts.estimate(
+        drawn(False, 12, 2 * replicates), correction, np.random.default_rng(1), replicates=replicates
+    )
+    scores = z_scores(found, referee(False).weigh(correction).moments("proposed", 2))
+    assert found.standard_error["variance"] < 0.1 * found.value["variance"]
+    assert abs(scores["variance"]) < 4, scores
+    assert abs(scores["mse"]) < 4, scores
 
 
 def test_errors_are_as_large_as_they_say() -> None:
@@ -278,6 +311,30 @@ def test_only_what_the_policy_reaches_can_be_out_of_reach(name: str) -> None:
         for column in ("kl_accepted", "kl_effective", "kl_prefix"):
             value, error = getattr(exact, column), found.standard_error[column]
             assert found.value[column] == pytest.approx(value, abs=1e-12 if endless else 4 * error + 1e-12), column
+
+
+@pytest.mark.parametrize(
+    ("prefix", "token", "loses_prefixes"), [((2, 2), 0, False), ((2,), 0, True), ((2,), SHAPE.end, False)]
+)
+def test_a_violation_too_rare_to_be_drawn_is_infinite_all_the_same(
+    prefix: tuple[int, ...], token: int, loses_prefixes: bool
+) -> None:
+    prompt = random_prompt(SHAPE, 44)
+    row = {each: index for index, each in enumerate(brute.prefixes(SHAPE))}[prefix]
+    prompt.policy[prefix][:] = [1e-4 if x == token else (1 - 1e-4) / 2 for x in range(SHAPE.vocab)]
+    without(prompt.actor, prefix, token)
+    each = draw(prompt, 300, np.random.default_rng(5))
+    there = each.policy.mask & (each.policy.prefix == row)
+    assert there.any()
+    assert not (there & (each.policy.token == token)).any()
+    for name in ("none", "is", "jackpot"):
+        exact = enumerated.exact([enumeration(SHAPE, prompt)], estimators.get(name))
+        found = rollouts.estimate([each], estimators.get(name), np.random.default_rng(6), replicates=10).value
+        assert exact.kl_accepted == exact.kl_effective == math.inf
+        assert found["kl_accepted"] == found["kl_effective"] == math.inf, name
+        # Beyond the last token, and beyond the end token, there is no prefix to be lost.
+        assert (exact.kl_prefix == math.inf) == loses_prefixes
+        assert (found["kl_prefix"] == math.inf) == loses_prefixes, name
 
 
 def test_an_update_that_keeps_nothing_is_nan() -> None:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from jackpot_sim import estimators
 from jackpot_sim.estimators import Aggregate, Level, combined, rao_blackwell
 from jackpot_sim.estimators.combined import Combined
+from jackpot_sim.estimators.updates import UpdateTarget, require_target
 from tests.core.laws import normalised
 
 INF = math.inf
@@ -153,6 +154,11 @@ def test_opsm_drops_only_what_was_bad_and_has_become_unlikely() -> None:
     assert [key for key, accept in kept.items() if not accept] == [(-0.2, -1.0)]
 
 
+def test_opsm_keeps_what_was_neither_good_nor_bad() -> None:
+    accept, _ = pair(estimators.get("opsm", delta=0.1), [-2.0] * 2, 0.0)
+    assert accept.tolist() == [1.0, 1.0]
+
+
 def test_a_statistic_beyond_every_number_is_beyond_every_bound() -> None:
     for how in Aggregate:
         accept, _ = pair(estimators.get("sequence-mask-k3", bound=1e300, aggregate=how), [INF, 0.0])
@@ -201,6 +207,17 @@ def test_combined_is_of_single_tokens_if_all_its_parts_are() -> None:
     assert not combined(tis, veto).looks_at_batch
     assert combined(tis, m2po).looks_at_batch
     assert rao_blackwell(m2po).looks_at_batch
+
+
+def test_combined_has_what_any_of_its_parts_has() -> None:
+    get = estimators.get
+    for both in (combined(get("jackpot"), get("m2po")), combined(get("m2po"), get("jackpot"))):
+        assert both.carries_reference_ratio
+        require_target(both, UpdateTarget.POLICY)
+    assert not combined(get("tis"), get("m2po")).carries_reference_ratio
+    for both in (combined(get("tis"), get("obrs")), combined(get("obrs"), get("tis"))):
+        assert both.draws_mask
+    assert not combined(get("tis"), get("veto")).draws_mask
 
 
 def test_combined_heeds_the_mask_and_lets_a_weight_of_0_win() -> None:

@@ -5,12 +5,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.special
 import torch
 
 from jackpot_sim.core.sequences import Flags, Floats, Ints
 from jackpot_sim.environments.enumeration import PrefixTree, objective, policy_gradient
 from jackpot_sim.environments.language_models.build import TinyQwen3, build
 from jackpot_sim.environments.language_models.fitting import (
+    BATCH,
     COHERENCE,
     ENDING,
     Distillation,
@@ -18,6 +20,7 @@ from jackpot_sim.environments.language_models.fitting import (
     PolicyGradientAscent,
     Pretraining,
     StrideLanguage,
+    _batch,
 )
 from jackpot_sim.environments.language_models.scoring import CausalLM, parameter_gradient
 from jackpot_sim.environments.language_models.token_kl import Exhaustive
@@ -138,3 +141,47 @@ def test_distillation_brings_the_student_to_the_teacher() -> None:
     assert kls[0] > 3 * kls[1] > 6 * kls[2]
     losses = [path._loss(STUDENT, np.random.default_rng((7, batch))).item() for batch in range(40)]
     assert np.mean(losses) == pytest.approx(kls[0], rel=0.05)
+
+
+# ------------------------------------------------------------------------------- one loss, in numpy
+
+
+def laws_of(model: Any, prompts: Ints, tokens: Ints) -> Floats:
+    """log p(·|s) at the prefix of every token, (n, length, vocab)."""
+    with torch.no_grad():
+        logits = model(input_ids=torch.from_numpy(np.concatenate([prompts, tokens], axis=1))).logits.numpy()
+    found: Floats = scipy.special.log_softmax(logits, axis=-1)[:, prompts.shape[1] - 1 : -1]
+    return found
+
+
+def chosen(laws: Floats, tokens: Ints) -> Floats:
+    return np.take_along_axis(laws, tokens[..., None], axis=-1)[..., 0]
+
+
+def test_the_loss_of_pretraining_is_a_mean_over_tokens() -> None:
+    prompts, tokens, mask = LANGUAGE.draw(np.random.default_rng(11), BATCH)
+    expected = -np.sum(chosen(laws_of(START, prompts, tokens), tokens) * mask) / mask.sum()
+    assert not mask.all()
+    assert pretraining()._loss(START, np.random.default_rng(11)).item() == pytest.approx(expected, rel=1e-10)
+
+
+def test_the_loss_of_policy_gradient_is_centred_and_leaves_padding_out() -> None:
+    prompts, tokens, mask = _batch(START, PROMPTS, TREE, np.random.default_rng(12))
+    reward = ones(tokens, mask)
+    log_probs = np.sum(chosen(laws_of(START, prompts, tokens), tokens) * mask, axis=1)
+    assert not mask.all()
+    assert reward.mean() > 0.1
+    expected = -np.sum((reward - reward.mean()) * log_probs) / BATCH
+    assert ascent()._loss(START, np.random.default_rng(12)).item() == pytest.approx(expected, rel=1e-10)
+
+
+def test_the_loss_of_distillation_is_the_teachers_divergence_over_tokens() -> None:
+    prompts, tokens, mask = _batch(START, PROMPTS, TREE, np.random.default_rng(13))
+    teacher, student = (laws_of(model, prompts, tokens) for model in (START, STUDENT))
+    kl, reverse = (
+        np.sum(np.sum(np.exp(p) * (p - q), axis=-1) * mask) / mask.sum()
+        for p, q in ((teacher, student), (student, teacher))
+    )
+    assert not mask.all()
+    assert abs(kl - reverse) > 0.01
+    assert distillation()._loss(STUDENT, np.random.default_rng(13)).item() == pytest.approx(kl, rel=1e-10)

@@ -1,0 +1,52 @@
+"""Divergences over sequences: standard errors by hand, and over several prompts."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from jackpot_sim.core.sequence_divergences import NAMES, ratio_of_means, sampled
+from jackpot_sim.core.sequences import Rollouts, SequenceLaws, Sequences
+from tests.core.laws import normalised
+
+
+def test_a_ratio_of_means_by_hand() -> None:
+    # 9/4; what is left of each is −5/4, −1/4 and 3/2, whose squares add up to 31/8.
+    ratio, error = ratio_of_means(np.array([1.0, 2.0, 6.0]), np.array([1.0, 1.0, 2.0]))
+    assert ratio == 2.25
+    assert error == pytest.approx(math.sqrt(31 / 8 * 3 / 2) / 4, rel=1e-14)
+
+
+def test_with_equal_counts_it_is_the_error_of_a_mean() -> None:
+    values = np.random.default_rng(0).normal(size=7)
+    ratio, error = ratio_of_means(values, np.ones(7))
+    assert ratio == pytest.approx(values.mean(), rel=1e-13)
+    assert error == pytest.approx(values.std(ddof=1) / math.sqrt(7), rel=1e-13)
+
+
+def rollouts(seed: int, n: int = 12) -> Rollouts:
+    generator = np.random.default_rng(seed)
+    policy, actor = (normalised(generator.normal(size=(5, 3))) for _ in range(2))
+
+    def paths() -> Sequences:
+        prefix, token = (generator.integers(0, size, size=(n, 4)) for size in (5, 3))
+        return Sequences(prefix, token, np.arange(4) < generator.integers(1, 5, size=(n, 1)))
+
+    return Rollouts(SequenceLaws(policy, actor, policy), paths(), np.zeros(n), paths(), np.zeros(n))
+
+
+def test_four_equal_prompts_have_half_the_error() -> None:
+    one, four = (sampled([rollouts(1)] * count) for count in (1, 4))
+    for name in NAMES:
+        assert four[0][name] == pytest.approx(one[0][name], rel=1e-13), name
+        assert one[1][name] > 0, name
+        assert four[1][name] == pytest.approx(one[1][name] / 2, rel=1e-13), name
+
+
+def test_errors_of_prompts_add_up_in_squares() -> None:
+    both, *alone = (sampled(prompts) for prompts in ([rollouts(2), rollouts(3)], [rollouts(2)], [rollouts(3)]))
+    for name in NAMES:
+        assert both[0][name] == pytest.approx((alone[0][0][name] + alone[1][0][name]) / 2, rel=1e-13), name
+        assert both[1][name] == pytest.approx(math.hypot(alone[0][1][name], alone[1][1][name]) / 2, rel=1e-13), name
