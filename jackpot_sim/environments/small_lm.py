@@ -275,7 +275,9 @@ def require_models() -> None:
         try:
             importlib.import_module(name)
         except ImportError as error:
-            raise ValueError(f"small-lm needs {name}, which is missing: pip install 'jackpot-sim[hf]'") from error
+            raise ValueError(
+                f"small-lm needs {name}, which is missing: pip install '.[hf]' in the project's folder"
+            ) from error
 
 
 def _tokenizer(config: LanguageModel) -> Tokenizer | None:

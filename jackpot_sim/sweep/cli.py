@@ -43,6 +43,13 @@ def _fields(configuration: type[Any], *left_out: str) -> str:
     return f" ({', '.join(shown)})" if shown else ""
 
 
+def _source(source: type[Any]) -> str:
+    """The knob of a source, and its other fields."""
+    others = [field.name for field in dataclasses.fields(source)]
+    told = [name for name in others if name not in ("kind", "target_kl", source.knob_name)]
+    return f" ({', '.join([source.knob_name, *told])})"
+
+
 def _kind(configuration: type[Any]) -> str:
     return str(vars(configuration)["kind"])
 
@@ -61,9 +68,11 @@ Sequences: `--env.kind small-lm --env.source.kind weight-noise --env.source.targ
 tiny language models{_fields(SmallLM, "source", "reward", "model")}, and measures estimators over whole sequences:
 exactly where all of them fit into memory_limit_gib, by Monte Carlo beyond; `--env.end-token null` gives all
 sequences the same length. It needs torch and transformers
-(`pip install 'jackpot-sim[hf]'`).
+(`pip install '.[hf]'`).
 Sources of the mismatch (`--env.source.kind`), knob first:
-{"; ".join(_kind(each) + f" ({each.knob_name})" for each in SOURCES)}.
+{"; ".join(_kind(each) + _source(each) for each in SOURCES)}.
+A stale actor is one whose weights are old; `--env.updates` steps lead from p_ref to p_new after the rollouts were
+written, so that the update of a token is accept, weight, p_new/p_ref (unclipped) and advantage times the gradient.
 Rewards (`--env.reward.kind`): {"; ".join(_kind(each) + _fields(each) for each in get_args(Reward))}.
 Models (`--env.model.kind`): {"; ".join(_kind(each) + _fields(each) for each in get_args(LanguageModel))}.
 
@@ -219,8 +228,10 @@ def study_from(config: Path | None, env: dict[str, Any], rao_blackwell: bool, **
         StudyError: the file cannot be read, or a field is unknown or out of range.
     """
     # The default study's budgets are for independent states: sequences have a study of their own.
-    default = "sequences" if env.get("kind") == "small-lm" else "default"
-    mapping = spec.bundled(default) if config is None else spec.read_mapping(config)
+    sequences = config is None and env.get("kind") == "small-lm"
+    mapping = spec.read_mapping(config) if config else spec.bundled("sequences" if sequences else "default")
+    if sequences:
+        env = {key: value for key, value in env.items() if key != "kind"}  # the rest is laid over its environments
     if config is not None:
         mapping = {"name": re.sub(r"[^\w.-]", "-", config.stem)} | mapping
     given = {name: value for name, value in fields.items() if value is not None}

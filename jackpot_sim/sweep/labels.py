@@ -7,6 +7,8 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 _TARGETS = ("target_kl", "source.target_kl")
+_ALWAYS = ("vocab", "length", "source.format", "source.steps", "updates", "space")
+"""What is told of sequences even where nothing else differs."""
 
 
 def kinds_of(env_kind: str, base_kind: str | None) -> str:
@@ -26,20 +28,22 @@ def labels(environments: Sequence[str]) -> dict[str, str]:
     out = {}
     for name, fields in flat.items():
         targets = [key for key in _TARGETS if fields.get(key) is not None]
-        varied = _varied(fields, flat.values()) or targets or _own(fields)
+        varied = _varied(fields, flat.values()) or [*targets, *_always(fields)] or _own(fields)
         out[name] = " ".join([kinds_of(*_kinds(fields)), *_told(fields, varied)])
     return out
 
 
 def settings(environments: Sequence[str], *besides: str) -> dict[str, list[str]]:
-    """What tells each environment from others of its kinds, but for target KLs and the fields named `besides`."""
+    """What tells each environment from others of its kinds, but for target KLs and the fields named `besides`.
+
+    Of sequences also their size and other things of weight, whether or not they vary.
+    """
     flat = {name: _flattened(json.loads(name)) for name in environments}
-    return {
-        name: _told(
-            fields, [key for key in _varied(fields, flat.values()) if _plain(key) not in ("target_kl", *besides)]
-        )
-        for name, fields in flat.items()
-    }
+    out = {}
+    for name, fields in flat.items():
+        keys = dict.fromkeys([*_always(fields), *_varied(fields, flat.values())])
+        out[name] = _told(fields, [key for key in keys if _plain(key) not in ("target_kl", *besides)])
+    return out
 
 
 def _kinds(fields: Mapping[str, Any]) -> tuple[str, str | None]:
@@ -52,6 +56,10 @@ def _kinds(fields: Mapping[str, Any]) -> tuple[str, str | None]:
 def _varied(fields: Mapping[str, Any], everything: Collection[Mapping[str, Any]]) -> list[str]:
     peers = [other for other in everything if _kinds(other) == _kinds(fields)]
     return [key for key in fields if len({str(peer.get(key)) for peer in peers}) > 1]
+
+
+def _always(fields: Mapping[str, Any]) -> list[str]:
+    return [key for key in _ALWAYS if fields.get(key) not in (None, 0, "logits")] if "source.kind" in fields else []
 
 
 def _told(fields: Mapping[str, Any], keys: Sequence[str]) -> list[str]:

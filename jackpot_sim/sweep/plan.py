@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from jackpot_sim.environments.small_lm import SmallLM
+from jackpot_sim.environments.small_lm import KL_ROLLOUTS, SmallLM
 from jackpot_sim.sweep.spec import Environment, Method, Study
 
 _BUILD_TOKENS = 40
@@ -28,6 +28,8 @@ _SECONDS_PER_STEP = 2.5e-7
 """One token of one enumerated sequence, for one estimator with one denominator."""
 _SECONDS_PER_ROLLOUT_STEP = 1e-6
 """One token of one drawn sequence, likewise."""
+_SECONDS_PER_DRAWN_STEP = 5e-6
+"""Drawing one token and scoring it with one model."""
 
 
 @dataclass(frozen=True)
@@ -86,11 +88,12 @@ def _seconds_of_sequences(env: SmallLM, study: Study) -> float:
     """The same for small language models."""
     rows = len(study.estimators) * len(study.denominators)
     rollouts = study.replicates * study.n_samples * env.length * env.prompts
-    scored, measured = 2 * rollouts, rollouts * _SECONDS_PER_ROLLOUT_STEP
-    if env.enumerable:
-        scored = env.prompts * env.tree.prefixes
-        measured = measured if Method.MONTE_CARLO in study.methods else 0.0
-        if Method.EXACT in study.methods:
-            measured += env.prompts * env.tree.sequences_count * env.length * _SECONDS_PER_STEP
-    passes = 2 + (_TARGET_PASSES if env.target_kl is not None else 0)
-    return _SECONDS_TO_TRAIN + scored * passes * _SECONDS_PER_PREFIX + rows * measured
+    passes = _TARGET_PASSES if env.target_kl is not None else 0
+    measured = rollouts * _SECONDS_PER_ROLLOUT_STEP
+    if not env.enumerable:
+        steps = 4 * rollouts + passes * KL_ROLLOUTS * env.length * env.prompts
+        return _SECONDS_TO_TRAIN + steps * _SECONDS_PER_DRAWN_STEP + rows * measured
+    measured = measured if Method.MONTE_CARLO in study.methods else 0.0
+    if Method.EXACT in study.methods:
+        measured += env.prompts * env.tree.sequences_count * env.length * _SECONDS_PER_STEP
+    return _SECONDS_TO_TRAIN + env.prompts * env.tree.prefixes * (2 + passes) * _SECONDS_PER_PREFIX + rows * measured

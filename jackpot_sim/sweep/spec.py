@@ -7,24 +7,29 @@ estimators.
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import hashlib
 import itertools
 import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from functools import cached_property
 from importlib import metadata, resources
 from pathlib import Path
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any, TypeAlias, get_args
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from jackpot_sim import estimators
+from jackpot_sim.environments.advantage import Advantage
+from jackpot_sim.environments.categorical import BaseLaw
 from jackpot_sim.environments.files import files_of, fingerprint
+from jackpot_sim.environments.language_models.build import LanguageModel
 from jackpot_sim.environments.mismatch import FAMILIES, MismatchFamily
+from jackpot_sim.environments.reward import Reward
 from jackpot_sim.environments.small_lm import SmallLM
 from jackpot_sim.environments.sources import SOURCES
 from jackpot_sim.estimators import Correction, Denominator, UpdateTarget
@@ -322,12 +327,28 @@ def parse(mapping: Mapping[str, Any]) -> Study:
         raise StudyError(_sentence(found[0], len(found))) from error
 
 
+def _that_there_are(location: Sequence[Any]) -> str:
+    """The fields of the configuration in which an unknown one was found, named by the last kind on the way."""
+    kinds = [part for part in location[:-1] if part in _CONFIGURATIONS]
+    if not kinds:
+        return ""
+    names = [field.name for field in dataclasses.fields(_CONFIGURATIONS[kinds[-1]]) if field.name != "kind"]
+    return f" ({kinds[-1]} has {', '.join(names)})"
+
+
+_CONFIGURATIONS: dict[Any, type[Any]] = {
+    vars(each)["kind"]: each
+    for union in (FAMILIES, SOURCES, get_args(BaseLaw), get_args(Advantage), get_args(Reward), get_args(LanguageModel))
+    for each in union
+} | {"small-lm": SmallLM}
+
+
 def _sentence(error: Any, count: int) -> str:
     location, message, kind = error["loc"], error["msg"], error["type"]
     where = ".".join(str(part) for part in location) or "study"
     message = message.removeprefix("Value error, ")
     if kind in _UNKNOWN_FIELD:
-        message = "there is no such field"
+        message = "there is no such field" + _that_there_are(location)
     elif kind == "union_tag_invalid":
         known = [tag.strip().strip("'") for tag in error["ctx"]["expected_tags"].split(",")]
         near = difflib.get_close_matches(str(error["ctx"]["tag"]).replace("_", "-"), known, n=1)

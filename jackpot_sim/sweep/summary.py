@@ -15,6 +15,8 @@ _DETAILED = 6
 """Up to so many environments each get a table of their own; of more, a line each says what is best where."""
 
 _TIE = 1e-9
+_ROUNDING = 1e-12
+"""Below this a figure is 0 but for rounding."""
 
 _COLUMNS = {
     "acceptance_rate": "accept",
@@ -35,7 +37,7 @@ _ON_MSE = (
 _ON_COLUMNS = (
     "KL acc. and KL eff.: KL(policy‖·) of the accepted tokens and of what the weighted update samples; inf where a "
     "token of the policy is out of reach, nan where some state accepts nothing. gain: the share of the gradient that "
-    "is left. * the least of its column."
+    "is left. var.: of one proposal, over that of one of the policy's own. * the least of its column."
 )
 _ON_MONTE_CARLO = (
     "monte_carlo: ± one standard error; a bias is nan where the estimate of its square, which is unbiased, is negative."
@@ -93,7 +95,7 @@ def _detail(rows: pd.DataFrame, records: pd.DataFrame) -> Table:
     name, knob, distance = describe(rows, records)
     table = Table(
         title=f"{name}, {knob}: KL before {distance}; {rows['n_samples'].iloc[0]} samples a {_state(rows)}, "
-        f"{rows['seed'].nunique()} seeds",
+        f"{_count(rows['seed'].nunique(), 'seed')}",
         title_justify="left",
         title_style="bold",
         box=box.SIMPLE_HEAD,
@@ -113,7 +115,8 @@ def _detail(rows: pd.DataFrame, records: pd.DataFrame) -> Table:
         cells = [str(row[key]) for key in shown]
         for column in columns:
             star = "*" if column in least and row[column] <= least[column] * (1 + _TIE) else ""
-            shown_value = f"{row[column]:.2g}" if column.startswith("kl") else f"{row[column]:.3g}"
+            value = 0.0 if abs(row[column]) < _ROUNDING else row[column]
+            shown_value = f"{value:.2g}" if column.startswith("kl") else f"{value:.3g}"
             error = f"±{row[f'{column}_se']:.1g}" if row[f"{column}_se"] > 0 else ""
             cells.append(f"{shown_value}{error}{star}")
         table.add_row(*cells)
@@ -136,6 +139,10 @@ def _overview(records: pd.DataFrame) -> Table:
         means = _means(rows)
         table.add_row(*describe(rows, records), _winner(means, "mse"), _winner(means, "mse_rescaled"))
     return table
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _state(rows: pd.DataFrame) -> str:

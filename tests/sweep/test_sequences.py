@@ -148,7 +148,7 @@ def test_p_new_may_be_targeted_where_an_update_lies_between(tmp_path: Path) -> N
 def test_the_tables_speak_of_prompts(finished: Path) -> None:
     rows = records.load(finished)
     (table,) = summary.tables(rows)
-    assert "weight-noise on small-lm, sigma=0.3" in str(table.title)
+    assert "weight-noise on small-lm, vocab=4, length=3, sigma=0.3" in str(table.title)
     assert "samples a prompt" in str(table.title)
     assert "KL prefix" in [column.header for column in table.columns]
     assert "visits to (prefix, token)" in summary.legend(rows)
@@ -159,7 +159,9 @@ def test_the_command_line_has_a_study_of_sequences_and_knows_null() -> None:
     assert rest == []
     made = study_from(None, env, False)
     assert made.name == "sequences"
-    assert [each.tree.end_token for each in made.env] == [None, None]
+    assert {(each.tree.end_token, each.length, each.target_kl) for each in made.env} == {
+        (None, length, target_kl) for length in (2, 3) for target_kl in (0.01, 0.1)
+    }
     assert any(each.needs_sequences for each in made.estimators)
     assert not any(each.acceptance_rate for each in made.estimators)
 
@@ -171,7 +173,9 @@ def test_environments_with_one_knob_are_told_apart_by_the_rest(tmp_path: Path) -
     titles = [str(table.title) for table in summary.tables(rows)]
     assert len(titles) == 4
     for title, told in zip(titles, itertools.product((1, 2), ("int8", "int4")), strict=True):
-        assert title.startswith(f"quantized-weights on small-lm, length={told[0]}, format={told[1]}, share=1: KL")
+        assert title.startswith(
+            f"quantized-weights on small-lm, vocab=4, length={told[0]}, format={told[1]}, share=1: KL"
+        )
 
 
 @pytest.mark.parametrize(
@@ -192,6 +196,7 @@ def test_environments_with_one_knob_are_told_apart_by_the_rest(tmp_path: Path) -
         ({"estimators": [{"kind": "obrs", "acceptance_rate": 0.5, "masked_by": "veto"}]}, "with masked_by"),
         ({"estimators": [{"kind": "tis", "masked_by": {"kind": "jackpot", "target": "p_new"}}]}, "takes no target"),
         ({"env": SEQUENCES | {"source": {"kind": "weight-noise"}}}, "sigma"),
+        ({"env": SEQUENCES | {"source": {"kind": "separate", "path": "x"}}}, "(separate has target_kl, actor, share)"),
         ({"env": SEQUENCES | {"source": {"kind": "weight_noise", "sigma": 1}}}, "did you mean 'weight-noise'"),
     ],
 )

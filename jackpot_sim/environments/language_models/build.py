@@ -155,7 +155,10 @@ def check_vocabulary(model: Model, vocab: int, name: str) -> None:
     """Refuses a model with another number of tokens, in its config or in its head."""
     for what, found in _vocabularies(model).items():
         if found != vocab:
-            raise ValueError(f"{name} has a vocabulary of {found} ({what}): {vocab} is wanted")
+            raise ValueError(
+                f"{name} has a vocabulary of {found} ({what}), and the environment, and so every model in it, one of "
+                f"{vocab}: give vocab={found}, or another model"
+            )
 
 
 def check_positions(model: Model, positions: int, name: str) -> None:
