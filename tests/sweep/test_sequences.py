@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from jackpot_sim.sweep import records, spec, summary
+from jackpot_sim.sweep import plan, records, spec, summary
 from jackpot_sim.sweep.cli import split_env_options, study_from
 from jackpot_sim.sweep.errors import StudyError
 from jackpot_sim.sweep.executors import ExecutorKind, opened
@@ -220,3 +220,23 @@ def test_estimators_are_compared_on_the_same_rollouts(tmp_path: Path) -> None:
     rows = records.load(run_serially(study(estimators=same, methods=["monte_carlo"], seeds=1), tmp_path / "same"))
     first, second = (found.reset_index(drop=True) for _, found in rows.groupby("estimator"))
     pd.testing.assert_frame_equal(first[list(SAMPLED)], second[list(SAMPLED)], rtol=1e-12)
+
+
+@pytest.mark.parametrize("limit", [4.0, 1e-6])
+def test_the_cost_of_sequences_is_told_beforehand(limit: float) -> None:
+    made = study(env=SEQUENCES | {"memory_limit_gib": limit}, seeds=1)
+    (cell,) = plan.cells(made)
+    assert plan.tokens(cell) == (2 * 13 * 4 if limit == 4 else None)
+    costs = [plan.seconds(each, made) for each in (cell, *plan.cells(study(env=SEQUENCES | {"length": 5}, seeds=1)))]
+    assert all(cost is not None and 0 < cost < 1000 for cost in costs)
+
+
+def test_of_many_environments_a_line_each_says_what_is_best(tmp_path: Path) -> None:
+    source = {"kind": "weight-noise", "sigma": [0.1 * step for step in range(1, 8)]}
+    env = SEQUENCES | {"source": source, "pretrain_steps": 0}
+    made = study(env=env, estimators=["none", "sequence-is"], methods=["exact"], denominators=["proposed"], seeds=1)
+    rows = records.load(run_serially(made, tmp_path / "run"))
+    (table,) = summary.tables(rows)
+    assert table.row_count == 7
+    assert list(table.columns[0].cells) == ["weight-noise on small-lm, vocab=4, length=3"] * 7
+    assert all(cell.startswith(("none: ", "sequence-is: ", "no update")) for cell in table.columns[3].cells)
