@@ -12,8 +12,9 @@ from threadpoolctl import threadpool_limits
 
 from jackpot_sim.estimators import Correction
 from jackpot_sim.estimators.statistics import StateStatistics
+from jackpot_sim.sweep.estimator_spec import EstimatorSpec
 from jackpot_sim.sweep.plan import Cell
-from jackpot_sim.sweep.spec import EstimatorSpec, Method, Study
+from jackpot_sim.sweep.spec import Method, Study
 from jackpot_sim.sweep.subjects import Row, subject_of
 
 PARAMETERS = ("clip", "floor", "low", "high", "bound", "lam", "c1", "c2", "threshold", "delta")

@@ -24,8 +24,9 @@ from jackpot_sim.estimators import Correction, Denominator, moments, rollouts, s
 from jackpot_sim.estimators.enumerated import Referee, Weighed
 from jackpot_sim.estimators.sampled import Sampled
 from jackpot_sim.estimators.statistics import Moments, StateStatistics
+from jackpot_sim.sweep.estimator_spec import EstimatorSpec
 from jackpot_sim.sweep.plan import Cell
-from jackpot_sim.sweep.spec import EstimatorSpec, Method, Study
+from jackpot_sim.sweep.spec import Method, Study
 
 Row: TypeAlias = dict[str, Any]
 

@@ -17,7 +17,8 @@ from jackpot_sim.estimators import Denominator
 from jackpot_sim.sweep import plan, spec
 from jackpot_sim.sweep.cli import split_env_options, study_from
 from jackpot_sim.sweep.errors import StudyError
-from jackpot_sim.sweep.spec import EstimatorSpec, Method, Study, expand
+from jackpot_sim.sweep.estimator_spec import EstimatorSpec
+from jackpot_sim.sweep.spec import Method, Study, expand
 from tests.sweep.studies import SMALL, small
 
 ENV: dict[str, Any] = {"kind": "logit-noise", "sigma": 0.1}

@@ -1,0 +1,132 @@
+"""What one estimator of a study is: a correction by name, its parameters, and what is wrapped around it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, TypeAlias
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
+
+from jackpot_sim import estimators
+from jackpot_sim.estimators import Correction, UpdateTarget
+from jackpot_sim.estimators.updates import require_target
+
+
+class Frozen(BaseModel):
+    """What studies are made of: fields that are known, and do not change."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+def _as_number(value: Any) -> Any:
+    """A parameter that a file wrote as text and that reads as a number."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return float(value)
+    except ValueError:
+        return value
+
+
+Parameter: TypeAlias = Annotated[bool | float | str, BeforeValidator(_as_number)]
+"""A number, a flag, or the name of a choice."""
+
+
+class EstimatorSpec(Frozen):
+    """One estimator. In a file its parameters stand beside `kind`; a bare name takes the defaults."""
+
+    kind: str
+    """A name from `estimators.names()`."""
+    parameters: dict[str, Parameter] = {}
+    """What `estimators.get` takes besides the name."""
+    acceptance_rate: float | None = None
+    """Solve λ for this share of accepted tokens instead of giving it."""
+    per_state: bool = True
+    """With `acceptance_rate`: one λ for each state, or one for the whole batch."""
+    rao_blackwell: bool = False
+    """Replace the mask by its mean."""
+    batch_normalize: bool = False
+    """Divide the weights by their mean over the batch."""
+    masked_by: EstimatorSpec | None = None
+    """Another estimator beside this one: accept probabilities and weights of the two are multiplied."""
+    target: UpdateTarget = UpdateTarget.REFERENCE
+    """What Jackpot leads to where sequences are updated: p_ref, the policy before the update, or p_new."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _flat(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return {"kind": value}
+        if not isinstance(value, Mapping):
+            return value
+        own = {key: item for key, item in value.items() if key in cls.model_fields}
+        beside = {key: item for key, item in value.items() if key not in cls.model_fields}
+        inside = own.get("parameters", {})
+        if not isinstance(inside, Mapping):
+            return own
+        if twice := [str(key) for key in beside if key in inside]:
+            raise ValueError(f"{', '.join(twice)} is given twice")
+        return own | {"parameters": dict(inside) | beside}
+
+    @model_validator(mode="after")
+    def _known(self) -> EstimatorSpec:
+        if self.masked_by is not None:
+            if self.acceptance_rate is not None or self.masked_by.acceptance_rate is not None:
+                raise ValueError("an acceptance_rate is not solved for together with masked_by: give lam")
+            if self.masked_by.target is not UpdateTarget.REFERENCE:
+                raise ValueError("masked_by takes no target: give it beside masked_by, for both")
+        if self.acceptance_rate is not None:
+            if "lam" in self.parameters:
+                raise ValueError("give lam or acceptance_rate, not both")
+            if not 0 < self.acceptance_rate <= 1:
+                raise ValueError(f"acceptance_rate must lie in (0, 1], got {self.acceptance_rate}")
+            if "lam" not in self.correction().parameters():
+                raise ValueError(f"{self.kind} has no lam: an acceptance_rate fits obrs and jackpot")
+        require_target(self.correction(), self.target)
+        return self
+
+    def correction(self) -> Correction:
+        """The correction, at the λ given."""
+        correction = estimators.get(self.kind, **self.parameters)
+        if self.masked_by is not None:
+            correction = estimators.combined(correction, self.masked_by.correction())
+        if self.rao_blackwell:
+            correction = estimators.rao_blackwell(correction)
+        return estimators.batch_normalize(correction) if self.batch_normalize else correction
+
+    @property
+    def needs_sequences(self) -> bool:
+        """Whether it looks at whole sequences, or at the batch."""
+        return not self.correction().is_per_token
+
+    def correction_for(self, policy_log_probs: Any, actor_log_probs: Any) -> Correction:
+        """The correction for these states, with λ solved for where a budget was given."""
+        if self.acceptance_rate is None:
+            return self.correction()
+        return estimators.at_budget(
+            self.correction(), policy_log_probs, actor_log_probs, self.acceptance_rate, self.per_state
+        )
+
+    @property
+    def draws_a_mask(self) -> bool:
+        """Whether a token is kept by chance, so that there is noise for `rao_blackwell` to remove."""
+        return self.correction().draws_mask
+
+    @property
+    def label(self) -> str:
+        """How tables and figures name it, for instance `rao-blackwell(jackpot(c1=4))`."""
+        told = [f"{name}={_told(value)}" for name, value in sorted(self.parameters.items())]
+        if self.acceptance_rate is not None:
+            told.append(f"acceptance={self.acceptance_rate:.12g}{'' if self.per_state else ' of batch'}")
+        if self.target is not UpdateTarget.REFERENCE:
+            told.append(f"target={self.target}")
+        label = f"{self.kind}({', '.join(told)})" if told else self.kind
+        if self.masked_by is not None:
+            label = f"{label} & {self.masked_by.label}"
+        if self.rao_blackwell:
+            label = f"rao-blackwell({label})"
+        return f"batch-normalize({label})" if self.batch_normalize else label
+
+
+def _told(value: float | str) -> str:
+    return f"{value:.12g}" if isinstance(value, float) else str(value).lower()
