@@ -169,9 +169,7 @@ def test_check_model_names_the_model_and_what_is_wrong() -> None:
     with pytest.raises(ValueError, match=r"the actor reads at most 12 tokens: .* would be 13"):
         check_model(model, "the actor", positions=13)
     model.config.vocab_size = 7
-    with pytest.raises(
-        ValueError, match=r"the actor has a vocabulary of 5 \(rows of the output embedding\), .* 7:"
-    ):
+    with pytest.raises(ValueError, match=r"the actor has a vocabulary of 5 \(rows of the output embedding\), .* 7:"):
         check_model(model, "the actor", vocab=7)
     with torch.no_grad():
         model.model.norm.weight[3] = torch.nan
