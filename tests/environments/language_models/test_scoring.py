@@ -218,7 +218,7 @@ BAD: dict[str, Callable[[], Any]] = {
     "prompts must hold token ids .* float64": lambda: PLAIN.log_probs(PROMPTS * 1.0, TREE),
     r"prompts must hold .* shape \(1, 0\)": lambda: PLAIN.log_probs(np.zeros((1, 0), dtype=int), TREE),
     "prompts holds tokens from 0 to 4: the vocabulary is 0 to 3": lambda: PLAIN.log_probs([[0, 4]], TREE),
-    "the model has a vocabulary of 4 .*: 5 is wanted": lambda: PLAIN.log_probs(PROMPTS, PrefixTree(5, 2)),
+    "the model has a vocabulary of 4 .* 5: give vocab=4": lambda: PLAIN.log_probs(PROMPTS, PrefixTree(5, 2)),
     "the model reads at most 12 tokens: .* would be 13": lambda: PLAIN.log_probs(PROMPTS, PrefixTree(VOCAB, 8)),
     "tokens holds tokens from -1": lambda: PLAIN.log_probs_along(PROMPTS[0], [[0, -1]]),
     "at most 12 tokens": lambda: PLAIN.log_probs_along(PROMPTS[0], np.zeros((1, 8), dtype=int)),
