@@ -74,20 +74,18 @@ def _drain(
     report(progress)
     flying: set[Future[Measured]] = set()
     queue = iter(waiting)
-    try:
-        while True:
-            while len(flying) < in_flight and (cell := next(queue, None)) is not None:
-                flying.add(executor.submit(measure, cell, study))
-            if not flying:
-                return progress
-            landed, flying = wait(flying, return_when=FIRST_COMPLETED)
-            for future in sorted(landed, key=_failed):  # an error must not lose the cells that landed beside it
-                directory.write(_result(future))
-                progress = Progress(progress.finished + 1, progress.total, already_there)
-                report(progress)
-    finally:
-        for future in flying:
-            future.cancel()
+    # What flies when this is left early is for the executor's owner to end: a future that is cancelled here
+    # and then failed by an executor that shuts down makes loky print a traceback.
+    while True:
+        while len(flying) < in_flight and (cell := next(queue, None)) is not None:
+            flying.add(executor.submit(measure, cell, study))
+        if not flying:
+            return progress
+        landed, flying = wait(flying, return_when=FIRST_COMPLETED)
+        for future in sorted(landed, key=_failed):  # an error must not lose the cells that landed beside it
+            directory.write(_result(future))
+            progress = Progress(progress.finished + 1, progress.total, already_there)
+            report(progress)
 
 
 def _failed(future: Future[Measured]) -> bool:
