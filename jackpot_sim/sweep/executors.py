@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 import threading
@@ -55,9 +56,21 @@ def opened(kind: ExecutorKind, workers: int) -> Iterator[Executor]:
     try:
         yield executor
     except BaseException:
-        executor.shutdown(kill_workers=True)
+        with _unlogged():
+            executor.shutdown(kill_workers=True)
         raise
     executor.shutdown()
+
+
+@contextlib.contextmanager
+def _unlogged() -> Iterator[None]:
+    """What is cut off on purpose is no news, though loky's manager thread may log it as a crash of its own."""
+    logger = logging.getLogger("concurrent.futures")
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
 
 
 def _begin_worker(parent: int) -> None:
