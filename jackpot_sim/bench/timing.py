@@ -6,7 +6,7 @@ import statistics
 import time
 import tracemalloc
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 
@@ -20,6 +20,8 @@ class Finding:
     at_most: float | None = None
     at_least: float | None = None
     note: str = ""
+    labels: Mapping[str, str | float] = field(default_factory=dict)
+    """What tells this figure from others of its kind, for those who read the findings as a table."""
 
     @property
     def met(self) -> bool | None:

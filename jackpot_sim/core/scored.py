@@ -1,0 +1,71 @@
+"""Sequences with what two policies say of every token that was written: what a trainer has at hand.
+
+Beside `sequences`, where whole laws are tables of prefixes: a real vocabulary is too large for them, so here
+is only what belongs to the tokens drawn.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from jackpot_sim.core.numerics import check_same_shape, log_ratio
+from jackpot_sim.core.sequences import Flags, Floats, Ints
+
+
+@dataclass(frozen=True, eq=False)
+class ScoredRollouts:
+    """n sequences of at most `length` tokens; arrays of shape (n, length) unless said.
+
+    Attributes:
+        policy_log_probs: log p(y_t|s_t) of the policy that is trained, float64, nats.
+        actor_log_probs: log q(y_t|s_t) of the policy that writes rollouts, float64, nats.
+        mask: True on tokens, which come before all padding; what the other arrays hold there does not matter.
+        advantage: A(y) of each sequence, shape (n,).
+        prompt: which prompt each sequence follows, int64, shape (n,).
+
+    Raises:
+        ValueError: the shapes differ, a sequence has no token, or a log-prob of a token is NaN or +inf, or an
+            advantage is not finite.
+    """
+
+    policy_log_probs: Floats
+    actor_log_probs: Floats
+    mask: Flags
+    advantage: Floats
+    prompt: Ints
+
+    def __post_init__(self) -> None:
+        for name in ("policy_log_probs", "actor_log_probs"):
+            values = getattr(self, name)
+            check_same_shape(self.mask, values, "mask", name)
+            if not np.all(values[self.mask] < np.inf):  # NaN is no less than inf either
+                raise ValueError(f"{name} holds NaN or +inf at a token")
+        for name in ("advantage", "prompt"):
+            if getattr(self, name).shape != (len(self.mask),):
+                raise ValueError(f"{name} has shape {getattr(self, name).shape}: there are {len(self.mask)} sequences")
+        if not np.all(np.isfinite(self.advantage)):
+            raise ValueError("advantage holds NaN or inf")
+        if self.mask.size == 0 or not np.all(self.mask.any(axis=-1)):
+            raise ValueError("mask leaves a sequence without any token")
+
+    def __len__(self) -> int:
+        return len(self.mask)
+
+    @cached_property
+    def lengths(self) -> Floats:
+        """The number of tokens of each sequence, shape (n,)."""
+        return np.asarray(self.mask.sum(axis=-1), dtype=np.float64)
+
+    @cached_property
+    def log_ratio(self) -> Floats:
+        """ℓ = log p − log q at every token, 0 at padding; nats."""
+        ours, theirs = (np.where(self.mask, each, 0.0) for each in (self.policy_log_probs, self.actor_log_probs))
+        return np.asarray(log_ratio(ours, theirs))
+
+    def take(self, rows: slice | Ints) -> ScoredRollouts:
+        """Some of the sequences."""
+        columns = (self.policy_log_probs, self.actor_log_probs, self.mask, self.advantage, self.prompt)
+        return ScoredRollouts(*(column[rows] for column in columns))
