@@ -55,6 +55,14 @@ def as_array(value: Any, like: Array) -> Array:
     return xp.asarray(value, dtype=like.dtype, device=device)
 
 
+def as_ids(value: Any, like: Array) -> Array:
+    """`value`, integers of any array library, as int64 of the library and on the device of `like`."""
+    xp = namespace(like)
+    if not array_api_compat.is_torch_array(like):
+        return xp.asarray(to_numpy(value), dtype=xp.int64)
+    return xp.asarray(value, dtype=xp.int64, device=array_api_compat.device(like))
+
+
 def logsumexp(x: Array, axis: int = -1, keepdims: bool = False) -> Array:
     """log Σ exp(x), which the standard lacks; a slice of nothing but −inf gives −inf."""
     xp = namespace(x)
@@ -84,6 +92,46 @@ def kth_largest(x: Array, k: int) -> Array:
     if array_api_compat.is_numpy_array(x):
         return np.partition(x, vocab - k, axis=-1)[..., vocab - k : vocab - k + 1]
     return xp.sort(x, axis=-1, descending=True)[..., k - 1 : k]
+
+
+def topk_mask(x: Array, k: int) -> Array:
+    """True on the k largest entries along the last axis, ties going to the lower index; `x` holds no NaN."""
+    xp = namespace(x)
+    if k >= x.shape[-1]:
+        return xp.ones_like(x, dtype=xp.bool)
+    least = kth_largest(x, k)
+    mask = x >= least
+    if not bool(xp.any(xp.count_nonzero(mask, axis=-1) > k)):
+        return mask
+    above, tied = x > least, x == least
+    room = k - xp.sum(xp.astype(above, xp.int64), axis=-1, keepdims=True)
+    return above | (tied & (xp.cumulative_sum(xp.astype(tied, xp.int64), axis=-1) <= room))
+
+
+def topk(x: Array, k: int) -> tuple[Array, Array]:
+    """(values, indices) of the k largest entries along the last axis, both of shape (..., k).
+
+    Largest first, and among ties the lower index first, on every backend; k beyond the axis means all
+    of it. The indices are int64, and `x` holds no NaN.
+    """
+    xp = namespace(x)
+    kept = min(k, x.shape[-1])
+    indices = _torch_topk(x, kept) if array_api_compat.is_torch_array(x) and kept < x.shape[-1] else None
+    if indices is None:
+        # The mask holds k entries of every row, and `nonzero` gives them row by row in ascending order.
+        indices = xp.reshape(xp.nonzero(topk_mask(x, kept))[-1], (*x.shape[:-1], kept))
+    values = xp.take_along_axis(x, indices, axis=-1)
+    order = xp.argsort(values, axis=-1, descending=True, stable=True)
+    return xp.take_along_axis(values, order, axis=-1), xp.take_along_axis(indices, order, axis=-1)
+
+
+def _torch_topk(x: Array, k: int) -> Array | None:
+    """The same indices in ascending order by torch's own way, a third of the time; None where it may break a tie."""
+    xp = namespace(x)
+    values, indices = xp.topk(x, k + 1, dim=-1)
+    if bool(xp.any(values[..., k - 1] == values[..., k])):
+        return None
+    return xp.sort(indices[..., :k], axis=-1)
 
 
 def stop_gradient(x: Array) -> Array:

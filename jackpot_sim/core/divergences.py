@@ -10,6 +10,7 @@ All raise ValueError for NaN or unnormalised laws and for shapes that differ.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from jackpot_sim.core.backend import Array, logsumexp, namespace
 from jackpot_sim.core.numerics import check_pair, log_ratio, mul_exp, overflow_to_inf
@@ -114,3 +115,12 @@ def _renyi_excess(p: Array, q: Array, alpha: float) -> Array:
     joint = xp.where(outside, 0.0, xp.exp(xp.minimum(exponent, xp.ones_like(exponent))))
     far = joint - alpha * xp.exp(p) + beta * xp.exp(q)
     return xp.sum(xp.where(near, close, far), axis=-1)
+
+
+BY_NAME: dict[str, Callable[..., Array]] = {
+    "kl_policy_actor": kl,
+    "kl_actor_policy": lambda policy_log_probs, actor_log_probs: kl(actor_log_probs, policy_log_probs),
+    "total_variation": total_variation,
+    "chi_square": chi_square,
+}
+"""What records hold of a pair of laws, policy first; shape (...) from (..., vocab), nats where they are KLs."""

@@ -2,19 +2,27 @@
 
 A rollout server returns a few log-probs per token, not 151,936 of them. What those few say of Z:
 
-exact        `obrs.overlap`, from both full laws.
+exact        `obrs.overlap`, from both full laws; `chunked`, from hidden states, never holding a law in full.
 topk         the terms of TopK(q) ∪ TopK(p): never more than Z ([J] §4.4.1).
 corrected    κ·Z_k with κ = accepted / mean Z_k: right for the batch mean, not state by state ([J] §4.4.2).
 bracket      Z_k ≤ Z ≤ Z_k + min(q_rest, p_rest/λ): true but for rounding.
 calibrated   the point inside the bracket that the batch's mean acceptance probability picks.
+
+Three brackets, by what is known of the actor q:
+
+bracket             q on TopK(q) ∪ TopK(p): contained in `bracket_on_topk` of TopK(q).
+actor_topk_bracket  q on TopK(q) alone, and one pass over p: the same low end, and no higher a high end.
+bracket_on_topk     q and p on the same k tokens alone: O(k) per token, and on TopK(q) the widest.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
-from jackpot_sim.core.backend import Array, floating, kth_largest, namespace
+from jackpot_sim.core.backend import Array, floating, into, namespace, topk_mask
+from jackpot_sim.core.heads import ChunkedLaw, Head
 from jackpot_sim.core.numerics import (
     check_at_most_one,
     check_log_probs,
@@ -48,9 +56,91 @@ def bracket(policy_log_probs: Array, actor_log_probs: Array, k: int, lam: Any = 
 
     The rests are the masses outside TopK(q) ∪ TopK(p). Arguments and errors as `topk`.
     """
-    kept, policy_rest, actor_rest = _split_at_topk(policy_log_probs, actor_log_probs, k, lam)
-    xp = namespace(kept)
-    return kept, kept + xp.minimum(actor_rest, policy_rest / positive(lam, "lam", kept))
+    return _close(*_split_at_topk(policy_log_probs, actor_log_probs, k, lam), lam)
+
+
+def bracket_on_topk(policy_topk_log_probs: Array, actor_topk_log_probs: Array, lam: Any = 1.0) -> tuple[Array, Array]:
+    """(low, high) around Z from both laws on the same k tokens K: what a trainer can afford.
+
+    low = Σ_K min(q, p/λ) and high = low + min(1 − q(K), (1 − p(K))/λ), both of shape (...): O(k) per token,
+    and no pass over the vocabulary. K is any set, the same for both laws: TopK(q) as the rollout stored
+    it, with p gathered there, or a union. A larger K, one that contains the other, gives a bracket inside the
+    other's, so `bracket`'s union is tighter than either top-k alone; for K = TopK(q) `actor_topk_bracket` has
+    the same low end and a high end that is never higher.
+
+    Args:
+        policy_topk_log_probs: log p on K, shape (..., k), nats.
+        actor_topk_log_probs: log q on the same tokens, the same shape, of the law that was really sampled.
+        lam: λ > 0, a number or shape (...).
+
+    Raises:
+        ValueError: the arrays are empty or differ in shape, one holds NaN or more mass than one, or λ is
+            not positive.
+    """
+    policy, actor = floating(policy_topk_log_probs), floating(actor_topk_log_probs)
+    check_same_shape(policy, actor, "policy_topk_log_probs", "actor_topk_log_probs")
+    require_vocabulary(actor, "actor_topk_log_probs")
+    xp = namespace(policy, actor)
+    dtype = xp.result_type(policy.dtype, actor.dtype)
+    policy, actor = xp.astype(policy, dtype, copy=False), xp.astype(actor, dtype, copy=False)
+    with overflow_to_inf():
+        policy_kept, actor_kept = (xp.sum(xp.exp(law), axis=-1) for law in (policy, actor))
+    check_at_most_one(policy_kept, "policy_topk_log_probs")
+    check_at_most_one(actor_kept, "actor_topk_log_probs")
+    low = xp.sum(xp.exp(log_overlap_terms(policy, actor, lam)), axis=-1)
+    # A rest is a difference, and may miss 0 by its rounding.
+    nothing = xp.zeros_like(low)
+    policy_rest, actor_rest = (xp.maximum(1 - kept, nothing) for kept in (policy_kept, actor_kept))
+    return _close(low, policy_rest, actor_rest, lam)
+
+
+def chunked(
+    policy_hidden: Array,
+    actor_hidden: Array,
+    policy_head: Head,
+    actor_head: Head,
+    lam: Any = 1.0,
+    *,
+    chunk: int | None = None,
+) -> Array:
+    """Z(λ) = Σ min(q, p/λ) exactly, from last hidden states, over chunks of the vocabulary: shape (...).
+
+    Both log-normalisers first, then the sum: two passes over each head, O(tokens × chunk) in memory, and
+    nothing of the size tokens × vocabulary. A constant of differentiation, as Z is in Jackpot's weight.
+
+    Args:
+        policy_hidden: the policy's last hidden states, shape (..., its hidden size).
+        actor_hidden: the actor's, the same but for the last axis.
+        policy_head: what turns the policy's into logits.
+        actor_head: the actor's, over the same vocabulary.
+        lam: λ > 0, a number or shape (...).
+        chunk: tokens of the vocabulary at a time; None takes a 64th of them.
+
+    Raises:
+        ValueError: the vocabularies or the leading shapes differ, hidden states do not fit their head, a
+            state's logits are no law, λ is not positive, or chunk < 1.
+    """
+    if policy_head.vocab != actor_head.vocab:
+        raise ValueError(
+            f"policy_head has {policy_head.vocab} tokens, actor_head has {actor_head.vocab}: "
+            "the vocabularies must be the same"
+        )
+    if tuple(policy_hidden.shape[:-1]) != tuple(actor_hidden.shape[:-1]):
+        raise ValueError(
+            f"policy_hidden has shape {tuple(policy_hidden.shape)}, actor_hidden has shape "
+            f"{tuple(actor_hidden.shape)}: all axes but the last must be the same"
+        )
+    policy = ChunkedLaw.of(policy_head, policy_hidden, chunk)
+    actor = ChunkedLaw.of(actor_head, actor_hidden, chunk)
+    xp = namespace(policy_hidden, actor_hidden)
+    lam = positive(lam, "lam", policy.log_total)
+    # p/λ is p with log λ on its normaliser.
+    scaled = replace(policy, log_total=policy.log_total + xp.log(lam if lam.ndim == 0 else lam[..., None]))
+    total = xp.zeros_like(policy.log_total[..., 0])
+    for tokens in policy_head.chunks(chunk):
+        terms = xp.minimum(scaled.log_probs(tokens), actor.log_probs(tokens))
+        total = total + xp.sum(into(terms, "exp", terms), axis=-1)
+    return total
 
 
 def actor_topk_bracket(
@@ -135,25 +225,19 @@ def calibrated(low: Array, high: Array, acceptance_probability: Array) -> Array:
     return low + xp.clip(share, 0.0, 1.0) * (high - low)
 
 
+def _close(low: Array, policy_rest: Array, actor_rest: Array, lam: Any) -> tuple[Array, Array]:
+    """(low, high) from the terms that are known and the masses of p and q where they are not."""
+    return low, low + namespace(low).minimum(actor_rest, policy_rest / positive(lam, "lam", low))
+
+
 def _split_at_topk(policy_log_probs: Array, actor_log_probs: Array, k: int, lam: Any) -> tuple[Array, Array, Array]:
     """Z_k on the union of the two top-k sets, and the masses of p and of q outside it."""
     if k < 1:
         raise ValueError(f"k must be at least 1, got {k}")
     policy_log_probs, actor_log_probs = check_pair(policy_log_probs, actor_log_probs)
     xp = namespace(policy_log_probs, actor_log_probs)
-    union = _topk_mask(policy_log_probs, k) | _topk_mask(actor_log_probs, k)
+    union = topk_mask(policy_log_probs, k) | topk_mask(actor_log_probs, k)
     terms = xp.where(union, log_overlap_terms(policy_log_probs, actor_log_probs, lam), -math.inf)
     rests = (xp.where(union, -math.inf, law) for law in (policy_log_probs, actor_log_probs))
     kept, policy_rest, actor_rest = (xp.sum(xp.exp(x), axis=-1) for x in (terms, *rests))
     return kept, policy_rest, actor_rest
-
-
-def _topk_mask(log_probs: Array, k: int) -> Array:
-    """True on the k likeliest tokens of each state; ties go to the lower id."""
-    xp = namespace(log_probs)
-    if k >= log_probs.shape[-1]:
-        return xp.ones_like(log_probs, dtype=xp.bool)
-    least = kth_largest(log_probs, k)
-    above, tied = log_probs > least, log_probs == least
-    room = k - xp.sum(xp.astype(above, xp.int64), axis=-1, keepdims=True)
-    return above | (tied & (xp.cumulative_sum(xp.astype(tied, xp.int64), axis=-1) <= room))

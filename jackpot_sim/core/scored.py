@@ -67,5 +67,10 @@ class ScoredRollouts:
 
     def take(self, rows: slice | Ints) -> ScoredRollouts:
         """Some of the sequences."""
-        columns = (self.policy_log_probs, self.actor_log_probs, self.mask, self.advantage, self.prompt)
-        return ScoredRollouts(*(column[rows] for column in columns))
+        return ScoredRollouts(
+            self.policy_log_probs[rows],
+            self.actor_log_probs[rows],
+            self.mask[rows],
+            self.advantage[rows],
+            self.prompt[rows],
+        )

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -71,17 +72,11 @@ def _of_prompt(rollouts: Rollouts) -> dict[str, tuple[float, float]]:
     return found | {"chi_square_sequence": (mean - 1, error), "mean_length": ratio_of_means(actor.lengths, ones)}
 
 
-_Divergence = Callable[..., Floats]
-
-_AT_POLICY: dict[str, _Divergence] = {"kl_sequence": divergences.kl}
-_AT_ACTOR: dict[str, _Divergence] = {
-    "kl_actor_policy": lambda p, q: divergences.kl(q, p),
-    "total_variation": divergences.total_variation,
-    "chi_square": divergences.chi_square,
-}
+_AT_POLICY: dict[str, Callable[..., Any]] = {"kl_sequence": divergences.kl}
+_AT_ACTOR = {name: divergence for name, divergence in divergences.BY_NAME.items() if name != "kl_policy_actor"}
 
 
-def _at_prefixes(laws: SequenceLaws, which: dict[str, _Divergence]) -> dict[str, Floats]:
+def _at_prefixes(laws: SequenceLaws, which: dict[str, Callable[..., Any]]) -> dict[str, Floats]:
     return {name: np.asarray(f(laws.policy_log_probs, laws.actor_log_probs)) for name, f in which.items()}
 
 
