@@ -196,8 +196,8 @@ def _statistics(block: _Block, denominator: Denominator, batch_divisor: float | 
         estimate_sq=_expect(estimate**2),
         estimate_dot=_expect(estimate * gradient),
         second_moment=_expect(squared * spread),
-        kl_accepted=_kl_to(block.log_p, block.log_q + _log(accept)),
-        kl_effective=_kl_to(block.log_p, block.log_q + _log(accept) + _log(reachable)),
+        kl_accepted=kl_to_mass(block.log_p, block.log_q + log_mass(accept)),
+        kl_effective=kl_to_mass(block.log_p, block.log_q + log_mass(accept) + log_mass(reachable)),
         **of_single_tokens(rate, _expect(estimate**2) * divisor**2),
     )
 
@@ -206,16 +206,21 @@ def _expect(terms: Array) -> Array:
     return namespace(terms).sum(terms, axis=-1)
 
 
-def _kl_to(log_p: Array, log_mass: Array) -> Array:
-    """KL(p‖mass/Σ mass), in logs because a mass may be too small for its exponential; nan where nothing has mass."""
-    log_total = logsumexp(log_mass, keepdims=True)
-    xp = namespace(log_mass)
+def kl_to_mass(log_p: Array, log_measure: Array) -> Array:
+    """KL(p‖m/Σm), in logs because a mass may be too small for its exponential; nan where nothing has mass.
+
+    Args:
+        log_p: shape (..., vocab), nats.
+        log_measure: log m, the same shape.
+    """
+    log_total = logsumexp(log_measure, keepdims=True)
+    xp = namespace(log_measure)
     there = log_total > -math.inf
-    divergence = kl_of_checked(log_p, log_mass - xp.where(there, log_total, 0.0))
+    divergence = kl_of_checked(log_p, log_measure - xp.where(there, log_total, 0.0))
     return xp.where(there[..., 0], divergence, math.nan)
 
 
-def _log(values: Array) -> Array:
+def log_mass(values: Array) -> Array:
     """log, −inf at 0 without a warning."""
     xp = namespace(values)
     return xp.where(values > 0, xp.log(xp.where(values > 0, values, 1.0)), -math.inf)

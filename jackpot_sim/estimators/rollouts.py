@@ -179,7 +179,7 @@ class _Draws:
     def __init__(self, prompts: int, replicates: int, truth: Truth | None) -> None:
         each = (prompts, replicates)
         self.kept, self.tokens, self.units, self.weight, self.weight_sq = (np.zeros(each) for _ in range(5))
-        self.own, self.cross, self.wanted = (_Gram(replicates) for _ in range(3))
+        self.own, self.cross, self.wanted = (Gram(replicates) for _ in range(3))
         """Σ over prompts of ⟨X_r, X_r'⟩, ⟨X_r, Y_r'⟩ and ⟨Y_r, Y_r'⟩ for actor updates X and on-policy ones Y."""
         self.truth = truth
         self.surprises: Floats = np.full((3, *each), math.nan)
@@ -281,7 +281,7 @@ class _Draws:
             }
 
 
-class _Gram:
+class Gram:
     """Inner products of replicates, shape (replicates, replicates), and their means with one left out."""
 
     def __init__(self, replicates: int) -> None:
