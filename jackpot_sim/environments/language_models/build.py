@@ -7,8 +7,7 @@ on how it was computed, and derivatives can be checked.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -17,12 +16,11 @@ import numpy as np
 
 from jackpot_sim.environments.base import FORBID_EXTRA
 from jackpot_sim.environments.fields import check_count, check_positive
-
-Model: TypeAlias = Any
-"""A transformers `PreTrainedModel` with a language-model head."""
-
-Tokenizer: TypeAlias = Any
-"""A transformers tokenizer."""
+from jackpot_sim.environments.language_models.checkpoints import Model as Model
+from jackpot_sim.environments.language_models.checkpoints import Tokenizer as Tokenizer
+from jackpot_sim.environments.language_models.checkpoints import check_weights, quiet, read_model
+from jackpot_sim.environments.language_models.checkpoints import library as library
+from jackpot_sim.environments.language_models.checkpoints import load_tokenizer as load_tokenizer
 
 _TRANSFORMERS_RANGE = 0.02
 """The standard deviation that transformers gives the entries of a matrix."""
@@ -103,29 +101,12 @@ def build(config: LanguageModel, vocab: int, generator: np.random.Generator) -> 
     import torch
 
     check_count("vocab", vocab, 2)
-    with torch.random.fork_rng(devices=[]), _quiet():
+    with torch.random.fork_rng(devices=[]), quiet():
         if isinstance(config, TinyQwen3):
             return _random_qwen3(config, vocab, generator)
-        model = _read(config.path)
+        model = read_model(config.path, torch.float64)
     check_model(model, str(config.path), vocab=vocab)
     return model
-
-
-def load_tokenizer(path: Path) -> Tokenizer | None:
-    """The tokenizer in a checkpoint's folder, None if there is none.
-
-    Raises:
-        ValueError: there is one that cannot be read.
-    """
-    path = Path(path)
-    # Not left to transformers, which makes an empty one out of a folder with a config.json alone.
-    if not any((path / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json")):
-        return None
-    with _quiet():
-        try:
-            return library().AutoTokenizer.from_pretrained(path, local_files_only=True)
-        except Exception as error:  # whatever a broken file makes it raise
-            raise ValueError(f"{path}: cannot read the tokenizer: {_first_line(error)}") from error
 
 
 def check_model(model: Model, name: str, *, vocab: int | None = None, positions: int | None = None) -> None:
@@ -140,15 +121,11 @@ def check_model(model: Model, name: str, *, vocab: int | None = None, positions:
     Raises:
         ValueError: a weight is NaN or inf, the vocabulary is another, or the context is too short.
     """
-    import torch
-
     if vocab is not None:
         check_vocabulary(model, vocab, name)
     if positions is not None:
         check_positions(model, positions, name)
-    for parameter, weight in model.named_parameters():
-        if not bool(torch.isfinite(weight).all()):
-            raise ValueError(f"{name} holds NaN or inf in its weight {parameter}")
+    check_weights(model, name)
 
 
 def check_vocabulary(model: Model, vocab: int, name: str) -> None:
@@ -218,13 +195,6 @@ def in_double(model: Model) -> AbstractContextManager[Any]:
     return Double()
 
 
-def library() -> Any:
-    """transformers, whose annotations cover it in part, without them."""
-    import transformers
-
-    return transformers
-
-
 def _random_qwen3(config: TinyQwen3, vocab: int, generator: np.random.Generator) -> Model:
     import torch
 
@@ -251,44 +221,8 @@ def _random_qwen3(config: TinyQwen3, vocab: int, generator: np.random.Generator)
     return model.eval()
 
 
-def _read(path: Path) -> Model:
-    import torch
-
-    if not (Path(path) / "config.json").is_file():
-        raise ValueError(f"{path}: no checkpoint: there is no config.json")
-    try:
-        model, info = library().AutoModelForCausalLM.from_pretrained(
-            path, local_files_only=True, dtype=torch.float64, output_loading_info=True
-        )
-    except Exception as error:  # whatever a broken file makes it raise
-        raise ValueError(f"{path}: cannot read a causal language model: {_first_line(error)}") from error
-    # transformers fills these with random numbers.
-    if absent := sorted(info["missing_keys"]):
-        raise ValueError(f"{path}: {len(absent)} weights are missing, the first of them {absent[0]}")
-    return model.eval()
-
-
 def _vocabularies(model: Model) -> dict[str, int]:
     """The size of the vocabulary, from each place that tells it."""
     head = model.get_output_embeddings()
     sizes = {"config.vocab_size": int(model.config.get_text_config().vocab_size)}
     return sizes if head is None else sizes | {"rows of the output embedding": int(head.weight.shape[0])}
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0]
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without transformers' progress bars and reports, which say what the errors here say."""
-    logging = library().utils.logging
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()

@@ -1,0 +1,46 @@
+"""Training a real model on the reward of its own rollouts, a step at a time: what makes an actor stale."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from jackpot_sim.environments.language_models.block_gradients import token_log_probs
+from jackpot_sim.environments.language_models.fitting import Path
+from jackpot_sim.environments.language_models.scoring import CausalLM
+
+if TYPE_CHECKING:
+    from jackpot_sim.environments.realised_rollouts import RewardAfter, Setup
+
+
+class RolloutAscent(Path):
+    """REINFORCE on rollouts that each step draws anew from the model as it is, going round the prompts.
+
+    The gradient of (1/n) Σ_i (R_i − R̄) log p(y_i), R̄ being the batch's mean reward.
+    """
+
+    def __init__(
+        self,
+        start: Any,
+        setup: Setup,
+        reward: RewardAfter,
+        learning_rate: float,
+        batch: int,
+        generator: np.random.Generator,
+    ) -> None:
+        super().__init__(start, learning_rate, generator)
+        self._setup, self._reward, self._batch = setup, reward, batch
+
+    def _loss(self, model: Any, generator: np.random.Generator) -> Any:
+        import torch
+
+        setup = self._setup
+        prompt = np.arange(self._batch) % len(setup.prompts)
+        written = setup.write(CausalLM(model), "policy", prompt, generator.random((self._batch, setup.length)))
+        reward = self._reward(prompt, written.tokens, written.mask)
+        chosen = token_log_probs(
+            model, setup.prompts, prompt, written.tokens, written.mask, setup.policy_law.temperature
+        )
+        advantage = np.broadcast_to((reward - reward.mean())[:, None], written.mask.shape)[written.mask]
+        return -torch.sum(torch.as_tensor(advantage, dtype=chosen.dtype, device=chosen.device) * chosen) / self._batch

@@ -1,0 +1,254 @@
+"""Causal language models with their tokenizers, read from a folder or fetched from the Hugging Face hub.
+
+transformers accepts much that is not a policy: it fills missing weights with random numbers, makes an empty
+tokenizer out of a folder that has none, gives a language-model head to models that look ahead, and runs the
+code of strangers if asked. All of that is refused here. A folder is read without any network access.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, TypeAlias
+
+Model: TypeAlias = Any
+"""A transformers `PreTrainedModel` with a language-model head."""
+
+Tokenizer: TypeAlias = Any
+"""A transformers tokenizer."""
+
+_FETCHED = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt")
+_NOT_FETCHED = ("*/*", "consolidated*")
+"""Folders, and the same weights a second time in another layout."""
+
+
+class Precision(StrEnum):
+    """The number format that a model computes in."""
+
+    FP64 = "fp64"
+    FP32 = "fp32"
+    BF16 = "bf16"
+    FP16 = "fp16"
+
+    @property
+    def dtype(self) -> Any:
+        """torch's name of it."""
+        import torch
+
+        return {"fp64": torch.float64, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[self]
+
+
+@dataclass(frozen=True, eq=False)
+class Loaded:
+    """A model that is ready to be read.
+
+    Attributes:
+        model: in eval mode, on its device; attention is torch's sdpa where the architecture allows it.
+        tokenizer: the one that lay beside it, None if there was none.
+        name: what the caller called it.
+    """
+
+    model: Model
+    tokenizer: Tokenizer | None
+    name: str
+
+
+def resolved_device(device: str) -> str:
+    """The device as torch names it: "auto" is "cuda" if there is one, else "cpu".
+
+    Raises:
+        ValueError: there is no such device here.
+    """
+    import torch
+
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(f"device={device!r} is not there: give 'auto' or 'cpu' ({first_line(error)})") from error
+    return device
+
+
+def load(source: str | Path, *, precision: Precision, device: str) -> Loaded:
+    """A causal language model and its tokenizer.
+
+    Args:
+        source: a folder as `save_pretrained` leaves it, or the name of a model on the Hugging Face hub.
+        precision: what the model computes in, whatever its weights were saved in.
+        device: as `resolved_device` takes it.
+
+    Raises:
+        ValueError: it cannot be fetched or read, needs code of its own, is no causal language model, has no
+            key-value cache, lacks weights, or holds NaN or inf; the error names the source.
+    """
+    import torch
+
+    where = resolved_device(device)
+    with quiet():
+        folder = _folder(source)
+        with torch.random.fork_rng(devices=[]):
+            model = read_model(folder, Precision(precision).dtype).to(where)
+        check_weights(model, str(source))
+        check_causal(model, str(source))
+        return Loaded(model, load_tokenizer(folder), str(source))
+
+
+def read_model(path: Path, dtype: Any) -> Model:
+    """The model in a checkpoint's folder, in that dtype and in eval mode, without any network access.
+
+    Raises:
+        ValueError: it cannot be read, needs code of its own, is no causal language model, or lacks weights.
+    """
+    path = Path(path)
+    _check_config(path)
+    if not any(path.glob("*.safetensors*")) and (other := sorted(path.glob("pytorch_model*.bin"))):
+        raise ValueError(
+            f"{path}: the weights lie in {other[0].name}, and only safetensors are read: load it with transformers "
+            "where you trust it, and call model.save_pretrained(FOLDER)"
+        )
+    # torch's grouped product, with which transformers computes experts, has no float64.
+    given = {"experts_implementation": "eager"} if dtype == Precision.FP64.dtype else {}
+    with quiet():
+        try:
+            model, info = library().AutoModelForCausalLM.from_pretrained(
+                path,
+                local_files_only=True,
+                use_safetensors=True,
+                trust_remote_code=False,
+                dtype=dtype,
+                output_loading_info=True,
+                **given,
+            )
+        except Exception as error:  # whatever a broken file makes it raise
+            raise ValueError(f"{path}: cannot read a causal language model: {first_line(error)}") from error
+    # transformers fills these with random numbers.
+    if absent := sorted(info["missing_keys"]):
+        raise ValueError(f"{path}: {len(absent)} weights are missing, the first of them {absent[0]}")
+    return model.eval()
+
+
+def load_tokenizer(path: Path) -> Tokenizer | None:
+    """The tokenizer in a checkpoint's folder, None if there is none.
+
+    Raises:
+        ValueError: there is one that cannot be read.
+    """
+    path = Path(path)
+    # Not left to transformers, which makes an empty one out of a folder with a config.json alone.
+    if not any((path / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json")):
+        return None
+    with quiet():
+        try:
+            return library().AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+        except Exception as error:  # whatever a broken file makes it raise
+            raise ValueError(f"{path}: cannot read the tokenizer: {first_line(error)}") from error
+
+
+def check_weights(model: Model, name: str) -> None:
+    """Refuses a model with NaN or inf in a weight."""
+    import torch
+
+    for parameter, weight in model.named_parameters():
+        if not bool(torch.isfinite(weight).all()):
+            raise ValueError(f"{name} holds NaN or inf in its weight {parameter}")
+
+
+def check_causal(model: Model, name: str) -> None:
+    """Refuses a model whose law at a token depends on later ones, or that keeps no keys and values.
+
+    Raises:
+        ValueError: it is such a model.
+    """
+    import torch
+
+    kind = model.config.model_type
+    if "past_key_values" not in inspect.signature(model.forward).parameters:
+        raise ValueError(f"{name}: {kind} models keep no keys and values, and cannot be read token by token")
+    last = int(model.config.get_text_config().vocab_size) - 1
+    read = torch.tensor([[0, 0, 0], [0, 0, last]], device=model.device)
+    with torch.inference_mode():
+        first, other = model(read, use_cache=False).logits[:, 0].double()
+    # The same sums for both: what is left is the rounding of kernels that mix rows, as mixtures of experts may.
+    if float((first - other).abs().max()) > 1e-3 * float(first.abs().max()):
+        raise ValueError(f"{name}: a {kind} model that looks ahead is no causal language model")
+
+
+def library() -> Any:
+    """transformers, whose annotations cover it in part, without them."""
+    import transformers
+
+    return transformers
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without progress bars and reports of transformers and the hub, which say what the errors here say."""
+    logger, hub = library().utils.logging, logging.getLogger("huggingface_hub")
+    level, bars, hub_level = logger.get_verbosity(), logger.is_progress_bar_enabled(), hub.level
+    logger.set_verbosity_error()
+    logger.disable_progress_bar()
+    hub.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.set_verbosity(level)
+        hub.setLevel(hub_level)
+        if bars:
+            logger.enable_progress_bar()
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error, which in transformers may have many."""
+    return (str(error).strip() or type(error).__name__).split("\n")[0]
+
+
+def _folder(source: str | Path) -> Path:
+    """The folder that a source is, or into which the hub's client fetched it."""
+    path, written = Path(source).expanduser(), str(source)
+    if path.is_dir() and written:
+        return path
+    looks_local = isinstance(source, Path) or written.startswith((".", "/", "~")) or written.count("/") > 1
+    if path.exists() or looks_local or not written.strip():
+        raise ValueError(
+            f"{written or repr(written)}: no such folder: give one with a checkpoint, or a name on the Hugging Face hub"
+        )
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(written, allow_patterns=list(_FETCHED), ignore_patterns=list(_NOT_FETCHED)))
+    except Exception as error:  # a network has many ways to fail
+        raise ValueError(
+            f"{written}: there is no such folder, and it cannot be fetched from the Hugging Face hub: check the name "
+            f"and the network, or fetch it elsewhere and give the folder ({first_line(error)})"
+        ) from error
+
+
+def _check_config(path: Path) -> None:
+    """Refuses what config.json alone shows to be no causal language model."""
+    file = path / "config.json"
+    if not file.is_file():
+        raise ValueError(f"{path}: no checkpoint: there is no config.json")
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+        kind, architectures = config.get("model_type"), config.get("architectures") or []
+    except (OSError, ValueError, AttributeError) as error:
+        raise ValueError(
+            f"{path}: cannot read a causal language model: config.json is broken: {first_line(error)}"
+        ) from error
+    auto = library().models.auto
+    if kind not in auto.configuration_auto.CONFIG_MAPPING_NAMES:
+        if "auto_map" in config:
+            raise ValueError(f"{path}: it needs code of its own, which is never run here: give a model of transformers")
+        raise ValueError(f"{path}: cannot read a causal language model: transformers knows no model_type {kind!r}")
+    causal = auto.modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    if config.get("is_encoder_decoder") or kind not in causal:
+        raise ValueError(f"{path}: {kind} is no causal language model that reads and continues one sequence")
+    if architectures and not set(architectures) & set(causal.values()):
+        raise ValueError(f"{path}: saved as {architectures[0]}, which is no causal language model")

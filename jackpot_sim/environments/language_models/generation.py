@@ -1,0 +1,191 @@
+"""Sequences written by a model, many prompts at a time, with the log-probs that a server returns.
+
+A prompt is read once, whatever number of sequences follow it; then every step reads one token of each sequence
+that has not ended, against the keys and values of those before. Prompts of different lengths are aligned at
+their ends. Uniforms decide the tokens, so what is written does not depend on the batches it was written in.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from jackpot_sim.core.backend import logsumexp, to_numpy
+from jackpot_sim.core.sampling import categorical
+from jackpot_sim.core.sequences import Flags, Floats, Ints
+from jackpot_sim.core.topk import TopK
+from jackpot_sim.environments.fields import check_count
+from jackpot_sim.environments.language_models.attention import Cache, Tensor, gathered
+from jackpot_sim.environments.language_models.build import check_positions
+from jackpot_sim.environments.language_models.checkpoints import Model
+from jackpot_sim.environments.language_models.prompts import left_padded
+from jackpot_sim.environments.language_models.sampling_law import SamplingLaw
+from jackpot_sim.environments.language_models.scoring import CausalLM
+from jackpot_sim.environments.language_models.walking import check_tokens, on_device, plain_cache, scoring_mode
+
+
+@dataclass(frozen=True, eq=False)
+class Written:
+    """n sequences of at most `length` tokens, as a server returns them.
+
+    Attributes:
+        prompt: which prompt each follows, (n,).
+        tokens: ids, int64 (n, length); 0 at padding.
+        mask: True on tokens, an end token included, which come before all padding; (n, length).
+        log_probs: of each token under the law that was sampled from, float64 (n, length), nats; 0 at padding.
+        raw_log_probs: the same under the model's own law, before temperature, top-k and top-p.
+        topk: the likeliest tokens of the law that was sampled from, numpy (n, length, k); ids 0 with −inf at
+            padding. None if none were asked for.
+    """
+
+    prompt: Ints
+    tokens: Ints
+    mask: Flags
+    log_probs: Floats
+    raw_log_probs: Floats
+    topk: TopK | None = None
+
+
+def generate(
+    scorer: CausalLM,
+    prompts: Sequence[Ints],
+    prompt: Ints,
+    uniforms: Floats,
+    *,
+    sampling: SamplingLaw,
+    end_tokens: Collection[int],
+    batch_size: int,
+    topk: int = 0,
+    report: Callable[[int], None] | None = None,
+) -> Written:
+    """One sequence after its prompt for every row of `uniforms`.
+
+    Args:
+        scorer: the model and its cache; its `transform` must be None, since `sampling` takes that place.
+        prompts: ids, each of shape (its length,).
+        prompt: which of them each sequence follows, (n,). Sequences of one prompt side by side read it once.
+        uniforms: in [0, 1), (n, length): the token of a step is the first i with P(token ≤ i) > u.
+        sampling: what the sampler makes of the model's law.
+        end_tokens: a sequence ends with the first of these, or at `length`.
+        batch_size: sequences at a time.
+        topk: how many of the likeliest tokens to keep of every law; 0 keeps none.
+        report: called with the number of sequences written so far, after each batch.
+
+    Raises:
+        ValueError: a token is none of the vocabulary, the context is too short, a shape is off, a number is out of
+            range, or the model gives NaN.
+    """
+    checked = check_written(scorer.model, prompts, prompt, uniforms.shape)
+    check_count("batch_size", batch_size, 1)
+    check_count("topk", topk, 0)
+    if scorer.transform is not None:
+        raise ValueError("transform is given beside sampling: what a sampler does belongs into sampling")
+    pages = _Pages(uniforms, sampling, np.asarray(sorted(end_tokens), dtype=np.int64), topk, scorer.model)
+    for start in range(0, len(uniforms), batch_size):
+        rows = np.arange(start, min(start + batch_size, len(uniforms)))
+        _write(scorer, checked, prompt[rows], rows, pages)
+        if report is not None:
+            report(int(rows[-1]) + 1)
+    return pages.written(prompt)
+
+
+def check_written(model: Model, prompts: Sequence[Ints], prompt: Ints, shape: tuple[int, ...]) -> list[Ints]:
+    """The prompts as int64, refused unless the model can read them and `shape`, (n, length), of tokens after them."""
+    if len(shape) != 2 or 0 in shape or prompt.shape != shape[:1]:
+        raise ValueError(f"one prompt each for n sequences of a length of at least 1, got {prompt.shape} and {shape}")
+    if prompt.min() < 0 or prompt.max() >= len(prompts):
+        raise ValueError(f"prompt holds {prompt.min()} to {prompt.max()}: there are {len(prompts)} prompts")
+    checked = [check_tokens(model, each, f"prompt {number}", 1) for number, each in enumerate(prompts)]
+    check_positions(model, max(map(len, checked)) + shape[1], "the model")
+    return checked
+
+
+def empty_cache(scorer: CausalLM) -> Cache:
+    """The cache that the scorer asks for, empty."""
+    return plain_cache(scorer.model) if scorer.new_cache is None else scorer.new_cache()
+
+
+class _Pages:
+    """What is written, filled step by step; it decides each token."""
+
+    def __init__(self, uniforms: Floats, sampling: SamplingLaw, ends: Ints, topk: int, model: Model) -> None:
+        self._uniforms, self._sampling, self._ends, self._model = uniforms, sampling, ends, model
+        shape = uniforms.shape
+        self.length = shape[1]
+        self._tokens: Ints = np.zeros(shape, dtype=np.int64)
+        self._mask: Flags = np.zeros(shape, dtype=np.bool_)
+        self._log_probs: Floats = np.zeros(shape)
+        self._raw_log_probs: Floats = np.zeros(shape)
+        k = min(topk, int(model.config.get_text_config().vocab_size))
+        self._ids = np.zeros((*shape, k), dtype=np.int32)
+        self._top = np.full((*shape, k), -np.inf, dtype=np.float32)
+
+    def draw(self, rows: Ints, step: int, logits: Tensor) -> tuple[Ints, Flags]:
+        """The tokens of these sequences at this step, and whether each goes on; logits (rows, vocab)."""
+        law = self._sampling.log_probs(logits)
+        tokens = categorical(law, on_device(self._model, self._uniforms[rows, step, None]))
+        drawn = to_numpy(tokens)[:, 0]
+        self._tokens[rows, step], self._mask[rows, step] = drawn, True
+        chosen = to_numpy(law.gather(-1, tokens))[:, 0]
+        self._log_probs[rows, step] = self._raw_log_probs[rows, step] = chosen
+        if not self._sampling.is_plain:
+            raw = logits.gather(-1, tokens).double() - logsumexp(logits.double(), keepdims=True)
+            self._raw_log_probs[rows, step] = to_numpy(raw)[:, 0]
+        if self._ids.shape[-1]:
+            kept = TopK.of(law, self._ids.shape[-1])
+            self._ids[rows, step], self._top[rows, step] = to_numpy(kept.ids), to_numpy(kept.log_probs)
+        return drawn, ~np.isin(drawn, self._ends)
+
+    def written(self, prompt: Ints) -> Written:
+        """All of it."""
+        topk = TopK(self._ids, self._top) if self._ids.shape[-1] else None
+        return Written(prompt, self._tokens, self._mask, self._log_probs, self._raw_log_probs, topk)
+
+
+def _write(scorer: CausalLM, prompts: Sequence[Ints], prompt: Ints, rows: Ints, pages: _Pages) -> None:
+    """One batch: the sequences `rows`, each after its prompt."""
+    model = scorer.model
+    distinct, which = np.unique(prompt, return_inverse=True)
+    ids, mask = left_padded([prompts[each] for each in distinct])
+    cache = empty_cache(scorer)
+    logits = _last_logits(model, ids, mask, cache)[on_device(model, which)]
+    cache, mask = _gathered(model, cache, which), mask[which]
+    for step in range(pages.length):
+        drawn, going_on = pages.draw(rows, step, logits)
+        if step + 1 == pages.length or not going_on.any():
+            return
+        if not going_on.all():
+            staying = np.flatnonzero(going_on)
+            rows, drawn, mask, cache = rows[staying], drawn[staying], mask[staying], _gathered(model, cache, staying)
+        mask = np.pad(mask, ((0, 0), (0, 1)), constant_values=True)
+        logits = _last_logits(model, drawn[:, None], mask, cache)
+
+
+def _last_logits(model: Model, ids: Ints, mask: Flags, cache: Cache) -> Tensor:
+    """Logits after the last token of each row, (rows, vocab); the cache grows by all of `ids`.
+
+    Args:
+        model: the model.
+        ids: new tokens, (rows, new).
+        mask: True on tokens and False on padding, of those in the cache and the new ones, (rows, all).
+        cache: what has been read before.
+    """
+    known = inspect.signature(model.forward).parameters
+    given = {}
+    if not mask.all():
+        given["attention_mask"] = on_device(model, mask.astype(np.int64))
+        if "position_ids" in known:
+            positions = np.maximum(np.cumsum(mask, axis=1) - 1, 0)[:, -ids.shape[1] :]
+            given["position_ids"] = on_device(model, positions)
+    if "logits_to_keep" in known:
+        given["logits_to_keep"] = 1  # a prompt's other laws would be the largest thing in memory
+    with scoring_mode(model):
+        return model(on_device(model, ids), past_key_values=cache, use_cache=True, **given).logits[:, -1]
+
+
+def _gathered(model: Model, cache: Cache, rows: Ints) -> Cache:
+    with scoring_mode(model):
+        return gathered(cache, on_device(model, rows))

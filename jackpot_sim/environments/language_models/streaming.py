@@ -1,0 +1,184 @@
+"""The full laws at the tokens of given sequences, a block at a time: a table of them would not fit.
+
+At a vocabulary of 150,000 a law takes 1.2 MB, and a batch of rollouts many gigabytes. So each batch of sequences
+goes through the layers once, whole and without padding that could be seen, and what is kept are the last hidden
+states; the head then makes laws of them, block by block. Blocks depend on the mask and on the sizes asked for,
+and on nothing else: the streams of two models can be zipped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from jackpot_sim.core.numerics import check_same_shape
+from jackpot_sim.core.sequences import Flags, Ints
+from jackpot_sim.environments.fields import check_count
+from jackpot_sim.environments.language_models.attention import Tensor
+from jackpot_sim.environments.language_models.checkpoints import Model
+from jackpot_sim.environments.language_models.generation import check_written, empty_cache
+from jackpot_sim.environments.language_models.sampling_law import SamplingLaw
+from jackpot_sim.environments.language_models.scoring import CausalLM
+from jackpot_sim.environments.language_models.walking import check_tokens, on_device, scoring_mode
+
+
+@dataclass(frozen=True, eq=False)
+class Laws:
+    """The laws at some tokens of some sequences.
+
+    Attributes:
+        sequence: which sequence each row belongs to, (rows,).
+        step: which of its tokens is to be chosen there, (rows,).
+        log_probs: log p(x|s) of the law that is sampled from, (rows, vocab), nats, where the model is.
+    """
+
+    sequence: Ints
+    step: Ints
+    log_probs: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Hidden:
+    """The last hidden states at some tokens of some sequences.
+
+    Attributes:
+        sequence: which sequence each row belongs to, (rows,).
+        step: which of its tokens is to be chosen there, (rows,).
+        states: what the head reads, (rows, width), where the model is and in its dtype.
+    """
+
+    sequence: Ints
+    step: Ints
+    states: Tensor
+
+
+def laws(
+    scorer: CausalLM,
+    prompts: Sequence[Ints],
+    prompt: Ints,
+    tokens: Ints,
+    mask: Flags,
+    *,
+    sampling: SamplingLaw,
+    batch_size: int,
+    rows: int,
+    single: bool = False,
+) -> Iterator[Laws]:
+    """The law at the prefix of every token, sequence by sequence and step by step.
+
+    Args:
+        scorer: the model and its cache; its `transform` must be None, since `sampling` takes that place.
+        prompts: ids, each of shape (its length,).
+        prompt: which of them each sequence follows, (n,).
+        tokens: int64 (n, length).
+        mask: True on tokens, which come before all padding, (n, length).
+        sampling: what the sampler makes of the model's law.
+        batch_size: sequences that go through the layers at a time.
+        rows: laws at a time; about three arrays of rows × vocab numbers are held while they are made.
+        single: float32 instead of float64.
+
+    Raises:
+        ValueError: a token is none of the vocabulary, the context is too short, a shape is off, or a number is out
+            of range. All before the first law.
+    """
+    if scorer.transform is not None:
+        raise ValueError("transform is given beside sampling: what a sampler does belongs into sampling")
+    head = head_of(scorer.model)
+    for block in last_hidden(scorer, prompts, prompt, tokens, mask, batch_size=batch_size, rows=rows):
+        logits = _logits(scorer.model, block.states, head is not None)
+        yield Laws(block.sequence, block.step, sampling.log_probs(logits, single=single))
+
+
+def last_hidden(
+    scorer: CausalLM,
+    prompts: Sequence[Ints],
+    prompt: Ints,
+    tokens: Ints,
+    mask: Flags,
+    *,
+    batch_size: int,
+    rows: int,
+) -> Iterator[Hidden]:
+    """What the head reads at the prefix of every token, in the order of `laws`; arguments and errors as there."""
+    model = scorer.model
+    checked = check_written(model, prompts, prompt, tokens.shape)
+    check_tokens(model, tokens, "tokens", 2)
+    check_same_shape(tokens, mask, "tokens", "mask")
+    if np.any(mask[:, 1:] & ~mask[:, :-1]):
+        raise ValueError("mask has padding before a token: tokens come first")
+    check_count("batch_size", batch_size, 1)
+    check_count("rows", rows, 1)
+    for start in range(0, len(tokens), batch_size):
+        some = slice(start, start + batch_size)
+        before = np.array([len(checked[each]) for each in prompt[some]])
+        ids = _right_padded([checked[each] for each in prompt[some]], tokens[some], mask[some])
+        hidden = _hidden(scorer, ids)
+        sequence, step = np.nonzero(mask[some])
+        for first in range(0, len(sequence), rows):
+            row, at = sequence[first : first + rows], step[first : first + rows]
+            # The law of a token is read at the one before it.
+            place = on_device(model, before[row] + at - 1)
+            yield Hidden(start + row, at, hidden[on_device(model, row), place])
+
+
+def head_of(model: Model) -> tuple[Tensor, Tensor | None] | None:
+    """(weight, bias) with logits = states · weightᵀ + bias; None where the model does more than that.
+
+    weight is (vocab, width) and bias (vocab,) or None. Gemma 2 caps its logits, Granite and Cohere scale them: of
+    such models it is None. Which they are is found out by comparing the two on the model itself.
+    """
+    import torch
+
+    head = model.get_output_embeddings()
+    if head is None or not isinstance(head, torch.nn.Linear):
+        return None
+    read = np.arange(3)[None] % int(model.config.get_text_config().vocab_size)
+    with scoring_mode(model):
+        states = model.base_model(on_device(model, read), use_cache=False).last_hidden_state[0]
+        # To the bit: a soft cap changes small logits by little.
+        same = torch.equal(_through_the_model(model, states).double(), head(states[None])[0].double())
+    return (head.weight, head.bias) if same else None
+
+
+def _logits(model: Model, states: Tensor, by_head: bool) -> Tensor:
+    """Logits of last hidden states (rows, width), shape (rows, vocab)."""
+    with scoring_mode(model):
+        return model.get_output_embeddings()(states) if by_head else _through_the_model(model, states)
+
+
+def _through_the_model(model: Model, states: Tensor) -> Tensor:
+    """What the model itself makes of last hidden states, whatever comes after its layers.
+
+    It is given one token to read, and `states` take the place of what its layers make of that.
+    """
+
+    def replaced(_: Any, __: Any, output: Any) -> Any:
+        output.last_hidden_state = states[None]
+        return output
+
+    hook = model.base_model.register_forward_hook(replaced)
+    try:
+        return model(on_device(model, np.zeros((1, 1), dtype=np.int64)), use_cache=False).logits[0]
+    finally:
+        hook.remove()
+
+
+def _hidden(scorer: CausalLM, ids: Ints) -> Tensor:
+    """The last hidden states of whole sequences, (sequences, tokens, width)."""
+    given: dict[str, Any] = {"use_cache": False}
+    if scorer.new_cache is not None:
+        given = {"use_cache": True, "past_key_values": empty_cache(scorer)}
+    with scoring_mode(scorer.model):
+        return scorer.model.base_model(on_device(scorer.model, ids), **given).last_hidden_state
+
+
+def _right_padded(prompts: Sequence[Ints], tokens: Ints, mask: Flags) -> Ints:
+    """Prompts with what follows them, but for the last token, which is not read; padding is behind what looks back."""
+    whole = [
+        np.concatenate([prompt, row[there][:-1]]) for prompt, row, there in zip(prompts, tokens, mask, strict=True)
+    ]
+    width = max(map(len, whole))
+    return np.stack([np.pad(each, (0, width - len(each))) for each in whole])
