@@ -12,6 +12,8 @@ import hypothesis
 import numpy as np
 import pytest
 
+from tests.environments.tiny_checkpoints import checkpoints as checkpoints
+
 ToLibrary = Callable[[Any], Any]
 
 hypothesis.settings.register_profile("dev", max_examples=50, deadline=None, print_blob=True)

@@ -12,9 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from jackpot_sim.environments.language_models.build import Checkpoint
-from jackpot_sim.environments.ngram import Ngram
-
 
 def load_array(path: Path, what: str) -> np.ndarray[Any, Any]:
     """The array of a .npy file, or of a .npz file that holds one. Pickled objects are never loaded.
@@ -75,8 +72,8 @@ def fingerprint(paths: Iterable[Path]) -> str:
 def _files(value: Any) -> Iterator[Path]:
     if isinstance(value, Path):
         yield value
-    elif isinstance(value, Ngram | Checkpoint):
-        yield from value.files()
+    elif callable(own := getattr(value, "files", None)):
+        yield from own()  # a configuration that knows better: a folder of text, or a checkpoint
     elif dataclasses.is_dataclass(value):
         for field in dataclasses.fields(value):
             yield from _files(getattr(value, field.name))

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,25 +12,13 @@ from jackpot_sim.environments.base import keyed_generator
 from jackpot_sim.environments.enumeration import PrefixTree, objective
 from jackpot_sim.environments.fields import check_count
 from jackpot_sim.environments.language_models.fitting import RewardOf
+from jackpot_sim.environments.language_models.threads import torch_threads
 from jackpot_sim.environments.language_models.token_kl import Exhaustive
 from jackpot_sim.environments.language_models.visited import visited
 from jackpot_sim.environments.sources.knobs import Scorer, Setting
 
 BASELINE_ROLLOUTS = 4096
 """Sequences per prompt behind a baseline that is not exact."""
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """torch on one thread, so that no sum depends on how many the caller has; as it was afterwards."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,7 +88,7 @@ class RealisedSequences:
         check_count("replicates", replicates, 1)
         shape = n * replicates, self.tree.length
         out = []
-        with one_thread():
+        with torch_threads(1):
             for prompt in range(len(self.prompts)):
                 actor, policy = (
                     keyed_generator(seed, "rollouts", prompt, role).random(shape) for role in ("actor", "policy")

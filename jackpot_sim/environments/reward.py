@@ -93,7 +93,23 @@ class TokenShareReward:
         return share
 
 
-Reward: TypeAlias = SumReward | RandomReward | TokenShareReward
+@dataclass(frozen=True, kw_only=True)
+class DistinctShareReward:
+    """A dense reward: different tokens over all tokens of the sequence, in (0, 1]; what repeats itself loses."""
+
+    kind: Literal["distinct-share"] = "distinct-share"
+
+    __pydantic_config__ = FORBID_EXTRA
+
+    def of(self, tokens: Ints, mask: Flags, vocab: int, generator: np.random.Generator) -> Floats:
+        """R of shape (n,) for tokens and mask of shape (n, length); nothing is drawn."""
+        ordered = np.sort(np.where(mask, tokens, -1), axis=-1)
+        new = np.diff(ordered, axis=-1, prepend=-1) != 0
+        share: Floats = np.sum(new, axis=-1) / np.sum(mask, axis=-1)
+        return share
+
+
+Reward: TypeAlias = SumReward | RandomReward | TokenShareReward | DistinctShareReward
 
 
 def _mixed(state: NDArray[np.uint64]) -> NDArray[np.uint64]:

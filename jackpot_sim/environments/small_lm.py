@@ -32,8 +32,9 @@ from jackpot_sim.environments.language_models.build import (
 )
 from jackpot_sim.environments.language_models.fitting import PolicyGradientAscent, Pretraining, StrideLanguage
 from jackpot_sim.environments.language_models.scoring import CausalLM, log_prob_features
+from jackpot_sim.environments.language_models.threads import torch_threads
 from jackpot_sim.environments.language_models.token_kl import Exhaustive, MeanKL, Referee, Sampling
-from jackpot_sim.environments.realised_sequences import Models, enumerated, one_thread, sampled_baseline
+from jackpot_sim.environments.realised_sequences import Models, enumerated, sampled_baseline
 from jackpot_sim.environments.realised_sequences import RealisedSequences as RealisedSequences
 from jackpot_sim.environments.reward import Reward, SumReward, TokenShareReward
 from jackpot_sim.environments.sources import Source, TopKSource, WeightNoise
@@ -156,8 +157,8 @@ class SmallLM:
                 vocabulary or the lengths; the end token is never reached; the knob does not fit the model; or
                 `target_kl` is unattainable, or not exact where it must be.
         """
-        require_models()
-        with one_thread():
+        require_models(self.kind)
+        with torch_threads(1):
             return self._build(seed)
 
     def _build(self, seed: int) -> RealisedSequences:
@@ -265,7 +266,7 @@ class SmallLM:
         return self.model, self.vocab, self.end_token, self.prompt_length
 
 
-def require_models() -> None:
+def require_models(kind: str) -> None:
     """Refuses to go on without the libraries that make language models.
 
     Raises:
@@ -276,7 +277,7 @@ def require_models() -> None:
             importlib.import_module(name)
         except ImportError as error:
             raise ValueError(
-                f"small-lm needs {name}, which is missing: pip install '.[hf]' in the project's folder"
+                f"{kind} needs {name}, which is missing: pip install '.[hf]' in the project's folder"
             ) from error
 
 

@@ -33,14 +33,17 @@ class Target:
         label: what the KL is of, for errors.
         value: the KL asked for, nats, positive.
         kl_at: knob → exact mean KL in nats; 0 means no mismatch and inf is a value like any other.
+        tolerance: how far a continuous knob may miss the target, relatively; models in float32 or less have
+            no smoother curve.
     """
 
     label: str
     value: float
     kl_at: Callable[[float], float]
+    tolerance: float = RELATIVE_TOLERANCE
 
     def on_ray(self, farthest: float, knob_at: Callable[[float], float] = float) -> float:
-        """The knob at which a continuous curve meets the target, to 1e-9.
+        """The knob at which a continuous curve meets the target, to the tolerance.
 
         Args:
             farthest: the end of the ray.
@@ -48,7 +51,7 @@ class Target:
                 not decrease in t.
 
         Raises:
-            ValueError: the KL at `farthest` is below the target, or float64 cannot resolve it.
+            ValueError: the KL at `farthest` is below the target, or the curve is too rough to meet it.
         """
         kl_at = cache(lambda log_t: self.kl_at(knob_at(math.exp(log_t))))
         low = high = math.log(min(1.0, farthest))
@@ -65,8 +68,9 @@ class Target:
         def excess(log_t: float) -> float:
             return math.log(max(kl_at(log_t), _SMALLEST) / self.value)
 
-        log_t = brentq(excess, low, high, xtol=1e-15, rtol=8.9e-16)
-        if abs(kl_at(log_t) / self.value - 1) > RELATIVE_TOLERANCE:
+        finest = self.tolerance <= RELATIVE_TOLERANCE
+        log_t = brentq(excess, low, high, xtol=1e-15 if finest else self.tolerance / 8, rtol=8.9e-16)
+        if abs(kl_at(log_t) / self.value - 1) > self.tolerance:
             raise self._unresolved(kl_at(log_t))
         return knob_at(math.exp(log_t))
 
@@ -101,9 +105,21 @@ class Target:
         except ValueError:
             raise self._unattainable(self.kl_at(candidates[positive]), self.kl_at(candidates[-1])) from None
 
+    def nearest_growing(self, most: int) -> int:
+        """The whole number from 0 whose KL is nearest, on a curve that grows; the search doubles until it passes.
+
+        Raises:
+            ValueError: even near `most` the KL is below the target.
+        """
+        stop = 1
+        while stop < most and self.kl_at(stop) < self.value:
+            stop *= 2
+        return self.nearest_ordered(range(stop + 1))
+
     def _unresolved(self, kl: float) -> ValueError:
         return ValueError(
-            f"target_kl={self.value:g} cannot be met to {RELATIVE_TOLERANCE:g} in float64: {self.label} came to {kl:g}"
+            f"target_kl={self.value:g} cannot be met to {self.tolerance:g}, as finely as numbers are kept: "
+            f"{self.label} came to {kl:g}"
         )
 
     def _unattainable(self, low: float, high: float) -> ValueError:

@@ -24,9 +24,9 @@ def test_the_end_of_the_ray_is_attainable() -> None:
 
 
 def test_what_float64_cannot_resolve_is_an_error() -> None:
-    with pytest.raises(ValueError, match="cannot be met to 1e-09 in float64"):
+    with pytest.raises(ValueError, match="cannot be met to 1e-09, as finely"):
         target(0.5, lambda x: 0.3 if x < 0.1 else 0.7).on_ray(1.0)
-    with pytest.raises(ValueError, match="cannot be met to 1e-09 in float64"):
+    with pytest.raises(ValueError, match="cannot be met to 1e-09, as finely"):
         target(1e-40, lambda x: x + 1e-30).on_ray(1.0)
 
 

@@ -19,7 +19,7 @@ from jackpot_sim.environments.base import FloatArray
 from jackpot_sim.environments.enumeration import PrefixTree
 from jackpot_sim.environments.knobs import OneKnob
 from jackpot_sim.environments.language_models.build import LanguageModel, Model
-from jackpot_sim.environments.language_models.fitting import RewardOf
+from jackpot_sim.environments.language_models.fitting import Path, RewardOf
 from jackpot_sim.environments.language_models.scoring import CausalLM
 from jackpot_sim.environments.targets import Target
 
@@ -55,6 +55,8 @@ class Setting:
         tree: the vocabulary, the most new tokens and the end token.
         reward: what the policy is trained on.
         generator: a key → the generator that it determines, together with seed and base model.
+        ascent: (learning rate, rollouts a step) → the base model and what training on rewards makes of it, for
+            real models; None for tiny ones, whose sources train as their trees allow.
     """
 
     base: Model
@@ -63,6 +65,7 @@ class Setting:
     tree: PrefixTree
     reward: RewardOf
     generator: Callable[..., np.random.Generator]
+    ascent: Callable[[float, int], Path] | None = None
 
 
 Actors: TypeAlias = Callable[[Any], tuple[CausalLM, Scorer]]

@@ -65,10 +65,7 @@ class StaleActor(ActorSource):
 
     def solve(self, target: Target, setting: Setting, laws: Callable[[], FloatArray]) -> int:
         """The number of steps nearest to the target, the search doubling until it passes it."""
-        stop = 1
-        while stop < MAX_STEPS and target.kl_at(stop) < target.value:
-            stop *= 2
-        return target.nearest_ordered(range(stop + 1))
+        return target.nearest_growing(MAX_STEPS)
 
 
 @dataclass(frozen=True, kw_only=True)
