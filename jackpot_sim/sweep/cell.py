@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,8 +14,9 @@ from jackpot_sim.estimators import Correction
 from jackpot_sim.estimators.statistics import StateStatistics
 from jackpot_sim.sweep.estimator_spec import EstimatorSpec
 from jackpot_sim.sweep.plan import Cell
+from jackpot_sim.sweep.rows import Row
 from jackpot_sim.sweep.spec import Method, Study
-from jackpot_sim.sweep.subjects import Row, subject_of
+from jackpot_sim.sweep.subjects import subject_of
 
 PARAMETERS = ("clip", "floor", "low", "high", "bound", "lam", "c1", "c2", "threshold", "delta")
 """Numbers among the parameters of estimators: each has a column of its own."""
@@ -23,12 +24,14 @@ PARAMETERS = ("clip", "floor", "low", "high", "bound", "lam", "c1", "c2", "thres
 
 @dataclass(frozen=True)
 class Measured:
-    """What a cell adds to the two tables."""
+    """What a cell adds to the tables."""
 
     cell: Cell
     rows: list[Row]
     state_rows: dict[str, Any]
     """Columns of the per-state table."""
+    tables: dict[str, list[Row]] = field(default_factory=dict)
+    """Rows of the tables that are not about estimators."""
 
 
 def measure(cell: Cell, study: Study) -> Measured:
@@ -63,7 +66,7 @@ def _measure(cell: Cell, study: Study) -> Measured:
                     found = subject.monte_carlo(spec, correction, denominator)
                 seconds = time.perf_counter() - started
                 rows.append(what | found | {"method": str(method), "n_samples": study.n_samples, "seconds": seconds})
-    return Measured(cell, rows, _concatenated(states))
+    return Measured(cell, rows, _concatenated(states), subject.tables())
 
 
 def _estimator_columns(spec: EstimatorSpec, correction: Correction) -> Row:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import logging
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -19,16 +21,20 @@ from rich.table import Table
 
 from jackpot_sim import estimators
 from jackpot_sim.environments.advantage import Advantage
+from jackpot_sim.environments.answers import AnswerReward
 from jackpot_sim.environments.categorical import BaseLaw
+from jackpot_sim.environments.hf import HuggingFace
 from jackpot_sim.environments.language_models.build import LanguageModel
 from jackpot_sim.environments.mismatch import FAMILIES
 from jackpot_sim.environments.reward import Reward
 from jackpot_sim.environments.small_lm import SmallLM
 from jackpot_sim.environments.sources import SOURCES
+from jackpot_sim.environments.sources.real_models import REAL_ACTORS
 from jackpot_sim.estimators import base
 from jackpot_sim.sweep import plan, records, spec, summary
 from jackpot_sim.sweep.errors import StudyError
 from jackpot_sim.sweep.executors import ExecutorKind, opened
+from jackpot_sim.sweep.rollout_summary import rollout_tables
 from jackpot_sim.sweep.run import Progress, run
 from jackpot_sim.sweep.spec import Study
 
@@ -75,6 +81,17 @@ A stale actor is one whose weights are old; `--env.updates` steps lead from p_re
 written, so that the update of a token is accept, weight, p_new/p_ref (unclipped) and advantage times the gradient.
 Rewards (`--env.reward.kind`): {"; ".join(_kind(each) + _fields(each) for each in get_args(Reward))}.
 Models (`--env.model.kind`): {"; ".join(_kind(each) + _fields(each) for each in get_args(LanguageModel))}.
+
+Real models: `--env.kind hf --env.policy PATH_OR_ID --env.actor PATH_OR_ID --env.prompts FILE` takes any causal language
+models through transformers{_fields(HuggingFace, "actor", "prompts", "reward", "policy")}: rollouts of both, scored over
+the whole vocabulary at every token, on CPU or CUDA. The file holds a prompt a line (.txt), or objects with a `prompt`,
+text or chat messages, and perhaps an `answer` (.jsonl); `--env.prompts.kind dataset --env.prompts.name ID` takes a data
+set. The actor is another checkpoint, or made from the policy: `--env.actor quantized-weights`, or
+`--env.actor.kind ...`: {"; ".join(_kind(each) + _source(each) for each in REAL_ACTORS)}.
+Rewards are those below and {_kind(AnswerReward)}{_fields(AnswerReward)}. temperature is that of both models, top_k and
+top_p are the actor's sampling, and `--env.log-probs raw` studies what comes of recording the actor's log-probs before
+them. Gradients are measured in the space of the parameters that block names. n_samples are rollouts of each prompt in
+an update, and an update takes those of all prompts.
 
 Base laws (`--env.base.kind`): {"; ".join(_kind(each) + _fields(each) for each in get_args(BaseLaw))}.
 
@@ -127,7 +144,8 @@ def _sweep(
     n_samples: int | None = None,
     replicates: int | None = None,
     workers: int | None = None,
-    executor: ExecutorKind = ExecutorKind.LOKY,
+    executor: ExecutorKind | None = None,
+    topk: Annotated[list[int] | None, _Many] = None,
     dry_run: Annotated[bool, Parameter(negative=())] = False,
     quiet: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
@@ -144,7 +162,9 @@ def _sweep(
         n_samples: Proposals per state, for the MSE and for Monte Carlo.
         replicates: Simulated updates behind each Monte Carlo figure.
         workers: Worker processes, of one thread each; by default one per processor.
-        executor: serial runs the cells in this process.
+        executor: loky, worker processes, or serial, this process alone; by default loky, and serial for real
+            models, each of which fills the memory by itself.
+        topk: Compare the ways to estimate Z from so many tokens of each law (not on small-lm).
         dry_run: Show the cells and their cost, and run nothing.
         quiet: No progress bar and no summary.
     """
@@ -221,20 +241,26 @@ def split_env_options(tokens: Sequence[str]) -> tuple[dict[str, Any], list[str]]
     return env, rest
 
 
+_BUNDLED = {"small-lm": "sequences", "hf": "hf"}
+"""The study that runs where a kind is given and no config."""
+
+
 def study_from(config: Path | None, env: dict[str, Any], rao_blackwell: bool, **fields: Any) -> Study:
     """The study that a config file and the overrides make.
 
     Raises:
         StudyError: the file cannot be read, or a field is unknown or out of range.
     """
-    # The default study's budgets are for independent states: sequences have a study of their own.
-    sequences = config is None and env.get("kind") == "small-lm"
-    mapping = spec.read_mapping(config) if config else spec.bundled("sequences" if sequences else "default")
-    if sequences:
+    # The default study's budgets are for independent states: sequences have studies of their own.
+    own = _BUNDLED.get(str(env.get("kind"))) if config is None else None
+    mapping = spec.read_mapping(config) if config else spec.bundled(own or "default")
+    if own:
         env = {key: value for key, value in env.items() if key != "kind"}  # the rest is laid over its environments
     if config is not None:
         mapping = {"name": re.sub(r"[^\w.-]", "-", config.stem)} | mapping
     given = {name: value for name, value in fields.items() if value is not None}
+    if "topk" in given:
+        given["normalizers"] = {**(mapping.get("normalizers") or {}), "k": given.pop("topk")}
     study = spec.parse(spec.with_overrides(mapping, given, env))
     if not rao_blackwell:
         return study
@@ -249,7 +275,7 @@ def _run(
     out: Path | None = None,
     rao_blackwell: bool = False,
     workers: int | None = None,
-    executor: ExecutorKind = ExecutorKind.LOKY,
+    executor: ExecutorKind | None = None,
     dry_run: bool = False,
     quiet: bool = False,
     **fields: Any,
@@ -259,6 +285,9 @@ def _run(
     if executor is ExecutorKind.SERIAL and workers not in (None, 1):
         raise StudyError(f"--workers {workers} cannot go with --executor serial, which runs in this process alone")
     study = study_from(config, env, rao_blackwell, **fields)
+    if executor is None:
+        real = any(isinstance(each, HuggingFace) for each in study.env)
+        executor = ExecutorKind.SERIAL if real and workers in (None, 1) else ExecutorKind.LOKY
     root = out or Path("runs") / f"{study.name}-{study.config_hash[:8]}"
     console = Console(width=None if sys.stdout.isatty() else _WIDE, highlight=False, markup=False, emoji=False)
     if dry_run:
@@ -266,8 +295,10 @@ def _run(
         console.print(f"Records would go to {root}.", soft_wrap=True)
         return 0
     processes = 1 if executor is ExecutorKind.SERIAL else min(workers or os.cpu_count() or 1, len(plan.cells(study)))
-    with _progress_bar(quiet) as bar, opened(executor, processes) as pool:
+    with contextlib.ExitStack() as stack:
+        bar, pool = stack.enter_context(_progress_bar(quiet)), stack.enter_context(opened(executor, processes))
         task = bar.add_task(study.name, total=None)
+        stack.enter_context(_told_by(lambda text: bar.update(task, description=f"{study.name}: {text}")))
 
         def report(progress: Progress) -> None:
             bar.update(task, total=progress.total, completed=progress.finished)
@@ -275,7 +306,7 @@ def _run(
         progress = run(study, root, pool, in_flight=2 * processes, report=report)
     if not quiet:
         found = records.load(root)
-        for table in summary.tables(found):
+        for table in (*summary.tables(found), *rollout_tables(root)):
             console.print(table)
         console.print(summary.legend(found))
         resumed = f" ({progress.already_there} were there already)" if progress.already_there else ""
@@ -294,6 +325,25 @@ def _progress_bar(quiet: bool) -> ProgressBar:
         transient=True,
         disable=quiet or not sys.stderr.isatty(),
     )
+
+
+@contextlib.contextmanager
+def _told_by(show: Callable[[str], object]) -> Iterator[None]:
+    """What real models are at, as they log it, goes to `show`; a cell of theirs may take long."""
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            show(record.getMessage())
+
+    logger, handler = logging.getLogger("jackpot_sim.environments"), Handler(logging.INFO)
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
 
 
 def _cost_table(study: Study) -> Table:

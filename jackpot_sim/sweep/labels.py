@@ -4,11 +4,27 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping, Sequence
+from pathlib import PurePath
 from typing import Any
 
-_TARGETS = ("target_kl", "source.target_kl")
+_TARGETS = ("target_kl", "source.target_kl", "actor.target_kl")
 _ALWAYS = ("vocab", "length", "source.format", "source.steps", "updates", "space")
 """What is told of sequences even where nothing else differs."""
+_OF_REAL_MODELS = (
+    "policy",
+    "actor.path",
+    "actor.format",
+    "actor.precision",
+    "actor.steps",
+    "log_probs",
+    "top_p",
+    "top_k",
+)
+"""The same of real models."""
+_CHECKPOINTS = ("policy", "actor.path")
+"""Told by the last part of their path."""
+_NEVER = ("batch_size", "rows", "threads", "device")
+"""How real models were run, which is no part of what they are."""
 
 
 def kinds_of(env_kind: str, base_kind: str | None) -> str:
@@ -48,26 +64,32 @@ def settings(environments: Sequence[str], *besides: str) -> dict[str, list[str]]
 
 def _kinds(fields: Mapping[str, Any]) -> tuple[str, str | None]:
     """What sets the actor apart, and where the policies come from."""
-    if "source.kind" in fields:
-        return fields["source.kind"], fields["kind"]
+    for origin in ("source.kind", "actor.kind"):
+        if origin in fields:
+            return fields[origin], fields["kind"]
     return fields["kind"], fields.get("base.kind")
 
 
 def _varied(fields: Mapping[str, Any], everything: Collection[Mapping[str, Any]]) -> list[str]:
     peers = [other for other in everything if _kinds(other) == _kinds(fields)]
-    return [key for key in fields if len({str(peer.get(key)) for peer in peers}) > 1]
+    return [key for key in fields if key not in _NEVER and len({str(peer.get(key)) for peer in peers}) > 1]
 
 
 def _always(fields: Mapping[str, Any]) -> list[str]:
+    if fields["kind"] == "hf":
+        return [key for key in _OF_REAL_MODELS if fields.get(key) not in (None, 1, "processed")]
     return [key for key in _ALWAYS if fields.get(key) not in (None, 0, "logits")] if "source.kind" in fields else []
 
 
 def _told(fields: Mapping[str, Any], keys: Sequence[str]) -> list[str]:
-    return [f"{_plain(key)}={_short(fields[key])}" for key in keys if fields.get(key) is not None]
+    shown = {key: PurePath(str(fields[key])).name if key in _CHECKPOINTS else fields.get(key) for key in keys}
+    return [f"{_plain(key)}={_short(value)}" for key, value in shown.items() if value is not None]
 
 
 def _plain(key: str) -> str:
-    return key.removeprefix("base.").removeprefix("source.")
+    if key == "actor.path":
+        return "actor"
+    return key.removeprefix("base.").removeprefix("source.").removeprefix("actor.")
 
 
 def _own(fields: Mapping[str, Any]) -> list[str]:

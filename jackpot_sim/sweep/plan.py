@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from jackpot_sim.environments.hf import HuggingFace
 from jackpot_sim.environments.small_lm import KL_ROLLOUTS, SmallLM
 from jackpot_sim.sweep.spec import Environment, Method, Study
 
@@ -60,6 +61,8 @@ def tokens(cell: Cell) -> int | None:
     """States × vocabulary, or None where only building the environment tells, or its draws."""
     if isinstance(cell.env, SmallLM):
         return cell.env.prompts * cell.env.tree.prefixes * cell.env.vocab if cell.env.enumerable else None
+    if isinstance(cell.env, HuggingFace):
+        return None
     base: Any = cell.env.base
     vocab = 256 if base.kind == "ngram" else getattr(base, "vocab", None)
     states = getattr(base, "states", None)
@@ -70,6 +73,8 @@ def seconds(cell: Cell, study: Study) -> float | None:
     """A rough estimate of the serial seconds that a cell takes, for `--dry-run`."""
     if isinstance(cell.env, SmallLM):
         return _seconds_of_sequences(cell.env, study)
+    if isinstance(cell.env, HuggingFace):
+        return None
     size = tokens(cell)
     if size is None:
         return None

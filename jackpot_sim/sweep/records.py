@@ -1,8 +1,10 @@
-"""Records on disk: two tables of Parquet shards, one shard a cell, and a manifest of the cells.
+"""Records on disk: tables of Parquet shards, one shard a cell and table, and a manifest of the cells.
 
-    DIR/manifest.json          what was asked, its hash, the cells, the versions that began it
-    DIR/records/<cell>.parquet one row per estimator, denominator and method
-    DIR/states/<cell>.parquet  the per-state figures that the bootstrap needs
+    DIR/manifest.json              what was asked, its hash, the cells, the versions that began it
+    DIR/records/<cell>.parquet     one row per estimator, denominator and method
+    DIR/states/<cell>.parquet      the per-state figures that the bootstrap needs
+    DIR/diagnostics/<cell>.parquet what rollouts of real models say of the mismatch, with intervals
+    DIR/normalizers/<cell>.parquet the ways to estimate Z, where a study compares them
 
 A shard is written to a dot-file, flushed to disk and renamed, and `records` is written last: a shard
 there means that the cell is finished, whatever instant the run was killed at.
@@ -26,12 +28,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
+from jackpot_sim.environments.hf import HuggingFace
 from jackpot_sim.estimators.statistics import StateStatistics
 from jackpot_sim.sweep.cell import PARAMETERS, Measured
 from jackpot_sim.sweep.errors import StudyError
 from jackpot_sim.sweep.plan import Cell
+from jackpot_sim.sweep.rows import DIVERGENCES, SAMPLED, SEQUENCE_DIVERGENCES
 from jackpot_sim.sweep.spec import Study
-from jackpot_sim.sweep.subjects import DIVERGENCES, SAMPLED, SEQUENCE_DIVERGENCES
 
 _MANIFEST, _LOCK = "manifest.json", ".lock"
 _EARLY = (_LOCK, f".{_MANIFEST}.tmp")
@@ -60,10 +63,10 @@ RECORDS = pa.schema(
         *((name, _REAL) for name in SAMPLED),
         *((f"{name}_se", _REAL) for name in SAMPLED),
         *((f"bias_share_{name}", _REAL) for name in ("prefix", "continuation", "weight")),
-        *((name, _REAL) for name in ("grad_norm_sq", "on_policy_variance", "noise_to_signal")),
+        *((name, _REAL) for name in ("grad_norm_sq", "grad_norm_sq_se", "on_policy_variance", "noise_to_signal")),
         *((name, _WHOLE) for name in ("degenerate_states", "n_samples", "replicates")),
         *((name, _TEXT) for name in ("config_hash", "version", "numpy", "python", "commit")),
-        ("seconds", _REAL),
+        *((name, _REAL) for name in ("seconds", "weight_seconds")),
     ]
 )
 
@@ -76,9 +79,38 @@ STATES = pa.schema(
     ]
 )
 
-_TABLES = {"records": RECORDS, "states": STATES}
+DIAGNOSTICS = pa.schema(
+    [
+        *((name, _TEXT) for name in ("cell", "environment", "figure")),
+        *((name, _REAL) for name in ("value", "se", "low", "high")),
+        ("clusters", _WHOLE),
+    ]
+)
 
-NOT_FIGURES = ("seconds", "version", "numpy", "python", "commit")
+NORMALIZERS = pa.schema(
+    [
+        *((name, _TEXT) for name in ("cell", "environment", "way")),
+        ("k", _WHOLE),
+        ("lam", _REAL),
+        ("tokens", _WHOLE),
+        *((name, _REAL) for name in ("overlap", "kept", "kept_se", "error", "error_se", "error_max")),
+        *((name, _REAL) for name in ("above_one", "outside", "width", "bytes_per_token", "seconds")),
+    ]
+)
+
+_TABLES = {"records": RECORDS, "states": STATES, "diagnostics": DIAGNOSTICS, "normalizers": NORMALIZERS}
+
+
+_OF_SOME_STUDIES = ("diagnostics", "normalizers")
+
+
+def tables_of(study: Study) -> tuple[str, ...]:
+    """The tables that a study's run has, `records` last: its shard says that a cell is finished."""
+    real = any(isinstance(env, HuggingFace) for env in study.env)
+    return (*(["diagnostics"] * real), *(["normalizers"] * (study.normalizers is not None)), "states", "records")
+
+
+NOT_FIGURES = ("seconds", "weight_seconds", "version", "numpy", "python", "commit")
 """Columns that say how and when, and so may differ between two runs of one study."""
 
 
@@ -106,6 +138,7 @@ class RunDirectory:
     def __init__(self, root: Path, study: Study, cells: list[Cell]) -> None:
         self.root = root
         self._study, self._cells = study, cells
+        self._tables = tables_of(study)
         self._provenance = provenance()
 
     @contextlib.contextmanager
@@ -148,20 +181,20 @@ class RunDirectory:
         if not (self.root / _MANIFEST).exists():
             content = json.dumps(self._manifest(), indent=1)
             write_atomically(self.root / _MANIFEST, lambda path: path.write_text(content, encoding="utf-8"))
-        for table in _TABLES:
+        for table in self._tables:
             (self.root / table).mkdir(exist_ok=True)
             for leftover in (self.root / table).glob(".*.tmp"):
                 leftover.unlink()
 
     def finished(self) -> set[str]:
-        """The ids of the cells that have both their shards.
+        """The ids of the cells that have all their shards.
 
         Raises:
             StudyError: a shard cannot be read.
         """
         done = set()
         for cell in self._cells:
-            shards = {table: self.root / table / f"{cell.id}.parquet" for table in _TABLES}
+            shards = {table: self.root / table / f"{cell.id}.parquet" for table in self._tables}
             if all(shard.exists() for shard in shards.values()):
                 for table, shard in shards.items():
                     _check_shard(shard, _TABLES[table])
@@ -179,7 +212,11 @@ class RunDirectory:
         rows = pa.Table.from_pylist([row | how for row in measured.rows], schema=RECORDS)
         columns = measured.state_rows or {field.name: [] for field in STATES}
         states = pa.table({field.name: columns[field.name] for field in STATES}, schema=STATES)
-        for folder, table in (("states", states), ("records", rows)):
+        found = {"records": rows, "states": states}
+        for folder in self._tables:
+            table = found.get(folder)
+            if table is None:
+                table = pa.Table.from_pylist(measured.tables.get(folder, []), schema=_TABLES[folder])
             shard = self.root / folder / name
             try:
                 write_atomically(shard, lambda path, table=table: pq.write_table(table, path, write_page_checksum=True))
@@ -223,12 +260,15 @@ def read_manifest(root: Path) -> dict[str, Any]:
 
 
 def load(root: Path, table: str = "records") -> pd.DataFrame:
-    """All finished cells of a run, in the manifest's order: `records`, or `states` for the per-state table.
+    """All finished cells of a run, in the manifest's order: `records`, or another table, empty if the run has none.
 
     Raises:
         StudyError: there is no run, no cell is finished, or a shard cannot be read.
     """
     names = [cell["cell"] for cell in read_manifest(root)["cells"]]
+    if not (root / table).is_dir() and table in _OF_SOME_STUDIES:
+        empty: pd.DataFrame = _TABLES[table].empty_table().to_pandas()
+        return empty
     shards = [root / table / f"{name}.parquet" for name in names if (root / "records" / f"{name}.parquet").exists()]
     if not shards:
         raise StudyError(f"{root} holds no finished cell yet: run the study first")

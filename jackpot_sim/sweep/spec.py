@@ -24,13 +24,17 @@ import yaml
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from jackpot_sim.environments.advantage import Advantage
+from jackpot_sim.environments.answers import AnswerReward
 from jackpot_sim.environments.categorical import BaseLaw
 from jackpot_sim.environments.files import files_of, fingerprint
+from jackpot_sim.environments.hf import HuggingFace, spelt_out
 from jackpot_sim.environments.language_models.build import LanguageModel
+from jackpot_sim.environments.language_models.prompts import PromptDataset, PromptFile
 from jackpot_sim.environments.mismatch import FAMILIES, MismatchFamily
 from jackpot_sim.environments.reward import Reward
 from jackpot_sim.environments.small_lm import SmallLM
 from jackpot_sim.environments.sources import SOURCES
+from jackpot_sim.environments.sources.real_models import REAL_ACTORS
 from jackpot_sim.estimators import Denominator, UpdateTarget
 from jackpot_sim.sweep.errors import StudyError
 from jackpot_sim.sweep.estimator_spec import EstimatorSpec, Frozen
@@ -42,7 +46,7 @@ _COLUMN = 2**63
 """What a column of whole numbers cannot hold."""
 
 
-_KNOBS = {family.knob_name for family in FAMILIES} | {source.knob_name for source in SOURCES}
+_KNOBS = {family.knob_name for family in FAMILIES} | {source.knob_name for source in (*SOURCES, *REAL_ACTORS)}
 _UNKNOWN_FIELD = ("extra_forbidden", "unexpected_keyword_argument")
 
 
@@ -69,6 +73,10 @@ def expand(value: Any, name: str = "") -> list[Any]:
     return [value]
 
 
+def _as_environments(value: Any) -> list[Any]:
+    return [spelt_out(each) for each in expand(value)]
+
+
 def _as_seeds(value: Any) -> Any:
     if isinstance(value, str) and value.isdecimal():
         value = int(value)
@@ -79,7 +87,20 @@ def _as_seeds(value: Any) -> Any:
     return tuple(range(value))
 
 
-Environment: TypeAlias = MismatchFamily | SmallLM
+Environment: TypeAlias = MismatchFamily | SmallLM | HuggingFace
+
+_OF_SEQUENCES = (SmallLM, HuggingFace)
+
+
+class NormalizerStudy(Frozen):
+    """Which ways to estimate Z(λ) from a few tokens of each law are compared with the exact one."""
+
+    k: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)] = (20,)
+    """Tokens kept of each law."""
+    lam: Annotated[float, Field(gt=0)] = 1.0
+    """λ."""
+    batch: Annotated[int, Field(ge=1)] | None = None
+    """Tokens that κ and the calibration see at once; None: all."""
 
 
 class Study(Frozen):
@@ -87,7 +108,7 @@ class Study(Frozen):
 
     name: Annotated[str, Field(pattern=r"^[\w.-]+$")] = "study"
     """Names the default output folder."""
-    env: Annotated[tuple[Annotated[Environment, Field(discriminator="kind")], ...], BeforeValidator(expand)]
+    env: Annotated[tuple[Annotated[Environment, Field(discriminator="kind")], ...], BeforeValidator(_as_environments)]
     """The environments."""
     estimators: Annotated[tuple[EstimatorSpec, ...], BeforeValidator(expand)]
     """The estimators, by name or with parameters."""
@@ -101,6 +122,8 @@ class Study(Frozen):
     """Closed forms, simulation, or both side by side. Sequences too many to enumerate are always simulated."""
     replicates: Annotated[int, Field(ge=3, lt=_COLUMN)] = 32
     """Simulated updates behind each Monte Carlo figure."""
+    normalizers: NormalizerStudy | None = None
+    """Ways to estimate Z, compared beside the estimators; not of small-lm."""
 
     @model_validator(mode="after")
     def _some_and_distinct(self) -> Study:
@@ -116,15 +139,23 @@ class Study(Frozen):
 
     @model_validator(mode="after")
     def _fitting(self) -> Study:
-        states = next((env.kind for env in self.env if not isinstance(env, SmallLM)), None)
-        sequences = any(isinstance(env, SmallLM) for env in self.env)
+        states = next((env.kind for env in self.env if not isinstance(env, _OF_SEQUENCES)), None)
+        sequences = next((env.kind for env in self.env if isinstance(env, _OF_SEQUENCES)), None)
+        rolled_out = any(isinstance(env, HuggingFace) for env in self.env)
         for spec in self.estimators:
             if states and spec.needs_sequences:
-                raise ValueError(f"{spec.label} looks at whole sequences: it needs env.kind small-lm, not {states}")
+                raise ValueError(
+                    f"{spec.label} looks at whole sequences: it needs env.kind small-lm or hf, not {states}"
+                )
             if sequences and spec.acceptance_rate is not None:
-                raise ValueError(f"{spec.label}: an acceptance_rate needs independent states; with small-lm give lam")
-            if states and spec.target is not UpdateTarget.REFERENCE:
-                raise ValueError(f"{spec.label}: only small-lm has an update that tells p_new from p_ref, not {states}")
+                raise ValueError(
+                    f"{spec.label}: an acceptance_rate needs independent states; with {sequences} give lam"
+                )
+            if (states or rolled_out) and spec.target is not UpdateTarget.REFERENCE:
+                other = states or HuggingFace.kind
+                raise ValueError(f"{spec.label}: only small-lm has an update that tells p_new from p_ref, not {other}")
+        if self.normalizers is not None and any(isinstance(env, SmallLM) for env in self.env):
+            raise ValueError("normalizers are compared on states and on hf: the vocabulary of small-lm has no tail")
         return self
 
     @cached_property
@@ -210,10 +241,11 @@ def parse(mapping: Mapping[str, Any]) -> Study:
 
 def _that_there_are(location: Sequence[Any]) -> str:
     """The fields of the configuration in which an unknown one was found, named by the last kind on the way."""
-    kinds = [part for part in location[:-1] if part in _CONFIGURATIONS]
+    known = _OF_REAL_MODELS if HuggingFace.kind in location else _CONFIGURATIONS
+    kinds = [part for part in location[:-1] if part in known]
     if not kinds:
         return ""
-    names = [field.name for field in dataclasses.fields(_CONFIGURATIONS[kinds[-1]]) if field.name != "kind"]
+    names = [field.name for field in dataclasses.fields(known[kinds[-1]]) if field.name != "kind"]
     return f" ({kinds[-1]} has {', '.join(names)})"
 
 
@@ -221,7 +253,11 @@ _CONFIGURATIONS: dict[Any, type[Any]] = {
     vars(each)["kind"]: each
     for union in (FAMILIES, SOURCES, get_args(BaseLaw), get_args(Advantage), get_args(Reward), get_args(LanguageModel))
     for each in union
-} | {"small-lm": SmallLM}
+} | {each.kind: each for each in _OF_SEQUENCES}
+_OF_REAL_MODELS: dict[Any, type[Any]] = _CONFIGURATIONS | {
+    vars(each)["kind"]: each for each in (*REAL_ACTORS, AnswerReward, PromptFile, PromptDataset)
+}
+"""The same inside hf, where a kind may mean another configuration."""
 
 
 def _sentence(error: Any, count: int) -> str:

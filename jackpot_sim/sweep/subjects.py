@@ -1,6 +1,6 @@
-"""What a cell measures estimators on: independent states, or sequences of small language models.
+"""What a cell measures estimators on: independent states, sequences of small language models, or rollouts of real ones.
 
-Both answer the same questions, so that a cell need not know which it has. What a subject cannot say is
+All answer the same questions, so that a cell need not know which it has. What a subject cannot say is
 absent from its rows, and empty in the records.
 """
 
@@ -8,37 +8,29 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
 from functools import cached_property
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol
 
 import numpy as np
 
 from jackpot_sim.core import divergences, sequence_divergences
 from jackpot_sim.core.backend import row_blocks
+from jackpot_sim.core.sampling import categorical
 from jackpot_sim.core.sequences import Rollouts
 from jackpot_sim.environments.base import Realised, keyed_generator
 from jackpot_sim.environments.enumeration import prefix_shift
+from jackpot_sim.environments.hf import HuggingFace
 from jackpot_sim.environments.small_lm import RealisedSequences, SmallLM
 from jackpot_sim.estimators import Correction, Denominator, moments, rollouts, sampled
 from jackpot_sim.estimators.enumerated import Referee, Weighed
+from jackpot_sim.estimators.normalizers import LawBlock, compare
 from jackpot_sim.estimators.sampled import Sampled
 from jackpot_sim.estimators.statistics import Moments, StateStatistics
 from jackpot_sim.sweep.estimator_spec import EstimatorSpec
 from jackpot_sim.sweep.plan import Cell
+from jackpot_sim.sweep.real_models import RolloutSubject
+from jackpot_sim.sweep.rows import SAMPLED, Row, asked_of, generator_of, normalizer_rows
 from jackpot_sim.sweep.spec import Method, Study
-
-Row: TypeAlias = dict[str, Any]
-
-SAMPLED = (
-    *("acceptance_rate", "kl_accepted", "kl_effective", "kl_prefix", "bias_sq", "bias", "direction_bias"),
-    *("gain", "variance", "mse", "mse_rescaled", "ess_fraction"),
-)
-"""Measured figures that Monte Carlo gives too, with a standard error."""
-
-DIVERGENCES = ("kl_policy_actor", "kl_actor_policy", "total_variation", "chi_square")
-SEQUENCE_DIVERGENCES = tuple(name for name in sequence_divergences.NAMES if name not in DIVERGENCES)
-"""Of sequences only."""
 
 
 class Subject(Protocol):
@@ -70,6 +62,10 @@ class Subject(Protocol):
         """The sampled figures, with their standard errors."""
         ...
 
+    def tables(self) -> dict[str, list[Row]]:
+        """What it adds to the tables that are not about estimators, by their names."""
+        ...
+
 
 def subject_of(cell: Cell, study: Study) -> Subject:
     """The cell's environment, built.
@@ -77,6 +73,8 @@ def subject_of(cell: Cell, study: Study) -> Subject:
     Raises:
         ValueError: it cannot be built.
     """
+    if isinstance(cell.env, HuggingFace):
+        return RolloutSubject(cell, study, cell.env, cell.env.build(cell.seed))
     if isinstance(cell.env, SmallLM):
         return SequenceSubject(cell, study, cell.env.build(cell.seed))
     return StateSubject(cell, study, cell.env.build(cell.seed))
@@ -94,13 +92,15 @@ class StateSubject:
         """Each divergence of each state, in blocks so that memory does not grow with the states."""
         p, q = self._pair.policy_log_probs, self._pair.actor_log_probs
         blocks = list(row_blocks(*p.shape))
-        return {name: np.concatenate([f(p[rows], q[rows]) for rows in blocks]) for name, f in _OF_STATES.items()}
+        return {
+            name: np.concatenate([f(p[rows], q[rows]) for rows in blocks]) for name, f in divergences.BY_NAME.items()
+        }
 
     def asked(self) -> Row:
         """See `Subject`."""
         states, vocab = self._pair.advantage.shape
         means = {name: float(values.mean()) for name, values in self._divergences.items()}
-        return _asked(self._cell, self._realised) | {"states": states, "vocab": vocab} | means
+        return asked_of(self._cell, self._realised) | {"states": states, "vocab": vocab} | means
 
     def methods(self) -> tuple[Method, ...]:
         """All."""
@@ -126,12 +126,27 @@ class StateSubject:
         found = sampled.estimate(
             *self._laws,
             correction,
-            _generator(self._cell, spec, denominator),
+            generator_of(self._cell, spec, denominator),
             n_samples=self._study.n_samples,
             replicates=self._study.replicates,
             denominator=denominator,
         )
         return _with_errors(found)
+
+    def tables(self) -> dict[str, list[Row]]:
+        """The ways to estimate Z, if the study compares them: one token of the actor at every state."""
+        wanted = self._study.normalizers
+        if wanted is None:
+            return {}
+        p, q, _ = self._laws
+        generator = keyed_generator(self._cell.seed, "normalizers", self._cell.environment)
+        uniforms, masks = generator.random((2, len(p)))
+        blocks = (
+            LawBlock(p[rows], q[rows], categorical(q[rows], uniforms[rows, None])[:, 0], masks[rows], index[rows])
+            for index in [np.arange(len(p))]
+            for rows in row_blocks(*p.shape)
+        )
+        return {"normalizers": normalizer_rows(self._cell, compare(blocks, wanted.k, wanted.lam, wanted.batch))}
 
     @property
     def _laws(self) -> tuple[Any, Any, Any]:
@@ -159,7 +174,7 @@ class SequenceSubject:
         """See `Subject`; where sequences are drawn, divergences carry standard errors."""
         env, tree = self._cell.env, self._realised.tree
         assert isinstance(env, SmallLM)
-        row = _asked(self._cell, self._realised) | {
+        row = asked_of(self._cell, self._realised) | {
             "states": len(self._realised.prompts),
             "vocab": tree.vocab,
             "length": tree.length,
@@ -214,7 +229,7 @@ class SequenceSubject:
         found = rollouts.estimate(
             self._rollouts,
             correction,
-            _generator(self._cell, spec, denominator),
+            generator_of(self._cell, spec, denominator),
             replicates=self._study.replicates,
             denominator=denominator,
             target=spec.target,
@@ -223,32 +238,9 @@ class SequenceSubject:
         )
         return _with_errors(found)
 
-
-_OF_STATES: dict[str, Callable[..., Any]] = {
-    "kl_policy_actor": divergences.kl,
-    "kl_actor_policy": lambda p, q: divergences.kl(q, p),
-    "total_variation": divergences.total_variation,
-    "chi_square": divergences.chi_square,
-}
-
-
-def _asked(cell: Cell, realised: Realised | RealisedSequences) -> Row:
-    return {
-        "cell": cell.id,
-        "environment": cell.environment,
-        "env_kind": cell.env.family,
-        "base_kind": cell.env.base_kind,
-        "knob_name": cell.env.knob_name,
-        "knob": realised.knob,
-        "target_divergence": cell.env.target_divergence,
-        "target_kl": realised.target_kl,
-        "achieved_kl": realised.achieved,
-        "seed": cell.seed,
-    }
-
-
-def _generator(cell: Cell, spec: EstimatorSpec, denominator: Denominator) -> np.random.Generator:
-    return keyed_generator(cell.seed, "monte-carlo", cell.environment, spec.label, str(denominator))
+    def tables(self) -> dict[str, list[Row]]:
+        """None."""
+        return {}
 
 
 def _figures(found: Moments) -> Row:

@@ -39,12 +39,23 @@ _ON_COLUMNS = (
     "token of the policy is out of reach, nan where some state accepts nothing. gain: the share of the gradient that "
     "is left. var.: of one proposal, over that of one of the policy's own. * the least of its column."
 )
+_CLEAR = 3.0
+"""Standard errors by which ‖g‖² must exceed 0 before figures in units of it are worth reading."""
+_ON_NOISE = (
+    "THE TRUE GRADIENT IS LOST IN NOISE (‖g‖² = {}), and with it bias, gain, MSE and rescaled: give more replicates, "
+    "n_samples or prompts, or a reward that the policy can change; var., accept and the KLs do not depend on it."
+)
 _ON_MONTE_CARLO = (
     "monte_carlo: ± one standard error; a bias is nan where the estimate of its square, which is unbiased, is negative."
 )
 _ON_TOO_MANY = (
     "Some environments have too many sequences to enumerate within memory_limit_gib, so that they were drawn: a "
     "smaller vocab or length gives exact figures."
+)
+_ON_REAL_MODELS = (
+    "Of real models, figures at the states that the actor visited are exact there, and ± says how sure their mean is: "
+    "one standard error over rollouts. KL before is that of the tokens that the policy writes; KL acc. and KL eff. are "
+    "means over the actor's states, nan for corrections of whole sequences."
 )
 _ON_SEQUENCES = (
     "Of sequences, KL before is per token, and KL acc. and KL eff. are those of visits to (prefix, token); KL prefix "
@@ -56,16 +67,27 @@ _ON_SEQUENCES = (
 def legend(records: pd.DataFrame) -> str:
     """What the tables' words mean."""
     said = [_ON_MSE]
+    real = records["base_kind"] == "hf"
+    small = records["length"].notna() & ~real
     if records["environment"].nunique() <= _DETAILED:
-        said = [_ON_COLUMNS, *([_ON_SEQUENCES] if _state(records) == "prompt" else []), _ON_MSE]
+        told = [*([_ON_SEQUENCES] if small.any() else []), *([_ON_REAL_MODELS] if real.any() else [])]
+        said = [_ON_COLUMNS, *told, _ON_MSE]
     if (records["method"] == "monte_carlo").any():
         said.append(_ON_MONTE_CARLO)
     else:
         said.append("All figures are exact for their states; `python -m analysis` says how sure they are.")
-    sequences = records[records["length"].notna()]
-    if sequences["prefix_total_variation"].isna().any():  # known wherever sequences are enumerated
+    if records[small]["prefix_total_variation"].isna().any():  # known wherever sequences are enumerated
         said.append(_ON_TOO_MANY)
+    if len(lost := _lost(records[real])):
+        said.append(_ON_NOISE.format(", ".join(lost)))
     return " ".join(said)
+
+
+def _lost(records: pd.DataFrame) -> list[str]:
+    """The gradients of real models that do not stand out of their noise: ‖g‖² and its standard error."""
+    measured = records[records["grad_norm_sq"].notna()].drop_duplicates("cell")
+    weak = measured[~(measured["grad_norm_sq"] > _CLEAR * measured["grad_norm_sq_se"])]
+    return [f"{row['grad_norm_sq']:.2g} ± {row['grad_norm_sq_se']:.1g}" for row in weak.to_dict("records")]
 
 
 def tables(records: pd.DataFrame) -> list[Table]:
@@ -117,7 +139,7 @@ def _detail(rows: pd.DataFrame, records: pd.DataFrame) -> Table:
             star = "*" if column in least and row[column] <= least[column] * (1 + _TIE) else ""
             value = 0.0 if abs(row[column]) < _ROUNDING else row[column]
             shown_value = f"{value:.2g}" if column.startswith("kl") else f"{value:.3g}"
-            error = f"±{row[f'{column}_se']:.1g}" if row[f"{column}_se"] > 0 else ""
+            error = f"±{row[f'{column}_se']:.1g}" if row[f"{column}_se"] > _ROUNDING else ""
             cells.append(f"{shown_value}{error}{star}")
         table.add_row(*cells)
     return table

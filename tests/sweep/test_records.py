@@ -51,8 +51,9 @@ kl_policy_actor_se kl_actor_policy_se total_variation_se chi_square_se kl_sequen
 mean_length_se prefix_total_variation acceptance_rate kl_accepted kl_effective kl_prefix bias_sq bias direction_bias
 gain variance mse mse_rescaled ess_fraction acceptance_rate_se kl_accepted_se kl_effective_se kl_prefix_se bias_sq_se
 bias_se direction_bias_se gain_se variance_se mse_se mse_rescaled_se ess_fraction_se bias_share_prefix
-bias_share_continuation bias_share_weight grad_norm_sq on_policy_variance noise_to_signal degenerate_states n_samples
-replicates config_hash version numpy python commit seconds
+bias_share_continuation bias_share_weight grad_norm_sq grad_norm_sq_se on_policy_variance noise_to_signal
+degenerate_states n_samples
+replicates config_hash version numpy python commit seconds weight_seconds
 """.split()  # noqa: SIM905
 
 GOLDEN_STATES = """
