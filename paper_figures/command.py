@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 import cyclopts
 from cyclopts import App
@@ -15,8 +16,20 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 
 from jackpot_sim.sweep.errors import StudyError
+from paper_figures import records as runs
 from paper_figures import style
-from paper_figures.records import Loaded, load
+
+
+class Found(Protocol):
+    """Records that were read, and where."""
+
+    @property
+    def root(self) -> Path:
+        """The folder or the file."""
+        ...
+
+
+F = TypeVar("F", bound=Found)
 
 
 @dataclass(frozen=True)
@@ -35,10 +48,31 @@ _TABLE_WIDTH = 90
 _EPILOGUE = "Exit codes: 0 drawn, and the numbers agree; 1 drawn, and they do not; 2 it could not be drawn."
 
 
-def run(name: str, about: str, make: Callable[[Loaded], Made], argv: Sequence[str] | None) -> int:
-    """Draws figure `name` from its records, writes it, and prints its report; the exit code."""
+def run(name: str, about: str, make: Callable[[runs.Loaded], Made], argv: Sequence[str] | None) -> int:
+    """Draws figure `name` from the records of its study, writes it, and prints its report; the exit code."""
+    return run_from(runs.load, _arguments, name, about, make, argv)
+
+
+def run_from(
+    load: Callable[[str, Path | None], F],
+    arguments: Callable[..., None],
+    name: str,
+    about: str,
+    make: Callable[[F], Made],
+    argv: Sequence[str] | None,
+) -> int:
+    """The same from records of another kind.
+
+    Args:
+        load: reads the records of figure `name` from `--records`, or where they lie by default.
+        arguments: has the signature of `_arguments`, and says what its `records` are.
+        name: the figure's.
+        about: what `--help` says of it.
+        make: draws it.
+        argv: the arguments; None: those of the process.
+    """
     app = App(name=f"python -m paper_figures.{name}", help=about, help_epilogue=_EPILOGUE, version_flags=[])
-    app.default(_arguments)
+    app.default(arguments)
     errors = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
     tokens = list(sys.argv[1:] if argv is None else argv)
     try:
@@ -46,7 +80,7 @@ def run(name: str, about: str, make: Callable[[Loaded], Made], argv: Sequence[st
             app.help_print(tokens=[])
             return 0
         _, bound, _ = app.parse_args(tokens, exit_on_error=False, print_error=False)
-        return _draw(name, make, **bound.arguments)
+        return _draw(name, load, make, **bound.arguments)
     except StudyError as error:
         errors.print(f"{name}: {error}")
     except cyclopts.CycloptsError as error:
@@ -93,7 +127,13 @@ def _arguments(*, records: Path | None = None, out: Path = Path("figures")) -> N
     raise AssertionError("the arguments are bound, never called")
 
 
-def _draw(name: str, make: Callable[[Loaded], Made], records: Path | None = None, out: Path = Path("figures")) -> int:
+def _draw(
+    name: str,
+    load: Callable[[str, Path | None], F],
+    make: Callable[[F], Made],
+    records: Path | None = None,
+    out: Path = Path("figures"),
+) -> int:
     found = load(name, records)
     with style.context():
         made = make(found)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import platform
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from enum import StrEnum
@@ -13,12 +11,15 @@ from pathlib import Path
 from typing import Annotated
 
 import cyclopts
-import numpy as np
 from cyclopts import App, Parameter
 from rich.console import Console
 from threadpoolctl import threadpool_limits
 
 from jackpot_sim.bench import estimation, figures, sequences, sweeping
+from jackpot_sim.bench.errors import CannotMeasureError
+from jackpot_sim.bench.machine import machine
+from jackpot_sim.bench.overhead import overhead
+from jackpot_sim.bench.settings import DEFAULT, Options
 from jackpot_sim.bench.timing import Finding
 
 
@@ -31,6 +32,14 @@ class Case(StrEnum):
     MEMORY = "memory"
     WORKERS = "workers"
     ENUMERATION = "enumeration"
+    NORMALIZERS = "normalizers"
+    OVERHEAD = "overhead"
+
+
+def _normalizers() -> Iterator[Finding]:
+    from jackpot_sim.bench.normalizers import normalizers
+
+    return normalizers()
 
 
 _CASES: dict[Case, Callable[[], Iterator[Finding]]] = {
@@ -40,31 +49,41 @@ _CASES: dict[Case, Callable[[], Iterator[Finding]]] = {
     Case.MEMORY: estimation.memory,
     Case.WORKERS: sweeping.workers,
     Case.ENUMERATION: sequences.enumeration,
+    Case.NORMALIZERS: _normalizers,
 }
+"""Those without options; `overhead` is the one that has some."""
 
 app = App(
     name="python -m jackpot_sim.bench",
     help="Measure accuracy, speed and memory side by side, and compare each with its target.\n\n"
     "Ratios are medians over rounds in which the candidates take turns, so that they mean something on a "
     "noisy machine; single times do not. Exit codes: 0 every target met, 1 one missed, 2 bad input.",
+    help_epilogue="On a machine with a GPU: `python -m jackpot_sim.bench overhead "
+    "--shape qwen3-0.6b qwen3-1.7b qwen3-8b --device cuda --out overhead-gpu.json`, and "
+    "`python -m paper_figures.overhead --records overhead-gpu.json` draws it.",
     version_flags=[],
+    default_parameter=Parameter(negative_iterable=(), consume_multiple=1),
 )
 
 
 @app.default
 def _bench(
-    cases: Annotated[tuple[Case, ...], Parameter(negative_iterable=())] = (),
+    cases: tuple[Case, ...] = (),
     /,
     *,
     out: Path | None = None,
+    options: Annotated[Options, Parameter(name="*")] = DEFAULT,
 ) -> None:
     """Run benchmarks.
 
     Args:
         cases: Which ones, by default all: figure2 (acceptance and KL against the published points),
             budget (solve_lam), paths (thresholds), memory, workers, enumeration (every sequence of a small
-            language model; needs torch and transformers).
+            language model), normalizers (what each estimate of the overlap Z costs and how near it comes),
+            overhead (what corrections add to a GRPO step; the other options are for it). The last and
+            enumeration need torch and transformers.
         out: Also write the findings, the machine and the versions to this JSON file.
+        options: For overhead alone.
     """
     raise AssertionError("the arguments are bound, never called")
 
@@ -81,29 +100,38 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _run(*bound.args, **bound.kwargs)
     except cyclopts.CycloptsError as error:
         errors.print(f"bench: {' '.join(str(error).split())} (see --help)")
+    except CannotMeasureError as error:
+        errors.print(f"bench: {error}")
     except OSError as error:
         errors.print(f"bench: cannot write {error.filename}: {error.strerror}")
     return 2
 
 
-def _run(cases: tuple[Case, ...] = (), *, out: Path | None = None) -> int:
+def _run(cases: tuple[Case, ...] = (), *, out: Path | None = None, options: Options = DEFAULT) -> int:
+    cases = cases or tuple(Case)
+    if Case.OVERHEAD not in cases and options != DEFAULT:
+        raise CannotMeasureError("only overhead has options of its own: name it among the benchmarks")
+    runs = _CASES | {Case.OVERHEAD: lambda: overhead(options)}
     console = Console(highlight=False, soft_wrap=True)
     if out is not None:
         out.touch()
     findings: list[Finding] = []
-    with threadpool_limits(limits=1):
-        for case in cases or tuple(Case):
-            console.print(f"[bold]{case}[/bold]")
-            for finding in _CASES[case]():
-                findings.append(finding)
-                console.print(_line(finding))
+    try:
+        with threadpool_limits(limits=1):
+            for case in cases:
+                console.print(f"[bold]{case}[/bold]")
+                for finding in runs[case]():
+                    findings.append(finding)
+                    console.print(_line(finding))
+    finally:  # hours of measuring are not lost because the last model did not fit
+        if out is not None:
+            written = {"machine": machine(), "findings": [_plain(finding) for finding in findings]}
+            out.write_text(json.dumps(written, indent=1) + "\n")
     missed = [finding.what for finding in findings if finding.met is False]
     with_target = sum(finding.met is not None for finding in findings)
     console.print(
         "\n".join([f"{with_target - len(missed)} of {with_target} targets met", *(f"  missed: {m}" for m in missed)])
     )
-    if out is not None:
-        out.write_text(json.dumps({"machine": _machine(), "findings": [_plain(f) for f in findings]}, indent=1))
     return 1 if missed else 0
 
 
@@ -120,12 +148,3 @@ def _line(finding: Finding) -> str:
 
 def _plain(finding: Finding) -> dict[str, object]:
     return dataclasses.asdict(finding) | {"met": finding.met}
-
-
-def _machine() -> dict[str, object]:
-    return {
-        "processor": platform.processor() or platform.machine(),
-        "processors": os.cpu_count(),
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-    }

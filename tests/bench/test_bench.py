@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import platform
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from jackpot_sim.bench import cli, estimation, figures, sequences
+from jackpot_sim.bench.errors import CannotMeasureError
+from jackpot_sim.bench.settings import Device, Options, Precision
 from jackpot_sim.bench.timing import Finding, in_turn, median_ratio, peak_bytes
 
 
@@ -72,7 +77,78 @@ def test_the_command_line_reports_and_writes(
     assert cli.main(["memory"]) == 0
 
 
-@pytest.mark.parametrize("argv", [["nope"], ["--nope"], ["memory", "--out", "/proc/nope/found.json"]])
+def test_what_was_found_before_it_failed_is_written(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def cut_short() -> Iterator[Finding]:
+        yield Finding("first", 1.0, labels={"shape": "tiny"})
+        raise CannotMeasureError("the second does not fit: take a smaller one")
+
+    monkeypatch.setitem(cli._CASES, cli.Case.NORMALIZERS, cut_short)
+    assert cli.main(["normalizers", "--out", str(tmp_path / "found.json")]) == 2
+    assert capsys.readouterr().err == "bench: the second does not fit: take a smaller one\n"
+    (finding,) = json.loads((tmp_path / "found.json").read_text())["findings"]
+    assert finding["labels"] == {"shape": "tiny"}
+
+
+def test_the_machine_is_told_without_its_name(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(cli._CASES, cli.Case.MEMORY, lambda: iter([Finding("x", 1.0)]))
+    assert cli.main(["memory", "--out", str(tmp_path / "found.json")]) == 0
+    text = (tmp_path / "found.json").read_text()
+    machine = json.loads(text)["machine"]
+    assert machine["processors"] >= 1
+    assert machine["memory_gib"] > 0
+    assert machine["numpy"] == np.__version__
+    assert machine["jackpot_sim"]
+    assert {"processor", "python", "torch", "transformers"} <= set(machine)
+    assert platform.node() not in text
+    assert str(Path.cwd()) not in text
+
+
+def test_options_of_overhead_reach_it_and_no_other(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[Options] = []
+
+    def told(options: Options) -> Iterator[Finding]:
+        asked.append(options)
+        return iter([Finding("x", 1.0)])
+
+    monkeypatch.setattr(cli, "overhead", told)
+    line = "overhead --shape qwen3-0.6b qwen3-8b --device cuda --vocab 64 128 --precision float32 --batch 2 --length 9"
+    assert cli.main([*line.split(), "--topk", "5", "--rounds", "1"]) == 0
+    assert asked == [
+        Options(
+            shape=("qwen3-0.6b", "qwen3-8b"),
+            vocab=(64, 128),
+            device=Device.CUDA,
+            precision=Precision.FLOAT32,
+            batch=2,
+            length=9,
+            topk=5,
+            rounds=1,
+        )
+    ]
+    capsys.readouterr()
+    assert cli.main(["memory", "--shape", "tiny"]) == 2
+    assert "only overhead has options of its own" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["nope"],
+        ["--nope"],
+        ["memory", "--out", "/proc/nope/found.json"],
+        ["overhead", "--shape", "qwen3-9b"],
+        ["overhead", "--shape"],
+        ["overhead", "--vocab", "many"],
+        ["overhead", "--batch", "1", "--device", "cpu"],
+        ["overhead", "--device", "tpu"],
+    ],
+)
 def test_bad_input_is_one_sentence(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(argv) == 2
     captured = capsys.readouterr()
@@ -84,3 +160,5 @@ def test_help_names_every_case(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--help"]) == 0
     shown = capsys.readouterr().out
     assert all(case in shown for case in cli.Case)
+    assert all(f"--{field.name}" in shown for field in dataclasses.fields(Options))
+    assert "qwen3-8b" in shown

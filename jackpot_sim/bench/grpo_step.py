@@ -1,0 +1,270 @@
+"""One GRPO step on given rollouts, with the part that corrects the mismatch timed inside it.
+
+The step is what a trainer does: forward pass of the policy, PPO's clipped loss with GRPO advantages, backward
+pass, AdamW ([J] §4.2 and Algorithm 1). A correction enters at one place: between the forward pass and the
+loss it makes one factor m·w for each token, of which no gradient is taken. What it needs of the policy is
+there already, the log-normaliser included.
+
+What makes the step shorter than a real one, and so a correction's share of it larger: there is no
+prompt, no padding, no gradient clipping, no reference model, no forward pass for p_ref, and no float32 master
+copy where the weights are bfloat16.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import NamedTuple
+
+from jackpot_sim.bench.shapes import Model
+from jackpot_sim.core import normalizer, obrs
+from jackpot_sim.core.backend import Array, namespace
+from jackpot_sim.core.topk import TopK
+from jackpot_sim.estimators import Correction
+
+CLIP = 0.2
+"""PPO's ε."""
+LEARNING_RATE = 1e-6
+STD_EPSILON = 1e-4
+"""Added to a group's standard deviation (ddof 1, as TRL has both)."""
+ACTOR_NOISE = 0.1
+"""Standard deviation of what the actor's logits differ by from the policy's."""
+
+
+class WayToZ(StrEnum):
+    """How the overlap Z of a token's state is had."""
+
+    BRACKET = "bracket"
+    """Ends on the actor's stored top-k, O(k) per token, and `normalizer.calibrated` between them."""
+    KAPPA = "kappa"
+    """κ·Z_k on TopK(q) ∪ TopK(p) ([J] §4.4). The actor on TopK(p) comes from its full laws: no rollout has it."""
+    EXACT = "exact"
+    """Σ min(q, p/λ) from both full laws."""
+
+    @property
+    def needs_laws(self) -> bool:
+        """Whether the actor's log-probs of the whole vocabulary have to be stored."""
+        return self is not WayToZ.BRACKET
+
+
+@dataclass(frozen=True, eq=False)
+class Rollouts:
+    """What is stored when sequences are written: torch tensors, all but `laws` small.
+
+    Attributes:
+        ids: one token to begin with and then the sequence, int64 of shape (batch, length + 1).
+        rewards: shape (batch,): one group.
+        reference_log_probs: log p_ref of each token, from before the update; float32 of shape (batch, length), nats.
+        actor_log_probs: log p_inf of each token, the same shape and dtype.
+        topk: the actor's likeliest tokens at each place, shape (batch, length, k).
+        laws: its log-probs in full, float32 of shape (batch, length, vocab); None where nothing needs them.
+    """
+
+    ids: Array
+    rewards: Array
+    reference_log_probs: Array
+    actor_log_probs: Array
+    topk: TopK
+    laws: Array | None
+
+    def stored_bytes(self, correction: Correction | None, way: WayToZ | None) -> int:
+        """What has to be kept from the rollout to the update for this correction."""
+        arrays = [self.ids, self.rewards, self.reference_log_probs]
+        arrays += [self.actor_log_probs] if correction is not None else []
+        arrays += [self.topk.ids, self.topk.log_probs] if way in (WayToZ.BRACKET, WayToZ.KAPPA) else []
+        arrays += [self.laws] if way is not None and way.needs_laws else []
+        return sum(math.prod(each.shape) * each.element_size() for each in arrays)
+
+
+class PolicyPass(NamedTuple):
+    """What the forward pass of the policy leaves for a correction, cut from the graph."""
+
+    logits: Array
+    """(batch, length, vocab), in the model's precision."""
+    log_normaliser: Array
+    """log Σ exp(logits), float32 of shape (batch, length): the loss needs it anyway."""
+    log_probs: Array
+    """log p_new of each token, float32 of shape (batch, length), nats."""
+
+
+Weigh = Callable[[Rollouts, PolicyPass, Array], Array]
+"""From uniforms in [0, 1) of shape (batch, length) to m·w of that shape."""
+
+
+def weigh(correction: Correction, way: WayToZ | None, rollouts: Rollouts, policy: PolicyPass, uniforms: Array) -> Array:
+    """m·w of every token, shape (batch, length).
+
+    The target is p_new for a correction with a factor p_ref/p_new, and p_ref for others.
+
+    Args:
+        correction: one that weighs each token by itself.
+        way: how it comes to Z; None where it needs none.
+        rollouts: what was stored.
+        policy: what the forward pass left.
+        uniforms: one in [0, 1) for each token; they decide the masks.
+
+    Raises:
+        ValueError: the correction needs Z and there is no way, or what the way needs is not stored.
+    """
+    to_new = correction.carries_reference_ratio
+    target = policy.log_probs if to_new else rollouts.reference_log_probs
+    log_ratio = target - rollouts.actor_log_probs
+    overlap = None
+    if correction.overlap_lam is not None and way is not None:
+        accept = obrs.acceptance_probability(log_ratio, correction.overlap_lam)
+        overlap = _overlap(way, correction.overlap_lam, rollouts, policy, accept, uniforms)
+    pair = correction.weights(
+        log_ratio, overlap, log_reference_ratio=rollouts.reference_log_probs - target if to_new else None
+    )
+    return namespace(uniforms).where(uniforms < pair.accept, pair.weight, 0.0)
+
+
+def _overlap(way: WayToZ, lam: float, rollouts: Rollouts, policy: PolicyPass, accept: Array, uniforms: Array) -> Array:
+    """Ẑ, shape (batch, length)."""
+    if way is WayToZ.BRACKET:
+        low, high = normalizer.bracket_on_topk(_on(rollouts.topk, policy), rollouts.topk.log_probs, lam)
+        return normalizer.calibrated(low, high, accept)
+    if rollouts.laws is None:
+        raise ValueError(f"rollouts hold no laws of the actor: the way {way} needs them")
+    if way is WayToZ.EXACT:
+        return obrs.overlap(policy.logits - policy.log_normaliser[..., None], rollouts.laws, lam)
+    return normalizer.bias_correction(_on_union(lam, rollouts.topk, rollouts.laws, policy), uniforms < accept)
+
+
+def _on(topk: TopK, policy: PolicyPass) -> Array:
+    """log p on stored tokens, float32 of shape (batch, length, k)."""
+    return topk.gather(policy.logits) - policy.log_normaliser[..., None]
+
+
+def _on_union(lam: float, actor: TopK, laws: Array, policy: PolicyPass) -> Array:
+    """Z_k on TopK(q) ∪ TopK(p), shape (batch, length), with one pass over the vocabulary: the top-k of p."""
+    xp = namespace(policy.logits)
+    logits, ids = policy.logits.topk(actor.k, dim=-1)
+    twice = xp.any(ids[..., :, None] == actor.ids[..., None, :], axis=-1)
+    added = xp.where(twice, -math.inf, logits - policy.log_normaliser[..., None])
+    p = xp.concat([_on(actor, policy), added], axis=-1)
+    q = xp.concat([actor.log_probs, xp.take_along_axis(laws, ids, axis=-1)], axis=-1)
+    return xp.sum(xp.exp(obrs.log_overlap_terms(p, q, lam)), axis=-1)
+
+
+class Seconds(NamedTuple):
+    """What a step took, all of it and the correction's part."""
+
+    step: float
+    weights: float
+
+
+class Trainer:
+    """A model, its optimiser and one batch of rollouts; every `step` is a real one."""
+
+    def __init__(self, model: Model, rollouts: Rollouts, seed: int = 0) -> None:
+        import torch
+
+        self.model, self.rollouts = model, rollouts
+        self.optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, fused=True)
+        self.generator = torch.Generator(rollouts.ids.device).manual_seed(seed)
+
+    def step(self, weights: Weigh | None) -> Seconds:
+        """One update with these weights; None corrects nothing."""
+        started = self._now()
+        policy, log_probs = forward(self.model, self.rollouts.ids)
+        before = self._now()
+        factor = self._factor(weights, policy)
+        after = self._now()
+        del policy
+        loss(log_probs, self.rollouts, factor).backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return Seconds(self._now() - started, after - before if weights else 0.0)
+
+    def held_bytes(self) -> int:
+        """What the weights and the optimiser hold once a step has been made; gradients come and go."""
+        states = [value for each in self.optimizer.state.values() for value in each.values()]
+        return sum(math.prod(each.shape) * each.element_size() for each in [*self.model.parameters(), *states])
+
+    def _factor(self, weights: Weigh | None, policy: PolicyPass) -> Array | None:
+        import torch
+
+        if weights is None:
+            return None
+        shape, device = self.rollouts.actor_log_probs.shape, self.rollouts.ids.device
+        with torch.no_grad():
+            return weights(self.rollouts, policy, torch.rand(shape, generator=self.generator, device=device))
+
+    def _now(self) -> float:
+        return now(self.rollouts.ids.device.type)
+
+
+def now(device: str) -> float:
+    """Seconds by the clock that fits: on CUDA the wall's once all is done, on a CPU those of this process.
+
+    One thread computes there, so that both are the same on an idle machine. On a busy one the wall's would favour
+    what is short: it passes between two interruptions, and a whole step does not.
+    """
+    if device == "cuda":
+        import torch
+
+        torch.cuda.synchronize()
+        return time.perf_counter()
+    return time.process_time()
+
+
+def forward(model: Model, ids: Array) -> tuple[PolicyPass, Array]:
+    """The policy's pass over all but the last token, and log p of the next tokens with their graph."""
+    import torch
+
+    logits = model(ids[:, :-1]).logits
+    log_normaliser = torch.logsumexp(logits.float(), dim=-1)
+    log_probs = logits.gather(-1, ids[:, 1:, None]).squeeze(-1) - log_normaliser
+    return PolicyPass(logits.detach(), log_normaliser.detach(), log_probs.detach()), log_probs
+
+
+def advantages(rewards: Array) -> Array:
+    """GRPO's, of one group: (reward − mean) / (standard deviation + ε), shape (batch,)."""
+    return (rewards - rewards.mean()) / (rewards.std() + STD_EPSILON)
+
+
+def loss(log_probs: Array, rollouts: Rollouts, factor: Array | None) -> Array:
+    """−mean over tokens of m·w · min(r A, clip(r, 1 − ε, 1 + ε) A) with r = p_new/p_ref ([J] §4.2)."""
+    import torch
+
+    advantage = advantages(rollouts.rewards)[:, None]
+    ratio = torch.exp(log_probs - rollouts.reference_log_probs)
+    surrogate = torch.minimum(ratio * advantage, ratio.clamp(1 - CLIP, 1 + CLIP) * advantage)
+    return -(surrogate if factor is None else factor * surrogate).mean()
+
+
+def rollouts(model: Model, batch: int, length: int, k: int, *, laws: bool, device: str, seed: int = 0) -> Rollouts:
+    """One group of sequences of random tokens, by an actor whose logits are the policy's with a little noise.
+
+    The laws of random weights are nearly flat and their tokens any: what is measured on them is time and memory.
+
+    Args:
+        model: the policy before the update.
+        batch: sequences in the group.
+        length: tokens of each.
+        k: tokens of the actor's law that are stored.
+        laws: whether to keep the actor's laws in full.
+        device: where the model is.
+        seed: for tokens, rewards and noise.
+    """
+    import torch
+
+    generator = torch.Generator(device).manual_seed(seed)
+    vocab = model.config.vocab_size
+    ids = torch.randint(vocab, (batch, length + 1), generator=generator, device=device)
+    parts: list[tuple[Array, ...]] = []
+    with torch.no_grad():
+        for row in ids:  # one sequence at a time: all laws at once would be the largest thing in memory
+            policy, log_probs = forward(model, row[None])
+            noise = ACTOR_NOISE * torch.randn(policy.logits.shape, generator=generator, device=device)
+            law = torch.log_softmax(policy.logits.float() + noise, dim=-1)
+            top = TopK.of(law, k)
+            token = law.gather(-1, row[None, 1:, None]).squeeze(-1)
+            parts.append((log_probs, token, top.ids, top.log_probs, *([law] if laws else [])))
+        reference, token, top_ids, top_log_probs, *full = (torch.cat(each) for each in zip(*parts, strict=True))
+    rewards = torch.rand(batch, generator=generator, device=device)
+    return Rollouts(ids, rewards, reference, token, TopK(top_ids, top_log_probs), full[0] if full else None)

@@ -1,0 +1,166 @@
+"""The overlap Z without whole laws: accuracy, memory and time of each way to it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from jackpot_sim.bench.timing import Finding, in_turn, median_ratio, peak_bytes
+from jackpot_sim.core import normalizer, obrs
+from jackpot_sim.core.backend import Array
+from jackpot_sim.core.heads import Head
+from jackpot_sim.core.numerics import log_ratio, log_softmax
+from jackpot_sim.core.sampling import categorical
+from jackpot_sim.core.topk import TopK
+from jackpot_sim.environments.base import PolicyPair
+from jackpot_sim.environments.categorical import LmLike
+from jackpot_sim.environments.mismatch import LogitNoise
+from jackpot_sim.estimators.normalizers import Comparison, LawBlock, Way, compare
+
+K = 20
+
+_TARGETS = {"float32": 1e-4, "float64": 1e-10}
+_KLS = (0.001, 0.005, 0.02, 0.1, 0.5)
+_HELD_UNTIL = 0.02
+"""The largest mean KL, in nats, at which the accuracy of the calibrated bracket has a target."""
+
+
+def normalizers(
+    tokens: int = 512, vocab: int = 32_768, hidden: int = 256, rounds: int = 3, batches: int = 8
+) -> Iterator[Finding]:
+    """Chunks of the vocabulary against whole laws, then the estimates from the top-k against the exact Z."""
+    models = _models(tokens, vocab, hidden)
+    yield from _chunked(models)
+    yield from _times(models.cast("float32"), rounds)
+    yield from _accuracy(batches)
+
+
+@dataclass(frozen=True, eq=False)
+class _Models:
+    """Last hidden states of two policies, and the weights of their heads."""
+
+    policy_hidden: Array
+    policy_weight: Array
+    actor_hidden: Array
+    actor_weight: Array
+
+    def cast(self, dtype: str) -> _Models:
+        return _Models(*(each.astype(dtype) for each in vars(self).values()))
+
+    def laws(self) -> tuple[Array, Array]:
+        """log p and log q in full."""
+        policy = log_softmax(self.policy_hidden @ self.policy_weight.T)
+        return policy, log_softmax(self.actor_hidden @ self.actor_weight.T)
+
+    def full(self) -> Array:
+        return obrs.overlap(*self.laws())
+
+    def chunked(self) -> Array:
+        heads = Head(self.policy_weight), Head(self.actor_weight)
+        return normalizer.chunked(self.policy_hidden, self.actor_hidden, *heads)
+
+    @property
+    def law_bytes(self) -> int:
+        """Both tensors of log-probs together."""
+        return 2 * len(self.policy_hidden) * len(self.policy_weight) * int(self.policy_hidden.itemsize)
+
+
+def _models(tokens: int, vocab: int, hidden: int) -> _Models:
+    """Logits of standard deviation 4, and an actor that is the policy before some change of all of it."""
+    generator = np.random.default_rng(0)
+    states = generator.standard_normal((tokens, hidden))
+    weight = 4 / math.sqrt(hidden) * generator.standard_normal((vocab, hidden))
+    moved = [each * (1 + 0.05 * generator.standard_normal(each.shape)) for each in (states, weight)]
+    return _Models(states, weight, moved[0], moved[1])
+
+
+def _chunked(models: _Models) -> Iterator[Finding]:
+    for dtype, within in _TARGETS.items():
+        rounded = models.cast(dtype)
+        exact = rounded.cast("float64").full()
+        labels = {"way": "chunked", "dtype": dtype}
+        error = float(np.max(np.abs(rounded.chunked() / exact - 1)))
+        yield Finding(f"chunked Z, {dtype}, largest relative error", error, at_most=within, labels=labels)
+        peak = peak_bytes(rounded.chunked) / models.cast(dtype).law_bytes
+        yield Finding(f"chunked Z, {dtype}, memory / both laws", peak, "x", at_most=0.1, labels=labels)
+
+
+def _times(models: _Models, rounds: int) -> Iterator[Finding]:
+    p, q = models.laws()
+    stored = TopK.of(q, K)
+    generator = np.random.default_rng(1)
+    drawn = categorical(q, generator.random((len(q), 1)))
+    accept = obrs.acceptance_probability(np.take_along_axis(log_ratio(p, q), drawn, axis=-1)[:, 0], 1.0)
+
+    def on_topk() -> tuple[Array, Array]:
+        return normalizer.bracket_on_topk(stored.gather(p), stored.log_probs)
+
+    candidates: dict[str, Callable[[], Any]] = {
+        "full": models.full,
+        "chunked": models.chunked,
+        "overlap": partial(obrs.overlap, p, q),
+        "top-k": partial(normalizer.topk, p, q, K),
+        "calibrated": lambda: normalizer.calibrated(*normalizer.bracket(p, q, K), accept),
+        "bracket_on_topk": on_topk,
+        "server-calibrated": lambda: normalizer.calibrated(*on_topk(), accept),
+    }
+    seconds = in_turn(candidates, rounds)
+    where = f"{p.shape[0]} x {p.shape[1]}, hidden {models.policy_hidden.shape[1]}, float32"
+    labels = {"tokens": p.shape[0], "vocab": p.shape[1], "k": K}
+    ratio = median_ratio(seconds["chunked"], seconds["full"])
+    yield Finding(
+        "time of chunked / full, from hidden states", ratio, "x", note=where, labels={"way": "chunked"} | labels
+    )
+    for way in ("top-k", "calibrated", "bracket_on_topk", "server-calibrated"):
+        ratio = median_ratio(seconds[way], seconds["overlap"])
+        what = f"time of {way} / exact, from log-probs at hand"
+        yield Finding(what, ratio, "x", labels={"way": way} | labels)
+    ratio = median_ratio(seconds["bracket_on_topk"], seconds["full"])
+    yield Finding(
+        "time of bracket_on_topk / full", ratio, "x", at_most=0.03, labels={"way": "bracket_on_topk"} | labels
+    )
+
+
+def _accuracy(batches: int, states: int = 256, vocab: int = 8192) -> Iterator[Finding]:
+    """Every way on batches of 256 tokens, at each mean KL.
+
+    Of the states 60 % are near-certain, the others Zipf with exponents 1 to 1.6: then k = 20 keeps 87 % of Z
+    at small KL, as [J] reports of real models.
+    """
+    base = LmLike(vocab=vocab, states=states, near_certain=0.6)
+    for kl in _KLS:
+        sigma = LogitNoise(base=base, target_kl=kl).build(0).knob
+        pairs = (LogitNoise(base=base, sigma=sigma).build(seed).pair for seed in range(batches))
+        blocks = (_block(pair, number) for number, pair in enumerate(pairs))
+        found = compare(blocks, [K], batch=states)
+        for one in found:
+            yield from _of_way(one, kl)
+        outside = max(one.outside for one in found)
+        yield Finding(f"states with Z outside a bracket, KL {kl:g}", outside, at_most=0.0, labels={"k": K, "kl": kl})
+
+
+def _block(pair: PolicyPair, number: int) -> LawBlock:
+    """One token of the actor at each state, every state being a cluster of its own."""
+    generator = np.random.default_rng([2, number])
+    states = len(pair.actor_log_probs)
+    tokens = categorical(pair.actor_log_probs, generator.random((states, 1)))[:, 0]
+    cluster = number * states + np.arange(states)
+    return LawBlock(pair.policy_log_probs, pair.actor_log_probs, tokens, generator.random(states), cluster)
+
+
+def _of_way(found: Comparison, kl: float) -> Iterator[Finding]:
+    labels: dict[str, str | float] = {"way": str(found.way), "k": found.k, "kl": kl}
+    at_most = at_least = None
+    if kl <= _HELD_UNTIL:
+        at_most = 0.01 if found.way is Way.CALIBRATED else None
+        at_least = 0.1 if found.way is Way.TOPK else None
+    note = f"se {found.error_se:.2g}, keeps {found.kept:.4f} (se {found.kept_se:.2g}), largest {found.error_max:.3g}"
+    what = f"error of Z, {found.way}, k {found.k}, KL {kl:g}"
+    yield Finding(what, found.error, "x", at_most=at_most, at_least=at_least, note=note, labels=labels)
+    if found.way in (Way.BIAS_CORRECTED, Way.SERVER_BIAS_CORRECTED):
+        yield Finding(f"states with an estimate above 1, {found.way}, KL {kl:g}", found.above_one, labels=labels)
