@@ -13,6 +13,7 @@ from paper_figures import (
     noise_family,
     overhead,
     prefix_shift,
+    topk_accuracy,
     unification,
 )
 
@@ -23,14 +24,16 @@ FIGURES: dict[str, Callable[[Sequence[str]], int]] = {
     bias_variance_length.NAME: bias_variance_length.main,
     prefix_shift.NAME: prefix_shift.main,
     mismatch_sources.NAME: mismatch_sources.main,
+    topk_accuracy.NAME: topk_accuracy.main,
     overhead.NAME: overhead.main,
 }
 
 _ABOUT = f"""Draw every figure: {", ".join(FIGURES)}.
 
-Each runs its own small study first, into runs/figures/NAME, and finds it there the next time; the three of
-sequences need torch and take some minutes. overhead alone reads what was measured before, and measures
-nothing. One figure alone, or from other records: `python -m paper_figures.NAME [--records DIR]`."""
+Each runs its own small study first, into runs/figures/NAME, and finds it there the next time; those of
+sequences and topk_accuracy need torch and transformers, and take some minutes each. overhead alone reads what
+was measured before, and measures nothing. One figure alone, or from other records:
+`python -m paper_figures.NAME [--records DIR]`."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

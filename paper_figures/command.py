@@ -50,7 +50,7 @@ _EPILOGUE = "Exit codes: 0 drawn, and the numbers agree; 1 drawn, and they do no
 
 def run(name: str, about: str, make: Callable[[runs.Loaded], Made], argv: Sequence[str] | None) -> int:
     """Draws figure `name` from the records of its study, writes it, and prints its report; the exit code."""
-    return run_from(runs.load, _arguments, name, about, make, argv)
+    return run_from(runs.load, arguments, name, about, make, argv)
 
 
 def run_from(
@@ -65,7 +65,7 @@ def run_from(
 
     Args:
         load: reads the records of figure `name` from `--records`, or where they lie by default.
-        arguments: has the signature of `_arguments`, and says what its `records` are.
+        arguments: has the signature of `arguments`, and says what its `records` are.
         name: the figure's.
         about: what `--help` says of it.
         make: draws it.
@@ -117,7 +117,7 @@ def _where(*, out: Path = Path("figures")) -> None:
     raise AssertionError("the arguments are bound, never called")
 
 
-def _arguments(*, records: Path | None = None, out: Path = Path("figures")) -> None:
+def arguments(*, records: Path | None = None, out: Path = Path("figures")) -> None:
     """Where to read and where to write.
 
     Args:

@@ -62,15 +62,28 @@ def load(name: str, given: Path | None, say: Callable[[str], None] | None = None
     Raises:
         StudyError: the folder holds no run, an unfinished one, or one that lacks what the figure shows.
     """
-    wanted = study(name)
+    root = finished(name, given, say)
+    return _fitting(name, study(name), Loaded(root, records.load(root), records.load(root, "states")))
+
+
+def finished(name: str, given: Path | None, say: Callable[[str], None] | None = None) -> Path:
+    """The folder of a finished run, see `load`, whatever it holds.
+
+    Raises:
+        StudyError: the folder holds no run, or an unfinished one.
+    """
     root = given or Path("runs") / "figures" / config_of(name)
     if given is None:
-        _run(name, wanted, root, say or _to_stderr)
-    rows, states = records.load(root), records.load(root, "states")
-    planned = records.read_manifest(root).get("cells", [])
-    if rows["cell"].nunique() < len(planned):
-        raise StudyError(f"{root} holds {rows['cell'].nunique()} of {len(planned)} cells: finish the run first")
-    return _fitting(name, wanted, Loaded(root, rows, states))
+        _run(name, study(name), root, say or _to_stderr)
+    there, planned = records.load(root)["cell"].nunique(), records.read_manifest(root).get("cells", [])
+    if there < len(planned):
+        raise StudyError(f"{root} holds {there} of {len(planned)} cells: finish the run first")
+    return root
+
+
+def table(root: Path, name: str) -> pd.DataFrame:
+    """A table of a run that not every study has; empty where it does not."""
+    return records.load(root, name)
 
 
 def _run(name: str, wanted: Study, root: Path, say: Callable[[str], None]) -> None:

@@ -28,6 +28,7 @@ from jackpot_sim.environments.knobs import Divergence
 from jackpot_sim.environments.language_models.ascent import RolloutAscent
 from jackpot_sim.environments.language_models.build import check_model, check_same_vocabulary
 from jackpot_sim.environments.language_models.checkpoints import Loaded, Precision, load, resolved_device
+from jackpot_sim.environments.language_models.generation import Written
 from jackpot_sim.environments.language_models.prompts import (
     Prompt,
     PromptDataset,
@@ -221,10 +222,16 @@ class HuggingFace:
         # Both are models here: mixtures are of tiny ones.
         actors = cast("Callable[[Any], tuple[CausalLM, CausalLM]]", self.actor.actors(setting))
         uniforms = generator("kl").random((len(ids) * KL_ROLLOUTS, self.length))
+        prompt = np.repeat(np.arange(len(ids)), KL_ROLLOUTS)
+
+        @cache  # most actors leave the policy as it is
+        def written_by(policy: CausalLM) -> Written:
+            return setup.fitting(lambda setup: setup.write(policy, "policy", prompt, uniforms))
 
         @cache
         def kl_at(knob: float) -> tuple[float, float]:
-            return setup.kl(*actors(knob), uniforms)
+            policy, actor = actors(knob)
+            return setup.fitting(lambda setup: setup.kl(policy, actor, written_by(policy)))
 
         knob = self.actor.knob
         if self.target_kl is not None:

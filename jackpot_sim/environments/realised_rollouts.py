@@ -6,7 +6,7 @@ import dataclasses
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -26,6 +26,8 @@ RewardAfter: TypeAlias = Callable[[Ints, Ints, Flags], Floats]
 """(index of the prompt (n,), tokens (n, length), mask) → R of shape (n,)."""
 
 Role: TypeAlias = Literal["actor", "policy"]
+T = TypeVar("T")
+
 ROLES: tuple[Role, ...] = ("actor", "policy")
 
 LOG = logging.getLogger(__name__)
@@ -113,30 +115,24 @@ class Setup:
             believed = others[0].log_probs if others else q.log_probs
             yield LawPair(p.sequence, p.step, p.log_probs, q.log_probs, believed)
 
-    def kl(self, policy: CausalLM, actor: CausalLM, uniforms: Floats) -> tuple[float, float]:
-        """KL(policy‖actor) per token over rollouts of the policy, nats, and its standard error over rollouts.
-
-        Args:
-            policy: the first of the two.
-            actor: the second.
-            uniforms: (prompts · n, length); the n of a prompt stand together.
-
-        Raises:
-            ValueError: memory is too small for the batch size; it says which fits.
-        """
-        return run_fitting(lambda size: self.with_batches_of(size)._kl(policy, actor, uniforms), self.batch_size)
-
-    def with_batches_of(self, batch_size: int) -> Setup:
-        """The same, with so many sequences at a time."""
-        return dataclasses.replace(self, batch_size=batch_size)
-
-    def _kl(self, policy: CausalLM, actor: CausalLM, uniforms: Floats) -> tuple[float, float]:
-        prompt = np.repeat(np.arange(len(self.prompts)), len(uniforms) // len(self.prompts))
-        written = self.write(policy, "policy", prompt, uniforms)
+    def kl(self, policy: CausalLM, actor: CausalLM, written: Written) -> tuple[float, float]:
+        """KL(policy‖actor) per token over rollouts of the policy, nats, and its standard error over rollouts."""
         kl = np.zeros(written.tokens.shape)
         for pair in self.pairs(policy, actor, written):
             kl[pair.sequence, pair.step] = to_numpy(divergences.kl(pair.policy_log_probs, pair.actor_log_probs))
         return ratio_of_means(per_sequence(kl), np.asarray(written.mask.sum(axis=-1), dtype=np.float64))
+
+    def fitting(self, run: Callable[[Setup], T]) -> T:
+        """run(self).
+
+        Raises:
+            ValueError: memory is too small for the batch size; it says which fits.
+        """
+        return run_fitting(lambda size: run(self.with_batches_of(size)), self.batch_size)
+
+    def with_batches_of(self, batch_size: int) -> Setup:
+        """The same, with so many sequences at a time."""
+        return dataclasses.replace(self, batch_size=batch_size)
 
 
 @dataclass(frozen=True, eq=False)

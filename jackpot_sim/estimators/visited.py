@@ -31,7 +31,7 @@ class AtState(NamedTuple):
 
 
 def at_states(
-    policy_log_probs: Array, actor_log_probs: Array, believed_log_probs: Array, correction: Correction
+    policy_log_probs: Array, actor_log_probs: Array, believed_log_probs: Array, kl: Array, correction: Correction
 ) -> AtState:
     """What a correction of single tokens does at each state.
 
@@ -39,6 +39,7 @@ def at_states(
         policy_log_probs: log p, shape (states, vocab), nats.
         actor_log_probs: log q of the law that is sampled from, the same shape.
         believed_log_probs: log q as the correction is told it: the same, unless that is a mistake to study.
+        kl: KL(p‖q) at each state, shape (states,), nats: what a correction has that leaves the law as it is.
         correction: one that looks at single tokens, its parameters numbers.
     """
     xp = namespace(policy_log_probs)
@@ -49,12 +50,14 @@ def at_states(
         overlap = obrs.overlap(policy_log_probs, believed_log_probs, correction.overlap_lam)[:, None]
     with overflow_to_inf():
         accept, weight = correction.weights(log_ratio(policy_log_probs, believed_log_probs), overlap)
+    keeps_all, weighs_none = (bool(xp.all((each == 1.0) | ~live)) for each in (accept, weight))
     accept, weight = (xp.where(live, each, 0.0) for each in (accept, weight))
-    accepted = actor_log_probs + log_mass(accept)
+    accepted = actor_log_probs if keeps_all else actor_log_probs + log_mass(accept)
+    kl_accepted = kl if keeps_all else kl_to_mass(policy_log_probs, accepted)
     return AtState(
         xp.sum(q * accept, axis=-1),
-        kl_to_mass(policy_log_probs, accepted),
-        kl_to_mass(policy_log_probs, accepted + log_mass(weight)),
+        kl_accepted,
+        kl_accepted if weighs_none else kl_to_mass(policy_log_probs, accepted + log_mass(weight)),
     )
 
 
@@ -81,17 +84,19 @@ class Visited:
     def add(self, sequence: Ints, step: Ints, policy: Array, actor: Array, believed: Array) -> None:
         """A few states: which tokens they belong to, (rows,), and the three laws there, (rows, vocab), nats."""
         rows = sequence, step
-        for name, divergence in divergences.BY_NAME.items():
-            self.divergences[name][rows] = to_numpy(divergence(policy, actor))
+        found = {name: divergence(policy, actor) for name, divergence in divergences.BY_NAME.items()}
+        for name, values in found.items():
+            self.divergences[name][rows] = to_numpy(values)
         for lam, overlap in self.overlap.items():
             overlap[rows] = to_numpy(obrs.overlap(policy, believed, lam))
         xp = namespace(policy)
         chosen = xp.asarray(self._tokens[rows], device=policy.device)
         self.policy_log_probs[rows] = to_numpy(xp.take_along_axis(policy, chosen[:, None], axis=-1)[:, 0])
-        for correction, found in zip(self._corrections, self.at, strict=True):
-            if found is not None:
-                for out, values in zip(found, at_states(policy, actor, believed, correction), strict=True):
-                    out[rows] = to_numpy(values)
+        for correction, columns in zip(self._corrections, self.at, strict=True):
+            if columns is not None:
+                at = at_states(policy, actor, believed, found["kl_policy_actor"], correction)
+                for column, values in zip(columns, at, strict=True):
+                    column[rows] = to_numpy(values)
 
     def _empty(self) -> Floats:
         return np.zeros(self._tokens.shape)

@@ -141,10 +141,10 @@ class StateSubject:
         p, q, _ = self._laws
         generator = keyed_generator(self._cell.seed, "normalizers", self._cell.environment)
         uniforms, masks = generator.random((2, len(p)))
+        order = generator.permutation(len(p))  # some laws have like states side by side, and batches should be mixed
         blocks = (
-            LawBlock(p[rows], q[rows], categorical(q[rows], uniforms[rows, None])[:, 0], masks[rows], index[rows])
-            for index in [np.arange(len(p))]
-            for rows in row_blocks(*p.shape)
+            LawBlock(p[rows], q[rows], categorical(q[rows], uniforms[rows, None])[:, 0], masks[rows], rows)
+            for rows in (order[block] for block in row_blocks(*p.shape))
         )
         return {"normalizers": normalizer_rows(self._cell, compare(blocks, wanted.k, wanted.lam, wanted.batch))}
 
