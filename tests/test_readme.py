@@ -42,6 +42,17 @@ def test_the_example_of_sequences_is_a_study() -> None:
     assert len(study.estimators) == 7
 
 
+def test_the_example_of_real_models_is_a_study() -> None:
+    import yaml
+
+    from jackpot_sim.sweep import spec
+
+    study = spec.parse(yaml.safe_load(block("yaml", "## Real models")))
+    assert [env.actor.kind for env in study.env] == [  # type: ignore[union-attr]
+        *("quantized-weights", "quantized-weights", "precision", "checkpoint", "weight-noise")
+    ]
+
+
 def test_files_that_it_names_exist() -> None:
     root = Path(__file__).parents[1]
     for target in re.findall(r"\]\((?!https?:)([^)]+)\)", README):

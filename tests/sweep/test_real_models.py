@@ -221,6 +221,17 @@ def test_a_cut_actor_is_out_of_the_policys_reach(checkpoints: Path, tmp_path: Pa
     assert abs(jackpot[0] - jackpot[1]) > 0.02
 
 
+@pytest.mark.cuda
+def test_a_gpu_says_what_the_cpu_says(checkpoints: Path, tmp_path: Path) -> None:
+    few = {"n_samples": 4, "replicates": 3, "normalizers": {"k": [2]}}
+    cpu, gpu = (
+        records.load(run_serially(study(checkpoints, {"device": device}, **few), tmp_path / device))
+        for device in ("cpu", "cuda")
+    )
+    columns = [*DIVERGENCES, "acceptance_rate", "kl_effective", "gain", "grad_norm_sq"]
+    np.testing.assert_allclose(cpu[columns], gpu[columns], rtol=1e-6, atol=1e-9)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
