@@ -73,7 +73,7 @@ class Example:
 
     vocab: int = 4096
     steps: int = 1000
-    prompts: int = 64
+    prompts: int = 16
     seed: int = 0
     max_bytes: int = 4_000_000
     context: int = 128
