@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
 
@@ -103,6 +103,9 @@ class HuggingFace:
     block: str | None = None
     gradients: Literal["sequences", "batches", "off"] = "sequences"
     threads: int = 1
+
+    RUN_BY: ClassVar[tuple[str, ...]] = ("batch_size", "rows")
+    """How it is run, which is no part of what it is: a run that ran out of memory goes on with smaller ones."""
 
     __pydantic_config__ = FORBID_EXTRA
 
@@ -193,7 +196,7 @@ class HuggingFace:
     def _realised(
         self, seed: int, policy: Loaded, other: Any, texts: Sequence[Prompt], ids: list[Ints]
     ) -> RealisedRollouts:
-        generator = partial(keyed_generator, seed, self.kind, str(self.prompts), self.length)
+        generator = partial(keyed_generator, seed, self.kind)
         vocab = int(policy.model.config.get_text_config().vocab_size)
         reward = self._reward(texts, policy.tokenizer, vocab, generator)
         setup = Setup(

@@ -60,7 +60,7 @@ class Updates:
         if (needed := 2 * replicates * parameters * 8) > limit:
             raise ValueError(
                 f"{replicates} updates of {parameters:,} parameters take {needed / 2**30:.3g} GiB and the limit is "
-                f"{limit / 2**30:.3g} GiB: measure in fewer parameters, or with fewer replicates"
+                f"{limit / 2**30:.3g} GiB: take a smaller block of parameters, or fewer replicates or estimators"
             )
         self.total: Floats = np.zeros((replicates, parameters))
         """X_r, (replicates, parameters)."""

@@ -23,8 +23,8 @@ _OF_REAL_MODELS = (
 """The same of real models."""
 _CHECKPOINTS = ("policy", "actor.path")
 """Told by the last part of their path."""
-_NEVER = ("batch_size", "rows", "threads", "device")
-"""How real models were run, which is no part of what they are."""
+_NEVER = ("threads", "device")
+"""Where real models were run, which tells little of what they are."""
 
 
 def kinds_of(env_kind: str, base_kind: str | None) -> str:

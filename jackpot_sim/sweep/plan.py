@@ -11,7 +11,7 @@ from typing import Any
 
 from jackpot_sim.environments.hf import HuggingFace
 from jackpot_sim.environments.small_lm import KL_ROLLOUTS, SmallLM
-from jackpot_sim.sweep.spec import Environment, Method, Study
+from jackpot_sim.sweep.spec import Environment, Method, Study, identity
 
 _BUILD_TOKENS = 40
 """Building a pair and its divergences costs about as much as this many passes over it."""
@@ -43,7 +43,7 @@ class Cell:
     @cached_property
     def environment(self) -> str:
         """The environment as canonical JSON: what its randomness and its name depend on."""
-        return json.dumps(dataclasses.asdict(self.env), sort_keys=True, default=str)
+        return json.dumps(identity(dataclasses.asdict(self.env)), sort_keys=True, default=str)
 
     @cached_property
     def id(self) -> str:

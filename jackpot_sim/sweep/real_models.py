@@ -46,6 +46,9 @@ Figures: TypeAlias = dict[str, tuple[float, float]]
 _LAM = 1.0
 """The λ at which the overlap of the models is told."""
 
+_HELD = 8 << 30
+"""The most bytes of gradients that are held at once."""
+
 LOG = logging.getLogger("jackpot_sim.environments")
 
 
@@ -244,7 +247,7 @@ class RolloutSubject:
         setup, model = realised.setup, realised.policy.model
         parameters = sum(weight.numel() for weight in block_of(model, [self._block(model)]).values())
         replicates, prompts = self._study.replicates, len(setup.prompts)
-        out = [Updates(replicates, parameters, prompts) for _ in coefficients]
+        out = [Updates(replicates, parameters, prompts, limit=_HELD // len(coefficients)) for _ in coefficients]
         replicate = self._replicate(len(written.tokens))
         one_by_one = self._env.gradients == "sequences"
         slices = _one_by_one(written.prompt) if one_by_one else _batches(replicate, setup.batch_size)

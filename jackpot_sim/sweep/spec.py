@@ -92,6 +92,12 @@ Environment: TypeAlias = MismatchFamily | SmallLM | HuggingFace
 _OF_SEQUENCES = (SmallLM, HuggingFace)
 
 
+def identity(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of an environment that say what it is, without those that say how it is run."""
+    run_by = HuggingFace.RUN_BY if fields["kind"] == HuggingFace.kind else ()
+    return {name: value for name, value in fields.items() if name not in run_by}
+
+
 class NormalizerStudy(Frozen):
     """Which ways to estimate Z(λ) from a few tokens of each law are compared with the exact one."""
 
@@ -132,9 +138,10 @@ class Study(Frozen):
                 raise ValueError(f"{field} is empty")
             seen: list[Any] = []
             for item in getattr(self, field):
-                if item in seen:
+                what = identity(dataclasses.asdict(item)) if field == "env" else item
+                if what in seen:
                     raise ValueError(f"{field} holds {getattr(item, 'label', item)} twice")
-                seen.append(item)
+                seen.append(what)
         return self
 
     @model_validator(mode="after")
@@ -169,7 +176,9 @@ class Study(Frozen):
             contents = fingerprint(files_of(self.env))
         except (ValueError, OSError) as error:
             raise StudyError(str(error)) from error
-        text = json.dumps([self.model_dump(mode="json"), contents, VERSION], sort_keys=True)
+        fields = self.model_dump(mode="json")
+        asked = fields | {"env": [identity(env) for env in fields["env"]]}
+        text = json.dumps([asked, contents, VERSION], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -128,7 +128,9 @@ def _detail(rows: pd.DataFrame, records: pd.DataFrame) -> Table:
     shown = [key for key in _KEYS if key == "estimator" or rows[key].nunique() > 1]
     for key in shown:
         table.add_column(key, overflow="fold")  # names give way before figures do
-    columns = {name: heading for name, heading in _COLUMNS.items() if name != "kl_prefix" or _state(rows) == "prompt"}
+    # Of states there is no prefix, and of real models the prefixes' law is not known.
+    enumerated = _state(rows) == "prompt" and means["kl_prefix"].notna().any()
+    columns = {name: heading for name, heading in _COLUMNS.items() if name != "kl_prefix" or enumerated}
     for heading in columns.values():
         table.add_column(heading, justify="right", no_wrap=True)
     ranked = means[means["method"] == means["method"].iloc[0]]  # a noisy row does not beat its own exact twin
