@@ -16,7 +16,16 @@ import numpy as np
 
 from jackpot_sim.core import divergences
 from jackpot_sim.core.numerics import log_ratio
-from jackpot_sim.core.sequences import Enumeration, Floats, Rollouts, SequenceLaws, Sequences, occupancy, per_sequence
+from jackpot_sim.core.sequences import (
+    Enumeration,
+    Floats,
+    Ints,
+    Rollouts,
+    SequenceLaws,
+    Sequences,
+    occupancy,
+    per_sequence,
+)
 
 NAMES = (
     *("kl_policy_actor", "kl_actor_policy", "total_variation", "chi_square"),
@@ -92,10 +101,25 @@ def _log_ratio(sequences: Sequences, laws: SequenceLaws) -> Floats:
     return p - q
 
 
-def ratio_of_means(values: Floats, counts: Floats) -> tuple[float, float]:
-    """Σ values / Σ counts over sequences, both of shape (n,), and its standard error by the delta method."""
+def ratio_of_means(values: Floats, counts: Floats, stratum: Ints | None = None) -> tuple[float, float]:
+    """Σ values / Σ counts over sequences, both of shape (n,), and its standard error by the delta method.
+
+    Args:
+        values: of each sequence.
+        counts: what they are divided by.
+        stratum: which prompt each sequence follows, (n,), if prompts are fixed: then only what differs among
+            sequences of the same prompt is an error. None: the sequences are a sample as they are.
+    """
     ratio = float(values.sum() / counts.sum())
     if not math.isfinite(ratio):
         return ratio, math.nan
-    left = values - ratio * counts
-    return ratio, float(np.sqrt(np.sum(left**2) * len(values) / (len(values) - 1)) / counts.sum())
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+        left = values - ratio * counts
+        if stratum is None:
+            square = np.sum(left**2) * len(values) / (len(values) - 1)
+        else:
+            at = np.unique(stratum, return_inverse=True)[1]
+            size = np.bincount(at)
+            spread = np.bincount(at, (left - (np.bincount(at, left) / size)[at]) ** 2)
+            square = np.sum(spread * size / (size - 1))
+        return ratio, float(np.sqrt(square) / counts.sum())

@@ -46,8 +46,8 @@ from jackpot_sim.environments.sources.knobs import Setting
 from jackpot_sim.environments.sources.real_models import AnotherCheckpoint, RealActor, from_name
 from jackpot_sim.environments.targets import Target
 
-KL_ROLLOUTS = 4
-"""Completions of each prompt, by the policy, behind the KL that a knob is solved for."""
+POLICY_ROLLOUTS = 8
+"""Completions of each prompt, by the policy, behind the KL that a knob is solved for, and behind the baseline."""
 TARGET_TOLERANCE = 1e-2
 """How near a target KL is met, relatively: the standard error of a mean KL over rollouts is seldom smaller."""
 
@@ -69,9 +69,12 @@ class HuggingFace:
         top_k: the actor samples from its so many likeliest tokens; None: from all.
         top_p: the actor samples from its nucleus of this mass.
         log_probs: what the actor says of its tokens: `processed` log-probs, those of the law that it sampled
-            from, or `raw` ones, of the model at temperature 1 before any cut, which is a mistake to study.
+            from, or `raw` ones, of the model at temperature 1 before any cut, which is a mistake to study. What
+            follows from ratios (weights, k1, Z, …) is then what a trainer would see; the KLs between laws and
+            what corrections do to them stay those of the law that was sampled from.
         reward: what a completion is worth; None: the prompts' answers where all carry one, else the share of
-            different tokens.
+            different tokens. The advantage is R − b, b being the mean reward after the prompt of rollouts of the
+            policy that enter no gradient.
         precision: in which the models are kept and computed.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         batch_size: sequences that go through a model at once.
@@ -115,6 +118,8 @@ class HuggingFace:
             check_count(name, getattr(self, name), least)
         check_positive("temperature", self.temperature)
         self.actor_law  # noqa: B018  # its checks
+        if self.target_kl is not None and (self.top_k is not None or self.top_p < 1):
+            raise ValueError("target_kl cannot be met with top_k or top_p: an actor that is cut has an infinite KL")
 
     @property
     def actor_law(self) -> SamplingLaw:
@@ -152,11 +157,13 @@ class HuggingFace:
         return self.actor.target_kl
 
     def files(self) -> tuple[Path, ...]:
-        """Every file that this names: prompts, and checkpoints that are folders."""
-        folders = [self.policy, *([self.actor.path] if isinstance(self.actor, AnotherCheckpoint) else [])]
-        inside = [sorted(each.iterdir()) for each in map(Path, folders) if each.is_dir()]
+        """Every file that this names: prompts, and checkpoints and data sets that are folders; not those of a hub."""
+        named = [self.policy, *([self.actor.path] if isinstance(self.actor, AnotherCheckpoint) else [])]
+        if isinstance(self.prompts, PromptDataset):
+            named.append(self.prompts.name)
+        folders = [folder for each in named if (folder := Path(each).expanduser()).is_dir()]
         prompts = [self.prompts.path] if isinstance(self.prompts, PromptFile) else []
-        return (*prompts, *(path for files in inside for path in files if path.is_file()))
+        return (*prompts, *(path for folder in folders for path in sorted(folder.rglob("*")) if path.is_file()))
 
     def build(self, seed: int) -> RealisedRollouts:
         """The models and prompts that this configuration and `seed` determine.
@@ -224,8 +231,8 @@ class HuggingFace:
         )
         # Both are models here: mixtures are of tiny ones.
         actors = cast("Callable[[Any], tuple[CausalLM, CausalLM]]", self.actor.actors(setting))
-        uniforms = generator("kl").random((len(ids) * KL_ROLLOUTS, self.length))
-        prompt = np.repeat(np.arange(len(ids)), KL_ROLLOUTS)
+        uniforms = generator("kl").random((len(ids) * POLICY_ROLLOUTS, self.length))
+        prompt = np.repeat(np.arange(len(ids)), POLICY_ROLLOUTS)
 
         @cache  # most actors leave the policy as it is
         def written_by(policy: CausalLM) -> Written:
@@ -244,6 +251,7 @@ class HuggingFace:
             knob = self.actor.solve(target, setting, _no_laws)
         reference, actor = actors(knob)
         achieved, error = kl_at(knob)
+        own = written_by(reference)
         return RealisedRollouts(
             setup=setup,
             vocab=vocab,
@@ -254,6 +262,7 @@ class HuggingFace:
             policy=reference,
             actor=actor,
             reward=reward,
+            baseline=mean_of_each(reward(prompt, own.tokens, own.mask).reshape(len(ids), -1)),
             block=self.block,
         )
 
@@ -270,6 +279,9 @@ class HuggingFace:
                 f"reward answer needs an answer with every prompt: {len(answers)} of {len(texts)} have one"
             )
 
+        if blank := sum(not answer.strip() for answer in answers):
+            raise ValueError(f"reward answer: {blank} of {len(texts)} answers are blank, and any completion has that")
+
         def of(prompt: Ints, tokens: Ints, mask: Flags) -> Floats:
             rows = [row[there] for row, there in zip(tokens, mask, strict=True)]
             completions = tokenizer.batch_decode(rows, skip_special_tokens=True)
@@ -279,7 +291,7 @@ class HuggingFace:
 
 
 def spelt_out(environment: Any) -> Any:
-    """An `hf` environment in which a bare actor or prompts file has become the configuration that it means."""
+    """An `hf` environment in which a bare actor, prompts file or reward has become the configuration that it means."""
     if not isinstance(environment, Mapping) or environment.get("kind") != "hf":
         return environment
     out = dict(environment)
@@ -287,6 +299,8 @@ def spelt_out(environment: Any) -> Any:
         out["actor"] = from_name(out["actor"])
     if isinstance(out.get("prompts"), str | Path):
         out["prompts"] = {"kind": "file", "path": out["prompts"]}
+    if isinstance(out.get("reward"), str):
+        out["reward"] = {"kind": out["reward"]}
     for name in ("actor", "prompts"):
         if isinstance(out.get(name), Mapping) and "kind" not in out[name]:
             out[name] = {"kind": "file" if name == "prompts" else "checkpoint", **out[name]}
@@ -301,6 +315,12 @@ def end_tokens(loaded: Loaded) -> frozenset[int]:
     if found is None:
         return frozenset()
     return frozenset(found) if isinstance(found, list | tuple) else frozenset({int(found)})
+
+
+def mean_of_each(rewards: Floats) -> Floats:
+    """The mean of each row, (prompts,), exactly the one value where all are equal: no advantage out of rounding."""
+    least = rewards.min(axis=-1)
+    return np.asarray(least + np.mean(rewards - least[:, None], axis=-1))
 
 
 def _no_laws() -> Floats:

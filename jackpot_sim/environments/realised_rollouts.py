@@ -116,11 +116,12 @@ class Setup:
             yield LawPair(p.sequence, p.step, p.log_probs, q.log_probs, believed)
 
     def kl(self, policy: CausalLM, actor: CausalLM, written: Written) -> tuple[float, float]:
-        """KL(policy‖actor) per token over rollouts of the policy, nats, and its standard error over rollouts."""
+        """KL(policy‖actor) per token over rollouts of the policy, nats, and its standard error; prompts are fixed."""
         kl = np.zeros(written.tokens.shape)
         for pair in self.pairs(policy, actor, written):
             kl[pair.sequence, pair.step] = to_numpy(divergences.kl(pair.policy_log_probs, pair.actor_log_probs))
-        return ratio_of_means(per_sequence(kl), np.asarray(written.mask.sum(axis=-1), dtype=np.float64))
+        lengths = np.asarray(written.mask.sum(axis=-1), dtype=np.float64)
+        return ratio_of_means(per_sequence(kl), lengths, written.prompt)
 
     def fitting(self, run: Callable[[Setup], T]) -> T:
         """run(self).
@@ -149,6 +150,7 @@ class RealisedRollouts:
         policy: the policy that is trained; p_ref and p_new are one.
         actor: the policy that writes.
         reward: what a completion is worth.
+        baseline: b of every prompt, (prompts,): the mean reward of rollouts of the policy that serve nothing else.
         block: a pattern of the names of parameters, or None.
     """
 
@@ -161,6 +163,7 @@ class RealisedRollouts:
     policy: CausalLM
     actor: CausalLM
     reward: RewardAfter
+    baseline: Floats
     block: str | None
 
     def with_batches_of(self, batch_size: int) -> RealisedRollouts:

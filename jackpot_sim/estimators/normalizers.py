@@ -131,7 +131,11 @@ class Comparison:
 
 
 def compare(
-    blocks: Iterable[LawBlock], ks: Sequence[int], lam: float = 1.0, batch: int | None = None
+    blocks: Iterable[LawBlock],
+    ks: Sequence[int],
+    lam: float = 1.0,
+    batch: int | None = None,
+    shuffle: np.random.Generator | None = None,
 ) -> list[Comparison]:
     """Every way at every k, in the order of `ks` and of `Way`.
 
@@ -139,8 +143,10 @@ def compare(
         blocks: the states, met once and in order.
         ks: tokens kept of each law, each at least 1; beyond the vocabulary it means all of it.
         lam: λ > 0.
-        batch: κ and the share of the bracket are fitted to so many tokens at a time, in the order in which they
-            come (the last batch may be smaller); None fits all at once.
+        batch: κ and the share of the bracket are fitted to so many tokens at a time (the last batch may be
+            smaller); None fits all at once.
+        shuffle: shares the tokens out among batches, as minibatches mix prompts; None: in the order in which
+            they come.
 
     Raises:
         ValueError: there is no token or no k, a k or the batch is below 1, λ is not positive, or a law is not
@@ -153,8 +159,10 @@ def compare(
     met = [_meet(block, ks, lam) for block in blocks]
     if not sum(len(one.z) for one in met):
         raise ValueError("blocks hold no token: there is nothing to compare")
+    tokens = sum(len(one.z) for one in met)
+    order = np.arange(tokens) if shuffle is None else shuffle.permutation(tokens)
     z, accept, mask, cluster = (
-        np.concatenate([getattr(one, name) for one in met]) for name in ("z", "accept", "mask", "cluster")
+        np.concatenate([getattr(one, name) for one in met])[order] for name in ("z", "accept", "mask", "cluster")
     )
     drawn = _Drawn(z, accept, mask, cluster, batch or len(z))
     vocab = met[0].vocab
@@ -162,7 +170,7 @@ def compare(
     for k in ks:
         for way in Way:
             brackets = [one.brackets[k, way.from_server] for one in met]
-            ends = tuple(np.concatenate([timed.ends[side] for timed in brackets]) for side in (0, 1))
+            ends = tuple(np.concatenate([timed.ends[side] for timed in brackets])[order] for side in (0, 1))
             kept = min(k, vocab)
             stored = 8 * kept if way.from_server else 4 * vocab
             spent = sum(timed.seconds for timed in brackets)

@@ -354,17 +354,17 @@ def _cost_table(study: Study) -> Table:
     groups: dict[str, list[plan.Cell]] = {}
     for cell in plan.cells(study):
         groups.setdefault(f"{cell.env.family} on {cell.env.base_kind}", []).append(cell)
-    total = 0.0
+    total, unknown = 0.0, False
     for label, members in groups.items():
         sizes = [plan.tokens(cell) for cell in members]
         costs = [plan.seconds(cell, study) for cell in members]
         known = sum(cost for cost in costs if cost is not None)
         total += known
         size = "?" if None in sizes else f"{max(size for size in sizes if size is not None):,}"
+        unknown = unknown or None in costs
         about = "?" if None in costs else f"{known:.1f} s"
         table.add_row(label, str(len(members)), size, str(rows * len(members)), about)
     table.add_section()
-    table.add_row(
-        "all", str(sum(map(len, groups.values()))), "", str(rows * sum(map(len, groups.values()))), f"{total:.1f} s"
-    )
+    cells = sum(map(len, groups.values()))
+    table.add_row("all", str(cells), "", str(rows * cells), f"{total:.1f} s{' and more' if unknown else ''}")
     return table

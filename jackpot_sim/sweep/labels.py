@@ -10,19 +10,16 @@ from typing import Any
 _TARGETS = ("target_kl", "source.target_kl", "actor.target_kl")
 _ALWAYS = ("vocab", "length", "source.format", "source.steps", "updates", "space")
 """What is told of sequences even where nothing else differs."""
-_OF_REAL_MODELS = (
-    "policy",
-    "actor.path",
-    "actor.format",
-    "actor.precision",
-    "actor.steps",
-    "log_probs",
-    "top_p",
-    "top_k",
-)
-"""The same of real models."""
+_OF_REAL_MODELS = {
+    **dict.fromkeys(("policy", "actor.path", "actor.format", "actor.precision", "actor.steps", "top_k")),
+    "precision": "fp32",
+    "temperature": 1,
+    "top_p": 1,
+    "log_probs": "processed",
+}
+"""The same of real models, each with the value that is not worth telling."""
 _CHECKPOINTS = ("policy", "actor.path")
-"""Told by the last part of their path."""
+"""Told by as much of the end of their path as tells them apart."""
 _NEVER = ("threads", "device")
 """Where real models were run, which tells little of what they are."""
 
@@ -40,7 +37,7 @@ def labels(environments: Sequence[str]) -> dict[str, str]:
     Args:
         environments: each as JSON, as records have it.
     """
-    flat = {name: _flattened(json.loads(name)) for name in environments}
+    flat = _read(environments)
     out = {}
     for name, fields in flat.items():
         targets = [key for key in _TARGETS if fields.get(key) is not None]
@@ -54,12 +51,31 @@ def settings(environments: Sequence[str], *besides: str) -> dict[str, list[str]]
 
     Of sequences also their size and other things of weight, whether or not they vary.
     """
-    flat = {name: _flattened(json.loads(name)) for name in environments}
+    flat = _read(environments)
     out = {}
     for name, fields in flat.items():
         keys = dict.fromkeys([*_always(fields), *_varied(fields, flat.values())])
         out[name] = _told(fields, [key for key in keys if _plain(key) not in ("target_kl", *besides)])
     return out
+
+
+def _read(environments: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """The fields of each, checkpoints by the ends of their paths."""
+    flat = {name: _flattened(json.loads(name)) for name in environments}
+    for key in _CHECKPOINTS:
+        paths = {str(fields[key]) for fields in flat.values() if fields.get(key) is not None}
+        for fields in flat.values():
+            if fields.get(key) is not None:
+                fields[key] = _end(str(fields[key]), paths)
+    return flat
+
+
+def _end(path: str, all_of_them: Collection[str]) -> str:
+    """As few of the last parts of a path as no other path ends with."""
+    parts = PurePath(path).parts
+    ends = ("/".join(parts[-count:]) for count in range(1, len(parts) + 1))
+    others = [PurePath(other).as_posix() for other in all_of_them if other != path]
+    return next((end for end in ends if not any(f"/{other}".endswith(f"/{end}") for other in others)), path)
 
 
 def _kinds(fields: Mapping[str, Any]) -> tuple[str, str | None]:
@@ -77,18 +93,17 @@ def _varied(fields: Mapping[str, Any], everything: Collection[Mapping[str, Any]]
 
 def _always(fields: Mapping[str, Any]) -> list[str]:
     if fields["kind"] == "hf":
-        return [key for key in _OF_REAL_MODELS if fields.get(key) not in (None, 1, "processed")]
+        return [key for key, plain in _OF_REAL_MODELS.items() if fields.get(key) not in (None, plain)]
     return [key for key in _ALWAYS if fields.get(key) not in (None, 0, "logits")] if "source.kind" in fields else []
 
 
 def _told(fields: Mapping[str, Any], keys: Sequence[str]) -> list[str]:
-    shown = {key: PurePath(str(fields[key])).name if key in _CHECKPOINTS else fields.get(key) for key in keys}
-    return [f"{_plain(key)}={_short(value)}" for key, value in shown.items() if value is not None]
+    return [f"{_plain(key)}={_short(fields[key])}" for key in keys if fields.get(key) is not None]
 
 
 def _plain(key: str) -> str:
-    if key == "actor.path":
-        return "actor"
+    if key in ("actor.path", "precision"):
+        return {"actor.path": "actor", "precision": "policy_precision"}[key]
     return key.removeprefix("base.").removeprefix("source.").removeprefix("actor.")
 
 

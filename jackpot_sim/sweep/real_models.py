@@ -69,18 +69,19 @@ class RolloutSubject:
             "length": self._realised.setup.length,
             "space": "parameters",
         }
-        lengths = found.actor.lengths
+        visited, (policy_prompt, prompt) = found.visited, (found.policy_prompt, found.actor.prompt)
+        lengths, ones = found.actor.lengths, np.ones(len(found.actor))
         figures = {
-            name: ratio_of_means(per_sequence(values), lengths) for name, values in found.visited.divergences.items()
+            name: ratio_of_means(per_sequence(values), lengths, prompt) for name, values in visited.divergences.items()
         }
-        ones = np.ones(len(lengths))
         # As for small models: KL(p‖q) belongs to what the policy writes, the others to what the actor does.
-        figures["kl_policy_actor"] = ratio_of_means(per_sequence(found.policy_kl), found.policy_lengths)
-        figures["kl_sequence"] = ratio_of_means(per_sequence(found.policy_kl), np.ones(len(found.policy_kl)))
+        kl = per_sequence(found.policy_kl)
+        figures["kl_policy_actor"] = ratio_of_means(kl, found.policy_lengths, policy_prompt)
+        figures["kl_sequence"] = ratio_of_means(kl, np.ones(len(kl)), policy_prompt)
         with np.errstate(over="ignore"):
             squares = np.exp(2 * per_sequence(found.actor.log_ratio))
-        mean, error = ratio_of_means(squares, ones)
-        figures |= {"chi_square_sequence": (mean - 1, error), "mean_length": ratio_of_means(lengths, ones)}
+        mean, error = ratio_of_means(squares, ones, prompt)
+        figures |= {"chi_square_sequence": (mean - 1, error), "mean_length": ratio_of_means(lengths, ones, prompt)}
         return row | _columns(figures)
 
     def methods(self) -> tuple[Method, ...]:
@@ -142,15 +143,15 @@ class RolloutSubject:
         study, seed = self._study, self._cell.seed
         written = {role: realised.write(role, seed, study.n_samples, study.replicates) for role in ROLES}
         rewards = {role: realised.reward(each.prompt, each.tokens, each.mask) for role, each in written.items()}
-        baseline = np.bincount(written["policy"].prompt, rewards["policy"]) / (study.n_samples * study.replicates)
-        advantage = {role: rewards[role] - baseline[each.prompt] for role, each in written.items()}
+        advantage = {role: rewards[role] - realised.baseline[each.prompt] for role, each in written.items()}
         visited = Visited(written["actor"].tokens, list(self._corrections.values()), [_LAM])
         blocks = self._blocks(realised, written["actor"], visited)
         compared: list[Comparison] = []
         if study.normalizers is None:
             collections.deque(blocks, maxlen=0)
         else:
-            compared = normalizers.compare(blocks, study.normalizers.k, study.normalizers.lam, study.normalizers.batch)
+            asked, generator = study.normalizers, keyed_generator(seed, "batches")
+            compared = normalizers.compare(blocks, asked.k, asked.lam, asked.batch, generator)
         actor = ScoredRollouts(
             visited.policy_log_probs,
             written["actor"].raw_log_probs if realised.setup.believes_raw else written["actor"].log_probs,
@@ -163,7 +164,7 @@ class RolloutSubject:
             kl = divergences.kl(pair.policy_log_probs, pair.actor_log_probs)
             policy_kl[pair.sequence, pair.step] = to_numpy(kl)
         policy = written["policy"]
-        found = _Found(visited, actor, policy_kl, policy.mask.sum(axis=-1).astype(np.float64), compared)
+        found = _Found(visited, actor, policy_kl, policy.mask.sum(axis=-1).astype(np.float64), policy.prompt, compared)
         self._weigh(found)
         if self._env.gradients != "off":
             self._differentiate(realised, written, advantage, found)
@@ -223,6 +224,8 @@ class RolloutSubject:
             coefficients.append(weight * (found.actor.advantage / divided)[:, None])
         # Where a batch keeps nothing there is no update, and no gradient to ask for.
         there = [index for index, each in enumerate(coefficients) if np.isfinite(each).all()]
+        if not there:
+            return
         on_policy = (advantage["policy"] / proposals)[:, None] * written["policy"].mask
         wanted, *_ = self._updates(realised, written["policy"], on_policy[None])
         updates = self._updates(realised, written["actor"], np.array([coefficients[index] for index in there]))
@@ -280,7 +283,10 @@ class RolloutSubject:
 
     def _block(self, model: Any) -> str:
         """The pattern of the parameters whose gradients are taken."""
-        return self._env.block or [name for name, weight in model.named_parameters() if weight.ndim == 1][-1]
+        gains = [name for name, weight in model.named_parameters() if weight.ndim == 1 and name.endswith("weight")]
+        if self._env.block is None and not gains:
+            raise ValueError(f"{self._env.policy} has no norm with a gain: name other parameters with block")
+        return self._env.block or gains[-1]
 
     def _replicate(self, sequences: int) -> Ints:
         """Which update each sequence belongs to."""
@@ -297,6 +303,7 @@ class _Found:
     policy_kl: Floats
     """KL(p‖q) at every token of the policy's own rollouts, (n, length)."""
     policy_lengths: Floats
+    policy_prompt: Ints
     compared: list[Comparison]
     kept: dict[str, tuple[Flags, Floats]] = field(default_factory=dict)
     """The mask that was drawn, and m·w."""

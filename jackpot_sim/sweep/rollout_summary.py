@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
 from jackpot_sim.estimators.clustered import descriptions
 from jackpot_sim.sweep import records
@@ -71,7 +72,7 @@ def _normalizers(rows: pd.DataFrame, label: str) -> Table:
 
 def _table(title: str) -> Table:
     return Table(
-        title=title,
+        title=Text(title, no_wrap=True, overflow="ignore"),  # not cut to the width of what is below it
         title_justify="left",
         title_style="bold",
         box=box.SIMPLE_HEAD,

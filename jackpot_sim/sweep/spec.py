@@ -138,7 +138,7 @@ class Study(Frozen):
                 raise ValueError(f"{field} is empty")
             seen: list[Any] = []
             for item in getattr(self, field):
-                what = identity(dataclasses.asdict(item)) if field == "env" else item
+                what = identity(dataclasses.asdict(item)) if field == "env" else getattr(item, "label", item)
                 if what in seen:
                     raise ValueError(f"{field} holds {getattr(item, 'label', item)} twice")
                 seen.append(what)

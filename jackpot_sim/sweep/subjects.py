@@ -141,12 +141,13 @@ class StateSubject:
         p, q, _ = self._laws
         generator = keyed_generator(self._cell.seed, "normalizers", self._cell.environment)
         uniforms, masks = generator.random((2, len(p)))
-        order = generator.permutation(len(p))  # some laws have like states side by side, and batches should be mixed
+        index = np.arange(len(p))
         blocks = (
-            LawBlock(p[rows], q[rows], categorical(q[rows], uniforms[rows, None])[:, 0], masks[rows], rows)
-            for rows in (order[block] for block in row_blocks(*p.shape))
+            LawBlock(p[rows], q[rows], categorical(q[rows], uniforms[rows, None])[:, 0], masks[rows], index[rows])
+            for rows in row_blocks(*p.shape)
         )
-        return {"normalizers": normalizer_rows(self._cell, compare(blocks, wanted.k, wanted.lam, wanted.batch))}
+        found = compare(blocks, wanted.k, wanted.lam, wanted.batch, generator)
+        return {"normalizers": normalizer_rows(self._cell, found)}
 
     @property
     def _laws(self) -> tuple[Any, Any, Any]:

@@ -55,7 +55,8 @@ _ON_TOO_MANY = (
 _ON_REAL_MODELS = (
     "Of real models, figures at the states that the actor visited are exact there, and ± says how sure their mean is: "
     "one standard error over rollouts. KL before is that of the tokens that the policy writes; KL acc. and KL eff. are "
-    "means over the actor's states, nan for corrections of whole sequences."
+    "means over the actor's states, nan for corrections of whole sequences. weights: what masks and weights took for "
+    "all of the actor's tokens, Z given."
 )
 _ON_SEQUENCES = (
     "Of sequences, KL before is per token, and KL acc. and KL eff. are those of visits to (prefix, token); KL prefix "
@@ -131,7 +132,8 @@ def _detail(rows: pd.DataFrame, records: pd.DataFrame) -> Table:
     # Of states there is no prefix, and of real models the prefixes' law is not known.
     enumerated = _state(rows) == "prompt" and means["kl_prefix"].notna().any()
     columns = {name: heading for name, heading in _COLUMNS.items() if name != "kl_prefix" or enumerated}
-    for heading in columns.values():
+    timed = rows["weight_seconds"].notna().any()
+    for heading in (*columns.values(), *(["weights"] if timed else [])):
         table.add_column(heading, justify="right", no_wrap=True)
     ranked = means[means["method"] == means["method"].iloc[0]]  # a noisy row does not beat its own exact twin
     least = {column: ranked[column].min() for column in ("mse", "mse_rescaled")}
@@ -143,6 +145,8 @@ def _detail(rows: pd.DataFrame, records: pd.DataFrame) -> Table:
             shown_value = f"{value:.2g}" if column.startswith("kl") else f"{value:.3g}"
             error = f"±{row[f'{column}_se']:.1g}" if row[f"{column}_se"] > _ROUNDING else ""
             cells.append(f"{shown_value}{error}{star}")
+        if timed:
+            cells.append(f"{1e3 * row['weight_seconds']:.2g} ms")
         table.add_row(*cells)
     return table
 
@@ -179,7 +183,7 @@ _KEYS = ["estimator", "denominator", "method"]
 
 def _means(rows: pd.DataFrame) -> pd.DataFrame:
     grouped = rows.groupby(_KEYS, sort=False)
-    means = grouped[list(_COLUMNS)].mean()
+    means = grouped[[*_COLUMNS, "weight_seconds"]].mean()
     for column in _COLUMNS:
         means[f"{column}_se"] = np.sqrt(grouped[f"{column}_se"].agg(_sum_of_squares)) / grouped.size()
     return means.reset_index()

@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 
 from jackpot_sim.core import divergences
 from jackpot_sim.environments.answers import AnswerReward
-from jackpot_sim.environments.hf import HuggingFace, spelt_out
+from jackpot_sim.environments.hf import HuggingFace, mean_of_each, spelt_out
 from tests.environments.tiny_checkpoints import END, WORDS, hf, save_checkpoint
 
 torch = pytest.importorskip("torch")
@@ -108,6 +108,24 @@ def test_a_target_is_met(checkpoints: Path, actor: dict[str, Any]) -> None:
     assert found.achieved == pytest.approx(actor["target_kl"], rel=near)
 
 
+def test_a_stale_actor_is_behind_a_policy_that_earns_more(checkpoints: Path) -> None:
+    stale = {"kind": "stale", "steps": 12, "learning_rate": 1e-2, "batch": 32}
+    found = built(checkpoints, actor=stale, reward={"kind": "token-share", "token": 1}, length=4)
+    earned = {}
+    for role in ("policy", "actor"):
+        written = found.write(role, 0, 60, 1)  # type: ignore[arg-type]
+        earned[role] = float(found.reward(written.prompt, written.tokens, written.mask).mean())
+    assert earned["policy"] > earned["actor"] + 0.2
+    assert found.baseline.mean() == pytest.approx(earned["policy"], abs=0.15)
+    fewer = built(checkpoints, actor=stale | {"batch": 2}, reward={"kind": "token-share", "token": 1}, length=4)
+    assert fewer.achieved != found.achieved
+
+
+def test_equal_rewards_leave_no_advantage() -> None:
+    assert mean_of_each(np.full((2, 7), 0.1)).tolist() == [0.1, 0.1]
+    assert mean_of_each(np.array([[1.0, 2.0, 6.0]])) == pytest.approx([3.0])
+
+
 def test_more_replicates_begin_with_those_of_fewer(checkpoints: Path) -> None:
     found = built(checkpoints)
     few, more = found.write("actor", 0, 3, 2), found.write("actor", 0, 3, 4)
@@ -155,7 +173,7 @@ def test_rewards_look_at_answers_where_all_prompts_have_one(checkpoints: Path, t
 
 
 def test_answers_are_found_in_texts() -> None:
-    assert AnswerReward().of_texts(["so 42.", "4 2"], [" 42", "42"]).tolist() == [1, 0]
+    assert AnswerReward().of_texts(["so 42.", "4 2"], [" 42 ", "42"]).tolist() == [1, 0]
     assert AnswerReward(match="exact").of_texts([" 42 ", "so 42"], ["42", "42"]).tolist() == [1, 0]  # type: ignore[arg-type]
 
 
@@ -178,6 +196,7 @@ def with_other_words(root: Path, into: Path) -> Path:
         ({"prompts": "nowhere.jsonl"}, "nowhere.jsonl"),
         ({"length": 40}, "reads at most 32 tokens"),
         ({"device": "cuda:7"}, "cuda"),
+        ({"actor": {"kind": "weight-noise", "target_kl": 0.1}, "top_k": 2}, "cannot be met with top_k"),
         ({"block": "no.such.weight"}, None),
     ],
     ids=lambda value: str(value)[:30],

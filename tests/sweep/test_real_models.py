@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import io
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from rich.console import Console
 
 from jackpot_sim import estimators
 from jackpot_sim.core import divergences, obrs
 from jackpot_sim.core.numerics import log_ratio
-from jackpot_sim.core.sequences import Floats, SequenceLaws, occupancy
+from jackpot_sim.core.sequences import Floats, Ints, SequenceLaws, occupancy
 from jackpot_sim.environments.enumeration import PrefixTree
+from jackpot_sim.environments.language_models.sampling_law import SamplingLaw
+from jackpot_sim.environments.realised_rollouts import RealisedRollouts
 from jackpot_sim.sweep import records, spec
 from jackpot_sim.sweep.errors import StudyError
+from jackpot_sim.sweep.rollout_summary import rollout_tables
 from jackpot_sim.sweep.rows import DIVERGENCES
 from tests.environments.tiny_checkpoints import END, WORDS, hf
 from tests.sweep.studies import assert_same_run, run_serially
 
-pytest.importorskip("torch")
+torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 ESTIMATORS: list[Any] = ["none", "tis", "jackpot", {"kind": "jackpot", "rao_blackwell": True}, "sequence-is", "m2po"]
@@ -33,26 +39,40 @@ def study(root: Path, env: dict[str, Any] | None = None, **changes: Any) -> spec
 
 @pytest.fixture(scope="module")
 def finished(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    asked = study(checkpoints, normalizers={"k": [1, 2, 5]})
+    asked = study(checkpoints, {"batch_size": 120, "rows": 512}, normalizers={"k": [1, 2, 5]})
     return run_serially(asked, tmp_path_factory.mktemp("runs") / "real")
 
 
-@pytest.fixture(scope="module")
-def exact(checkpoints: Path) -> dict[str, Any]:
-    """What the records estimate, from every sequence of both prompts."""
-    env = study(checkpoints).env[0]
+def enumerated(root: Path, **changes: Any) -> dict[str, Any]:
+    """What the records estimate, from every sequence of both prompts; `believed` is what corrections are told of q."""
+    env = study(root, changes).env[0]
     assert env.kind == "hf"
     built = env.build(0)
     tree = PrefixTree(len(WORDS), 3, END)
     sequences = tree.sequences
-    tables = [
-        [scorer.log_probs(prompt[None], tree)[0] for scorer in (built.policy, built.actor)]
-        for prompt in built.setup.prompts
-    ]
+
+    def law(scorer: Any, sampling: SamplingLaw, prompt: Ints) -> Floats:
+        return np.asarray(sampling.log_probs(torch.from_numpy(scorer.log_probs(prompt[None], tree)[0])))
+
+    prompts = built.setup.prompts
+    p = [law(built.policy, env.policy_law, prompt) for prompt in prompts]
+    q = [law(built.actor, env.actor_law, prompt) for prompt in prompts]
+    raw = [law(built.actor, SamplingLaw(), prompt) for prompt in prompts]
     rewards = [
-        built.reward(np.full(len(sequences), index), sequences.token, sequences.mask) for index in range(len(tables))
+        built.reward(np.full(len(sequences), index), sequences.token, sequences.mask) for index in range(len(prompts))
     ]
-    return {"tree": tree, "laws": [SequenceLaws(p, q, p) for p, q in tables], "rewards": rewards, "built": built}
+    return {
+        "tree": tree,
+        "laws": [SequenceLaws(*each, each[0]) for each in zip(p, q, strict=True)],
+        "believed": raw if env.log_probs == "raw" else q,
+        "rewards": rewards,
+        "built": built,
+    }
+
+
+@pytest.fixture(scope="module")
+def exact(checkpoints: Path) -> dict[str, Any]:
+    return enumerated(checkpoints)
 
 
 def mean_over_states(exact: dict[str, Any], role: str, table: Any) -> float:
@@ -132,6 +152,7 @@ def true_gradient(exact: dict[str, Any], weights: list[Floats]) -> Floats:
             coefficients,
             patterns=["model.norm.weight"],
             batches=[slice(0, len(sequences))],
+            temperature=built.setup.policy_law.temperature,
         )
         total = total + found[0]
     return np.asarray(total / len(weights))
@@ -165,6 +186,62 @@ def test_effective_sample_size(finished: Path, exact: dict[str, Any]) -> None:
     assert_near(row(finished, "tis"), "ess_fraction", moment(1) ** 2 / moment(2))
 
 
+def test_a_heated_and_cut_actor_that_records_raw_log_probs(checkpoints: Path, tmp_path: Path) -> None:
+    """Sampled from one law, believed to be another: both must be where they belong."""
+    env = {"temperature": 0.5, "top_k": 3, "log_probs": "raw", "batch_size": 120, "rows": 512}
+    asked = study(checkpoints, env, estimators=["none", "jackpot", "tis"], normalizers={"k": [2, 5]}, n_samples=30)
+    found, exact = run_serially(asked, tmp_path / "raw"), enumerated(checkpoints, **env)
+    ratio = [
+        np.asarray(log_ratio(laws.policy_log_probs, believed))
+        for laws, believed in zip(exact["laws"], exact["believed"], strict=True)
+    ]
+    overlap = [
+        np.asarray(obrs.overlap(laws.policy_log_probs, believed))
+        for laws, believed in zip(exact["laws"], exact["believed"], strict=True)
+    ]
+    place = {id(laws): index for index, laws in enumerate(exact["laws"])}
+
+    def accepted(laws: SequenceLaws) -> Floats:
+        accept = np.minimum(1, np.exp(ratio[place[id(laws)]]))
+        return np.asarray(np.sum(np.exp(laws.actor_log_probs) * accept, axis=-1))
+
+    def weighed(power: int) -> float:
+        def of(laws: SequenceLaws) -> Floats:
+            weight = np.minimum(np.exp(ratio[place[id(laws)]]), 2.0)
+            return np.asarray(np.sum(np.exp(laws.actor_log_probs) * weight**power, axis=-1))
+
+        return mean_over_states(exact, "actor", of)
+
+    assert_near(row(found, "jackpot"), "acceptance_rate", mean_over_states(exact, "actor", accepted))
+    assert_near(row(found, "tis"), "ess_fraction", weighed(1) ** 2 / weighed(2))
+    sequences = exact["tree"].sequences
+    p, q = (
+        [np.exp(sequences.log_probs(law)) for law in laws]
+        for laws in zip(*((each.policy_log_probs, each.actor_log_probs) for each in exact["laws"]), strict=True)
+    )
+    g, biased = true_gradient(exact, p), true_gradient(exact, q)
+    assert abs(row(found, "none")["grad_norm_sq"] - g @ g) < 4 * row(found, "none")["grad_norm_sq_se"]
+    assert_near(row(found, "none"), "gain", biased @ g / (g @ g))
+    wanted = mean_over_states(exact, "actor", lambda laws: overlap[place[id(laws)]])
+    ways = records.load(found, "normalizers")
+    told = records.load(found, "diagnostics").set_index("figure").loc["overlap"]
+    assert abs(told["value"] - wanted) < 4 * told["se"]
+    assert ways["overlap"].iloc[0] == pytest.approx(told["value"])
+
+
+def test_the_kl_of_the_policy_is_over_what_the_policy_writes(checkpoints: Path, tmp_path: Path) -> None:
+    asked = study(checkpoints, estimators=["none"], n_samples=4, replicates=3)
+    found = row(run_serially(asked, tmp_path / "kl"), "none")
+    built = asked.env[0].build(0)
+    assert isinstance(built, RealisedRollouts)
+    written = built.write("policy", 0, 4, 3)
+    kls = np.concatenate(
+        [np.asarray(divergences.kl(x.policy_log_probs, x.actor_log_probs)) for x in built.pairs(written)]
+    )
+    assert found["kl_policy_actor"] == pytest.approx(float(kls.mean()), rel=1e-12)
+    assert found["kl_sequence"] == pytest.approx(float(kls.sum() / len(written.tokens)), rel=1e-12)
+
+
 def test_denominators_rescale_and_no_more(checkpoints: Path, tmp_path: Path) -> None:
     denominators = ["proposed", "accepted", "self_normalized"]
     asked = study(checkpoints, estimators=["none", "jackpot"], n_samples=8, replicates=3, denominators=denominators)
@@ -186,6 +263,45 @@ def test_normalisers_and_diagnostics_are_told(finished: Path) -> None:
     assert (figure.loc["k1", ["low", "high"]] != figure.loc["k1", "value"]).all()
 
 
+def test_tables_show_what_is_recorded(finished: Path) -> None:
+    console = Console(width=200, record=True, file=io.StringIO())
+    for table in rollout_tables(finished):
+        console.print(table)
+    text = console.export_text()
+    k1 = records.load(finished, "diagnostics").set_index("figure").loc["k1"]
+    shown = re.search(r"^ ?k1 +(\S+) +(\S+) +(\S+)", text, re.MULTILINE)
+    assert shown
+    assert shown.groups() == tuple(f"{k1[name]:.3g}" for name in ("value", "low", "high"))
+    ways = records.load(finished, "normalizers")
+    kappa = ways[(ways["way"] == "bias-corrected") & (ways["k"] == 2)].iloc[0]
+    shown = re.search(r"^ ?bias-corrected +2 +(\S+) +(\S+) +(\S+) +(\S+)", text, re.MULTILINE)
+    assert shown
+    wanted = (f"{kappa['kept']:.4f}", f"{kappa['error']:.2%}", f"{kappa['error_max']:.1%}", f"{kappa['above_one']:.1%}")
+    assert shown.groups() == wanted
+    assert f"at {int(kappa['tokens']):,} tokens" in text
+
+
+def test_kappa_and_the_calibration_see_batches(checkpoints: Path, tmp_path: Path) -> None:
+    found = [
+        records.load(
+            run_serially(
+                study(
+                    checkpoints,
+                    estimators=["none"],
+                    n_samples=8,
+                    replicates=3,
+                    normalizers={"k": [2], "batch": batch},
+                ),
+                tmp_path / str(batch),
+            ),
+            "normalizers",
+        ).set_index("way")
+        for batch in (None, 8)
+    ]
+    assert found[0].loc["top-k", "error"] == pytest.approx(found[1].loc["top-k", "error"])
+    assert found[0].loc["calibrated", "error"] < found[1].loc["calibrated", "error"]
+
+
 def test_nothing_depends_on_how_it_is_run(checkpoints: Path, tmp_path: Path) -> None:
     few = {"n_samples": 4, "replicates": 3}
     first = run_serially(study(checkpoints, **few), tmp_path / "first")
@@ -201,6 +317,18 @@ def test_batches_of_gradients_give_the_same_updates(checkpoints: Path, tmp_path:
     few = {"n_samples": 4, "replicates": 3}
     alone = run_serially(study(checkpoints, **few), tmp_path / "alone")
     batches = run_serially(study(checkpoints, {"gradients": "batches"}, **few), tmp_path / "batches")
+    shared = {"estimators": ["jackpot", "m2po"], "denominators": ["proposed", "accepted", "self_normalized"], **few}
+    one, other = (
+        records.load(run_serially(study(checkpoints, {"gradients": how}, **shared), tmp_path / f"shared {how}"))
+        for how in ("sequences", "batches")
+    )
+    # Where sequences owe something to each other, the variance is that of whole updates, however they are taken.
+    alone_counts = (one["estimator"] == "jackpot") & (one["denominator"] == "proposed")
+    np.testing.assert_allclose(one["variance"][~alone_counts], other["variance"][~alone_counts], rtol=0.5)
+    unit = [each["on_policy_variance"] for each in (one, other)]
+    ours, theirs = (each["variance"] * scale for each, scale in zip((one, other), unit, strict=True))
+    np.testing.assert_allclose(ours[~alone_counts], theirs[~alone_counts], rtol=1e-9)
+    assert abs(float(ours[alone_counts].iloc[0] / theirs[alone_counts].iloc[0]) - 1) > 1e-6
     off = run_serially(study(checkpoints, {"gradients": "off"}, **few), tmp_path / "off")
     same = ["gain", "bias_sq", "grad_norm_sq", "acceptance_rate"]
     np.testing.assert_allclose(records.load(alone)[same], records.load(batches)[same], rtol=1e-9)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class RolloutAscent(Path):
-    """REINFORCE on rollouts that each step draws anew from the model as it is, going round the prompts.
+    """REINFORCE on rollouts that each step draws anew from the model as it is, after prompts drawn anew too.
 
     The gradient of (1/n) Σ_i (R_i − R̄) log p(y_i), R̄ being the batch's mean reward.
     """
@@ -36,7 +36,7 @@ class RolloutAscent(Path):
         import torch
 
         setup = self._setup
-        prompt = np.arange(self._batch) % len(setup.prompts)
+        prompt = np.sort(np.resize(generator.permutation(len(setup.prompts)), self._batch))
         written = setup.write(CausalLM(model), "policy", prompt, generator.random((self._batch, setup.length)))
         reward = self._reward(prompt, written.tokens, written.mask)
         chosen = token_log_probs(

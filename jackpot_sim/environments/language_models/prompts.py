@@ -86,9 +86,9 @@ class PromptFile:
         except (OSError, UnicodeDecodeError) as error:
             raise ValueError(f"{path}: cannot read prompts: {error}") from error
         # Not splitlines, which also splits where JSON texts may hold the character.
-        lines = ((number, line.strip()) for number, line in enumerate(text.split("\n"), 1))
+        lines = ((number, line.rstrip("\r")) for number, line in enumerate(text.split("\n"), 1))
         parse = self._of_line if path.suffix == ".jsonl" else Prompt
-        return _collected(str(path), "line", ((n, line) for n, line in lines if line), self.limit, parse)
+        return _collected(str(path), "line", ((n, line) for n, line in lines if line.strip()), self.limit, parse)
 
     def _of_line(self, line: str) -> Prompt:
         try:

@@ -73,7 +73,10 @@ class OtherPrecision(_AsItIs):
 
     def actors(self, setting: Setting) -> Actors:
         """The reference is the base model."""
-        pair = CausalLM(setting.base), CausalLM(copy.deepcopy(setting.base).to(self.precision.dtype))
+        other = copy.deepcopy(setting.base)
+        for weight in other.parameters():  # and no buffer: those of rotary embeddings stay in float32 in any checkpoint
+            weight.data = weight.data.to(self.precision.dtype)
+        pair = CausalLM(setting.base), CausalLM(other)
         return lambda share: pair
 
 
@@ -83,7 +86,7 @@ class OlderWeights(ActorSource):
 
     Attributes:
         steps: optimiser steps, as `ascent.RolloutAscent` takes them; a target gets the nearer of two
-            successive steps that straddle it.
+            successive steps that straddle it, and holds the weights and the optimiser of every step it tries.
         learning_rate: AdamW's.
         batch: rollouts behind each step.
     """

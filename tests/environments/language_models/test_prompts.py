@@ -58,7 +58,7 @@ def test_other_fields_can_be_named(tmp_path: Path) -> None:
 def test_lines_of_text_become_prompts(tmp_path: Path) -> None:
     path = tmp_path / "p.txt"
     path.write_bytes("\ufefffirst\r\n\r\n  second: ü \n".encode())
-    assert PromptFile(path=path).read() == (Prompt(text="first"), Prompt(text="second: ü"))
+    assert PromptFile(path=path).read() == (Prompt(text="first"), Prompt(text="  second: ü "))
 
 
 @pytest.mark.parametrize(
