@@ -43,7 +43,7 @@ from jackpot_sim.environments.realised_rollouts import RealisedRollouts, RewardA
 from jackpot_sim.environments.reward import DistinctShareReward, Reward
 from jackpot_sim.environments.small_lm import require_models
 from jackpot_sim.environments.sources.knobs import Setting
-from jackpot_sim.environments.sources.real_models import AnotherCheckpoint, RealActor, from_name
+from jackpot_sim.environments.sources.real_models import AnotherCheckpoint, RealActor, from_name, with_knob
 from jackpot_sim.environments.targets import Target
 
 POLICY_ROLLOUTS = 8
@@ -295,8 +295,10 @@ def spelt_out(environment: Any) -> Any:
     if not isinstance(environment, Mapping) or environment.get("kind") != "hf":
         return environment
     out = dict(environment)
-    if isinstance(out.get("actor"), str):
-        out["actor"] = from_name(out["actor"])
+    if "actor" in out:
+        out["actor"] = with_knob(from_name(out["actor"]) if isinstance(out["actor"], str) else out["actor"])
+    if out.get("gradients") is False:  # what YAML makes of off
+        out["gradients"] = "off"
     if isinstance(out.get("prompts"), str | Path):
         out["prompts"] = {"kind": "file", "path": out["prompts"]}
     if isinstance(out.get("reward"), str):

@@ -241,6 +241,8 @@ def split_env_options(tokens: Sequence[str]) -> tuple[dict[str, Any], list[str]]
     return env, rest
 
 
+_ROLLOUTS = "Real models: each cell writes {} rollouts after every prompt, half by the actor, half by the policy."
+
 _BUNDLED = {"small-lm": "sequences", "hf": "hf"}
 """The study that runs where a kind is given and no config."""
 
@@ -292,6 +294,8 @@ def _run(
     console = Console(width=None if sys.stdout.isatty() else _WIDE, highlight=False, markup=False, emoji=False)
     if dry_run:
         console.print(_cost_table(study))
+        if any(isinstance(each, HuggingFace) for each in study.env):
+            console.print(_ROLLOUTS.format(2 * study.n_samples * study.replicates), soft_wrap=True)
         console.print(f"Records would go to {root}.", soft_wrap=True)
         return 0
     processes = 1 if executor is ExecutorKind.SERIAL else min(workers or os.cpu_count() or 1, len(plan.cells(study)))

@@ -31,6 +31,7 @@ from jackpot_sim.environments.language_models.generation import Written
 from jackpot_sim.environments.language_models.threads import torch_threads
 from jackpot_sim.environments.realised_rollouts import ROLES, RealisedRollouts, Role
 from jackpot_sim.estimators import Correction, Denominator, clustered, normalizers, scored
+from jackpot_sim.estimators.clustered import Summary
 from jackpot_sim.estimators.gradients import Spread, Updates, figures
 from jackpot_sim.estimators.normalizers import Comparison, LawBlock
 from jackpot_sim.estimators.statistics import StateStatistics
@@ -120,7 +121,8 @@ class RolloutSubject:
         found, generator = self._found, keyed_generator(self._cell.seed, "bootstrap")
         named = {"cell": self._cell.id, "environment": self._cell.environment}
         states = found.visited.divergences | {"overlap": found.visited.overlap[_LAM]}
-        told = [named | dataclasses.asdict(each) for each in clustered.summaries(found.actor, states, generator)]
+        everything = [*clustered.summaries(found.actor, states, generator), *found.rewards]
+        told = [named | dataclasses.asdict(each) for each in everything]
         return {"diagnostics": told, "normalizers": normalizer_rows(self._cell, found.compared)}
 
     @cached_property
@@ -164,7 +166,10 @@ class RolloutSubject:
             kl = divergences.kl(pair.policy_log_probs, pair.actor_log_probs)
             policy_kl[pair.sequence, pair.step] = to_numpy(kl)
         policy = written["policy"]
-        found = _Found(visited, actor, policy_kl, policy.mask.sum(axis=-1).astype(np.float64), policy.prompt, compared)
+        earned = [_reward(role, rewards[role], each.prompt) for role, each in written.items()]
+        found = _Found(
+            earned, visited, actor, policy_kl, policy.mask.sum(axis=-1).astype(np.float64), policy.prompt, compared
+        )
         self._weigh(found)
         if self._env.gradients != "off":
             self._differentiate(realised, written, advantage, found)
@@ -298,6 +303,7 @@ class RolloutSubject:
 class _Found:
     """What rollouts say; of estimators by their labels."""
 
+    rewards: list[Summary]
     visited: Visited
     actor: ScoredRollouts
     policy_kl: Floats
@@ -311,6 +317,12 @@ class _Found:
     gradients: dict[tuple[str, Denominator], Figures] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     """What the weights of all tokens took."""
+
+
+def _reward(role: Role, rewards: Floats, prompt: Ints) -> Summary:
+    """What rollouts earn, prompts being fixed, with a normal interval."""
+    mean, error = ratio_of_means(rewards, np.ones(len(rewards)), prompt)
+    return Summary(f"reward_{role}", mean, error, mean - 1.96 * error, mean + 1.96 * error, len(rewards))
 
 
 def _one_by_one(prompt: Ints) -> Iterator[slice]:

@@ -83,7 +83,7 @@ def _drain(
             return progress
         landed, flying = wait(flying, return_when=FIRST_COMPLETED)
         for future in sorted(landed, key=_failed):  # an error must not lose the cells that landed beside it
-            directory.write(_result(future))
+            directory.write(_result(future, kept="; finished cells are kept" if progress.finished else ""))
             progress = Progress(progress.finished + 1, progress.total, already_there)
             report(progress)
 
@@ -92,10 +92,10 @@ def _failed(future: Future[Measured]) -> bool:
     return future.exception() is not None
 
 
-def _result(future: Future[Measured]) -> Measured:
+def _result(future: Future[Measured], kept: str) -> Measured:
     try:
         return future.result()
     except ValueError as error:
-        raise StudyError(f"{error}; finished cells are kept") from error
+        raise StudyError(f"{error}{kept}") from error
     except MemoryError as error:
         raise StudyError("a cell did not fit into memory: make states, vocab or n_samples smaller") from error

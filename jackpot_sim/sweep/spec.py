@@ -109,6 +109,14 @@ class NormalizerStudy(Frozen):
     """Tokens that κ and the calibration see at once; None: all."""
 
 
+OF_REAL_MODELS = {"seeds": 1, "n_samples": 8, "replicates": 4}
+"""The sizes of a study of real models alone, where it does not give them."""
+
+
+def _as_list(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
 class Study(Frozen):
     """A grid of cells, each an environment and a seed, with every estimator measured in every cell."""
 
@@ -121,15 +129,24 @@ class Study(Frozen):
     denominators: tuple[Denominator, ...] = (Denominator.PROPOSED,)
     """What the weighted sums are divided by."""
     seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=_COLUMN)], ...], BeforeValidator(_as_seeds)] = (0, 1, 2)
-    """A list of seeds, or how many: 3 means 0, 1 and 2."""
+    """A list of seeds, or how many: 3 means 0, 1 and 2; 1 if all models are real."""
     n_samples: Annotated[int, Field(ge=1, lt=_COLUMN)] = 256
-    """Proposals per state, for the MSE and for Monte Carlo."""
+    """Proposals per state or prompt, for the MSE and for Monte Carlo; 8 if all models are real."""
     methods: tuple[Method, ...] = (Method.EXACT,)
     """Closed forms, simulation, or both side by side. Sequences too many to enumerate are always simulated."""
     replicates: Annotated[int, Field(ge=3, lt=_COLUMN)] = 32
-    """Simulated updates behind each Monte Carlo figure."""
+    """Simulated updates behind each Monte Carlo figure, at least 3; 4 if all models are real."""
     normalizers: NormalizerStudy | None = None
     """Ways to estimate Z, compared beside the estimators; not of small-lm."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _sized(cls, value: Any) -> Any:
+        """Real models have other sizes unless they are given: what is cheap for a table of laws is not for them."""
+        if not isinstance(value, Mapping):
+            return value
+        kinds = [each.get("kind") if isinstance(each, Mapping) else None for each in _as_list(value.get("env"))]
+        return {**OF_REAL_MODELS, **value} if kinds and all(kind == HuggingFace.kind for kind in kinds) else value
 
     @model_validator(mode="after")
     def _some_and_distinct(self) -> Study:

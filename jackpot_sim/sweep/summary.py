@@ -39,11 +39,19 @@ _ON_COLUMNS = (
     "token of the policy is out of reach, nan where some state accepts nothing. gain: the share of the gradient that "
     "is left. var.: of one proposal, over that of one of the policy's own. * the least of its column."
 )
+_OF_GRADIENT = ("bias", "gain", "mse", "mse_rescaled")
+"""Figures in units of the true gradient."""
+_FEW = 100
+"""Effective rollouts or tokens below which a standard error cannot be trusted."""
+_ON_THIN = (
+    f"?: the weights leave fewer than {_FEW} effective rollouts (or tokens), so that what carries the expectation may "
+    "never have been drawn: the figure is not resolved, however small its scatter."
+)
 _CLEAR = 3.0
 """Standard errors by which ‖g‖² must exceed 0 before figures in units of it are worth reading."""
 _ON_NOISE = (
-    "THE TRUE GRADIENT IS LOST IN NOISE (‖g‖² = {}), and with it bias, gain, MSE and rescaled: give more replicates, "
-    "n_samples or prompts, or a reward that the policy can change; var., accept and the KLs do not depend on it."
+    "lost: the true gradient does not stand out of its noise (‖g‖² = {}), so that bias, gain and MSE mean nothing: "
+    "give more replicates, n_samples or prompts, or a reward that differs among rollouts (‖g‖² = 0: all earn the same)."
 )
 _ON_MONTE_CARLO = (
     "monte_carlo: ± one standard error; a bias is nan where the estimate of its square, which is unbiased, is negative."
@@ -79,14 +87,25 @@ def legend(records: pd.DataFrame) -> str:
         said.append("All figures are exact for their states; `python -m analysis` says how sure they are.")
     if records[small]["prefix_total_variation"].isna().any():  # known wherever sequences are enumerated
         said.append(_ON_TOO_MANY)
-    if len(lost := _lost(records[real])):
+    if _thin(records):
+        said.append(_ON_THIN)
+    if len(lost := _lost(records)):
         said.append(_ON_NOISE.format(", ".join(lost)))
     return " ".join(said)
 
 
+def _thin(records: pd.DataFrame) -> set[tuple[str, ...]]:
+    """The estimators of real models, by `_KEYS`, whose weights leave too few of the rollouts to be sure of anything."""
+    real = records[records["base_kind"] == "hf"]
+    units = real["n_samples"] * real["replicates"] * real["states"]
+    units = units * real["mean_length"].where(real["level"] == "token", 1.0)
+    few = real[real["ess_fraction"] * units < _FEW]
+    return {tuple(row) for row in few[_KEYS].itertuples(index=False)}
+
+
 def _lost(records: pd.DataFrame) -> list[str]:
     """The gradients of real models that do not stand out of their noise: ‖g‖² and its standard error."""
-    measured = records[records["grad_norm_sq"].notna()].drop_duplicates("cell")
+    measured = records[(records["base_kind"] == "hf") & records["grad_norm_sq"].notna()].drop_duplicates("cell")
     weak = measured[~(measured["grad_norm_sq"] > _CLEAR * measured["grad_norm_sq_se"])]
     return [f"{row['grad_norm_sq']:.2g} ± {row['grad_norm_sq_se']:.1g}" for row in weak.to_dict("records")]
 
@@ -118,7 +137,7 @@ def _detail(rows: pd.DataFrame, records: pd.DataFrame) -> Table:
     name, knob, distance = describe(rows, records)
     table = Table(
         title=f"{name}, {knob}: KL before {distance}; {rows['n_samples'].iloc[0]} samples a {_state(rows)}, "
-        f"{_count(rows['seed'].nunique(), 'seed')}",
+        f"{_updates(rows)}{_count(rows['seed'].nunique(), 'seed')}",
         title_justify="left",
         title_style="bold",
         box=box.SIMPLE_HEAD,
@@ -135,15 +154,23 @@ def _detail(rows: pd.DataFrame, records: pd.DataFrame) -> Table:
     timed = rows["weight_seconds"].notna().any()
     for heading in (*columns.values(), *(["weights"] if timed else [])):
         table.add_column(heading, justify="right", no_wrap=True)
-    ranked = means[means["method"] == means["method"].iloc[0]]  # a noisy row does not beat its own exact twin
-    least = {column: ranked[column].min() for column in ("mse", "mse_rescaled")}
+    thin, lost = _thin(rows), bool(_lost(rows))
+    sure = means[[tuple(row[key] for key in _KEYS) not in thin for row in means.to_dict("records")]]
+    ranked = sure[sure["method"] == means["method"].iloc[0]]  # a noisy row does not beat its own exact twin
+    least = {column: math.nan if lost else ranked[column].min() for column in ("mse", "mse_rescaled")}
     for row in means.to_dict("records"):
         cells = [str(row[key]) for key in shown]
+        unsure = tuple(row[key] for key in _KEYS) in thin
         for column in columns:
-            star = "*" if column in least and row[column] <= least[column] * (1 + _TIE) else ""
+            if lost and column in _OF_GRADIENT:
+                cells.append("lost")
+                continue
             value = 0.0 if abs(row[column]) < _ROUNDING else row[column]
             shown_value = f"{value:.2g}" if column.startswith("kl") else f"{value:.3g}"
             error = f"±{row[f'{column}_se']:.1g}" if row[f"{column}_se"] > _ROUNDING else ""
+            if unsure and column in (*_OF_GRADIENT, "variance"):
+                error = "?"
+            star = "*" if column in least and not unsure and row[column] <= least[column] * (1 + _TIE) else ""
             cells.append(f"{shown_value}{error}{star}")
         if timed:
             cells.append(f"{1e3 * row['weight_seconds']:.2g} ms")
@@ -167,6 +194,12 @@ def _overview(records: pd.DataFrame) -> Table:
         means = _means(rows)
         table.add_row(*describe(rows, records), _winner(means, "mse"), _winner(means, "mse_rescaled"))
     return table
+
+
+def _updates(rows: pd.DataFrame) -> str:
+    """How many updates stand behind the figures of real models."""
+    real = (rows["base_kind"] == "hf").all()
+    return f"{int(rows['replicates'].iloc[0])} updates, " if real else ""
 
 
 def _count(number: int, what: str) -> str:

@@ -50,6 +50,26 @@ def test_a_bare_word_is_a_kind_or_a_checkpoint(given: Any, means: dict[str, Any]
     assert spelt_out({"kind": "hf", "actor": given})["actor"] == means
 
 
+def test_a_kind_takes_its_usual_knob_unless_it_has_one() -> None:
+    def actor(given: Any) -> Any:
+        return spelt_out({"kind": "hf", "actor": given})["actor"]
+
+    assert actor({"kind": "quantized-kv", "format": "int8"}) == {"kind": "quantized-kv", "format": "int8", "share": 1.0}
+    assert actor({"kind": "quantized-weights", "share": 2}) == {"kind": "quantized-weights", "share": 2}
+    assert actor({"kind": "stale", "target_kl": 0.1}) == {"kind": "stale", "target_kl": 0.1}
+    assert spelt_out({"kind": "hf", "gradients": False, "reward": "random"}) == {
+        "kind": "hf",
+        "gradients": "off",
+        "reward": {"kind": "random"},
+    }
+
+
+def test_a_misspelt_kind_is_no_folder() -> None:
+    with pytest.raises(ValueError, match="did you mean 'quantized-weights'"):
+        spelt_out({"kind": "hf", "actor": "quantised-weights"})
+    assert spelt_out({"kind": "hf", "actor": "Qwen/Qwen3-8B"})["actor"]["path"] == "Qwen/Qwen3-8B"
+
+
 def test_a_bare_path_is_a_file_of_prompts_and_other_environments_stay_as_they_are() -> None:
     assert spelt_out({"kind": "hf", "prompts": "p.txt"})["prompts"] == {"kind": "file", "path": "p.txt"}
     assert spelt_out({"kind": "hf", "prompts": {"path": "p.txt"}})["prompts"] == {"kind": "file", "path": "p.txt"}

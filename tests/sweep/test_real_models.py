@@ -19,7 +19,7 @@ from jackpot_sim.core.sequences import Floats, Ints, SequenceLaws, occupancy
 from jackpot_sim.environments.enumeration import PrefixTree
 from jackpot_sim.environments.language_models.sampling_law import SamplingLaw
 from jackpot_sim.environments.realised_rollouts import RealisedRollouts
-from jackpot_sim.sweep import records, spec
+from jackpot_sim.sweep import records, spec, summary
 from jackpot_sim.sweep.errors import StudyError
 from jackpot_sim.sweep.rollout_summary import rollout_tables
 from jackpot_sim.sweep.rows import DIVERGENCES
@@ -378,6 +378,54 @@ def test_a_gpu_says_what_the_cpu_says(checkpoints: Path, tmp_path: Path) -> None
 def test_what_cannot_be_asked(checkpoints: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(StudyError, match=message):
         study(checkpoints, **changes)
+
+
+def test_real_models_have_sizes_of_their_own() -> None:
+    env = {"kind": "hf", "policy": "x", "actor": "y", "prompts": "z"}
+    alone = spec.parse({"env": env, "estimators": ["none"]})
+    assert (alone.n_samples, alone.replicates, alone.seeds) == (8, 4, (0,))
+    states = {"kind": "logit-noise", "sigma": 0.1}
+    assert spec.parse({"env": [env, states], "estimators": ["none"]}).n_samples == 256
+    assert spec.parse({"env": env, "estimators": ["none"], "n_samples": 5}).n_samples == 5
+    with pytest.raises(StudyError, match="replicates"):
+        spec.parse({"env": env, "estimators": ["none"], "replicates": 2})
+
+
+def test_estimators_that_are_called_alike_are_refused(checkpoints: Path) -> None:
+    alike = [{"kind": "tis", "clip": 2.0000000000001}, {"kind": "tis", "clip": 2.0000000000002}]
+    with pytest.raises(StudyError, match="twice"):
+        study(checkpoints, estimators=alike)
+
+
+def shown(root: Path) -> str:
+    console = Console(width=200, record=True, file=io.StringIO())
+    found = records.load(root)
+    for table in (*summary.tables(found), *rollout_tables(root)):
+        console.print(table)
+    console.print(summary.legend(found))
+    return " ".join(console.export_text().split())
+
+
+def test_what_is_not_resolved_is_not_told(checkpoints: Path, tmp_path: Path) -> None:
+    few = {"n_samples": 3, "replicates": 3, "estimators": ["none", "sequence-is"]}
+    silent = {"reward": {"kind": "answer", "match": "exact"}, "top_k": 1, "actor": str(checkpoints / "policy")}
+    text = shown(run_serially(study(checkpoints, silent, **few), tmp_path / "silent"))
+    assert "none 1 " in text
+    assert re.search(r"sequence-is( \S+)* lost lost", text)
+    assert "*" not in text.split("KL acc. and KL eff.:")[0]
+    assert "the true gradient does not stand out" in text
+    text = shown(run_serially(study(checkpoints, **few), tmp_path / "thin"))
+    assert "fewer than 100 effective rollouts" in text
+    assert re.search(r"sequence-is 1 nan nan (lost|\S+\?)", text)
+
+
+def test_several_environments_stand_side_by_side(checkpoints: Path, tmp_path: Path) -> None:
+    few = {"n_samples": 2, "replicates": 3, "estimators": ["none"], "normalizers": {"k": [2]}}
+    env = {"actor": [{"kind": "weight-noise", "sigma": 0.5}, {"kind": "weight-noise", "sigma": 0.05}]}
+    text = shown(run_serially(study(checkpoints, env, **few), tmp_path / "several"))
+    near, far = (text.index(f"sigma={sigma}", text.index("side by side")) for sigma in ("0.05", "0.5 "))
+    assert near < far
+    assert "error of Z, k=2" in text
 
 
 def test_policy_actor_and_prompts_have_no_default() -> None:

@@ -7,8 +7,10 @@ models as they serve tiny ones, and complete the union.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+import difflib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeAlias, get_args
 
 from jackpot_sim.environments.base import FloatArray
@@ -125,16 +127,31 @@ RealActor: TypeAlias = (
 
 REAL_ACTORS: tuple[type[ActorSource], ...] = get_args(RealActor)
 
-_SHORT: dict[str, dict[str, Any]] = {
-    "precision": {},
+_USUAL: dict[str, dict[str, Any]] = {
     "stale": {"steps": 16},
     "quantized-weights": {"share": 1.0},
     "quantized-kv": {"share": 1.0},
 }
-"""What a kind that is given by its name alone takes for its knob; the others have no knob that suggests itself."""
+"""The knob of a kind that is given without one; the others have none that suggests itself."""
 
 
 def from_name(name: str) -> dict[str, Any]:
-    """The configuration that a bare word means: a kind of source, or else the path or id of a checkpoint."""
-    kinds = {str(vars(each)["kind"]) for each in REAL_ACTORS} - {"checkpoint"}
-    return {"kind": name, **_SHORT.get(name, {})} if name in kinds else {"kind": "checkpoint", "path": name}
+    """The configuration that a bare word means: a kind of source, or else the path or id of a checkpoint.
+
+    Raises:
+        ValueError: it is neither, but nearly a kind.
+    """
+    kinds = [str(vars(each)["kind"]) for each in REAL_ACTORS if each is not AnotherCheckpoint]
+    if name in kinds:
+        return {"kind": name}
+    near = difflib.get_close_matches(name, kinds, n=1, cutoff=0.8)
+    if near and not Path(name).exists():
+        raise ValueError(f"actor: {name!r} is neither a kind nor a folder; did you mean {near[0]!r}?")
+    return {"kind": "checkpoint", "path": name}
+
+
+def with_knob(actor: Any) -> Any:
+    """A configuration with the usual knob of its kind, where it has neither a knob nor a target."""
+    if not isinstance(actor, Mapping) or "target_kl" in actor:
+        return actor
+    return {**_USUAL.get(str(actor.get("kind")), {}), **actor}
