@@ -10,6 +10,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import logging
+import math
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -80,8 +81,10 @@ class RolloutSubject:
         figures["kl_policy_actor"] = ratio_of_means(kl, found.policy_lengths, policy_prompt)
         figures["kl_sequence"] = ratio_of_means(kl, np.ones(len(kl)), policy_prompt)
         with np.errstate(over="ignore"):
-            squares = np.exp(2 * per_sequence(found.actor.log_ratio))
-        mean, error = ratio_of_means(squares, ones, prompt)
+            squares = np.exp(2 * per_sequence(found.log_ratio))
+        # The actor's own draws cannot show what it never writes; χ² is infinite where KL is.
+        unreachable = figures["kl_sequence"][0] == math.inf
+        mean, error = (math.inf, math.nan) if unreachable else ratio_of_means(squares, ones, prompt)
         figures |= {"chi_square_sequence": (mean - 1, error), "mean_length": ratio_of_means(lengths, ones, prompt)}
         return row | _columns(figures)
 
@@ -109,10 +112,8 @@ class RolloutSubject:
         at = found.visited.at[self._study.estimators.index(spec)]
         values = dict(found.weights[spec.label])
         if at is not None:
-            exact = {
-                name: ratio_of_means(per_sequence(each), found.actor.lengths) for name, each in at._asdict().items()
-            }
-            values |= exact
+            lengths, prompt = found.actor.lengths, found.actor.prompt
+            values |= {name: ratio_of_means(per_sequence(x), lengths, prompt) for name, x in at._asdict().items()}
         values |= found.gradients.get((spec.label, denominator), {})
         return _columns(values) | {"replicates": self._study.replicates, "weight_seconds": found.seconds[spec.label]}
 
@@ -161,15 +162,15 @@ class RolloutSubject:
             advantage["actor"],
             written["actor"].prompt,
         )
+        log_ratio = np.where(written["actor"].mask, visited.policy_log_probs - written["actor"].log_probs, 0.0)
         policy_kl = np.zeros(written["policy"].tokens.shape)
         for pair in realised.pairs(written["policy"]):
             kl = divergences.kl(pair.policy_log_probs, pair.actor_log_probs)
             policy_kl[pair.sequence, pair.step] = to_numpy(kl)
         policy = written["policy"]
         earned = [_reward(role, rewards[role], each.prompt) for role, each in written.items()]
-        found = _Found(
-            earned, visited, actor, policy_kl, policy.mask.sum(axis=-1).astype(np.float64), policy.prompt, compared
-        )
+        lengths = policy.mask.sum(axis=-1).astype(np.float64)
+        found = _Found(earned, visited, actor, log_ratio, policy_kl, lengths, policy.prompt, compared)
         self._weigh(found)
         if self._env.gradients != "off":
             self._differentiate(realised, written, advantage, found)
@@ -306,6 +307,9 @@ class _Found:
     rewards: list[Summary]
     visited: Visited
     actor: ScoredRollouts
+    """With the actor's log-probs as corrections are told them."""
+    log_ratio: Floats
+    """log p − log q of the law that the actor sampled from, at its tokens, (n, length)."""
     policy_kl: Floats
     """KL(p‖q) at every token of the policy's own rollouts, (n, length)."""
     policy_lengths: Floats

@@ -222,6 +222,7 @@ def test_a_heated_and_cut_actor_that_records_raw_log_probs(checkpoints: Path, tm
     g, biased = true_gradient(exact, p), true_gradient(exact, q)
     assert abs(row(found, "none")["grad_norm_sq"] - g @ g) < 4 * row(found, "none")["grad_norm_sq_se"]
     assert_near(row(found, "none"), "gain", biased @ g / (g @ g))
+    assert row(found, "none")["chi_square_sequence"] == np.inf
     wanted = mean_over_states(exact, "actor", lambda laws: overlap[place[id(laws)]])
     ways = records.load(found, "normalizers")
     told = records.load(found, "diagnostics").set_index("figure").loc["overlap"]
@@ -347,6 +348,18 @@ def test_a_cut_actor_is_out_of_the_policys_reach(checkpoints: Path, tmp_path: Pa
     assert (raw["kl_actor_policy"] == found["kl_actor_policy"]).all()
     jackpot = [each.set_index("estimator").loc["jackpot", "acceptance_rate"] for each in (found, raw)]
     assert abs(jackpot[0] - jackpot[1]) > 0.02
+
+
+def test_raw_log_probs_do_not_change_how_far_apart_sequences_are(checkpoints: Path, tmp_path: Path) -> None:
+    few = {"estimators": ["none"], "n_samples": 4, "replicates": 3}
+    found = {
+        told: row(
+            run_serially(study(checkpoints, {"temperature": 0.5, "log_probs": told}, **few), tmp_path / told), "none"
+        )
+        for told in ("raw", "processed")
+    }
+    same = ["chi_square_sequence", "kl_policy_actor", "kl_actor_policy", "kl_sequence", "mean_length"]
+    assert (found["raw"][same] == found["processed"][same]).all()
 
 
 @pytest.mark.cuda
