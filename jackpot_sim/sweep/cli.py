@@ -21,14 +21,15 @@ from rich.table import Table
 
 from jackpot_sim import estimators
 from jackpot_sim.environments.advantage import Advantage
-from jackpot_sim.environments.answers import AnswerReward
+from jackpot_sim.environments.answers import AnswerReward, Match
 from jackpot_sim.environments.categorical import BaseLaw
 from jackpot_sim.environments.hf import HuggingFace
 from jackpot_sim.environments.language_models.build import LanguageModel
+from jackpot_sim.environments.language_models.checkpoints import Precision
 from jackpot_sim.environments.mismatch import FAMILIES
 from jackpot_sim.environments.reward import Reward
 from jackpot_sim.environments.small_lm import SmallLM
-from jackpot_sim.environments.sources import SOURCES
+from jackpot_sim.environments.sources import SOURCES, Format
 from jackpot_sim.environments.sources.real_models import REAL_ACTORS
 from jackpot_sim.estimators import base
 from jackpot_sim.sweep import plan, records, spec, summary
@@ -53,7 +54,8 @@ def _source(source: type[Any]) -> str:
     """The knob of a source, and its other fields."""
     others = [field.name for field in dataclasses.fields(source)]
     told = [name for name in others if name not in ("kind", "target_kl", source.knob_name)]
-    return f" ({', '.join([source.knob_name, *told])})"
+    knob = [source.knob_name] if source.knob_name in others else []  # another checkpoint has none
+    return f" ({', '.join([*knob, *told])})"
 
 
 def _kind(configuration: type[Any]) -> str:
@@ -86,12 +88,15 @@ Real models: `--env.kind hf --env.policy PATH_OR_ID --env.actor PATH_OR_ID --env
 models through transformers{_fields(HuggingFace, "actor", "prompts", "reward", "policy")}: rollouts of both, scored over
 the whole vocabulary at every token, on CPU or CUDA. The file holds a prompt a line (.txt), or objects with a `prompt`,
 text or chat messages, and perhaps an `answer` (.jsonl); `--env.prompts.kind dataset --env.prompts.name ID` takes a data
-set. The actor is another checkpoint, or made from the policy: `--env.actor quantized-weights`, or
+set, and either a limit. The actor is another checkpoint, or made from the policy: `--env.actor quantized-weights`, or
 `--env.actor.kind ...`: {"; ".join(_kind(each) + _source(each) for each in REAL_ACTORS)}.
-Rewards are those below and {_kind(AnswerReward)}{_fields(AnswerReward)}. temperature is that of both models, top_k and
+Formats are {", ".join(Format)}; precisions {", ".join(Precision)}.
+`--env.reward.kind` is {_kind(AnswerReward)} (match={" or ".join(Match)}; the default where every prompt carries an
+answer), distinct-share (the default elsewhere) or another of those above. temperature is that of both models, top_k and
 top_p are the actor's sampling, and `--env.log-probs raw` studies what comes of recording the actor's log-probs before
 them. Gradients are measured in the space of the parameters that block names. n_samples are rollouts of each prompt in
-an update, and an update takes those of all prompts.
+an update, and an update takes those of all prompts; by default there are 8 of them and 4 replicates, which bias and
+variance come from.
 
 Base laws (`--env.base.kind`): {"; ".join(_kind(each) + _fields(each) for each in get_args(BaseLaw))}.
 
