@@ -32,7 +32,7 @@ from jackpot_sim.environments.small_lm import SmallLM
 from jackpot_sim.environments.sources import SOURCES, Format
 from jackpot_sim.environments.sources.real_models import REAL_ACTORS
 from jackpot_sim.estimators import base
-from jackpot_sim.sweep import plan, records, spec, summary
+from jackpot_sim.sweep import columns, plan, records, spec, summary
 from jackpot_sim.sweep.errors import StudyError
 from jackpot_sim.sweep.executors import ExecutorKind, opened
 from jackpot_sim.sweep.rollout_summary import rollout_tables
@@ -153,6 +153,7 @@ def _sweep(
     topk: Annotated[list[int] | None, _Many] = None,
     dry_run: Annotated[bool, Parameter(negative=())] = False,
     quiet: Annotated[bool, Parameter(negative=())] = False,
+    columns: Annotated[bool, Parameter(negative=())] = False,
 ) -> None:
     """Run a study.
 
@@ -172,6 +173,7 @@ def _sweep(
         topk: Compare the ways to estimate Z from so many tokens of each law (not on small-lm).
         dry_run: Show the cells and their cost, and run nothing.
         quiet: No progress bar and no summary.
+        columns: Alone: say what every column of the records is.
     """
     raise AssertionError("the arguments are bound, never called")
 
@@ -183,6 +185,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if any(token in ("--help", "-h") for token in tokens):
             app.help_print(tokens=[])
             return 0
+        if tokens == ["--columns"]:
+            return _print_columns()
         env, rest = split_env_options(tokens)
         _, bound, _ = app.parse_args(rest, exit_on_error=False, print_error=False)
         return _run(env, **bound.arguments)
@@ -196,6 +200,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(f"the system refuses: {error}", 2)
     except KeyboardInterrupt:
         return _fail("interrupted; the same command finishes the run", 130)
+
+
+def _print_columns() -> int:
+    console = Console(width=None if sys.stdout.isatty() else _WIDE, highlight=False, markup=False, emoji=False)
+    for table, told in columns.described().items():
+        shown = Table(
+            title=f"RUN/{table}/*.parquet", title_justify="left", title_style="bold", box=None, pad_edge=False
+        )
+        shown.add_column("column", no_wrap=True)
+        shown.add_column("what it is")
+        for name, what in told.items():
+            shown.add_row(name, what)
+        console.print(shown)
+    return 0
 
 
 def _fail(sentence: str, code: int) -> int:
@@ -285,8 +303,11 @@ def _run(
     executor: ExecutorKind | None = None,
     dry_run: bool = False,
     quiet: bool = False,
+    columns: bool = False,
     **fields: Any,
 ) -> int:
+    if columns:
+        raise StudyError("--columns stands alone")
     if workers is not None and workers < 1:
         raise StudyError(f"--workers must be at least 1, got {workers}")
     if executor is ExecutorKind.SERIAL and workers not in (None, 1):

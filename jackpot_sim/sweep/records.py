@@ -98,7 +98,7 @@ NORMALIZERS = pa.schema(
     ]
 )
 
-_TABLES = {"records": RECORDS, "states": STATES, "diagnostics": DIAGNOSTICS, "normalizers": NORMALIZERS}
+TABLES = {"records": RECORDS, "states": STATES, "diagnostics": DIAGNOSTICS, "normalizers": NORMALIZERS}
 
 
 _OF_SOME_STUDIES = ("diagnostics", "normalizers")
@@ -197,7 +197,7 @@ class RunDirectory:
             shards = {table: self.root / table / f"{cell.id}.parquet" for table in self._tables}
             if all(shard.exists() for shard in shards.values()):
                 for table, shard in shards.items():
-                    _check_shard(shard, _TABLES[table])
+                    _check_shard(shard, TABLES[table])
                 done.add(cell.id)
         return done
 
@@ -216,7 +216,7 @@ class RunDirectory:
         for folder in self._tables:
             table = found.get(folder)
             if table is None:
-                table = pa.Table.from_pylist(measured.tables.get(folder, []), schema=_TABLES[folder])
+                table = pa.Table.from_pylist(measured.tables.get(folder, []), schema=TABLES[folder])
             shard = self.root / folder / name
             try:
                 write_atomically(shard, lambda path, table=table: pq.write_table(table, path, write_page_checksum=True))
@@ -267,12 +267,12 @@ def load(root: Path, table: str = "records") -> pd.DataFrame:
     """
     names = [cell["cell"] for cell in read_manifest(root)["cells"]]
     if not (root / table).is_dir() and table in _OF_SOME_STUDIES:
-        empty: pd.DataFrame = _TABLES[table].empty_table().to_pandas()
+        empty: pd.DataFrame = TABLES[table].empty_table().to_pandas()
         return empty
     shards = [root / table / f"{name}.parquet" for name in names if (root / "records" / f"{name}.parquet").exists()]
     if not shards:
         raise StudyError(f"{root} holds no finished cell yet: run the study first")
-    frame: pd.DataFrame = pa.concat_tables([_read_shard(shard, _TABLES[table]) for shard in shards]).to_pandas()
+    frame: pd.DataFrame = pa.concat_tables([_read_shard(shard, TABLES[table]) for shard in shards]).to_pandas()
     return frame
 
 
