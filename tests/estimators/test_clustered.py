@@ -266,3 +266,8 @@ def test_every_figure_has_its_description() -> None:
 def test_errors_name_the_argument(states: Any, options: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         found(random_rollouts(4, 3), states, **options)
+
+
+def test_replicates_too_large_to_square_have_no_finite_error() -> None:
+    found = clustered._summary("x", 1e200, np.array([1e200, 2e200, 3e200]), 3)
+    assert (found.low, found.high, found.se) == (1e200, 3e200, np.inf)
