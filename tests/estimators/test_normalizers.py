@@ -50,7 +50,7 @@ def timeless(found: Comparison) -> dict[str, Any]:
     return {name: value for name, value in asdict(found).items() if name not in ("way", "seconds")}
 
 
-def same(first: list[Comparison], second: list[Comparison], rel: float = 1e-11, within: float = 1e-12) -> None:
+def assert_same(first: list[Comparison], second: list[Comparison], rel: float = 1e-11, within: float = 1e-12) -> None:
     for one, other in zip(first, second, strict=True):
         assert one.way is other.way
         assert timeless(one) == pytest.approx(timeless(other), rel=rel, abs=within, nan_ok=True)
@@ -159,16 +159,18 @@ def test_blocks_change_nothing(xp: ToLibrary) -> None:
     whole = compare([block], [1, 5], batch=25)
     cuts = [0, 1, 17, 40, 60]
     parts = [rows(block, slice(*cut)) for cut in itertools.pairwise(cuts)]
-    same(compare(iter(parts), [1, 5], batch=25), whole)
+    assert_same(compare(iter(parts), [1, 5], batch=25), whole)
     of_library = [LawBlock(*(xp(column) for column in vars(part).values())) for part in parts]
-    same(compare(of_library, [1, 5], batch=25), whole, rel=1e-9)
+    assert_same(compare(of_library, [1, 5], batch=25), whole, rel=1e-9)
 
 
 def test_tokens_of_numpy_beside_laws_of_torch() -> None:
     torch = pytest.importorskip("torch")
     block = drawn(*mixed(3, 10, 6))
     laws = torch.tensor(block.policy_log_probs), torch.tensor(block.actor_log_probs)
-    same(compare([LawBlock(*laws, block.tokens, block.uniforms, block.cluster)], [2]), compare([block], [2]), rel=1e-9)
+    assert_same(
+        compare([LawBlock(*laws, block.tokens, block.uniforms, block.cluster)], [2]), compare([block], [2]), rel=1e-9
+    )
 
 
 @pytest.mark.cuda
@@ -177,7 +179,9 @@ def test_laws_on_a_device() -> None:
 
     block = drawn(*mixed(9, 50, 300))
     laws = (torch.tensor(law, device="cuda") for law in (block.policy_log_probs, block.actor_log_probs))
-    same(compare([LawBlock(*laws, block.tokens, block.uniforms, block.cluster)], [5]), compare([block], [5]), rel=1e-6)
+    assert_same(
+        compare([LawBlock(*laws, block.tokens, block.uniforms, block.cluster)], [5]), compare([block], [5]), rel=1e-6
+    )
 
 
 def test_single_precision_on_the_same_draws() -> None:
@@ -186,7 +190,7 @@ def test_single_precision_on_the_same_draws() -> None:
         *(law.astype(np.float32) for law in (block.policy_log_probs, block.actor_log_probs)),
         *(block.tokens, block.uniforms, block.cluster),
     )
-    same(compare([single], [3]), compare([block], [3]), rel=1e-3, within=1e-5)
+    assert_same(compare([single], [3]), compare([block], [3]), rel=1e-3, within=1e-5)
 
 
 def test_a_batch_fits_its_own_tokens() -> None:
