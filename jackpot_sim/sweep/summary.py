@@ -155,7 +155,7 @@ def _detail(rows: pd.DataFrame, records: pd.DataFrame) -> Table:
     for heading in (*columns.values(), *(["weights"] if timed else [])):
         table.add_column(heading, justify="right", no_wrap=True)
     thin, lost = _thin(rows), bool(_lost(rows))
-    sure = means[[tuple(row[key] for key in _KEYS) not in thin for row in means.to_dict("records")]]
+    sure = _without(means, thin)
     ranked = sure[sure["method"] == means["method"].iloc[0]]  # a noisy row does not beat its own exact twin
     least = {column: math.nan if lost else ranked[column].min() for column in ("mse", "mse_rescaled")}
     for row in means.to_dict("records"):
@@ -191,8 +191,9 @@ def _overview(records: pd.DataFrame) -> Table:
     for heading in ("environment", "knob", "KL before", "lowest MSE", "lowest rescaled MSE"):
         table.add_column(heading, overflow="fold")
     for _, rows in records.groupby("environment", sort=False):
-        means = _means(rows)
-        table.add_row(*describe(rows, records), _winner(means, "mse"), _winner(means, "mse_rescaled"))
+        sure, lost = _without(_means(rows), _thin(rows)), bool(_lost(rows))
+        winners = ("lost" if lost else _winner(sure, column) for column in ("mse", "mse_rescaled"))
+        table.add_row(*describe(rows, records), *winners)
     return table
 
 
@@ -220,6 +221,11 @@ def _means(rows: pd.DataFrame) -> pd.DataFrame:
     for column in _COLUMNS:
         means[f"{column}_se"] = np.sqrt(grouped[f"{column}_se"].agg(_sum_of_squares)) / grouped.size()
     return means.reset_index()
+
+
+def _without(means: pd.DataFrame, thin: set[tuple[str, ...]]) -> pd.DataFrame:
+    """The estimators that are not among `thin`."""
+    return means[[tuple(row[key] for key in _KEYS) not in thin for row in means.to_dict("records")]]
 
 
 def _sum_of_squares(values: pd.Series) -> float:

@@ -441,6 +441,13 @@ def test_several_environments_stand_side_by_side(checkpoints: Path, tmp_path: Pa
     assert "error of Z, k=2" in text
 
 
+def test_of_many_environments_none_wins_in_noise(checkpoints: Path, tmp_path: Path) -> None:
+    few = {"n_samples": 2, "replicates": 3, "estimators": ["none", "tis"]}
+    env = {"actor": {"kind": "weight-noise", "sigma": [0.01 * n for n in range(1, 8)]}, "temperature": 0.01}
+    text = shown(run_serially(study(checkpoints, env, **few), tmp_path / "many"))
+    assert text.count("lost lost") == 7
+
+
 def test_policy_actor_and_prompts_have_no_default() -> None:
     with pytest.raises(StudyError, match="prompts"):
         spec.parse({"env": {"kind": "hf", "policy": "x", "actor": "y"}, "estimators": ["none"]})
