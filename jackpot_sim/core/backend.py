@@ -126,7 +126,7 @@ def topk(x: Array, k: int) -> tuple[Array, Array]:
 
 
 def _torch_topk(x: Array, k: int) -> Array | None:
-    """The same indices in ascending order by torch's own way, a third of the time; None where it may break a tie."""
+    """The same indices in ascending order by torch's own way; None where that may break a tie."""
     xp = namespace(x)
     values, indices = xp.topk(x, k + 1, dim=-1)
     if bool(xp.any(values[..., k - 1] == values[..., k])):

@@ -256,7 +256,9 @@ def split_env_options(tokens: Sequence[str]) -> tuple[dict[str, Any], list[str]]
         for part in path:
             place = place.setdefault(part, {})
             if not isinstance(place, dict):
-                raise StudyError(f"{option}: {part} is given both a value and fields")
+                raise StudyError(
+                    f"{option}: {part} is given both a value and fields: give the value too as a field, its kind or path"
+                )
         if last in place:
             raise StudyError(f"{option} is given twice")
         given = [None if value.lower() in ("null", "none") else value for value in values]

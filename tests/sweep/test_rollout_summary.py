@@ -1,0 +1,80 @@
+"""What a run of real models prints: what is recorded, and nothing that its rollouts do not resolve."""
+
+from __future__ import annotations
+
+import io
+import re
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from jackpot_sim.sweep import records, summary
+from jackpot_sim.sweep.rollout_summary import rollout_tables
+from tests.sweep.studies import run_serially
+from tests.sweep.test_real_models import study
+
+pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+
+@pytest.fixture(scope="module")
+def finished(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    asked = study(checkpoints, n_samples=4, replicates=3, estimators=["none"], normalizers={"k": [1, 2, 5]})
+    return run_serially(asked, tmp_path_factory.mktemp("runs") / "told")
+
+
+def test_tables_show_what_is_recorded(finished: Path) -> None:
+    console = Console(width=200, record=True, file=io.StringIO())
+    for table in rollout_tables(finished):
+        console.print(table)
+    text = console.export_text()
+    k1 = records.load(finished, "diagnostics").set_index("figure").loc["k1"]
+    shown = re.search(r"^ ?k1 +(\S+) +(\S+) +(\S+)", text, re.MULTILINE)
+    assert shown
+    assert shown.groups() == tuple(f"{k1[name]:.3g}" for name in ("value", "low", "high"))
+    ways = records.load(finished, "normalizers")
+    kappa = ways[(ways["way"] == "bias-corrected") & (ways["k"] == 2)].iloc[0]
+    shown = re.search(r"^ ?bias-corrected +2 +(\S+) +(\S+) +(\S+) +(\S+)", text, re.MULTILINE)
+    assert shown
+    wanted = (f"{kappa['kept']:.4f}", f"{kappa['error']:.2%}", f"{kappa['error_max']:.1%}", f"{kappa['above_one']:.1%}")
+    assert shown.groups() == wanted
+    assert f"at {int(kappa['tokens']):,} tokens" in text
+
+
+def shown(root: Path) -> str:
+    console = Console(width=200, record=True, file=io.StringIO())
+    found = records.load(root)
+    for table in (*summary.tables(found), *rollout_tables(root)):
+        console.print(table)
+    console.print(summary.legend(found))
+    return " ".join(console.export_text().split())
+
+
+def test_what_is_not_resolved_is_not_told(checkpoints: Path, tmp_path: Path) -> None:
+    few = {"n_samples": 3, "replicates": 3, "estimators": ["none", "sequence-is"]}
+    silent = {"reward": {"kind": "answer", "match": "exact"}, "top_k": 1, "actor": str(checkpoints / "policy")}
+    text = shown(run_serially(study(checkpoints, silent, **few), tmp_path / "silent"))
+    assert "none 1 " in text
+    assert re.search(r"sequence-is( \S+)* lost lost", text)
+    assert "*" not in text.split("KL acc. and KL eff.:")[0]
+    assert "the true gradient does not stand out" in text
+    text = shown(run_serially(study(checkpoints, **few), tmp_path / "thin"))
+    assert "fewer than 100 effective rollouts" in text
+    assert re.search(r"sequence-is 1 nan nan (lost|\S+\?)", text)
+
+
+def test_several_environments_stand_side_by_side(checkpoints: Path, tmp_path: Path) -> None:
+    few = {"n_samples": 2, "replicates": 3, "estimators": ["none"], "normalizers": {"k": [2]}}
+    env = {"actor": [{"kind": "weight-noise", "sigma": 0.5}, {"kind": "weight-noise", "sigma": 0.05}]}
+    text = shown(run_serially(study(checkpoints, env, **few), tmp_path / "several"))
+    near, far = (text.index(f"sigma={sigma}", text.index("side by side")) for sigma in ("0.05", "0.5 "))
+    assert near < far
+    assert "error of Z, k=2" in text
+
+
+def test_of_many_environments_none_wins_in_noise(checkpoints: Path, tmp_path: Path) -> None:
+    few = {"n_samples": 2, "replicates": 3, "estimators": ["none", "tis"]}
+    env = {"actor": {"kind": "weight-noise", "sigma": [0.01 * n for n in range(1, 8)]}, "temperature": 0.01}
+    text = shown(run_serially(study(checkpoints, env, **few), tmp_path / "many"))
+    assert text.count("lost lost") == 7
