@@ -257,7 +257,7 @@ def split_env_options(tokens: Sequence[str]) -> tuple[dict[str, Any], list[str]]
             place = place.setdefault(part, {})
             if not isinstance(place, dict):
                 raise StudyError(
-                    f"{option}: {part} is given both a value and fields: give the value too as a field, its kind or path"
+                    f"{option}: {part} is given both a value and fields: give the value as its kind or path too"
                 )
         if last in place:
             raise StudyError(f"{option} is given twice")
