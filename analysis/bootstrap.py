@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from jackpot_sim.estimators import statistics
 from jackpot_sim.estimators.statistics import Moments, StateStatistics
-from jackpot_sim.sweep.errors import StudyError
+from jackpot_sim.studies.errors import StudyError
 
 FloatArray: TypeAlias = NDArray[np.float64]
 

@@ -14,8 +14,9 @@ from rich.console import Console
 
 from analysis import show, tables
 from analysis.bootstrap import Options, Resample
+from jackpot_sim.studies.errors import StudyError
+from jackpot_sim.studies.files import write_atomically
 from jackpot_sim.sweep import records
-from jackpot_sim.sweep.errors import StudyError
 
 _EPILOGUE = """
 What it prints, and writes as CSV: lowest_mse (which estimator to take at n proposals per state, and
@@ -149,7 +150,7 @@ def write(found: tables.Tables, folder: Path) -> list[Path]:
         for name, frame in frames.items():
             # inf and nan stay distinguishable from a missing value.
             path = folder / f"{name}.csv"
-            records.write_atomically(path, lambda temporary, f=frame: f.to_csv(temporary, index=False, na_rep="nan"))
+            write_atomically(path, lambda temporary, f=frame: f.to_csv(temporary, index=False, na_rep="nan"))
             written.append(path)
     except OSError as error:
         raise StudyError(f"cannot write {error.filename or folder}: {error.strerror or error}") from error

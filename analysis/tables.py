@@ -16,7 +16,7 @@ import pandas as pd
 
 from analysis import bootstrap
 from analysis.bootstrap import Environment, FloatArray, Options
-from jackpot_sim.sweep.errors import StudyError
+from jackpot_sim.studies.errors import StudyError
 from jackpot_sim.sweep.labels import labels
 
 ROUNDING = 1e-9

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from jackpot_sim.sweep.errors import StudyError
+from jackpot_sim.studies.errors import StudyError
 
 
 class Fitted(NamedTuple):

@@ -21,7 +21,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from rich.table import Table
 
-from jackpot_sim.sweep.errors import StudyError
+from jackpot_sim.studies.errors import StudyError
 from paper_figures import command, records, style
 from paper_figures.command import Made, report_table
 from paper_figures.style import Look

@@ -16,9 +16,10 @@ import pandas as pd
 
 from analysis import tables
 from analysis.bootstrap import Options
+from jackpot_sim.studies.configuration import read_mapping
+from jackpot_sim.studies.errors import StudyError
+from jackpot_sim.studies.executors import SerialExecutor
 from jackpot_sim.sweep import plan, records, spec
-from jackpot_sim.sweep.errors import StudyError
-from jackpot_sim.sweep.executors import SerialExecutor
 from jackpot_sim.sweep.run import run
 from jackpot_sim.sweep.spec import Environment, Study
 
@@ -40,12 +41,12 @@ class Loaded:
 
 def study(name: str) -> Study:
     """The study that ships with the figure: its own, or that of another figure."""
-    return spec.parse(spec.read_mapping(_bundled("configs", f"{config_of(name)}.yaml")))
+    return spec.parse(read_mapping(_bundled("configs", f"{config_of(name)}.yaml")))
 
 
 def config_of(name: str) -> str:
     """The name of the configuration whose study the figure shows: `same_as` in its own, where that stands."""
-    return str(spec.read_mapping(_bundled("configs", f"{name}.yaml")).get("same_as", name))
+    return str(read_mapping(_bundled("configs", f"{name}.yaml")).get("same_as", name))
 
 
 def published(name: str) -> pd.DataFrame:

@@ -15,8 +15,8 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from jackpot_sim.sweep.errors import StudyError
-from jackpot_sim.sweep.records import write_atomically
+from jackpot_sim.studies.errors import StudyError
+from jackpot_sim.studies.files import write_atomically
 
 WIDTH = 6.9
 """Inches: the text of a two-column page."""

@@ -27,7 +27,7 @@ from rich.table import Table
 
 from analysis import bootstrap
 from analysis.bootstrap import Options
-from jackpot_sim.sweep.estimator_spec import EstimatorSpec
+from jackpot_sim.studies.estimator_spec import EstimatorSpec
 from paper_figures import style
 from paper_figures.command import Made, report_table, run
 from paper_figures.records import Loaded, study

@@ -12,7 +12,7 @@ from jackpot_sim.bench.timing import Finding
 def figure2() -> Iterator[Finding]:
     """Every published point of Figure 2, in units of the deviation allowed, from the study that draws it."""
     # The figures stand above this package; only this benchmark of them reaches up.
-    from jackpot_sim.sweep.executors import SerialExecutor
+    from jackpot_sim.studies.executors import SerialExecutor
     from jackpot_sim.sweep.run import run
     from paper_figures import figure2 as figure
     from paper_figures import records

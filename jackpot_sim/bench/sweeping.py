@@ -10,8 +10,8 @@ from pathlib import Path
 import pandas as pd
 
 from jackpot_sim.bench.timing import Finding
+from jackpot_sim.studies.executors import ExecutorKind, opened
 from jackpot_sim.sweep import records, spec
-from jackpot_sim.sweep.executors import ExecutorKind, opened
 from jackpot_sim.sweep.run import run
 from jackpot_sim.sweep.spec import Study
 

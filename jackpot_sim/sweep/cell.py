@@ -12,7 +12,7 @@ from threadpoolctl import threadpool_limits
 
 from jackpot_sim.estimators import Correction
 from jackpot_sim.estimators.statistics import StateStatistics
-from jackpot_sim.sweep.estimator_spec import EstimatorSpec
+from jackpot_sim.studies.estimator_spec import EstimatorSpec
 from jackpot_sim.sweep.plan import Cell
 from jackpot_sim.sweep.rows import Row
 from jackpot_sim.sweep.spec import Method, Study

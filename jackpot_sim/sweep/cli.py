@@ -32,9 +32,11 @@ from jackpot_sim.environments.small_lm import SmallLM
 from jackpot_sim.environments.sources import SOURCES, Format
 from jackpot_sim.environments.sources.real_models import REAL_ACTORS
 from jackpot_sim.estimators import base
+from jackpot_sim.studies.configuration import read_mapping
+from jackpot_sim.studies.dotted import split_dotted
+from jackpot_sim.studies.errors import StudyError
+from jackpot_sim.studies.executors import ExecutorKind, opened
 from jackpot_sim.sweep import columns, plan, records, spec, summary
-from jackpot_sim.sweep.errors import StudyError
-from jackpot_sim.sweep.executors import ExecutorKind, opened
 from jackpot_sim.sweep.rollout_summary import rollout_tables
 from jackpot_sim.sweep.run import Progress, run
 from jackpot_sim.sweep.spec import Study
@@ -229,41 +231,12 @@ def split_env_options(tokens: Sequence[str]) -> tuple[dict[str, Any], list[str]]
 
     The value `null` is none, as in YAML: `--env.end-token null`.
     """
-    env: dict[str, Any] = {}
-    rest: list[str] = []
-    target: list[str] | None = None
-    named: list[tuple[str, list[str]]] = []
-    for token in tokens:
-        if token.startswith("--"):
-            option, equals, value = token.partition("=")
-            if not option.startswith("--env"):
-                target = None
-                rest.append(token)
-                continue
-            if not option.startswith("--env.") or not all(option.removeprefix("--env.").split(".")):
-                raise StudyError(f"{option}: environment options are dotted, for instance --env.kind logit-noise")
-            target = [value] if equals else []
-            named.append((option, target))
-        elif target is None:
-            rest.append(token)
-        else:
-            target.append(token)
-    for option, values in named:
-        if not values:
-            raise StudyError(f"{option} needs a value")
-        *path, last = option.removeprefix("--env.").replace("-", "_").split(".")
-        place = env
-        for part in path:
-            place = place.setdefault(part, {})
-            if not isinstance(place, dict):
-                raise StudyError(
-                    f"{option}: {part} is given both a value and fields: give the value as its kind or path too"
-                )
-        if last in place:
-            raise StudyError(f"{option} is given twice")
-        given = [None if value.lower() in ("null", "none") else value for value in values]
-        place[last] = given[0] if len(given) == 1 else given
-    return env, rest
+    for option in (token.partition("=")[0] for token in tokens if token.startswith("--env")):
+        # Nothing else begins with --env, and env alone has no value: both are slips of the same kind.
+        if not option.startswith("--env.") or not all(option.removeprefix("--env.").split(".")):
+            raise StudyError(f"{option}: environment options are dotted, for instance --env.kind logit-noise")
+    found, rest = split_dotted(tokens, {"env"})
+    return found.get("env", {}), rest
 
 
 _ROLLOUTS = "Real models: each cell writes {} rollouts after every prompt, half by the actor, half by the policy."
@@ -280,7 +253,7 @@ def study_from(config: Path | None, env: dict[str, Any], rao_blackwell: bool, **
     """
     # The default study's budgets are for independent states: sequences have studies of their own.
     own = _BUNDLED.get(str(env.get("kind"))) if config is None else None
-    mapping = spec.read_mapping(config) if config else spec.bundled(own or "default")
+    mapping = read_mapping(config) if config else spec.bundled(own or "default")
     if own:
         env = {key: value for key, value in env.items() if key != "kind"}  # the rest is laid over its environments
     if config is not None:

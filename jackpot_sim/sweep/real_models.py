@@ -37,7 +37,7 @@ from jackpot_sim.estimators.gradients import Spread, Updates, figures
 from jackpot_sim.estimators.normalizers import Comparison, LawBlock
 from jackpot_sim.estimators.statistics import StateStatistics
 from jackpot_sim.estimators.visited import Visited
-from jackpot_sim.sweep.estimator_spec import EstimatorSpec
+from jackpot_sim.studies.estimator_spec import EstimatorSpec
 from jackpot_sim.sweep.plan import Cell
 from jackpot_sim.sweep.rows import Row, asked_of, normalizer_rows
 from jackpot_sim.sweep.spec import Method, Study

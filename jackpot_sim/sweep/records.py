@@ -15,29 +15,26 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import os
-import platform
-import subprocess
 from collections.abc import Iterator
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from filelock import FileLock, Timeout
 
 from jackpot_sim.environments.hf import HuggingFace
 from jackpot_sim.estimators.statistics import StateStatistics
+from jackpot_sim.studies.errors import StudyError
+from jackpot_sim.studies.files import LOCK, locked, unwritable, write_atomically
+from jackpot_sim.studies.provenance import provenance
 from jackpot_sim.sweep.cell import PARAMETERS, Measured
-from jackpot_sim.sweep.errors import StudyError
 from jackpot_sim.sweep.plan import Cell
 from jackpot_sim.sweep.rows import DIVERGENCES, SAMPLED, SEQUENCE_DIVERGENCES
 from jackpot_sim.sweep.spec import Study
 
-_MANIFEST, _LOCK = "manifest.json", ".lock"
-_EARLY = (_LOCK, f".{_MANIFEST}.tmp")
+_MANIFEST = "manifest.json"
+_EARLY = (LOCK, f".{_MANIFEST}.tmp")
 """All that a run leaves that was killed before it had a manifest."""
 _TEXT, _REAL, _WHOLE, _FLAG = pa.string(), pa.float64(), pa.int64(), pa.bool_()
 
@@ -114,24 +111,6 @@ NOT_FIGURES = ("seconds", "weight_seconds", "version", "numpy", "python", "commi
 """Columns that say how and when, and so may differ between two runs of one study."""
 
 
-def provenance() -> dict[str, str]:
-    """Versions, and the commit where this is a checkout."""
-    here = Path(__file__).parent
-    try:
-        found = subprocess.run(
-            ["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=False
-        )
-        commit = found.stdout.strip() if found.returncode == 0 else ""
-    except (OSError, subprocess.TimeoutExpired):
-        commit = ""
-    return {
-        "version": metadata.version("jackpot-sim"),
-        "numpy": metadata.version("numpy"),
-        "python": platform.python_version(),
-        "commit": commit or "unknown",
-    }
-
-
 class RunDirectory:
     """One run's folder: opened for a study, it knows which of the cells are finished."""
 
@@ -151,16 +130,11 @@ class RunDirectory:
         with contextlib.ExitStack() as stack:
             try:
                 self._require_own()
-                self.root.mkdir(parents=True, exist_ok=True)
-                stack.enter_context(FileLock(self.root / _LOCK).acquire(timeout=0))
+                stack.enter_context(locked(self.root))
                 self._require_own()  # again: another run may have begun and ended in between
                 self._prepare()
-            except Timeout as error:
-                raise StudyError(
-                    f"another run is writing to {self.root}: wait for it, or choose another --out"
-                ) from error
             except OSError as error:
-                raise _unwritable(Path(error.filename or self.root), error) from error
+                raise unwritable(Path(error.filename or self.root), error) from error
             yield
 
     def _require_own(self) -> None:
@@ -221,7 +195,7 @@ class RunDirectory:
             try:
                 write_atomically(shard, lambda path, table=table: pq.write_table(table, path, write_page_checksum=True))
             except OSError as error:
-                raise StudyError(f"{_unwritable(shard, error)}; finished cells are kept") from error
+                raise StudyError(f"{unwritable(shard, error)}; finished cells are kept") from error
 
     def _manifest(self) -> dict[str, Any]:
         return {
@@ -276,20 +250,6 @@ def load(root: Path, table: str = "records") -> pd.DataFrame:
     return frame
 
 
-def write_atomically(path: Path, write: Any) -> None:
-    """`write(temporary)` beside `path`, flushed to disk and renamed: all of it or nothing."""
-    temporary = path.parent / f".{path.name}.tmp"
-    try:
-        write(temporary)
-        with temporary.open("rb") as handle:
-            os.fsync(handle.fileno())
-        temporary.replace(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise
-
-
 def _read_shard(path: Path, schema: pa.Schema) -> pa.Table:
     _check_shard(path, schema)
     try:
@@ -310,7 +270,3 @@ def _check_shard(path: Path, schema: pa.Schema) -> None:
 def _unreadable(path: Path, error: Exception) -> StudyError:
     reason = " ".join(str(error).split())[:120]
     return StudyError(f"shard {path} is missing, cut short or damaged ({reason}): delete it and run again to remake it")
-
-
-def _unwritable(path: Path, error: OSError) -> StudyError:
-    return StudyError(f"cannot write {path}: {os.strerror(error.errno) if error.errno else error}")

@@ -12,7 +12,7 @@ from jackpot_sim.core import divergences, sequence_divergences
 from jackpot_sim.environments.base import keyed_generator
 from jackpot_sim.estimators import Denominator
 from jackpot_sim.estimators.normalizers import Comparison
-from jackpot_sim.sweep.estimator_spec import EstimatorSpec
+from jackpot_sim.studies.estimator_spec import EstimatorSpec
 from jackpot_sim.sweep.plan import Cell
 
 Row: TypeAlias = dict[str, Any]

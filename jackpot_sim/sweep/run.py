@@ -7,8 +7,8 @@ from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future
 from dataclasses import dataclass
 from pathlib import Path
 
+from jackpot_sim.studies.errors import StudyError
 from jackpot_sim.sweep.cell import Measured, measure
-from jackpot_sim.sweep.errors import StudyError
 from jackpot_sim.sweep.plan import Cell, cells
 from jackpot_sim.sweep.records import RunDirectory
 from jackpot_sim.sweep.spec import Study

@@ -8,20 +8,16 @@ estimators.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import hashlib
-import itertools
 import json
-import tomllib
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from functools import cached_property
-from importlib import metadata, resources
+from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias, get_args
 
-import yaml
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from jackpot_sim.environments.advantage import Advantage
 from jackpot_sim.environments.answers import AnswerReward
@@ -36,10 +32,12 @@ from jackpot_sim.environments.small_lm import SmallLM
 from jackpot_sim.environments.sources import SOURCES
 from jackpot_sim.environments.sources.real_models import REAL_ACTORS
 from jackpot_sim.estimators import Denominator, UpdateTarget
-from jackpot_sim.sweep.errors import StudyError
-from jackpot_sim.sweep.estimator_spec import EstimatorSpec, Frozen
+from jackpot_sim.studies import configuration
+from jackpot_sim.studies.configuration import expand
+from jackpot_sim.studies.errors import StudyError
+from jackpot_sim.studies.estimator_spec import EstimatorSpec, Frozen
+from jackpot_sim.studies.provenance import VERSION
 
-VERSION = metadata.version("jackpot-sim")
 MOST_SEEDS = 1_000_000
 
 _COLUMN = 2**63
@@ -47,7 +45,6 @@ _COLUMN = 2**63
 
 
 _KNOBS = {family.knob_name for family in FAMILIES} | {source.knob_name for source in (*SOURCES, *REAL_ACTORS)}
-_UNKNOWN_FIELD = ("extra_forbidden", "unexpected_keyword_argument")
 
 
 class Method(StrEnum):
@@ -55,22 +52,6 @@ class Method(StrEnum):
 
     EXACT = "exact"
     MONTE_CARLO = "monte_carlo"
-
-
-def expand(value: Any, name: str = "") -> list[Any]:
-    """All combinations of the lists inside nested mappings.
-
-    Raises:
-        ValueError: a list is empty, and so would empty the grid; `name` says whose it is.
-    """
-    if isinstance(value, list | tuple):
-        if not value:
-            raise ValueError(f"{name or 'the list'} is empty")
-        return [each for item in value for each in expand(item, name)]
-    if isinstance(value, Mapping):
-        axes = [[(key, each) for each in expand(item, str(key))] for key, item in value.items()]
-        return [dict(combination) for combination in itertools.product(*axes)]
-    return [value]
 
 
 def _as_environments(value: Any) -> list[Any]:
@@ -201,30 +182,7 @@ class Study(Frozen):
 
 def bundled(name: str = "default") -> dict[str, Any]:
     """The mapping of a configuration that ships with the package."""
-    return read_mapping(Path(str(resources.files("jackpot_sim.sweep") / f"{name}.yaml")))
-
-
-def read_mapping(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML or TOML file.
-
-    Raises:
-        StudyError: it cannot be read, is neither YAML nor TOML by its suffix, or holds no mapping.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-        if path.suffix == ".toml":
-            mapping: Any = tomllib.loads(text)
-        elif path.suffix in (".yaml", ".yml"):
-            mapping = yaml.safe_load(text)
-        else:
-            raise StudyError(f"config {path} must end in .yaml, .yml or .toml")
-    except OSError as error:
-        raise StudyError(f"config {path} cannot be read: {error.strerror}") from error
-    except (ValueError, yaml.YAMLError, RecursionError) as error:  # PyYAML lets ValueError through, for 2020-13-45
-        raise StudyError(f"config {path} cannot be parsed: {' '.join(str(error).split())}") from error
-    if not isinstance(mapping, dict):
-        raise StudyError(f"config {path} must hold a mapping of study fields, not {type(mapping).__name__}")
-    return mapping
+    return configuration.read_mapping(Path(str(resources.files("jackpot_sim.sweep") / f"{name}.yaml")))
 
 
 def with_overrides(mapping: dict[str, Any], fields: Mapping[str, Any], env: Mapping[str, Any]) -> dict[str, Any]:
@@ -257,22 +215,7 @@ def parse(mapping: Mapping[str, Any]) -> Study:
     Raises:
         StudyError: a field is unknown, missing or out of range; the message names the first one.
     """
-    try:
-        return Study.model_validate(mapping)
-    except ValidationError as error:
-        # A misspelt field often leaves another one missing: the misspelling is what to mend.
-        found = sorted(error.errors(include_url=False), key=lambda each: each["type"] not in _UNKNOWN_FIELD)
-        raise StudyError(_sentence(found[0], len(found))) from error
-
-
-def _that_there_are(location: Sequence[Any]) -> str:
-    """The fields of the configuration in which an unknown one was found, named by the last kind on the way."""
-    known = _OF_REAL_MODELS if HuggingFace.kind in location else _CONFIGURATIONS
-    kinds = [part for part in location[:-1] if part in known]
-    if not kinds:
-        return ""
-    names = [field.name for field in dataclasses.fields(known[kinds[-1]]) if field.name != "kind"]
-    return f" ({kinds[-1]} has {', '.join(names)})"
+    return configuration.parse(Study, mapping, _kinds_at)
 
 
 _CONFIGURATIONS: dict[Any, type[Any]] = {
@@ -286,18 +229,5 @@ _OF_REAL_MODELS: dict[Any, type[Any]] = _CONFIGURATIONS | {
 """The same inside hf, where a kind may mean another configuration."""
 
 
-def _sentence(error: Any, count: int) -> str:
-    location, message, kind = error["loc"], error["msg"], error["type"]
-    where = ".".join(str(part) for part in location) or "study"
-    message = message.removeprefix("Value error, ")
-    if kind in _UNKNOWN_FIELD:
-        message = "there is no such field" + _that_there_are(location)
-    elif kind == "union_tag_invalid":
-        known = [tag.strip().strip("'") for tag in error["ctx"]["expected_tags"].split(",")]
-        near = difflib.get_close_matches(str(error["ctx"]["tag"]).replace("_", "-"), known, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        message = f"there is no kind {error['ctx']['tag']!r}{hint} (known: {', '.join(known)})"
-    elif kind == "union_tag_not_found":
-        message = "its kind is missing"
-    more = f" (and {count - 1} more)" if count > 1 else ""
-    return f"{where}: {message}{more}"
+def _kinds_at(location: Sequence[Any]) -> Mapping[Any, type[Any]]:
+    return _OF_REAL_MODELS if HuggingFace.kind in location else _CONFIGURATIONS

@@ -26,7 +26,7 @@ from jackpot_sim.estimators.enumerated import Referee, Weighed
 from jackpot_sim.estimators.normalizers import LawBlock, compare
 from jackpot_sim.estimators.sampled import Sampled
 from jackpot_sim.estimators.statistics import Moments, StateStatistics
-from jackpot_sim.sweep.estimator_spec import EstimatorSpec
+from jackpot_sim.studies.estimator_spec import EstimatorSpec
 from jackpot_sim.sweep.plan import Cell
 from jackpot_sim.sweep.real_models import RolloutSubject
 from jackpot_sim.sweep.rows import SAMPLED, Row, asked_of, generator_of, normalizer_rows

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import pandas as pd
 import pytest
 
+from jackpot_sim.studies.executors import SerialExecutor
 from jackpot_sim.sweep import records, spec
-from jackpot_sim.sweep.executors import SerialExecutor
 from jackpot_sim.sweep.run import run
 
 STUDY = {

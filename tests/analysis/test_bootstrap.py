@@ -14,8 +14,8 @@ from analysis.bootstrap import FIGURES, Options, Resample
 from jackpot_sim import estimators
 from jackpot_sim.estimators import moments
 from jackpot_sim.estimators.moments import StateStatistics
+from jackpot_sim.studies.errors import StudyError
 from jackpot_sim.sweep import spec
-from jackpot_sim.sweep.errors import StudyError
 from jackpot_sim.sweep.plan import Cell
 from tests.analysis.conftest import STUDY, Run
 

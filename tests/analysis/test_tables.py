@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from analysis import tables
 from analysis.bootstrap import Options
 from analysis.tables import Tables
+from jackpot_sim.studies.errors import StudyError
 from jackpot_sim.sweep import labels
-from jackpot_sim.sweep.errors import StudyError
 from tests.analysis.conftest import Run
 
 COUNTS = (4, 64, 4096)

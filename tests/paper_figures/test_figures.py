@@ -10,8 +10,9 @@ from pathlib import Path
 import matplotlib
 import pytest
 
+from jackpot_sim.studies.configuration import read_mapping
+from jackpot_sim.studies.executors import SerialExecutor
 from jackpot_sim.sweep import spec
-from jackpot_sim.sweep.executors import SerialExecutor
 from jackpot_sim.sweep.run import run
 from paper_figures import figure2
 from paper_figures.__main__ import main as everything
@@ -146,7 +147,7 @@ def test_a_run_that_was_killed_is_finished(
 
 def test_a_larger_run_may_be_given(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Other seeds, other numbers of states and more estimators are fine; two numbers of states are not."""
-    asked = spec.read_mapping(Path(figure2.__file__).parent / "configs" / "figure2.yaml")
+    asked = read_mapping(Path(figure2.__file__).parent / "configs" / "figure2.yaml")
     asked["seeds"], asked["estimators"] = [7], ["none", *asked["estimators"]]
     for states, code in ((48, 0), ([8, 9], 2)):
         asked["env"]["base"] |= {"states": states}

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from jackpot_sim.sweep.errors import StudyError
+from jackpot_sim.studies.errors import StudyError
 from paper_figures import fits
 
 

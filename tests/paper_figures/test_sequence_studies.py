@@ -10,8 +10,9 @@ from typing import NamedTuple
 
 import pytest
 
+from jackpot_sim.studies.configuration import read_mapping
+from jackpot_sim.studies.executors import SerialExecutor
 from jackpot_sim.sweep import spec
-from jackpot_sim.sweep.executors import SerialExecutor
 from jackpot_sim.sweep.run import run
 from jackpot_sim.sweep.spec import Study
 from paper_figures import bias_variance_length, mismatch_sources, prefix_shift, records
@@ -26,7 +27,7 @@ each_figure = pytest.mark.parametrize("name", list(MAINS))
 
 def small(name: str) -> Study:
     """The figure's study with short sequences, few seeds and untrained models."""
-    asked = spec.read_mapping(Path(records.__file__).parent / "configs" / f"{name}.yaml")
+    asked = read_mapping(Path(records.__file__).parent / "configs" / f"{name}.yaml")
     if name == "mismatch_sources":
         asked["seeds"] = 2
         asked["env"] |= {"vocab": 4, "length": 2, "prompts": 1, "pretrain_steps": 0}

@@ -7,8 +7,8 @@ from typing import Any
 
 import pandas as pd
 
+from jackpot_sim.studies.executors import SerialExecutor
 from jackpot_sim.sweep import records, spec
-from jackpot_sim.sweep.executors import SerialExecutor
 from jackpot_sim.sweep.run import run
 from jackpot_sim.sweep.spec import Study
 

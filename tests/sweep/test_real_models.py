@@ -16,8 +16,8 @@ from jackpot_sim.core.sequences import Floats, Ints, SequenceLaws, occupancy
 from jackpot_sim.environments.enumeration import PrefixTree
 from jackpot_sim.environments.language_models.sampling_law import SamplingLaw
 from jackpot_sim.environments.realised_rollouts import RealisedRollouts
+from jackpot_sim.studies.errors import StudyError
 from jackpot_sim.sweep import records, spec
-from jackpot_sim.sweep.errors import StudyError
 from jackpot_sim.sweep.rows import DIVERGENCES
 from tests.environments.tiny_checkpoints import END, WORDS, hf
 from tests.sweep.studies import assert_same_run, run_serially

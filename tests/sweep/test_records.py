@@ -19,10 +19,10 @@ import pyarrow.parquet as pq
 import pytest
 
 import jackpot_sim
+from jackpot_sim.studies.errors import StudyError
+from jackpot_sim.studies.executors import SerialExecutor
 from jackpot_sim.sweep import plan, records
 from jackpot_sim.sweep.cli import main
-from jackpot_sim.sweep.errors import StudyError
-from jackpot_sim.sweep.executors import SerialExecutor
 from jackpot_sim.sweep.run import run
 from tests.sweep.studies import SMALL, assert_same_run, leftovers, run_serially, shards, small
 

@@ -17,11 +17,12 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from jackpot_sim.sweep import executors, plan, records
+from jackpot_sim.studies import executors, files
+from jackpot_sim.studies.errors import StudyError
+from jackpot_sim.studies.executors import ExecutorKind, SerialExecutor
+from jackpot_sim.sweep import plan, records
 from jackpot_sim.sweep.cell import Measured, measure
 from jackpot_sim.sweep.cli import main
-from jackpot_sim.sweep.errors import StudyError
-from jackpot_sim.sweep.executors import ExecutorKind, SerialExecutor
 from jackpot_sim.sweep.records import RunDirectory
 from jackpot_sim.sweep.run import Progress, run
 from jackpot_sim.sweep.spec import Study
@@ -305,16 +306,14 @@ def test_a_folder_taken_by_another_study_in_the_last_instant_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between the look at the folder and the lock another run may begin and end."""
-    from jackpot_sim.sweep import records as module
-
-    real = module.FileLock
+    real = files.FileLock
 
     def late(path: Any) -> Any:
-        monkeypatch.setattr(module, "FileLock", real)
+        monkeypatch.setattr(files, "FileLock", real)
         run_serially(small(seeds=1), tmp_path / "run")
         return real(path)
 
-    monkeypatch.setattr(module, "FileLock", late)
+    monkeypatch.setattr(files, "FileLock", late)
     assert "another study" in refused(STUDY, tmp_path / "run")
 
 

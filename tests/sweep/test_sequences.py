@@ -13,10 +13,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from jackpot_sim.studies.errors import StudyError
+from jackpot_sim.studies.executors import ExecutorKind, opened
 from jackpot_sim.sweep import plan, records, spec, summary
 from jackpot_sim.sweep.cli import split_env_options, study_from
-from jackpot_sim.sweep.errors import StudyError
-from jackpot_sim.sweep.executors import ExecutorKind, opened
 from jackpot_sim.sweep.rows import DIVERGENCES, SAMPLED, SEQUENCE_DIVERGENCES
 from jackpot_sim.sweep.run import run
 from tests.sweep.studies import assert_same_run, run_serially

@@ -14,11 +14,11 @@ from hypothesis import example, given
 
 from jackpot_sim.environments.mismatch import LogitNoise
 from jackpot_sim.estimators import Denominator
+from jackpot_sim.studies.configuration import read_mapping
+from jackpot_sim.studies.errors import StudyError
 from jackpot_sim.sweep import plan, spec
 from jackpot_sim.sweep.cli import split_env_options, study_from
-from jackpot_sim.sweep.errors import StudyError
-from jackpot_sim.sweep.estimator_spec import EstimatorSpec
-from jackpot_sim.sweep.spec import Method, Study, expand
+from jackpot_sim.sweep.spec import Method, Study
 from tests.sweep.studies import SMALL, small
 
 ENV: dict[str, Any] = {"kind": "logit-noise", "sigma": 0.1}
@@ -37,13 +37,6 @@ def error_of(**changes: Any) -> str:
 
 
 # --- the grid ---------------------------------------------------------------------------------------------
-
-
-def test_lists_inside_mappings_are_axes() -> None:
-    grid = expand({"a": [1, 2], "b": {"c": [3, 4], "d": 5}})
-    assert grid == [{"a": a, "b": {"c": c, "d": 5}} for a in (1, 2) for c in (3, 4)]
-    assert expand([{"a": [1, 2]}, {"a": 3}]) == [{"a": 1}, {"a": 2}, {"a": 3}]
-    assert expand("text") == ["text"]
 
 
 def test_a_study_has_a_cell_for_each_environment_and_seed_in_their_order() -> None:
@@ -102,12 +95,6 @@ def test_lists_of_parameters_are_axes() -> None:
     assert labels == ["is", "tis(clip=1.5)", "tis(clip=2)"]
 
 
-def test_an_estimator_becomes_the_correction_it_names() -> None:
-    correction = EstimatorSpec.model_validate({"kind": "jackpot", "c1": 4, "rao_blackwell": True}).correction()
-    assert correction.name == "rao-blackwell(jackpot)"
-    assert correction.parameters()["c1"] == 4
-
-
 # --- files and overrides ----------------------------------------------------------------------------------
 
 YAML = """
@@ -139,7 +126,7 @@ def test_toml_and_yaml_say_the_same(tmp_path: Path) -> None:
     studies = []
     for name, text in (("a.yaml", YAML), ("a.yml", YAML), ("a.toml", TOML)):
         (tmp_path / name).write_text(text)
-        studies.append(spec.parse(spec.read_mapping(tmp_path / name)))
+        studies.append(spec.parse(read_mapping(tmp_path / name)))
     assert studies[0] == studies[1] == studies[2]
     assert len({each.config_hash for each in studies}) == 1
     assert studies[0].denominators == (Denominator.PROPOSED, Denominator.ACCEPTED)
@@ -346,37 +333,6 @@ def test_no_value_of_any_field_breaks_the_parser(field: str, value: Any) -> None
     with contextlib.suppress(StudyError):
         made = study(**{field: value})
     assert made is None or spec.parse(made.model_dump()) == made, "what was read can be written and read again"
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "part"),
-    [
-        ("a.yaml", b"env: [", "cannot be parsed"),
-        ("a.yaml", b"name: 2020-13-45", "cannot be parsed"),
-        ("a.yaml", b"\xff\xfe\x00", "cannot be parsed"),
-        ("a.yaml", b"[" * 5000, "cannot be parsed"),
-        ("a.yaml", b"", "must hold a mapping of study fields, not NoneType"),
-        ("a.yaml", b"- 1", "not list"),
-        ("a.yaml", b"!!python/object:os.system {}", "cannot be parsed"),
-        ("a.toml", b"a = ", "cannot be parsed"),
-        ("a.json", b"{}", "must end in .yaml, .yml or .toml"),
-    ],
-)
-def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, name: str, content: bytes, part: str) -> None:
-    path = tmp_path / name
-    path.write_bytes(content)
-    with pytest.raises(StudyError) as caught:
-        spec.read_mapping(path)
-    assert str(path) in str(caught.value)
-    assert part in str(caught.value)
-    assert len(str(caught.value).splitlines()) == 1
-
-
-@pytest.mark.parametrize("where", ["missing.yaml", ".", "missing/deep.yaml"])
-def test_a_file_that_is_not_there_is_named(tmp_path: Path, where: str) -> None:
-    with pytest.raises(StudyError, match="cannot be read") as caught:
-        spec.read_mapping(tmp_path / where)
-    assert str(tmp_path / where) in str(caught.value)
 
 
 # --- dotted options ---------------------------------------------------------------------------------------

@@ -1,0 +1,1 @@
+"""What all studies share: configurations, estimators by name, executors, files."""

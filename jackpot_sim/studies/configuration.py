@@ -1,0 +1,107 @@
+"""How a study is read: a mapping in a file, the grid that its lists span, and one sentence for what is wrong."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import itertools
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from jackpot_sim.studies.errors import StudyError
+
+Model = TypeVar("Model", bound=BaseModel)
+
+Kinds: TypeAlias = Callable[[Sequence[Any]], Mapping[Any, type[Any]]]
+"""From the place of an error to the configurations there, which are dataclasses, by their kind."""
+
+_UNKNOWN_FIELD = ("extra_forbidden", "unexpected_keyword_argument")
+
+
+def expand(value: Any, name: str = "") -> list[Any]:
+    """All combinations of the lists inside nested mappings.
+
+    Raises:
+        ValueError: a list is empty, and so would empty the grid; `name` says whose it is.
+    """
+    if isinstance(value, list | tuple):
+        if not value:
+            raise ValueError(f"{name or 'the list'} is empty")
+        return [each for item in value for each in expand(item, name)]
+    if isinstance(value, Mapping):
+        axes = [[(key, each) for each in expand(item, str(key))] for key, item in value.items()]
+        return [dict(combination) for combination in itertools.product(*axes)]
+    return [value]
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML or TOML file.
+
+    Raises:
+        StudyError: it cannot be read, is neither YAML nor TOML by its suffix, or holds no mapping.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        if path.suffix == ".toml":
+            mapping: Any = tomllib.loads(text)
+        elif path.suffix in (".yaml", ".yml"):
+            mapping = yaml.safe_load(text)
+        else:
+            raise StudyError(f"config {path} must end in .yaml, .yml or .toml")
+    except OSError as error:
+        raise StudyError(f"config {path} cannot be read: {error.strerror}") from error
+    except (ValueError, yaml.YAMLError, RecursionError) as error:  # PyYAML lets ValueError through, for 2020-13-45
+        raise StudyError(f"config {path} cannot be parsed: {' '.join(str(error).split())}") from error
+    if not isinstance(mapping, dict):
+        raise StudyError(f"config {path} must hold a mapping of study fields, not {type(mapping).__name__}")
+    return mapping
+
+
+def parse(model: type[Model], mapping: Mapping[str, Any], kinds: Kinds = lambda _: {}) -> Model:
+    """The `model` that a mapping describes.
+
+    Args:
+        model: what the mapping is read as.
+        mapping: its fields.
+        kinds: the configurations whose fields are listed where an unknown one was given.
+
+    Raises:
+        StudyError: a field is unknown, missing or out of range; the message names the first one.
+    """
+    try:
+        return model.model_validate(mapping)
+    except ValidationError as error:
+        # A misspelt field often leaves another one missing: the misspelling is what to mend.
+        found = sorted(error.errors(include_url=False), key=lambda each: each["type"] not in _UNKNOWN_FIELD)
+        raise StudyError(_sentence(found[0], len(found), kinds)) from error
+
+
+def _sentence(error: Any, count: int, kinds: Kinds) -> str:
+    location, message, kind = error["loc"], error["msg"], error["type"]
+    where = ".".join(str(part) for part in location) or "study"
+    message = message.removeprefix("Value error, ")
+    if kind in _UNKNOWN_FIELD:
+        message = "there is no such field" + _that_there_are(location, kinds(location))
+    elif kind == "union_tag_invalid":
+        known = [tag.strip().strip("'") for tag in error["ctx"]["expected_tags"].split(",")]
+        near = difflib.get_close_matches(str(error["ctx"]["tag"]).replace("_", "-"), known, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        message = f"there is no kind {error['ctx']['tag']!r}{hint} (known: {', '.join(known)})"
+    elif kind == "union_tag_not_found":
+        message = "its kind is missing"
+    more = f" (and {count - 1} more)" if count > 1 else ""
+    return f"{where}: {message}{more}"
+
+
+def _that_there_are(location: Sequence[Any], known: Mapping[Any, type[Any]]) -> str:
+    """The fields of the configuration in which an unknown one was found, named by the last kind on the way."""
+    kinds = [part for part in location[:-1] if part in known]
+    if not kinds:
+        return ""
+    names = [field.name for field in dataclasses.fields(known[kinds[-1]]) if field.name != "kind"]
+    return f" ({kinds[-1]} has {', '.join(names)})"

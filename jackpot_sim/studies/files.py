@@ -1,0 +1,52 @@
+"""Folders and files of a run: a folder is one run's at a time, and a file is whole or not there."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from jackpot_sim.studies.errors import StudyError
+
+LOCK = ".lock"
+"""The file in a run's folder that says that it is in use."""
+
+
+@contextlib.contextmanager
+def locked(root: Path) -> Iterator[None]:
+    """The folder `root`, created if it is missing, and locked against other runs.
+
+    Raises:
+        StudyError: another run has it.
+        OSError: it cannot be created or written.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    try:
+        lock = FileLock(root / LOCK).acquire(timeout=0)
+    except Timeout as error:
+        raise StudyError(f"another run is writing to {root}: wait for it, or choose another --out") from error
+    with lock:
+        yield
+
+
+def write_atomically(path: Path, write: Any) -> None:
+    """`write(temporary)` beside `path`, flushed to disk and renamed: all of it or nothing."""
+    temporary = path.parent / f".{path.name}.tmp"
+    try:
+        write(temporary)
+        with temporary.open("rb") as handle:
+            os.fsync(handle.fileno())
+        temporary.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+
+
+def unwritable(path: Path, error: OSError) -> StudyError:
+    """What to raise where the system refuses to write `path`."""
+    return StudyError(f"cannot write {path}: {os.strerror(error.errno) if error.errno else error}")
