@@ -1,0 +1,1 @@
+"""Small language models trained by GRPO, with an actor that does not match the policy."""

@@ -1,0 +1,87 @@
+"""Who writes the rollouts: the modes of a mismatch in training."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Literal, TypeAlias
+
+from pydantic import Field
+
+from jackpot_sim.environments.language_models.build import Checkpoint, TinyQwen3
+from jackpot_sim.environments.sources.served import QuantizedKV, QuantizedWeights, WeightNoise
+from jackpot_sim.studies.estimator_spec import EstimatorSpec, Frozen
+from jackpot_sim.training.closed_loop import Feedback
+
+_AnyModel: TypeAlias = Annotated[TinyQwen3 | Checkpoint, Field(discriminator="kind")]
+
+
+class OnPolicy(Frozen):
+    """The policy itself, as it is when the batch is written."""
+
+    kind: Literal["on-policy"] = "on-policy"
+
+
+class Stale(Frozen):
+    """The policy as it was some batches ago, as in asynchronous training."""
+
+    kind: Literal["stale"] = "stale"
+    lag: Annotated[int, Field(ge=1)] = 1
+    """Batches of rollouts; until there were so many, the first policy."""
+
+
+class Served(Frozen):
+    """The policy's weights of the moment, served otherwise: quantised, in a coarse KV cache, with noise."""
+
+    kind: Literal["served"] = "served"
+    source: Annotated[QuantizedWeights | QuantizedKV | WeightNoise, Field(discriminator="kind")] = QuantizedWeights(
+        share=1.0
+    )
+    """What serving does to the weights; its knob is given, not solved for."""
+
+
+class SmallActor(Frozen):
+    """Another model, as a rule a smaller one, distilled from the policy and then frozen."""
+
+    kind: Literal["frozen"] = "frozen"
+    model: _AnyModel = TinyQwen3(hidden=64, layers=3, heads=2, kv_heads=2, initial_scale=5.0)
+    """The model; a checkpoint is taken as it is unless `kl` is given."""
+    kl: Annotated[float, Field(gt=0)] | None = 0.05
+    """It is distilled until KL(policy‖actor) per token of its own rollouts is at most this, nats; None: not at all."""
+
+
+class Direction(StrEnum):
+    """Of the KL that distillation descends on: [J] eq. 7 has the forward one, its tables say "Reverse KL"."""
+
+    FORWARD = "forward"
+    """KL(p_new‖p_ω): the actor covers the policy."""
+    REVERSE = "reverse"
+    """KL(p_ω‖p_new)."""
+
+
+class Distillation(Frozen):
+    """λ_distill · E[KL(SG(p_new)‖p_ω)] over the states that the batch visits ([J] eq. 7)."""
+
+    weight: Annotated[float, Field(ge=0)] = 1.0
+    """λ_distill, or where it starts."""
+    direction: Direction = Direction.FORWARD
+    """Which KL."""
+    feedback: Feedback | None = None
+    """How λ_distill follows the measured KL; None keeps it."""
+
+
+class JointActor(SmallActor):
+    """A model of its own that is trained beside the policy, on the same rollouts ([J] §4.2)."""
+
+    kind: Literal["joint"] = "joint"  # type: ignore[assignment]
+    learning_rate: Annotated[float, Field(gt=0)] = 3e-4
+    """AdamW's."""
+    ppo: bool = True
+    """Whether it is rewarded too: ordinary PPO on its own ratio, without any rejection."""
+    correction: EstimatorSpec = EstimatorSpec(kind="none")
+    """F(p_ω,ref/p_inf) of its PPO loss."""
+    distillation: Distillation | None = Distillation()
+    """What draws it to the policy; None: nothing does."""
+
+
+Actor: TypeAlias = Annotated[OnPolicy | Stale | Served | SmallActor | JointActor, Field(discriminator="kind")]
+"""Any of them, told apart by `kind`."""

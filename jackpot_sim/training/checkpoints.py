@@ -1,0 +1,55 @@
+"""Checkpoints of a run: everything that its next step depends on, in one file that is whole or not there.
+
+    RUN/checkpoint-000050.pt    weights, optimisers, strengths, and the rows recorded so far
+
+The last two are kept: whatever is being written when a run is killed, the one before it is there.
+"""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from jackpot_sim.studies.files import write_atomically
+
+KEPT = 2
+"""Checkpoints that are kept."""
+
+
+def save(folder: Path, step: int, state: dict[str, Any]) -> None:
+    """Writes the checkpoint of a step, and deletes those before the last two.
+
+    Raises:
+        OSError: the disk refuses; the ones before are still there.
+    """
+    import torch
+
+    write_atomically(folder / f"checkpoint-{step:06d}.pt", lambda path: torch.save(state, path))
+    for old in _found(folder)[KEPT:]:
+        old.unlink()
+
+
+def newest(folder: Path) -> dict[str, Any] | None:
+    """The last checkpoint that can be read, None if there is none."""
+    import torch
+
+    for path in _found(folder):
+        try:
+            state: dict[str, Any] = torch.load(path, weights_only=True)
+            return state
+        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile):
+            continue  # damaged from outside: the one before it takes its place
+    return None
+
+
+def delete(folder: Path) -> None:
+    """Deletes all of them, and what a kill left half-written."""
+    for path in (*_found(folder), *folder.glob(".checkpoint-*.tmp")):
+        path.unlink()
+
+
+def _found(folder: Path) -> list[Path]:
+    """The checkpoints, the last one first."""
+    return sorted(folder.glob("checkpoint-*.pt"), reverse=True)

@@ -1,0 +1,167 @@
+"""The command line of `python -m jackpot_sim.training`."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import cyclopts
+from cyclopts import App, Parameter
+
+from jackpot_sim.studies.dotted import split_dotted
+from jackpot_sim.studies.errors import StudyError
+from jackpot_sim.studies.executors import ExecutorKind, opened
+from jackpot_sim.training import progress, study, summary
+from jackpot_sim.training.conduct import Options, conduct, load
+from jackpot_sim.training.config import Training
+from jackpot_sim.training.records import FIGURES
+
+ROOTS = tuple(Training.model_fields)
+"""Options that are fields of every run, alone or with dots."""
+
+_EPILOGUE = """
+Fields of a run are options, dotted where they lie deeper: `--actor.kind frozen --actor.kl 0.05 --correction tis`,
+`--correction.kind jackpot --correction.target p_new --update.clip null --steps 200`. They change every run of a study.
+
+Tasks (`--task.kind`): addition, modular-arithmetic, word-problems (their own alphabet, a policy taught on the spot);
+benchmark (GSM8K, MATH-500, AMC, AIME as local data sets) and prompts (your own, with answers) need
+`--policy.kind checkpoint --policy.path FOLDER_OR_HUB_ID`.
+
+Actors (`--actor.kind`): on-policy; stale (lag, in batches); served (the policy's weights quantised, in a coarse KV cache
+or with noise: `--actor.source.kind quantized-weights --actor.source.format int8 --actor.source.share 1`); frozen (a
+smaller model, distilled to a KL and then left alone); joint (the same, trained beside the policy, with distillation).
+
+Corrections: any name of `python -m jackpot_sim.sweep --help`, with its parameters in a config file or as
+`--correction.kind jackpot --correction.lam 1 --correction.c1 2 --correction.rao-blackwell true`.
+
+A config file holds these fields for every run, and `settings`, `methods` and `seeds` that span a grid; see
+`paper_figures/configs/figure1.yaml`. A study can be killed at any time: the same command goes on from its checkpoints.
+
+Exit codes: 0 done, 2 something asked for cannot be done (one sentence says what), 130 interrupted.
+"""
+
+app = App(
+    name="python -m jackpot_sim.training",
+    help="Train a policy by GRPO on rollouts of an actor that differs from it, with any correction.\n\n"
+    "With no options: a small policy, taught to add three-digit numbers now and then, on its own rollouts.",
+    help_epilogue=_EPILOGUE,
+    version_flags=[],
+)
+
+
+@app.default
+def _training(
+    *,
+    config: Path | None = None,
+    out: Path | None = None,
+    quick: Annotated[bool, Parameter(negative=())] = False,
+    seeds: int | None = None,
+    workers: int | None = None,
+    executor: ExecutorKind | None = None,
+    keep_policies: Annotated[bool, Parameter(negative=())] = False,
+    tensorboard: Annotated[bool, Parameter(negative=())] = False,
+    dry_run: Annotated[bool, Parameter(negative=())] = False,
+    quiet: Annotated[bool, Parameter(negative=())] = False,
+    columns: Annotated[bool, Parameter(negative=())] = False,
+) -> None:
+    """Train.
+
+    Args:
+        config: A study in YAML or TOML; without it one run.
+        out: Where the records go; by default runs/NAME-HASH of the study.
+        quick: The short version that the study has of itself.
+        seeds: How many seeds: 3 means 0, 1 and 2.
+        workers: Worker processes, of one thread each; by default one per processor.
+        executor: loky, worker processes, or serial, this process alone.
+        keep_policies: Save the trained policies, as save_pretrained does.
+        tensorboard: Write events for TensorBoard into every run's folder.
+        dry_run: Show the runs, and train nothing.
+        quiet: No progress display and no summary.
+        columns: Alone: say what every column of the records is.
+    """
+    raise AssertionError("the arguments are bound, never called")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parses, trains, and turns every foreseeable failure into one sentence and exit code 2."""
+    tokens = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if any(token in ("--help", "-h") for token in tokens):
+            app.help_print(tokens=[])
+            return 0
+        fields, rest = split_dotted(tokens, ROOTS)
+        _, bound, _ = app.parse_args(rest, exit_on_error=False, print_error=False)
+        return _run(fields, **bound.arguments)
+    except StudyError as error:
+        return _fail(str(error), 2)
+    except cyclopts.CycloptsError as error:
+        files = [token for token in tokens if token.endswith((".yaml", ".yml", ".toml"))]
+        hint = f"give a study's file as --config {files[0]}" if files and "--config" not in tokens else "see --help"
+        return _fail(f"{error} ({hint})", 2)
+    except OSError as error:
+        return _fail(f"the system refuses: {error}", 2)
+    except KeyboardInterrupt:
+        return _fail("interrupted; the same command goes on from the checkpoints", 130)
+
+
+def _fail(sentence: str, code: int) -> int:
+    print("training:", *sentence.split(), file=sys.stderr)
+    return code
+
+
+def _run(
+    fields: dict[str, Any],
+    config: Path | None = None,
+    out: Path | None = None,
+    quick: bool = False,
+    seeds: int | None = None,
+    workers: int | None = None,
+    executor: ExecutorKind | None = None,
+    keep_policies: bool = False,
+    tensorboard: bool = False,
+    dry_run: bool = False,
+    quiet: bool = False,
+    columns: bool = False,
+) -> int:
+    console = progress.console()
+    if columns:
+        console.print(summary.columns_table(FIGURES))
+        return 0
+    if workers is not None and workers < 1:
+        raise StudyError(f"--workers must be at least 1, got {workers}")
+    if executor is ExecutorKind.SERIAL and workers not in (None, 1):
+        raise StudyError(f"--workers {workers} cannot go with --executor serial, which runs in this process alone")
+    overrides = fields | ({} if seeds is None else {"seeds": seeds})
+    wanted = study.read(config, overrides, quick=quick)
+    root = out or Path("runs") / f"{wanted.name}-{wanted.config_hash[:8]}"
+    if dry_run:
+        console.print(summary.runs_table(wanted))
+        console.print(f"Records would go to {root}.", soft_wrap=True)
+        return 0
+    _require_models()
+    serial = executor is ExecutorKind.SERIAL
+    processes = 1 if serial else min(workers or os.cpu_count() or 1, len(wanted.runs))
+    kind = ExecutorKind.SERIAL if serial else ExecutorKind.LOKY
+    options = Options(keep_policies=keep_policies, tensorboard=tensorboard)
+    with progress.shown(wanted, quiet) as report, opened(kind, processes) as pool:
+        done = conduct(wanted, root, pool, in_flight=processes, options=options, report=report)
+    if not quiet:
+        steps, outcomes = load(root)
+        console.print(summary.outcomes_table(wanted, steps, outcomes))
+        resumed = f" ({done.already_there} were there already)" if done.already_there else ""
+        console.print(f"{done.total} runs{resumed}; records in {root}.", soft_wrap=True)
+    return 0
+
+
+def _require_models() -> None:
+    for name in ("torch", "transformers"):
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            raise StudyError(
+                f"training needs {name}, which is missing: pip install '.[hf]' in the project's folder"
+            ) from error

@@ -1,0 +1,62 @@
+"""Closed loops: a strength that follows the measured KL between actor and policy.
+
+The paper sees instability return beyond 500 steps and proposes to adapt the strength of the alignment ([J] §8).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated
+
+from pydantic import Field, model_validator
+
+from jackpot_sim.studies.estimator_spec import Frozen
+
+_Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class Feedback(Frozen):
+    """x ← x · exp(gain · clip(log(KL / target_kl), −1, 1)), held between `least` and `most`.
+
+    The KL is that between policy and actor, KL(p_ref‖q) per token of the batch at hand, before its updates.
+    """
+
+    target_kl: _Positive
+    """The KL that is held, nats per token."""
+    gain: _Positive = 0.1
+    """The most that log x changes in a step."""
+    least: _Positive
+    """x never falls below this."""
+    most: _Positive
+    """x never grows beyond this."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Feedback:
+        if self.least > self.most:
+            raise ValueError(f"least must be at most most, got {self.least} and {self.most}")
+        return self
+
+    def next(self, strength: float, kl: float) -> float:
+        """The strength of the next step.
+
+        Args:
+            strength: x of this step.
+            kl: what was measured in it, nats; inf counts as far above the target, and 0 as far below it.
+        """
+        far = math.log(kl / self.target_kl) if 0 < kl < math.inf else math.copysign(1.0, kl - self.target_kl)
+        return min(max(strength * math.exp(self.gain * min(max(far, -1.0), 1.0)), self.least), self.most)
+
+
+class Budget(Frozen):
+    """The share of tokens that OBRS rejects, in place of λ: the mean of 1 − min(1, r/λ) over a batch's tokens."""
+
+    rejected: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    """The share, or where it starts."""
+    feedback: Feedback | None = None
+    """How it follows the KL; None keeps it."""
+
+    @model_validator(mode="after")
+    def _shares(self) -> Budget:
+        if self.feedback is not None and self.feedback.most >= 1:
+            raise ValueError(f"feedback.most is a share of rejected tokens: give less than 1, got {self.feedback.most}")
+        return self

@@ -1,0 +1,256 @@
+"""Conducting a study: its models first, then its runs, in as many processes as asked for.
+
+The records depend on the study alone: not on the processes, the order in which runs end, or interruptions.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import BrokenExecutor, Executor, Future, wait
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+
+from jackpot_sim.studies.errors import StudyError
+from jackpot_sim.studies.files import LOCK, locked, unwritable, write_atomically
+from jackpot_sim.studies.provenance import provenance
+from jackpot_sim.training import records
+from jackpot_sim.training.preparation import Pair, pairs, prepare
+from jackpot_sim.training.run import LOG, STEPS, train
+from jackpot_sim.training.study import Run, Study
+from jackpot_sim.training.trainer import Row
+
+MANIFEST = "manifest.json"
+_LOOK_EVERY = 0.5
+"""Seconds between looks at what the processes are doing."""
+
+
+@dataclass
+class Progress:
+    """How far a study has come."""
+
+    total: int
+    finished: int = 0
+    already_there: int = 0
+    preparing: list[str] = field(default_factory=list)
+    """What models are being made."""
+    under_way: dict[str, Row] = field(default_factory=dict)
+    """The last row of every run that is being trained, by its name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What does not change the records."""
+
+    keep_policies: bool = False
+    """Save the trained policies."""
+    tensorboard: bool = False
+    """Write events for TensorBoard."""
+
+
+def conduct(
+    study: Study,
+    root: Path,
+    executor: Executor,
+    *,
+    in_flight: int = 1,
+    options: Options = Options(),
+    report: Callable[[Progress], None] = lambda _: None,
+) -> Progress:
+    """Trains every run of `study` that `root` does not hold yet, and joins the records.
+
+    Args:
+        study: what to train.
+        root: the study's folder, new or of the same study.
+        executor: where models are made and runs are trained.
+        in_flight: runs handed out at a time.
+        options: what is written beside the records.
+        report: called again and again while it goes on.
+
+    Raises:
+        StudyError: the folder holds something else or cannot be written, or a run cannot be trained as asked.
+    """
+    _require_own(root, study)
+    try:
+        with locked(root):
+            _require_own(root, study)
+            _begin(root, study)
+            missing = [run for run in study.runs if not (root / "runs" / run.id / STEPS).exists()]
+            already = len(study.runs) - len(missing)
+            progress = Progress(len(study.runs), already, already)
+            _prepared(pairs(missing), root, executor, in_flight, progress, report)
+            _trained(missing, root, executor, in_flight, options, progress, report)
+            join(study, root)
+            return progress
+    except OSError as error:
+        raise unwritable(Path(error.filename or root), error) from error
+    except BrokenExecutor as error:
+        raise StudyError(
+            "a worker process died, perhaps for lack of memory; what is finished is kept, and so are checkpoints: "
+            "run the same command again, with fewer --workers"
+        ) from error
+
+
+def _require_own(root: Path, study: Study) -> None:
+    if (root / MANIFEST).exists():
+        if (found := manifest(root)["config_hash"]) != study.config_hash:
+            raise StudyError(
+                f"{root} holds another study (config {found}, this one is {study.config_hash}): choose another --out, "
+                "or delete it"
+            )
+    elif root.is_dir() and any(path.name not in (LOCK, f".{MANIFEST}.tmp") for path in root.iterdir()):
+        raise StudyError(f"{root} holds files but no study: choose an empty or a new folder with --out")
+    elif root.exists() and not root.is_dir():
+        raise StudyError(f"{root} is not a folder: choose another --out")
+
+
+def _begin(root: Path, study: Study) -> None:
+    if (root / MANIFEST).exists():
+        return
+    content = {
+        "study": study.name,
+        "config_hash": study.config_hash,
+        "config": study.model_dump(mode="json"),
+        **provenance(),
+    }
+    write_atomically(root / MANIFEST, lambda path: path.write_text(json.dumps(content, indent=1), encoding="utf-8"))
+
+
+def manifest(root: Path) -> dict[str, Any]:
+    """The manifest of a study's folder.
+
+    Raises:
+        StudyError: there is none, or it is none.
+    """
+    path = root / MANIFEST
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(found, dict) and isinstance(found.get("config_hash"), str) and "config" in found:
+            return found
+    except OSError as error:
+        raise StudyError(f"{root} holds no study: {path} cannot be read ({error.strerror})") from error
+    except ValueError:
+        pass
+    raise StudyError(f"{path} is not the manifest of a study: delete the folder and run the study again")
+
+
+def _prepared(
+    wanted: Sequence[Pair],
+    root: Path,
+    executor: Executor,
+    in_flight: int,
+    progress: Progress,
+    report: Callable[[Progress], None],
+) -> None:
+    """Makes the models that runs begin with."""
+    tasks = [(f"models {pair.key}", prepare, (pair, root / "models")) for pair in wanted]
+    for name, future in _landing(tasks, executor, in_flight, lambda names: _look_at_models(progress, names, report)):
+        _result(name, future)
+    progress.preparing = []
+
+
+def _look_at_models(progress: Progress, names: Sequence[str], report: Callable[[Progress], None]) -> None:
+    progress.preparing = list(names)
+    report(progress)
+
+
+def _trained(
+    runs: Sequence[Run],
+    root: Path,
+    executor: Executor,
+    in_flight: int,
+    options: Options,
+    progress: Progress,
+    report: Callable[[Progress], None],
+) -> None:
+    """Trains the runs."""
+
+    def look(names: Sequence[str]) -> None:
+        progress.under_way = {name: last_row(root / "runs" / name / LOG) for name in names}
+        report(progress)
+
+    tasks = [(run.id, _train, (run, root, options)) for run in runs]
+    for name, future in _landing(tasks, executor, in_flight, look):
+        _result(name, future)
+        progress.finished += 1
+        report(progress)
+
+
+def _train(run: Run, root: Path, options: Options) -> None:
+    train(run, root, keep_policy=options.keep_policies, tensorboard=options.tensorboard)
+
+
+def _landing(
+    tasks: Sequence[tuple[str, Callable[..., None], tuple[Any, ...]]],
+    executor: Executor,
+    in_flight: int,
+    look: Callable[[Sequence[str]], None],
+) -> Iterator[tuple[str, Future[None]]]:
+    """Hands tasks out, `in_flight` at a time, and gives each that has ended; `look` is told what is under way."""
+    flying: dict[Future[None], str] = {}
+    queue = iter(tasks)
+    while True:
+        while len(flying) < in_flight and (task := next(queue, None)) is not None:
+            name, work, arguments = task
+            look([*flying.values(), name])
+            flying[executor.submit(work, *arguments)] = name
+        if not flying:
+            return
+        landed, _ = wait(flying, timeout=_LOOK_EVERY, return_when="FIRST_COMPLETED")
+        look(list(flying.values()))
+        for future in sorted(landed, key=lambda each: each.exception() is not None):
+            yield flying.pop(future), future
+
+
+def _result(name: str, future: Future[None]) -> None:
+    try:
+        future.result()
+    except StudyError as error:
+        raise StudyError(f"{error} (finished runs and checkpoints are kept)") from error
+    except ValueError as error:
+        raise StudyError(f"{name}: {error} (finished runs and checkpoints are kept)") from error
+    except MemoryError as error:
+        raise StudyError(f"{name} did not fit into memory: give a smaller update.batch_size or rollout") from error
+
+
+def last_row(log: Path) -> Row:
+    """The newest line of a run's log; empty if there is none yet."""
+    with contextlib.suppress(OSError, ValueError):
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - 4096))
+            lines = file.read().decode(errors="ignore").rstrip("\n").split("\n")
+        row = json.loads(lines[-1])
+        if isinstance(row, dict):
+            return row
+    return {}
+
+
+def join(study: Study, root: Path) -> None:
+    """Joins the rows of all runs into steps.parquet, and what became of them into outcomes.parquet."""
+    tables, outcomes = [], []
+    for run in study.runs:
+        table, reason = records.read(root / "runs" / run.id / STEPS)
+        tables.append(table.replace_schema_metadata(None))
+        outcomes.append(records.outcome(table, reason, run.training.steps))
+    together = pa.concat_tables(tables)
+    write_atomically(root / STEPS, lambda path: records.write(together, path))
+    found = pa.Table.from_pylist(outcomes, schema=records.OUTCOMES)
+    write_atomically(root / "outcomes.parquet", lambda path: records.write(found, path))
+
+
+def load(root: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The steps and the outcomes of a finished study.
+
+    Raises:
+        StudyError: the folder holds no finished study.
+    """
+    manifest(root)
+    try:
+        return pd.read_parquet(root / STEPS), pd.read_parquet(root / "outcomes.parquet")
+    except OSError as error:
+        raise StudyError(f"{root} holds no finished study: run it to its end first") from error

@@ -1,0 +1,172 @@
+"""The configuration of one training run."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Literal, TypeAlias
+
+from pydantic import Field, model_validator
+
+from jackpot_sim.environments.language_models.build import TinyQwen3
+from jackpot_sim.environments.language_models.checkpoints import Precision
+from jackpot_sim.estimators import Denominator
+from jackpot_sim.studies.estimator_spec import EstimatorSpec, Frozen
+from jackpot_sim.training.actors import Actor, OnPolicy
+from jackpot_sim.training.closed_loop import Budget
+from jackpot_sim.training.tasks import AnyTask
+from jackpot_sim.training.tasks.addition import Addition
+
+Count: TypeAlias = Annotated[int, Field(ge=1)]
+Positive: TypeAlias = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class Taught(Frozen):
+    """A policy of random weights that is supervised on right solutions until it is right now and then."""
+
+    kind: Literal["taught"] = "taught"
+    model: TinyQwen3 = TinyQwen3(hidden=96, layers=3, heads=3, kv_heads=3, initial_scale=5.0)
+    """Its size."""
+    accuracy: Annotated[float, Field(gt=0, le=1)] = 0.3
+    """It is taught until so many of its sampled completions are right."""
+    learning_rate: Positive = 2e-3
+    """AdamW's, of the teaching."""
+    most_steps: Count = 20_000
+    """An error if the accuracy is not reached by then."""
+
+
+class Given(Frozen):
+    """A policy from a checkpoint: a folder, or a name on the Hugging Face hub."""
+
+    kind: Literal["checkpoint"] = "checkpoint"
+    path: str
+    """The folder or the name."""
+
+
+class Sampling(Frozen):
+    """The batch of rollouts that every step begins with."""
+
+    prompts: Count = 32
+    """Prompts in a batch."""
+    samples: Annotated[int, Field(ge=2)] = 8
+    """Rollouts of each: GRPO's group."""
+    length: Count | None = None
+    """New tokens at most; None: what the task's longest solution needs."""
+    temperature: Positive = 1.0
+    """Of the actor and of the policy: both laws are those of logits / temperature."""
+    topk: Annotated[int, Field(ge=0)] = 20
+    """Tokens of the actor's law that are stored of every state, from which the overlap Z is estimated."""
+    batch_size: Count = 256
+    """Sequences that are written at a time; the result does not depend on it."""
+
+
+class Standardisation(StrEnum):
+    """By what the advantages reward − mean of group are divided."""
+
+    GROUP = "group"
+    """The group's standard deviation (ddof 1) + 1e-4, as TRL has it; a group of equal rewards has A = 0."""
+    BATCH = "batch"
+    """That of the batch."""
+    NONE = "none"
+    """Nothing (Dr. GRPO)."""
+
+
+class Aggregation(StrEnum):
+    """How a minibatch's tokens become one loss."""
+
+    TOKEN_MEAN = "token-mean"
+    """The mean over all tokens (DAPO)."""
+    SEQUENCE_MEAN = "sequence-mean"
+    """The mean over sequences of the mean over their tokens (GRPO)."""
+    SEQUENCE_SUM = "sequence-sum"
+    """The mean over sequences of the sum over their tokens: the policy gradient itself."""
+
+
+class Update(Frozen):
+    """How a batch of rollouts becomes updates of the policy."""
+
+    minibatches: Count = 4
+    """Updates per batch and epoch: the staleness that Table 3 of the paper counts."""
+    epochs: Count = 1
+    """Passes over the batch."""
+    learning_rate: Positive = 3e-4
+    """AdamW's (0.9, 0.999), without weight decay."""
+    clip: Positive | None = 0.2
+    """PPO's ε below 1, and above it unless `clip_high` is given; None: no clipping."""
+    clip_high: Positive | None = None
+    """PPO's ε above 1."""
+    max_grad_norm: Positive | None = 1.0
+    """Gradients are scaled down to this norm; None: not at all."""
+    standardisation: Standardisation = Standardisation.GROUP
+    """Of the advantages."""
+    aggregation: Aggregation = Aggregation.TOKEN_MEAN
+    """Of the loss."""
+    denominator: Denominator = Denominator.PROPOSED
+    """What the weighted sum is divided by: all tokens, the accepted ones, or the weights."""
+    batch_size: Count | None = None
+    """Sequences that go through the model at once; None: a whole minibatch."""
+
+    @model_validator(mode="after")
+    def _clipped_twice(self) -> Update:
+        if self.clip is None and self.clip_high is not None:
+            raise ValueError("clip_high is given without clip: give both, or neither")
+        return self
+
+
+class Evaluation(Frozen):
+    """How the policy is tested on problems that training never sees."""
+
+    every: Count = 5
+    """Steps between tests; the first is before any step, the last after all."""
+    problems: Count = 128
+    """Held-out problems, the same in every test of every run."""
+    samples: Annotated[int, Field(ge=0)] = 4
+    """k of Mean@k and Pass@k; 0: greedy accuracy alone."""
+
+
+class Training(Frozen):
+    """One run: a task, a policy, an actor, a correction, and how they are trained."""
+
+    task: Annotated[AnyTask, Field(discriminator="kind")] = Addition()
+    """What is learnt."""
+    policy: Annotated[Taught | Given, Field(discriminator="kind")] = Taught()
+    """The model that is trained."""
+    actor: Actor = OnPolicy()
+    """What writes the rollouts."""
+    correction: EstimatorSpec = EstimatorSpec(kind="none")
+    """m·w of the policy's loss."""
+    budget: Budget | None = None
+    """A share of rejected tokens in the place of the correction's λ."""
+    steps: Count = 300
+    """Batches of rollouts."""
+    rollout: Sampling = Sampling()
+    """Each batch."""
+    update: Update = Update()
+    """What is made of it."""
+    evaluation: Evaluation = Evaluation()
+    """Tests."""
+    precision: Precision = Precision.FP32
+    """What both models compute in."""
+    device: str = "cpu"
+    """Where: cpu, cuda or auto."""
+    checkpoint_every: Count = 50
+    """Steps between checkpoints."""
+    stop_after_collapse: Count | None = None
+    """Stop once the accuracy has stayed collapsed for so many steps; None: go on to the end."""
+
+    @model_validator(mode="after")
+    def _fitting(self) -> Training:
+        sequences = self.rollout.prompts * self.rollout.samples
+        if sequences < self.update.minibatches:
+            raise ValueError(f"update.minibatches is {self.update.minibatches}, and a batch has {sequences} sequences")
+        correction = self.correction.correction()
+        if self.correction.acceptance_rate is not None:
+            raise ValueError("correction.acceptance_rate needs whole laws: give budget.rejected, a share of the batch")
+        if self.budget is not None and "lam" not in correction.parameters():
+            raise ValueError(f"{self.correction.label} has no lam that a budget could set: give obrs or jackpot")
+        if self.budget is not None and "lam" in self.correction.parameters:
+            raise ValueError("give budget or the correction's lam, not both")
+        if correction.overlap_lam is not None and self.rollout.topk < 1:
+            raise ValueError(f"{self.correction.label} needs the overlap: give rollout.topk of at least 1")
+        if correction.looks_at_batch and self.update.batch_size is not None:
+            raise ValueError(f"{self.correction.label} looks at the whole minibatch: give no update.batch_size")
+        return self

@@ -1,0 +1,44 @@
+"""How good the policy is on problems that training never sees."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from jackpot_sim.core.sequences import Floats
+from jackpot_sim.environments.base import keyed_generator
+from jackpot_sim.environments.language_models.build import Model
+from jackpot_sim.environments.language_models.sampling_law import SamplingLaw
+from jackpot_sim.environments.language_models.scoring import CausalLM
+from jackpot_sim.training.config import Evaluation
+from jackpot_sim.training.texts import Texts
+
+_GREEDY = SamplingLaw(top_k=1)
+
+
+class Scores(NamedTuple):
+    """Rewards on held-out problems; nan where nothing was sampled."""
+
+    accuracy: float
+    """The mean reward of greedy completions."""
+    mean_at_k: float
+    """The mean reward of k samples."""
+    pass_at_k: float
+    """The mean over problems of the best reward of k samples."""
+
+
+def evaluated(policy: Model, texts: Texts, config: Evaluation, temperature: float, seed: int) -> Scores:
+    """The policy's scores; every test of a seed draws the same uniforms."""
+    problems, scorer = texts.task.held_out(config.problems), CausalLM(policy)
+    generator = keyed_generator(seed, "evaluation")
+    _, greedy = texts.written(scorer, problems, 1, generator, sampling=_GREEDY)
+    accuracy = float(np.mean(texts.task.rewards(texts.completions(greedy), problems)))
+    if not config.samples:
+        return Scores(accuracy, float("nan"), float("nan"))
+    _, sampled = texts.written(
+        scorer, problems, config.samples, generator, sampling=SamplingLaw(temperature=temperature)
+    )
+    repeated = [problem for problem in problems for _ in range(config.samples)]
+    rewards: Floats = texts.task.rewards(texts.completions(sampled), repeated).reshape(-1, config.samples)
+    return Scores(accuracy, float(rewards.mean()), float(rewards.max(-1).mean()))

@@ -1,0 +1,96 @@
+"""Forward passes over rollouts: what a model says of every token that was written, and of the others there.
+
+Prompts and completions of different lengths are padded on the right, where a causal model does not look.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jackpot_sim.core.backend import Array
+from jackpot_sim.core.sequences import Flags, Ints
+from jackpot_sim.core.topk import TopK
+from jackpot_sim.environments.language_models.checkpoints import Model
+
+
+@dataclass(frozen=True, eq=False)
+class Sequences:
+    """n prompts with their completions of at most `length` tokens, as torch tensors.
+
+    Attributes:
+        ids: prompt, completion and padding, int64 (n, longest).
+        places: where the law of each token of the completion stands, that is one before the token; (n, length).
+        mask: True on tokens of the completion; (n, length).
+    """
+
+    ids: Array
+    places: Array
+    mask: Array
+
+    @classmethod
+    def of(cls, prompts: Sequence[Ints], prompt: Ints, tokens: Ints, mask: Flags, device: Any) -> Sequences:
+        """Those of numpy arrays: each row of `tokens`, (n, length), follows prompts[prompt[row]]."""
+        import torch
+
+        length = int(mask.sum(axis=-1).max())
+        lengths = np.array([len(each) for each in prompts])[prompt]
+        ids = np.zeros((len(tokens), int(lengths.max()) + length), dtype=np.int64)
+        for row, (each, start) in enumerate(zip(prompt, lengths, strict=True)):
+            ids[row, :start] = prompts[each]
+            ids[row, start : start + length] = tokens[row, :length]
+        places = (lengths - 1)[:, None] + np.arange(length)
+        return cls(*(torch.as_tensor(array, device=device) for array in (ids, places, mask[:, :length])))
+
+    def __len__(self) -> int:
+        return int(self.ids.shape[0])
+
+    def take(self, rows: Array) -> Sequences:
+        """Some of them."""
+        return Sequences(self.ids[rows], self.places[rows], self.mask[rows])
+
+    @property
+    def tokens(self) -> Array:
+        """The completions' ids, (n, length); at padding whatever stands there."""
+        return self.ids.gather(1, self.places + 1)
+
+
+class ModelPass(NamedTuple):
+    """What a forward pass leaves, with its graph if it has one."""
+
+    logits: Array
+    """(n, length, vocab), divided by the temperature."""
+    log_normaliser: Array
+    """log Σ exp(logits), (n, length)."""
+    log_probs: Array
+    """log p of every token of the completions, (n, length), nats."""
+
+    def on(self, topk: TopK) -> Array:
+        """log p of other tokens of the same states, (n, length, k), without a graph."""
+        return topk.gather(self.logits.detach()) - self.log_normaliser.detach()[..., None]
+
+    def law(self) -> Array:
+        """log p of the whole vocabulary, (n, length, vocab)."""
+        return self.logits - self.log_normaliser[..., None]
+
+
+def model_pass(model: Model, sequences: Sequences, temperature: float = 1.0) -> ModelPass:
+    """The laws that `model` has at every token of the completions, in float32 at least."""
+    import torch
+
+    places, options = sequences.places, {"use_cache": False}
+    if "logits_to_keep" in inspect.signature(model.forward).parameters:  # those of the prompts would cost memory
+        first, last = int(places.min()), int(places.max())
+        options["logits_to_keep"] = torch.arange(first, last + 1, device=places.device)
+        places = places - first
+    logits = model(sequences.ids[:, :-1], **options).logits
+    if bool((places == torch.arange(logits.shape[1], device=places.device)).all()) is False:
+        logits = logits.gather(1, places[..., None].expand(*places.shape, logits.shape[-1]))
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature
+    log_normaliser = torch.logsumexp(logits, dim=-1)
+    chosen = logits.gather(-1, sequences.tokens[..., None])[..., 0]
+    return ModelPass(logits, log_normaliser, chosen - log_normaliser)

@@ -1,0 +1,166 @@
+"""The models that runs begin with, made once for all runs that share them, and kept in the study's folder.
+
+    OUT/models/KEY/policy         a checkpoint, as save_pretrained leaves it
+    OUT/models/KEY/actor-KL       distilled from it, one for each distance that the study asks for
+
+A folder is written under another name and renamed: it is whole or not there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from jackpot_sim.environments.language_models import checkpoints
+from jackpot_sim.environments.language_models.build import Checkpoint, Model, TinyQwen3, check_same_vocabulary
+from jackpot_sim.environments.language_models.checkpoints import Loaded, quiet
+from jackpot_sim.environments.language_models.threads import torch_threads
+from jackpot_sim.studies.errors import StudyError
+from jackpot_sim.studies.estimator_spec import Frozen
+from jackpot_sim.training.actors import SmallActor
+from jackpot_sim.training.config import Given, Taught, Training
+from jackpot_sim.training.starting import distilled, taught
+from jackpot_sim.training.study import Run
+from jackpot_sim.training.tasks.characters import character_tokenizer
+from jackpot_sim.training.texts import Texts
+
+
+class Pair(Frozen):
+    """A taught policy and the sizes and distances of the actors that are to be distilled from it."""
+
+    training: Training
+    """A run that begins with it: the task and the policy are what counts."""
+    seed: int
+    """Of the weights and of what is learnt from."""
+    actors: tuple[tuple[TinyQwen3, tuple[float, ...]], ...]
+    """The actors' sizes, each with the distances."""
+
+    @property
+    def key(self) -> str:
+        """Names the folder of its models."""
+        return _key(self.training, self.seed)
+
+
+def _key(training: Training, seed: int) -> str:
+    fields = training.model_dump(mode="json", include={"task", "policy", "precision"})
+    text = json.dumps([fields, seed, training.rollout.length], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _actor_name(config: TinyQwen3, kl: float) -> str:
+    return f"actor-{config.layers}x{config.hidden}-{kl:g}"
+
+
+def pairs(runs: Iterable[Run]) -> tuple[Pair, ...]:
+    """All models that have to be made for these runs, each once."""
+    found: dict[str, tuple[Run, dict[TinyQwen3, set[float]]]] = {}
+    for run in runs:
+        if not isinstance(run.training.policy, Taught):
+            continue
+        _, actors = found.setdefault(_key(run.training, run.seed), (run, {}))
+        actor = run.training.actor
+        if isinstance(actor, SmallActor) and isinstance(actor.model, TinyQwen3):
+            actors.setdefault(actor.model, set()).add(_distance(actor))
+    return tuple(
+        Pair(
+            training=run.training,
+            seed=run.seed,
+            actors=tuple((model, tuple(sorted(kls))) for model, kls in actors.items()),
+        )
+        for run, actors in found.values()
+    )
+
+
+def _distance(actor: SmallActor) -> float:
+    if actor.kl is None:
+        raise StudyError("actor.kl is null: an actor of random weights has to be distilled; give the KL to stop at")
+    return actor.kl
+
+
+def prepare(pair: Pair, models: Path, report: Callable[[str], None] = lambda _: None) -> None:
+    """Makes what is missing of the pair's models.
+
+    Raises:
+        StudyError: the policy cannot be taught, or an actor not come so near.
+    """
+    folder = models / pair.key
+    folder.mkdir(parents=True, exist_ok=True)
+    training, texts = pair.training, _texts(pair.training, None)
+    with torch_threads(1):
+        if not (folder / "policy").is_dir():
+            assert isinstance(training.policy, Taught)
+            made = taught(training.policy, texts, training.precision, pair.seed, report)
+            _save(made, texts, folder / "policy")
+        policy = checkpoints.load(folder / "policy", precision=training.precision, device="cpu").model
+        for config, kls in pair.actors:
+            if all((folder / _actor_name(config, kl)).is_dir() for kl in kls):
+                continue
+            for kl, actor in distilled(config, policy, texts, kls, training.precision, pair.seed, report).items():
+                if not (folder / _actor_name(config, kl)).is_dir():
+                    _save(actor, texts, folder / _actor_name(config, kl))
+
+
+def _save(model: Model, texts: Texts, folder: Path) -> None:
+    unfinished = folder.parent / f".{folder.name}.tmp"
+    shutil.rmtree(unfinished, ignore_errors=True)
+    with quiet():
+        model.save_pretrained(unfinished)
+        texts.tokenizer.save_pretrained(unfinished)
+    unfinished.replace(folder)
+
+
+def beginning(run: Run, models: Path) -> tuple[Texts, Model, Model | None]:
+    """The task in tokens, the policy, and the actor that is not the policy, None if it is.
+
+    Raises:
+        StudyError: a checkpoint cannot be read, or does not fit.
+    """
+    training = run.training
+    try:
+        policy = _policy(run, models)
+        texts = _texts(training, policy)
+        actor = _actor(run, models, policy)
+    except ValueError as error:
+        raise StudyError(str(error)) from error
+    return texts, policy.model, None if actor is None else actor.model
+
+
+def _policy(run: Run, models: Path) -> Loaded:
+    config = run.training.policy
+    source: str | Path = models / _key(run.training, run.seed) / "policy"
+    if isinstance(config, Given):
+        source = config.path
+    return checkpoints.load(source, precision=run.training.precision, device=run.training.device)
+
+
+def _actor(run: Run, models: Path, policy: Loaded) -> Loaded | None:
+    config = run.training.actor
+    if not isinstance(config, SmallActor):
+        return None
+    source: str | Path
+    if isinstance(config.model, Checkpoint):
+        source = config.model.path
+    elif isinstance(run.training.policy, Given):
+        raise StudyError("actor.model: with a policy from a checkpoint give the actor as a checkpoint too")
+    else:
+        source = models / _key(run.training, run.seed) / _actor_name(config.model, _distance(config))
+    actor = checkpoints.load(source, precision=run.training.precision, device=run.training.device)
+    check_same_vocabulary(policy.model, actor.model, policy.tokenizer, actor.tokenizer)
+    return actor
+
+
+def _texts(training: Training, policy: Loaded | None) -> Texts:
+    tokenizer: Any = None if policy is None else policy.tokenizer
+    if tokenizer is None:
+        if training.task.characters is None:
+            raise StudyError(
+                f"{training.task.kind} has no alphabet of its own, and the policy no tokenizer: give policy.kind "
+                "checkpoint with a folder that holds one"
+            )
+        tokenizer = character_tokenizer(training.task.characters)
+    length = training.rollout.length or training.task.max_new_tokens
+    return Texts(training.task, tokenizer, length, training.rollout.batch_size)

@@ -1,0 +1,105 @@
+"""Records of training: a row for every step of every run, and what became of each run.
+
+OUT/manifest.json      what was asked, its hash, the versions that began it
+OUT/runs/RUN/…         see `run`
+OUT/steps.parquet      the rows of all runs, once all are finished
+OUT/outcomes.parquet   one row for each run
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from jackpot_sim.training.collapse import course
+from jackpot_sim.training.study import Run
+
+FIGURES = {
+    "reward": "mean reward of the rollouts, which are the actor's",
+    "accuracy": "mean reward of the policy's greedy completions of the held-out problems; nan where not tested",
+    "mean_at_k": "mean reward of k samples of the policy, likewise",
+    "pass_at_k": "mean over held-out problems of the best reward of k samples, likewise",
+    "kl_policy_actor": "KL(p_ref‖q) per token of the rollouts, before the step's updates, nats",
+    "kl_actor_policy": "KL(q‖p_ref), likewise",
+    "overlap": "Z(1) = Σ min(p_ref, q), likewise",
+    "kl_exact": "1 where the three were computed over whole laws, 0 where from the tokens drawn",
+    "log_ratio_max": "the largest |log p_ref/q| of a token, nats",
+    "acceptance_rate": "mean accept probability of the correction over the tokens of the updates",
+    "weight_mean": "mean m·w over tokens",
+    "weight_max": "largest m·w",
+    "ess_fraction": "(Σ m·w)² / (n Σ (m·w)²) over tokens",
+    "clipped_share": "share of tokens whose PPO term is clipped, and so has no gradient",
+    "loss": "mean loss of the policy's updates",
+    "grad_norm": "mean norm of the policy's gradient before clipping",
+    "actor_loss": "mean loss of a jointly trained actor",
+    "actor_grad_norm": "mean norm of its gradient before clipping",
+    "distillation_kl": "mean KL that distillation descends on, nats per token",
+    "distillation_weight": "λ_distill of the step",
+    "lam": "λ of the rejection",
+    "rejected_budget": "the share of rejected tokens that λ was set for",
+    "equal_groups": "share of groups whose rewards are all equal, and so teach nothing",
+    "tokens": "tokens of the rollouts",
+    "length": "mean tokens of a rollout",
+    "seconds": "wall-clock time of the step, its test included",
+}
+"""What every column with a figure is; of a column that a run does not have all rows are nan."""
+
+KEYS = pa.schema([("setting", pa.string()), ("method", pa.string()), ("seed", pa.int64()), ("step", pa.int64())])
+STEPS = pa.schema([*KEYS, *((name, pa.float64()) for name in FIGURES)])
+
+OUTCOMES = pa.schema(
+    [
+        ("setting", pa.string()),
+        ("method", pa.string()),
+        ("seed", pa.int64()),
+        ("steps", pa.int64()),
+        ("best_accuracy", pa.float64()),
+        ("last_accuracy", pa.float64()),
+        ("collapsed_at", pa.int64()),
+        ("ended", pa.string()),
+    ]
+)
+"""`best_accuracy` and `last_accuracy` are running means over 20 steps; `ended` is finished, collapsed, or why not."""
+
+_REASON = b"reason"
+
+
+def steps(run: Run, rows: Sequence[Mapping[str, float]], reason: str) -> pa.Table:
+    """The rows of a run; why it could not go on is kept beside them, "" if it could."""
+    own: dict[str, Any] = {"setting": run.setting, "method": run.method, "seed": run.seed}
+    full = [own | {"step": int(row["step"])} | {name: row.get(name, math.nan) for name in FIGURES} for row in rows]
+    return pa.Table.from_pylist(full, schema=STEPS).replace_schema_metadata({_REASON: reason.encode()})
+
+
+def write(table: pa.Table, path: Path) -> None:
+    """As Parquet, compressed."""
+    pq.write_table(table, path, compression="zstd", write_page_checksum=True)
+
+
+def read(path: Path) -> tuple[pa.Table, str]:
+    """The rows of a run, and why it could not go on."""
+    table = pq.read_table(path)
+    return table, (table.schema.metadata or {}).get(_REASON, b"").decode()
+
+
+def outcome(table: pa.Table, reason: str, asked: int) -> dict[str, Any]:
+    """What became of a run: its row of `OUTCOMES`."""
+    frame: pd.DataFrame = table.to_pandas()
+    tests = frame.dropna(subset=["accuracy"])
+    found = course(tests["step"].tolist(), tests["accuracy"].tolist())
+    first, last = frame.iloc[0], int(frame["step"].iloc[-1])
+    ended = reason or ("finished" if last >= asked else "collapsed")
+    return {
+        **{name: first[name] for name in ("setting", "method", "seed")},
+        "steps": last,
+        "best_accuracy": found.best,
+        "last_accuracy": found.last,
+        "collapsed_at": found.collapsed_at,
+        "ended": ended,
+    }

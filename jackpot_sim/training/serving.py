@@ -1,0 +1,60 @@
+"""The actor of a run as training goes on: which weights write the next batch."""
+
+from __future__ import annotations
+
+import copy
+from collections import deque
+from typing import Any
+
+import numpy as np
+
+from jackpot_sim.environments.base import keyed_generator
+from jackpot_sim.environments.enumeration import PrefixTree
+from jackpot_sim.environments.language_models.build import Model
+from jackpot_sim.environments.language_models.scoring import CausalLM
+from jackpot_sim.environments.sources.knobs import Setting
+from jackpot_sim.training.actors import Actor, OnPolicy, Served, Stale
+
+
+class Server:
+    """Gives the actor of the moment; `model` is its own, where it has one that is not the policy."""
+
+    def __init__(self, config: Actor, policy: Model, own: Model | None, seed: int) -> None:
+        self._config, self._policy, self.model, self._seed = config, policy, own, seed
+        self._past: deque[dict[str, Any]] = deque(maxlen=config.lag + 1 if isinstance(config, Stale) else 1)
+        self._old = copy.deepcopy(policy) if isinstance(config, Stale) else None
+
+    def actor(self) -> CausalLM:
+        """What writes the next batch; called once for each."""
+        if self.model is not None:
+            return CausalLM(self.model)
+        if isinstance(self._config, Stale):
+            self._past.append({name: weight.clone() for name, weight in self._policy.state_dict().items()})
+            assert self._old is not None
+            self._old.load_state_dict(self._past[0])
+            return CausalLM(self._old)
+        if isinstance(self._config, Served):
+            return self._served(self._config)
+        assert isinstance(self._config, OnPolicy)
+        return CausalLM(self._policy)
+
+    def _served(self, config: Served) -> CausalLM:
+        setting = Setting(
+            base=self._policy,
+            other=None,
+            prompts=np.zeros((1, 1), dtype=np.int64),
+            tree=PrefixTree(2, 1, None),
+            reward=lambda tokens, mask: np.zeros(len(tokens)),
+            generator=lambda *key: keyed_generator(self._seed, "serving", *key),
+        )
+        served = config.source.actors(setting)(config.source.knob)[1]
+        assert isinstance(served, CausalLM)
+        return served
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps of it."""
+        return {"past": list(self._past)}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """As it was."""
+        self._past.extend(state["past"])

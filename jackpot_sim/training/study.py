@@ -1,0 +1,195 @@
+"""What a study of training is: settings × methods × seeds, each a run; read from YAML or TOML.
+
+    name: figure1
+    seeds: 5
+    steps: 300                                  # fields of every run …
+    actor: {kind: frozen, kl: 0.05}
+    settings:                                   # … and what changes them: the same for all methods,
+      near: {actor: {kl: 0.05}}
+      far: {actor: {kl: 0.5}}
+    methods:                                    # or one method's own
+      none: {}
+      tis: {correction: {kind: tis, clip: 2}}
+    quick: {seeds: 1, steps: 40, settings: [near]}   # what --quick lays over all of it; a list chooses by name
+
+Without settings and methods it is a single run, or one for each seed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from jackpot_sim.environments.files import files_of, fingerprint
+from jackpot_sim.studies import configuration
+from jackpot_sim.studies.errors import StudyError
+from jackpot_sim.studies.estimator_spec import Frozen
+from jackpot_sim.studies.provenance import VERSION
+from jackpot_sim.training.config import Training
+
+ONLY = "run"
+"""What the one setting or method is called where none is named."""
+
+_NAME = r"^[\w.+-]+$"
+_AXES = ("settings", "methods")
+_KINDS = {"task": {"kind": "addition"}, "policy": {"kind": "taught"}, "actor": {"kind": "on-policy"}}
+"""What fields belong to that are given without a kind."""
+
+
+def _as_seeds(value: Any) -> Any:
+    if isinstance(value, str) and value.isdecimal():
+        value = int(value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        if value < 1:
+            raise ValueError(f"their number must be at least 1, got {value}")
+        return tuple(range(value))
+    return value
+
+
+Label = Annotated[str, Field(pattern=_NAME)]
+
+
+class Run(Frozen):
+    """One training run of a study."""
+
+    setting: str
+    """Its setting's name."""
+    method: str
+    """Its method's name."""
+    seed: int
+    """Its seed."""
+    training: Training
+    """What it does."""
+
+    @property
+    def id(self) -> str:
+        """The name of its folder."""
+        return f"{self.setting}.{self.method}.{self.seed}"
+
+
+class Study(Frozen):
+    """Settings × methods × seeds."""
+
+    name: Label = "training"
+    """Names the default output folder."""
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(_as_seeds)] = (0,)
+    """A list of seeds, or how many: 3 means 0, 1 and 2."""
+    grid: dict[Label, dict[Label, Training]]
+    """Each setting's methods."""
+
+    @model_validator(mode="after")
+    def _some(self) -> Study:
+        if not self.seeds or not self.grid or not all(self.grid.values()):
+            raise ValueError("a study needs at least one seed, one setting and one method")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError("seeds holds one twice")
+        return self
+
+    @property
+    def runs(self) -> tuple[Run, ...]:
+        """All runs: every seed of all methods before the next seed, so that a study cut short compares all."""
+        return tuple(
+            Run(setting=setting, method=method, seed=seed, training=training)
+            for seed in self.seeds
+            for setting, methods in self.grid.items()
+            for method, training in methods.items()
+        )
+
+    @cached_property
+    def config_hash(self) -> str:
+        """A digest of all that the records depend on: this study, the contents of its files, and our version.
+
+        Raises:
+            StudyError: a file that it names cannot be read.
+        """
+        try:
+            contents = fingerprint(files_of([run.training.task for run in self.runs]))
+        except (ValueError, OSError) as error:
+            raise StudyError(str(error)) from error
+        text = json.dumps([self.model_dump(mode="json"), contents, VERSION], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def read(path: Path | None, overrides: Mapping[str, Any] | None = None, *, quick: bool = False) -> Study:
+    """The study in a file, or the default run without one.
+
+    Args:
+        path: a YAML or TOML file.
+        overrides: fields of every run, laid over all else.
+        quick: whether what stands under `quick` is laid over it.
+
+    Raises:
+        StudyError: the file cannot be read, or a field is unknown or out of range.
+    """
+    mapping = {"name": path.stem} | configuration.read_mapping(path) if path else {}
+    return of_mapping(mapping, overrides or {}, quick=quick)
+
+
+def of_mapping(mapping: Mapping[str, Any], overrides: Mapping[str, Any], *, quick: bool = False) -> Study:
+    """The study that a mapping describes, see `read`.
+
+    Raises:
+        StudyError: a field is unknown or out of range; the message names it.
+    """
+    shortened = mapping.get("quick") or {}
+    if quick and not shortened:
+        raise StudyError("the study has no quick version: give fields under quick, or run it without --quick")
+    whole = {key: value for key, value in mapping.items() if key != "quick"}
+    if quick:
+        chosen = {key: _chosen(whole, key, value) for key, value in shortened.items() if isinstance(value, list)}
+        whole = laid_over(whole, {**shortened, **chosen})
+        whole |= {key: value for key, value in chosen.items() if key in _AXES}
+    study = {key: whole.pop(key) for key in ("name", "seeds") if key in whole}
+    study |= {key: overrides[key] for key in ("name", "seeds") if key in overrides}
+    own = {key: value for key, value in overrides.items() if key not in ("name", "seeds")}
+    whole = laid_over(_KINDS, whole)
+    axes = [_named(whole.pop(axis, None), axis) for axis in _AXES]
+    grid = {
+        setting: {
+            method: _training(laid_over(laid_over(laid_over(whole, changes), more), own), f"{setting}, {method}")
+            for method, more in axes[1].items()
+        }
+        for setting, changes in axes[0].items()
+    }
+    return configuration.parse(Study, study | {"grid": grid})
+
+
+def laid_over(below: Any, above: Any) -> Any:
+    """`above` laid over `below`, mapping by mapping; one that names another kind takes its place."""
+    if not isinstance(below, Mapping) or not isinstance(above, Mapping):
+        return above
+    if "kind" in above and above["kind"] != below.get("kind"):
+        return dict(above)
+    return dict(below) | {key: laid_over(below.get(key), value) for key, value in above.items()}
+
+
+def _chosen(mapping: Mapping[str, Any], axis: str, names: list[Any]) -> Any:
+    """The settings or methods of these names; of other fields the list itself."""
+    if axis not in _AXES:
+        return names
+    there = _named(mapping.get(axis), axis)
+    if unknown := [str(name) for name in names if name not in there]:
+        raise StudyError(f"quick.{axis}: there is no {unknown[0]} (there are {', '.join(there)})")
+    return {name: there[name] for name in names}
+
+
+def _named(value: Any, axis: str) -> dict[str, Mapping[str, Any]]:
+    """The settings or methods by name."""
+    if value is None:
+        return {ONLY: {}}
+    if not isinstance(value, Mapping) or not all(isinstance(each, Mapping) or each is None for each in value.values()):
+        raise StudyError(f"{axis}: give a name to each, and the fields that it changes")
+    return {str(name): changes or {} for name, changes in value.items()}
+
+
+def _training(mapping: Mapping[str, Any], where: str) -> Training:
+    try:
+        return configuration.parse(Training, mapping)
+    except StudyError as error:
+        raise StudyError(str(error) if where == f"{ONLY}, {ONLY}" else f"{where}: {error}") from error

@@ -1,0 +1,76 @@
+"""What a study says when it is done: a row for each setting and method."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pandas as pd
+from rich.table import Table
+
+from jackpot_sim.training.study import Study
+
+LAST = 20
+"""Steps at the end that the last figures are means over."""
+
+
+def outcomes_table(study: Study, steps: pd.DataFrame, outcomes: pd.DataFrame) -> Table:
+    """Accuracy and KL of every setting and method, means over seeds ± their standard error."""
+    table = Table(title=f"{study.name}: means over {len(study.seeds)} seeds ± standard error", title_justify="left")
+    for heading in ("setting", "method", "best accuracy", "last accuracy", "Mean@k", "Pass@k", "last KL(p‖q)", "ended"):
+        table.add_column(heading, justify="left" if heading in ("setting", "method", "ended") else "right")
+    late = steps[steps["step"] >= steps.groupby(["setting", "method", "seed"])["step"].transform("max") - LAST]
+    per_seed = late.groupby(["setting", "method", "seed"])[["mean_at_k", "pass_at_k", "kl_policy_actor"]].mean()
+    for setting, methods in study.grid.items():
+        for method in methods:
+            mine = outcomes[(outcomes["setting"] == setting) & (outcomes["method"] == method)]
+            last = per_seed.loc[(setting, method)]
+            table.add_row(
+                setting,
+                method,
+                *(told(mine[name]) for name in ("best_accuracy", "last_accuracy")),
+                *(told(last[name]) for name in ("mean_at_k", "pass_at_k", "kl_policy_actor")),
+                _ended(mine),
+            )
+    return table
+
+
+def told(values: pd.Series) -> str:
+    """The mean over seeds, with its standard error where there are two at least."""
+    known = values.dropna()
+    if known.empty:
+        return "-"
+    return f"{known.mean():.3f}" + (f" ± {known.sem():.3f}" if len(known) > 1 else "")
+
+
+def _ended(outcomes: pd.DataFrame) -> str:
+    collapsed = outcomes["collapsed_at"].dropna()
+    diverged = int((~outcomes["ended"].isin(["finished", "collapsed"])).sum())
+    parts = []
+    if len(collapsed):
+        parts.append(f"{len(collapsed)} of {len(outcomes)} collapsed, at step {collapsed.median():.0f}")
+    if diverged:
+        parts.append(f"{diverged} diverged")
+    return ", ".join(parts) or "stable"
+
+
+def runs_table(study: Study) -> Table:
+    """The runs of a study before any is trained."""
+    table = Table(title=f"{study.name}: config {study.config_hash}", title_justify="left")
+    for heading in ("setting", "method", "actor", "correction", "steps", "updates a step", "runs"):
+        table.add_column(heading, justify="right" if heading in ("steps", "updates a step", "runs") else "left")
+    for setting, methods in study.grid.items():
+        for method, training in methods.items():
+            updates = training.update.minibatches * training.update.epochs
+            names = (setting, method, training.actor.kind, training.correction.label)
+            table.add_row(*names, str(training.steps), str(updates), str(len(study.seeds)))
+    return table
+
+
+def columns_table(figures: Mapping[str, str]) -> Table:
+    """What every column of the steps is."""
+    table = Table(title="OUT/steps.parquet", title_justify="left", box=None, pad_edge=False)
+    table.add_column("column", no_wrap=True)
+    table.add_column("what it is")
+    for name, what in figures.items():
+        table.add_row(name, what)
+    return table

@@ -1,0 +1,87 @@
+"""Prompts of one's own, with their answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+
+from jackpot_sim.core.sequences import Floats
+from jackpot_sim.environments.answers import AnswerReward
+from jackpot_sim.environments.base import BY_KIND, FORBID_EXTRA
+from jackpot_sim.environments.fields import check_count, check_share
+from jackpot_sim.environments.language_models.prompts import PromptFile, Prompts
+from jackpot_sim.training.tasks.base import Problem, check_as_many
+from jackpot_sim.training.tasks.listed import Parted, last_held_out
+from jackpot_sim.training.tasks.scoring import MathReward
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptTask:
+    """Prompts with answers from a file or a data set; they are read when they are first needed.
+
+    Attributes:
+        prompts: where they are; every one needs an answer.
+        reward: whether the answer must stand in the completion, be it, or be equal to its answer as mathematics.
+        held_out_share: of the prompts, the last ones, in [0, 1).
+        max_new_tokens: the most tokens of a completion.
+
+    Raises:
+        ValueError: a number is out of range.
+    """
+
+    kind: Literal["prompts"] = "prompts"
+    prompts: Prompts = field(metadata=BY_KIND)
+    reward: AnswerReward | MathReward = field(default_factory=MathReward, metadata=BY_KIND)
+    held_out_share: float = 0.1
+    max_new_tokens: int = 256
+
+    __pydantic_config__ = FORBID_EXTRA
+
+    def __post_init__(self) -> None:
+        check_share("held_out_share", self.held_out_share, one=False)
+        check_count("max_new_tokens", self.max_new_tokens, 1)
+
+    @property
+    def characters(self) -> None:
+        """None: the model's tokenizer reads what users write."""
+        return
+
+    def problems(self, generator: np.random.Generator, n: int) -> tuple[Problem, ...]:
+        """n problems drawn for training: all different if there are so many.
+
+        Raises:
+            ValueError: the prompts cannot be read, or one has no answer.
+        """
+        return self._parted.drawn(generator, n)
+
+    def held_out(self, n: int) -> tuple[Problem, ...]:
+        """The first n that are held out.
+
+        Raises:
+            ValueError: there are not so many, the prompts cannot be read, or one has no answer.
+        """
+        return self._parted.held_out(n)
+
+    def rewards(self, completions: Sequence[str], problems: Sequence[Problem]) -> Floats:
+        """R of shape (n,), as `reward` gives it."""
+        check_as_many(completions, problems)
+        return self.reward.of_texts(completions, [problem.answer for problem in problems])
+
+    def solution(self, problem: Problem) -> str:
+        """The answer alone."""
+        return problem.answer
+
+    @cached_property
+    def _parted(self) -> Parted:
+        name = str(self.prompts.path if isinstance(self.prompts, PromptFile) else self.prompts.name)
+        problems = []
+        for number, prompt in enumerate(self.prompts.read(), 1):
+            if prompt.answer is None or not prompt.answer.strip():
+                field_name = self.prompts.answer_field
+                raise ValueError(f"{name}: prompt {number} has no answer: give one in {field_name!r}")
+            problems.append(Problem(prompt, prompt.answer))
+        return last_held_out(name, problems, self.held_out_share)

@@ -1,0 +1,176 @@
+"""Whether the answer that a completion ends in means the same as the right one."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import math
+import re
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import lru_cache
+from typing import Any, Literal
+
+import numpy as np
+
+from jackpot_sim.core.sequences import Floats
+from jackpot_sim.environments.base import FORBID_EXTRA
+from jackpot_sim.environments.fields import check_count
+
+MARK = "####"
+"""What stands before the answer in solutions of GSM8K."""
+
+_LONGEST = 400
+"""Characters of an answer that is read; a longer one is none."""
+
+_SECONDS = 5
+"""For one comparison, where a thread can be interrupted."""
+
+_MOST_DIGITS = 1e5
+"""Of an answer whose powers are worked out: `9^{9^{9^9}}` would take for ever."""
+
+_LARGE_BINOMIAL = re.compile(r"binom\b.*(?:\d{5}|\^|!)", re.DOTALL)
+"""A binomial coefficient that may be large: the library works it out as it reads it."""
+
+_BRACES = re.compile(r"\\f?boxed\s*\{|[{}]")
+_NUMBER = re.compile(r"[-+]?(?:\d+/0*[1-9]\d*|(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d*)?)", re.ASCII)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MathReward:
+    r"""1 if the completion's answer equals the right one as mathematics (math-verify), else 0.
+
+    The answer is what the last \boxed{...} holds, or else what follows the last ####, or else what math-verify finds
+    in the text: its last number or formula. math-verify takes 12 and 12% for the same.
+
+    Attributes:
+        marked: whether only an answer in \boxed{...} or after #### counts.
+        rounding: decimals that numbers must agree in, unless they are written as integers or fractions.
+    """
+
+    kind: Literal["math"] = "math"
+    marked: bool = False
+    rounding: int = 6
+
+    __pydantic_config__ = FORBID_EXTRA
+
+    def __post_init__(self) -> None:
+        check_count("rounding", self.rounding, 1, 15)
+
+    def of_texts(self, completions: Sequence[str], answers: Sequence[str]) -> Floats:
+        """R of shape (n,) for n completions and the answers of their prompts.
+
+        Raises:
+            ValueError: math-verify is not installed, or an answer is empty.
+        """
+        pairs = zip(completions, answers, strict=True)
+        with _silent():
+            return np.array([self._right(completion, answer.strip()) for completion, answer in pairs], dtype=np.float64)
+
+    def _right(self, completion: str, answer: str) -> bool:
+        if not answer:
+            raise ValueError("an answer is empty: give the right answer of every prompt")
+        found = marked_answer(completion)
+        if (found is None and self.marked) or (found is not None and len(found) > _LONGEST):
+            return False
+        plain = completion.strip() if found is None else found
+        if plain == answer:
+            return True
+        given, wanted = _number(plain), _number(answer)
+        if given is not None and wanted is not None and (given == wanted or given.denominator == wanted.denominator):
+            return given == wanted
+        return self._verified(plain if found is None else _boxed(plain), answer)
+
+    def _verified(self, text: str, answer: str) -> bool:
+        # Only the end of a long text: the answer stands there, and reading takes time.
+        text = text[-2 * _LONGEST :]
+        if _LARGE_BINOMIAL.search(text):
+            return False
+        found = _parsed(text)
+        if sum(map(_digits, found)) > _MOST_DIGITS:
+            return False
+        wanted = _parsed(_boxed(answer))
+        return bool(
+            _library().verify(list(wanted), list(found), float_rounding=self.rounding, timeout_seconds=_timeout())
+        )
+
+
+def marked_answer(completion: str) -> str | None:
+    r"""What the last \boxed{...} holds, or else the rest of the line after the last ####; None if there is neither.
+
+    >>> marked_answer(r"First \boxed{3}, then \boxed{\frac{1}{2}}."), marked_answer("3*4=12\n#### 12")
+    ('\\frac{1}{2}', '12')
+    """
+    opened: list[tuple[bool, int]] = []
+    last, found = -1, None
+    for brace in _BRACES.finditer(completion):
+        if brace[0] != "}":
+            opened.append((len(brace[0]) > 1, brace.end()))
+        elif opened:
+            is_box, start = opened.pop()
+            if is_box and start > last:
+                last, found = start, completion[start : brace.start()].strip()
+    if found is not None:
+        return found
+    if MARK in completion:
+        return completion.rpartition(MARK)[2].strip().partition("\n")[0].strip()
+    return None
+
+
+def _boxed(answer: str) -> str:
+    return f"\\boxed{{{answer}}}"
+
+
+def _number(text: str) -> Fraction | None:
+    """The number that `text` is, None if it is anything else."""
+    text = text.strip().removeprefix("\\").removeprefix("$").removesuffix("$").strip()
+    return Fraction(text.replace(",", "")) if len(text) <= _LONGEST and _NUMBER.fullmatch(text) else None
+
+
+def _library() -> Any:
+    try:
+        return importlib.import_module("math_verify")  # which has no annotations, as sympy
+    except ImportError as error:
+        raise ValueError("answers in mathematics need the library math-verify: pip install math-verify") from error
+
+
+@lru_cache(maxsize=4096)
+def _parsed(text: str) -> tuple[Any, ...]:
+    """What math-verify reads in `text`, without what it could not understand."""
+    return tuple(_library().parse(text, fallback_mode="no_fallback", parsing_timeout=_timeout()))
+
+
+def _digits(expression: Any) -> float:
+    """About how many digits an expression has once its powers and factorials are worked out."""
+    sympy: Any = importlib.import_module("sympy")
+    if isinstance(expression, sympy.MatrixBase):
+        return sum(map(_digits, expression), 0.0)
+    if not isinstance(expression, sympy.Basic):
+        return 0.0
+    if isinstance(expression, sympy.Rational):
+        return math.log10(max(2, abs(int(expression.p)), int(expression.q)))
+    parts = [_digits(each) for each in expression.args]
+    if isinstance(expression, sympy.Pow | sympy.factorial):
+        # The exponent, or n: the number of factors.
+        return float(max(1.0, parts[0]) * 10.0 ** min(parts[-1], 100.0))
+    return sum(parts)
+
+
+def _timeout() -> int | None:
+    """Seconds after which math-verify gives up: it does so by a signal, which only the main thread gets."""
+    return _SECONDS if threading.current_thread() is threading.main_thread() else None
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Without math-verify's reports of what it could not read, which is an answer like any other here."""
+    logger = logging.getLogger("math_verify")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,107 @@
+"""Problems that are rows of small integers, some of them held out by what they are, not by when they are drawn.
+
+A problem is held out if a hash of its integers says so. So training and evaluation never meet, in whatever
+run, and neither needs a list of what the other has.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jackpot_sim.core.sequences import Flags, Ints
+from jackpot_sim.environments.base import keyed_generator
+from jackpot_sim.environments.fields import check_count
+
+HELD_OUT_SHARE = 0.05
+"""The share of all problems that training never sees, in expectation over problems."""
+
+MOST_HELD_OUT = 20_000
+"""The most held-out problems that can be had where there are too many to list."""
+
+_LISTED = 2**20
+"""So many problems are listed; of more, held-out ones are drawn."""
+
+_CHUNK = 4096
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """All rows of integers below `sizes`, parted into training and evaluation.
+
+    Attributes:
+        name: what the fixed draws of held-out rows are keyed by.
+        sizes: column i of a row lies in [0, sizes[i]).
+        key: of rows (n, columns), what decides whether each is held out, shape (n, any); rows of equal keys stay
+            together, so that 1+2 is not learned from 2+1.
+    """
+
+    name: str
+    sizes: tuple[int, ...]
+    key: Callable[[Ints], Ints]
+
+    def training(self, generator: np.random.Generator, n: int) -> Ints:
+        """n rows drawn uniformly, with replacement, from those that are not held out; shape (n, columns).
+
+        Raises:
+            ValueError: n is not a count.
+        """
+        check_count("n", n, 0)
+        rows = self._drawn(generator, n)
+        while len(again := np.flatnonzero(self.is_held_out(rows))):
+            rows[again] = self._drawn(generator, len(again))
+        return rows
+
+    def held_out(self, n: int) -> Ints:
+        """n different held-out rows in a fixed order, shape (n, columns).
+
+        Raises:
+            ValueError: there are not so many.
+        """
+        check_count("n", n, 0)
+        generator = keyed_generator(0, "held out", self.name, self.sizes)
+        rows = self._listed(generator) if math.prod(self.sizes) <= _LISTED else self._found(generator, n)
+        if len(rows) < n:
+            raise ValueError(f"{self.name} holds out {len(rows)} problems, and {n} were asked for: ask for fewer")
+        return rows[:n]
+
+    def is_held_out(self, rows: Ints) -> Flags:
+        """Whether each row of (n, columns) is held out, shape (n,)."""
+        key = self.key(rows).astype(np.uint64)
+        state = np.zeros(len(rows), dtype=np.uint64)
+        for column in range(key.shape[1]):
+            state = _mixed(state ^ key[:, column])
+        # The upper 53 bits, which a float holds exactly.
+        uniform = (state >> np.uint64(11)).astype(np.float64) * 2.0**-53
+        held: Flags = uniform < HELD_OUT_SHARE
+        return held
+
+    def _drawn(self, generator: np.random.Generator, n: int) -> Ints:
+        return generator.integers(0, self.sizes, (n, len(self.sizes)), dtype=np.int64)
+
+    def _listed(self, generator: np.random.Generator) -> Ints:
+        """All held-out rows, shuffled."""
+        rows: Ints = np.indices(self.sizes, dtype=np.int64).reshape(len(self.sizes), -1).T
+        return generator.permutation(rows[self.is_held_out(rows)])
+
+    def _found(self, generator: np.random.Generator, n: int) -> Ints:
+        """The first n different held-out rows that are drawn."""
+        found: dict[tuple[int, ...], None] = {}
+        while len(found) < min(n, MOST_HELD_OUT):
+            rows = self._drawn(generator, _CHUNK)
+            found.update(dict.fromkeys(map(tuple, rows[self.is_held_out(rows)].tolist())))
+        return np.array(list(found)[:MOST_HELD_OUT], dtype=np.int64).reshape(-1, len(self.sizes))
+
+
+def _mixed(state: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """SplitMix64: one step, by which every bit of the state reaches every bit of the result."""
+    state = state + _GOLDEN
+    state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return state ^ (state >> np.uint64(31))

@@ -1,0 +1,94 @@
+"""How problems become tokens, a model completes them, and completions become texts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from jackpot_sim.core.sequences import Flags, Ints
+from jackpot_sim.environments.language_models.build import Tokenizer
+from jackpot_sim.environments.language_models.generation import Written, generate
+from jackpot_sim.environments.language_models.prompts import encoded
+from jackpot_sim.environments.language_models.sampling_law import SamplingLaw
+from jackpot_sim.environments.language_models.scoring import CausalLM
+from jackpot_sim.studies.errors import StudyError
+from jackpot_sim.training.tasks.base import Problem, Task
+
+
+@dataclass(frozen=True, eq=False)
+class Texts:
+    """A task in the tokens of a policy.
+
+    Attributes:
+        task: whose problems they are.
+        tokenizer: the policy's.
+        length: the most new tokens.
+        batch_size: sequences that are written at a time.
+    """
+
+    task: Task
+    tokenizer: Tokenizer
+    length: int
+    batch_size: int = 256
+
+    @property
+    def end_tokens(self) -> tuple[int, ...]:
+        """What ends a completion."""
+        end = self.tokenizer.eos_token_id
+        return () if end is None else (int(end),)
+
+    def prompts(self, problems: Sequence[Problem]) -> list[Ints]:
+        """The ids of each prompt, each of shape (its length,)."""
+        return encoded([problem.prompt for problem in problems], self.tokenizer)
+
+    def written(
+        self,
+        actor: CausalLM,
+        problems: Sequence[Problem],
+        samples: int,
+        generator: np.random.Generator,
+        *,
+        sampling: SamplingLaw = SamplingLaw(),
+        topk: int = 0,
+    ) -> tuple[list[Ints], Written]:
+        """The ids of the prompts, and `samples` completions of each, side by side.
+
+        Raises:
+            ValueError: the actor's laws are none, or a prompt does not fit its context.
+        """
+        prompts = self.prompts(problems)
+        prompt = np.repeat(np.arange(len(prompts)), samples)
+        uniforms = generator.random((len(prompt), self.length))
+        return prompts, generate(
+            actor,
+            prompts,
+            prompt,
+            uniforms,
+            sampling=sampling,
+            end_tokens=self.end_tokens,
+            batch_size=self.batch_size,
+            topk=topk,
+        )
+
+    def completions(self, written: Written) -> list[str]:
+        """The texts, without what ends them."""
+        rows = [row[mask].tolist() for row, mask in zip(written.tokens, written.mask, strict=True)]
+        return list(self.tokenizer.batch_decode(rows, skip_special_tokens=True))
+
+    def solutions(self, problems: Sequence[Problem]) -> tuple[Ints, Flags]:
+        """Right completions with their ends: tokens and mask, both (n, length).
+
+        Raises:
+            StudyError: the task has none.
+        """
+        texts = [self.task.solution(problem) for problem in problems]
+        if any(text is None for text in texts):
+            raise StudyError(f"{self.task.kind} has no solutions to teach from: give a policy of kind checkpoint")
+        rows = [[*self.tokenizer(text, add_special_tokens=False)["input_ids"], *self.end_tokens] for text in texts]
+        tokens: Ints = np.zeros((len(rows), max(map(len, rows))), dtype=np.int64)
+        mask: Flags = np.zeros(tokens.shape, dtype=np.bool_)
+        for line, there, row in zip(tokens, mask, rows, strict=True):
+            line[: len(row)], there[: len(row)] = row, True
+        return tokens, mask

@@ -1,0 +1,337 @@
+"""The training loop: a batch of rollouts by the actor, updates of the policy, and of the actor where it learns.
+
+Nothing in it remembers a random state: what a step draws is keyed by the seed and the step, so that methods see the
+same prompts and draws, and a run that goes on from a checkpoint does what it would have done.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from jackpot_sim.core.backend import Array
+from jackpot_sim.core.sequences import Floats
+from jackpot_sim.core.topk import TopK
+from jackpot_sim.environments.base import keyed_generator
+from jackpot_sim.environments.language_models.build import Model
+from jackpot_sim.environments.language_models.generation import Written
+from jackpot_sim.environments.language_models.sampling_law import SamplingLaw
+from jackpot_sim.estimators import Correction
+from jackpot_sim.training import objective
+from jackpot_sim.training.actors import JointActor
+from jackpot_sim.training.config import Training
+from jackpot_sim.training.evaluation import Scores, evaluated
+from jackpot_sim.training.faults import DivergedError, RewardError
+from jackpot_sim.training.measures import Means, mismatch
+from jackpot_sim.training.objective import Proposed
+from jackpot_sim.training.passes import ModelPass, Sequences, model_pass
+from jackpot_sim.training.serving import Server
+from jackpot_sim.training.tasks.base import Problem
+from jackpot_sim.training.texts import Texts
+
+Row: TypeAlias = dict[str, float]
+"""What is recorded of one step, by column."""
+
+RewardOf: TypeAlias = Callable[[Sequence[str], Sequence[Problem]], Floats]
+"""(completions, their problems) → R of shape (n,)."""
+
+
+class Trainer:
+    """Policy, actor and optimisers, at the end of some step."""
+
+    def __init__(
+        self,
+        config: Training,
+        texts: Texts,
+        policy: Model,
+        actor: Model | None,
+        seed: int,
+        reward: RewardOf | None = None,
+    ) -> None:
+        """Takes the models as its own and changes them.
+
+        Args:
+            config: what to do.
+            texts: the task in the policy's tokens.
+            policy: the model that is trained, in eval mode.
+            actor: that of a frozen or joint actor, else None.
+            seed: of everything that is drawn.
+            reward: in the place of the task's own.
+        """
+        import torch
+
+        self.config, self.texts, self.seed, self.step = config, texts, seed, 0
+        self.policy, self._server = policy, Server(config.actor, policy, actor, seed)
+        self._reward = texts.task.rewards if reward is None else reward
+        self._optimizer = torch.optim.AdamW(policy.parameters(), lr=config.update.learning_rate, weight_decay=0.0)
+        self._joint = config.actor if isinstance(config.actor, JointActor) else None
+        self._actor_optimizer = None
+        self.distillation_weight = self.rejected = math.nan
+        if self._joint is not None:
+            assert actor is not None
+            self._actor_optimizer = torch.optim.AdamW(
+                actor.parameters(), lr=self._joint.learning_rate, weight_decay=0.0
+            )
+            self.distillation_weight = self._joint.distillation.weight if self._joint.distillation else 0.0
+        if config.budget is not None:
+            self.rejected = config.budget.rejected
+
+    def state(self) -> dict[str, Any]:
+        """All that the next step depends on, as tensors and numbers."""
+        return {
+            "step": self.step,
+            "policy": self.policy.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "actor": None if self._joint is None else self._server.model.state_dict(),
+            "actor_optimizer": None if self._actor_optimizer is None else self._actor_optimizer.state_dict(),
+            "server": self._server.state(),
+            "strengths": [self.distillation_weight, self.rejected],
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Goes back, or on, to where `state` was taken."""
+        self.step = state["step"]
+        self.policy.load_state_dict(state["policy"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        if self._actor_optimizer is not None:
+            self._server.model.load_state_dict(state["actor"])
+            self._actor_optimizer.load_state_dict(state["actor_optimizer"])
+        self._server.restore(state["server"])
+        self.distillation_weight, self.rejected = state["strengths"]
+
+    def evaluate(self) -> Scores:
+        """The policy's scores on held-out problems."""
+        config = self.config
+        return evaluated(self.policy, self.texts, config.evaluation, config.rollout.temperature, self.seed)
+
+    def advance(self) -> Row:
+        """One batch of rollouts and its updates.
+
+        Raises:
+            RewardError: a reward cannot be computed, or is no finite number.
+            DivergedError: a loss or a gradient is not finite; the weights are those before that update.
+        """
+        sequences, proposed, row = self._rolled_out()
+        correction, row["lam"] = self._correction(proposed)
+        sums = Means()
+        for rows in self._minibatches(len(sequences)):
+            self._updated(sequences.take(rows), proposed.take(rows), correction, sums)
+        row |= sums.means()
+        row |= {"distillation_weight": self.distillation_weight, "rejected_budget": self.rejected}
+        self._adapt(row["kl_policy_actor"])
+        self.step += 1
+        return row
+
+    def _rolled_out(self) -> tuple[Sequences, Proposed, Row]:
+        """A batch of rollouts with rewards and p_ref, and what they say of the mismatch."""
+        import torch
+
+        config = self.config.rollout
+        try:
+            problems = self.texts.task.problems(self._generator("problems"), config.prompts)
+            prompts, written = self.texts.written(
+                self._server.actor(),
+                problems,
+                config.samples,
+                self._generator("rollouts"),
+                sampling=SamplingLaw(temperature=config.temperature),
+                topk=config.topk,
+            )
+        except ValueError as error:  # a model of NaN has no law to draw from
+            raise DivergedError(self.step, str(error)) from error
+        rewards = self._rewards(written, [problem for problem in problems for _ in range(config.samples)])
+        device = self.policy.device
+        sequences = Sequences.of(prompts, written.prompt, written.tokens, written.mask, device)
+        length = sequences.mask.shape[1]
+        uniforms = self._generator("masks").random(written.mask.shape)[:, :length]
+        topk = None
+        if written.topk is not None:
+            parts = (written.topk.ids[:, :length], written.topk.log_probs[:, :length])
+            topk = TopK(*(torch.as_tensor(part, device=device) for part in parts))
+        reference, on_topk = self._reference(sequences, topk)
+        proposed = Proposed(
+            actor_log_probs=torch.as_tensor(written.log_probs[:, :length], device=device),
+            reference_log_probs=reference,
+            mask=sequences.mask,
+            advantage=objective.advantages(
+                torch.as_tensor(rewards, device=device), config.samples, self.config.update.standardisation
+            ),
+            topk=topk,
+            reference_on_topk=on_topk,
+            uniforms=torch.as_tensor(uniforms, device=device),
+        )
+        groups = rewards.reshape(-1, config.samples)
+        row = {
+            "reward": float(rewards.mean()),
+            "equal_groups": float((groups == groups[:, :1]).all(-1).mean()),
+            "tokens": float(written.mask.sum()),
+            "length": float(written.mask.sum(-1).mean()),
+            **mismatch(proposed, self.vocab),
+        }
+        return sequences, proposed, row
+
+    @property
+    def vocab(self) -> int:
+        """Tokens of the policy's head."""
+        return int(self.policy.config.get_text_config().vocab_size)
+
+    def _rewards(self, written: Written, problems: Sequence[Problem]) -> Floats:
+        completions = self.texts.completions(written)
+        try:
+            rewards = np.asarray(self._reward(completions, problems), dtype=np.float64)
+        except Exception as error:  # a user's function may raise anything
+            raise RewardError(f"step {self.step}: the reward raises {type(error).__name__}: {error}") from error
+        if rewards.shape != (len(completions),):
+            raise RewardError(
+                f"step {self.step}: the reward gives shape {rewards.shape}, not one for each of the {len(completions)} "
+                "completions"
+            )
+        if not np.isfinite(rewards).all():
+            bad = int(np.flatnonzero(~np.isfinite(rewards))[0])
+            raise RewardError(
+                f"step {self.step}: the reward of {completions[bad]!r} for the answer {problems[bad].answer!r} is "
+                f"{rewards[bad]}: it must be a finite number"
+            )
+        return rewards
+
+    def _reference(self, sequences: Sequences, topk: TopK | None) -> tuple[Array, Array | None]:
+        """log p_ref of every token and, if there is a top-k, of the actor's likeliest: from before the update."""
+        import torch
+
+        tokens, others = [], []
+        with torch.no_grad():
+            for rows in _slices(len(sequences), self.config.rollout.batch_size):
+                found = self._pass(self.policy, sequences.take(rows))
+                tokens.append(found.log_probs)
+                if topk is not None:
+                    others.append(found.on(TopK(topk.ids[rows], topk.log_probs[rows])))
+        return torch.cat(tokens), torch.cat(others) if others else None
+
+    def _pass(self, model: Model, sequences: Sequences) -> ModelPass:
+        return model_pass(model, sequences, self.config.rollout.temperature)
+
+    def _correction(self, proposed: Proposed) -> tuple[Correction, float]:
+        """The correction of this batch, and its λ; nan where it has none."""
+        spec = self.config.correction
+        if self.config.budget is not None:
+            log_ratio = proposed.reference_log_probs - proposed.actor_log_probs
+            lam = objective.lam_at(self.rejected, log_ratio, proposed.mask)
+            return spec.model_copy(update={"parameters": {**spec.parameters, "lam": lam}}).correction(), lam
+        correction = spec.correction()
+        return correction, float(correction.parameters().get("lam", math.nan))
+
+    def _minibatches(self, count: int) -> Iterator[Array]:
+        """Rows of each update: every epoch a new shuffle, shared out as evenly as can be."""
+        import torch
+
+        for epoch in range(self.config.update.epochs):
+            order = self._generator("order", epoch).permutation(count)
+            for rows in np.array_split(order, self.config.update.minibatches):
+                yield torch.as_tensor(rows, device=self.policy.device)
+
+    def _updated(self, sequences: Sequences, proposed: Proposed, correction: Correction, sums: Means) -> None:
+        """One update of the policy, and of an actor that learns."""
+        import torch
+
+        update, spec = self.config.update, self.config.correction
+        shares = objective.token_shares(proposed.mask, update.aggregation)
+        loss_sum, weights, actor_losses = 0.0, [], []
+        self._optimizer.zero_grad()
+        if self._actor_optimizer is not None:
+            self._actor_optimizer.zero_grad()
+        for rows in _slices(len(sequences), update.batch_size or len(sequences)):
+            part, given = sequences.take(rows), proposed.take(rows)
+            new = self._pass(self.policy, part)
+            with torch.no_grad():
+                pair = objective.weigh(correction, spec.target, given, new)
+                factor = objective.kept(pair, given.uniforms)
+            gains = objective.surrogate(
+                new.log_probs, given.reference_log_probs, given.advantage, update.clip, update.clip_high
+            )
+            loss = -_summed(factor * shares[rows] * gains, given.mask)
+            loss.backward()
+            loss_sum += objective.nats(loss)
+            weights.append((pair, factor))
+            if self._joint is not None:
+                actor_losses.append(self._actor_backward(part, given, new, shares[rows]))
+            sums.tokens(pair, factor, new.log_probs.detach() - given.reference_log_probs, given, update)
+        pair = _joined([each for each, _ in weights])
+        denominator = objective.denominator_of(
+            update.denominator, pair, torch.cat([each for _, each in weights]), proposed.mask, correction.unit
+        )
+        norm = self._descend(self._optimizer, self.policy, loss_sum, 1 / denominator)
+        sums.update(loss=loss_sum / denominator, grad_norm=norm)
+        if self._actor_optimizer is not None:
+            total, kl = (sum(each) for each in zip(*actor_losses, strict=True))
+            norm = self._descend(self._actor_optimizer, self._server.model, total, 1.0)
+            sums.update(actor_loss=total, actor_grad_norm=norm, distillation_kl=kl)
+
+    def _actor_backward(
+        self, sequences: Sequences, proposed: Proposed, new: ModelPass, shares: Array
+    ) -> tuple[float, float]:
+        """−J_PPO(ω) + λ_distill · KL of some sequences: the loss and the KL, each weighted by `shares`."""
+        assert self._joint is not None
+        own, mask = self._pass(self._server.model, sequences), proposed.mask
+        loss, kl = 0.0, 0.0
+        if self._joint.ppo:
+            # The actor before this update is what wrote the batch, so that p_ω,ref/p_inf is 1, and F of it too.
+            gains = objective.surrogate(
+                own.log_probs,
+                proposed.actor_log_probs,
+                proposed.advantage,
+                self.config.update.clip,
+                self.config.update.clip_high,
+            )
+            loss = -_summed(shares * gains, mask)
+        if self._joint.distillation is not None:
+            kls = objective.distillation(new.law(), own.law(), self._joint.distillation.direction)
+            kl = _summed(shares * kls, mask)
+            loss = loss + self.distillation_weight * kl
+        loss.backward()
+        return objective.nats(loss), objective.nats(kl)
+
+    def _descend(self, optimizer: Any, model: Model, loss: float, scale: float) -> float:
+        """One step of the optimiser along gradients times `scale`, clipped; the norm before clipping."""
+        import torch
+
+        gradients = [weight.grad for weight in model.parameters() if weight.grad is not None]
+        if scale != 1.0:
+            torch._foreach_mul_(gradients, scale)
+        limit = self.config.update.max_grad_norm
+        norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), math.inf if limit is None else limit))
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise DivergedError(self.step, f"loss {loss:g}, gradient norm {norm:g}")
+        optimizer.step()
+        return norm
+
+    def _adapt(self, kl: float) -> None:
+        """The strengths of the next step."""
+        if self._joint is not None and self._joint.distillation is not None:
+            feedback = self._joint.distillation.feedback
+            if feedback is not None:
+                self.distillation_weight = feedback.next(self.distillation_weight, kl)
+        budget = self.config.budget
+        if budget is not None and budget.feedback is not None:
+            self.rejected = budget.feedback.next(self.rejected, kl)
+
+    def _generator(self, *key: Any) -> np.random.Generator:
+        return keyed_generator(self.seed, "training", self.step, *key)
+
+
+def _summed(values: Array, mask: Array) -> Array:
+    """The sum over tokens; what stands at padding does not matter, inf and nan included."""
+    return values[mask].sum()
+
+
+def _joined(pairs: Sequence[Any]) -> Any:
+    import torch
+
+    return type(pairs[0])(*(torch.cat(fields) for fields in zip(*pairs, strict=True)))
+
+
+def _slices(count: int, size: int) -> Iterator[Any]:
+    for start in range(0, count, size):
+        yield slice(start, min(start + size, count))
