@@ -27,13 +27,14 @@ _EPILOGUE = """
 Fields of a run are options, dotted where they lie deeper: `--actor.kind frozen --actor.kl 0.05 --correction tis`,
 `--correction.kind jackpot --correction.target p_new --update.clip null --steps 200`. They change every run of a study.
 
-Tasks (`--task.kind`): addition, modular-arithmetic, word-problems (their own alphabet, a policy taught on the spot);
+Tasks (`--task.kind`): addition, modular, word-problems (their own alphabet, a policy taught on the spot);
 benchmark (GSM8K, MATH-500, AMC, AIME as local data sets) and prompts (your own, with answers) need
 `--policy.kind checkpoint --policy.path FOLDER_OR_HUB_ID`.
 
-Actors (`--actor.kind`): on-policy; stale (lag, in batches); served (the policy's weights quantised, in a coarse KV cache
-or with noise: `--actor.source.kind quantized-weights --actor.source.format int8 --actor.source.share 1`); frozen (a
-smaller model, distilled to a KL and then left alone); joint (the same, trained beside the policy, with distillation).
+Actors (`--actor.kind`): on-policy; stale (lag, in batches); served (the policy's weights quantised, in a coarse KV
+cache or with noise: `--actor.source.kind quantized-weights --actor.source.format int8 --actor.source.share 1`); frozen
+(a smaller model, distilled to a KL and then left alone); joint (the same, but trained beside the policy, with
+distillation).
 
 Corrections: any name of `python -m jackpot_sim.sweep --help`, with its parameters in a config file or as
 `--correction.kind jackpot --correction.lam 1 --correction.c1 2 --correction.rao-blackwell true`.
@@ -60,6 +61,7 @@ def _training(
     out: Path | None = None,
     quick: Annotated[bool, Parameter(negative=())] = False,
     seeds: int | None = None,
+    models: Path | None = None,
     workers: int | None = None,
     executor: ExecutorKind | None = None,
     keep_policies: Annotated[bool, Parameter(negative=())] = False,
@@ -75,6 +77,7 @@ def _training(
         out: Where the records go; by default runs/NAME-HASH of the study.
         quick: The short version that the study has of itself.
         seeds: How many seeds: 3 means 0, 1 and 2.
+        models: Where taught policies and distilled actors are kept, so that studies share them; by default in `out`.
         workers: Worker processes, of one thread each; by default one per processor.
         executor: loky, worker processes, or serial, this process alone.
         keep_policies: Save the trained policies, as save_pretrained does.
@@ -119,6 +122,7 @@ def _run(
     out: Path | None = None,
     quick: bool = False,
     seeds: int | None = None,
+    models: Path | None = None,
     workers: int | None = None,
     executor: ExecutorKind | None = None,
     keep_policies: bool = False,
@@ -146,7 +150,7 @@ def _run(
     serial = executor is ExecutorKind.SERIAL
     processes = 1 if serial else min(workers or os.cpu_count() or 1, len(wanted.runs))
     kind = ExecutorKind.SERIAL if serial else ExecutorKind.LOKY
-    options = Options(keep_policies=keep_policies, tensorboard=tensorboard)
+    options = Options(keep_policies=keep_policies, tensorboard=tensorboard, models=models)
     with progress.shown(wanted, quiet) as report, opened(kind, processes) as pool:
         done = conduct(wanted, root, pool, in_flight=processes, options=options, report=report)
     if not quiet:

@@ -51,6 +51,12 @@ class Options:
     """Save the trained policies."""
     tensorboard: bool = False
     """Write events for TensorBoard."""
+    models: Path | None = None
+    """Where the models that runs begin with are kept, so that studies share them; None: in the study's folder."""
+
+    def models_of(self, root: Path) -> Path:
+        """The folder of these models for a study in `root`."""
+        return root / "models" if self.models is None else self.models
 
 
 def conduct(
@@ -83,7 +89,7 @@ def conduct(
             missing = [run for run in study.runs if not (root / "runs" / run.id / STEPS).exists()]
             already = len(study.runs) - len(missing)
             progress = Progress(len(study.runs), already, already)
-            _prepared(pairs(missing), root, executor, in_flight, progress, report)
+            _prepared(pairs(missing), options.models_of(root), executor, in_flight, progress, report)
             _trained(missing, root, executor, in_flight, options, progress, report)
             join(study, root)
             return progress
@@ -141,14 +147,14 @@ def manifest(root: Path) -> dict[str, Any]:
 
 def _prepared(
     wanted: Sequence[Pair],
-    root: Path,
+    models: Path,
     executor: Executor,
     in_flight: int,
     progress: Progress,
     report: Callable[[Progress], None],
 ) -> None:
     """Makes the models that runs begin with."""
-    tasks = [(f"models {pair.key}", prepare, (pair, root / "models")) for pair in wanted]
+    tasks = [(f"models {pair.key}", prepare, (pair, models)) for pair in wanted]
     for name, future in _landing(tasks, executor, in_flight, lambda names: _look_at_models(progress, names, report)):
         _result(name, future)
     progress.preparing = []
@@ -182,7 +188,13 @@ def _trained(
 
 
 def _train(run: Run, root: Path, options: Options) -> None:
-    train(run, root, keep_policy=options.keep_policies, tensorboard=options.tensorboard)
+    train(
+        run,
+        root / "runs" / run.id,
+        options.models_of(root),
+        keep_policy=options.keep_policies,
+        tensorboard=options.tensorboard,
+    )
 
 
 def _landing(

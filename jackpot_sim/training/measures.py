@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 
 from jackpot_sim.core import divergences
-from jackpot_sim.core.backend import Array
+from jackpot_sim.core.backend import Array, logsumexp
 from jackpot_sim.estimators import TokenWeights
 from jackpot_sim.training.config import Update
 from jackpot_sim.training.objective import Proposed
@@ -18,21 +18,47 @@ def mismatch(proposed: Proposed, vocab: int) -> dict[str, float]:
     (`kl_exact` is 1), else estimated from the tokens alone, by r·ℓ − r + 1 and r − 1 − ℓ and min(1, r), whose means
     under q they are.
     """
-    mask = proposed.mask
-    log_ratio = (proposed.reference_log_probs - proposed.actor_log_probs)[mask].double()
-    out = {"log_ratio_max": float(log_ratio.abs().max())}
-    if proposed.topk is not None and proposed.topk.k >= vocab:
-        p, q = proposed.reference_on_topk[mask].double(), proposed.topk.log_probs[mask].double()
-        p, q = (law - law.logsumexp(-1, keepdim=True) for law in (p, q))  # float32 sums miss 1 in the 7th digit
-        kls = (divergences.kl(p, q), divergences.kl(q, p))
-        overlap = 1 - divergences.total_variation(p, q)
-        exact = 1.0
+    log_ratio = (proposed.reference_log_probs - proposed.actor_log_probs)[proposed.mask].double()
+    laws = whole_laws(proposed, proposed.reference_on_topk, vocab)
+    if laws is not None:
+        kls = (divergences.kl(*laws), divergences.kl(*laws[::-1]))
+        overlap = 1 - divergences.total_variation(*laws)
     else:
         ratio = log_ratio.exp()
         kls = (ratio * log_ratio - ratio + 1, ratio - 1 - log_ratio)
-        overlap, exact = ratio.clamp(max=1.0), 0.0
-    out |= {"kl_policy_actor": float(kls[0].mean()), "kl_actor_policy": float(kls[1].mean())}
-    return out | {"overlap": float(overlap.mean()), "kl_exact": exact}
+        overlap = ratio.clamp(max=1.0)
+    return {
+        "kl_policy_actor": float(kls[0].mean()),
+        "kl_actor_policy": float(kls[1].mean()),
+        "overlap": float(overlap.mean()),
+        "kl_exact": float(laws is not None),
+        "log_ratio_max": float(log_ratio.abs().max()),
+    }
+
+
+def kl_to_actor(proposed: Proposed, log_probs: Array, on_topk: Array | None, vocab: int) -> Array:
+    """KL(p‖q) of a policy at every token, exact or estimated as in `mismatch`, (tokens,), nats.
+
+    Args:
+        proposed: the rollouts.
+        log_probs: log p of every token, (n, length).
+        on_topk: log p of the actor's likeliest tokens, (n, length, k); None if none were stored.
+        vocab: tokens of a whole law.
+    """
+    laws = whole_laws(proposed, on_topk, vocab)
+    if laws is not None:
+        return divergences.kl(*laws)
+    log_ratio = (log_probs - proposed.actor_log_probs)[proposed.mask].double()
+    return log_ratio.exp() * (log_ratio - 1) + 1
+
+
+def whole_laws(proposed: Proposed, on_topk: Array | None, vocab: int) -> tuple[Array, Array] | None:
+    """A policy's law and the actor's at every token, (tokens, vocab); None where the actor's was not stored whole."""
+    if proposed.topk is None or on_topk is None or proposed.topk.k < vocab:
+        return None
+    p, q = on_topk[proposed.mask].double(), proposed.topk.log_probs[proposed.mask].double()
+    # Stored in float32, whose sums miss 1 in the seventh digit.
+    return p - logsumexp(p, keepdims=True), q - logsumexp(q, keepdims=True)
 
 
 class Means:
@@ -44,7 +70,7 @@ class Means:
         self._largest = 0.0
 
     def tokens(
-        self, pair: TokenWeights, factor: Array, log_policy_ratio: Array, proposed: Proposed, update: Update
+        self, pair: TokenWeights, factor: Array, log_policy_ratio: Array, kl: Array, proposed: Proposed, update: Update
     ) -> None:
         """Figures over the tokens of some sequences.
 
@@ -52,12 +78,14 @@ class Means:
             pair: their accept probabilities and weights.
             factor: m·w.
             log_policy_ratio: log p_new/p_ref.
+            kl: KL(p_new‖q) of every token, (tokens,).
             proposed: the rollouts.
             update: how it clips.
         """
         mask = proposed.mask
         count = float(mask.sum())
         weight, ratio = factor[mask], log_policy_ratio[mask].exp()
+        self._add("kl_new_actor", float(kl.sum()), count)
         self._add("acceptance_rate", float(pair.accept[mask].sum()), count)
         self._add("weight_mean", float(weight.sum()), count)
         self._add("weight_sq", float((weight**2).sum()), count)

@@ -32,7 +32,9 @@ def advantages(rewards: Array, samples: int, standardisation: Standardisation = 
         standardisation: whose standard deviation (ddof 1) it is; rewards that are all equal give A = 0.
     """
     groups = rewards.reshape(-1, samples)
-    centred = (groups - groups.mean(-1, keepdims=True)).reshape(-1)
+    centred = groups - groups.mean(-1, keepdims=True)
+    # A mean of equal numbers may miss them by its rounding.
+    centred = (centred * (groups != groups[:, :1]).any(-1, keepdims=True)).reshape(-1)
     if standardisation is Standardisation.NONE:
         return centred
     if standardisation is Standardisation.BATCH:
@@ -211,8 +213,11 @@ def lam_at(rejected: float, log_ratio: Array, mask: Array) -> float:
 
     Args:
         rejected: a share in (0, 1).
-        log_ratio: log p/q of the tokens, (n, length), nats, finite on tokens.
+        log_ratio: log p/q of the tokens, (n, length), nats; one of −inf is rejected at any λ.
         mask: True on tokens.
+
+    Raises:
+        ValueError: no λ rejects so few, for the policy never writes more of the tokens than that.
     """
     import torch
 
@@ -222,8 +227,13 @@ def lam_at(rejected: float, log_ratio: Array, mask: Array) -> float:
     ones = torch.arange(len(ratio) - 1, -1, -1, dtype=torch.float64, device=ratio.device)
     # With the smallest k below the bend and the others at 1, the root is μ = (accepted − ones)/below.
     root = (accepted - ones) / below
-    fits = root * ratio <= 1  # the k-th is below the bend indeed
-    return float(1 / root[int(torch.nonzero(fits & (root > 0))[-1])])
+    fits = torch.nonzero((root * ratio <= 1) & (root > 0))  # the k-th is below the bend indeed
+    if not len(fits):
+        raise ValueError(
+            f"no lam rejects as few as {rejected:g} of the tokens: {int((ratio == 0).sum())} of {len(ratio)} are beyond "
+            "the policy, and rejected at any lam; give a larger share"
+        )
+    return float(1 / root[int(fits[-1])])
 
 
 def nats(value: Array) -> float:

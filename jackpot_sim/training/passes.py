@@ -82,13 +82,15 @@ def model_pass(model: Model, sequences: Sequences, temperature: float = 1.0) -> 
     """The laws that `model` has at every token of the completions, in float32 at least."""
     import torch
 
-    places, options = sequences.places, {"use_cache": False}
+    places = sequences.places
+    options: dict[str, Any] = {"use_cache": False}
     if "logits_to_keep" in inspect.signature(model.forward).parameters:  # those of the prompts would cost memory
         first, last = int(places.min()), int(places.max())
         options["logits_to_keep"] = torch.arange(first, last + 1, device=places.device)
         places = places - first
     logits = model(sequences.ids[:, :-1], **options).logits
-    if bool((places == torch.arange(logits.shape[1], device=places.device)).all()) is False:
+    in_line = torch.arange(places.shape[1], device=places.device)
+    if logits.shape[1] != places.shape[1] or not torch.equal(places, in_line.expand_as(places)):
         logits = logits.gather(1, places[..., None].expand(*places.shape, logits.shape[-1]))
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature
     log_normaliser = torch.logsumexp(logits, dim=-1)

@@ -1,7 +1,7 @@
-"""The models that runs begin with, made once for all runs that share them, and kept in the study's folder.
+"""The models that runs begin with, made once for all runs that share them, and kept in a folder.
 
-    OUT/models/KEY/policy         a checkpoint, as save_pretrained leaves it
-    OUT/models/KEY/actor-KL       distilled from it, one for each distance that the study asks for
+    MODELS/KEY/policy               a checkpoint, as save_pretrained leaves it
+    MODELS/KEY/actor-3x64-0.05      distilled from it to that KL, one for each distance that the study asks for
 
 A folder is written under another name and renamed: it is whole or not there.
 """

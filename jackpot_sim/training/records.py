@@ -29,6 +29,7 @@ FIGURES = {
     "kl_actor_policy": "KL(q‖p_ref), likewise",
     "overlap": "Z(1) = Σ min(p_ref, q), likewise",
     "kl_exact": "1 where the three were computed over whole laws, 0 where from the tokens drawn",
+    "kl_new_actor": "KL(p_new‖q) per token, a mean over the step's updates, each before it is made, nats",
     "log_ratio_max": "the largest |log p_ref/q| of a token, nats",
     "acceptance_rate": "mean accept probability of the correction over the tokens of the updates",
     "weight_mean": "mean m·w over tokens",

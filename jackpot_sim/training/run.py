@@ -36,20 +36,22 @@ Watch = Callable[[Row], None]
 
 def train(
     run: Run,
-    root: Path,
+    folder: Path,
+    models: Path,
     *,
     watch: Watch = lambda _: None,
     reward: RewardOf | None = None,
     keep_policy: bool = False,
     tensorboard: bool = False,
-) -> Path:
-    """Trains until the run is finished, has collapsed, or cannot go on; gives the run's folder.
+) -> None:
+    """Trains until the run is finished, has collapsed, or cannot go on.
 
     A run that diverges is finished too: its rows say so, and its last good checkpoint stays.
 
     Args:
         run: what to train.
-        root: the study's folder, where its models have been prepared.
+        folder: where its records go, new or of the same run.
+        models: where the models that it begins with have been prepared.
         watch: told of every step.
         reward: in the place of the task's own.
         keep_policy: whether the trained policy is saved.
@@ -58,13 +60,12 @@ def train(
     Raises:
         StudyError: a model or a reward does not work, or the folder cannot be written; what there is stays.
     """
-    folder = root / "runs" / run.id
     if (folder / STEPS).exists():
-        return folder
+        return
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with torch_threads(1):
-            texts, policy, actor = beginning(run, root / "models")
+            texts, policy, actor = beginning(run, models)
             trainer = Trainer(run.training, texts, policy, actor, run.seed, reward)
             _Course(run, trainer, folder, watch, tensorboard).to_its_end()
             if keep_policy:
@@ -73,7 +74,6 @@ def train(
         raise StudyError(f"{run.id}: {error}") from error
     except OSError as error:
         raise unwritable(Path(error.filename or folder), error) from error
-    return folder
 
 
 class _Course:
@@ -101,7 +101,7 @@ class _Course:
             if self._trainer.step % config.checkpoint_every == 0:
                 self._keep()
         if not reason:
-            self._rows.append(_nothing_measured(self._trainer.step) | _tested(self._trainer.evaluate()))
+            self._rows.append({"step": self._trainer.step} | _tested(self._trainer.evaluate()))
         table = records.steps(self._run, self._rows, reason)
         write_atomically(self._folder / STEPS, lambda path: records.write(table, path))
         if not reason:
@@ -110,7 +110,7 @@ class _Course:
     def _one(self) -> None:
         trainer, began = self._trainer, time.perf_counter()
         step = trainer.step
-        if step % self._run.training.checkpoint_every == 0 and step == 0:
+        if step == 0:
             self._keep()  # what a run that diverges at once falls back on
         row: Row = {"step": step}
         row |= _tested(trainer.evaluate()) if step % self._run.training.evaluation.every == 0 else {}
@@ -140,11 +140,6 @@ class _Course:
 
 def _tested(scores: Scores) -> Row:
     return scores._asdict()
-
-
-def _nothing_measured(step: int) -> Row:
-    """The last row: a test after all steps, and no batch."""
-    return {"step": step}
 
 
 def _save(trainer: Trainer, folder: Path) -> None:

@@ -20,7 +20,8 @@ class Server:
     """Gives the actor of the moment; `model` is its own, where it has one that is not the policy."""
 
     def __init__(self, config: Actor, policy: Model, own: Model | None, seed: int) -> None:
-        self._config, self._policy, self.model, self._seed = config, policy, own, seed
+        self._config, self._policy, self._seed = config, policy, seed
+        self.model: Model = own
         self._past: deque[dict[str, Any]] = deque(maxlen=config.lag + 1 if isinstance(config, Stale) else 1)
         self._old = copy.deepcopy(policy) if isinstance(config, Stale) else None
 

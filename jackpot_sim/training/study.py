@@ -6,7 +6,7 @@
     actor: {kind: frozen, kl: 0.05}
     settings:                                   # … and what changes them: the same for all methods,
       near: {actor: {kl: 0.05}}
-      far: {actor: {kl: 0.5}}
+      far: {actor: {kl: 0.5}, methods: [tis]}  # a list of methods: those alone
     methods:                                    # or one method's own
       none: {}
       tis: {correction: {kind: tis, clip: 2}}
@@ -142,21 +142,22 @@ def of_mapping(mapping: Mapping[str, Any], overrides: Mapping[str, Any], *, quic
         raise StudyError("the study has no quick version: give fields under quick, or run it without --quick")
     whole = {key: value for key, value in mapping.items() if key != "quick"}
     if quick:
-        chosen = {key: _chosen(whole, key, value) for key, value in shortened.items() if isinstance(value, list)}
-        whole = laid_over(whole, {**shortened, **chosen})
-        whole |= {key: value for key, value in chosen.items() if key in _AXES}
+        listed = [axis for axis in _AXES if isinstance(shortened.get(axis), list)]
+        chosen = {axis: _chosen(_named(whole.get(axis), axis), f"quick.{axis}", shortened[axis]) for axis in listed}
+        whole = laid_over(whole, {key: value for key, value in shortened.items() if key not in chosen}) | chosen
     study = {key: whole.pop(key) for key in ("name", "seeds") if key in whole}
     study |= {key: overrides[key] for key in ("name", "seeds") if key in overrides}
     own = {key: value for key, value in overrides.items() if key not in ("name", "seeds")}
     whole = laid_over(_KINDS, whole)
-    axes = [_named(whole.pop(axis, None), axis) for axis in _AXES]
-    grid = {
-        setting: {
-            method: _training(laid_over(laid_over(laid_over(whole, changes), more), own), f"{setting}, {method}")
-            for method, more in axes[1].items()
+    settings, methods = (_named(whole.pop(axis, None), axis) for axis in _AXES)
+    grid = {}
+    for setting, changes in settings.items():
+        below = laid_over(whole, {key: value for key, value in changes.items() if key != "methods"})
+        mine = _chosen(methods, f"settings.{setting}.methods", changes.get("methods", list(methods)))
+        grid[setting] = {
+            method: _training(laid_over(laid_over(below, more), own), f"{setting}, {method}")
+            for method, more in mine.items()
         }
-        for setting, changes in axes[0].items()
-    }
     return configuration.parse(Study, study | {"grid": grid})
 
 
@@ -169,13 +170,12 @@ def laid_over(below: Any, above: Any) -> Any:
     return dict(below) | {key: laid_over(below.get(key), value) for key, value in above.items()}
 
 
-def _chosen(mapping: Mapping[str, Any], axis: str, names: list[Any]) -> Any:
-    """The settings or methods of these names; of other fields the list itself."""
-    if axis not in _AXES:
-        return names
-    there = _named(mapping.get(axis), axis)
+def _chosen(there: Mapping[str, Any], where: str, names: Any) -> dict[str, Any]:
+    """The settings or methods of these names."""
+    if not isinstance(names, list) or not names:
+        raise StudyError(f"{where}: give a list of names, of {', '.join(there)}")
     if unknown := [str(name) for name in names if name not in there]:
-        raise StudyError(f"quick.{axis}: there is no {unknown[0]} (there are {', '.join(there)})")
+        raise StudyError(f"{where}: there is no {unknown[0]} (there are {', '.join(there)})")
     return {name: there[name] for name in names}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
 import pandas as pd
 from rich.table import Table
 
@@ -23,31 +24,33 @@ def outcomes_table(study: Study, steps: pd.DataFrame, outcomes: pd.DataFrame) ->
     for setting, methods in study.grid.items():
         for method in methods:
             mine = outcomes[(outcomes["setting"] == setting) & (outcomes["method"] == method)]
-            last = per_seed.loc[(setting, method)]
+            last = per_seed.xs((setting, method), level=("setting", "method"))
+            figures = [mine["best_accuracy"], mine["last_accuracy"]]
+            figures += [last["mean_at_k"], last["pass_at_k"], last["kl_policy_actor"]]
             table.add_row(
                 setting,
                 method,
-                *(told(mine[name]) for name in ("best_accuracy", "last_accuracy")),
-                *(told(last[name]) for name in ("mean_at_k", "pass_at_k", "kl_policy_actor")),
+                *(told(figure) for figure in figures),
                 _ended(mine),
             )
     return table
 
 
-def told(values: pd.Series) -> str:
+def told(values: pd.Series[float]) -> str:
     """The mean over seeds, with its standard error where there are two at least."""
-    known = values.dropna()
-    if known.empty:
+    known = values.dropna().to_numpy(dtype=np.float64)
+    if not len(known):
         return "-"
-    return f"{known.mean():.3f}" + (f" ± {known.sem():.3f}" if len(known) > 1 else "")
+    error = f" ± {np.std(known, ddof=1) / np.sqrt(len(known)):.3f}" if len(known) > 1 else ""
+    return f"{np.mean(known):.3f}{error}"
 
 
 def _ended(outcomes: pd.DataFrame) -> str:
-    collapsed = outcomes["collapsed_at"].dropna()
+    collapsed = outcomes["collapsed_at"].dropna().to_numpy(dtype=np.float64)
     diverged = int((~outcomes["ended"].isin(["finished", "collapsed"])).sum())
     parts = []
     if len(collapsed):
-        parts.append(f"{len(collapsed)} of {len(outcomes)} collapsed, at step {collapsed.median():.0f}")
+        parts.append(f"{len(collapsed)} of {len(outcomes)} collapsed, at step {np.median(collapsed):.0f}")
     if diverged:
         parts.append(f"{diverged} diverged")
     return ", ".join(parts) or "stable"

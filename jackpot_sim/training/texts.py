@@ -16,6 +16,9 @@ from jackpot_sim.environments.language_models.scoring import CausalLM
 from jackpot_sim.studies.errors import StudyError
 from jackpot_sim.training.tasks.base import Problem, Task
 
+PLAIN = SamplingLaw()
+"""The model's own law."""
+
 
 @dataclass(frozen=True, eq=False)
 class Texts:
@@ -50,7 +53,7 @@ class Texts:
         samples: int,
         generator: np.random.Generator,
         *,
-        sampling: SamplingLaw = SamplingLaw(),
+        sampling: SamplingLaw = PLAIN,
         topk: int = 0,
     ) -> tuple[list[Ints], Written]:
         """The ids of the prompts, and `samples` completions of each, side by side.

@@ -25,7 +25,7 @@ from jackpot_sim.training.actors import JointActor
 from jackpot_sim.training.config import Training
 from jackpot_sim.training.evaluation import Scores, evaluated
 from jackpot_sim.training.faults import DivergedError, RewardError
-from jackpot_sim.training.measures import Means, mismatch
+from jackpot_sim.training.measures import Means, kl_to_actor, mismatch
 from jackpot_sim.training.objective import Proposed
 from jackpot_sim.training.passes import ModelPass, Sequences, model_pass
 from jackpot_sim.training.serving import Server
@@ -85,7 +85,7 @@ class Trainer:
             "step": self.step,
             "policy": self.policy.state_dict(),
             "optimizer": self._optimizer.state_dict(),
-            "actor": None if self._joint is None else self._server.model.state_dict(),
+            "actor": None if self._joint is None else self._own.state_dict(),
             "actor_optimizer": None if self._actor_optimizer is None else self._actor_optimizer.state_dict(),
             "server": self._server.state(),
             "strengths": [self.distillation_weight, self.rejected],
@@ -97,7 +97,7 @@ class Trainer:
         self.policy.load_state_dict(state["policy"])
         self._optimizer.load_state_dict(state["optimizer"])
         if self._actor_optimizer is not None:
-            self._server.model.load_state_dict(state["actor"])
+            self._own.load_state_dict(state["actor"])
             self._actor_optimizer.load_state_dict(state["actor_optimizer"])
         self._server.restore(state["server"])
         self.distillation_weight, self.rejected = state["strengths"]
@@ -172,6 +172,11 @@ class Trainer:
             **mismatch(proposed, self.vocab),
         }
         return sequences, proposed, row
+
+    @property
+    def _own(self) -> Model:
+        """The actor's model, where it has one that is not the policy."""
+        return self._server.model
 
     @property
     def vocab(self) -> int:
@@ -257,7 +262,10 @@ class Trainer:
             weights.append((pair, factor))
             if self._joint is not None:
                 actor_losses.append(self._actor_backward(part, given, new, shares[rows]))
-            sums.tokens(pair, factor, new.log_probs.detach() - given.reference_log_probs, given, update)
+            new_log_probs = new.log_probs.detach()
+            on_topk = None if given.topk is None else new.on(given.topk)
+            kl = kl_to_actor(given, new_log_probs, on_topk, self.vocab)
+            sums.tokens(pair, factor, new_log_probs - given.reference_log_probs, kl, given, update)
         pair = _joined([each for each, _ in weights])
         denominator = objective.denominator_of(
             update.denominator, pair, torch.cat([each for _, each in weights]), proposed.mask, correction.unit
@@ -266,7 +274,7 @@ class Trainer:
         sums.update(loss=loss_sum / denominator, grad_norm=norm)
         if self._actor_optimizer is not None:
             total, kl = (sum(each) for each in zip(*actor_losses, strict=True))
-            norm = self._descend(self._actor_optimizer, self._server.model, total, 1.0)
+            norm = self._descend(self._actor_optimizer, self._own, total, 1.0)
             sums.update(actor_loss=total, actor_grad_norm=norm, distillation_kl=kl)
 
     def _actor_backward(
@@ -274,8 +282,8 @@ class Trainer:
     ) -> tuple[float, float]:
         """−J_PPO(ω) + λ_distill · KL of some sequences: the loss and the KL, each weighted by `shares`."""
         assert self._joint is not None
-        own, mask = self._pass(self._server.model, sequences), proposed.mask
-        loss, kl = 0.0, 0.0
+        own, mask = self._pass(self._own, sequences), proposed.mask
+        loss = kl = 0.0 * _summed(own.log_probs, mask)
         if self._joint.ppo:
             # The actor before this update is what wrote the batch, so that p_ω,ref/p_inf is 1, and F of it too.
             gains = objective.surrogate(
@@ -285,7 +293,7 @@ class Trainer:
                 self.config.update.clip,
                 self.config.update.clip_high,
             )
-            loss = -_summed(shares * gains, mask)
+            loss = loss - _summed(shares * gains, mask)
         if self._joint.distillation is not None:
             kls = objective.distillation(new.law(), own.law(), self._joint.distillation.direction)
             kl = _summed(shares * kls, mask)

@@ -34,8 +34,8 @@ class WordProblems:
         largest: the numbers drawn lie in [2, largest]; largest is 3 to 1000.
         fractions: whether some of the stories have answers with fractions or decimals.
         worked: whether solutions show the working before the answer.
-        max_new_tokens: the most tokens of a completion; the longest worked solution has 72 characters, so the default
-            is enough for it in an alphabet, and more than enough for a model with a vocabulary of words.
+        max_new_tokens: the most tokens of a completion; every worked solution has fewer than 80 characters, and fewer
+            tokens still for a model with a vocabulary of words.
 
     Raises:
         ValueError: a number is out of range.

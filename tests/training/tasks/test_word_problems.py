@@ -23,7 +23,9 @@ def value(expression: str) -> float:
     return float(eval(expression))
 
 
-@given(st.sampled_from(TEMPLATES), words, numbers)
+@pytest.mark.parametrize("template", TEMPLATES, ids=lambda template: template.tell.__name__.strip("_"))
+@settings(max_examples=20)
+@given(who=words, drawn=numbers)
 def test_every_equation_of_a_working_holds_and_ends_in_the_answer(
     template: Template, who: Words, drawn: list[int]
 ) -> None:
@@ -35,7 +37,9 @@ def test_every_equation_of_a_working_holds_and_ends_in_the_answer(
     assert MathReward().of_texts([told.working, f"#### {told.answer}"], [told.answer] * 2).tolist() == [1.0, 1.0]
 
 
-@given(st.sampled_from(TEMPLATES), words, numbers)
+@pytest.mark.parametrize("template", TEMPLATES, ids=lambda template: template.tell.__name__.strip("_"))
+@settings(max_examples=20)
+@given(who=words, drawn=numbers)
 def test_a_story_tells_each_number_that_decides_its_answer(template: Template, who: Words, drawn: list[int]) -> None:
     """Others would make one question with two answers."""
     told = template.tell(who, tuple(drawn[: template.numbers]))
