@@ -103,7 +103,9 @@ class Study(Frozen):
 
     @cached_property
     def config_hash(self) -> str:
-        """A digest of all that the records depend on: this study, the contents of its files, and our version.
+        """A digest of all that a run depends on but its seed: settings, methods, files, and our version.
+
+        The number of seeds is not part of it, so that a study goes on where there are to be more of them.
 
         Raises:
             StudyError: a file that it names cannot be read.
@@ -112,7 +114,7 @@ class Study(Frozen):
             contents = fingerprint(files_of([run.training.task for run in self.runs]))
         except (ValueError, OSError) as error:
             raise StudyError(str(error)) from error
-        text = json.dumps([self.model_dump(mode="json"), contents, VERSION], sort_keys=True)
+        text = json.dumps([self.model_dump(mode="json", exclude={"seeds"}), contents, VERSION], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
