@@ -8,7 +8,7 @@ import itertools
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar, get_args, get_type_hints
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -18,7 +18,7 @@ from jackpot_sim.studies.errors import StudyError
 Model = TypeVar("Model", bound=BaseModel)
 
 Kinds: TypeAlias = Callable[[Sequence[Any]], Mapping[Any, type[Any]]]
-"""From the place of an error to the configurations there, which are dataclasses, by their kind."""
+"""From the place of an error to the configurations there by their kind or the field that they are in."""
 
 _UNKNOWN_FIELD = ("extra_forbidden", "unexpected_keyword_argument")
 
@@ -103,5 +103,44 @@ def _that_there_are(location: Sequence[Any], known: Mapping[Any, type[Any]]) -> 
     kinds = [part for part in location[:-1] if part in known]
     if not kinds:
         return ""
-    names = [field.name for field in dataclasses.fields(known[kinds[-1]]) if field.name != "kind"]
+    names = [name for name in field_types(known[kinds[-1]]) if name != "kind"]
     return f" ({kinds[-1]} has {', '.join(names)})"
+
+
+def kinds_of(model: type[Any]) -> Kinds:
+    """The configurations on the way from `model` to a place in it, whether pydantic's or dataclasses."""
+
+    def kinds(location: Sequence[Any]) -> Mapping[Any, type[Any]]:
+        found: dict[Any, type[Any]] = {}
+        there: list[type[Any]] = [model]
+        for part in location[:-1]:
+            if len(there) > 1:  # the kind of one of them
+                there = [each for each in there if _kind(each) == part]
+            else:
+                there = _configurations(field_types(there[0]).get(part)) if there else []
+            if len(there) == 1:
+                found[part] = there[0]
+        return found
+
+    return kinds
+
+
+def field_types(configuration: type[Any]) -> dict[str, Any]:
+    """The fields of a configuration with what they may hold."""
+    if issubclass(configuration, BaseModel):
+        return {name: field.annotation for name, field in configuration.model_fields.items()}
+    hints = get_type_hints(configuration)
+    return {field.name: hints[field.name] for field in dataclasses.fields(configuration)}
+
+
+def _configurations(annotation: Any) -> list[type[Any]]:
+    """The configurations among what a field may hold."""
+    if isinstance(annotation, type) and (issubclass(annotation, BaseModel) or dataclasses.is_dataclass(annotation)):
+        return [annotation]
+    return [each for part in get_args(annotation) for each in _configurations(part)]
+
+
+def _kind(configuration: type[Any]) -> Any:
+    if issubclass(configuration, BaseModel):
+        return configuration.model_fields["kind"].default
+    return getattr(configuration, "kind", None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from jackpot_sim.environments.language_models.build import Checkpoint, TinyQwen3
 from jackpot_sim.environments.sources.served import QuantizedKV, QuantizedWeights, WeightNoise
@@ -38,15 +38,28 @@ class Served(Frozen):
     )
     """What serving does to the weights; its knob is given, not solved for."""
 
+    @model_validator(mode="after")
+    def _known_knob(self) -> Served:
+        if self.source.knob is None:
+            name = self.source.knob_name
+            raise ValueError(f"source.target_kl is not solved for while the weights change: give source.{name}")
+        return self
+
 
 class SmallActor(Frozen):
     """Another model, as a rule a smaller one, distilled from the policy and then frozen."""
 
     kind: Literal["frozen"] = "frozen"
     model: _AnyModel = TinyQwen3(hidden=64, layers=3, heads=2, kv_heads=2, initial_scale=5.0)
-    """The model; a checkpoint is taken as it is unless `kl` is given."""
+    """The model; a checkpoint is taken as it is."""
     kl: Annotated[float, Field(gt=0)] | None = 0.05
-    """It is distilled until KL(policy‖actor) per token of its own rollouts is at most this, nats; None: not at all."""
+    """It is distilled until KL(policy‖actor) per token of its own rollouts is at most this, nats; no checkpoint is."""
+
+    @model_validator(mode="after")
+    def _near_enough(self) -> SmallActor:
+        if self.kl is None and isinstance(self.model, TinyQwen3):
+            raise ValueError("kl is null, and an actor of random weights has to be distilled: give the KL to stop at")
+        return self
 
 
 class Direction(StrEnum):

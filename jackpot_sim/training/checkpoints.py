@@ -7,8 +7,6 @@ The last two are kept: whatever is being written when a run is killed, the one b
 
 from __future__ import annotations
 
-import pickle
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -32,21 +30,24 @@ def save(folder: Path, step: int, state: dict[str, Any]) -> None:
 
 
 def newest(folder: Path) -> dict[str, Any] | None:
-    """The last checkpoint that can be read, None if there is none."""
+    """The last checkpoint that can be read, None if there is none; deletes what a kill left half-written."""
     import torch
 
+    for path in folder.glob(".checkpoint-*.tmp"):
+        path.unlink()
     for path in _found(folder):
         try:
-            state: dict[str, Any] = torch.load(path, weights_only=True)
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception:  # damaged from outside, which torch meets with errors of any kind: the one before it serves
+            continue
+        if isinstance(state, dict):
             return state
-        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile):
-            continue  # damaged from outside: the one before it takes its place
     return None
 
 
 def delete(folder: Path) -> None:
-    """Deletes all of them, and what a kill left half-written."""
-    for path in (*_found(folder), *folder.glob(".checkpoint-*.tmp")):
+    """Deletes all of them."""
+    for path in _found(folder):
         path.unlink()
 
 

@@ -19,6 +19,7 @@ from jackpot_sim.training import progress, study, summary
 from jackpot_sim.training.conduct import Options, conduct, load
 from jackpot_sim.training.config import Training
 from jackpot_sim.training.records import FIGURES
+from jackpot_sim.training.run import POLICY, require_tensorboard
 
 ROOTS = tuple(Training.model_fields)
 """Options that are fields of every run, alone or with dots."""
@@ -80,7 +81,7 @@ def _training(
         models: Where taught policies and distilled actors are kept, so that studies share them; by default in `out`.
         workers: Worker processes, of one thread each; by default one per processor.
         executor: loky, worker processes, or serial, this process alone.
-        keep_policies: Save the trained policies, as save_pretrained does.
+        keep_policies: Save every policy when its training ends, as save_pretrained does; later it is gone.
         tensorboard: Write events for TensorBoard into every run's folder.
         dry_run: Show the runs, and train nothing.
         quiet: No progress display and no summary.
@@ -147,6 +148,8 @@ def _run(
         console.print(f"Records would go to {root}.", soft_wrap=True)
         return 0
     _require_models()
+    if tensorboard:
+        require_tensorboard()
     serial = executor is ExecutorKind.SERIAL
     processes = 1 if serial else min(workers or os.cpu_count() or 1, len(wanted.runs))
     kind = ExecutorKind.SERIAL if serial else ExecutorKind.LOKY
@@ -158,6 +161,9 @@ def _run(
         console.print(summary.outcomes_table(wanted, steps, outcomes))
         resumed = f" ({done.already_there} were there already)" if done.already_there else ""
         console.print(f"{done.total} runs{resumed}; records in {root}.", soft_wrap=True)
+        ended = [run.id for run in wanted.runs if keep_policies and not (root / "runs" / run.id / POLICY).is_dir()]
+        if ended:
+            console.print(f"No policy is kept of {', '.join(ended)}: trained without --keep-policies, or diverged.")
     return 0
 
 

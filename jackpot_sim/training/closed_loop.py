@@ -42,8 +42,14 @@ class Feedback(Frozen):
         Args:
             strength: x of this step.
             kl: what was measured in it, nats; inf counts as far above the target, and 0 as far below it.
+
+        Raises:
+            ValueError: the KL is NaN.
         """
-        far = math.log(kl / self.target_kl) if 0 < kl < math.inf else math.copysign(1.0, kl - self.target_kl)
+        if math.isnan(kl):
+            raise ValueError("the measured KL is NaN: no strength can follow it")
+        ratio = kl / self.target_kl
+        far = math.log(ratio) if 0 < ratio < math.inf else math.copysign(1.0, kl - self.target_kl)
         return min(max(strength * math.exp(self.gain * min(max(far, -1.0), 1.0)), self.least), self.most)
 
 

@@ -19,7 +19,7 @@ import pyarrow as pa
 from jackpot_sim.studies.errors import StudyError
 from jackpot_sim.studies.files import LOCK, locked, unwritable, write_atomically
 from jackpot_sim.studies.provenance import provenance
-from jackpot_sim.training import records
+from jackpot_sim.training import checkpoints, records
 from jackpot_sim.training.preparation import Pair, pairs, prepare
 from jackpot_sim.training.run import LOG, STEPS, train
 from jackpot_sim.training.study import Run, Study
@@ -48,7 +48,7 @@ class Options:
     """What does not change the records."""
 
     keep_policies: bool = False
-    """Save the trained policies."""
+    """Save the policies of the runs that are still to be trained."""
     tensorboard: bool = False
     """Write events for TensorBoard."""
     models: Path | None = None
@@ -226,7 +226,11 @@ def _result(name: str, future: Future[None]) -> None:
         raise StudyError(f"{error} (finished runs and checkpoints are kept)") from error
     except ValueError as error:
         raise StudyError(f"{name}: {error} (finished runs and checkpoints are kept)") from error
-    except MemoryError as error:
+    except BrokenExecutor:
+        raise
+    except (MemoryError, RuntimeError) as error:  # torch's is a RuntimeError
+        if not isinstance(error, MemoryError) and "memory" not in str(error):
+            raise
         raise StudyError(f"{name} did not fit into memory: give a smaller update.batch_size or rollout") from error
 
 
@@ -249,6 +253,8 @@ def join(study: Study, root: Path) -> None:
         table, reason = records.read(root / "runs" / run.id / STEPS)
         tables.append(table.replace_schema_metadata(None))
         outcomes.append(records.outcome(table, reason, run.training.steps))
+        if not reason:
+            checkpoints.delete(root / "runs" / run.id)  # a kill may have come just before
     together = pa.concat_tables(tables)
     write_atomically(root / STEPS, lambda path: records.write(together, path))
     found = pa.Table.from_pylist(outcomes, schema=records.OUTCOMES)

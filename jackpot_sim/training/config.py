@@ -11,7 +11,7 @@ from jackpot_sim.environments.language_models.build import TinyQwen3
 from jackpot_sim.environments.language_models.checkpoints import Precision
 from jackpot_sim.estimators import Denominator
 from jackpot_sim.studies.estimator_spec import EstimatorSpec, Frozen
-from jackpot_sim.training.actors import Actor, OnPolicy
+from jackpot_sim.training.actors import Actor, OnPolicy, SmallActor
 from jackpot_sim.training.closed_loop import Budget
 from jackpot_sim.training.tasks import AnyTask
 from jackpot_sim.training.tasks.addition import Addition
@@ -158,6 +158,14 @@ class Training(Frozen):
         sequences = self.rollout.prompts * self.rollout.samples
         if sequences < self.update.minibatches:
             raise ValueError(f"update.minibatches is {self.update.minibatches}, and a batch has {sequences} sequences")
+        if isinstance(self.policy, Taught) and self.task.characters is None:
+            raise ValueError(
+                f"a policy cannot be taught the task {self.task.kind}, which has no alphabet of its own: give "
+                "policy.kind checkpoint and policy.path, a folder with a tokenizer"
+            )
+        own = self.actor.model if isinstance(self.actor, SmallActor) else None
+        if isinstance(self.policy, Given) and isinstance(own, TinyQwen3):
+            raise ValueError("the policy is a checkpoint, and the actor is not: give actor.model as a checkpoint too")
         correction = self.correction.correction()
         if self.correction.acceptance_rate is not None:
             raise ValueError("correction.acceptance_rate needs whole laws: give budget.rejected, a share of the batch")

@@ -11,5 +11,9 @@ class DivergedError(Exception):
         self.step = step
 
 
+class LawError(ValueError):
+    """A model gives NaN or inf where the law of the next token should be."""
+
+
 class RewardError(Exception):
     """A reward could not be computed; the message names the step and the completion."""

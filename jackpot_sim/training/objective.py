@@ -122,9 +122,11 @@ def estimated_overlap(policy_on_topk: Array, topk: TopK, log_ratio: Array, mask:
     """Ẑ(λ) of every state from stored top-k, float64 (n, length); 1 at padding."""
     import torch
 
-    low, high = normalizer.bracket_on_topk(policy_on_topk[mask].double(), topk.log_probs[mask].double(), lam)
+    # In float32, as they are stored: sums of whole laws miss 1 in its seventh digit, which float64 would not forgive.
+    low, high = normalizer.bracket_on_topk(policy_on_topk[mask].float(), topk.log_probs[mask], lam)
     out = torch.ones(mask.shape, dtype=torch.float64, device=mask.device)
-    out[mask] = normalizer.calibrated(low, high, obrs.acceptance_probability(log_ratio[mask], lam))
+    accept = obrs.acceptance_probability(log_ratio[mask], lam)
+    out[mask] = normalizer.calibrated(low.double(), high.double(), accept)
     return out
 
 
@@ -230,8 +232,8 @@ def lam_at(rejected: float, log_ratio: Array, mask: Array) -> float:
     fits = torch.nonzero((root * ratio <= 1) & (root > 0))  # the k-th is below the bend indeed
     if not len(fits):
         raise ValueError(
-            f"no lam rejects as few as {rejected:g} of the tokens: {int((ratio == 0).sum())} of {len(ratio)} are beyond "
-            "the policy, and rejected at any lam; give a larger share"
+            f"no lam rejects as few as {rejected:g} of the tokens: {int((ratio == 0).sum())} of {len(ratio)} are "
+            "beyond the policy, and rejected at any lam; give a larger share"
         )
     return float(1 / root[int(fits[-1])])
 

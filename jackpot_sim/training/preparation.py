@@ -12,8 +12,11 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock
 
 from jackpot_sim.environments.language_models import checkpoints
 from jackpot_sim.environments.language_models.build import Checkpoint, Model, TinyQwen3, check_same_vocabulary
@@ -21,12 +24,16 @@ from jackpot_sim.environments.language_models.checkpoints import Loaded, quiet
 from jackpot_sim.environments.language_models.threads import torch_threads
 from jackpot_sim.studies.errors import StudyError
 from jackpot_sim.studies.estimator_spec import Frozen
+from jackpot_sim.studies.files import LOCK
 from jackpot_sim.training.actors import SmallActor
 from jackpot_sim.training.config import Given, Taught, Training
 from jackpot_sim.training.starting import distilled, taught
 from jackpot_sim.training.study import Run
 from jackpot_sim.training.tasks.characters import character_tokenizer
 from jackpot_sim.training.texts import Texts
+
+_USUAL = TinyQwen3(heads=2, kv_heads=2, initial_scale=5.0)
+"""An actor whose size is told by its layers and its width."""
 
 
 class Pair(Frozen):
@@ -52,7 +59,11 @@ def _key(training: Training, seed: int) -> str:
 
 
 def _actor_name(config: TinyQwen3, kl: float) -> str:
-    return f"actor-{config.layers}x{config.hidden}-{kl:g}"
+    name = f"actor-{config.layers}x{config.hidden}-{kl:g}"
+    usual = replace(_USUAL, layers=config.layers, hidden=config.hidden)
+    if config == usual and float(f"{kl:g}") == kl:
+        return name
+    return f"{name}-{hashlib.sha256(f'{config} {kl!r}'.encode()).hexdigest()[:8]}"  # what the name does not tell
 
 
 def pairs(runs: Iterable[Run]) -> tuple[Pair, ...]:
@@ -64,7 +75,8 @@ def pairs(runs: Iterable[Run]) -> tuple[Pair, ...]:
         _, actors = found.setdefault(_key(run.training, run.seed), (run, {}))
         actor = run.training.actor
         if isinstance(actor, SmallActor) and isinstance(actor.model, TinyQwen3):
-            actors.setdefault(actor.model, set()).add(_distance(actor))
+            assert actor.kl is not None  # see SmallActor
+            actors.setdefault(actor.model, set()).add(actor.kl)
     return tuple(
         Pair(
             training=run.training,
@@ -75,14 +87,8 @@ def pairs(runs: Iterable[Run]) -> tuple[Pair, ...]:
     )
 
 
-def _distance(actor: SmallActor) -> float:
-    if actor.kl is None:
-        raise StudyError("actor.kl is null: an actor of random weights has to be distilled; give the KL to stop at")
-    return actor.kl
-
-
 def prepare(pair: Pair, models: Path, report: Callable[[str], None] = lambda _: None) -> None:
-    """Makes what is missing of the pair's models.
+    """Makes what is missing of the pair's models; one process at a time, for studies may share the folder.
 
     Raises:
         StudyError: the policy cannot be taught, or an actor not come so near.
@@ -90,7 +96,7 @@ def prepare(pair: Pair, models: Path, report: Callable[[str], None] = lambda _: 
     folder = models / pair.key
     folder.mkdir(parents=True, exist_ok=True)
     training, texts = pair.training, _texts(pair.training, None)
-    with torch_threads(1):
+    with FileLock(folder / LOCK), torch_threads(1):
         if not (folder / "policy").is_dir():
             assert isinstance(training.policy, Taught)
             made = taught(training.policy, texts, training.precision, pair.seed, report)
@@ -144,10 +150,9 @@ def _actor(run: Run, models: Path, policy: Loaded) -> Loaded | None:
     source: str | Path
     if isinstance(config.model, Checkpoint):
         source = config.model.path
-    elif isinstance(run.training.policy, Given):
-        raise StudyError("actor.model: with a policy from a checkpoint give the actor as a checkpoint too")
     else:
-        source = models / _key(run.training, run.seed) / _actor_name(config.model, _distance(config))
+        assert config.kl is not None
+        source = models / _key(run.training, run.seed) / _actor_name(config.model, config.kl)
     actor = checkpoints.load(source, precision=run.training.precision, device=run.training.device)
     check_same_vocabulary(policy.model, actor.model, policy.tokenizer, actor.tokenizer)
     return actor

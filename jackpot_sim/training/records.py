@@ -17,7 +17,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from jackpot_sim.training.collapse import course
+from jackpot_sim.training.collapse import Course, course
 from jackpot_sim.training.study import Run
 
 FIGURES = {
@@ -90,10 +90,12 @@ def read(path: Path) -> tuple[pa.Table, str]:
 
 
 def outcome(table: pa.Table, reason: str, asked: int) -> dict[str, Any]:
-    """What became of a run: its row of `OUTCOMES`."""
+    """What became of a run: its row of `OUTCOMES`; the last of its rows says how many steps were made."""
     frame: pd.DataFrame = table.to_pandas()
     tests = frame.dropna(subset=["accuracy"])
-    found = course(tests["step"].tolist(), tests["accuracy"].tolist())
+    found = Course(math.nan, math.nan, None)  # of a policy that could not be tested even once
+    if len(tests):
+        found = course(tests["step"].tolist(), tests["accuracy"].tolist())
     first, last = frame.iloc[0], int(frame["step"].iloc[-1])
     ended = reason or ("finished" if last >= asked else "collapsed")
     return {

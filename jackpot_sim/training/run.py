@@ -2,17 +2,20 @@
 
 RUN/checkpoint-000050.pt    while it is under way
 RUN/log.jsonl               a line a step, to look at
+RUN/tensorboard             events, where they are asked for
 RUN/policy                  the trained policy, as save_pretrained leaves it, where it is asked for
 RUN/steps.parquet           a row a step; written last: where it is, the run is finished
 """
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
 import json
 import math
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +25,13 @@ from jackpot_sim.studies.errors import StudyError
 from jackpot_sim.studies.files import unwritable, write_atomically
 from jackpot_sim.training import checkpoints, records
 from jackpot_sim.training.collapse import course
-from jackpot_sim.training.evaluation import Scores
 from jackpot_sim.training.faults import DivergedError, RewardError
 from jackpot_sim.training.preparation import beginning
+from jackpot_sim.training.records import FIGURES
 from jackpot_sim.training.study import Run
 from jackpot_sim.training.trainer import RewardOf, Row, Trainer
 
-STEPS, LOG, POLICY = "steps.parquet", "log.jsonl", "policy"
+STEPS, LOG, POLICY, EVENTS = "steps.parquet", "log.jsonl", "policy", "tensorboard"
 
 Watch = Callable[[Row], None]
 """Called with the row of every step."""
@@ -44,17 +47,17 @@ def train(
     keep_policy: bool = False,
     tensorboard: bool = False,
 ) -> None:
-    """Trains until the run is finished, has collapsed, or cannot go on.
+    """Trains until the run is finished, has collapsed, or cannot go on; one that is finished is left as it is.
 
-    A run that diverges is finished too: its rows say so, and its last good checkpoint stays.
+    A run that diverges is finished too: its rows say so, and its last good checkpoint stays, in place of a policy.
 
     Args:
         run: what to train.
         folder: where its records go, new or of the same run.
         models: where the models that it begins with have been prepared.
         watch: told of every step.
-        reward: in the place of the task's own.
-        keep_policy: whether the trained policy is saved.
+        reward: in the place of the task's own, which still judges the tests.
+        keep_policy: whether the trained policy is saved, at the end of the training.
         tensorboard: whether to write events for TensorBoard, into the run's folder.
 
     Raises:
@@ -67,10 +70,9 @@ def train(
         with torch_threads(1):
             texts, policy, actor = beginning(run, models)
             trainer = Trainer(run.training, texts, policy, actor, run.seed, reward)
-            _Course(run, trainer, folder, watch, tensorboard).to_its_end()
-            if keep_policy:
-                _save(trainer, folder / POLICY)
-    except RewardError as error:
+            with _events(folder, tensorboard) as events:
+                _Course(run, trainer, folder, watch, events).to_its_end(keep_policy)
+    except (RewardError, ValueError) as error:
         raise StudyError(f"{run.id}: {error}") from error
     except OSError as error:
         raise unwritable(Path(error.filename or folder), error) from error
@@ -79,53 +81,72 @@ def train(
 class _Course:
     """A run under way: its trainer and the rows so far."""
 
-    def __init__(self, run: Run, trainer: Trainer, folder: Path, watch: Watch, tensorboard: bool) -> None:
-        self._run, self._trainer, self._folder, self._watch = run, trainer, folder, watch
+    def __init__(self, run: Run, trainer: Trainer, folder: Path, watch: Watch, events: Any) -> None:
+        self._run, self._trainer, self._folder, self._watch, self._events = run, trainer, folder, watch, events
         self._rows: list[Row] = []
-        self._writer = _tensorboard(folder) if tensorboard else None
 
-    def to_its_end(self) -> None:
-        """Steps, tests and checkpoints; the rows at the end."""
-        config = self._run.training
-        if (state := checkpoints.newest(self._folder)) is not None:
-            self._trainer.restore(state["trainer"])
-            self._rows = state["rows"]
-        (self._folder / LOG).write_text("".join(f"{json.dumps(row)}\n" for row in self._rows), encoding="utf-8")
-        reason = ""
-        while self._trainer.step < config.steps and not self._is_over():
-            try:
+    def to_its_end(self, keep_policy: bool) -> None:
+        """Steps, tests and checkpoints; the policy and the rows at the end."""
+        config, trainer, reason = self._run.training, self._trainer, ""
+        self._go_on()
+        try:
+            while trainer.step < config.steps and not self._is_over():
                 self._one()
-            except DivergedError as error:
-                reason = str(error)
-                break
-            if self._trainer.step % config.checkpoint_every == 0:
-                self._keep()
-        if not reason:
-            self._rows.append({"step": self._trainer.step} | _tested(self._trainer.evaluate()))
+                if trainer.step % config.checkpoint_every == 0:
+                    self._keep()
+            row = self._begun()
+            self._test(row)
+            self._tell(row)
+            trainer.check_weights()
+        except DivergedError as error:
+            reason = str(error)
+            self._begun()
+        if keep_policy and not reason:
+            _save(trainer, self._folder / POLICY)
         table = records.steps(self._run, self._rows, reason)
         write_atomically(self._folder / STEPS, lambda path: records.write(table, path))
         if not reason:
             checkpoints.delete(self._folder)
 
-    def _one(self) -> None:
-        trainer, began = self._trainer, time.perf_counter()
-        step = trainer.step
-        if step == 0:
+    def _go_on(self) -> None:
+        """To where the last checkpoint was taken, in the records too; without one to the beginning."""
+        if (state := checkpoints.newest(self._folder)) is not None:
+            self._trainer.restore(state["trainer"])
+            self._rows = state["rows"]
+        else:
             self._keep()  # what a run that diverges at once falls back on
-        row: Row = {"step": step}
-        row |= _tested(trainer.evaluate()) if step % self._run.training.evaluation.every == 0 else {}
-        row |= trainer.advance()
+        (self._folder / LOG).write_text("", encoding="utf-8")
+        for row in self._rows:
+            self._tell(row)
+
+    def _one(self) -> None:
+        began, row = time.perf_counter(), self._begun()
+        if self._trainer.step % self._run.training.evaluation.every == 0:
+            self._test(row)
+        row |= self._trainer.advance()
         row["seconds"] = time.perf_counter() - began
-        self._rows.append(row)
         self._watch(row)
+        self._tell(row)
+
+    def _begun(self) -> Row:
+        """The row of the step at hand, among the others: where the step diverges, what was tested is kept."""
+        if not self._rows or self._rows[-1]["step"] != self._trainer.step:
+            self._rows.append({"step": self._trainer.step})
+        return self._rows[-1]
+
+    def _test(self, row: Row) -> None:
+        row |= self._trainer.evaluate()._asdict()
+
+    def _tell(self, row: Row) -> None:
         with (self._folder / LOG).open("a", encoding="utf-8") as log:
             log.write(f"{json.dumps(row)}\n")
-        if self._writer is not None:
-            for name, value in row.items():
-                if math.isfinite(value):
-                    self._writer.add_scalar(name, value, step)
+        if self._events is not None:
+            for name in FIGURES:
+                if math.isfinite(row.get(name, math.nan)):
+                    self._events.add_scalar(name, row[name], int(row["step"]))
 
     def _keep(self) -> None:
+        self._trainer.check_weights()
         checkpoints.save(self._folder, self._trainer.step, {"trainer": self._trainer.state(), "rows": self._rows})
 
     def _is_over(self) -> bool:
@@ -138,10 +159,6 @@ class _Course:
         return found is not None and self._trainer.step - found >= patience
 
 
-def _tested(scores: Scores) -> Row:
-    return scores._asdict()
-
-
 def _save(trainer: Trainer, folder: Path) -> None:
     unfinished = folder.parent / f".{folder.name}.tmp"
     shutil.rmtree(unfinished, ignore_errors=True)
@@ -152,9 +169,25 @@ def _save(trainer: Trainer, folder: Path) -> None:
     unfinished.replace(folder)
 
 
-def _tensorboard(folder: Path) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise StudyError("--tensorboard needs the library tensorboard: pip install tensorboard") from error
-    return SummaryWriter(str(folder / "tensorboard"))
+@contextlib.contextmanager
+def _events(folder: Path, wanted: bool) -> Iterator[Any]:
+    """What writes events for TensorBoard, None where they are not wanted; those of before are written again."""
+    if not wanted:
+        yield None
+        return
+    require_tensorboard()
+    from torch.utils.tensorboard import SummaryWriter
+
+    shutil.rmtree(folder / EVENTS, ignore_errors=True)
+    with SummaryWriter(str(folder / EVENTS)) as writer:
+        yield writer
+
+
+def require_tensorboard() -> None:
+    """Refuses to begin what would lack its events.
+
+    Raises:
+        StudyError: the library is missing.
+    """
+    if importlib.util.find_spec("tensorboard") is None:
+        raise StudyError("--tensorboard needs the library tensorboard: pip install tensorboard")

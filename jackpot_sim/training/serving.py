@@ -58,4 +58,5 @@ class Server:
 
     def restore(self, state: dict[str, Any]) -> None:
         """As it was."""
+        self._past.clear()
         self._past.extend(state["past"])

@@ -18,6 +18,7 @@ from jackpot_sim.environments.language_models.scoring import CausalLM
 from jackpot_sim.studies.errors import StudyError
 from jackpot_sim.training.actors import Direction
 from jackpot_sim.training.config import Taught
+from jackpot_sim.training.faults import LawError
 from jackpot_sim.training.objective import distillation
 from jackpot_sim.training.passes import Sequences, model_pass
 from jackpot_sim.training.texts import Texts
@@ -49,7 +50,10 @@ def taught(config: Taught, texts: Texts, precision: Precision, seed: int, report
     right = 0.0
     for step in range(config.most_steps):
         if step % CHECK_EVERY == 0:
-            _, written = texts.written(CausalLM(model), checked, 1, keyed_generator(seed, "teaching", "check"))
+            try:
+                _, written = texts.written(CausalLM(model), checked, 1, keyed_generator(seed, "teaching", "check"))
+            except LawError as error:
+                raise StudyError(f"teaching diverged by step {step}: give a smaller policy.learning_rate") from error
             right = float(np.mean(texts.task.rewards(texts.completions(written), checked)))
             report(f"teaching the policy: step {step}, {right:.0%} right of {config.accuracy:.0%}")
             if right >= config.accuracy:

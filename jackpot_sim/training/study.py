@@ -17,8 +17,10 @@ Without settings and methods it is a single run, or one for each seed.
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -36,10 +38,11 @@ from jackpot_sim.training.config import Training
 ONLY = "run"
 """What the one setting or method is called where none is named."""
 
-_NAME = r"^[\w.+-]+$"
+_NAME = r"[\w.+-]+"
 _AXES = ("settings", "methods")
 _KINDS = {"task": {"kind": "addition"}, "policy": {"kind": "taught"}, "actor": {"kind": "on-policy"}}
 """What fields belong to that are given without a kind."""
+_KINDS_AT = configuration.kinds_of(Training)
 
 
 def _as_seeds(value: Any) -> Any:
@@ -49,10 +52,12 @@ def _as_seeds(value: Any) -> Any:
         if value < 1:
             raise ValueError(f"their number must be at least 1, got {value}")
         return tuple(range(value))
+    if not isinstance(value, list | tuple):
+        raise ValueError(f"give a list of seeds, or how many, not {value!r}")
     return value
 
 
-Label = Annotated[str, Field(pattern=_NAME)]
+Label = Annotated[str, Field(pattern=f"^{_NAME}$")]
 
 
 class Run(Frozen):
@@ -89,6 +94,9 @@ class Study(Frozen):
             raise ValueError("a study needs at least one seed, one setting and one method")
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError("seeds holds one twice")
+        folders = [run.id for run in self.runs]
+        if twice := sorted({name for name in folders if folders.count(name) > 1}):
+            raise ValueError(f"two runs would both be called {twice[0]}: give settings or methods other names")
         return self
 
     @property
@@ -140,6 +148,8 @@ def of_mapping(mapping: Mapping[str, Any], overrides: Mapping[str, Any], *, quic
         StudyError: a field is unknown or out of range; the message names it.
     """
     shortened = mapping.get("quick") or {}
+    if not isinstance(shortened, Mapping):
+        raise StudyError(f"quick: give the fields that it changes, not {shortened!r}")
     if quick and not shortened:
         raise StudyError("the study has no quick version: give fields under quick, or run it without --quick")
     whole = {key: value for key, value in mapping.items() if key != "quick"}
@@ -185,13 +195,21 @@ def _named(value: Any, axis: str) -> dict[str, Mapping[str, Any]]:
     """The settings or methods by name."""
     if value is None:
         return {ONLY: {}}
-    if not isinstance(value, Mapping) or not all(isinstance(each, Mapping) or each is None for each in value.values()):
+    named = isinstance(value, Mapping) and all(isinstance(each, Mapping) or each is None for each in value.values())
+    if not named or not value:
         raise StudyError(f"{axis}: give a name to each, and the fields that it changes")
+    if bad := [name for name in value if not re.fullmatch(_NAME, str(name))]:
+        raise StudyError(f"{axis}: {bad[0]!r} names a folder: give letters, digits and _ . + - alone")
     return {str(name): changes or {} for name, changes in value.items()}
 
 
 def _training(mapping: Mapping[str, Any], where: str) -> Training:
     try:
-        return configuration.parse(Training, mapping)
+        if unknown := [key for key in mapping if key not in Training.model_fields]:
+            known = ("name", "seeds", "settings", "methods", "quick", *Training.model_fields)
+            near = difflib.get_close_matches(str(unknown[0]), known, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise StudyError(f"{unknown[0]}: there is no such field{hint} (there are {', '.join(known)})")
+        return configuration.parse(Training, mapping, _KINDS_AT)
     except StudyError as error:
         raise StudyError(str(error) if where == f"{ONLY}, {ONLY}" else f"{where}: {error}") from error

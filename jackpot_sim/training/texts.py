@@ -8,12 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from jackpot_sim.core.sequences import Flags, Ints
-from jackpot_sim.environments.language_models.build import Tokenizer
-from jackpot_sim.environments.language_models.generation import Written, generate
+from jackpot_sim.environments.language_models.build import Tokenizer, check_positions
+from jackpot_sim.environments.language_models.generation import Written, check_written, generate
 from jackpot_sim.environments.language_models.prompts import encoded
 from jackpot_sim.environments.language_models.sampling_law import SamplingLaw
 from jackpot_sim.environments.language_models.scoring import CausalLM
 from jackpot_sim.studies.errors import StudyError
+from jackpot_sim.training.faults import LawError
 from jackpot_sim.training.tasks.base import Problem, Task
 
 PLAIN = SamplingLaw()
@@ -59,21 +60,36 @@ class Texts:
         """The ids of the prompts, and `samples` completions of each, side by side.
 
         Raises:
-            ValueError: the actor's laws are none, or a prompt does not fit its context.
+            StudyError: the actor cannot read a prompt, or not with so many new tokens after it.
+            LawError: the actor gives NaN or inf.
         """
         prompts = self.prompts(problems)
         prompt = np.repeat(np.arange(len(prompts)), samples)
         uniforms = generator.random((len(prompt), self.length))
-        return prompts, generate(
-            actor,
-            prompts,
-            prompt,
-            uniforms,
-            sampling=sampling,
-            end_tokens=self.end_tokens,
-            batch_size=self.batch_size,
-            topk=topk,
-        )
+        self._check(actor, prompts, prompt, uniforms.shape)
+        try:
+            return prompts, generate(
+                actor,
+                prompts,
+                prompt,
+                uniforms,
+                sampling=sampling,
+                end_tokens=self.end_tokens,
+                batch_size=self.batch_size,
+                topk=topk,
+            )
+        except ValueError as error:  # the prompts are in order, so that it is the model
+            raise LawError(str(error)) from error
+
+    def _check(self, actor: CausalLM, prompts: list[Ints], prompt: Ints, shape: tuple[int, ...]) -> None:
+        try:
+            check_positions(actor.model, max(map(len, prompts)) + self.length, "the model")
+        except ValueError as error:
+            raise StudyError(f"{error}; give a model with a larger context, or a smaller rollout.length") from error
+        try:
+            check_written(actor.model, prompts, prompt, shape)
+        except ValueError as error:
+            raise StudyError(f"the model cannot read the task's prompts: {error}") from error
 
     def completions(self, written: Written) -> list[str]:
         """The texts, without what ends them."""

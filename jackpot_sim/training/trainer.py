@@ -2,6 +2,9 @@
 
 Nothing in it remembers a random state: what a step draws is keyed by the seed and the step, so that methods see the
 same prompts and draws, and a run that goes on from a checkpoint does what it would have done.
+
+As in TRL and verl, an update without a gradient is made all the same: where all rewards of a batch are equal, AdamW's
+momentum still moves the weights, and only without any do they stay.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ from jackpot_sim.training import objective
 from jackpot_sim.training.actors import JointActor
 from jackpot_sim.training.config import Training
 from jackpot_sim.training.evaluation import Scores, evaluated
-from jackpot_sim.training.faults import DivergedError, RewardError
+from jackpot_sim.training.faults import DivergedError, LawError, RewardError
 from jackpot_sim.training.measures import Means, kl_to_actor, mismatch
 from jackpot_sim.training.objective import Proposed
 from jackpot_sim.training.passes import ModelPass, Sequences, model_pass
@@ -80,7 +83,7 @@ class Trainer:
             self.rejected = config.budget.rejected
 
     def state(self) -> dict[str, Any]:
-        """All that the next step depends on, as tensors and numbers."""
+        """All that the next step depends on, as tensors and numbers; the tensors are those in use, no copies."""
         return {
             "step": self.step,
             "policy": self.policy.state_dict(),
@@ -102,36 +105,61 @@ class Trainer:
         self._server.restore(state["server"])
         self.distillation_weight, self.rejected = state["strengths"]
 
+    def check_weights(self) -> None:
+        """Refuses weights from which there is no going on.
+
+        Raises:
+            DivergedError: one is NaN or inf.
+        """
+        import torch
+
+        for model in (self.policy, self._own):
+            if model is not None and not all(bool(torch.isfinite(weight).all()) for weight in model.parameters()):
+                raise DivergedError(self.step, "a weight is NaN or inf")
+
     def evaluate(self) -> Scores:
-        """The policy's scores on held-out problems."""
+        """The policy's scores on held-out problems.
+
+        Raises:
+            DivergedError: it has no law any more.
+        """
         config = self.config
-        return evaluated(self.policy, self.texts, config.evaluation, config.rollout.temperature, self.seed)
+        try:
+            return evaluated(self.policy, self.texts, config.evaluation, config.rollout.temperature, self.seed)
+        except LawError as error:
+            raise DivergedError(self.step, str(error)) from error
 
     def advance(self) -> Row:
         """One batch of rollouts and its updates.
 
         Raises:
             RewardError: a reward cannot be computed, or is no finite number.
-            DivergedError: a loss or a gradient is not finite; the weights are those before that update.
+            DivergedError: a law, a loss or a gradient is not finite; the weights are those before that update.
+            StudyError: a prompt does not fit into the model.
+            ValueError: the task has no problems.
         """
         sequences, proposed, row = self._rolled_out()
-        correction, row["lam"] = self._correction(proposed)
-        sums = Means()
-        for rows in self._minibatches(len(sequences)):
-            self._updated(sequences.take(rows), proposed.take(rows), correction, sums)
-        row |= sums.means()
-        row |= {"distillation_weight": self.distillation_weight, "rejected_budget": self.rejected}
-        self._adapt(row["kl_policy_actor"])
+        try:
+            row |= mismatch(proposed, self.vocab)
+            correction, row["lam"] = self._correction(proposed)
+            sums = Means()
+            for rows in self._minibatches(len(sequences)):
+                self._updated(sequences.take(rows), proposed.take(rows), correction, sums)
+            row |= sums.means()
+            row |= {"distillation_weight": self.distillation_weight, "rejected_budget": self.rejected}
+            self._adapt(row["kl_policy_actor"])
+        except ValueError as error:  # of such laws no weight, λ or strength can be computed
+            raise DivergedError(self.step, str(error)) from error
         self.step += 1
         return row
 
     def _rolled_out(self) -> tuple[Sequences, Proposed, Row]:
-        """A batch of rollouts with rewards and p_ref, and what they say of the mismatch."""
+        """A batch of rollouts with rewards and p_ref."""
         import torch
 
         config = self.config.rollout
+        problems = self.texts.task.problems(self._generator("problems"), config.prompts)
         try:
-            problems = self.texts.task.problems(self._generator("problems"), config.prompts)
             prompts, written = self.texts.written(
                 self._server.actor(),
                 problems,
@@ -140,7 +168,7 @@ class Trainer:
                 sampling=SamplingLaw(temperature=config.temperature),
                 topk=config.topk,
             )
-        except ValueError as error:  # a model of NaN has no law to draw from
+        except LawError as error:
             raise DivergedError(self.step, str(error)) from error
         rewards = self._rewards(written, [problem for problem in problems for _ in range(config.samples)])
         device = self.policy.device
@@ -169,7 +197,6 @@ class Trainer:
             "equal_groups": float((groups == groups[:, :1]).all(-1).mean()),
             "tokens": float(written.mask.sum()),
             "length": float(written.mask.sum(-1).mean()),
-            **mismatch(proposed, self.vocab),
         }
         return sequences, proposed, row
 

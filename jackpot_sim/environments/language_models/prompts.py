@@ -180,24 +180,24 @@ def encoded(
     in_chat = has_template if chat is None else chat
 
     def ids(prompt: Prompt) -> Ints:
-        with quiet():
-            if prompt.messages is None and not in_chat:
-                found = tokenizer(prompt.text)["input_ids"]
-            else:
-                messages = prompt.messages or ({_ROLE: "user", _CONTENT: str(prompt.text)},)
-                try:
-                    found = tokenizer.apply_chat_template(
-                        list(messages), add_generation_prompt=True, tokenize=True, return_dict=False
-                    )
-                except Exception as error:  # a template is a program
-                    raise ValueError(f"the chat template refuses it: {first_line(error)}") from error
+        if prompt.messages is None and not in_chat:
+            found = tokenizer(prompt.text)["input_ids"]
+        else:
+            messages = prompt.messages or ({_ROLE: "user", _CONTENT: str(prompt.text)},)
+            try:
+                found = tokenizer.apply_chat_template(
+                    list(messages), add_generation_prompt=True, tokenize=True, return_dict=False
+                )
+            except Exception as error:  # a template is a program
+                raise ValueError(f"the chat template refuses it: {first_line(error)}") from error
         if not len(found):
             raise ValueError("no token is left of it")
         if most_tokens is not None and len(found) > most_tokens:
             raise ValueError(f"it has {len(found)} tokens, and at most {most_tokens} fit")
         return np.asarray(found, dtype=np.int64)
 
-    return list(_collected("prompts", "prompt", enumerate(prompts, 1), None, ids))
+    with quiet():
+        return list(_collected("prompts", "prompt", enumerate(prompts, 1), None, ids))
 
 
 def left_padded(prompts: Sequence[Ints], pad: int = 0) -> tuple[Ints, Flags]:
