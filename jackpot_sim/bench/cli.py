@@ -34,12 +34,19 @@ class Case(StrEnum):
     ENUMERATION = "enumeration"
     NORMALIZERS = "normalizers"
     OVERHEAD = "overhead"
+    TRAINING = "training"
 
 
 def _normalizers() -> Iterator[Finding]:
     from jackpot_sim.bench.normalizers import normalizers
 
     return normalizers()
+
+
+def _training() -> Iterator[Finding]:
+    from jackpot_sim.bench.training import training
+
+    return training()
 
 
 _CASES: dict[Case, Callable[[], Iterator[Finding]]] = {
@@ -50,6 +57,7 @@ _CASES: dict[Case, Callable[[], Iterator[Finding]]] = {
     Case.WORKERS: sweeping.workers,
     Case.ENUMERATION: sequences.enumeration,
     Case.NORMALIZERS: _normalizers,
+    Case.TRAINING: _training,
 }
 """Those without options; `overhead` is the one that has some."""
 
@@ -80,8 +88,9 @@ def _bench(
         cases: Which ones, by default all: figure2 (acceptance and KL against the published points),
             budget (solve_lam), paths (thresholds), memory, workers, enumeration (every sequence of a small
             language model), normalizers (what each estimate of the overlap Z costs and how near it comes),
-            overhead (what corrections add to a GRPO step; the other options are for it). The last and
-            enumeration need torch and transformers.
+            overhead (what corrections add to a GRPO step; the other options are for it), training (a step of
+            the training loop beside one of TRL's). The last two and enumeration need torch and transformers,
+            training needs trl too.
         out: Also write the findings, the machine and the versions to this JSON file.
         options: For overhead alone.
     """

@@ -8,6 +8,9 @@ there already, the log-normaliser included.
 What makes the step shorter than a real one, and so a correction's share of it larger: there is no
 prompt, no padding, no gradient clipping, no reference model, no forward pass for p_ref, and no float32 master
 copy where the weights are bfloat16.
+
+The formulas are those of `training.objective`. What differs from the training loop is how they are fed: every token
+counts, so that no mask is carried along, logits stay in the model's precision, and Z may be had in more than one way.
 """
 
 from __future__ import annotations
@@ -24,12 +27,12 @@ from jackpot_sim.core import normalizer, obrs
 from jackpot_sim.core.backend import Array, namespace
 from jackpot_sim.core.topk import TopK
 from jackpot_sim.estimators import Correction
+from jackpot_sim.training.objective import advantages, kept, surrogate
+from jackpot_sim.training.passes import ModelPass
 
 CLIP = 0.2
 """PPO's ε."""
 LEARNING_RATE = 1e-6
-STD_EPSILON = 1e-4
-"""Added to a group's standard deviation (ddof 1, as TRL has both)."""
 ACTOR_NOISE = 0.1
 """Standard deviation of what the actor's logits differ by from the policy's."""
 
@@ -79,22 +82,11 @@ class Rollouts:
         return sum(math.prod(each.shape) * each.element_size() for each in arrays)
 
 
-class PolicyPass(NamedTuple):
-    """What the forward pass of the policy leaves for a correction, cut from the graph."""
-
-    logits: Array
-    """(batch, length, vocab), in the model's precision."""
-    log_normaliser: Array
-    """log Σ exp(logits), float32 of shape (batch, length): the loss needs it anyway."""
-    log_probs: Array
-    """log p_new of each token, float32 of shape (batch, length), nats."""
-
-
-Weigh = Callable[[Rollouts, PolicyPass, Array], Array]
+Weigh = Callable[[Rollouts, ModelPass, Array], Array]
 """From uniforms in [0, 1) of shape (batch, length) to m·w of that shape."""
 
 
-def weigh(correction: Correction, way: WayToZ | None, rollouts: Rollouts, policy: PolicyPass, uniforms: Array) -> Array:
+def weigh(correction: Correction, way: WayToZ | None, rollouts: Rollouts, policy: ModelPass, uniforms: Array) -> Array:
     """m·w of every token, shape (batch, length).
 
     The target is p_new for a correction with a factor p_ref/p_new, and p_ref for others.
@@ -103,7 +95,7 @@ def weigh(correction: Correction, way: WayToZ | None, rollouts: Rollouts, policy
         correction: one that weighs each token by itself.
         way: how it comes to Z; None where it needs none.
         rollouts: what was stored.
-        policy: what the forward pass left.
+        policy: what the forward pass left, cut from the graph.
         uniforms: one in [0, 1) for each token; they decide the masks.
 
     Raises:
@@ -119,13 +111,13 @@ def weigh(correction: Correction, way: WayToZ | None, rollouts: Rollouts, policy
     pair = correction.weights(
         log_ratio, overlap, log_reference_ratio=rollouts.reference_log_probs - target if to_new else None
     )
-    return namespace(uniforms).where(uniforms < pair.accept, pair.weight, 0.0)
+    return kept(pair, uniforms)
 
 
-def _overlap(way: WayToZ, lam: float, rollouts: Rollouts, policy: PolicyPass, accept: Array, uniforms: Array) -> Array:
+def _overlap(way: WayToZ, lam: float, rollouts: Rollouts, policy: ModelPass, accept: Array, uniforms: Array) -> Array:
     """Ẑ, shape (batch, length)."""
     if way is WayToZ.BRACKET:
-        low, high = normalizer.bracket_on_topk(_on(rollouts.topk, policy), rollouts.topk.log_probs, lam)
+        low, high = normalizer.bracket_on_topk(policy.on(rollouts.topk), rollouts.topk.log_probs, lam)
         return normalizer.calibrated(low, high, accept)
     if rollouts.laws is None:
         raise ValueError(f"rollouts hold no laws of the actor: the way {way} needs them")
@@ -134,18 +126,13 @@ def _overlap(way: WayToZ, lam: float, rollouts: Rollouts, policy: PolicyPass, ac
     return normalizer.bias_correction(_on_union(lam, rollouts.topk, rollouts.laws, policy), uniforms < accept)
 
 
-def _on(topk: TopK, policy: PolicyPass) -> Array:
-    """log p on stored tokens, float32 of shape (batch, length, k)."""
-    return topk.gather(policy.logits) - policy.log_normaliser[..., None]
-
-
-def _on_union(lam: float, actor: TopK, laws: Array, policy: PolicyPass) -> Array:
+def _on_union(lam: float, actor: TopK, laws: Array, policy: ModelPass) -> Array:
     """Z_k on TopK(q) ∪ TopK(p), shape (batch, length), with one pass over the vocabulary: the top-k of p."""
     xp = namespace(policy.logits)
     logits, ids = policy.logits.topk(actor.k, dim=-1)
     twice = xp.any(ids[..., :, None] == actor.ids[..., None, :], axis=-1)
     added = xp.where(twice, -math.inf, logits - policy.log_normaliser[..., None])
-    p = xp.concat([_on(actor, policy), added], axis=-1)
+    p = xp.concat([policy.on(actor), added], axis=-1)
     q = xp.concat([actor.log_probs, xp.take_along_axis(laws, ids, axis=-1)], axis=-1)
     return xp.sum(xp.exp(obrs.log_overlap_terms(p, q, lam)), axis=-1)
 
@@ -185,7 +172,7 @@ class Trainer:
         states = [value for each in self.optimizer.state.values() for value in each.values()]
         return sum(math.prod(each.shape) * each.element_size() for each in [*self.model.parameters(), *states])
 
-    def _factor(self, weights: Weigh | None, policy: PolicyPass) -> Array | None:
+    def _factor(self, weights: Weigh | None, policy: ModelPass) -> Array | None:
         import torch
 
         if weights is None:
@@ -212,29 +199,24 @@ def now(device: str) -> float:
     return time.process_time()
 
 
-def forward(model: Model, ids: Array) -> tuple[PolicyPass, Array]:
-    """The policy's pass over all but the last token, and log p of the next tokens with their graph."""
+def forward(model: Model, ids: Array) -> tuple[ModelPass, Array]:
+    """The policy's pass over all but the last token, cut from the graph, and log p of the next tokens with it.
+
+    Unlike `passes.model_pass` it makes no float32 copy of the logits, which would be the largest thing in memory.
+    """
     import torch
 
     logits = model(ids[:, :-1]).logits
     log_normaliser = torch.logsumexp(logits.float(), dim=-1)
     log_probs = logits.gather(-1, ids[:, 1:, None]).squeeze(-1) - log_normaliser
-    return PolicyPass(logits.detach(), log_normaliser.detach(), log_probs.detach()), log_probs
-
-
-def advantages(rewards: Array) -> Array:
-    """GRPO's, of one group: (reward − mean) / (standard deviation + ε), shape (batch,)."""
-    return (rewards - rewards.mean()) / (rewards.std() + STD_EPSILON)
+    return ModelPass(logits.detach(), log_normaliser.detach(), log_probs.detach()), log_probs
 
 
 def loss(log_probs: Array, rollouts: Rollouts, factor: Array | None) -> Array:
     """−mean over tokens of m·w · min(r A, clip(r, 1 − ε, 1 + ε) A) with r = p_new/p_ref ([J] §4.2)."""
-    import torch
-
-    advantage = advantages(rollouts.rewards)[:, None]
-    ratio = torch.exp(log_probs - rollouts.reference_log_probs)
-    surrogate = torch.minimum(ratio * advantage, ratio.clamp(1 - CLIP, 1 + CLIP) * advantage)
-    return -(surrogate if factor is None else factor * surrogate).mean()
+    advantage = advantages(rollouts.rewards, len(rollouts.rewards))
+    gains = surrogate(log_probs, rollouts.reference_log_probs, advantage, CLIP)
+    return -(gains if factor is None else factor * gains).mean()
 
 
 def rollouts(model: Model, batch: int, length: int, k: int, *, laws: bool, device: str, seed: int = 0) -> Rollouts:

@@ -25,6 +25,7 @@ from jackpot_sim.bench.memory import torch_peak_bytes
 from jackpot_sim.bench.settings import DEFAULT, Options, Setting, require_room, settings
 from jackpot_sim.bench.timing import Finding, in_turn, median_ratio
 from jackpot_sim.core.topk import TopK
+from jackpot_sim.environments.language_models.threads import torch_threads
 from jackpot_sim.estimators import Correction
 
 
@@ -93,7 +94,7 @@ def overhead(options: Options = DEFAULT) -> Iterator[Finding]:
     """
     for setting in settings(options):
         require_room(setting)
-        with _on_this_many_threads(setting.threads), _told_when_it_does_not_fit(setting):
+        with torch_threads(setting.threads), _told_when_it_does_not_fit(setting):
             yield from _measure(setting)
         _release(setting.device)
 
@@ -205,18 +206,6 @@ def _told_when_it_does_not_fit(setting: Setting) -> Iterator[None]:
             f"{setting.name} with {setting.batch} x {setting.length} tokens does not fit in the memory of "
             f"{setting.device}: make --batch or --length smaller"
         ) from error
-
-
-@contextmanager
-def _on_this_many_threads(threads: int) -> Iterator[None]:
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _release(device: str) -> None:

@@ -7,6 +7,7 @@ The last two are kept: whatever is being written when a run is killed, the one b
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,9 @@ def newest(folder: Path) -> dict[str, Any] | None:
         path.unlink()
     for path in _found(folder):
         try:
+            with zipfile.ZipFile(path) as archive:
+                if archive.testzip() is not None:  # torch does not look at the checksums that it writes
+                    continue
             state = torch.load(path, map_location="cpu", weights_only=True)
         except Exception:  # damaged from outside, which torch meets with errors of any kind: the one before it serves
             continue

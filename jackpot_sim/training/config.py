@@ -85,7 +85,7 @@ class Update(Frozen):
     """How a batch of rollouts becomes updates of the policy."""
 
     minibatches: Count = 4
-    """Updates per batch and epoch: the staleness that Table 3 of the paper counts."""
+    """Updates per batch and epoch, each of whole groups: the staleness that Table 3 of the paper counts."""
     epochs: Count = 1
     """Passes over the batch."""
     learning_rate: Positive = 3e-4
@@ -155,9 +155,11 @@ class Training(Frozen):
 
     @model_validator(mode="after")
     def _fitting(self) -> Training:
-        sequences = self.rollout.prompts * self.rollout.samples
-        if sequences < self.update.minibatches:
-            raise ValueError(f"update.minibatches is {self.update.minibatches}, and a batch has {sequences} sequences")
+        if self.rollout.prompts < self.update.minibatches:
+            raise ValueError(
+                f"update.minibatches is {self.update.minibatches}, and a batch has {self.rollout.prompts} prompts, "
+                "whose rollouts stay together: give fewer minibatches, or more rollout.prompts"
+            )
         if isinstance(self.policy, Taught) and self.task.characters is None:
             raise ValueError(
                 f"a policy cannot be taught the task {self.task.kind}, which has no alphabet of its own: give "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -11,7 +12,7 @@ from jackpot_sim.environments.base import keyed_generator
 from jackpot_sim.environments.language_models.build import Model
 from jackpot_sim.environments.language_models.sampling_law import SamplingLaw
 from jackpot_sim.environments.language_models.scoring import CausalLM
-from jackpot_sim.training.config import Evaluation
+from jackpot_sim.training.tasks.base import Problem
 from jackpot_sim.training.texts import Texts
 
 _GREEDY = SamplingLaw(top_k=1)
@@ -28,17 +29,25 @@ class Scores(NamedTuple):
     """The mean over problems of the best reward of k samples."""
 
 
-def evaluated(policy: Model, texts: Texts, config: Evaluation, temperature: float, seed: int) -> Scores:
-    """The policy's scores; every test of a seed draws the same uniforms."""
-    problems, scorer = texts.task.held_out(config.problems), CausalLM(policy)
-    generator = keyed_generator(seed, "evaluation")
+def evaluated(
+    policy: Model, texts: Texts, problems: Sequence[Problem], samples: int, temperature: float, seed: int
+) -> Scores:
+    """The policy's scores on held-out problems; every test of a seed draws the same uniforms.
+
+    Args:
+        policy: the model.
+        texts: the task in its tokens.
+        problems: held-out ones.
+        samples: k of Mean@k and Pass@k; 0 samples nothing.
+        temperature: of the samples.
+        seed: the run's.
+    """
+    scorer, generator = CausalLM(policy), keyed_generator(seed, "evaluation")
     _, greedy = texts.written(scorer, problems, 1, generator, sampling=_GREEDY)
     accuracy = float(np.mean(texts.task.rewards(texts.completions(greedy), problems)))
-    if not config.samples:
+    if not samples:
         return Scores(accuracy, float("nan"), float("nan"))
-    _, sampled = texts.written(
-        scorer, problems, config.samples, generator, sampling=SamplingLaw(temperature=temperature)
-    )
-    repeated = [problem for problem in problems for _ in range(config.samples)]
-    rewards: Floats = texts.task.rewards(texts.completions(sampled), repeated).reshape(-1, config.samples)
+    _, sampled = texts.written(scorer, problems, samples, generator, sampling=SamplingLaw(temperature=temperature))
+    repeated = [problem for problem in problems for _ in range(samples)]
+    rewards: Floats = texts.task.rewards(texts.completions(sampled), repeated).reshape(-1, samples)
     return Scores(accuracy, float(rewards.mean()), float(rewards.max(-1).mean()))

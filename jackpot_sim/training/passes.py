@@ -16,6 +16,7 @@ from jackpot_sim.core.backend import Array
 from jackpot_sim.core.sequences import Flags, Ints
 from jackpot_sim.core.topk import TopK
 from jackpot_sim.environments.language_models.checkpoints import Model
+from jackpot_sim.training.packing import packed_logits
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,14 +27,19 @@ class Sequences:
         ids: prompt, completion and padding, int64 (n, longest).
         places: where the law of each token of the completion stands, that is one before the token; (n, length).
         mask: True on tokens of the completion; (n, length).
+        samples: so many rows side by side follow the same prompt, which is read once for them where that pays and the
+            model `packs`; 1 reads every row by itself.
     """
 
     ids: Array
     places: Array
     mask: Array
+    samples: int = 1
 
     @classmethod
-    def of(cls, prompts: Sequence[Ints], prompt: Ints, tokens: Ints, mask: Flags, device: Any) -> Sequences:
+    def of(
+        cls, prompts: Sequence[Ints], prompt: Ints, tokens: Ints, mask: Flags, device: Any, samples: int = 1
+    ) -> Sequences:
         """Those of numpy arrays: each row of `tokens`, (n, length), follows prompts[prompt[row]]."""
         import torch
 
@@ -44,14 +50,16 @@ class Sequences:
             ids[row, :start] = prompts[each]
             ids[row, start : start + length] = tokens[row, :length]
         places = (lengths - 1)[:, None] + np.arange(length)
-        return cls(*(torch.as_tensor(array, device=device) for array in (ids, places, mask[:, :length])))
+        given = [torch.as_tensor(array, device=device) for array in (ids, places, mask[:, :length])]
+        return cls(given[0], given[1], given[2], samples)
 
     def __len__(self) -> int:
         return int(self.ids.shape[0])
 
-    def take(self, rows: Array) -> Sequences:
-        """Some of them."""
-        return Sequences(self.ids[rows], self.places[rows], self.mask[rows])
+    def take(self, rows: Array, *, whole_groups: bool = False) -> Sequences:
+        """Some of them; `whole_groups` says that the rows of a prompt still lie side by side, all of them."""
+        samples = self.samples if whole_groups else 1
+        return Sequences(self.ids[rows], self.places[rows], self.mask[rows], samples)
 
     @property
     def tokens(self) -> Array:
@@ -82,6 +90,20 @@ def model_pass(model: Model, sequences: Sequences, temperature: float = 1.0) -> 
     """The laws that `model` has at every token of the completions, in float32 at least."""
     import torch
 
+    if sequences.samples > 1 and int(sequences.places[:, 0].min()) + 1 >= sequences.mask.shape[1]:
+        logits = packed_logits(model, sequences.ids, sequences.places, sequences.samples)
+    else:
+        logits = _logits(model, sequences)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature
+    log_normaliser = torch.logsumexp(logits, dim=-1)
+    chosen = logits.gather(-1, sequences.tokens[..., None])[..., 0]
+    return ModelPass(logits, log_normaliser, chosen - log_normaliser)
+
+
+def _logits(model: Model, sequences: Sequences) -> Array:
+    """The logits before every token of the completions, each row read by itself."""
+    import torch
+
     places = sequences.places
     options: dict[str, Any] = {"use_cache": False}
     if "logits_to_keep" in inspect.signature(model.forward).parameters:  # those of the prompts would cost memory
@@ -92,7 +114,4 @@ def model_pass(model: Model, sequences: Sequences, temperature: float = 1.0) -> 
     in_line = torch.arange(places.shape[1], device=places.device)
     if logits.shape[1] != places.shape[1] or not torch.equal(places, in_line.expand_as(places)):
         logits = logits.gather(1, places[..., None].expand(*places.shape, logits.shape[-1]))
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature
-    log_normaliser = torch.logsumexp(logits, dim=-1)
-    chosen = logits.gather(-1, sequences.tokens[..., None])[..., 0]
-    return ModelPass(logits, log_normaliser, chosen - log_normaliser)
+    return logits

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -30,6 +31,7 @@ from jackpot_sim.training.evaluation import Scores, evaluated
 from jackpot_sim.training.faults import DivergedError, LawError, RewardError
 from jackpot_sim.training.measures import Means, kl_to_actor, mismatch
 from jackpot_sim.training.objective import Proposed
+from jackpot_sim.training.packing import packs
 from jackpot_sim.training.passes import ModelPass, Sequences, model_pass
 from jackpot_sim.training.serving import Server
 from jackpot_sim.training.tasks.base import Problem
@@ -64,23 +66,27 @@ class Trainer:
             seed: of everything that is drawn.
             reward: in the place of the task's own.
         """
-        import torch
-
         self.config, self.texts, self.seed, self.step = config, texts, seed, 0
         self.policy, self._server = policy, Server(config.actor, policy, actor, seed)
         self._reward = texts.task.rewards if reward is None else reward
-        self._optimizer = torch.optim.AdamW(policy.parameters(), lr=config.update.learning_rate, weight_decay=0.0)
+        self._optimizer = self._adamw(policy, config.update.learning_rate)
         self._joint = config.actor if isinstance(config.actor, JointActor) else None
         self._actor_optimizer = None
         self.distillation_weight = self.rejected = math.nan
         if self._joint is not None:
             assert actor is not None
-            self._actor_optimizer = torch.optim.AdamW(
-                actor.parameters(), lr=self._joint.learning_rate, weight_decay=0.0
-            )
+            self._actor_optimizer = self._adamw(actor, self._joint.learning_rate)
             self.distillation_weight = self._joint.distillation.weight if self._joint.distillation else 0.0
         if config.budget is not None:
             self.rejected = config.budget.rejected
+        trained = [policy] if self._joint is None else [policy, self._own]
+        self._samples = config.rollout.samples if all(packs(model) for model in trained) else 1
+
+    @staticmethod
+    def _adamw(model: Model, learning_rate: float) -> Any:
+        import torch
+
+        return torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.0, fused=True)
 
     def state(self) -> dict[str, Any]:
         """All that the next step depends on, as tensors and numbers; the tensors are those in use, no copies."""
@@ -95,7 +101,7 @@ class Trainer:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Goes back, or on, to where `state` was taken."""
+        """Goes back, or on, to where `state` was taken; its tensors are taken over, and change from now on."""
         self.step = state["step"]
         self.policy.load_state_dict(state["policy"])
         self._optimizer.load_state_dict(state["optimizer"])
@@ -123,9 +129,9 @@ class Trainer:
         Raises:
             DivergedError: it has no law any more.
         """
-        config = self.config
+        samples, temperature = self.config.evaluation.samples, self.config.rollout.temperature
         try:
-            return evaluated(self.policy, self.texts, config.evaluation, config.rollout.temperature, self.seed)
+            return evaluated(self.policy, self.texts, self._held_out, samples, temperature, self.seed)
         except LawError as error:
             raise DivergedError(self.step, str(error)) from error
 
@@ -143,8 +149,8 @@ class Trainer:
             row |= mismatch(proposed, self.vocab)
             correction, row["lam"] = self._correction(proposed)
             sums = Means()
-            for rows in self._minibatches(len(sequences)):
-                self._updated(sequences.take(rows), proposed.take(rows), correction, sums)
+            for rows in self._minibatches():
+                self._updated(sequences.take(rows, whole_groups=True), proposed.take(rows), correction, sums)
             row |= sums.means()
             row |= {"distillation_weight": self.distillation_weight, "rejected_budget": self.rejected}
             self._adapt(row["kl_policy_actor"])
@@ -172,7 +178,7 @@ class Trainer:
             raise DivergedError(self.step, str(error)) from error
         rewards = self._rewards(written, [problem for problem in problems for _ in range(config.samples)])
         device = self.policy.device
-        sequences = Sequences.of(prompts, written.prompt, written.tokens, written.mask, device)
+        sequences = Sequences.of(prompts, written.prompt, written.tokens, written.mask, device, self._samples)
         length = sequences.mask.shape[1]
         uniforms = self._generator("masks").random(written.mask.shape)[:, :length]
         topk = None
@@ -199,6 +205,11 @@ class Trainer:
             "length": float(written.mask.sum(-1).mean()),
         }
         return sequences, proposed, row
+
+    @cached_property
+    def _held_out(self) -> Sequence[Problem]:
+        """The problems that it is tested on."""
+        return self.texts.task.held_out(self.config.evaluation.problems)
 
     @property
     def _own(self) -> Model:
@@ -235,8 +246,8 @@ class Trainer:
 
         tokens, others = [], []
         with torch.no_grad():
-            for rows in _slices(len(sequences), self.config.rollout.batch_size):
-                found = self._pass(self.policy, sequences.take(rows))
+            for rows, part in _parts(sequences, self.config.rollout.batch_size):
+                found = self._pass(self.policy, part)
                 tokens.append(found.log_probs)
                 if topk is not None:
                     others.append(found.on(TopK(topk.ids[rows], topk.log_probs[rows])))
@@ -255,13 +266,15 @@ class Trainer:
         correction = spec.correction()
         return correction, float(correction.parameters().get("lam", math.nan))
 
-    def _minibatches(self, count: int) -> Iterator[Array]:
-        """Rows of each update: every epoch a new shuffle, shared out as evenly as can be."""
+    def _minibatches(self) -> Iterator[Array]:
+        """Rows of each update: whole groups, every epoch in a new order, shared out as evenly as can be."""
         import torch
 
+        prompts, samples = self.config.rollout.prompts, self.config.rollout.samples
         for epoch in range(self.config.update.epochs):
-            order = self._generator("order", epoch).permutation(count)
-            for rows in np.array_split(order, self.config.update.minibatches):
+            order = self._generator("order", epoch).permutation(prompts)
+            for groups in np.array_split(order, self.config.update.minibatches):
+                rows = (groups[:, None] * samples + np.arange(samples)).ravel()
                 yield torch.as_tensor(rows, device=self.policy.device)
 
     def _updated(self, sequences: Sequences, proposed: Proposed, correction: Correction, sums: Means) -> None:
@@ -274,8 +287,8 @@ class Trainer:
         self._optimizer.zero_grad()
         if self._actor_optimizer is not None:
             self._actor_optimizer.zero_grad()
-        for rows in _slices(len(sequences), update.batch_size or len(sequences)):
-            part, given = sequences.take(rows), proposed.take(rows)
+        for rows, part in _parts(sequences, update.batch_size or len(sequences)):
+            given = proposed.take(rows)
             new = self._pass(self.policy, part)
             with torch.no_grad():
                 pair = objective.weigh(correction, spec.target, given, new)
@@ -367,6 +380,10 @@ def _joined(pairs: Sequence[Any]) -> Any:
     return type(pairs[0])(*(torch.cat(fields) for fields in zip(*pairs, strict=True)))
 
 
-def _slices(count: int, size: int) -> Iterator[Any]:
-    for start in range(0, count, size):
-        yield slice(start, min(start + size, count))
+def _parts(sequences: Sequences, size: int) -> Iterator[tuple[slice, Sequences]]:
+    """Sequences about `size` at a time, whole groups where that many fit."""
+    whole = size >= sequences.samples
+    step = size - size % sequences.samples if whole else size
+    for start in range(0, len(sequences), step):
+        rows = slice(start, min(start + step, len(sequences)))
+        yield rows, sequences.take(rows, whole_groups=whole)

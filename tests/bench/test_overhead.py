@@ -7,7 +7,6 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -16,12 +15,14 @@ pytest.importorskip("transformers")
 from jackpot_sim import estimators  # noqa: E402
 from jackpot_sim.bench import grpo_step, overhead, settings  # noqa: E402
 from jackpot_sim.bench.errors import CannotMeasureError  # noqa: E402
-from jackpot_sim.bench.grpo_step import PolicyPass, Rollouts, Trainer, WayToZ, weigh  # noqa: E402
+from jackpot_sim.bench.grpo_step import Rollouts, Trainer, WayToZ, weigh  # noqa: E402
 from jackpot_sim.bench.memory import torch_peak_bytes  # noqa: E402
 from jackpot_sim.bench.settings import Device, Options, Precision  # noqa: E402
 from jackpot_sim.bench.shapes import SHAPES, ShapeName  # noqa: E402
 from jackpot_sim.core import normalizer, obrs  # noqa: E402
 from jackpot_sim.core.topk import TopK  # noqa: E402
+from jackpot_sim.training.objective import advantages  # noqa: E402
+from jackpot_sim.training.passes import ModelPass  # noqa: E402
 
 VOCAB, BATCH, LENGTH, K = 24, 3, 5, 4
 TINY = Options(shape=("tiny",), vocab=(VOCAB,), device=Device.CPU, batch=BATCH, length=LENGTH, topk=K, rounds=1)
@@ -39,7 +40,7 @@ def made(k: int = K) -> tuple[Any, Rollouts]:
     return policy, grpo_step.rollouts(policy, BATCH, LENGTH, k, laws=True, device="cpu")
 
 
-def far_apart(k: int = K) -> tuple[Rollouts, PolicyPass, Any]:
+def far_apart(k: int = K) -> tuple[Rollouts, ModelPass, Any]:
     """Two policies that differ much, what is stored of the actor, and uniforms."""
     _, rollouts = made()
     torch.manual_seed(3)
@@ -55,10 +56,10 @@ def far_apart(k: int = K) -> tuple[Rollouts, PolicyPass, Any]:
         topk=TopK.of(laws, k),
         laws=laws,
     )
-    return rollouts, PolicyPass(logits, log_normaliser, of_policy), torch.rand(BATCH, LENGTH)
+    return rollouts, ModelPass(logits, log_normaliser, of_policy), torch.rand(BATCH, LENGTH)
 
 
-def expected(rollouts: Rollouts, policy: PolicyPass, uniforms: Any, overlap: Any) -> Any:
+def expected(rollouts: Rollouts, policy: ModelPass, uniforms: Any, overlap: Any) -> Any:
     """Eq. 5 of the paper with its mask, written out, for Z that is given."""
     ratio = torch.exp(policy.log_probs - rollouts.actor_log_probs)
     second = torch.exp(rollouts.reference_log_probs - policy.log_probs).clamp(max=2.0)
@@ -151,18 +152,12 @@ def test_a_way_without_its_laws_is_refused() -> None:
 # --- the step ---------------------------------------------------------------------------------------------
 
 
-def test_advantages_of_a_group() -> None:
-    found = grpo_step.advantages(torch.tensor([0.0, 1.0, 2.0]))
-    np.testing.assert_allclose(found.numpy(), [-1 / 1.0001, 0, 1 / 1.0001], rtol=1e-6)
-    assert grpo_step.advantages(torch.tensor([1.0, 1.0])).tolist() == [0, 0]
-
-
 def test_the_loss_is_clipped_and_takes_its_factor() -> None:
     _, rollouts = made()
     rollouts = dataclasses.replace(rollouts, rewards=torch.tensor([1.0, 0.0, 0.5]))
     log_probs = rollouts.reference_log_probs + math.log(1.5)
     value = 0.0
-    for advantage in grpo_step.advantages(rollouts.rewards).tolist():
+    for advantage in advantages(rollouts.rewards, BATCH).tolist():
         value -= min(1.5 * advantage, 1.2 * advantage) / BATCH
     assert float(grpo_step.loss(log_probs, rollouts, None)) == pytest.approx(value, rel=1e-5)
     double = torch.full((BATCH, LENGTH), 2.0)
@@ -208,7 +203,7 @@ def test_no_gradient_flows_through_the_weights() -> None:
     policy, rollouts = made()
     seen: list[Any] = []
 
-    def weights(rollouts: Rollouts, forward: PolicyPass, uniforms: Any) -> Any:
+    def weights(rollouts: Rollouts, forward: ModelPass, uniforms: Any) -> Any:
         seen.extend((*forward, uniforms, torch.is_grad_enabled()))
         return torch.ones_like(uniforms)
 

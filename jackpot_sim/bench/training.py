@@ -1,0 +1,221 @@
+"""A training step of ours beside one of TRL's GRPOTrainer that does the same work: tokens per second.
+
+The same: model, tokenizer, prompts, number of rollouts and of their tokens at most, rewards, pass for p_ref,
+minibatches, loss, AdamW, one thread of the same process. Nothing is corrected and the policy writes its own rollouts.
+TRL has the settings that suit it best here: no logs, no checkpoints, no activation checkpointing, float32, a key-value
+cache. Its own loop calls ours after each of its batches, so that neither pays for a start, and drift of the machine
+meets both.
+
+The policy has random weights, and its completions are as long as they happen to be; they are counted on both sides.
+Hardly one is right, so that most advantages are 0: neither trainer does less for that.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import statistics
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from jackpot_sim.bench.errors import CannotMeasureError
+from jackpot_sim.bench.grpo_step import now
+from jackpot_sim.bench.timing import Finding, median_ratio
+from jackpot_sim.environments.base import keyed_generator
+from jackpot_sim.environments.language_models.build import Model, TinyQwen3, build
+from jackpot_sim.environments.language_models.checkpoints import quiet
+from jackpot_sim.environments.language_models.threads import torch_threads
+from jackpot_sim.training.config import Sampling, Taught, Training, Update
+from jackpot_sim.training.tasks.addition import Addition
+from jackpot_sim.training.tasks.characters import character_tokenizer
+from jackpot_sim.training.texts import Texts
+from jackpot_sim.training.trainer import Row, Trainer
+
+AT_LEAST, AIM = 1.5, 3.0
+"""How many times TRL's tokens per second ours are to be."""
+
+TASK = Addition()
+SETTING = Training(task=TASK, rollout=Sampling(prompts=32, samples=8, topk=0), update=Update(minibatches=4))
+"""No top-k is stored: TRL stores none, and without a correction there is no use for it."""
+MODEL = Taught().model
+"""Its size."""
+SEED = 0
+
+
+@dataclass
+class _Turns:
+    """Seconds and completion tokens of every step, the uncounted first one included."""
+
+    seconds: list[float] = field(default_factory=list)
+    tokens: list[float] = field(default_factory=list)
+
+    def per_second(self) -> list[float]:
+        """Tokens per second of each round."""
+        return [count / spent for count, spent in zip(self.tokens[1:], self.seconds[1:], strict=True)]
+
+
+def training(rounds: int = 9, setting: Training = SETTING, model: TinyQwen3 = MODEL) -> Iterator[Finding]:
+    """Both trainers in turn.
+
+    Args:
+        rounds: measured batches of each, after one that is not counted.
+        setting: a run on the addition task with an on-policy actor and no correction.
+        model: the size of the policy.
+
+    Raises:
+        CannotMeasureError: trl, or what it needs, is missing.
+    """
+    trl = _trl()
+    tokenizer = character_tokenizer(TASK.characters)
+    policy = build(model, len(tokenizer), np.random.default_rng(SEED)).to(setting.precision.dtype)
+    same = copy.deepcopy(policy)
+    texts = Texts(TASK, tokenizer, setting.rollout.length or TASK.max_new_tokens, setting.rollout.batch_size)
+    trainer = _Parts(setting, texts, policy, None, SEED)
+    ours, theirs = _Turns(), _Turns()
+
+    def turn() -> None:
+        started = now("cpu")
+        row = trainer.advance()
+        ours.seconds.append(now("cpu") - started)
+        ours.tokens.append(row["tokens"])
+
+    with torch_threads(1):
+        _train_with_trl(trl, same, texts, setting, rounds + 1, theirs, turn)
+    name = f"training, {setting.rollout.prompts} x {setting.rollout.samples} rollouts"
+    ratio = median_ratio(ours.per_second(), theirs.per_second())
+    note = f"aim {AIM:g}; {same.num_parameters():,} parameters, {setting.update.minibatches} updates a step"
+    yield Finding(f"{name}: tokens/s, ours / TRL's", ratio, "x", at_least=AT_LEAST, note=note)
+    for who, turns in (("ours", ours), ("TRL", theirs)):
+        note = f"{statistics.median(turns.per_second()):,.0f} completion tokens/s"
+        yield Finding(f"{name}, {who}: step", statistics.median(turns.seconds[1:]), "s", note=note)
+    for part, seconds in trainer.parts.items():
+        share = statistics.median(each / whole for each, whole in zip(seconds[1:], ours.seconds[1:], strict=True))
+        yield Finding(f"{name}, ours: {part}", 100 * share, "%")
+
+
+class _Parts(Trainer):
+    """Our trainer, which notes the seconds of each part of a step."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.parts: dict[str, list[float]] = {"rollouts and rewards": [], "pass for p_ref": [], "updates": []}
+
+    def advance(self) -> Row:
+        """See `Trainer`."""
+        for seconds in self.parts.values():
+            seconds.append(0.0)
+        return super().advance()
+
+    def _rolled_out(self) -> Any:
+        out = self._timed("rollouts and rewards", super()._rolled_out)
+        self.parts["rollouts and rewards"][-1] -= self.parts["pass for p_ref"][-1]
+        return out
+
+    def _reference(self, *args: Any) -> Any:
+        return self._timed("pass for p_ref", super()._reference, *args)
+
+    def _updated(self, *args: Any) -> None:
+        self._timed("updates", super()._updated, *args)
+
+    def _timed(self, part: str, run: Callable[..., Any], *args: Any) -> Any:
+        started = now("cpu")
+        out = run(*args)
+        self.parts[part][-1] += now("cpu") - started
+        return out
+
+
+def _trl() -> Any:
+    """TRL, whose annotations ask for more than it needs, without them."""
+    try:
+        importlib.import_module("datasets")
+        library: Any = importlib.import_module("trl")
+        _ = library.GRPOTrainer  # which is imported when it is asked for
+    except ImportError as error:
+        raise CannotMeasureError(
+            f"training is measured beside TRL, and {error.name} is missing: pip install 'jackpot-sim[hf,trl]'"
+        ) from error
+    return library
+
+
+def _train_with_trl(
+    trl: Any, policy: Model, texts: Texts, setting: Training, steps: int, turns: _Turns, turn: Callable[[], None]
+) -> None:
+    """So many batches of rollouts by TRL, each with all its updates; after each, `turn`."""
+    from transformers import PrinterCallback, TrainerCallback
+
+    updates = setting.update.minibatches * setting.update.epochs
+
+    class InTurn(TrainerCallback):  # type: ignore[misc, unused-ignore]
+        def on_train_begin(self, *_: Any, **__: Any) -> None:
+            self.started = now("cpu")
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if state.global_step % updates == 0:
+                turns.seconds.append(now("cpu") - self.started)
+                turn()
+                self.started = now("cpu")
+
+    problems = [
+        problem
+        for step in range(steps)
+        for problem in texts.task.problems(keyed_generator(SEED, "training", step, "problems"), setting.rollout.prompts)
+    ]  # those that ours draws
+
+    def reward(
+        completions: Sequence[str], completion_ids: Sequence[Sequence[int]], number: Sequence[int], **_: Any
+    ) -> list[float]:
+        turns.tokens.append(float(sum(map(len, completion_ids))))
+        return list(texts.task.rewards(completions, [problems[each] for each in number]).tolist())
+
+    rows = [{"prompt": problem.prompt.text, "number": number} for number, problem in enumerate(problems)]
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(), quiet():
+        warnings.simplefilter("ignore")  # its own, of what transformers is about to rename
+        trainer = trl.GRPOTrainer(
+            model=policy,
+            reward_funcs=reward,
+            args=_config(trl, setting, texts.length, folder, steps),
+            train_dataset=importlib.import_module("datasets").Dataset.from_list(rows),
+            processing_class=texts.tokenizer,
+            callbacks=[InTurn()],
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+
+
+def _config(trl: Any, setting: Training, length: int, folder: str, steps: int) -> Any:
+    """The same work in TRL's words, with nothing beside it."""
+    rollout, update = setting.rollout, setting.update
+    return trl.GRPOConfig(
+        output_dir=folder,
+        use_cpu=True,
+        bf16=False,
+        gradient_checkpointing=False,
+        report_to="none",
+        logging_strategy="no",
+        save_strategy="no",
+        disable_tqdm=True,
+        dataloader_num_workers=0,
+        dataloader_pin_memory=False,
+        shuffle_dataset=False,
+        max_steps=steps * update.minibatches * update.epochs,
+        per_device_train_batch_size=rollout.prompts * rollout.samples // update.minibatches,
+        gradient_accumulation_steps=1,
+        steps_per_generation=update.minibatches,
+        num_iterations=update.epochs,
+        num_generations=rollout.samples,
+        max_completion_length=length,
+        temperature=rollout.temperature,
+        learning_rate=update.learning_rate,
+        lr_scheduler_type="constant",
+        max_grad_norm=update.max_grad_norm,
+        beta=0.0,
+        epsilon=update.clip,
+        epsilon_high=update.clip_high,
+        loss_type="bnpo",
+        scale_rewards=str(update.standardisation),
+    )

@@ -1,0 +1,97 @@
+"""A prompt read once for all of its rollouts.
+
+A row holds a prompt and, behind it, the completions of its whole group; a mask lets each token see the prompt and
+what stands before it in its own completion, and positions are those of a sequence alone. Where prompts are no shorter
+than completions that halves the work of a pass.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from jackpot_sim.core.backend import Array
+from jackpot_sim.environments.language_models.checkpoints import Model
+
+_CLOSE = 1e-3
+"""How near the logits of the two ways have to be, relative to the largest."""
+
+
+def packs(model: Model) -> bool:
+    """Whether the model can read so: it takes a mask of its own, and gives the same logits.
+
+    Found out by trying, since architectures differ in what they make of a mask: those with other attention than
+    torch's sdpa are not asked, nor those that take no positions.
+    """
+    import torch
+
+    if getattr(model.config, "_attn_implementation", None) != "sdpa":
+        return False
+    if not {"position_ids", "attention_mask"} <= set(inspect.signature(model.forward).parameters):
+        return False
+    last = min(3, int(model.config.get_text_config().vocab_size) - 1)
+    prompt = torch.tensor([[last, 0, last, 1, 0, last, 0, 1]], device=model.device)  # longer than many a window
+    completions = torch.tensor([[0, last, 1], [last, 1, 0]], device=model.device)
+    with torch.no_grad():
+        alone = model(torch.cat([prompt.expand(2, -1), completions], 1), use_cache=False).logits[:, -3:]
+        try:
+            together = _logits(model, prompt, torch.full((1,), 8, device=model.device), completions, 2)[:, 1:]
+        except (RuntimeError, ValueError, TypeError, IndexError):  # what an architecture makes of such a mask
+            return False
+    return bool((alone - together).abs().max() <= _CLOSE * alone.abs().max())
+
+
+def packed_logits(model: Model, ids: Array, places: Array, samples: int) -> Array:
+    """The logits before every token of the completions, (n, length, vocab).
+
+    Args:
+        model: one that `packs`.
+        ids: prompts with their completions, padded on the right, (n, longest); the `samples` rows of a prompt lie side
+            by side.
+        places: where the law of each token of the completions stands, (n, length).
+        samples: completions of each prompt.
+    """
+    start = places[::samples, 0] + 1
+    completions = ids.gather(1, places[:, 1:])  # the last token is predicted, and not read
+    return _logits(model, ids[::samples, : int(start.max())], start, completions, samples)
+
+
+def _logits(model: Model, prompts: Array, start: Array, completions: Array, samples: int) -> Array:
+    """Logits after each prompt and after every token of its completions, (n, 1 + new, vocab).
+
+    Args:
+        model: the model.
+        prompts: ids padded on the right, (groups, longest).
+        start: their lengths, (groups,).
+        completions: ids, (groups · samples, new).
+        samples: completions of each prompt.
+    """
+    import torch
+
+    groups, longest = prompts.shape
+    new, device = completions.shape[1], prompts.device
+    # Segment −1 is the prompt, and 0, 1, … are its completions.
+    segment = torch.arange(samples, device=device).repeat_interleave(new)
+    segment = torch.cat([torch.full((longest,), -1, device=device), segment])
+    step = torch.arange(len(segment), device=device)
+    own = (segment[:, None] == segment) & (step[:, None] >= step)
+    of_prompt = (step < start[:, None])[:, None]
+    seen = ((segment[:, None] >= 0) | own) & of_prompt | (own & (segment >= 0))
+    seen[:, :longest, 0] = True  # padding behind a short prompt has to see something, and nothing sees it
+    position = torch.cat(
+        [
+            torch.arange(longest, device=device).expand(groups, -1),
+            start[:, None] + torch.arange(new, device=device).repeat(samples),
+        ],
+        dim=1,
+    )
+    options: dict[str, Any] = {"use_cache": False}
+    first = 0
+    if "logits_to_keep" in inspect.signature(model.forward).parameters:
+        first = int(start.min()) - 1
+        options["logits_to_keep"] = torch.arange(first, len(segment), device=device)
+    row = torch.cat([prompts, completions.reshape(groups, samples * new)], dim=1)
+    out = model(row, attention_mask=seen[:, None], position_ids=position, **options).logits
+    after_prompt = out[torch.arange(groups, device=device), start - 1 - first]
+    after_tokens = out[:, longest - first :].reshape(groups * samples, new, out.shape[-1])
+    return torch.cat([after_prompt.repeat_interleave(samples, dim=0)[:, None], after_tokens], dim=1)
