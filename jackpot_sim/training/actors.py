@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from jackpot_sim.environments.language_models.build import Checkpoint, TinyQwen3
 from jackpot_sim.environments.sources.served import QuantizedKV, QuantizedWeights, WeightNoise
-from jackpot_sim.studies.estimator_spec import EstimatorSpec, Frozen
+from jackpot_sim.studies.estimator_spec import Frozen
 from jackpot_sim.training.closed_loop import Feedback
 
 _AnyModel: TypeAlias = Annotated[TinyQwen3 | Checkpoint, Field(discriminator="kind")]
@@ -89,9 +89,10 @@ class JointActor(SmallActor):
     learning_rate: Annotated[float, Field(gt=0)] = 3e-4
     """AdamW's."""
     ppo: bool = True
-    """Whether it is rewarded too: ordinary PPO on its own ratio, without any rejection."""
-    correction: EstimatorSpec = EstimatorSpec(kind="none")
-    """F(p_ω,ref/p_inf) of its PPO loss."""
+    """Whether it is rewarded too: ordinary PPO on its own ratio p_ω/p_inf, without any rejection.
+
+    What wrote the batch is p_ω before the step's updates, so that the factor F(p_ω,ref/p_inf) of [J] is 1.
+    """
     distillation: Distillation | None = Distillation()
     """What draws it to the policy; None: nothing does."""
 

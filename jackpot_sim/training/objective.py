@@ -8,7 +8,6 @@ from the actor to p_ref, or to p_new where its spec says so, and there it carrie
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from jackpot_sim.core import normalizer, obrs
@@ -236,9 +235,3 @@ def lam_at(rejected: float, log_ratio: Array, mask: Array) -> float:
             "beyond the policy, and rejected at any lam; give a larger share"
         )
     return float(1 / root[int(fits[-1])])
-
-
-def nats(value: Array) -> float:
-    """A scalar tensor as a number; inf and nan stay what they are."""
-    found = float(value.detach())
-    return found if not math.isnan(found) else math.nan

@@ -298,7 +298,7 @@ class Trainer:
             )
             loss = -_summed(factor * shares[rows] * gains, given.mask)
             loss.backward()
-            loss_sum += objective.nats(loss)
+            loss_sum += float(loss.detach())
             weights.append((pair, factor))
             if self._joint is not None:
                 actor_losses.append(self._actor_backward(part, given, new, shares[rows]))
@@ -325,7 +325,7 @@ class Trainer:
         own, mask = self._pass(self._own, sequences), proposed.mask
         loss = kl = 0.0 * _summed(own.log_probs, mask)
         if self._joint.ppo:
-            # The actor before this update is what wrote the batch, so that p_ω,ref/p_inf is 1, and F of it too.
+            # The actor before this step wrote the batch: p_ω,ref/p_inf is 1.
             gains = objective.surrogate(
                 own.log_probs,
                 proposed.actor_log_probs,
@@ -339,7 +339,7 @@ class Trainer:
             kl = _summed(shares * kls, mask)
             loss = loss + self.distillation_weight * kl
         loss.backward()
-        return objective.nats(loss), objective.nats(kl)
+        return float(loss.detach()), float(kl.detach())
 
     def _descend(self, optimizer: Any, model: Model, loss: float, scale: float) -> float:
         """One step of the optimiser along gradients times `scale`, clipped; the norm before clipping."""
