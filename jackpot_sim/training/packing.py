@@ -11,7 +11,7 @@ import inspect
 from typing import Any
 
 from jackpot_sim.core.backend import Array
-from jackpot_sim.environments.language_models.checkpoints import Model
+from jackpot_sim.environments.language_models.checkpoints import Model, library
 
 _CLOSE = 1e-3
 """How near the logits of the two ways have to be, relative to the largest."""
@@ -21,16 +21,19 @@ def packs(model: Model) -> bool:
     """Whether the model can read so: it takes a mask of its own, and gives the same logits.
 
     Found out by trying, since architectures differ in what they make of a mask: those with other attention than
-    torch's sdpa are not asked, nor those that take no positions.
+    torch's sdpa are not asked, nor those that take no positions, nor those with a window, which may be longer than what
+    is tried.
     """
     import torch
 
     if getattr(model.config, "_attn_implementation", None) != "sdpa":
         return False
+    if any(library().DynamicCache(config=model.config).is_sliding):
+        return False
     if not {"position_ids", "attention_mask"} <= set(inspect.signature(model.forward).parameters):
         return False
     last = min(3, int(model.config.get_text_config().vocab_size) - 1)
-    prompt = torch.tensor([[last, 0, last, 1, 0, last, 0, 1]], device=model.device)  # longer than many a window
+    prompt = torch.tensor([[last, 0, last, 1, 0, last, 0, 1]], device=model.device)
     completions = torch.tensor([[0, last, 1], [last, 1, 0]], device=model.device)
     with torch.no_grad():
         alone = model(torch.cat([prompt.expand(2, -1), completions], 1), use_cache=False).logits[:, -3:]

@@ -1,0 +1,135 @@
+"""Strengths that follow the measured KL: their bounds, their direction, and what is refused."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from jackpot_sim.training.closed_loop import Budget, Feedback
+
+positive = st.floats(1e-6, 1e6)
+kls = st.floats(0, math.inf, allow_nan=False)
+
+
+@st.composite
+def feedbacks(draw: st.DrawFn) -> Feedback:
+    least, most = sorted((draw(positive), draw(positive)))
+    return Feedback(target_kl=draw(positive), gain=draw(st.floats(1e-3, 3)), least=least, most=most)
+
+
+LOOSE = Feedback(target_kl=0.1, gain=0.5, least=1e-9, most=1e9)
+
+
+@given(feedbacks(), positive, kls)
+def test_a_strength_stays_between_its_bounds(feedback: Feedback, strength: float, kl: float) -> None:
+    assert feedback.least <= feedback.next(strength, kl) <= feedback.most
+
+
+@given(feedbacks(), positive, kls, kls)
+def test_more_mismatch_never_gives_less_strength(feedback: Feedback, strength: float, one: float, two: float) -> None:
+    low, high = sorted((one, two))
+    assert feedback.next(strength, low) <= feedback.next(strength, high)
+
+
+@given(feedbacks(), positive, positive, kls)
+def test_more_strength_now_never_gives_less_next(feedback: Feedback, one: float, two: float, kl: float) -> None:
+    low, high = sorted((one, two))
+    assert feedback.next(low, kl) <= feedback.next(high, kl)
+
+
+@given(feedbacks(), positive)
+def test_at_the_target_nothing_changes(feedback: Feedback, strength: float) -> None:
+    assume(feedback.least <= strength <= feedback.most)
+    assert feedback.next(strength, feedback.target_kl) == strength
+
+
+@given(positive, kls)
+def test_a_step_is_the_formula(strength: float, kl: float) -> None:
+    if kl == 0:
+        expected = strength * math.exp(-0.5)
+    elif kl == math.inf:
+        expected = strength * math.exp(0.5)
+    else:
+        expected = strength * math.exp(0.5 * max(-1.0, min(1.0, math.log(kl / 0.1))))
+    assert LOOSE.next(strength, kl) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("kl", "exponent"),
+    [(0.1, 0.0), (0.1 * math.exp(0.3), 0.15), (0.1 * math.exp(-0.3), -0.15), (1e9, 0.5), (1e-9, -0.5)],
+)
+def test_golden_steps(kl: float, exponent: float) -> None:
+    assert LOOSE.next(2.0, kl) == pytest.approx(2 * math.exp(exponent))
+
+
+def test_no_mismatch_lowers_as_much_and_infinite_mismatch_raises_as_much_as_a_step_can() -> None:
+    assert LOOSE.next(1.0, 0.0) == pytest.approx(math.exp(-0.5))
+    assert LOOSE.next(1.0, math.inf) == pytest.approx(math.exp(0.5))
+    # KL / target may be too small to be told from 0.
+    assert Feedback(target_kl=2.0, gain=0.5, least=1e-9, most=1e9).next(1.0, 5e-324) == LOOSE.next(1.0, 0.0)
+    # Rounding may leave an estimate of a KL just below 0.
+    assert LOOSE.next(1.0, -1e-18) == LOOSE.next(1.0, 0.0)
+
+
+def test_what_was_not_measured_cannot_be_followed() -> None:
+    with pytest.raises(ValueError, match="the measured KL is NaN"):
+        LOOSE.next(1.0, math.nan)
+
+
+def test_a_strength_outside_its_bounds_is_brought_inside() -> None:
+    feedback = Feedback(target_kl=1.0, least=0.5, most=2.0)
+    assert feedback.next(100.0, 1.0) == 2.0
+    assert feedback.next(0.0, 1.0) == 0.5
+
+
+def test_a_loop_finds_the_strength_that_meets_the_target() -> None:
+    """Of a system whose KL falls as the strength grows."""
+    strength = 1.0
+    for _ in range(200):
+        strength = LOOSE.next(strength, 1 / strength)
+    assert 1 / strength == pytest.approx(0.1, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"target_kl": 0.0},
+        {"target_kl": math.inf},
+        {"gain": 0.0},
+        {"gain": math.nan},
+        {"least": 0.0},
+        {"least": -1.0},
+        {"most": math.inf},
+        {"least": 3.0, "most": 2.0},
+        {"unknown": 1.0},
+    ],
+    ids=str,
+)
+def test_a_loop_that_cannot_be_is_refused(wrong: dict[str, Any]) -> None:
+    Feedback(**(fine := {"target_kl": 0.1, "gain": 0.1, "least": 0.1, "most": 10.0}))
+    with pytest.raises(ValidationError):
+        Feedback(**fine | wrong)
+
+
+def test_bounds_in_the_wrong_order_are_named() -> None:
+    with pytest.raises(ValidationError, match=r"least must be at most most, got 3\.0 and 2\.0"):
+        Feedback(target_kl=1.0, least=3.0, most=2.0)
+
+
+@pytest.mark.parametrize("rejected", [0.0, 1.0, -0.1, 1.5, math.nan])
+def test_a_budget_is_a_share(rejected: float) -> None:
+    assert Budget(rejected=0.3).rejected == 0.3
+    with pytest.raises(ValidationError):
+        Budget(rejected=rejected)
+
+
+def test_a_budget_never_grows_to_all_tokens() -> None:
+    fine = Feedback(target_kl=0.1, least=0.01, most=0.99)
+    assert Budget(feedback=fine).feedback == fine
+    with pytest.raises(ValidationError, match="give less than 1, got 1"):
+        Budget(feedback=Feedback(target_kl=0.1, least=0.01, most=1.0))
