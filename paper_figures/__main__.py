@@ -6,18 +6,29 @@ import sys
 from collections.abc import Callable, Sequence
 
 from paper_figures import (
+    ablation,
     bias_variance_length,
+    closed_loop,
+    collapse_map,
     command,
+    figure1,
     figure2,
+    long_run,
     mismatch_sources,
+    no_clipping,
     noise_family,
     overhead,
     prefix_shift,
+    sizes,
+    table1,
+    table2,
+    table3,
     topk_accuracy,
     unification,
 )
 
 FIGURES: dict[str, Callable[[Sequence[str]], int]] = {
+    figure1.NAME: figure1.main,
     figure2.NAME: figure2.main,
     unification.NAME: unification.main,
     noise_family.NAME: noise_family.main,
@@ -26,14 +37,24 @@ FIGURES: dict[str, Callable[[Sequence[str]], int]] = {
     mismatch_sources.NAME: mismatch_sources.main,
     topk_accuracy.NAME: topk_accuracy.main,
     overhead.NAME: overhead.main,
+    table1.NAME: table1.main,
+    table2.NAME: table2.main,
+    table3.NAME: table3.main,
+    sizes.NAME: sizes.main,
+    collapse_map.NAME: collapse_map.main,
+    ablation.NAME: ablation.main,
+    no_clipping.NAME: no_clipping.main,
+    long_run.NAME: long_run.main,
+    closed_loop.NAME: closed_loop.main,
 }
 
 _ABOUT = f"""Draw every figure: {", ".join(FIGURES)}.
 
-Each runs its own small study first, into runs/figures/NAME, and finds it there the next time; those of
-sequences and topk_accuracy need torch and transformers, and take some minutes each. overhead alone reads what
-was measured before, and measures nothing. One figure alone, or from other records:
-`python -m paper_figures.NAME [--records DIR]`."""
+Those of numerical studies run them first, into runs/figures/NAME, and find them there the next time; those of
+sequences and topk_accuracy need torch and transformers, and take some minutes each. overhead and the figures of
+training (figure1, table1 to table3, sizes, collapse_map, ablation, no_clipping, long_run, closed_loop) read what
+was measured and trained before, which ships with them, and need no torch; --quick of each of the latter trains
+its short version. One figure alone, or from other records: `python -m paper_figures.NAME [--records DIR]`."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

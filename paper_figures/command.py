@@ -42,7 +42,7 @@ class Made:
     agrees: bool
 
 
-_TABLE_WIDTH = 90
+_TABLE_WIDTH = 100
 """A terminal or a pipe that claims to be narrower gets whole numbers on broken lines, not cut ones."""
 
 _EPILOGUE = "Exit codes: 0 drawn, and the numbers agree; 1 drawn, and they do not; 2 it could not be drawn."
@@ -54,7 +54,7 @@ def run(name: str, about: str, make: Callable[[runs.Loaded], Made], argv: Sequen
 
 
 def run_from(
-    load: Callable[[str, Path | None], F],
+    load: Callable[..., F],
     arguments: Callable[..., None],
     name: str,
     about: str,
@@ -64,8 +64,9 @@ def run_from(
     """The same from records of another kind.
 
     Args:
-        load: reads the records of figure `name` from `--records`, or where they lie by default.
-        arguments: has the signature of `arguments`, and says what its `records` are.
+        load: reads the records of figure `name` from `--records`, or where they lie by default; takes the name, the
+            folder, and by keyword what `arguments` has besides `records` and `out`.
+        arguments: has the options of `arguments` at least, and says what its `records` are.
         name: the figure's.
         about: what `--help` says of it.
         make: draws it.
@@ -129,12 +130,13 @@ def arguments(*, records: Path | None = None, out: Path = Path("figures")) -> No
 
 def _draw(
     name: str,
-    load: Callable[[str, Path | None], F],
+    load: Callable[..., F],
     make: Callable[[F], Made],
     records: Path | None = None,
     out: Path = Path("figures"),
+    **more: object,
 ) -> int:
-    found = load(name, records)
+    found = load(name, records, **more)
     with style.context():
         made = make(found)
         written = style.save(made.figure, out, name)

@@ -7,7 +7,8 @@ dates and no versions, so that the same records give the same bytes.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -75,6 +76,33 @@ LOOKS = {
 }
 """By estimator."""
 
+METHODS = {
+    "on-policy": Look("#000000", "*"),
+    "none": Look("#999999", "h"),  # an x, as elsewhere, would look like the mark of a run that is lost
+    "off-policy": Look("#999999", "h"),
+    "distillation": Look("#56B4E9", "v"),
+    "no-clip": Look("#CC79A7", "D"),
+    "tis": LOOKS["tis"],
+    "mis": LOOKS["mis"],
+    "sequence-mis": Look("#CC79A7", "v"),
+    "obrs": LOOKS["obrs"],
+    "overlap-tis": LOOKS["overlap-tis"],
+    "jackpot": LOOKS["jackpot"],
+    "rao-blackwell": LOOKS["rao-blackwell(jackpot)"],
+}
+"""By what a study of training calls its methods; those that stand for none of the others are never drawn together."""
+
+_FURTHER = (
+    Look("#0072B2", "o"),
+    Look("#56B4E9", "v"),
+    Look("#CC79A7", "D"),
+    Look("#882255", "<"),
+    Look("#E69F00", "s"),
+    Look("#009E73", "P"),
+    Look("#000000", "d"),
+    Look("#F0E442", ">"),
+)
+
 SOURCES = {
     "quantized-weights": Look("#0072B2", "s"),
     "quantized-kv": Look("#56B4E9", "o"),
@@ -84,6 +112,14 @@ SOURCES = {
     "separate": Look("#D55E00", "^"),
 }
 """By the kind of the source of a language-model actor."""
+
+
+def of_methods(methods: Sequence[str]) -> dict[str, Look]:
+    """A look for each method; those that `METHODS` does not know get what is left, in their order."""
+    taken = {METHODS[each].color for each in methods if each in METHODS}
+    left = itertools.cycle([look for look in _FURTHER if look.color not in taken] or _FURTHER)
+    return {each: METHODS[each] if each in METHODS else next(left) for each in methods}
+
 
 LEVELS = ("#92C5DE", "#4393C3", "#2166AC", "#053061")
 """Light to dark, for a number of a few values: the more, the darker."""

@@ -1,0 +1,112 @@
+"""What matters in Jackpot: each of its parts, with and without it, on the study of Figure 1.
+
+Points are means over seeds ± one standard error, small dots the seeds. The differences that decide are paired by
+seed, with intervals that hold together at 95 % (Bonferroni).
+
+    python -m paper_figures.ablation
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from rich.table import Table
+
+from jackpot_sim.studies.errors import StudyError
+from paper_figures import style, training_curves, training_records
+from paper_figures.command import Made, report_table
+from paper_figures.style import Look
+from paper_figures.training_curves import name_of
+from paper_figures.training_records import Trained
+from paper_figures.training_statistics import CONFIDENCE, Difference, difference, of, per_run
+
+NAME = "ablation"
+
+PARTS = (
+    ("the mask", "jackpot", "rao-blackwell"),
+    ("the weights beside the mask", "jackpot", "obrs"),
+    ("the target p_new, not p_ref", "jackpot", "p-ref"),
+    ("the clip c1", "jackpot", "no-c1"),
+    ("the clip c2", "jackpot", "no-c2"),
+    ("the factor Z", "rao-blackwell-p-ref", "tis"),
+)
+"""Each part, the method that has it and the one that lacks it and is alike in all else."""
+
+_PANELS = (
+    ("accuracy", "At the end", "accuracy"),
+    ("best_accuracy", "At best", "accuracy"),
+    ("kl", "At the end", "KL(p‖q), nats per token"),
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Draws the figure, and says which parts make a difference."""
+    return training_records.draw(NAME, "Jackpot's parts, with and without each.", make, argv)
+
+
+def make(found: Trained) -> Made:
+    """The figure and its tables."""
+    runs, looks = per_run(found), style.of_methods(found.methods)
+    parts = parts_of(runs)
+    if not parts:
+        raise StudyError(
+            f"{found.root} holds no two methods that differ in one part of Jackpot, as jackpot and obrs do"
+        )
+    figure, cells = style.canvas(len(_PANELS), 0.24 * len(found.methods) + 1.1)
+    for number, (axes, (column, title, label)) in enumerate(zip(cells, _PANELS, strict=True)):
+        _draw(axes, runs, column, looks)
+        axes.set(xlabel=label, title=f"({'abc'[number]}) {title}")
+        axes.set_yticks(range(len(looks)), [name_of(each) for each in looks] if number == 0 else [""] * len(looks))
+        axes.set_ylim(len(looks) - 0.5, -0.5)
+        axes.tick_params(axis="y", length=0)
+    if runs["kl"].notna().any():
+        cells[-1].set_xscale("log")
+        training_curves.log_axis(cells[-1].xaxis)
+    report = [*training_curves.tables(found, runs, "Jackpot in parts"), _table(parts)]
+    told = "; ".join(f"{part} {_way(each)} ({each})" for part, each in parts.items())
+    start = "NO VERDICT, a quick look, which decides nothing" if found.quick else "VERDICT"
+    return Made(figure, report, f"{start}: in last accuracy {told}. The intervals hold together at 95 %.", True)
+
+
+def parts_of(runs: pd.DataFrame) -> dict[str, Difference]:
+    """What each part changes in last accuracy, with simultaneous intervals."""
+    there = {*runs.index.get_level_values("method")}
+    asked = [(part, having, lacking) for part, having, lacking in PARTS if {having, lacking} <= there]
+    level = 1 - (1 - CONFIDENCE) / max(len(asked), 1)
+    return {
+        part: difference(of(runs, having, "accuracy"), of(runs, lacking, "accuracy"), level)
+        for part, having, lacking in asked
+    }
+
+
+def _way(change: Difference) -> str:
+    return {True: "HELPS", False: "HARMS", None: "makes no difference that is seen"}[change.above]
+
+
+def _table(parts: Mapping[str, Difference]) -> Table:
+    table = report_table("With less without, in last accuracy, paired by seed", "part", "difference")
+    for part, change in parts.items():
+        table.add_row(part, str(change))
+    return table
+
+
+def _draw(axes: Axes, runs: pd.DataFrame, column: str, looks: Mapping[str, Look]) -> None:
+    for place, (method, look) in enumerate(looks.items()):
+        values = of(runs, method, column).dropna().to_numpy(dtype=np.float64)
+        if not len(values):
+            continue
+        there = np.log(values) if column == "kl" else values
+        error = there.std(ddof=1) / np.sqrt(len(there)) if len(there) > 1 else 0.0
+        back = np.exp if column == "kl" else np.asarray
+        low, mean, high = (float(back(there.mean() + each)) for each in (-error, 0.0, error))
+        axes.plot(values, np.full(len(values), place), ".", markersize=3, color=look.color, alpha=0.5)
+        bars = [[mean - low], [high - mean]]
+        axes.errorbar([mean], [place], xerr=bars, color=look.color, marker=look.marker, markersize=5.5, capsize=2)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,66 @@
+"""Training without PPO's clip: [J] finds that only Jackpot is then both stable and fast.
+
+Stable is what loses no run. How fast a method is shows in its mean accuracy over the whole run, paired by seed.
+RB-Jackpot is Jackpot without the noise of its mask, and training on-policy needs no correction: neither counts
+among the others.
+
+    python -m paper_figures.no_clipping
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import pandas as pd
+
+from paper_figures import training_curves, training_records
+from paper_figures.command import Made
+from paper_figures.training_curves import name_of
+from paper_figures.training_records import Trained
+from paper_figures.training_statistics import ON_POLICY, Claim, difference, of, per_run, told_lost, verdict
+
+NAME = "no_clipping"
+
+_OURS = ("jackpot", "rao-blackwell", ON_POLICY)
+_NEAR = 0.95
+"""Of Jackpot's mean accuracy over the run: at least this is as fast."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Draws the figure, and says whether only Jackpot is stable and fast."""
+    return training_records.draw(NAME, "KL and accuracy of training without PPO's clip.", make, argv)
+
+
+def make(found: Trained) -> Made:
+    """The figure and its table."""
+    found.need(("jackpot",), found.settings)
+    others = [method for method in found.methods if method not in _OURS]
+    found.need(others or ("none",))
+    figure, _ = training_curves.curves(found)
+    runs = per_run(found)
+    claims = [_stable(runs), *(_worse(runs, other) for other in others)]
+    told, agrees = verdict(found, claims)
+    return Made(figure, training_curves.tables(found, runs, "Without PPO's clip"), told, agrees)
+
+
+def _stable(runs: pd.DataFrame) -> Claim:
+    at = of(runs, "jackpot", "lost_at")
+    holds = False if at.notna().any() else None if len(at) < 2 else True
+    return Claim("Jackpot is stable without PPO's clip", holds, f"Jackpot: {told_lost(at)}")
+
+
+def _worse(runs: pd.DataFrame, other: str) -> Claim:
+    """Whether another method loses runs, or is slower than Jackpot."""
+    at, name = of(runs, other, "lost_at"), name_of(other)
+    faster = difference(of(runs, "jackpot", "mean_accuracy"), of(runs, other, "mean_accuracy"))
+    as_fast = difference(of(runs, other, "mean_accuracy"), _NEAR * of(runs, "jackpot", "mean_accuracy"))
+    unstable = bool(at.notna().mean() > 0.5)
+    decided = unstable or faster.above
+    holds = True if decided else False if as_fast.above or faster.above is False else None
+    told = f"{name}: {told_lost(at)}; Jackpot − {name} in mean accuracy over the run {faster}"
+    return Claim(f"{name} is unstable, or slower than Jackpot", None if len(at) < 2 else holds, told)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,77 @@
+"""Table 3 of [J] in small: many updates on one batch, without PPO's clip, by the best Mean@k within the run.
+
+The paper's tasks and models are others: what is compared is the share of the on-policy result that each method
+keeps as staleness grows. A short run of long steps is too short for the rule by which runs count as lost, so the
+scores decide.
+
+    python -m paper_figures.table3
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import pandas as pd
+
+from paper_figures import records, training_records
+from paper_figures import training_tables as tables
+from paper_figures.command import Made
+from paper_figures.training_curves import name_of
+from paper_figures.training_records import Trained
+from paper_figures.training_statistics import ON_POLICY, Claim, difference, of, per_run, verdict
+
+NAME = "table3"
+
+_FIGURE, _UNIT = "best_mean_at_k", 0.01
+_NEEDED = ("off-policy", "no-clip", "jackpot")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Draws the figure, and says which of the paper's findings hold as staleness grows."""
+    return training_records.draw(NAME, "What each method keeps without PPO's clip, beside Table 3.", make, argv)
+
+
+def make(found: Trained) -> Made:
+    """The figure and its tables."""
+    found.need((ON_POLICY, *_NEEDED))
+    stale = [setting for setting in found.settings if set(found.grid[setting]) - {ON_POLICY}]
+    found.need(_NEEDED, stale)
+    paper, runs = records.published(NAME), per_run(found)
+    kept = tables.shares(runs, _FIGURE)
+    ours = tables.spread_of_runs(found, [(setting, setting, kept) for setting in stale])
+    for spread in ours.values():
+        spread.pop(ON_POLICY, None)
+    theirs = tables.spread_of_paper(tables.paper_shares(paper), leave_out=(ON_POLICY,))
+    shown = [method for method in found.methods if method != ON_POLICY]
+    panels = [("(a) Ours, by updates on a batch", ours), ("(b) The paper's, by model (dots: benchmarks)", theirs)]
+    figure, _ = tables.draw(panels, "share of the on-policy result", shown, 1.0)
+    told, agrees = verdict(found, claims(runs, paper, stale[-1]))
+    report = [
+        tables.our_table(found, runs, "Ours, the best within the run", best=True),
+        tables.paper_table(paper, _UNIT),
+    ]
+    return Made(figure, report, told, agrees)
+
+
+def claims(runs: pd.DataFrame, paper: pd.DataFrame, most: str) -> list[Claim]:
+    """What the paper finds; `most` is the setting of the greatest staleness, the study's last."""
+    every = [
+        ("Jackpot is above clipping alone, over all stalenesses", "jackpot", "off-policy", runs),
+        (f"Jackpot is above training with no clip and no correction at {most}", "jackpot", "no-clip", _at(runs, most)),
+        (f"training with no clip and no correction fails at {most}", "off-policy", "no-clip", _at(runs, most)),
+    ]
+    out = []
+    for text, first, second, where in every:
+        found = difference(of(where, first, _FIGURE), of(where, second, _FIGURE))
+        told = f"{name_of(first)} − {name_of(second)}: {found}; {tables.in_order(paper, first, second)}"
+        out.append(Claim(text, found.above, told))
+    return out
+
+
+def _at(runs: pd.DataFrame, setting: str) -> pd.DataFrame:
+    return runs[runs.index.get_level_values("setting") == setting]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,186 @@
+"""Figures over the steps of training: a panel for each figure and setting, a line for each method.
+
+Lines are means over seeds of running means, over 20 steps or a tenth of the run where that is less; thin ones
+are the seeds; bands are ± one standard error. KLs are on a logarithmic axis, and their means are geometric. A
+run that was stopped keeps its last value in the mean. A cross is where a run was lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.axis import XAxis, YAxis
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+from rich.table import Table
+
+from jackpot_sim.training.summary import told
+from paper_figures import style
+from paper_figures.command import report_table
+from paper_figures.style import Look
+from paper_figures.training_records import Trained
+from paper_figures.training_statistics import courses, geometric, group, lost, told_lost
+
+
+class Panel(NamedTuple):
+    """What a panel shows."""
+
+    column: str
+    """Of the steps."""
+    label: str
+    """Of its axis."""
+    log: bool = False
+    """Whether the axis is logarithmic."""
+    title: str = ""
+    """Where the settings do not name the panels."""
+
+
+KL = Panel("kl_policy_actor", "KL(p‖q), nats per token", log=True, title="Distance of policy and actor")
+ACCURACY = Panel("accuracy", "accuracy on held-out problems", title="What the policy has learnt")
+
+NAMES = {
+    "on-policy": "on-policy",
+    "none": "no correction",
+    "off-policy": "off-policy",
+    "distillation": "distillation",
+    "no-clip": "no clip",
+    "tis": "TIS",
+    "mis": "MIS",
+    "sequence-mis": "sequence MIS",
+    "obrs": "OBRS (mask alone)",
+    "jackpot": "Jackpot",
+    "rao-blackwell": "RB-Jackpot",
+    "p-ref": "Jackpot to p_ref",
+    "rao-blackwell-p-ref": "RB-Jackpot to p_ref",
+    "no-c1": "Jackpot, no c1",
+    "no-c2": "Jackpot, no c2",
+}
+"""What methods are called; others by what their study calls them."""
+
+_HEIGHT, _LEGEND = 2.45, 0.5
+_MARKS = 6
+"""Markers along a line."""
+
+
+def name_of(method: str) -> str:
+    """What a method is called."""
+    return NAMES.get(method, method)
+
+
+def curves(
+    found: Trained, panels: Sequence[Panel] = (KL, ACCURACY), more: Sequence[Line2D] = ()
+) -> tuple[Figure, dict[tuple[str, str], Axes]]:
+    """The figure, and its axes by setting and column.
+
+    Args:
+        found: the records; several settings stand side by side, one setting has its panels side by side.
+        panels: what is shown.
+        more: what the caller draws, for the legend.
+    """
+    settings = found.settings
+    several = len(settings) > 1
+    across = len(settings) if several else min(len(panels), 2) if len(panels) != 3 else 3
+    rows = len(panels) if several else -(-len(panels) // across)
+    figure, cells = style.canvas(across, rows * _HEIGHT + _LEGEND, rows=rows)
+    looks, axes, marked = style.of_methods(found.methods), {}, False
+    for row, panel in enumerate(panels):
+        for column, setting in enumerate(settings):
+            cell = cells[row * across + column] if several else cells[row]
+            axes[setting, panel.column] = cell
+            marked |= _draw(cell, found, setting, panel, looks)
+            title = f"({chr(ord('a') + len(axes) - 1)})"
+            cell.set_title(f"{title} {setting if several else panel.title}")
+            cell.set(ylabel=panel.label if column == 0 else "", xlabel="step" if row >= len(panels) - across else "")
+    for unused in cells[len(axes) :]:
+        unused.set_visible(False)
+    handles = legend(found.methods, looks)
+    if marked:
+        handles.append(Line2D([], [], **_CROSS, color="black", label="a run is lost"))
+    handles += more
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 4))
+    return figure, axes
+
+
+_CROSS: dict[str, Any] = {
+    "linestyle": "none",
+    "marker": "X",
+    "markersize": 6,
+    "markeredgecolor": "white",
+    "markeredgewidth": 0.6,
+}
+
+
+def legend(methods: Sequence[str], looks: Mapping[str, Look]) -> list[Line2D]:
+    """A line for each method."""
+    return [Line2D([], [], color=looks[each].color, marker=looks[each].marker, label=name_of(each)) for each in methods]
+
+
+def _draw(axes: Axes, found: Trained, setting: str, panel: Panel, looks: Mapping[str, Look]) -> bool:
+    """The lines of a setting; whether a run was lost."""
+    wide = courses(found, setting, panel.column, log=panel.log)
+    outcomes = lost(found.outcomes)
+    there = list(dict.fromkeys(wide.columns.get_level_values(0))) if len(wide.columns) else []
+    crosses = 0
+    for place, method in enumerate(there):
+        means: pd.DataFrame = wide[method]
+        values = (means.transform(np.log) if panel.log else means).dropna(how="all")
+        ended = group(outcomes, setting, method)
+        mean, error = values.mean(axis=1), values.sem(axis=1)
+        shown = np.exp if panel.log else np.asarray
+        look = looks[method]
+        if values.shape[1] > 1:
+            axes.fill_between(
+                values.index, shown(mean - error), shown(mean + error), color=look.color, alpha=0.2, linewidth=0
+            )
+            for seed, line in values.items():
+                own = line[line.index <= cast("Any", ended["steps"])[seed]]
+                axes.plot(own.index, shown(own), color=look.color, linewidth=0.5, alpha=0.45)
+        every = max(1, len(mean) // _MARKS)
+        marks = (place * every // len(there), every)  # so that markers of lines that coincide do not
+        axes.plot(mean.index, shown(mean), color=look.color, marker=look.marker, markevery=marks)
+        for seed, step in ended["lost_at"].dropna().items():
+            line = values[[seed]].iloc[:, 0].dropna()
+            if len(line):
+                height = np.interp(step, line.index.to_numpy(dtype=float), line.to_numpy())
+                axes.plot([step], [shown(height)], **_CROSS, color=look.color, zorder=6)
+                crosses += 1
+    if panel.log:
+        axes.set_yscale("log")
+        log_axis(axes.yaxis)
+    else:
+        axes.set_ylim(bottom=0)
+    return crosses > 0
+
+
+def log_axis(axis: XAxis | YAxis) -> None:
+    """Gives a logarithmic axis as many plain numbers as its range needs."""
+    low, high = axis.get_view_interval()
+    steps = (1,) if high > 100 * low else (1, 3) if high > 6 * low else (1, 2, 4, 7)
+    axis.set_major_locator(LogLocator(subs=steps))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_locator(NullLocator())
+
+
+def tables(found: Trained, runs: pd.DataFrame, title: str) -> list[Table]:
+    """A table for each setting: accuracies, KL at the end, runs lost."""
+    every = []
+    for setting in found.settings:
+        where = f"{title}, {setting}" if len(found.settings) > 1 else title
+        over = f"means over {found.seeds} seeds ± standard error" if found.seeds > 1 else "one seed"
+        shown = report_table(f"{where}: {over}", "method", "last accuracy", "best accuracy", "last KL", "runs lost")
+        for method in found.grid[setting]:
+            mine = group(runs, setting, method)
+            kl, diverged = geometric(mine["kl"]), int(mine["diverged"].sum())
+            shown.add_row(
+                name_of(method),
+                *(told(mine[each]) for each in ("accuracy", "best_accuracy")),
+                "-" if np.isnan(kl) else f"{kl:.2g}",
+                told_lost(mine["lost_at"]) + (f" ({diverged} diverged)" if diverged else ""),
+            )
+        every.append(shown)
+    return every

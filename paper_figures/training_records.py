@@ -1,0 +1,170 @@
+"""Where a figure of training takes its records from: those that ship with it, a folder, or a quick run of its own.
+
+A full study takes hours, so the records of each are in `measured/training/NAME`, and drawing them needs no
+torch. `--records DIR` draws another finished study, and `--quick` trains the short version that the figure's
+configuration has of itself, for minutes, into runs/figures/NAME-quick.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any
+
+import pandas as pd
+from cyclopts import Parameter
+
+from jackpot_sim.studies.errors import StudyError
+from jackpot_sim.studies.executors import ExecutorKind, opened
+from jackpot_sim.training import conduct, progress
+from jackpot_sim.training.records import KEYS, OUTCOMES
+from jackpot_sim.training.study import read
+from paper_figures import command
+from paper_figures.command import Made
+
+SHOWN = ("accuracy", "mean_at_k", "pass_at_k", "kl_policy_actor", "distillation_weight", "rejected_budget")
+"""The figures that figures show; records of other versions may lack some of the rest."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The records of a finished study."""
+
+    root: Path
+    steps: pd.DataFrame
+    outcomes: pd.DataFrame
+    grid: dict[str, dict[str, Any]]
+    """What was asked of every setting and method."""
+    quick: bool = False
+    """Whether this is the quick version, which shows how a figure looks and decides nothing."""
+
+    @property
+    def settings(self) -> list[str]:
+        """In the order of the study."""
+        return list(dict.fromkeys(self.outcomes["setting"]))
+
+    @property
+    def methods(self) -> list[str]:
+        """Those of any setting, in the order of the study."""
+        return list(dict.fromkeys(self.outcomes["method"]))
+
+    @property
+    def seeds(self) -> int:
+        """How many there are."""
+        return int(self.outcomes["seed"].nunique())
+
+    def of(self, *settings: str) -> Trained:
+        """The records of these settings alone."""
+        steps, outcomes = (each[each["setting"].isin(settings)] for each in (self.steps, self.outcomes))
+        return Trained(self.root, steps, outcomes, {name: self.grid[name] for name in settings}, self.quick)
+
+    def need(self, methods: Iterable[str], settings: Iterable[str] | None = None) -> None:
+        """Refuses records in which one of these methods is missing from a setting.
+
+        Args:
+            methods: what a figure compares.
+            settings: where; None: anywhere is enough.
+
+        Raises:
+            StudyError: the first that is missing.
+        """
+        there = set(zip(self.outcomes["setting"], self.outcomes["method"], strict=True))
+        for method in methods:
+            for setting in settings or ():
+                if (setting, method) not in there:
+                    raise StudyError(f"{self.root} lacks {method} in setting {setting}: give a study that has both")
+            if method not in self.methods:
+                raise StudyError(
+                    f"{self.root} lacks the method {method} (it has {', '.join(self.methods)}): "
+                    "give a study that has it, or none for the records that ship with the figure"
+                )
+
+
+def draw(name: str, about: str, make: Callable[[Trained], Made], argv: Sequence[str] | None) -> int:
+    """Draws figure `name` from records of training, writes it, and prints its report; the exit code."""
+    return command.run_from(load, _arguments, name, about, make, argv)
+
+
+def _arguments(
+    *,
+    records: Path | None = None,
+    quick: Annotated[bool, Parameter(negative=())] = False,
+    out: Path = Path("figures"),
+) -> None:
+    """Where to read and where to write.
+
+    Args:
+        records: The folder of a finished study; by default the records that ship with the figure.
+        quick: Train the study's quick version into runs/figures/NAME-quick, and draw that; needs torch.
+        out: Where the PDF and the PNG go.
+    """
+    raise AssertionError("the arguments are bound, never called")
+
+
+def load(name: str, given: Path | None, quick: bool = False) -> Trained:
+    """The records of figure `name`: from `given`, of a quick run, or those that ship with it.
+
+    Raises:
+        StudyError: there are none, they are not finished, or they are not records of training.
+    """
+    if quick and given is not None:
+        raise StudyError("give --records or --quick, not both")
+    if quick:
+        return of_folder(_quickly(name), quick=True)
+    root = given or committed(name)
+    if given is None and not (root / conduct.MANIFEST).exists():
+        raise StudyError(
+            f"no records of {name} ship with this version: give a finished study with --records, which "
+            f"`python -m jackpot_sim.training --config {config(name)} --out DIR` trains for hours, or --quick"
+        )
+    return of_folder(root)
+
+
+def committed(name: str) -> Path:
+    """The folder of the records that ship with figure `name`."""
+    return _bundled("measured", "training", name)
+
+
+def config(name: str) -> Path:
+    """The study of figure `name`."""
+    return _bundled("configs", f"{name}.yaml")
+
+
+def of_folder(root: Path, quick: bool = False) -> Trained:
+    """The records in a folder.
+
+    Raises:
+        StudyError: it holds no finished study, or files that are something else.
+    """
+    grid = conduct.manifest(root)["config"].get("grid")
+    try:
+        steps, outcomes = conduct.load(root)
+    except ValueError as error:  # what pyarrow raises of a file that is no Parquet
+        raise StudyError(f"{root} holds records that cannot be read: run the study again") from error
+    lacking = ({*KEYS.names, *SHOWN} - {*steps.columns}) | ({*OUTCOMES.names} - {*outcomes.columns})
+    if lacking or outcomes.empty or not isinstance(grid, dict) or {*outcomes["setting"]} - {*grid}:
+        told = f"they lack {min(lacking)}" if lacking else "their manifest tells of another"
+        raise StudyError(f"{root} does not hold the records of a study of training: {told}")
+    return Trained(root, steps, outcomes, grid, quick)
+
+
+def _quickly(name: str) -> Path:
+    """The folder of the figure's quick study, trained as far as it is missing."""
+    for library in ("torch", "transformers"):
+        if importlib.util.find_spec(library) is None:
+            raise StudyError(f"--quick trains models, and needs {library}: pip install '.[hf]' in the project's folder")
+    study, root = read(config(name), quick=True), Path("runs") / "figures" / f"{name}-quick"
+    if (root / conduct.MANIFEST).exists() and conduct.manifest(root)["config_hash"] != study.config_hash:
+        raise StudyError(f"{root} holds another version of the quick study: delete it, and run this again")
+    processes = min(os.cpu_count() or 1, len(study.runs))
+    with progress.shown(study, quiet=False) as report, opened(ExecutorKind.LOKY, processes) as pool:
+        conduct.conduct(study, root, pool, in_flight=processes, report=report)
+    return root
+
+
+def _bundled(*parts: str) -> Path:
+    return Path(str(resources.files("paper_figures").joinpath(*parts)))

@@ -1,0 +1,187 @@
+"""What the figures of the paper's tables share: our scores beside the paper's, whose tasks and models are others.
+
+So it is the shape that is compared: the share of the on-policy result that a method keeps, and the order of
+methods. Of the paper a point is the mean over its benchmarks, and each benchmark a small dot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from rich.table import Table
+
+from jackpot_sim.training.summary import told
+from paper_figures import style
+from paper_figures.command import report_table
+from paper_figures.style import Look
+from paper_figures.training_curves import legend, name_of
+from paper_figures.training_records import Trained
+from paper_figures.training_statistics import ON_POLICY, group, of, on_policy
+
+LABELS = ("setting", "model", "method")
+"""The columns of a published table that are no scores."""
+
+Spread = dict[str, dict[str, "pd.Series[Any]"]]
+"""By place along the axis and method, the values that a point is the mean of."""
+
+
+def scores(paper: pd.DataFrame, passes: bool = False) -> pd.DataFrame:
+    """The benchmarks of a published table, indexed by its labels: Mean@k, or Pass@k."""
+    wide = paper.set_index(list(LABELS))
+    return wide[[column for column in wide if ("_pass" in str(column)) == passes]]
+
+
+def paper_shares(paper: pd.DataFrame) -> pd.DataFrame:
+    """What each row keeps of the on-policy row of its model, benchmark by benchmark; by setting and method."""
+    means = scores(paper)
+    base = means.xs(ON_POLICY, level="method").groupby(level="model").first()
+    bases = base.reindex(means.index.get_level_values("model")).set_axis(means.index)
+    return means.div(bases).droplevel("model")
+
+
+def shares(runs: pd.DataFrame, figure: str) -> pd.Series[Any]:
+    """The share of the on-policy figure that each run keeps, paired by seed; by setting, method and seed."""
+    bases = [
+        on_policy(runs, str(setting), figure).reindex(mine.index.get_level_values("seed")).set_axis(mine.index)
+        for setting, mine in runs.groupby(level="setting", sort=False)
+    ]
+    return cast("pd.Series[Any]", runs[figure] / pd.concat(bases))
+
+
+def spread_of_runs(found: Trained, of_place: Sequence[tuple[str, str, pd.Series[Any]]]) -> Spread:
+    """The spread of values by setting, method and seed; each as (place, setting, values)."""
+    return {
+        place: {
+            method: values.xs((setting, method), level=("setting", "method")).dropna() for method in found.grid[setting]
+        }
+        for place, setting, values in of_place
+    }
+
+
+def spread_of_paper(values: pd.DataFrame, leave_out: Sequence[str] = ()) -> Spread:
+    """The spread over benchmarks of values by setting and method."""
+    out: Spread = {}
+    for label, row in values.iterrows():
+        setting, method = cast("tuple[str, str]", label)
+        if method not in leave_out:
+            out.setdefault(setting, {})[method] = row.dropna()
+    return out
+
+
+def draw(
+    panels: Sequence[tuple[str, Spread]],
+    label: str,
+    methods: Sequence[str],
+    line: float,
+    bars: Callable[[pd.Series[Any]], tuple[float, float]] | None = None,
+) -> tuple[Figure, list[Axes]]:
+    """Ours beside the paper's, on one scale.
+
+    Args:
+        panels: ours and the paper's, with titles.
+        label: of the axis.
+        methods: in the order of their places side by side, and of the legend.
+        line: a level to compare with.
+        bars: the low and the high end of ours; None: ± one standard error.
+    """
+    figure, cells = style.canvas(2, 3.3, [1.0, 1.1])
+    looks = style.of_methods(methods)
+    for cell, (title, spread), ours in zip(cells, panels, (True, False), strict=True):
+        for place, values in enumerate(spread.values()):
+            there = [method for method in methods if method in values]
+            for number, method in enumerate(there):
+                at = place + (number - (len(there) - 1) / 2) * min(0.17, 0.8 / len(there))
+                _point(cell, at, values[method], looks[method], ours, bars or _standard_error)
+        cell.axhline(line, color="#444444", linewidth=0.7, linestyle=":")
+        cell.set_xticks(range(len(spread)), [place.replace("->", "\n→ ") for place in spread])
+        cell.set_xlim(-0.5, len(spread) - 0.5)
+        cell.grid(visible=False, axis="x")
+        cell.set_title(title)
+    cells[0].set_ylabel(label)
+    limits = [cell.get_ylim() for cell in cells]
+    for cell in cells:
+        cell.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
+    handles = legend(methods, looks)
+    for handle in handles:
+        handle.set_linestyle("none")
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 5))
+    return figure, cells
+
+
+def _point(
+    axes: Axes,
+    at: float,
+    values: pd.Series[Any],
+    look: Look,
+    ours: bool,
+    bars: Callable[[pd.Series[Any]], tuple[float, float]],
+) -> None:
+    if not len(values):
+        return
+    mean = float(values.mean())
+    axes.plot(np.full(len(values), at), values, marker=".", markersize=3, linestyle="none", color=look.color, alpha=0.5)
+    low, high = bars(values) if ours else (mean, mean)
+    axes.errorbar(
+        [at], [mean], [[mean - low], [high - mean]], color=look.color, marker=look.marker, markersize=5.5, capsize=2
+    )
+
+
+def _standard_error(values: pd.Series[Any]) -> tuple[float, float]:
+    error = float(np.std(values.to_numpy(), ddof=1)) / len(values) ** 0.5 if len(values) > 1 else 0.0
+    return float(values.mean()) - error, float(values.mean()) + error
+
+
+def our_table(found: Trained, runs: pd.DataFrame, title: str, best: bool = False, kept: bool = True) -> Table:
+    """Our scores, the last or the best: a row for each setting and method."""
+    over = f"means over {found.seeds} seeds ± standard error" if found.seeds > 1 else "one seed"
+    figures = [f"best_{each}" if best else each for each in ("accuracy", "mean_at_k", "pass_at_k")]
+    scored = runs[figures]
+    if kept:
+        scored = scored.assign(kept=shares(runs, figures[1]))
+    columns = ("accuracy", "Mean@k", "Pass@k", *(["of on-policy"] if kept else []), *([] if best else ["lost"]))
+    several = len(found.settings) > 1
+    table = report_table(f"{title}: {over}", *(["setting"] if several else []), "method", *columns)
+    table.columns[int(several)].justify = "left"
+    for setting in found.settings:
+        for method in found.grid[setting]:
+            cells = [told(values) for _, values in group(scored, setting, method).items()]
+            at = group(runs, setting, method)["lost_at"]
+            lost = [] if best else [f"{at.notna().sum()} of {len(at)}"]
+            table.add_row(*([setting] if several else []), name_of(method), *cells, *lost)
+        table.add_section()
+    return table
+
+
+def paper_table(paper: pd.DataFrame, unit: float, kept: bool = True) -> Table:
+    """The paper's scores, means over its benchmarks; what each row keeps of on-policy, also at least and at most."""
+    table = report_table(
+        "The paper's, means over its benchmarks",
+        *("setting", "method", "Mean@k", "Pass@k", *(["of on-policy", "over benchmarks"] if kept else [])),
+    )
+    table.columns[1].justify = "left"
+    shown = pd.DataFrame({"mean": scores(paper).mean(axis=1), "pass": scores(paper, passes=True).mean(axis=1)}) * unit
+    if kept:
+        share = paper_shares(paper)
+        shown[["kept", "least", "most"]] = np.stack([share.mean(axis=1), share.min(axis=1), share.max(axis=1)], axis=1)
+    for setting, rows in shown.groupby(level="setting", sort=False):
+        for (_, _, method), row in zip(rows.index, rows.to_dict("records"), strict=True):
+            cells = [
+                f"{row[each]:.3f}" if np.isfinite(row[each]) else "-" for each in row if each not in ("least", "most")
+            ]
+            if kept:
+                cells.append("-" if np.isnan(row["kept"]) else f"{row['least']:.2f} to {row['most']:.2f}")
+            table.add_row(str(setting), name_of(method), *cells)
+        table.add_section()
+    return table
+
+
+def in_order(paper: pd.DataFrame, first: str, second: str) -> str:
+    """In how many of the paper's settings the first method is above the second, by the mean over benchmarks."""
+    means = scores(paper).mean(axis=1).droplevel("model")
+    both = of(means.to_frame("mean"), first, "mean") - of(means.to_frame("mean"), second, "mean")
+    return f"paper: {int((both > 0).sum())} of {both.notna().sum()} settings"

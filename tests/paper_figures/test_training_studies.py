@@ -1,0 +1,218 @@
+"""ablation, collapse_map, no_clipping, long_run and closed_loop: what each says follows the numbers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from jackpot_sim.training.study import of_mapping, read
+from paper_figures import (
+    ablation,
+    closed_loop,
+    collapse_map,
+    figure1,
+    long_run,
+    no_clipping,
+    sizes,
+    style,
+    table1,
+    table2,
+    table3,
+)
+from paper_figures.ablation import parts_of
+from paper_figures.closed_loop import Loop
+from paper_figures.training_records import config, of_folder
+from paper_figures.training_statistics import per_run
+from tests.paper_figures.trained import Fate, Fates, made, write, write_study
+
+Captured = pytest.CaptureFixture[str]
+
+EVERY = (figure1, table1, table2, table3, sizes, collapse_map, ablation, no_clipping, long_run, closed_loop)
+
+ALIKE = dict.fromkeys(
+    ("jackpot", "rao-blackwell", "p-ref", "rao-blackwell-p-ref", "tis", "obrs", "no-c1", "no-c2"), Fate(kl=0.1)
+)
+STABLE = {"on-policy": Fate(0.85, kl=0.0), "jackpot": Fate(0.8), "rao-blackwell": Fate(0.8)}
+UNSTABLE = {"none": Fate(0.7, lost_at=40), "tis": Fate(0.7, lost_at=70)}
+LONG = {"tis": Fate(0.6, lost_at=300), "jackpot": Fate(0.8, lost_at=540), "rao-blackwell": Fate(0.8)}
+WEIGHT, BUDGET = {"distillation_weight": 1.0}, {"distillation_weight": 0.1, "rejected_budget": 0.1}
+LOOPS = {
+    **{f"fixed-weight-{each}": Fate(0.6, kl=0.3, figures=WEIGHT) for each in ("0.1", "1", "10")},
+    "adapted-weight": Fate(0.8, kl=0.03, figures=WEIGHT),
+    "fixed-budget": Fate(0.6, kl=0.3, figures=BUDGET),
+    "adapted-budget": Fate(0.8, kl=0.03, figures=BUDGET),
+}
+
+
+def mapped(setting: str, method: str, seed: int, sign: float = 1.0) -> Fate:
+    """Lost the sooner, the farther the actor is; Jackpot later than TIS, and that later than none."""
+    kl = float(setting.removeprefix("kl-"))
+    first = {"none": 6, "tis": 9, "jackpot": 20}.get(method, 12)
+    at = first / (kl if sign > 0 else 0.85 - kl) + seed
+    return Fate(0.8, kl=2 * kl, lost_at=int(at) if at < 100 else None)
+
+
+def drawn(module: ModuleType, tmp_path: Path, fates: Fates, **overrides: int) -> int:
+    given = write(tmp_path / "records", module.NAME, fates, **overrides)
+    code: int = module.main(["--records", str(given), "--out", str(tmp_path)])
+    assert (tmp_path / f"{module.NAME}.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / f"{module.NAME}.pdf").read_bytes().startswith(b"%PDF")
+    return code
+
+
+@pytest.mark.parametrize(("z", "told"), [(0.3, "HELPS"), (-0.3, "HARMS"), (0.0, "makes no difference that is seen")])
+def test_ablation_says_what_each_part_does(tmp_path: Path, capsys: Captured, z: float, told: str) -> None:
+    fates = ALIKE | {"tis": Fate(0.8 - z)}
+    assert drawn(ablation, tmp_path, fates, seeds=4, steps=60) == 0
+    shown = capsys.readouterr().out
+    assert f"the factor Z {told}" in shown
+    assert "the clip c2 makes no difference" in shown
+    assert "…" not in shown
+
+
+def test_ablations_intervals_hold_together(tmp_path: Path) -> None:
+    runs = per_run(made(tmp_path / "records", "ablation", ALIKE, seeds=3, steps=60))
+    alone = parts_of(runs[runs.index.get_level_values("method").isin(["jackpot", "obrs"])])
+    together = parts_of(runs)
+    assert len(together) == len(ablation.PARTS)
+    ((name, one),) = alone.items()
+    assert together[name].mean == one.mean
+    assert together[name].high > one.high
+
+
+def test_collapse_map(tmp_path: Path, capsys: Captured) -> None:
+    assert drawn(collapse_map, tmp_path, mapped, seeds=2, steps=120) == 0
+    shown = capsys.readouterr().out
+    assert "SUPPORTS that without a correction a farther actor is lost sooner" in shown
+    assert "SUPPORTS that Jackpot is lost later than no correction" in shown
+    assert "SUPPORTS that Jackpot is lost later than TIS" in shown
+
+
+def test_collapse_map_the_other_way_round(tmp_path: Path, capsys: Captured) -> None:
+    def fates(setting: str, method: str, seed: int) -> Fate:
+        return mapped(setting, {"tis": "jackpot", "jackpot": "tis"}.get(method, method), seed, sign=-1.0)
+
+    assert drawn(collapse_map, tmp_path, fates, seeds=2, steps=120) == 1
+    shown = capsys.readouterr().out
+    assert "DOES NOT SUPPORT that without a correction a farther actor" in shown
+    assert "DOES NOT SUPPORT that Jackpot is lost later than TIS" in shown
+
+
+def test_collapse_map_where_nothing_is_lost_is_open(tmp_path: Path, capsys: Captured) -> None:
+    assert drawn(collapse_map, tmp_path, lambda *_: Fate(), seeds=1, steps=60) == 0
+    assert "LEAVES OPEN whether without a correction" in capsys.readouterr().out
+
+
+def test_distances_are_those_that_were_asked_for(tmp_path: Path) -> None:
+    found = made(tmp_path / "records", "collapse_map", mapped, seeds=1, steps=60)
+    assert [collapse_map.distance(found, each) for each in found.settings] == [0.05, 0.1, 0.2, 0.4, 0.8]
+
+
+def test_no_clipping_as_in_the_paper(tmp_path: Path, capsys: Captured) -> None:
+    assert drawn(no_clipping, tmp_path, STABLE | UNSTABLE, seeds=3, steps=120) == 0
+    assert capsys.readouterr().out.count("SUPPORTS") == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "contradicted"),
+    [
+        ({"jackpot": Fate(0.8, lost_at=80)}, "Jackpot is stable"),
+        ({"tis": Fate(0.85)}, "TIS is unstable, or slower"),
+        ({"none": Fate(0.85)}, "no correction is unstable, or slower"),
+    ],
+)
+def test_no_clipping_contradicted(
+    tmp_path: Path, capsys: Captured, changes: dict[str, Fate], contradicted: str
+) -> None:
+    assert drawn(no_clipping, tmp_path, STABLE | UNSTABLE | changes, seeds=3, steps=120) == 1
+    assert f"DOES NOT SUPPORT that {contradicted}" in capsys.readouterr().out
+
+
+def test_a_stable_method_may_be_slow(tmp_path: Path, capsys: Captured) -> None:
+    changes = {"tis": Fate(0.5), "none": Fate(0.5)}
+    assert drawn(no_clipping, tmp_path, STABLE | changes, seeds=3, steps=120) == 0
+    assert capsys.readouterr().out.count("SUPPORTS") == 3
+
+
+def test_long_run(tmp_path: Path, capsys: Captured) -> None:
+    assert drawn(long_run, tmp_path, LONG, seeds=3) == 1
+    shown = capsys.readouterr().out
+    assert "SUPPORTS that with Jackpot instability returns" in shown
+    assert "DOES NOT SUPPORT that with RB-Jackpot instability returns" in shown
+    assert "LEAVES OPEN whether with TIS instability returns" in shown
+
+
+def test_long_run_of_short_runs_is_refused(tmp_path: Path, capsys: Captured) -> None:
+    given = write(tmp_path / "records", "long_run", LONG, seeds=1, steps=400)
+    assert long_run.main(["--records", str(given), "--out", str(tmp_path)]) == 2
+    assert "at most 400 steps" in capsys.readouterr().err
+
+
+def test_closed_loop(tmp_path: Path, capsys: Captured) -> None:
+    assert drawn(closed_loop, tmp_path, LOOPS, seeds=3, steps=60) == 0
+    shown = capsys.readouterr().out
+    assert "SUPPORTS that adapted-weight helps" in shown
+    assert "SUPPORTS that adapted-budget helps" in shown
+    assert "of 0.03 aimed at" in shown
+
+
+@pytest.mark.parametrize(
+    "worse", [Fate(0.4, figures=WEIGHT), Fate(0.8, lost_at=30, figures=WEIGHT)], ids=["less accurate", "lost"]
+)
+def test_closed_loop_that_harms(tmp_path: Path, capsys: Captured, worse: Fate) -> None:
+    assert drawn(closed_loop, tmp_path, LOOPS | {"adapted-weight": worse}, seeds=3, steps=60) == 1
+    shown = capsys.readouterr().out
+    assert "DOES NOT SUPPORT that adapted-weight helps" in shown
+    assert "SUPPORTS that adapted-budget helps" in shown
+
+
+def test_a_run_that_is_saved_counts_before_the_accuracy(tmp_path: Path, capsys: Captured) -> None:
+    def fates(_: str, method: str, seed: int) -> Fate:
+        lost = 30 if method == "fixed-budget" and seed == 0 else None
+        return Fate(0.8, lost_at=lost, figures=BUDGET if "budget" in method else WEIGHT)
+
+    assert drawn(closed_loop, tmp_path, fates, seeds=3, steps=60) == 0
+    shown = capsys.readouterr().out
+    assert "SUPPORTS that adapted-budget helps" in shown
+    assert "LEAVES OPEN whether adapted-weight helps" in shown
+
+
+def test_what_a_method_sets_is_read_from_its_configuration(tmp_path: Path) -> None:
+    found = made(tmp_path / "records", "closed_loop", LOOPS, seeds=1, steps=60)
+    (methods,) = found.grid.values()
+    loops = {method: closed_loop.loop_of(training) for method, training in methods.items()}
+    assert loops["fixed-weight-1"] == Loop("distillation_weight", None)
+    assert loops["adapted-weight"] == Loop("distillation_weight", 0.03)
+    assert loops["fixed-budget"] == Loop("rejected_budget", None)
+    assert loops["adapted-budget"] == Loop("rejected_budget", 0.03)
+
+
+@pytest.mark.parametrize("module", [ablation, collapse_map, no_clipping, closed_loop, long_run])
+def test_records_of_another_study_are_refused_in_one_sentence(
+    tmp_path: Path, capsys: Captured, module: ModuleType
+) -> None:
+    given = write_study(tmp_path / "records", of_mapping({"steps": 30}, {}), {"run": Fate()})
+    assert module.main(["--records", str(given), "--out", str(tmp_path)]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith(f"{module.NAME}: ")
+    assert captured.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("module", EVERY, ids=lambda module: module.NAME)
+def test_a_quick_version_is_drawn_and_gives_no_verdict(tmp_path: Path, module: ModuleType) -> None:
+    quick = write(tmp_path / "records", module.NAME, lambda *_: Fate(figures=BUDGET), quick=True)
+    told = module.make(of_folder(quick, quick=True))
+    assert told.agrees
+    assert told.verdict.startswith("NO VERDICT")
+    assert "SUPPORT" not in told.verdict
+
+
+@pytest.mark.parametrize("module", EVERY, ids=lambda module: module.NAME)
+def test_no_two_methods_of_a_study_look_alike(module: ModuleType) -> None:
+    methods = list(dict.fromkeys(run.method for run in read(config(module.NAME)).runs))
+    looks = style.of_methods(methods)
+    assert list(looks) == methods
+    assert len({look.color for look in looks.values()}) == len(methods)
+    assert len({look.marker for look in looks.values()}) == len(methods)
