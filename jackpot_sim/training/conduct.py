@@ -85,6 +85,7 @@ def conduct(
     try:
         with locked(root):
             _require_own(root, study)
+            _check_tests(study)
             _begin(root, study)
             missing = [run for run in study.runs if not (root / "runs" / run.id / STEPS).exists()]
             already = len(study.runs) - len(missing)
@@ -113,6 +114,15 @@ def _require_own(root: Path, study: Study) -> None:
         raise StudyError(f"{root} holds files but no study: choose an empty or a new folder with --out")
     elif root.exists() and not root.is_dir():
         raise StudyError(f"{root} is not a folder: choose another --out")
+
+
+def _check_tests(study: Study) -> None:
+    """Refuses tests of more problems than a task holds out before anything is taught."""
+    for task, problems in {(run.training.task, run.training.evaluation.problems) for run in study.runs}:
+        try:
+            task.held_out(problems)
+        except ValueError as error:
+            raise StudyError(f"evaluation.problems: {error}") from error
 
 
 def _begin(root: Path, study: Study) -> None:

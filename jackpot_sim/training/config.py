@@ -103,7 +103,7 @@ class Update(Frozen):
     denominator: Denominator = Denominator.PROPOSED
     """What the weighted sum is divided by: all tokens, the accepted ones, or the weights."""
     batch_size: Count | None = None
-    """Sequences that go through the model at once; None: a whole minibatch."""
+    """Sequences that go through the model at once; None: a whole minibatch. An estimate of Z is calibrated on these."""
 
     @model_validator(mode="after")
     def _clipped_twice(self) -> Update:

@@ -29,11 +29,13 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, model_validator
 
 from jackpot_sim.environments.files import files_of, fingerprint
+from jackpot_sim.environments.language_models.build import Checkpoint
 from jackpot_sim.studies import configuration
 from jackpot_sim.studies.errors import StudyError
 from jackpot_sim.studies.estimator_spec import Frozen
 from jackpot_sim.studies.provenance import VERSION
-from jackpot_sim.training.config import Training
+from jackpot_sim.training.actors import SmallActor
+from jackpot_sim.training.config import Given, Training
 
 ONLY = "run"
 """What the one setting or method is called where none is named."""
@@ -119,11 +121,18 @@ class Study(Frozen):
             StudyError: a file that it names cannot be read.
         """
         try:
-            contents = fingerprint(files_of([run.training.task for run in self.runs]))
+            contents = fingerprint(files_of([_reads(run.training) for run in self.runs]))
         except (ValueError, OSError) as error:
             raise StudyError(str(error)) from error
         text = json.dumps([self.model_dump(mode="json", exclude={"seeds"}), contents, VERSION], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _reads(training: Training) -> tuple[Any, ...]:
+    """What of a run may name files: its task and its checkpoints; a name on the hub stands for itself."""
+    policy, actor = training.policy, training.actor
+    local = [Checkpoint(path=Path(policy.path))] if isinstance(policy, Given) and Path(policy.path).is_dir() else []
+    return (training.task, *local, *([actor.model] if isinstance(actor, SmallActor) else []))
 
 
 def read(path: Path | None, overrides: Mapping[str, Any] | None = None, *, quick: bool = False) -> Study:

@@ -3,8 +3,8 @@
 Nothing in it remembers a random state: what a step draws is keyed by the seed and the step, so that methods see the
 same prompts and draws, and a run that goes on from a checkpoint does what it would have done.
 
-As in TRL and verl, an update without a gradient is made all the same: where all rewards of a batch are equal, AdamW's
-momentum still moves the weights, and only without any do they stay.
+An update without a gradient is made all the same: where all rewards of a batch are equal, AdamW's momentum still
+moves the weights, and only without any do they stay.
 """
 
 from __future__ import annotations
