@@ -28,13 +28,16 @@ NAME = "ablation"
 
 PARTS = (
     ("the mask", "jackpot", "rao-blackwell"),
-    ("the weights beside the mask", "jackpot", "obrs"),
+    ("the weights beside the mask", "p-ref", "obrs"),
     ("the target p_new, not p_ref", "jackpot", "p-ref"),
     ("the clip c1", "jackpot", "no-c1"),
     ("the clip c2", "jackpot", "no-c2"),
-    ("the factor Z", "rao-blackwell-p-ref", "tis"),
+    ("the factor Z (and its clip)", "rao-blackwell-p-ref", "tis"),
 )
-"""Each part, the method that has it and the one that lacks it and is alike in all else."""
+"""Each part, the method that has it and the one that lacks it and is alike in all else.
+
+The factor Z cannot be had alone: Z·min(r, c1/Z) beside TIS's min(r, c1) is clipped at another r too.
+"""
 
 _PANELS = (
     ("accuracy", "At the end", "accuracy"),
@@ -53,9 +56,7 @@ def make(found: Trained) -> Made:
     runs, looks = per_run(found), style.of_methods(found.methods)
     parts = parts_of(runs)
     if not parts:
-        raise StudyError(
-            f"{found.root} holds no two methods that differ in one part of Jackpot, as jackpot and obrs do"
-        )
+        raise StudyError(f"{found.root} holds no two methods that differ in one part of Jackpot, as p-ref and obrs do")
     figure, cells = style.canvas(len(_PANELS), 0.24 * len(found.methods) + 1.1)
     for number, (axes, (column, title, label)) in enumerate(zip(cells, _PANELS, strict=True)):
         _draw(axes, runs, column, looks)
@@ -67,9 +68,9 @@ def make(found: Trained) -> Made:
         cells[-1].set_xscale("log")
         training_curves.log_axis(cells[-1].xaxis)
     report = [*training_curves.tables(found, runs, "Jackpot in parts"), _table(parts)]
-    told = "; ".join(f"{part} {_way(each)} ({each})" for part, each in parts.items())
+    told = "".join(f"\n  {part}: {_way(each)} ({each})." for part, each in parts.items())
     start = "NO VERDICT, a quick look, which decides nothing" if found.quick else "VERDICT"
-    return Made(figure, report, f"{start}: in last accuracy {told}. The intervals hold together at 95 %.", True)
+    return Made(figure, report, f"{start}: in last accuracy{told}\n  The intervals hold together at 95 %.", True)
 
 
 def parts_of(runs: pd.DataFrame) -> dict[str, Difference]:
@@ -84,7 +85,8 @@ def parts_of(runs: pd.DataFrame) -> dict[str, Difference]:
 
 
 def _way(change: Difference) -> str:
-    return {True: "HELPS", False: "HARMS", None: "makes no difference that is seen"}[change.above]
+    undecided = "no difference is seen" if change.pairs > 1 else "left open"
+    return {True: "HELPS", False: "HARMS", None: undecided}[change.above]
 
 
 def _table(parts: Mapping[str, Difference]) -> Table:
@@ -97,6 +99,7 @@ def _table(parts: Mapping[str, Difference]) -> Table:
 def _draw(axes: Axes, runs: pd.DataFrame, column: str, looks: Mapping[str, Look]) -> None:
     for place, (method, look) in enumerate(looks.items()):
         values = of(runs, method, column).dropna().to_numpy(dtype=np.float64)
+        values = values[np.isfinite(values)]  # an infinite KL has no place on the axis; the table has it
         if not len(values):
             continue
         there = np.log(values) if column == "kl" else values

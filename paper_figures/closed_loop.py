@@ -21,7 +21,7 @@ from paper_figures import training_curves, training_records
 from paper_figures.command import Made
 from paper_figures.training_curves import ACCURACY, KL, Panel
 from paper_figures.training_records import Trained
-from paper_figures.training_statistics import Claim, difference, geometric, of, per_run, told_lost, verdict
+from paper_figures.training_statistics import Claim, difference, geometric, mostly, of, per_run, told_lost, verdict
 
 NAME = "closed_loop"
 
@@ -65,7 +65,7 @@ def make(found: Trained) -> Made:
                 cell.axhline(target, color="#444444", linewidth=0.7, linestyle=":")  # type: ignore[arg-type]
     runs = per_run(found)
     claims = [helps(runs, method, loops[method].target or math.nan, rivals[method]) for method in adapted]
-    told, agrees = verdict(found, claims, " Dotted in the figure: the KL that adapting aims at.")
+    told, agrees = verdict(found, claims, "Dotted in the figure: the KL that adapting aims at.")
     return Made(figure, training_curves.tables(found, runs, "Fixed and adapted strengths"), told, agrees)
 
 
@@ -80,12 +80,17 @@ def loop_of(training: dict[str, Any]) -> Loop | None:
 
 
 def helps(runs: pd.DataFrame, method: str, target: float, rivals: Sequence[str]) -> Claim:
-    """Whether adapting loses fewer runs than the best fixed strength, or ends more accurate."""
+    """Whether adapting ends more accurate than the best fixed strength, or saves runs that it loses.
+
+    It saves them where that happens in most seeds, by the rule of `mostly`, and harms where it loses what the fixed
+    one does not. Where the lost runs and the accuracies say different things, nothing is decided.
+    """
     best = max(rivals, key=lambda each: of(runs, each, "accuracy").mean())
     ours, theirs = of(runs, method, "lost_at"), of(runs, best, "lost_at")
     gain = difference(of(runs, method, "accuracy"), of(runs, best, "accuracy"))
-    saved = int(theirs.notna().sum()) - int(ours.notna().sum())
-    holds = None if len(ours) < 2 else saved > 0 if saved else gain.above
+    saves, harms = mostly(ours.isna() & theirs.notna()), mostly(ours.notna() & theirs.isna())
+    said = {gain.above, True if saves else None, False if harms else None} - {None}
+    holds = said.pop() if len(said) == 1 else None
     told = (
         f"{method}: {told_lost(ours)}, KL at the end {geometric(of(runs, method, 'kl')):.2g} of {target:g} aimed at; "
         f"{best}, the best fixed one: {told_lost(theirs)}, KL {geometric(of(runs, best, 'kl')):.2g}; "

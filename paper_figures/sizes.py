@@ -1,6 +1,7 @@
 """Figures 4 and 5 of [J] in small: three pairs of sizes of actor and policy, a column for each.
 
-The claims of Figure 1 are put to all pairs and seeds together, so that intervals are over pairs too.
+The claims of Figure 1 are put to all pairs together: figures are averaged over pairs within a seed, and intervals
+are over seeds. Training collapses in a seed where it does with most pairs, and is stable where it is with all.
 
     python -m paper_figures.sizes
 """

@@ -57,7 +57,7 @@ def make(found: Trained) -> Made:
 def claims(runs: pd.DataFrame, paper: pd.DataFrame, most: str) -> list[Claim]:
     """What the paper finds; `most` is the setting of the greatest staleness, the study's last."""
     every = [
-        ("Jackpot is above clipping alone, over all stalenesses", "jackpot", "off-policy", runs),
+        ("Jackpot is above clipping alone, in the mean over stalenesses", "jackpot", "off-policy", runs),
         (f"Jackpot is above training with no clip and no correction at {most}", "jackpot", "no-clip", _at(runs, most)),
         (f"training with no clip and no correction fails at {most}", "off-policy", "no-clip", _at(runs, most)),
     ]

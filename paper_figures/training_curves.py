@@ -1,8 +1,9 @@
 """Figures over the steps of training: a panel for each figure and setting, a line for each method.
 
 Lines are means over seeds of running means, over 20 steps or a tenth of the run where that is less; thin ones
-are the seeds; bands are ± one standard error. KLs are on a logarithmic axis, and their means are geometric. A
-run that was stopped keeps its last value in the mean. A cross is where a run was lost.
+are the seeds; bands are ± one standard error. KLs are on a logarithmic axis, and their means are geometric; a line
+ends where its KL is infinite. A cross is where a run was lost: one that collapsed and was stopped keeps its last
+value in the mean, and one that diverged counts there with accuracy 0.
 """
 
 from __future__ import annotations
@@ -100,7 +101,9 @@ def curves(
         unused.set_visible(False)
     handles = legend(found.methods, looks)
     if marked:
-        handles.append(Line2D([], [], **_CROSS, color="black", label="a run is lost"))
+        diverged = lost(found.outcomes)["diverged"].any()
+        label = "a run is lost (diverged: counts as 0)" if diverged else "a run is lost"
+        handles.append(Line2D([], [], **_CROSS, color="black", label=label))
     handles += more
     figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 4))
     return figure, axes
@@ -130,7 +133,8 @@ def _draw(axes: Axes, found: Trained, setting: str, panel: Panel, looks: Mapping
         means: pd.DataFrame = wide[method]
         values = (means.transform(np.log) if panel.log else means).dropna(how="all")
         ended = group(outcomes, setting, method)
-        mean, error = values.mean(axis=1), values.sem(axis=1)
+        mean, error = values.mean(axis=1), values.where(np.isfinite(values)).sem(axis=1)
+        mean = mean.where(np.isfinite(mean))
         shown = np.exp if panel.log else np.asarray
         look = looks[method]
         if values.shape[1] > 1:
@@ -138,13 +142,14 @@ def _draw(axes: Axes, found: Trained, setting: str, panel: Panel, looks: Mapping
                 values.index, shown(mean - error), shown(mean + error), color=look.color, alpha=0.2, linewidth=0
             )
             for seed, line in values.items():
-                own = line[line.index <= cast("Any", ended["steps"])[seed]]
+                own = line[(line.index <= cast("Any", ended["steps"])[seed]) & np.isfinite(line)]
                 axes.plot(own.index, shown(own), color=look.color, linewidth=0.5, alpha=0.45)
         every = max(1, len(mean) // _MARKS)
         marks = (place * every // len(there), every)  # so that markers of lines that coincide do not
         axes.plot(mean.index, shown(mean), color=look.color, marker=look.marker, markevery=marks)
         for seed, step in ended["lost_at"].dropna().items():
             line = values[[seed]].iloc[:, 0].dropna()
+            line = line[(line.index <= cast("Any", ended["steps"])[seed]) & np.isfinite(line)]
             if len(line):
                 height = np.interp(step, line.index.to_numpy(dtype=float), line.to_numpy())
                 axes.plot([step], [shown(height)], **_CROSS, color=look.color, zorder=6)

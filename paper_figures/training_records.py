@@ -57,6 +57,10 @@ class Trained:
         """How many there are."""
         return int(self.outcomes["seed"].nunique())
 
+    def asked(self, setting: str, method: str) -> int:
+        """The steps that were asked of these runs, however early they ended."""
+        return int(self.grid[setting][method]["steps"])
+
     def of(self, *settings: str) -> Trained:
         """The records of these settings alone."""
         steps, outcomes = (each[each["setting"].isin(settings)] for each in (self.steps, self.outcomes))
@@ -146,10 +150,19 @@ def of_folder(root: Path, quick: bool = False) -> Trained:
     except ValueError as error:  # what pyarrow raises of a file that is no Parquet
         raise StudyError(f"{root} holds records that cannot be read: run the study again") from error
     lacking = ({*KEYS.names, *SHOWN} - {*steps.columns}) | ({*OUTCOMES.names} - {*outcomes.columns})
-    if lacking or outcomes.empty or not isinstance(grid, dict) or {*outcomes["setting"]} - {*grid}:
+    if lacking or outcomes.empty or not _tells_of(grid, outcomes):
         told = f"they lack {min(lacking)}" if lacking else "their manifest tells of another"
         raise StudyError(f"{root} does not hold the records of a study of training: {told}")
     return Trained(root, steps, outcomes, grid, quick)
+
+
+def _tells_of(grid: Any, outcomes: pd.DataFrame) -> bool:
+    """Whether a manifest's grid says how many steps were asked of each of the runs."""
+    runs = {*zip(outcomes["setting"], outcomes["method"], strict=True)}
+    try:
+        return all(int(grid[setting][method]["steps"]) > 0 for setting, method in runs)
+    except (KeyError, TypeError, ValueError):
+        return False
 
 
 def _quickly(name: str) -> Path:

@@ -1,8 +1,13 @@
 """What is said of runs that were trained: figures of each run, differences paired by seed, claims that they decide.
 
 Accuracies are running means over the last 20 steps, as in `jackpot_sim.training.collapse`, but over a tenth of
-the run where that is less: in a run of ten long steps a mean over twenty would never leave the beginning.
-A run is lost where it collapsed or diverged. One that was stopped then keeps its last value to the end.
+the steps asked where that is less: in a run of ten long steps a mean over twenty would never leave the beginning.
+A run is lost where it collapsed or diverged. One that collapsed and was stopped keeps its last value, which is
+low, to the last step asked. One that diverged has left no policy: its accuracies count as 0 from there on.
+
+Runs of one seed share the policy at first, the prompts and the draws, so that only seeds are repetitions: what has
+several settings (distances, stalenesses, pairs of sizes) is averaged over them within a seed, and intervals are
+over seeds. What is counted is decided by `mostly`, from five seeds on.
 """
 
 from __future__ import annotations
@@ -21,12 +26,15 @@ from paper_figures.training_records import Trained
 
 ON_POLICY = "on-policy"
 CONFIDENCE = 0.95
+ACCURACIES = ("accuracy", "mean_at_k", "pass_at_k")
+"""The figures of the steps that are 0 of a run that diverged."""
 _ROUNDING = 1e-9
 """Nats: a KL below this is that of one law with itself, which has no place on a logarithmic axis."""
+_HALF = 0.5
 
 
 class Difference(NamedTuple):
-    """A mean over pairs, with Student's interval."""
+    """A mean over seeds, with Student's interval."""
 
     mean: float
     low: float
@@ -40,7 +48,7 @@ class Difference(NamedTuple):
 
     def __str__(self) -> str:
         if self.pairs < 2:
-            return f"{self.mean:+.3f} (one pair)" if self.pairs else "-"
+            return f"{self.mean:+.3f} (one seed)" if self.pairs else "-"
         return f"{self.mean:+.3f} [{self.low:+.3f}, {self.high:+.3f}]"
 
 
@@ -56,24 +64,26 @@ class Claim(NamedTuple):
 
 
 def window(steps: int) -> int:
-    """Steps of the running mean in a run of so many."""
+    """Steps of the running mean in a run of which so many were asked."""
     return max(1, min(WINDOW, steps // 10))
 
 
 def running_mean(steps: NDArray[Any], values: NDArray[Any], width: int) -> NDArray[np.float64]:
-    """The mean of the values of the last `width` steps, at each of them; nan where all of those are nan."""
-    known = np.isfinite(values)
-    sums, counts = (np.concatenate([[0.0], np.cumsum(each)]) for each in (np.where(known, values, 0.0), known))
-    first = np.searchsorted(steps, steps - width, side="right")
-    last = np.arange(1, len(steps) + 1)
-    count = counts[last] - counts[first]
-    return np.where(count > 0, (sums[last] - sums[first]) / np.maximum(count, 1), math.nan)
+    """The mean of the values of the last `width` steps, at each of them.
+
+    What is nan is left out, and where all is, so is the mean; what is infinite makes it so.
+    """
+    known = ~np.isnan(values)
+    at, there = steps[known], values[known]
+    first, last = np.searchsorted(at, steps - width, side="right"), np.searchsorted(at, steps, side="right")
+    return np.array([there[a:b].mean() if a < b else math.nan for a, b in zip(first, last, strict=True)])
 
 
 def courses(found: Trained, setting: str, figure: str, log: bool = False) -> pd.DataFrame:
     """Running means of a figure: a row for every step at which one was measured, a column for (method, seed).
 
-    A run that ended before the others keeps its last value.
+    A run that ended before its time keeps its last value to the last step asked; but the accuracies of one that
+    diverged are 0 after its last step.
 
     Args:
         found: the records.
@@ -82,7 +92,9 @@ def courses(found: Trained, setting: str, figure: str, log: bool = False) -> pd.
         log: whether the means are of logarithms, and so geometric; what is not above 1e-9 is left out.
     """
     rows = found.steps[found.steps["setting"] == setting].dropna(subset=[figure])
-    width, columns = window(int(found.outcomes.loc[found.outcomes["setting"] == setting, "steps"].max())), {}
+    ends = lost(found.outcomes).xs(setting, level="setting")
+    asked = {method: found.asked(setting, method) for method in ends.index.get_level_values("method")}
+    width, columns = window(max(asked.values())), {}
     for (method, seed), run in rows.groupby(["method", "seed"], sort=False):
         ordered = run.sort_values("step")
         at, values = ordered["step"].to_numpy(), ordered[figure].to_numpy(dtype=np.float64)
@@ -90,7 +102,18 @@ def courses(found: Trained, setting: str, figure: str, log: bool = False) -> pd.
             values = np.log(np.where(values > _ROUNDING, values, math.nan))
         means = running_mean(at, values, width)
         columns[(method, seed)] = pd.Series(np.exp(means) if log else means, index=at)
-    return pd.DataFrame(columns).sort_index().ffill()
+    if figure not in ACCURACIES:
+        return pd.DataFrame(columns).sort_index().ffill()
+    for method, seed in ends.index:
+        columns.setdefault((method, seed), pd.Series(dtype=np.float64))  # of a policy that was never tested
+    wide = pd.DataFrame(columns)
+    wide = wide.reindex(wide.index.union(sorted({*asked.values()}))).ffill()
+    after = wide.index.to_numpy()
+    for (method, seed), steps, diverged in zip(ends.index, ends["steps"], ends["diverged"], strict=True):
+        if diverged:
+            wide.loc[after >= min(steps + 1, asked[method]), (method, seed)] = 0.0
+        wide.loc[after > asked[method], (method, seed)] = math.nan
+    return wide
 
 
 def per_run(found: Trained) -> pd.DataFrame:
@@ -98,11 +121,11 @@ def per_run(found: Trained) -> pd.DataFrame:
 
     `accuracy`, `mean_at_k` and `pass_at_k` are the last running means, `best_…` the largest, `mean_…` the
     mean over the run; `kl` the geometric mean at the end, nan where there is none; `lost_at` the step at which
-    the run collapsed or diverged, nan if it did not; `asked` the steps of the longest run of the setting.
+    the run collapsed or diverged, nan if it did not; `asked` the steps that were asked of it.
     """
     out = lost(found.outcomes)
-    out["asked"] = out.groupby(level="setting")["steps"].transform("max")
-    for figure in ("accuracy", "mean_at_k", "pass_at_k"):
+    out["asked"] = [found.asked(setting, method) for setting, method, _ in out.index]
+    for figure in ACCURACIES:
         known = _known(found, figure)
         out[figure] = _by_run({run: course.iloc[-1] for run, course in known.items()}, out)
         out[f"best_{figure}"] = _by_run({run: course.max() for run, course in known.items()}, out)
@@ -152,22 +175,60 @@ def on_policy(runs: pd.DataFrame, setting: str, figure: str) -> pd.Series[Any]:
 
 
 def difference(first: pd.Series[Any], second: pd.Series[Any], confidence: float = CONFIDENCE) -> Difference:
-    """first − second over what both have, seeds as a rule, with Student's interval of the mean."""
+    """first − second over the seeds that both have, with Student's interval of the mean, see `interval`."""
     return interval((first - second).dropna(), confidence)
 
 
 def interval(values: pd.Series[Any], confidence: float = CONFIDENCE) -> Difference:
-    """The mean with Student's interval; of fewer than two values the interval says nothing."""
-    n = len(values)
-    if n < 2:
-        return Difference(float(values.mean()) if n else math.nan, -math.inf, math.inf, n)
-    half = float(stats.t.ppf(0.5 + confidence / 2, n - 1)) * float(np.std(values.to_numpy(), ddof=1)) / math.sqrt(n)
-    mean = float(values.mean())
+    """The mean with Student's interval over seeds, of values by seed, or by setting and seed.
+
+    Settings are averaged within a seed first. Of fewer than two seeds, and of what is infinite, the interval says
+    nothing.
+    """
+    seeds = by_seed(values)
+    n, mean = len(seeds), float(seeds.mean()) if len(seeds) else math.nan
+    if n < 2 or not math.isfinite(mean):
+        return Difference(mean, -math.inf, math.inf, n)
+    half = float(stats.t.ppf(0.5 + confidence / 2, n - 1)) * float(np.std(seeds.to_numpy(), ddof=1)) / math.sqrt(n)
     return Difference(mean, mean - half, mean + half, n)
 
 
+def by_seed(values: pd.Series[Any]) -> pd.Series[Any]:
+    """The mean of each seed over its settings; without a level "setting" the values themselves."""
+    return values.groupby(level="seed").mean() if "setting" in values.index.names else values
+
+
+def mostly(happened: pd.Series[Any]) -> bool | None:
+    """Whether something happens to more than half of all seeds, judged by some: the rule for all that is counted.
+
+    A seed counts where it happens in more than half of its settings. True where the one-sided Clopper–Pearson 95 %
+    bound of the rate from below is above one half; False where that from above is below one half; None where they
+    do not say. With fewer than five seeds they never do; with five it takes all (a rate above 0.55) or none (below
+    0.45).
+
+    Args:
+        happened: by seed, or by setting and seed.
+    """
+    seeds = by_seed(happened.astype(float)) > _HALF
+    count, n = int(seeds.sum()), len(seeds)
+    least = float(stats.beta.ppf(1 - CONFIDENCE, count, n - count + 1)) if count else 0.0
+    most = float(stats.beta.ppf(CONFIDENCE, count + 1, n - count)) if count < n else 1.0
+    return True if least > _HALF else False if most < _HALF else None
+
+
+def stable(lost_at: pd.Series[Any]) -> bool | None:
+    """Whether most seeds lose no run in any setting, by the rule of `mostly`."""
+    return mostly(lost_at.isna().groupby(level="seed").all())
+
+
+def fall(runs: pd.DataFrame, method: str) -> str:
+    """How far the accuracy of a method's runs falls from their best to their last, in words."""
+    best, last = (float(of(runs, method, figure).mean()) for figure in ("best_accuracy", "accuracy"))
+    return f"accuracy {best:.2f} at best, {last:.2f} at the end"
+
+
 def geometric(values: pd.Series[Any]) -> float:
-    """The geometric mean of what is known; nan where nothing is."""
+    """The geometric mean of what is known; nan where nothing is, infinite where one is."""
     known = values.dropna()
     return float(np.exp(np.log(known.to_numpy(dtype=np.float64)).mean())) if len(known) else math.nan
 
@@ -179,13 +240,25 @@ def told_lost(steps: pd.Series[Any]) -> str:
 
 
 def verdict(found: Trained, claims: Sequence[Claim], more: str = "") -> tuple[str, bool]:
-    """What our runs say of the claims, and that none of them is contradicted; of a quick run only the numbers."""
+    """What our runs say of the claims, a line for each, and that none of them is contradicted.
+
+    Of a quick run it has only the numbers.
+
+    Args:
+        found: the runs.
+        claims: what they decide.
+        more: a last line.
+    """
     if found.quick:
-        numbers = "; ".join(claim.because for claim in claims)
+        numbers = "".join(f"\n  {claim.because}." for claim in claims)
         seeds = f"{found.seeds} seed{'s' if found.seeds > 1 else ''}"
         longest = int(found.outcomes["steps"].max())
         about = f"a quick look at {seeds} and at most {longest} steps, which decides nothing"
-        return f"NO VERDICT, {about}. {numbers}.{more}", True
+        return f"NO VERDICT, {about}.{numbers}{_last(more)}", True
     ways = {True: "SUPPORTS that", False: "DOES NOT SUPPORT that", None: "LEAVES OPEN whether"}
-    parts = [f"{ways[claim.holds]} {claim.text} ({claim.because})" for claim in claims]
-    return f"VERDICT: our result {'; '.join(parts)}.{more}", all(claim.holds is not False for claim in claims)
+    lines = [f"\n  {ways[claim.holds]} {claim.text} ({claim.because})." for claim in claims]
+    return f"VERDICT: our result{''.join(lines)}{_last(more)}", all(claim.holds is not False for claim in claims)
+
+
+def _last(more: str) -> str:
+    return f"\n  {more}" if more else ""

@@ -20,6 +20,9 @@ Model = TypeVar("Model", bound=BaseModel)
 Kinds: TypeAlias = Callable[[Sequence[Any]], Mapping[Any, type[Any]]]
 """From the place of an error to the configurations there by their kind or the field that they are in."""
 
+Place: TypeAlias = Callable[[Sequence[Any]], str]
+"""From the place of an error to its name."""
+
 _UNKNOWN_FIELD = ("extra_forbidden", "unexpected_keyword_argument")
 
 
@@ -62,13 +65,19 @@ def read_mapping(path: Path) -> dict[str, Any]:
     return mapping
 
 
-def parse(model: type[Model], mapping: Mapping[str, Any], kinds: Kinds = lambda _: {}) -> Model:
+def dotted(location: Sequence[Any]) -> str:
+    """The place of an error as pydantic tells it, kinds of unions included."""
+    return ".".join(str(part) for part in location)
+
+
+def parse(model: type[Model], mapping: Mapping[str, Any], kinds: Kinds = lambda _: {}, place: Place = dotted) -> Model:
     """The `model` that a mapping describes.
 
     Args:
         model: what the mapping is read as.
         mapping: its fields.
         kinds: the configurations whose fields are listed where an unknown one was given.
+        place: names the place of an error.
 
     Raises:
         StudyError: a field is unknown, missing or out of range; the message names the first one.
@@ -78,12 +87,12 @@ def parse(model: type[Model], mapping: Mapping[str, Any], kinds: Kinds = lambda 
     except ValidationError as error:
         # A misspelt field often leaves another one missing: the misspelling is what to mend.
         found = sorted(error.errors(include_url=False), key=lambda each: each["type"] not in _UNKNOWN_FIELD)
-        raise StudyError(_sentence(found[0], len(found), kinds)) from error
+        raise StudyError(_sentence(found[0], len(found), kinds, place)) from error
 
 
-def _sentence(error: Any, count: int, kinds: Kinds) -> str:
+def _sentence(error: Any, count: int, kinds: Kinds, place: Place) -> str:
     location, message, kind = error["loc"], error["msg"], error["type"]
-    where = ".".join(str(part) for part in location) or "study"
+    where = place(location) or "study"
     message = message.removeprefix("Value error, ")
     if kind in _UNKNOWN_FIELD:
         message = "there is no such field" + _that_there_are(location, kinds(location))
@@ -123,6 +132,23 @@ def kinds_of(model: type[Any]) -> Kinds:
         return found
 
     return kinds
+
+
+def place_in(model: type[Any]) -> Place:
+    """Names a place as it is written in a file: without the kinds that pydantic puts behind a field of several."""
+
+    def place(location: Sequence[Any]) -> str:
+        parts: list[str] = []
+        there: list[type[Any]] = [model]
+        for part in location:
+            if len(there) > 1 and any(_kind(each) == part for each in there):
+                there = [each for each in there if _kind(each) == part]
+                continue
+            parts.append(str(part))
+            there = _configurations(field_types(there[0]).get(part)) if len(there) == 1 else []
+        return ".".join(parts)
+
+    return place
 
 
 def field_types(configuration: type[Any]) -> dict[str, Any]:

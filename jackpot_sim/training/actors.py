@@ -53,7 +53,8 @@ class SmallActor(Frozen):
     model: _AnyModel = TinyQwen3(hidden=64, layers=3, heads=2, kv_heads=2, initial_scale=5.0)
     """The model; a checkpoint is taken as it is."""
     kl: Annotated[float, Field(gt=0)] | None = 0.05
-    """It is distilled until KL(policy‖actor) per token of its own rollouts is at most this, nats; no checkpoint is."""
+    """It is distilled until KL(policy‖actor) per token of its own rollouts is at most this, nats, at temperature 1;
+    no checkpoint is."""
 
     @model_validator(mode="after")
     def _near_enough(self) -> SmallActor:
@@ -79,7 +80,8 @@ class Distillation(Frozen):
     direction: Direction = Direction.FORWARD
     """Which KL."""
     feedback: Feedback | None = None
-    """How λ_distill follows the measured KL; None keeps it."""
+    """How λ_distill follows the measured KL; None keeps it. AdamW does not see the scale of a loss: λ_distill sets how
+    much distillation counts beside the actor's own PPO, and once that is little a larger one changes nothing."""
 
 
 class JointActor(SmallActor):
@@ -95,6 +97,12 @@ class JointActor(SmallActor):
     """
     distillation: Distillation | None = Distillation()
     """What draws it to the policy; None: nothing does."""
+
+    @model_validator(mode="after")
+    def _weighs_something(self) -> JointActor:
+        if not self.ppo and self.distillation is not None and self.distillation.feedback is not None:
+            raise ValueError("distillation.feedback does nothing where ppo is false: AdamW cancels a lone weight")
+        return self
 
 
 Actor: TypeAlias = Annotated[OnPolicy | Stale | Served | SmallActor | JointActor, Field(discriminator="kind")]

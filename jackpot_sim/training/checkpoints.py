@@ -11,6 +11,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+from jackpot_sim.studies.errors import StudyError
 from jackpot_sim.studies.files import write_atomically
 
 KEPT = 2
@@ -31,7 +32,11 @@ def save(folder: Path, step: int, state: dict[str, Any]) -> None:
 
 
 def newest(folder: Path) -> dict[str, Any] | None:
-    """The last checkpoint that can be read, None if there is none; deletes what a kill left half-written."""
+    """The last checkpoint that can be read, None if there is none; deletes what a kill left half-written.
+
+    Raises:
+        StudyError: there are some, and none can be read.
+    """
     import torch
 
     for path in folder.glob(".checkpoint-*.tmp"):
@@ -46,6 +51,8 @@ def newest(folder: Path) -> dict[str, Any] | None:
             continue
         if isinstance(state, dict):
             return state
+    if damaged := _found(folder):
+        raise StudyError(f"{damaged[0]} cannot be read, nor one before it: delete {folder} to begin this run anew")
     return None
 
 

@@ -2,46 +2,95 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import cyclopts
 from cyclopts import App, Parameter
+from pydantic import BaseModel
 
 from jackpot_sim.studies.dotted import split_dotted
 from jackpot_sim.studies.errors import StudyError
 from jackpot_sim.studies.executors import ExecutorKind, opened
 from jackpot_sim.training import progress, study, summary
-from jackpot_sim.training.conduct import Options, conduct, load
-from jackpot_sim.training.config import Training
-from jackpot_sim.training.records import FIGURES
+from jackpot_sim.training.actors import Distillation, JointActor, OnPolicy, Served, SmallActor, Stale
+from jackpot_sim.training.closed_loop import Budget, Feedback
+from jackpot_sim.training.conduct import Options, check_possible, conduct, load
+from jackpot_sim.training.config import Evaluation, Given, Sampling, Taught, Training, Update
+from jackpot_sim.training.records import COLUMNS
 from jackpot_sim.training.run import POLICY, require_tensorboard
+from jackpot_sim.training.tasks import AnyTask
 
 ROOTS = tuple(Training.model_fields)
 """Options that are fields of every run, alone or with dots."""
 
-_EPILOGUE = """
+
+def _fields(configuration: type[Any]) -> str:
+    """The fields of a configuration with their defaults, for the help."""
+    if issubclass(configuration, BaseModel):
+        fields = {name: field.default for name, field in configuration.model_fields.items()}
+    else:
+        fields = {field.name: field.default for field in dataclasses.fields(configuration)}
+    told = [_told(name, default) for name, default in fields.items() if name != "kind"]
+    return f"({', '.join(told)})" if told else ""
+
+
+def _told(name: str, default: Any) -> str:
+    if default is None:
+        return f"{name}=null"
+    plain = isinstance(default, bool | int | float | str)
+    return f"{name}={str(default).lower() if isinstance(default, bool) else default}" if plain else name
+
+
+def _scalars(configuration: type[BaseModel]) -> str:
+    """The fields that hold no configuration of their own."""
+    fields = configuration.model_fields.items()
+    plain = [(name, field.default) for name, field in fields if not isinstance(field.default, BaseModel)]
+    return ", ".join(_told(name, default) for name, default in plain if "=" in _told(name, default))
+
+
+def _kinds(union: Any) -> str:
+    """The kinds of a union with their fields."""
+    return "; ".join(f"{_kind(each)} {_fields(each)}".strip() for each in get_args(union))
+
+
+def _kind(configuration: type[Any]) -> str:
+    if issubclass(configuration, BaseModel):
+        return str(configuration.model_fields["kind"].default)
+    return str(vars(configuration)["kind"])
+
+
+_EPILOGUE = f"""
 Fields of a run are options, dotted where they lie deeper: `--actor.kind frozen --actor.kl 0.05 --correction tis`,
 `--correction.kind jackpot --correction.target p_new --update.clip null --steps 200`. They change every run of a study.
+Each with its default: {_scalars(Training)};
+rollout {_fields(Sampling)}; update {_fields(Update)}; evaluation {_fields(Evaluation)};
+budget {_fields(Budget)}, in the place of lam; feedback {_fields(Feedback)}, of a budget or a distillation.
 
-Tasks (`--task.kind`): addition, modular, word-problems (their own alphabet, a policy taught on the spot);
-benchmark (GSM8K, MATH-500, AMC, AIME as local data sets) and prompts (your own, with answers) need
-`--policy.kind checkpoint --policy.path FOLDER_OR_HUB_ID`.
+Tasks (`--task.kind`): {_kinds(AnyTask)}. The first three have an alphabet of their own and teach a policy on the spot,
+answers of addition being written from their last digit on; the others need `--policy FOLDER_OR_HUB_ID`. Your own
+prompts are a file of objects with a prompt and an answer: `--task prompts --task.prompts FILE.jsonl`, and
+`--task.reward answer` for the answer's text instead of its mathematical value.
 
-Actors (`--actor.kind`): on-policy; stale (lag, in batches); served (the policy's weights quantised, in a coarse KV
-cache or with noise: `--actor.source.kind quantized-weights --actor.source.format int8 --actor.source.share 1`); frozen
-(a smaller model, distilled to a KL and then left alone); joint (the same, but trained beside the policy, with
-distillation).
+Policies (`--policy.kind`): {_kinds(Taught | Given)}.
+
+Actors (`--actor.kind`): {_kinds(OnPolicy | Stale | Served | SmallActor | JointActor)}. lag is in batches; served is the
+policy's weights quantised, in a coarse KV cache or with noise (`--actor.source.kind quantized-weights
+--actor.source.format int8 --actor.source.share 1`); frozen is a smaller model, distilled to a KL and then left alone,
+or `--actor.model FOLDER`; joint is the same, but trained beside the policy, with distillation {_fields(Distillation)}.
 
 Corrections: any name of `python -m jackpot_sim.sweep --help`, with its parameters in a config file or as
-`--correction.kind jackpot --correction.lam 1 --correction.c1 2 --correction.rao-blackwell true`.
+`--correction.kind jackpot --correction.lam 1 --correction.c1 2 --correction.target p_new
+--correction.rao-blackwell true`. It leads to p_ref, the policy before the update, unless its target is p_new.
 
 A config file holds these fields for every run, and `settings`, `methods` and `seeds` that span a grid; see
 `paper_figures/configs/figure1.yaml`. A study can be killed at any time: the same command goes on from its checkpoints.
+Studies that name the same `--models` folder teach a policy only once.
 
 Exit codes: 0 done, 2 something asked for cannot be done (one sentence says what), 130 interrupted.
 """
@@ -134,7 +183,8 @@ def _run(
 ) -> int:
     console = progress.console()
     if columns:
-        console.print(summary.columns_table(FIGURES))
+        for file, described in COLUMNS.items():
+            console.print(summary.columns_table(file, described))
         return 0
     if workers is not None and workers < 1:
         raise StudyError(f"--workers must be at least 1, got {workers}")
@@ -143,6 +193,7 @@ def _run(
     overrides = fields | ({} if seeds is None else {"seeds": seeds})
     wanted = study.read(config, overrides, quick=quick)
     root = out or Path("runs") / f"{wanted.name}-{wanted.config_hash[:8]}"
+    check_possible(wanted)
     if dry_run:
         console.print(summary.runs_table(wanted))
         console.print(f"Records would go to {root}.", soft_wrap=True)

@@ -54,7 +54,10 @@ class Feedback(Frozen):
 
 
 class Budget(Frozen):
-    """The share of tokens that OBRS rejects, in place of λ: the mean of 1 − min(1, r/λ) over a batch's tokens."""
+    """The share of tokens that OBRS rejects, in place of λ: the mean of 1 − min(1, r/λ) over a batch's tokens.
+
+    λ is solved for once a batch, with r = p_ref/q: where the target is p_new, the share moves with the updates.
+    """
 
     rejected: Annotated[float, Field(gt=0, lt=1)] = 0.05
     """The share, or where it starts."""

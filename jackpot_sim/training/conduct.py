@@ -16,6 +16,7 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
+from jackpot_sim.environments.language_models.checkpoints import resolved_device
 from jackpot_sim.studies.errors import StudyError
 from jackpot_sim.studies.files import LOCK, locked, unwritable, write_atomically
 from jackpot_sim.studies.provenance import provenance
@@ -85,7 +86,7 @@ def conduct(
     try:
         with locked(root):
             _require_own(root, study)
-            _check_tests(study)
+            check_possible(study)
             _begin(root, study)
             missing = [run for run in study.runs if not (root / "runs" / run.id / STEPS).exists()]
             already = len(study.runs) - len(missing)
@@ -116,24 +117,32 @@ def _require_own(root: Path, study: Study) -> None:
         raise StudyError(f"{root} is not a folder: choose another --out")
 
 
-def _check_tests(study: Study) -> None:
-    """Refuses tests of more problems than a task holds out before anything is taught."""
+def check_possible(study: Study) -> None:
+    """Refuses, before anything is taught, devices that are not there and tests of more problems than a task holds out.
+
+    Raises:
+        StudyError: see above, or a task's problems cannot be read.
+    """
+    for device in {run.training.device for run in study.runs}:
+        try:
+            resolved_device(device)
+        except ValueError as error:
+            raise StudyError(str(error)) from error
     for task, problems in {(run.training.task, run.training.evaluation.problems) for run in study.runs}:
         try:
             task.held_out(problems)
         except ValueError as error:
-            raise StudyError(f"evaluation.problems: {error}") from error
+            raise StudyError(f"{error} (evaluation.problems is {problems})") from error
 
 
 def _begin(root: Path, study: Study) -> None:
+    config = study.model_dump(mode="json")
+    content = {"study": study.name, "config_hash": study.config_hash, "config": config, **provenance()}
     if (root / MANIFEST).exists():
-        return
-    content = {
-        "study": study.name,
-        "config_hash": study.config_hash,
-        "config": study.model_dump(mode="json"),
-        **provenance(),
-    }
+        there = manifest(root)
+        if there["config"] == config:
+            return
+        content = there | {"config": config}  # there are other seeds now
     write_atomically(root / MANIFEST, lambda path: path.write_text(json.dumps(content, indent=1), encoding="utf-8"))
 
 

@@ -27,7 +27,7 @@ class Taught(Frozen):
     model: TinyQwen3 = TinyQwen3(hidden=96, layers=3, heads=3, kv_heads=3, initial_scale=5.0)
     """Its size."""
     accuracy: Annotated[float, Field(gt=0, le=1)] = 0.3
-    """It is taught until so many of its sampled completions are right."""
+    """It is taught until so many of its completions are right, sampled at temperature 1."""
     learning_rate: Positive = 2e-3
     """AdamW's, of the teaching."""
     most_steps: Count = 20_000
@@ -145,7 +145,7 @@ class Training(Frozen):
     evaluation: Evaluation = Evaluation()
     """Tests."""
     precision: Precision = Precision.FP32
-    """What both models compute in."""
+    """What both models compute in, fp32 or fp64: AdamW loses what it does to weights of 16 bits."""
     device: str = "cpu"
     """Where: cpu, cuda or auto."""
     checkpoint_every: Count = 50
@@ -155,6 +155,16 @@ class Training(Frozen):
 
     @model_validator(mode="after")
     def _fitting(self) -> Training:
+        if self.precision not in (Precision.FP32, Precision.FP64):
+            raise ValueError(
+                f"precision {self.precision} is too coarse for AdamW's small steps: train in fp32; an actor in bf16 is "
+                "actor.kind served, with source quantized-weights and format bf16"
+            )
+        if self.rollout.length is not None and self.task.characters and self.rollout.length < self.task.max_new_tokens:
+            raise ValueError(
+                f"rollout.length is {self.rollout.length}, and solutions of {self.task.kind} take up to "
+                f"{self.task.max_new_tokens} tokens with their end: give that many, or none"
+            )
         if self.rollout.prompts < self.update.minibatches:
             raise ValueError(
                 f"update.minibatches is {self.update.minibatches}, and a batch has {self.rollout.prompts} prompts, "

@@ -8,6 +8,7 @@ from the actor to p_ref, or to p_new where its spec says so, and there it carrie
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from jackpot_sim.core import normalizer, obrs
@@ -150,12 +151,14 @@ def surrogate(
     """
     import torch
 
-    ratio = torch.exp(new_log_probs - old_log_probs)
-    plain = ratio * advantage[:, None]
-    if clip is None:
-        return plain
-    clipped = ratio.clamp(1 - clip, 1 + (clip if clip_high is None else clip_high))
-    return torch.minimum(plain, clipped * advantage[:, None])
+    log_ratio, gain = new_log_probs - old_log_probs, advantage[:, None]
+    if clip is not None:
+        # A·min(r, 1 + ε) where A > 0 and A·max(r, 1 − ε) where A < 0: clipped before exp, which might overflow.
+        high = math.log1p(clip if clip_high is None else clip_high)
+        low = math.log1p(-clip) if clip < 1 else -math.inf
+        log_ratio = torch.where(gain > 0, log_ratio.clamp(max=high), log_ratio.clamp(min=low))
+    # Without an advantage there is no gain, whatever the ratio.
+    return torch.exp(torch.where(gain == 0, torch.zeros_like(log_ratio), log_ratio)) * gain
 
 
 def token_shares(mask: Array, aggregation: Aggregation) -> Array:

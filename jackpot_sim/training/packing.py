@@ -13,8 +13,8 @@ from typing import Any
 from jackpot_sim.core.backend import Array
 from jackpot_sim.environments.language_models.checkpoints import Model, library
 
-_CLOSE = 1e-3
-"""How near the logits of the two ways have to be, relative to the largest."""
+_CLOSE = 3e-5
+"""How near the logits of the two ways have to be, relative to how much logits differ: rounding is below."""
 
 
 def packs(model: Model) -> bool:
@@ -41,7 +41,7 @@ def packs(model: Model) -> bool:
             together = _logits(model, prompt, torch.full((1,), 8, device=model.device), completions, 2)[:, 1:]
         except (RuntimeError, ValueError, TypeError, IndexError):  # what an architecture makes of such a mask
             return False
-    return bool((alone - together).abs().max() <= _CLOSE * alone.abs().max())
+    return bool((alone - together).abs().max() <= _CLOSE * (alone.max() - alone.min()))
 
 
 def packed_logits(model: Model, ids: Array, places: Array, samples: int) -> Array:

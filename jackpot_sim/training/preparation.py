@@ -25,6 +25,7 @@ from jackpot_sim.environments.language_models.threads import torch_threads
 from jackpot_sim.studies.errors import StudyError
 from jackpot_sim.studies.estimator_spec import Frozen
 from jackpot_sim.studies.files import LOCK
+from jackpot_sim.studies.provenance import VERSION
 from jackpot_sim.training.actors import SmallActor
 from jackpot_sim.training.config import Given, Taught, Training
 from jackpot_sim.training.starting import distilled, taught
@@ -54,7 +55,7 @@ class Pair(Frozen):
 
 def _key(training: Training, seed: int) -> str:
     fields = training.model_dump(mode="json", include={"task", "policy", "precision"})
-    text = json.dumps([fields, seed, training.rollout.length], sort_keys=True)
+    text = json.dumps([fields, seed, training.rollout.length, VERSION], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

@@ -44,8 +44,13 @@ class _Lines:
 
     def __init__(self, errors: Console, study: Study) -> None:
         self._errors, self._name, self._told = errors, study.name, -1
+        self._prepared: set[str] = set()
 
     def __call__(self, progress: Progress) -> None:
+        for name in progress.preparing:
+            if name not in self._prepared:
+                self._prepared.add(name)
+                self._errors.print(f"{self._name}: teaching a policy and distilling its actors: {name}")
         if progress.finished != self._told:
             self._told = progress.finished
             self._errors.print(f"{self._name}: {progress.finished} of {progress.total} runs finished")

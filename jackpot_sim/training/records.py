@@ -22,7 +22,8 @@ from jackpot_sim.training.study import Run
 
 FIGURES = {
     "reward": "mean reward of the rollouts, which are the actor's",
-    "accuracy": "mean reward of the policy's greedy completions of the held-out problems; nan where not tested",
+    "accuracy": "mean of the task's own reward of the policy's greedy completions of held-out problems; nan where not "
+    "tested",
     "mean_at_k": "mean reward of k samples of the policy, likewise",
     "pass_at_k": "mean over held-out problems of the best reward of k samples, likewise",
     "kl_policy_actor": "KL(p_ref‖q) per token of the rollouts, before the step's updates, nats",
@@ -66,7 +67,29 @@ OUTCOMES = pa.schema(
         ("ended", pa.string()),
     ]
 )
-"""`best_accuracy` and `last_accuracy` are running means over 20 steps; `ended` is finished, collapsed, or why not."""
+"""One row for each run; see `COLUMNS`."""
+
+_RUN = {
+    "setting": "the setting's name",
+    "method": "the method's name",
+    "seed": "the seed of models, prompts and draws",
+}
+COLUMNS = {
+    "OUT/steps.parquet": {
+        **_RUN,
+        "step": "batches of rollouts before this row; the last row of a run is its last test alone, and nan elsewhere",
+        **FIGURES,
+    },
+    "OUT/outcomes.parquet": {
+        **_RUN,
+        "steps": "steps that were made",
+        "best_accuracy": "the largest running mean of `accuracy` over 20 steps, the test before all steps included",
+        "last_accuracy": "the last such mean",
+        "collapsed_at": "the step from which it stayed below half of its best, with 20 further steps at least",
+        "ended": "finished, collapsed (and stopped early), or why it could not go on",
+    },
+}
+"""What every column of the records is, by file."""
 
 _REASON = b"reason"
 

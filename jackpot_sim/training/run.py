@@ -28,8 +28,9 @@ from jackpot_sim.training.collapse import course
 from jackpot_sim.training.faults import DivergedError, RewardError
 from jackpot_sim.training.preparation import beginning
 from jackpot_sim.training.records import FIGURES
+from jackpot_sim.training.rewards import RewardOf
 from jackpot_sim.training.study import Run
-from jackpot_sim.training.trainer import RewardOf, Row, Trainer
+from jackpot_sim.training.trainer import Row, Trainer
 
 STEPS, LOG, POLICY, EVENTS = "steps.parquet", "log.jsonl", "policy", "tensorboard"
 
@@ -139,7 +140,8 @@ class _Course:
 
     def _tell(self, row: Row) -> None:
         with (self._folder / LOG).open("a", encoding="utf-8") as log:
-            log.write(f"{json.dumps(row)}\n")
+            known = {name: value if math.isfinite(value) else None for name, value in row.items()}  # JSON has no NaN
+            log.write(f"{json.dumps(known)}\n")
         if self._events is not None:
             for name in FIGURES:
                 if math.isfinite(row.get(name, math.nan)):

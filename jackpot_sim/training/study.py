@@ -21,7 +21,7 @@ import difflib
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
@@ -44,7 +44,7 @@ _NAME = r"[\w.+-]+"
 _AXES = ("settings", "methods")
 _KINDS = {"task": {"kind": "addition"}, "policy": {"kind": "taught"}, "actor": {"kind": "on-policy"}}
 """What fields belong to that are given without a kind."""
-_KINDS_AT = configuration.kinds_of(Training)
+_KINDS_AT, _PLACE_IN = configuration.kinds_of(Training), configuration.place_in(Training)
 
 
 def _as_seeds(value: Any) -> Any:
@@ -161,14 +161,15 @@ def of_mapping(mapping: Mapping[str, Any], overrides: Mapping[str, Any], *, quic
         raise StudyError(f"quick: give the fields that it changes, not {shortened!r}")
     if quick and not shortened:
         raise StudyError("the study has no quick version: give fields under quick, or run it without --quick")
-    whole = {key: value for key, value in mapping.items() if key != "quick"}
+    whole = spelt_out({key: value for key, value in mapping.items() if key != "quick"})
+    shortened = spelt_out(shortened)
     if quick:
         listed = [axis for axis in _AXES if isinstance(shortened.get(axis), list)]
         chosen = {axis: _chosen(_named(whole.get(axis), axis), f"quick.{axis}", shortened[axis]) for axis in listed}
         whole = laid_over(whole, {key: value for key, value in shortened.items() if key not in chosen}) | chosen
     study = {key: whole.pop(key) for key in ("name", "seeds") if key in whole}
     study |= {key: overrides[key] for key in ("name", "seeds") if key in overrides}
-    own = {key: value for key, value in overrides.items() if key not in ("name", "seeds")}
+    own = spelt_out({key: value for key, value in overrides.items() if key not in ("name", "seeds")})
     whole = laid_over(_KINDS, whole)
     settings, methods = (_named(whole.pop(axis, None), axis) for axis in _AXES)
     grid = {}
@@ -191,6 +192,46 @@ def laid_over(below: Any, above: Any) -> Any:
     return dict(below) | {key: laid_over(below.get(key), value) for key, value in above.items()}
 
 
+_SHORT: dict[tuple[str, ...], Callable[[str], Mapping[str, Any]]] = {
+    ("task",): lambda kind: {"kind": kind},
+    ("task", "prompts"): lambda path: {"kind": "file", "path": path},
+    ("task", "reward"): lambda kind: {"kind": kind},
+    ("policy",): lambda path: {"kind": "checkpoint", "path": path},
+    ("actor",): lambda kind: {"kind": kind},
+    ("actor", "model"): lambda path: {"kind": "checkpoint", "path": path},
+    ("actor", "source"): lambda kind: {"kind": kind},
+}
+"""What a text in the place of a configuration stands for."""
+
+_MISSING_KINDS = {("task", "prompts"): "file", ("actor", "model"): "qwen3"}
+"""The kind of what is given by its fields alone."""
+
+
+def spelt_out(mapping: Mapping[str, Any], above: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The fields with their short forms written out.
+
+    >>> spelt_out({"actor": "stale", "policy": "models/policy", "steps": 3})
+    {'actor': {'kind': 'stale'}, 'policy': {'kind': 'checkpoint', 'path': 'models/policy'}, 'steps': 3}
+    """
+    out: dict[str, Any] = {}
+    for name, value in mapping.items():
+        where = (*above, str(name))
+        if isinstance(value, str) and where in _SHORT:
+            value = _SHORT[where](value)
+        out[name] = spelt_out(value, where) if isinstance(value, Mapping) else value
+    return out
+
+
+def _with_kinds(mapping: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields, with the kinds of what is given by its fields alone."""
+    out = dict(mapping)
+    for (outer, inner), kind in _MISSING_KINDS.items():
+        there = out.get(outer)
+        if isinstance(there, Mapping) and isinstance(there.get(inner), Mapping):
+            out[outer] = {**there, inner: {"kind": kind, **there[inner]}}
+    return out
+
+
 def _chosen(there: Mapping[str, Any], where: str, names: Any) -> dict[str, Any]:
     """The settings or methods of these names."""
     if not isinstance(names, list) or not names:
@@ -209,7 +250,7 @@ def _named(value: Any, axis: str) -> dict[str, Mapping[str, Any]]:
         raise StudyError(f"{axis}: give a name to each, and the fields that it changes")
     if bad := [name for name in value if not re.fullmatch(_NAME, str(name))]:
         raise StudyError(f"{axis}: {bad[0]!r} names a folder: give letters, digits and _ . + - alone")
-    return {str(name): changes or {} for name, changes in value.items()}
+    return {str(name): spelt_out(changes or {}) for name, changes in value.items()}
 
 
 def _training(mapping: Mapping[str, Any], where: str) -> Training:
@@ -219,6 +260,6 @@ def _training(mapping: Mapping[str, Any], where: str) -> Training:
             near = difflib.get_close_matches(str(unknown[0]), known, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise StudyError(f"{unknown[0]}: there is no such field{hint} (there are {', '.join(known)})")
-        return configuration.parse(Training, mapping, _KINDS_AT)
+        return configuration.parse(Training, _with_kinds(mapping), _KINDS_AT, _PLACE_IN)
     except StudyError as error:
         raise StudyError(str(error) if where == f"{ONLY}, {ONLY}" else f"{where}: {error}") from error

@@ -46,14 +46,16 @@ def told(values: pd.Series[float]) -> str:
 
 
 def _ended(outcomes: pd.DataFrame) -> str:
+    """How the runs ended; a policy that was at accuracy 0 throughout had nothing to lose, and is never right."""
+    wrong = int((outcomes["best_accuracy"] == 0).sum())
     collapsed = outcomes["collapsed_at"].dropna().to_numpy(dtype=np.float64)
     diverged = int((~outcomes["ended"].isin(["finished", "collapsed"])).sum())
-    parts = []
+    parts = [f"{wrong} of {len(outcomes)} never right"] if wrong else []
     if len(collapsed):
         parts.append(f"{len(collapsed)} of {len(outcomes)} collapsed, at step {np.median(collapsed):.0f}")
     if diverged:
         parts.append(f"{diverged} diverged")
-    return ", ".join(parts) or "stable"
+    return ", ".join(parts) or "not collapsed"
 
 
 def runs_table(study: Study) -> Table:
@@ -69,11 +71,11 @@ def runs_table(study: Study) -> Table:
     return table
 
 
-def columns_table(figures: Mapping[str, str]) -> Table:
-    """What every column of the steps is."""
-    table = Table(title="OUT/steps.parquet", title_justify="left", box=None, pad_edge=False)
+def columns_table(file: str, columns: Mapping[str, str]) -> Table:
+    """What every column of a file of records is."""
+    table = Table(title=file, title_justify="left", title_style="bold", box=None, pad_edge=False)
     table.add_column("column", no_wrap=True)
     table.add_column("what it is")
-    for name, what in figures.items():
+    for name, what in columns.items():
         table.add_row(name, what)
     return table

@@ -10,38 +10,34 @@ moves the weights, and only without any do they stay.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from jackpot_sim.core.backend import Array
-from jackpot_sim.core.sequences import Floats
 from jackpot_sim.core.topk import TopK
 from jackpot_sim.environments.base import keyed_generator
 from jackpot_sim.environments.language_models.build import Model
-from jackpot_sim.environments.language_models.generation import Written
 from jackpot_sim.environments.language_models.sampling_law import SamplingLaw
 from jackpot_sim.estimators import Correction
 from jackpot_sim.training import objective
 from jackpot_sim.training.actors import JointActor
 from jackpot_sim.training.config import Training
 from jackpot_sim.training.evaluation import Scores, evaluated
-from jackpot_sim.training.faults import DivergedError, LawError, RewardError
+from jackpot_sim.training.faults import DivergedError, LawError
 from jackpot_sim.training.measures import Means, kl_to_actor, mismatch
 from jackpot_sim.training.objective import Proposed
 from jackpot_sim.training.packing import packs
 from jackpot_sim.training.passes import ModelPass, Sequences, model_pass
+from jackpot_sim.training.rewards import RewardOf, checked_rewards
 from jackpot_sim.training.serving import Server
 from jackpot_sim.training.tasks.base import Problem
 from jackpot_sim.training.texts import Texts
 
 Row: TypeAlias = dict[str, float]
 """What is recorded of one step, by column."""
-
-RewardOf: TypeAlias = Callable[[Sequence[str], Sequence[Problem]], Floats]
-"""(completions, their problems) → R of shape (n,)."""
 
 
 class Trainer:
@@ -142,20 +138,17 @@ class Trainer:
             RewardError: a reward cannot be computed, or is no finite number.
             DivergedError: a law, a loss or a gradient is not finite; the weights are those before that update.
             StudyError: a prompt does not fit into the model.
-            ValueError: the task has no problems.
+            ValueError: the task has no problems, or the budget no λ.
         """
         sequences, proposed, row = self._rolled_out()
-        try:
-            row |= mismatch(proposed, self.vocab)
-            correction, row["lam"] = self._correction(proposed)
-            sums = Means()
-            for rows in self._minibatches():
-                self._updated(sequences.take(rows, whole_groups=True), proposed.take(rows), correction, sums)
-            row |= sums.means()
-            row |= {"distillation_weight": self.distillation_weight, "rejected_budget": self.rejected}
-            self._adapt(row["kl_policy_actor"])
-        except ValueError as error:  # of such laws no weight, λ or strength can be computed
-            raise DivergedError(self.step, str(error)) from error
+        row |= mismatch(proposed, self.vocab)
+        correction, row["lam"] = self._correction(proposed)
+        sums = Means()
+        for rows in self._minibatches():
+            self._updated(sequences.take(rows, whole_groups=True), proposed.take(rows), correction, sums)
+        row |= sums.means()
+        row |= {"distillation_weight": self.distillation_weight, "rejected_budget": self.rejected}
+        self._adapt(row["kl_policy_actor"])
         self.step += 1
         return row
 
@@ -176,7 +169,8 @@ class Trainer:
             )
         except LawError as error:
             raise DivergedError(self.step, str(error)) from error
-        rewards = self._rewards(written, [problem for problem in problems for _ in range(config.samples)])
+        repeated = [problem for problem in problems for _ in range(config.samples)]
+        rewards = checked_rewards(self._reward, self.texts.completions(written), repeated, self.step)
         device = self.policy.device
         sequences = Sequences.of(prompts, written.prompt, written.tokens, written.mask, device, self._samples)
         length = sequences.mask.shape[1]
@@ -221,25 +215,6 @@ class Trainer:
         """Tokens of the policy's head."""
         return int(self.policy.config.get_text_config().vocab_size)
 
-    def _rewards(self, written: Written, problems: Sequence[Problem]) -> Floats:
-        completions = self.texts.completions(written)
-        try:
-            rewards = np.asarray(self._reward(completions, problems), dtype=np.float64)
-        except Exception as error:  # a user's function may raise anything
-            raise RewardError(f"step {self.step}: the reward raises {type(error).__name__}: {error}") from error
-        if rewards.shape != (len(completions),):
-            raise RewardError(
-                f"step {self.step}: the reward gives shape {rewards.shape}, not one for each of the {len(completions)} "
-                "completions"
-            )
-        if not np.isfinite(rewards).all():
-            bad = int(np.flatnonzero(~np.isfinite(rewards))[0])
-            raise RewardError(
-                f"step {self.step}: the reward of {completions[bad]!r} for the answer {problems[bad].answer!r} is "
-                f"{rewards[bad]}: it must be a finite number"
-            )
-        return rewards
-
     def _reference(self, sequences: Sequences, topk: TopK | None) -> tuple[Array, Array | None]:
         """log p_ref of every token and, if there is a top-k, of the actor's likeliest: from before the update."""
         import torch
@@ -254,7 +229,10 @@ class Trainer:
         return torch.cat(tokens), torch.cat(others) if others else None
 
     def _pass(self, model: Model, sequences: Sequences) -> ModelPass:
-        return model_pass(model, sequences, self.config.rollout.temperature)
+        found = model_pass(model, sequences, self.config.rollout.temperature)
+        if bool(found.log_probs.detach()[sequences.mask].isnan().any()):
+            raise DivergedError(self.step, "a log-prob is NaN")
+        return found
 
     def _correction(self, proposed: Proposed) -> tuple[Correction, float]:
         """The correction of this batch, and its λ; nan where it has none."""
@@ -293,8 +271,11 @@ class Trainer:
             with torch.no_grad():
                 pair = objective.weigh(correction, spec.target, given, new)
                 factor = objective.kept(pair, given.uniforms)
+            # A token that counts for nothing has no ratio either, which might overflow.
+            counts = (factor > 0) & given.mask
+            log_probs = torch.where(counts, new.log_probs, given.reference_log_probs)
             gains = objective.surrogate(
-                new.log_probs, given.reference_log_probs, given.advantage, update.clip, update.clip_high
+                log_probs, given.reference_log_probs, given.advantage, update.clip, update.clip_high
             )
             loss = -_summed(factor * shares[rows] * gains, given.mask)
             loss.backward()
@@ -310,12 +291,13 @@ class Trainer:
         denominator = objective.denominator_of(
             update.denominator, pair, torch.cat([each for _, each in weights]), proposed.mask, correction.unit
         )
-        norm = self._descend(self._optimizer, self.policy, loss_sum, 1 / denominator)
+        norm = self._norm(self.policy, loss_sum, 1 / denominator)
         sums.update(loss=loss_sum / denominator, grad_norm=norm)
         if self._actor_optimizer is not None:
             total, kl = (sum(each) for each in zip(*actor_losses, strict=True))
-            norm = self._descend(self._actor_optimizer, self._own, total, 1.0)
-            sums.update(actor_loss=total, actor_grad_norm=norm, distillation_kl=kl)
+            sums.update(actor_loss=total, actor_grad_norm=self._norm(self._own, total, 1.0), distillation_kl=kl)
+            self._actor_optimizer.step()
+        self._optimizer.step()
 
     def _actor_backward(
         self, sequences: Sequences, proposed: Proposed, new: ModelPass, shares: Array
@@ -341,8 +323,12 @@ class Trainer:
         loss.backward()
         return float(loss.detach()), float(kl.detach())
 
-    def _descend(self, optimizer: Any, model: Model, loss: float, scale: float) -> float:
-        """One step of the optimiser along gradients times `scale`, clipped; the norm before clipping."""
+    def _norm(self, model: Model, loss: float, scale: float) -> float:
+        """Gradients times `scale`, clipped; their norm before clipping.
+
+        Raises:
+            DivergedError: the loss or the norm is not finite.
+        """
         import torch
 
         gradients = [weight.grad for weight in model.parameters() if weight.grad is not None]
@@ -352,7 +338,6 @@ class Trainer:
         norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), math.inf if limit is None else limit))
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise DivergedError(self.step, f"loss {loss:g}, gradient norm {norm:g}")
-        optimizer.step()
         return norm
 
     def _adapt(self, kl: float) -> None:

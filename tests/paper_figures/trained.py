@@ -29,6 +29,8 @@ class Fate:
     """Where the accuracy falls to 0."""
     diverges_at: int | None = None
     """Where the run ends with a reason."""
+    stops_at: int | None = None
+    """Where the run ends for having collapsed."""
     speed: float = 60.0
     """Steps until two thirds of the way."""
     figures: Mapping[str, float] | None = None
@@ -75,6 +77,8 @@ def _rows(run: Run, fate: Fate) -> tuple[list[dict[str, float]], str]:
     for step in range(config.steps + 1):
         if fate.diverges_at is not None and step >= fate.diverges_at:
             return rows, f"step {step}: training diverged"
+        if fate.stops_at is not None and step > fate.stops_at:
+            return rows, ""
         done = 1 - np.exp(-step / min(fate.speed, config.steps / 5))
         row: dict[str, float] = {"step": step}
         if step % config.evaluation.every == 0 or step == config.steps:

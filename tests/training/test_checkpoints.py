@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from jackpot_sim.studies.errors import StudyError
 from jackpot_sim.training import checkpoints
 
 torch = pytest.importorskip("torch")
@@ -123,4 +124,5 @@ def test_something_else_in_its_place_is_passed_over(folder: Path) -> None:
     (folder / "checkpoint-000200.pt").mkdir()
     assert newest(folder) == 100
     (folder / "checkpoint-000100.pt").write_bytes(b"")
-    assert newest(folder) is None
+    with pytest.raises(StudyError, match=r"checkpoint-000200.pt cannot be read, nor one before it: delete"):
+        newest(folder)

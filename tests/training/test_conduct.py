@@ -133,6 +133,26 @@ def test_a_study_goes_on_with_more_seeds(tmp_path: Path, models: Path) -> None:
     assert load(tmp_path / "study")[1]["seed"].tolist() == [0, 0, 1, 1]
 
 
+def test_the_manifest_tells_of_the_seeds_that_were_added(tmp_path: Path, models: Path) -> None:
+    for seeds in ((0,), (0, 1)):
+        study = study_of({"steps": 1}).model_copy(update={"seeds": seeds})
+        conduct(study, tmp_path / "study", SerialExecutor(), options=Options(models=models))
+        assert manifest(tmp_path / "study")["config"]["seeds"] == list(seeds)
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        ({"device": "cuda:7"}, "device='cuda:7' is not there"),
+        ({"evaluation": {"problems": 3}}, "were asked for: ask for fewer .evaluation.problems is 3."),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_taught(tmp_path: Path, change: Any, error: str) -> None:
+    with pytest.raises(StudyError, match=error):
+        conduct(study_of(change), tmp_path / "study", SerialExecutor(), options=Options(models=tmp_path / "models"))
+    assert not (tmp_path / "models").exists()
+
+
 def test_what_a_kill_left_of_a_finished_run_is_cleared_away(whole: Path, models: Path) -> None:
     left = whole / "runs" / STUDY.runs[0].id / "checkpoint-000002.pt"
     left.write_bytes(b"")

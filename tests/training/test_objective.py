@@ -370,7 +370,18 @@ def test_a_budget_below_what_is_always_rejected_is_refused(log_ratio: list[float
         lam_at(0.3, log_ratio)
 
 
-@pytest.mark.parametrize("value", [1.5, math.inf, -math.inf])
-def test_a_number_is_what_the_tensor_holds(value: float) -> None:
-    assert objective.nats(torch.tensor(value, requires_grad=True)) == value
-    assert math.isnan(objective.nats(torch.tensor(NAN)))
+@pytest.mark.parametrize(("far", "gain"), [(200.0, 1.0), (-200.0, -1.0), (200.0, 0.0), (-200.0, 0.0)])
+def test_a_clipped_token_has_no_gradient_however_far_the_ratio_is(far: float, gain: float) -> None:
+    new = torch.tensor([[far]], dtype=torch.float32, requires_grad=True)
+    value = objective.surrogate(new, torch.zeros(1, 1), torch.tensor([gain]), 0.2).sum()
+    value.backward()
+    assert value.item() == pytest.approx(gain * (1.2 if gain > 0 else 0.8))
+    assert new.grad is not None
+    assert new.grad.tolist() == [[0.0]]
+
+
+def test_a_token_without_advantage_has_no_gradient_without_a_clip_either() -> None:
+    new = torch.tensor([[200.0]], dtype=torch.float32, requires_grad=True)
+    objective.surrogate(new, torch.zeros(1, 1), torch.tensor([0.0]), None).sum().backward()
+    assert new.grad is not None
+    assert new.grad.tolist() == [[0.0]]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from jackpot_sim.studies.errors import StudyError
-from jackpot_sim.training.study import Study, laid_over, of_mapping, read
+from jackpot_sim.training.study import Study, laid_over, of_mapping, read, spelt_out
 from tests.training.tiny import MODES, TINY, study_of
 
 CONFIGS = sorted(
@@ -139,13 +139,13 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"xyz": 3}, "xyz: there is no such field (there are name, seeds,"),
     ({1: 2}, "1: there is no such field"),  # type: ignore[dict-item]
     ({"update": {"cliq": 1}}, "update.cliq: there is no such field (update has minibatches, "),
-    ({"actor": _FROZEN | {"k": 1}}, "actor.frozen.k: there is no such field (frozen has model, kl)"),
+    ({"actor": _FROZEN | {"k": 1}}, "actor.k: there is no such field (frozen has model, kl)"),
     ({"actor": _FROZEN | {"model": {"kind": "qwen3", "x": 1}}}, "(qwen3 has hidden, layers, heads, "),
-    ({"policy": {"model": {"hiden": 1}}}, "policy.taught.model.hiden: there is no such field (model has hidden, "),
-    ({"task": {"digit": 2}}, "task.addition.digit: there is no such field (addition has digits, reverse, operands)"),
+    ({"policy": {"model": {"hiden": 1}}}, "policy.model.hiden: there is no such field (model has hidden, "),
+    ({"task": {"digit": 2}}, "task.digit: there is no such field (addition has digits, reverse, operands)"),
     ({"task": {"kind": "adition"}}, "task: there is no kind 'adition'; did you mean 'addition'?"),
     ({"actor": {"kind": "froozen"}}, "actor: there is no kind 'froozen'; did you mean 'frozen'?"),
-    ({"actor": "frozen"}, "actor: Input should be"),
+    ({"actor": 3}, "actor: Input should be"),
     ({"correction": "tiss"}, "correction: unknown estimator 'tiss'; did you mean 'tis'?"),
     ({"correction": {"kind": "tis", "clipp": 2}}, "'tis' has no parameter 'clipp': it takes clip, floor"),
     ({"correction": {"kind": "jackpot", "c1": -1}}, "correction: jackpot: c1 must be positive, got -1.0"),
@@ -224,6 +224,46 @@ def test_the_tiny_study_holds_every_kind_of_actor() -> None:
     kinds = {training.actor.kind for training in study.grid["run"].values()}
     assert kinds == {"on-policy", "stale", "served", "frozen", "joint"}
     assert study.runs[0].training.steps == TINY["steps"]
+
+
+FEEDBACK = {"target_kl": 0.1, "least": 0.1, "most": 1.0}
+SHORT = [
+    ({"actor": "stale"}, {"actor": {"kind": "stale"}}),
+    ({"policy": "FOLDER"}, {"policy": {"kind": "checkpoint", "path": "FOLDER"}}),
+    (
+        {"task": {"kind": "prompts", "prompts": "x.jsonl", "reward": "answer"}},
+        {"task": {"kind": "prompts", "prompts": {"kind": "file", "path": "x.jsonl"}, "reward": {"kind": "answer"}}},
+    ),
+    (
+        {"actor": {"kind": "frozen", "model": "FOLDER"}},
+        {"actor": {"kind": "frozen", "model": {"kind": "checkpoint", "path": "FOLDER"}}},
+    ),
+]
+
+
+@pytest.mark.parametrize(("short", "long"), SHORT)
+def test_a_text_stands_for_a_configuration(short: dict[str, Any], long: dict[str, Any]) -> None:
+    assert spelt_out(short) == long
+    mapping = {"settings": {"a": short}, "methods": {"b": {}}, "policy": "P"}
+    mapping |= {"task": {"kind": "prompts", "prompts": {"path": "p.jsonl"}}, "actor": {"kind": "on-policy"}}
+    assert of_mapping(mapping, {}).grid == of_mapping({**mapping, "settings": {"a": long}}, {}).grid
+
+
+@pytest.mark.parametrize(
+    ("mapping", "error"),
+    [
+        ({"task": {"kind": "prompts", "path": "x"}, "policy": "P"}, r"^task\.path: there is no such field"),
+        ({"actor": {"kind": "frozen", "path": "x"}}, r"^actor\.path: there is no such field \(frozen has model, kl\)"),
+        ({"rollout": {"prompts": "many"}}, r"^rollout\.prompts: "),
+        ({"actor": {"kind": "served", "source": {"kind": "weight-noise", "sigma": -1}}}, r"^actor\.source: "),
+        ({"precision": "fp16"}, "too coarse for AdamW"),
+        ({"rollout": {"length": 2}}, "solutions of addition take up to 5 tokens"),
+        ({"actor": {"kind": "joint", "ppo": False, "distillation": {"feedback": FEEDBACK}}}, "AdamW cancels a lone"),
+    ],
+)
+def test_an_error_names_the_place_as_it_is_written(mapping: dict[str, Any], error: str) -> None:
+    with pytest.raises(StudyError, match=error):
+        of_mapping(mapping, {})
 
 
 def test_the_contents_of_a_checkpoint_are_part_of_the_hash(tmp_path: Path) -> None:

@@ -1,0 +1,42 @@
+"""What the table at the end of a study says of how runs ended."""
+
+from __future__ import annotations
+
+import math
+
+import pandas as pd
+import pytest
+
+from jackpot_sim.training.study import of_mapping
+from jackpot_sim.training.summary import outcomes_table
+
+
+def ended(best: list[float], collapsed_at: list[float], reasons: list[str]) -> str:
+    """The last cell of the table of one method."""
+    seeds = range(len(best))
+    study = of_mapping({"steps": 40, "seeds": len(best)}, {})
+    ((setting, methods),) = study.grid.items()
+    (method,) = methods
+    keys = {"setting": setting, "method": method}
+    figures = dict.fromkeys(("mean_at_k", "pass_at_k", "kl_policy_actor"), 0.1)
+    steps = pd.DataFrame([{**keys, "seed": seed, "step": 40, **figures} for seed in seeds])
+    outcomes = pd.DataFrame({"best_accuracy": best, "last_accuracy": best, "collapsed_at": collapsed_at})
+    outcomes = outcomes.assign(**keys, seed=seeds, ended=reasons)
+    (cell,) = outcomes_table(study, steps, outcomes).columns[-1].cells
+    return str(cell)
+
+
+@pytest.mark.parametrize(
+    ("best", "collapsed_at", "reasons", "told"),
+    [
+        ([0.5, 0.6], [math.nan, math.nan], ["finished", "finished"], "not collapsed"),
+        ([0.0, 0.6], [math.nan, math.nan], ["finished", "finished"], "1 of 2 never right"),
+        ([0.0, 0.0], [math.nan, math.nan], ["finished", "finished"], "2 of 2 never right"),
+        ([0.5, 0.6], [20.0, math.nan], ["collapsed", "finished"], "1 of 2 collapsed, at step 20"),
+        ([0.5, 0.6], [20.0, math.nan], ["collapsed", "step 9: nan"], "1 of 2 collapsed, at step 20, 1 diverged"),
+    ],
+)
+def test_what_did_not_collapse_is_not_called_stable(
+    best: list[float], collapsed_at: list[float], reasons: list[str], told: str
+) -> None:
+    assert ended(best, collapsed_at, reasons) == told
