@@ -53,6 +53,28 @@ def test_the_example_of_real_models_is_a_study() -> None:
     ]
 
 
+def test_the_example_of_training_is_a_study() -> None:
+    import yaml
+
+    from jackpot_sim.training.study import of_mapping
+
+    study = of_mapping(yaml.safe_load(block("yaml", "## Training")), {})
+    assert (len(study.seeds), list(study.grid)) == (3, ["clipped", "free"])
+    assert all(list(methods) == ["none", "tis", "jackpot", "budget"] for methods in study.grid.values())
+    quick = of_mapping(yaml.safe_load(block("yaml", "## Training")), {}, quick=True)
+    assert len(quick.runs) == 8
+
+
+def test_the_python_example_of_training_names_what_there_is() -> None:
+    code = block("py", "## Training")
+    study_of, _, training = code.partition("for pair in")
+    namespace: dict[str, Any] = {}
+    exec(study_of, namespace)
+    assert [run.id for run in namespace["study"].runs] == ["run.run.0"]
+    assert namespace["reward"](["123", "1"], None) == [1.0, 0.8]
+    assert "train(run" in training
+
+
 def test_files_that_it_names_exist() -> None:
     root = Path(__file__).parents[1]
     for target in re.findall(r"\]\((?!https?:)([^)]+)\)", README):

@@ -8,7 +8,9 @@ from typing import Any
 from jackpot_sim.studies.errors import StudyError
 
 
-def split_dotted(tokens: Sequence[str], roots: Collection[str] | None) -> tuple[dict[str, Any], list[str]]:
+def split_dotted(
+    tokens: Sequence[str], roots: Collection[str] | None, *, beside_fields: str | None = None
+) -> tuple[dict[str, Any], list[str]]:
     """The nested mapping that `--root.a.b x y` options describe, and all other tokens.
 
     >>> split_dotted(["--env.kind", "top-k", "--env.base.vocab", "10", "20", "--seeds", "1"], {"env"})
@@ -18,10 +20,13 @@ def split_dotted(tokens: Sequence[str], roots: Collection[str] | None) -> tuple[
 
     >>> split_dotted(["--correction", "tis", "--update.clip", "null"], {"correction", "update"})
     ({'correction': 'tis', 'update': {'clip': None}}, [])
+    >>> split_dotted(["--correction", "tis", "--correction.clip", "3"], {"correction"}, beside_fields="kind")
+    ({'correction': {'kind': 'tis', 'clip': '3'}}, [])
 
     Args:
         tokens: the command line.
         roots: the first names that are taken, with `_` where the option has `-`; None takes every option with a dot.
+        beside_fields: the field that a plain value is where fields are given too; None refuses both.
 
     Raises:
         StudyError: a name is empty, or has no value, or two, or both a value and fields.
@@ -49,13 +54,20 @@ def split_dotted(tokens: Sequence[str], roots: Collection[str] | None) -> tuple[
     for option, path, values in named:
         if not values:
             raise StudyError(f"{option} needs a value")
-        _put(found, option, path, [None if value.lower() in ("null", "none") else value for value in values])
+        known = [None if value.lower() in ("null", "none") else value for value in values]
+        _put(found, option, path, known, beside_fields)
     return found, rest
 
 
-def _put(found: dict[str, Any], option: str, path: list[str], values: list[str | None]) -> None:
+def _put(
+    found: dict[str, Any], option: str, path: list[str], values: list[str | None], beside_fields: str | None
+) -> None:
     *above, last = path
+    if beside_fields is not None and isinstance(found.get(last), dict) and not above:
+        above, last = [last], beside_fields
     for part in above:
+        if beside_fields is not None and isinstance(found.get(part), str):
+            found[part] = {beside_fields: found[part]}
         found = found.setdefault(part, {})
         if not isinstance(found, dict):
             raise StudyError(

@@ -146,7 +146,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if any(token in ("--help", "-h") for token in tokens):
             app.help_print(tokens=[])
             return 0
-        fields, rest = split_dotted(tokens, ROOTS)
+        fields, rest = split_dotted(tokens, ROOTS, beside_fields="kind")
         _, bound, _ = app.parse_args(rest, exit_on_error=False, print_error=False)
         return _run(fields, **bound.arguments)
     except StudyError as error:

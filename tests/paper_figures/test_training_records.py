@@ -56,6 +56,17 @@ def test_what_ships_is_the_figures_study_and_is_drawn(name: str, tmp_path: Path,
     assert "\nVERDICT: " in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("folder", sorted(committed("figure1").parent.iterdir()), ids=lambda folder: folder.name)
+def test_what_ships_is_what_its_study_asks_for(folder: Path) -> None:
+    asked, told = read(config(folder.name)), json.loads((folder / "manifest.json").read_text())
+    assert told["config_hash"] == asked.config_hash
+    assert told["config"]["seeds"] == list(asked.seeds)
+    found = pd.read_parquet(folder / "outcomes.parquet")
+    assert sorted(zip(found["setting"], found["method"], found["seed"], strict=True)) == sorted(
+        (run.setting, run.method, run.seed) for run in asked.runs
+    )
+
+
 def test_what_does_not_ship_is_refused_in_one_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:
