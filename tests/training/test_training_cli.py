@@ -64,6 +64,11 @@ def test_a_study_is_trained_and_summed_up(command: list[str], capsys: pytest.Cap
     assert "2 runs (2 were there already); records in study." in capsys.readouterr().out
 
 
+def test_a_kind_may_stand_beside_its_fields(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*command, "--correction", "tis", "--correction.clip", "3", "--dry-run"]) == 0
+    assert "tis(clip=3)" in capsys.readouterr().out
+
+
 def test_quiet_says_nothing(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*command, "--quiet", "--quick"]) == 0
     assert capsys.readouterr() == ("", "")
@@ -146,7 +151,6 @@ def test_ctrl_c_is_answered_in_one_sentence(
         (["--update.cliq", "1"], "update.cliq: there is no such field (update has minibatches"),
         (["--correction", "nothing"], "unknown estimator 'nothing'"),
         (["--correction.kind", "jackpot", "--correction.c1", "-1"], "c1 must be positive, got -1.0"),
-        (["--correction", "tis", "--correction.clip", "2"], "correction is given both a value and fields"),
         (["--correction", "tis", "--budget.rejected", "0.1"], "tis has no lam that a budget could set"),
         (["--correction", "jackpot", "--rollout.topk", "0"], "give rollout.topk of at least 1"),
         (["--actor.kind", "frozen", "--actor.kl", "null"], "kl is null"),
