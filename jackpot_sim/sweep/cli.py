@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
-import cyclopts
 from cyclopts import App, Parameter
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -32,6 +31,7 @@ from jackpot_sim.environments.small_lm import SmallLM
 from jackpot_sim.environments.sources import SOURCES, Format
 from jackpot_sim.environments.sources.real_models import REAL_ACTORS
 from jackpot_sim.estimators import base
+from jackpot_sim.studies.answering import answered
 from jackpot_sim.studies.configuration import read_mapping
 from jackpot_sim.studies.dotted import split_dotted
 from jackpot_sim.studies.errors import StudyError
@@ -183,25 +183,18 @@ def _sweep(
 def main(argv: Sequence[str] | None = None) -> int:
     """Parses, runs, and turns every foreseeable failure into one sentence and exit code 2."""
     tokens = list(sys.argv[1:] if argv is None else argv)
-    try:
-        if any(token in ("--help", "-h") for token in tokens):
-            app.help_print(tokens=[])
-            return 0
-        if tokens == ["--columns"]:
-            return _print_columns()
-        env, rest = split_env_options(tokens)
-        _, bound, _ = app.parse_args(rest, exit_on_error=False, print_error=False)
-        return _run(env, **bound.arguments)
-    except StudyError as error:
-        return _fail(str(error), 2)
-    except cyclopts.CycloptsError as error:
-        files = [token for token in tokens if token.endswith((".yaml", ".yml", ".toml"))]
-        hint = f"give a study's file as --config {files[0]}" if files and "--config" not in tokens else "see --help"
-        return _fail(f"{error} ({hint})", 2)
-    except OSError as error:  # no process can be started, the output cannot be written
-        return _fail(f"the system refuses: {error}", 2)
-    except KeyboardInterrupt:
-        return _fail("interrupted; the same command finishes the run", 130)
+    return answered("sweep", tokens, _answer, again="the same command finishes the run")
+
+
+def _answer(tokens: list[str]) -> int:
+    if any(token in ("--help", "-h") for token in tokens):
+        app.help_print(tokens=[])
+        return 0
+    if tokens == ["--columns"]:
+        return _print_columns()
+    env, rest = split_env_options(tokens)
+    _, bound, _ = app.parse_args(rest, exit_on_error=False, print_error=False)
+    return _run(env, **bound.arguments)
 
 
 def _print_columns() -> int:
@@ -216,11 +209,6 @@ def _print_columns() -> int:
             shown.add_row(name, what)
         console.print(shown)
     return 0
-
-
-def _fail(sentence: str, code: int) -> int:
-    print("sweep:", *sentence.split(), file=sys.stderr)
-    return code
 
 
 def split_env_options(tokens: Sequence[str]) -> tuple[dict[str, Any], list[str]]:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
-import cyclopts
 from cyclopts import App, Parameter
 from pydantic import BaseModel
 
+from jackpot_sim.environments.small_lm import require_models
+from jackpot_sim.studies.answering import answered
 from jackpot_sim.studies.dotted import split_dotted
 from jackpot_sim.studies.errors import StudyError
 from jackpot_sim.studies.executors import ExecutorKind, opened
@@ -142,28 +142,16 @@ def _training(
 def main(argv: Sequence[str] | None = None) -> int:
     """Parses, trains, and turns every foreseeable failure into one sentence and exit code 2."""
     tokens = list(sys.argv[1:] if argv is None else argv)
-    try:
-        if any(token in ("--help", "-h") for token in tokens):
-            app.help_print(tokens=[])
-            return 0
-        fields, rest = split_dotted(tokens, ROOTS, beside_fields="kind")
-        _, bound, _ = app.parse_args(rest, exit_on_error=False, print_error=False)
-        return _run(fields, **bound.arguments)
-    except StudyError as error:
-        return _fail(str(error), 2)
-    except cyclopts.CycloptsError as error:
-        files = [token for token in tokens if token.endswith((".yaml", ".yml", ".toml"))]
-        hint = f"give a study's file as --config {files[0]}" if files and "--config" not in tokens else "see --help"
-        return _fail(f"{error} ({hint})", 2)
-    except OSError as error:
-        return _fail(f"the system refuses: {error}", 2)
-    except KeyboardInterrupt:
-        return _fail("interrupted; the same command goes on from the checkpoints", 130)
+    return answered("training", tokens, _answer, again="the same command goes on from the checkpoints")
 
 
-def _fail(sentence: str, code: int) -> int:
-    print("training:", *sentence.split(), file=sys.stderr)
-    return code
+def _answer(tokens: list[str]) -> int:
+    if any(token in ("--help", "-h") for token in tokens):
+        app.help_print(tokens=[])
+        return 0
+    fields, rest = split_dotted(tokens, ROOTS, beside_fields="kind")
+    _, bound, _ = app.parse_args(rest, exit_on_error=False, print_error=False)
+    return _run(fields, **bound.arguments)
 
 
 def _run(
@@ -198,7 +186,10 @@ def _run(
         console.print(summary.runs_table(wanted))
         console.print(f"Records would go to {root}.", soft_wrap=True)
         return 0
-    _require_models()
+    try:
+        require_models("training")
+    except ValueError as error:
+        raise StudyError(str(error)) from error
     if tensorboard:
         require_tensorboard()
     serial = executor is ExecutorKind.SERIAL
@@ -216,13 +207,3 @@ def _run(
         if ended:
             console.print(f"No policy is kept of {', '.join(ended)}: trained without --keep-policies, or diverged.")
     return 0
-
-
-def _require_models() -> None:
-    for name in ("torch", "transformers"):
-        try:
-            importlib.import_module(name)
-        except ImportError as error:
-            raise StudyError(
-                f"training needs {name}, which is missing: pip install '.[hf]' in the project's folder"
-            ) from error

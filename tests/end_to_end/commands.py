@@ -1,4 +1,4 @@
-"""Starting `python -m jackpot_sim.sweep` as a user does, and looking at its processes."""
+"""Starting the project's commands as a user does, and looking at its processes."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from pathlib import Path
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "error::RuntimeWarning"}
 
 
-def start(*options: str | Path) -> subprocess.Popen[str]:
+def start(*options: str | Path, module: str = "jackpot_sim.sweep") -> subprocess.Popen[str]:
     """The command in a session of its own, so that a test can kill all of it and nothing else."""
     return subprocess.Popen(
-        [sys.executable, "-m", "jackpot_sim.sweep", *map(str, options)],
+        [sys.executable, "-m", module, *map(str, options)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -5,21 +5,23 @@ from __future__ import annotations
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from jackpot_sim.training import checkpoints, records
 from jackpot_sim.training.cli import main
-from tests.end_to_end.commands import ENVIRONMENT, finish, kill_all, wait_until, workers
+from tests.end_to_end import commands
+from tests.end_to_end.commands import finish, kill_all, wait_until, workers
 from tests.training.tiny import JACKPOT, MODES, TINY, assert_same, written
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 pytestmark = pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="looks into /proc")
+
+start = partial(commands.start, module="jackpot_sim.training")
 
 STEPS = 6
 STUDY = TINY | {
@@ -49,19 +51,6 @@ def whole(config: Path) -> Path:
 def options(config: Path, root: Path) -> list[str]:
     models = config.parent / "models"
     return ["--config", str(config), "--out", str(root), "--models", str(models), "--keep-policies", "--quiet"]
-
-
-def start(*arguments: str) -> subprocess.Popen[str]:
-    """The command in a session of its own, so that a test can kill all of it and nothing else."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "jackpot_sim.training", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=ENVIRONMENT,
-        start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
 
 
 def steps_done(root: Path) -> int:

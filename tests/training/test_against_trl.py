@@ -189,7 +189,7 @@ def our_loss(
     return sums.means()["loss"], gradients(policy)
 
 
-def compared(
+def assert_same(
     theirs: Any,
     policy: Any,
     batch: Batch,
@@ -246,12 +246,12 @@ def test_loss_and_gradient(
     low = math.inf if clip is None else clip
     high = low if clip_high is None else clip_high
     options = {"loss_type": loss_type, "epsilon_low": low, "epsilon_high": high}
-    compared(theirs, policy, batch, update(aggregation, clip, clip_high), NONE, **options)
+    assert_same(theirs, policy, batch, update(aggregation, clip, clip_high), NONE, **options)
 
 
 def test_their_dr_grpo_divides_by_the_longest_possible_completion(theirs: Any, policy: Any, batch: Batch) -> None:
     ours = update(Aggregation.SEQUENCE_SUM)
-    compared(theirs, policy, batch, ours, NONE, their_share=1 / LENGTH, loss_type="dr_grpo")
+    assert_same(theirs, policy, batch, ours, NONE, their_share=1 / LENGTH, loss_type="dr_grpo")
 
 
 def test_their_dapo_divides_by_an_even_share_of_all_tokens(theirs: Any, policy: Any, batch: Batch) -> None:
@@ -298,7 +298,7 @@ def test_corrections(
         "vllm_importance_sampling_clip_max": high,
         "loss_type": "grpo" if aggregation is Aggregation.SEQUENCE_MEAN else "bnpo",
     }
-    compared(theirs, policy, batch, update(aggregation), correction, batch.log_ratio, **options)
+    assert_same(theirs, policy, batch, update(aggregation), correction, batch.log_ratio, **options)
 
 
 def test_every_threshold_is_met(batch: Batch) -> None:

@@ -13,11 +13,11 @@ from jackpot_sim.environments.base import FORBID_EXTRA
 from jackpot_sim.environments.fields import check_count
 from jackpot_sim.environments.language_models.prompts import Prompt
 from jackpot_sim.training.tasks.base import Problem, exact_rewards
-from jackpot_sim.training.tasks.splitting import Grid
+from jackpot_sim.training.tasks.splitting import Grid, OfGrid
 
 
 @dataclass(frozen=True, kw_only=True)
-class Addition:
+class Addition(OfGrid):
     """Sums such as "123+045="; a completion is right if it is the answer and then ends.
 
     Attributes:
@@ -53,18 +53,6 @@ class Addition:
     def max_new_tokens(self) -> int:
         """The digits of the largest sum, and the end."""
         return len(str(self.operands * (10**self.digits - 1))) + 1
-
-    def problems(self, generator: np.random.Generator, n: int) -> tuple[Problem, ...]:
-        """n problems drawn uniformly, with replacement, from those that are not held out."""
-        return self._made(self._grid.training(generator, n))
-
-    def held_out(self, n: int) -> tuple[Problem, ...]:
-        """n different held-out problems, the same in every run; no order of their operands is trained on.
-
-        Raises:
-            ValueError: there are not so many.
-        """
-        return self._made(self._grid.held_out(n))
 
     def rewards(self, completions: Sequence[str], problems: Sequence[Problem]) -> Floats:
         """1 for exactly the answer, else 0; shape (n,).

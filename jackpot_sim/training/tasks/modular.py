@@ -13,7 +13,7 @@ from jackpot_sim.environments.base import FORBID_EXTRA
 from jackpot_sim.environments.fields import check_count
 from jackpot_sim.environments.language_models.prompts import Prompt
 from jackpot_sim.training.tasks.base import Problem, exact_rewards
-from jackpot_sim.training.tasks.splitting import Grid
+from jackpot_sim.training.tasks.splitting import Grid, OfGrid
 
 Operation: TypeAlias = Literal["+", "-", "*"]
 
@@ -21,7 +21,7 @@ _OPERATIONS: tuple[Operation, ...] = ("+", "-", "*")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModularArithmetic:
+class ModularArithmetic(OfGrid):
     """Problems such as "(12*45)%97="; a completion is right if it is the answer and then ends.
 
     Attributes:
@@ -58,18 +58,6 @@ class ModularArithmetic:
     def max_new_tokens(self) -> int:
         """The digits of the largest answer, and the end."""
         return self._digits + 1
-
-    def problems(self, generator: np.random.Generator, n: int) -> tuple[Problem, ...]:
-        """n problems drawn uniformly, with replacement, from those that are not held out."""
-        return self._made(self._grid.training(generator, n))
-
-    def held_out(self, n: int) -> tuple[Problem, ...]:
-        """n different held-out problems, the same in every run; 2+1 is held out with 1+2, and 2*1 with 1*2.
-
-        Raises:
-            ValueError: there are not so many.
-        """
-        return self._made(self._grid.held_out(n))
 
     def rewards(self, completions: Sequence[str], problems: Sequence[Problem]) -> Floats:
         """1 for exactly the answer, else 0; shape (n,)."""

@@ -7,6 +7,7 @@ run, and neither needs a list of what the other has.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from jackpot_sim.core.sequences import Flags, Ints
 from jackpot_sim.environments.base import keyed_generator
 from jackpot_sim.environments.fields import check_count
+from jackpot_sim.training.tasks.base import Problem
 
 HELD_OUT_SHARE = 0.05
 """The share of all problems that training never sees, in expectation over problems."""
@@ -105,3 +107,28 @@ def _mixed(state: NDArray[np.uint64]) -> NDArray[np.uint64]:
     state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return state ^ (state >> np.uint64(31))
+
+
+class OfGrid(ABC):
+    """A task whose problems are the rows of a grid."""
+
+    @property
+    @abstractmethod
+    def _grid(self) -> Grid:
+        """The rows, and which of them stay together in training or in evaluation."""
+
+    @abstractmethod
+    def _made(self, rows: Ints) -> tuple[Problem, ...]:
+        """The problems that rows are."""
+
+    def problems(self, generator: np.random.Generator, n: int) -> tuple[Problem, ...]:
+        """n problems drawn with replacement from those that are not held out."""
+        return self._made(self._grid.training(generator, n))
+
+    def held_out(self, n: int) -> tuple[Problem, ...]:
+        """n held-out problems, the same in every run; what stays together with one of them is never trained on.
+
+        Raises:
+            ValueError: there are not so many.
+        """
+        return self._made(self._grid.held_out(n))

@@ -16,7 +16,7 @@ from jackpot_sim.environments.language_models.prompts import Prompt
 from jackpot_sim.training.tasks.base import Problem, Solved, check_as_many
 from jackpot_sim.training.tasks.characters import PRINTABLE
 from jackpot_sim.training.tasks.scoring import MARK, MathReward
-from jackpot_sim.training.tasks.splitting import Grid
+from jackpot_sim.training.tasks.splitting import Grid, OfGrid
 from jackpot_sim.training.tasks.word_templates import NAMES, TEMPLATES, THINGS, Template, Words
 
 _SMALLEST = 2
@@ -27,7 +27,7 @@ _NUMBERS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
-class WordProblems:
+class WordProblems(OfGrid):
     r"""Stories of one to three steps; a completion is right if its answer is, as 12, #### 12 or \boxed{12}.
 
     Attributes:
@@ -57,18 +57,6 @@ class WordProblems:
     def characters(self) -> str:
         """What ASCII prints; a model with a tokenizer of its own reads it as well."""
         return PRINTABLE
-
-    def problems(self, generator: np.random.Generator, n: int) -> tuple[Problem, ...]:
-        """n problems drawn with replacement, the stories uniformly, from those that are not held out."""
-        return self._made(self._grid.training(generator, n))
-
-    def held_out(self, n: int) -> tuple[Problem, ...]:
-        """n held-out problems, the same in every run; training tells none of these stories with the same numbers.
-
-        Raises:
-            ValueError: there are not so many.
-        """
-        return self._made(self._grid.held_out(n))
 
     def rewards(self, completions: Sequence[str], problems: Sequence[Problem]) -> Floats:
         """1 where the answers are equal as mathematics, else 0; shape (n,)."""
