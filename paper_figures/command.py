@@ -15,6 +15,7 @@ from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 
+from jackpot_sim.requirements import RequirementError
 from jackpot_sim.studies.errors import StudyError
 from paper_figures import records as runs
 from paper_figures import style
@@ -82,7 +83,7 @@ def run_from(
             return 0
         _, bound, _ = app.parse_args(tokens, exit_on_error=False, print_error=False)
         return _draw(name, load, make, **bound.arguments)
-    except StudyError as error:
+    except (StudyError, RequirementError) as error:
         errors.print(f"{name}: {error}")
     except cyclopts.CycloptsError as error:
         errors.print(f"{name}: {' '.join(str(error).split())} (see --help)")

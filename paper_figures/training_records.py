@@ -7,7 +7,6 @@ configuration has of itself, for minutes, into runs/figures/NAME-quick.
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from typing import Annotated, Any
 import pandas as pd
 from cyclopts import Parameter
 
+from jackpot_sim.requirements import require
 from jackpot_sim.studies.errors import StudyError
 from jackpot_sim.studies.executors import ExecutorKind, opened
 from jackpot_sim.training import conduct, progress
@@ -167,9 +167,7 @@ def _tells_of(grid: Any, outcomes: pd.DataFrame) -> bool:
 
 def _quickly(name: str) -> Path:
     """The folder of the figure's quick study, trained as far as it is missing."""
-    for library in ("torch", "transformers"):
-        if importlib.util.find_spec(library) is None:
-            raise StudyError(f"--quick trains models, and needs {library}: pip install '.[hf]' in the project's folder")
+    require("torch", "transformers", purpose="--quick, which trains models,")
     study, root = read(config(name), quick=True), Path("runs") / "figures" / f"{name}-quick"
     if (root / conduct.MANIFEST).exists() and conduct.manifest(root)["config_hash"] != study.config_hash:
         raise StudyError(f"{root} holds another version of the quick study: delete it, and run this again")

@@ -15,20 +15,23 @@ CORE, ESTIMATORS, ENVIRONMENTS = "jackpot_sim.core", "jackpot_sim.estimators", "
 STUDIES = "jackpot_sim.studies"
 """What all studies share; each kind of study is a package of its own, and none imports another."""
 TRAINING, SWEEP = "jackpot_sim.training", "jackpot_sim.sweep"
-READERS = (CORE, STUDIES, SWEEP, "jackpot_sim.estimators.statistics")
+REQUIREMENTS = "jackpot_sim.requirements"
+"""What is installed: every package may ask, and it imports none of them."""
+READERS = (CORE, REQUIREMENTS, STUDIES, SWEEP, "jackpot_sim.estimators.statistics")
 """What reads records: `statistics` is the one home of the formulas that a bootstrap needs."""
 
 MAY_IMPORT = {
     CORE: (),
+    REQUIREMENTS: (),
     ESTIMATORS: (CORE,),
-    ENVIRONMENTS: (CORE,),
-    STUDIES: (CORE, ESTIMATORS, ENVIRONMENTS),
-    TRAINING: (CORE, ESTIMATORS, ENVIRONMENTS, STUDIES),
-    SWEEP: (CORE, ESTIMATORS, ENVIRONMENTS, STUDIES),
+    ENVIRONMENTS: (CORE, REQUIREMENTS),
+    STUDIES: (CORE, ESTIMATORS, ENVIRONMENTS, REQUIREMENTS),
+    TRAINING: (CORE, ESTIMATORS, ENVIRONMENTS, STUDIES, REQUIREMENTS),
+    SWEEP: (CORE, ESTIMATORS, ENVIRONMENTS, STUDIES, REQUIREMENTS),
     "jackpot_sim.diagnose": (CORE, ESTIMATORS, ENVIRONMENTS),
     "jackpot_sim.integrations": (CORE, ESTIMATORS),
     # Times everything, the paper's figures too, and nothing imports it.
-    "jackpot_sim.bench": (CORE, ESTIMATORS, ENVIRONMENTS, STUDIES, TRAINING, SWEEP, "analysis", "paper_figures"),
+    "jackpot_sim.bench": (CORE, ESTIMATORS, ENVIRONMENTS, TRAINING, *READERS, "analysis", "paper_figures"),
     "analysis": READERS,
     "paper_figures": (*READERS, TRAINING, "analysis"),
 }
@@ -142,6 +145,19 @@ def test_nothing_heavy_is_imported_with_a_module(path: Path) -> None:
 def test_a_heavy_import_is_seen(line: str) -> None:
     assert heavy_imports(ast.parse(line))
     assert not heavy_imports(ast.parse("def f():\n" + "\n".join(f"    {each}" for each in line.splitlines())))
+
+
+MOVING = (
+    *("past_key_values", "cache_params", "logits_to_keep", "use_cache", "position_ids", "attention_mask"),
+    *("DynamicCache", "is_sliding", "reorder_cache", "last_hidden_state", "attn_implementation"),
+    *("generation_config", "output_loading_info", "experts_implementation", "MAPPING_NAMES"),
+)
+"""Names in transformers that were or may be renamed."""
+
+
+def test_one_file_names_what_transformers_may_rename() -> None:
+    told = [name_of(path) for path in FILES if any(name in path.read_text() for name in MOVING)]
+    assert told == ["jackpot_sim.environments.language_models.library"]
 
 
 def test_one_file_tells_torch_from_numpy() -> None:

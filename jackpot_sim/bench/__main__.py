@@ -2,7 +2,7 @@
 
 import sys
 
-from jackpot_sim.bench.cli import main
+from jackpot_sim.requirements import run
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run("bench", "jackpot_sim.bench.cli"))

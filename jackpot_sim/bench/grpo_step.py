@@ -26,6 +26,7 @@ from jackpot_sim.bench.shapes import Model
 from jackpot_sim.core import normalizer, obrs
 from jackpot_sim.core.backend import Array, namespace
 from jackpot_sim.core.topk import TopK
+from jackpot_sim.environments.language_models.library import logits
 from jackpot_sim.estimators import Correction
 from jackpot_sim.training.objective import advantages, kept, surrogate
 from jackpot_sim.training.passes import ModelPass
@@ -206,10 +207,10 @@ def forward(model: Model, ids: Array) -> tuple[ModelPass, Array]:
     """
     import torch
 
-    logits = model(ids[:, :-1]).logits
-    log_normaliser = torch.logsumexp(logits.float(), dim=-1)
-    log_probs = logits.gather(-1, ids[:, 1:, None]).squeeze(-1) - log_normaliser
-    return ModelPass(logits.detach(), log_normaliser.detach(), log_probs.detach()), log_probs
+    scores = logits(model, ids[:, :-1])
+    log_normaliser = torch.logsumexp(scores.float(), dim=-1)
+    log_probs = scores.gather(-1, ids[:, 1:, None]).squeeze(-1) - log_normaliser
+    return ModelPass(scores.detach(), log_normaliser.detach(), log_probs.detach()), log_probs
 
 
 def loss(log_probs: Array, rollouts: Rollouts, factor: Array | None) -> Array:

@@ -8,6 +8,7 @@ from enum import StrEnum
 from jackpot_sim.bench.errors import CannotMeasureError
 from jackpot_sim.bench.memory import free_bytes
 from jackpot_sim.bench.shapes import SHAPES, Shape, ShapeName
+from jackpot_sim.requirements import RequirementError, require
 
 PAPER_PERCENT = 3.0
 """What the paper's method costs at most, in percent of a step."""
@@ -136,12 +137,11 @@ def settings(options: Options) -> list[Setting]:
 
 def _device(asked: Device) -> str:
     try:
-        import torch
-        import transformers  # noqa: F401
-    except ImportError as error:
-        raise CannotMeasureError(
-            f"overhead needs torch and transformers, and {error.name} is missing: pip install 'jackpot-sim[hf]'"
-        ) from error
+        require("torch", "transformers", purpose="overhead")
+    except RequirementError as error:
+        raise CannotMeasureError(str(error)) from error
+    import torch
+
     there = bool(torch.cuda.is_available())
     if asked is Device.CUDA and not there:
         raise CannotMeasureError("torch finds no CUDA device: use --device cpu, or a torch built for CUDA")

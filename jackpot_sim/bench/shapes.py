@@ -83,7 +83,6 @@ class Shape:
             head_dim=self.head_dim,
             max_position_embeddings=positions,
             tie_word_embeddings=self.tied,
-            use_cache=False,
         )
         # Made where it will stay and as it will stay: eight billion float32 weights would not fit first.
         before = torch.get_default_dtype()

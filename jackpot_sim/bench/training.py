@@ -28,8 +28,9 @@ from jackpot_sim.bench.grpo_step import now
 from jackpot_sim.bench.timing import Finding, median_ratio
 from jackpot_sim.environments.base import keyed_generator
 from jackpot_sim.environments.language_models.build import Model, TinyQwen3, build
-from jackpot_sim.environments.language_models.checkpoints import quiet
+from jackpot_sim.environments.language_models.library import quiet
 from jackpot_sim.environments.language_models.threads import torch_threads
+from jackpot_sim.requirements import RequirementError, require
 from jackpot_sim.training.config import Sampling, Taught, Training, Update
 from jackpot_sim.training.tasks.addition import Addition
 from jackpot_sim.training.tasks.characters import character_tokenizer
@@ -132,14 +133,10 @@ class _Parts(Trainer):
 def _trl() -> Any:
     """TRL, whose annotations ask for more than it needs, without them."""
     try:
-        importlib.import_module("datasets")
-        library: Any = importlib.import_module("trl")
-        _ = library.GRPOTrainer  # which is imported when it is asked for
-    except ImportError as error:
-        raise CannotMeasureError(
-            f"training is measured beside TRL, and {error.name} is missing: pip install 'jackpot-sim[hf,trl]'"
-        ) from error
-    return library
+        require("trl", "datasets", purpose="the measure of training beside TRL")
+    except RequirementError as error:
+        raise CannotMeasureError(str(error)) from error
+    return importlib.import_module("trl")
 
 
 def _train_with_trl(

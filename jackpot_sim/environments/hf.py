@@ -29,6 +29,7 @@ from jackpot_sim.environments.language_models.ascent import RolloutAscent
 from jackpot_sim.environments.language_models.build import check_model, check_same_vocabulary
 from jackpot_sim.environments.language_models.checkpoints import Loaded, Precision, load, resolved_device
 from jackpot_sim.environments.language_models.generation import Written
+from jackpot_sim.environments.language_models.library import end_tokens
 from jackpot_sim.environments.language_models.prompts import (
     Prompt,
     PromptDataset,
@@ -41,10 +42,10 @@ from jackpot_sim.environments.language_models.scoring import CausalLM
 from jackpot_sim.environments.language_models.threads import torch_threads
 from jackpot_sim.environments.realised_rollouts import RealisedRollouts, RewardAfter, Setup
 from jackpot_sim.environments.reward import DistinctShareReward, Reward
-from jackpot_sim.environments.small_lm import require_models
 from jackpot_sim.environments.sources.knobs import Setting
 from jackpot_sim.environments.sources.real_models import AnotherCheckpoint, RealActor, from_name, with_knob
 from jackpot_sim.environments.targets import Target
+from jackpot_sim.requirements import require
 
 POLICY_ROLLOUTS = 8
 """Completions of each prompt, by the policy, behind the KL that a knob is solved for, and behind the baseline."""
@@ -173,7 +174,7 @@ class HuggingFace:
                 tokenizers differ; prompts and new tokens do not fit the context; the device is not there or
                 its memory too small; or `target_kl` is unattainable.
         """
-        require_models(self.kind)
+        require("torch", "transformers", purpose=self.kind)
         device = resolved_device(self.device)
         texts = self.prompts.read()
         with torch_threads(self.threads):
@@ -209,7 +210,7 @@ class HuggingFace:
         setup = Setup(
             prompts=ids,
             length=self.length,
-            end_tokens=end_tokens(policy),
+            end_tokens=frozenset(end_tokens(policy.model, policy.tokenizer)),
             policy_law=self.policy_law,
             actor_law=self.actor_law,
             believes_raw=self.log_probs == "raw",
@@ -307,16 +308,6 @@ def spelt_out(environment: Any) -> Any:
         if isinstance(out.get(name), Mapping) and "kind" not in out[name]:
             out[name] = {"kind": "file" if name == "prompts" else "checkpoint", **out[name]}
     return out
-
-
-def end_tokens(loaded: Loaded) -> frozenset[int]:
-    """The tokens that end a completion, as the model's generation config or its tokenizer has them."""
-    found = loaded.model.generation_config.eos_token_id
-    if found is None and loaded.tokenizer is not None:
-        found = loaded.tokenizer.eos_token_id
-    if found is None:
-        return frozenset()
-    return frozenset(found) if isinstance(found, list | tuple) else frozenset({int(found)})
 
 
 def mean_of_each(rewards: Floats) -> Floats:

@@ -7,7 +7,6 @@ tree of prefixes fits in memory every sequence is enumerated; beyond that, seque
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache, partial
@@ -40,6 +39,7 @@ from jackpot_sim.environments.reward import Reward, SumReward, TokenShareReward
 from jackpot_sim.environments.sources import Source, TopKSource, WeightNoise
 from jackpot_sim.environments.sources.knobs import Setting
 from jackpot_sim.environments.targets import Target
+from jackpot_sim.requirements import require
 
 PRETRAINING_RATE = 1e-2
 """The learning rate of pretraining."""
@@ -157,7 +157,7 @@ class SmallLM:
                 vocabulary or the lengths; the end token is never reached; the knob does not fit the model; or
                 `target_kl` is unattainable, or not exact where it must be.
         """
-        require_models(self.kind)
+        require("torch", "transformers", purpose=self.kind)
         with torch_threads(1):
             return self._build(seed)
 
@@ -264,21 +264,6 @@ class SmallLM:
     def _base_key(self) -> tuple[object, ...]:
         """What the randomness of all models and of the reward is keyed by, beside the seed."""
         return self.model, self.vocab, self.end_token, self.prompt_length
-
-
-def require_models(kind: str) -> None:
-    """Refuses to go on without the libraries that make language models.
-
-    Raises:
-        ValueError: says how to install them.
-    """
-    for name in ("torch", "transformers"):
-        try:
-            importlib.import_module(name)
-        except ImportError as error:
-            raise ValueError(
-                f"{kind} needs {name}, which is missing: pip install '.[hf]' in the project's folder"
-            ) from error
 
 
 def _tokenizer(config: LanguageModel) -> Tokenizer | None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 import cyclopts
 
+from jackpot_sim.requirements import RequirementError
 from jackpot_sim.studies.errors import StudyError
 
 
@@ -21,7 +22,7 @@ def answered(name: str, tokens: Sequence[str], answer: Callable[[list[str]], int
     """
     try:
         return answer(list(tokens))
-    except StudyError as error:
+    except (StudyError, RequirementError) as error:
         return _fail(name, str(error), 2)
     except cyclopts.CycloptsError as error:
         files = [token for token in tokens if token.endswith((".yaml", ".yml", ".toml"))]

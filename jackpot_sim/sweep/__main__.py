@@ -2,11 +2,7 @@
 
 import sys
 
-if __name__ == "__main__":
-    try:
-        from jackpot_sim.sweep.cli import main
+from jackpot_sim.requirements import run
 
-        sys.exit(main())
-    except KeyboardInterrupt:  # while the imports were still running
-        print("sweep: interrupted before it began", file=sys.stderr)
-        sys.exit(130)
+if __name__ == "__main__":
+    sys.exit(run("sweep", "jackpot_sim.sweep.cli"))

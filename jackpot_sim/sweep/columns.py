@@ -47,7 +47,8 @@ _RECORDS = _CELL | {
     "inverted": "whether bounds are on 1/r, as verl's k1 bounds are",
     "acceptance_budget": "the acceptance rate that λ was solved for",
     "budget_per_state": "whether each state got a λ of its own",
-    "denominator": "what the weighted sum is divided by",
+    "denominator": "divisor of the weighted sum: proposed, all tokens; accepted, the share of the batch's tokens that "
+    "its drawn masks keep; self_normalized, the mean m·w of each state or prompt (for sequences with p_new/p_ref)",
     "method": "exact (closed form or enumeration) or monte_carlo",
     "kl_policy_actor": "KL(p‖q): mean over states; of sequences per token that the policy writes",
     "kl_actor_policy": "KL(q‖p): mean over states; of sequences per token that the actor writes",

@@ -1,10 +1,8 @@
-"""`python -m jackpot_sim.training`: see `cli`."""
-
-from __future__ import annotations
+"""`python -m jackpot_sim.training`: see `--help`."""
 
 import sys
 
-from jackpot_sim.training.cli import main
+from jackpot_sim.requirements import run
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run("training", "jackpot_sim.training.cli"))

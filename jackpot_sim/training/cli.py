@@ -12,7 +12,7 @@ from typing import Annotated, Any, get_args
 from cyclopts import App, Parameter
 from pydantic import BaseModel
 
-from jackpot_sim.environments.small_lm import require_models
+from jackpot_sim.requirements import require
 from jackpot_sim.studies.answering import answered
 from jackpot_sim.studies.dotted import split_dotted
 from jackpot_sim.studies.errors import StudyError
@@ -23,7 +23,7 @@ from jackpot_sim.training.closed_loop import Budget, Feedback
 from jackpot_sim.training.conduct import Options, check_possible, conduct, load
 from jackpot_sim.training.config import Evaluation, Given, Sampling, Taught, Training, Update
 from jackpot_sim.training.records import COLUMNS
-from jackpot_sim.training.run import POLICY, require_tensorboard
+from jackpot_sim.training.run import POLICY
 from jackpot_sim.training.tasks import AnyTask
 
 ROOTS = tuple(Training.model_fields)
@@ -186,12 +186,9 @@ def _run(
         console.print(summary.runs_table(wanted))
         console.print(f"Records would go to {root}.", soft_wrap=True)
         return 0
-    try:
-        require_models("training")
-    except ValueError as error:
-        raise StudyError(str(error)) from error
+    require("torch", "transformers", purpose="training")
     if tensorboard:
-        require_tensorboard()
+        require("tensorboard", purpose="--tensorboard")
     serial = executor is ExecutorKind.SERIAL
     processes = 1 if serial else min(workers or os.cpu_count() or 1, len(wanted.runs))
     kind = ExecutorKind.SERIAL if serial else ExecutorKind.LOKY

@@ -5,11 +5,10 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from jackpot_sim.environments.language_models.build import TinyQwen3
 from jackpot_sim.environments.language_models.checkpoints import Precision
-from jackpot_sim.estimators import Denominator
 from jackpot_sim.studies.estimator_spec import EstimatorSpec, Frozen
 from jackpot_sim.training.actors import Actor, OnPolicy, SmallActor
 from jackpot_sim.training.closed_loop import Budget
@@ -81,6 +80,21 @@ class Aggregation(StrEnum):
     """The mean over sequences of the sum over their tokens: the policy gradient itself."""
 
 
+class Divisor(StrEnum):
+    """What an update's weighted sum is divided by, beside the tokens or sequences that it aggregates.
+
+    PROPOSED: nothing. ACCEPTED: the share of the minibatch's tokens that its masks keep. BATCH_NORMALIZED: the mean
+    m·w of the minibatch, over tokens or, for corrections of whole sequences, over sequences; p_new/p_ref is no part
+    of it. PROPOSED and ACCEPTED are the denominators of the same names in `estimators.Denominator`, with a minibatch
+    as the batch; `self_normalized` there is another estimator, which divides the update of each prompt by its own
+    weights.
+    """
+
+    PROPOSED = "proposed"
+    ACCEPTED = "accepted"
+    BATCH_NORMALIZED = "batch_normalized"
+
+
 class Update(Frozen):
     """How a batch of rollouts becomes updates of the policy."""
 
@@ -100,10 +114,20 @@ class Update(Frozen):
     """Of the advantages."""
     aggregation: Aggregation = Aggregation.TOKEN_MEAN
     """Of the loss."""
-    denominator: Denominator = Denominator.PROPOSED
-    """What the weighted sum is divided by: all tokens, the accepted ones, or the weights."""
+    denominator: Divisor = Divisor.PROPOSED
+    """The divisor of the weighted sum: proposed (all tokens), accepted (those kept), batch_normalized (mean weight)."""
     batch_size: Count | None = None
     """Sequences that go through the model at once; None: a whole minibatch. An estimate of Z is calibrated on these."""
+
+    @field_validator("denominator", mode="before")
+    @classmethod
+    def _not_of_each_prompt(cls, value: object) -> object:
+        if value == "self_normalized":
+            raise ValueError(
+                "self_normalized divides each prompt's update by its own weights, which training does not do: "
+                "give batch_normalized, which divides by the mean weight of the minibatch"
+            )
+        return value
 
     @model_validator(mode="after")
     def _clipped_twice(self) -> Update:

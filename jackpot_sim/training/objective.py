@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from jackpot_sim.core import normalizer, obrs
 from jackpot_sim.core.backend import Array
 from jackpot_sim.core.topk import TopK
-from jackpot_sim.estimators import Correction, Denominator, Level, TokenWeights, UpdateTarget
+from jackpot_sim.estimators import Correction, Level, TokenWeights, UpdateTarget
 from jackpot_sim.training.actors import Direction
-from jackpot_sim.training.config import Aggregation, Standardisation
+from jackpot_sim.training.config import Aggregation, Divisor, Standardisation
 from jackpot_sim.training.passes import ModelPass
 
 STD_EPSILON = 1e-4
@@ -130,11 +130,12 @@ def estimated_overlap(policy_on_topk: Array, topk: TopK, log_ratio: Array, mask:
     return out
 
 
-def kept(pair: TokenWeights, uniforms: Array) -> Array:
-    """m·w: the weight of a token that its uniform keeps, and 0 of any other."""
+def kept(pair: TokenWeights, uniforms: Array) -> tuple[Array, Array]:
+    """m and m·w: which tokens their uniforms keep, and the weight of those, 0 of any other; both (n, length)."""
     import torch
 
-    return torch.where(uniforms < pair.accept, pair.weight, torch.zeros_like(pair.weight))
+    mask = uniforms < pair.accept
+    return mask, torch.where(mask, pair.weight, torch.zeros_like(pair.weight))
 
 
 def surrogate(
@@ -171,28 +172,26 @@ def token_shares(mask: Array, aggregation: Aggregation) -> Array:
     return there / len(mask)
 
 
-def denominator_of(
-    kind: Denominator, pair: TokenWeights, factor: Array, mask: Array, unit: Level = Level.TOKEN
-) -> float:
-    """By what a minibatch's loss is divided beside its number of tokens: 1, the mean accept or the mean m·w.
+def divisor(kind: Divisor, kept: Array, factor: Array, mask: Array, unit: Level = Level.TOKEN) -> float:
+    """The divisor of a minibatch's loss beside its number of tokens: 1, the share kept, or the mean m·w.
 
-    Returns 1 where nothing is left to divide by: then the loss is 0.
+    It is 1 where nothing is left to divide by: then the loss is 0.
 
     Args:
         kind: which.
-        pair: the correction's accept probabilities and weights, (n, length).
+        kept: m, the tokens that the correction's masks keep, (n, length).
         factor: m·w, (n, length).
         mask: True on tokens.
-        unit: what a mean of weights is over: tokens, or sequences, whose tokens all weigh the same.
+        unit: the unit of a mean of weights: tokens, or sequences, whose tokens all weigh the same.
     """
-    if kind is Denominator.PROPOSED:
+    if kind is Divisor.PROPOSED:
         return 1.0
-    values = pair.accept if kind is Denominator.ACCEPTED else factor
-    if kind is Denominator.SELF_NORMALIZED and unit is Level.SEQUENCE:
-        lengths = mask.sum(-1)
-        mean = float(((values * mask).sum(-1) / lengths).mean())
+    if kind is Divisor.ACCEPTED:
+        mean = float(kept[mask].double().mean())
+    elif unit is Level.SEQUENCE:
+        mean = float(((factor * mask).sum(-1) / mask.sum(-1)).mean())
     else:
-        mean = float(values[mask].mean())
+        mean = float(factor[mask].mean())
     return mean if mean > 0 else 1.0
 
 

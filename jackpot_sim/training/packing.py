@@ -7,11 +7,8 @@ than completions that halves the work of a pass.
 
 from __future__ import annotations
 
-import inspect
-from typing import Any
-
 from jackpot_sim.core.backend import Array
-from jackpot_sim.environments.language_models.checkpoints import Model, library
+from jackpot_sim.environments.language_models.library import Model, logits, takes_any_mask
 
 _CLOSE = 3e-5
 """How near the logits of the two ways have to be, relative to how much logits differ: rounding is below."""
@@ -26,19 +23,15 @@ def packs(model: Model) -> bool:
     """
     import torch
 
-    if getattr(model.config, "_attn_implementation", None) != "sdpa":
-        return False
-    if any(library().DynamicCache(config=model.config).is_sliding):
-        return False
-    if not {"position_ids", "attention_mask"} <= set(inspect.signature(model.forward).parameters):
+    if not takes_any_mask(model):
         return False
     last = min(3, int(model.config.get_text_config().vocab_size) - 1)
     prompt = torch.tensor([[last, 0, last, 1, 0, last, 0, 1]], device=model.device)
     completions = torch.tensor([[0, last, 1], [last, 1, 0]], device=model.device)
     with torch.no_grad():
-        alone = model(torch.cat([prompt.expand(2, -1), completions], 1), use_cache=False).logits[:, -3:]
+        alone = logits(model, torch.cat([prompt.expand(2, -1), completions], 1), slice(-3, None))
         try:
-            together = _logits(model, prompt, torch.full((1,), 8, device=model.device), completions, 2)[:, 1:]
+            together = _together(model, prompt, torch.full((1,), 8, device=model.device), completions, 2)[:, 1:]
         except (RuntimeError, ValueError, TypeError, IndexError):  # what an architecture makes of such a mask
             return False
     return bool((alone - together).abs().max() <= _CLOSE * (alone.max() - alone.min()))
@@ -56,10 +49,10 @@ def packed_logits(model: Model, ids: Array, places: Array, samples: int) -> Arra
     """
     start = places[::samples, 0] + 1
     completions = ids.gather(1, places[:, 1:])  # the last token is predicted, and not read
-    return _logits(model, ids[::samples, : int(start.max())], start, completions, samples)
+    return _together(model, ids[::samples, : int(start.max())], start, completions, samples)
 
 
-def _logits(model: Model, prompts: Array, start: Array, completions: Array, samples: int) -> Array:
+def _together(model: Model, prompts: Array, start: Array, completions: Array, samples: int) -> Array:
     """Logits after each prompt and after every token of its completions, (n, 1 + new, vocab).
 
     Args:
@@ -88,13 +81,9 @@ def _logits(model: Model, prompts: Array, start: Array, completions: Array, samp
         ],
         dim=1,
     )
-    options: dict[str, Any] = {"use_cache": False}
-    first = 0
-    if "logits_to_keep" in inspect.signature(model.forward).parameters:
-        first = int(start.min()) - 1
-        options["logits_to_keep"] = torch.arange(first, len(segment), device=device)
+    first = int(start.min()) - 1
     row = torch.cat([prompts, completions.reshape(groups, samples * new)], dim=1)
-    out = model(row, attention_mask=seen[:, None], position_ids=position, **options).logits
+    out = logits(model, row, slice(first, None), mask=seen[:, None], positions=position)
     after_prompt = out[torch.arange(groups, device=device), start - 1 - first]
     after_tokens = out[:, longest - first :].reshape(groups * samples, new, out.shape[-1])
     return torch.cat([after_prompt.repeat_interleave(samples, dim=0)[:, None], after_tokens], dim=1)

@@ -5,7 +5,6 @@ Prompts and completions of different lengths are padded on the right, where a ca
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -15,7 +14,7 @@ import numpy as np
 from jackpot_sim.core.backend import Array
 from jackpot_sim.core.sequences import Flags, Ints
 from jackpot_sim.core.topk import TopK
-from jackpot_sim.environments.language_models.checkpoints import Model
+from jackpot_sim.environments.language_models.library import Model, logits
 from jackpot_sim.training.packing import packed_logits
 
 
@@ -91,27 +90,23 @@ def model_pass(model: Model, sequences: Sequences, temperature: float = 1.0) -> 
     import torch
 
     if sequences.samples > 1 and int(sequences.places[:, 0].min()) + 1 >= sequences.mask.shape[1]:
-        logits = packed_logits(model, sequences.ids, sequences.places, sequences.samples)
+        scores = packed_logits(model, sequences.ids, sequences.places, sequences.samples)
     else:
-        logits = _logits(model, sequences)
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature
-    log_normaliser = torch.logsumexp(logits, dim=-1)
-    chosen = logits.gather(-1, sequences.tokens[..., None])[..., 0]
-    return ModelPass(logits, log_normaliser, chosen - log_normaliser)
+        scores = _before_tokens(model, sequences)
+    scores = scores.to(torch.promote_types(scores.dtype, torch.float32)) / temperature
+    log_normaliser = torch.logsumexp(scores, dim=-1)
+    chosen = scores.gather(-1, sequences.tokens[..., None])[..., 0]
+    return ModelPass(scores, log_normaliser, chosen - log_normaliser)
 
 
-def _logits(model: Model, sequences: Sequences) -> Array:
+def _before_tokens(model: Model, sequences: Sequences) -> Array:
     """The logits before every token of the completions, each row read by itself."""
     import torch
 
-    places = sequences.places
-    options: dict[str, Any] = {"use_cache": False}
-    if "logits_to_keep" in inspect.signature(model.forward).parameters:  # those of the prompts would cost memory
-        first, last = int(places.min()), int(places.max())
-        options["logits_to_keep"] = torch.arange(first, last + 1, device=places.device)
-        places = places - first
-    logits = model(sequences.ids[:, :-1], **options).logits
+    first, last = int(sequences.places.min()), int(sequences.places.max())
+    places = sequences.places - first
+    scores = logits(model, sequences.ids[:, :-1], slice(first, last + 1))
     in_line = torch.arange(places.shape[1], device=places.device)
-    if logits.shape[1] != places.shape[1] or not torch.equal(places, in_line.expand_as(places)):
-        logits = logits.gather(1, places[..., None].expand(*places.shape, logits.shape[-1]))
-    return logits
+    if scores.shape[1] != places.shape[1] or not torch.equal(places, in_line.expand_as(places)):
+        scores = scores.gather(1, places[..., None].expand(*places.shape, scores.shape[-1]))
+    return scores

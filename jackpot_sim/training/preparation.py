@@ -20,7 +20,8 @@ from filelock import FileLock
 
 from jackpot_sim.environments.language_models import checkpoints
 from jackpot_sim.environments.language_models.build import Checkpoint, Model, TinyQwen3, check_same_vocabulary
-from jackpot_sim.environments.language_models.checkpoints import Loaded, quiet
+from jackpot_sim.environments.language_models.checkpoints import Loaded
+from jackpot_sim.environments.language_models.library import quiet
 from jackpot_sim.environments.language_models.threads import torch_threads
 from jackpot_sim.studies.errors import StudyError
 from jackpot_sim.studies.estimator_spec import Frozen
@@ -169,4 +170,5 @@ def _texts(training: Training, policy: Loaded | None) -> Texts:
             )
         tokenizer = character_tokenizer(training.task.characters)
     length = training.rollout.length or training.task.max_new_tokens
-    return Texts(training.task, tokenizer, length, training.rollout.batch_size)
+    model = None if policy is None else policy.model
+    return Texts(training.task, tokenizer, length, training.rollout.batch_size, model)

@@ -10,7 +10,6 @@ RUN/steps.parquet           a row a step; written last: where it is, the run is 
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import json
 import math
 import shutil
@@ -19,8 +18,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from jackpot_sim.environments.language_models.checkpoints import quiet
+from jackpot_sim.environments.language_models.library import quiet
 from jackpot_sim.environments.language_models.threads import torch_threads
+from jackpot_sim.requirements import require
 from jackpot_sim.studies.errors import StudyError
 from jackpot_sim.studies.files import unwritable, write_atomically
 from jackpot_sim.training import checkpoints, records
@@ -177,19 +177,9 @@ def _events(folder: Path, wanted: bool) -> Iterator[Any]:
     if not wanted:
         yield None
         return
-    require_tensorboard()
+    require("tensorboard", purpose="--tensorboard")
     from torch.utils.tensorboard import SummaryWriter
 
     shutil.rmtree(folder / EVENTS, ignore_errors=True)
     with SummaryWriter(str(folder / EVENTS)) as writer:
         yield writer
-
-
-def require_tensorboard() -> None:
-    """Refuses to begin what would lack its events.
-
-    Raises:
-        StudyError: the library is missing.
-    """
-    if importlib.util.find_spec("tensorboard") is None:
-        raise StudyError("--tensorboard needs the library tensorboard: pip install tensorboard")

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from jackpot_sim.core.sequences import Flags, Ints
-from jackpot_sim.environments.language_models.build import Tokenizer, check_positions
+from jackpot_sim.environments.language_models.build import check_positions
 from jackpot_sim.environments.language_models.generation import Written, check_written, generate
+from jackpot_sim.environments.language_models.library import Model, Tokenizer, end_tokens
 from jackpot_sim.environments.language_models.prompts import encoded
 from jackpot_sim.environments.language_models.sampling_law import SamplingLaw
 from jackpot_sim.environments.language_models.scoring import CausalLM
@@ -30,18 +31,19 @@ class Texts:
         tokenizer: the policy's.
         length: the most new tokens.
         batch_size: sequences that are written at a time.
+        model: the policy, whose generation config says what ends a completion; None leaves that to the tokenizer.
     """
 
     task: Task
     tokenizer: Tokenizer
     length: int
     batch_size: int = 256
+    model: Model | None = None
 
     @property
     def end_tokens(self) -> tuple[int, ...]:
-        """What ends a completion."""
-        end = self.tokenizer.eos_token_id
-        return () if end is None else (int(end),)
+        """The tokens that end a completion, first the one that a solution is written with."""
+        return end_tokens(self.model, self.tokenizer)
 
     def prompts(self, problems: Sequence[Problem]) -> list[Ints]:
         """The ids of each prompt, each of shape (its length,)."""
@@ -93,7 +95,8 @@ class Texts:
 
     def completions(self, written: Written) -> list[str]:
         """The texts, without what ends them."""
-        rows = [row[mask].tolist() for row, mask in zip(written.tokens, written.mask, strict=True)]
+        text = written.mask & ~np.isin(written.tokens, self.end_tokens)
+        rows = [row[there].tolist() for row, there in zip(written.tokens, text, strict=True)]
         return list(self.tokenizer.batch_decode(rows, skip_special_tokens=True))
 
     def solutions(self, problems: Sequence[Problem]) -> tuple[Ints, Flags]:
@@ -105,7 +108,7 @@ class Texts:
         texts = [self.task.solution(problem) for problem in problems]
         if any(text is None for text in texts):
             raise StudyError(f"{self.task.kind} has no solutions to teach from: give a policy of kind checkpoint")
-        rows = [[*self.tokenizer(text, add_special_tokens=False)["input_ids"], *self.end_tokens] for text in texts]
+        rows = [[*self.tokenizer(text, add_special_tokens=False)["input_ids"], *self.end_tokens[:1]] for text in texts]
         tokens: Ints = np.zeros((len(rows), max(map(len, rows))), dtype=np.int64)
         mask: Flags = np.zeros(tokens.shape, dtype=np.bool_)
         for line, there, row in zip(tokens, mask, rows, strict=True):

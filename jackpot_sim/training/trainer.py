@@ -270,7 +270,7 @@ class Trainer:
             new = self._pass(self.policy, part)
             with torch.no_grad():
                 pair = objective.weigh(correction, spec.target, given, new)
-                factor = objective.kept(pair, given.uniforms)
+                kept, factor = objective.kept(pair, given.uniforms)
             # A token that counts for nothing has no ratio either, which might overflow.
             counts = (factor > 0) & given.mask
             log_probs = torch.where(counts, new.log_probs, given.reference_log_probs)
@@ -280,19 +280,17 @@ class Trainer:
             loss = -_summed(factor * shares[rows] * gains, given.mask)
             loss.backward()
             loss_sum += float(loss.detach())
-            weights.append((pair, factor))
+            weights.append((kept, factor))
             if self._joint is not None:
                 actor_losses.append(self._actor_backward(part, given, new, shares[rows]))
             new_log_probs = new.log_probs.detach()
             on_topk = None if given.topk is None else new.on(given.topk)
             kl = kl_to_actor(given, new_log_probs, on_topk, self.vocab)
             sums.tokens(pair, factor, new_log_probs - given.reference_log_probs, kl, given, update)
-        pair = _joined([each for each, _ in weights])
-        denominator = objective.denominator_of(
-            update.denominator, pair, torch.cat([each for _, each in weights]), proposed.mask, correction.unit
-        )
-        norm = self._norm(self.policy, loss_sum, 1 / denominator)
-        sums.update(loss=loss_sum / denominator, grad_norm=norm)
+        all_kept, factors = (torch.cat(each) for each in zip(*weights, strict=True))
+        divisor = objective.divisor(update.denominator, all_kept, factors, proposed.mask, correction.unit)
+        norm = self._norm(self.policy, loss_sum, 1 / divisor)
+        sums.update(loss=loss_sum / divisor, grad_norm=norm)
         if self._actor_optimizer is not None:
             total, kl = (sum(each) for each in zip(*actor_losses, strict=True))
             sums.update(actor_loss=total, actor_grad_norm=self._norm(self._own, total, 1.0), distillation_kl=kl)
@@ -357,12 +355,6 @@ class Trainer:
 def _summed(values: Array, mask: Array) -> Array:
     """The sum over tokens; what stands at padding does not matter, inf and nan included."""
     return values[mask].sum()
-
-
-def _joined(pairs: Sequence[Any]) -> Any:
-    import torch
-
-    return type(pairs[0])(*(torch.cat(fields) for fields in zip(*pairs, strict=True)))
 
 
 def _parts(sequences: Sequences, size: int) -> Iterator[tuple[slice, Sequences]]:

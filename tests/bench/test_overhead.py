@@ -23,6 +23,7 @@ from jackpot_sim.core import normalizer, obrs  # noqa: E402
 from jackpot_sim.core.topk import TopK  # noqa: E402
 from jackpot_sim.training.objective import advantages  # noqa: E402
 from jackpot_sim.training.passes import ModelPass  # noqa: E402
+from tests.packages import without  # noqa: E402
 
 VOCAB, BATCH, LENGTH, K = 24, 3, 5, 4
 TINY = Options(shape=("tiny",), vocab=(VOCAB,), device=Device.CPU, batch=BATCH, length=LENGTH, topk=K, rounds=1)
@@ -355,6 +356,6 @@ def test_memory_that_runs_out_is_a_sentence(monkeypatch: pytest.MonkeyPatch, err
 
 
 def test_without_torch_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "transformers", None)
-    with pytest.raises(CannotMeasureError, match=r"transformers is missing: pip install 'jackpot-sim\[hf\]'"):
+    without(monkeypatch, "transformers")
+    with pytest.raises(CannotMeasureError, match=r"overhead needs transformers, which is missing: pip install"):
         settings.settings(TINY)

@@ -14,6 +14,7 @@ from jackpot_sim.bench.errors import CannotMeasureError
 from jackpot_sim.environments.base import keyed_generator
 from jackpot_sim.environments.language_models.build import TinyQwen3
 from jackpot_sim.training.config import Sampling, Training, Update
+from tests.packages import without
 
 ROUNDS, PROMPTS, SAMPLES, UPDATES = 2, 4, 2, 2
 TINY = Training(
@@ -103,6 +104,6 @@ def test_rounds_are_compared_by_tokens_per_second() -> None:
 
 @pytest.mark.parametrize("absent", ["trl", "datasets"])
 def test_without_trl_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch, absent: str) -> None:
-    monkeypatch.setitem(__import__("sys").modules, absent, None)
-    with pytest.raises(CannotMeasureError, match=rf"{absent} is missing: pip install 'jackpot-sim\[hf,trl\]'"):
+    without(monkeypatch, absent)
+    with pytest.raises(CannotMeasureError, match=rf"needs {absent}, which is missing: pip install"):
         next(training.training())

@@ -1,6 +1,5 @@
 """What the environment of tiny language models refuses, all of it before anything is trained."""
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,9 @@ from jackpot_sim.environments.language_models.build import Checkpoint, TinyQwen3
 from jackpot_sim.environments.reward import TokenShareReward
 from jackpot_sim.environments.small_lm import SmallLM
 from jackpot_sim.environments.sources import SeparateActor, TopKSource, WeightNoise
+from jackpot_sim.requirements import RequirementError
 from tests.environments.test_small_lm import QUICK, SAMPLED
+from tests.packages import without
 
 
 def save(model: Any, path: Path) -> Checkpoint:
@@ -86,8 +87,8 @@ def test_a_short_context_is_refused() -> None:
 
 @pytest.mark.parametrize("name", ["torch", "transformers"])
 def test_missing_libraries_are_named(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(ValueError, match=rf"small-lm needs {name}, .*pip install '\.\[hf\]'"):
+    without(monkeypatch, name)
+    with pytest.raises(RequirementError, match=rf"^small-lm needs {name}, which is missing: pip install .*'\.\[hf\]'"):
         QUICK.build(0)
 
 

@@ -18,6 +18,7 @@ from jackpot_sim.training.study import read
 from paper_figures import figure1, records, training_records
 from paper_figures.__main__ import FIGURES
 from paper_figures.training_records import committed, config, load
+from tests.packages import without
 from tests.paper_figures.trained import Fate, write
 from tests.training.tiny import TINY
 
@@ -147,7 +148,7 @@ def test_quick_and_records_exclude_each_other(root: Path, capsys: Captured) -> N
 
 
 def test_quick_without_torch_says_what_it_needs(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
-    monkeypatch.setattr(training_records.importlib.util, "find_spec", lambda _: None)
+    without(monkeypatch, "torch")
     assert figure1.main(["--quick"]) == 2
     assert "needs torch" in capsys.readouterr().err
 

@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 
 from jackpot_sim import estimators
 from jackpot_sim.core import divergences, normalizer, obrs
+from jackpot_sim.core.scored import ScoredRollouts
 from jackpot_sim.core.topk import TopK
-from jackpot_sim.estimators import Correction, Denominator, Level, TokenWeights, UpdateTarget
+from jackpot_sim.estimators import Correction, Level, TokenWeights, UpdateTarget, scored
 from jackpot_sim.training import objective
 from jackpot_sim.training.actors import Direction
-from jackpot_sim.training.config import Aggregation, Standardisation
+from jackpot_sim.training.config import Aggregation, Divisor, Standardisation, Update
 from jackpot_sim.training.objective import Proposed
 from jackpot_sim.training.passes import ModelPass
 
@@ -178,7 +179,7 @@ def test_rao_blackwell_accepts_every_token_and_weighs_it_by_the_mean(correction:
     smooth = objective.weigh(estimators.rao_blackwell(correction), UpdateTarget.REFERENCE, LAWS.proposed(), NO_PASS)
     assert torch.equal(smooth.accept, MASK.double())
     torch.testing.assert_close(smooth.weight, pair.expected())
-    assert torch.equal(objective.kept(smooth, LAWS.uniforms), smooth.weight)
+    assert torch.equal(objective.kept(smooth, LAWS.uniforms)[1], smooth.weight)
 
 
 def test_jackpot_without_stored_tokens_is_refused() -> None:
@@ -191,7 +192,8 @@ def test_tokens_are_kept_as_often_as_they_are_accepted() -> None:
     accept = torch.tensor([[0.0, 1e-4, 0.3, 0.9999, 1.0]], dtype=torch.float64)
     weight = torch.tensor([[math.inf, 2.0, 0.5, 1.0, 3.0]], dtype=torch.float64)
     grid = (torch.arange(100_000, dtype=torch.float64)[:, None] / 100_000).expand(-1, 5)
-    found = objective.kept(TokenWeights(accept.expand_as(grid), weight.expand_as(grid)), grid)
+    mask, found = objective.kept(TokenWeights(accept.expand_as(grid), weight.expand_as(grid)), grid)
+    assert torch.equal(mask, found > 0)
     assert set(found.flatten().tolist()) == {0.0, 2.0, 0.5, 1.0, 3.0}  # no inf, no nan
     torch.testing.assert_close((found > 0).double().mean(0), accept[0], rtol=0, atol=1e-5)
 
@@ -266,22 +268,37 @@ def test_shares_of_tokens(aggregation: Aggregation, shares: list[float]) -> None
         assert float(found.sum()) == pytest.approx(1)
 
 
-def test_denominators_by_hand() -> None:
-    accept = torch.where(MASK, torch.tensor([0.2, 0.4, 0.6, 0.8], dtype=torch.float64), 0.0)
+def test_divisors_by_hand() -> None:
+    kept = torch.tensor([[True, False, True, True], [True] * 4, [False, True, False, True]])
     factor = torch.where(MASK, torch.tensor([[1.0, 0.0, 3.0, 2.0], [5.0] * 4, [0.0, 1.0, 2.0, 9.0]]).double(), 0.0)
-    pair = TokenWeights(accept, accept * 7)
-    kinds = Denominator.PROPOSED, Denominator.ACCEPTED, Denominator.SELF_NORMALIZED
-    found = [objective.denominator_of(kind, pair, factor, MASK) for kind in kinds]
-    assert found == pytest.approx([1.0, (2.0 + 0.2 + 1.2) / 8, (6.0 + 5.0 + 3.0) / 8])
-    over = [objective.denominator_of(kind, pair, factor, MASK, Level.SEQUENCE) for kind in kinds]
-    assert over == pytest.approx([1.0, (2.0 + 0.2 + 1.2) / 8, (6.0 / 4 + 5.0 + 3.0 / 3) / 3])
+    found = [objective.divisor(kind, kept, factor, MASK) for kind in Divisor]
+    assert found == pytest.approx([1.0, (3 + 1 + 1) / 8, (6.0 + 5.0 + 3.0) / 8])
+    over = [objective.divisor(kind, kept, factor, MASK, Level.SEQUENCE) for kind in Divisor]
+    assert over == pytest.approx([1.0, (3 + 1 + 1) / 8, (6.0 / 4 + 5.0 + 3.0 / 3) / 3])
 
 
-@pytest.mark.parametrize("kind", list(Denominator))
-def test_where_nothing_is_left_nothing_is_divided(kind: Denominator) -> None:
+def test_the_share_kept_is_that_of_the_studies() -> None:
+    """`accepted` is one estimator: the same masks give the same divisor in training and in studies of rollouts."""
+    generator = np.random.default_rng(3)
+    kept = (generator.random(MASK.shape) < 0.6) & MASK.numpy()
+    weight = np.where(kept, generator.random(MASK.shape), 0.0)
+    zeros = np.zeros(MASK.shape)
+    rollouts = ScoredRollouts(zeros, zeros, MASK.numpy(), np.zeros(3), np.zeros(3, dtype=np.int64))
+    wanted = scored.scale(rollouts, kept, weight, "accepted", Level.TOKEN, np.zeros(3, dtype=np.int64))
+    mine = objective.divisor(Divisor.ACCEPTED, torch.as_tensor(kept), torch.as_tensor(weight), MASK)
+    assert mine == pytest.approx(wanted[0], rel=1e-15)
+
+
+@pytest.mark.parametrize("kind", list(Divisor))
+def test_where_nothing_is_left_nothing_is_divided(kind: Divisor) -> None:
     nothing = torch.zeros_like(MASK, dtype=torch.float64)
     for unit in Level:
-        assert objective.denominator_of(kind, TokenWeights(nothing, nothing), nothing, MASK, unit) == 1.0
+        assert objective.divisor(kind, nothing > 0, nothing, MASK, unit) == 1.0
+
+
+def test_the_studies_name_of_another_estimator_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"self_normalized divides each prompt.*: give batch_normalized"):
+        Update.model_validate({"denominator": "self_normalized"})
 
 
 # ------------------------------------------------------------------- distillation

@@ -23,11 +23,12 @@ from jackpot_sim import estimators
 from jackpot_sim.core.sequences import Enumeration, SequenceLaws
 from jackpot_sim.core.topk import TopK
 from jackpot_sim.environments.enumeration import PrefixTree
-from jackpot_sim.environments.language_models.build import TinyQwen3, build, in_double
+from jackpot_sim.environments.language_models.build import TinyQwen3, build
+from jackpot_sim.environments.language_models.library import in_double
 from jackpot_sim.environments.language_models.scoring import CausalLM, log_prob_features
-from jackpot_sim.estimators import Correction, Denominator, Level, UpdateTarget
+from jackpot_sim.estimators import Correction, Level, UpdateTarget
 from jackpot_sim.studies.estimator_spec import EstimatorSpec
-from jackpot_sim.training.config import Aggregation, Sampling, Training, Update
+from jackpot_sim.training.config import Aggregation, Divisor, Sampling, Training, Update
 from jackpot_sim.training.measures import Means
 from jackpot_sim.training.objective import Proposed
 from jackpot_sim.training.passes import Sequences, model_pass
@@ -115,7 +116,7 @@ class Case:
         correction: Correction,
         target: UpdateTarget = UpdateTarget.REFERENCE,
         rows: Any = None,
-        denominator: Denominator = Denominator.PROPOSED,
+        denominator: Divisor = Divisor.PROPOSED,
         **changes: Any,
     ) -> Any:
         """The gradient that one update leaves, of the loss; `rows` make its minibatch."""
@@ -367,19 +368,23 @@ def test_batches_of_two_have_the_mean_of_all_pairs(correction: Correction, rule:
 
 
 @pytest.mark.parametrize("name", ["tis", "sequence-tis", "obrs"])
-@pytest.mark.parametrize("denominator", list(Denominator))
-def test_the_denominator_divides_the_whole_update(under_way: Case, name: str, denominator: Denominator) -> None:
+@pytest.mark.parametrize("denominator", list(Divisor))
+def test_the_denominator_divides_the_whole_update(under_way: Case, name: str, denominator: Divisor) -> None:
     correction = estimators.get(name)
     uniforms = torch.as_tensor(np.random.default_rng(4).random(under_way.mask.shape))
     pairs = under_way.pairs(correction)
+    mask = [
+        [u < a for (a, _), u in zip(row, line, strict=False)]
+        for row, line in zip(pairs, uniforms.tolist(), strict=True)
+    ]
     kept = [
         [w if u < a else 0.0 for (a, w), u in zip(row, line, strict=False)]
         for row, line in zip(pairs, uniforms.tolist(), strict=True)
     ]
     divisor = {
-        Denominator.PROPOSED: 1.0,
-        Denominator.ACCEPTED: np.mean([a for row in pairs for a, _ in row]),
-        Denominator.SELF_NORMALIZED: np.mean(
+        Divisor.PROPOSED: 1.0,
+        Divisor.ACCEPTED: np.mean([m for row in mask for m in row]),
+        Divisor.BATCH_NORMALIZED: np.mean(
             [np.mean(row) for row in kept] if name == "sequence-tis" else [w for row in kept for w in row]
         ),
     }[denominator]

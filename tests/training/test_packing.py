@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from jackpot_sim.environments.language_models.attention import with_sliding_window
 from jackpot_sim.environments.language_models.build import TinyQwen3, build
+from jackpot_sim.environments.language_models.library import with_sliding_window
 from jackpot_sim.training import packing, passes
 from jackpot_sim.training.packing import packs
 from jackpot_sim.training.passes import Sequences, model_pass

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from jackpot_sim.core.topk import TopK
-from jackpot_sim.environments.language_models.build import TinyQwen3, build, in_double
+from jackpot_sim.environments.language_models.build import TinyQwen3, build
+from jackpot_sim.environments.language_models.library import in_double
 from jackpot_sim.training.passes import ModelPass, Sequences, model_pass
 
 VOCAB = 7

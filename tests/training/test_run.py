@@ -18,6 +18,7 @@ from jackpot_sim.training.evaluation import Scores, evaluated
 from jackpot_sim.training.preparation import beginning
 from jackpot_sim.training.run import EVENTS, LOG, POLICY, STEPS, train
 from jackpot_sim.training.study import Run
+from tests.packages import without
 from tests.training.tiny import (
     MODES,
     assert_same,
@@ -327,6 +328,6 @@ def test_tensorboard_gets_every_step_once(tmp_path: Path, models: Path) -> None:
 
 
 def test_without_tensorboard_the_wish_is_refused(tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(StudyError, match="needs the library tensorboard: pip install"):
+    without(monkeypatch, "tensorboard")
+    with pytest.raises(StudyError, match="--tensorboard needs tensorboard, which is missing: pip install"):
         go(run_of(), tmp_path, models, tensorboard=True)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from jackpot_sim.environments.language_models.library import logits
 from jackpot_sim.training.actors import OnPolicy, Served, SmallActor, Stale
 from jackpot_sim.training.serving import Server
 from tests.training.tiny import run_of, trainer_of
@@ -82,7 +83,7 @@ def test_what_is_served_follows_the_policy(policy: Any, source: dict[str, Any]) 
         actor = server.actor()
         with torch.inference_mode():
             cache = None if actor.new_cache is None else actor.new_cache()
-            return actor.model(read, past_key_values=cache).logits
+            return logits(actor.model, read, cache=cache)
 
     with torch.inference_mode():
         own = policy(read).logits

@@ -99,3 +99,19 @@ def test_a_tokenizer_without_an_end_writes_to_the_end(policy: Any) -> None:
     assert texts.end_tokens == ()
     _, written = texts.written(CausalLM(policy), TASK.problems(generator(), 8), 2, generator())
     assert written.mask.all()
+
+
+def test_the_models_generation_config_says_what_ends_a_completion(policy: Any) -> None:
+    """Chat models often end a turn with another token than the tokenizer's own, or with any of several."""
+    tokenizer = character_tokenizer(TASK.characters)
+    other = tokenizer.convert_tokens_to_ids("7")
+    policy.generation_config.eos_token_id = [other, tokenizer.eos_token_id]
+    texts = Texts(TASK, tokenizer, 12, model=policy)
+    assert texts.end_tokens == (tokenizer.eos_token_id, other)
+    _, written = texts.written(CausalLM(policy), TASK.problems(generator(), 32), 4, generator())
+    last = written.tokens[np.arange(len(written.mask)), written.mask.sum(axis=-1) - 1]
+    stopped = written.mask.sum(axis=-1) < 12
+    assert {tokenizer.eos_token_id, other} == set(last[stopped].tolist())
+    assert not any("7" in text for text in texts.completions(written))
+    tokens, mask = texts.solutions(TASK.problems(generator(), 3))
+    assert all(row[there][-1] == tokenizer.eos_token_id for row, there in zip(tokens, mask, strict=True))

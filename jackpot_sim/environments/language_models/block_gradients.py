@@ -11,7 +11,6 @@ so that a causal model needs no mask to overlook it, and positions are those of 
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -21,8 +20,8 @@ import numpy as np
 from jackpot_sim.core.numerics import check_same_shape
 from jackpot_sim.core.sequences import Flags, Floats, Ints
 from jackpot_sim.environments.fields import check_positive
-from jackpot_sim.environments.language_models.attention import Tensor
-from jackpot_sim.environments.language_models.build import Model, check_positions
+from jackpot_sim.environments.language_models.build import check_positions
+from jackpot_sim.environments.language_models.library import Model, Tensor, logits
 from jackpot_sim.environments.language_models.walking import check_tokens, on_device, scoring_mode
 
 _NAMES_TOLD = 8
@@ -218,14 +217,9 @@ def _log_probs(model: Model, weights: dict[str, Tensor], given: _Sequences, temp
     import torch
 
     row, place, token = given.places()
-    options, first = {"use_cache": False}, 0
-    # Logits are wanted from the first of these places on; before it they would only cost memory.
-    if "logits_to_keep" in inspect.signature(model.forward).parameters:
-        first = int(place.min())
-        options["logits_to_keep"] = on_device(model, np.arange(first, int(place.max()) + 1))
-    ids = on_device(model, given.read())
-    logits = torch.func.functional_call(model, weights, (ids,), options).logits
-    logits = logits[on_device(model, row), on_device(model, place - first)]
+    first = int(place.min())
+    scores = logits(model, on_device(model, given.read()), slice(first, int(place.max()) + 1), weights=weights)
+    scores = scores[on_device(model, row), on_device(model, place - first)]
     # Half precision has too few digits for a law over a large vocabulary.
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature
-    return torch.log_softmax(logits, dim=-1).gather(-1, on_device(model, token)[:, None])[:, 0]
+    scores = scores.to(torch.promote_types(scores.dtype, torch.float32)) / temperature
+    return torch.log_softmax(scores, dim=-1).gather(-1, on_device(model, token)[:, None])[:, 0]

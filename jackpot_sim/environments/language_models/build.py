@@ -1,26 +1,20 @@
-"""Causal language models through transformers: tiny ones made from a seed, or a checkpoint on this disk.
-
-transformers computes some steps in float32 whatever the model's dtype (norms, rotary angles, some softmaxes),
-which leaves a float64 model about six digits. `in_double` makes them float64 too, so that a law does not depend
-on how it was computed, and derivatives can be checked.
-"""
+"""Causal language models through transformers: tiny ones made from a seed, or a checkpoint on this disk."""
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 
 from jackpot_sim.environments.base import FORBID_EXTRA
 from jackpot_sim.environments.fields import check_count, check_positive
-from jackpot_sim.environments.language_models.checkpoints import Model as Model
-from jackpot_sim.environments.language_models.checkpoints import Tokenizer as Tokenizer
-from jackpot_sim.environments.language_models.checkpoints import check_weights, quiet, read_model
-from jackpot_sim.environments.language_models.checkpoints import library as library
+from jackpot_sim.environments.language_models.checkpoints import check_causal, check_weights, read_model
 from jackpot_sim.environments.language_models.checkpoints import load_tokenizer as load_tokenizer
+from jackpot_sim.environments.language_models.library import Model as Model
+from jackpot_sim.environments.language_models.library import Tokenizer as Tokenizer
+from jackpot_sim.environments.language_models.library import fresh, library, quiet
 
 _TRANSFORMERS_RANGE = 0.02
 """The standard deviation that transformers gives the entries of a matrix."""
@@ -96,7 +90,8 @@ def build(config: LanguageModel, vocab: int, generator: np.random.Generator) -> 
             takes nothing from it.
 
     Raises:
-        ValueError: a checkpoint cannot be read, lacks weights, holds NaN or inf, or has another vocabulary.
+        ValueError: a checkpoint cannot be read, lacks weights, holds NaN or inf, has another vocabulary, or is not
+            causal.
     """
     import torch
 
@@ -106,6 +101,7 @@ def build(config: LanguageModel, vocab: int, generator: np.random.Generator) -> 
             return _random_qwen3(config, vocab, generator)
         model = read_model(config.path, torch.float64)
     check_model(model, str(config.path), vocab=vocab)
+    check_causal(model, str(config.path))
     return model
 
 
@@ -171,34 +167,10 @@ def check_same_vocabulary(
         )
 
 
-def in_double(model: Model) -> AbstractContextManager[Any]:
-    """A context in which a float64 model computes in float64 throughout; of other dtypes nothing changes.
-
-    Whatever asks torch for float32 inside it gets float64.
-    """
-    import torch
-    from torch.overrides import TorchFunctionMode
-
-    if model.dtype != torch.float64:
-        return nullcontext()
-
-    class Double(TorchFunctionMode):
-        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            if func is torch.Tensor.float:
-                func = torch.Tensor.double
-            kwargs = {name: doubled(value) for name, value in (kwargs or {}).items()}
-            return func(*(doubled(value) for value in args), **kwargs)
-
-    def doubled(value: Any) -> Any:
-        return torch.float64 if value is torch.float32 else value
-
-    return Double()
-
-
 def _random_qwen3(config: TinyQwen3, vocab: int, generator: np.random.Generator) -> Model:
     import torch
 
-    model = library().AutoModelForCausalLM.from_config(
+    model = fresh(
         library().Qwen3Config(
             vocab_size=vocab,
             hidden_size=config.hidden,
@@ -210,8 +182,7 @@ def _random_qwen3(config: TinyQwen3, vocab: int, generator: np.random.Generator)
             max_position_embeddings=config.context,
             initializer_range=_TRANSFORMERS_RANGE * config.initial_scale,
         ),
-        dtype=torch.float64,
-        attn_implementation="sdpa",
+        torch.float64,
     )
     with torch.no_grad():
         for weight in model.parameters():

@@ -7,21 +7,28 @@ code of strangers if asked. All of that is refused here. A folder is read withou
 
 from __future__ import annotations
 
-import inspect
 import json
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
-Model: TypeAlias = Any
-"""A transformers `PreTrainedModel` with a language-model head."""
-
-Tokenizer: TypeAlias = Any
-"""A transformers tokenizer."""
+from jackpot_sim.environments.language_models.library import (
+    LAST,
+    Model,
+    Tensor,
+    Tokenizer,
+    causal_kinds,
+    empty_cache,
+    in_double,
+    keeps_a_cache,
+    known_kinds,
+    logits,
+    pretrained,
+    pretrained_tokenizer,
+    quiet,
+)
+from jackpot_sim.requirements import RequirementError
 
 _FETCHED = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt")
 _NOT_FETCHED = ("*/*", "consolidated*")
@@ -113,23 +120,15 @@ def read_model(path: Path, dtype: Any) -> Model:
             f"{path}: the weights lie in {other[0].name}, and only safetensors are read: load it with transformers "
             "where you trust it, and call model.save_pretrained(FOLDER)"
         )
-    # torch's grouped product, with which transformers computes experts, has no float64.
-    given = {"experts_implementation": "eager"} if dtype == Precision.FP64.dtype else {}
     with quiet():
         try:
-            model, info = library().AutoModelForCausalLM.from_pretrained(
-                path,
-                local_files_only=True,
-                use_safetensors=True,
-                trust_remote_code=False,
-                dtype=dtype,
-                output_loading_info=True,
-                **given,
-            )
+            model, absent = pretrained(path, dtype)
+        except RequirementError:
+            raise
         except Exception as error:  # whatever a broken file makes it raise
             raise ValueError(f"{path}: cannot read a causal language model: {first_line(error)}") from error
     # transformers fills these with random numbers.
-    if absent := sorted(info["missing_keys"]):
+    if absent:
         raise ValueError(f"{path}: {len(absent)} weights are missing, the first of them {absent[0]}")
     return model.eval()
 
@@ -146,7 +145,7 @@ def load_tokenizer(path: Path) -> Tokenizer | None:
         return None
     with quiet():
         try:
-            return library().AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+            return pretrained_tokenizer(path)
         except Exception as error:  # whatever a broken file makes it raise
             raise ValueError(f"{path}: cannot read the tokenizer: {first_line(error)}") from error
 
@@ -161,47 +160,60 @@ def check_weights(model: Model, name: str) -> None:
 
 
 def check_causal(model: Model, name: str) -> None:
-    """Refuses a model whose law at a token depends on later ones, or that keeps no keys and values.
+    """Refuses a model that looks ahead, or that cannot be read token by token in a padded batch.
+
+    Both are found out by reading three tokens: what a class takes as arguments does not tell.
 
     Raises:
         ValueError: it is such a model.
+        RequirementError: the installed transformers lacks what is needed to find out.
     """
     import torch
 
     kind = model.config.model_type
-    if "past_key_values" not in inspect.signature(model.forward).parameters:
+    if not keeps_a_cache(model):
         raise ValueError(f"{name}: {kind} models keep no keys and values, and cannot be read token by token")
+    with torch.inference_mode(), in_double(model):
+        # The same sums for both: what is left is the rounding of kernels that mix rows, as mixtures of experts may.
+        if _differ(*_before_two_endings(model), 1e-3):
+            raise ValueError(f"{name}: a {kind} model that looks ahead is no causal language model")
+        # Sums in another order, whose rounding shows in half precision.
+        if _differ(*_in_one_pass_and_in_steps(model), max(1e-3, 16 * torch.finfo(model.dtype).eps)):
+            raise ValueError(
+                f"{name}: a {kind} model has other logits token by token in a padded batch than in one pass with "
+                "the installed transformers, and what it writes would carry wrong log-probs"
+            )
+
+
+def _before_two_endings(model: Model) -> tuple[Tensor, Tensor]:
+    """The logits after the first of three tokens, (vocab,), for two sequences that differ in the last."""
+    import torch
+
     last = int(model.config.get_text_config().vocab_size) - 1
-    read = torch.tensor([[0, 0, 0], [0, 0, last]], device=model.device)
-    with torch.inference_mode():
-        first, other = model(read, use_cache=False).logits[:, 0].double()
-    # The same sums for both: what is left is the rounding of kernels that mix rows, as mixtures of experts may.
-    if float((first - other).abs().max()) > 1e-3 * float(first.abs().max()):
-        raise ValueError(f"{name}: a {kind} model that looks ahead is no causal language model")
+    first, other = logits(model, torch.tensor([[0, 0, 0], [0, 0, last]], device=model.device), slice(0, 1))[:, 0]
+    return first, other
 
 
-def library() -> Any:
-    """transformers, whose annotations cover it in part, without them."""
-    import transformers
+def _in_one_pass_and_in_steps(model: Model) -> tuple[Tensor, Tensor]:
+    """The logits after "0 last 1" and after "last 1", (2, vocab): each read whole, and both as a padded batch."""
+    import torch
 
-    return transformers
+    def tensor(rows: list[list[int]]) -> Tensor:
+        return torch.tensor(rows, device=model.device)
+
+    last = int(model.config.get_text_config().vocab_size) - 1
+    whole = torch.cat([logits(model, tensor(row), LAST)[:, 0] for row in ([[0, last, 1]], [[last, 1]])])
+    cache = empty_cache(model.config)
+    seen, positions = tensor([[1, 1], [0, 1]]), tensor([[0, 1], [0, 0]])
+    logits(model, tensor([[0, last], [0, last]]), LAST, cache=cache, mask=seen, positions=positions)
+    seen, positions = tensor([[1, 1, 1], [0, 1, 1]]), tensor([[2], [1]])
+    return whole, logits(model, tensor([[1], [1]]), LAST, cache=cache, mask=seen, positions=positions)[:, 0]
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Without progress bars and reports of transformers and the hub, which say what the errors here say."""
-    logger, hub = library().utils.logging, logging.getLogger("huggingface_hub")
-    level, bars, hub_level = logger.get_verbosity(), logger.is_progress_bar_enabled(), hub.level
-    logger.set_verbosity_error()
-    logger.disable_progress_bar()
-    hub.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.set_verbosity(level)
-        hub.setLevel(hub_level)
-        if bars:
-            logger.enable_progress_bar()
+def _differ(first: Tensor, other: Tensor, rounding: float) -> bool:
+    """Whether logits differ by more than a share of the largest; NaN differs from anything."""
+    first, other = first.double(), other.double()
+    return not float((first - other).abs().max()) <= rounding * float(first.abs().max())
 
 
 def first_line(error: BaseException) -> str:
@@ -242,12 +254,11 @@ def _check_config(path: Path) -> None:
         raise ValueError(
             f"{path}: cannot read a causal language model: config.json is broken: {first_line(error)}"
         ) from error
-    auto = library().models.auto
-    if kind not in auto.configuration_auto.CONFIG_MAPPING_NAMES:
+    if kind not in known_kinds():
         if "auto_map" in config:
             raise ValueError(f"{path}: it needs code of its own, which is never run here: give a model of transformers")
         raise ValueError(f"{path}: cannot read a causal language model: transformers knows no model_type {kind!r}")
-    causal = auto.modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    causal = causal_kinds()
     if config.get("is_encoder_decoder") or kind not in causal:
         raise ValueError(f"{path}: {kind} is no causal language model that reads and continues one sequence")
     if architectures and not set(architectures) & set(causal.values()):

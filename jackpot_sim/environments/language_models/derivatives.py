@@ -9,15 +9,22 @@ import numpy as np
 
 from jackpot_sim.core.sequences import Floats, Ints
 from jackpot_sim.environments.enumeration import PrefixTree
-from jackpot_sim.environments.language_models.attention import Cache, Tensor, gathered, states
-from jackpot_sim.environments.language_models.build import Model
+from jackpot_sim.environments.language_models.library import (
+    LAST,
+    Cache,
+    Model,
+    Tensor,
+    cached_tensors,
+    empty_cache,
+    gathered,
+    logits,
+)
 from jackpot_sim.environments.language_models.walking import (
     blocks_below,
     check_tree,
     new_tokens,
     on_device,
     parents_in,
-    plain_cache,
     prompt_blocks,
     rows_at_once,
     scoring_mode,
@@ -56,13 +63,12 @@ def parameter_gradient(model: Model, prompts: Ints, tree: PrefixTree, table: Flo
         """Adds this block and all below it to `total`; returns what they ask of the tensors `above`."""
         count = some.stop - some.start
         read = on_device(model, new_tokens(prompts[some], tree, rows))
-        given = {"past_key_values": cache, "use_cache": True}
-        logits = torch.func.functional_call(model, weights, (read,), given).logits[:, -1]
-        out = [logits]
-        wanted = [on_device(model, table[some, rows].reshape(-1, tree.vocab)).to(logits.dtype)]
+        scores = logits(model, read, LAST, cache=cache, weights=weights)[:, 0]
+        out = [scores]
+        wanted = [on_device(model, table[some, rows].reshape(-1, tree.vocab)).to(scores.dtype)]
         blocks = list(blocks_below(tree, rows, at_once // count))
         if blocks:
-            places = states(cache)
+            places = cached_tensors(cache)
             out += [holder[name] for holder, name in places]
             leaves = [tensor.detach().requires_grad_() for tensor in out[1:]]
             for (holder, name), leaf in zip(places, leaves, strict=True):
@@ -82,7 +88,7 @@ def parameter_gradient(model: Model, prompts: Ints, tree: PrefixTree, table: Flo
         weights = {name: weight.detach().requires_grad_() for name, weight in model.named_parameters()}
         total = [torch.zeros_like(weight) for weight in weights.values()]
         for some in prompt_blocks(len(prompts), tree, at_once):
-            visit(some, tree.levels[0], plain_cache(model), [])
+            visit(some, tree.levels[0], empty_cache(model.config), [])
     return np.asarray(_flat(total, 0).double().cpu().numpy())
 
 
@@ -114,8 +120,7 @@ def log_prob_features(model: Model, prompts: Ints, tree: PrefixTree, limit: int 
         )
 
     def law(weights: dict[str, Tensor], tokens: Tensor) -> Tensor:
-        logits = torch.func.functional_call(model, weights, (tokens[None],), {"use_cache": False}).logits
-        return torch.log_softmax(logits[0, -1], dim=-1)
+        return torch.log_softmax(logits(model, tokens[None], LAST, weights=weights)[0, 0], dim=-1)
 
     derivative = torch.func.vmap(torch.func.jacrev(law), in_dims=(None, 0))
     at_once = within_block(tree.vocab * parameters // 4)

@@ -29,7 +29,7 @@ from rich.progress import Progress
 from jackpot_sim.core.sequences import Ints
 from jackpot_sim.environments.base import keyed_generator
 from jackpot_sim.environments.fields import check_count
-from jackpot_sim.environments.language_models.checkpoints import Model, Tokenizer, first_line, library, quiet
+from jackpot_sim.environments.language_models.library import Model, Tokenizer, fresh, library, logits, quiet
 from jackpot_sim.environments.language_models.threads import torch_threads
 from jackpot_sim.environments.ngram import split_text
 
@@ -175,7 +175,7 @@ def trained_model(
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    model = library().AutoModelForCausalLM.from_config(config, dtype=torch.float32).train()
+    model = fresh(config, torch.float32).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=_PEAK_RATE, betas=(0.9, 0.95), weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step / example.steps))
     generator = keyed_generator(example.seed, "example text", name)
@@ -207,8 +207,8 @@ def _loss(model: Model, rows: Ints) -> Any:
     import torch
 
     read = torch.from_numpy(rows)
-    logits = model(read[:, :-1], use_cache=False).logits
-    return torch.nn.functional.cross_entropy(logits.flatten(0, 1), read[:, 1:].flatten())
+    scores = logits(model, read[:, :-1])
+    return torch.nn.functional.cross_entropy(scores.flatten(0, 1), read[:, 1:].flatten())
 
 
 def _rate(done: float) -> float:
@@ -286,8 +286,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except (cyclopts.CycloptsError, ValueError) as error:
         errors.print(f"example: {' '.join(str(error).split())}")
-    except ImportError as error:
-        errors.print(f"example: {first_line(error)}: pip install '.[hf]' in the project's folder")
     return 2
 
 

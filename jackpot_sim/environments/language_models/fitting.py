@@ -19,6 +19,7 @@ import numpy as np
 from jackpot_sim.core.sampling import categorical
 from jackpot_sim.core.sequences import Flags, Floats, Ints
 from jackpot_sim.environments.enumeration import PrefixTree
+from jackpot_sim.environments.language_models.library import LAST, logits
 
 BATCH = 64
 BETAS = (0.9, 0.95)
@@ -200,8 +201,8 @@ def _batch(model: Any, prompts: Ints, tree: PrefixTree, generator: np.random.Gen
     mask = np.ones((BATCH, tree.length), dtype=np.bool_)
     for step, uniforms in enumerate(generator.random((tree.length, BATCH, 1))):
         with torch.no_grad():
-            logits = model(input_ids=torch.from_numpy(ids), use_cache=False).logits[:, -1]
-        token = categorical(torch.log_softmax(logits, -1).numpy(), uniforms)
+            last = logits(model, torch.from_numpy(ids), LAST)[:, 0]
+        token = categorical(torch.log_softmax(last, -1).numpy(), uniforms)
         ids = np.concatenate([ids, token], axis=1)
         mask[:, step + 1 :] &= token != tree.end_token
     length = prompts.shape[1]
@@ -213,8 +214,7 @@ def _laws(model: Any, prompts: Ints, tokens: Ints) -> Any:
     import torch
 
     ids = torch.from_numpy(np.concatenate([prompts, tokens[:, :-1]], axis=1))
-    logits = model(input_ids=ids, use_cache=False).logits[:, prompts.shape[1] - 1 :]
-    return torch.log_softmax(logits, -1)
+    return torch.log_softmax(logits(model, ids, slice(prompts.shape[1] - 1, None)), -1)
 
 
 def _chosen(laws: Any, tokens: Ints) -> Any:

@@ -7,7 +7,6 @@ their ends. Uniforms decide the tokens, so what is written does not depend on th
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
@@ -18,13 +17,12 @@ from jackpot_sim.core.sampling import categorical
 from jackpot_sim.core.sequences import Flags, Floats, Ints
 from jackpot_sim.core.topk import TopK
 from jackpot_sim.environments.fields import check_count
-from jackpot_sim.environments.language_models.attention import Cache, Tensor, gathered
 from jackpot_sim.environments.language_models.build import check_positions
-from jackpot_sim.environments.language_models.checkpoints import Model
+from jackpot_sim.environments.language_models.library import LAST, Cache, Model, Tensor, gathered, logits
 from jackpot_sim.environments.language_models.prompts import left_padded
 from jackpot_sim.environments.language_models.sampling_law import SamplingLaw
 from jackpot_sim.environments.language_models.scoring import CausalLM
-from jackpot_sim.environments.language_models.walking import check_tokens, on_device, plain_cache, scoring_mode
+from jackpot_sim.environments.language_models.walking import check_tokens, on_device, scoring_mode
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,11 +101,6 @@ def check_written(model: Model, prompts: Sequence[Ints], prompt: Ints, shape: tu
     return checked
 
 
-def empty_cache(scorer: CausalLM) -> Cache:
-    """The cache that the scorer asks for, empty."""
-    return plain_cache(scorer.model) if scorer.new_cache is None else scorer.new_cache()
-
-
 class _Pages:
     """What is written, filled step by step; it decides each token."""
 
@@ -123,16 +116,16 @@ class _Pages:
         self._ids = np.zeros((*shape, k), dtype=np.int32)
         self._top = np.full((*shape, k), -np.inf, dtype=np.float32)
 
-    def draw(self, rows: Ints, step: int, logits: Tensor) -> tuple[Ints, Flags]:
-        """The tokens of these sequences at this step, and whether each goes on; logits (rows, vocab)."""
-        law = self._sampling.log_probs(logits)
+    def draw(self, rows: Ints, step: int, scores: Tensor) -> tuple[Ints, Flags]:
+        """The tokens of these sequences at this step, and whether each goes on; `scores` are logits (rows, vocab)."""
+        law = self._sampling.log_probs(scores)
         tokens = categorical(law, on_device(self._model, self._uniforms[rows, step, None]))
         drawn = to_numpy(tokens)[:, 0]
         self._tokens[rows, step], self._mask[rows, step] = drawn, True
         chosen = to_numpy(law.gather(-1, tokens))[:, 0]
         self._log_probs[rows, step] = self._raw_log_probs[rows, step] = chosen
         if not self._sampling.is_plain:
-            raw = logits.gather(-1, tokens).double() - logsumexp(logits.double(), keepdims=True)
+            raw = scores.gather(-1, tokens).double() - logsumexp(scores.double(), keepdims=True)
             self._raw_log_probs[rows, step] = to_numpy(raw)[:, 0]
         if self._ids.shape[-1]:
             kept = TopK.of(law, self._ids.shape[-1])
@@ -150,18 +143,18 @@ def _write(scorer: CausalLM, prompts: Sequence[Ints], prompt: Ints, rows: Ints, 
     model = scorer.model
     distinct, which = np.unique(prompt, return_inverse=True)
     ids, mask = left_padded([prompts[each] for each in distinct])
-    cache = empty_cache(scorer)
-    logits = _last_logits(model, ids, mask, cache)[on_device(model, which)]
+    cache = scorer.empty_cache()
+    scores = _last_logits(model, ids, mask, cache)[on_device(model, which)]
     cache, mask = _gathered(model, cache, which), mask[which]
     for step in range(pages.length):
-        drawn, going_on = pages.draw(rows, step, logits)
+        drawn, going_on = pages.draw(rows, step, scores)
         if step + 1 == pages.length or not going_on.any():
             return
         if not going_on.all():
             staying = np.flatnonzero(going_on)
             rows, drawn, mask, cache = rows[staying], drawn[staying], mask[staying], _gathered(model, cache, staying)
         mask = np.pad(mask, ((0, 0), (0, 1)), constant_values=True)
-        logits = _last_logits(model, drawn[:, None], mask, cache)
+        scores = _last_logits(model, drawn[:, None], mask, cache)
 
 
 def _last_logits(model: Model, ids: Ints, mask: Flags, cache: Cache) -> Tensor:
@@ -173,17 +166,12 @@ def _last_logits(model: Model, ids: Ints, mask: Flags, cache: Cache) -> Tensor:
         mask: True on tokens and False on padding, of those in the cache and the new ones, (rows, all).
         cache: what has been read before.
     """
-    known = inspect.signature(model.forward).parameters
-    given = {}
+    seen, positions = None, None
     if not mask.all():
-        given["attention_mask"] = on_device(model, mask.astype(np.int64))
-        if "position_ids" in known:
-            positions = np.maximum(np.cumsum(mask, axis=1) - 1, 0)[:, -ids.shape[1] :]
-            given["position_ids"] = on_device(model, positions)
-    if "logits_to_keep" in known:
-        given["logits_to_keep"] = 1  # a prompt's other laws would be the largest thing in memory
+        seen = on_device(model, mask.astype(np.int64))
+        positions = on_device(model, np.maximum(np.cumsum(mask, axis=1) - 1, 0)[:, -ids.shape[1] :])
     with scoring_mode(model):
-        return model(on_device(model, ids), past_key_values=cache, use_cache=True, **given).logits[:, -1]
+        return logits(model, on_device(model, ids), LAST, cache=cache, mask=seen, positions=positions)[:, 0]
 
 
 def _gathered(model: Model, cache: Cache, rows: Ints) -> Cache:

@@ -15,7 +15,9 @@ import numpy as np
 from jackpot_sim.core.sequences import Flags, Ints
 from jackpot_sim.environments.base import FORBID_EXTRA
 from jackpot_sim.environments.fields import check_count
-from jackpot_sim.environments.language_models.checkpoints import Tokenizer, first_line, quiet
+from jackpot_sim.environments.language_models.checkpoints import first_line
+from jackpot_sim.environments.language_models.library import Tokenizer, quiet
+from jackpot_sim.requirements import require
 
 _SHOWN = 3
 """Bad lines named in an error; the others are counted."""
@@ -135,10 +137,8 @@ class PromptDataset:
         Raises:
             ValueError: `datasets` is not installed, the data set cannot be read, or rows of it hold no prompt.
         """
-        try:
-            datasets = importlib.import_module("datasets")  # which has no annotations
-        except ImportError as error:
-            raise ValueError("a data set of prompts needs the library datasets: pip install datasets") from error
+        require("datasets", purpose="a data set of prompts")
+        datasets = importlib.import_module("datasets")  # which has no annotations
         bars = datasets.are_progress_bars_disabled()
         datasets.disable_progress_bars()
         try:

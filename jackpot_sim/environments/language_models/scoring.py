@@ -18,12 +18,18 @@ from jackpot_sim.core.numerics import log_softmax
 from jackpot_sim.core.sampling import categorical
 from jackpot_sim.core.sequences import Flags, Floats, Ints
 from jackpot_sim.environments.enumeration import PrefixTree
-from jackpot_sim.environments.language_models.attention import Cache, Tensor, gathered
-from jackpot_sim.environments.language_models.attention import rounding_cache as rounding_cache
-from jackpot_sim.environments.language_models.attention import with_sliding_window as with_sliding_window
-from jackpot_sim.environments.language_models.build import Model, check_positions
+from jackpot_sim.environments.language_models.build import check_positions
 from jackpot_sim.environments.language_models.derivatives import log_prob_features as log_prob_features
 from jackpot_sim.environments.language_models.derivatives import parameter_gradient as parameter_gradient
+from jackpot_sim.environments.language_models.library import (
+    LAST,
+    Cache,
+    Model,
+    Tensor,
+    empty_cache,
+    gathered,
+    logits,
+)
 from jackpot_sim.environments.language_models.walking import (
     blocks_below,
     check_tokens,
@@ -31,7 +37,6 @@ from jackpot_sim.environments.language_models.walking import (
     new_tokens,
     on_device,
     parents_in,
-    plain_cache,
     prompt_blocks,
     rows_at_once,
     scoring_mode,
@@ -79,7 +84,7 @@ class CausalLM:
 
         with scoring_mode(self.model):
             for some in prompt_blocks(len(prompts), tree, at_once):
-                visit(some, tree.levels[0], self._empty_cache())
+                visit(some, tree.levels[0], self.empty_cache())
         return out
 
     def log_probs_along(self, prompt: Ints, tokens: Ints) -> Floats:
@@ -103,8 +108,8 @@ class CausalLM:
         parts, at_once = [], rows_at_once(self.model, read.shape[1])
         with scoring_mode(self.model):
             for start in range(0, len(read), at_once):
-                logits = self._forward(read[start : start + at_once], self._empty_cache())
-                parts.append(self._laws(logits[:, -length:]))
+                ids = self._ids(read[start : start + at_once])
+                parts.append(self._laws(logits(self.model, ids, slice(-length, None), cache=self.empty_cache())))
         return np.concatenate(parts)
 
     def draw(self, prompt: Ints, uniforms: Floats, end_token: int | None) -> tuple[Ints, Flags]:
@@ -133,7 +138,7 @@ class CausalLM:
 
     def _draw(self, prompt: Ints, uniforms: Floats, end_token: int | None, tokens: Ints, mask: Flags) -> None:
         """Fills `tokens` and `mask`, which are views."""
-        alive, cache = np.arange(len(uniforms)), self._empty_cache()
+        alive, cache = np.arange(len(uniforms)), self.empty_cache()
         laws = np.repeat(self._laws(self._read(prompt[None], cache)), len(alive), axis=0)
         cache = gathered(cache, self._ids(np.zeros_like(alive)))
         for step in range(uniforms.shape[1]):
@@ -147,22 +152,19 @@ class CausalLM:
             if going_on.size < alive.size:
                 alive, cache = alive[going_on], gathered(cache, self._ids(going_on))
 
-    def _empty_cache(self) -> Cache:
-        return plain_cache(self.model) if self.new_cache is None else self.new_cache()
+    def empty_cache(self) -> Cache:
+        """The cache that this policy reads with, empty."""
+        return empty_cache(self.model.config) if self.new_cache is None else self.new_cache()
 
     def _ids(self, array: Ints) -> Tensor:
         return on_device(self.model, array)
 
-    def _forward(self, tokens: Ints, cache: Cache) -> Tensor:
-        """Logits at every new token, (rows, new, vocab); the cache grows by them."""
-        return self.model(self._ids(tokens), past_key_values=cache, use_cache=True).logits
-
     def _read(self, tokens: Ints, cache: Cache) -> Tensor:
         """Logits at the last new token, (rows, vocab); the cache grows by all."""
-        return self._forward(tokens, cache)[:, -1]
+        return logits(self.model, self._ids(tokens), LAST, cache=cache)[:, 0]
 
-    def _laws(self, logits: Tensor) -> Floats:
-        plain: Floats = log_softmax(logits.double().cpu().numpy())
+    def _laws(self, scores: Tensor) -> Floats:
+        plain: Floats = log_softmax(scores.double().cpu().numpy())
         if self.transform is None:
             return plain
         laws = np.asarray(self.transform(plain))

@@ -10,16 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from jackpot_sim.core.numerics import check_same_shape
 from jackpot_sim.core.sequences import Flags, Ints
 from jackpot_sim.environments.fields import check_count
-from jackpot_sim.environments.language_models.attention import Tensor
-from jackpot_sim.environments.language_models.checkpoints import Model
-from jackpot_sim.environments.language_models.generation import check_written, empty_cache
+from jackpot_sim.environments.language_models.generation import check_written
+from jackpot_sim.environments.language_models.library import Model, Tensor, hidden_states, logits_of_states
 from jackpot_sim.environments.language_models.sampling_law import SamplingLaw
 from jackpot_sim.environments.language_models.scoring import CausalLM
 from jackpot_sim.environments.language_models.walking import check_tokens, on_device, scoring_mode
@@ -137,42 +135,23 @@ def head_of(model: Model) -> tuple[Tensor, Tensor | None] | None:
         return None
     read = np.arange(3)[None] % int(model.config.get_text_config().vocab_size)
     with scoring_mode(model):
-        states = model.base_model(on_device(model, read), use_cache=False).last_hidden_state[0]
+        states = hidden_states(model, on_device(model, read))[0]
         # To the bit: a soft cap changes small logits by little.
-        same = torch.equal(_through_the_model(model, states).double(), head(states[None])[0].double())
+        same = torch.equal(logits_of_states(model, states).double(), head(states[None])[0].double())
     return (head.weight, head.bias) if same else None
 
 
 def _logits(model: Model, states: Tensor, by_head: bool) -> Tensor:
     """Logits of last hidden states (rows, width), shape (rows, vocab)."""
     with scoring_mode(model):
-        return model.get_output_embeddings()(states) if by_head else _through_the_model(model, states)
-
-
-def _through_the_model(model: Model, states: Tensor) -> Tensor:
-    """What the model itself makes of last hidden states, whatever comes after its layers.
-
-    It is given one token to read, and `states` take the place of what its layers make of that.
-    """
-
-    def replaced(_: Any, __: Any, output: Any) -> Any:
-        output.last_hidden_state = states[None]
-        return output
-
-    hook = model.base_model.register_forward_hook(replaced)
-    try:
-        return model(on_device(model, np.zeros((1, 1), dtype=np.int64)), use_cache=False).logits[0]
-    finally:
-        hook.remove()
+        return model.get_output_embeddings()(states) if by_head else logits_of_states(model, states)
 
 
 def _hidden(scorer: CausalLM, ids: Ints) -> Tensor:
     """The last hidden states of whole sequences, (sequences, tokens, width)."""
-    given: dict[str, Any] = {"use_cache": False}
-    if scorer.new_cache is not None:
-        given = {"use_cache": True, "past_key_values": empty_cache(scorer)}
+    cache = None if scorer.new_cache is None else scorer.new_cache()
     with scoring_mode(scorer.model):
-        return scorer.model.base_model(on_device(scorer.model, ids), **given).last_hidden_state
+        return hidden_states(scorer.model, on_device(scorer.model, ids), cache)
 
 
 def _right_padded(prompts: Sequence[Ints], tokens: Ints, mask: Flags) -> Ints:

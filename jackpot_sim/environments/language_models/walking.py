@@ -14,8 +14,8 @@ import numpy as np
 
 from jackpot_sim.core.sequences import Ints
 from jackpot_sim.environments.enumeration import PrefixTree
-from jackpot_sim.environments.language_models.attention import Cache, Tensor
-from jackpot_sim.environments.language_models.build import Model, check_positions, check_vocabulary, in_double, library
+from jackpot_sim.environments.language_models.build import check_positions, check_vocabulary
+from jackpot_sim.environments.language_models.library import Model, Tensor, in_double
 
 BLOCK_NUMBERS = 1 << 21
 """Numbers in the largest arrays that a block of rows makes."""
@@ -34,11 +34,6 @@ def scoring_mode(model: Model, differentiable: bool = False) -> Iterator[None]:
         raise ValueError("the model is in training mode, in which dropout makes a law random: call model.eval()")
     with torch.inference_mode(not differentiable), in_double(model):
         yield
-
-
-def plain_cache(model: Model) -> Cache:
-    """transformers' own cache, which keeps what it is given; layers with a sliding window keep that."""
-    return library().DynamicCache(config=model.config)
 
 
 def on_device(model: Model, array: Any) -> Tensor:

@@ -11,9 +11,9 @@ from typing import Any, ClassVar, Literal
 from jackpot_sim.environments.base import FloatArray
 from jackpot_sim.environments.fields import check_count, check_non_negative
 from jackpot_sim.environments.knobs import Divergence, Mismatch
-from jackpot_sim.environments.language_models.attention import rounding_cache, with_sliding_window
 from jackpot_sim.environments.language_models.build import Model
 from jackpot_sim.environments.language_models.formats import Format, rounded
+from jackpot_sim.environments.language_models.library import rounding_cache, with_sliding_window
 from jackpot_sim.environments.language_models.scoring import CausalLM
 from jackpot_sim.environments.perturbed import Temperature
 from jackpot_sim.environments.sources.knobs import Actors, ActorSource, Setting

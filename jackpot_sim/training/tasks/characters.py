@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from jackpot_sim.environments.language_models.checkpoints import Tokenizer, library
+from jackpot_sim.environments.language_models.library import Tokenizer, library
 
 END = "␃"
 """The end of a text, as the tokenizer spells it; its id is 0, and it pads too."""

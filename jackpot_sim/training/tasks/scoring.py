@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -19,6 +19,7 @@ import numpy as np
 from jackpot_sim.core.sequences import Floats
 from jackpot_sim.environments.base import FORBID_EXTRA
 from jackpot_sim.environments.fields import check_count
+from jackpot_sim.requirements import require
 
 MARK = "####"
 """What stands before the answer in solutions of GSM8K."""
@@ -130,11 +131,10 @@ def _number(text: str) -> Fraction | None:
     return Fraction(text.replace(",", "")) if len(text) <= _LONGEST and _NUMBER.fullmatch(text) else None
 
 
+@cache
 def _library() -> Any:
-    try:
-        return importlib.import_module("math_verify")  # which has no annotations, as sympy
-    except ImportError as error:
-        raise ValueError("answers in mathematics need the library math-verify: pip install math-verify") from error
+    require("math-verify", purpose="comparing answers as mathematics")
+    return importlib.import_module("math_verify")  # which has no annotations, as sympy
 
 
 @lru_cache(maxsize=4096)

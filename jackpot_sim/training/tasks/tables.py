@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from jackpot_sim.environments.language_models.checkpoints import first_line
+from jackpot_sim.requirements import RequirementError, require
 
 Row: TypeAlias = Mapping[str, Any]
 
@@ -43,6 +44,8 @@ def read_rows(
         else:
             found = _loaded("load_dataset", source, subset)
         rows = list(islice(_one(found, split, usual_split), limit))
+    except RequirementError:
+        raise
     except Exception as error:  # a network and a broken file have many ways to fail
         raise ValueError(f"{source}: cannot read the data set: {first_line(error)}") from error
     if not rows:
@@ -80,10 +83,8 @@ def _one(found: Any, split: str | None, usual: str) -> Any:
 
 def _loaded(function: str, *arguments: str | None) -> Any:
     """What a function of `datasets` returns, without its progress bars."""
-    try:
-        datasets = importlib.import_module("datasets")  # which has no annotations
-    except ImportError as error:
-        raise ValueError("this needs the library datasets: pip install datasets") from error
+    require("datasets", purpose="a data set of problems")
+    datasets = importlib.import_module("datasets")  # which has no annotations
     bars = datasets.are_progress_bars_disabled()
     datasets.disable_progress_bars()
     try:

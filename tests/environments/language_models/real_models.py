@@ -10,7 +10,7 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 from jackpot_sim.core.sequences import Flags, Floats, Ints  # noqa: E402
-from jackpot_sim.environments.language_models.build import Model, in_double  # noqa: E402
+from jackpot_sim.environments.language_models.library import Model, in_double, logits  # noqa: E402
 from jackpot_sim.environments.language_models.sampling_law import SamplingLaw  # noqa: E402
 from jackpot_sim.environments.language_models.scoring import CausalLM  # noqa: E402
 
@@ -57,10 +57,10 @@ def plain_laws(scorer: CausalLM, prompt: Ints, tokens: Ints, sampling: SamplingL
     """The laws along one sequence, read whole and alone, (tokens, vocab)."""
     model = scorer.model
     read = torch.as_tensor(np.concatenate([prompt, tokens])[None])
-    given = {"use_cache": False} if scorer.new_cache is None else {"past_key_values": scorer.new_cache()}
+    cache = None if scorer.new_cache is None else scorer.new_cache()
     with torch.no_grad(), in_double(model):
-        logits = model(read, **given).logits[0, len(prompt) - 1 : -1]
-    return np.asarray(sampling.log_probs(logits).numpy())
+        laws = sampling.log_probs(logits(model, read, cache=cache)[0, len(prompt) - 1 : -1])
+    return np.asarray(laws.numpy())
 
 
 def along(scorer: CausalLM, prompt: Ints, tokens: Ints, mask: Flags, sampling: SamplingLaw) -> list[Floats]:

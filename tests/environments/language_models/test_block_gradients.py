@@ -17,7 +17,7 @@ from jackpot_sim.environments.language_models.block_gradients import (  # noqa: 
     gradients,
     token_log_probs,
 )
-from jackpot_sim.environments.language_models.build import in_double  # noqa: E402
+from jackpot_sim.environments.language_models.library import in_double  # noqa: E402
 from jackpot_sim.environments.language_models.scoring import log_prob_features  # noqa: E402
 from tests.environments.language_models.tiny_models import ARCHITECTURES, MODEL, VOCAB  # noqa: E402
 

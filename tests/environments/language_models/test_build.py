@@ -20,9 +20,9 @@ from jackpot_sim.environments.language_models.build import (  # noqa: E402
     build,
     check_model,
     check_same_vocabulary,
-    in_double,
     load_tokenizer,
 )
+from jackpot_sim.environments.language_models.library import in_double  # noqa: E402
 from jackpot_sim.environments.language_models.scoring import CausalLM  # noqa: E402
 
 SMALL = TinyQwen3(hidden=16, context=12)

@@ -9,9 +9,9 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from jackpot_sim.environments.language_models.attention import rounding_cache  # noqa: E402
 from jackpot_sim.environments.language_models.build import Model  # noqa: E402
 from jackpot_sim.environments.language_models.generation import Written, generate  # noqa: E402
+from jackpot_sim.environments.language_models.library import rounding_cache  # noqa: E402
 from jackpot_sim.environments.language_models.sampling_law import SamplingLaw  # noqa: E402
 from jackpot_sim.environments.language_models.scoring import CausalLM  # noqa: E402
 from tests.environments.language_models.real_models import ARCHITECTURES, PROMPTS, VOCAB, along, made  # noqa: E402

@@ -1,7 +1,6 @@
 """Prompts read from files and data sets, and made into tokens."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,8 @@ import numpy as np
 import pytest
 
 from jackpot_sim.environments.language_models.prompts import Prompt, PromptDataset, PromptFile, encoded, left_padded
+from jackpot_sim.requirements import RequirementError
+from tests.packages import without
 
 CHAT = [{"role": "system", "content": "Be short."}, {"role": "user", "content": "a b"}]
 TEMPLATE = (
@@ -138,8 +139,8 @@ def test_a_data_set_in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_without_the_library_a_data_set_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(ValueError, match="pip install datasets"):
+    without(monkeypatch, "datasets")
+    with pytest.raises(RequirementError, match="needs datasets, which is missing: pip install"):
         PromptDataset(name="anything").read()
 
 

@@ -13,13 +13,12 @@ transformers = pytest.importorskip("transformers")
 from jackpot_sim.core.numerics import log_softmax  # noqa: E402
 from jackpot_sim.core.sequences import Floats, Ints  # noqa: E402
 from jackpot_sim.environments.enumeration import PrefixTree  # noqa: E402
-from jackpot_sim.environments.language_models.build import Checkpoint, Model, build, in_double  # noqa: E402
+from jackpot_sim.environments.language_models.build import Checkpoint, Model, build  # noqa: E402
+from jackpot_sim.environments.language_models.library import in_double, logits, rounding_cache, with_sliding_window  # noqa: E402
 from jackpot_sim.environments.language_models.scoring import (  # noqa: E402
     CausalLM,
     log_prob_features,
     parameter_gradient,
-    rounding_cache,
-    with_sliding_window,
 )
 from tests.environments.language_models.tiny_models import (  # noqa: E402
     ARCHITECTURES,
@@ -73,8 +72,8 @@ def brute_force(policy: CausalLM, prompts: Ints, tree: PrefixTree) -> Floats:
         for number, prompt in enumerate(prompts):
             for row in range(tree.prefixes):
                 read = torch.tensor([[*prompt.tolist(), *prefix_tokens(tree, row)]])
-                given = {"use_cache": False} if policy.new_cache is None else {"past_key_values": policy.new_cache()}
-                out[number, row] = torch.log_softmax(policy.model(read, **given).logits[0, -1], -1).numpy()
+                cache = None if policy.new_cache is None else policy.new_cache()
+                out[number, row] = torch.log_softmax(logits(policy.model, read, cache=cache)[0, -1], -1).numpy()
     return out if policy.transform is None else policy.transform(out)
 
 

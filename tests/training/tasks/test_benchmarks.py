@@ -1,15 +1,16 @@
 """Benchmarks read from local copies with the columns that are published."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from jackpot_sim.requirements import RequirementError
 from jackpot_sim.training.tasks.benchmarks import PUBLISHED, Benchmark, Name
 from jackpot_sim.training.tasks.tables import read_rows
+from tests.packages import without
 
 pytest.importorskip("math_verify")
 datasets = pytest.importorskip("datasets")
@@ -165,8 +166,8 @@ def test_what_cannot_be_read_is_refused(tmp_path: Path, monkeypatch: pytest.Monk
     ):
         with pytest.raises(ValueError, match=error):
             task.held_out(1)
-    monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(ValueError, match="pip install datasets"):
+    without(monkeypatch, "datasets")
+    with pytest.raises(RequirementError, match="needs datasets, which is missing: pip install"):
         read_rows(splits, split=None, usual_split="train", subset=None, limit=None)
 
 

@@ -1,14 +1,16 @@
 """When an answer is right, however it is written, and what cannot be read is wrong and does not take for ever."""
 
 import logging
-import sys
 import threading
 import time
 
 import numpy as np
 import pytest
 
+from jackpot_sim.requirements import RequirementError
+from jackpot_sim.training.tasks import scoring
 from jackpot_sim.training.tasks.scoring import MathReward, marked_answer
+from tests.packages import without
 
 pytest.importorskip("math_verify")
 
@@ -153,6 +155,7 @@ def test_bad_input_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         MathReward().of_texts(["12"], [" "])
     with pytest.raises(ValueError, match="rounding must be an integer from 1 to 15"):
         MathReward(rounding=0)
-    monkeypatch.setitem(sys.modules, "math_verify", None)
-    with pytest.raises(ValueError, match="pip install math-verify"):
+    without(monkeypatch, "math-verify")
+    scoring._library.cache_clear()
+    with pytest.raises(RequirementError, match="needs math-verify, which is missing: pip install"):
         MathReward().of_texts(["a quarter"], [r"\sqrt{17}"])

@@ -1,0 +1,79 @@
+"""The packages that are installed, held against the lower bounds in this project's metadata.
+
+A command checks them before it imports anything that needs them, so that an old package is named in one sentence and
+does not show as a missing attribute somewhere else.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import sys
+from importlib import metadata
+
+from packaging.requirements import Requirement
+
+PROJECT = "jackpot-sim"
+
+
+class RequirementError(ValueError):
+    """A package is missing, is older than needed, or lacks something that this project relies on."""
+
+
+def require(*names: str, purpose: str = "this project") -> None:
+    """Refuses to go on with packages that are missing or too old.
+
+    Args:
+        names: as in pyproject.toml; all packages that the core needs if none is given.
+        purpose: what needs them, at the head of the error.
+
+    Raises:
+        RequirementError: names the package, the version that was found and the one that is needed.
+    """
+    bounds = _bounds()
+    for name in names or [name for name, (_, extra) in bounds.items() if not extra]:
+        needed, extra = bounds.get(name, (None, ""))
+        install = f"pip install -c constraints-cpu.txt '.{f'[{extra}]' if extra else ''}' in the project's folder"
+        try:
+            found = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            raise RequirementError(f"{purpose} needs {name}, which is missing: {install}") from None
+        if needed is not None and not needed.specifier.contains(found, prereleases=True):
+            raise RequirementError(f"{purpose} needs {needed}, and {name} {found} is installed: {install}")
+
+
+def run(name: str, module: str) -> int:
+    """Runs `main()` of a command's module, once the packages that it imports are known to be new enough.
+
+    Args:
+        name: the command, at the head of its sentences.
+        module: where its `main` is; imported here and not before.
+
+    Returns:
+        Its exit code; 2 for a package that is missing or too old, 130 for an interruption during the imports.
+    """
+    try:
+        require()
+        return int(importlib.import_module(module).main())
+    except RequirementError as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"{name}: interrupted before it began", file=sys.stderr)
+        return 130
+
+
+@functools.cache
+def _bounds() -> dict[str, tuple[Requirement, str]]:
+    """The requirement of each package, and the first extra that asks for it; none without an installation."""
+    try:
+        lines = metadata.requires(PROJECT) or []
+    except metadata.PackageNotFoundError:
+        return {}
+    bounds: dict[str, tuple[Requirement, str]] = {}
+    for requirement in map(Requirement, lines):
+        marker = str(requirement.marker or "")
+        extra = marker.split('"')[1] if marker.startswith("extra ==") else ""
+        requirement.marker = None
+        bounds.setdefault(requirement.name, (requirement, extra))
+    return bounds
