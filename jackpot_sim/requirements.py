@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import io
 import sys
 from importlib import metadata
 
@@ -45,6 +46,8 @@ def require(*names: str, purpose: str = "this project") -> None:
 def run(name: str, module: str) -> int:
     """Runs `main()` of a command's module, once the packages that it imports are known to be new enough.
 
+    A terminal whose encoding has no λ shows a question mark in its place.
+
     Args:
         name: the command, at the head of its sentences.
         module: where its `main` is; imported here and not before.
@@ -52,6 +55,9 @@ def run(name: str, module: str) -> int:
     Returns:
         Its exit code; 2 for a package that is missing or too old, 130 for an interruption during the imports.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     try:
         require()
         return int(importlib.import_module(module).main())

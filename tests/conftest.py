@@ -22,6 +22,13 @@ hypothesis.settings.register_profile("nightly", max_examples=2000, deadline=None
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
 
 
+def pytest_configure() -> None:
+    """Help and tables are as wide as everywhere, whatever terminal, colours or language the tests run in."""
+    os.environ.update({"COLUMNS": "120", "LINES": "40", "TERM": "xterm", "PYTHONUTF8": "1"})
+    for name in ("NO_COLOR", "FORCE_COLOR", "CLICOLOR_FORCE", "LC_ALL", "LANG", "LANGUAGE"):
+        os.environ.pop(name, None)
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """The long tail runs only when asked for, and CUDA tests only where there is a device."""
     asked = "nightly" in config.option.markexpr

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import os
+import subprocess
 import sys
 from importlib import metadata
 
@@ -80,6 +82,15 @@ def test_models_that_are_missing_end_a_command_with_one_sentence(
     monkeypatch.setattr(sys, "argv", ["training", "--quiet"])
     assert run("training", COMMANDS["training"]) == 2
     assert capsys.readouterr().err.startswith("training: training needs transformers, which is missing: pip install")
+
+
+def test_a_terminal_without_greek_letters_is_no_reason_to_fail() -> None:
+    environment = os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    for module in COMMANDS.values():
+        command = [sys.executable, "-m", module.removesuffix(".cli"), "--help"]
+        done = subprocess.run(command, env=environment, capture_output=True, check=False)
+        assert (done.returncode, done.stderr) == (0, b""), module
+        assert b"Usage" in done.stdout
 
 
 def test_an_interruption_during_the_imports_is_one_sentence(

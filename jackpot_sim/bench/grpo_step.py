@@ -112,7 +112,7 @@ def weigh(correction: Correction, way: WayToZ | None, rollouts: Rollouts, policy
     pair = correction.weights(
         log_ratio, overlap, log_reference_ratio=rollouts.reference_log_probs - target if to_new else None
     )
-    return kept(pair, uniforms)
+    return kept(pair, uniforms)[1]
 
 
 def _overlap(way: WayToZ, lam: float, rollouts: Rollouts, policy: ModelPass, accept: Array, uniforms: Array) -> Array:

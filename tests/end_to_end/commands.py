@@ -20,7 +20,7 @@ def start(*options: str | Path, module: str = "jackpot_sim.sweep") -> subprocess
         [sys.executable, "-m", module, *map(str, options)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        text=True,
+        encoding="utf-8",
         env=ENVIRONMENT,
         start_new_session=True,
         # A suite that was started in the background ignores SIGINT, and so would what it starts.
