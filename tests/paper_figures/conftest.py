@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from matplotlib.figure import Figure
 
-from paper_figures import figure2, noise_family, unification
+from paper_figures import figure2, noise_family, style, unification
 
 MAINS = {"figure2": figure2.main, "unification": unification.main, "noise_family": noise_family.main}
 
@@ -21,6 +22,20 @@ class Drawn(NamedTuple):
     err: str
     records: Path
     files: Path
+
+
+@pytest.fixture
+def sketched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are laid out and drawn, with all that can go wrong then, but neither rendered nor written.
+
+    For tests of what figures say: that each is written as PDF and PNG is tested where its own records are drawn.
+    """
+
+    def save(figure: Figure, folder: Path, name: str) -> list[Path]:
+        figure.draw_without_rendering()
+        return [folder / f"{name}.{kind}" for kind in ("pdf", "png")]
+
+    monkeypatch.setattr(style, "save", save)
 
 
 @pytest.fixture(scope="session")

@@ -53,6 +53,8 @@ def test_what_ships_is_the_figures_study_and_is_drawn(name: str, tmp_path: Path,
         setting: set(methods) for setting, methods in asked.items()
     }
     assert FIGURES[name](["--out", str(tmp_path)]) in (0, 1)
+    assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / f"{name}.pdf").read_bytes().startswith(b"%PDF")
     assert "\nVERDICT: " in capsys.readouterr().out
 
 
