@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import io
-import os
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import chdir, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import NamedTuple
 
@@ -41,16 +40,11 @@ def sketched(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Drawn]:
     """Each figure made with no options at all."""
-    place = tmp_path_factory.mktemp("figures")
-    before = Path.cwd()
-    found = {}
-    os.chdir(place)
-    try:
+    place, found = tmp_path_factory.mktemp("figures"), {}
+    with chdir(place):
         for name, main in MAINS.items():
             out, err = io.StringIO(), io.StringIO()
             with redirect_stdout(out), redirect_stderr(err):
                 code = main([])
             found[name] = Drawn(code, out.getvalue(), err.getvalue(), place / "runs/figures" / name, place / "figures")
-    finally:
-        os.chdir(before)
     return found

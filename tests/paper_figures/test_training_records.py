@@ -82,6 +82,7 @@ def test_what_does_not_ship_is_refused_in_one_sentence(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.usefixtures("sketched")
 def test_what_ships_is_read_by_default(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:
@@ -154,6 +155,7 @@ def test_quick_without_torch_says_what_it_needs(monkeypatch: pytest.MonkeyPatch,
     assert "needs torch" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("sketched")
 def test_quick_trains_the_short_version_once_and_decides_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:
