@@ -359,7 +359,7 @@ def test_batches_of_two_have_the_mean_of_all_pairs(correction: Correction, rule:
         for factor, row, weights in zip(factors, pair, rule([logs[i] for i in pair]), strict=True):
             factor[row] = weights
             seen |= set(weights)
-            expected += chance / 2 * case.summed(each, np.ones(count))
+            expected += chance / 2 * case.summed(factor, np.ones(count))
     assert_near(found, -expected, EXACT)
     assert len(seen) > 2  # ties among them
 
