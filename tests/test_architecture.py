@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.cases import each
+
 ROOT = Path(__file__).parent.parent
 
 CORE, ESTIMATORS, ENVIRONMENTS = "jackpot_sim.core", "jackpot_sim.estimators", "jackpot_sim.environments"
@@ -78,7 +80,7 @@ def forbidden(tree: ast.AST, module: str, is_package: bool = False) -> list[str]
     ]
 
 
-@pytest.mark.parametrize("path", FILES, ids=name_of)
+@each("path", FILES)
 def test_imports_point_one_way(path: Path) -> None:
     assert forbidden(ast.parse(path.read_text()), name_of(path), path.name == "__init__.py") == []
 
@@ -134,7 +136,7 @@ def heavy_imports(tree: ast.AST) -> list[str]:
     return [name for name in names if name.split(".")[0] in HEAVY]
 
 
-@pytest.mark.parametrize("path", FILES, ids=name_of)
+@each("path", FILES)
 def test_nothing_heavy_is_imported_with_a_module(path: Path) -> None:
     assert heavy_imports(ast.parse(path.read_text())) == []
 

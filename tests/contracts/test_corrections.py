@@ -25,6 +25,7 @@ from jackpot_sim.estimators.batch import BatchNormalized
 from jackpot_sim.estimators.combined import Combined
 from jackpot_sim.estimators.rao_blackwell import RaoBlackwell, rao_blackwell
 from jackpot_sim.estimators.sequence import SequenceCorrection
+from tests.cases import each, every, rotating
 from tests.conftest import ToLibrary
 from tests.estimators import brute
 from tests.estimators.brute import CELLS, Cell
@@ -89,12 +90,7 @@ EXTREME = [
 
 
 def _with_forms(corrections: list[Correction]) -> list[Any]:
-    named = [(repr(c), c) for c in corrections]
-    return [
-        pytest.param(form, id=identifier)
-        for text, c in named
-        for identifier, form in ((text, c), (f"RB({text})", rao_blackwell(c)))
-    ]
+    return [form for c in corrections for form in (c, rao_blackwell(c))]
 
 
 def is_token_level(correction: Correction) -> bool:
@@ -103,14 +99,14 @@ def is_token_level(correction: Correction) -> bool:
 
 
 CASES = _with_forms(DEFAULTS + MODERATE + EXTREME)
-TOKEN_CASES = [case for case in CASES if is_token_level(case.values[0])]
-SEQUENCE_CASES = [case for case in CASES if not is_token_level(case.values[0])]
-SAMPLED_CASES = [case for case in _with_forms(DEFAULTS + MODERATE) if is_token_level(case.values[0])]
-every_case = pytest.mark.parametrize("correction", CASES)
-every_token_case = pytest.mark.parametrize("correction", TOKEN_CASES)
-every_sequence_case = pytest.mark.parametrize("correction", SEQUENCE_CASES)
-every_name = pytest.mark.parametrize("name", estimators.names())
-every_denominator = pytest.mark.parametrize("denominator", list(moments.Denominator))
+TOKEN_CASES = [case for case in CASES if is_token_level(case)]
+SEQUENCE_CASES = [case for case in CASES if not is_token_level(case)]
+SAMPLED_CASES = [case for case in _with_forms(DEFAULTS + MODERATE) if is_token_level(case)]
+DENOMINATORS = list(moments.Denominator)
+every_case = each("correction", CASES)
+every_token_case = each("correction", TOKEN_CASES)
+every_sequence_case = each("correction", SEQUENCE_CASES)
+every_name = each("name", estimators.names())
 
 
 def weigh(correction: Correction, log_ratio: Any, overlap: Any = OVERLAP) -> base.TokenWeights:
@@ -134,8 +130,7 @@ def draws(shape: tuple[int, ...] = (5, 40), seed: int = 3, scale: float = 1.0) -
 # ------------------------------------------------------------------- the pair
 
 
-@every_case
-@pytest.mark.parametrize("scale", [1e-3, 1.0, 30.0, 150.0])
+@each("correction, scale", every(CASES, [1e-3, 1.0, 30.0, 150.0]))
 def test_accept_is_a_probability_and_weights_are_finite(correction: Correction, scale: float) -> None:
     log_ratio = np.clip(draws(scale=scale), -700, 700)
     if not is_token_level(correction):
@@ -147,8 +142,7 @@ def test_accept_is_a_probability_and_weights_are_finite(correction: Correction, 
     assert np.all((weight >= 0) & np.isfinite(weight))
 
 
-@every_token_case
-@pytest.mark.parametrize("shape", [(), (4,), (2, 3), (2, 3, 4), (0, 3)])
+@each("correction, shape", every(TOKEN_CASES, [(), (4,), (2, 3), (2, 3, 4), (0, 3)]))
 def test_shape_is_that_of_the_log_ratio(correction: Correction, shape: tuple[int, ...]) -> None:
     accept, weight = weigh(correction, np.full(shape, 0.1))
     assert accept.shape == weight.shape == shape
@@ -210,8 +204,7 @@ def test_every_library_gives_the_same(correction: Correction, xp: ToLibrary) -> 
     np.testing.assert_allclose(to_numpy(found.weight), expected.weight, rtol=tolerance)
 
 
-@every_case
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@each("correction, dtype", every(CASES, ["float32", "bfloat16"]))
 def test_half_and_single_precision(correction: Correction, dtype: str) -> None:
     log_ratio = torch.as_tensor(draws(scale=2.0)).to(getattr(torch, dtype))
     expected = weigh(correction, log_ratio.double().numpy())
@@ -223,8 +216,7 @@ def test_half_and_single_precision(correction: Correction, dtype: str) -> None:
     np.testing.assert_allclose(found.weight.numpy(), expected.weight, rtol=2e-5)
 
 
-@every_case
-@pytest.mark.parametrize("overlap", [0.0, 1e-300, OVERLAP, 1.3])
+@each("correction, overlap", every(CASES, [0.0, 1e-300, OVERLAP, 1.3]))
 def test_limits_of_the_ratio(correction: Correction, overlap: float) -> None:
     extremes = np.array([-INF, -1e4, -750.0, 750.0, 1e4, INF])
     accept, weight = weigh(correction, extremes, overlap)
@@ -376,7 +368,7 @@ def test_a_token_at_the_band_edge_is_kept(correction: Correction) -> None:
             np.testing.assert_array_equal(accept, [1.0, 0.0])
 
 
-@pytest.mark.parametrize("bound", [1e-6, 0.02, 1.0, 60.0, 699.0, 701.0, 1e4])
+@each("bound", [1e-6, 0.02, 1.0, 60.0, 699.0, 701.0, 1e4])
 def test_the_k3_band_ends_where_k3_is_the_bound(bound: float) -> None:
     low, high = (np.longdouble(edge) for edge in estimators.get("mask-k3", bound=bound)._bounds())  # type: ignore[attr-defined]
     assert low < 0 < high
@@ -396,8 +388,7 @@ def evaluate(pieces: tuple[base.Piece, ...], log_ratio: Any) -> tuple[Any, Any]:
     return tuple(np.array(found).T)
 
 
-@every_token_case
-@pytest.mark.parametrize("overlap", [0.05, OVERLAP])
+@each("correction, overlap", every(TOKEN_CASES, [0.05, OVERLAP]))
 def test_pieces_are_the_weights(correction: Correction, overlap: float) -> None:
     z = None if correction.overlap_lam is None else np.float64(overlap)
     pieces = correction.pieces(z)
@@ -424,7 +415,7 @@ def test_what_is_not_piecewise_says_so() -> None:
 # ---------------------------------------------------------------- Rao-Blackwell
 
 
-@pytest.mark.parametrize("correction", [case for case in CASES if not isinstance(case.values[0], RaoBlackwell)])
+@each("correction", [case for case in CASES if not isinstance(case, RaoBlackwell)])
 def test_rao_blackwell_has_the_same_mean(correction: Correction) -> None:
     log_ratio = draws(scale=3.0)
     accept, weight = weigh(correction, log_ratio)
@@ -433,7 +424,7 @@ def test_rao_blackwell_has_the_same_mean(correction: Correction) -> None:
     np.testing.assert_allclose(smooth.weight, accept * weight, rtol=1e-15)
 
 
-@pytest.mark.parametrize("smooth", [False, True])
+@each("smooth", [False, True])
 def test_the_target_p_new_multiplies_the_weight_by_f2(smooth: bool) -> None:
     # By hand: F2 = min(p_ref/p_new, c2) with ratios 1/4, 2, 8 and c2 = 3; Z = 0.8, λ = 1, r = 1, c1 = 2.
     plain = estimators.get("jackpot", c2=3.0)
@@ -457,9 +448,7 @@ def exact(correction: Correction, cell: Cell, denominator: str) -> dict[str, Any
     return dataclasses.asdict(found) | {"bias_sq": found.bias**2}
 
 
-@every_denominator
-@pytest.mark.parametrize("cell", CELLS)
-@every_token_case
+@each("correction, cell, denominator", every(TOKEN_CASES, CELLS, DENOMINATORS))
 def test_moments_are_those_of_brute_force(correction: Correction, cell: str, denominator: str) -> None:
     found = exact(correction, CELLS[cell], denominator)
     lam = correction.overlap_lam
@@ -467,9 +456,10 @@ def test_moments_are_those_of_brute_force(correction: Correction, cell: str, den
         np.testing.assert_allclose(found[name], expected, rtol=1e-9, atol=1e-11, err_msg=name)
 
 
-@every_denominator
-@pytest.mark.parametrize("cell", ["three states", "an actor that cannot reach the policy"])
-@pytest.mark.parametrize("correction", SAMPLED_CASES)
+@each(
+    "correction, cell, denominator",
+    rotating(SAMPLED_CASES, ["three states", "an actor that cannot reach the policy"], DENOMINATORS),
+)
 def test_monte_carlo_agrees_within_its_standard_error(correction: Correction, cell: str, denominator: str) -> None:
     found = exact(correction, CELLS[cell], denominator)
     generator = np.random.default_rng(zlib.crc32(f"{correction}{cell}{denominator}".encode()))
@@ -519,8 +509,8 @@ def test_a_wrong_parameter_is_named(name: str) -> None:
                     estimators.get(name, **{parameter: value})
 
 
-@pytest.mark.parametrize(
-    ("name", "parameters"),
+@each(
+    "name, parameters",
     [
         ("tis", {"clip": 0.0}),
         ("obrs", {"lam": 0.0}),

@@ -15,6 +15,7 @@ from scipy.optimize import brentq
 from jackpot_sim.core import backend, budget
 from jackpot_sim.core.backend import to_numpy
 from jackpot_sim.core.budget import solve_lam
+from tests.cases import each, every
 from tests.conftest import ToLibrary
 from tests.core.laws import Law, Pair, law_pairs, normalised, of_probabilities
 
@@ -77,8 +78,7 @@ def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ite
 # ---------------------------------------------------------------- exactness
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("vocab", [2, 7, 64, 300])
+@each("vocab, kind", every([2, 7, 64, 300], KINDS))
 def test_per_state_is_the_root_that_bisection_finds(kind: str, vocab: int, path: str) -> None:
     pair = random_pair((3, vocab), kind, seed=vocab)
     for share in BUDGETS:
@@ -91,8 +91,7 @@ def test_per_state_is_the_root_that_bisection_finds(kind: str, vocab: int, path:
             assert found == pytest.approx(expected, rel=max(1e-11, 1e-13 / (1 - share))), (share, found, expected)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("shape", [(5, 7), (3, 100), (2, 3, 20)])
+@each("shape, kind", every([(5, 7), (3, 100), (2, 3, 20)], KINDS))
 def test_one_lam_for_a_batch_is_the_root_of_the_mean(kind: str, shape: tuple[int, ...], path: str) -> None:
     pair = random_pair(shape, kind, seed=1)
     attainable = float(np.mean(np.sum(np.where(np.isfinite(pair.policy), pair.q, 0), axis=-1)))
@@ -103,9 +102,7 @@ def test_one_lam_for_a_batch_is_the_root_of_the_mean(kind: str, shape: tuple[int
         assert float(lam) == pytest.approx(by_bisection(pair, share * attainable), rel=max(1e-11, 1e-13 / (1 - share)))
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("rate", [1e-12, 0.3, 0.8, "close"])
-@pytest.mark.parametrize("per_state", [True, False])
+@each("per_state, rate, kind", every([True, False], [1e-12, 0.3, 0.8, "close"], KINDS))
 def test_exact_over_a_full_vocabulary(kind: str, rate: Any, per_state: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(budget, "_STORED", 200_000)  # one state is kept, two are read again
     pair = random_pair((2, 151_936), kind)
@@ -161,7 +158,7 @@ def test_budgets_of_their_own() -> None:
     assert solve_lam(pair.policy[0, 0], pair.actor[0, 0], 0.5).shape == ()
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@each("kind", KINDS)
 def test_a_batch_of_one_state_is_that_state(kind: str, path: str) -> None:
     pair = random_pair((1, 200), kind)
     attainable = Pair(pair.policy[0], pair.actor[0]).attainable
@@ -170,9 +167,7 @@ def test_a_batch_of_one_state_is_that_state(kind: str, path: str) -> None:
         assert float(together) == pytest.approx(float(solve_lam(*pair, share * attainable)[0]), rel=1e-12)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("per_state", [True, False])
-@pytest.mark.parametrize("stored", [0, 8, 1000])
+@each("stored, per_state, kind", every([0, 8, 1000], [True, False], KINDS))
 def test_tiles_agree_with_the_whole(kind: str, per_state: bool, stored: int, monkeypatch: pytest.MonkeyPatch) -> None:
     pair = random_pair((4, 150), kind)
     whole = [solve_lam(*pair, rate, per_state=per_state) for rate in (1e-12, 0.2, 0.5)]
@@ -204,8 +199,7 @@ def test_a_batch_holds_no_more_tokens_than_it_may(monkeypatch: pytest.MonkeyPatc
     assert max(held) <= 100
 
 
-@pytest.mark.parametrize("per_state", [True, False])
-@pytest.mark.parametrize("kind", KINDS)
+@each("kind, per_state", every(KINDS, [True, False]))
 def test_libraries_agree(xp: ToLibrary, kind: str, per_state: bool, path: str) -> None:
     pair = random_pair((3, 120), kind)
     for rate in (0.2, 0.6):
@@ -220,8 +214,7 @@ def test_libraries_agree(xp: ToLibrary, kind: str, per_state: bool, path: str) -
         solve_lam(*holed, 0.95, per_state=per_state)
 
 
-@pytest.mark.parametrize("per_state", [True, False])
-@pytest.mark.parametrize("kind", KINDS)
+@each("kind, per_state", every(KINDS, [True, False]))
 def test_single_precision(kind: str, per_state: bool, path: str) -> None:
     torch = pytest.importorskip("torch")
     pair = random_pair((3, 120), kind)
@@ -260,7 +253,7 @@ def test_on_the_device(per_state: bool) -> None:
 # ------------------------------------------------------------------- edges
 
 
-@pytest.mark.parametrize("per_state", [True, False])
+@each("per_state", [True, False])
 def test_the_maximum_and_what_lies_beside_it(per_state: bool, path: str) -> None:
     pair = Pair(*(np.stack([np.tile(x - math.log(12), 12)] * 2) for x in HOLED))  # 60 tokens: more than a tile
     for rate in (0.9, 0.9 + 5e-13, 0.9 - 5e-13):
@@ -283,15 +276,14 @@ def test_the_error_names_the_state_that_cannot() -> None:
         solve_lam(policy, actor, 0.7, per_state=False)
 
 
-@pytest.mark.parametrize("per_state", [True, False])
+@each("per_state", [True, False])
 def test_disjoint_supports(per_state: bool, path: str) -> None:
     policy, actor = (np.tile(of_probabilities(*x), (2, 1)) for x in ((0.5, 0.5, 0.0, 0.0), (0.0, 0.0, 0.5, 0.5)))
     with pytest.raises(ValueError, match="share no token"):
         solve_lam(policy, actor, 0.5, per_state=per_state)
 
 
-@pytest.mark.parametrize("per_state", [True, False])
-@pytest.mark.parametrize("vocab", [1, 2, 100])
+@each("vocab, per_state", every([1, 2, 100], [True, False]))
 def test_equal_laws(vocab: int, per_state: bool, path: str) -> None:
     law = random_pair((2, vocab)).policy
     for rate in (1e-12, 0.25, 0.5, 1 - 1e-9):
@@ -299,7 +291,7 @@ def test_equal_laws(vocab: int, per_state: bool, path: str) -> None:
     np.testing.assert_allclose(solve_lam(law, law, 1.0, per_state=per_state), 1.0, rtol=1e-12)
 
 
-@pytest.mark.parametrize("per_state", [True, False])
+@each("per_state", [True, False])
 def test_a_law_that_misses_one_is_solved_as_it_is(per_state: bool, path: str) -> None:
     """Within the tolerance of the checks λ may exceed 1/ā, and Z is still met."""
     pair = random_pair((2, 100))
@@ -317,8 +309,7 @@ EXTREME: dict[str, tuple[Law, Law]] = {
 }
 
 
-@pytest.mark.parametrize("name", EXTREME)
-@pytest.mark.parametrize("per_state", [True, False])
+@each("per_state, name", every([True, False], EXTREME))
 def test_extreme_laws_end_in_the_budget(name: str, per_state: bool, path: str) -> None:
     pair = Pair(*(x[None, :] for x in EXTREME[name]))
     attainable = float(np.sum(np.where(np.exp(pair.policy) > 0, pair.q, 0)))
@@ -342,8 +333,7 @@ def bad_laws() -> dict[str, tuple[Law, str]]:
     return bad
 
 
-@pytest.mark.parametrize("name", bad_laws())
-@pytest.mark.parametrize("per_state", [True, False])
+@each("per_state, name", every([True, False], bad_laws()))
 def test_a_bad_law_is_refused_by_name(name: str, per_state: bool, path: str) -> None:
     good, (bad, message) = random_pair((2, 100)).policy, bad_laws()[name]
     for rate in (0.5, 1.0):

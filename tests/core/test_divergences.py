@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from jackpot_sim.core import divergences
 from jackpot_sim.core.backend import to_numpy
 from jackpot_sim.core.numerics import log_softmax
+from tests.cases import each, every
 from tests.conftest import ToLibrary
 from tests.core.laws import F_DIVERGENCES, Law, Pair, law_pairs, normalised, of_probabilities
 
@@ -132,7 +133,7 @@ def test_against_extended_precision(name: str, pair: Pair) -> None:
 # ------------------------------------------------------------------ backends
 
 
-@pytest.mark.parametrize("name", ALL)
+@each("name", ALL)
 def test_backends_agree(xp: ToLibrary, name: str) -> None:
     holed = Pair(np.stack([HOLED.policy, HOLED.actor]), np.stack([HOLED.actor, HOLED.policy]))
     for pair in (random_pair(3, (2, 3, 40)), random_pair(4, (7,), scale=1e-7), holed):
@@ -142,7 +143,7 @@ def test_backends_agree(xp: ToLibrary, name: str) -> None:
         np.testing.assert_allclose(to_numpy(result), expected, rtol=1e-12, atol=1e-28)
 
 
-@pytest.mark.parametrize("name", ALL)
+@each("name", ALL)
 def test_a_batch_is_its_states(name: str) -> None:
     pair = random_pair(5, (3, 2, 11))
     batch = ALL[name](pair.policy, pair.actor)
@@ -153,7 +154,7 @@ def test_a_batch_is_its_states(name: str) -> None:
 # ------------------------------------------------------------------- support
 
 
-@pytest.mark.parametrize("name", ALL)
+@each("name", ALL)
 def test_where_the_actor_lacks_a_token(xp: ToLibrary, name: str) -> None:
     p, q = of_probabilities(0.5, 0.5), of_probabilities(1.0, 0.0)
     value = float(ALL[name](xp(p), xp(q)))
@@ -173,7 +174,7 @@ def test_disjoint_supports_reach_the_upper_end(xp: ToLibrary, name: str, value: 
     assert float(ALL[name](p, q)) == pytest.approx(value, rel=1e-15)
 
 
-@pytest.mark.parametrize("name", ALL)
+@each("name", ALL)
 def test_tokens_of_neither_law_change_nothing(xp: ToLibrary, name: str) -> None:
     pair = random_pair(6, (9,))
     hole = np.full(3, -INF)
@@ -185,8 +186,7 @@ def test_tokens_of_neither_law_change_nothing(xp: ToLibrary, name: str) -> None:
 # ------------------------------------------------------------------ extremes
 
 
-@pytest.mark.parametrize("name", ALL)
-@pytest.mark.parametrize("scale", [1e-3, 1e-6, 1e-8])
+@each("scale, name", every([1e-3, 1e-6, 1e-8], ALL))
 def test_tiny_divergences_keep_their_digits(xp: ToLibrary, name: str, scale: float) -> None:
     pair = random_pair(7, (30,), scale)
     expected = float(REFERENCES[name](pair.p, pair.q))
@@ -195,7 +195,7 @@ def test_tiny_divergences_keep_their_digits(xp: ToLibrary, name: str, scale: flo
     assert float(ALL[name](xp(pair.policy), xp(pair.actor))) == pytest.approx(expected, rel=1e-13 + 1e-14 / scale)
 
 
-@pytest.mark.parametrize("alpha", [1 - 1e-7, 1 + 1e-7, 1.0])
+@each("alpha", [1 - 1e-7, 1 + 1e-7, 1.0])
 def test_renyi_is_continuous_at_one(alpha: float) -> None:
     for scale in (1e-6, 1e-2, 1.0, 4.0):
         pair = random_pair(8, (30,), scale)
@@ -218,7 +218,7 @@ def test_chi_square_overflows_to_inf_without_a_warning(xp: ToLibrary) -> None:
     assert float(divergences.renyi(p, q, 0.5)) == pytest.approx(800 - 2 * math.log(2), rel=1e-14)
 
 
-@pytest.mark.parametrize("name", ALL)
+@each("name", ALL)
 def test_float32(name: str) -> None:
     pair = random_pair(9, (5, 100))
     narrow = log_softmax(pair.policy.astype(np.float32)), log_softmax(pair.actor.astype(np.float32))
@@ -232,7 +232,7 @@ def test_float32(name: str) -> None:
     np.testing.assert_allclose(same, 0, atol=1e-7)
 
 
-@pytest.mark.parametrize("name", ALL)
+@each("name", ALL)
 def test_bfloat16_logits_are_computed_in_float32(name: str) -> None:
     torch = pytest.importorskip("torch")
     logits = torch.asarray(random_pair(10, (2, 20)).policy).to(torch.bfloat16)
@@ -245,7 +245,7 @@ def test_bfloat16_logits_are_computed_in_float32(name: str) -> None:
     assert ALL[name](certain, certain).dtype == torch.float32
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@each("dtype", [np.float32, np.float64])
 def test_a_large_vocabulary(dtype: type) -> None:
     pair = random_pair(11, (151_936,), 0.1)
     expected = float(F_DIVERGENCES["kl"](pair.p, pair.q))
@@ -256,7 +256,7 @@ def test_a_large_vocabulary(dtype: type) -> None:
 # ---------------------------------------------------------------- gradients
 
 
-@pytest.mark.parametrize("name", ALL)
+@each("name", ALL)
 def test_gradcheck(name: str) -> None:
     torch = pytest.importorskip("torch")
     rng = np.random.default_rng(12)
@@ -268,7 +268,7 @@ def test_gradcheck(name: str) -> None:
     assert torch.autograd.gradcheck(function, logits)
 
 
-@pytest.mark.parametrize("name", [name for name in ALL if name != "total_variation"])
+@each("name", [name for name in ALL if name != "total_variation"])
 def test_gradients_agree_with_the_textbook_form(name: str) -> None:
     """The terms that keep tiny divergences accurate add nothing to the gradient in the logits."""
     torch = pytest.importorskip("torch")
@@ -296,7 +296,7 @@ def test_gradients_agree_with_the_textbook_form(name: str) -> None:
         torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-11)
 
 
-@pytest.mark.parametrize("name", ALL)
+@each("name", ALL)
 def test_gradients_are_finite_with_holes(name: str) -> None:
     torch = pytest.importorskip("torch")
     cases = [HOLED]
@@ -324,7 +324,7 @@ def test_kl_gradient_with_holes_is_the_exact_one() -> None:
     np.testing.assert_allclose(logits.grad.numpy(), expected, rtol=1e-13, atol=1e-16)
 
 
-@pytest.mark.parametrize("name", ALL)
+@each("name", ALL)
 def test_gradients_vanish_at_equal_laws(name: str) -> None:
     torch = pytest.importorskip("torch")
     logits = torch.tensor([0.5, -1.0, 3.0, -INF], dtype=torch.float64, requires_grad=True)
@@ -383,7 +383,7 @@ def test_order_among_divergences(pair: Pair) -> None:
 # -------------------------------------------------------------------- errors
 
 
-@pytest.mark.parametrize("name", ALL)
+@each("name", ALL)
 def test_errors_name_the_argument(xp: ToLibrary, name: str) -> None:
     law: Law = of_probabilities(0.5, 0.5)
     for bad, words in (
@@ -401,7 +401,7 @@ def test_errors_name_the_argument(xp: ToLibrary, name: str) -> None:
         ALL[name](xp(np.zeros(2, dtype=np.int64)), xp(law))
 
 
-@pytest.mark.parametrize("alpha", [0.0, -1.0, INF, math.nan])
+@each("alpha", [0.0, -1.0, INF, math.nan])
 def test_renyi_refuses_other_orders(alpha: float) -> None:
     with pytest.raises(ValueError, match="alpha must be positive and finite"):
         divergences.renyi(HOLED.policy, HOLED.actor, alpha)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from jackpot_sim.core.backend import to_numpy
 from jackpot_sim.core.heads import ChunkedLaw, Head
+from tests.cases import each, every
 from tests.conftest import ToLibrary
 
 INF = math.inf
@@ -38,7 +39,7 @@ def test_by_hand(xp: ToLibrary) -> None:
     np.testing.assert_array_equal(to_numpy(head.logits(hidden[0, ...])), [2.0, 14.0, 6.0])
 
 
-@pytest.mark.parametrize("chunk", [None, 1, 7, 64, 1000])
+@each("chunk", [None, 1, 7, 64, 1000])
 def test_the_same_law_for_every_chunk(xp: ToLibrary, chunk: int | None) -> None:
     rng = np.random.default_rng(0)
     hidden, weight, bias = rng.normal(size=(2, 3, 5)), 3 * rng.normal(size=(200, 5)), rng.normal(size=200)
@@ -75,7 +76,7 @@ def test_any_logits(rows: list[list[float]], chunk: int) -> None:
         np.testing.assert_allclose(total, 1, rtol=1e-14)
 
 
-@pytest.mark.parametrize("last", [-1e5, -2.0, 1e5])
+@each("last", [-1e5, -2.0, 1e5])
 def test_whole_chunks_may_be_cut(xp: ToLibrary, last: float) -> None:
     """Nothing is summed before the last token, and nothing overflows when its peak is met."""
     head = Head(xp(np.zeros((6, 1))), bias=xp([-INF, -INF, -INF, -INF, -INF, last]))
@@ -93,7 +94,7 @@ def test_large_logits_keep_their_law_in_single_precision() -> None:
     np.testing.assert_allclose(law.log_probs(slice(None))[0], expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@each("dtype", ["float16", "bfloat16"])
 def test_half_precision_is_computed_in_single(dtype: str) -> None:
     torch = pytest.importorskip("torch")
     rng = np.random.default_rng(1)
@@ -131,8 +132,7 @@ def test_errors_name_the_argument(xp: ToLibrary) -> None:
         Head(weight).logits(xp(np.ones((1, 3))))
 
 
-@pytest.mark.parametrize("row", [[math.nan, 0.0, 0.0], [0.0, 0.0, math.nan], [0.0, INF, 0.0], [-INF, -INF, -INF]])
-@pytest.mark.parametrize("chunk", [1, 2, 3])
+@each("chunk, row", every([1, 2, 3], [[math.nan, 0.0, 0.0], [0.0, 0.0, math.nan], [0.0, INF, 0.0], [-INF, -INF, -INF]]))
 def test_what_is_no_law_is_refused(xp: ToLibrary, row: list[float], chunk: int) -> None:
     head = Head(xp(np.zeros((3, 2))), bias=xp(row))
     with pytest.raises(ValueError, match=r"a state holds NaN or \+inf, or nothing but -inf"):

@@ -15,6 +15,7 @@ from jackpot_sim.core import normalizer, obrs
 from jackpot_sim.core.backend import to_numpy
 from jackpot_sim.core.numerics import log_ratio, log_softmax
 from jackpot_sim.core.sampling import categorical
+from tests.cases import each
 from tests.conftest import ToLibrary
 from tests.core.laws import Law, Pair, law_pairs, normalised, of_probabilities
 
@@ -123,7 +124,7 @@ def test_ties_in_a_batch_with_holes(xp: ToLibrary) -> None:
         np.testing.assert_allclose(actual, expected, rtol=1e-13)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@each("seed", range(3))
 def test_zipf(seed: int) -> None:
     """Zipf(1.5), V = 50,000, k = 20, Gaussian log-noise 0.1: Z_k is about 0.835 Z and the upper end 1.005 Z."""
     zipf = -1.5 * np.log(np.arange(1, 50_001))
@@ -135,7 +136,7 @@ def test_zipf(seed: int) -> None:
     assert float(high) / z == pytest.approx(1.005, abs=0.003)
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@each("dtype", [np.float32, np.float64])
 def test_a_large_vocabulary(xp: ToLibrary, dtype: type) -> None:
     pair = random_pair(1, (151_936,), 0.2)
     kept, width = topk_by_sorting(pair, 50, 1.2)
@@ -327,7 +328,7 @@ P, Q = of_probabilities(0.5, 0.3, 0.2), of_probabilities(0.2, 0.3, 0.5)
 SPLITTERS: list[Callable[..., Any]] = [normalizer.topk, normalizer.bracket]
 
 
-@pytest.mark.parametrize("function", SPLITTERS)
+@each("function", SPLITTERS)
 def test_topk_errors_name_the_argument(xp: ToLibrary, function: Callable[..., Any]) -> None:
     p, q = xp(P), xp(Q)
     for k in (0, -3):

@@ -14,6 +14,7 @@ from jackpot_sim.core import divergences, obrs
 from jackpot_sim.core.backend import to_numpy
 from jackpot_sim.core.numerics import log_ratio, log_softmax
 from jackpot_sim.core.sampling import categorical
+from tests.cases import each
 from tests.conftest import ToLibrary
 from tests.core.laws import Pair, normalised, of_probabilities
 
@@ -80,7 +81,7 @@ FUNCTIONS: dict[str, Callable[[Any, Any, Any], Any]] = {
 }
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
+@each("name", FUNCTIONS)
 def test_backends_agree(xp: ToLibrary, name: str) -> None:
     holed = Pair(np.stack([HOLED.policy, HOLED.actor]), np.stack([HOLED.actor, HOLED.policy]))
     for pair in (random_pair(0, (2, 40)), holed):
@@ -169,7 +170,7 @@ def test_bfloat16_logits_are_computed_in_float32() -> None:
     assert obrs.accepted_log_probs(certain, certain, 2.0).dtype == torch.float32
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@each("dtype", [np.float32, np.float64])
 def test_a_large_vocabulary(dtype: type) -> None:
     pair = random_pair(7, (2, 151_936), 0.3)
     expected = np.sum(np.minimum(pair.q, pair.p / 1.5), axis=-1)
@@ -185,7 +186,7 @@ def test_a_large_vocabulary(dtype: type) -> None:
 # -------------------------------------------------------------------- errors
 
 
-@pytest.mark.parametrize("name", ["overlap", "accepted_log_probs", "solve_lam"])
+@each("name", ["overlap", "accepted_log_probs", "solve_lam"])
 def test_errors_name_the_argument(xp: ToLibrary, name: str) -> None:
     function: Callable[..., Any] = getattr(obrs, name)
     for bad, words in (([math.nan, 0.0, 0.0], "NaN"), ([0.0, 0.0, 0.0], "normalised"), ([], "vocabulary")):
@@ -202,7 +203,7 @@ def test_errors_name_the_argument(xp: ToLibrary, name: str) -> None:
         function(xp(np.zeros(3, dtype=np.int64)), xp(P), 0.5)
 
 
-@pytest.mark.parametrize("lam", [0.0, -1.0, math.nan, INF])
+@each("lam", [0.0, -1.0, math.nan, INF])
 def test_lam_is_positive(xp: ToLibrary, lam: float) -> None:
     p, q = xp(P), xp(Q)
     for call in (

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from jackpot_sim.core import obrs
 from jackpot_sim.core.numerics import log_ratio
+from tests.cases import each, every
 from tests.core.laws import (
     F_DIVERGENCES,
     Law,
@@ -347,8 +348,7 @@ def check_law(law: str, implementation: Any, pair: Pair) -> None:
     LAWS[law](implementation, pair)
 
 
-@pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("law", LAWS)
+@each("law, case", every(LAWS, CASES))
 def test_law_on_cases(law: str, case: str) -> None:
     check_law(law, OURS, CASES[case])
 
@@ -395,8 +395,7 @@ def test_divergences_fall_with_lam_on_a_large_vocabulary() -> None:
 
 
 @pytest.mark.nightly
-@pytest.mark.parametrize("law", LAWS)
-@pytest.mark.parametrize("seed", range(20))
+@each("law, seed", every(LAWS, range(20)))
 def test_law_on_long_laws(law: str, seed: int) -> None:
     vocab = int(np.random.default_rng(seed).integers(13, 120))
     check_law(law, OURS, _seeded(seed, vocab, [0.1, 1.0, 3.0, 10.0][seed % 4]))
@@ -468,9 +467,9 @@ def check_convex_solver_agrees(impl: Implementation, name: str, pair: Pair, budg
 SOLVER_CASES = [(seed, 3 + seed, budget) for seed, budget in enumerate((0.25, 0.5, 0.7, 0.8, 0.9, 0.97))]
 
 
-@pytest.mark.parametrize(("seed", "vocab", "budget"), SOLVER_CASES)
-@pytest.mark.parametrize("name", F_DIVERGENCES)
-def test_convex_solver_agrees(name: str, seed: int, vocab: int, budget: float) -> None:
+@each("name, case", every(F_DIVERGENCES, SOLVER_CASES))
+def test_convex_solver_agrees(name: str, case: tuple[int, int, float]) -> None:
+    seed, vocab, budget = case
     pytest.importorskip("cvxpy")
     check_convex_solver_agrees(OURS, name, _seeded(100 + seed, vocab, 0.8), budget)
 
@@ -651,7 +650,7 @@ REFUSALS = [
 ]
 
 
-@pytest.mark.parametrize(("law", "mutant"), REFUSALS)
+@each("law, mutant", REFUSALS)
 def test_law_refuses_a_broken_implementation(law: str, mutant: str) -> None:
     def on_all_cases() -> None:
         for pair in CASES.values():

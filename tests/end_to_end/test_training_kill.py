@@ -6,6 +6,7 @@ import os
 import random
 import signal
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -86,52 +87,32 @@ def assert_finished(root: Path, whole: Path) -> None:
 
 
 def test_kill_9_at_any_instant_is_made_good_by_the_same_command(config: Path, whole: Path, tmp_path: Path) -> None:
-    root, chance, arguments = tmp_path / "study", random.Random(5), [*options(config, tmp_path / "study"), "--executor"]
-    for done in (0, 3, 8, 14):
-        process = start(*arguments, "serial")
-        if done:
-            wait_until(lambda done=done: steps_done(root) >= done, process)  # type: ignore[misc]
-            time.sleep(chance.uniform(0, 0.06))  # a step and its checkpoint take about as long
-        else:
-            time.sleep(0.5)
+    """While models are made, after steps of each method, and while a checkpoint is written."""
+    root, models = tmp_path / "study", tmp_path / "models"
+    arguments = [*options(config, root), "--executor", "serial"]
+    arguments[arguments.index("--models") + 1] = str(models)
+
+    def killed(when: Callable[[], bool], delay: float = 0.0) -> None:
+        process = start(*arguments)
+        wait_until(when, process)
+        time.sleep(delay)
         kill_all(process)
         code, _, error = finish(process)
         assert (code, error) == (-signal.SIGKILL, ""), "it was to be killed while it ran"
         assert_all_is_whole(root)
-        before = steps_done(root)
-        assert before >= done
-    assert finish(start(*arguments, "serial"))[::2] == (0, "")
-    assert_finished(root, whole)
 
-
-def test_kill_9_while_a_checkpoint_is_written_leaves_the_one_before(config: Path, whole: Path, tmp_path: Path) -> None:
-    """The half of it that is there has another name, and is cleared away."""
-    root = tmp_path / "study"
-    folder = root / "runs" / RUNS[0]
-    process = start(*options(config, root), "--executor", "serial")
-    wait_until(lambda: len(list(folder.glob("checkpoint-*.pt"))) >= 1, process)
-    kill_all(process)
-    finish(process)
+    killed(lambda: bool(list(models.glob("*/policy"))))
+    killed(lambda: steps_done(root) >= 3, random.Random(5).uniform(0, 0.06))  # a step and its checkpoint take as long
+    killed(lambda: steps_done(root) >= 13)
+    # The half of a checkpoint has another name, and is cleared away; a half with its last name is passed over.
+    folder = root / "runs" / RUNS[-1]
     newest = sorted(folder.glob("checkpoint-*.pt"))[-1]
     half = newest.read_bytes()[: newest.stat().st_size // 2]
     (folder / ".checkpoint-000099.pt.tmp").write_bytes(half)
     (folder / ".policy.tmp").mkdir()
     (folder / "checkpoint-000098.pt").write_bytes(half)  # as a broken disk might
     assert checkpoints.newest(folder) is not None
-    assert finish(start(*options(config, root), "--executor", "serial"))[::2] == (0, "")
-    assert_finished(root, whole)
-
-
-def test_kill_9_while_models_are_made_is_made_good(config: Path, whole: Path, tmp_path: Path) -> None:
-    root, models = tmp_path / "study", tmp_path / "models"
-    arguments = [*options(config, root), "--executor", "serial"]
-    arguments[arguments.index("--models") + 1] = str(models)
-    for pattern in ("*", "*/policy"):
-        process = start(*arguments)
-        wait_until(lambda pattern=pattern: bool(list(models.glob(pattern))), process)  # type: ignore[misc]
-        kill_all(process)
-        finish(process)
-    assert finish(start(*arguments))[::2] == (0, "")
+    assert main(arguments) == 0
     assert_finished(root, whole)
 
 
@@ -151,7 +132,7 @@ def test_workers_that_are_killed_or_interrupted_lose_nothing(config: Path, whole
     kill_all(process, signal.SIGINT)
     assert finish(process) == (130, "", "training: interrupted; the same command goes on from the checkpoints\n")
     assert workers(process) == []
-    assert finish(start(*arguments))[::2] == (0, "")
+    assert main([*options(config, root), "--executor", "serial"]) == 0
     assert_finished(root, whole)
 
 

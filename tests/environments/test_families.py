@@ -22,6 +22,7 @@ from jackpot_sim.environments.recorded import ActorFile
 from jackpot_sim.environments.stale import Stale
 from jackpot_sim.environments.targets import RELATIVE_TOLERANCE
 from jackpot_sim.environments.truncated import Ranked, TopK, TopP
+from tests.cases import each
 
 SMALL = Dirichlet(vocab=40, states=8)
 
@@ -302,7 +303,7 @@ def test_truncation_violates_the_support(family: Mismatch) -> None:
     np.testing.assert_allclose(divergences.kl(pair.actor_log_probs, pair.policy_log_probs), -np.log(mass), rtol=1e-12)
 
 
-@pytest.mark.parametrize("p", [0.05, 0.3, 0.6, 0.61, 0.99])
+@each("p", [0.05, 0.3, 0.6, 0.61, 0.99])
 def test_nucleus_is_the_smallest_set_with_the_mass(p: float) -> None:
     pair = TopP(base=SMALL, p=p).build(0).pair
     for law, actor in zip(np.exp(pair.policy_log_probs), pair.actor_log_probs, strict=True):
@@ -415,7 +416,7 @@ def recorded(folder: Path, policy: Any, actor: Any, **given: Any) -> ActorFile:
     return ActorFile(base=LogitsFile(path=folder / "p.npy"), path=folder / "a.npy", **given)
 
 
-@pytest.mark.parametrize("share", [0.3, 0.999])
+@each("share", [0.3, 0.999])
 def test_actor_file_is_the_geometric_path(tmp_path: Path, share: float) -> None:
     p, a = np.random.default_rng(1).dirichlet(np.ones(6), size=(2, 5))
     pair = recorded(tmp_path, p, a.reshape(5, 1, 6), share=share).build(0).pair
@@ -480,7 +481,7 @@ def test_bad_actor_file_is_refused_by_name(tmp_path: Path) -> None:
             ActorFile(base=SMALL, path=tmp_path / name, share=1).build(0)
 
 
-@pytest.mark.parametrize("dtype", [np.float16, np.float64, np.int8])
+@each("dtype", [np.float16, np.float64, np.int8])
 def test_advantage_from_a_file(tmp_path: Path, dtype: Any) -> None:
     values = (3 * np.random.default_rng(0).standard_normal((8, 40))).astype(dtype)
     np.save(tmp_path / "a.npy", values)

@@ -16,6 +16,7 @@ from jackpot_sim.core import backend
 from jackpot_sim.core.backend import to_numpy
 from jackpot_sim.estimators import moments, statistics
 from jackpot_sim.estimators.moments import Denominator, StateStatistics
+from tests.cases import each, every
 from tests.conftest import ToLibrary
 from tests.core.laws import normalised, of_probabilities
 from tests.estimators.brute import CELLS, Cell
@@ -133,8 +134,7 @@ def _updates(cell: Cell, correction: Any, generator: np.random.Generator, replic
     return np.stack(sums, axis=1) / (kept / len(sums))[:, None, None]
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
-@pytest.mark.parametrize("name", ["obrs", "jackpot", "mis"])
+@each("name, seed", every(["obrs", "jackpot", "mis"], [1, 2, 3]))
 def test_accepted_is_the_ratio_estimator_over_the_batch(name: str, seed: int) -> None:
     cell = random_cell(states=3, vocab=4, seed=20, shift=1.0)
     replicates, n = 400, 1500
@@ -461,7 +461,7 @@ def test_per_state_fields_are_what_they_say() -> None:
     np.testing.assert_allclose(per_state.error_dot, per_state.estimate_dot - per_state.grad_norm_sq, rtol=1e-12)
 
 
-@pytest.mark.parametrize("name", [name for name in estimators.names() if not estimators.get(name).is_per_token])
+@each("name", [name for name in estimators.names() if not estimators.get(name).is_per_token])
 def test_whole_sequences_have_no_moments_at_a_single_token(name: str) -> None:
     with pytest.raises(ValueError, match="looks at whole sequences"):
         moments.exact(*CELLS["one state"], estimators.get(name))

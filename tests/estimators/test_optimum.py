@@ -14,6 +14,7 @@ from jackpot_sim import estimators
 from jackpot_sim.estimators import moments, optimum, path
 from jackpot_sim.estimators.optimum import with_parameter
 from jackpot_sim.estimators.rao_blackwell import RaoBlackwell, rao_blackwell
+from tests.cases import each, every, rotating
 from tests.core.laws import of_probabilities
 from tests.estimators.brute import CELLS, Cell
 from tests.estimators.cells import columns, random_cell
@@ -52,9 +53,7 @@ def mse(cell: Cell, correction: Any, parameter: str, n_samples: int, threshold: 
     return float(moments.exact(*cell, single, denominator=denominator, n_samples=n_samples).mse)
 
 
-@pytest.mark.parametrize("n_samples", [1, 8, 200, 100_000])
-@pytest.mark.parametrize("cell", CELLS_TRIED)
-@pytest.mark.parametrize("family", FAMILIES)
+@each("family, cell, n_samples", rotating(FAMILIES, CELLS_TRIED, [1, 8, 200, 100_000]))
 def test_never_worse_than_a_grid(family: str, cell: str, n_samples: int) -> None:
     correction, parameter = FAMILIES[family]
     laws = CELLS_TRIED[cell]
@@ -72,8 +71,7 @@ def test_never_worse_than_a_grid(family: str, cell: str, n_samples: int) -> None
         np.testing.assert_allclose(value[0], expected[name], rtol=1e-10, atol=1e-10, err_msg=name)
 
 
-@pytest.mark.parametrize("cell", ["three states", "an actor that cannot reach the policy"])
-@pytest.mark.parametrize("family", FAMILIES)
+@each("family, cell", every(FAMILIES, ["three states", "an actor that cannot reach the policy"]))
 def test_exact_within_its_piece(family: str, cell: str) -> None:
     correction, parameter = FAMILIES[family]
     laws = CELLS_TRIED[cell]
@@ -84,7 +82,10 @@ def test_exact_within_its_piece(family: str, cell: str) -> None:
 
     ends = [1e-6, *kinks(laws, correction, parameter), 1e6]
     minima = [(cost(end), end) for end in ends]  # a bounded search does not reach the ends of its interval
-    for low, high in itertools.pairwise(ends):
+    # Searched are the two outer intervals, which are wide, and those that are lowest within.
+    inner = [(np.geomspace(low, high, 7)[1:-1], low, high) for low, high in itertools.pairwise(ends)]
+    pieces = [(min(map(cost, points)), low, high) for points, low, high in inner]
+    for _, low, high in {pieces[0], pieces[-1], *sorted(pieces)[:3]}:
         inside = scipy.optimize.minimize_scalar(cost, bounds=(low, high), method="bounded", options={"xatol": 1e-10})
         minima.append((float(inside.fun), float(inside.x)))
     value, threshold = min(minima)
@@ -93,8 +94,7 @@ def test_exact_within_its_piece(family: str, cell: str) -> None:
     assert found.threshold == pytest.approx(threshold, rel=1e-5) or threshold > ends[-2]
 
 
-@pytest.mark.parametrize("cell", CELLS_TRIED)
-@pytest.mark.parametrize("family", FAMILIES)
+@each("family, cell", every(FAMILIES, CELLS_TRIED))
 def test_every_quadratic_is_the_mse_on_its_interval(family: str, cell: str) -> None:
     # The winners are evaluated once more, which would hide a wrong coefficient in cells as small as these.
     correction, parameter = FAMILIES[family]
@@ -114,8 +114,7 @@ def test_every_quadratic_is_the_mse_on_its_interval(family: str, cell: str) -> N
                 assert costs[:, index] @ [1, x, x * x] == pytest.approx(cost, rel=1e-9, abs=1e-12 * scale)
 
 
-@pytest.mark.parametrize("rest", [1e-2, 1e-4, 1e-6, 1e-8, 1e-10])
-@pytest.mark.parametrize("family", FAMILIES)
+@each("family, rest", every(FAMILIES, [1e-2, 1e-4, 1e-6, 1e-8, 1e-10]))
 def test_near_certain_states_keep_their_digits(family: str, rest: float) -> None:
     # So many samples that the variance, 1/rest times ‖g‖², does not hide the bias.
     correction, parameter = FAMILIES[family]
@@ -149,7 +148,7 @@ def test_by_hand() -> None:
     assert optimum.best(*pair, estimators.get("tis"), n_samples=10**15).threshold == pytest.approx(3.0, rel=1e-9)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@each("family", FAMILIES)
 def test_few_samples_of_a_misleading_actor(family: str) -> None:
     # The large constant of A makes noise, and E_q[f] ≈ 100(q − p) points away from g = (0.35, −0.39, 0.04): with one
     # sample the best update is none at all, whose MSE is 1.
@@ -243,8 +242,7 @@ def test_errors_name_the_argument(correction: Any, options: dict[str, Any], mess
         optimum.best(*CELL, correction, **({"n_samples": 5} | options))
 
 
-@pytest.mark.parametrize("denominator", ["proposed", "accepted"])
-@pytest.mark.parametrize("name", ["tis", "obrs", "jackpot", "overlap-tis"])
+@each("name, denominator", every(["tis", "obrs", "jackpot", "overlap-tis"], ["proposed", "accepted"]))
 def test_there_must_be_something_to_choose(name: str, denominator: str) -> None:
     disjoint = of_probabilities(0.5, 0.5, 0, 0), of_probabilities(0, 0, 0.5, 0.5), np.array([1.0, 2.0, 3.0, -1.0])
     with pytest.raises(ValueError, match="policy and actor share no token"):

@@ -30,6 +30,7 @@ def test_draws_both_files_and_agrees(drawn: dict[str, Drawn], name: str) -> None
     assert made.out.rstrip().splitlines()[-1].startswith("VERDICT: ")
 
 
+@pytest.mark.usefixtures("sketched")
 def test_says_that_it_measures_and_the_second_time_does_not(
     drawn: dict[str, Drawn],
     tmp_path: Path,
@@ -145,6 +146,7 @@ def test_a_run_that_was_killed_is_finished(
     assert (tmp_path / "figures/figure2.png").read_bytes() == (drawn["figure2"].files / "figure2.png").read_bytes()
 
 
+@pytest.mark.usefixtures("sketched")
 def test_a_larger_run_may_be_given(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Other seeds, other numbers of states and more estimators are fine; two numbers of states are not."""
     asked = read_mapping(Path(figure2.__file__).parent / "configs" / "figure2.yaml")

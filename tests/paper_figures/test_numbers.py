@@ -40,6 +40,7 @@ def test_every_published_point_is_met(drawn: dict[str, Drawn]) -> None:
     assert "12 of 12" in drawn["figure2"].out
 
 
+@pytest.mark.usefixtures("sketched")
 @pytest.mark.parametrize(("column", "factor"), [("acceptance", 0.997), ("kl_after", 1.2)])
 def test_a_paper_that_said_otherwise_is_found_out(
     drawn: dict[str, Drawn],

@@ -47,6 +47,7 @@ def draw(given: Path, out: Path) -> int:
     return overhead.main(["--records", str(given), "--out", str(out)])
 
 
+@pytest.mark.usefixtures("sketched")
 @pytest.mark.parametrize(("ours", "code", "told"), [(0.5, 0, "agrees with"), (3.5, 1, "DOES NOT agree with")])
 def test_the_verdict_follows_the_share(tmp_path: Path, capsys: Captured, ours: float, code: int, told: str) -> None:
     given = write(tmp_path / "records", found(), found(vocabulary=4096, ours=ours), found(device="cuda"))
@@ -61,8 +62,6 @@ def test_the_verdict_follows_the_share(tmp_path: Path, capsys: Captured, ours: f
     assert "at rollout takes 6 %" in verdict
     assert "…" not in shown
     assert shown.count("cpu-30m (cuda)") == 5
-    assert (tmp_path / "overhead.png").read_bytes().startswith(b"\x89PNG")
-    assert (tmp_path / "overhead.pdf").read_bytes().startswith(b"%PDF")
 
 
 def test_the_claim_is_the_papers() -> None:
@@ -82,6 +81,8 @@ def test_what_ships_with_it_is_drawn(tmp_path: Path, capsys: Captured) -> None:
     """The measured records are of the model and the vocabularies that the text speaks of."""
     assert overhead.main(["--out", str(tmp_path)]) == 0
     assert "agrees with the paper's less than 3 %" in capsys.readouterr().out
+    assert (tmp_path / "overhead.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "overhead.pdf").read_bytes().startswith(b"%PDF")
     rows = overhead.load("overhead", None).rows
     assert {4096, 32_000, 151_936} <= set(rows.loc[rows["shape"] == "cpu-30m", "vocabulary"])
 

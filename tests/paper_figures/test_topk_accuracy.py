@@ -14,7 +14,7 @@ from paper_figures import records, topk_accuracy
 from paper_figures.topk_accuracy import SEPARATE, TRAINED, judge, law_of, load, main
 from tests.sweep.studies import run_serially
 
-LAWS = {"kind": "lm-like", "vocab": 2000, "states": 2048, "near_certain": 0.5}
+LAWS = {"kind": "lm-like", "vocab": 1000, "states": 1024, "near_certain": 0.5}
 STUDY: dict[str, Any] = {
     "env": {"kind": "logit-noise", "base": LAWS, "target_kl": [0.005, 0.02]},
     "estimators": ["none"],

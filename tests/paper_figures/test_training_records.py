@@ -54,6 +54,8 @@ def test_what_ships_is_the_figures_study_and_is_drawn(name: str, tmp_path: Path,
         setting: set(methods) for setting, methods in asked.items()
     }
     assert FIGURES[name](["--out", str(tmp_path)]) in (0, 1)
+    assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / f"{name}.pdf").read_bytes().startswith(b"%PDF")
     assert "\nVERDICT: " in capsys.readouterr().out
 
 
@@ -81,6 +83,7 @@ def test_what_does_not_ship_is_refused_in_one_sentence(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.usefixtures("sketched")
 def test_what_ships_is_read_by_default(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:
@@ -153,6 +156,7 @@ def test_quick_without_torch_says_what_it_needs(monkeypatch: pytest.MonkeyPatch,
     assert "needs torch" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("sketched")
 def test_quick_trains_the_short_version_once_and_decides_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:

@@ -31,6 +31,8 @@ from paper_figures.training_records import config, of_folder
 from paper_figures.training_statistics import per_run
 from tests.paper_figures.trained import Fate, Fates, made, write, write_study
 
+pytestmark = pytest.mark.usefixtures("sketched")
+
 Captured = pytest.CaptureFixture[str]
 
 EVERY = (figure1, table1, table2, table3, sizes, collapse_map, ablation, no_clipping, long_run, closed_loop)
@@ -61,8 +63,6 @@ def mapped(setting: str, method: str, seed: int, sign: float = 1.0) -> Fate:
 def drawn(module: ModuleType, tmp_path: Path, fates: Fates, **overrides: int) -> int:
     given = write(tmp_path / "records", module.NAME, fates, **overrides)
     code: int = module.main(["--records", str(given), "--out", str(tmp_path)])
-    assert (tmp_path / f"{module.NAME}.png").read_bytes().startswith(b"\x89PNG")
-    assert (tmp_path / f"{module.NAME}.pdf").read_bytes().startswith(b"%PDF")
     return code
 
 

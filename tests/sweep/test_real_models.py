@@ -19,6 +19,7 @@ from jackpot_sim.environments.realised_rollouts import RealisedRollouts
 from jackpot_sim.studies.errors import StudyError
 from jackpot_sim.sweep import records, spec
 from jackpot_sim.sweep.rows import DIVERGENCES
+from tests.cases import each
 from tests.environments.tiny_checkpoints import END, WORDS, hf
 from tests.sweep.studies import assert_same_run, run_serially
 
@@ -92,7 +93,7 @@ def assert_near(found: pd.Series, name: str, wanted: float) -> None:
     assert abs(found[name] - wanted) < 4 * found[f"{name}_se"], (name, found[name], wanted, found[f"{name}_se"])
 
 
-@pytest.mark.parametrize("name", DIVERGENCES)
+@each("name", DIVERGENCES)
 def test_divergences_are_those_of_every_sequence(finished: Path, exact: dict[str, Any], name: str) -> None:
     role = "policy" if name == "kl_policy_actor" else "actor"
     wanted = mean_over_states(

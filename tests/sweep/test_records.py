@@ -290,7 +290,12 @@ class FullDisk:
         monkeypatch.setattr(owner, step, failing)
 
 
-@pytest.mark.parametrize(("step", "nth"), [(s, n) for s, count in STEPS.items() for n in range(1, count + 1)])
+def places(count: int) -> list[int]:
+    """The first calls, which are not alike, one in the middle and the last."""
+    return sorted({1, 2, 3, count // 2 + 1, count} & {*range(1, count + 1)})
+
+
+@pytest.mark.parametrize(("step", "nth"), [(step, nth) for step, count in STEPS.items() for nth in places(count)])
 def test_a_full_disk_leaves_only_whole_files_and_the_next_run_finishes(
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, nth: int
 ) -> None:

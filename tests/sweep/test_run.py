@@ -58,10 +58,9 @@ class Watched(SerialExecutor):
 # --- what the records depend on ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_worker_processes_give_the_records_of_this_process(whole: Path, tmp_path: Path, workers: int) -> None:
-    with executors.opened(ExecutorKind.LOKY, workers) as pool:
-        run(STUDY, tmp_path / "run", pool, in_flight=2 * workers)
+def test_worker_processes_give_the_records_of_this_process(whole: Path, tmp_path: Path) -> None:
+    with executors.opened(ExecutorKind.LOKY, 2) as pool:
+        run(STUDY, tmp_path / "run", pool, in_flight=4)
     assert_same_run(tmp_path / "run", whole)
 
 
@@ -237,20 +236,29 @@ class Death:
         return act
 
 
+FEW = small(env=SMALL["env"][1], seeds=3)
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An uninterrupted run of three cells."""
+    return run_serially(FEW, tmp_path_factory.mktemp("run") / "few")
+
+
 @pytest.mark.parametrize("nth", range(1, 22))
 def test_a_run_killed_at_any_act_can_be_resumed(
-    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nth: int
+    few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nth: int
 ) -> None:
     root = tmp_path / "run"
     with monkeypatch.context() as patch:
         Death(patch, nth)
         with pytest.raises(Killed):
-            run(STUDY, root, SerialExecutor())
+            run(FEW, root, SerialExecutor())
     if shards(root):
         assert len(records.load(root)) == 6 * len(shards(root)), "what can be seen is whole"
         assert records.load(root, "states")["cell"].nunique() == len(shards(root))
-    run_serially(STUDY, root)
-    assert_same_run(root, whole)
+    run_serially(FEW, root)
+    assert_same_run(root, few)
 
 
 # --- folders that are not this study's --------------------------------------------------------------------

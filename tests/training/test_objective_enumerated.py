@@ -33,6 +33,7 @@ from jackpot_sim.training.measures import Means
 from jackpot_sim.training.objective import Proposed
 from jackpot_sim.training.passes import Sequences, model_pass
 from jackpot_sim.training.trainer import Trainer
+from tests.cases import each
 from tests.contracts.test_corrections import DEFAULTS, MODERATE
 from tests.estimators import brute
 
@@ -42,8 +43,8 @@ NEVER = 1e-300
 EXACT, STORED = 1e-9, 1e-6
 """Of the gradient's norm: what float64 keeps, and what a law stored in float32 does."""
 
-CORRECTIONS = [pytest.param(each, id=repr(each)) for each in DEFAULTS + MODERATE if not each.looks_at_batch]
-every_correction = pytest.mark.parametrize("correction", CORRECTIONS)
+CORRECTIONS = [correction for correction in DEFAULTS + MODERATE if not correction.looks_at_batch]
+every_correction = each("correction", CORRECTIONS)
 
 
 def moved(model: Any, generator: np.random.Generator, share: float) -> Any:
@@ -267,7 +268,7 @@ def test_without_a_correction_it_is_not(still: Case) -> None:
 
 
 def test_every_registered_correction_is_in_the_list() -> None:
-    tested = {param.values[0].name for param in CORRECTIONS}
+    tested = {correction.name for correction in CORRECTIONS}
     assert set(estimators.names()) - tested == {"m2po"}  # it looks at the batch: see below
 
 
@@ -356,10 +357,10 @@ def test_batches_of_two_have_the_mean_of_all_pairs(correction: Correction, rule:
         chance = float(case.chance[pair[0]] * case.chance[pair[1]])
         found += chance * case.gradient(smooth, rows=pair)
         factors = [[0.0] * len(row) for row in logs], [[0.0] * len(row) for row in logs]
-        for each, row, weights in zip(factors, pair, rule([logs[i] for i in pair]), strict=True):
-            each[row] = weights
+        for factor, row, weights in zip(factors, pair, rule([logs[i] for i in pair]), strict=True):
+            factor[row] = weights
             seen |= set(weights)
-            expected += chance / 2 * case.summed(each, np.ones(count))
+            expected += chance / 2 * case.summed(factor, np.ones(count))
     assert_near(found, -expected, EXACT)
     assert len(seen) > 2  # ties among them
 

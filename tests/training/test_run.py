@@ -57,8 +57,7 @@ def names(folder: Path) -> set[str]:
 # --- killed and resumed -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("every", [1, 2])
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(("mode", "every"), [*((mode, 1) for mode in MODES), ("stale", 2), ("joint", 2)])
 def test_a_run_that_is_killed_at_every_step_is_the_same(tmp_path: Path, models: Path, mode: str, every: int) -> None:
     run = run_of(MODES[mode], {"steps": 4, "checkpoint_every": every})
     whole = go(run, tmp_path / "whole", models)

@@ -120,10 +120,9 @@ def test_the_policies_differ() -> None:
     assert min(apart) > 1e-9  # float32 keys are that close
 
 
-@each_policy
-@pytest.mark.parametrize("rows", [1, 3, 5])
-def test_small_blocks_change_nothing(policy: CausalLM, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    tree = TREES[1]
+@pytest.mark.parametrize(("name", "rows"), [*zip(POLICIES, [1, 3, 5, 3, 5, 1], strict=True), ("window", 5)])
+def test_small_blocks_change_nothing(name: str, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    policy, tree = POLICIES[name], TREES[1]
     whole = policy.log_probs(PROMPTS, tree), policy.log_probs_along(PROMPTS[0], tree.sequences.token)
     uniforms = np.random.default_rng(0).random((20, tree.length))
     drawn = policy.draw(PROMPTS[0], uniforms, tree.end_token)
