@@ -259,7 +259,7 @@ def test_output_that_cannot_be_written_is_one_sentence() -> None:
     command = [sys.executable, "-m", "jackpot_sim.sweep", "--dry-run"]
     with Path("/dev/full").open("w") as full:
         found = subprocess.run(
-            command, stdout=full, stderr=subprocess.PIPE, encoding="utf-8", check=False, env=ENVIRONMENT
+            command, stdout=full, stderr=subprocess.PIPE, text=True, check=False, env=ENVIRONMENT
         )
     assert found.returncode == 2
     assert found.stderr.startswith("sweep: the system refuses: ")
@@ -281,6 +281,6 @@ HEAVY = ("torch", "transformers", "ray", "matplotlib", "plotly")
 def test_importing_pulls_in_nothing_heavy(module: str) -> None:
     code = f"import sys, {module}; print(*(name for name in {HEAVY} if name in sys.modules))"
     found = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True, env=ENVIRONMENT
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=ENVIRONMENT
     )
     assert (found.stdout.strip(), found.stderr) == ("", "")
