@@ -258,9 +258,7 @@ def test_errors_after_the_start_leave_one_sentence_on_stderr(here: Path, line: s
 def test_output_that_cannot_be_written_is_one_sentence() -> None:
     command = [sys.executable, "-m", "jackpot_sim.sweep", "--dry-run"]
     with Path("/dev/full").open("w") as full:
-        found = subprocess.run(
-            command, stdout=full, stderr=subprocess.PIPE, text=True, check=False, env=ENVIRONMENT
-        )
+        found = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False, env=ENVIRONMENT)
     assert found.returncode == 2
     assert found.stderr.startswith("sweep: the system refuses: ")
     assert found.stderr.count("\n") == 1
@@ -280,7 +278,5 @@ HEAVY = ("torch", "transformers", "ray", "matplotlib", "plotly")
 @pytest.mark.parametrize("module", ["jackpot_sim", "jackpot_sim.sweep", "jackpot_sim.sweep.cli"])
 def test_importing_pulls_in_nothing_heavy(module: str) -> None:
     code = f"import sys, {module}; print(*(name for name in {HEAVY} if name in sys.modules))"
-    found = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=ENVIRONMENT
-    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=ENVIRONMENT)
     assert (found.stdout.strip(), found.stderr) == ("", "")
