@@ -1,3 +1,3 @@
 """Simulation and analysis of actor-policy mismatch in RL for language models."""
 
-__version__ = "0.4.0"
+__version__ = "0.5.0"
