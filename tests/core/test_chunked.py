@@ -37,8 +37,9 @@ def by_hand(of: Models, lam: Any = 1.0) -> Any:
     return np.sum(np.minimum(actor, policy / np.asarray(lam)[..., None]), axis=-1)
 
 
-def chunked(of: Models, lam: Any = 1.0, chunk: int | None = None) -> Any:
-    return normalizer.chunked(of[0], of[2], Head(of[1]), Head(of[3]), lam, chunk=chunk)
+def chunked(of: Models, lam: Any = None, chunk: int | None = None) -> Any:
+    given = () if lam is None else (lam,)
+    return normalizer.chunked(of[0], of[2], Head(of[1]), Head(of[3]), *given, chunk=chunk)
 
 
 @pytest.mark.parametrize("chunk", [None, 1, 33, 100, 5000])

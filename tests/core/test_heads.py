@@ -37,6 +37,7 @@ def test_by_hand(xp: ToLibrary) -> None:
     np.testing.assert_array_equal(to_numpy(head.logits(hidden)), [[2.0, 14.0, 6.0], [0.0, -2.0, -4.0]])
     np.testing.assert_array_equal(to_numpy(head.logits(hidden, slice(1, 3))), [[14.0, 6.0], [-2.0, -4.0]])
     np.testing.assert_array_equal(to_numpy(head.logits(hidden[0, ...])), [2.0, 14.0, 6.0])
+    np.testing.assert_array_equal(to_numpy(head.logits(hidden[None, :, ...]))[0], to_numpy(head.logits(hidden)))
 
 
 @each("chunk", [None, 1, 7, 64, 1000])

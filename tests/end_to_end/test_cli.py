@@ -242,7 +242,6 @@ def test_the_command_prints_a_table_and_writes_parquet_that_pandas_reads(here: P
 @pytest.mark.parametrize(
     "line",
     [
-        "--config study.yaml --out /proc/nope --workers 2",
         "--config budget-unattainable.yaml --out run --workers 2",
         "--config study.yaml --out run --workers 1 --env.base.vocab 10000000000000",
     ],
@@ -275,8 +274,7 @@ def test_a_terminal_without_unicode_is_enough() -> None:
 HEAVY = ("torch", "transformers", "ray", "matplotlib", "plotly")
 
 
-@pytest.mark.parametrize("module", ["jackpot_sim", "jackpot_sim.sweep", "jackpot_sim.sweep.cli"])
-def test_importing_pulls_in_nothing_heavy(module: str) -> None:
-    code = f"import sys, {module}; print(*(name for name in {HEAVY} if name in sys.modules))"
+def test_importing_pulls_in_nothing_heavy() -> None:
+    code = f"import sys, jackpot_sim.sweep.cli; print(*(name for name in {HEAVY} if name in sys.modules))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=ENVIRONMENT)
     assert (found.stdout.strip(), found.stderr) == ("", "")

@@ -83,6 +83,7 @@ def test_an_end_outside_the_vocabulary_is_refused_when_configured() -> None:
 def test_a_short_context_is_refused() -> None:
     with pytest.raises(ValueError, match=r"prompt and new tokens together are 5, and the context is 4"):
         replace(QUICK, model=TinyQwen3(context=4))
+    assert replace(QUICK, model=TinyQwen3(context=5)).model == TinyQwen3(context=5)
 
 
 @pytest.mark.parametrize("name", ["torch", "transformers"])

@@ -47,6 +47,11 @@ def test_bisection_agrees_with_trying_all(value: float) -> None:
     assert target(value, curve).nearest_ordered(candidates) == target(value, curve).nearest(candidates)
 
 
+@pytest.mark.parametrize("value", [1.0, 2.0, 5.1, 7.9, 8.0, 8.4])
+def test_a_search_that_doubles_ends_at_the_nearest(value: float) -> None:
+    assert target(value, float).nearest_growing(100) == round(value)
+
+
 @pytest.mark.parametrize("value", [0.5, 99.5])
 def test_bisection_gives_the_attainable_range(value: float) -> None:
     with pytest.raises(ValueError, match="from 1 to 99"):

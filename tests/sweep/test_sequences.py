@@ -105,8 +105,8 @@ def test_shares_of_the_bias_belong_to_corrections_of_single_tokens(finished: Pat
     assert shares[~told].isna().all()
 
 
-def test_workers_change_nothing(finished: Path, tmp_path: Path) -> None:
-    with opened(ExecutorKind.LOKY, 2) as pool:
+def test_another_process_changes_nothing(finished: Path, tmp_path: Path) -> None:
+    with opened(ExecutorKind.LOKY, 1) as pool:
         run(study(), tmp_path / "loky", pool, in_flight=2)
     assert_same_run(tmp_path / "loky", finished)
 
