@@ -103,7 +103,7 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
             row |= {column: np.exp(mean.value), f"{column}_log_se": mean.se}
         out.append(row | {"least": of["ratio"].min(), "most": of["ratio"].max()})
     points = pd.DataFrame(out)
-    points["expected"] = 1 - gaussian.overlap(np.sqrt(2 * points["kl_policy_actor"].to_numpy()))
+    points["expected"] = gaussian.total_variation(np.sqrt(2 * points["kl_policy_actor"].to_numpy()))
     return points
 
 
@@ -170,7 +170,7 @@ def _draw_strip(axes: Axes, points: pd.DataFrame, paper: pd.DataFrame) -> None:
 
 def _draw_plane(axes: Axes, points: pd.DataFrame, paper: pd.DataFrame) -> None:
     kl = np.geomspace(1e-7, 3, 200)
-    axes.plot(kl, 1 - gaussian.overlap(np.sqrt(2 * kl)), **style.CLOSED_FORM)
+    axes.plot(kl, gaussian.total_variation(np.sqrt(2 * kl)), **style.CLOSED_FORM)
     for kind, rows in points.groupby("kind", sort=False):
         look = style.SOURCES[str(kind)]
         axes.errorbar(

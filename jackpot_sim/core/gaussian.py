@@ -14,7 +14,9 @@ import math
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import erf, log_ndtr, ndtr
+from scipy.special import erf, gammainc, log_ndtr, ndtr
+
+from jackpot_sim.core.numerics import exp_remainder
 
 SMALL_NOISE_KL_RATIO = 0.5 - 0.5 / math.pi
 """lim KL(p‖q̃) / KL(p‖q) as σ → 0."""
@@ -30,14 +32,23 @@ def overlap(sigma: ArrayLike) -> NDArray[np.float64]:
     return np.asarray(2 * ndtr(-_scale(sigma) / 2))
 
 
+def total_variation(sigma: ArrayLike) -> NDArray[np.float64]:
+    """TV(p, q) = 1 − Z(1) = erf(σ/√8), to its last digit also where Z is 1 but for rounding."""
+    return np.asarray(erf(_scale(sigma) / math.sqrt(8)))
+
+
 def kl_accepted(sigma: ArrayLike) -> NDArray[np.float64]:
     """KL(p‖q̃) at λ = 1, nats."""
     sigma = _scale(sigma)
     density = np.exp(-np.square(sigma) / 8) / math.sqrt(2 * math.pi)
-    # Z = 1 − erf(σ/√8): the log of a Z rounded near 1 would drown the σ² that is left of a small σ.
-    near_one = np.log1p(-erf(np.minimum(sigma, 1) / math.sqrt(8)))
-    log_z = np.where(sigma < 1, near_one, math.log(2) + log_ndtr(-sigma / 2))
-    return np.asarray(log_z + sigma * density + np.square(sigma) / 2 * ndtr(sigma / 2))
+    plain = math.log(2) + log_ndtr(-sigma / 2) + sigma * density + np.square(sigma) / 2 * ndtr(sigma / 2)
+    # For small σ with E = erf(σ/√8) = 1 − Z the terms of order σ cancel: σφ(σ/2) − E = −γ(3/2, σ²/8)/Γ(3/2), and
+    # log Z + E is the remainder of the exponential at log Z, with another sign.
+    small = np.minimum(sigma, 1)
+    missing = erf(small / math.sqrt(8))
+    cancelled = gammainc(1.5, np.square(small) / 8) + np.asarray(exp_remainder(np.asarray(np.log1p(-missing))))
+    near_one = np.square(small) / 4 * (1 + missing) - cancelled
+    return np.asarray(np.where(sigma < 1, near_one, plain))
 
 
 def _scale(sigma: ArrayLike) -> NDArray[np.float64]:

@@ -59,6 +59,31 @@ def mul_exp(x: Array, log_weight: Array) -> Array:
     return xp.where(endless, math.inf, xp.where(dead, 0.0, product))
 
 
+def exp_difference(log_first: Array, log_second: Array) -> Array:
+    """e^log_first − e^log_second, elementwise, for log-probabilities: near-equal ones keep their digits."""
+    xp = namespace(log_first, log_second)
+    ratio = log_ratio(log_first, log_second)
+    first_is_larger = ratio > 0
+    lacking = xp.expm1(xp.where(first_is_larger, -ratio, ratio))
+    larger = xp.exp(xp.where(first_is_larger, log_first, log_second))
+    return larger * xp.where(first_is_larger, -lacking, lacking)
+
+
+def exp_remainder(x: Array) -> Array:
+    """e^x − 1 − x ≥ 0, elementwise, which is x²/2 at small x and keeps its digits there; inf at ±inf."""
+    xp = namespace(x)
+    small, endless = xp.abs(x) < 0.125, x == math.inf
+    # With R = x·coth(x/2) − 2 = x²/6 − x⁴/360 + …, e^x − 1 is 2x/(2 − x + R): less x, nothing cancels.
+    inside = xp.where(small, x, 0.0)
+    square = inside * inside
+    even = square * (1 / 6 - square * (1 / 360 - square * (1 / 15120 - square / 604800)))
+    close = inside * (inside - even) / (2 - inside + even)
+    outside = xp.where(small | endless, 0.0, x)
+    # inf − inf would be nan, where e^x outgrows x.
+    plain = xp.where(endless, math.inf, xp.expm1(outside) - outside)
+    return xp.where(small, close, plain)
+
+
 def positive(value: Any, name: str, like: Array) -> Array:
     """`value` as an array like `like`, refused unless every entry is positive and finite."""
     xp = namespace(like)

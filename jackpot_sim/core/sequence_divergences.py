@@ -37,20 +37,21 @@ NAMES = (
 def exact(enumeration: Enumeration) -> dict[str, float]:
     """The figures `NAMES` of one prompt, from all its sequences.
 
-    chi_square is E_q[Σ_t r²]/E_q[length] − 1, chi_square_sequence Σ_y p(y)²/q(y) − 1.
+    chi_square is E_q[Σ_t r²]/E_q[length] − 1, chi_square_sequence Σ_y p(y)²/q(y) − 1, as Σ_y (p(y) − q(y))²/q(y):
+    where log-probs differ by s, their rounding by 1e-16 changes that by 1e-16/s of itself, as sums that miss 1
+    at one prefix do not cancel against those at another.
     """
     laws, sequences = enumeration.laws, enumeration.sequences
     p, q = (sequences.log_probs(table) for table in (laws.policy_log_probs, laws.actor_log_probs))
     visits = [occupancy(sequences, np.exp(each), laws.shape).sum(axis=-1) for each in (p, q)]
     lengths = [float(np.exp(each) @ sequences.lengths) for each in (p, q)]
-    with np.errstate(over="ignore"):
-        square = float(np.sum(np.exp(p + np.asarray(log_ratio(p, q)))))
+    square = float(divergences.chi_square_of_checked(p, _log_ratio(sequences, laws), q))
     at_policy, at_actor = (_at_prefixes(laws, where) for where in (_AT_POLICY, _AT_ACTOR))
     found = {name: _expect(visits[0], values) for name, values in at_policy.items()}
     found |= {name: _expect(visits[1], values) / lengths[1] for name, values in at_actor.items()}
     return found | {
         "kl_policy_actor": found["kl_sequence"] / lengths[0],
-        "chi_square_sequence": square - 1,
+        "chi_square_sequence": square,
         "mean_length": lengths[1],
     }
 
@@ -74,11 +75,11 @@ def _of_prompt(rollouts: Rollouts) -> dict[str, tuple[float, float]]:
     for name, values in _at_prefixes(laws, _AT_ACTOR).items():
         found[name] = ratio_of_means(per_sequence(actor.gather(values)), actor.lengths)
     with np.errstate(over="ignore"):
-        square = np.exp(2 * _log_ratio(actor, laws))
+        square = np.expm1(2 * _log_ratio(actor, laws))
     # The actor's own draws cannot show what it never writes; χ² is infinite where KL is, being at least e^KL − 1.
     unreachable = found["kl_sequence"][0] == math.inf
     mean, error = (math.inf, math.nan) if unreachable else ratio_of_means(square, ones)
-    return found | {"chi_square_sequence": (mean - 1, error), "mean_length": ratio_of_means(actor.lengths, ones)}
+    return found | {"chi_square_sequence": (mean, error), "mean_length": ratio_of_means(actor.lengths, ones)}
 
 
 _AT_POLICY: dict[str, Callable[..., Any]] = {"kl_sequence": divergences.kl}
@@ -96,9 +97,12 @@ def _expect(visits: Floats, values: Floats) -> float:
 
 
 def _log_ratio(sequences: Sequences, laws: SequenceLaws) -> Floats:
-    """log p(y) − log q(y) of sequences that the actor wrote, shape (n,)."""
-    p, q = (sequences.log_probs(table) for table in (laws.policy_log_probs, laws.actor_log_probs))
-    return p - q
+    """log p(y) − log q(y), shape (n,), summed from the log-ratios of tokens: sums of log-probs would cancel."""
+    table = np.asarray(log_ratio(laws.policy_log_probs, laws.actor_log_probs))
+    ratios = sequences.gather(table)
+    # What the policy cannot write has −inf, also where the actor cannot write it either.
+    lost = (ratios == -math.inf).any(axis=-1)
+    return np.where(lost, -math.inf, per_sequence(np.where(lost[:, None], 0.0, ratios)))
 
 
 def ratio_of_means(values: Floats, counts: Floats, stratum: Ints | None = None) -> tuple[float, float]:

@@ -17,8 +17,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from jackpot_sim.core.divergences import kl_of_checked
-from jackpot_sim.core.numerics import check_log_probs, check_same_shape
+from jackpot_sim.core.divergences import kl_to_measure
+from jackpot_sim.core.numerics import check_log_probs, check_same_shape, log_ratio
 
 Floats: TypeAlias = NDArray[np.float64]
 Ints: TypeAlias = NDArray[np.int64]
@@ -192,10 +192,14 @@ def kl_of_measures(first: Floats, second: Floats) -> float:
     """KL between two measures of any shape, each normalised first, nats.
 
     inf where the first has mass and the second has none, were it for underflow; nan where either has none
-    at all.
+    at all. Near-equal measures keep what digits they have: those known to 1e-16 of themselves that differ by s
+    of themselves have a KL known to 1e-16/s.
     """
     if not (first > 0).any() or not (second > 0).any():
         return math.nan
+    near = np.abs(first - second) < second / 2
     with np.errstate(divide="ignore"):
-        log_first, log_second = (np.log(each / each.sum()).reshape(-1) for each in (first, second))
-    return float(kl_of_checked(log_first, log_second))
+        log_first, log_second = (np.log(each / first.sum()) for each in (first, second))
+        apart = log_ratio(log_first, log_second)
+    ratio = np.where(near, np.log1p((first - second) / np.where(near, second, 1.0) * near), apart)
+    return float(kl_to_measure(*(each.reshape(-1) for each in (log_first, ratio, log_second))))

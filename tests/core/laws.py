@@ -59,6 +59,13 @@ def normalised(log_weights: Any) -> Law:
     return np.asarray(x - total, dtype=np.float64)
 
 
+def close_pair(scale: float, shape: tuple[int, ...] = (30,), seed: int = 0) -> Pair:
+    """Two laws whose log-probs differ by about `scale`; both of either sign, and likely tokens among rare ones."""
+    rng = np.random.default_rng(seed)
+    actor = 2 * rng.normal(size=shape)
+    return Pair(normalised(actor + scale * rng.normal(size=shape)), normalised(actor))
+
+
 def of_probabilities(*probabilities: float) -> Law:
     with np.errstate(divide="ignore"):
         return np.log(np.asarray(probabilities, dtype=np.float64))
