@@ -181,10 +181,8 @@ def _statistics(block: _Block, denominator: Denominator, batch_divisor: float | 
     gradient = policy_gradient(p, advantage)
     ratio = log_ratio(block.log_p, block.log_q)
     excess = xp.where(block.live, weighted_less_policy(block.q, p, accept * reachable, ratio), -p)
-    if denominator is Denominator.SELF_NORMALIZED:
-        divisor_less_one = _expect(excess) / _expect(p)
-    else:
-        divisor_less_one = divisor - 1.0
+    own = denominator is Denominator.SELF_NORMALIZED
+    divisor_less_one = _expect(excess) / _expect(p) if own else divisor - 1.0
     with np.errstate(divide="ignore", invalid="ignore"):
         error_law = over_divisor(law, excess, p, divisor[:, None], divisor_less_one[:, None])
         error = gradient_under(error_law, p, advantage)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from jackpot_sim import estimators
-from jackpot_sim.estimators import moments
+from jackpot_sim.estimators import moments, path
 from tests.conftest import ToLibrary
 from tests.core.laws import Pair, close_pair
 
@@ -93,3 +93,13 @@ def test_moments(xp: ToLibrary, name: str, denominator: str, scale: float) -> No
     found = moments.exact(*(xp(x) for x in (*pair, advantage)), RULES[name][0], denominator=denominator)
     for column, expected in reference(pair, advantage, name, denominator == "self_normalized").items():
         assert getattr(found, column) == pytest.approx(expected, rel=tolerance(name, scale), abs=1e-30), column
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("denominator", ["proposed", "self_normalized"])
+@pytest.mark.parametrize("name", RULES)
+def test_path(name: str, denominator: str, scale: float) -> None:
+    pair, advantage = close_pair(scale), advantages()
+    found = path.exact(*pair, advantage, RULES[name][0], denominator=denominator)
+    for column, expected in reference(pair, advantage, name, denominator == "self_normalized").items():
+        assert getattr(found, column)[0] == pytest.approx(expected, rel=tolerance(name, scale), abs=1e-30), column
