@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from jackpot_sim.core.backend import Array, floating, logsumexp, namespace, row_blocks, stop_gradient, to_numpy
-from jackpot_sim.core.divergences import kl_of_checked
+from jackpot_sim.core.backend import Array, floating, namespace, row_blocks, stop_gradient, to_numpy
+from jackpot_sim.core.divergences import kl_to_measure
 from jackpot_sim.core.numerics import check_pair, check_same_shape, log_ratio, overflow_to_inf
 from jackpot_sim.core.obrs import log_overlap_terms
 from jackpot_sim.core.policy_gradient import feature_norm_sq, gradient_under, policy_gradient
@@ -48,6 +48,11 @@ def exact(
 
     A token to which the actor gives less than the smallest normal number is never proposed here, though
     the KLs still count it.
+
+    Between near-equal laws, bias, direction_bias and the KLs keep the digits that the weights have: all of them
+    where a·w is 1 or r, as for none, is, masks, and obrs and tis at a threshold of 1. Where a·w is any other
+    number near 1 it is rounded to 1e-16, and of a bias or a log-ratio of s that is 1e-16/s. A bias takes the
+    log-probs as they are, and E[mw] for `self_normalized` over Σp where both are near 1.
 
     Args:
         policy_log_probs: log p, shape (..., vocab), nats.
@@ -174,8 +179,13 @@ def _statistics(block: _Block, denominator: Denominator, batch_divisor: float | 
     # Only a token that is never proposed has an infinite weight, and there it means nothing.
     reachable = xp.where(weight < math.inf, weight, 0.0)
     gradient = policy_gradient(p, advantage)
+    ratio = log_ratio(block.log_p, block.log_q)
+    excess = xp.where(block.live, weighted_less_policy(block.q, p, accept * reachable, ratio), -p)
+    own = denominator is Denominator.SELF_NORMALIZED
+    divisor_less_one = _expect(excess) / _expect(p) if own else divisor - 1.0
     with np.errstate(divide="ignore", invalid="ignore"):
-        error = gradient_under(law / divisor[:, None] - p, p, advantage)
+        error_law = over_divisor(law, excess, p, divisor[:, None], divisor_less_one[:, None])
+        error = gradient_under(error_law, p, advantage)
         estimate = gradient_under(law / divisor[:, None], p, advantage)
     feature_sq = feature_norm_sq(p, advantage)
     squared = law * xp.where(block.live, weight, 0.0)
@@ -196,8 +206,8 @@ def _statistics(block: _Block, denominator: Denominator, batch_divisor: float | 
         estimate_sq=_expect(estimate**2),
         estimate_dot=_expect(estimate * gradient),
         second_moment=_expect(squared * spread),
-        kl_accepted=kl_to_mass(block.log_p, block.log_q + log_mass(accept)),
-        kl_effective=kl_to_mass(block.log_p, block.log_q + log_mass(accept) + log_mass(reachable)),
+        kl_accepted=kl_to_weighted(block.log_p, block.log_q, accept),
+        kl_effective=kl_to_weighted(block.log_p, block.log_q, accept, reachable),
         **of_single_tokens(rate, _expect(estimate**2) * divisor**2),
     )
 
@@ -206,18 +216,42 @@ def _expect(terms: Array) -> Array:
     return namespace(terms).sum(terms, axis=-1)
 
 
-def kl_to_mass(log_p: Array, log_measure: Array) -> Array:
-    """KL(p‖m/Σm), in logs because a mass may be too small for its exponential; nan where nothing has mass.
+def weighted_less_policy(q: Array, p: Array, weight: Array, ratio: Array) -> Array:
+    """q·v − p, elementwise, for a finite weight v and ℓ = log p/q: near-equal laws keep their digits."""
+    xp = namespace(q, p)
+    near = xp.abs(ratio) < 1
+    small = xp.where(near, ratio, 0.0)
+    # A weight that is r but for its rounding leaves nothing, and one that is 1 leaves q − p.
+    close = xp.where(weight == xp.exp(small), 0.0, (weight - 1) - xp.expm1(small))
+    return xp.where(near, q * close, q * weight - p)
+
+
+def over_divisor(law: Array, excess: Array, p: Array, divisor: Array, divisor_less_one: Array) -> Array:
+    """law/D − p from law − p and, where it is small, D − 1."""
+    xp = namespace(law)
+    close = (excess - divisor_less_one * p) / divisor
+    return xp.where(xp.abs(divisor_less_one) < 0.5, close, law / divisor - p)
+
+
+def kl_to_weighted(log_p: Array, log_q: Array, *factors: Array) -> Array:
+    """KL(p‖q·v/Σqv) for a weight v ≥ 0, the product of `factors`, finite each; nan where nothing has mass.
 
     Args:
         log_p: shape (..., vocab), nats.
-        log_measure: log m, the same shape.
+        log_q: the same shape.
+        factors: the same shape.
     """
-    log_total = logsumexp(log_measure, keepdims=True)
-    xp = namespace(log_measure)
-    there = log_total > -math.inf
-    divergence = kl_of_checked(log_p, log_measure - xp.where(there, log_total, 0.0))
-    return xp.where(there[..., 0], divergence, math.nan)
+    xp = namespace(log_p, log_q)
+    ratio = log_ratio(log_p, log_q)
+    near = xp.abs(ratio) < 1
+    log_weight, weight = xp.zeros_like(ratio), xp.ones_like(ratio)
+    for factor in factors:
+        log_weight, weight = log_weight + log_mass(factor), weight * factor
+    # Where v is r, log v is ℓ but for the rounding of v, and what it leaves is nothing.
+    is_ratio = near & (weight == xp.exp(xp.where(near, ratio, 0.0)))
+    dead = log_p == -math.inf
+    to_weighted = xp.where(is_ratio, 0.0, xp.where(dead, 0.0, ratio) - xp.where(dead, 0.0, log_weight))
+    return kl_to_measure(log_p, xp.where(dead, -math.inf, to_weighted), log_q + log_weight)
 
 
 def log_mass(values: Array) -> Array:

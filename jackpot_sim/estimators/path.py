@@ -7,7 +7,9 @@ those sums makes any threshold a few look-ups. `exact` does that; `optimum` in `
 the best threshold.
 
 Sums of q·r^0 are cumulated from the largest r and the others from the smallest, which is where clips
-use them; a band's sum is a difference of two, and known to the rounding of the larger.
+use them; a band's sum is a difference of two, and known to the rounding of the larger. What vanishes where
+the laws meet, the law's distance from p and the KL's terms, is cumulated as such: where a piece's law is q
+or p itself, a bias keeps its digits however near the laws are, and otherwise those that its coefficient has.
 
 A state's likeliest token stands apart from those sums. Where it is nearly certain (1 − p = t ≪ 1, as
 is common in language models) all gradients are of the order of t and its own terms of the order of
@@ -25,7 +27,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jackpot_sim.core.backend import Array, floating, namespace, to_numpy
-from jackpot_sim.core.numerics import check_pair, check_same_shape, log_ratio, overflow_to_inf
+from jackpot_sim.core.divergences import kl_terms
+from jackpot_sim.core.numerics import (
+    check_pair,
+    check_same_shape,
+    exp_difference,
+    exp_remainder,
+    log_ratio,
+    overflow_to_inf,
+)
 from jackpot_sim.core.policy_gradient import gradient_under
 from jackpot_sim.estimators.base import Correction, Piece
 from jackpot_sim.estimators.moments import check_advantage
@@ -149,6 +159,16 @@ class SortedState:
         ratio = np.asarray(log_ratio(log_p[live], log_q[live]))
         rank = np.argsort(ratio)
         self.log_ratio, order = ratio[rank], order[rank]
+        # What no proposal can make up for: −p of the tokens that the actor cannot write.
+        lost, lost_terms = np.where(live, 0.0, p), np.where(live | ~others, 0.0, p * advantage)
+        self._lost = (
+            -float(lost.sum()),
+            Update(
+                0.0 if live[top] else -self.top_p * self.top_advantage,
+                *(float(x.sum()) for x in (-lost_terms, -lost_terms * p, -(lost_terms**2), lost_terms**2)),
+            ),
+        )
+        log_p, log_q = log_p[order], log_q[order]
         p, q, advantage = p[order], q[order], np.where(others, advantage, 0.0)[order]
 
         tokens = len(p)
@@ -161,6 +181,13 @@ class SortedState:
         for power, base in enumerate(powers):
             for factor, values in enumerate(factors):
                 _cumulate(base * values, self._sums[power, factor], from_top=power == 0)
+        gap = np.asarray(exp_difference(log_q, log_p))
+        self._top_gap = float(gap[self._top_place]) if live[top] else 0.0
+        self._gaps, self._gap_sq, self._kl = np.zeros((len(factors), tokens + 1)), *np.zeros((2, tokens + 1))
+        for factor, values in enumerate(factors):
+            _cumulate(gap * values, self._gaps[factor], from_top=True)
+        _cumulate(factors[A2] * gap * gap, self._gap_sq, from_top=True)
+        _cumulate(np.asarray(kl_terms(log_p, self.log_ratio, log_q)), self._kl, from_top=True)
         self._a_sq_q_sq, self._p_log_ratio = np.zeros(tokens + 1), np.zeros(tokens + 1)
         _cumulate(factors[A2] * q * q, self._a_sq_q_sq, from_top=True)
         _cumulate(p * np.where(p > 0, self.log_ratio, 0.0), self._p_log_ratio, from_top=False)
@@ -183,6 +210,31 @@ class SortedState:
         if power > 0:  # q²·r = pq
             return self.sums(power - 1, A2P, start, stop)
         return self._a_sq_q_sq[start] - self._a_sq_q_sq[stop]
+
+    def less_policy(self, coefficient: Any, power: int, factor: int, start: Any, stop: Any) -> Any:
+        """Σ (c·q·r^power − p)·factor over the tokens from `start` to `stop`, for a power of 0 or 1."""
+        more, policy = coefficient - 1, self.sums(1, factor, start, stop)
+        if power == 1:
+            return more * policy
+        gap = self._gaps[factor][start] - self._gaps[factor][stop]
+        return np.where(
+            _near_one(coefficient),
+            coefficient * gap + more * policy,
+            coefficient * self.sums(0, factor, start, stop) - policy,
+        )
+
+    def update_less_policy(self, coefficient: Any, power: int, start: Any, stop: Any) -> Update:
+        """Σ (c·q·r^power − p)·f over the tokens from `start` to `stop`, for a power of 0 or 1."""
+        a, ap, a_sq_p = (self.less_policy(coefficient, power, factor, start, stop) for factor in (A, AP, A2P))
+        more, p_sq, square = coefficient - 1, self.sums(1, A2P, start, stop), coefficient**2
+        at_top = coefficient * (self._top_gap if power == 0 else 0.0) + more * self._top_powers[1]
+        top = np.where((start <= self._top_place) & (self._top_place < stop), at_top, 0.0)
+        if power == 1:
+            return Update(top * self.top_advantage, a, ap, a_sq_p, more**2 * p_sq)
+        # With e = c·gap + (c − 1)p, e² = c²·gap² + (c − 1)(2ep − (c − 1)p²).
+        near = square * (self._gap_sq[start] - self._gap_sq[stop]) + more * (2 * a_sq_p - more * p_sq)
+        apart = square * self.a_sq_q_sq(0, start, stop) - 2 * a_sq_p - p_sq
+        return Update(top * self.top_advantage, a, ap, a_sq_p, np.where(_near_one(coefficient), near, apart))
 
     def feature_sq(self, top: Any, a_sq: Any, a_sq_p: Any) -> Any:
         """Σ m‖f‖² for a law m, from m_k, Σ'mA² and Σ'mA²p."""
@@ -217,14 +269,21 @@ class SortedState:
     def statistics(self, correction: Correction, denominator: Denominator, shape: tuple[int, ...]) -> StateStatistics:
         """What this state contributes at every threshold, fields of the given shape (thresholds,)."""
         lam = correction.overlap_lam
-        totals = {name: np.zeros(shape) for name in _TOTALS}
+        totals: dict[str, Any] = {name: np.zeros(shape) for name in _TOTALS}
+        error = Update(*(x + np.zeros(shape) for x in self._lost[1]))
         start: Any = np.zeros(shape, dtype=np.intp)
         for piece in correction.pieces(None if lam is None else self.overlap(lam)):
             stop = np.maximum(start, self.place(piece.upper, piece.closed))
             for name, value in self._contributions(piece, start, stop).items():
                 totals[name] = totals[name] + value
+            error = Update(*(x + y for x, y in zip(error, self._error_of(piece, start, stop), strict=True)))
             start = stop
-        return self._moments(totals, denominator)
+        return self._moments(totals, error, denominator)
+
+    def _error_of(self, piece: Piece, start: Any, stop: Any) -> Update:
+        """What the tokens of one piece add to the update less the true gradient."""
+        (a, i), (w, j) = piece.accept, piece.weight
+        return self.update_less_policy(a * np.where(stop > start, w, 0.0), i + j, start, stop)
 
     def _contributions(self, piece: Piece, start: Any, stop: Any) -> dict[str, Any]:
         """What the tokens of one piece add to each total; u = q·a·w is the law and s = q·a·w² its square."""
@@ -240,6 +299,14 @@ class SortedState:
             return self.sums(power, factor, start, stop)
 
         p_log_ratio = self._p_log_ratio[stop] - self._p_log_ratio[start]
+        log_accepted, log_effective = (_log_law(c, k, total(1, ONE), p_log_ratio) for c, k in ((a, i), (law, u)))
+        rate_less_policy, mean_less_policy = (self.less_policy(c, k, ONE, start, stop) for c, k in ((a, i), (law, u)))
+
+        def kl_terms_of(coefficient: Any, power: int, log_law: Any, less_policy: Any) -> Any:
+            near = _near_one(coefficient)
+            close = self._kl_terms(np.where(near, coefficient, 1.0), power, start, stop)
+            return np.where(near, close, log_law + less_policy)
+
         return {
             "rate": a * total(i, ONE),
             "mean": law * total(u, ONE),
@@ -255,17 +322,21 @@ class SortedState:
             "sa_sq": square * total(s, A2),
             "sa_sq_p": square * total(s, A2P),
             "sua_sq": square * law * self.a_sq_q_sq(s + u, start, stop),
-            "log_accepted": _log_law(a, i, total(1, ONE), p_log_ratio),
-            "log_effective": _log_law(law, u, total(1, ONE), p_log_ratio),
+            "log_accepted": log_accepted,
+            "log_effective": log_effective,
+            "kl_accepted": kl_terms_of(a, i, log_accepted, rate_less_policy),
+            "kl_effective": kl_terms_of(law, u, log_effective, mean_less_policy),
+            "rate_less_policy": rate_less_policy,
+            "mean_less_policy": mean_less_policy,
         }
 
-    def _moments(self, t: dict[str, Any], denominator: Denominator) -> StateStatistics:
+    def _moments(self, t: dict[str, Any], less_policy: Update, denominator: Denominator) -> StateStatistics:
         own = denominator is Denominator.SELF_NORMALIZED
         divisor = t["mean"] if own else np.ones_like(t["mean"])
         with np.errstate(divide="ignore", invalid="ignore"):
             top, ua, uap, ua_sq_p = (t[name] / divisor for name in ("u_top", "ua", "uap", "ua_sq_p"))
             estimate = Update(top * self.top_advantage, ua, uap, ua_sq_p, t["u_sq_a_sq"] / divisor**2)
-            error = self.error(estimate)
+            error = self._error(estimate, less_policy, divisor, self._less_one(t["mean_less_policy"]) if own else 0.0)
             estimate_sq = self.norm_sq(estimate)
             second_moment = self.feature_sq(t["s_top"], t["sa_sq"], t["sa_sq_p"])
             if own:
@@ -290,21 +361,49 @@ class SortedState:
             estimate_sq=estimate_sq,
             estimate_dot=self.dot_gradient(estimate),
             second_moment=second_moment,
-            kl_accepted=self._kl(t["log_accepted"], t["rate"]),
-            kl_effective=self._kl(t["log_effective"], t["mean"]),
+            kl_accepted=self._kl_to(t["log_accepted"], t["kl_accepted"], t["rate"], t["rate_less_policy"]),
+            kl_effective=self._kl_to(t["log_effective"], t["kl_effective"], t["mean"], t["mean_less_policy"]),
             **of_single_tokens(t["rate"], estimate_sq * divisor**2),
         )
 
-    def _kl(self, log_law: Any, mass: Any) -> Any:
-        """Σ p log(p/law) for a law known up to its mass; nan where it has none."""
+    def _error(self, estimate: Update, less_policy: Update, divisor: Any, less_one: Any) -> Update:
+        """The error of an estimate, from Σ(law − p)f and D − 1 where D is near 1."""
+        rest = Update(*(x - less_one * y for x, y in zip(less_policy, self.policy_update, strict=True)))
+        square = less_policy.a_sq_m - less_one * (2 * less_policy.a_sq_p - less_one * self.policy_update.a_sq_m)
+        near = Update(*(x / divisor for x in rest[:-1]), square / divisor**2)
+        return Update(
+            *(np.where(np.abs(less_one) < 0.5, x, y) for x, y in zip(near, self.error(estimate), strict=True))
+        )
+
+    def _less_one(self, less_policy: Any) -> Any:
+        """A law's mass over the policy's, less 1, from what the pieces add to Σ(law − p)."""
+        return (less_policy + self._lost[0]) / (self.top_p + self.rest_p)
+
+    def _kl_terms(self, coefficient: Any, power: int, start: Any, stop: Any) -> Any:
+        """Σ [p log(p/m) − p + m] of m = c·q·r^power over a piece whose c is near 1, for a power of 0 or 1."""
+        gap, kl = (table[start] - table[stop] if power == 0 else 0.0 for table in (self._gaps[ONE], self._kl))
+        apart = np.asarray(exp_remainder(np.log(coefficient))) * self.sums(1, ONE, start, stop)
+        return kl + apart + (coefficient - 1) * gap
+
+    def _kl_to(self, log_law: Any, terms: Any, mass: Any, less_policy: Any) -> Any:
+        """KL(p‖law/mass): from Σ[p log(p/law) − p + law] where the mass is near 1, or from Σ p log(p/law).
+
+        nan where the law has no mass.
+        """
+        less_one = self._less_one(less_policy)
+        near = (np.abs(less_one) < 0.5) & np.isfinite(log_law)
+        missing = np.asarray(exp_remainder(np.log1p(np.where(near, less_one, 0.0))))
         with np.errstate(divide="ignore", invalid="ignore"):
-            divergence = log_law + np.log(mass) + (0.0 if self.reaches_policy else math.inf)
+            # Of two sums ≥ 0 the first is the larger, but for rounding.
+            divergence = np.where(near, np.maximum(terms - missing, 0.0), log_law + np.log(mass))
+            divergence = divergence + (0.0 if self.reaches_policy else math.inf)
         return np.where(mass > 0, divergence, math.nan)
 
 
 _TOTALS = (
     *("rate", "mean", "square", "u_top", "s_top", "ua", "uap", "ua_sq_p", "u_sq_a_sq"),
     *("sa", "sap", "sa_sq", "sa_sq_p", "sua_sq", "log_accepted", "log_effective"),
+    *("kl_accepted", "kl_effective", "rate_less_policy", "mean_less_policy"),
 )
 
 
@@ -314,6 +413,11 @@ def _cumulate(values: Floats, out: Floats, from_top: bool) -> None:
         np.cumsum(values[::-1], out=out[-2::-1])
     else:
         np.cumsum(values, out=out[1:])
+
+
+def _near_one(coefficient: Any) -> Any:
+    """Where a law c·q is better taken from q − p: elsewhere that difference would itself cancel."""
+    return np.abs(np.asarray(coefficient) - 1) < 0.5
 
 
 def _log_law(coefficient: Any, power: int, mass: Any, p_log_ratio: Any) -> Any:

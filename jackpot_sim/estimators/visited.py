@@ -16,7 +16,7 @@ from jackpot_sim.core.backend import Array, namespace, to_numpy
 from jackpot_sim.core.numerics import log_ratio, overflow_to_inf
 from jackpot_sim.core.sequences import Floats, Ints
 from jackpot_sim.estimators.base import Correction
-from jackpot_sim.estimators.moments import kl_to_mass, log_mass
+from jackpot_sim.estimators.moments import kl_to_weighted
 
 
 class AtState(NamedTuple):
@@ -52,12 +52,11 @@ def at_states(
         accept, weight = correction.weights(log_ratio(policy_log_probs, believed_log_probs), overlap)
     keeps_all, weighs_none = (bool(xp.all((each == 1.0) | ~live)) for each in (accept, weight))
     accept, weight = (xp.where(live, each, 0.0) for each in (accept, weight))
-    accepted = actor_log_probs if keeps_all else actor_log_probs + log_mass(accept)
-    kl_accepted = kl if keeps_all else kl_to_mass(policy_log_probs, accepted)
+    kl_accepted = kl if keeps_all else kl_to_weighted(policy_log_probs, actor_log_probs, accept)
     return AtState(
         xp.sum(q * accept, axis=-1),
         kl_accepted,
-        kl_accepted if weighs_none else kl_to_mass(policy_log_probs, accepted + log_mass(weight)),
+        kl_accepted if weighs_none else kl_to_weighted(policy_log_probs, actor_log_probs, accept, weight),
     )
 
 
