@@ -11,6 +11,7 @@ import importlib
 import io
 import sys
 from importlib import metadata
+from typing import Any
 
 from packaging.requirements import Requirement
 
@@ -41,6 +42,22 @@ def require(*names: str, purpose: str = "this project") -> None:
             raise RequirementError(f"{purpose} needs {name}, which is missing: {install}") from None
         if needed is not None and not needed.specifier.contains(found, prereleases=True):
             raise RequirementError(f"{purpose} needs {needed}, and {name} {found} is installed: {install}")
+
+
+def imported(name: str) -> Any:
+    """The module of a package that `require` has let pass.
+
+    Raises:
+        RequirementError: it cannot be imported all the same, because something that it needs itself is not there.
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        broken = str(error).split("\n")[0]
+        raise RequirementError(
+            f"{name} {metadata.version(name)} is installed and cannot be imported ({broken}): install it anew with "
+            "what it needs"
+        ) from error
 
 
 def run(name: str, module: str) -> int:

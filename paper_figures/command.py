@@ -15,7 +15,7 @@ from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 
-from jackpot_sim.requirements import RequirementError
+from jackpot_sim.requirements import RequirementError, require
 from jackpot_sim.studies.errors import StudyError
 from paper_figures import records as runs
 from paper_figures import style
@@ -78,6 +78,7 @@ def run_from(
     errors = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
     tokens = list(sys.argv[1:] if argv is None else argv)
     try:
+        require()
         if any(token in ("--help", "-h") for token in tokens):
             app.help_print(tokens=[])
             return 0

@@ -75,6 +75,15 @@ def test_an_old_package_ends_a_command_before_it_is_imported(
     assert imported == []
 
 
+def test_a_package_that_is_there_and_broken_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_: str) -> None:
+        raise ImportError("No module named 'httpx'\nand more")
+
+    monkeypatch.setattr(importlib, "import_module", broken)
+    with pytest.raises(RequirementError, match=r"^transformers [\d.]+ is installed .*\(No module named 'httpx'\)"):
+        requirements.imported("transformers")
+
+
 def test_models_that_are_missing_end_a_command_with_one_sentence(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

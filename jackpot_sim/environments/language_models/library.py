@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from jackpot_sim.environments.fields import check_count
-from jackpot_sim.requirements import RequirementError, require
+from jackpot_sim.requirements import RequirementError, imported, require
 
 Model: TypeAlias = Any
 """A transformers `PreTrainedModel` with a language-model head."""
@@ -48,12 +48,11 @@ def library() -> Any:
     """The module `transformers`, without its annotations, which cover it in part.
 
     Raises:
-        RequirementError: torch or transformers is missing, or older than this project needs.
+        RequirementError: torch or transformers is missing, broken, or older than this project needs.
     """
     require("torch", "transformers")
-    import transformers
-
-    return transformers
+    imported("torch")
+    return imported("transformers")
 
 
 @contextmanager
