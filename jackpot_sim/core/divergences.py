@@ -62,11 +62,12 @@ def kl_to_measure(p: Array, ratio: Array, measure: Array) -> Array:
     log_total = logsumexp(measure, keepdims=True)
     there = log_total > -math.inf
     near = xp.abs(ratio) < 1
-    close = mul_exp(xp.expm1(-xp.where(near, ratio, 0.0)), p)
+    mass = xp.exp(p)
+    close = mass * xp.expm1(-xp.where(near, ratio, 0.0))
     with overflow_to_inf():
-        excess = xp.where(near, close, xp.exp(measure) - xp.exp(p))
+        excess = xp.where(near, close, xp.exp(measure) - mass)
     # The sum of what tells m from p says by how much its mass is off, where 1e-16 of rounding may be all of that.
-    less_one = xp.sum(excess, axis=-1, keepdims=True) / xp.sum(xp.exp(p), axis=-1, keepdims=True)
+    less_one = xp.sum(excess, axis=-1, keepdims=True) / xp.sum(mass, axis=-1, keepdims=True)
     slight = xp.abs(less_one) < 0.5
     log_total = xp.where(slight, xp.log1p(xp.where(slight, less_one, 0.0)), xp.where(there, log_total, 0.0))
     divergence = xp.sum(kl_terms(p, ratio + log_total, measure - log_total), axis=-1)
