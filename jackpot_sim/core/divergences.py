@@ -61,8 +61,15 @@ def kl_to_measure(p: Array, ratio: Array, measure: Array) -> Array:
     xp = namespace(p, ratio, measure)
     log_total = logsumexp(measure, keepdims=True)
     there = log_total > -math.inf
-    log_total = xp.where(there, log_total, 0.0)
-    # A total that is off by its rounding leaves an error of second order, in terms that all remain ≥ 0.
+    near = xp.abs(ratio) < 1
+    mass = xp.exp(p)
+    close = mass * xp.expm1(-xp.where(near, ratio, 0.0))
+    with overflow_to_inf():
+        excess = xp.where(near, close, xp.exp(measure) - mass)
+    # The sum of what tells m from p says by how much its mass is off, where 1e-16 of rounding may be all of that.
+    less_one = xp.sum(excess, axis=-1, keepdims=True) / xp.sum(mass, axis=-1, keepdims=True)
+    slight = xp.abs(less_one) < 0.5
+    log_total = xp.where(slight, xp.log1p(xp.where(slight, less_one, 0.0)), xp.where(there, log_total, 0.0))
     divergence = xp.sum(kl_terms(p, ratio + log_total, measure - log_total), axis=-1)
     return xp.where(there[..., 0], divergence, math.nan)
 

@@ -15,14 +15,12 @@ from typing import Any
 import numpy as np
 
 from jackpot_sim.core import divergences
-from jackpot_sim.core.numerics import log_ratio
 from jackpot_sim.core.sequences import (
     Enumeration,
     Floats,
     Ints,
     Rollouts,
     SequenceLaws,
-    Sequences,
     occupancy,
     per_sequence,
 )
@@ -45,7 +43,8 @@ def exact(enumeration: Enumeration) -> dict[str, float]:
     p, q = (sequences.log_probs(table) for table in (laws.policy_log_probs, laws.actor_log_probs))
     visits = [occupancy(sequences, np.exp(each), laws.shape).sum(axis=-1) for each in (p, q)]
     lengths = [float(np.exp(each) @ sequences.lengths) for each in (p, q)]
-    square = float(divergences.chi_square_of_checked(p, _log_ratio(sequences, laws), q))
+    ratio = sequences.log_ratio(laws.policy_log_probs, laws.actor_log_probs)
+    square = float(divergences.chi_square_of_checked(p, ratio, q))
     at_policy, at_actor = (_at_prefixes(laws, where) for where in (_AT_POLICY, _AT_ACTOR))
     found = {name: _expect(visits[0], values) for name, values in at_policy.items()}
     found |= {name: _expect(visits[1], values) / lengths[1] for name, values in at_actor.items()}
@@ -75,7 +74,7 @@ def _of_prompt(rollouts: Rollouts) -> dict[str, tuple[float, float]]:
     for name, values in _at_prefixes(laws, _AT_ACTOR).items():
         found[name] = ratio_of_means(per_sequence(actor.gather(values)), actor.lengths)
     with np.errstate(over="ignore"):
-        square = np.expm1(2 * _log_ratio(actor, laws))
+        square = np.expm1(2 * actor.log_ratio(laws.policy_log_probs, laws.actor_log_probs))
     # The actor's own draws cannot show what it never writes; χ² is infinite where KL is, being at least e^KL − 1.
     unreachable = found["kl_sequence"][0] == math.inf
     mean, error = (math.inf, math.nan) if unreachable else ratio_of_means(square, ones)
@@ -94,15 +93,6 @@ def _expect(visits: Floats, values: Floats) -> float:
     """Σ visits · values, where a prefix that is never met adds nothing, not even inf."""
     there = visits > 0
     return float(visits[there] @ values[there])
-
-
-def _log_ratio(sequences: Sequences, laws: SequenceLaws) -> Floats:
-    """log p(y) − log q(y), shape (n,), summed from the log-ratios of tokens: sums of log-probs would cancel."""
-    table = np.asarray(log_ratio(laws.policy_log_probs, laws.actor_log_probs))
-    ratios = sequences.gather(table)
-    # What the policy cannot write has −inf, also where the actor cannot write it either.
-    lost = (ratios == -math.inf).any(axis=-1)
-    return np.where(lost, -math.inf, per_sequence(np.where(lost[:, None], 0.0, ratios)))
 
 
 def ratio_of_means(values: Floats, counts: Floats, stratum: Ints | None = None) -> tuple[float, float]:

@@ -84,6 +84,16 @@ class Sequences:
         """log p(y) of every sequence, shape (n,), from log p(x|s) of shape (prefixes, vocab); nats."""
         return per_sequence(self.gather(table))
 
+    def log_ratio(self, policy_log_probs: Floats, actor_log_probs: Floats) -> Floats:
+        """log p(y)/q(y) of every sequence, shape (n,), nats, from tables of shape (prefixes, vocab).
+
+        Summed from the log-ratios of tokens: of near-equal policies, sums of log-probs leave few digits. −inf
+        where p(y) = 0, whatever q(y) is.
+        """
+        ratios = self.gather(np.asarray(log_ratio(policy_log_probs, actor_log_probs)))
+        lost = (ratios == -math.inf).any(axis=-1, keepdims=True)
+        return np.where(lost[:, 0], -math.inf, per_sequence(np.where(lost, 0.0, ratios)))
+
     def take(self, rows: slice | Ints) -> Sequences:
         """Some of the sequences."""
         return Sequences(self.prefix[rows], self.token[rows], self.mask[rows])

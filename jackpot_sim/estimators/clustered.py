@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jackpot_sim.core.numerics import check_same_shape, overflow_to_inf
+from jackpot_sim.core.numerics import check_same_shape, exp_difference, overflow_to_inf
 from jackpot_sim.core.scored import ScoredRollouts
 from jackpot_sim.core.sequences import Floats, Ints
 from jackpot_sim.estimators import diagnostics
@@ -148,14 +148,16 @@ def _groups(rollouts: ScoredRollouts, states: Mapping[str, Floats], place: Ints,
     """What is computed together, because it shares sums over clusters."""
     live, sequences = rollouts.mask, place
     tokens = np.broadcast_to(place[:, None], live.shape)[live]
-    log_ratio, p, q = (each[live] for each in (rollouts.log_ratio, rollouts.policy_log_probs, rollouts.actor_log_probs))
-    p, q = np.exp(p), np.exp(q)
+    log_ratio, log_p, log_q = (
+        each[live] for each in (rollouts.log_ratio, rollouts.policy_log_probs, rollouts.actor_log_probs)
+    )
+    p, q = np.exp(log_p), np.exp(log_q)
     of_tokens = {
         "k1": diagnostics.k1(log_ratio),
         "k2": diagnostics.k2(log_ratio),
         "k3": diagnostics.k3(log_ratio),
         "chi_square_token": np.expm1(2 * log_ratio),
-        "probability_gap": np.abs(p - q),
+        "probability_gap": np.abs(exp_difference(log_p, log_q)),
     }
     for name, table in states.items():
         values = _checked(name, table, rollouts)

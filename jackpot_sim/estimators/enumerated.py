@@ -8,6 +8,9 @@ are in an infinitely large one.
 
 A prompt is a state of `statistics.combine`, and one of its sequences a proposal. So at length 1 every
 figure is that of `moments.exact`.
+
+Between near-equal laws a bias keeps the digits that its weights have, as there. The KLs compare sums of visits,
+each known to 1e-16: where log-probs differ by s, to 1e-16/s of the KL.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ import numpy as np
 from jackpot_sim.core.numerics import overflow_to_inf
 from jackpot_sim.core.sequences import Enumeration, Floats, kl_of_measures, occupancy, per_sequence
 from jackpot_sim.estimators.base import Correction, Level, TokenWeights
+from jackpot_sim.estimators.moments import over_divisor, weighted_less_policy
 from jackpot_sim.estimators.rollouts import Truth
 from jackpot_sim.estimators.spaces import Logits, Parameters, Space
 from jackpot_sim.estimators.statistics import Denominator, Moments, StateStatistics, combine
@@ -154,9 +158,14 @@ class _Prompt:
         self.actor: Floats = actor[live]
         """q(y) of the proposals."""
         self.length_mean = float(self.actor @ self.proposals.sequences.lengths)
+        self.policy_of_proposals: Floats = policy[live]
+        """p(y) of the proposals, and below log p(y)/q(y)."""
+        self.log_ratio: Floats = self.proposals.sequences.log_ratio(laws.policy_log_probs, laws.actor_log_probs)
         self.visits_policy = occupancy(sequences, policy, laws.shape)
         self.value_policy = occupancy(sequences, policy * advantage, laws.shape)
         """Σ_{y ∋ (s, x)} p(y) A(y)."""
+        self.value_out_of_reach = occupancy(sequences, np.where(actor > 0, 0.0, policy * advantage), laws.shape)
+        """The part of it that is in sequences the actor never writes."""
         # A constant has no gradient: taken off first, it leaves no rounding behind that passes for one.
         centred = advantage - advantage[np.argmax(policy)]
         self.gradient = space.update(occupancy(sequences, policy * centred, laws.shape))
@@ -212,8 +221,8 @@ class _Weights:
         """The row of `StateStatistics`."""
         prompt = self.prompt
         with np.errstate(divide="ignore", invalid="ignore"):
-            scaled = self.mass / np.float64(divisor)
-            estimate, error = prompt.space.update(scaled), prompt.space.update(scaled - prompt.value_policy)
+            estimate = prompt.space.update(self.mass / np.float64(divisor))
+            error = prompt.space.update(self._error_mass(np.float64(divisor)))
         second = self._second_moment
         if denominator is Denominator.SELF_NORMALIZED:
             second = second + self._divisor_noise()
@@ -284,6 +293,15 @@ class _Weights:
         mean = self.prompt.space.path_norm_sq(self.prompt.proposals.sequences, self.root * advantage * self.law)
         pull = self.root * advantage * self.kept_weight
         return float(np.sum(mean + per_sequence(self._accept_var, pull, pull, self.prompt.path_norm)))
+
+    def _error_mass(self, divisor: np.float64) -> Floats:
+        """Σ_{y ∋ (s, x)} (q(y)·a·w/D − p(y))·A(y), each term from the log-ratio of its sequence."""
+        prompt, proposals = self.prompt, self.prompt.proposals
+        q, p, ratio = (each[:, None] for each in (prompt.actor, prompt.policy_of_proposals, prompt.log_ratio))
+        excess = weighted_less_policy(q, p, self.law, ratio)
+        error_law = over_divisor(q * self.law, excess, p, divisor, divisor - 1)
+        reached = proposals.sequences.scatter(proposals.advantage[:, None] * error_law, prompt.laws.shape)
+        return np.asarray(reached - prompt.value_out_of_reach)
 
     @property
     def _weight_square(self) -> Floats:

@@ -194,6 +194,8 @@ def _statistics(block: _Block, denominator: Denominator, batch_divisor: float | 
         spread = feature_sq - 2 * inner + xp.sum(estimate**2, axis=-1, keepdims=True)
     else:
         spread = feature_sq
+    kl_accepted = kl_to_weighted(block.log_p, block.log_q, accept)
+    weighs_none = bool(xp.all(weight == 1.0))
     return StateStatistics(
         acceptance_rate=rate,
         weight_mean=weight_mean,
@@ -206,8 +208,8 @@ def _statistics(block: _Block, denominator: Denominator, batch_divisor: float | 
         estimate_sq=_expect(estimate**2),
         estimate_dot=_expect(estimate * gradient),
         second_moment=_expect(squared * spread),
-        kl_accepted=kl_to_weighted(block.log_p, block.log_q, accept),
-        kl_effective=kl_to_weighted(block.log_p, block.log_q, accept, reachable),
+        kl_accepted=kl_accepted,
+        kl_effective=kl_accepted if weighs_none else kl_to_weighted(block.log_p, block.log_q, accept, reachable),
         **of_single_tokens(rate, _expect(estimate**2) * divisor**2),
     )
 

@@ -370,7 +370,7 @@ class SortedState:
         """The error of an estimate, from Σ(law − p)f and D − 1 where D is near 1."""
         rest = Update(*(x - less_one * y for x, y in zip(less_policy, self.policy_update, strict=True)))
         square = less_policy.a_sq_m - less_one * (2 * less_policy.a_sq_p - less_one * self.policy_update.a_sq_m)
-        near = Update(*(x / divisor for x in rest[:-1]), square / divisor**2)
+        near = Update(*(x / divisor for x in rest))._replace(a_sq_m=square / divisor**2)
         return Update(
             *(np.where(np.abs(less_one) < 0.5, x, y) for x, y in zip(near, self.error(estimate), strict=True))
         )

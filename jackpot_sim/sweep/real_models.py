@@ -81,11 +81,11 @@ class RolloutSubject:
         figures["kl_policy_actor"] = ratio_of_means(kl, found.policy_lengths, policy_prompt)
         figures["kl_sequence"] = ratio_of_means(kl, np.ones(len(kl)), policy_prompt)
         with np.errstate(over="ignore"):
-            squares = np.exp(2 * per_sequence(found.log_ratio))
+            squares = np.expm1(2 * per_sequence(found.log_ratio))
         # The actor's own draws cannot show what it never writes; χ² is infinite where KL is.
         unreachable = figures["kl_sequence"][0] == math.inf
         mean, error = (math.inf, math.nan) if unreachable else ratio_of_means(squares, ones, prompt)
-        figures |= {"chi_square_sequence": (mean - 1, error), "mean_length": ratio_of_means(lengths, ones, prompt)}
+        figures |= {"chi_square_sequence": (mean, error), "mean_length": ratio_of_means(lengths, ones, prompt)}
         return row | _columns(figures)
 
     def methods(self) -> tuple[Method, ...]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import mpmath
 import numpy as np
 from hypothesis import strategies as st
 
@@ -64,6 +65,13 @@ def close_pair(scale: float, shape: tuple[int, ...] = (30,), seed: int = 0) -> P
     rng = np.random.default_rng(seed)
     actor = 2 * rng.normal(size=shape)
     return Pair(normalised(actor + scale * rng.normal(size=shape)), normalised(actor))
+
+
+def exact_law(log_probs: Any, normalise: bool = False) -> list[Any]:
+    """The probabilities as mpmath numbers, at its working precision, of log-probs taken as exact numbers."""
+    law = [mpmath.exp(mpmath.mpf(float(x))) for x in log_probs]
+    total = mpmath.fsum(law) if normalise else 1
+    return [x / total for x in law]
 
 
 def of_probabilities(*probabilities: float) -> Law:

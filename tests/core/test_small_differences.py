@@ -17,9 +17,10 @@ import pytest
 
 from jackpot_sim.core import divergences, gaussian, numerics, sequence_divergences
 from jackpot_sim.core.backend import to_numpy
-from jackpot_sim.core.sequences import Enumeration, SequenceLaws, Sequences, kl_of_measures
+from jackpot_sim.core.sequences import kl_of_measures
 from tests.conftest import ToLibrary
-from tests.core.laws import Pair, close_pair
+from tests.core.enumerations import of_two_tokens
+from tests.core.laws import Pair, close_pair, exact_law
 
 SCALES = (1e-3, 1e-6, 1e-9)
 """By how much log-probs differ."""
@@ -34,12 +35,6 @@ Exact = Any
 def fifty_digits() -> Any:
     with mpmath.workdps(50):
         yield
-
-
-def exact_law(log_probs: Any, normalise: bool = False) -> list[Exact]:
-    law = [mpmath.exp(mpmath.mpf(float(x))) for x in log_probs]
-    total = mpmath.fsum(law) if normalise else 1
-    return [x / total for x in law]
 
 
 def terms(pair: Pair, term: Callable[[Exact, Exact], Exact], normalise: bool = True) -> Exact:
@@ -111,19 +106,9 @@ def test_gaussian(sigma: float) -> None:
     assert float(gaussian.total_variation(sigma)) == pytest.approx(float(1 - z), rel=1e-14, abs=0)
 
 
-def enumeration(scale: float) -> Enumeration:
-    """All pairs of two tokens out of three, and the laws at the four prefixes."""
-    laws = close_pair(scale, (4, 3))
-    first, second = (x.reshape(-1) for x in np.meshgrid(np.arange(3), np.arange(3), indexing="ij"))
-    sequences = Sequences(
-        np.stack([0 * first, 1 + first], axis=1), np.stack([first, second], axis=1), np.ones((9, 2), dtype=bool)
-    )
-    return Enumeration(SequenceLaws(laws.policy, laws.actor, laws.policy), sequences, np.arange(9.0))
-
-
 @pytest.mark.parametrize("scale", SCALES)
 def test_chi_square_of_sequences(scale: float) -> None:
-    given = enumeration(scale)
+    given = of_two_tokens(close_pair(scale, (4, 3)), np.arange(9.0))
     laws = [[exact_law(row) for row in table] for table in (given.laws.policy_log_probs, given.laws.actor_log_probs)]
     p, q = ([law[0][i] * law[1 + i][j] for i in range(3) for j in range(3)] for law in laws)
     expected = mpmath.fsum((x - y) ** 2 / y for x, y in zip(p, q, strict=True))

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from jackpot_sim import estimators
-from jackpot_sim.estimators import moments, path
+from jackpot_sim.estimators import enumerated, moments, path
 from tests.conftest import ToLibrary
-from tests.core.laws import Pair, close_pair
+from tests.core.enumerations import of_two_tokens
+from tests.core.laws import Pair, close_pair, exact_law
 
 SCALES = (1e-3, 1e-6, 1e-9)
 """By how much log-probs differ."""
@@ -43,10 +44,6 @@ ROUNDED = ("overlap-tis", "jackpot")
 
 def tolerance(name: str, scale: float) -> float:
     return RTOL + (1e-15 / scale if name in ROUNDED else 0)
-
-
-def exact_law(log_probs: Any) -> list[Exact]:
-    return [mpmath.exp(mpmath.mpf(float(x))) for x in log_probs]
 
 
 def gradient(law: list[Exact], p: list[Exact], advantage: Any) -> list[Exact]:
@@ -103,3 +100,25 @@ def test_path(name: str, denominator: str, scale: float) -> None:
     found = path.exact(*pair, advantage, RULES[name][0], denominator=denominator)
     for column, expected in reference(pair, advantage, name, denominator == "self_normalized").items():
         assert getattr(found, column)[0] == pytest.approx(expected, rel=tolerance(name, scale), abs=1e-30), column
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("name", ["none", "tis"])
+def test_enumerated(name: str, scale: float) -> None:
+    given = of_two_tokens(close_pair(scale, (4, 3)), advantages((9,)))
+    found = enumerated.exact([given], RULES[name][0])
+    p, q = ([exact_law(row) for row in each] for each in (given.laws.policy_log_probs, given.laws.actor_log_probs))
+    # Σ_y A(y) Σ_t m_t (e_t − p(·|s_t)), by prefix and token, for m_t = q(y)·w_t and for m_t = p(y).
+    error, true = ([[mpmath.mpf(0)] * 3 for _ in range(4)] for _ in range(2))
+    for y, (prefixes, tokens) in enumerate(zip(given.sequences.prefix, given.sequences.token, strict=True)):
+        places = list(zip(prefixes, tokens, strict=True))
+        whole = [mpmath.fprod(law[s][x] for s, x in places) for law in (p, q)]
+        for s, x in places:
+            weight = RULES[name][1](p[s][x] / q[s][x], None)[1]
+            for table, mass in ((error, whole[1] * weight - whole[0]), (true, whole[0])):
+                for i in range(3):
+                    table[s][i] += mass * given.advantage[y] * ((i == x) - p[s][i])
+    sizes = [mpmath.fsum(x * x for row in table for x in row) for table in (error, true)]
+    assert found.bias == pytest.approx(
+        float(mpmath.sqrt(sizes[0] / sizes[1])), rel=RTOL + 1e-15 / scale * (name != "none")
+    )
