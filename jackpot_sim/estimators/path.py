@@ -227,14 +227,15 @@ class SortedState:
         """Σ (c·q·r^power − p)·f over the tokens from `start` to `stop`, for a power of 0 or 1."""
         a, ap, a_sq_p = (self.less_policy(coefficient, power, factor, start, stop) for factor in (A, AP, A2P))
         more, p_sq, square = coefficient - 1, self.sums(1, A2P, start, stop), coefficient**2
-        at_top = coefficient * (self._top_gap if power == 0 else 0.0) + more * self._top_powers[1]
-        top = np.where((start <= self._top_place) & (self._top_place < stop), at_top, 0.0)
+        at_top = self.top_advantage * ((start <= self._top_place) & (self._top_place < stop))
+        top_q, top_p = self._top_powers[:2]
         if power == 1:
-            return Update(top * self.top_advantage, a, ap, a_sq_p, more**2 * p_sq)
+            return Update(at_top * more * top_p, a, ap, a_sq_p, more**2 * p_sq)
+        top = np.where(_near_one(coefficient), coefficient * self._top_gap + more * top_p, coefficient * top_q - top_p)
         # With e = c·gap + (c − 1)p, e² = c²·gap² + (c − 1)(2ep − (c − 1)p²).
         near = square * (self._gap_sq[start] - self._gap_sq[stop]) + more * (2 * a_sq_p - more * p_sq)
         apart = square * self.a_sq_q_sq(0, start, stop) - 2 * a_sq_p - p_sq
-        return Update(top * self.top_advantage, a, ap, a_sq_p, np.where(_near_one(coefficient), near, apart))
+        return Update(at_top * top, a, ap, a_sq_p, np.where(_near_one(coefficient), near, apart))
 
     def feature_sq(self, top: Any, a_sq: Any, a_sq_p: Any) -> Any:
         """Σ m‖f‖² for a law m, from m_k, Σ'mA² and Σ'mA²p."""
