@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from jackpot_sim.studies.errors import StudyError
-from jackpot_sim.training.study import read
+from jackpot_sim.training.study import Study, read
 from paper_figures import figure1, records, training_records
 from paper_figures.__main__ import FIGURES
 from paper_figures.training_records import committed, config, load
@@ -62,7 +62,8 @@ def test_what_ships_is_the_figures_study_and_is_drawn(name: str, tmp_path: Path,
 @pytest.mark.parametrize("folder", sorted(committed("figure1").parent.iterdir()), ids=lambda folder: folder.name)
 def test_what_ships_is_what_its_study_asks_for(folder: Path) -> None:
     asked, told = read(config(folder.name)), json.loads((folder / "manifest.json").read_text())
-    assert told["config_hash"] == asked.config_hash
+    # By what this version makes of both: records of an older one have that one's digest in their manifest.
+    assert Study.model_validate(told["config"]).config_hash == asked.config_hash
     assert told["config"]["seeds"] == list(asked.seeds)
     found = pd.read_parquet(folder / "outcomes.parquet")
     assert sorted(zip(found["setting"], found["method"], found["seed"], strict=True)) == sorted(
