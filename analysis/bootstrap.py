@@ -31,7 +31,7 @@ from jackpot_sim.estimators import statistics
 from jackpot_sim.estimators.statistics import Moments, StateStatistics
 from jackpot_sim.studies.errors import StudyError
 
-FloatArray: TypeAlias = NDArray[np.float64]
+Floats: TypeAlias = NDArray[np.float64]
 
 FIGURES = (
     *("kl_policy_actor", "acceptance_rate", "kl_accepted", "kl_effective"),
@@ -89,25 +89,25 @@ class Candidate:
 
     estimator: str
     denominator: str
-    per_seed: dict[str, FloatArray]
+    per_seed: dict[str, Floats]
     """By figure, what each cell has: shape (seeds,)."""
-    resampled: dict[str, FloatArray]
+    resampled: dict[str, Floats]
     """By figure, what each cell of each replicate has: shape (seeds, replicates)."""
 
     def centre(self, figure: str) -> float:
         """The mean over seeds."""
         return float(_mean_over_seeds(self.per_seed[figure]))
 
-    def replicates(self, figure: str) -> FloatArray:
+    def replicates(self, figure: str) -> Floats:
         """The mean over the seeds of each replicate, shape (replicates,)."""
         return _mean_over_seeds(self.resampled[figure])
 
-    def mse_at(self, n_samples: int) -> tuple[float, FloatArray]:
+    def mse_at(self, n_samples: int) -> tuple[float, Floats]:
         """The MSE at that many proposals per state: the mean over seeds, and over those of each replicate."""
         centre, replicates = (_mean_over_seeds(_mse(of, n_samples)) for of in (self.per_seed, self.resampled))
         return float(centre), replicates
 
-    def mse_rescaled_at(self, n_samples: int) -> tuple[float, FloatArray]:
+    def mse_rescaled_at(self, n_samples: int) -> tuple[float, Floats]:
         """The same for the MSE of the best multiple of the update."""
         centre, replicates = (_mean_over_seeds(_rescaled(of, n_samples)) for of in (self.per_seed, self.resampled))
         return float(centre), replicates
@@ -166,7 +166,7 @@ def environments(records: pd.DataFrame, states: pd.DataFrame, options: Options) 
         yield Environment(str(name), tuple(candidates))
 
 
-def interval(value: float, replicates: FloatArray, level: float) -> Interval:
+def interval(value: float, replicates: Floats, level: float) -> Interval:
     """The percentile interval and standard error that `replicates` give.
 
     Ends are order statistics, never interpolated, so that an infinite replicate counts as the largest.
@@ -210,19 +210,19 @@ def _draws(environment: str, seeds: int, states: int, options: Options) -> NDArr
     return np.broadcast_to(seed * states + state, size)
 
 
-def _figures(columns: FloatArray, denominator: str, n_samples: int) -> dict[str, FloatArray]:
+def _figures(columns: Floats, denominator: str, n_samples: int) -> dict[str, Floats]:
     """The figures of stacks of states, from (columns of the table, ..., states) to (...) each."""
     found: Moments = statistics.combine(StateStatistics(*columns[1:]), denominator, n_samples)
     # 0-d results come back as floats; the callers always have a leading axis.
     return {"kl_policy_actor": np.mean(columns[0], axis=-1)} | {name: getattr(found, name) for name in _MEASURED}
 
 
-def _mse(of: dict[str, FloatArray], n_samples: int) -> FloatArray:
-    found: FloatArray = statistics.mean_squared_error(of["bias"] ** 2, of["variance"], of["noise_to_signal"], n_samples)
+def _mse(of: dict[str, Floats], n_samples: int) -> Floats:
+    found: Floats = statistics.mean_squared_error(of["bias"] ** 2, of["variance"], of["noise_to_signal"], n_samples)
     return found
 
 
-def _rescaled(of: dict[str, FloatArray], n_samples: int) -> FloatArray:
+def _rescaled(of: dict[str, Floats], n_samples: int) -> Floats:
     gain = of["gain"]
     with np.errstate(invalid="ignore"):
         size = _mse(of, n_samples) + 2 * gain - 1
@@ -230,9 +230,9 @@ def _rescaled(of: dict[str, FloatArray], n_samples: int) -> FloatArray:
         size = np.maximum(
             size, statistics.mean_squared_error(gain**2, of["variance"], of["noise_to_signal"], n_samples)
         )
-        found: FloatArray = statistics.mean_squared_error_rescaled(gain, size)
+        found: Floats = statistics.mean_squared_error_rescaled(gain, size)
     return found
 
 
-def _mean_over_seeds(values: FloatArray) -> FloatArray:
+def _mean_over_seeds(values: Floats) -> Floats:
     return np.asarray(np.mean(values, axis=0))

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from analysis import bootstrap
-from analysis.bootstrap import Environment, FloatArray, Options
+from analysis.bootstrap import Environment, Floats, Options
 from jackpot_sim.studies.errors import StudyError
 from jackpot_sim.sweep.labels import labels
 
@@ -148,7 +148,7 @@ def lowest_mse(environment: Environment, n_samples: Sequence[int], options: Opti
     return pd.DataFrame(rows)
 
 
-def _compared(suffix: str, known: list[tuple[float, FloatArray]], options: Options) -> list[dict[str, Any]]:
+def _compared(suffix: str, known: list[tuple[float, Floats]], options: Options) -> list[dict[str, Any]]:
     """For each candidate its figure with the interval, whether it is the lowest, and how probably."""
     best = is_lowest(np.array([centre for centre, _ in known]))
     share = is_lowest(np.stack([replicates for _, replicates in known])).mean(axis=-1)
@@ -168,7 +168,7 @@ def _compared(suffix: str, known: list[tuple[float, FloatArray]], options: Optio
     return rows
 
 
-def undominated(bias: FloatArray, variance: FloatArray) -> np.ndarray[Any, np.dtype[np.bool_]]:
+def undominated(bias: Floats, variance: Floats) -> np.ndarray[Any, np.dtype[np.bool_]]:
     """Which candidates, along the first axis, no other dominates; shape as given.
 
     >>> undominated(np.array([0.0, 1.0, 1.0]), np.array([2.0, 1.0, 3.0])).tolist()
@@ -182,18 +182,18 @@ def undominated(bias: FloatArray, variance: FloatArray) -> np.ndarray[Any, np.dt
     return out
 
 
-def is_lowest(values: FloatArray) -> np.ndarray[Any, np.dtype[np.bool_]]:
+def is_lowest(values: Floats) -> np.ndarray[Any, np.dtype[np.bool_]]:
     """Where `values` is within rounding of its least along the first axis; nan is never the least."""
     least = np.min(np.where(np.isnan(values), np.inf, values), axis=0)
     return np.asarray(np.isfinite(values) & (values <= least * (1 + ROUNDING)))
 
 
-def tied(first: FloatArray, second: FloatArray) -> Any:
+def tied(first: Floats, second: Floats) -> Any:
     """Equal but for rounding."""
     return _at_most(first, second) & _at_most(second, first)
 
 
-def _at_most(first: FloatArray, second: FloatArray) -> Any:
+def _at_most(first: Floats, second: Floats) -> Any:
     """first ≤ second, but for rounding."""
     return first <= second + ROUNDING * np.abs(second) + _NOISE_FLOOR
 

@@ -37,10 +37,16 @@ CONTRACTS = Path("tests/contracts/test_corrections.py")
 
 DEFAULT = (
     *(f"jackpot_sim/core/{name}.py" for name in ("budget", "divergences", "heads", "normalizer", "numerics", "obrs")),
-    *(f"jackpot_sim/core/{name}.py" for name in ("policy_gradient", "sampling", "sequences", "topk")),
-    *(f"jackpot_sim/estimators/{name}.py" for name in ("path", "optimum", "moments", "token", "jackpot", "sequence")),
-    *(f"jackpot_sim/estimators/{name}.py" for name in ("batch", "base", "sampled", "statistics", "rollouts")),
-    *(f"jackpot_sim/environments/{name}.py" for name in ("categorical", "enumeration", "targets", "small_lm")),
+    *(f"jackpot_sim/core/{name}.py" for name in ("log_ratios", "policy_gradient", "sampling", "sequences", "topk")),
+    *(
+        f"jackpot_sim/estimators/corrections/{name}.py"
+        for name in ("token", "jackpot", "sequence", "batch", "correction")
+    ),
+    *(f"jackpot_sim/estimators/states/{name}.py" for name in ("moments", "path", "optimum", "sampled")),
+    *(f"jackpot_sim/estimators/{name}.py" for name in ("statistics", "replicates", "sequences/sampled")),
+    *(f"jackpot_sim/environments/{name}.py" for name in ("states/base_laws", "prefix_tree", "targets")),
+    "jackpot_sim/environments/sequences/small_lm.py",
+    "jackpot_sim/estimators/corrections/correction.py",
     "jackpot_sim/training/objective.py",
 )
 

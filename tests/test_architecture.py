@@ -89,11 +89,11 @@ def test_imports_point_one_way(path: Path) -> None:
     ("module", "line"),
     [
         ("jackpot_sim.core.obrs", "from jackpot_sim import estimators"),
-        ("jackpot_sim.core.obrs", "import jackpot_sim.environments.base"),
+        ("jackpot_sim.core.obrs", "import jackpot_sim.environments.knobs"),
         ("jackpot_sim.core.obrs", "def f():\n    from jackpot_sim.sweep import spec"),
         ("jackpot_sim.core.obrs", "from ..estimators import token"),
-        ("jackpot_sim.estimators.token", "from jackpot_sim.environments.base import PolicyPair"),
-        ("jackpot_sim.environments.base", "from jackpot_sim.estimators import moments"),
+        ("jackpot_sim.estimators.statistics", "from jackpot_sim.environments.policy_pair import PolicyPair"),
+        ("jackpot_sim.environments.knobs", "from jackpot_sim.estimators import moments"),
         ("jackpot_sim.studies.files", "from jackpot_sim.sweep import spec"),
         ("jackpot_sim.studies.files", "from jackpot_sim.training import spec"),
         ("jackpot_sim.training.run", "from jackpot_sim.sweep.records import load"),
@@ -103,7 +103,7 @@ def test_imports_point_one_way(path: Path) -> None:
         ("jackpot_sim", "from jackpot_sim import core"),
         ("analysis.load", "from jackpot_sim.estimators import Denominator"),
         ("analysis.load", "import paper_figures"),
-        ("analysis.load", "from jackpot_sim.environments import base"),
+        ("analysis.load", "from jackpot_sim.environments import knobs"),
         ("paper_figures.figure_2", "from tests.sweep import studies"),
     ],
 )

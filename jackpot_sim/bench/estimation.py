@@ -14,7 +14,8 @@ from jackpot_sim.bench.laws import pairs
 from jackpot_sim.bench.timing import Finding, in_turn, median_ratio, peak_bytes
 from jackpot_sim.core.numerics import log_softmax
 from jackpot_sim.core.obrs import overlap, solve_lam
-from jackpot_sim.estimators import Correction, moments, path
+from jackpot_sim.estimators import Correction
+from jackpot_sim.estimators.states import moments, path
 
 _BUDGETS = (0.8, 0.95, 0.99)
 _BRENTQ_STATES = 4

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from jackpot_sim.environments.base import PolicyPair
-from jackpot_sim.environments.categorical import Dirichlet, LmLike, Zipf
-from jackpot_sim.environments.mismatch import DirichletMixture, LogitNoise, Mismatch
+from jackpot_sim.environments.policy_pair import PolicyPair
+from jackpot_sim.environments.states.base_laws import Dirichlet, LmLike, Zipf
+from jackpot_sim.environments.states.families import DirichletMixture, LogitNoise, Mismatch
 
 VOCABULARY = 151_936
 """Qwen's."""

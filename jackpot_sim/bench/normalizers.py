@@ -17,10 +17,10 @@ from jackpot_sim.core.heads import Head
 from jackpot_sim.core.numerics import log_ratio, log_softmax
 from jackpot_sim.core.sampling import categorical
 from jackpot_sim.core.topk import TopK
-from jackpot_sim.environments.base import PolicyPair
-from jackpot_sim.environments.categorical import LmLike
-from jackpot_sim.environments.mismatch import LogitNoise
-from jackpot_sim.estimators.normalizers import Comparison, LawBlock, Way, compare
+from jackpot_sim.environments.policy_pair import PolicyPair
+from jackpot_sim.environments.states.base_laws import LmLike
+from jackpot_sim.environments.states.families import LogitNoise
+from jackpot_sim.estimators.mismatch.overlap_estimates import Comparison, LawBlock, Way, compare
 
 K = 20
 

@@ -13,10 +13,10 @@ from jackpot_sim import estimators
 from jackpot_sim.bench.timing import Finding, in_turn, median_ratio
 from jackpot_sim.core.numerics import log_softmax
 from jackpot_sim.core.sequences import Enumeration, SequenceLaws
-from jackpot_sim.environments.enumeration import PrefixTree
 from jackpot_sim.environments.language_models.build import TinyQwen3, build
 from jackpot_sim.environments.language_models.scoring import CausalLM
-from jackpot_sim.estimators.enumerated import Referee
+from jackpot_sim.environments.prefix_tree import PrefixTree
+from jackpot_sim.estimators.sequences.enumerated import Referee
 from jackpot_sim.estimators.statistics import Denominator
 
 _SLICE = 1 << 13

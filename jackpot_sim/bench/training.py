@@ -26,10 +26,10 @@ import numpy as np
 from jackpot_sim.bench.errors import CannotMeasureError
 from jackpot_sim.bench.grpo_step import now
 from jackpot_sim.bench.timing import Finding, median_ratio
-from jackpot_sim.environments.base import keyed_generator
 from jackpot_sim.environments.language_models.build import Model, TinyQwen3, build
 from jackpot_sim.environments.language_models.library import quiet
 from jackpot_sim.environments.language_models.threads import torch_threads
+from jackpot_sim.environments.randomness import keyed_generator
 from jackpot_sim.requirements import RequirementError, require
 from jackpot_sim.training.config import Sampling, Taught, Training, Update
 from jackpot_sim.training.tasks.addition import Addition

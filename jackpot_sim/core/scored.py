@@ -11,8 +11,8 @@ from functools import cached_property
 
 import numpy as np
 
+from jackpot_sim.core.arrays import Flags, Floats, Ints
 from jackpot_sim.core.numerics import check_same_shape, log_ratio
-from jackpot_sim.core.sequences import Flags, Floats, Ints
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,15 +15,8 @@ from typing import Any
 import numpy as np
 
 from jackpot_sim.core import divergences
-from jackpot_sim.core.sequences import (
-    Enumeration,
-    Floats,
-    Ints,
-    Rollouts,
-    SequenceLaws,
-    occupancy,
-    per_sequence,
-)
+from jackpot_sim.core.arrays import Floats, Ints
+from jackpot_sim.core.sequences import Enumeration, Rollouts, SequenceLaws, occupancy, per_sequence
 
 NAMES = (
     *("kl_policy_actor", "kl_actor_policy", "total_variation", "chi_square"),

@@ -12,17 +12,14 @@ import dataclasses
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from jackpot_sim.core.arrays import Flags, Floats, Ints
 from jackpot_sim.core.divergences import kl_to_measure
 from jackpot_sim.core.numerics import check_log_probs, check_same_shape, log_ratio
-
-Floats: TypeAlias = NDArray[np.float64]
-Ints: TypeAlias = NDArray[np.int64]
-Flags: TypeAlias = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,6 +8,12 @@ from typing import Any
 
 import numpy as np
 
+FORBID_EXTRA = {"extra": "forbid"}
+"""For `__pydantic_config__`: a misspelt option of a configuration is an error, not a default."""
+
+BY_KIND = {"discriminator": "kind"}
+"""Field metadata from which pydantic learns, without being imported here, that `kind` picks the class."""
+
 
 def check_count(name: str, value: Any, low: int, high: int | None = None) -> None:
     """Refuses all but an integer in [low, high]."""

@@ -9,24 +9,12 @@ none of the others.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from functools import cache
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeAlias
 
-import numpy as np
-
-from jackpot_sim.core import divergences
-from jackpot_sim.environments.advantage import Advantage, NormalAdvantage
-from jackpot_sim.environments.base import BY_KIND, FORBID_EXTRA, FloatArray, PolicyPair, Realised, keyed_generator
-from jackpot_sim.environments.categorical import BaseLaw, Dirichlet
-from jackpot_sim.environments.fields import check_positive
-from jackpot_sim.environments.targets import Target
+from jackpot_sim.environments.fields import FORBID_EXTRA, check_positive
 
 Divergence: TypeAlias = Literal["kl_policy_actor", "kl_actor_policy"]
-
-Laws: TypeAlias = Callable[[float], tuple[FloatArray, FloatArray]]
-"""knob → (policy_log_probs, actor_log_probs), each (states, vocab) in nats."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,61 +56,3 @@ class OneKnob(ABC):
     @abstractmethod
     def check_knob(self, knob: Any) -> None:
         """Refuses a knob out of range; the ValueError names the field."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Mismatch(OneKnob):
-    """An environment of independent states whose actor differs from its policy by one knob.
-
-    Attributes:
-        base: where one of the two policies comes from.
-        advantage: what tokens are worth.
-    """
-
-    base: BaseLaw = field(default_factory=Dirichlet, metadata=BY_KIND)
-    advantage: Advantage = field(default_factory=NormalAdvantage, metadata=BY_KIND)
-
-    @property
-    def family(self) -> str:
-        """What sets the actor apart, as records name it."""
-        return self.kind
-
-    @property
-    def base_kind(self) -> str:
-        """Where the policies come from, as records name it."""
-        return self.base.kind
-
-    def build(self, seed: int) -> Realised:
-        """The pair that this configuration and `seed` determine.
-
-        Raises:
-            ValueError: the base law cannot be built, the knob does not fit its shape, or `target_kl`
-                is unattainable (the error gives the attainable range).
-        """
-        base = self.base.log_probs(keyed_generator(seed, "base", self.base))
-        advantage = self.advantage.draw(base, keyed_generator(seed, "advantage", self.base))
-        laws = self.laws(base, advantage, seed)
-
-        @cache
-        def kl_at(knob: float) -> float:
-            policy, actor = laws(knob)
-            p, q = (policy, actor) if self.target_divergence == "kl_policy_actor" else (actor, policy)
-            return float(np.mean(divergences.kl(p, q)))
-
-        knob = self.knob
-        if self.target_kl is not None:
-            knob = self.solve(Target(f"{self.target_divergence} of {self.kind}", self.target_kl, kl_at), base)
-        pair = PolicyPair(*laws(knob), advantage)
-        return Realised(pair=pair, knob=float(knob), target_kl=self.target_kl, achieved=kl_at(knob))
-
-    def noise(self, seed: int) -> np.random.Generator:
-        """The generator of what the family adds to the base law: the same for every knob."""
-        return keyed_generator(seed, "noise", self.base, self.kind)
-
-    @abstractmethod
-    def laws(self, base: FloatArray, advantage: FloatArray, seed: int) -> Laws:
-        """The two policies as a function of the knob, with all noise drawn here."""
-
-    @abstractmethod
-    def solve(self, target: Target, base: FloatArray) -> float:
-        """The knob at which the mean KL meets the target, exactly or as nearly as can be."""

@@ -5,27 +5,16 @@
 MaskedImportanceSampling(low=0.5, high=5.0)
 """
 
-from jackpot_sim.estimators import (
-    batch,
-    diagnostics,
-    enumerated,
-    jackpot,
-    moments,
-    optimum,
-    path,
-    rollouts,
-    sampled,
-    sequence,
-    token,
-)
-from jackpot_sim.estimators.base import Correction, Level, TokenWeights, get, names
-from jackpot_sim.estimators.batch import batch_normalize
-from jackpot_sim.estimators.budget import at_budget
-from jackpot_sim.estimators.combined import combined
-from jackpot_sim.estimators.diagnostics import Aggregate
-from jackpot_sim.estimators.moments import Denominator, Moments
-from jackpot_sim.estimators.rao_blackwell import rao_blackwell
-from jackpot_sim.estimators.updates import UpdateTarget
+from jackpot_sim.core.log_ratios import Aggregate
+from jackpot_sim.estimators.corrections import batch, jackpot, sequence, token
+from jackpot_sim.estimators.corrections.at_budget import at_budget
+from jackpot_sim.estimators.corrections.batch import batch_normalize
+from jackpot_sim.estimators.corrections.composed import combined, rao_blackwell
+from jackpot_sim.estimators.corrections.correction import Correction, Level, TokenWeights, get, names
+from jackpot_sim.estimators.sequences import enumerated
+from jackpot_sim.estimators.sequences.updates import UpdateTarget
+from jackpot_sim.estimators.states import moments, optimum, path
+from jackpot_sim.estimators.statistics import Denominator, Moments
 
 __all__ = [
     "Aggregate",
@@ -39,7 +28,6 @@ __all__ = [
     "batch",
     "batch_normalize",
     "combined",
-    "diagnostics",
     "enumerated",
     "get",
     "jackpot",
@@ -48,8 +36,6 @@ __all__ = [
     "optimum",
     "path",
     "rao_blackwell",
-    "rollouts",
-    "sampled",
     "sequence",
     "token",
 ]

@@ -9,7 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
 
 from jackpot_sim import estimators
 from jackpot_sim.estimators import Correction, UpdateTarget
-from jackpot_sim.estimators.updates import require_target
+from jackpot_sim.estimators.sequences.updates import require_target
 
 
 class Frozen(BaseModel):

@@ -19,18 +19,18 @@ from rich.progress import Progress as ProgressBar
 from rich.table import Table
 
 from jackpot_sim import estimators
-from jackpot_sim.environments.advantage import Advantage
-from jackpot_sim.environments.answers import AnswerReward, Match
-from jackpot_sim.environments.categorical import BaseLaw
-from jackpot_sim.environments.hf import HuggingFace
 from jackpot_sim.environments.language_models.build import LanguageModel
 from jackpot_sim.environments.language_models.checkpoints import Precision
-from jackpot_sim.environments.mismatch import FAMILIES
-from jackpot_sim.environments.reward import Reward
-from jackpot_sim.environments.small_lm import SmallLM
+from jackpot_sim.environments.rollouts.answers import AnswerReward, Match
+from jackpot_sim.environments.rollouts.hf import HuggingFace
+from jackpot_sim.environments.sequences.reward import Reward
+from jackpot_sim.environments.sequences.small_lm import SmallLM
 from jackpot_sim.environments.sources import SOURCES, Format
 from jackpot_sim.environments.sources.real_models import REAL_ACTORS
-from jackpot_sim.estimators import base
+from jackpot_sim.environments.states.advantage import Advantage
+from jackpot_sim.environments.states.base_laws import BaseLaw
+from jackpot_sim.environments.states.families import FAMILIES
+from jackpot_sim.estimators.corrections import correction as base
 from jackpot_sim.studies.answering import answered
 from jackpot_sim.studies.configuration import read_mapping
 from jackpot_sim.studies.dotted import split_dotted

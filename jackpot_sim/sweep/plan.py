@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from jackpot_sim.environments.hf import HuggingFace
-from jackpot_sim.environments.small_lm import KL_ROLLOUTS, SmallLM
+from jackpot_sim.environments.rollouts.hf import HuggingFace
+from jackpot_sim.environments.sequences.small_lm import KL_ROLLOUTS, SmallLM
 from jackpot_sim.sweep.spec import Environment, Method, Study, identity
 
 _BUILD_TOKENS = 40

@@ -20,23 +20,26 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from jackpot_sim.core import divergences
+from jackpot_sim.core.arrays import Flags, Floats, Ints
 from jackpot_sim.core.backend import to_numpy
 from jackpot_sim.core.scored import ScoredRollouts
 from jackpot_sim.core.sequence_divergences import ratio_of_means
-from jackpot_sim.core.sequences import Flags, Floats, Ints, per_sequence
-from jackpot_sim.environments.base import keyed_generator
-from jackpot_sim.environments.hf import HuggingFace
+from jackpot_sim.core.sequences import per_sequence
 from jackpot_sim.environments.language_models.block_gradients import block_of, gradients
-from jackpot_sim.environments.language_models.fitting_batch import run_fitting
 from jackpot_sim.environments.language_models.generation import Written
+from jackpot_sim.environments.language_models.memory import run_fitting
 from jackpot_sim.environments.language_models.threads import torch_threads
-from jackpot_sim.environments.realised_rollouts import ROLES, RealisedRollouts, Role
-from jackpot_sim.estimators import Correction, Denominator, clustered, normalizers, scored
-from jackpot_sim.estimators.clustered import Summary
-from jackpot_sim.estimators.gradients import Spread, Updates, figures
-from jackpot_sim.estimators.normalizers import Comparison, LawBlock
+from jackpot_sim.environments.randomness import keyed_generator
+from jackpot_sim.environments.rollouts.built import ROLES, RealisedRollouts, Role
+from jackpot_sim.environments.rollouts.hf import HuggingFace
+from jackpot_sim.estimators import Correction, Denominator
+from jackpot_sim.estimators.mismatch import overlap_estimates, summaries
+from jackpot_sim.estimators.mismatch.overlap_estimates import Comparison, LawBlock
+from jackpot_sim.estimators.mismatch.summaries import Summary
+from jackpot_sim.estimators.rollouts import weights as scored
+from jackpot_sim.estimators.rollouts.at_states import Visited
+from jackpot_sim.estimators.rollouts.gradients import Spread, Updates, figures
 from jackpot_sim.estimators.statistics import StateStatistics
-from jackpot_sim.estimators.visited import Visited
 from jackpot_sim.studies.estimator_spec import EstimatorSpec
 from jackpot_sim.sweep.plan import Cell
 from jackpot_sim.sweep.rows import Row, asked_of, normalizer_rows
@@ -122,7 +125,7 @@ class RolloutSubject:
         found, generator = self._found, keyed_generator(self._cell.seed, "bootstrap")
         named = {"cell": self._cell.id, "environment": self._cell.environment}
         states = found.visited.divergences | {"overlap": found.visited.overlap[_LAM]}
-        everything = [*clustered.summaries(found.actor, states, generator), *found.rewards]
+        everything = [*summaries.summaries(found.actor, states, generator), *found.rewards]
         told = [named | dataclasses.asdict(each) for each in everything]
         return {"diagnostics": told, "normalizers": normalizer_rows(self._cell, found.compared)}
 
@@ -154,7 +157,7 @@ class RolloutSubject:
             collections.deque(blocks, maxlen=0)
         else:
             asked, generator = study.normalizers, keyed_generator(seed, "batches")
-            compared = normalizers.compare(blocks, asked.k, asked.lam, asked.batch, generator)
+            compared = overlap_estimates.compare(blocks, asked.k, asked.lam, asked.batch, generator)
         actor = ScoredRollouts(
             visited.policy_log_probs,
             written["actor"].raw_log_probs if realised.setup.believes_raw else written["actor"].log_probs,

@@ -23,7 +23,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from jackpot_sim.environments.hf import HuggingFace
+from jackpot_sim.environments.rollouts.hf import HuggingFace
 from jackpot_sim.estimators.statistics import StateStatistics
 from jackpot_sim.studies.errors import StudyError
 from jackpot_sim.studies.files import LOCK, locked, unwritable, write_atomically

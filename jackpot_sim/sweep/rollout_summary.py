@@ -10,7 +10,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from jackpot_sim.estimators.clustered import descriptions
+from jackpot_sim.estimators.mismatch.summaries import descriptions
 from jackpot_sim.sweep import records
 from jackpot_sim.sweep.labels import labels
 

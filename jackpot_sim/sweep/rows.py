@@ -9,9 +9,9 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 
 from jackpot_sim.core import divergences, sequence_divergences
-from jackpot_sim.environments.base import keyed_generator
+from jackpot_sim.environments.randomness import keyed_generator
 from jackpot_sim.estimators import Denominator
-from jackpot_sim.estimators.normalizers import Comparison
+from jackpot_sim.estimators.mismatch.overlap_estimates import Comparison
 from jackpot_sim.studies.estimator_spec import EstimatorSpec
 from jackpot_sim.sweep.plan import Cell
 

@@ -19,18 +19,18 @@ from typing import Annotated, Any, TypeAlias, get_args
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from jackpot_sim.environments.advantage import Advantage
-from jackpot_sim.environments.answers import AnswerReward
-from jackpot_sim.environments.categorical import BaseLaw
 from jackpot_sim.environments.files import files_of, fingerprint
-from jackpot_sim.environments.hf import HuggingFace, spelt_out
 from jackpot_sim.environments.language_models.build import LanguageModel
 from jackpot_sim.environments.language_models.prompts import PromptDataset, PromptFile
-from jackpot_sim.environments.mismatch import FAMILIES, MismatchFamily
-from jackpot_sim.environments.reward import Reward
-from jackpot_sim.environments.small_lm import SmallLM
+from jackpot_sim.environments.rollouts.answers import AnswerReward
+from jackpot_sim.environments.rollouts.hf import HuggingFace, spelt_out
+from jackpot_sim.environments.sequences.reward import Reward
+from jackpot_sim.environments.sequences.small_lm import SmallLM
 from jackpot_sim.environments.sources import SOURCES
 from jackpot_sim.environments.sources.real_models import REAL_ACTORS
+from jackpot_sim.environments.states.advantage import Advantage
+from jackpot_sim.environments.states.base_laws import BaseLaw
+from jackpot_sim.environments.states.families import FAMILIES, MismatchFamily
 from jackpot_sim.estimators import Denominator, UpdateTarget
 from jackpot_sim.studies import configuration
 from jackpot_sim.studies.configuration import expand

@@ -17,14 +17,17 @@ from jackpot_sim.core import divergences, sequence_divergences
 from jackpot_sim.core.backend import row_blocks
 from jackpot_sim.core.sampling import categorical
 from jackpot_sim.core.sequences import Rollouts
-from jackpot_sim.environments.base import Realised, keyed_generator
-from jackpot_sim.environments.enumeration import prefix_shift
-from jackpot_sim.environments.hf import HuggingFace
-from jackpot_sim.environments.small_lm import RealisedSequences, SmallLM
-from jackpot_sim.estimators import Correction, Denominator, moments, rollouts, sampled
-from jackpot_sim.estimators.enumerated import Referee, Weighed
-from jackpot_sim.estimators.normalizers import LawBlock, compare
-from jackpot_sim.estimators.sampled import Sampled
+from jackpot_sim.environments.policy_pair import Realised
+from jackpot_sim.environments.prefix_tree import prefix_shift
+from jackpot_sim.environments.randomness import keyed_generator
+from jackpot_sim.environments.rollouts.hf import HuggingFace
+from jackpot_sim.environments.sequences.small_lm import RealisedSequences, SmallLM
+from jackpot_sim.estimators import Correction, Denominator
+from jackpot_sim.estimators.mismatch.overlap_estimates import LawBlock, compare
+from jackpot_sim.estimators.replicates import Sampled
+from jackpot_sim.estimators.sequences import sampled as rollouts
+from jackpot_sim.estimators.sequences.enumerated import Referee, Weighed
+from jackpot_sim.estimators.states import moments, sampled
 from jackpot_sim.estimators.statistics import Moments, StateStatistics
 from jackpot_sim.studies.estimator_spec import EstimatorSpec
 from jackpot_sim.sweep.plan import Cell

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jackpot_sim.core.sequences import Floats
+from jackpot_sim.core.arrays import Floats
 
 WINDOW = 20
 """Steps of the running mean, and the further steps that have to follow."""

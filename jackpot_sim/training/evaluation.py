@@ -7,11 +7,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jackpot_sim.core.sequences import Floats
-from jackpot_sim.environments.base import keyed_generator
+from jackpot_sim.core.arrays import Floats
 from jackpot_sim.environments.language_models.build import Model
 from jackpot_sim.environments.language_models.sampling_law import SamplingLaw
 from jackpot_sim.environments.language_models.scoring import CausalLM
+from jackpot_sim.environments.randomness import keyed_generator
 from jackpot_sim.training.tasks.base import Problem
 from jackpot_sim.training.texts import Texts
 

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jackpot_sim.core.arrays import Flags, Ints
 from jackpot_sim.core.backend import Array
-from jackpot_sim.core.sequences import Flags, Ints
 from jackpot_sim.core.topk import TopK
 from jackpot_sim.environments.language_models.library import Model, logits
 from jackpot_sim.training.packing import packed_logits

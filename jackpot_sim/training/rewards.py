@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from jackpot_sim.core.sequences import Floats
+from jackpot_sim.core.arrays import Floats
 from jackpot_sim.training.faults import RewardError
 from jackpot_sim.training.tasks.base import Problem
 

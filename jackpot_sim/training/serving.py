@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from jackpot_sim.environments.base import keyed_generator
-from jackpot_sim.environments.enumeration import PrefixTree
 from jackpot_sim.environments.language_models.build import Model
 from jackpot_sim.environments.language_models.scoring import CausalLM
-from jackpot_sim.environments.sources.knobs import Setting
+from jackpot_sim.environments.prefix_tree import PrefixTree
+from jackpot_sim.environments.randomness import keyed_generator
+from jackpot_sim.environments.sources.actor_source import Setting
 from jackpot_sim.training.actors import Actor, OnPolicy, Served, Stale
 
 

@@ -11,10 +11,10 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from jackpot_sim.environments.base import keyed_generator
 from jackpot_sim.environments.language_models.build import Model, TinyQwen3, Tokenizer, build
 from jackpot_sim.environments.language_models.checkpoints import Precision
 from jackpot_sim.environments.language_models.scoring import CausalLM
+from jackpot_sim.environments.randomness import keyed_generator
 from jackpot_sim.studies.errors import StudyError
 from jackpot_sim.training.actors import Direction
 from jackpot_sim.training.config import Taught

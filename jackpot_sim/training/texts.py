@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jackpot_sim.core.sequences import Flags, Ints
+from jackpot_sim.core.arrays import Flags, Ints
 from jackpot_sim.environments.language_models.build import check_positions
 from jackpot_sim.environments.language_models.generation import Written, check_written, generate
 from jackpot_sim.environments.language_models.library import Model, Tokenizer, end_tokens

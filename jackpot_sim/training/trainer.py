@@ -18,9 +18,9 @@ import numpy as np
 
 from jackpot_sim.core.backend import Array
 from jackpot_sim.core.topk import TopK
-from jackpot_sim.environments.base import keyed_generator
 from jackpot_sim.environments.language_models.build import Model
 from jackpot_sim.environments.language_models.sampling_law import SamplingLaw
+from jackpot_sim.environments.randomness import keyed_generator
 from jackpot_sim.estimators import Correction
 from jackpot_sim.training import objective
 from jackpot_sim.training.actors import JointActor

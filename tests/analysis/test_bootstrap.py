@@ -12,8 +12,8 @@ import pytest
 from analysis import bootstrap
 from analysis.bootstrap import FIGURES, Options, Resample
 from jackpot_sim import estimators
-from jackpot_sim.estimators import moments
-from jackpot_sim.estimators.moments import StateStatistics
+from jackpot_sim.estimators.states import moments
+from jackpot_sim.estimators.states.moments import StateStatistics
 from jackpot_sim.studies.errors import StudyError
 from jackpot_sim.sweep import spec
 from jackpot_sim.sweep.plan import Cell

@@ -11,8 +11,8 @@ pytest.importorskip("trl")
 
 from jackpot_sim.bench import training
 from jackpot_sim.bench.errors import CannotMeasureError
-from jackpot_sim.environments.base import keyed_generator
 from jackpot_sim.environments.language_models.build import TinyQwen3
+from jackpot_sim.environments.randomness import keyed_generator
 from jackpot_sim.training.config import Sampling, Training, Update
 from tests.packages import without
 

@@ -19,12 +19,13 @@ import torch
 
 from jackpot_sim import estimators
 from jackpot_sim.core.backend import to_numpy
-from jackpot_sim.estimators import base, moments, sampled, statistics
-from jackpot_sim.estimators.base import Correction, Level, TokenCorrection
-from jackpot_sim.estimators.batch import BatchNormalized
-from jackpot_sim.estimators.combined import Combined
-from jackpot_sim.estimators.rao_blackwell import RaoBlackwell, rao_blackwell
-from jackpot_sim.estimators.sequence import SequenceCorrection
+from jackpot_sim.estimators import statistics
+from jackpot_sim.estimators.corrections import correction as base
+from jackpot_sim.estimators.corrections.batch import BatchNormalized
+from jackpot_sim.estimators.corrections.composed import Combined, RaoBlackwell, rao_blackwell
+from jackpot_sim.estimators.corrections.correction import Correction, Level, TokenCorrection
+from jackpot_sim.estimators.corrections.sequence import SequenceCorrection
+from jackpot_sim.estimators.states import moments, sampled
 from tests.cases import each, every, rotating
 from tests.conftest import ToLibrary
 from tests.estimators import brute

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from jackpot_sim.core.sequences import Enumeration, Floats, SequenceLaws, Sequences
+from jackpot_sim.core.arrays import Floats
+from jackpot_sim.core.sequences import Enumeration, SequenceLaws, Sequences
 from tests.core.laws import Pair
 
 

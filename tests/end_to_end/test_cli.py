@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 
 from jackpot_sim import estimators
-from jackpot_sim.environments.mismatch import FAMILIES
+from jackpot_sim.environments.states.families import FAMILIES
 from jackpot_sim.sweep import records
 from jackpot_sim.sweep.cli import main
 from tests.end_to_end.commands import ENVIRONMENT, sweep

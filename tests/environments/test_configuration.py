@@ -6,10 +6,10 @@ from typing import Annotated, Any
 import pytest
 from pydantic import Field, TypeAdapter, ValidationError
 
-from jackpot_sim.environments.advantage import Advantage, BinaryReward, FileAdvantage
-from jackpot_sim.environments.categorical import BaseLaw, Dirichlet, LogitsFile, Zipf
-from jackpot_sim.environments.mismatch import FAMILIES, ActorFile, LogitNoise, LowerOrder, MismatchFamily, TopK
-from jackpot_sim.environments.ngram import Ngram
+from jackpot_sim.environments.states.advantage import Advantage, BinaryReward, FileAdvantage
+from jackpot_sim.environments.states.base_laws import BaseLaw, Dirichlet, LogitsFile, Zipf
+from jackpot_sim.environments.states.families import FAMILIES, ActorFile, LogitNoise, LowerOrder, MismatchFamily, TopK
+from jackpot_sim.environments.states.ngram import Ngram
 
 
 def adapter(union: Any) -> TypeAdapter[Any]:

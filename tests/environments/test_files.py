@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 
-from jackpot_sim.environments.advantage import FileAdvantage
-from jackpot_sim.environments.categorical import Dirichlet, LogitsFile
 from jackpot_sim.environments.files import files_of, fingerprint
-from jackpot_sim.environments.mismatch import FAMILIES
-from jackpot_sim.environments.ngram import Ngram
-from jackpot_sim.environments.perturbed import LogitNoise
-from jackpot_sim.environments.recorded import ActorFile
+from jackpot_sim.environments.states.actor_file import ActorFile
+from jackpot_sim.environments.states.advantage import FileAdvantage
+from jackpot_sim.environments.states.base_laws import Dirichlet, LogitsFile
+from jackpot_sim.environments.states.families import FAMILIES
+from jackpot_sim.environments.states.ngram import Ngram
+from jackpot_sim.environments.states.perturbed import LogitNoise
 
 P, A, ADV = Path("p.npy"), Path("a.npy"), Path("adv.npy")
 

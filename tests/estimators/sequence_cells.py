@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from jackpot_sim.core.sequences import Enumeration, SequenceLaws
-from jackpot_sim.environments.enumeration import PrefixTree
+from jackpot_sim.environments.prefix_tree import PrefixTree
 from tests.estimators.sequence_brute import Phi, Policy, Prefix, Prompt, Shape, prefixes, strings
 
 Change = Callable[[Prompt], None]

@@ -7,8 +7,8 @@ import pytest
 
 from jackpot_sim import estimators
 from jackpot_sim.core import gaussian, obrs
-from jackpot_sim.environments.mismatch import LogitNoise
-from jackpot_sim.estimators import moments
+from jackpot_sim.environments.states.families import LogitNoise
+from jackpot_sim.estimators.states import moments
 from paper_figures import figure2, noise_family, records, unification
 from paper_figures.records import Loaded
 from tests.paper_figures.conftest import MAINS, Drawn

@@ -11,11 +11,12 @@ import pytest
 
 from jackpot_sim import estimators
 from jackpot_sim.core import divergences, obrs
+from jackpot_sim.core.arrays import Floats, Ints
 from jackpot_sim.core.numerics import log_ratio
-from jackpot_sim.core.sequences import Floats, Ints, SequenceLaws, occupancy
-from jackpot_sim.environments.enumeration import PrefixTree
+from jackpot_sim.core.sequences import SequenceLaws, occupancy
 from jackpot_sim.environments.language_models.sampling_law import SamplingLaw
-from jackpot_sim.environments.realised_rollouts import RealisedRollouts
+from jackpot_sim.environments.prefix_tree import PrefixTree
+from jackpot_sim.environments.rollouts.built import RealisedRollouts
 from jackpot_sim.studies.errors import StudyError
 from jackpot_sim.sweep import records, spec
 from jackpot_sim.sweep.rows import DIVERGENCES

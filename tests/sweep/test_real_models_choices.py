@@ -19,13 +19,13 @@ from rich.console import Console
 
 from jackpot_sim import estimators
 from jackpot_sim.core.sequence_divergences import ratio_of_means
-from jackpot_sim.environments import hf as building
-from jackpot_sim.environments import realised_rollouts
-from jackpot_sim.environments.answers import AnswerReward, Match
-from jackpot_sim.environments.base import keyed_generator
-from jackpot_sim.environments.hf import HuggingFace, spelt_out
-from jackpot_sim.environments.realised_rollouts import ROLES, RealisedRollouts
-from jackpot_sim.estimators.visited import Visited, at_states
+from jackpot_sim.environments.randomness import keyed_generator
+from jackpot_sim.environments.rollouts import built as realised_rollouts
+from jackpot_sim.environments.rollouts import hf as building
+from jackpot_sim.environments.rollouts.answers import AnswerReward, Match
+from jackpot_sim.environments.rollouts.built import ROLES, RealisedRollouts
+from jackpot_sim.environments.rollouts.hf import HuggingFace, spelt_out
+from jackpot_sim.estimators.rollouts.at_states import Visited, at_states
 from jackpot_sim.sweep import real_models, records
 from jackpot_sim.sweep.cli import main
 from jackpot_sim.sweep.labels import labels, settings

@@ -208,7 +208,7 @@ def test_what_cannot_be_asked_is_refused_when_the_study_is_read(changes: dict[st
 
 def test_neither_torch_nor_transformers_is_needed_to_read_a_study() -> None:
     code = (
-        "import sys, jackpot_sim.sweep.cli, jackpot_sim.sweep.run, jackpot_sim.environments.small_lm;"
+        "import sys, jackpot_sim.sweep.cli, jackpot_sim.sweep.run, jackpot_sim.environments.sequences.small_lm;"
         "print([name for name in ('torch', 'transformers') if name in sys.modules])"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given
 
-from jackpot_sim.environments.mismatch import LogitNoise
+from jackpot_sim.environments.states.families import LogitNoise
 from jackpot_sim.estimators import Denominator
 from jackpot_sim.studies.configuration import read_mapping
 from jackpot_sim.studies.errors import StudyError

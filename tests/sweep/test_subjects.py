@@ -10,10 +10,12 @@ import pytest
 
 from jackpot_sim import estimators
 from jackpot_sim.core import sequence_divergences
-from jackpot_sim.environments.base import keyed_generator
-from jackpot_sim.environments.enumeration import prefix_shift
-from jackpot_sim.environments.small_lm import RealisedSequences, SmallLM
-from jackpot_sim.estimators import Correction, Denominator, enumerated, rollouts
+from jackpot_sim.environments.prefix_tree import prefix_shift
+from jackpot_sim.environments.randomness import keyed_generator
+from jackpot_sim.environments.sequences.small_lm import RealisedSequences, SmallLM
+from jackpot_sim.estimators import Correction, Denominator
+from jackpot_sim.estimators.sequences import enumerated
+from jackpot_sim.estimators.sequences import sampled as rollouts
 from jackpot_sim.estimators.statistics import Moments, StateStatistics
 from jackpot_sim.sweep import spec
 from jackpot_sim.sweep.cell import Measured, measure

@@ -16,7 +16,8 @@ from jackpot_sim import estimators
 from jackpot_sim.core import divergences, normalizer, obrs
 from jackpot_sim.core.scored import ScoredRollouts
 from jackpot_sim.core.topk import TopK
-from jackpot_sim.estimators import Correction, Level, TokenWeights, UpdateTarget, scored
+from jackpot_sim.estimators import Correction, Level, TokenWeights, UpdateTarget
+from jackpot_sim.estimators.rollouts import weights as scored
 from jackpot_sim.training import objective
 from jackpot_sim.training.actors import Direction
 from jackpot_sim.training.config import Aggregation, Divisor, Standardisation, Update

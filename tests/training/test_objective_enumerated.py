@@ -22,10 +22,10 @@ import torch
 from jackpot_sim import estimators
 from jackpot_sim.core.sequences import Enumeration, SequenceLaws
 from jackpot_sim.core.topk import TopK
-from jackpot_sim.environments.enumeration import PrefixTree
 from jackpot_sim.environments.language_models.build import TinyQwen3, build
 from jackpot_sim.environments.language_models.library import in_double
 from jackpot_sim.environments.language_models.scoring import CausalLM, log_prob_features
+from jackpot_sim.environments.prefix_tree import PrefixTree
 from jackpot_sim.estimators import Correction, Level, UpdateTarget
 from jackpot_sim.studies.estimator_spec import EstimatorSpec
 from jackpot_sim.training.config import Aggregation, Divisor, Sampling, Training, Update

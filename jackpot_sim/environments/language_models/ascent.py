@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jackpot_sim.environments.language_models.block_gradients import token_log_probs
-from jackpot_sim.environments.language_models.fitting import Path
 from jackpot_sim.environments.language_models.scoring import CausalLM
+from jackpot_sim.environments.language_models.teaching import Path
 
 if TYPE_CHECKING:
-    from jackpot_sim.environments.realised_rollouts import RewardAfter, Setup
+    from jackpot_sim.environments.rollouts.built import RewardAfter, Setup
 
 
 class RolloutAscent(Path):

@@ -17,8 +17,8 @@ from fnmatch import fnmatchcase
 
 import numpy as np
 
+from jackpot_sim.core.arrays import Flags, Floats, Ints
 from jackpot_sim.core.numerics import check_same_shape
-from jackpot_sim.core.sequences import Flags, Floats, Ints
 from jackpot_sim.environments.fields import check_positive
 from jackpot_sim.environments.language_models.build import check_positions
 from jackpot_sim.environments.language_models.library import Model, Tensor, logits

@@ -8,8 +8,7 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from jackpot_sim.environments.base import FORBID_EXTRA
-from jackpot_sim.environments.fields import check_count, check_positive
+from jackpot_sim.environments.fields import FORBID_EXTRA, check_count, check_positive
 from jackpot_sim.environments.language_models.checkpoints import check_causal, check_weights, read_model
 from jackpot_sim.environments.language_models.checkpoints import load_tokenizer as load_tokenizer
 from jackpot_sim.environments.language_models.library import Model as Model

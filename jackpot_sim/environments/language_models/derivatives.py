@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from jackpot_sim.core.sequences import Floats, Ints
-from jackpot_sim.environments.enumeration import PrefixTree
+from jackpot_sim.core.arrays import Floats, Ints
 from jackpot_sim.environments.language_models.library import (
     LAST,
     Cache,
@@ -30,6 +29,7 @@ from jackpot_sim.environments.language_models.walking import (
     scoring_mode,
     within_block,
 )
+from jackpot_sim.environments.prefix_tree import PrefixTree
 
 
 def parameter_gradient(model: Model, prompts: Ints, tree: PrefixTree, table: Floats) -> Floats:

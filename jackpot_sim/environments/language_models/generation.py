@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from jackpot_sim.core.arrays import Flags, Floats, Ints
 from jackpot_sim.core.backend import logsumexp, to_numpy
 from jackpot_sim.core.sampling import categorical
-from jackpot_sim.core.sequences import Flags, Floats, Ints
 from jackpot_sim.core.topk import TopK
 from jackpot_sim.environments.fields import check_count
 from jackpot_sim.environments.language_models.build import check_positions

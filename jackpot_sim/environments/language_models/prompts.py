@@ -12,9 +12,8 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from jackpot_sim.core.sequences import Flags, Ints
-from jackpot_sim.environments.base import FORBID_EXTRA
-from jackpot_sim.environments.fields import check_count
+from jackpot_sim.core.arrays import Flags, Ints
+from jackpot_sim.environments.fields import FORBID_EXTRA, check_count
 from jackpot_sim.environments.language_models.checkpoints import first_line
 from jackpot_sim.environments.language_models.library import Tokenizer, quiet
 from jackpot_sim.requirements import require

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 
 from jackpot_sim.core.backend import Array, namespace, topk_mask
 from jackpot_sim.core.numerics import log_softmax
-from jackpot_sim.environments.base import FORBID_EXTRA
-from jackpot_sim.environments.fields import check_count, check_positive, check_share
+from jackpot_sim.environments.fields import FORBID_EXTRA, check_count, check_positive, check_share
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
+from jackpot_sim.core.arrays import Flags, Floats, Ints
 from jackpot_sim.core.numerics import log_softmax
 from jackpot_sim.core.sampling import categorical
-from jackpot_sim.core.sequences import Flags, Floats, Ints
-from jackpot_sim.environments.enumeration import PrefixTree
 from jackpot_sim.environments.language_models.build import check_positions
 from jackpot_sim.environments.language_models.derivatives import log_prob_features as log_prob_features
 from jackpot_sim.environments.language_models.derivatives import parameter_gradient as parameter_gradient
@@ -41,6 +41,23 @@ from jackpot_sim.environments.language_models.walking import (
     rows_at_once,
     scoring_mode,
 )
+from jackpot_sim.environments.prefix_tree import PrefixTree
+
+
+class Scorer(Protocol):
+    """Whatever has a law at every prefix: a model, or a mixture of two."""
+
+    def log_probs(self, prompts: Ints, tree: PrefixTree) -> Floats:
+        """log p(x|s) after every prompt, (prompts, prefixes, vocab), nats."""
+
+    def log_probs_along(self, prompt: Ints, tokens: Ints) -> Floats:
+        """The same at the prefixes of given tokens only, (n, length, vocab)."""
+
+    def draw(self, prompt: Ints, uniforms: Floats, end_token: int | None) -> tuple[Ints, Flags]:
+        """Sequences from uniforms of shape (n, length): tokens and mask of that shape."""
+
+    def __hash__(self) -> int:
+        """By identity: what a scorer says is kept for it."""
 
 
 @dataclass(frozen=True, eq=False)

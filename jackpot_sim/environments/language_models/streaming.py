@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from jackpot_sim.core.arrays import Flags, Ints
 from jackpot_sim.core.numerics import check_same_shape
-from jackpot_sim.core.sequences import Flags, Ints
 from jackpot_sim.environments.fields import check_count
 from jackpot_sim.environments.language_models.generation import check_written
 from jackpot_sim.environments.language_models.library import Model, Tensor, hidden_states, logits_of_states

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from jackpot_sim.core.sequences import Ints
-from jackpot_sim.environments.enumeration import PrefixTree
+from jackpot_sim.core.arrays import Ints
 from jackpot_sim.environments.language_models.build import check_positions, check_vocabulary
 from jackpot_sim.environments.language_models.library import Model, Tensor, in_double
+from jackpot_sim.environments.prefix_tree import PrefixTree
 
 BLOCK_NUMBERS = 1 << 21
 """Numbers in the largest arrays that a block of rows makes."""

@@ -21,7 +21,7 @@ from __future__ import annotations
 from typing import TypeAlias, get_args
 
 from jackpot_sim.environments.language_models.formats import Format
-from jackpot_sim.environments.sources.knobs import ActorSource
+from jackpot_sim.environments.sources.actor_source import ActorSource
 from jackpot_sim.environments.sources.other_models import DistilledActor, SeparateActor, StaleActor
 from jackpot_sim.environments.sources.served import (
     QuantizedKV,

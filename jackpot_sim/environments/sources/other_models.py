@@ -8,16 +8,15 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
+from jackpot_sim.core.arrays import Flags, Floats, Ints
 from jackpot_sim.core.numerics import log_softmax
 from jackpot_sim.core.sampling import categorical
-from jackpot_sim.core.sequences import Flags, Floats, Ints
-from jackpot_sim.environments.base import BY_KIND, FloatArray
-from jackpot_sim.environments.enumeration import PrefixTree
-from jackpot_sim.environments.fields import check_count, check_positive, check_share
+from jackpot_sim.environments.fields import BY_KIND, check_count, check_positive, check_share
 from jackpot_sim.environments.language_models.build import LanguageModel, TinyQwen3
-from jackpot_sim.environments.language_models.fitting import Distillation, PolicyGradientAscent
-from jackpot_sim.environments.language_models.scoring import CausalLM
-from jackpot_sim.environments.sources.knobs import Actors, ActorSource, Scorer, Setting
+from jackpot_sim.environments.language_models.scoring import CausalLM, Scorer
+from jackpot_sim.environments.language_models.teaching import Distillation, PolicyGradientAscent
+from jackpot_sim.environments.prefix_tree import PrefixTree
+from jackpot_sim.environments.sources.actor_source import Actors, ActorSource, Setting
 from jackpot_sim.environments.targets import Target
 
 MAX_STEPS = 1 << 10
@@ -63,7 +62,7 @@ class StaleActor(ActorSource):
         actor = CausalLM(setting.base)
         return lambda steps: (CausalLM(ascent.after(int(steps))), actor)
 
-    def solve(self, target: Target, setting: Setting, laws: Callable[[], FloatArray]) -> int:
+    def solve(self, target: Target, setting: Setting, laws: Callable[[], Floats]) -> int:
         """The number of steps nearest to the target, the search doubling until it passes it."""
         return target.nearest_growing(MAX_STEPS)
 
@@ -114,7 +113,7 @@ class DistilledActor(ActorSource):
         reference = CausalLM(setting.base)
         return lambda steps: (reference, CausalLM(path.after(int(steps))))
 
-    def solve(self, target: Target, setting: Setting, laws: Callable[[], FloatArray]) -> int:
+    def solve(self, target: Target, setting: Setting, laws: Callable[[], Floats]) -> int:
         """The number of steps nearest to the target, the search doubling until the KL falls below it."""
         stop = 1
         while stop < MAX_STEPS and target.kl_at(stop) > target.value:
@@ -156,7 +155,7 @@ class SeparateActor(ActorSource):
         reference, other = CausalLM(setting.base), CausalLM(setting.other)
         return lambda share: (reference, GeometricMixture(reference, other, share))
 
-    def solve(self, target: Target, setting: Setting, laws: Callable[[], FloatArray]) -> float:
+    def solve(self, target: Target, setting: Setting, laws: Callable[[], Floats]) -> float:
         """s in (0, 1]."""
         return target.on_ray(1.0)
 

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeAlias, get_args
 
-from jackpot_sim.environments.base import FloatArray
+from jackpot_sim.core.arrays import Floats
 from jackpot_sim.environments.fields import check_count, check_positive
 from jackpot_sim.environments.language_models.checkpoints import Precision
 from jackpot_sim.environments.language_models.scoring import CausalLM
-from jackpot_sim.environments.sources.knobs import Actors, ActorSource, Setting
+from jackpot_sim.environments.sources.actor_source import Actors, ActorSource, Setting
 from jackpot_sim.environments.sources.other_models import MAX_STEPS
 from jackpot_sim.environments.sources.served import QuantizedKV, QuantizedWeights, SlidingWindow, WeightNoise
 from jackpot_sim.environments.targets import Target
@@ -33,7 +33,7 @@ class _AsItIs(ActorSource):
     def check_knob(self, knob: float) -> None:
         """It is 1."""
 
-    def solve(self, target: Target, setting: Setting, laws: Callable[[], FloatArray]) -> float:
+    def solve(self, target: Target, setting: Setting, laws: Callable[[], Floats]) -> float:
         """There is nothing to solve for: a target_kl is refused when it is given."""
         raise AssertionError("an actor without a knob has no target")
 
@@ -115,7 +115,7 @@ class OlderWeights(ActorSource):
         path, actor = setting.ascent(self.learning_rate, self.batch), CausalLM(setting.base)
         return lambda steps: (CausalLM(path.after(int(steps))), actor)
 
-    def solve(self, target: Target, setting: Setting, laws: Callable[[], FloatArray]) -> int:
+    def solve(self, target: Target, setting: Setting, laws: Callable[[], Floats]) -> int:
         """The number of steps nearest to the target, the search doubling until it passes it."""
         return target.nearest_growing(MAX_STEPS)
 

@@ -8,17 +8,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from jackpot_sim.environments.base import FloatArray
+from jackpot_sim.core.arrays import Floats
 from jackpot_sim.environments.fields import check_count, check_non_negative
-from jackpot_sim.environments.knobs import Divergence, Mismatch
+from jackpot_sim.environments.knobs import Divergence
 from jackpot_sim.environments.language_models.build import Model
 from jackpot_sim.environments.language_models.formats import Format, rounded
 from jackpot_sim.environments.language_models.library import rounding_cache, with_sliding_window
 from jackpot_sim.environments.language_models.scoring import CausalLM
-from jackpot_sim.environments.perturbed import Temperature
-from jackpot_sim.environments.sources.knobs import Actors, ActorSource, Setting
+from jackpot_sim.environments.sources.actor_source import Actors, ActorSource, Setting
+from jackpot_sim.environments.states.mismatch import Mismatch
+from jackpot_sim.environments.states.perturbed import Temperature
+from jackpot_sim.environments.states.truncated import TopK, TopP
 from jackpot_sim.environments.targets import Target
-from jackpot_sim.environments.truncated import TopK, TopP
 
 LARGEST = 2.0**16
 """Where the search for a target stops: so many standard deviations, or rounding errors."""
@@ -53,7 +54,7 @@ class WeightNoise(ActorSource):
         reference = CausalLM(setting.base)
         return lambda sigma: (reference, CausalLM(moved(setting.base, noise, sigma)))
 
-    def solve(self, target: Target, setting: Setting, laws: Callable[[], FloatArray]) -> float:
+    def solve(self, target: Target, setting: Setting, laws: Callable[[], Floats]) -> float:
         """σ > 0: the least that doubling from below finds, for the KL need not grow for ever."""
         return target.on_ray(LARGEST)
 
@@ -108,7 +109,7 @@ class QuantizedWeights(ActorSource):
         reference = CausalLM(setting.base)
         return lambda share: (reference, CausalLM(moved(setting.base, error, share)))
 
-    def solve(self, target: Target, setting: Setting, laws: Callable[[], FloatArray]) -> float:
+    def solve(self, target: Target, setting: Setting, laws: Callable[[], Floats]) -> float:
         """share > 0."""
         return target.on_ray(LARGEST)
 
@@ -154,7 +155,7 @@ class QuantizedKV(ActorSource):
 
         return at
 
-    def solve(self, target: Target, setting: Setting, laws: Callable[[], FloatArray]) -> float:
+    def solve(self, target: Target, setting: Setting, laws: Callable[[], Floats]) -> float:
         """The share of the grid nearest to the target, from 2⁻¹⁶ to 2¹⁶."""
         last = round(math.log2(LARGEST)) * STEPS_PER_OCTAVE
         return target.nearest_ordered([math.exp2(step / STEPS_PER_OCTAVE) for step in range(-last, last + 1)])
@@ -178,7 +179,7 @@ class SlidingWindow(ActorSource):
         reference = CausalLM(setting.base)
         return lambda window: (reference, CausalLM(with_sliding_window(setting.base, int(window))))
 
-    def solve(self, target: Target, setting: Setting, laws: Callable[[], FloatArray]) -> int:
+    def solve(self, target: Target, setting: Setting, laws: Callable[[], Floats]) -> int:
         """The window nearest to the target; all are tried, as a shorter one need not be worse."""
         return target.nearest(range(2, setting.prompts.shape[1] + setting.tree.length))
 
@@ -199,16 +200,16 @@ class _Reshaped(ActorSource):
         family, reference = self._family(), CausalLM(setting.base)
 
         def at(knob: Any) -> tuple[CausalLM, CausalLM]:
-            def law(log_probs: FloatArray) -> FloatArray:
+            def law(log_probs: Floats) -> Floats:
                 flat = log_probs.reshape(-1, log_probs.shape[-1])
-                cut: FloatArray = family.laws(flat, flat, 0)(knob)[1].reshape(log_probs.shape)
+                cut: Floats = family.laws(flat, flat, 0)(knob)[1].reshape(log_probs.shape)
                 return cut
 
             return reference, CausalLM(setting.base, transform=law)
 
         return at
 
-    def solve(self, target: Target, setting: Setting, laws: Callable[[], FloatArray]) -> float:
+    def solve(self, target: Target, setting: Setting, laws: Callable[[], Floats]) -> float:
         """As the family solves for it."""
         return self._family().solve(target, laws())
 

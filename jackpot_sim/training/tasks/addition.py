@@ -8,9 +8,8 @@ from typing import Literal
 
 import numpy as np
 
-from jackpot_sim.core.sequences import Floats, Ints
-from jackpot_sim.environments.base import FORBID_EXTRA
-from jackpot_sim.environments.fields import check_count
+from jackpot_sim.core.arrays import Floats, Ints
+from jackpot_sim.environments.fields import FORBID_EXTRA, check_count
 from jackpot_sim.environments.language_models.prompts import Prompt
 from jackpot_sim.training.tasks.base import Problem, exact_rewards
 from jackpot_sim.training.tasks.splitting import Grid, OfGrid

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from jackpot_sim.core.sequences import Floats
+from jackpot_sim.core.arrays import Floats
 from jackpot_sim.environments.language_models.prompts import Prompt
 
 

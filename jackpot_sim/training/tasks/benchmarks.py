@@ -12,9 +12,8 @@ from typing import Literal
 
 import numpy as np
 
-from jackpot_sim.core.sequences import Floats
-from jackpot_sim.environments.base import FORBID_EXTRA
-from jackpot_sim.environments.fields import check_count, check_share
+from jackpot_sim.core.arrays import Floats
+from jackpot_sim.environments.fields import FORBID_EXTRA, check_count, check_share
 from jackpot_sim.environments.language_models.prompts import Prompt
 from jackpot_sim.training.tasks.base import Problem, Solved, check_as_many
 from jackpot_sim.training.tasks.listed import Parted, last_held_out

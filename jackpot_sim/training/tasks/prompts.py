@@ -9,11 +9,10 @@ from typing import Literal
 
 import numpy as np
 
-from jackpot_sim.core.sequences import Floats
-from jackpot_sim.environments.answers import AnswerReward
-from jackpot_sim.environments.base import BY_KIND, FORBID_EXTRA
-from jackpot_sim.environments.fields import check_count, check_share
+from jackpot_sim.core.arrays import Floats
+from jackpot_sim.environments.fields import BY_KIND, FORBID_EXTRA, check_count, check_share
 from jackpot_sim.environments.language_models.prompts import PromptFile, Prompts
+from jackpot_sim.environments.rollouts.answers import AnswerReward
 from jackpot_sim.training.tasks.base import Problem, check_as_many
 from jackpot_sim.training.tasks.listed import Parted, last_held_out
 from jackpot_sim.training.tasks.scoring import MathReward

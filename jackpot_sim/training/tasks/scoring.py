@@ -16,9 +16,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from jackpot_sim.core.sequences import Floats
-from jackpot_sim.environments.base import FORBID_EXTRA
-from jackpot_sim.environments.fields import check_count
+from jackpot_sim.core.arrays import Floats
+from jackpot_sim.environments.fields import FORBID_EXTRA, check_count
 from jackpot_sim.requirements import require
 
 MARK = "####"

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from jackpot_sim.core.sequences import Flags, Ints
-from jackpot_sim.environments.base import keyed_generator
+from jackpot_sim.core.arrays import Flags, Ints
 from jackpot_sim.environments.fields import check_count
+from jackpot_sim.environments.randomness import keyed_generator
 from jackpot_sim.training.tasks.base import Problem
 
 HELD_OUT_SHARE = 0.05

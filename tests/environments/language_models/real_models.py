@@ -9,7 +9,7 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from jackpot_sim.core.sequences import Flags, Floats, Ints  # noqa: E402
+from jackpot_sim.core.arrays import Flags, Floats, Ints  # noqa: E402
 from jackpot_sim.environments.language_models.library import Model, in_double, logits  # noqa: E402
 from jackpot_sim.environments.language_models.sampling_law import SamplingLaw  # noqa: E402
 from jackpot_sim.environments.language_models.scoring import CausalLM  # noqa: E402

@@ -11,7 +11,6 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from jackpot_sim.environments.enumeration import PrefixTree  # noqa: E402
 from jackpot_sim.environments.language_models.block_gradients import (  # noqa: E402
     block_of,
     gradients,
@@ -19,6 +18,7 @@ from jackpot_sim.environments.language_models.block_gradients import (  # noqa: 
 )
 from jackpot_sim.environments.language_models.library import in_double  # noqa: E402
 from jackpot_sim.environments.language_models.scoring import log_prob_features  # noqa: E402
+from jackpot_sim.environments.prefix_tree import PrefixTree  # noqa: E402
 from tests.environments.language_models.tiny_models import ARCHITECTURES, MODEL, VOCAB  # noqa: E402
 
 BLOCKS = (("*",), ("lm_head.*",), ("model.layers.1.*", "lm_head.weight"), ("*norm*",))

@@ -12,7 +12,6 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from jackpot_sim.environments.enumeration import PrefixTree  # noqa: E402
 from jackpot_sim.environments.language_models.build import (  # noqa: E402
     Checkpoint,
     Model,
@@ -24,6 +23,7 @@ from jackpot_sim.environments.language_models.build import (  # noqa: E402
 )
 from jackpot_sim.environments.language_models.library import in_double  # noqa: E402
 from jackpot_sim.environments.language_models.scoring import CausalLM  # noqa: E402
+from jackpot_sim.environments.prefix_tree import PrefixTree  # noqa: E402
 
 SMALL = TinyQwen3(hidden=16, context=12)
 VOCAB = 5

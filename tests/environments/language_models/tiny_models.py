@@ -9,10 +9,10 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from jackpot_sim.environments.enumeration import PrefixTree  # noqa: E402
 from jackpot_sim.environments.language_models import walking  # noqa: E402
 from jackpot_sim.environments.language_models.build import Model, TinyQwen3, build  # noqa: E402
 from jackpot_sim.environments.language_models.scoring import CausalLM, log_prob_features, parameter_gradient  # noqa: E402
+from jackpot_sim.environments.prefix_tree import PrefixTree  # noqa: E402
 
 VOCAB, CONTEXT = 4, 12
 MODEL = build(TinyQwen3(hidden=16, context=CONTEXT), VOCAB, np.random.default_rng(0))

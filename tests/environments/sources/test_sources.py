@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from jackpot_sim.environments.base import keyed_generator
-from jackpot_sim.environments.enumeration import PrefixTree
 from jackpot_sim.environments.language_models.build import TinyQwen3, build
-from jackpot_sim.environments.language_models.fitting import Pretraining, StrideLanguage
 from jackpot_sim.environments.language_models.formats import Format, rounded
-from jackpot_sim.environments.language_models.scoring import CausalLM
-from jackpot_sim.environments.language_models.token_kl import Exhaustive
-from jackpot_sim.environments.reward import SumReward
+from jackpot_sim.environments.language_models.scoring import CausalLM, Scorer
+from jackpot_sim.environments.language_models.teaching import Pretraining, StrideLanguage
+from jackpot_sim.environments.prefix_tree import PrefixTree
+from jackpot_sim.environments.randomness import keyed_generator
+from jackpot_sim.environments.sequences.mean_kl import Exhaustive
+from jackpot_sim.environments.sequences.reward import SumReward
 from jackpot_sim.environments.sources import (
     SOURCES,
     DistilledActor,
@@ -30,7 +30,7 @@ from jackpot_sim.environments.sources import (
     TopPSource,
     WeightNoise,
 )
-from jackpot_sim.environments.sources.knobs import ActorSource, Scorer, Setting
+from jackpot_sim.environments.sources.actor_source import ActorSource, Setting
 from jackpot_sim.environments.sources.other_models import GeometricMixture
 from jackpot_sim.environments.targets import RELATIVE_TOLERANCE, Target
 

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jackpot_sim.environments.answers import AnswerReward, Match
 from jackpot_sim.environments.language_models.prompts import Prompt, PromptDataset, PromptFile
+from jackpot_sim.environments.rollouts.answers import AnswerReward, Match
 from jackpot_sim.training.tasks.base import Problem
 from jackpot_sim.training.tasks.listed import last_held_out
 from jackpot_sim.training.tasks.prompts import PromptTask

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from pydantic import Field, TypeAdapter, ValidationError
 
-from jackpot_sim.environments.answers import AnswerReward
+from jackpot_sim.environments.rollouts.answers import AnswerReward
 from jackpot_sim.training.tasks import AnyTask
 from jackpot_sim.training.tasks.base import Task
 from jackpot_sim.training.tasks.scoring import MathReward

@@ -1,0 +1,1 @@
+"""Real models, whose sequences are drawn."""

@@ -1,0 +1,199 @@
+"""An environment of real models, built: it writes rollouts, and gives both laws at every token of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias, TypeVar
+
+import numpy as np
+
+from jackpot_sim.core import divergences
+from jackpot_sim.core.arrays import Flags, Floats, Ints
+from jackpot_sim.core.backend import to_numpy
+from jackpot_sim.core.sequence_divergences import ratio_of_means
+from jackpot_sim.core.sequences import per_sequence
+from jackpot_sim.environments.fields import check_count
+from jackpot_sim.environments.language_models.generation import Written, generate
+from jackpot_sim.environments.language_models.memory import run_fitting
+from jackpot_sim.environments.language_models.sampling_law import SamplingLaw
+from jackpot_sim.environments.language_models.scoring import CausalLM
+from jackpot_sim.environments.language_models.streaming import laws
+from jackpot_sim.environments.randomness import keyed_generator
+
+RewardAfter: TypeAlias = Callable[[Ints, Ints, Flags], Floats]
+"""(index of the prompt (n,), tokens (n, length), mask) → R of shape (n,)."""
+
+Role: TypeAlias = Literal["actor", "policy"]
+T = TypeVar("T")
+
+ROLES: tuple[Role, ...] = ("actor", "policy")
+
+LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class LawPair:
+    """What policy and actor say at a few tokens of rollouts; tensors (rows, vocab), nats, where the models are.
+
+    Attributes:
+        sequence: which sequence each row belongs to, (rows,).
+        step: which of its tokens, (rows,).
+        policy_log_probs: log p.
+        actor_log_probs: log q of the law that the actor samples from.
+        believed_log_probs: log q as corrections are told it: the same, but where raw log-probs are studied.
+    """
+
+    sequence: Ints
+    step: Ints
+    policy_log_probs: Any
+    actor_log_probs: Any
+    believed_log_probs: Any
+
+
+@dataclass(frozen=True, eq=False)
+class Setup:
+    """How rollouts are written and read, whichever models are at hand.
+
+    Attributes:
+        prompts: the token ids of each.
+        length: the most new tokens.
+        end_tokens: those that end a completion.
+        policy_law: what the policy makes of its logits.
+        actor_law: what the actor makes of its own when it samples.
+        believes_raw: whether corrections are told the actor's raw log-probs.
+        batch_size: sequences that go through a model at once.
+        rows: states whose laws are held at once.
+    """
+
+    prompts: Sequence[Ints]
+    length: int
+    end_tokens: frozenset[int]
+    policy_law: SamplingLaw
+    actor_law: SamplingLaw
+    believes_raw: bool
+    batch_size: int
+    rows: int
+
+    def write(self, scorer: CausalLM, role: Role, prompt: Ints, uniforms: Floats) -> Written:
+        """A rollout after each of the prompts numbered `prompt`, shape (n,), from uniforms (n, length)."""
+        return generate(
+            scorer,
+            self.prompts,
+            prompt,
+            uniforms,
+            sampling=self.actor_law if role == "actor" else self.policy_law,
+            end_tokens=self.end_tokens,
+            batch_size=self.batch_size,
+            report=lambda done: LOG.info("the %s has written %d of %d rollouts", role, done, len(uniforms)),
+        )
+
+    def pairs(self, policy: CausalLM, actor: CausalLM, written: Written) -> Iterator[LawPair]:
+        """Both laws at every token, a few rows at a time."""
+        asked = [(policy, self.policy_law), (actor, self.actor_law)]
+        if self.believes_raw:
+            asked.append((actor, SamplingLaw()))
+        streams = [
+            laws(
+                scorer,
+                self.prompts,
+                written.prompt,
+                written.tokens,
+                written.mask,
+                sampling=law,
+                batch_size=self.batch_size,
+                rows=self.rows,
+            )
+            for scorer, law in asked
+        ]
+        done = -1
+        for p, q, *others in zip(*streams, strict=True):
+            if int(p.sequence[-1]) // self.batch_size > done // self.batch_size:
+                done = int(p.sequence[-1])
+                LOG.info("scoring rollout %d of %d", done + 1, len(written.tokens))
+            believed = others[0].log_probs if others else q.log_probs
+            yield LawPair(p.sequence, p.step, p.log_probs, q.log_probs, believed)
+
+    def kl(self, policy: CausalLM, actor: CausalLM, written: Written) -> tuple[float, float]:
+        """KL(policy‖actor) per token over rollouts of the policy, nats, and its standard error; prompts are fixed."""
+        kl = np.zeros(written.tokens.shape)
+        for pair in self.pairs(policy, actor, written):
+            kl[pair.sequence, pair.step] = to_numpy(divergences.kl(pair.policy_log_probs, pair.actor_log_probs))
+        lengths = np.asarray(written.mask.sum(axis=-1), dtype=np.float64)
+        return ratio_of_means(per_sequence(kl), lengths, written.prompt)
+
+    def fitting(self, run: Callable[[Setup], T]) -> T:
+        """run(self).
+
+        Raises:
+            ValueError: memory is too small for the batch size; it says which fits.
+        """
+        return run_fitting(lambda size: run(self.with_batches_of(size)), self.batch_size)
+
+    def with_batches_of(self, batch_size: int) -> Setup:
+        """The same, with so many sequences at a time."""
+        return dataclasses.replace(self, batch_size=batch_size)
+
+
+@dataclass(frozen=True, eq=False)
+class RealisedRollouts:
+    """An environment of real models built for one seed: what was asked, and what came of it.
+
+    Attributes:
+        setup: how rollouts are written and read.
+        vocab: V.
+        knob: the actor's knob that was used, given or solved for.
+        target_kl: the mean KL per token that was asked for, in nats, or None if the knob was given.
+        achieved: the mean KL(policy‖actor) per token over a few rollouts of the policy, nats.
+        achieved_se: its standard error over those rollouts.
+        policy: the policy that is trained; p_ref and p_new are one.
+        actor: the policy that writes.
+        reward: what a completion is worth.
+        baseline: b of every prompt, (prompts,): the mean reward of rollouts of the policy that serve nothing else.
+        block: a pattern of the names of parameters, or None.
+    """
+
+    setup: Setup
+    vocab: int
+    knob: float
+    target_kl: float | None
+    achieved: float
+    achieved_se: float
+    policy: CausalLM
+    actor: CausalLM
+    reward: RewardAfter
+    baseline: Floats
+    block: str | None
+
+    def with_batches_of(self, batch_size: int) -> RealisedRollouts:
+        """The same, with so many sequences at a time."""
+        return dataclasses.replace(self, setup=self.setup.with_batches_of(batch_size))
+
+    def write(self, role: Role, seed: int, n: int, replicates: int) -> Written:
+        """n rollouts of every prompt, `replicates` times over; replicate by replicate, in it prompt by prompt.
+
+        The same seed draws from the same uniforms whatever the knob is, and more replicates begin with those
+        of fewer.
+
+        Raises:
+            ValueError: a count is below 1.
+        """
+        check_count("n", n, 1)
+        check_count("replicates", replicates, 1)
+        prompts, length = len(self.setup.prompts), self.setup.length
+        uniforms = np.stack(
+            [
+                keyed_generator(seed, "rollouts", prompt, role).random((replicates, n, length))
+                for prompt in range(prompts)
+            ],
+            axis=1,
+        )
+        prompt = np.tile(np.repeat(np.arange(prompts), n), replicates)
+        scorer = self.actor if role == "actor" else self.policy
+        return self.setup.write(scorer, role, prompt, uniforms.reshape(-1, length))
+
+    def pairs(self, written: Written) -> Iterator[LawPair]:
+        """Both laws at every token of rollouts of either."""
+        return self.setup.pairs(self.policy, self.actor, written)

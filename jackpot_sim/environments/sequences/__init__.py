@@ -1,0 +1,1 @@
+"""Small language models whose every sequence can be enumerated, and their rewards."""

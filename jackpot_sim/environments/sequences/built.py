@@ -1,0 +1,143 @@
+"""An environment of sequences, built: every sequence where they fit in memory, and as many drawn as are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from jackpot_sim.core.arrays import Floats, Ints
+from jackpot_sim.core.sequences import Enumeration, Rollouts, SequenceLaws
+from jackpot_sim.environments.fields import check_count
+from jackpot_sim.environments.language_models.scoring import Scorer
+from jackpot_sim.environments.language_models.teaching import RewardOf
+from jackpot_sim.environments.language_models.threads import torch_threads
+from jackpot_sim.environments.prefix_tree import PrefixTree, objective
+from jackpot_sim.environments.randomness import keyed_generator
+from jackpot_sim.environments.sequences.drawn_prefixes import visited
+from jackpot_sim.environments.sequences.mean_kl import Exhaustive
+from jackpot_sim.environments.sources.actor_source import Setting
+
+BASELINE_ROLLOUTS = 4096
+"""Sequences per prompt behind a baseline that is not exact."""
+
+
+@dataclass(frozen=True, eq=False)
+class Models:
+    """The three policies of an update.
+
+    Attributes:
+        policy: p_new, whose gradient is wanted.
+        actor: q, which writes the rollouts.
+        reference: p_ref, the policy before the update at hand; `policy` itself if there is none.
+    """
+
+    policy: Scorer
+    actor: Scorer
+    reference: Scorer
+
+    def laws(self, of: Callable[[Scorer], Floats]) -> SequenceLaws:
+        """What `of` says of each, (prefixes, vocab), nats."""
+        policy = of(self.policy)
+        return SequenceLaws(policy, of(self.actor), policy if self.reference is self.policy else of(self.reference))
+
+
+@dataclass(frozen=True, eq=False)
+class RealisedSequences:
+    """An environment of sequences built for one seed: what was asked, and what came of it.
+
+    The advantage of a sequence is R − b, b being the policy's mean reward after its prompt.
+
+    Attributes:
+        tree: the vocabulary, the most new tokens and the end token.
+        prompts: shape (prompts, prompt_length).
+        knob: the source's knob that was used, given or solved for.
+        target_kl: the mean KL per token that was asked for, in nats, or None if the knob was given.
+        achieved: the mean KL per token (`token_kl`) between reference and actor, in the direction of the
+            source's target, nats.
+        achieved_se: its standard error: 0 where every sequence was enumerated.
+        enumerations: every sequence after each prompt, or None where they do not fit in memory.
+        features: ∂ log p(x|s)/∂θ of the policy after each prompt, (prefixes, vocab, parameters), nats; None
+            unless asked for.
+        models: the three policies.
+        reward: (tokens, mask) → R of shape (n,).
+        baseline: b of every prompt, (prompts,).
+    """
+
+    tree: PrefixTree
+    prompts: Ints
+    knob: float
+    target_kl: float | None
+    achieved: float
+    achieved_se: float
+    enumerations: tuple[Enumeration, ...] | None
+    features: tuple[Floats, ...] | None
+    models: Models
+    reward: RewardOf
+    baseline: Floats
+
+    def rollouts(self, seed: int, n: int, replicates: int) -> tuple[Rollouts, ...]:
+        """After each prompt, replicates · n sequences of the actor and as many of the policy.
+
+        The same seed draws from the same uniforms whatever the knob is, and more replicates begin with
+        those of fewer.
+
+        Raises:
+            ValueError: a count is below 1.
+        """
+        check_count("n", n, 1)
+        check_count("replicates", replicates, 1)
+        shape = n * replicates, self.tree.length
+        out = []
+        with torch_threads(1):
+            for prompt in range(len(self.prompts)):
+                actor, policy = (
+                    keyed_generator(seed, "rollouts", prompt, role).random(shape) for role in ("actor", "policy")
+                )
+                draw = self._from_models if self.enumerations is None else self._from_tables
+                out.append(draw(prompt, actor, policy))
+        return tuple(out)
+
+    def _from_tables(self, prompt: int, actor_uniforms: Floats, policy_uniforms: Floats) -> Rollouts:
+        assert self.enumerations is not None
+        laws, baseline = self.enumerations[prompt].laws, self.baseline[prompt]
+        actor = self.tree.draw(laws.actor_log_probs, actor_uniforms)
+        policy = self.tree.draw(laws.policy_log_probs, policy_uniforms)
+        worth = [self.reward(each.token, each.mask) - baseline for each in (actor, policy)]
+        return Rollouts(laws, actor, worth[0], policy, worth[1], self.tree.end_token)
+
+    def _from_models(self, prompt: int, actor_uniforms: Floats, policy_uniforms: Floats) -> Rollouts:
+        ids, end = self.prompts[prompt], self.tree.end_token
+        drawn = [self.models.actor.draw(ids, actor_uniforms, end), self.models.policy.draw(ids, policy_uniforms, end)]
+        tokens, mask = (np.concatenate(parts) for parts in zip(*drawn, strict=True))
+        seen = visited(tokens, mask)
+        laws = self.models.laws(lambda scorer: seen.laws(scorer, ids))
+        worth = self.reward(tokens, mask) - self.baseline[prompt]
+        actor, policy = slice(len(actor_uniforms)), slice(len(actor_uniforms), None)
+        actors, policies = seen.sequences.take(actor), seen.sequences.take(policy)
+        return Rollouts(laws, actors, worth[actor], policies, worth[policy], end)
+
+
+def enumerated(referee: Exhaustive, models: Models, setting: Setting) -> tuple[tuple[Enumeration, ...], Floats]:
+    """Every sequence after each prompt, and the exact mean reward, (prompts,)."""
+    sequences = setting.tree.sequences
+    reward = setting.reward(sequences.token, sequences.mask)
+
+    def laws_after(prompt: int) -> SequenceLaws:
+        return models.laws(lambda scorer: referee.table(scorer)[prompt])
+
+    laws = [laws_after(prompt) for prompt in range(len(setting.prompts))]
+    baseline = np.array([objective(sequences, each.policy_log_probs, reward) for each in laws])
+    return tuple(Enumeration(each, sequences, reward - b) for each, b in zip(laws, baseline, strict=True)), baseline
+
+
+def sampled_baseline(policy: Scorer, setting: Setting) -> Floats:
+    """The policy's mean reward after each prompt, (prompts,), from rollouts that serve nothing else."""
+    shape = len(setting.prompts), BASELINE_ROLLOUTS, setting.tree.length
+    uniforms = setting.generator("baseline").random(shape)
+    drawn = (
+        policy.draw(prompt, each, setting.tree.end_token)
+        for prompt, each in zip(setting.prompts, uniforms, strict=True)
+    )
+    return np.array([np.mean(setting.reward(tokens, mask)) for tokens, mask in drawn])

@@ -1,0 +1,270 @@
+"""Tiny causal language models whose actor differs from the policy by one knob.
+
+A model that starts at random is trained for a second on a small language (`fitting.StrideLanguage`); a
+source makes the actor from it, or the policy; a reward of whole sequences makes the advantage. Where the
+tree of prefixes fits in memory every sequence is enumerated; beyond that, sequences are drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache, partial
+from typing import Literal
+
+import numpy as np
+
+from jackpot_sim.environments.fields import BY_KIND, FORBID_EXTRA, check_count, check_positive
+from jackpot_sim.environments.knobs import Divergence
+from jackpot_sim.environments.language_models.build import (
+    Checkpoint,
+    LanguageModel,
+    Model,
+    TinyQwen3,
+    Tokenizer,
+    build,
+    check_model,
+    check_same_vocabulary,
+    load_tokenizer,
+)
+from jackpot_sim.environments.language_models.scoring import CausalLM, log_prob_features
+from jackpot_sim.environments.language_models.teaching import PolicyGradientAscent, Pretraining, StrideLanguage
+from jackpot_sim.environments.language_models.threads import torch_threads
+from jackpot_sim.environments.prefix_tree import PrefixTree, require_an_end
+from jackpot_sim.environments.randomness import keyed_generator
+from jackpot_sim.environments.sequences.built import Models, enumerated, sampled_baseline
+from jackpot_sim.environments.sequences.built import RealisedSequences as RealisedSequences
+from jackpot_sim.environments.sequences.mean_kl import Exhaustive, MeanKL, Referee, Sampling
+from jackpot_sim.environments.sequences.reward import Reward, SumReward, TokenShareReward
+from jackpot_sim.environments.sources import Source, TopKSource, WeightNoise
+from jackpot_sim.environments.sources.actor_source import Setting
+from jackpot_sim.environments.targets import Target
+from jackpot_sim.requirements import require
+
+PRETRAINING_RATE = 1e-2
+"""The learning rate of pretraining."""
+KL_ROLLOUTS = 1024
+"""Sequences per prompt behind a mean KL that is not exact."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SmallLM:
+    """An environment of tiny language models; `source` says how the actor differs from the policy.
+
+    Attributes:
+        model: the model before the source does anything: the reference, or for a stale actor the actor.
+        vocab: V, 2 to 64.
+        length: the most new tokens, 1 to 12.
+        end_token: the token that ends a sequence, or None.
+        prompts: how many; drawn uniformly among the other tokens.
+        prompt_length: tokens in each.
+        pretrain_steps: steps on the small language of a model that starts at random; a checkpoint is taken as
+            it is.
+        source: where the actor comes from, with its one knob or a target KL.
+        reward: what a sequence is worth.
+        updates: steps of policy gradient from p_ref, the policy before the update at hand, to p_new, the one
+            that is trained; 0 makes them one.
+        learning_rate: AdamW's, of these updates.
+        space: whether gradients are taken in the logits at every prefix or in the model's parameters.
+        memory_limit_gib: what an enumeration may hold; a larger one is left to sampling.
+
+    Raises:
+        ValueError: a number is out of range, or the end token is none of the vocabulary.
+    """
+
+    kind: Literal["small-lm"] = "small-lm"
+    model: LanguageModel = field(default_factory=TinyQwen3, metadata=BY_KIND)
+    vocab: int = 5
+    length: int = 4
+    end_token: int | None = 0
+    prompts: int = 4
+    prompt_length: int = 2
+    pretrain_steps: int = 200
+    source: Source = field(default_factory=lambda: WeightNoise(target_kl=0.01), metadata=BY_KIND)
+    reward: Reward = field(default_factory=SumReward, metadata=BY_KIND)
+    updates: int = 0
+    learning_rate: float = 1e-3
+    space: Literal["logits", "parameters"] = "logits"
+    memory_limit_gib: float = 4.0
+
+    __pydantic_config__ = FORBID_EXTRA
+
+    def __post_init__(self) -> None:
+        check_count("vocab", self.vocab, 2, 64)
+        check_count("length", self.length, 1, 12)
+        check_count("prompts", self.prompts, 1)
+        check_count("prompt_length", self.prompt_length, 1)
+        check_count("pretrain_steps", self.pretrain_steps, 0)
+        check_count("updates", self.updates, 0)
+        check_positive("learning_rate", self.learning_rate)
+        check_positive("memory_limit_gib", self.memory_limit_gib)
+        if self.space not in ("logits", "parameters"):
+            raise ValueError(f"space must be 'logits' or 'parameters', got {self.space!r}")
+        self.tree  # noqa: B018  # its checks
+        positions = self.prompt_length + self.length
+        for model in (self.model, self.source.other):
+            if isinstance(model, TinyQwen3) and positions > model.context:
+                raise ValueError(f"prompt and new tokens together are {positions}, and the context is {model.context}")
+        if isinstance(self.reward, TokenShareReward):
+            check_count("reward.token", self.reward.token, 0, self.vocab - 1)
+        if isinstance(self.source, TopKSource) and self.source.k is not None:
+            check_count("source.k", self.source.k, 1, self.vocab)
+
+    @property
+    def tree(self) -> PrefixTree:
+        """The prefixes after any prompt."""
+        return PrefixTree(self.vocab, self.length, self.end_token)
+
+    @property
+    def enumerable(self) -> bool:
+        """Whether every sequence is enumerated: that is a matter of the limit alone, not of the machine."""
+        return self.tree.bytes_needed(self.prompts) <= self._memory_limit
+
+    @property
+    def _memory_limit(self) -> int:
+        return int(self.memory_limit_gib * 2**30)
+
+    @property
+    def family(self) -> str:
+        """What sets the actor apart, as records name it."""
+        return self.source.kind
+
+    @property
+    def base_kind(self) -> str:
+        """Where the policies come from, as records name it."""
+        return self.kind
+
+    @property
+    def knob_name(self) -> str:
+        """The name of the source's knob."""
+        return self.source.knob_name
+
+    @property
+    def target_divergence(self) -> Divergence:
+        """The direction of the source's target."""
+        return self.source.target_divergence
+
+    @property
+    def target_kl(self) -> float | None:
+        """The source's target, nats."""
+        return self.source.target_kl
+
+    def build(self, seed: int) -> RealisedSequences:
+        """The models and sequences that this configuration and `seed` determine.
+
+        Raises:
+            ValueError: torch or transformers is not installed; a model cannot be built, or does not fit the
+                vocabulary or the lengths; the end token is never reached; the knob does not fit the model; or
+                `target_kl` is unattainable, or not exact where it must be.
+        """
+        require("torch", "transformers", purpose=self.kind)
+        with torch_threads(1):
+            return self._build(seed)
+
+    def _build(self, seed: int) -> RealisedSequences:
+        self._require_what_fits()
+        generator = partial(keyed_generator, seed, self.kind, self._base_key)
+        setting = self._setting(generator)
+        referee: Referee = Exhaustive(self.tree, setting.prompts)
+        if not self.enumerable:
+            uniforms = generator("kl").random((self.prompts, KL_ROLLOUTS, self.length))
+            referee = Sampling(setting.prompts, uniforms, self.end_token)
+        base = CausalLM(setting.base)
+        require_an_end(self.tree, referee.states(base), "the policy")
+        actors, forwards = self.source.actors(setting), self.target_divergence == "kl_policy_actor"
+
+        @cache
+        def kl_at(knob: float) -> MeanKL:
+            return referee.kl(*actors(knob)[:: 1 if forwards else -1])
+
+        knob = self.source.knob
+        if self.target_kl is not None:
+            label = f"{self.target_divergence} of {self.source.kind}"
+            target = Target(label, self.target_kl, lambda knob: kl_at(knob).value)
+            knob = self.source.solve(target, setting, lambda: referee.states(base))
+        reference, actor = actors(knob)
+        policy = reference
+        if self.updates:
+            ascent = PolicyGradientAscent(
+                reference.model, setting.prompts, self.tree, setting.reward, self.learning_rate, generator("updates")
+            )
+            policy = CausalLM(ascent.after(self.updates))
+        models = Models(policy, actor, reference)
+        enumerations = None
+        if isinstance(referee, Exhaustive):
+            enumerations, baseline = enumerated(referee, models, setting)
+        else:
+            baseline = sampled_baseline(policy, setting)
+        features = None
+        if self.space == "parameters":
+            features = tuple(log_prob_features(policy.model, setting.prompts, self.tree, self._memory_limit))
+        return RealisedSequences(
+            tree=self.tree,
+            prompts=setting.prompts,
+            knob=float(knob),
+            target_kl=self.target_kl,
+            achieved=kl_at(knob).value,
+            achieved_se=kl_at(knob).standard_error,
+            enumerations=enumerations,
+            features=features,
+            models=models,
+            reward=setting.reward,
+            baseline=baseline,
+        )
+
+    def _setting(self, generator: Callable[..., np.random.Generator]) -> Setting:
+        """The models before the source does anything, checked before any of them is trained."""
+        base, other = self._model(self.model, "policy", generator), None
+        if self.source.other is not None:
+            other = self._model(self.source.other, "actor", generator)
+            tokenizers = (_tokenizer(self.model), _tokenizer(self.source.other))
+            check_same_vocabulary(base, other, *tokenizers)
+        language = StrideLanguage(self.tree, self.prompt_length)
+        base = self._pretrained(base, self.model, language, generator("pretraining", "policy"))
+        if self.source.learns_the_language:
+            other = self._pretrained(other, self.source.other, language, generator("pretraining", "actor"))
+        return Setting(
+            base=base,
+            other=other,
+            prompts=language.prompts(generator("prompts"), self.prompts),
+            tree=self.tree,
+            reward=lambda tokens, mask: self.reward.of(tokens, mask, self.vocab, generator("reward")),
+            generator=generator,
+        )
+
+    def _model(self, config: LanguageModel, role: str, generator: Callable[..., np.random.Generator]) -> Model:
+        model = build(config, self.vocab, generator("weights", role, config))
+        check_model(model, f"the {role}", vocab=self.vocab, positions=self.prompt_length + self.length)
+        return model
+
+    def _pretrained(
+        self, model: Model, config: LanguageModel | None, language: StrideLanguage, generator: np.random.Generator
+    ) -> Model:
+        if isinstance(config, Checkpoint):
+            return model
+        return Pretraining(model, language, PRETRAINING_RATE, generator).after(self.pretrain_steps)
+
+    def _require_what_fits(self) -> None:
+        """Refuses what needs every sequence and cannot have it, and what this machine cannot hold."""
+        if self.enumerable:
+            return self.tree.require_memory(self.prompts)
+        if self.space == "parameters":
+            self._require_every_sequence("space='parameters'", "give space='logits'")
+        if self.target_kl is not None and self.target_divergence == "kl_actor_policy":
+            self._require_every_sequence(f"a target_kl of {self.source.kind}", f"give {self.knob_name} instead")
+        return None
+
+    def _require_every_sequence(self, what: str, otherwise: str) -> None:
+        try:
+            self.tree.require_fits(self._memory_limit, self.prompts)
+        except ValueError as error:
+            raise ValueError(f"{what} needs every sequence: {otherwise}; {error}") from error
+
+    @property
+    def _base_key(self) -> tuple[object, ...]:
+        """What the randomness of all models and of the reward is keyed by, beside the seed."""
+        return self.model, self.vocab, self.end_token, self.prompt_length
+
+
+def _tokenizer(config: LanguageModel) -> Tokenizer | None:
+    return load_tokenizer(config.path) if isinstance(config, Checkpoint) else None

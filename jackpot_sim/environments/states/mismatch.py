@@ -1,0 +1,88 @@
+"""The base class of the mismatch families of independent states.
+
+A family draws its noise once and gives the two laws as a function of its knob. The base law and the
+advantage are keyed by (seed, base law), the noise by these and the family's kind, never by the knob:
+so one noise direction is scaled, curves over a knob are smooth, and a sweep over more knobs changes
+none of the others.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache
+from typing import TypeAlias
+
+import numpy as np
+
+from jackpot_sim.core import divergences
+from jackpot_sim.core.arrays import Floats
+from jackpot_sim.environments.fields import BY_KIND
+from jackpot_sim.environments.knobs import OneKnob
+from jackpot_sim.environments.policy_pair import PolicyPair, Realised
+from jackpot_sim.environments.randomness import keyed_generator
+from jackpot_sim.environments.states.advantage import Advantage, NormalAdvantage
+from jackpot_sim.environments.states.base_laws import BaseLaw, Dirichlet
+from jackpot_sim.environments.targets import Target
+
+Laws: TypeAlias = Callable[[float], tuple[Floats, Floats]]
+"""knob → (policy_log_probs, actor_log_probs), each (states, vocab) in nats."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mismatch(OneKnob):
+    """An environment of independent states whose actor differs from its policy by one knob.
+
+    Attributes:
+        base: where one of the two policies comes from.
+        advantage: what tokens are worth.
+    """
+
+    base: BaseLaw = field(default_factory=Dirichlet, metadata=BY_KIND)
+    advantage: Advantage = field(default_factory=NormalAdvantage, metadata=BY_KIND)
+
+    @property
+    def family(self) -> str:
+        """What sets the actor apart, as records name it."""
+        return self.kind
+
+    @property
+    def base_kind(self) -> str:
+        """Where the policies come from, as records name it."""
+        return self.base.kind
+
+    def build(self, seed: int) -> Realised:
+        """The pair that this configuration and `seed` determine.
+
+        Raises:
+            ValueError: the base law cannot be built, the knob does not fit its shape, or `target_kl`
+                is unattainable (the error gives the attainable range).
+        """
+        base = self.base.log_probs(keyed_generator(seed, "base", self.base))
+        advantage = self.advantage.draw(base, keyed_generator(seed, "advantage", self.base))
+        laws = self.laws(base, advantage, seed)
+
+        @cache
+        def kl_at(knob: float) -> float:
+            policy, actor = laws(knob)
+            p, q = (policy, actor) if self.target_divergence == "kl_policy_actor" else (actor, policy)
+            return float(np.mean(divergences.kl(p, q)))
+
+        knob = self.knob
+        if self.target_kl is not None:
+            knob = self.solve(Target(f"{self.target_divergence} of {self.kind}", self.target_kl, kl_at), base)
+        pair = PolicyPair(*laws(knob), advantage)
+        return Realised(pair=pair, knob=float(knob), target_kl=self.target_kl, achieved=kl_at(knob))
+
+    def noise(self, seed: int) -> np.random.Generator:
+        """The generator of what the family adds to the base law: the same for every knob."""
+        return keyed_generator(seed, "noise", self.base, self.kind)
+
+    @abstractmethod
+    def laws(self, base: Floats, advantage: Floats, seed: int) -> Laws:
+        """The two policies as a function of the knob, with all noise drawn here."""
+
+    @abstractmethod
+    def solve(self, target: Target, base: Floats) -> float:
+        """The knob at which the mean KL meets the target, exactly or as nearly as can be."""

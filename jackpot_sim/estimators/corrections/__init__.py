@@ -1,0 +1,1 @@
+"""Corrections of an actor-policy mismatch: what a token gets, as (accept probability, weight)."""

@@ -1,0 +1,218 @@
+"""Corrections that look at the whole batch: what they do to a token depends on the other sequences.
+
+So they have no moments per sample. In a finite batch, all live tokens of the array that `weights` is
+given are the batch; `in_the_limit` gives the batch-free correction that they become in an infinitely
+large one, exactly (ours). Both come from the same sums, with one count per sequence or with its
+probability.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from jackpot_sim.core.backend import Array, as_array, namespace, to_numpy
+from jackpot_sim.core.log_ratios import k2
+from jackpot_sim.estimators.corrections.composed import Wrapper
+from jackpot_sim.estimators.corrections.correction import (
+    Correction,
+    Level,
+    TokenCorrection,
+    TokenWeights,
+    live_tokens,
+    only_live,
+    register,
+    require_positive,
+)
+from jackpot_sim.estimators.corrections.sequence import SequenceCorrection
+
+_LAW_TOLERANCE = 1e-5
+
+
+@register("m2po")
+@dataclass(frozen=True)
+class SecondMomentMask(SequenceCorrection):
+    """(1[ℓ² below the batch's cut], 1): drops the largest ℓ² until the mean of the rest is ≤ τ (M2PO, AReaL).
+
+    Of tokens tied at the cut as many stay as the mean allows, whichever they are: each with a = kept/tied.
+    AReaL asks for a mean below τ, and where even the smallest ℓ² is too large it keeps that one token.
+    """
+
+    threshold: float = 0.04
+    """τ > 0, nats²."""
+
+    def __post_init__(self) -> None:
+        require_positive(self, "threshold", infinite=False)
+
+    @property
+    def unit(self) -> Level:
+        """TOKEN: it keeps or drops each by itself, once the batch has told the cut."""
+        return Level.TOKEN
+
+    @property
+    def looks_at_batch(self) -> bool:
+        """True."""
+        return True
+
+    def accept(self, log_ratio: Array, mask: Array, advantages: Array | None) -> Array:
+        """a = 1 below the cut, kept/tied at it and 0 above."""
+        flat = to_numpy(log_ratio)[to_numpy(mask)]
+        return self._cut(log_ratio, flat, np.ones(flat.size), whole=True).accept(log_ratio)
+
+    def in_the_limit(
+        self,
+        log_ratio: Array,
+        probability: Array,
+        *,
+        overlap: Array | None = None,
+        log_reference_ratio: Array | None = None,
+        mask: Array | None = None,
+        advantages: Array | None = None,
+    ) -> Correction:
+        """The cut of the law of tokens, in which one of sequence i has a mass ∝ probability[i]."""
+        log_ratio, mask = live_tokens(self, log_ratio, mask)
+        mass = to_numpy(mask) * to_numpy(_law(log_ratio, probability))
+        flat = mass > 0
+        return self._cut(log_ratio, to_numpy(log_ratio)[flat], mass[flat], whole=False)
+
+    def _cut(self, like: Array, log_ratio: Any, mass: Any, whole: bool) -> _Cut:
+        """The cut for tokens of these masses; `whole` ones cannot be kept in part."""
+        # Squared as `_Cut` squares them, so that what is tied here is tied there.
+        values, group = np.unique(to_numpy(_square(as_array(log_ratio, like))), return_inverse=True)
+        if not values.size:
+            return _Cut(math.inf, 0.0)
+        tied = np.bincount(group, weights=mass)
+        # Excess over τ: the mean of what is kept is ≤ τ while it adds up to no more than 0.
+        with np.errstate(invalid="ignore"):
+            excess = np.cumsum(tied * (values.astype(np.float64) - self.threshold))
+        at = int(np.argmax(excess > 0)) if bool(np.any(excess > 0)) else len(values)
+        if at == len(values):
+            return _Cut(float(values[-1]), 1.0)
+        room = -float(excess[at - 1]) / (float(values[at]) - self.threshold) if at else 0.0
+        return _Cut(float(values[at]), (math.floor(room) if whole else room) / float(tied[at]))
+
+
+@dataclass(frozen=True)
+class _Cut(TokenCorrection):
+    """(1 below the cut on ℓ², `fraction` at it, 0 above; 1): what m2po is, once the cut is known."""
+
+    cut: float
+    """nats²."""
+    fraction: float
+    """Of what lies at the cut, the share that stays."""
+
+    name = "m2po"
+
+    def accept(self, log_ratio: Array) -> Array:
+        """a(ℓ²)."""
+        xp = namespace(log_ratio)
+        square, cut = _square(log_ratio), as_array(self.cut, log_ratio)
+        nothing = xp.zeros_like(log_ratio)
+        return xp.where(square < cut, 1.0, xp.where(square == cut, self.fraction, nothing))
+
+
+def _square(log_ratio: Array) -> Array:
+    """ℓ²."""
+    return 2 * k2(log_ratio)
+
+
+def batch_normalize(correction: Correction) -> BatchNormalized:
+    """The correction with its weights divided by the batch's mean of a·w, so that this mean is 1.
+
+    The mean over live tokens for a correction of single tokens; over sequences, of each its mean over
+    live tokens, for one of sequences (verl, after truncation; slime does it by default). verl divides
+    by the mean before rejection: `combined(batch_normalize(tis), mask)`.
+
+    >>> import numpy as np
+    >>> from jackpot_sim import estimators
+    >>> batch_normalize(estimators.get("tis", clip=2.0)).weights(np.log([[1.0, 5.0, 0.6]])).weight.round(3)
+    array([[0.833, 1.667, 0.5  ]])
+    """
+    return BatchNormalized(correction)
+
+
+@dataclass(frozen=True)
+class BatchNormalized(Wrapper):
+    """See `batch_normalize`."""
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        """The inner correction's name, wrapped."""
+        return f"batch-normalize({self.of.name})"
+
+    @property
+    def level(self) -> Level:
+        """SEQUENCE: a token's weight depends on the others."""
+        return Level.SEQUENCE
+
+    @property
+    def looks_at_batch(self) -> bool:
+        """True."""
+        return True
+
+    def weights(self, log_ratio: Array, overlap: Array | None = None, **context: Any) -> TokenWeights:
+        """See `Correction.weights`.
+
+        Raises:
+            ValueError: as the inner correction, or the mean is infinite.
+        """
+        log_ratio, live = live_tokens(self, log_ratio, context.get("mask"))
+        one_each = namespace(log_ratio).ones_like(log_ratio[..., :1])
+        return self._scaled(self.of, log_ratio, one_each, live, overlap, context).weights(log_ratio, overlap, **context)
+
+    def in_the_limit(self, log_ratio: Array, probability: Array, **context: Any) -> Correction:
+        """The inner correction's limit, its weights divided by their mean under the law."""
+        inner = self.of.in_the_limit(log_ratio, probability, **context)
+        log_ratio, live = live_tokens(self, log_ratio, context.get("mask"))
+        overlap = context.pop("overlap", None)
+        return self._scaled(inner, log_ratio, _law(log_ratio, probability), live, overlap, context)
+
+    def _scaled(
+        self, inner: Correction, log_ratio: Array, mass: Array, live: Array, overlap: Array | None, context: Any
+    ) -> _Scaled:
+        """`inner` divided by the mean of its a·w over tokens or sequences of these masses, shape (..., 1)."""
+        xp = namespace(log_ratio)
+        kept = xp.where(live, inner.weights(log_ratio, overlap, **context).expected(), 0.0)
+        count = xp.sum(xp.astype(live, kept.dtype), axis=-1, keepdims=True)
+        if self.of.unit is Level.SEQUENCE:
+            mass = mass / xp.where(count > 0, count, 1.0)
+        # A token of probability 0 is not in the batch.
+        kept, mass = xp.where(mass > 0, kept, 0.0), xp.where(live, mass, 0.0)
+        total = float(xp.sum(mass))
+        mean = float(xp.sum(mass * kept)) / total if total > 0 else 0.0
+        if mean == math.inf:
+            raise ValueError(f"{self.name}: the mean weight is infinite; truncate the weights first")
+        # Where nothing is kept there is nothing to divide.
+        return _Scaled(inner, mean if mean > 0 else 1.0, self.name)
+
+
+@dataclass(frozen=True)
+class _Scaled(Wrapper):
+    """The inner correction with its weights divided by a known number."""
+
+    divisor: float
+    name: str  # type: ignore[misc]
+
+    def weights(self, log_ratio: Array, overlap: Array | None = None, **context: Any) -> TokenWeights:
+        accept, weight = self.of.weights(log_ratio, overlap, **context)
+        pair = TokenWeights(accept, weight / self.divisor)
+        mask = context.get("mask")
+        return pair if mask is None else only_live(pair, mask)
+
+
+def _law(log_ratio: Array, probability: Array) -> Array:
+    """`probability` as a column against log-ratios of shape (n, length)."""
+    column = as_array(probability, log_ratio)[..., None]
+    rows = log_ratio.shape[:-1]
+    if log_ratio.ndim != 2 or column.shape[:-1] != rows:
+        raise ValueError(
+            f"probability has shape {tuple(column.shape[:-1])}, log_ratio has shape {tuple(log_ratio.shape)}: "
+            "they must be (n,) and (n, length)"
+        )
+    total = float(np.sum(to_numpy(probability), dtype=np.float64))
+    if not (bool(namespace(column).all(column >= 0)) and abs(total - 1) <= _LAW_TOLERANCE):
+        raise ValueError(f"probability must be a law over the {rows[0]} sequences: it adds up to {total:g}")
+    return column

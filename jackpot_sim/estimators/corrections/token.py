@@ -1,0 +1,226 @@
+"""Corrections of each token by its own importance ratio r = p/q: mathematics of section 3, a table as code.
+
+Defaults are those that frameworks ship: TIS with C = 2 (verl, slime, SkyRL), IcePop with 0.5-5
+(verl, OpenRLHF). All bounds are on r, policy over actor; verl's `k1` bounds act on 1/r instead, which
+is what `inverted` is for.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy.special import lambertw
+
+from jackpot_sim.core.backend import Array, namespace, to_numpy
+from jackpot_sim.core.obrs import acceptance_probability
+from jackpot_sim.estimators.corrections.correction import (
+    ONE,
+    RATIO,
+    Monomial,
+    Piece,
+    TokenCorrection,
+    log_band,
+    log_of,
+    register,
+    require_band,
+    require_positive,
+)
+
+
+@register("none")
+@dataclass(frozen=True)
+class NoCorrection(TokenCorrection):
+    """(1, 1): the actor's tokens as if they were the policy's."""
+
+    def pieces(self, overlap: Array | None = None) -> tuple[Piece, ...]:
+        """See `Correction.pieces`."""
+        return (Piece(math.inf, True, ONE, ONE),)
+
+
+@register("is")
+@dataclass(frozen=True)
+class ImportanceSampling(TokenCorrection):
+    """(1, r): unbiased on the actor's support, with unbounded variance (AReaL)."""
+
+    def weight(self, log_ratio: Array, overlap: Array | None) -> Array:
+        """w = r."""
+        return namespace(log_ratio).exp(log_ratio)
+
+    def pieces(self, overlap: Array | None = None) -> tuple[Piece, ...]:
+        """See `Correction.pieces`."""
+        return (Piece(math.inf, True, ONE, RATIO),)
+
+
+@register("tis")
+@dataclass(frozen=True)
+class TruncatedImportanceSampling(TokenCorrection):
+    """(1, min(r, C)): truncated importance sampling (FlashRL, verl, TRL).
+
+    By I1 its effective law is that of OBRS at λ = C, so that it is the optimal correction among
+    weights in [0, C] with the same mean. With a floor it is min(max(r, floor), C), which lets tokens
+    that the policy would hardly write count for more than they should (OpenRLHF, [0.5, 5]).
+    """
+
+    clip: Any = 2.0
+    """C > 0."""
+    floor: float = 0.0
+    """The smallest weight, in [0, C]."""
+
+    def __post_init__(self) -> None:
+        require_positive(self, "clip")
+        if not bool(to_numpy((self.floor >= 0) & (self.floor <= self.clip)).all()):
+            raise ValueError(f"{self.name}: floor must lie between 0 and clip, got {self.floor} and {self.clip}")
+
+    def weight(self, log_ratio: Array, overlap: Array | None) -> Array:
+        """w = min(max(r, floor), C)."""
+        xp = namespace(log_ratio)
+        if self.floor > 0:
+            log_ratio = xp.maximum(log_ratio, log_of(self.floor, log_ratio))
+        return xp.exp(xp.minimum(log_ratio, log_of(self.clip, log_ratio)))
+
+    def pieces(self, overlap: Array | None = None) -> tuple[Piece, ...]:
+        """See `Correction.pieces`."""
+        floor = (Piece(math.log(self.floor), True, ONE, Monomial(self.floor, 0)),) if self.floor > 0 else ()
+        return *floor, Piece(np.log(self.clip), True, ONE, RATIO), Piece(math.inf, True, ONE, Monomial(self.clip, 0))
+
+
+class _Band(TokenCorrection):
+    """Keeps the tokens whose log-ratio lies in a band, with weight `_kept`."""
+
+    _kept: Monomial
+
+    def _bounds(self) -> tuple[Any, Any]:
+        """The band's ends in log r, both inside it."""
+        raise NotImplementedError
+
+    def accept(self, log_ratio: Array) -> Array:
+        """a = 1[low ≤ r ≤ high]."""
+        low, high = self._bounds()
+        xp = namespace(log_ratio)
+        return xp.astype((log_ratio >= low) & (log_ratio <= high), log_ratio.dtype)
+
+    def pieces(self, overlap: Array | None = None) -> tuple[Piece, ...]:
+        """See `Correction.pieces`."""
+        low, high = self._bounds()
+        dropped = Monomial(0.0, 0)
+        return (
+            Piece(low, False, dropped, self._kept),
+            Piece(high, True, ONE, self._kept),
+            Piece(math.inf, True, dropped, self._kept),
+        )
+
+
+@dataclass(frozen=True)
+class _RatioBand(_Band):
+    low: float = 0.5
+    """Smallest ratio kept."""
+    high: float = 5.0
+    """Largest ratio kept."""
+
+    def __post_init__(self) -> None:
+        require_band(self)
+
+    def _bounds(self) -> tuple[Any, Any]:
+        return log_band(self.low, self.high)
+
+
+@register("mis", "icepop")
+@dataclass(frozen=True)
+class MaskedImportanceSampling(_RatioBand):
+    """(1[low ≤ r ≤ high], r): masked importance sampling, IcePop (Ling)."""
+
+    _kept = RATIO
+
+    def weight(self, log_ratio: Array, overlap: Array | None) -> Array:
+        """w = r."""
+        return namespace(log_ratio).exp(log_ratio)
+
+
+@register("mask-k1")
+@dataclass(frozen=True)
+class RatioMask(_RatioBand):
+    """(1[low ≤ r ≤ high], 1): keep or drop by the ratio itself (SkyRL, ROLL).
+
+    verl's `token_k1` bounds −ℓ by log low and log high, which is low ≤ 1/r ≤ high: its "0.6_1.4" keeps
+    r = 1.5 and drops r = 0.65. `inverted` does the same, for comparison.
+    """
+
+    _kept = ONE
+    low: float = 0.8
+    high: float = 1.2
+    inverted: bool = False
+    """Whether the bounds are on 1/r, as verl's are."""
+
+    def _bounds(self) -> tuple[Any, Any]:
+        return log_band(self.low, self.high, self.inverted)
+
+
+@register("mask-k2")
+@dataclass(frozen=True)
+class SquaredMask(_Band):
+    """(1[ℓ²/2 ≤ b], 1): keep or drop by the k2 statistic (verl)."""
+
+    _kept = ONE
+    bound: float = 0.02
+    """b > 0, nats."""
+
+    def __post_init__(self) -> None:
+        require_positive(self, "bound")
+
+    def _bounds(self) -> tuple[Any, Any]:
+        half_width = math.sqrt(2 * self.bound)
+        return -half_width, half_width
+
+
+@register("mask-k3")
+@dataclass(frozen=True)
+class BregmanMask(_Band):
+    """(1[r − 1 − ℓ ≤ b], 1): keep or drop by the k3 statistic (verl).
+
+    The band's ends solve r − log r = 1 + b: r = −W(−e^−(1+b)) on the two real branches of Lambert's W.
+    """
+
+    _kept = ONE
+    bound: float = 0.02
+    """b > 0, nats."""
+
+    def __post_init__(self) -> None:
+        require_positive(self, "bound", infinite=False)
+
+    def _bounds(self) -> tuple[Any, Any]:
+        if self.bound > 700:  # e^−(1+b) leaves float64; log r = −(1+b) + r and r − log r = 1 + b by iteration
+            high = 1 + self.bound
+            for _ in range(50):
+                high = 1 + self.bound + math.log(high)
+            return -(1 + self.bound), math.log(high)
+        inside = -math.exp(-(1 + self.bound))
+        low, high = (-float(lambertw(inside, branch).real) for branch in (0, -1))
+        return math.log(low), math.log(high)
+
+
+@register("obrs")
+@dataclass(frozen=True)
+class RejectionSampling(TokenCorrection):
+    """(min(1, r/λ), 1): optimal budgeted rejection sampling, with no weight ([V])."""
+
+    lam: Any = 1.0
+    """λ > 0."""
+
+    def __post_init__(self) -> None:
+        require_positive(self, "lam", infinite=False)
+
+    def accept(self, log_ratio: Array) -> Array:
+        """a = min(1, r/λ)."""
+        return acceptance_probability(log_ratio, self.lam)
+
+    @property
+    def draws_mask(self) -> bool:
+        """True."""
+        return True
+
+    def pieces(self, overlap: Array | None = None) -> tuple[Piece, ...]:
+        """See `Correction.pieces`."""
+        return Piece(np.log(self.lam), True, Monomial(1 / self.lam, 1), ONE), Piece(math.inf, True, ONE, ONE)

@@ -1,0 +1,345 @@
+"""The ways to the overlap Z without whole laws, compared with the exact Z on given states.
+
+Whole laws are met a block at a time, and only numbers per token are kept: memory does not grow with
+the vocabulary times the states.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TypeAlias
+
+import numpy as np
+
+from jackpot_sim.core import normalizer, obrs
+from jackpot_sim.core.arrays import Flags, Floats, Ints
+from jackpot_sim.core.backend import Array, as_ids, floating, namespace, to_numpy
+from jackpot_sim.core.numerics import check_same_shape, log_ratio
+from jackpot_sim.core.sequence_divergences import ratio_of_means
+from jackpot_sim.core.topk import TopK
+
+ROUNDING = 1e-5
+"""What a probability summed in float32 may miss, and so by how much Z may lie outside a bracket."""
+
+Ends: TypeAlias = tuple[Floats, Floats]
+"""The low and the high end of a bracket at every token, each of shape (tokens,)."""
+
+
+class Way(StrEnum):
+    """How Z is estimated.
+
+    The first three know both laws on TopK(q) ∪ TopK(p), the others on the actor's TopK(q) alone, which is
+    all that an inference server returns. `corrected` is κ·Z_k of [J] with the masks that are drawn;
+    `calibrated` is the point of the bracket that the mean acceptance probability picks.
+    """
+
+    TOPK = "top-k"
+    BIAS_CORRECTED = "bias-corrected"
+    CALIBRATED = "calibrated"
+    SERVER_TOPK = "server-top-k"
+    SERVER_BIAS_CORRECTED = "server-bias-corrected"
+    SERVER_CALIBRATED = "server-calibrated"
+
+    @property
+    def from_server(self) -> bool:
+        """Whether the actor's own top-k is all that is known of it."""
+        return self in (Way.SERVER_TOPK, Way.SERVER_BIAS_CORRECTED, Way.SERVER_CALIBRATED)
+
+
+@dataclass(frozen=True, eq=False)
+class LawBlock:
+    """Some states with both whole laws, each with the token that the actor wrote there.
+
+    Attributes:
+        policy_log_probs: log p, shape (rows, vocab), nats, of any array library.
+        actor_log_probs: log q, the same shape and library.
+        tokens: the token sampled by the actor at each state, integers of shape (rows,).
+        uniforms: one number in [0, 1) per token, which decides its mask, shape (rows,).
+        cluster: which sequence, or other unit that was sampled on its own, a token belongs to, integers of
+            shape (rows,).
+
+    Raises:
+        ValueError: the shapes do not fit.
+    """
+
+    policy_log_probs: Array
+    actor_log_probs: Array
+    tokens: Array
+    uniforms: Array
+    cluster: Array
+
+    def __post_init__(self) -> None:
+        check_same_shape(self.policy_log_probs, self.actor_log_probs, "policy_log_probs", "actor_log_probs")
+        if self.policy_log_probs.ndim != 2:
+            raise ValueError(f"policy_log_probs has shape {tuple(self.policy_log_probs.shape)}, not (rows, vocab)")
+        for name in ("tokens", "uniforms", "cluster"):
+            if tuple(getattr(self, name).shape) != (len(self),):
+                raise ValueError(f"{name} has shape {tuple(getattr(self, name).shape)}: there are {len(self)} rows")
+
+    def __len__(self) -> int:
+        return int(self.policy_log_probs.shape[0])
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How near one way comes to the exact Z, over tokens that the actor wrote.
+
+    Standard errors take clusters as what is sampled, by the delta method, and count what a κ or a share fitted
+    to the same tokens adds to them; nan where there is one cluster. Where that fit is nearly all of an error, as
+    for the calibrated ways, |Ẑ − Z| is folded at 0 and its standard error is up to 1.7 times too wide. Figures
+    of a κ are nan where some batch has no top-k term above 0.
+
+    Attributes:
+        way: how Z is estimated.
+        k: tokens kept of each law.
+        lam: λ.
+        tokens: how many there are.
+        overlap: mean Z.
+        kept: mean Ẑ / mean Z.
+        kept_se: its standard error.
+        error: mean |Ẑ − Z|/Z, state by state.
+        error_se: its standard error.
+        error_max: the largest |Ẑ − Z|/Z.
+        above_one: the share of states whose Ẑ exceeds 1, which no Z can.
+        outside: the share of states whose Z lies outside the way's bracket by more than `ROUNDING`.
+        width: the mean width of that bracket over Z.
+        bytes_per_token: what the rollout must store of the actor's law for it: 8·k of its top-k, or the whole law
+            in float32, as nobody knows TopK(p) when the rollout is written.
+        seconds: what the trainer computes for it from the laws at hand, for all tokens; with the policy's whole
+            log-probs given, and without the exact Z.
+    """
+
+    way: Way
+    k: int
+    lam: float
+    tokens: int
+    overlap: float
+    kept: float
+    kept_se: float
+    error: float
+    error_se: float
+    error_max: float
+    above_one: float
+    outside: float
+    width: float
+    bytes_per_token: int
+    seconds: float
+
+
+def compare(
+    blocks: Iterable[LawBlock],
+    ks: Sequence[int],
+    lam: float = 1.0,
+    batch: int | None = None,
+    shuffle: np.random.Generator | None = None,
+) -> list[Comparison]:
+    """Every way at every k, in the order of `ks` and of `Way`.
+
+    Args:
+        blocks: the states, met once and in order.
+        ks: tokens kept of each law, each at least 1; beyond the vocabulary it means all of it.
+        lam: λ > 0.
+        batch: κ and the share of the bracket are fitted to so many tokens at a time (the last batch may be
+            smaller); None fits all at once.
+        shuffle: shares the tokens out among batches, as minibatches mix prompts; None: in the order in which
+            they come.
+
+    Raises:
+        ValueError: there is no token or no k, a k or the batch is below 1, λ is not positive, or a law is not
+            normalised.
+    """
+    if not ks or min(ks) < 1:
+        raise ValueError(f"ks must hold at least one k, each at least 1, got {list(ks)}")
+    if batch is not None and batch < 1:
+        raise ValueError(f"batch must be at least 1, got {batch}")
+    met = [_meet(block, ks, lam) for block in blocks]
+    if not sum(len(one.z) for one in met):
+        raise ValueError("blocks hold no token: there is nothing to compare")
+    tokens = sum(len(one.z) for one in met)
+    order = np.arange(tokens) if shuffle is None else shuffle.permutation(tokens)
+    z, accept, mask, cluster = (
+        np.concatenate([getattr(one, name) for one in met])[order] for name in ("z", "accept", "mask", "cluster")
+    )
+    drawn = _Drawn(z, accept, mask, cluster, batch or len(z))
+    vocab = met[0].vocab
+    out = []
+    for k in ks:
+        for way in Way:
+            brackets = [one.brackets[k, way.from_server] for one in met]
+            ends = tuple(np.concatenate([timed.ends[side] for timed in brackets])[order] for side in (0, 1))
+            kept = min(k, vocab)
+            stored = 8 * kept if way.from_server else 4 * vocab
+            spent = sum(timed.seconds for timed in brackets)
+            out.append(_judge(way, (k, lam, stored, spent), drawn, (ends[0], ends[1])))
+    return out
+
+
+# ------------------------------------------------------------- block by block
+
+
+@dataclass(frozen=True, eq=False)
+class _Timed:
+    ends: Ends
+    seconds: float
+
+
+@dataclass(frozen=True, eq=False)
+class _Met:
+    """What is kept of a block: numbers per token, and the bracket of each (k, from the server alone)."""
+
+    z: Floats
+    accept: Floats
+    mask: Flags
+    cluster: Ints
+    vocab: int
+    brackets: dict[tuple[int, bool], _Timed]
+
+
+def _meet(block: LawBlock, ks: Sequence[int], lam: float) -> _Met:
+    p, q = floating(block.policy_log_probs), floating(block.actor_log_probs)
+    xp = namespace(p, q)
+    z = _floats(obrs.overlap(p, q, lam))
+    tokens = as_ids(block.tokens, p)[:, None]
+    drawn = log_ratio(*(xp.take_along_axis(law, tokens, axis=-1)[:, 0] for law in (p, q)))
+    accept = _floats(obrs.acceptance_probability(drawn, lam))
+    brackets = {}
+    longest = TopK.of(q, max(ks))
+    for k in ks:
+        brackets[k, False] = _timed(normalizer.bracket, p, q, k, lam)
+        brackets[k, True] = _timed(_from_server, p, longest.first(k), lam)
+    mask = to_numpy(block.uniforms) < accept
+    return _Met(z, accept, mask, to_numpy(block.cluster), int(p.shape[-1]), brackets)
+
+
+def _from_server(policy_log_probs: Array, stored: TopK, lam: float) -> tuple[Array, Array]:
+    return normalizer.bracket_on_topk(stored.gather(policy_log_probs), stored.log_probs, lam)
+
+
+def _timed(bracket: Callable[..., tuple[Array, Array]], *given: object) -> _Timed:
+    """The bracket on the host: fetching it waits for a device that computes on its own."""
+    started = time.perf_counter()
+    low, high = bracket(*given)
+    ends = _floats(low), _floats(high)
+    return _Timed(ends, time.perf_counter() - started)
+
+
+def _floats(x: Array) -> Floats:
+    return np.asarray(to_numpy(x), dtype=np.float64)
+
+
+# ---------------------------------------------------------- over all tokens
+
+
+@dataclass(frozen=True, eq=False)
+class _Drawn:
+    """All tokens: their exact Z, acceptance probability, mask and cluster, and how many make a batch."""
+
+    z: Floats
+    accept: Floats
+    mask: Flags
+    cluster: Ints
+    batch: int
+
+    def batches(self) -> list[slice]:
+        return [slice(start, start + self.batch) for start in range(0, len(self.z), self.batch)]
+
+
+@dataclass(frozen=True, eq=False)
+class _Fitted:
+    """Ẑ = base + θ·slope with one θ per batch, and what each token adds to θ's error times the mean slope."""
+
+    value: Floats
+    slope: Floats
+    residual: Floats
+
+
+def _judge(way: Way, given: tuple[int, float, int, float], drawn: _Drawn, ends: Ends) -> Comparison:
+    k, lam, stored, spent = given
+    low, high = ends
+    started = time.perf_counter()
+    values = [_FIT[way](drawn, where, low[where], high[where]) for where in drawn.batches()]
+    spent += time.perf_counter() - started
+    z = drawn.z
+    fitted = _Fitted(
+        *(np.concatenate([getattr(one, name) for one in values]) for name in ("value", "slope", "residual"))
+    )
+    error = _relative(np.abs(fitted.value - z), z)
+    kept, kept_se = _ratio(fitted.value + fitted.residual, z, drawn.cluster)
+    mean_error, error_se = _ratio(error + _through_fit(fitted, drawn), np.ones_like(z), drawn.cluster)
+    return Comparison(
+        way=way,
+        k=k,
+        lam=lam,
+        tokens=len(z),
+        overlap=float(np.mean(z)),
+        kept=kept,
+        kept_se=kept_se,
+        error=mean_error,
+        error_se=error_se,
+        error_max=float(np.max(error)),
+        above_one=float(np.mean(fitted.value > 1 + ROUNDING)),
+        outside=float(np.mean((z < low - ROUNDING) | (z > high + ROUNDING))),
+        width=float(np.mean(_relative(high - low, z))),
+        bytes_per_token=stored,
+        seconds=spent,
+    )
+
+
+def _through_fit(fitted: _Fitted, drawn: _Drawn) -> Floats:
+    """What each token adds to the mean error through θ, to first order; it sums to 0 over a batch."""
+    out = np.zeros_like(drawn.z)
+    there = drawn.z > 0
+    steepness = np.sign(fitted.value - drawn.z) * fitted.slope / np.where(there, drawn.z, 1.0)
+    for where in drawn.batches():
+        slope = np.mean(fitted.slope[where])
+        if slope > 0:
+            out[where] = np.mean(np.where(there, steepness, 0.0)[where]) / slope * fitted.residual[where]
+    return out
+
+
+def _plain(drawn: _Drawn, where: slice, low: Floats, high: Floats) -> _Fitted:
+    return _Fitted(low, np.zeros_like(low), np.zeros_like(low))
+
+
+def _corrected(drawn: _Drawn, where: slice, low: Floats, high: Floats) -> _Fitted:
+    mask = drawn.mask[where]
+    # Where the top-k of a whole batch share nothing, no κ exists, and the other ways still do.
+    value = np.asarray(normalizer.bias_correction(low, mask)) if np.any(low > 0) else np.full_like(low, math.nan)
+    return _Fitted(value, low, mask - value)
+
+
+def _calibrated(drawn: _Drawn, where: slice, low: Floats, high: Floats) -> _Fitted:
+    accept = drawn.accept[where]
+    value = np.asarray(normalizer.calibrated(low, high, accept))
+    # A share that is held to an end of the bracket does not move with the tokens.
+    free = np.mean(low) < np.mean(accept) < np.mean(high)
+    return _Fitted(value, high - low, accept - value if free else np.zeros_like(value))
+
+
+_FIT: dict[Way, Callable[[_Drawn, slice, Floats, Floats], _Fitted]] = {
+    Way.TOPK: _plain,
+    Way.BIAS_CORRECTED: _corrected,
+    Way.CALIBRATED: _calibrated,
+    Way.SERVER_TOPK: _plain,
+    Way.SERVER_BIAS_CORRECTED: _corrected,
+    Way.SERVER_CALIBRATED: _calibrated,
+}
+
+
+def _relative(x: Floats, z: Floats) -> Floats:
+    """x/Z ≥ 0, where nothing of nothing is nothing and something of it inf."""
+    some = np.where(x > 0, math.inf, 0.0)
+    return np.where(z > 0, x / np.where(z > 0, z, 1.0), some)
+
+
+def _ratio(values: Floats, counts: Floats, cluster: Ints) -> tuple[float, float]:
+    """Σ values / Σ counts and its standard error, clusters being what is sampled."""
+    _, index = np.unique(cluster, return_inverse=True)
+    sums = [np.asarray(np.bincount(index, weights=each), dtype=np.float64) for each in (values, counts)]
+    if len(sums[0]) == 1:
+        return float(sums[0][0] / sums[1][0]), math.nan
+    return ratio_of_means(sums[0], sums[1])

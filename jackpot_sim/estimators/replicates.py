@@ -1,0 +1,70 @@
+"""Figures of simulated updates from their inner products, and jackknife errors over replicates.
+
+‖mean − g‖² of a sample is biased upwards by its variance. The squared bias here is the mean inner
+product of two *independent* replicates' errors, which is unbiased, and so may come out negative:
+then `bias` is nan, and `bias_sq` with its standard error says how small it is.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from jackpot_sim.core.arrays import Floats
+from jackpot_sim.estimators.statistics import mean_squared_error, mean_squared_error_rescaled
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """Sampled figures, by the names of `Moments` and `bias_sq`, and the standard error of each."""
+
+    value: dict[str, float]
+    standard_error: dict[str, float]
+    n_samples: int
+    replicates: int
+
+
+def gradient_figures(
+    *, own: Any, others: Any, dot: Any, signal: Any, on_policy_variance: Any, n_samples: int
+) -> dict[str, float]:
+    """What the inner products of simulated updates say of bias and variance, by the names of `Moments`.
+
+    Args:
+        own: the mean ‖X_r‖² of an update.
+        others: the mean ⟨X_r, X_r'⟩ of two independent ones.
+        dot: the mean ⟨X_r, g⟩.
+        signal: ‖g‖².
+        on_policy_variance: that of one proposal of the policy.
+        n_samples: proposals in an update.
+    """
+    signal, on_policy_variance = np.float64(signal or math.nan), np.float64(on_policy_variance)
+    bias_sq = (others - 2 * dot + signal) / signal
+    variance = n_samples * (own - others) / on_policy_variance
+    noise_to_signal = on_policy_variance / signal
+    size = others / signal + variance * noise_to_signal / n_samples
+    return {
+        "bias_sq": float(bias_sq),
+        "bias": math.sqrt(bias_sq) if bias_sq >= 0 else math.nan,
+        "direction_bias": float(1 - dot / np.sqrt(others * signal)),
+        "gain": float(dot / signal),
+        "variance": float(variance),
+        "mse": float(mean_squared_error(bias_sq, variance, noise_to_signal, n_samples)),
+        "mse_rescaled": float(mean_squared_error_rescaled(dot / signal, size)),
+    }
+
+
+def off_diagonal(gram: Floats) -> float:
+    """The mean inner product of two different replicates."""
+    replicates = len(gram)
+    return float((gram.sum() - np.trace(gram)) / (replicates * (replicates - 1)))
+
+
+def jackknife(left_out: list[float]) -> float:
+    """The delete-one standard error; nan where a figure is not finite."""
+    values = np.array(left_out)
+    if not np.isfinite(values).all():
+        return math.nan
+    return math.sqrt((len(values) - 1) * float(values.var()))

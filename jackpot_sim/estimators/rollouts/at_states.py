@@ -1,0 +1,101 @@
+"""What corrections do at the states that rollouts visit, exactly over the vocabulary and a few states at a time.
+
+At a state with laws p and q a correction of single tokens has an exact acceptance rate, and the laws that it
+leaves have exact KLs; which states are visited is sampled. Nothing of the size of states × vocabulary is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jackpot_sim.core import divergences, obrs
+from jackpot_sim.core.arrays import Floats, Ints
+from jackpot_sim.core.backend import Array, namespace, to_numpy
+from jackpot_sim.core.numerics import log_ratio, overflow_to_inf
+from jackpot_sim.estimators.corrections.correction import Correction
+from jackpot_sim.estimators.states.moments import kl_to_weighted
+
+
+class AtState(NamedTuple):
+    """What a correction does at each state; shape (states,)."""
+
+    acceptance_rate: Any
+    """E_q[a]."""
+    kl_accepted: Any
+    """KL(p‖q̃) of the accepted tokens' law q̃ ∝ q·a, nats; nan where nothing is accepted."""
+    kl_effective: Any
+    """KL(p‖q_w) of what the weighted update samples, q_w ∝ q·a·w, nats."""
+
+
+def at_states(
+    policy_log_probs: Array, actor_log_probs: Array, believed_log_probs: Array, kl: Array, correction: Correction
+) -> AtState:
+    """What a correction of single tokens does at each state.
+
+    Args:
+        policy_log_probs: log p, shape (states, vocab), nats.
+        actor_log_probs: log q of the law that is sampled from, the same shape.
+        believed_log_probs: log q as the correction is told it: the same, unless that is a mistake to study.
+        kl: KL(p‖q) at each state, shape (states,), nats: what a correction has that leaves the law as it is.
+        correction: one that looks at single tokens, its parameters numbers.
+    """
+    xp = namespace(policy_log_probs)
+    q = xp.exp(actor_log_probs)
+    live = q > 0
+    overlap = None
+    if correction.overlap_lam is not None:
+        overlap = obrs.overlap(policy_log_probs, believed_log_probs, correction.overlap_lam)[:, None]
+    with overflow_to_inf():
+        accept, weight = correction.weights(log_ratio(policy_log_probs, believed_log_probs), overlap)
+    keeps_all, weighs_none = (bool(xp.all((each == 1.0) | ~live)) for each in (accept, weight))
+    accept, weight = (xp.where(live, each, 0.0) for each in (accept, weight))
+    kl_accepted = kl if keeps_all else kl_to_weighted(policy_log_probs, actor_log_probs, accept)
+    return AtState(
+        xp.sum(q * accept, axis=-1),
+        kl_accepted,
+        kl_accepted if weighs_none else kl_to_weighted(policy_log_probs, actor_log_probs, accept, weight),
+    )
+
+
+class Visited:
+    """The figures at every token of n rollouts; arrays of shape (n, length), 0 where there is no token.
+
+    Attributes:
+        divergences: by the names of `divergences.BY_NAME`.
+        overlap: Z(λ) between the policy and the believed law, by λ.
+        at: what each of the corrections of single tokens does, in their order; None for the others.
+        policy_log_probs: log p of the tokens that were written.
+    """
+
+    def __init__(self, tokens: Ints, corrections: Sequence[Correction], lams: Sequence[float] = ()) -> None:
+        self._tokens, self._corrections = tokens, corrections
+        wanted = [each.overlap_lam for each in corrections]
+        self.overlap = {lam: self._empty() for lam in dict.fromkeys([*lams, *(x for x in wanted if x is not None)])}
+        self.divergences = {name: self._empty() for name in divergences.BY_NAME}
+        self.policy_log_probs = self._empty()
+        self.at = [
+            AtState(self._empty(), self._empty(), self._empty()) if each.is_per_token else None for each in corrections
+        ]
+
+    def add(self, sequence: Ints, step: Ints, policy: Array, actor: Array, believed: Array) -> None:
+        """A few states: which tokens they belong to, (rows,), and the three laws there, (rows, vocab), nats."""
+        rows = sequence, step
+        found = {name: divergence(policy, actor) for name, divergence in divergences.BY_NAME.items()}
+        for name, values in found.items():
+            self.divergences[name][rows] = to_numpy(values)
+        for lam, overlap in self.overlap.items():
+            overlap[rows] = to_numpy(obrs.overlap(policy, believed, lam))
+        xp = namespace(policy)
+        chosen = xp.asarray(self._tokens[rows], device=policy.device)
+        self.policy_log_probs[rows] = to_numpy(xp.take_along_axis(policy, chosen[:, None], axis=-1)[:, 0])
+        for correction, columns in zip(self._corrections, self.at, strict=True):
+            if columns is not None:
+                at = at_states(policy, actor, believed, found["kl_policy_actor"], correction)
+                for column, values in zip(columns, at, strict=True):
+                    column[rows] = to_numpy(values)
+
+    def _empty(self) -> Floats:
+        return np.zeros(self._tokens.shape)

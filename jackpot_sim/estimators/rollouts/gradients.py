@@ -1,0 +1,236 @@
+"""The figures of a correction from gradients in a real model's parameters.
+
+An update X_r is the gradient that a trainer would take from n_samples sequences of the actor after each of the
+prompts, divided by their number N; Y_r is that from the policy's own sequences, whose mean is the true gradient
+
+    g = E[Y] = mean over prompts of E_{y~p}[A(y) Σ_t ∇ log p(y_t|s_t)].
+
+Prompts are fixed, sequences random: the variance is that within prompts. All figures follow from inner products
+of independent updates, as in `rollouts`; there gradients of prompts are compared side by side, here they are
+added up, as in a model that shares its parameters. With one prompt the two are the same.
+
+What is noisy: where ‖g‖² is not well above its own standard error, no figure in units of it is worth much.
+"""
+
+from __future__ import annotations
+
+import math
+from enum import StrEnum
+
+import numpy as np
+
+from jackpot_sim.core.arrays import Floats
+from jackpot_sim.estimators.replicates import gradient_figures, jackknife
+from jackpot_sim.estimators.sequences.sampled import Gram
+
+
+class Spread(StrEnum):
+    """What the variance of an update is estimated from.
+
+    REPLICATES: how the updates differ, mean ‖X_r‖² − mean ⟨X_r, X_r'⟩. Right for every correction and
+        denominator, with replicates − 1 degrees of freedom.
+    SEQUENCES: how the sequences x of each prompt differ, Σ_prompts n_samples · s², s² being their variance
+        (Σ‖x‖² − ‖Σx‖²/n)/(n − 1) over the n = replicates · n_samples of them. Much less noisy, and right only
+        where sequences are independent: with the `proposed` denominator and without corrections that look at
+        the batch.
+    """
+
+    REPLICATES = "replicates"
+    SEQUENCES = "sequences"
+
+
+class Updates:
+    """Updates that are independent of each other, as their gradients come in.
+
+    Args:
+        replicates: how many updates, at least 3.
+        parameters: the length of a gradient.
+        prompts: how many prompts the sequences of an update follow.
+        limit: the most bytes that may be held; twice as many as the updates take where sequences are added.
+
+    Raises:
+        ValueError: there are fewer than 3 replicates, no prompt, or more bytes than the limit.
+    """
+
+    def __init__(self, replicates: int, parameters: int, prompts: int = 1, *, limit: int = 8 << 30) -> None:
+        if replicates < 3:
+            raise ValueError(f"replicates must be at least 3, got {replicates}")
+        if prompts < 1:
+            raise ValueError(f"prompts must be at least 1, got {prompts}")
+        if (needed := 2 * replicates * parameters * 8) > limit:
+            raise ValueError(
+                f"{replicates} updates of {parameters:,} parameters take {needed / 2**30:.3g} GiB and the limit is "
+                f"{limit / 2**30:.3g} GiB: take a smaller block of parameters, or fewer replicates or estimators"
+            )
+        self.total: Floats = np.zeros((replicates, parameters))
+        """X_r, (replicates, parameters)."""
+        self.prompts = prompts
+        self._in_parts = False
+        self._strata: dict[int, _Stratum] = {}
+        """Of each prompt whose sequences were added; the last one is open."""
+        self._open: int | None = None
+        self._sums: Floats = np.zeros((0, parameters))
+        """Σ x of the open prompt, by replicate."""
+
+    def add(self, replicate: int, gradient: Floats) -> None:
+        """Adds any part of an update, (parameters,), already divided by what the update is divided by."""
+        self.total[replicate] += gradient
+        self._in_parts = True
+
+    def add_sequence(self, replicate: int, prompt: int, gradient: Floats) -> None:
+        """Adds one sequence, divided likewise; also one whose gradient is 0.
+
+        The sequences of a prompt come one after the other, in whichever order of replicates, so that no more is
+        held than the sums of one prompt.
+
+        Raises:
+            ValueError: a prompt comes back after another, or there are more than was said.
+        """
+        if prompt != self._open:
+            self._begin(prompt)
+        stratum = self._strata[prompt]
+        self.total[replicate] += gradient
+        self._sums[replicate] += gradient
+        stratum.count[replicate] += 1
+        stratum.square[replicate] += gradient @ gradient
+
+    def _begin(self, prompt: int) -> None:
+        if prompt in self._strata:
+            raise ValueError(f"prompt {prompt} comes back after another: add the sequences of a prompt together")
+        if len(self._strata) == self.prompts:
+            raise ValueError(f"prompt {prompt} is one more than the {self.prompts} that there are")
+        self._close()
+        self._open, self._sums = prompt, np.zeros(self.total.shape)
+        self._strata[prompt] = _Stratum(len(self.total))
+
+    def _close(self) -> None:
+        if self._open is not None:
+            self._strata[self._open].close(self._sums)
+
+    def variance(self, n_samples: int) -> Floats:
+        """Of an update, from its sequences: with all replicates, and with each one left out; (1 + replicates,).
+
+        Raises:
+            ValueError: sequences were not added one by one, or not n_samples of each prompt and replicate.
+        """
+        if self._in_parts or len(self._strata) != self.prompts:
+            raise ValueError(
+                "the variance cannot come from sequences: all of them, of every prompt, must be added by "
+                "add_sequence; take it from replicates"
+            )
+        self._close()
+        for prompt, stratum in self._strata.items():
+            if np.any(stratum.count != n_samples):
+                raise ValueError(
+                    f"prompt {prompt} has {int(stratum.count.min())} to {int(stratum.count.max())} sequences in a "
+                    f"replicate, and n_samples is {n_samples}"
+                )
+        return np.asarray(n_samples * sum(stratum.variances() for stratum in self._strata.values()))
+
+
+class _Stratum:
+    """What is kept of the sequences of one prompt: numbers for each replicate."""
+
+    def __init__(self, replicates: int) -> None:
+        self.count, self.square, self.own, self.along = (np.zeros(replicates) for _ in range(4))
+        """How many, Σ‖x‖², ‖S_r‖² and ⟨S_r, S⟩, S_r being the sum of the replicate and S that of all."""
+
+    def close(self, sums: Floats) -> None:
+        self.own = np.einsum("rp,rp->r", sums, sums)
+        self.along = sums @ sums.sum(axis=0)
+
+    def variances(self) -> Floats:
+        """s² with all replicates, and with each one left out."""
+
+        def all_and_without(each: Floats) -> Floats:
+            return np.asarray(each.sum() - np.concatenate([[0.0], each]))
+
+        count, square = all_and_without(self.count), all_and_without(self.square)
+        sum_sq = self.along.sum() - np.concatenate([[0.0], 2 * self.along - self.own])
+        return np.asarray((square - sum_sq / count) / (count - 1))
+
+
+def figures(
+    actor: Updates,
+    policy: Updates,
+    *,
+    n_samples: int,
+    actor_spread: Spread | str = Spread.REPLICATES,
+    policy_spread: Spread | str = Spread.REPLICATES,
+) -> tuple[dict[str, float], dict[str, float]]:
+    """The figures of `sampled.gradient_figures`, and three more; with the standard error of each.
+
+    grad_norm_sq is ‖g‖², on_policy_variance that of one sequence of the policy (N times the variance of Y), and
+    noise_to_signal their ratio; variance is in units of the on-policy one, all else in units of ‖g‖². Standard
+    errors are delete-one jackknives over replicates; that of bias_sq is too large, by up to a half, where there is
+    no bias to speak of. Where ‖g‖² comes out at 0 or below, what is in units of it
+    is nan. `bias_sq` may come out negative, and then `bias` is nan.
+
+    Only ⟨X_r, Y_r'⟩ of different r are used, so that the r-th updates of both may share their random numbers.
+
+    Args:
+        actor: updates from the actor's sequences under a correction, whatever its denominator.
+        policy: as many from the policy's own sequences, every weight 1.
+        n_samples: sequences of each prompt in an update.
+        actor_spread: where the variance of the actor's updates comes from, see `Spread`.
+        policy_spread: that of the policy's, whose sequences are always independent.
+
+    Raises:
+        ValueError: the two differ in shape or prompts, n_samples < 1, or as `Updates.variance`.
+    """
+    if n_samples < 1:
+        raise ValueError(f"n_samples must be at least 1, got {n_samples}")
+    if actor.total.shape != policy.total.shape or actor.prompts != policy.prompts:
+        raise ValueError(
+            f"actor holds {_size(actor)} and policy {_size(policy)}: both need as many replicates, parameters and "
+            "prompts"
+        )
+    draws = _Draws(actor, policy, n_samples, Spread(actor_spread), Spread(policy_spread))
+    value = draws.figures(None)
+    left_out = [draws.figures(without) for without in range(len(actor.total))]
+    return value, {name: jackknife([each[name] for each in left_out]) for name in value}
+
+
+def _size(updates: Updates) -> str:
+    replicates, parameters = updates.total.shape
+    return f"{replicates} x {parameters} ({updates.prompts} prompts)"
+
+
+class _Draws:
+    """Inner products of all updates, and the variances that come from sequences."""
+
+    def __init__(self, actor: Updates, policy: Updates, n_samples: int, *spreads: Spread) -> None:
+        self._sequences = n_samples * actor.prompts
+        """N."""
+        self._grams = {}
+        pairs = {"own": (actor, actor), "cross": (actor, policy), "wanted": (policy, policy)}
+        for name, (first, second) in pairs.items():
+            self._grams[name] = Gram(len(actor.total))
+            self._grams[name].products += first.total @ second.total.T
+        self._variances = [
+            updates.variance(n_samples) if spread is Spread.SEQUENCES else None
+            for updates, spread in zip((actor, policy), spreads, strict=True)
+        ]
+
+    def figures(self, without: int | None) -> dict[str, float]:
+        """All figures, from all replicates or all but one."""
+        (own, others), (_, dot), (wanted, signal) = (gram.means(without) for gram in self._grams.values())
+        variance, noise = (
+            spread - mean if known is None else float(known[0 if without is None else 1 + without])
+            for spread, mean, known in zip((own, wanted), (others, signal), self._variances, strict=True)
+        )
+        on_policy_variance = self._sequences * noise
+        unit = np.float64(signal if signal > 0 else math.nan)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return gradient_figures(
+                own=others + variance,
+                others=others,
+                dot=dot,
+                signal=unit,
+                on_policy_variance=on_policy_variance,
+                n_samples=self._sequences,
+            ) | {
+                "grad_norm_sq": float(signal),
+                "on_policy_variance": float(on_policy_variance),
+                "noise_to_signal": float(on_policy_variance / unit),
+            }

@@ -1,0 +1,169 @@
+"""What a correction does to rollouts of which only the tokens drawn have been scored.
+
+As `rollouts` and `updates` do where whole laws are tables of prefixes: weights, drawn masks, denominators and
+the figures of weights. A correction that needs the overlap Z(λ) at each state is given it.
+
+Sequences are shared out among replicates, each of which is the batch of one update.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from jackpot_sim.core.arrays import Flags, Floats, Ints
+from jackpot_sim.core.numerics import check_same_shape, overflow_to_inf
+from jackpot_sim.core.scored import ScoredRollouts
+from jackpot_sim.estimators.corrections.correction import Correction, Level, TokenWeights
+from jackpot_sim.estimators.replicates import jackknife
+from jackpot_sim.estimators.statistics import Denominator
+
+
+def weigh(
+    rollouts: ScoredRollouts, correction: Correction, overlap: Floats | None = None, *, replicate: Ints | None = None
+) -> TokenWeights:
+    """Accept probability and weight of every token, both (n, length), 0 at padding.
+
+    Args:
+        rollouts: sequences that the actor wrote.
+        correction: any correction; its target is the policy of the rollouts.
+        overlap: Z(correction.overlap_lam) at the state of each token, (n, length), in [0, 1]; a correction that
+            needs none does not look at it, nor does any look at padding.
+        replicate: the batch of each sequence, (n,), for corrections that look at the batch; None: all are one.
+
+    Raises:
+        ValueError: as `Correction.weights`, or a shape differs.
+    """
+    if overlap is not None:
+        check_same_shape(rollouts.mask, overlap, "mask", "overlap")
+        overlap = np.where(rollouts.mask, overlap, 1.0)
+    if replicate is not None:
+        _check_replicate(rollouts, replicate)
+    if replicate is None or not correction.looks_at_batch:
+        return _weigh(rollouts, correction, overlap)
+    accept, weight = (np.zeros(rollouts.mask.shape) for _ in range(2))
+    for rows in _batches(replicate):
+        batch = None if overlap is None else overlap[rows]
+        accept[rows], weight[rows] = _weigh(rollouts.take(rows), correction, batch)
+    return TokenWeights(accept, weight)
+
+
+def _weigh(rollouts: ScoredRollouts, correction: Correction, overlap: Floats | None) -> TokenWeights:
+    with overflow_to_inf():
+        accept, weight = correction.weights(
+            rollouts.log_ratio, overlap, mask=rollouts.mask, advantages=rollouts.advantage[:, None]
+        )
+    return TokenWeights(np.asarray(accept), np.asarray(weight))
+
+
+def draw(rollouts: ScoredRollouts, pair: TokenWeights, generator: np.random.Generator) -> tuple[Flags, Floats]:
+    """The mask m, one for every token from its accept probability, and m·w; both (n, length)."""
+    mask = (generator.random(pair.accept.shape) < pair.accept) & rollouts.mask
+    return mask, np.where(mask, pair.weight, 0.0)
+
+
+def scale(
+    rollouts: ScoredRollouts,
+    mask: Flags,
+    weight: Floats,
+    denominator: Denominator | str,
+    unit: Level,
+    replicate: Ints,
+) -> Floats:
+    """By what the sum of each sequence is divided, beside the number of sequences; (n,).
+
+    `proposed`: 1. `accepted`: the share of its replicate's tokens that are kept. `self_normalized`: the mean weight
+    of its prompt in its replicate, over tokens or, for corrections of whole sequences, over sequences. nan where
+    nothing is kept: then there is nothing to divide by.
+
+    Args:
+        rollouts: the sequences.
+        mask: the tokens that are kept, (n, length).
+        weight: m·w, the same shape.
+        denominator: a `Denominator` or its name.
+        unit: the correction's.
+        replicate: the update that each sequence belongs to, (n,).
+
+    Raises:
+        ValueError: a shape differs, or the denominator is unknown.
+    """
+    denominator = Denominator(denominator)
+    _check_kept(rollouts, mask, weight)
+    _check_replicate(rollouts, replicate)
+    divisor = np.ones(len(rollouts))
+    if denominator is Denominator.ACCEPTED:
+        divisor = _shares(mask.sum(axis=-1), rollouts.lengths, replicate[:, None])
+    elif denominator is Denominator.SELF_NORMALIZED:
+        per_unit, units = _units(rollouts, unit)
+        batch = np.column_stack([replicate, rollouts.prompt])
+        divisor = _shares(np.sum(weight * per_unit, axis=-1), units, batch)
+    return np.where(divisor > 0, divisor, np.nan)
+
+
+def weight_figures(
+    rollouts: ScoredRollouts, mask: Flags, weight: Floats, unit: Level, replicate: Ints
+) -> tuple[dict[str, float], dict[str, float]]:
+    """acceptance_rate and ess_fraction by their names, and the standard error of each.
+
+    acceptance_rate is the share of the tokens that is kept, and ess_fraction (Σ mw)²/(units · Σ mw²), over all
+    replicates together; the standard errors are delete-one jackknives over replicates. The arguments are those
+    of `scale`.
+
+    Raises:
+        ValueError: a shape differs, or there are fewer than 3 replicates.
+    """
+    _check_kept(rollouts, mask, weight)
+    _check_replicate(rollouts, replicate)
+    per_unit, units = _units(rollouts, unit)
+    with overflow_to_inf():
+        columns = (
+            mask.sum(axis=-1),
+            rollouts.lengths,
+            units,
+            np.sum(weight * per_unit, axis=-1),
+            np.sum(weight**2 * per_unit, axis=-1),
+        )
+    sums = np.array([[column[rows].sum() for column in columns] for rows in _batches(replicate)])
+    if len(sums) < 3:
+        raise ValueError(f"replicate names {len(sums)} replicates: a jackknife needs at least 3")
+    value = _weight_figures(sums)
+    left_out = [_weight_figures(np.delete(sums, index, axis=0)) for index in range(len(sums))]
+    return value, {name: jackknife([each[name] for each in left_out]) for name in value}
+
+
+def _weight_figures(sums: Floats) -> dict[str, float]:
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        kept, tokens, units, weight, square = sums.sum(axis=0)
+        return {"acceptance_rate": float(kept / tokens), "ess_fraction": float(weight**2 / (square * units))}
+
+
+def _units(rollouts: ScoredRollouts, unit: Level) -> tuple[Any, Floats]:
+    """What a token's weight counts in its unit, (n, 1) or 1, and the units of each sequence, (n,)."""
+    if unit is Level.TOKEN:
+        return 1.0, rollouts.lengths
+    return 1 / rollouts.lengths[:, None], np.ones(len(rollouts))
+
+
+def _shares(part: Any, whole: Floats, batch: Ints) -> Floats:
+    """Σ part / Σ whole over all sequences of the same row of `batch`, for each of them, (n,)."""
+    at = np.unique(batch, axis=0, return_inverse=True)[1].ravel()
+    return np.asarray((np.bincount(at, weights=part) / np.bincount(at, weights=whole))[at])
+
+
+def _batches(replicate: Ints) -> Iterator[Ints]:
+    """The rows of each replicate."""
+    order = np.argsort(replicate, kind="stable")
+    _, first = np.unique(replicate[order], return_index=True)
+    yield from np.split(order, first[1:])
+
+
+def _check_kept(rollouts: ScoredRollouts, mask: Flags, weight: Floats) -> None:
+    check_same_shape(rollouts.mask, mask, "rollouts.mask", "mask")
+    check_same_shape(rollouts.mask, weight, "rollouts.mask", "weight")
+
+
+def _check_replicate(rollouts: ScoredRollouts, replicate: Ints) -> None:
+    if replicate.shape != (len(rollouts),):
+        raise ValueError(f"replicate has shape {replicate.shape}: there are {len(rollouts)} sequences")

@@ -1,0 +1,362 @@
+"""Exact moments of a correction over every sequence of a prompt: the referee at the level of sequences.
+
+The update of a sequence y is X = A(y) Σ_t m_t w_t φ(s_t, y_t). In logits, φ is e_{y_t} − p(·|s_t) in the
+row of its prefix s_t, so that tokens of one sequence are orthogonal; in parameters φ is ∇_θ log p(y_t|s_t).
+What is estimated is g = E_{y~p}[A(y) Σ_t φ]. Everything follows from sums over all y with the actor's
+probability q(y): no draw is made, and corrections that look at the whole batch are replaced by what they
+are in an infinitely large one.
+
+A prompt is a state of `statistics.combine`, and one of its sequences a proposal. So at length 1 every
+figure is that of `moments.exact`.
+
+Between near-equal laws a bias keeps the digits that its weights have, as there. The KLs compare sums of visits,
+each known to 1e-16: where log-probs differ by s, to 1e-16/s of the KL.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from jackpot_sim.core.arrays import Floats
+from jackpot_sim.core.numerics import overflow_to_inf
+from jackpot_sim.core.sequences import Enumeration, kl_of_measures, occupancy, per_sequence
+from jackpot_sim.estimators.corrections.correction import Correction, Level, TokenWeights
+from jackpot_sim.estimators.sequences.sampled import Truth
+from jackpot_sim.estimators.sequences.spaces import Logits, Parameters, Space
+from jackpot_sim.estimators.sequences.updates import Proposals, UpdateTarget, in_the_limit, weigh
+from jackpot_sim.estimators.states.moments import over_divisor, weighted_less_policy
+from jackpot_sim.estimators.statistics import Denominator, Moments, StateStatistics, combine
+
+
+def exact(
+    enumerations: Sequence[Enumeration],
+    correction: Correction,
+    *,
+    denominator: Denominator | str = Denominator.PROPOSED,
+    n_samples: int | None = None,
+    target: UpdateTarget | str = UpdateTarget.REFERENCE,
+    features: Sequence[Floats] | None = None,
+) -> Moments:
+    """The exact moments of `correction` over the prompts given; `n_samples` sequences a prompt for the MSE.
+
+    See `Referee` for the other arguments. To measure many corrections, make one `Referee`.
+
+    Raises:
+        ValueError: the denominator or the target is unknown or does not fit the correction, or n_samples < 1.
+    """
+    return Referee(enumerations, features).weigh(correction, target).moments(denominator, n_samples)
+
+
+class Referee:
+    """The enumerated prompts, with all that does not depend on the correction.
+
+    Args:
+        enumerations: one for each prompt.
+        features: ∂log p(x|s)/∂θ of each prompt, shape (prefixes, vocab, parameters), to measure gradients
+            in the parameters; None measures them in the logits at every prefix.
+    """
+
+    def __init__(self, enumerations: Sequence[Enumeration], features: Sequence[Floats] | None = None) -> None:
+        spaces = [
+            Logits(np.exp(each.laws.policy_log_probs)) if features is None else Parameters(features[index])
+            for index, each in enumerate(enumerations)
+        ]
+        self.prompts = [_Prompt(each, space) for each, space in zip(enumerations, spaces, strict=True)]
+
+    def weigh(self, correction: Correction, target: UpdateTarget | str = UpdateTarget.REFERENCE) -> Weighed:
+        """The correction's weights on every sequence, from which any denominator follows."""
+        target = UpdateTarget(target)
+        parts = [prompt.proposals for prompt in self.prompts]
+        with overflow_to_inf():
+            frozen = in_the_limit(parts, [prompt.actor for prompt in self.prompts], correction, target)
+            pairs = weigh(parts, frozen, target)
+        return Weighed([_Weights(prompt, pair, correction) for prompt, pair in zip(self.prompts, pairs, strict=True)])
+
+    def truth(self) -> Truth:
+        """The exact gradient in the form that `rollouts.estimate` takes."""
+        return Truth(
+            along=[prompt.space.along(prompt.gradient) for prompt in self.prompts],
+            grad_norm_sq=sum(prompt.grad_norm_sq for prompt in self.prompts),
+            on_policy_variance=sum(prompt.on_policy_variance for prompt in self.prompts),
+        )
+
+
+@dataclass(frozen=True)
+class BiasShares:
+    """Where the bias of a correction of single tokens comes from; the three add up to 1.
+
+    Each factor of ĝ is exchanged for its true value: the law of the prefixes (the actor's for the
+    policy's), the value of what follows a token (the expected advantage when the actor goes on, for when
+    the policy does), and the token's own weight (a·w·q for p). A share is the mean, over the orders in
+    which the three can be exchanged, of what the exchange does along the bias.
+    """
+
+    prefix: float
+    continuation: float
+    weight: float
+
+
+class Weighed:
+    """One correction on every sequence of every prompt."""
+
+    def __init__(self, prompts: list[_Weights]) -> None:
+        self._prompts = prompts
+
+    def moments(self, denominator: Denominator | str = Denominator.PROPOSED, n_samples: int | None = None) -> Moments:
+        """The moments over the prompts; `per_state` has a row for each.
+
+        Raises:
+            ValueError: the denominator is unknown or n_samples < 1.
+        """
+        denominator = Denominator(denominator)
+        divisors = self._divisors(denominator)
+        rows = [w.statistics(denominator, divisor) for w, divisor in zip(self._prompts, divisors, strict=True)]
+        columns = {name: np.array([row[name] for row in rows]) for name in rows[0]}
+        return combine(StateStatistics(**columns), denominator, n_samples)
+
+    def bias_shares(self, denominator: Denominator | str = Denominator.PROPOSED) -> BiasShares | None:
+        """See `BiasShares`; None for corrections of whole sequences, or where there is no bias to share."""
+        if not all(w.is_per_token for w in self._prompts):
+            return None
+        divisors = self._divisors(Denominator(denominator))
+        parts = [w.bias_parts(divisor) for w, divisor in zip(self._prompts, divisors, strict=True)]
+        total = [sum(part) for part in parts]
+        size = sum(float(np.sum(each**2)) for each in total)
+        if not 0 < size < math.inf:
+            return None
+        along = [
+            sum(float(np.sum(part[factor] * each)) for part, each in zip(parts, total, strict=True)) / size
+            for factor in range(3)
+        ]
+        return BiasShares(*along)
+
+    def _divisors(self, denominator: Denominator) -> list[float]:
+        if denominator is Denominator.PROPOSED:
+            return [1.0] * len(self._prompts)
+        if denominator is Denominator.SELF_NORMALIZED:
+            return [w.weight_mean for w in self._prompts]
+        rate = sum(w.kept_mean for w in self._prompts) / sum(w.prompt.length_mean for w in self._prompts)
+        return [rate] * len(self._prompts)
+
+
+class _Prompt:
+    """One prompt: its laws as measures of sequences and of visits, and its true gradient."""
+
+    def __init__(self, enumeration: Enumeration, space: Space) -> None:
+        laws, sequences, advantage = enumeration.laws, enumeration.sequences, enumeration.advantage
+        self.space, self.laws = space, laws
+        policy, actor = (np.exp(sequences.log_probs(x)) for x in (laws.policy_log_probs, laws.actor_log_probs))
+        live = np.flatnonzero(actor > 0)
+        # Sequences that the actor never writes play no part in any update.
+        self.proposals = Proposals(laws, sequences.take(live), advantage[live])
+        self.actor: Floats = actor[live]
+        """q(y) of the proposals."""
+        self.length_mean = float(self.actor @ self.proposals.sequences.lengths)
+        self.policy_of_proposals: Floats = policy[live]
+        """p(y) of the proposals, and below log p(y)/q(y)."""
+        self.log_ratio: Floats = self.proposals.sequences.log_ratio(laws.policy_log_probs, laws.actor_log_probs)
+        self.visits_policy = occupancy(sequences, policy, laws.shape)
+        self.value_policy = occupancy(sequences, policy * advantage, laws.shape)
+        """Σ_{y ∋ (s, x)} p(y) A(y)."""
+        self.value_out_of_reach = occupancy(sequences, np.where(actor > 0, 0.0, policy * advantage), laws.shape)
+        """The part of it that is in sequences the actor never writes."""
+        # A constant has no gradient: taken off first, it leaves no rounding behind that passes for one.
+        centred = advantage - advantage[np.argmax(policy)]
+        self.gradient = space.update(occupancy(sequences, policy * centred, laws.shape))
+        self.grad_norm_sq = float(np.sum(self.gradient**2))
+        own = space.path_norm_sq(sequences, advantage[:, None] * sequences.mask)
+        self.on_policy_variance = float(policy @ own) - self.grad_norm_sq
+
+    @cached_property
+    def visits_actor(self) -> Floats:
+        """The actor's expected visits to every (prefix, token)."""
+        return occupancy(self.proposals.sequences, self.actor, self.laws.shape)
+
+    @cached_property
+    def value_actor(self) -> Floats:
+        """Σ_{y ∋ (s, x)} q(y) A(y)."""
+        return occupancy(self.proposals.sequences, self.actor * self.proposals.advantage, self.laws.shape)
+
+    @cached_property
+    def path_norm(self) -> Floats:
+        """‖φ‖² of every token of the proposals, shape (n, length)."""
+        return self.proposals.sequences.gather(self.space.norm_sq)
+
+
+class _Weights:
+    """One correction on every proposal of one prompt."""
+
+    def __init__(self, prompt: _Prompt, pair: TokenWeights, correction: Correction) -> None:
+        self.prompt, self.is_per_token = prompt, correction.is_per_token
+        per_token = correction.unit is Level.TOKEN
+        self.accept, self.weight = pair
+        self.law: Floats = pair.expected()
+        """a·w, shape (n, length)."""
+        self.kept_weight: Floats = np.where(self.accept > 0, self.weight, 0.0)
+        """w of what may be kept."""
+        self.root: Floats = np.sqrt(prompt.actor)[:, None]
+        """√q(y): w² alone may overflow where q·w² does not."""
+        sequences, q = prompt.proposals.sequences, prompt.actor
+        self.mass = sequences.scatter((q * prompt.proposals.advantage)[:, None] * self.law, prompt.laws.shape)
+        """Σ_{y ∋ (s, x)} q(y) A(y) a·w."""
+        self.kept: Floats = per_sequence(self.accept)
+        """E[kept tokens | y]."""
+        self.kept_mean = float(q @ self.kept)
+        self.units: Floats = sequences.lengths if per_token else np.ones(len(q))
+        # Inside a sequence, the unit of a correction of sequences, weights are averaged over its tokens.
+        self.per_unit: Floats = np.ones(len(q)) if per_token else 1 / sequences.lengths
+        self.units_mean = float(q @ self.units)
+        self.weight_mean = self._per_unit(self.law) / self.units_mean
+
+    def _per_unit(self, values: Floats) -> float:
+        return float(self.prompt.actor @ (per_sequence(values) * self.per_unit))
+
+    def statistics(self, denominator: Denominator, divisor: float) -> dict[str, float]:
+        """The row of `StateStatistics`."""
+        prompt = self.prompt
+        with np.errstate(divide="ignore", invalid="ignore"):
+            estimate = prompt.space.update(self.mass / np.float64(divisor))
+            error = prompt.space.update(self._error_mass(np.float64(divisor)))
+        second = self._second_moment
+        if denominator is Denominator.SELF_NORMALIZED:
+            second = second + self._divisor_noise()
+        return self._whatever_the_denominator | {
+            "divisor": divisor,
+            "error_sq": float(np.sum(error**2)),
+            "error_dot": float(np.sum(error * prompt.gradient)),
+            "estimate_sq": float(np.sum(estimate**2)),
+            "estimate_dot": float(np.sum(estimate * prompt.gradient)),
+            "second_moment": second,
+        }
+
+    @cached_property
+    def _whatever_the_denominator(self) -> dict[str, float]:
+        prompt, q = self.prompt, self.prompt.actor
+        sequences, length, policy = prompt.proposals.sequences, prompt.length_mean, prompt.visits_policy
+        kept_dot = float(q @ self._dot_count(np.ones_like(self.law)))
+        length_dot = float(q @ (per_sequence(self.law, self._along) * sequences.lengths))
+        kept_sq = float(q @ (self.kept**2 + per_sequence(self._accept_var)))
+        accepted = sequences.scatter(q[:, None] * self.accept, prompt.laws.shape)
+        return {
+            "acceptance_rate": self.kept_mean / length,
+            "weight_mean": self.weight_mean,
+            "weight_square": float(self._weight_square @ self.per_unit) / self.units_mean,
+            "grad_norm_sq": prompt.grad_norm_sq,
+            "on_policy_variance": prompt.on_policy_variance,
+            "kl_accepted": kl_of_measures(policy, accepted),
+            "kl_effective": kl_of_measures(policy, self.visits),
+            "kl_prefix": kl_of_measures(policy.sum(axis=-1), self.visits.sum(axis=-1)),
+            "length": length,
+            "units": self.units_mean,
+            "kept_dot_cov": kept_dot - self._weighted_sq * self.kept_mean,
+            "length_dot_cov": length_dot - self._weighted_sq * length,
+            "kept_var": kept_sq - self.kept_mean**2,
+            "kept_length_cov": float(q @ (self.kept * sequences.lengths)) - self.kept_mean * length,
+            "length_var": float(q @ sequences.lengths**2) - length**2,
+        }
+
+    @cached_property
+    def visits(self) -> Floats:
+        """Σ_{y ∋ (s, x)} q(y) a·w: what the weighted update samples, shape (prefixes, vocab)."""
+        return self.prompt.proposals.sequences.scatter(self.prompt.actor[:, None] * self.law, self.prompt.laws.shape)
+
+    @cached_property
+    def _accept_var(self) -> Floats:
+        """a(1 − a), the variance of each mask."""
+        return np.asarray(self.accept * (1 - self.accept))
+
+    @cached_property
+    def _weighted(self) -> Floats:
+        """g_w."""
+        return self.prompt.space.update(self.mass)
+
+    @cached_property
+    def _weighted_sq(self) -> float:
+        return float(np.sum(self._weighted**2))
+
+    @cached_property
+    def _along(self) -> Floats:
+        """A(y)⟨φ, g_w⟩ of every token, shape (n, length)."""
+        proposals = self.prompt.proposals
+        return proposals.advantage[:, None] * proposals.sequences.gather(self.prompt.space.along(self._weighted))
+
+    @cached_property
+    def _second_moment(self) -> float:
+        """E‖X‖²: a mask is drawn for each token, so that its noise adds to the square of the mean."""
+        advantage = self.prompt.proposals.advantage[:, None]
+        mean = self.prompt.space.path_norm_sq(self.prompt.proposals.sequences, self.root * advantage * self.law)
+        pull = self.root * advantage * self.kept_weight
+        return float(np.sum(mean + per_sequence(self._accept_var, pull, pull, self.prompt.path_norm)))
+
+    def _error_mass(self, divisor: np.float64) -> Floats:
+        """Σ_{y ∋ (s, x)} (q(y)·a·w/D − p(y))·A(y), each term from the log-ratio of its sequence."""
+        prompt, proposals = self.prompt, self.prompt.proposals
+        q, p, ratio = (each[:, None] for each in (prompt.actor, prompt.policy_of_proposals, prompt.log_ratio))
+        excess = weighted_less_policy(q, p, self.law, ratio)
+        error_law = over_divisor(q * self.law, excess, p, divisor, divisor - 1)
+        reached = proposals.sequences.scatter(proposals.advantage[:, None] * error_law, prompt.laws.shape)
+        return np.asarray(reached - prompt.value_out_of_reach)
+
+    @property
+    def _weight_square(self) -> Floats:
+        """q(y) Σ_t a·w² of every sequence."""
+        rooted = self.root * self.kept_weight
+        return per_sequence(self.accept, rooted, rooted)
+
+    def _dot_count(self, counted: Floats) -> Floats:
+        """E[⟨X, g_w⟩ Σ m·counted | y], with the same masks in both."""
+        pull = self.law * self._along
+        apart = per_sequence(pull) * per_sequence(self.accept, counted)
+        return np.asarray(apart + per_sequence(pull, counted, 1 - self.accept))
+
+    def _divisor_noise(self) -> float:
+        """What E‖X − g_w(1 − C/E[C] + D/E[D])‖² has beyond E‖X‖²: D are the weights, C their units."""
+        q, ratio = self.prompt.actor, self.weight_mean * self.units_mean
+        if ratio == 0:
+            return math.nan
+        weights = self.kept_weight * self.per_unit[:, None]
+        mean = per_sequence(self.law) * self.per_unit
+        count = self.units / self.units_mean
+        dot = float(q @ (self._dot_count(weights) / ratio - per_sequence(self.law, self._along) * count))
+        spread = per_sequence(self._accept_var, weights, weights) / ratio**2
+        noise = float(q @ ((mean / ratio - count) ** 2 + spread))
+        return -2 * dot + self._weighted_sq * (noise - 1)
+
+    def bias_parts(self, divisor: float) -> list[Floats]:
+        """What the prefixes, the continuations and the weights each add to ĝ − g: Shapley values."""
+        prompt = self.prompt
+        with np.errstate(divide="ignore", invalid="ignore"):
+            values = [
+                np.nan_to_num(value / visits)
+                for value, visits in (
+                    (prompt.value_policy, prompt.visits_policy),
+                    (prompt.value_actor, prompt.visits_actor),
+                )
+            ]
+            prefixes = [visits.sum(axis=-1, keepdims=True) for visits in (prompt.visits_policy, prompt.visits_actor)]
+            weights = [
+                np.nan_to_num(prompt.visits_policy / prefixes[0]),
+                np.nan_to_num(self.visits / prefixes[1]) / np.float64(divisor),
+            ]
+        corner = {
+            wrong: prompt.space.update(prefixes[wrong[0]] * values[wrong[1]] * weights[wrong[2]])
+            for wrong in itertools.product((0, 1), repeat=3)
+        }
+        return [_shapley(corner, factor) for factor in range(3)]
+
+
+def _shapley(corner: dict[tuple[int, ...], Floats], factor: int) -> Floats:
+    """The mean over orders of what changing `factor` from 0 to 1 adds, of three factors."""
+    total: Any = 0.0
+    for others in itertools.product((0, 1), repeat=2):
+        before, after = ((*others[:factor], value, *others[factor:]) for value in (0, 1))
+        share = 1 / 6 if sum(others) == 1 else 1 / 3
+        total = total + share * (corner[after] - corner[before])
+    return np.asarray(total)

@@ -1,0 +1,303 @@
+"""The moments of a correction from rollouts: the second path at the level of sequences, and the only one beyond it.
+
+Updates are formed as a trainer forms them, from sequences of the actor, `replicates` times over, and so
+are on-policy ones from sequences of the policy, whose mean is the true gradient. All figures follow from
+inner products of *independent* updates, which are unbiased whatever the noise. Updates are sparse: they
+touch the prefixes that were visited, so that the table of prefixes may hold these alone.
+
+Corrections that look at the whole batch see the batch of a replicate, whose size is n_samples times the
+number of prompts. Standard errors are delete-one jackknives over replicates.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from scipy import sparse
+
+from jackpot_sim.core.arrays import Flags, Floats
+from jackpot_sim.core.numerics import log_ratio, overflow_to_inf
+from jackpot_sim.core.sequences import Rollouts, Sequences
+from jackpot_sim.estimators.corrections.correction import Correction, Level, TokenWeights
+from jackpot_sim.estimators.replicates import Sampled, gradient_figures, jackknife
+from jackpot_sim.estimators.sequences.updates import Proposals, UpdateTarget, weigh, weight_tables
+from jackpot_sim.estimators.statistics import Denominator
+
+
+@dataclass(frozen=True, eq=False)
+class Truth:
+    """The exact gradient, where sequences can be enumerated; it takes the place of on-policy rollouts.
+
+    Attributes:
+        along: ⟨φ(s, x), g⟩ of each prompt, shape (prefixes, vocab).
+        grad_norm_sq: Σ ‖g‖² over prompts.
+        on_policy_variance: Σ over prompts of the variance of one proposal of the policy.
+    """
+
+    along: Sequence[Floats]
+    grad_norm_sq: float
+    on_policy_variance: float
+
+
+def estimate(
+    rollouts: Sequence[Rollouts],
+    correction: Correction,
+    generator: np.random.Generator,
+    *,
+    replicates: int,
+    denominator: Denominator | str = Denominator.PROPOSED,
+    target: UpdateTarget | str = UpdateTarget.REFERENCE,
+    truth: Truth | None = None,
+    features: Sequence[Floats] | None = None,
+) -> Sampled:
+    """The moments of `correction` from simulated updates; the sequences are shared out evenly among them.
+
+    The KLs are those between visits to (prefix, token). They are nan for corrections that look at more than
+    the token, whose law of visits no single draw knows.
+
+    Args:
+        rollouts: one for each prompt.
+        correction: any correction.
+        generator: what the masks are drawn from.
+        replicates: simulated updates, at least 3.
+        denominator: a `Denominator` or its name.
+        target: see `UpdateTarget`.
+        truth: the exact gradient; None estimates it from the policy's rollouts.
+        features: ∂log p(x|s)/∂θ of each prompt, as in `enumerated.Referee`; None measures in logits.
+
+    Raises:
+        ValueError: fewer than 3 replicates, or not as many sequences in each; the denominator or the target
+            is unknown or does not fit the correction.
+    """
+    denominator, target = Denominator(denominator), UpdateTarget(target)
+    n_samples = _per_replicate(rollouts, replicates)
+    draws = _Draws(len(rollouts), replicates, truth)
+    parts = [Proposals(each.laws, each.actor, each.actor_advantage) for each in rollouts]
+    with overflow_to_inf():
+        pairs = _weigh(parts, correction, target, replicates)
+    kept = [_masked(part, pair, generator) for part, pair in zip(parts, pairs, strict=True)]
+    for index, (part, (mask, weight)) in enumerate(zip(parts, kept, strict=True)):
+        draws.count(index, part.sequences, mask, weight, correction.unit)
+    scale = draws.scale(denominator, n_samples)
+    for index, (each, (_, weight)) in enumerate(zip(rollouts, kept, strict=True)):
+        own = None if features is None else features[index]
+        pull = weight * each.actor_advantage[:, None] * np.repeat(scale[index], n_samples)[:, None]
+        updates = _Updates.of(each, each.actor, pull, replicates, own)
+        if truth is None:
+            wanted = each.policy_advantage[:, None] / n_samples * each.policy.mask
+            draws.add(updates, _Updates.of(each, each.policy, wanted, replicates, own))
+        else:
+            draws.add_known(updates, replicates, pull, each.actor, truth.along[index])
+        if correction.is_per_token:
+            tables = weight_tables(parts[index], correction, target)
+            draws.surprise(index, each, tables)
+    value = draws.figures(n_samples)
+    left_out = [draws.figures(n_samples, without) for without in range(replicates)]
+    error = {name: jackknife([each[name] for each in left_out]) for name in value}
+    return Sampled(value, error, n_samples, replicates)
+
+
+def _per_replicate(rollouts: Sequence[Rollouts], replicates: int) -> int:
+    if replicates < 3:
+        raise ValueError(f"replicates must be at least 3, got {replicates}")
+    counts = {len(each.actor) for each in rollouts}
+    if len(counts) != 1 or min(counts) < replicates or min(counts) % replicates:
+        raise ValueError(f"{sorted(counts)} sequences a prompt cannot be shared out among {replicates} replicates")
+    return int(counts.pop() // replicates)
+
+
+def _weigh(parts: list[Proposals], correction: Correction, target: UpdateTarget, replicates: int) -> list[TokenWeights]:
+    if not correction.looks_at_batch:
+        return weigh(parts, correction, target)
+    batches = []
+    for rows in np.split(np.arange(len(parts[0].sequences)), replicates):
+        batch = [Proposals(part.laws, part.sequences.take(rows), part.advantage[rows]) for part in parts]
+        batches.append(weigh(batch, correction, target))
+    return [
+        TokenWeights(*(np.concatenate(column) for column in zip(*of_prompt, strict=True)))
+        for of_prompt in zip(*batches, strict=True)
+    ]
+
+
+def _masked(part: Proposals, pair: TokenWeights, generator: np.random.Generator) -> tuple[Flags, Floats]:
+    """The drawn mask, and m·w."""
+    mask = (generator.random(pair.accept.shape) < pair.accept) & part.sequences.mask
+    return mask, np.where(mask, pair.weight, 0.0)
+
+
+class _Updates:
+    """The updates of every replicate in one prompt, and their inner products.
+
+    In logits an update is Σ c·e_x minus t_s·p_s in the row of each prefix s, t_s being the sum of that row's
+    c: three sparse tables, of which only visited entries are held.
+    """
+
+    def __init__(self, tables: tuple[Any, ...], p_sq: Floats | None) -> None:
+        self._tables, self._p_sq = tables, p_sq
+
+    @classmethod
+    def of(
+        cls, rollouts: Rollouts, sequences: Sequences, pull: Floats, replicates: int, features: Floats | None
+    ) -> _Updates:
+        """From c·A·scale of every token, shape (replicates · n, length)."""
+        prefixes, vocab = rollouts.laws.shape
+        live = sequences.mask
+        row = np.broadcast_to(np.repeat(np.arange(replicates), len(sequences) // replicates)[:, None], live.shape)[live]
+        prefix, token, value = sequences.prefix[live], sequences.token[live], pull[live]
+        pulls = _table(value, row, prefix * vocab + token, (replicates, prefixes * vocab))
+        if features is not None:
+            return cls((pulls @ features.reshape(prefixes * vocab, -1),), None)
+        p = np.exp(rollouts.laws.policy_log_probs)
+        shape = (replicates, prefixes)
+        return cls(
+            (pulls, _table(value, row, prefix, shape), _table(value * p[prefix, token], row, prefix, shape)),
+            np.sum(p**2, axis=-1),
+        )
+
+    def dot(self, other: _Updates) -> Floats:
+        """⟨X_r, Y_r'⟩, shape (replicates, replicates)."""
+        if self._p_sq is None:
+            return np.asarray(self._tables[0] @ other._tables[0].T)
+        pulls, total, expected = self._tables
+        others, other_total, other_expected = other._tables
+        cross = total.multiply(self._p_sq[None, :]).tocsr() @ other_total.T
+        found = pulls @ others.T - expected @ other_total.T - total @ other_expected.T + cross
+        return np.asarray(found.todense())
+
+
+def _table(values: Floats, row: Any, column: Any, shape: tuple[int, int]) -> Any:
+    return sparse.csr_array((values, (row, column)), shape=shape)
+
+
+class _Draws:
+    """What the simulation keeps: counts of each prompt and replicate, and inner products over all prompts."""
+
+    def __init__(self, prompts: int, replicates: int, truth: Truth | None) -> None:
+        each = (prompts, replicates)
+        self.kept, self.tokens, self.units, self.weight, self.weight_sq = (np.zeros(each) for _ in range(5))
+        self.own, self.cross, self.wanted = (Gram(replicates) for _ in range(3))
+        """Σ over prompts of ⟨X_r, X_r'⟩, ⟨X_r, Y_r'⟩ and ⟨Y_r, Y_r'⟩ for actor updates X and on-policy ones Y."""
+        self.truth = truth
+        self.surprises: Floats = np.full((3, *each), math.nan)
+        """Σ over tokens of the policy of log p/q̃, log p/q_w and the prefixes' part, up to their normaliser."""
+        self.masses: Floats = np.full((3, *each), math.nan)
+        """Σ over tokens of the actor of a, and twice of a·w."""
+        self.policy_tokens = np.ones(each)
+
+    def count(self, index: int, sequences: Sequences, mask: Flags, weight: Floats, unit: Level) -> None:
+        per_unit = 1.0 if unit is Level.TOKEN else 1 / sequences.lengths[:, None]
+        units = sequences.lengths if unit is Level.TOKEN else np.ones(len(sequences))
+        for total, values in (
+            (self.kept, mask.sum(axis=-1)),
+            (self.tokens, sequences.lengths),
+            (self.units, units),
+            (self.weight, np.sum(weight * per_unit, axis=-1)),
+            (self.weight_sq, np.sum(weight**2 * per_unit, axis=-1)),
+        ):
+            total[index] = values.reshape(total.shape[1], -1).sum(axis=-1)
+
+    def scale(self, denominator: Denominator, n_samples: int) -> Floats:
+        """By what each update's sum over sequences is multiplied, shape (prompts, replicates).
+
+        nan where nothing is kept: then there is nothing to divide by.
+        """
+        divisor = np.ones(self.kept.shape)
+        if denominator is Denominator.ACCEPTED:
+            divisor = divisor * (self.kept.sum(axis=0) / self.tokens.sum(axis=0))
+        elif denominator is Denominator.SELF_NORMALIZED:
+            divisor = self.weight / self.units
+        return 1 / (n_samples * np.where(divisor > 0, divisor, math.nan))
+
+    def add(self, updates: _Updates, wanted: _Updates) -> None:
+        self.own.products += updates.dot(updates)
+        self.cross.products += updates.dot(wanted)
+        self.wanted.products += wanted.dot(wanted)
+
+    def add_known(self, updates: _Updates, replicates: int, pull: Floats, sequences: Sequences, along: Floats) -> None:
+        """The same where g is known, and ⟨X_r, g⟩ stands in every column."""
+        self.own.products += updates.dot(updates)
+        known = np.sum(pull * sequences.gather(along), axis=-1).reshape(replicates, -1).sum(axis=-1)
+        self.cross.products += known[:, None]
+
+    def surprise(self, index: int, rollouts: Rollouts, tables: TokenWeights) -> None:
+        """log P(s, x)/Q(s, x) along the policy's own sequences, where P(s)/Q(s) = e^{Σ ℓ before s}."""
+        laws, replicates = rollouts.laws, self.kept.shape[1]
+        q = np.exp(laws.actor_log_probs)
+        accept = np.where(q > 0, tables.accept, 0.0)
+        law = TokenWeights(accept, tables.weight).expected()
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratio = np.asarray(log_ratio(laws.policy_log_probs, laws.actor_log_probs))
+            upto = np.cumsum(rollouts.policy.gather(ratio), axis=-1)
+            before = np.concatenate([np.zeros((len(upto), 1)), upto[:, :-1]], axis=-1)
+            kept = np.log(np.sum(q * law, axis=-1))
+            found = (
+                upto - rollouts.policy.gather(np.log(accept)),
+                upto - rollouts.policy.gather(np.log(law)),
+                before - rollouts.policy.gather(kept),
+            )
+        # Draws may miss a rare violation; the laws are known wherever the policy came by, and it makes the KL infinite.
+        visited = np.unique(rollouts.policy.prefix[rollouts.policy.mask])
+        possible = laws.policy_log_probs[visited] > -math.inf
+        before_last = np.unique(rollouts.policy.prefix[:, :-1][rollouts.policy.mask[:, :-1]])
+        lost = (laws.policy_log_probs[before_last] > -math.inf) & (q[before_last] == 0)
+        if rollouts.end_token is not None:
+            lost[:, rollouts.end_token] = False  # no prefix lies beyond it
+        missed = (possible & (accept[visited] == 0), possible & (law[visited] == 0), lost)
+        for row, (values, by, out_of_reach) in enumerate(zip(found, (accept, law, law), missed, strict=True)):
+            total = np.sum(np.where(rollouts.policy.mask, values, 0.0), axis=-1)
+            self.surprises[row, index] = math.inf if out_of_reach.any() else total.reshape(replicates, -1).sum(axis=-1)
+            self.masses[row, index] = rollouts.actor.gather(by).sum(axis=-1).reshape(replicates, -1).sum(axis=-1)
+        self.policy_tokens[index] = rollouts.policy.lengths.reshape(replicates, -1).sum(axis=-1)
+
+    def figures(self, n_samples: int, without: int | None = None) -> dict[str, float]:
+        """All figures, from all replicates or all but one."""
+        keep = np.arange(self.kept.shape[1]) != without
+        (own, others), (_, cross), (wanted, signal) = (
+            gram.means(without) for gram in (self.own, self.cross, self.wanted)
+        )
+        noise = n_samples * (wanted - signal)
+        if self.truth is not None:
+            signal, noise = self.truth.grad_norm_sq, self.truth.on_policy_variance
+        with np.errstate(divide="ignore", invalid="ignore"):
+            tokens = self.policy_tokens[:, keep].sum(axis=-1)
+            laws = self.surprises[:, :, keep].sum(axis=-1) / tokens + np.log(
+                self.masses[:, :, keep].sum(axis=-1) / tokens
+            )
+            kl_accepted, kl_effective, kl_prefix = laws.mean(axis=-1)
+            weight, weight_sq, units = (x[:, keep].sum() for x in (self.weight, self.weight_sq, self.units))
+            return {
+                "acceptance_rate": float(self.kept[:, keep].sum() / self.tokens[:, keep].sum()),
+                "kl_accepted": float(kl_accepted),
+                "kl_effective": float(kl_effective),
+                "kl_prefix": float(kl_prefix),
+                **gradient_figures(
+                    own=own, others=others, dot=cross, signal=signal, on_policy_variance=noise, n_samples=n_samples
+                ),
+                "ess_fraction": float(weight**2 / (weight_sq * units)),
+            }
+
+
+class Gram:
+    """Inner products of replicates, shape (replicates, replicates), and their means with one left out."""
+
+    def __init__(self, replicates: int) -> None:
+        self.products = np.zeros((replicates, replicates))
+
+    @cached_property
+    def _sums(self) -> tuple[float, float, Floats]:
+        """All, the diagonal, and what each replicate takes with it when it leaves."""
+        products = self.products
+        gone = products.sum(axis=0) + products.sum(axis=1) - np.diagonal(products)
+        return float(products.sum()), float(np.trace(products)), gone
+
+    def means(self, without: int | None) -> tuple[float, float]:
+        """The mean product of a replicate with itself, and of two different ones."""
+        (total, own, gone), count = self._sums, len(self.products)
+        if without is not None:
+            total, own, count = total - gone[without], own - self.products[without, without], count - 1
+        return own / count, (total - own) / (count * (count - 1))

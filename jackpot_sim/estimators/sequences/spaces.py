@@ -1,0 +1,86 @@
+"""Where gradients live: in the logits at every prefix, or in the parameters of a model.
+
+φ(s, x) = ∇ log p(x|s) is what a token adds to the update. In logits it is e_x − p(·|s) in the row of its
+prefix, so that tokens at different prefixes are orthogonal; in parameters nothing is.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+
+from jackpot_sim.core.arrays import Floats
+from jackpot_sim.core.policy_gradient import feature_norm_sq, gradient_under
+from jackpot_sim.core.sequences import Sequences, per_sequence
+
+_BLOCK = 1 << 22
+"""Elements of per-sequence gradients in parameter space that are held at a time."""
+
+
+class Space(Protocol):
+    """Where gradients live: in the logits of every prefix, or in the model's parameters."""
+
+    norm_sq: Floats
+    """‖φ(s, x)‖², shape (prefixes, vocab)."""
+
+    def update(self, mass: Floats) -> Floats:
+        """Σ mass(s, x) φ(s, x), from (prefixes, vocab)."""
+        ...
+
+    def along(self, vector: Floats) -> Floats:
+        """⟨φ(s, x), vector⟩, shape (prefixes, vocab)."""
+        ...
+
+    def path_norm_sq(self, sequences: Sequences, coefficients: Floats) -> Floats:
+        """‖Σ_t c_t φ(s_t, y_t)‖² of every sequence, from c of shape (n, length), 0 at padding."""
+        ...
+
+
+class Logits:
+    """The logits at every prefix, of policies p of shape (prefixes, vocab)."""
+
+    def __init__(self, p: Floats) -> None:
+        self._p = p
+        self.norm_sq: Floats = np.asarray(feature_norm_sq(p, np.ones_like(p)))
+
+    def update(self, mass: Floats) -> Floats:
+        """See `Space`."""
+        return np.asarray(gradient_under(mass, self._p, 1.0))
+
+    def along(self, vector: Floats) -> Floats:
+        """See `Space`."""
+        return np.asarray(vector - np.sum(self._p * vector, axis=-1, keepdims=True))
+
+    def path_norm_sq(self, sequences: Sequences, coefficients: Floats) -> Floats:
+        """See `Space`."""
+        return per_sequence(coefficients, coefficients, sequences.gather(self.norm_sq))
+
+
+class Parameters:
+    """A model's parameters, from ∂log p(x|s)/∂θ of shape (prefixes, vocab, parameters)."""
+
+    def __init__(self, features: Floats) -> None:
+        self._features = features
+        self.norm_sq: Floats = np.asarray(np.einsum("sxp,sxp->sx", features, features))
+
+    def update(self, mass: Floats) -> Floats:
+        """See `Space`."""
+        return np.asarray(np.tensordot(mass, self._features, axes=2))
+
+    def along(self, vector: Floats) -> Floats:
+        """See `Space`."""
+        return np.asarray(self._features @ vector)
+
+    def path_norm_sq(self, sequences: Sequences, coefficients: Floats) -> Floats:
+        """See `Space`."""
+        out = np.zeros(len(sequences))
+        step = max(1, _BLOCK // self._features.shape[-1])
+        for start in range(0, len(sequences), step):
+            rows = slice(start, start + step)
+            total: Any = 0.0
+            for t in range(sequences.mask.shape[1]):
+                phi = self._features[sequences.prefix[rows, t], sequences.token[rows, t]]
+                total = total + coefficients[rows, t, None] * phi
+            out[rows] = np.sum(total**2, axis=-1)
+        return out

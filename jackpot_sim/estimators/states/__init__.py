@@ -1,0 +1,1 @@
+"""Bias, variance and MSE at independent states of known laws: exact, sampled, along a path of thresholds."""

@@ -1,0 +1,262 @@
+"""Exact bias, variance, MSE and ESS of a correction, in closed form over the vocabulary.
+
+At each state s the policy gradient in logits is g_s = E_p[f] with f(x) = A(x)(e_x − p), so that
+‖f(x)‖² = A(x)²(1 − 2p_x + ‖p‖²). A correction (a, w) estimates it by ĝ_s, whose numerator is
+g_w = E_q[a·w·f]; the denominator is an explicit choice, because frameworks disagree and expose none.
+
+States are read in cache-sized blocks, or one by one where a state is larger, and each leaves a row of
+`StateStatistics`; `combine` turns the rows into the moments of a cell.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from jackpot_sim.core.backend import Array, floating, namespace, row_blocks, stop_gradient, to_numpy
+from jackpot_sim.core.divergences import kl_to_measure
+from jackpot_sim.core.numerics import check_pair, check_same_shape, log_ratio, overflow_to_inf
+from jackpot_sim.core.obrs import log_overlap_terms
+from jackpot_sim.core.policy_gradient import feature_norm_sq, gradient_under, policy_gradient
+from jackpot_sim.estimators.corrections.correction import Correction, TokenWeights
+from jackpot_sim.estimators.statistics import Denominator, Moments, StateStatistics, combine, of_single_tokens
+
+__all__ = ["Denominator", "Moments", "StateStatistics", "combine", "exact"]
+
+
+def exact(
+    policy_log_probs: Array,
+    actor_log_probs: Array,
+    advantage: Array,
+    correction: Correction,
+    *,
+    denominator: Denominator | str = Denominator.PROPOSED,
+    n_samples: int | None = None,
+) -> Moments:
+    """The exact moments of `correction` over the given states.
+
+    >>> import numpy as np
+    >>> from jackpot_sim import estimators
+    >>> p, q = np.log([0.5, 0.3, 0.2]), np.log([0.2, 0.3, 0.5])
+    >>> m = exact(p, q, np.array([1.0, -1.0, 0.5]), estimators.get("is"), n_samples=100)
+    >>> round(m.bias, 12), round(m.variance, 3)
+    (0.0, 2.299)
+
+    A token to which the actor gives less than the smallest normal number is never proposed here, though
+    the KLs still count it.
+
+    Between near-equal laws, bias, direction_bias and the KLs keep the digits that the weights have: all of them
+    where a·w is 1 or r, as for none, is, masks, and obrs and tis at a threshold of 1. Where a·w is any other
+    number near 1 it is rounded to 1e-16, and of a bias or a log-ratio of s that is 1e-16/s. A bias takes the
+    log-probs as they are, and E[mw] for `self_normalized` over Σp where both are near 1.
+
+    Args:
+        policy_log_probs: log p, shape (..., vocab), nats.
+        actor_log_probs: log q, the same shape.
+        advantage: A(x), the same shape.
+        correction: a correction of single tokens.
+        denominator: a `Denominator` or its name.
+        n_samples: proposals per state, for `mse`, which is nan without it.
+
+    Raises:
+        ValueError: a law is not normalised, the shapes differ, an advantage is not finite, a parameter
+            is neither a number nor one per state, the denominator is unknown, or n_samples < 1.
+    """
+    denominator = Denominator(denominator)
+    check_same_shape(policy_log_probs, actor_log_probs, "policy_log_probs", "actor_log_probs")
+    check_same_shape(policy_log_probs, advantage, "policy_log_probs", "advantage")
+    log_p, log_q, values = (stop_gradient(floating(x)) for x in (policy_log_probs, actor_log_probs, advantage))
+    blocks = _Blocks(log_p, log_q, values, correction)
+    divisor = None
+    if denominator is Denominator.ACCEPTED:
+        rates = [_expect(block.proposed(block.weigh().accept)) for block in blocks]
+        divisor = float(np.mean(np.concatenate([to_numpy(rate) for rate in rates])))
+    rows = [_statistics(block, denominator, divisor) for block in blocks]
+    columns = {
+        field.name: np.concatenate([to_numpy(getattr(row, field.name)) for row in rows], dtype=np.float64)
+        for field in dataclasses.fields(StateStatistics)
+    }
+    return combine(StateStatistics(**columns), denominator, n_samples)
+
+
+@dataclass(frozen=True)
+class _Block:
+    """A few states, with what every formula needs of them; all (states, vocab) unless said."""
+
+    log_p: Array
+    log_q: Array
+    advantage: Array
+    correction: Correction
+
+    def __post_init__(self) -> None:
+        xp = namespace(self.log_p)
+        p, q = xp.exp(self.log_p), xp.exp(self.log_q)
+        live = q >= xp.finfo(q.dtype).smallest_normal
+        object.__setattr__(self, "p", p)
+        object.__setattr__(self, "q", q)
+        object.__setattr__(self, "live", live)
+
+    p: Array = dataclasses.field(init=False)
+    q: Array = dataclasses.field(init=False)
+    live: Array = dataclasses.field(init=False)
+
+    def weigh(self) -> TokenWeights:
+        lam = self.correction.overlap_lam
+        overlap = None
+        if lam is not None:
+            lam = lam[..., 0] if getattr(lam, "ndim", 0) else lam
+            xp = namespace(self.log_p)
+            overlap = xp.sum(xp.exp(log_overlap_terms(self.log_p, self.log_q, lam)), axis=-1, keepdims=True)
+        return self.correction.weights(log_ratio(self.log_p, self.log_q), overlap)
+
+    def proposed(self, values: Array) -> Array:
+        """q·values, and 0 outside the actor's support, where values may be infinite."""
+        xp = namespace(self.q)
+        return xp.where(self.live, self.q * xp.where(self.live, values, 0.0), 0.0)
+
+
+class _Blocks:
+    """Checked cache-sized blocks over the states; iterated anew for each pass."""
+
+    def __init__(self, log_p: Array, log_q: Array, advantage: Array, correction: Correction) -> None:
+        xp = namespace(log_p, log_q, advantage)
+        if log_p.ndim == 0 or log_p.shape[-1] == 0 or math.prod(log_p.shape) == 0:
+            check_pair(log_p, log_q)
+            raise ValueError(f"policy_log_probs has shape {tuple(log_p.shape)}: it holds no state")
+        flat = (math.prod(log_p.shape[:-1]), log_p.shape[-1])
+        check_parameters(correction, flat[0])
+        self._laws = tuple(xp.reshape(x, flat) for x in (log_p, log_q, advantage))
+        self._correction = correction
+
+    def __iter__(self) -> Any:
+        log_p, log_q, advantage = self._laws
+        for rows in row_blocks(*log_p.shape):
+            with overflow_to_inf():
+                pair = check_pair(log_p[rows, :], log_q[rows, :])
+                yield _Block(*pair, check_advantage(advantage[rows, :]), self._correction.at(rows))
+
+
+def check_parameters(correction: Correction, states: int) -> None:
+    """Refuses corrections of whole sequences, and parameters that are neither numbers nor one number per state."""
+    if not correction.is_per_token:
+        raise ValueError(
+            f"{correction.name} looks at whole sequences, and tokens at states of their own have none: "
+            "measure it with enumerated.exact or rollouts.estimate"
+        )
+    for parameter, value in correction.parameters().items():
+        shape = tuple(getattr(value, "shape", ()))
+        if shape not in ((), (1,), (1, 1), (states, 1)):
+            raise ValueError(
+                f"{correction.name}: {parameter} has shape {shape}: it must be a number or have shape ({states}, 1), "
+                "one per state (a path of thresholds belongs to path.exact)"
+            )
+
+
+def check_advantage(advantage: Array) -> Array:
+    """`advantage`, refused unless finite."""
+    xp = namespace(advantage)
+    if not bool(xp.all(xp.isfinite(advantage))):
+        raise ValueError("advantage holds NaN or inf")
+    return advantage
+
+
+def _statistics(block: _Block, denominator: Denominator, batch_divisor: float | None) -> StateStatistics:
+    p, advantage = block.p, block.advantage
+    xp = namespace(p)
+    accept, weight = block.weigh()
+    kept = block.proposed(accept)
+    law = kept * xp.where(block.live, weight, 0.0)
+    rate, weight_mean = _expect(kept), _expect(law)
+    if denominator is Denominator.SELF_NORMALIZED:
+        divisor = weight_mean
+    else:
+        divisor = xp.ones_like(rate) * (1.0 if batch_divisor is None else batch_divisor)
+
+    # Only a token that is never proposed has an infinite weight, and there it means nothing.
+    reachable = xp.where(weight < math.inf, weight, 0.0)
+    gradient = policy_gradient(p, advantage)
+    ratio = log_ratio(block.log_p, block.log_q)
+    excess = xp.where(block.live, weighted_less_policy(block.q, p, accept * reachable, ratio), -p)
+    own = denominator is Denominator.SELF_NORMALIZED
+    divisor_less_one = _expect(excess) / _expect(p) if own else divisor - 1.0
+    with np.errstate(divide="ignore", invalid="ignore"):
+        error_law = over_divisor(law, excess, p, divisor[:, None], divisor_less_one[:, None])
+        error = gradient_under(error_law, p, advantage)
+        estimate = gradient_under(law / divisor[:, None], p, advantage)
+    feature_sq = feature_norm_sq(p, advantage)
+    squared = law * xp.where(block.live, weight, 0.0)
+    if denominator is Denominator.SELF_NORMALIZED:
+        inner = advantage * (estimate - xp.sum(p * estimate, axis=-1, keepdims=True))
+        spread = feature_sq - 2 * inner + xp.sum(estimate**2, axis=-1, keepdims=True)
+    else:
+        spread = feature_sq
+    kl_accepted = kl_to_weighted(block.log_p, block.log_q, accept)
+    weighs_none = bool(xp.all(weight == 1.0))
+    return StateStatistics(
+        acceptance_rate=rate,
+        weight_mean=weight_mean,
+        weight_square=_expect(squared),
+        grad_norm_sq=_expect(gradient**2),
+        on_policy_variance=_expect(p * feature_sq) - _expect(gradient**2),
+        divisor=divisor,
+        error_sq=_expect(error**2),
+        error_dot=_expect(error * gradient),
+        estimate_sq=_expect(estimate**2),
+        estimate_dot=_expect(estimate * gradient),
+        second_moment=_expect(squared * spread),
+        kl_accepted=kl_accepted,
+        kl_effective=kl_accepted if weighs_none else kl_to_weighted(block.log_p, block.log_q, accept, reachable),
+        **of_single_tokens(rate, _expect(estimate**2) * divisor**2),
+    )
+
+
+def _expect(terms: Array) -> Array:
+    return namespace(terms).sum(terms, axis=-1)
+
+
+def weighted_less_policy(q: Array, p: Array, weight: Array, ratio: Array) -> Array:
+    """q·v − p, elementwise, for a finite weight v and ℓ = log p/q: near-equal laws keep their digits."""
+    xp = namespace(q, p)
+    near = xp.abs(ratio) < 1
+    small = xp.where(near, ratio, 0.0)
+    # A weight that is r but for its rounding leaves nothing, and one that is 1 leaves q − p.
+    close = xp.where(weight == xp.exp(small), 0.0, (weight - 1) - xp.expm1(small))
+    return xp.where(near, q * close, q * weight - p)
+
+
+def over_divisor(law: Array, excess: Array, p: Array, divisor: Array, divisor_less_one: Array) -> Array:
+    """law/D − p from law − p and, where it is small, D − 1."""
+    xp = namespace(law)
+    close = (excess - divisor_less_one * p) / divisor
+    return xp.where(xp.abs(divisor_less_one) < 0.5, close, law / divisor - p)
+
+
+def kl_to_weighted(log_p: Array, log_q: Array, *factors: Array) -> Array:
+    """KL(p‖q·v/Σqv) for a weight v ≥ 0, the product of `factors`, finite each; nan where nothing has mass.
+
+    Args:
+        log_p: shape (..., vocab), nats.
+        log_q: the same shape.
+        factors: the same shape.
+    """
+    xp = namespace(log_p, log_q)
+    ratio = log_ratio(log_p, log_q)
+    near = xp.abs(ratio) < 1
+    log_weight, weight = xp.zeros_like(ratio), xp.ones_like(ratio)
+    for factor in factors:
+        log_weight, weight = log_weight + log_mass(factor), weight * factor
+    # Where v is r, log v is ℓ but for the rounding of v, and what it leaves is nothing.
+    is_ratio = near & (weight == xp.exp(xp.where(near, ratio, 0.0)))
+    dead = log_p == -math.inf
+    to_weighted = xp.where(is_ratio, 0.0, xp.where(dead, 0.0, ratio) - xp.where(dead, 0.0, log_weight))
+    return kl_to_measure(log_p, xp.where(dead, -math.inf, to_weighted), log_q + log_weight)
+
+
+def log_mass(values: Array) -> Array:
+    """log, −inf at 0 without a warning."""
+    xp = namespace(values)
+    return xp.where(values > 0, xp.log(xp.where(values > 0, values, 1.0)), -math.inf)

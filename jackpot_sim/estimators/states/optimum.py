@@ -1,0 +1,278 @@
+"""The threshold with the least MSE at n samples: exact where the MSE is piecewise quadratic.
+
+Between two neighbouring ratios of a state the expected update is linear, and the MSE quadratic, in
+C (tis), in 1/λ (obrs) and in c1 (jackpot, overlap-tis), with the `proposed` denominator. Each state
+therefore contributes a piecewise quadratic; added up over all states its pieces end at every ratio
+of every state, and each piece's minimum is known in closed form. Nothing is searched for, and the
+minimiser is exact but for the rounding of sums over all ratios.
+
+For Jackpot's λ, and for the other denominators, the MSE is no polynomial between ratios: there the
+best of a grid is refined by finer grids around it, which finds a local minimum near the best point.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from jackpot_sim.core.arrays import Floats
+from jackpot_sim.core.backend import Array
+from jackpot_sim.estimators.corrections.composed import RaoBlackwell
+from jackpot_sim.estimators.corrections.correction import Correction
+from jackpot_sim.estimators.corrections.jackpot import Jackpot, OverlapTruncatedImportanceSampling
+from jackpot_sim.estimators.corrections.token import RejectionSampling, TruncatedImportanceSampling
+from jackpot_sim.estimators.states import path
+from jackpot_sim.estimators.states.path import A2, A2P, AP, A, SortedState, Update
+from jackpot_sim.estimators.statistics import Denominator, Moments
+
+_CANDIDATES = 32
+_NEARLY_ZERO = 1e-24
+_GRID = 64
+_REFINEMENTS = 6
+_WIDENINGS, _STRIDE = 6, 4.0
+
+_THRESHOLD: dict[type[Correction], str] = {
+    TruncatedImportanceSampling: "clip",
+    RejectionSampling: "lam",
+    Jackpot: "c1",
+    OverlapTruncatedImportanceSampling: "c1",
+}
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best threshold found."""
+
+    correction: Correction
+    """The correction at that threshold."""
+    threshold: float
+    moments: Moments
+    """Its moments, columns of shape (1,)."""
+    is_exact: bool
+    """Whether it is the global minimiser; otherwise the best of a refined grid."""
+
+
+def best(
+    policy_log_probs: Array,
+    actor_log_probs: Array,
+    advantage: Array,
+    correction: Correction,
+    *,
+    n_samples: int,
+    parameter: str | None = None,
+    denominator: Denominator | str = Denominator.PROPOSED,
+) -> Best:
+    """The threshold of `correction` that minimises the MSE with `n_samples` proposals per state.
+
+    >>> import numpy as np
+    >>> from jackpot_sim import estimators
+    >>> p, q = np.log([[0.5, 0.3, 0.2]]), np.log([[0.2, 0.3, 0.5]])
+    >>> found = best(p, q, np.array([[1.0, -1.0, 0.5]]), estimators.get("tis"), n_samples=10)
+    >>> found.is_exact, round(found.threshold, 3)
+    (True, 1.874)
+
+    Exact, in time O(N log N) and memory O(N) for N tokens of all states together. With few samples
+    the least MSE may be that of no update at all, approached as C or c1 → 0 or λ → ∞: then the
+    threshold is one so far out that what is missing is below 1e-12.
+
+    Args:
+        policy_log_probs: log p, shape (..., vocab), nats.
+        actor_log_probs: log q, the same shape.
+        advantage: A(x), the same shape.
+        correction: tis, obrs, jackpot or overlap-tis, or the Rao-Blackwell form of one. The value it
+            has of the parameter is not used.
+        n_samples: proposals per state.
+        parameter: which of its parameters; by default clip, lam, c1 and c1.
+        denominator: exact for `proposed`.
+
+    Raises:
+        ValueError: the correction has no such threshold, or a floor; the laws share no token, the true
+            gradient is 0, or as `moments.exact`.
+    """
+    if n_samples < 1:
+        raise ValueError(f"n_samples must be at least 1, got {n_samples}")
+    inner = correction.of if isinstance(correction, RaoBlackwell) else correction
+    parameter = parameter or _THRESHOLD.get(type(inner))
+    if parameter is None or parameter not in ("clip", "lam", "c1") or parameter not in inner.parameters():
+        raise ValueError(f"{correction.name} has no threshold {parameter or ''} to optimise".replace("  ", " "))
+    for name, value in inner.parameters().items():
+        if name != parameter and np.ndim(value):
+            raise ValueError(
+                f"{correction.name}: {name} must be one number, not one per state, to optimise {parameter}"
+            )
+    if np.any(np.asarray(inner.parameters().get("floor", 0.0)) > 0):
+        raise ValueError(
+            f"{correction.name}: with a floor the MSE is another function of {parameter}: leave floor at 0"
+        )
+    denominator = Denominator(denominator)
+    pair = (policy_log_probs, actor_log_probs, advantage)
+    is_exact = denominator is Denominator.PROPOSED and parameter == _THRESHOLD.get(type(inner))
+
+    def along(thresholds: Floats) -> Moments:
+        moved = with_parameter(correction, parameter, thresholds)
+        return path.exact(*pair, moved, denominator=denominator, n_samples=n_samples)
+
+    thresholds = _vertices(pair, correction, n_samples) if is_exact else _refined(pair, along)
+    if not thresholds.size:
+        raise ValueError("policy and actor share no token: there is no threshold to choose")
+    mse = along(thresholds).mse
+    _require_signal(mse)
+    threshold = float(thresholds[np.nanargmin(mse)])
+    return Best(with_parameter(correction, parameter, threshold), threshold, along(np.array([threshold])), is_exact)
+
+
+def with_parameter(correction: Correction, parameter: str, value: Any) -> Correction:
+    """`correction` with another value of a parameter, through a Rao-Blackwell wrapper."""
+    if isinstance(correction, RaoBlackwell):
+        return RaoBlackwell(with_parameter(correction.of, parameter, value))
+    return dataclasses.replace(correction, **{parameter: value})  # type: ignore[type-var]
+
+
+def _refined(pair: tuple[Array, Array, Array], along: Any) -> Floats:
+    """Grids over the range of the ratios and beyond, then each between the neighbours of the last one's best point."""
+    low, high = math.inf, -math.inf
+    for state in path.sorted_states(*pair):
+        finite = state.log_ratio[np.isfinite(state.log_ratio)]
+        if finite.size:
+            low, high = min(low, float(finite[0])), max(high, float(finite[-1]))
+    if not low <= high:
+        raise ValueError("policy and actor share no token: there is no threshold to choose")
+    low, high = low - 1.0, high + 1.0
+    for _ in range(_WIDENINGS):  # the best threshold may lie beyond the ratios: c1, for one, is on the scale of Z·r
+        grid = np.exp(np.linspace(low, high, _GRID))
+        at = _least(along(grid).mse)
+        if 0 < at < _GRID - 1:
+            break
+        low, high = (low - _STRIDE, high) if at == 0 else (low, high + _STRIDE)
+    for _ in range(_REFINEMENTS):
+        low, high = np.log(grid[max(at - 1, 0)]), np.log(grid[min(at + 1, _GRID - 1)])
+        grid = np.exp(np.linspace(low, high, _GRID))
+        at = _least(along(grid).mse)
+    return grid
+
+
+def _least(mse: Any) -> int:
+    _require_signal(mse)
+    return int(np.nanargmin(mse))
+
+
+def _require_signal(mse: Any) -> None:
+    """Refuses cells where no threshold has an MSE."""
+    if np.isnan(mse).all():
+        raise ValueError("advantage gives a zero policy gradient at every state: no threshold has an MSE")
+
+
+@dataclass(frozen=True)
+class _Stretch:
+    """Tokens `start` to `stop` of a state on each interval of x, with their law and its square.
+
+    The law q·a·w is (law[0] + law[1]·x)·q·r^power, and q·a·w² is (Σ square[i]·x^i)·q·r^square_power.
+    """
+
+    start: Any
+    stop: Any
+    law: tuple[float, float]
+    power: int
+    square: tuple[float, float, float]
+    square_power: int
+
+
+def _vertices(pair: tuple[Array, Array, Array], correction: Correction, n_samples: int) -> Floats:
+    """The least of the minima of all quadratic pieces, as thresholds."""
+    first: Floats = np.zeros(3)
+    ends, steps = [], []
+    for state in path.sorted_states(*pair):
+        breaks, stretches = _intervals(state, correction)
+        costs = _costs(state, stretches, len(breaks) + 1, n_samples)
+        first = first + costs[:, 0]
+        ends.append(breaks)
+        steps.append(np.diff(costs, axis=1))
+    breaks, step = np.concatenate(ends), np.concatenate(steps, axis=1)
+    usable = np.isfinite(breaks) & (breaks > 0)
+    first = first + step[:, breaks <= 0].sum(axis=1)
+    breaks, step = breaks[usable], step[:, usable]
+    order = np.argsort(breaks)
+    breaks = breaks[order]
+    pieces = np.concatenate([first[:, None], first[:, None] + np.cumsum(step[:, order], axis=1)], axis=1)
+    low, high = np.concatenate([[0.0], breaks]), np.concatenate([breaks, [math.inf]])
+    constant, linear, quadratic = pieces
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        vertex = np.where(quadratic > 0, -linear / (2 * quadratic), math.nan)
+        inside = np.where((vertex > low) & (vertex < high), vertex, np.where(low > 0, low, _NEARLY_ZERO * high))
+        value = constant + inside * (linear + inside * quadratic)
+    value = np.where(np.isfinite(inside) & np.isfinite(value), value, math.inf)
+    # The sums above carry rounding: the winners are evaluated once more, each from its own sums.
+    few = np.argsort(value)[:_CANDIDATES]
+    found = inside[few][np.isfinite(value[few])]
+    inner = correction.of if isinstance(correction, RaoBlackwell) else correction
+    return 1 / found if isinstance(inner, RejectionSampling) else found
+
+
+def _intervals(state: SortedState, correction: Correction) -> tuple[Floats, list[_Stretch]]:
+    """Where the state's quadratic changes, ascending in x, and its stretches on each interval."""
+    smooth = isinstance(correction, RaoBlackwell)
+    inner = correction.of if isinstance(correction, RaoBlackwell) else correction
+    with np.errstate(over="ignore", divide="ignore"):
+        ratio = np.exp(state.log_ratio)
+        tokens = len(ratio)
+        below = np.arange(tokens + 1)
+        if isinstance(inner, TruncatedImportanceSampling):  # x = C
+            return ratio, [
+                _Stretch(0, below, (1.0, 0.0), 1, (1.0, 0.0, 0.0), 2),
+                _Stretch(below, tokens, (0.0, 1.0), 0, (0.0, 0.0, 1.0), 0),
+            ]
+        if isinstance(inner, RejectionSampling):  # x = 1/λ
+            square = ((0.0, 0.0, 1.0), 2) if smooth else ((0.0, 1.0, 0.0), 1)
+            return 1 / ratio[::-1], [
+                _Stretch(0, below[::-1], (0.0, 1.0), 1, *square),
+                _Stretch(below[::-1], tokens, (1.0, 0.0), 0, (1.0, 0.0, 0.0), 0),
+            ]
+    assert isinstance(inner, Jackpot | OverlapTruncatedImportanceSampling)
+    lam = float(inner.lam)
+    z = float(state.overlap(lam))
+    if isinstance(inner, OverlapTruncatedImportanceSampling):  # x = c1
+        return z * ratio, [
+            _Stretch(0, below, (z, 0.0), 1, (z**2, 0.0, 0.0), 2),
+            _Stretch(below, tokens, (0.0, 1.0), 0, (0.0, 0.0, 1.0), 0),
+        ]
+    # x = c1: one interval up to λZ, where the clip also caps the rejected stretch r < λ.
+    turn = int(state.place(math.log(lam), True))
+    split = np.concatenate([[turn], below[turn:]])
+    rejected_to = np.concatenate([[0], np.full(tokens - turn + 1, turn)])
+    capped_to = np.concatenate([[turn], np.zeros(tokens - turn + 1, dtype=int)])
+    rejected = ((z**2, 0.0, 0.0), 2) if smooth else ((z**2 * lam, 0.0, 0.0), 1)
+    capped = ((0.0, 0.0, 1 / lam**2), 2) if smooth else ((0.0, 0.0, 1 / lam), 1)
+    return np.concatenate([[lam * z], z * ratio[turn:]]), [
+        _Stretch(0, capped_to, (0.0, 1 / lam), 1, *capped),
+        _Stretch(0, rejected_to, (z, 0.0), 1, *rejected),
+        _Stretch(np.maximum(rejected_to, turn), split, (z, 0.0), 1, (z**2, 0.0, 0.0), 2),
+        _Stretch(split, tokens, (0.0, 1.0), 0, (0.0, 0.0, 1.0), 0),
+    ]
+
+
+def _costs(state: SortedState, stretches: list[_Stretch], intervals: int, n_samples: int) -> Floats:
+    """The coefficients of 1, x and x² in ‖ĝ − g‖² + V/n on each interval, shape (3, intervals)."""
+    top, ua, uap, ua_sq_p, u_sq_a_sq, second_moment = (np.zeros((3, intervals)) for _ in range(6))
+    for stretch in stretches:
+        span = (stretch.start, stretch.stop)
+        law, square = np.array([*stretch.law, 0.0])[:, None], np.array(stretch.square)[:, None]
+        top += law * state.top_advantage * state.top(stretch.power, *span)
+        ua += law * state.sums(stretch.power, A, *span)
+        uap += law * state.sums(stretch.power, AP, *span)
+        ua_sq_p += law * state.sums(stretch.power, A2P, *span)
+        u_sq_a_sq += _product(law, law) * state.a_sq_q_sq(2 * stretch.power, *span)
+        a_sq, a_sq_p = (state.sums(stretch.square_power, factor, *span) for factor in (A2, A2P))
+        second_moment += square * state.feature_sq(state.top(stretch.square_power, *span), a_sq, a_sq_p)
+    estimate = Update(top, ua, uap, ua_sq_p, u_sq_a_sq)
+    error_sq = state.norm_sq(state.error(estimate, np.array([[1.0], [0.0], [0.0]])), _product)
+    cost: Floats = error_sq + (second_moment - state.norm_sq(estimate, _product)) / n_samples
+    return cost
+
+
+def _product(first: Floats, second: Floats) -> Floats:
+    """The product of two linear polynomials, coefficients along the first axis."""
+    return np.stack([first[0] * second[0], first[0] * second[1] + first[1] * second[0], first[1] * second[1]])

@@ -1,0 +1,427 @@
+"""A whole path of thresholds for the price of one (ours).
+
+People never ask about one threshold: they sweep C, λ and c1. Every token correction is a pair of
+monomials of r on a few stretches of r (`Correction.pieces`), so that all its moments follow from
+sums of q·r^k over stretches, times 1, A, Ap, A² and A²p. Sorting a state by r once and cumulating
+those sums makes any threshold a few look-ups. `exact` does that; `optimum` in `optimum.py` finds
+the best threshold.
+
+Sums of q·r^0 are cumulated from the largest r and the others from the smallest, which is where clips
+use them; a band's sum is a difference of two, and known to the rounding of the larger. What vanishes where
+the laws meet, the law's distance from p and the KL's terms, is cumulated as such: where a piece's law is q
+or p itself, a bias keeps its digits however near the laws are, and otherwise those that its coefficient has.
+
+A state's likeliest token stands apart from those sums. Where it is nearly certain (1 − p = t ≪ 1, as
+is common in language models) all gradients are of the order of t and its own terms of the order of
+1: squares of sums with it in them would be right to ε/t² of ‖g‖² only. `Update` says how it enters.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jackpot_sim.core.arrays import Floats
+from jackpot_sim.core.backend import Array, floating, namespace, to_numpy
+from jackpot_sim.core.divergences import kl_terms
+from jackpot_sim.core.numerics import (
+    check_pair,
+    check_same_shape,
+    exp_difference,
+    exp_remainder,
+    log_ratio,
+    overflow_to_inf,
+)
+from jackpot_sim.core.policy_gradient import gradient_under
+from jackpot_sim.estimators.corrections.correction import Correction, Piece
+from jackpot_sim.estimators.states.moments import check_advantage
+from jackpot_sim.estimators.statistics import Denominator, Moments, StateStatistics, combine, of_single_tokens
+
+_FAINT = 1e-290
+"""A probability whose share in a KL is lost in rounding, whatever the log-ratio."""
+
+ONE, A, AP, A2, A2P = range(5)
+"""What multiplies q·r^k in a cumulated sum: 1, A, A·p, A², A²·p; those with A leave out the likeliest token."""
+
+
+class Update(NamedTuple):
+    """Σ_x m(x)·f(x) for a signed law m, by its likeliest token k and Σ' over the others.
+
+    Its component at i ≠ k is m_i·A_i − p_i·ΣmA, and at k it is (1 − p_k)·m_k·A_k − p_k·Σ'mA, with
+    1 − p_k = Σ'p. Each field may be an array, or a polynomial's coefficients along the first axis.
+    """
+
+    top: Any
+    """m_k·A_k."""
+    a: Any
+    """Σ'mA, and so on below."""
+    ap: Any
+    a_sq_p: Any
+    a_sq_m: Any
+    """Σ'm²A²."""
+
+
+def exact(
+    policy_log_probs: Array,
+    actor_log_probs: Array,
+    advantage: Array,
+    correction: Correction,
+    *,
+    denominator: Denominator | str = Denominator.PROPOSED,
+    n_samples: int | None = None,
+) -> Moments:
+    """`moments.exact` at every threshold of a path; its columns have shape (thresholds,).
+
+    >>> import numpy as np
+    >>> from jackpot_sim import estimators
+    >>> p, q = np.log([[0.5, 0.3, 0.2]]), np.log([[0.2, 0.3, 0.5]])
+    >>> path = exact(p, q, np.array([[1.0, -1.0, 0.5]]), estimators.get("tis", clip=np.array([1.0, 2.0, 4.0])))
+    >>> path.bias.round(3)
+    array([0.352, 0.117, 0.   ])
+
+    Args:
+        policy_log_probs: log p, shape (..., vocab), nats. Worked on in numpy float64.
+        actor_log_probs: log q, the same shape.
+        advantage: A(x), the same shape.
+        correction: a token correction of which one parameter or more is an array (thresholds,).
+        denominator: a `Denominator` or its name.
+        n_samples: proposals per state, for `mse`.
+
+    Raises:
+        ValueError: as `moments.exact`; parameters whose shapes do not agree.
+        TypeError: the correction is not piecewise monomial in r.
+    """
+    denominator = Denominator(denominator)
+    thresholds = np.broadcast_shapes((1,), *(np.shape(v) for v in correction.parameters().values()))
+    if len(thresholds) != 1:
+        raise ValueError(f"a path needs parameters of shape (thresholds,), got {thresholds}")
+    rows = [
+        state.statistics(correction, denominator, thresholds)
+        for state in sorted_states(policy_log_probs, actor_log_probs, advantage)
+    ]
+    columns = {
+        field.name: np.stack([getattr(row, field.name) for row in rows], axis=-1)
+        for field in dataclasses.fields(StateStatistics)
+    }
+    return combine(StateStatistics(**columns), denominator, n_samples)
+
+
+def sorted_states(policy_log_probs: Array, actor_log_probs: Array, advantage: Array) -> Iterator[SortedState]:
+    """Each state sorted by r and cumulated, one at a time."""
+    check_same_shape(policy_log_probs, actor_log_probs, "policy_log_probs", "actor_log_probs")
+    check_same_shape(policy_log_probs, advantage, "policy_log_probs", "advantage")
+    laws = [floating(x) for x in (policy_log_probs, actor_log_probs, advantage)]
+    shape = tuple(laws[0].shape)
+    if len(shape) == 0 or math.prod(shape) == 0:
+        check_pair(laws[0], laws[1])
+        raise ValueError(f"policy_log_probs has shape {shape}: it holds no state")
+    flat = [namespace(x).reshape(x, (-1, shape[-1])) for x in laws]
+    for row in range(flat[0].shape[0]):
+        # Checked as they come: what float32 makes of a large vocabulary is within its own tolerance.
+        check_pair(flat[0][row, :], flat[1][row, :])
+        log_p, log_q, values = (np.asarray(to_numpy(x[row, :]), dtype=np.float64) for x in flat)
+        yield SortedState(log_p, log_q, check_advantage(values))
+
+
+class SortedState:
+    """One state, the tokens that its actor can propose in ascending order of r, and cumulated sums."""
+
+    def __init__(self, log_p: Floats, log_q: Floats, advantage: Floats) -> None:
+        p, q = np.exp(log_p), np.exp(log_q)
+        # The true gradient runs over all tokens, whether or not the actor can propose them.
+        top = int(np.argmax(p))
+        self.top_p, self.top_advantage = float(p[top]), float(advantage[top])
+        others = np.arange(len(p)) != top
+        rest, rest_advantage = p[others], advantage[others]
+        self.rest_p, self.rest_p_sq = float(rest.sum()), float(rest @ rest)
+        terms = rest * rest_advantage
+        self.policy_update = Update(
+            self.top_p * self.top_advantage, *(float(x.sum()) for x in (terms, terms * rest, terms**2, terms**2))
+        )
+        # Less the likeliest token's advantage, so that its own term is 0 and hides none of the others.
+        gradient = np.asarray(gradient_under(p, p, advantage - self.top_advantage))
+        self.mean_advantage = self.top_advantage + float(rest @ (rest_advantage - self.top_advantage))
+        self.grad_norm_sq, self.top_gradient = float(gradient @ gradient), float(gradient[top])
+        self.rest_p_dot_gradient = float(rest @ gradient[others])
+        self.on_policy_variance = float(self.feature_sq(self.top_p, *(x @ rest_advantage**2 for x in (rest, rest**2))))
+        self.on_policy_variance -= self.grad_norm_sq
+
+        live = q >= np.finfo(np.float64).smallest_normal
+        # Where the actor's probability underflows, only a policy's that does so too leaves the KL finite here.
+        self.reaches_policy = not np.any((p > 0) & ((log_q == -math.inf) | (~live & (p > _FAINT))))
+        order = np.flatnonzero(live)
+        ratio = np.asarray(log_ratio(log_p[live], log_q[live]))
+        rank = np.argsort(ratio)
+        self.log_ratio, order = ratio[rank], order[rank]
+        # What no proposal can make up for: −p of the tokens that the actor cannot write.
+        lost, lost_terms = np.where(live, 0.0, p), np.where(live | ~others, 0.0, p * advantage)
+        self._lost = (
+            -float(lost.sum()),
+            Update(
+                0.0 if live[top] else -self.top_p * self.top_advantage,
+                *(float(x.sum()) for x in (-lost_terms, -lost_terms * p, -(lost_terms**2), lost_terms**2)),
+            ),
+        )
+        log_p, log_q = log_p[order], log_q[order]
+        p, q, advantage = p[order], q[order], np.where(others, advantage, 0.0)[order]
+
+        tokens = len(p)
+        factors = (np.ones(tokens), advantage, advantage * p, advantage**2, advantage**2 * p)
+        with overflow_to_inf():
+            powers = (q, p, p * (p / q))
+        self._top_place = int(np.flatnonzero(order == top)[0]) if live[top] else -1
+        self._top_powers = [float(base[self._top_place]) if live[top] else 0.0 for base in powers]
+        self._sums = np.zeros((len(powers), len(factors), tokens + 1))
+        for power, base in enumerate(powers):
+            for factor, values in enumerate(factors):
+                _cumulate(base * values, self._sums[power, factor], from_top=power == 0)
+        gap = np.asarray(exp_difference(log_q, log_p))
+        self._top_gap = float(gap[self._top_place]) if live[top] else 0.0
+        self._gaps, self._gap_sq, self._kl = np.zeros((len(factors), tokens + 1)), *np.zeros((2, tokens + 1))
+        for factor, values in enumerate(factors):
+            _cumulate(gap * values, self._gaps[factor], from_top=True)
+        _cumulate(factors[A2] * gap * gap, self._gap_sq, from_top=True)
+        _cumulate(np.asarray(kl_terms(log_p, self.log_ratio, log_q)), self._kl, from_top=True)
+        self._a_sq_q_sq, self._p_log_ratio = np.zeros(tokens + 1), np.zeros(tokens + 1)
+        _cumulate(factors[A2] * q * q, self._a_sq_q_sq, from_top=True)
+        _cumulate(p * np.where(p > 0, self.log_ratio, 0.0), self._p_log_ratio, from_top=False)
+
+    def place(self, log_threshold: Any, closed: bool) -> Any:
+        """How many tokens lie below a threshold on log r, counting those at it if `closed`."""
+        return np.searchsorted(self.log_ratio, log_threshold, side="right" if closed else "left")
+
+    def sums(self, power: int, factor: int, start: Any, stop: Any) -> Any:
+        """Σ q·r^power·factor over the tokens from `start` to `stop` in ascending order of r."""
+        table = self._sums[power, factor]
+        return table[start] - table[stop] if power == 0 else table[stop] - table[start]
+
+    def top(self, power: int, start: Any, stop: Any) -> Any:
+        """q·r^power of the likeliest token, and 0 where it is not among those from `start` to `stop`."""
+        return np.where((start <= self._top_place) & (self._top_place < stop), self._top_powers[power], 0.0)
+
+    def a_sq_q_sq(self, power: int, start: Any, stop: Any) -> Any:
+        """Σ A²·q²·r^power over the tokens from `start` to `stop`, without the likeliest."""
+        if power > 0:  # q²·r = pq
+            return self.sums(power - 1, A2P, start, stop)
+        return self._a_sq_q_sq[start] - self._a_sq_q_sq[stop]
+
+    def less_policy(self, coefficient: Any, power: int, factor: int, start: Any, stop: Any) -> Any:
+        """Σ (c·q·r^power − p)·factor over the tokens from `start` to `stop`, for a power of 0 or 1."""
+        more, policy = coefficient - 1, self.sums(1, factor, start, stop)
+        if power == 1:
+            return more * policy
+        gap = self._gaps[factor][start] - self._gaps[factor][stop]
+        return np.where(
+            _near_one(coefficient),
+            coefficient * gap + more * policy,
+            coefficient * self.sums(0, factor, start, stop) - policy,
+        )
+
+    def update_less_policy(self, coefficient: Any, power: int, start: Any, stop: Any) -> Update:
+        """Σ (c·q·r^power − p)·f over the tokens from `start` to `stop`, for a power of 0 or 1."""
+        a, ap, a_sq_p = (self.less_policy(coefficient, power, factor, start, stop) for factor in (A, AP, A2P))
+        more, p_sq, square = coefficient - 1, self.sums(1, A2P, start, stop), coefficient**2
+        at_top = self.top_advantage * ((start <= self._top_place) & (self._top_place < stop))
+        top_q, top_p = self._top_powers[:2]
+        if power == 1:
+            return Update(at_top * more * top_p, a, ap, a_sq_p, more**2 * p_sq)
+        top = np.where(_near_one(coefficient), coefficient * self._top_gap + more * top_p, coefficient * top_q - top_p)
+        # With e = c·gap + (c − 1)p, e² = c²·gap² + (c − 1)(2ep − (c − 1)p²).
+        near = square * (self._gap_sq[start] - self._gap_sq[stop]) + more * (2 * a_sq_p - more * p_sq)
+        apart = square * self.a_sq_q_sq(0, start, stop) - 2 * a_sq_p - p_sq
+        return Update(at_top * top, a, ap, a_sq_p, np.where(_near_one(coefficient), near, apart))
+
+    def feature_sq(self, top: Any, a_sq: Any, a_sq_p: Any) -> Any:
+        """Σ m‖f‖² for a law m, from m_k, Σ'mA² and Σ'mA²p."""
+        top_feature_sq = self.top_advantage**2 * (self.rest_p**2 + self.rest_p_sq)
+        return top * top_feature_sq + (1 + self.rest_p_sq + self.top_p**2) * a_sq - 2 * a_sq_p
+
+    def error(self, estimate: Update, one: Any = 1.0) -> Update:
+        """The update less the true gradient, whose law is p; `one` is the polynomial 1."""
+        less = Update(*(x - one * y for x, y in zip(estimate, self.policy_update, strict=True)))
+        return less._replace(a_sq_m=estimate.a_sq_m - 2 * estimate.a_sq_p + one * self.policy_update.a_sq_p)
+
+    def top_component(self, update: Update) -> Any:
+        """The update's component at the likeliest token."""
+        return self.rest_p * update.top - self.top_p * update.a
+
+    def norm_sq(self, update: Update, product: Any = np.multiply) -> Any:
+        """‖update‖²; `product` multiplies two fields."""
+        total, at_top = update.top + update.a, self.top_component(update)
+        cross = product(total, self.rest_p_sq * total - 2 * update.ap)
+        return update.a_sq_m + cross + product(at_top, at_top)
+
+    def dot_gradient(self, update: Update) -> Any:
+        """⟨update, g⟩."""
+        others = update.a_sq_p - self.mean_advantage * update.ap - (update.top + update.a) * self.rest_p_dot_gradient
+        return others + self.top_component(update) * self.top_gradient
+
+    def overlap(self, lam: Any) -> Any:
+        """Z(λ)."""
+        turn = self.place(np.log(lam), True)
+        return self.sums(1, ONE, 0, turn) / lam + self.sums(0, ONE, turn, -1)
+
+    def statistics(self, correction: Correction, denominator: Denominator, shape: tuple[int, ...]) -> StateStatistics:
+        """What this state contributes at every threshold, fields of the given shape (thresholds,)."""
+        lam = correction.overlap_lam
+        totals: dict[str, Any] = {name: np.zeros(shape) for name in _TOTALS}
+        error = Update(*(x + np.zeros(shape) for x in self._lost[1]))
+        start: Any = np.zeros(shape, dtype=np.intp)
+        for piece in correction.pieces(None if lam is None else self.overlap(lam)):
+            stop = np.maximum(start, self.place(piece.upper, piece.closed))
+            for name, value in self._contributions(piece, start, stop).items():
+                totals[name] = totals[name] + value
+            error = Update(*(x + y for x, y in zip(error, self._error_of(piece, start, stop), strict=True)))
+            start = stop
+        return self._moments(totals, error, denominator)
+
+    def _error_of(self, piece: Piece, start: Any, stop: Any) -> Update:
+        """What the tokens of one piece add to the update less the true gradient."""
+        (a, i), (w, j) = piece.accept, piece.weight
+        return self.update_less_policy(a * np.where(stop > start, w, 0.0), i + j, start, stop)
+
+    def _contributions(self, piece: Piece, start: Any, stop: Any) -> dict[str, Any]:
+        """What the tokens of one piece add to each total; u = q·a·w is the law and s = q·a·w² its square."""
+        (a, i), (w, j) = piece.accept, piece.weight
+        # An infinite clip is reached by no token: inf times an empty sum must not be nan.
+        w = np.where(stop > start, w, 0.0)
+        law, square = a * w, a * w**2
+        u, s = i + j, i + 2 * j
+        if s > 2:
+            raise ValueError(f"accept and weight of powers {i} and {j} of r need a sum of q·r^{s}, which is not kept")
+
+        def total(power: int, factor: int) -> Any:
+            return self.sums(power, factor, start, stop)
+
+        p_log_ratio = self._p_log_ratio[stop] - self._p_log_ratio[start]
+        log_accepted, log_effective = (_log_law(c, k, total(1, ONE), p_log_ratio) for c, k in ((a, i), (law, u)))
+        rate_less_policy, mean_less_policy = (self.less_policy(c, k, ONE, start, stop) for c, k in ((a, i), (law, u)))
+
+        def kl_terms_of(coefficient: Any, power: int, log_law: Any, less_policy: Any) -> Any:
+            near = _near_one(coefficient)
+            close = self._kl_terms(np.where(near, coefficient, 1.0), power, start, stop)
+            return np.where(near, close, log_law + less_policy)
+
+        return {
+            "rate": a * total(i, ONE),
+            "mean": law * total(u, ONE),
+            "square": square * total(s, ONE),
+            "u_top": law * self.top(u, start, stop),
+            "s_top": square * self.top(s, start, stop),
+            "ua": law * total(u, A),
+            "uap": law * total(u, AP),
+            "ua_sq_p": law * total(u, A2P),
+            "u_sq_a_sq": law**2 * self.a_sq_q_sq(2 * u, start, stop),
+            "sa": square * total(s, A),
+            "sap": square * total(s, AP),
+            "sa_sq": square * total(s, A2),
+            "sa_sq_p": square * total(s, A2P),
+            "sua_sq": square * law * self.a_sq_q_sq(s + u, start, stop),
+            "log_accepted": log_accepted,
+            "log_effective": log_effective,
+            "kl_accepted": kl_terms_of(a, i, log_accepted, rate_less_policy),
+            "kl_effective": kl_terms_of(law, u, log_effective, mean_less_policy),
+            "rate_less_policy": rate_less_policy,
+            "mean_less_policy": mean_less_policy,
+        }
+
+    def _moments(self, t: dict[str, Any], less_policy: Update, denominator: Denominator) -> StateStatistics:
+        own = denominator is Denominator.SELF_NORMALIZED
+        divisor = t["mean"] if own else np.ones_like(t["mean"])
+        with np.errstate(divide="ignore", invalid="ignore"):
+            top, ua, uap, ua_sq_p = (t[name] / divisor for name in ("u_top", "ua", "uap", "ua_sq_p"))
+            estimate = Update(top * self.top_advantage, ua, uap, ua_sq_p, t["u_sq_a_sq"] / divisor**2)
+            error = self._error(estimate, less_policy, divisor, self._less_one(t["mean_less_policy"]) if own else 0.0)
+            estimate_sq = self.norm_sq(estimate)
+            second_moment = self.feature_sq(t["s_top"], t["sa_sq"], t["sa_sq_p"])
+            if own:
+                # Σ q·a·w²⟨f, ĝ⟩, where ⟨f(x), ĝ⟩ = A_x·(ĝ_x − ⟨p, ĝ⟩).
+                total, at_top = estimate.top + estimate.a, self.top_component(estimate)
+                rest_p_dot = estimate.ap - self.rest_p_sq * total
+                inner = t["sua_sq"] / divisor - total * t["sap"] - (rest_p_dot + self.top_p * at_top) * t["sa"]
+                inner = inner + t["s_top"] * self.top_advantage * (self.rest_p * at_top - rest_p_dot)
+                second_moment = second_moment - 2 * inner + estimate_sq * t["square"]
+            # A sum of squares, which rounding may leave a few 1e-17 below zero.
+            error_sq = np.maximum(self.norm_sq(error), 0.0)
+        everywhere = np.ones_like(error_sq)
+        return StateStatistics(
+            acceptance_rate=t["rate"],
+            weight_mean=t["mean"],
+            weight_square=t["square"],
+            grad_norm_sq=self.grad_norm_sq * everywhere,
+            on_policy_variance=self.on_policy_variance * everywhere,
+            divisor=divisor,
+            error_sq=error_sq,
+            error_dot=self.dot_gradient(error),
+            estimate_sq=estimate_sq,
+            estimate_dot=self.dot_gradient(estimate),
+            second_moment=second_moment,
+            kl_accepted=self._kl_to(t["log_accepted"], t["kl_accepted"], t["rate"], t["rate_less_policy"]),
+            kl_effective=self._kl_to(t["log_effective"], t["kl_effective"], t["mean"], t["mean_less_policy"]),
+            **of_single_tokens(t["rate"], estimate_sq * divisor**2),
+        )
+
+    def _error(self, estimate: Update, less_policy: Update, divisor: Any, less_one: Any) -> Update:
+        """The error of an estimate, from Σ(law − p)f and D − 1 where D is near 1."""
+        rest = Update(*(x - less_one * y for x, y in zip(less_policy, self.policy_update, strict=True)))
+        square = less_policy.a_sq_m - less_one * (2 * less_policy.a_sq_p - less_one * self.policy_update.a_sq_m)
+        near = Update(*(x / divisor for x in rest))._replace(a_sq_m=square / divisor**2)
+        return Update(
+            *(np.where(np.abs(less_one) < 0.5, x, y) for x, y in zip(near, self.error(estimate), strict=True))
+        )
+
+    def _less_one(self, less_policy: Any) -> Any:
+        """A law's mass over the policy's, less 1, from what the pieces add to Σ(law − p)."""
+        return (less_policy + self._lost[0]) / (self.top_p + self.rest_p)
+
+    def _kl_terms(self, coefficient: Any, power: int, start: Any, stop: Any) -> Any:
+        """Σ [p log(p/m) − p + m] of m = c·q·r^power over a piece whose c is near 1, for a power of 0 or 1."""
+        gap, kl = (table[start] - table[stop] if power == 0 else 0.0 for table in (self._gaps[ONE], self._kl))
+        apart = np.asarray(exp_remainder(np.log(coefficient))) * self.sums(1, ONE, start, stop)
+        return kl + apart + (coefficient - 1) * gap
+
+    def _kl_to(self, log_law: Any, terms: Any, mass: Any, less_policy: Any) -> Any:
+        """KL(p‖law/mass): from Σ[p log(p/law) − p + law] where the mass is near 1, or from Σ p log(p/law).
+
+        nan where the law has no mass.
+        """
+        less_one = self._less_one(less_policy)
+        near = (np.abs(less_one) < 0.5) & np.isfinite(log_law)
+        missing = np.asarray(exp_remainder(np.log1p(np.where(near, less_one, 0.0))))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            # Of two sums ≥ 0 the first is the larger, but for rounding.
+            divergence = np.where(near, np.maximum(terms - missing, 0.0), log_law + np.log(mass))
+            divergence = divergence + (0.0 if self.reaches_policy else math.inf)
+        return np.where(mass > 0, divergence, math.nan)
+
+
+_TOTALS = (
+    *("rate", "mean", "square", "u_top", "s_top", "ua", "uap", "ua_sq_p", "u_sq_a_sq"),
+    *("sa", "sap", "sa_sq", "sa_sq_p", "sua_sq", "log_accepted", "log_effective"),
+    *("kl_accepted", "kl_effective", "rate_less_policy", "mean_less_policy"),
+)
+
+
+def _cumulate(values: Floats, out: Floats, from_top: bool) -> None:
+    """out[i] = the sum of the first i values, or of those from the i-th on."""
+    if from_top:
+        np.cumsum(values[::-1], out=out[-2::-1])
+    else:
+        np.cumsum(values, out=out[1:])
+
+
+def _near_one(coefficient: Any) -> Any:
+    """Where a law c·q is better taken from q − p: elsewhere that difference would itself cancel."""
+    return np.abs(np.asarray(coefficient) - 1) < 0.5
+
+
+def _log_law(coefficient: Any, power: int, mass: Any, p_log_ratio: Any) -> Any:
+    """Σ p log(p/(q·coefficient·r^power)) over a piece: inf where p has mass and the law has none."""
+    coefficient = np.asarray(coefficient, dtype=np.float64)
+    alive = coefficient > 0
+    kept = (1 - power) * p_log_ratio - np.log(np.where(alive, coefficient, 1.0)) * mass
+    return np.where(alive, kept, np.where(mass > 0, math.inf, 0.0))

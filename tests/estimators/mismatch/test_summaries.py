@@ -1,0 +1,275 @@
+"""Figures of scored rollouts: against plain formulas, and intervals that cover what they should."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from jackpot_sim.core import log_ratios
+from jackpot_sim.core.scored import ScoredRollouts
+from jackpot_sim.core.sequence_divergences import ratio_of_means
+from jackpot_sim.estimators import Aggregate
+from jackpot_sim.estimators.mismatch import bootstrap, summaries
+
+INF = math.inf
+
+
+def rollouts(policy: Any, actor: Any, mask: Any = None) -> ScoredRollouts:
+    policy, actor = np.asarray(policy, dtype=float), np.asarray(actor, dtype=float)
+    mask = np.ones(policy.shape, dtype=bool) if mask is None else np.asarray(mask)
+    return ScoredRollouts(policy, actor, mask, np.zeros(len(mask)), np.zeros(len(mask), dtype=np.int64))
+
+
+def random_rollouts(n: int, length: int, seed: int = 0, scale: float = 0.3) -> ScoredRollouts:
+    """With NaN at padding, which must not matter."""
+    generator = np.random.default_rng(seed)
+    actor = -generator.exponential(size=(n, length)) - 0.1
+    policy = actor + scale * (generator.normal(size=(n, 1)) + generator.normal(size=(n, length)))
+    mask = np.arange(length) < generator.integers(1, length + 1, size=n)[:, None]
+    return rollouts(np.where(mask, policy, np.nan), np.where(mask, actor, np.nan), mask)
+
+
+def found(each: ScoredRollouts, states: Any = None, **options: Any) -> dict[str, summaries.Summary]:
+    given = {"replicates": 50} | options
+    return {s.figure: s for s in summaries.summaries(each, states or {}, np.random.default_rng(1), **given)}
+
+
+def plain(each: ScoredRollouts, states: dict[str, Any]) -> dict[str, float]:
+    """The same figures as one would write them down."""
+    mask, l = each.mask, each.log_ratio[each.mask]
+    p, q = (np.exp(table[mask]) for table in (each.policy_log_probs, each.actor_log_probs))
+    square = np.sort(np.exp(2 * l))[::-1]
+    sums = [log_ratios.aggregate(each.log_ratio, mask, how)[:, 0] for how in (Aggregate.SUM, Aggregate.MEAN)]
+    out = {
+        "k1": np.mean(log_ratios.k1(l)),
+        "k2": np.mean(log_ratios.k2(l)),
+        "k3": np.mean(log_ratios.k3(l)),
+        "abs_log_ratio_median": np.quantile(abs(l), 0.5, method="inverted_cdf"),
+        "abs_log_ratio_p99": np.quantile(abs(l), 0.99, method="inverted_cdf"),
+        "abs_log_ratio_max": abs(l).max(),
+        "chi_square_token": log_ratios.chi_square(each.log_ratio, mask),
+        "chi_square_token_trimmed": trimmed(np.exp(2 * l)) - 1,
+        "chi_square_largest_share": square[0] / square.sum(),
+        "chi_square_half_tokens": 1 + np.argmax(np.cumsum(square) >= square.sum() / 2),
+        "chi_square_sequence": log_ratios.chi_square(each.log_ratio, mask, Aggregate.SUM),
+        "chi_square_geometric": log_ratios.chi_square(each.log_ratio, mask, Aggregate.MEAN),
+        "ess_fraction_token": log_ratios.effective_sample_size(np.exp(l)),
+        "ess_fraction_sequence": log_ratios.effective_sample_size(np.exp(sums[0])),
+        "log_perplexity_gap": -np.mean(sums[1]),
+        "probability_gap": np.mean(abs(p - q)),
+        "probability_correlation": np.corrcoef(p, q)[0, 1],
+    }
+    for name, table in states.items():
+        values = table[mask]
+        out |= {name: values.mean(), f"{name}_trimmed": trimmed(values)}
+        out[f"{name}_median"] = np.quantile(values, 0.5, method="inverted_cdf")
+    return {name: float(value) for name, value in out.items()}
+
+
+def trimmed(values: Any) -> float:
+    """By the share of each value, in order, that lies between the two edges."""
+    values = np.sort(values)
+    edges = np.arange(len(values) + 1) / len(values)
+    weight = np.diff(np.clip(edges, 0.01, 0.99))
+    return float(weight @ values / weight.sum())
+
+
+@pytest.mark.parametrize(("n", "length", "seed"), [(3, 1, 0), (7, 3, 1), (40, 30, 2), (100, 77, 3)])
+def test_values_are_those_of_the_plain_formulas(n: int, length: int, seed: int) -> None:
+    each = random_rollouts(n, length, seed)
+    states = {name: np.random.default_rng(seed + 10).exponential(size=(n, length)) for name in ("overlap", "mine")}
+    values = {name: summary.value for name, summary in found(each, states).items()}
+    assert list(values) == list(summaries.descriptions(states))
+    expected = plain(each, states)
+    assert values == pytest.approx(expected, rel=1e-10, abs=1e-13)
+
+
+def test_a_trimmed_mean_is_scipys_where_whole_tokens_are_cut() -> None:
+    each = rollouts(np.zeros((20, 10)), np.zeros((20, 10)))
+    values = np.random.default_rng(3).lognormal(size=(20, 10))
+    summary = found(each, {"mine": values})["mine_trimmed"]
+    assert summary.value == pytest.approx(stats.trim_mean(values.ravel(), 0.01), rel=1e-12)
+
+
+@pytest.mark.parametrize("bins", [1, 5, 1024])
+def test_a_resample_is_the_batch_with_sequences_repeated(bins: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bootstrap.Ordered, "BINS", bins)
+    each = random_rollouts(12, 9, seed=4)
+    states = {"mine": np.random.default_rng(5).exponential(size=(12, 9))}
+    groups = list(summaries._groups(each, states, np.arange(12), 12))
+    times = np.random.default_rng(6).multinomial(12, [1 / 12] * 12, size=20)
+    figures = summaries._evaluate(groups, times.astype(float))
+    for row, drawn in enumerate(times):
+        rows = np.repeat(np.arange(12), drawn)
+        expected = plain(each.take(rows), {"mine": states["mine"][rows]})
+        # The largest token drawn, not the largest twice over.
+        assert {name: values[row] for name, values in figures.items()} == pytest.approx(expected, rel=1e-9)
+
+
+def test_clusters_may_be_prompts() -> None:
+    each, prompt = random_rollouts(12, 9, seed=4), np.array([5, 5, 5, 9, 9, 9, 2, 2, 2, 7, 7, 7])
+    by_sequence, by_prompt = found(each, replicates=400), found(each, replicates=400, cluster=prompt)
+    assert by_prompt["k1"].clusters == 4
+    assert by_prompt["k1"].value == pytest.approx(by_sequence["k1"].value, rel=1e-12)
+    per_prompt = np.array([log_ratios.k1(each.log_ratio[prompt == x]).sum() for x in (2, 5, 7, 9)])
+    counts = np.array([each.lengths[prompt == x].sum() for x in (2, 5, 7, 9)])
+    assert by_prompt["k1"].se == pytest.approx(ratio_of_means(per_prompt, counts)[1], rel=0.4)
+
+
+# ------------------------------------------------------------------------------------ uncertainty
+
+
+def correlated(n: int, length: int, generator: np.random.Generator) -> tuple[ScoredRollouts, Any]:
+    """Tokens that share most of their variance with the rest of their sequence; the mean is 1."""
+    share = generator.normal(size=(n, 1)) * math.sqrt(0.6) + generator.normal(size=(n, length)) * math.sqrt(0.4)
+    mask = np.arange(length) < generator.integers(length // 2, length + 1, size=n)[:, None]
+    flat = np.zeros((n, length))
+    return rollouts(flat, flat, mask), 1 + share
+
+
+def test_intervals_cover_where_those_of_independent_tokens_do_not() -> None:
+    covered, naive, stated, spread = [], [], [], []
+    for seed in range(200):
+        generator = np.random.default_rng(1000 + seed)
+        each, values = correlated(60, 20, generator)
+        summary = {s.figure: s for s in summaries.summaries(each, {"mine": values}, generator, replicates=200)}["mine"]
+        covered.append(summary.low <= 1 <= summary.high)
+        tokens = values[each.mask]
+        token_error = tokens.std(ddof=1) / math.sqrt(tokens.size)
+        naive.append(abs(tokens.mean() - 1) <= 1.96 * token_error)
+        stated.append((summary.se, token_error))
+        spread.append(summary.value)
+        delta = ratio_of_means(np.where(each.mask, values, 0).sum(axis=1), each.lengths)
+        assert summary.value == pytest.approx(delta[0], rel=1e-12)
+        assert summary.se == pytest.approx(delta[1], rel=0.25)
+    # 95 % of 200 with a standard deviation of 3; the percentile interval of 60 clusters is a little too narrow.
+    assert 0.89 <= np.mean(covered) <= 0.985
+    assert np.mean(naive) < 0.6
+    by_clusters, by_tokens = np.sqrt(np.mean(np.square(stated), axis=0))
+    assert by_clusters == pytest.approx(np.std(spread, ddof=1), rel=0.15)
+    # The design effect 1 + (m − 1)·ρ, with ρ = 0.6 and some 15 tokens a sequence.
+    assert (by_clusters / by_tokens) ** 2 == pytest.approx(1 + 14 * 0.6, rel=0.15)
+
+
+def test_errors_of_all_figures_are_as_large_as_they_say() -> None:
+    runs = [found(random_rollouts(150, 12, seed, scale=0.1), replicates=100) for seed in range(60)]
+    for name in ("k1", "k3", "abs_log_ratio_median", "chi_square_token", "chi_square_sequence", "log_perplexity_gap"):
+        spread = np.std([run[name].value for run in runs], ddof=1)
+        assert spread == pytest.approx(math.sqrt(np.mean([run[name].se ** 2 for run in runs])), rel=0.35), name
+
+
+def test_the_same_generator_gives_the_same_whatever_the_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    each = random_rollouts(10, 5)
+    first = found(each)
+    assert str(found(each)) == str(first)
+    monkeypatch.setattr(summaries, "_BLOCK", 1)
+    for name, summary in found(each).items():
+        for field in ("value", "se", "low", "high"):
+            expected = getattr(first[name], field)
+            assert getattr(summary, field) == pytest.approx(expected, rel=1e-9, nan_ok=True), name
+
+
+# ---------------------------------------------------------------------------------------- the ends
+
+
+def test_an_infinite_state_makes_the_mean_infinite_and_not_the_median() -> None:
+    each, values = random_rollouts(200, 9), np.random.default_rng(2).exponential(size=(200, 9))
+    values[5, 0] = INF
+    summary = found(each, {"kl_policy_actor": values})
+    mean = summary["kl_policy_actor"]
+    assert (mean.value, mean.low, mean.high) == (INF, INF, INF)
+    assert math.isnan(mean.se)
+    for name in ("kl_policy_actor_median", "kl_policy_actor_trimmed"):
+        assert math.isfinite(summary[name].value)
+        assert math.isfinite(summary[name].high)
+    values[:] = INF
+    endless = found(each, {"kl_policy_actor": values})
+    assert endless["kl_policy_actor_trimmed"].value == endless["kl_policy_actor_median"].value == INF
+
+
+def test_a_trimmed_mean_that_only_some_resamples_make_infinite() -> None:
+    each, values = random_rollouts(40, 1), np.ones((40, 1))
+    values[0] = INF  # 1 in 40 is more than the 1 % cut off
+    trimmed_mean = found(each, {"mine": values})["mine_trimmed"]
+    assert trimmed_mean.value == INF
+    values = np.ones((200, 1))
+    values[0] = INF  # half of the 1 % cut off: several times drawn it is left
+    summary = found(random_rollouts(200, 1), {"mine": values}, replicates=400)["mine_trimmed"]
+    assert summary.value == 1.0
+    assert summary.high == INF
+    assert math.isnan(summary.se)
+
+
+def test_a_token_that_the_policy_cannot_write() -> None:
+    summary = found(rollouts([[-INF, -1.0], [-1.0, -1.0]], [[-1.0, -1.0], [-1.0, -1.1]]))
+    assert summary["k1"].value == summary["k3"].value == summary["k2"].value == INF
+    assert summary["log_perplexity_gap"].value == INF
+    assert summary["chi_square_token"].value == pytest.approx((0 + 1 + 1 + math.exp(0.2)) / 4 - 1)
+    assert summary["ess_fraction_sequence"].value == pytest.approx(0.5)
+    # A resample of the first sequence alone leaves no weight at all.
+    assert math.isnan(summary["ess_fraction_sequence"].se)
+    assert math.isnan(summary["ess_fraction_sequence"].low)
+
+
+def test_a_token_that_the_actor_says_it_cannot_write() -> None:
+    summary = found(rollouts([[-1.0, -1.0], [-1.0, -2.0]], [[-INF, -1.0], [-1.0, -1.0]]))
+    assert summary["k1"].value == -INF
+    assert summary["chi_square_token"].value == summary["k3"].value == INF
+    assert summary["chi_square_largest_share"].value == summary["chi_square_half_tokens"].value == 1.0
+    assert summary["ess_fraction_token"].value == 0.25
+
+
+def test_ratios_beyond_the_range_of_squares() -> None:
+    each = rollouts([[-1.0], [-901.0], [-902.0]], [[-901.0], [-1.0], [-1.0]])
+    summary = found(each)
+    assert summary["ess_fraction_token"].value == pytest.approx(1 / 3)
+    assert summary["chi_square_token"].value == INF
+    # Where the largest is not drawn, the others are compared with each other.
+    assert 1 / 3 <= summary["ess_fraction_token"].low <= summary["ess_fraction_token"].high <= 1
+
+
+def test_equal_policies() -> None:
+    each = random_rollouts(20, 6, scale=0.0)
+    summary = found(each)
+    for name in ("k1", "k2", "k3", "chi_square_token", "chi_square_sequence", "probability_gap", "abs_log_ratio_p99"):
+        assert (summary[name].value, summary[name].se) == (0.0, 0.0), name
+    assert summary["ess_fraction_sequence"].value == 1.0
+    assert summary["probability_correlation"].value == pytest.approx(1.0)
+    assert summary["chi_square_half_tokens"].value == math.ceil(each.mask.sum() / 2)
+    assert math.isnan(summary["abs_log_ratio_max"].se)
+
+
+def test_every_figure_has_its_description() -> None:
+    table = summaries.descriptions(["kl_policy_actor", "mine"])
+    assert list(table)[:3] == ["kl_policy_actor", "kl_policy_actor_median", "kl_policy_actor_trimmed"]
+    assert table["mine"] == "mean over tokens of mine"
+    assert set(summaries.descriptions([])) == set(summaries.SAMPLED)
+
+
+# ------------------------------------------------------------------------------------------ errors
+
+
+@pytest.mark.parametrize(
+    ("states", "options", "message"),
+    [
+        ({"k1": np.ones((4, 3))}, {}, "'k1' is the name of a sampled figure"),
+        ({"mine": np.ones((4, 2))}, {}, r"states\['mine'\] has shape \(4, 2\)"),
+        ({"mine": np.full((4, 3), np.nan)}, {}, r"states\['mine'\] holds NaN or -inf"),
+        ({"mine": np.full((4, 3), -INF)}, {}, r"states\['mine'\] holds NaN or -inf"),
+        ({}, {"replicates": 1}, "replicates must be at least 2, got 1"),
+        ({}, {"cluster": np.zeros(3, dtype=int)}, r"cluster has shape \(3,\): there are 4 sequences"),
+        ({}, {"cluster": np.zeros(4, dtype=int)}, "needs at least 2"),
+    ],
+)
+def test_errors_name_the_argument(states: Any, options: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        found(random_rollouts(4, 3), states, **options)
+
+
+def test_replicates_too_large_to_square_have_no_finite_error() -> None:
+    found = summaries._summary("x", 1e200, np.array([1e200, 2e200, 3e200]), 3)
+    assert (found.low, found.high, found.se) == (1e200, 3e200, np.inf)
