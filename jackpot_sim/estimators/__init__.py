@@ -10,7 +10,9 @@ from jackpot_sim.estimators.corrections import batch, jackpot, sequence, token
 from jackpot_sim.estimators.corrections.at_budget import at_budget
 from jackpot_sim.estimators.corrections.batch import batch_normalize
 from jackpot_sim.estimators.corrections.composed import combined, rao_blackwell
-from jackpot_sim.estimators.corrections.correction import Correction, Level, TokenWeights, get, names
+from jackpot_sim.estimators.corrections.correction import Correction, Level
+from jackpot_sim.estimators.corrections.registry import get, names
+from jackpot_sim.estimators.corrections.tokens import Tokens, TokenWeights
 from jackpot_sim.estimators.sequences import enumerated
 from jackpot_sim.estimators.sequences.updates import UpdateTarget
 from jackpot_sim.estimators.states import moments, optimum, path
@@ -23,6 +25,7 @@ __all__ = [
     "Level",
     "Moments",
     "TokenWeights",
+    "Tokens",
     "UpdateTarget",
     "at_budget",
     "batch",

@@ -7,7 +7,6 @@ Rao-Blackwell form of each. What is compared with them is in `tests/estimators/b
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 import pickle
 import zlib
@@ -19,11 +18,11 @@ import torch
 
 from jackpot_sim import estimators
 from jackpot_sim.core.backend import to_numpy
-from jackpot_sim.estimators import statistics
-from jackpot_sim.estimators.corrections import correction as base
+from jackpot_sim.estimators import Tokens, TokenWeights, statistics
 from jackpot_sim.estimators.corrections.batch import BatchNormalized
 from jackpot_sim.estimators.corrections.composed import Combined, RaoBlackwell, rao_blackwell
 from jackpot_sim.estimators.corrections.correction import Correction, Level, TokenCorrection
+from jackpot_sim.estimators.corrections.pieces import Piece
 from jackpot_sim.estimators.corrections.sequence import SequenceCorrection
 from jackpot_sim.estimators.states import moments, sampled
 from tests.cases import each, every, rotating
@@ -110,7 +109,7 @@ every_sequence_case = each("correction", SEQUENCE_CASES)
 every_name = each("name", estimators.names())
 
 
-def weigh(correction: Correction, log_ratio: Any, overlap: Any = OVERLAP) -> base.TokenWeights:
+def weigh(correction: Correction, log_ratio: Any, overlap: Any = OVERLAP) -> TokenWeights:
     """(a, w), given all that any correction may ask for."""
     overlap = None if correction.overlap_lam is None else overlap
     return correction.weights(log_ratio, overlap, **context_of(correction, log_ratio.shape))
@@ -282,7 +281,7 @@ def test_a_senseless_mask_is_refused(correction: Correction) -> None:
 @every_case
 def test_the_limit_of_what_does_not_look_at_the_batch_is_itself(correction: Correction) -> None:
     limit = correction.in_the_limit(
-        draws((3, 4)), np.full(3, 1 / 3), overlap=np.array(OVERLAP), advantages=np.ones((3, 1))
+        Tokens(draws((3, 4)), overlap=np.array(OVERLAP), advantages=np.ones((3, 1))), np.full(3, 1 / 3)
     )
     assert not limit.looks_at_batch
     assert (limit == correction) is not correction.looks_at_batch
@@ -338,7 +337,7 @@ def test_pair_is_the_sequence_tables(correction: Correction) -> None:
 
 
 def by_the_table(correction: Correction) -> Any:
-    """The correction's rule of (r, z), as the table of section 3 has it."""
+    """The correction's rule of (r, z), as the table has it."""
     if isinstance(correction, RaoBlackwell):
         inner = by_the_table(correction.of)
 
@@ -347,7 +346,7 @@ def by_the_table(correction: Correction) -> Any:
             return 1.0, accept * weight
 
         return smooth
-    return functools.partial(brute.TABLE[correction.name], **correction.parameters())
+    return brute.rule_of(correction)
 
 
 @every_token_case
@@ -380,7 +379,7 @@ def test_the_k3_band_ends_where_k3_is_the_bound(bound: float) -> None:
 # ------------------------------------------------------------------ the pieces
 
 
-def evaluate(pieces: tuple[base.Piece, ...], log_ratio: Any) -> tuple[Any, Any]:
+def evaluate(pieces: tuple[Piece, ...], log_ratio: Any) -> tuple[Any, Any]:
     """(a, w) as the pieces have them."""
     found = []
     for value in log_ratio:
@@ -573,10 +572,10 @@ def test_the_registry_is_complete() -> None:
 
 
 def test_defaults_are_those_that_frameworks_ship() -> None:
-    # shared/spec/peers.md: verl, slime and SkyRL clip at 2; verl and OpenRLHF's IcePop is 0.5-5; ROLL keeps 0.8-1.2.
-    assert estimators.get("tis").parameters() == {"clip": 2.0, "floor": 0.0}
-    assert estimators.get("icepop").parameters() == {"low": 0.5, "high": 5.0}
-    assert estimators.get("mask-k1").parameters() == {"low": 0.8, "high": 1.2, "inverted": False}
+    # verl, slime and SkyRL clip at 2; verl and OpenRLHF's IcePop is 0.5-5; ROLL keeps 0.8-1.2.
+    assert estimators.get("tis").parameters() == {"clip": 2.0, "floor": 0.0, "c2": None}
+    assert estimators.get("icepop").parameters() == {"low": 0.5, "high": 5.0, "c2": None}
+    assert estimators.get("mask-k1").parameters() == {"low": 0.8, "high": 1.2, "inverted": False, "c2": None}
     assert estimators.get("jackpot").parameters()["lam"] == 1.0  # [J], figures
     # TRL's default keeps e^S ≤ 3; ms-swift's "sequence" is e^G ≤ 2; verl's geometric mask and presets; slime; AReaL.
     assert estimators.get("sequence-tis").parameters() == {"clip": 2.0, "aggregate": "sum"}

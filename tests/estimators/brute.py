@@ -6,6 +6,7 @@ state, builds f(x) = A(x)(e_x − p) as a vector and averages.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -35,10 +36,16 @@ TABLE: dict[str, Rule] = {
     "mask-k2": lambda r, z, bound: (float(log(r) ** 2 / 2 <= bound), 1.0),
     "mask-k3": lambda r, z, bound: (float(r - 1 - log(r) <= bound), 1.0),
     "obrs": lambda r, z, lam: (min(1.0, r / lam), 1.0),
-    "jackpot": lambda r, z, lam, c1, c2: (min(1.0, r / lam), min(z * max(lam, r), c1)),
+    "jackpot": lambda r, z, lam, c1: (min(1.0, r / lam), min(z * max(lam, r), c1)),
     "overlap-tis": lambda r, z, lam, c1: (1.0, min(z * r, c1)),
 }
-"""(a, w) from r = p/q, Z(λ) and the parameters, for r finite."""
+"""(a, w) from r = p/q, Z(λ) and the parameters but for c2, for r finite."""
+
+
+def rule_of(correction: Any) -> Callable[[float, float | None], tuple[float, float]]:
+    """The correction's rule of (r, z), where its target is p_ref."""
+    parameters = {name: value for name, value in correction.parameters().items() if name != "c2"}
+    return functools.partial(TABLE[correction.name], **parameters)
 
 
 def aggregated(values: list[float], how: str) -> float:

@@ -160,7 +160,7 @@ class Case:
         return total
 
     def pairs(self, correction: Correction, target: UpdateTarget = UpdateTarget.REFERENCE) -> list[Any]:
-        """(a, w) of every token of every sequence, by the tables of section 3."""
+        """(a, w) of every token of every sequence, by the tables of brute force."""
         aim = self.ref if target is UpdateTarget.REFERENCE else self.new
         parameters, found = correction.parameters(), []
         for cells, advantage in zip(self.cells, self.advantage, strict=True):
@@ -170,7 +170,8 @@ class Case:
                 continue
             lam = correction.overlap_lam or 1.0
             zs = [float(np.minimum(np.exp(self.q[s]), np.exp(aim[s]) / lam).sum()) for s, _ in cells]
-            rules = [brute.TABLE[correction.name](math.exp(l), z, **parameters) for l, z in zip(logs, zs, strict=True)]
+            rule = brute.rule_of(correction)
+            rules = [rule(math.exp(l), z) for l, z in zip(logs, zs, strict=True)]
             if target is UpdateTarget.POLICY:
                 back = [min(math.exp(self.ref[s, x] - self.new[s, x]), parameters["c2"]) for s, x in cells]
                 rules = [(a, w * f) for (a, w), f in zip(rules, back, strict=True)]

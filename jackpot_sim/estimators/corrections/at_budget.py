@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 from jackpot_sim.core.backend import Array
 from jackpot_sim.core.obrs import solve_lam
@@ -15,7 +14,7 @@ def at_budget(
     correction: Correction,
     policy_log_probs: Array,
     actor_log_probs: Array,
-    acceptance_rate: Any,
+    acceptance_rate: float | Array,
     per_state: bool = True,
 ) -> Correction:
     """`correction` with the λ at which OBRS accepts `acceptance_rate` of these states' tokens.
@@ -37,4 +36,4 @@ def at_budget(
         raise ValueError(f"{correction.name} has no lam to solve for: an acceptance budget fits obrs and jackpot")
     lam = solve_lam(policy_log_probs, actor_log_probs, acceptance_rate, per_state)
     solved = lam[..., None] if per_state else float(lam)
-    return dataclasses.replace(correction, lam=solved)  # type: ignore[type-var]
+    return dataclasses.replace(correction, lam=solved)

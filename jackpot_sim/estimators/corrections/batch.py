@@ -10,24 +10,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+from typing_extensions import override
 
+from jackpot_sim.core.arrays import Floats
 from jackpot_sim.core.backend import Array, as_array, namespace, to_numpy
 from jackpot_sim.core.log_ratios import k2
 from jackpot_sim.estimators.corrections.composed import Wrapper
-from jackpot_sim.estimators.corrections.correction import (
-    Correction,
-    Level,
-    TokenCorrection,
-    TokenWeights,
-    live_tokens,
-    only_live,
-    register,
-    require_positive,
-)
+from jackpot_sim.estimators.corrections.correction import Correction, Level, TokenCorrection
+from jackpot_sim.estimators.corrections.parameters import require_positive
+from jackpot_sim.estimators.corrections.registry import register
 from jackpot_sim.estimators.corrections.sequence import SequenceCorrection
+from jackpot_sim.estimators.corrections.tokens import Tokens, TokenWeights
 
 _LAW_TOLERANCE = 1e-5
 
@@ -48,37 +43,31 @@ class SecondMomentMask(SequenceCorrection):
         require_positive(self, "threshold", infinite=False)
 
     @property
+    @override
     def unit(self) -> Level:
-        """TOKEN: it keeps or drops each by itself, once the batch has told the cut."""
+        # Each token is kept or dropped by itself, once the batch has given the cut.
         return Level.TOKEN
 
     @property
+    @override
     def looks_at_batch(self) -> bool:
-        """True."""
         return True
 
-    def accept(self, log_ratio: Array, mask: Array, advantages: Array | None) -> Array:
+    @override
+    def accept(self, tokens: Tokens) -> Array:
         """a = 1 below the cut, kept/tied at it and 0 above."""
-        flat = to_numpy(log_ratio)[to_numpy(mask)]
-        return self._cut(log_ratio, flat, np.ones(flat.size), whole=True).accept(log_ratio)
+        flat = to_numpy(tokens.log_ratio)[to_numpy(tokens.live)]
+        return self._cut(tokens.log_ratio, flat, np.ones(flat.size), whole=True).accept(tokens)
 
-    def in_the_limit(
-        self,
-        log_ratio: Array,
-        probability: Array,
-        *,
-        overlap: Array | None = None,
-        log_reference_ratio: Array | None = None,
-        mask: Array | None = None,
-        advantages: Array | None = None,
-    ) -> Correction:
+    @override
+    def in_the_limit(self, tokens: Tokens, probability: Array) -> Correction:
         """The cut of the law of tokens, in which one of sequence i has a mass ∝ probability[i]."""
-        log_ratio, mask = live_tokens(self, log_ratio, mask)
-        mass = to_numpy(mask) * to_numpy(_law(log_ratio, probability))
+        tokens = self.checked(tokens)
+        mass = to_numpy(tokens.live) * to_numpy(_law(tokens.log_ratio, probability))
         flat = mass > 0
-        return self._cut(log_ratio, to_numpy(log_ratio)[flat], mass[flat], whole=False)
+        return self._cut(tokens.log_ratio, to_numpy(tokens.log_ratio)[flat], mass[flat], whole=False)
 
-    def _cut(self, like: Array, log_ratio: Any, mass: Any, whole: bool) -> _Cut:
+    def _cut(self, like: Array, log_ratio: Floats, mass: Floats, whole: bool) -> _Cut:
         """The cut for tokens of these masses; `whole` ones cannot be kept in part."""
         # Squared as `_Cut` squares them, so that what is tied here is tied there.
         values, group = np.unique(to_numpy(_square(as_array(log_ratio, like))), return_inverse=True)
@@ -106,11 +95,12 @@ class _Cut(TokenCorrection):
 
     name = "m2po"
 
-    def accept(self, log_ratio: Array) -> Array:
+    @override
+    def accept(self, tokens: Tokens) -> Array:
         """a(ℓ²)."""
-        xp = namespace(log_ratio)
-        square, cut = _square(log_ratio), as_array(self.cut, log_ratio)
-        nothing = xp.zeros_like(log_ratio)
+        xp = namespace(tokens.log_ratio)
+        square, cut = _square(tokens.log_ratio), as_array(self.cut, tokens.log_ratio)
+        nothing = xp.zeros_like(tokens.log_ratio)
         return xp.where(square < cut, 1.0, xp.where(square == cut, self.fraction, nothing))
 
 
@@ -139,50 +129,48 @@ class BatchNormalized(Wrapper):
     """See `batch_normalize`."""
 
     @property
+    @override
     def name(self) -> str:  # type: ignore[override]
-        """The inner correction's name, wrapped."""
         return f"batch-normalize({self.of.name})"
 
     @property
+    @override
     def level(self) -> Level:
-        """SEQUENCE: a token's weight depends on the others."""
+        # A token's weight depends on the others.
         return Level.SEQUENCE
 
     @property
+    @override
     def looks_at_batch(self) -> bool:
-        """True."""
         return True
 
-    def weights(self, log_ratio: Array, overlap: Array | None = None, **context: Any) -> TokenWeights:
-        """See `Correction.weights`.
+    @override
+    def pair(self, tokens: Tokens) -> TokenWeights:
+        one_each = namespace(tokens.log_ratio).ones_like(tokens.log_ratio[..., :1])
+        return self._scaled(self.of, tokens, one_each).pair(tokens)
+
+    @override
+    def in_the_limit(self, tokens: Tokens, probability: Array) -> Correction:
+        """The inner correction's limit, its weights divided by their mean under the law."""
+        tokens = self.checked(tokens)
+        inner = self.of.in_the_limit(tokens, probability)
+        return self._scaled(inner, tokens, _law(tokens.log_ratio, probability))
+
+    def _scaled(self, inner: Correction, tokens: Tokens, mass: Array) -> _Scaled:
+        """`inner` divided by the mean of its a·w over tokens or sequences of these masses, shape (..., 1).
 
         Raises:
-            ValueError: as the inner correction, or the mean is infinite.
+            ValueError: the mean is infinite.
         """
-        log_ratio, live = live_tokens(self, log_ratio, context.get("mask"))
-        one_each = namespace(log_ratio).ones_like(log_ratio[..., :1])
-        return self._scaled(self.of, log_ratio, one_each, live, overlap, context).weights(log_ratio, overlap, **context)
-
-    def in_the_limit(self, log_ratio: Array, probability: Array, **context: Any) -> Correction:
-        """The inner correction's limit, its weights divided by their mean under the law."""
-        inner = self.of.in_the_limit(log_ratio, probability, **context)
-        log_ratio, live = live_tokens(self, log_ratio, context.get("mask"))
-        overlap = context.pop("overlap", None)
-        return self._scaled(inner, log_ratio, _law(log_ratio, probability), live, overlap, context)
-
-    def _scaled(
-        self, inner: Correction, log_ratio: Array, mass: Array, live: Array, overlap: Array | None, context: Any
-    ) -> _Scaled:
-        """`inner` divided by the mean of its a·w over tokens or sequences of these masses, shape (..., 1)."""
-        xp = namespace(log_ratio)
-        kept = xp.where(live, inner.weights(log_ratio, overlap, **context).expected(), 0.0)
-        count = xp.sum(xp.astype(live, kept.dtype), axis=-1, keepdims=True)
+        xp, live = namespace(tokens.log_ratio), tokens.live
+        law = xp.where(live, inner.pair(tokens).expected(), 0.0)
+        count = xp.sum(xp.astype(live, law.dtype), axis=-1, keepdims=True)
         if self.of.unit is Level.SEQUENCE:
             mass = mass / xp.where(count > 0, count, 1.0)
         # A token of probability 0 is not in the batch.
-        kept, mass = xp.where(mass > 0, kept, 0.0), xp.where(live, mass, 0.0)
+        law, mass = xp.where(mass > 0, law, 0.0), xp.where(live, mass, 0.0)
         total = float(xp.sum(mass))
-        mean = float(xp.sum(mass * kept)) / total if total > 0 else 0.0
+        mean = float(xp.sum(mass * law)) / total if total > 0 else 0.0
         if mean == math.inf:
             raise ValueError(f"{self.name}: the mean weight is infinite; truncate the weights first")
         # Where nothing is kept there is nothing to divide.
@@ -194,13 +182,17 @@ class _Scaled(Wrapper):
     """The inner correction with its weights divided by a known number."""
 
     divisor: float
-    name: str  # type: ignore[misc]
+    owner: str
 
-    def weights(self, log_ratio: Array, overlap: Array | None = None, **context: Any) -> TokenWeights:
-        accept, weight = self.of.weights(log_ratio, overlap, **context)
-        pair = TokenWeights(accept, weight / self.divisor)
-        mask = context.get("mask")
-        return pair if mask is None else only_live(pair, mask)
+    @property
+    @override
+    def name(self) -> str:  # type: ignore[override]
+        return self.owner
+
+    @override
+    def pair(self, tokens: Tokens) -> TokenWeights:
+        accept, weight = self.of.pair(tokens)
+        return TokenWeights(accept, weight / self.divisor)
 
 
 def _law(log_ratio: Array, probability: Array) -> Array:

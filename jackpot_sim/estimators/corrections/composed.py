@@ -7,24 +7,21 @@ A wrapper is the inner correction but for what it says. `rao_blackwell` replaces
 from __future__ import annotations
 
 import dataclasses
+from abc import abstractmethod
 from collections import Counter
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any
 
 import numpy as np
+from typing_extensions import override
 
+from jackpot_sim.core.arrays import Floats
 from jackpot_sim.core.backend import Array, namespace, to_numpy
-from jackpot_sim.estimators.corrections.correction import (
-    ONE,
-    Correction,
-    Level,
-    Monomial,
-    Piece,
-    TokenWeights,
-    live_tokens,
-    only_live,
-)
+from jackpot_sim.estimators.corrections.correction import Correction, Level
+from jackpot_sim.estimators.corrections.parameters import Parameter
+from jackpot_sim.estimators.corrections.pieces import ONE, Monomial, Piece
+from jackpot_sim.estimators.corrections.tokens import Tokens, TokenWeights
 
 
 @dataclass(frozen=True)
@@ -33,42 +30,51 @@ class Wrapper(Correction):
 
     of: Correction
 
+    @abstractmethod
+    @override
+    def pair(self, tokens: Tokens) -> TokenWeights: ...
+
     @property
+    @override
     def level(self) -> Level:
-        """That of the inner correction."""
         return self.of.level
 
     @property
+    @override
     def unit(self) -> Level:
-        """That of the inner correction."""
         return self.of.unit
 
     @property
+    @override
     def looks_at_batch(self) -> bool:
-        """Whether the inner correction does."""
         return self.of.looks_at_batch
 
     @property
+    @override
     def draws_mask(self) -> bool:
-        """Whether the inner correction does."""
         return self.of.draws_mask
 
     @property
+    @override
     def carries_reference_ratio(self) -> bool:
-        """Whether the inner correction does."""
         return self.of.carries_reference_ratio
 
     @property
-    def overlap_lam(self) -> Any | None:
-        """That of the inner correction."""
+    @override
+    def overlap_lam(self) -> Parameter | None:
         return self.of.overlap_lam
 
+    @property
+    @override
+    def needs(self) -> frozenset[str]:
+        return self.of.needs
+
+    @override
     def parameters(self) -> dict[str, Any]:
-        """Those of the inner correction."""
         return self.of.parameters()
 
+    @override
     def at(self, rows: slice) -> Correction:
-        """See `Correction.at`."""
         return dataclasses.replace(self, of=self.of.at(rows))
 
 
@@ -86,37 +92,26 @@ class RaoBlackwell(Wrapper):
     """See `rao_blackwell`."""
 
     @property
+    @override
     def name(self) -> str:  # type: ignore[override]
-        """The inner correction's name, wrapped."""
         return f"rao-blackwell({self.of.name})"
 
     @property
+    @override
     def draws_mask(self) -> bool:
-        """No longer."""
         return False
 
-    def weights(
-        self,
-        log_ratio: Array,
-        overlap: Array | None = None,
-        *,
-        log_reference_ratio: Array | None = None,
-        mask: Array | None = None,
-        advantages: Array | None = None,
-    ) -> TokenWeights:
-        """See `Correction.weights`."""
-        pair = self.of.weights(
-            log_ratio, overlap, log_reference_ratio=log_reference_ratio, mask=mask, advantages=advantages
-        )
-        smooth = TokenWeights(namespace(pair.accept).ones_like(pair.accept), pair.expected())
-        return smooth if mask is None else only_live(smooth, mask)
+    @override
+    def pair(self, tokens: Tokens) -> TokenWeights:
+        inner = self.of.pair(tokens)
+        return TokenWeights(namespace(inner.accept).ones_like(inner.accept), inner.expected())
 
-    def in_the_limit(self, log_ratio: Array, probability: Array, **context: Any) -> Correction:
-        """See `Correction.in_the_limit`."""
-        return dataclasses.replace(self, of=self.of.in_the_limit(log_ratio, probability, **context))
+    @override
+    def in_the_limit(self, tokens: Tokens, probability: Array) -> Correction:
+        return dataclasses.replace(self, of=self.of.in_the_limit(tokens, probability))
 
-    def pieces(self, overlap: Array | None = None) -> tuple[Piece, ...]:
-        """See `Correction.pieces`."""
+    @override
+    def pieces(self, overlap: Floats | None = None, sign: int = 0) -> tuple[Piece, ...]:
         return tuple(
             Piece(
                 piece.upper,
@@ -124,7 +119,7 @@ class RaoBlackwell(Wrapper):
                 ONE,
                 Monomial(piece.accept.coefficient * piece.weight.coefficient, piece.accept.power + piece.weight.power),
             )
-            for piece in self.of.pieces(overlap)
+            for piece in self.of.pieces(overlap, sign)
         )
 
 
@@ -155,69 +150,75 @@ class Combined(Correction):
             raise ValueError(f"{self.name}: its parts need the overlap at different lam: {lams}")
 
     @property
+    @override
     def name(self) -> str:  # type: ignore[override]
-        """The parts' names, joined."""
         return " & ".join(part.name for part in self.parts)
 
     @property
+    @override
     def level(self) -> Level:
-        """TOKEN if all parts are."""
         return Level.TOKEN if all(part.level is Level.TOKEN for part in self.parts) else Level.SEQUENCE
 
     @property
+    @override
     def unit(self) -> Level:
-        """TOKEN if that of all parts is."""
         return Level.TOKEN if all(part.unit is Level.TOKEN for part in self.parts) else Level.SEQUENCE
 
     @property
+    @override
     def looks_at_batch(self) -> bool:
-        """Whether any part does."""
         return any(part.looks_at_batch for part in self.parts)
 
     @property
+    @override
     def draws_mask(self) -> bool:
-        """Whether any part does."""
         return any(part.draws_mask for part in self.parts)
 
     @property
+    @override
     def carries_reference_ratio(self) -> bool:
-        """Whether any part does."""
         return any(part.carries_reference_ratio for part in self.parts)
 
     @property
-    def overlap_lam(self) -> Any | None:
-        """The one that its parts share."""
+    @override
+    def overlap_lam(self) -> Parameter | None:
         return self._lams[0] if self._lams else None
 
     @property
-    def _lams(self) -> list[Any]:
+    @override
+    def needs(self) -> frozenset[str]:
+        return frozenset().union(*(part.needs for part in self.parts))
+
+    @property
+    def _lams(self) -> list[Parameter]:
         return [part.overlap_lam for part in self.parts if part.overlap_lam is not None]
 
-    def weights(self, log_ratio: Array, overlap: Array | None = None, **context: Any) -> TokenWeights:
-        """See `Correction.weights`."""
-        mask = context.get("mask")
-        log_ratio, live = live_tokens(self, log_ratio, mask)
-        pairs = [part.weights(log_ratio, overlap, **context) for part in self.parts]
+    @override
+    def pair(self, tokens: Tokens) -> TokenWeights:
+        if tokens.log_reference_ratio is not None and sum(part.carries_reference_ratio for part in self.parts) > 1:
+            raise ValueError(f"{self.name}: two parts carry p_ref/p_new, which belongs into the weight once")
+        pairs = [part.pair(tokens) for part in self.parts]
         accept = reduce(lambda x, y: x * y, (pair.accept for pair in pairs))
-        pair = TokenWeights(accept, reduce(_product, (pair.weight for pair in pairs)))
-        return pair if mask is None else only_live(pair, live)
+        return TokenWeights(accept, reduce(_product, (pair.weight for pair in pairs)))
 
-    def in_the_limit(self, log_ratio: Array, probability: Array, **context: Any) -> Correction:
-        """See `Correction.in_the_limit`; each part has its own, of the same raw batch."""
-        return Combined(tuple(part.in_the_limit(log_ratio, probability, **context) for part in self.parts))
+    @override
+    def in_the_limit(self, tokens: Tokens, probability: Array) -> Correction:
+        """The parts' limits, each of the same raw batch."""
+        return Combined(tuple(part.in_the_limit(tokens, probability) for part in self.parts))
 
+    @override
     def parameters(self) -> dict[str, Any]:
-        """Those of the parts, as `part.parameter`; parts of one name are numbered from the second on."""
+        """The parameters of the parts, as `part.parameter`; parts of one name are numbered from the second on."""
         seen: Counter[str] = Counter()
-        found: dict[str, Any] = {}
+        parameters: dict[str, Any] = {}
         for part in self.parts:
             seen[part.name] += 1
             label = part.name if seen[part.name] == 1 else f"{part.name}#{seen[part.name]}"
-            found |= {f"{label}.{name}": value for name, value in part.parameters().items()}
-        return found
+            parameters |= {f"{label}.{name}": value for name, value in part.parameters().items()}
+        return parameters
 
+    @override
     def at(self, rows: slice) -> Correction:
-        """See `Correction.at`."""
         return dataclasses.replace(self, parts=tuple(part.at(rows) for part in self.parts))
 
 

@@ -11,22 +11,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+from typing_extensions import override
 
+from jackpot_sim.core.arrays import Floats
 from jackpot_sim.core.backend import Array, as_array, namespace
 from jackpot_sim.core.obrs import acceptance_probability
-from jackpot_sim.estimators.corrections.correction import (
-    ONE,
-    Monomial,
-    Piece,
-    TokenCorrection,
-    TokenWeights,
-    log_of,
-    register,
-    require_positive,
-)
+from jackpot_sim.estimators.corrections.correction import TokenCorrection
+from jackpot_sim.estimators.corrections.parameters import Parameter, log_of, require_positive
+from jackpot_sim.estimators.corrections.pieces import ONE, Monomial, Piece, log, number
+from jackpot_sim.estimators.corrections.registry import register
+from jackpot_sim.estimators.corrections.tokens import Tokens, given
 
 
 @register("jackpot")
@@ -34,81 +30,57 @@ from jackpot_sim.estimators.corrections.correction import (
 class Jackpot(TokenCorrection):
     """(min(1, r/λ), min(Z·max(λ, r), c1)·F2) with r = p_target/p_inf.
 
-    F2 = min(p_ref/p_new, c2) where the target is p_new, that is where `weights` is given
+    F2 = min(p_ref/p_new, c2) where the target is p_new, that is where the tokens carry
     `log_reference_ratio`; it is 1 where the target is p_ref. With p_new and c1 = c2 = ∞ the weight
     targets p_ref, and the PPO ratio supplies the rest.
     """
 
-    lam: Any = 1.0
+    lam: Parameter = 1.0
     """λ > 0 of the rejection."""
-    c1: Any = 2.0
+    c1: Parameter = 2.0
     """Clip on Z·max(λ, r)."""
-    c2: Any = 2.0
-    """Clip on p_ref/p_new."""
+    c2: float | None = 2.0
+    """Cap on p_ref/p_new where the target is p_new; None refuses that target."""
 
     def __post_init__(self) -> None:
         require_positive(self, "lam", infinite=False)
         require_positive(self, "c1", "c2")
 
     @property
-    def overlap_lam(self) -> Any:
-        """λ."""
+    @override
+    def overlap_lam(self) -> Parameter:
         return self.lam
 
     @property
+    @override
     def draws_mask(self) -> bool:
-        """True."""
         return True
 
-    @property
-    def carries_reference_ratio(self) -> bool:
-        """True: F2."""
-        return True
-
-    def accept(self, log_ratio: Array) -> Array:
+    @override
+    def accept(self, tokens: Tokens) -> Array:
         """a = min(1, r/λ)."""
-        return acceptance_probability(log_ratio, self.lam)
+        return acceptance_probability(tokens.log_ratio, self.lam)
 
-    def weight(self, log_ratio: Array, overlap: Array | None) -> Array:
+    @override
+    def weight(self, tokens: Tokens) -> Array:
         """w = min(Z·max(λ, r), c1), without F2."""
-        xp = namespace(log_ratio)
-        ratio = xp.exp(xp.maximum(log_ratio, log_of(self.lam, log_ratio)))
-        return _clipped(overlap, ratio, self.c1)
+        xp = namespace(tokens.log_ratio)
+        ratio = xp.exp(xp.maximum(tokens.log_ratio, log_of(self.lam, tokens.log_ratio)))
+        return _clipped(given(tokens.overlap), ratio, self.c1)
 
-    def weights(
-        self,
-        log_ratio: Array,
-        overlap: Array | None = None,
-        *,
-        log_reference_ratio: Array | None = None,
-        mask: Array | None = None,
-        advantages: Array | None = None,
-    ) -> TokenWeights:
-        """See `Correction.weights`."""
-        accept, weight = super().weights(log_ratio, overlap, mask=mask)
-        if log_reference_ratio is None:
-            return TokenWeights(accept, weight)
-        xp = namespace(log_reference_ratio)
-        if mask is not None:
-            log_reference_ratio = xp.where(mask, log_reference_ratio, 0.0)
-        if bool(xp.any(xp.isnan(log_reference_ratio))):
-            raise ValueError("log_reference_ratio holds NaN: jackpot cannot weigh it")
-        return TokenWeights(
-            accept, weight * xp.exp(xp.minimum(log_reference_ratio, log_of(self.c2, log_reference_ratio)))
-        )
-
-    def pieces(self, overlap: Array | None = None) -> tuple[Piece, ...]:
-        """See `Correction.pieces`; for the target p_ref."""
-        turn = np.maximum(_turn(self.c1, overlap), self.lam)
-        flat = Monomial(np.minimum(overlap * self.lam, self.c1), 0)
+    @override
+    def pieces(self, overlap: Floats | None = None, sign: int = 0) -> tuple[Piece, ...]:
+        z, lam = given(overlap), number(self.lam)
+        turn = np.maximum(_turn(self.c1, z), lam)
+        flat = Monomial(np.minimum(z * lam, number(self.c1)), 0)
         return (
-            Piece(np.log(self.lam), True, Monomial(1 / self.lam, 1), flat),
-            Piece(np.log(turn), True, ONE, Monomial(overlap, 1)),
-            Piece(math.inf, True, ONE, Monomial(self.c1, 0)),
+            Piece(log(self.lam), True, Monomial(1 / lam, 1), flat),
+            Piece(np.log(turn), True, ONE, Monomial(z, 1)),
+            Piece(math.inf, True, ONE, Monomial(number(self.c1), 0)),
         )
 
 
-def _clipped(overlap: Any, ratio: Array, c1: Any) -> Array:
+def _clipped(overlap: Array, ratio: Array, c1: Parameter) -> Array:
     """min(Z·ratio, c1)."""
     xp = namespace(ratio)
     # Z = 0 says that nothing is ever accepted; 0·inf must not turn that into nan.
@@ -116,10 +88,10 @@ def _clipped(overlap: Any, ratio: Array, c1: Any) -> Array:
     return xp.minimum(scaled, as_array(c1, ratio))
 
 
-def _turn(c1: Any, overlap: Any) -> Any:
+def _turn(c1: Parameter, overlap: Floats) -> Floats:
     """c1/Z, the ratio at which Z·r reaches the clip: never, where Z = 0."""
     with np.errstate(divide="ignore"):
-        return np.divide(c1, overlap)
+        return np.divide(number(c1), overlap)
 
 
 @register("overlap-tis")
@@ -127,28 +99,32 @@ def _turn(c1: Any, overlap: Any) -> Any:
 class OverlapTruncatedImportanceSampling(TokenCorrection):
     """(1, Z·min(r, c1/Z)) with Z = Z(λ): what Jackpot is in expectation for c1 ≥ λZ, without a mask (I2)."""
 
-    lam: Any = 1.0
+    lam: Parameter = 1.0
     """λ > 0 of the overlap."""
-    c1: Any = 2.0
+    c1: Parameter = 2.0
     """Clip on Z·r."""
+    c2: float | None = None
+    """Cap on p_ref/p_new where the target is p_new; None refuses that target."""
 
     def __post_init__(self) -> None:
         require_positive(self, "lam", infinite=False)
-        require_positive(self, "c1")
+        require_positive(self, "c1", "c2")
 
     @property
-    def overlap_lam(self) -> Any:
-        """λ."""
+    @override
+    def overlap_lam(self) -> Parameter:
         return self.lam
 
-    def weight(self, log_ratio: Array, overlap: Array | None) -> Array:
+    @override
+    def weight(self, tokens: Tokens) -> Array:
         """w = min(Z·r, c1)."""
-        xp = namespace(log_ratio)
-        return _clipped(overlap, xp.exp(log_ratio), self.c1)
+        xp = namespace(tokens.log_ratio)
+        return _clipped(given(tokens.overlap), xp.exp(tokens.log_ratio), self.c1)
 
-    def pieces(self, overlap: Array | None = None) -> tuple[Piece, ...]:
-        """See `Correction.pieces`."""
+    @override
+    def pieces(self, overlap: Floats | None = None, sign: int = 0) -> tuple[Piece, ...]:
+        z = given(overlap)
         return (
-            Piece(np.log(_turn(self.c1, overlap)), True, ONE, Monomial(overlap, 1)),
-            Piece(math.inf, True, ONE, Monomial(self.c1, 0)),
+            Piece(np.log(_turn(self.c1, z)), True, ONE, Monomial(z, 1)),
+            Piece(math.inf, True, ONE, Monomial(number(self.c1), 0)),
         )

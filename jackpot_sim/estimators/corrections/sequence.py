@@ -15,84 +15,30 @@ from abc import abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
-from jackpot_sim.core.backend import Array, as_array, namespace
-from jackpot_sim.core.log_ratios import Aggregate as Aggregate
-from jackpot_sim.core.log_ratios import aggregate, k2, k3
-from jackpot_sim.core.numerics import overflow_to_inf
-from jackpot_sim.estimators.corrections.correction import (
-    Correction,
-    Level,
-    TokenWeights,
-    live_tokens,
-    log_band,
-    log_of,
-    only_live,
-    register,
-    require_band,
-    require_positive,
-)
+from typing_extensions import override
+
+from jackpot_sim.core.backend import Array, namespace
+from jackpot_sim.core.log_ratios import Aggregate, aggregate, k2, k3
+from jackpot_sim.estimators.corrections.correction import Correction, Level
+from jackpot_sim.estimators.corrections.parameters import log_band, log_of, require_band, require_positive
+from jackpot_sim.estimators.corrections.registry import register
+from jackpot_sim.estimators.corrections.tokens import Tokens, given
+
+_SIGN = frozenset({"advantages"})
 
 
+@dataclass(frozen=True)
 class SequenceCorrection(Correction):
-    """A correction of tokens by the sequence that they are in. A subclass says what a and w are."""
-
-    _needs_advantages: ClassVar[bool] = False
+    """A correction of tokens by the sequence that they are in. A subclass defines a and w."""
 
     @property
+    @override
     def level(self) -> Level:
-        """SEQUENCE."""
         return Level.SEQUENCE
-
-    def weights(
-        self,
-        log_ratio: Array,
-        overlap: Array | None = None,
-        *,
-        log_reference_ratio: Array | None = None,
-        mask: Array | None = None,
-        advantages: Array | None = None,
-    ) -> TokenWeights:
-        """See `Correction.weights`. Every token of a sequence has the sequence's pair, unless a subclass says more."""
-        log_ratio, mask = live_tokens(self, log_ratio, mask)
-        signs = self._advantages(log_ratio, mask, advantages) if self._needs_advantages else None
-        with overflow_to_inf():
-            pair = TokenWeights(self.accept(log_ratio, mask, signs), self.weight(log_ratio, mask))
-        return only_live(pair, mask)
-
-    def accept(self, log_ratio: Array, mask: Array, advantages: Array | None) -> Array:
-        """a in [0, 1] of each token (..., length), or of each sequence (..., 1).
-
-        Args:
-            log_ratio: ℓ, shape (..., length); 0 at masked tokens.
-            mask: the same shape.
-            advantages: the same shape, 0 at masked tokens, for a correction that needs them.
-        """
-        return namespace(log_ratio).ones_like(log_ratio)
-
-    def weight(self, log_ratio: Array, mask: Array) -> Array:
-        """w ≥ 0; arguments and shapes as in `accept`."""
-        return namespace(log_ratio).ones_like(log_ratio)
-
-    def _advantages(self, log_ratio: Array, mask: Array, advantages: Array | None) -> Array:
-        xp = namespace(log_ratio)
-        if advantages is None:
-            raise ValueError(f"{self.name} needs advantages: pass one per sequence, shape (..., 1), or one per token")
-        try:
-            known = xp.where(mask, as_array(advantages, log_ratio), 0.0)
-        except (RuntimeError, ValueError):
-            known = None
-        if known is None or known.shape != log_ratio.shape:
-            raise ValueError(
-                f"advantages has shape {tuple(advantages.shape)}: it does not broadcast against log_ratio, "
-                f"of shape {tuple(log_ratio.shape)} (one per sequence has shape (..., 1))"
-            )
-        if bool(xp.any(xp.isnan(known))):
-            raise ValueError(f"advantages holds NaN: {self.name} cannot tell its sign")
-        return known
 
 
 class _Aggregated(SequenceCorrection):
-    """One that looks at the sequence through one number; `aggregate` is a field of each subclass."""
+    """A correction that looks at the sequence through one number; `aggregate` is a field of each subclass."""
 
     aggregate: Aggregate
     _may_be_largest: ClassVar[bool] = False
@@ -102,6 +48,10 @@ class _Aggregated(SequenceCorrection):
         if self.aggregate not in known:
             raise ValueError(f"{self.name}: aggregate must be one of {', '.join(known)}, got {self.aggregate!r}")
         object.__setattr__(self, "aggregate", Aggregate(self.aggregate))
+
+    def _aggregated(self, tokens: Tokens) -> Array:
+        """S or G, shape (..., 1)."""
+        return aggregate(tokens.log_ratio, tokens.live, self.aggregate)
 
     def _kept(self, statistic: Array, low: float, high: float) -> Array:
         return namespace(statistic).astype((statistic >= low) & (statistic <= high), statistic.dtype)
@@ -114,9 +64,10 @@ class SequenceImportanceSampling(_Aggregated):
 
     aggregate: Aggregate = Aggregate.SUM
 
-    def weight(self, log_ratio: Array, mask: Array) -> Array:
+    @override
+    def weight(self, tokens: Tokens) -> Array:
         """w = e^S, or e^G."""
-        return namespace(log_ratio).exp(aggregate(log_ratio, mask, self.aggregate))
+        return namespace(tokens.log_ratio).exp(self._aggregated(tokens))
 
 
 @register("geometric-is")
@@ -140,10 +91,11 @@ class SequenceTruncatedImportanceSampling(_Aggregated):
         super().__post_init__()
         require_positive(self, "clip")
 
-    def weight(self, log_ratio: Array, mask: Array) -> Array:
+    @override
+    def weight(self, tokens: Tokens) -> Array:
         """w = min(e^S, C), or min(e^G, C)."""
-        xp = namespace(log_ratio)
-        return xp.exp(xp.minimum(aggregate(log_ratio, mask, self.aggregate), log_of(self.clip, log_ratio)))
+        xp = namespace(tokens.log_ratio)
+        return xp.exp(xp.minimum(self._aggregated(tokens), log_of(self.clip, tokens.log_ratio)))
 
 
 @register("geometric-tis")
@@ -168,9 +120,10 @@ class SequenceMaskedImportanceSampling(SequenceImportanceSampling):
         super().__post_init__()
         require_band(self)
 
-    def accept(self, log_ratio: Array, mask: Array, advantages: Array | None) -> Array:
+    @override
+    def accept(self, tokens: Tokens) -> Array:
         """a = 1[low ≤ e^S ≤ high], or of e^G."""
-        return self._kept(aggregate(log_ratio, mask, self.aggregate), *log_band(self.low, self.high))
+        return self._kept(self._aggregated(tokens), *log_band(self.low, self.high))
 
 
 @register("geometric-mis")
@@ -202,14 +155,15 @@ class SequenceRatioMask(_Aggregated):
         super().__post_init__()
         require_band(self)
 
-    def accept(self, log_ratio: Array, mask: Array, advantages: Array | None) -> Array:
+    @override
+    def accept(self, tokens: Tokens) -> Array:
         """a = 1[low ≤ e^G ≤ high], or of e^S."""
         band = log_band(self.low, self.high, self.inverted)
-        return self._kept(aggregate(log_ratio, mask, self.aggregate), *band)
+        return self._kept(self._aggregated(tokens), *band)
 
 
 class _StatisticMask(_Aggregated):
-    """Keeps sequences whose aggregated statistic is at most `bound`."""
+    """A mask that keeps sequences whose aggregated statistic is at most `bound`."""
 
     _may_be_largest = True
     bound: float
@@ -220,11 +174,14 @@ class _StatisticMask(_Aggregated):
 
     @abstractmethod
     def _statistic(self, log_ratio: Array) -> Array:
-        """Of each token."""
+        """The statistic of each token."""
 
-    def accept(self, log_ratio: Array, mask: Array, advantages: Array | None) -> Array:
+    @override
+    def accept(self, tokens: Tokens) -> Array:
         """a = 1[the statistic's sum, mean or max ≤ bound]."""
-        return self._kept(aggregate(self._statistic(log_ratio), mask, self.aggregate), -math.inf, self.bound)
+        return self._kept(
+            aggregate(self._statistic(tokens.log_ratio), tokens.live, self.aggregate), -math.inf, self.bound
+        )
 
 
 @register("sequence-mask-k2")
@@ -236,6 +193,7 @@ class SequenceSquaredMask(_StatisticMask):
     """b > 0, nats²."""
     aggregate: Aggregate = Aggregate.MAX
 
+    @override
     def _statistic(self, log_ratio: Array) -> Array:
         return k2(log_ratio)
 
@@ -249,6 +207,7 @@ class SequenceBregmanMask(_StatisticMask):
     """b > 0, nats."""
     aggregate: Aggregate = Aggregate.MEAN
 
+    @override
     def _statistic(self, log_ratio: Array) -> Array:
         return k3(log_ratio)
 
@@ -262,7 +221,7 @@ class SequencePolicyOptimisation(SequenceCorrection):
     ∇s = s·(1/|y|)·Σ_t ∇ log p, of which the 1/|y| belongs to the loss aggregation and is not in here.
     """
 
-    _needs_advantages = True
+    _looks_at = _SIGN
     low: float = 3e-4
     """How far s may fall below 1 where A < 0, in [0, 1]."""
     high: float = 4e-4
@@ -272,16 +231,18 @@ class SequencePolicyOptimisation(SequenceCorrection):
         if not (0 <= self.low <= 1 and self.high >= 0):
             raise ValueError(f"{self.name}: low must lie in [0, 1] and high be >= 0, got {self.low} and {self.high}")
 
-    def accept(self, log_ratio: Array, mask: Array, advantages: Array | None) -> Array:
+    @override
+    def accept(self, tokens: Tokens) -> Array:
         """a = 0 where the objective is clipped, and so has no gradient."""
-        mean, sign = aggregate(log_ratio, mask, Aggregate.MEAN), as_array(advantages, log_ratio)
+        mean, sign = aggregate(tokens.log_ratio, tokens.live, Aggregate.MEAN), given(tokens.advantages)
         low, high = log_band(1 - self.low, 1 + self.high)
         clipped = ((sign > 0) & (mean > high)) | ((sign < 0) & (mean < low))
         return namespace(mean).astype(~clipped, mean.dtype)
 
-    def weight(self, log_ratio: Array, mask: Array) -> Array:
+    @override
+    def weight(self, tokens: Tokens) -> Array:
         """w = e^G."""
-        return namespace(log_ratio).exp(aggregate(log_ratio, mask, Aggregate.MEAN))
+        return namespace(tokens.log_ratio).exp(aggregate(tokens.log_ratio, tokens.live, Aggregate.MEAN))
 
 
 @register("veto")
@@ -295,11 +256,12 @@ class Veto(SequenceCorrection):
     def __post_init__(self) -> None:
         require_positive(self, "threshold", infinite=False)
 
-    def accept(self, log_ratio: Array, mask: Array, advantages: Array | None) -> Array:
+    @override
+    def accept(self, tokens: Tokens) -> Array:
         """a = 1[r ≥ τ at every token]."""
-        xp = namespace(log_ratio)
-        vetoed = xp.any(mask & (log_ratio < math.log(self.threshold)), axis=-1, keepdims=True)
-        return xp.astype(~vetoed, log_ratio.dtype)
+        xp = namespace(tokens.log_ratio)
+        vetoed = xp.any(tokens.live & (tokens.log_ratio < math.log(self.threshold)), axis=-1, keepdims=True)
+        return xp.astype(~vetoed, tokens.log_ratio.dtype)
 
 
 @register("opsm")
@@ -307,14 +269,15 @@ class Veto(SequenceCorrection):
 class OffPolicySequenceMask(SequenceCorrection):
     """(0 if A < 0 and mean(−ℓ) > δ, 1): drops what was bad and is no longer likely (slime)."""
 
-    _needs_advantages = True
+    _looks_at = _SIGN
     delta: float = 1e-4
     """δ > 0, nats per token."""
 
     def __post_init__(self) -> None:
         require_positive(self, "delta")
 
-    def accept(self, log_ratio: Array, mask: Array, advantages: Array | None) -> Array:
+    @override
+    def accept(self, tokens: Tokens) -> Array:
         """a = 1 − 1[A < 0]·1[−G > δ]."""
-        drifted = aggregate(log_ratio, mask, Aggregate.MEAN) < -self.delta
-        return namespace(log_ratio).astype(~((as_array(advantages, log_ratio) < 0) & drifted), log_ratio.dtype)
+        drifted = aggregate(tokens.log_ratio, tokens.live, Aggregate.MEAN) < -self.delta
+        return namespace(tokens.log_ratio).astype(~((given(tokens.advantages) < 0) & drifted), tokens.log_ratio.dtype)

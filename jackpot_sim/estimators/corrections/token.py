@@ -1,33 +1,28 @@
-"""Corrections of each token by its own importance ratio r = p/q: mathematics of section 3, a table as code.
+"""Corrections of each token by its own importance ratio r = p/q.
 
 Defaults are those that frameworks ship: TIS with C = 2 (verl, slime, SkyRL), IcePop with 0.5-5
-(verl, OpenRLHF). All bounds are on r, policy over actor; verl's `k1` bounds act on 1/r instead, which
-is what `inverted` is for.
+(verl, OpenRLHF). All bounds are on r, policy over actor; verl's `k1` bounds act on 1/r instead, as
+`inverted` does.
 """
 
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import ClassVar
 
-import numpy as np
 from scipy.special import lambertw
+from typing_extensions import override
 
+from jackpot_sim.core.arrays import Floats
 from jackpot_sim.core.backend import Array, namespace, to_numpy
 from jackpot_sim.core.obrs import acceptance_probability
-from jackpot_sim.estimators.corrections.correction import (
-    ONE,
-    RATIO,
-    Monomial,
-    Piece,
-    TokenCorrection,
-    log_band,
-    log_of,
-    register,
-    require_band,
-    require_positive,
-)
+from jackpot_sim.estimators.corrections.correction import TokenCorrection
+from jackpot_sim.estimators.corrections.parameters import Parameter, log_band, log_of, require_band, require_positive
+from jackpot_sim.estimators.corrections.pieces import ONE, RATIO, Monomial, Piece, log, number
+from jackpot_sim.estimators.corrections.registry import register
+from jackpot_sim.estimators.corrections.tokens import Tokens
 
 
 @register("none")
@@ -35,8 +30,8 @@ from jackpot_sim.estimators.corrections.correction import (
 class NoCorrection(TokenCorrection):
     """(1, 1): the actor's tokens as if they were the policy's."""
 
-    def pieces(self, overlap: Array | None = None) -> tuple[Piece, ...]:
-        """See `Correction.pieces`."""
+    @override
+    def pieces(self, overlap: Floats | None = None, sign: int = 0) -> tuple[Piece, ...]:
         return (Piece(math.inf, True, ONE, ONE),)
 
 
@@ -45,12 +40,19 @@ class NoCorrection(TokenCorrection):
 class ImportanceSampling(TokenCorrection):
     """(1, r): unbiased on the actor's support, with unbounded variance (AReaL)."""
 
-    def weight(self, log_ratio: Array, overlap: Array | None) -> Array:
-        """w = r."""
-        return namespace(log_ratio).exp(log_ratio)
+    c2: float | None = None
+    """Cap on p_ref/p_new where the target is p_new; None refuses that target."""
 
-    def pieces(self, overlap: Array | None = None) -> tuple[Piece, ...]:
-        """See `Correction.pieces`."""
+    def __post_init__(self) -> None:
+        require_positive(self, "c2")
+
+    @override
+    def weight(self, tokens: Tokens) -> Array:
+        """w = r."""
+        return namespace(tokens.log_ratio).exp(tokens.log_ratio)
+
+    @override
+    def pieces(self, overlap: Floats | None = None, sign: int = 0) -> tuple[Piece, ...]:
         return (Piece(math.inf, True, ONE, RATIO),)
 
 
@@ -64,46 +66,56 @@ class TruncatedImportanceSampling(TokenCorrection):
     that the policy would hardly write count for more than they should (OpenRLHF, [0.5, 5]).
     """
 
-    clip: Any = 2.0
+    clip: Parameter = 2.0
     """C > 0."""
     floor: float = 0.0
     """The smallest weight, in [0, C]."""
+    c2: float | None = None
+    """Cap on p_ref/p_new where the target is p_new; None refuses that target."""
 
     def __post_init__(self) -> None:
-        require_positive(self, "clip")
+        require_positive(self, "clip", "c2")
         if not bool(to_numpy((self.floor >= 0) & (self.floor <= self.clip)).all()):
             raise ValueError(f"{self.name}: floor must lie between 0 and clip, got {self.floor} and {self.clip}")
 
-    def weight(self, log_ratio: Array, overlap: Array | None) -> Array:
+    @override
+    def weight(self, tokens: Tokens) -> Array:
         """w = min(max(r, floor), C)."""
+        log_ratio = tokens.log_ratio
         xp = namespace(log_ratio)
         if self.floor > 0:
             log_ratio = xp.maximum(log_ratio, log_of(self.floor, log_ratio))
         return xp.exp(xp.minimum(log_ratio, log_of(self.clip, log_ratio)))
 
-    def pieces(self, overlap: Array | None = None) -> tuple[Piece, ...]:
-        """See `Correction.pieces`."""
+    @override
+    def pieces(self, overlap: Floats | None = None, sign: int = 0) -> tuple[Piece, ...]:
         floor = (Piece(math.log(self.floor), True, ONE, Monomial(self.floor, 0)),) if self.floor > 0 else ()
-        return *floor, Piece(np.log(self.clip), True, ONE, RATIO), Piece(math.inf, True, ONE, Monomial(self.clip, 0))
+        return (
+            *floor,
+            Piece(log(self.clip), True, ONE, RATIO),
+            Piece(math.inf, True, ONE, Monomial(number(self.clip), 0)),
+        )
 
 
+@dataclass(frozen=True)
 class _Band(TokenCorrection):
-    """Keeps the tokens whose log-ratio lies in a band, with weight `_kept`."""
+    """A mask that keeps the tokens whose log-ratio lies in a band, with weight `_kept`."""
 
-    _kept: Monomial
+    _kept: ClassVar[Monomial]
 
-    def _bounds(self) -> tuple[Any, Any]:
+    @abstractmethod
+    def _bounds(self) -> tuple[float, float]:
         """The band's ends in log r, both inside it."""
-        raise NotImplementedError
 
-    def accept(self, log_ratio: Array) -> Array:
+    @override
+    def accept(self, tokens: Tokens) -> Array:
         """a = 1[low ≤ r ≤ high]."""
-        low, high = self._bounds()
+        (low, high), log_ratio = self._bounds(), tokens.log_ratio
         xp = namespace(log_ratio)
         return xp.astype((log_ratio >= low) & (log_ratio <= high), log_ratio.dtype)
 
-    def pieces(self, overlap: Array | None = None) -> tuple[Piece, ...]:
-        """See `Correction.pieces`."""
+    @override
+    def pieces(self, overlap: Floats | None = None, sign: int = 0) -> tuple[Piece, ...]:
         low, high = self._bounds()
         dropped = Monomial(0.0, 0)
         return (
@@ -122,8 +134,10 @@ class _RatioBand(_Band):
 
     def __post_init__(self) -> None:
         require_band(self)
+        require_positive(self, "c2")
 
-    def _bounds(self) -> tuple[Any, Any]:
+    @override
+    def _bounds(self) -> tuple[float, float]:
         return log_band(self.low, self.high)
 
 
@@ -133,10 +147,13 @@ class MaskedImportanceSampling(_RatioBand):
     """(1[low ≤ r ≤ high], r): masked importance sampling, IcePop (Ling)."""
 
     _kept = RATIO
+    c2: float | None = None
+    """Cap on p_ref/p_new where the target is p_new; None refuses that target."""
 
-    def weight(self, log_ratio: Array, overlap: Array | None) -> Array:
+    @override
+    def weight(self, tokens: Tokens) -> Array:
         """w = r."""
-        return namespace(log_ratio).exp(log_ratio)
+        return namespace(tokens.log_ratio).exp(tokens.log_ratio)
 
 
 @register("mask-k1")
@@ -153,8 +170,11 @@ class RatioMask(_RatioBand):
     high: float = 1.2
     inverted: bool = False
     """Whether the bounds are on 1/r, as verl's are."""
+    c2: float | None = None
+    """Cap on p_ref/p_new where the target is p_new; None refuses that target."""
 
-    def _bounds(self) -> tuple[Any, Any]:
+    @override
+    def _bounds(self) -> tuple[float, float]:
         return log_band(self.low, self.high, self.inverted)
 
 
@@ -166,11 +186,14 @@ class SquaredMask(_Band):
     _kept = ONE
     bound: float = 0.02
     """b > 0, nats."""
+    c2: float | None = None
+    """Cap on p_ref/p_new where the target is p_new; None refuses that target."""
 
     def __post_init__(self) -> None:
-        require_positive(self, "bound")
+        require_positive(self, "bound", "c2")
 
-    def _bounds(self) -> tuple[Any, Any]:
+    @override
+    def _bounds(self) -> tuple[float, float]:
         half_width = math.sqrt(2 * self.bound)
         return -half_width, half_width
 
@@ -186,11 +209,15 @@ class BregmanMask(_Band):
     _kept = ONE
     bound: float = 0.02
     """b > 0, nats."""
+    c2: float | None = None
+    """Cap on p_ref/p_new where the target is p_new; None refuses that target."""
 
     def __post_init__(self) -> None:
         require_positive(self, "bound", infinite=False)
+        require_positive(self, "c2")
 
-    def _bounds(self) -> tuple[Any, Any]:
+    @override
+    def _bounds(self) -> tuple[float, float]:
         if self.bound > 700:  # e^−(1+b) leaves float64; log r = −(1+b) + r and r − log r = 1 + b by iteration
             high = 1 + self.bound
             for _ in range(50):
@@ -206,21 +233,25 @@ class BregmanMask(_Band):
 class RejectionSampling(TokenCorrection):
     """(min(1, r/λ), 1): optimal budgeted rejection sampling, with no weight ([V])."""
 
-    lam: Any = 1.0
+    lam: Parameter = 1.0
     """λ > 0."""
+    c2: float | None = None
+    """Cap on p_ref/p_new where the target is p_new; None refuses that target."""
 
     def __post_init__(self) -> None:
         require_positive(self, "lam", infinite=False)
+        require_positive(self, "c2")
 
-    def accept(self, log_ratio: Array) -> Array:
+    @override
+    def accept(self, tokens: Tokens) -> Array:
         """a = min(1, r/λ)."""
-        return acceptance_probability(log_ratio, self.lam)
+        return acceptance_probability(tokens.log_ratio, self.lam)
 
     @property
+    @override
     def draws_mask(self) -> bool:
-        """True."""
         return True
 
-    def pieces(self, overlap: Array | None = None) -> tuple[Piece, ...]:
-        """See `Correction.pieces`."""
-        return Piece(np.log(self.lam), True, Monomial(1 / self.lam, 1), ONE), Piece(math.inf, True, ONE, ONE)
+    @override
+    def pieces(self, overlap: Floats | None = None, sign: int = 0) -> tuple[Piece, ...]:
+        return Piece(log(self.lam), True, Monomial(1 / number(self.lam), 1), ONE), Piece(math.inf, True, ONE, ONE)

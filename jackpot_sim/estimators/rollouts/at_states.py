@@ -14,9 +14,10 @@ import numpy as np
 from jackpot_sim.core import divergences, obrs
 from jackpot_sim.core.arrays import Floats, Ints
 from jackpot_sim.core.backend import Array, namespace, to_numpy
-from jackpot_sim.core.numerics import log_ratio, overflow_to_inf
+from jackpot_sim.core.numerics import overflow_to_inf
 from jackpot_sim.estimators.corrections.correction import Correction
 from jackpot_sim.estimators.states.moments import kl_to_weighted
+from jackpot_sim.estimators.states.tokens import tokens_of_states
 
 
 class AtState(NamedTuple):
@@ -40,16 +41,13 @@ def at_states(
         actor_log_probs: log q of the law that is sampled from, the same shape.
         believed_log_probs: log q as the correction is told it: the same, unless that is a mistake to study.
         kl: KL(p‖q) at each state, shape (states,), nats: what a correction has that leaves the law as it is.
-        correction: one that looks at single tokens, its parameters numbers.
+        correction: one that fits a table, its parameters numbers.
     """
     xp = namespace(policy_log_probs)
     q = xp.exp(actor_log_probs)
     live = q > 0
-    overlap = None
-    if correction.overlap_lam is not None:
-        overlap = obrs.overlap(policy_log_probs, believed_log_probs, correction.overlap_lam)[:, None]
     with overflow_to_inf():
-        accept, weight = correction.weights(log_ratio(policy_log_probs, believed_log_probs), overlap)
+        accept, weight = correction.weights(tokens_of_states(policy_log_probs, believed_log_probs, correction))
     keeps_all, weighs_none = (bool(xp.all((each == 1.0) | ~live)) for each in (accept, weight))
     accept, weight = (xp.where(live, each, 0.0) for each in (accept, weight))
     kl_accepted = kl if keeps_all else kl_to_weighted(policy_log_probs, actor_log_probs, accept)
@@ -66,7 +64,7 @@ class Visited:
     Attributes:
         divergences: by the names of `divergences.BY_NAME`.
         overlap: Z(λ) between the policy and the believed law, by λ.
-        at: what each of the corrections of single tokens does, in their order; None for the others.
+        at: the figures of each correction that fits a table, in their order; None for the others.
         policy_log_probs: log p of the tokens that were written.
     """
 
@@ -77,7 +75,7 @@ class Visited:
         self.divergences = {name: self._empty() for name in divergences.BY_NAME}
         self.policy_log_probs = self._empty()
         self.at = [
-            AtState(self._empty(), self._empty(), self._empty()) if each.is_per_token else None for each in corrections
+            AtState(self._empty(), self._empty(), self._empty()) if each.fits_a_table else None for each in corrections
         ]
 
     def add(self, sequence: Ints, step: Ints, policy: Array, actor: Array, believed: Array) -> None:

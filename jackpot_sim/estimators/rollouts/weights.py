@@ -16,14 +16,15 @@ import numpy as np
 from jackpot_sim.core.arrays import Flags, Floats, Ints
 from jackpot_sim.core.numerics import check_same_shape, overflow_to_inf
 from jackpot_sim.core.scored import ScoredRollouts
-from jackpot_sim.estimators.corrections.correction import Correction, Level, TokenWeights
+from jackpot_sim.estimators.corrections.correction import Correction, Level
+from jackpot_sim.estimators.corrections.tokens import Tokens, TokenWeights, in_numpy
 from jackpot_sim.estimators.replicates import jackknife
 from jackpot_sim.estimators.statistics import Denominator
 
 
 def weigh(
     rollouts: ScoredRollouts, correction: Correction, overlap: Floats | None = None, *, replicate: Ints | None = None
-) -> TokenWeights:
+) -> TokenWeights[Floats]:
     """Accept probability and weight of every token, both (n, length), 0 at padding.
 
     Args:
@@ -50,15 +51,29 @@ def weigh(
     return TokenWeights(accept, weight)
 
 
-def _weigh(rollouts: ScoredRollouts, correction: Correction, overlap: Floats | None) -> TokenWeights:
+def _weigh(rollouts: ScoredRollouts, correction: Correction, overlap: Floats | None) -> TokenWeights[Floats]:
     with overflow_to_inf():
-        accept, weight = correction.weights(
-            rollouts.log_ratio, overlap, mask=rollouts.mask, advantages=rollouts.advantage[:, None]
-        )
-    return TokenWeights(np.asarray(accept), np.asarray(weight))
+        return in_numpy(correction.weights(tokens_of_rollouts(rollouts, overlap)))
 
 
-def draw(rollouts: ScoredRollouts, pair: TokenWeights, generator: np.random.Generator) -> tuple[Flags, Floats]:
+def tokens_of_rollouts(rollouts: ScoredRollouts, overlap: Floats | None = None) -> Tokens:
+    """The tokens of rollouts, (n, length), of which the advantages have shape (n, 1).
+
+    Args:
+        rollouts: sequences that the actor wrote.
+        overlap: Z(λ) at the state of each token, (n, length), for a correction that needs it.
+    """
+    return Tokens(
+        rollouts.log_ratio,
+        policy_log_probs=rollouts.policy_log_probs,
+        actor_log_probs=rollouts.actor_log_probs,
+        overlap=overlap,
+        mask=rollouts.mask,
+        advantages=rollouts.advantage[:, None],
+    )
+
+
+def draw(rollouts: ScoredRollouts, pair: TokenWeights[Floats], generator: np.random.Generator) -> tuple[Flags, Floats]:
     """The mask m, one for every token from its accept probability, and m·w; both (n, length)."""
     mask = (generator.random(pair.accept.shape) < pair.accept) & rollouts.mask
     return mask, np.where(mask, pair.weight, 0.0)

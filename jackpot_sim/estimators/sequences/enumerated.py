@@ -27,7 +27,8 @@ import numpy as np
 from jackpot_sim.core.arrays import Floats
 from jackpot_sim.core.numerics import overflow_to_inf
 from jackpot_sim.core.sequences import Enumeration, kl_of_measures, occupancy, per_sequence
-from jackpot_sim.estimators.corrections.correction import Correction, Level, TokenWeights
+from jackpot_sim.estimators.corrections.correction import Correction, Level
+from jackpot_sim.estimators.corrections.tokens import TokenWeights
 from jackpot_sim.estimators.sequences.sampled import Truth
 from jackpot_sim.estimators.sequences.spaces import Logits, Parameters, Space
 from jackpot_sim.estimators.sequences.updates import Proposals, UpdateTarget, in_the_limit, weigh
@@ -122,8 +123,8 @@ class Weighed:
         return combine(StateStatistics(**columns), denominator, n_samples)
 
     def bias_shares(self, denominator: Denominator | str = Denominator.PROPOSED) -> BiasShares | None:
-        """See `BiasShares`; None for corrections of whole sequences, or where there is no bias to share."""
-        if not all(w.is_per_token for w in self._prompts):
+        """See `BiasShares`; None for corrections that fit no table of (prefix, token), or where there is no bias."""
+        if not all(w.fits_a_table for w in self._prompts):
             return None
         divisors = self._divisors(Denominator(denominator))
         parts = [w.bias_parts(divisor) for w, divisor in zip(self._prompts, divisors, strict=True)]
@@ -193,8 +194,8 @@ class _Prompt:
 class _Weights:
     """One correction on every proposal of one prompt."""
 
-    def __init__(self, prompt: _Prompt, pair: TokenWeights, correction: Correction) -> None:
-        self.prompt, self.is_per_token = prompt, correction.is_per_token
+    def __init__(self, prompt: _Prompt, pair: TokenWeights[Floats], correction: Correction) -> None:
+        self.prompt, self.fits_a_table = prompt, correction.fits_a_table
         per_token = correction.unit is Level.TOKEN
         self.accept, self.weight = pair
         self.law: Floats = pair.expected()
@@ -300,7 +301,7 @@ class _Weights:
         prompt, proposals = self.prompt, self.prompt.proposals
         q, p, ratio = (each[:, None] for each in (prompt.actor, prompt.policy_of_proposals, prompt.log_ratio))
         excess = weighted_less_policy(q, p, self.law, ratio)
-        error_law = over_divisor(q * self.law, excess, p, divisor, divisor - 1)
+        error_law = np.asarray(over_divisor(q * self.law, excess, p, np.asarray(divisor), np.asarray(divisor - 1)))
         reached = proposals.sequences.scatter(proposals.advantage[:, None] * error_law, prompt.laws.shape)
         return np.asarray(reached - prompt.value_out_of_reach)
 

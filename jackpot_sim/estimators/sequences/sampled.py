@@ -23,7 +23,8 @@ from scipy import sparse
 from jackpot_sim.core.arrays import Flags, Floats
 from jackpot_sim.core.numerics import log_ratio, overflow_to_inf
 from jackpot_sim.core.sequences import Rollouts, Sequences
-from jackpot_sim.estimators.corrections.correction import Correction, Level, TokenWeights
+from jackpot_sim.estimators.corrections.correction import Correction, Level
+from jackpot_sim.estimators.corrections.tokens import TokenWeights
 from jackpot_sim.estimators.replicates import Sampled, gradient_figures, jackknife
 from jackpot_sim.estimators.sequences.updates import Proposals, UpdateTarget, weigh, weight_tables
 from jackpot_sim.estimators.statistics import Denominator
@@ -58,7 +59,7 @@ def estimate(
     """The moments of `correction` from simulated updates; the sequences are shared out evenly among them.
 
     The KLs are those between visits to (prefix, token). They are nan for corrections that look at more than
-    the token, whose law of visits no single draw knows.
+    the state and the token, whose law of visits no single draw knows.
 
     Args:
         rollouts: one for each prompt.
@@ -93,7 +94,7 @@ def estimate(
             draws.add(updates, _Updates.of(each, each.policy, wanted, replicates, own))
         else:
             draws.add_known(updates, replicates, pull, each.actor, truth.along[index])
-        if correction.is_per_token:
+        if correction.fits_a_table:
             tables = weight_tables(parts[index], correction, target)
             draws.surprise(index, each, tables)
     value = draws.figures(n_samples)
@@ -111,7 +112,9 @@ def _per_replicate(rollouts: Sequence[Rollouts], replicates: int) -> int:
     return int(counts.pop() // replicates)
 
 
-def _weigh(parts: list[Proposals], correction: Correction, target: UpdateTarget, replicates: int) -> list[TokenWeights]:
+def _weigh(
+    parts: list[Proposals], correction: Correction, target: UpdateTarget, replicates: int
+) -> list[TokenWeights[Floats]]:
     if not correction.looks_at_batch:
         return weigh(parts, correction, target)
     batches = []
@@ -124,7 +127,7 @@ def _weigh(parts: list[Proposals], correction: Correction, target: UpdateTarget,
     ]
 
 
-def _masked(part: Proposals, pair: TokenWeights, generator: np.random.Generator) -> tuple[Flags, Floats]:
+def _masked(part: Proposals, pair: TokenWeights[Floats], generator: np.random.Generator) -> tuple[Flags, Floats]:
     """The drawn mask, and m·w."""
     mask = (generator.random(pair.accept.shape) < pair.accept) & part.sequences.mask
     return mask, np.where(mask, pair.weight, 0.0)
@@ -224,7 +227,7 @@ class _Draws:
         known = np.sum(pull * sequences.gather(along), axis=-1).reshape(replicates, -1).sum(axis=-1)
         self.cross.products += known[:, None]
 
-    def surprise(self, index: int, rollouts: Rollouts, tables: TokenWeights) -> None:
+    def surprise(self, index: int, rollouts: Rollouts, tables: TokenWeights[Floats]) -> None:
         """log P(s, x)/Q(s, x) along the policy's own sequences, where P(s)/Q(s) = e^{Σ ℓ before s}."""
         laws, replicates = rollouts.laws, self.kept.shape[1]
         q = np.exp(laws.actor_log_probs)

@@ -46,7 +46,7 @@ class Logits:
 
     def update(self, mass: Floats) -> Floats:
         """See `Space`."""
-        return np.asarray(gradient_under(mass, self._p, 1.0))
+        return np.asarray(gradient_under(mass, self._p, np.ones_like(self._p)))
 
     def along(self, vector: Floats) -> Floats:
         """See `Space`."""

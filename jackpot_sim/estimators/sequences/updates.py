@@ -8,11 +8,10 @@ instead ([J] section 4.3): its weight then carries p_ref/p_new, clipped.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
-from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,7 +19,8 @@ from jackpot_sim.core.arrays import Floats
 from jackpot_sim.core.numerics import log_ratio
 from jackpot_sim.core.obrs import overlap
 from jackpot_sim.core.sequences import SequenceLaws, Sequences
-from jackpot_sim.estimators.corrections.correction import Correction, TokenWeights
+from jackpot_sim.estimators.corrections.correction import Correction
+from jackpot_sim.estimators.corrections.tokens import Tokens, TokenWeights, given, in_numpy
 
 
 class UpdateTarget(StrEnum):
@@ -61,7 +61,7 @@ class Proposals:
         if laws.reference_log_probs is laws.policy_log_probs:
             return None
         new, old = laws.policy_log_probs, laws.reference_log_probs
-        return np.where(new == old, 1.0, np.exp(log_ratio(new, old)))  # also where neither has support
+        return np.where(new == old, 1.0, np.exp(np.asarray(log_ratio(new, old))))  # also where neither has support
 
 
 def require_target(correction: Correction, target: UpdateTarget) -> None:
@@ -77,7 +77,7 @@ def require_target(correction: Correction, target: UpdateTarget) -> None:
         )
 
 
-def weigh(parts: Sequence[Proposals], correction: Correction, target: UpdateTarget) -> list[TokenWeights]:
+def weigh(parts: Sequence[Proposals], correction: Correction, target: UpdateTarget) -> list[TokenWeights[Floats]]:
     """Accept probability and weight, p_new/p_ref included, of every token of one batch.
 
     Args:
@@ -92,15 +92,14 @@ def weigh(parts: Sequence[Proposals], correction: Correction, target: UpdateTarg
         ValueError: as `require_target` and `Correction.weights`.
     """
     require_target(correction, target)
-    if correction.is_per_token:
+    if correction.fits_a_table:
         tables = [weight_tables(part, correction, target) for part in parts]
         return [
             TokenWeights(*(part.sequences.gather(table) for table in pair))
             for part, pair in zip(parts, tables, strict=True)
         ]
     lengths = np.cumsum([len(part.sequences) for part in parts])[:-1]
-    context = _Context.of(parts, correction, target)
-    accept, weight = correction.weights(context.log_ratio, **context.others())
+    accept, weight = in_numpy(correction.weights(tokens_of_sequences(parts, correction, target)))
     pairs = zip(parts, np.split(accept, lengths), np.split(weight, lengths), strict=True)
     return [TokenWeights(a, _times(w, _gathered(part, part.surrogate_ratio))) for part, a, w in pairs]
 
@@ -118,55 +117,54 @@ def in_the_limit(
     """
     if not correction.looks_at_batch:
         return correction
-    context = _Context.of(parts, correction, target)
-    return correction.in_the_limit(context.log_ratio, np.concatenate(probability) / len(parts), **context.others())
+    tokens = tokens_of_sequences(parts, correction, target)
+    return correction.in_the_limit(tokens, np.concatenate(probability) / len(parts))
 
 
-class _Context(NamedTuple):
-    """What corrections look at, of one batch: shapes (n, length), and (n, 1) for the advantages."""
+def tokens_of_sequences(parts: Sequence[Proposals], correction: Correction, target: UpdateTarget) -> Tokens:
+    """The tokens of one batch, (n, length), of which the advantages have shape (n, 1).
 
-    log_ratio: Floats
-    overlap: Floats | None
-    log_reference_ratio: Floats | None
-    mask: Any
-    advantages: Floats
+    Args:
+        parts: the batch, a part for each prompt.
+        correction: the correction whose needs are met.
+        target: see `UpdateTarget`.
+    """
 
-    @classmethod
-    def of(cls, parts: Sequence[Proposals], correction: Correction, target: UpdateTarget) -> _Context:
-        columns = [
-            (
-                part.sequences.gather(part.log_ratio_table(target)),
-                _gathered(part, _overlap(part, correction, target)),
-                _gathered(part, _log_reference_ratio(part, target)),
-                part.sequences.mask,
-                part.advantage[:, None],
-            )
-            for part in parts
-        ]
-        joined: list[Any] = [
-            None if column[0] is None else np.concatenate(column) for column in zip(*columns, strict=True)
-        ]
-        return cls(*joined)
+    def joined(of_part: Callable[[Proposals], Floats | None]) -> Floats | None:
+        columns = [_gathered(part, of_part(part)) for part in parts]
+        return None if any(x is None for x in columns) else np.concatenate([x for x in columns if x is not None])
 
-    def others(self) -> dict[str, Any]:
-        return {name: value for name, value in self._asdict().items() if name != "log_ratio"}
+    log_ratio = joined(lambda part: part.log_ratio_table(target))
+    needs = correction.needs
+    return Tokens(
+        given(log_ratio),
+        policy_log_probs=joined(lambda part: part.aim(target)) if "policy_log_probs" in needs else None,
+        actor_log_probs=joined(lambda part: part.laws.actor_log_probs) if "actor_log_probs" in needs else None,
+        overlap=joined(lambda part: _overlap(part, correction, target)),
+        log_reference_ratio=joined(lambda part: _log_reference_ratio(part, target)),
+        mask=np.concatenate([part.sequences.mask for part in parts]),
+        advantages=np.concatenate([part.advantage for part in parts])[:, None],
+    )
 
 
-def weight_tables(part: Proposals, correction: Correction, target: UpdateTarget) -> TokenWeights:
-    """The same pair at every (prefix, token), shape (prefixes, vocab), of a correction of single tokens.
+def weight_tables(part: Proposals, correction: Correction, target: UpdateTarget) -> TokenWeights[Floats]:
+    """The same pair at every (prefix, token), shape (prefixes, vocab), of a correction that fits a table.
 
     Tokens out of the actor's reach have a meaningless weight, which may be infinite.
     """
     z = _overlap(part, correction, target)
-    accept, weight = correction.weights(
+    tokens = Tokens(
         part.log_ratio_table(target),
-        None if z is None else z[:, None],
+        policy_log_probs=part.aim(target),
+        actor_log_probs=part.laws.actor_log_probs,
+        overlap=None if z is None else z[:, None],
         log_reference_ratio=_log_reference_ratio(part, target),
     )
+    accept, weight = in_numpy(correction.weights(tokens))
     return TokenWeights(accept, _times(weight, part.surrogate_ratio))
 
 
-def _times(weight: Any, ratio: Floats | None) -> Any:
+def _times(weight: Floats, ratio: Floats | None) -> Floats:
     """weight · p_new/p_ref; 0 where p_new is, though p_ref/p_new may have made the weight infinite there."""
     return weight if ratio is None else np.where(ratio > 0, weight, 0.0) * ratio
 

@@ -20,9 +20,10 @@ import numpy as np
 from jackpot_sim.core.backend import Array, floating, namespace, row_blocks, stop_gradient, to_numpy
 from jackpot_sim.core.divergences import kl_to_measure
 from jackpot_sim.core.numerics import check_pair, check_same_shape, log_ratio, overflow_to_inf
-from jackpot_sim.core.obrs import log_overlap_terms
 from jackpot_sim.core.policy_gradient import feature_norm_sq, gradient_under, policy_gradient
-from jackpot_sim.estimators.corrections.correction import Correction, TokenWeights
+from jackpot_sim.estimators.corrections.correction import Correction
+from jackpot_sim.estimators.corrections.tokens import TokenWeights
+from jackpot_sim.estimators.states.tokens import tokens_of_states
 from jackpot_sim.estimators.statistics import Denominator, Moments, StateStatistics, combine, of_single_tokens
 
 __all__ = ["Denominator", "Moments", "StateStatistics", "combine", "exact"]
@@ -105,13 +106,8 @@ class _Block:
     live: Array = dataclasses.field(init=False)
 
     def weigh(self) -> TokenWeights:
-        lam = self.correction.overlap_lam
-        overlap = None
-        if lam is not None:
-            lam = lam[..., 0] if getattr(lam, "ndim", 0) else lam
-            xp = namespace(self.log_p)
-            overlap = xp.sum(xp.exp(log_overlap_terms(self.log_p, self.log_q, lam)), axis=-1, keepdims=True)
-        return self.correction.weights(log_ratio(self.log_p, self.log_q), overlap)
+        tokens = tokens_of_states(self.log_p, self.log_q, self.correction, self.advantage)
+        return self.correction.weights(tokens)
 
     def proposed(self, values: Array) -> Array:
         """q·values, and 0 outside the actor's support, where values may be infinite."""
@@ -145,7 +141,7 @@ def check_parameters(correction: Correction, states: int) -> None:
     if not correction.is_per_token:
         raise ValueError(
             f"{correction.name} looks at whole sequences, and tokens at states of their own have none: "
-            "measure it with enumerated.exact or rollouts.estimate"
+            "measure it with sequences.enumerated.exact or sequences.sampled.estimate"
         )
     for parameter, value in correction.parameters().items():
         shape = tuple(getattr(value, "shape", ()))

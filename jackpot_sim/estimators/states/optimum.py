@@ -129,7 +129,7 @@ def with_parameter(correction: Correction, parameter: str, value: Any) -> Correc
     """`correction` with another value of a parameter, through a Rao-Blackwell wrapper."""
     if isinstance(correction, RaoBlackwell):
         return RaoBlackwell(with_parameter(correction.of, parameter, value))
-    return dataclasses.replace(correction, **{parameter: value})  # type: ignore[type-var]
+    return dataclasses.replace(correction, **{parameter: value})
 
 
 def _refined(pair: tuple[Array, Array, Array], along: Any) -> Floats:

@@ -19,13 +19,14 @@ is common in language models) all gradients are of the order of t and its own te
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from jackpot_sim.core.arrays import Floats
+from jackpot_sim.core.arrays import Floats, Ints
 from jackpot_sim.core.backend import Array, floating, namespace, to_numpy
 from jackpot_sim.core.divergences import kl_terms
 from jackpot_sim.core.numerics import (
@@ -37,7 +38,8 @@ from jackpot_sim.core.numerics import (
     overflow_to_inf,
 )
 from jackpot_sim.core.policy_gradient import gradient_under
-from jackpot_sim.estimators.corrections.correction import Correction, Piece
+from jackpot_sim.estimators.corrections.correction import Correction
+from jackpot_sim.estimators.corrections.pieces import Piece
 from jackpot_sim.estimators.states.moments import check_advantage
 from jackpot_sim.estimators.statistics import Denominator, Moments, StateStatistics, combine, of_single_tokens
 
@@ -101,7 +103,7 @@ def exact(
         raise ValueError(f"a path needs parameters of shape (thresholds,), got {thresholds}")
     rows = [
         state.statistics(correction, denominator, thresholds)
-        for state in sorted_states(policy_log_probs, actor_log_probs, advantage)
+        for state in sorted_states(policy_log_probs, actor_log_probs, advantage, "advantages" in correction.needs)
     ]
     columns = {
         field.name: np.stack([getattr(row, field.name) for row in rows], axis=-1)
@@ -110,8 +112,17 @@ def exact(
     return combine(StateStatistics(**columns), denominator, n_samples)
 
 
-def sorted_states(policy_log_probs: Array, actor_log_probs: Array, advantage: Array) -> Iterator[SortedState]:
-    """Each state sorted by r and cumulated, one at a time."""
+def sorted_states(
+    policy_log_probs: Array, actor_log_probs: Array, advantage: Array, by_sign: bool = False
+) -> Iterator[SortedState]:
+    """Each state sorted by r and cumulated, one at a time.
+
+    Args:
+        policy_log_probs: log p, shape (..., vocab), nats.
+        actor_log_probs: log q, the same shape.
+        advantage: A(x), the same shape.
+        by_sign: see `SortedState`.
+    """
     check_same_shape(policy_log_probs, actor_log_probs, "policy_log_probs", "actor_log_probs")
     check_same_shape(policy_log_probs, advantage, "policy_log_probs", "advantage")
     laws = [floating(x) for x in (policy_log_probs, actor_log_probs, advantage)]
@@ -124,13 +135,43 @@ def sorted_states(policy_log_probs: Array, actor_log_probs: Array, advantage: Ar
         # Checked as they come: what float32 makes of a large vocabulary is within its own tolerance.
         check_pair(flat[0][row, :], flat[1][row, :])
         log_p, log_q, values = (np.asarray(to_numpy(x[row, :]), dtype=np.float64) for x in flat)
-        yield SortedState(log_p, log_q, check_advantage(values))
+        yield SortedState(log_p, log_q, np.asarray(check_advantage(values)), by_sign)
+
+
+class _Run(NamedTuple):
+    """Tokens of a state in ascending order of r, whose advantages have one sign where that matters."""
+
+    sign: int
+    tokens: slice
+    """The run's place among the sorted tokens."""
+    first: int
+    """The run's first place in the tables of cumulated sums, where it has one entry more than it has tokens."""
+    log_ratio: Floats
+
+    @property
+    def last(self) -> int:
+        """The run's last place in the tables."""
+        return self.first + len(self.log_ratio)
+
+
+def _runs(log_ratio: Floats, sign: Ints) -> list[_Run]:
+    """The runs of sorted tokens; one, and it is empty, where there is no token."""
+    starts = [0, *(np.flatnonzero(np.diff(sign)) + 1).tolist()]
+    spans = itertools.pairwise([*starts, len(sign)])
+    return [
+        _Run(int(sign[start]) if start < stop else 0, slice(start, stop), start + before, log_ratio[start:stop])
+        for before, (start, stop) in enumerate(spans)
+    ]
 
 
 class SortedState:
-    """One state, the tokens that its actor can propose in ascending order of r, and cumulated sums."""
+    """One state, the tokens that its actor can propose in ascending order of r, and cumulated sums.
 
-    def __init__(self, log_p: Floats, log_q: Floats, advantage: Floats) -> None:
+    For corrections that look at the sign of A the tokens of either sign are runs of their own (`by_sign`); for the
+    others all tokens are one run. Places in the tables count tokens from the first run on.
+    """
+
+    def __init__(self, log_p: Floats, log_q: Floats, advantage: Floats, by_sign: bool = False) -> None:
         p, q = np.exp(log_p), np.exp(log_q)
         # The true gradient runs over all tokens, whether or not the actor can propose them.
         top = int(np.argmax(p))
@@ -154,9 +195,11 @@ class SortedState:
         # Where the actor's probability underflows, only a policy's that does so too leaves the KL finite here.
         self.reaches_policy = not np.any((p > 0) & ((log_q == -math.inf) | (~live & (p > _FAINT))))
         order = np.flatnonzero(live)
-        ratio = np.asarray(log_ratio(log_p[live], log_q[live]))
-        rank = np.argsort(ratio)
+        ratio: Floats = np.asarray(log_ratio(log_p[live], log_q[live]))
+        sign = np.sign(advantage[order]).astype(np.int64) if by_sign else np.zeros(len(order), dtype=np.int64)
+        rank = np.lexsort((ratio, sign)) if by_sign else np.argsort(ratio)
         self.log_ratio, order = ratio[rank], order[rank]
+        self._runs = _runs(self.log_ratio, sign[rank])
         # What no proposal can make up for: −p of the tokens that the actor cannot write.
         lost, lost_terms = np.where(live, 0.0, p), np.where(live | ~others, 0.0, p * advantage)
         self._lost = (
@@ -169,34 +212,44 @@ class SortedState:
         log_p, log_q = log_p[order], log_q[order]
         p, q, advantage = p[order], q[order], np.where(others, advantage, 0.0)[order]
 
-        tokens = len(p)
-        factors = (np.ones(tokens), advantage, advantage * p, advantage**2, advantage**2 * p)
+        factors = (np.ones(len(p)), advantage, advantage * p, advantage**2, advantage**2 * p)
         with overflow_to_inf():
             powers = (q, p, p * (p / q))
-        self._top_place = int(np.flatnonzero(order == top)[0]) if live[top] else -1
-        self._top_powers = [float(base[self._top_place]) if live[top] else 0.0 for base in powers]
-        self._sums = np.zeros((len(powers), len(factors), tokens + 1))
-        for power, base in enumerate(powers):
-            for factor, values in enumerate(factors):
-                _cumulate(base * values, self._sums[power, factor], from_top=power == 0)
         gap = np.asarray(exp_difference(log_q, log_p))
-        self._top_gap = float(gap[self._top_place]) if live[top] else 0.0
-        self._gaps, self._gap_sq, self._kl = np.zeros((len(factors), tokens + 1)), *np.zeros((2, tokens + 1))
-        for factor, values in enumerate(factors):
-            _cumulate(gap * values, self._gaps[factor], from_top=True)
-        _cumulate(factors[A2] * gap * gap, self._gap_sq, from_top=True)
-        _cumulate(np.asarray(kl_terms(log_p, self.log_ratio, log_q)), self._kl, from_top=True)
-        self._a_sq_q_sq, self._p_log_ratio = np.zeros(tokens + 1), np.zeros(tokens + 1)
-        _cumulate(factors[A2] * q * q, self._a_sq_q_sq, from_top=True)
-        _cumulate(p * np.where(p > 0, self.log_ratio, 0.0), self._p_log_ratio, from_top=False)
+        self._top_place, self._top_powers, self._top_gap = -1, [0.0] * len(powers), 0.0
+        if live[top]:
+            token = int(np.flatnonzero(order == top)[0])
+            self._top_place = token + sum(run.tokens.stop <= token for run in self._runs)
+            self._top_powers, self._top_gap = [float(base[token]) for base in powers], float(gap[token])
+        self._sums = [
+            [self._cumulated(base * values, from_top=power == 0) for values in factors]
+            for power, base in enumerate(powers)
+        ]
+        self._gaps = [self._cumulated(gap * values, from_top=True) for values in factors]
+        self._gap_sq = self._cumulated(factors[A2] * gap * gap, from_top=True)
+        self._kl = self._cumulated(np.asarray(kl_terms(log_p, self.log_ratio, log_q)), from_top=True)
+        self._a_sq_q_sq = self._cumulated(factors[A2] * q * q, from_top=True)
+        self._p_log_ratio = self._cumulated(p * np.where(p > 0, self.log_ratio, 0.0), from_top=False)
 
-    def place(self, log_threshold: Any, closed: bool) -> Any:
-        """How many tokens lie below a threshold on log r, counting those at it if `closed`."""
-        return np.searchsorted(self.log_ratio, log_threshold, side="right" if closed else "left")
+    def _cumulated(self, values: Floats, from_top: bool) -> Floats:
+        """In each run, at i the sum of its first i values or, from the top, of those from the i-th on."""
+        table = np.zeros(len(values) + len(self._runs))
+        for run in self._runs:
+            own, out = values[run.tokens], table[run.first : run.last + 1]
+            if from_top:
+                np.cumsum(own[::-1], out=out[-2::-1])
+            else:
+                np.cumsum(own, out=out[1:])
+        return table
+
+    def place(self, log_threshold: Any, closed: bool, run: int = 0) -> Any:
+        """The place of the first token of a run above a threshold on log r; at it too, unless `closed`."""
+        own = self._runs[run]
+        return own.first + np.searchsorted(own.log_ratio, log_threshold, side="right" if closed else "left")
 
     def sums(self, power: int, factor: int, start: Any, stop: Any) -> Any:
         """Σ q·r^power·factor over the tokens from `start` to `stop` in ascending order of r."""
-        table = self._sums[power, factor]
+        table = self._sums[power][factor]
         return table[start] - table[stop] if power == 0 else table[stop] - table[start]
 
     def top(self, power: int, start: Any, stop: Any) -> Any:
@@ -262,21 +315,26 @@ class SortedState:
 
     def overlap(self, lam: Any) -> Any:
         """Z(λ)."""
-        turn = self.place(np.log(lam), True)
-        return self.sums(1, ONE, 0, turn) / lam + self.sums(0, ONE, turn, -1)
+        total = 0.0
+        for index, run in enumerate(self._runs):
+            turn = self.place(np.log(lam), True, index)
+            total = total + (self.sums(1, ONE, run.first, turn) / lam + self.sums(0, ONE, turn, run.last))
+        return total
 
     def statistics(self, correction: Correction, denominator: Denominator, shape: tuple[int, ...]) -> StateStatistics:
         """What this state contributes at every threshold, fields of the given shape (thresholds,)."""
         lam = correction.overlap_lam
         totals: dict[str, Any] = {name: np.zeros(shape) for name in _TOTALS}
         error = Update(*(x + np.zeros(shape) for x in self._lost[1]))
-        start: Any = np.zeros(shape, dtype=np.intp)
-        for piece in correction.pieces(None if lam is None else self.overlap(lam)):
-            stop = np.maximum(start, self.place(piece.upper, piece.closed))
-            for name, value in self._contributions(piece, start, stop).items():
-                totals[name] = totals[name] + value
-            error = Update(*(x + y for x, y in zip(error, self._error_of(piece, start, stop), strict=True)))
-            start = stop
+        overlap = None if lam is None else self.overlap(lam)
+        for index, run in enumerate(self._runs):
+            start: Any = np.full(shape, run.first, dtype=np.intp)
+            for piece in correction.pieces(overlap, run.sign):
+                stop = np.maximum(start, self.place(piece.upper, piece.closed, index))
+                for name, value in self._contributions(piece, start, stop).items():
+                    totals[name] = totals[name] + value
+                error = Update(*(x + y for x, y in zip(error, self._error_of(piece, start, stop), strict=True)))
+                start = stop
         return self._moments(totals, error, denominator)
 
     def _error_of(self, piece: Piece, start: Any, stop: Any) -> Update:
@@ -404,14 +462,6 @@ _TOTALS = (
     *("sa", "sap", "sa_sq", "sa_sq_p", "sua_sq", "log_accepted", "log_effective"),
     *("kl_accepted", "kl_effective", "rate_less_policy", "mean_less_policy"),
 )
-
-
-def _cumulate(values: Floats, out: Floats, from_top: bool) -> None:
-    """out[i] = the sum of the first i values, or of those from the i-th on."""
-    if from_top:
-        np.cumsum(values[::-1], out=out[-2::-1])
-    else:
-        np.cumsum(values, out=out[1:])
 
 
 def _near_one(coefficient: Any) -> Any:

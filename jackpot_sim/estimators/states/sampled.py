@@ -12,20 +12,20 @@ then `bias` is nan, and `bias_sq` with its standard error says how small it is.
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from jackpot_sim.core.arrays import Floats
+from jackpot_sim.core.arrays import Floats, Ints
 from jackpot_sim.core.backend import Array, to_numpy
-from jackpot_sim.core.numerics import check_pair, check_same_shape, log_ratio
-from jackpot_sim.core.obrs import overlap
+from jackpot_sim.core.numerics import check_pair, check_same_shape
 from jackpot_sim.core.policy_gradient import feature_norm_sq, policy_gradient
 from jackpot_sim.core.sampling import categorical
-from jackpot_sim.estimators.corrections.correction import Correction, TokenWeights
+from jackpot_sim.estimators.corrections.correction import Correction
+from jackpot_sim.estimators.corrections.tokens import TokenWeights, in_numpy
 from jackpot_sim.estimators.replicates import Sampled, gradient_figures, jackknife, off_diagonal
 from jackpot_sim.estimators.states.moments import check_advantage, check_parameters
+from jackpot_sim.estimators.states.tokens import drawn_tokens, tokens_of_states
 from jackpot_sim.estimators.statistics import Denominator
 
 
@@ -112,13 +112,13 @@ def _simulate(
     """One state: draws its tokens and masks, and adds its updates to the sums."""
     replicates = draws.along.shape[0]
     vocab = len(log_p)
-    lam = correction.overlap_lam
-    z = None if lam is None else overlap(log_p, log_q, float(np.squeeze(lam)))
-    ratio = np.asarray(log_ratio(log_p, log_q))
+    every = tokens_of_states(log_p, log_q, correction, advantage)
+    ratio = np.asarray(every.log_ratio)
 
-    def drawn_from(law: Floats) -> tuple[Any, TokenWeights]:
-        tokens = categorical(law, generator.random(replicates * n_samples)).reshape(replicates, n_samples)
-        return tokens, correction.weights(ratio[tokens], z)
+    def drawn_from(law: Floats) -> tuple[Ints, TokenWeights[Floats]]:
+        drawn = np.asarray(categorical(law, generator.random(replicates * n_samples)))
+        tokens = drawn.reshape(replicates, n_samples)
+        return tokens, in_numpy(correction.weights(drawn_tokens(every, tokens, correction)))
 
     tokens, (accept, weight) = drawn_from(log_q)
     mask = generator.random(accept.shape) < accept
@@ -139,7 +139,7 @@ def _simulate(
     draws.grad_norm_sq += float(gradient @ gradient)
     draws.on_policy_variance += float(p @ feature_norm_sq(p, advantage) - gradient @ gradient)
     draws.mass[:, state] = accept.mean(axis=1), (accept * weight).mean(axis=1)
-    possible = correction.weights(ratio, z)
+    possible = correction.weights(every)
     missed = (log_p > -math.inf) & ((log_q == -math.inf) | (possible.accept == 0))
     tokens, (accept, weight) = drawn_from(log_p)
     with np.errstate(divide="ignore", invalid="ignore"):

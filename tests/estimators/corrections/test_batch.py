@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from jackpot_sim import estimators
 from jackpot_sim.core.backend import to_numpy
-from jackpot_sim.estimators import Level, batch_normalize, combined, rao_blackwell
+from jackpot_sim.estimators import Level, Tokens, batch_normalize, combined, rao_blackwell
 from tests.conftest import ToLibrary
 from tests.estimators.corrections.test_sequence import toy_law
 
@@ -66,7 +66,7 @@ def test_m2po_by_hand() -> None:
 def test_m2po_in_the_limit_keeps_a_fraction_at_the_cut() -> None:
     # Tokens at ℓ² = 0 with mass 1/4 and at 1 with mass 3/4: 1/4·1 of the latter makes the mean 0.5.
     log_ratio, probability = np.array([[0.0], [1.0]]), np.array([0.25, 0.75])
-    limit = m2po.in_the_limit(log_ratio, probability)
+    limit = m2po.in_the_limit(Tokens(log_ratio), probability)
     np.testing.assert_allclose(limit.weights(np.array([0.0, -1.0, 1.0, 0.5, 2.0])).accept, [1, 1 / 3, 1 / 3, 1, 0])
     assert not limit.looks_at_batch
     assert limit.level is Level.TOKEN
@@ -76,7 +76,7 @@ def test_m2po_in_the_limit_keeps_a_fraction_at_the_cut() -> None:
 def test_m2po_in_the_limit_has_exactly_the_mean_allowed() -> None:
     probability, log_ratio = toy_law()
     mask = np.arange(3) < np.arange(len(probability))[:, None] % 4
-    accept = m2po.in_the_limit(log_ratio, probability, mask=mask).weights(log_ratio, mask=mask).accept
+    accept = m2po.in_the_limit(Tokens(log_ratio, mask=mask), probability).weights(log_ratio, mask=mask).accept
     mass = probability[:, None] * mask * accept
     assert float((mass * log_ratio**2).sum() / mass.sum()) == pytest.approx(0.5, rel=1e-13)
     assert np.any((accept > 0) & (accept < 1))
@@ -94,7 +94,7 @@ def test_a_large_batch_is_near_its_limit() -> None:
             batch_normalize(estimators.get("is")),
             batch_normalize(estimators.get("sequence-tis")),
         ):
-            limit = correction.in_the_limit(log_ratio, probability).weights(log_ratio[drawn])
+            limit = correction.in_the_limit(Tokens(log_ratio), probability).weights(log_ratio[drawn])
             finite = correction.weights(log_ratio[drawn])
             found = max(found, *(float(np.mean(np.abs(x - y))) for x, y in zip(finite, limit, strict=True)))
         errors.append(found)
@@ -110,7 +110,7 @@ def test_exact_copies_of_a_law_are_its_limit() -> None:
     for correction in (m2po, *NORMALISED):
         one_token = 1 / 2000 if "m2po" in correction.name else 0.0  # of 2000 tied ones, a whole number stays
         context = {"advantages": np.ones((1, 1))}
-        limit = correction.in_the_limit(log_ratio, probability, **context).weights(log_ratio, **context)
+        limit = correction.in_the_limit(Tokens(log_ratio, **context), probability).weights(log_ratio, **context)
         finite = correction.weights(copies, **context)
         for x, y in zip(finite, limit, strict=True):
             np.testing.assert_allclose(x[[0, 1000, 3000]], y, rtol=1e-12, atol=one_token)
@@ -119,8 +119,8 @@ def test_exact_copies_of_a_law_are_its_limit() -> None:
 def test_a_sequence_of_probability_0_is_not_there() -> None:
     log_ratio, probability = np.array([[0.3, 0.2], [9.0, math.inf]]), np.array([1.0, 0.0])
     for correction in (m2po, batch_normalize(estimators.get("is")), batch_normalize(estimators.get("sequence-is"))):
-        alone = correction.in_the_limit(log_ratio[:1], probability[:1])
-        assert correction.in_the_limit(log_ratio, probability) == alone
+        alone = correction.in_the_limit(Tokens(log_ratio[:1]), probability[:1])
+        assert correction.in_the_limit(Tokens(log_ratio), probability) == alone
 
 
 @pytest.mark.parametrize("correction", [m2po, batch_normalize(estimators.get("tis"))])
@@ -128,9 +128,9 @@ def test_what_is_no_law_is_refused(correction: Any) -> None:
     log_ratio = np.zeros((2, 3))
     for probability in ([0.5, 0.4], [1.5, -0.5], [math.nan, 1.0]):
         with pytest.raises(ValueError, match="probability must be a law over the 2 sequences"):
-            correction.in_the_limit(log_ratio, np.array(probability))
+            correction.in_the_limit(Tokens(log_ratio), np.array(probability))
     with pytest.raises(ValueError, match=r"probability has shape \(3,\)"):
-        correction.in_the_limit(log_ratio, np.full(3, 1 / 3))
+        correction.in_the_limit(Tokens(log_ratio), np.full(3, 1 / 3))
 
 
 # ------------------------------------------------------------- batch_normalize
@@ -156,7 +156,7 @@ def test_the_mean_under_the_law_is_one(correction: Any) -> None:
     probability, log_ratio = toy_law()
     mask = np.arange(3) < 1 + np.arange(len(probability))[:, None] % 3
     context = {"mask": mask, "advantages": np.ones((1, 1))}
-    limit = correction.in_the_limit(log_ratio, probability, **context)
+    limit = correction.in_the_limit(Tokens(log_ratio, **context), probability)
     accept, weight = limit.weights(log_ratio, **context)
     kept, tokens = accept * weight, mask.sum(axis=1)
     if correction.of.unit is Level.SEQUENCE:
@@ -178,7 +178,7 @@ def test_every_library_sees_the_same_batch(correction: Any, xp: ToLibrary) -> No
         np.testing.assert_allclose(to_numpy(x), y, rtol=1e-13)
     clean = np.where(mask, log_ratio, 0.0)
     law = xp(np.full(len(mask), 1 / len(mask)))
-    limit = correction.in_the_limit(xp(log_ratio), law, mask=xp(mask), advantages=xp(advantages))
+    limit = correction.in_the_limit(Tokens(xp(log_ratio), mask=xp(mask), advantages=xp(advantages)), law)
     assert type(limit.weights(xp(clean), mask=xp(mask), advantages=xp(advantages)).weight) is type(xp(clean))
 
 
@@ -224,12 +224,12 @@ def test_an_infinite_mean_is_refused() -> None:
 
 def test_wrappers_take_the_limits_of_what_they_wrap() -> None:
     probability, log_ratio = toy_law()
-    limit = m2po.in_the_limit(log_ratio, probability)
-    assert rao_blackwell(m2po).in_the_limit(log_ratio, probability) == rao_blackwell(limit)
-    both = combined(estimators.get("tis"), m2po).in_the_limit(log_ratio, probability)
+    limit = m2po.in_the_limit(Tokens(log_ratio), probability)
+    assert rao_blackwell(m2po).in_the_limit(Tokens(log_ratio), probability) == rao_blackwell(limit)
+    both = combined(estimators.get("tis"), m2po).in_the_limit(Tokens(log_ratio), probability)
     assert both == combined(estimators.get("tis"), limit)
     assert both.level is Level.TOKEN
-    scaled = batch_normalize(m2po).in_the_limit(log_ratio, probability)
+    scaled = batch_normalize(m2po).in_the_limit(Tokens(log_ratio), probability)
     assert scaled.of == limit  # type: ignore[attr-defined]
 
 
@@ -239,7 +239,7 @@ def test_a_normalised_jackpot_gets_its_overlap() -> None:
     log_ratio, overlap = np.array([[0.3, -0.2], [0.1, 0.9]]), np.array([[0.6, 0.5], [0.4, 0.7]])
     accept, weight = correction.weights(log_ratio, overlap)
     assert float(np.mean(accept * weight)) == pytest.approx(1.0, rel=1e-14)
-    limit = correction.in_the_limit(log_ratio, np.array([0.5, 0.5]), overlap=overlap)
+    limit = correction.in_the_limit(Tokens(log_ratio, overlap=overlap), np.array([0.5, 0.5]))
     assert limit.overlap_lam == 1.5
     np.testing.assert_allclose(limit.weights(log_ratio, overlap).weight, weight, rtol=1e-14)
     assert correction.parameters() == correction.of.parameters()

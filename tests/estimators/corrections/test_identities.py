@@ -16,9 +16,9 @@ from jackpot_sim import estimators
 from jackpot_sim.core import obrs
 from jackpot_sim.core.backend import namespace
 from jackpot_sim.estimators.corrections.composed import RaoBlackwell, rao_blackwell
-from jackpot_sim.estimators.corrections.correction import TokenWeights
 from jackpot_sim.estimators.corrections.jackpot import Jackpot, OverlapTruncatedImportanceSampling
 from jackpot_sim.estimators.corrections.token import RejectionSampling, TruncatedImportanceSampling
+from jackpot_sim.estimators.corrections.tokens import Tokens, TokenWeights
 from jackpot_sim.estimators.states import moments
 from tests.core import laws
 from tests.core.laws import Pair, law_pairs
@@ -235,61 +235,61 @@ def test_overlap_tis_is_the_smoothed_jackpot(pair: Pair, lam: float, factor: flo
 
 @dataclass(frozen=True)
 class SmoothlyAccepted(RejectionSampling):
-    def accept(self, log_ratio: Any) -> Any:
-        ratio = np.exp(log_ratio)
+    def accept(self, tokens: Tokens) -> Any:
+        ratio = np.exp(tokens.log_ratio)
         return ratio / (self.lam + ratio)
 
 
 @dataclass(frozen=True)
 class ClippedFromBelow(TruncatedImportanceSampling):
-    def weight(self, log_ratio: Any, overlap: Any) -> Any:
-        return np.exp(np.maximum(log_ratio, math.log(self.clip)))
+    def weight(self, tokens: Tokens) -> Any:
+        return np.exp(np.maximum(tokens.log_ratio, math.log(self.clip)))
 
 
 @dataclass(frozen=True)
 class SquashedRatio(TruncatedImportanceSampling):
     """In [0, C], but no truncation."""
 
-    def weight(self, log_ratio: Any, overlap: Any) -> Any:
-        ratio = np.exp(log_ratio)
+    def weight(self, tokens: Tokens) -> Any:
+        ratio = np.exp(tokens.log_ratio)
         return self.clip * ratio / (self.clip + ratio)
 
 
 @dataclass(frozen=True)
 class WithoutOverlap(Jackpot):
-    def weight(self, log_ratio: Any, overlap: Any) -> Any:
-        return super().weight(log_ratio, np.ones_like(overlap))
+    def weight(self, tokens: Tokens) -> Any:
+        return super().weight(Tokens(tokens.log_ratio, overlap=np.ones_like(tokens.overlap)))
 
 
 @dataclass(frozen=True)
 class MinimumForMaximum(Jackpot):
-    def weight(self, log_ratio: Any, overlap: Any) -> Any:
-        return np.minimum(overlap * np.exp(np.minimum(log_ratio, math.log(self.lam))), self.c1)
+    def weight(self, tokens: Tokens) -> Any:
+        return np.minimum(tokens.overlap * np.exp(np.minimum(tokens.log_ratio, math.log(self.lam))), self.c1)
 
 
 @dataclass(frozen=True)
 class ClippedBeforeTheOverlap(Jackpot):
-    def weight(self, log_ratio: Any, overlap: Any) -> Any:
-        return overlap * np.minimum(np.exp(np.maximum(log_ratio, math.log(self.lam))), self.c1)
+    def weight(self, tokens: Tokens) -> Any:
+        return tokens.overlap * np.minimum(np.exp(np.maximum(tokens.log_ratio, math.log(self.lam))), self.c1)
 
 
 @dataclass(frozen=True)
 class ForgetsTheMask(RaoBlackwell):
-    def weights(self, log_ratio: Any, overlap: Any = None, **rest: Any) -> TokenWeights:
-        accept, weight = self.of.weights(log_ratio, overlap, **rest)
+    def pair(self, tokens: Tokens) -> TokenWeights:
+        accept, weight = self.of.pair(tokens)
         return TokenWeights(namespace(accept).ones_like(accept), weight)
 
 
 @dataclass(frozen=True)
 class KeepsTheMask(RaoBlackwell):
-    def weights(self, log_ratio: Any, overlap: Any = None, **rest: Any) -> TokenWeights:
-        return self.of.weights(log_ratio, overlap, **rest)
+    def pair(self, tokens: Tokens) -> TokenWeights:
+        return self.of.pair(tokens)
 
 
 @dataclass(frozen=True)
 class Unscaled(OverlapTruncatedImportanceSampling):
-    def weight(self, log_ratio: Any, overlap: Any) -> Any:
-        return np.minimum(np.exp(log_ratio), self.c1)
+    def weight(self, tokens: Tokens) -> Any:
+        return np.minimum(np.exp(tokens.log_ratio), self.c1)
 
 
 PAIR = Pair(laws.of_probabilities(0.5, 0.3, 0.15, 0.05), laws.of_probabilities(0.15, 0.35, 0.3, 0.2))

@@ -13,7 +13,8 @@ from jackpot_sim import estimators
 from jackpot_sim.core.backend import to_numpy
 from jackpot_sim.estimators import statistics
 from jackpot_sim.estimators.corrections.composed import RaoBlackwell, rao_blackwell
-from jackpot_sim.estimators.corrections.correction import Monomial, Piece, TokenCorrection
+from jackpot_sim.estimators.corrections.correction import TokenCorrection
+from jackpot_sim.estimators.corrections.pieces import Monomial, Piece
 from jackpot_sim.estimators.states import moments, path
 from jackpot_sim.estimators.states.moments import Denominator
 from jackpot_sim.estimators.states.optimum import with_parameter
@@ -284,7 +285,7 @@ class _Odd(TokenCorrection):
 class _Cubic(_Odd):
     name = "cubic"
 
-    def pieces(self, overlap: Any = None) -> tuple[Piece, ...]:
+    def pieces(self, overlap: Any = None, sign: int = 0) -> tuple[Piece, ...]:
         return (Piece(INF, True, Monomial(1.0, 1), Monomial(1.0, 1)),)
 
 

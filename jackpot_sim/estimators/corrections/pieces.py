@@ -1,0 +1,45 @@
+"""A correction as monomials of r on stretches of r: what a path of thresholds and the best threshold are made from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jackpot_sim.core.arrays import Floats
+from jackpot_sim.estimators.corrections.parameters import Parameter
+
+
+class Monomial(NamedTuple):
+    """coefficient · r^power."""
+
+    coefficient: float | Floats
+    power: int
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One stretch of r on which both accept and weight are monomials of r."""
+
+    upper: float | Floats
+    """log r at which it ends; the last piece ends at inf."""
+    closed: bool
+    """Whether its end belongs to it."""
+    accept: Monomial
+    weight: Monomial
+
+
+ONE = Monomial(1.0, 0)
+RATIO = Monomial(1.0, 1)
+
+
+def number(value: Parameter) -> float | Floats:
+    """A parameter for numpy: numbers as they are."""
+    return value if isinstance(value, int | float) else np.asarray(value)
+
+
+def log(value: Parameter) -> float | NDArray[np.float64]:
+    """log of a parameter."""
+    return np.log(number(value))

@@ -1,0 +1,182 @@
+"""The tokens that a correction weighs, and the pair that it gives each of them."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import KW_ONLY, dataclass
+from typing import Generic, NamedTuple, cast
+
+import numpy as np
+from typing_extensions import TypeVar
+
+from jackpot_sim.core.arrays import Floats
+from jackpot_sim.core.backend import Array, as_array, floating, namespace, stop_gradient
+from jackpot_sim.core.numerics import check_same_shape
+
+HOW_TO_GIVE = {
+    "overlap": "pass Z(lam), for instance obrs.overlap(policy, actor, lam)",
+    "policy_log_probs": "pass log p of each token, or log q as actor_log_probs",
+    "actor_log_probs": "pass log q of each token, or log p as policy_log_probs",
+    "advantages": "pass one per sequence, shape (..., 1), or one per token",
+}
+"""The advice of an error where a correction needs what it was not given, by the field of `Tokens`."""
+
+A = TypeVar("A", bound=Array, default=Array)
+
+
+class TokenWeights(NamedTuple, Generic[A]):
+    """The accept probability and the weight of each token, both of the log-ratio's shape."""
+
+    accept: A
+    """a, in [0, 1]: the probability that the token stays in the update."""
+    weight: A
+    """w ≥ 0, by which a token that stays is multiplied."""
+
+    def expected(self) -> A:
+        """a·w, 0 where a is: a token that is never accepted weighs nothing, though its weight may be infinite."""
+        xp = namespace(self.accept)
+        return cast("A", self.accept * xp.where(self.accept > 0, self.weight, 0.0))
+
+
+def in_numpy(pair: TokenWeights) -> TokenWeights[Floats]:
+    """A pair that was made from numpy arrays, as numpy arrays."""
+    return TokenWeights(np.asarray(pair.accept), np.asarray(pair.weight))
+
+
+@dataclass(frozen=True, eq=False)
+class Tokens:
+    """The tokens that a correction weighs: all that any correction looks at.
+
+    Each field but the first may be left out; a correction raises an error for a field that it `needs`.
+    Policy and actor log-probs are those of the token itself, and either gives the other through ℓ.
+
+    >>> import numpy as np
+    >>> from jackpot_sim import estimators
+    >>> tokens = Tokens(np.log([[0.5, 4.0]]), mask=np.array([[True, False]]))
+    >>> estimators.get("is").weights(tokens).weight
+    array([[0.5, 0. ]])
+
+    Attributes:
+        log_ratio: ℓ = policy_log_probs − actor_log_probs, any shape, nats. For corrections of sequences
+            the last axis is time, shape (..., length).
+        policy_log_probs: log p of each token, the shape of `log_ratio`, nats.
+        actor_log_probs: log q of each token, the same shape, nats.
+        overlap: Z(overlap_lam), broadcasting against `log_ratio`: add the vocabulary or time axis.
+        log_reference_ratio: log p_ref − log p_target, where the target is p_new; None says that the
+            target is p_ref itself.
+        mask: True on tokens that count, boolean, the shape of `log_ratio`; None: all of them. The other
+            tokens may hold anything, NaN included, and both results are 0 there.
+        advantages: A of each token; it broadcasts against `log_ratio`, so that one per sequence has
+            shape (..., 1).
+
+    Raises:
+        ValueError: `log_ratio` holds NaN at a token that counts, `mask` is not boolean, or a shape differs.
+        TypeError: `log_ratio` holds no real floating numbers.
+    """
+
+    log_ratio: Array
+    _: KW_ONLY
+    policy_log_probs: Array | None = None
+    actor_log_probs: Array | None = None
+    overlap: Array | None = None
+    log_reference_ratio: Array | None = None
+    mask: Array | None = None
+    advantages: Array | None = None
+
+    def __post_init__(self) -> None:
+        log_ratio = floating(self.log_ratio)
+        xp = namespace(log_ratio)
+        if self.mask is not None:
+            if not namespace(self.mask).isdtype(self.mask.dtype, "bool"):
+                raise ValueError(f"mask must be boolean, True on tokens that count, got dtype {self.mask.dtype}")
+            check_same_shape(log_ratio, self.mask, "log_ratio", "mask")
+            log_ratio = namespace(log_ratio, self.mask).where(self.mask, log_ratio, 0.0)
+        if bool(xp.any(xp.isnan(log_ratio))):
+            raise ValueError("log_ratio holds NaN: no correction can weigh it")
+        for name in ("policy_log_probs", "actor_log_probs"):
+            given = getattr(self, name)
+            if given is not None:
+                check_same_shape(log_ratio, given, "log_ratio", name)
+        object.__setattr__(self, "log_ratio", log_ratio)
+
+    @property
+    def live(self) -> Array:
+        """The mask; all True where none was given."""
+        xp = namespace(self.log_ratio)
+        return xp.ones_like(self.log_ratio, dtype=xp.bool) if self.mask is None else self.mask
+
+    def ones(self) -> Array:
+        """1 for each token: a correction's accept probability or weight where it has nothing to say."""
+        return namespace(self.log_ratio).ones_like(self.log_ratio)
+
+    def with_needed(self, needs: frozenset[str], owner: str) -> Tokens:
+        """The tokens with the fields that a correction needs checked, and 0 in the place of masked values.
+
+        Args:
+            needs: names of fields.
+            owner: the correction's name, for errors.
+
+        Raises:
+            ValueError: a field is missing, has a wrong shape, or holds NaN at a token that counts.
+        """
+        fields = {name: self._needed(name, owner) for name in needs}
+        if self.log_reference_ratio is not None:
+            fields["log_reference_ratio"] = self._without_nan("log_reference_ratio", self.log_reference_ratio, owner)
+        return self._replaced(fields) if fields else self
+
+    def _replaced(self, fields: dict[str, Array]) -> Tokens:
+        """The tokens with other fields, which are not checked again."""
+        tokens = copy.copy(self)
+        for name, value in fields.items():
+            object.__setattr__(tokens, name, value)
+        return tokens
+
+    def _needed(self, name: str, owner: str) -> Array:
+        value: Array | None = getattr(self, name)
+        if value is None and name == "policy_log_probs" and self.actor_log_probs is not None:
+            value = self.actor_log_probs + self.log_ratio
+        elif value is None and name == "actor_log_probs" and self.policy_log_probs is not None:
+            value = self.policy_log_probs - self.log_ratio
+        if value is None:
+            raise ValueError(f"{owner} needs {name}: {HOW_TO_GIVE[name]}")
+        if name == "overlap":
+            if not bool(namespace(self.log_ratio).all(as_array(stop_gradient(value), self.log_ratio) >= 0)):
+                raise ValueError(f"{owner}: overlap holds NaN or a negative number")
+            return value
+        if name == "advantages":
+            value = self._advantage_of_each(value)
+        return self._without_nan(name, value, owner)
+
+    def _advantage_of_each(self, advantages: Array) -> Array:
+        xp = namespace(self.log_ratio)
+        try:
+            each = xp.broadcast_to(as_array(advantages, self.log_ratio), self.log_ratio.shape)
+        except (RuntimeError, ValueError):
+            raise ValueError(
+                f"advantages has shape {tuple(advantages.shape)}: it does not broadcast against log_ratio, "
+                f"of shape {tuple(self.log_ratio.shape)} (one per sequence has shape (..., 1))"
+            ) from None
+        return each
+
+    def _without_nan(self, name: str, value: Array, owner: str) -> Array:
+        xp = namespace(value)
+        if self.mask is not None:
+            value = xp.where(self.mask, value, 0.0)
+        if bool(xp.any(xp.isnan(value))):
+            raise ValueError(f"{name} holds NaN: {owner} cannot weigh it")
+        return value
+
+
+V = TypeVar("V")
+
+
+def given(value: V | None) -> V:
+    """A value that a correction's `needs` has assured."""
+    assert value is not None
+    return value
+
+
+def only_live(pair: TokenWeights, live: Array) -> TokenWeights:
+    """The pair with both 0 at masked tokens, broadcast to the mask's shape."""
+    xp = namespace(live)
+    return TokenWeights(*(xp.where(live, field, 0.0) for field in pair))

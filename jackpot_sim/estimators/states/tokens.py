@@ -1,0 +1,48 @@
+"""Tokens at states whose whole laws are known."""
+
+from __future__ import annotations
+
+from jackpot_sim.core.backend import Array, namespace
+from jackpot_sim.core.numerics import log_ratio
+from jackpot_sim.core.obrs import log_overlap_terms
+from jackpot_sim.estimators.corrections.correction import Correction
+from jackpot_sim.estimators.corrections.tokens import Tokens
+
+
+def tokens_of_states(
+    policy_log_probs: Array, actor_log_probs: Array, correction: Correction, advantage: Array | None = None
+) -> Tokens:
+    """Every token of every state, with the overlap that the correction needs.
+
+    Args:
+        policy_log_probs: log p, shape (..., vocab), nats, checked by the caller.
+        actor_log_probs: log q, the same shape.
+        correction: a correction of single tokens; λ has shape (...) or (..., 1), or is a number.
+        advantage: A(x), the same shape; None where it is unknown.
+    """
+    xp = namespace(policy_log_probs, actor_log_probs)
+    overlap, lam = None, correction.overlap_lam
+    if lam is not None:
+        lam = lam[..., 0] if not isinstance(lam, int | float) and lam.ndim else lam
+        terms = log_overlap_terms(policy_log_probs, actor_log_probs, lam)
+        overlap = xp.sum(xp.exp(terms), axis=-1, keepdims=True)
+    return Tokens(
+        log_ratio(policy_log_probs, actor_log_probs),
+        policy_log_probs=policy_log_probs,
+        actor_log_probs=actor_log_probs,
+        overlap=overlap,
+        advantages=advantage,
+    )
+
+
+def drawn_tokens(tokens: Tokens, drawn: Array, correction: Correction) -> Tokens:
+    """Some tokens of one state, with what the correction needs of them.
+
+    Args:
+        tokens: all tokens of the state, shape (vocab,).
+        drawn: ids, any shape, which is that of the result.
+        correction: a correction of single tokens.
+    """
+    needed = {name: getattr(tokens, name) for name in correction.needs - {"overlap"}}
+    fields = {name: value[drawn] for name, value in needed.items() if value is not None}
+    return Tokens(tokens.log_ratio[drawn], overlap=tokens.overlap, **fields)
