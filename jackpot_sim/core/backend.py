@@ -8,61 +8,15 @@ much better by another route, is here.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from typing import Any, Literal, Protocol
+from collections.abc import Iterator
+from typing import Any, Literal, cast
 
 import array_api_compat
 import array_api_extra as xpx
 import numpy as np
 
-
-class Array(Protocol):
-    """A numpy array, a torch tensor (CPU or CUDA) or any other Array API array; never a Python number."""
-
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-    @property
-    def dtype(self) -> Any: ...
-    @property
-    def ndim(self) -> int: ...
-    @property
-    def device(self) -> Any: ...
-    def __getitem__(self, key: Any, /) -> Array: ...
-    def __add__(self, other: Any, /) -> Array: ...
-    def __radd__(self, other: Any, /) -> Array: ...
-    def __sub__(self, other: Any, /) -> Array: ...
-    def __rsub__(self, other: Any, /) -> Array: ...
-    def __mul__(self, other: Any, /) -> Array: ...
-    def __rmul__(self, other: Any, /) -> Array: ...
-    def __truediv__(self, other: Any, /) -> Array: ...
-    def __rtruediv__(self, other: Any, /) -> Array: ...
-    def __pow__(self, other: Any, /) -> Array: ...
-    def __neg__(self) -> Array: ...
-    def __invert__(self) -> Array: ...
-    def __and__(self, other: Any, /) -> Array: ...
-    def __or__(self, other: Any, /) -> Array: ...
-    def __lt__(self, other: Any, /) -> Array: ...
-    def __le__(self, other: Any, /) -> Array: ...
-    def __gt__(self, other: Any, /) -> Array: ...
-    def __ge__(self, other: Any, /) -> Array: ...
-    def __eq__(self, other: Any, /) -> Array: ...  # type: ignore[override]
-    def __ne__(self, other: Any, /) -> Array: ...  # type: ignore[override]
-    def __xor__(self, other: Any, /) -> Array: ...
-    def __matmul__(self, other: Any, /) -> Array: ...
-    def __iter__(self) -> Iterator[Any]: ...
-    def __float__(self) -> float: ...
-    def __int__(self) -> int: ...
-    def __len__(self) -> int: ...
-
-
-class Namespace(Protocol):
-    """The module of an array library, seen through array-api-compat; its functions give arrays."""
-
-    def __getattr__(self, name: str, /) -> Callable[..., Array]: ...
-    def finfo(self, dtype: Any, /) -> Any: ...
-    def isdtype(self, dtype: Any, kind: Any, /) -> bool: ...
-    def unstack(self, x: Array, /, *, axis: int = 0) -> tuple[Array, ...]: ...
-
+from jackpot_sim.core.arrays import Array as Array
+from jackpot_sim.core.arrays import Namespace
 
 BLOCK_ELEMENTS = 1 << 15
 """Elements of one array worked on at a time, so that temporaries stay in the cache."""
@@ -120,20 +74,23 @@ def logsumexp(x: Array, axis: int = -1, keepdims: bool = False) -> Array:
 
 def searchsorted(ascending: Array, values: Array, side: Literal["left", "right"]) -> Array:
     """Where `values` fall in `ascending`, along the last axis of both; the other axes must agree."""
-    if array_api_compat.is_torch_array(values):
+    if array_api_compat.is_torch_array(values) and array_api_compat.is_torch_array(ascending):
         # torch warns of the copy that it makes of a strided tensor, so make it first.
         ascending, values = ascending.contiguous(), values.contiguous()
-    return xpx.searchsorted(ascending, values, side=side)
+    places: Any = xpx.searchsorted(cast("Any", ascending), cast("Any", values), side=side)
+    return cast("Array", places)
 
 
 def kth_largest(x: Array, k: int) -> Array:
     """The k-th largest entry along the last axis, shape (..., 1)."""
     xp = namespace(x)
     if array_api_compat.is_torch_array(x):
-        return xp.topk(x, k, dim=-1).values[..., -1:]
+        values: Array = xp.topk(x, k, dim=-1)[0]
+        return values[..., -1:]
     vocab = x.shape[-1]
     if array_api_compat.is_numpy_array(x):
-        return np.partition(x, vocab - k, axis=-1)[..., vocab - k : vocab - k + 1]
+        partitioned: Array = np.partition(x, vocab - k, axis=-1)
+        return partitioned[..., vocab - k : vocab - k + 1]
     return xp.sort(x, axis=-1, descending=True)[..., k - 1 : k]
 
 
@@ -182,7 +139,7 @@ def stop_gradient(x: Array) -> Array:
     return x.detach() if array_api_compat.is_torch_array(x) else x
 
 
-def to_numpy(x: Array) -> np.ndarray[Any, Any]:
+def to_numpy(x: Array | float) -> np.ndarray[Any, Any]:
     """A numpy copy or view of `x`, fetched from its device and cut from any graph."""
     if array_api_compat.is_torch_array(x):
         return np.asarray(x.detach().cpu().numpy())
@@ -193,7 +150,8 @@ def into(out: Array, operation: str, *operands: Array) -> Array:
     """`operation` of the namespace written into `out`: fresh memory costs more than the arithmetic."""
     function = getattr(namespace(out), operation)
     if array_api_compat.is_numpy_array(out) or array_api_compat.is_torch_array(out):
-        return function(*operands, out=out)
+        written: Array = function(*operands, out=out)
+        return written
     out[...] = function(*operands)
     return out
 

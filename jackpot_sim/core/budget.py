@@ -14,7 +14,9 @@ passes, never the answer. At most `_STORED` probabilities of each law are held.
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Iterator
+from functools import reduce
 from typing import Any
 
 import array_api_compat
@@ -231,7 +233,7 @@ class _Tokens:
             return
         xp = self._xp
         for rows in row_blocks(self._states, self._vocab):
-            mass_p = mass_q = 0.0
+            masses: list[tuple[Array, Array]] = []
             end, by_row = rows.stop * self._vocab, (rows.stop - rows.start, -1)
             for start in range(rows.start * self._vocab, end, BLOCK_ELEMENTS):
                 place = slice(start, min(start + BLOCK_ELEMENTS, end))
@@ -242,12 +244,11 @@ class _Tokens:
                 else:
                     p, q = xp.exp(self._log_p[place]), xp.exp(self._log_q[place])
                 if not self._checked:
-                    mass_p = mass_p + xp.sum(xp.reshape(p, by_row), axis=-1)
-                    mass_q = mass_q + xp.sum(xp.reshape(q, by_row), axis=-1)
+                    masses.append((xp.sum(xp.reshape(p, by_row), axis=-1), xp.sum(xp.reshape(q, by_row), axis=-1)))
                 yield p, q
             if not self._checked:
-                check_total(mass_p, "policy_log_probs")
-                check_total(mass_q, "actor_log_probs")
+                for name, parts in zip(("policy_log_probs", "actor_log_probs"), zip(*masses, strict=True), strict=True):
+                    check_total(reduce(operator.add, parts), name)
         self._checked = True
 
 

@@ -112,22 +112,23 @@ class ChunkedLaw:
                 states are not of the head's size.
         """
         xp = namespace(hidden, head.weight)
-        peak: Array = None
-        total: Array = None
+        running: tuple[Array, Array] | None = None
         with overflow_to_inf():
             for tokens in head.chunks(chunk):
                 logits = head.logits(hidden, tokens)
                 top = xp.max(logits, axis=-1, keepdims=True)
-                if total is None:
-                    peak, total = xp.where(xp.isfinite(top), top, xp.zeros_like(top)), xp.zeros_like(top)
+                if running is None:
+                    running = xp.where(xp.isfinite(top), top, xp.zeros_like(top)), xp.zeros_like(top)
+                peak, total = running
                 # What is summed already moves to the larger peak; while that is nothing, any peak will do.
                 larger = xp.where(total > 0, xp.maximum(peak, top), top)
                 larger = xp.where(xp.isfinite(larger), larger, peak)
                 logits -= larger
                 into(logits, "exp", logits)
                 moved = total * xp.exp(xp.where(total > 0, peak - larger, 0.0))
-                total = moved + xp.sum(logits, axis=-1, keepdims=True)
-                peak = larger
+                running = larger, moved + xp.sum(logits, axis=-1, keepdims=True)
+        assert running is not None
+        peak, total = running
         if not bool(xp.all(xp.isfinite(total) & (total > 0))):
             raise ValueError("logits: a state holds NaN or +inf, or nothing but -inf")
         return cls(head, hidden, peak, xp.log(total))

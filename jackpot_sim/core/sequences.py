@@ -207,6 +207,6 @@ def kl_of_measures(first: Floats, second: Floats) -> float:
     near = np.abs(first - second) < second / 2
     with np.errstate(divide="ignore"):
         log_first, log_second = (np.log(each / first.sum()) for each in (first, second))
-        apart = log_ratio(log_first, log_second)
+        apart = np.asarray(log_ratio(log_first, log_second))
     ratio = np.where(near, np.log1p((first - second) / np.where(near, second, 1.0) * near), apart)
     return float(kl_to_measure(*(each.reshape(-1) for each in (log_first, ratio, log_second))))

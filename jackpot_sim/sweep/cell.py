@@ -70,7 +70,7 @@ def _measure(cell: Cell, study: Study) -> Measured:
 
 
 def _estimator_columns(spec: EstimatorSpec, correction: Correction) -> Row:
-    parameters = correction.parameters()
+    parameters = {name: value for name, value in correction.parameters().items() if value is not None}
     scalars = {name: float(parameters[name]) for name in PARAMETERS if np.ndim(parameters.get(name, ())) == 0}
     return scalars | {
         "aggregate": None if "aggregate" not in parameters else str(parameters["aggregate"]),

@@ -8,6 +8,7 @@ from jackpot_sim.core.backend import Array
 from jackpot_sim.core.obrs import solve_lam
 from jackpot_sim.estimators.corrections.composed import RaoBlackwell
 from jackpot_sim.estimators.corrections.correction import Correction
+from jackpot_sim.estimators.corrections.parameters import Parameter
 
 
 def at_budget(
@@ -35,5 +36,5 @@ def at_budget(
     if "lam" not in correction.parameters():
         raise ValueError(f"{correction.name} has no lam to solve for: an acceptance budget fits obrs and jackpot")
     lam = solve_lam(policy_log_probs, actor_log_probs, acceptance_rate, per_state)
-    solved = lam[..., None] if per_state else float(lam)
-    return dataclasses.replace(correction, lam=solved)
+    solved: dict[str, Parameter] = {"lam": lam[..., None] if per_state else float(lam)}
+    return dataclasses.replace(correction, **solved)

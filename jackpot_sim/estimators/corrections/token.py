@@ -75,7 +75,7 @@ class TruncatedImportanceSampling(TokenCorrection):
 
     def __post_init__(self) -> None:
         require_positive(self, "clip", "c2")
-        if not bool(to_numpy((self.floor >= 0) & (self.floor <= self.clip)).all()):
+        if not ((self.floor >= 0) & (self.floor <= to_numpy(self.clip))).all():
             raise ValueError(f"{self.name}: floor must lie between 0 and clip, got {self.floor} and {self.clip}")
 
     @override

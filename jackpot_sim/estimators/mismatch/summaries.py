@@ -158,14 +158,16 @@ def _groups(rollouts: ScoredRollouts, states: Mapping[str, Floats], place: Ints,
         "k2": log_ratios.k2(log_ratio),
         "k3": log_ratios.k3(log_ratio),
         "chi_square_token": np.expm1(2 * log_ratio),
-        "probability_gap": np.abs(exp_difference(log_p, log_q)),
+        "probability_gap": np.abs(np.asarray(exp_difference(log_p, log_q))),
     }
     for name, table in states.items():
         values = _checked(name, table, rollouts)
         of_tokens[name] = values
         yield Ordered(values, tokens, count, quantiles={f"{name}_median": 0.5}, trimmed={f"{name}_trimmed": TRIMMED})
     yield Means(of_tokens, tokens, count)
-    total, mean = (log_ratios.aggregate(rollouts.log_ratio, live, how)[:, 0] for how in (Aggregate.SUM, Aggregate.MEAN))
+    total, mean = (
+        np.asarray(log_ratios.aggregate(rollouts.log_ratio, live, how)[:, 0]) for how in (Aggregate.SUM, Aggregate.MEAN)
+    )
     of_sequences = {
         "chi_square_sequence": np.expm1(2 * total),
         "chi_square_geometric": np.expm1(2 * mean),
