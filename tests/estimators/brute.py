@@ -158,10 +158,12 @@ def divergence(p: Vector, mass: Vector) -> float:
     return total
 
 
-def moments(cell: Cell, rule: Rule, lam: float | None, denominator: str, n_samples: int) -> dict[str, float]:
-    """Every column of `Moments`, by enumeration. `rule` is called with (r, z)."""
+def moments(
+    cell: Cell, rule: Rule, lam: float | None, denominator: str, n_samples: int, of_ratio: bool = True
+) -> dict[str, float]:
+    """Every column of `Moments`, by enumeration. `rule` is called with (r, z), or else with (p, q, A)."""
     states = [
-        _State(np.exp(log_p), np.exp(log_q), advantage, rule, lam)
+        _State(np.exp(log_p), np.exp(log_q), advantage, rule, lam, of_ratio)
         for log_p, log_q, advantage in zip(*cell, strict=True)
     ]
     count = len(states)
@@ -210,12 +212,13 @@ def moments(cell: Cell, rule: Rule, lam: float | None, denominator: str, n_sampl
 class _State:
     """One state, its tokens enumerated."""
 
-    def __init__(self, p: Vector, q: Vector, advantage: Vector, rule: Rule, lam: float | None) -> None:
+    def __init__(self, p: Vector, q: Vector, advantage: Vector, rule: Rule, lam: float | None, of_ratio: bool) -> None:
         vocab = len(p)
         self.p, self.q = p, q
         z = None if lam is None else sum(min(q[x], p[x] / lam) for x in range(vocab))
         self.features = [advantage[x] * (np.eye(vocab)[x] - p) for x in range(vocab)]
-        rules = [rule(p[x] / q[x], z) if q[x] > 0 else (0.0, 0.0) for x in range(vocab)]
+        looks_at = [(p[x] / q[x], z) if of_ratio and q[x] > 0 else (p[x], q[x], advantage[x]) for x in range(vocab)]
+        rules = [rule(*looks_at[x]) if q[x] > 0 else (0.0, 0.0) for x in range(vocab)]
         self.accept = [a for a, _ in rules]
         self.weights = [w if a > 0 else 0.0 for a, w in rules]
         self.accepted = [q[x] * self.accept[x] for x in range(vocab)]

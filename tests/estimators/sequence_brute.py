@@ -62,6 +62,9 @@ class Step(NamedTuple):
     actor: list[float]
     back: float | None
     """p_ref/p_new, where p_new is the target."""
+    token: int
+    advantage: float
+    """A of the whole sequence."""
 
 
 def _overlap(step: Step, lam: float) -> float:
@@ -113,7 +116,9 @@ def steps_of(prompt: Prompt, string: Prefix, target: str) -> list[Step]:
         back = None
         if target == "p_new":
             back = prompt.reference[s][token] / prompt.policy[s][token] if prompt.policy[s][token] > 0 else math.inf
-        found.append(Step(aim[s][token] / prompt.actor[s][token], aim[s], prompt.actor[s], back))
+        found.append(
+            Step(aim[s][token] / prompt.actor[s][token], aim[s], prompt.actor[s], back, token, prompt.advantage[string])
+        )
     return found
 
 
