@@ -43,7 +43,7 @@ def floating(x: Array) -> Array:
     return x
 
 
-def as_array(value: Any, like: Array) -> Array:
+def as_array(value: float | Array, like: Array) -> Array:
     """`value` (a number or an array) with the dtype and the device of `like`."""
     xp = namespace(like)
     device = array_api_compat.device(like)
@@ -52,7 +52,7 @@ def as_array(value: Any, like: Array) -> Array:
     return xp.asarray(value, dtype=like.dtype, device=device)
 
 
-def as_ids(value: Any, like: Array) -> Array:
+def as_ids(value: Array, like: Array) -> Array:
     """`value`, integers of any array library, as int64 of the library and on the device of `like`."""
     xp = namespace(like)
     if not array_api_compat.is_torch_array(like):

@@ -17,7 +17,6 @@ import math
 import operator
 from collections.abc import Iterator
 from functools import reduce
-from typing import Any
 
 import array_api_compat
 import numpy as np
@@ -43,7 +42,9 @@ _NEAR = 0.25
 """Newton steps, relative to λ, that are short enough to pick out the tokens they pass at once."""
 
 
-def solve_lam(policy_log_probs: Array, actor_log_probs: Array, acceptance_rate: Any, per_state: bool = True) -> Array:
+def solve_lam(
+    policy_log_probs: Array, actor_log_probs: Array, acceptance_rate: float | Array, per_state: bool = True
+) -> Array:
     """The λ at which OBRS accepts a share `acceptance_rate` of the tokens ([J] Thm 3.4, with its edges).
 
     Args:
@@ -83,7 +84,7 @@ def solve_lam(policy_log_probs: Array, actor_log_probs: Array, acceptance_rate: 
             buffers = _buffers(log_p, vocab)
             each = [slice(i, i + 1) for i in range(states)]
             lams = [_Tokens(log_p[i, :], log_q[i, :], buffers).solve(float(rates[i.start])) for i in each]
-            return xp.reshape(as_array(lams, log_p), shape)
+            return xp.reshape(xp.asarray(lams, dtype=log_p.dtype, device=log_p.device), shape)
         blocks = [_solve_rows(log_p[rows, :], log_q[rows, :], rates[rows]) for rows in row_blocks(states, vocab)]
     return xp.reshape(xp.concat(blocks), shape)
 

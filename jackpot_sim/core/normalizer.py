@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Any
 
 from jackpot_sim.core.backend import Array, floating, into, namespace, topk_mask
 from jackpot_sim.core.heads import ChunkedLaw, Head
@@ -35,7 +34,7 @@ from jackpot_sim.core.numerics import (
 from jackpot_sim.core.obrs import log_overlap_terms
 
 
-def topk(policy_log_probs: Array, actor_log_probs: Array, k: int, lam: Any = 1.0) -> Array:
+def topk(policy_log_probs: Array, actor_log_probs: Array, k: int, lam: float | Array = 1.0) -> Array:
     """Z_k = Σ over TopK(q) ∪ TopK(p) of min(q, p/λ) ≤ Z, shape (...) ([J] §4.4.1).
 
     Args:
@@ -51,7 +50,7 @@ def topk(policy_log_probs: Array, actor_log_probs: Array, k: int, lam: Any = 1.0
     return _split_at_topk(policy_log_probs, actor_log_probs, k, lam)[0]
 
 
-def bracket(policy_log_probs: Array, actor_log_probs: Array, k: int, lam: Any = 1.0) -> tuple[Array, Array]:
+def bracket(policy_log_probs: Array, actor_log_probs: Array, k: int, lam: float | Array = 1.0) -> tuple[Array, Array]:
     """(low, high) with Z_k = low ≤ Z ≤ high = Z_k + min(q_rest, p_rest/λ), each of shape (...).
 
     The rests are the masses outside TopK(q) ∪ TopK(p). Arguments and errors as `topk`.
@@ -59,7 +58,9 @@ def bracket(policy_log_probs: Array, actor_log_probs: Array, k: int, lam: Any = 
     return _close(*_split_at_topk(policy_log_probs, actor_log_probs, k, lam), lam)
 
 
-def bracket_on_topk(policy_topk_log_probs: Array, actor_topk_log_probs: Array, lam: Any = 1.0) -> tuple[Array, Array]:
+def bracket_on_topk(
+    policy_topk_log_probs: Array, actor_topk_log_probs: Array, lam: float | Array = 1.0
+) -> tuple[Array, Array]:
     """(low, high) around Z from both laws on the same k tokens K: what a trainer can afford.
 
     low = Σ_K min(q, p/λ) and high = low + min(1 − q(K), (1 − p(K))/λ), both of shape (...): O(k) per token,
@@ -99,7 +100,7 @@ def chunked(
     actor_hidden: Array,
     policy_head: Head,
     actor_head: Head,
-    lam: Any = 1.0,
+    lam: float | Array = 1.0,
     *,
     chunk: int | None = None,
 ) -> Array:
@@ -144,7 +145,7 @@ def chunked(
 
 
 def actor_topk_bracket(
-    policy_log_probs: Array, actor_topk_ids: Array, actor_topk_log_probs: Array, lam: Any = 1.0
+    policy_log_probs: Array, actor_topk_ids: Array, actor_topk_log_probs: Array, lam: float | Array = 1.0
 ) -> tuple[Array, Array]:
     """(low, high) around Z from what an inference server returns: the actor's top-k alone.
 
@@ -225,12 +226,14 @@ def calibrated(low: Array, high: Array, acceptance_probability: Array) -> Array:
     return low + xp.clip(share, 0.0, 1.0) * (high - low)
 
 
-def _close(low: Array, policy_rest: Array, actor_rest: Array, lam: Any) -> tuple[Array, Array]:
+def _close(low: Array, policy_rest: Array, actor_rest: Array, lam: float | Array) -> tuple[Array, Array]:
     """(low, high) from the terms that are known and the masses of p and q where they are not."""
     return low, low + namespace(low).minimum(actor_rest, policy_rest / positive(lam, "lam", low))
 
 
-def _split_at_topk(policy_log_probs: Array, actor_log_probs: Array, k: int, lam: Any) -> tuple[Array, Array, Array]:
+def _split_at_topk(
+    policy_log_probs: Array, actor_log_probs: Array, k: int, lam: float | Array
+) -> tuple[Array, Array, Array]:
     """Z_k on the union of the two top-k sets, and the masses of p and of q outside it."""
     if k < 1:
         raise ValueError(f"k must be at least 1, got {k}")

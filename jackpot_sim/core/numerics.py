@@ -7,7 +7,6 @@ last axis, and a log-ratio is policy over actor. 0·log 0 = 0, with finite gradi
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 
@@ -84,7 +83,7 @@ def exp_remainder(x: Array) -> Array:
     return xp.where(small, close, plain)
 
 
-def positive(value: Any, name: str, like: Array) -> Array:
+def positive(value: float | Array, name: str, like: Array) -> Array:
     """`value` as an array like `like`, refused unless every entry is positive and finite."""
     xp = namespace(like)
     out = as_array(value, like)

@@ -13,7 +13,6 @@ T2. Among all rules a: V → [0, 1] with Σ q a = ā, OBRS minimises D_f(p‖q̂
 from __future__ import annotations
 
 import math
-from typing import Any
 
 from jackpot_sim.core.backend import Array, floating, logsumexp, namespace
 from jackpot_sim.core.budget import solve_lam
@@ -22,7 +21,7 @@ from jackpot_sim.core.numerics import check_pair, positive
 __all__ = ["acceptance_probability", "accepted_log_probs", "log_overlap_terms", "overlap", "solve_lam"]
 
 
-def acceptance_probability(log_ratio: Array, lam: Any) -> Array:
+def acceptance_probability(log_ratio: Array, lam: float | Array) -> Array:
     """a = min(1, r/λ) with r = p/q, elementwise ([J] eq. 4).
 
     Args:
@@ -38,7 +37,7 @@ def acceptance_probability(log_ratio: Array, lam: Any) -> Array:
     return xp.exp(xp.minimum(log_ratio - log_lam, xp.zeros_like(log_ratio)))
 
 
-def overlap(policy_log_probs: Array, actor_log_probs: Array, lam: Any = 1.0) -> Array:
+def overlap(policy_log_probs: Array, actor_log_probs: Array, lam: float | Array = 1.0) -> Array:
     """Z(λ) = Σ min(q, p/λ): the mean acceptance rate of OBRS, and 1 − TV(p, q) at λ = 1.
 
     Args:
@@ -57,7 +56,7 @@ def overlap(policy_log_probs: Array, actor_log_probs: Array, lam: Any = 1.0) -> 
     return xp.sum(xp.exp(log_overlap_terms(policy_log_probs, actor_log_probs, lam)), axis=-1)
 
 
-def accepted_log_probs(policy_log_probs: Array, actor_log_probs: Array, lam: Any) -> Array:
+def accepted_log_probs(policy_log_probs: Array, actor_log_probs: Array, lam: float | Array) -> Array:
     """log q̃ with q̃ = min(q, p/λ)/Z(λ), the law of the accepted tokens ([J] eq. 3).
 
     Shapes as in `overlap`; the result has shape (..., vocab).
@@ -74,7 +73,7 @@ def accepted_log_probs(policy_log_probs: Array, actor_log_probs: Array, lam: Any
     return terms - log_z
 
 
-def log_overlap_terms(policy_log_probs: Array, actor_log_probs: Array, lam: Any) -> Array:
+def log_overlap_terms(policy_log_probs: Array, actor_log_probs: Array, lam: float | Array) -> Array:
     """log min(q, p/λ), shape (..., vocab), for laws that the caller has already checked."""
     xp = namespace(policy_log_probs, actor_log_probs)
     lam = positive(lam, "lam", policy_log_probs)

@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 
 from jackpot_sim.core import divergences
-from jackpot_sim.core.arrays import Floats, Ints
+from jackpot_sim.core.arrays import Array, Floats, Ints
 from jackpot_sim.core.sequences import Enumeration, Rollouts, SequenceLaws, occupancy, per_sequence
 
 NAMES = (
@@ -74,11 +73,11 @@ def _of_prompt(rollouts: Rollouts) -> dict[str, tuple[float, float]]:
     return found | {"chi_square_sequence": (mean, error), "mean_length": ratio_of_means(actor.lengths, ones)}
 
 
-_AT_POLICY: dict[str, Callable[..., Any]] = {"kl_sequence": divergences.kl}
+_AT_POLICY: dict[str, Callable[[Floats, Floats], Array]] = {"kl_sequence": divergences.kl}
 _AT_ACTOR = {name: divergence for name, divergence in divergences.BY_NAME.items() if name != "kl_policy_actor"}
 
 
-def _at_prefixes(laws: SequenceLaws, which: dict[str, Callable[..., Any]]) -> dict[str, Floats]:
+def _at_prefixes(laws: SequenceLaws, which: dict[str, Callable[[Floats, Floats], Array]]) -> dict[str, Floats]:
     return {name: np.asarray(f(laws.policy_log_probs, laws.actor_log_probs)) for name, f in which.items()}
 
 

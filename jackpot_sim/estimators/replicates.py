@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -28,7 +27,7 @@ class Sampled:
 
 
 def gradient_figures(
-    *, own: Any, others: Any, dot: Any, signal: Any, on_policy_variance: Any, n_samples: int
+    *, own: float, others: float, dot: float, signal: float, on_policy_variance: float, n_samples: int
 ) -> dict[str, float]:
     """What the inner products of simulated updates say of bias and variance, by the names of `Moments`.
 

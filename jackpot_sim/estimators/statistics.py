@@ -12,9 +12,18 @@ import dataclasses
 import math
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Generic, TypeAlias, cast
 
 import numpy as np
+from typing_extensions import TypeVar
+
+from jackpot_sim.core.arrays import Array, Floats
+
+Figure: TypeAlias = float | Floats
+"""A figure of one cell, or one of each of several cells, resamples or thresholds."""
+
+F = TypeVar("F", float, Floats, default=float)
+A = TypeVar("A", bound=Array)
 
 
 class Denominator(StrEnum):
@@ -35,54 +44,54 @@ class Denominator(StrEnum):
 class StateStatistics:
     """What each state contributes, every field of shape (..., states), float64."""
 
-    acceptance_rate: Any
+    acceptance_rate: Floats
     """E[kept tokens] / E[tokens]; of a single token E_q[a]."""
-    weight_mean: Any
+    weight_mean: Floats
     """E[Σ mw] / E[units]; a unit is a token, or a sequence for corrections of whole sequences."""
-    weight_square: Any
+    weight_square: Floats
     """E[Σ mw²] / E[units]."""
-    grad_norm_sq: Any
+    grad_norm_sq: Floats
     """‖g‖², advantage²."""
-    on_policy_variance: Any
+    on_policy_variance: Floats
     """The variance of one proposal of the policy itself, advantage²; of a single token Σ p‖f‖² − ‖g‖²."""
-    divisor: Any
+    divisor: Floats
     """D, by which ĝ = g_w/D: 1, the batch's acceptance rate, or weight_mean."""
-    error_sq: Any
+    error_sq: Floats
     """‖ĝ − g‖², from the difference of laws, so that a small bias keeps its digits."""
-    error_dot: Any
+    error_dot: Floats
     """⟨ĝ − g, g⟩."""
-    estimate_sq: Any
+    estimate_sq: Floats
     """‖ĝ‖², and below ⟨ĝ, g⟩: of a short ĝ they would keep few digits as differences of the above."""
-    estimate_dot: Any
+    estimate_dot: Floats
     """⟨ĝ, g⟩."""
-    second_moment: Any
+    second_moment: Floats
     """E‖X‖² of one weighted proposal X, and for SELF_NORMALIZED that of X with the noise of its divisor."""
-    kl_accepted: Any
+    kl_accepted: Floats
     """KL(p‖q̃) of the accepted tokens' law q̃ ∝ q·a, nats; for sequences, of visits to (prefix, token)."""
-    kl_effective: Any
+    kl_effective: Floats
     """KL(p‖q_w) of the law that the weighted update really samples, q_w ∝ q·E[mw], nats; likewise."""
-    kl_prefix: Any
+    kl_prefix: Floats
     """The part of kl_effective that is due to the law of the prefixes; 0 where states are given."""
-    length: Any
+    length: Floats
     """E[tokens], 1 for a single token."""
-    units: Any
+    units: Floats
     """E[units], see weight_mean."""
-    kept_dot_cov: Any
+    kept_dot_cov: Floats
     """Cov(⟨X, g_w⟩, kept tokens), and below of tokens: how the divisor of ACCEPTED moves with the update."""
-    length_dot_cov: Any
+    length_dot_cov: Floats
     """Cov(⟨X, g_w⟩, tokens)."""
-    kept_var: Any
+    kept_var: Floats
     """Var(kept tokens)."""
-    kept_length_cov: Any
+    kept_length_cov: Floats
     """Cov(kept tokens, tokens)."""
-    length_var: Any
+    length_var: Floats
     """Var(tokens)."""
 
 
-def of_single_tokens(acceptance_rate: Any, weighted_sq: Any) -> dict[str, Any]:
+def of_single_tokens(acceptance_rate: A, weighted_sq: A) -> dict[str, A]:
     """The columns that are trivial where a proposal is one token. Args: E[a], and ‖g_w‖²."""
     one, zero = acceptance_rate * 0 + 1.0, acceptance_rate * 0
-    return {
+    columns = {
         "kl_prefix": zero,
         "length": one,
         "units": one,
@@ -92,40 +101,41 @@ def of_single_tokens(acceptance_rate: Any, weighted_sq: Any) -> dict[str, Any]:
         "kept_length_cov": zero,
         "length_var": zero,
     }
+    return cast("dict[str, A]", columns)
 
 
 @dataclass(frozen=True)
-class Moments:
+class Moments(Generic[F]):
     """The moments of a correction over a cell of states; see `combine` for each formula.
 
-    Arrays of shape (thresholds,) when they come from a path, and floats otherwise.
+    Arrays of shape (thresholds,) from a path, `Moments[Floats]`, and floats otherwise, `Moments[float]`.
     """
 
-    acceptance_rate: Any
-    kl_accepted: Any
-    kl_effective: Any
-    kl_prefix: Any
-    grad_norm_sq: Any
-    on_policy_variance: Any
-    bias: Any
-    direction_bias: Any
-    gain: Any
-    variance: Any
-    noise_to_signal: Any
+    acceptance_rate: F
+    kl_accepted: F
+    kl_effective: F
+    kl_prefix: F
+    grad_norm_sq: F
+    on_policy_variance: F
+    bias: F
+    direction_bias: F
+    gain: F
+    variance: F
+    noise_to_signal: F
     n_samples: int | None
-    mse: Any
-    mse_rescaled: Any
-    ess_fraction: Any
-    degenerate_states: Any
+    mse: F
+    mse_rescaled: F
+    ess_fraction: F
+    degenerate_states: F
     per_state: StateStatistics
 
 
-def mean_squared_error(bias_sq: Any, variance: Any, noise_to_signal: Any, n_samples: Any) -> Any:
+def mean_squared_error(bias_sq: Figure, variance: Figure, noise_to_signal: Figure, n_samples: int) -> Figure:
     """bias² + variance · noise_to_signal / n_samples, in units of ‖g‖²."""
     return bias_sq + variance * noise_to_signal / n_samples
 
 
-def mean_squared_error_rescaled(gain: Any, size: Any) -> Any:
+def mean_squared_error_rescaled(gain: Figure, size: Figure) -> Floats:
     """The MSE of the best non-negative multiple of the update: 1 − gain²/size, and 1 where gain ≤ 0.
 
     A smaller update has less variance, so that with few samples the MSE rewards any correction that
@@ -141,8 +151,17 @@ def mean_squared_error_rescaled(gain: Any, size: Any) -> Any:
     return np.where(np.isnan(gain) | np.isnan(size), math.nan, rescaled)
 
 
-def combine(states: StateStatistics, denominator: Denominator | str, n_samples: int | None = None) -> Moments:
-    """The moments of a cell from its states, whose axis is the last.
+def combine_cell(states: StateStatistics, denominator: Denominator | str, n_samples: int | None = None) -> Moments:
+    """`combine` for one cell, whose statistics have shape (states,), as numbers."""
+    moments = combine(states, denominator, n_samples)
+    skipped = ("n_samples", "per_state")
+    names = [field.name for field in dataclasses.fields(Moments) if field.name not in skipped]
+    numbers = {name: getattr(moments, name).item() for name in names}
+    return Moments(**numbers, n_samples=n_samples, per_state=states)
+
+
+def combine(states: StateStatistics, denominator: Denominator | str, n_samples: int | None = None) -> Moments[Floats]:
+    """The moments of cells from their states, whose axis is the last; every column has the shape that is left.
 
     bias² is mean ‖ĝ − g‖² / mean ‖g‖²; direction_bias is 1 − cos(ĝ, g) with the states concatenated,
     and gain ⟨ĝ, g⟩/‖g‖² the share of the gradient that is left; variance is that of one proposal per
@@ -171,12 +190,14 @@ def combine(states: StateStatistics, denominator: Denominator | str, n_samples: 
         bias_sq, noise_to_signal = _ratio(_mean(error_sq), grad_norm_sq), _ratio(noise, grad_norm_sq)
         bias, variance = np.sqrt(bias_sq), _ratio(_mean(variances), noise)
         mse = (
-            bias * math.nan if n_samples is None else mean_squared_error(bias_sq, variance, noise_to_signal, n_samples)
+            bias * math.nan
+            if n_samples is None
+            else np.asarray(mean_squared_error(bias_sq, variance, noise_to_signal, n_samples))
         )
         gain = _ratio(_mean(estimate_dot), grad_norm_sq)
         noise_left = math.nan if n_samples is None else variance * noise_to_signal / n_samples
         size = _ratio(_mean(estimate_sq), grad_norm_sq) + noise_left
-        moments = Moments(
+        return Moments(
             acceptance_rate=_acceptance_rate(states)[..., 0],
             kl_accepted=_mean(states.kl_accepted),
             kl_effective=_mean(states.kl_effective),
@@ -200,26 +221,19 @@ def combine(states: StateStatistics, denominator: Denominator | str, n_samples: 
             ),
             per_state=states,
         )
-    if moments.bias.ndim:
-        return moments
-    numbers = {
-        field.name: getattr(moments, field.name).item()
-        for field in dataclasses.fields(Moments)
-        if field.name not in ("n_samples", "per_state")
-    }
-    return dataclasses.replace(moments, **numbers)
 
 
-def _mean(values: Any) -> Any:
-    return np.mean(values, axis=-1)
+def _mean(values: Floats) -> Floats:
+    mean: Floats = np.mean(values, axis=-1)
+    return mean
 
 
-def _ratio(numerator: Any, denominator: Any) -> Any:
+def _ratio(numerator: Floats, denominator: Floats) -> Floats:
     """Their ratio, and nan, not inf, where the denominator is 0."""
     return numerator / np.where(denominator == 0, math.nan, denominator)
 
 
-def _variance(states: StateStatistics, denominator: Denominator, divisor: Any, estimate_sq: Any) -> Any:
+def _variance(states: StateStatistics, denominator: Denominator, divisor: Floats, estimate_sq: Floats) -> Floats:
     """The variance of one proposal at each state, trace of the covariance in logits."""
     if denominator is Denominator.PROPOSED:
         return states.second_moment - estimate_sq
@@ -228,27 +242,30 @@ def _variance(states: StateStatistics, denominator: Denominator, divisor: Any, e
     # Delta method for a sum over the batch divided by its share of kept tokens. That share fluctuates with
     # every state's masks and lengths; with K = kept − ρ·tokens it is ρ + ΣδK/Σ tokens. For one state with
     # single tokens the variance is Σ q a‖wf − ĝ‖²/Z².
-    total = np.sum(states.length, axis=-1, keepdims=True)
+    total: Floats = np.sum(states.length, axis=-1, keepdims=True)
     weighted_sq = estimate_sq * divisor**2
     share_var = states.kept_var - 2 * divisor * states.kept_length_cov + divisor**2 * states.length_var
-    share_noise = np.sum(share_var, axis=-1, keepdims=True) / total**2
+    share_noise: Floats = np.sum(share_var, axis=-1, keepdims=True) / total**2
     coupling = (states.kept_dot_cov - divisor * states.length_dot_cov) / (divisor * total)
     return (states.second_moment - weighted_sq - 2 * coupling + estimate_sq * share_noise) / divisor**2
 
 
-def _acceptance_rate(states: StateStatistics) -> Any:
+def _acceptance_rate(states: StateStatistics) -> Floats:
     """Kept tokens over all tokens, of the states together; the states' axis stays, with length 1."""
-    kept = np.mean(states.acceptance_rate * states.length, axis=-1, keepdims=True)
-    return kept / np.mean(states.length, axis=-1, keepdims=True)
+    kept: Floats = np.mean(states.acceptance_rate * states.length, axis=-1, keepdims=True)
+    tokens: Floats = np.mean(states.length, axis=-1, keepdims=True)
+    return kept / tokens
 
 
-def _rescaled_error(scale: Any, error_sq: Any, error_dot: Any, far: Any, signal: Any) -> Any:
+def _rescaled_error(scale: Floats, error_sq: Floats, error_dot: Floats, far: Floats, signal: Floats) -> Floats:
     """‖scale·ĝ − g‖²: near scale 1 from the error itself, and `far` from it, where that would cancel, as given."""
     near = scale**2 * error_sq + (scale - 1) * (2 * scale * error_dot + (scale - 1) * signal)
     return np.maximum(np.where(np.abs(scale - 1) < 0.5, near, far), 0.0)  # rounding may leave it below 0
 
 
-def _one_minus_cosine(error_sq: Any, error_dot: Any, estimate_sq: Any, estimate_dot: Any, signal: Any) -> Any:
+def _one_minus_cosine(
+    error_sq: Floats, error_dot: Floats, estimate_sq: Floats, estimate_dot: Floats, signal: Floats
+) -> Floats:
     """1 − cos(ĝ, g), by Lagrange's identity where it is small, so that its digits do not cancel.
 
     ĝ − g and g span the same area as ĝ and g: the shorter pair loses fewer digits.

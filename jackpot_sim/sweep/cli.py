@@ -30,7 +30,7 @@ from jackpot_sim.environments.sources.real_models import REAL_ACTORS
 from jackpot_sim.environments.states.advantage import Advantage
 from jackpot_sim.environments.states.base_laws import BaseLaw
 from jackpot_sim.environments.states.families import FAMILIES
-from jackpot_sim.estimators.corrections import correction as base
+from jackpot_sim.estimators.corrections.registry import registered
 from jackpot_sim.studies.answering import answered
 from jackpot_sim.studies.configuration import read_mapping
 from jackpot_sim.studies.dotted import split_dotted
@@ -104,7 +104,7 @@ Base laws (`--env.base.kind`): {"; ".join(_kind(each) + _fields(each) for each i
 
 Advantages (`--env.advantage.kind`): {"; ".join(_kind(each) + _fields(each) for each in get_args(Advantage))}.
 
-Estimators: {"; ".join(name + _fields(base.registered(name)) for name in estimators.names())}. Parameters are given
+Estimators: {"; ".join(name + _fields(registered(name)) for name in estimators.names())}. Parameters are given
 in a config file, beside their kind:
 `estimators: [none, {{kind: tis, clip: [1.5, 2, 5]}}, {{kind: jackpot, acceptance_rate: 0.9, rao_blackwell: true}}]`.
 

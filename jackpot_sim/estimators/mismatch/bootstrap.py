@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from jackpot_sim.core.arrays import Floats, Ints
+from jackpot_sim.core.arrays import Flags, Floats, Ints
 
 Group: TypeAlias = Callable[[Floats], dict[str, Floats]]
 """From `times`, (k, clusters), to its figures by name, each (k,)."""
@@ -227,7 +227,7 @@ def relative(log_weight: Floats) -> Floats:
     return log_weight - peak if peak > -math.inf else log_weight
 
 
-def _summed(values: Any, cluster: Ints, count: int) -> Floats:
+def _summed(values: Floats | Flags | None, cluster: Ints, count: int) -> Floats:
     """Σ of values in each cluster, (clusters,); how many there are for None."""
     return np.bincount(cluster, weights=values, minlength=count).astype(np.float64)
 

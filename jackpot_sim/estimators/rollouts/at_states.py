@@ -7,7 +7,7 @@ leaves have exact KLs; which states are visited is sampled. Nothing of the size 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -23,11 +23,11 @@ from jackpot_sim.estimators.states.tokens import tokens_of_states
 class AtState(NamedTuple):
     """What a correction does at each state; shape (states,)."""
 
-    acceptance_rate: Any
+    acceptance_rate: Array
     """E_q[a]."""
-    kl_accepted: Any
+    kl_accepted: Array
     """KL(p‖q̃) of the accepted tokens' law q̃ ∝ q·a, nats; nan where nothing is accepted."""
-    kl_effective: Any
+    kl_effective: Array
     """KL(p‖q_w) of what the weighted update samples, q_w ∝ q·a·w, nats."""
 
 

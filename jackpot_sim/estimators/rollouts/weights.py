@@ -9,7 +9,6 @@ Sequences are shared out among replicates, each of which is the batch of one upd
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 
@@ -154,14 +153,14 @@ def _weight_figures(sums: Floats) -> dict[str, float]:
         return {"acceptance_rate": float(kept / tokens), "ess_fraction": float(weight**2 / (square * units))}
 
 
-def _units(rollouts: ScoredRollouts, unit: Level) -> tuple[Any, Floats]:
+def _units(rollouts: ScoredRollouts, unit: Level) -> tuple[float | Floats, Floats]:
     """What a token's weight counts in its unit, (n, 1) or 1, and the units of each sequence, (n,)."""
     if unit is Level.TOKEN:
         return 1.0, rollouts.lengths
     return 1 / rollouts.lengths[:, None], np.ones(len(rollouts))
 
 
-def _shares(part: Any, whole: Floats, batch: Ints) -> Floats:
+def _shares(part: Floats | Ints, whole: Floats, batch: Ints) -> Floats:
     """Σ part / Σ whole over all sequences of the same row of `batch`, for each of them, (n,)."""
     at = np.unique(batch, axis=0, return_inverse=True)[1].ravel()
     return np.asarray((np.bincount(at, weights=part) / np.bincount(at, weights=whole))[at])

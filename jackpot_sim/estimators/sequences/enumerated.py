@@ -20,7 +20,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
@@ -33,7 +32,7 @@ from jackpot_sim.estimators.sequences.sampled import Truth
 from jackpot_sim.estimators.sequences.spaces import Logits, Parameters, Space
 from jackpot_sim.estimators.sequences.updates import Proposals, UpdateTarget, in_the_limit, weigh
 from jackpot_sim.estimators.states.moments import over_divisor, weighted_less_policy
-from jackpot_sim.estimators.statistics import Denominator, Moments, StateStatistics, combine
+from jackpot_sim.estimators.statistics import Denominator, Moments, StateStatistics, combine_cell
 
 
 def exact(
@@ -120,7 +119,7 @@ class Weighed:
         divisors = self._divisors(denominator)
         rows = [w.statistics(denominator, divisor) for w, divisor in zip(self._prompts, divisors, strict=True)]
         columns = {name: np.array([row[name] for row in rows]) for name in rows[0]}
-        return combine(StateStatistics(**columns), denominator, n_samples)
+        return combine_cell(StateStatistics(**columns), denominator, n_samples)
 
     def bias_shares(self, denominator: Denominator | str = Denominator.PROPOSED) -> BiasShares | None:
         """See `BiasShares`; None for corrections that fit no table of (prefix, token), or where there is no bias."""
@@ -355,7 +354,7 @@ class _Weights:
 
 def _shapley(corner: dict[tuple[int, ...], Floats], factor: int) -> Floats:
     """The mean over orders of what changing `factor` from 0 to 1 adds, of three factors."""
-    total: Any = 0.0
+    total: Floats = np.zeros(())
     for others in itertools.product((0, 1), repeat=2):
         before, after = ((*others[:factor], value, *others[factor:]) for value in (0, 1))
         share = 1 / 6 if sum(others) == 1 else 1 / 3

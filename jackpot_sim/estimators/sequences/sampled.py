@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
-from jackpot_sim.core.arrays import Flags, Floats
+from jackpot_sim.core.arrays import Flags, Floats, Ints
 from jackpot_sim.core.numerics import log_ratio, overflow_to_inf
 from jackpot_sim.core.sequences import Rollouts, Sequences
 from jackpot_sim.estimators.corrections.correction import Correction, Level
@@ -173,7 +173,7 @@ class _Updates:
         return np.asarray(found.todense())
 
 
-def _table(values: Floats, row: Any, column: Any, shape: tuple[int, int]) -> Any:
+def _table(values: Floats, row: Ints, column: Ints, shape: tuple[int, int]) -> sparse.csr_array:
     return sparse.csr_array((values, (row, column)), shape=shape)
 
 

@@ -6,7 +6,7 @@ prefix, so that tokens at different prefixes are orthogonal; in parameters nothi
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -78,7 +78,7 @@ class Parameters:
         step = max(1, _BLOCK // self._features.shape[-1])
         for start in range(0, len(sequences), step):
             rows = slice(start, start + step)
-            total: Any = 0.0
+            total: Floats = np.zeros(())
             for t in range(sequences.mask.shape[1]):
                 phi = self._features[sequences.prefix[rows, t], sequences.token[rows, t]]
                 total = total + coefficients[rows, t, None] * phi

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -24,9 +24,9 @@ from jackpot_sim.core.policy_gradient import feature_norm_sq, gradient_under, po
 from jackpot_sim.estimators.corrections.correction import Correction
 from jackpot_sim.estimators.corrections.tokens import TokenWeights
 from jackpot_sim.estimators.states.tokens import tokens_of_states
-from jackpot_sim.estimators.statistics import Denominator, Moments, StateStatistics, combine, of_single_tokens
+from jackpot_sim.estimators.statistics import Denominator, Moments, StateStatistics, combine_cell, of_single_tokens
 
-__all__ = ["Denominator", "Moments", "StateStatistics", "combine", "exact"]
+__all__ = ["Denominator", "Moments", "StateStatistics", "exact"]
 
 
 def exact(
@@ -78,10 +78,10 @@ def exact(
         divisor = float(np.mean(np.concatenate([to_numpy(rate) for rate in rates])))
     rows = [_statistics(block, denominator, divisor) for block in blocks]
     columns = {
-        field.name: np.concatenate([to_numpy(getattr(row, field.name)) for row in rows], dtype=np.float64)
+        field.name: np.concatenate([to_numpy(row[field.name]) for row in rows], dtype=np.float64)
         for field in dataclasses.fields(StateStatistics)
     }
-    return combine(StateStatistics(**columns), denominator, n_samples)
+    return combine_cell(StateStatistics(**columns), denominator, n_samples)
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ class _Blocks:
         self._laws = tuple(xp.reshape(x, flat) for x in (log_p, log_q, advantage))
         self._correction = correction
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> Iterator[_Block]:
         log_p, log_q, advantage = self._laws
         for rows in row_blocks(*log_p.shape):
             with overflow_to_inf():
@@ -160,7 +160,8 @@ def check_advantage(advantage: Array) -> Array:
     return advantage
 
 
-def _statistics(block: _Block, denominator: Denominator, batch_divisor: float | None) -> StateStatistics:
+def _statistics(block: _Block, denominator: Denominator, batch_divisor: float | None) -> dict[str, Array]:
+    """The columns of `StateStatistics`, each (states,)."""
     p, advantage = block.p, block.advantage
     xp = namespace(p)
     accept, weight = block.weigh()
@@ -192,7 +193,7 @@ def _statistics(block: _Block, denominator: Denominator, batch_divisor: float | 
         spread = feature_sq
     kl_accepted = kl_to_weighted(block.log_p, block.log_q, accept)
     weighs_none = bool(xp.all(weight == 1.0))
-    return StateStatistics(
+    return dict(
         acceptance_rate=rate,
         weight_mean=weight_mean,
         weight_square=_expect(squared),

@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -26,7 +26,7 @@ from jackpot_sim.estimators.corrections.correction import Correction
 from jackpot_sim.estimators.corrections.jackpot import Jackpot, OverlapTruncatedImportanceSampling
 from jackpot_sim.estimators.corrections.token import RejectionSampling, TruncatedImportanceSampling
 from jackpot_sim.estimators.states import path
-from jackpot_sim.estimators.states.path import A2, A2P, AP, A, SortedState, Update
+from jackpot_sim.estimators.states.path import A2, A2P, AP, A, Places, SortedState, Update
 from jackpot_sim.estimators.statistics import Denominator, Moments
 
 _CANDIDATES = 32
@@ -50,7 +50,7 @@ class Best:
     correction: Correction
     """The correction at that threshold."""
     threshold: float
-    moments: Moments
+    moments: Moments[Floats]
     """Its moments, columns of shape (1,)."""
     is_exact: bool
     """Whether it is the global minimiser; otherwise the best of a refined grid."""
@@ -112,7 +112,7 @@ def best(
     pair = (policy_log_probs, actor_log_probs, advantage)
     is_exact = denominator is Denominator.PROPOSED and parameter == _THRESHOLD.get(type(inner))
 
-    def along(thresholds: Floats) -> Moments:
+    def along(thresholds: Floats) -> Moments[Floats]:
         moved = with_parameter(correction, parameter, thresholds)
         return path.exact(*pair, moved, denominator=denominator, n_samples=n_samples)
 
@@ -125,14 +125,14 @@ def best(
     return Best(with_parameter(correction, parameter, threshold), threshold, along(np.array([threshold])), is_exact)
 
 
-def with_parameter(correction: Correction, parameter: str, value: Any) -> Correction:
+def with_parameter(correction: Correction, parameter: str, value: float | Floats) -> Correction:
     """`correction` with another value of a parameter, through a Rao-Blackwell wrapper."""
     if isinstance(correction, RaoBlackwell):
         return RaoBlackwell(with_parameter(correction.of, parameter, value))
     return dataclasses.replace(correction, **{parameter: value})
 
 
-def _refined(pair: tuple[Array, Array, Array], along: Any) -> Floats:
+def _refined(pair: tuple[Array, Array, Array], along: Callable[[Floats], Moments[Floats]]) -> Floats:
     """Grids over the range of the ratios and beyond, then each between the neighbours of the last one's best point."""
     low, high = math.inf, -math.inf
     for state in path.sorted_states(*pair):
@@ -155,12 +155,12 @@ def _refined(pair: tuple[Array, Array, Array], along: Any) -> Floats:
     return grid
 
 
-def _least(mse: Any) -> int:
+def _least(mse: Floats) -> int:
     _require_signal(mse)
     return int(np.nanargmin(mse))
 
 
-def _require_signal(mse: Any) -> None:
+def _require_signal(mse: Floats) -> None:
     """Refuses cells where no threshold has an MSE."""
     if np.isnan(mse).all():
         raise ValueError("advantage gives a zero policy gradient at every state: no threshold has an MSE")
@@ -173,8 +173,8 @@ class _Stretch:
     The law q·a·w is (law[0] + law[1]·x)·q·r^power, and q·a·w² is (Σ square[i]·x^i)·q·r^square_power.
     """
 
-    start: Any
-    stop: Any
+    start: Places
+    stop: Places
     law: tuple[float, float]
     power: int
     square: tuple[float, float, float]

@@ -21,12 +21,13 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+import operator
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
-from jackpot_sim.core.arrays import Floats, Ints
+from jackpot_sim.core.arrays import Flags, Floats, Ints
 from jackpot_sim.core.backend import Array, floating, namespace, to_numpy
 from jackpot_sim.core.divergences import kl_terms
 from jackpot_sim.core.numerics import (
@@ -39,9 +40,15 @@ from jackpot_sim.core.numerics import (
 )
 from jackpot_sim.core.policy_gradient import gradient_under
 from jackpot_sim.estimators.corrections.correction import Correction
-from jackpot_sim.estimators.corrections.pieces import Piece
+from jackpot_sim.estimators.corrections.pieces import Piece, number
 from jackpot_sim.estimators.states.moments import check_advantage
 from jackpot_sim.estimators.statistics import Denominator, Moments, StateStatistics, combine, of_single_tokens
+
+Places: TypeAlias = int | Ints
+"""Places in a table of cumulated sums, one for each threshold."""
+
+Coefficient: TypeAlias = float | Floats
+"""A number, or one for each threshold."""
 
 _FAINT = 1e-290
 """A probability whose share in a KL is lost in rounding, whatever the log-ratio."""
@@ -57,13 +64,13 @@ class Update(NamedTuple):
     1 − p_k = Σ'p. Each field may be an array, or a polynomial's coefficients along the first axis.
     """
 
-    top: Any
+    top: Floats
     """m_k·A_k."""
-    a: Any
+    a: Floats
     """Σ'mA, and so on below."""
-    ap: Any
-    a_sq_p: Any
-    a_sq_m: Any
+    ap: Floats
+    a_sq_p: Floats
+    a_sq_m: Floats
     """Σ'm²A²."""
 
 
@@ -75,7 +82,7 @@ def exact(
     *,
     denominator: Denominator | str = Denominator.PROPOSED,
     n_samples: int | None = None,
-) -> Moments:
+) -> Moments[Floats]:
     """`moments.exact` at every threshold of a path; its columns have shape (thresholds,).
 
     >>> import numpy as np
@@ -181,14 +188,17 @@ class SortedState:
         self.rest_p, self.rest_p_sq = float(rest.sum()), float(rest @ rest)
         terms = rest * rest_advantage
         self.policy_update = Update(
-            self.top_p * self.top_advantage, *(float(x.sum()) for x in (terms, terms * rest, terms**2, terms**2))
+            np.asarray(self.top_p * self.top_advantage),
+            *(np.asarray(x.sum()) for x in (terms, terms * rest, terms**2, terms**2)),
         )
         # Less the likeliest token's advantage, so that its own term is 0 and hides none of the others.
         gradient = np.asarray(gradient_under(p, p, advantage - self.top_advantage))
         self.mean_advantage = self.top_advantage + float(rest @ (rest_advantage - self.top_advantage))
         self.grad_norm_sq, self.top_gradient = float(gradient @ gradient), float(gradient[top])
         self.rest_p_dot_gradient = float(rest @ gradient[others])
-        self.on_policy_variance = float(self.feature_sq(self.top_p, *(x @ rest_advantage**2 for x in (rest, rest**2))))
+        self.on_policy_variance = float(
+            self.feature_sq(np.asarray(self.top_p), *(x @ rest_advantage**2 for x in (rest, rest**2)))
+        )
         self.on_policy_variance -= self.grad_norm_sq
 
         live = q >= np.finfo(np.float64).smallest_normal
@@ -205,8 +215,8 @@ class SortedState:
         self._lost = (
             -float(lost.sum()),
             Update(
-                0.0 if live[top] else -self.top_p * self.top_advantage,
-                *(float(x.sum()) for x in (-lost_terms, -lost_terms * p, -(lost_terms**2), lost_terms**2)),
+                np.asarray(0.0 if live[top] else -self.top_p * self.top_advantage),
+                *(np.asarray(x.sum()) for x in (-lost_terms, -lost_terms * p, -(lost_terms**2), lost_terms**2)),
             ),
         )
         log_p, log_q = log_p[order], log_q[order]
@@ -242,27 +252,30 @@ class SortedState:
                 np.cumsum(own, out=out[1:])
         return table
 
-    def place(self, log_threshold: Any, closed: bool, run: int = 0) -> Any:
+    def place(self, log_threshold: Coefficient, closed: bool, run: int = 0) -> Ints:
         """The place of the first token of a run above a threshold on log r; at it too, unless `closed`."""
         own = self._runs[run]
-        return own.first + np.searchsorted(own.log_ratio, log_threshold, side="right" if closed else "left")
+        below: Ints = np.asarray(np.searchsorted(own.log_ratio, log_threshold, side="right" if closed else "left"))
+        return own.first + below
 
-    def sums(self, power: int, factor: int, start: Any, stop: Any) -> Any:
+    def sums(self, power: int, factor: int, start: Places, stop: Places) -> Floats:
         """Σ q·r^power·factor over the tokens from `start` to `stop` in ascending order of r."""
         table = self._sums[power][factor]
-        return table[start] - table[stop] if power == 0 else table[stop] - table[start]
+        total: Floats = table[start] - table[stop] if power == 0 else table[stop] - table[start]
+        return total
 
-    def top(self, power: int, start: Any, stop: Any) -> Any:
+    def top(self, power: int, start: Places, stop: Places) -> Floats:
         """q·r^power of the likeliest token, and 0 where it is not among those from `start` to `stop`."""
         return np.where((start <= self._top_place) & (self._top_place < stop), self._top_powers[power], 0.0)
 
-    def a_sq_q_sq(self, power: int, start: Any, stop: Any) -> Any:
+    def a_sq_q_sq(self, power: int, start: Places, stop: Places) -> Floats:
         """Σ A²·q²·r^power over the tokens from `start` to `stop`, without the likeliest."""
         if power > 0:  # q²·r = pq
             return self.sums(power - 1, A2P, start, stop)
-        return self._a_sq_q_sq[start] - self._a_sq_q_sq[stop]
+        total: Floats = self._a_sq_q_sq[start] - self._a_sq_q_sq[stop]
+        return total
 
-    def less_policy(self, coefficient: Any, power: int, factor: int, start: Any, stop: Any) -> Any:
+    def less_policy(self, coefficient: Coefficient, power: int, factor: int, start: Places, stop: Places) -> Floats:
         """Σ (c·q·r^power − p)·factor over the tokens from `start` to `stop`, for a power of 0 or 1."""
         more, policy = coefficient - 1, self.sums(1, factor, start, stop)
         if power == 1:
@@ -274,48 +287,50 @@ class SortedState:
             coefficient * self.sums(0, factor, start, stop) - policy,
         )
 
-    def update_less_policy(self, coefficient: Any, power: int, start: Any, stop: Any) -> Update:
+    def update_less_policy(self, coefficient: Coefficient, power: int, start: Places, stop: Places) -> Update:
         """Σ (c·q·r^power − p)·f over the tokens from `start` to `stop`, for a power of 0 or 1."""
-        a, ap, a_sq_p = (self.less_policy(coefficient, power, factor, start, stop) for factor in (A, AP, A2P))
-        more, p_sq, square = coefficient - 1, self.sums(1, A2P, start, stop), coefficient**2
+        a, ap, a_sq_p = (self.less_policy(coefficient, power, each, start, stop) for each in (A, AP, A2P))
+        factor = np.asarray(coefficient, dtype=np.float64)
+        more, p_sq, square = factor - 1, self.sums(1, A2P, start, stop), factor**2
         at_top = self.top_advantage * ((start <= self._top_place) & (self._top_place < stop))
         top_q, top_p = self._top_powers[:2]
         if power == 1:
-            return Update(at_top * more * top_p, a, ap, a_sq_p, more**2 * p_sq)
-        top = np.where(_near_one(coefficient), coefficient * self._top_gap + more * top_p, coefficient * top_q - top_p)
+            return Update(np.asarray(at_top * more * top_p), a, ap, a_sq_p, more**2 * p_sq)
+        top = np.where(_near_one(coefficient), factor * self._top_gap + more * top_p, factor * top_q - top_p)
         # With e = c·gap + (c − 1)p, e² = c²·gap² + (c − 1)(2ep − (c − 1)p²).
         near = square * (self._gap_sq[start] - self._gap_sq[stop]) + more * (2 * a_sq_p - more * p_sq)
         apart = square * self.a_sq_q_sq(0, start, stop) - 2 * a_sq_p - p_sq
-        return Update(at_top * top, a, ap, a_sq_p, np.where(_near_one(coefficient), near, apart))
+        a_sq_m: Floats = np.where(_near_one(coefficient), near, apart)
+        return Update(np.asarray(at_top * top), a, ap, a_sq_p, a_sq_m)
 
-    def feature_sq(self, top: Any, a_sq: Any, a_sq_p: Any) -> Any:
+    def feature_sq(self, top: Floats, a_sq: Floats, a_sq_p: Floats) -> Floats:
         """Σ m‖f‖² for a law m, from m_k, Σ'mA² and Σ'mA²p."""
         top_feature_sq = self.top_advantage**2 * (self.rest_p**2 + self.rest_p_sq)
         return top * top_feature_sq + (1 + self.rest_p_sq + self.top_p**2) * a_sq - 2 * a_sq_p
 
-    def error(self, estimate: Update, one: Any = 1.0) -> Update:
+    def error(self, estimate: Update, one: Coefficient = 1.0) -> Update:
         """The update less the true gradient, whose law is p; `one` is the polynomial 1."""
         less = Update(*(x - one * y for x, y in zip(estimate, self.policy_update, strict=True)))
         return less._replace(a_sq_m=estimate.a_sq_m - 2 * estimate.a_sq_p + one * self.policy_update.a_sq_p)
 
-    def top_component(self, update: Update) -> Any:
+    def top_component(self, update: Update) -> Floats:
         """The update's component at the likeliest token."""
         return self.rest_p * update.top - self.top_p * update.a
 
-    def norm_sq(self, update: Update, product: Any = np.multiply) -> Any:
+    def norm_sq(self, update: Update, product: Callable[[Floats, Floats], Floats] = operator.mul) -> Floats:
         """‖update‖²; `product` multiplies two fields."""
         total, at_top = update.top + update.a, self.top_component(update)
         cross = product(total, self.rest_p_sq * total - 2 * update.ap)
         return update.a_sq_m + cross + product(at_top, at_top)
 
-    def dot_gradient(self, update: Update) -> Any:
+    def dot_gradient(self, update: Update) -> Floats:
         """⟨update, g⟩."""
         others = update.a_sq_p - self.mean_advantage * update.ap - (update.top + update.a) * self.rest_p_dot_gradient
         return others + self.top_component(update) * self.top_gradient
 
-    def overlap(self, lam: Any) -> Any:
+    def overlap(self, lam: Coefficient) -> Floats:
         """Z(λ)."""
-        total = 0.0
+        total: Floats = np.zeros(())
         for index, run in enumerate(self._runs):
             turn = self.place(np.log(lam), True, index)
             total = total + (self.sums(1, ONE, run.first, turn) / lam + self.sums(0, ONE, turn, run.last))
@@ -324,11 +339,11 @@ class SortedState:
     def statistics(self, correction: Correction, denominator: Denominator, shape: tuple[int, ...]) -> StateStatistics:
         """What this state contributes at every threshold, fields of the given shape (thresholds,)."""
         lam = correction.overlap_lam
-        totals: dict[str, Any] = {name: np.zeros(shape) for name in _TOTALS}
+        totals: dict[str, Floats] = {name: np.zeros(shape) for name in _TOTALS}
         error = Update(*(x + np.zeros(shape) for x in self._lost[1]))
-        overlap = None if lam is None else self.overlap(lam)
+        overlap = None if lam is None else self.overlap(number(lam))
         for index, run in enumerate(self._runs):
-            start: Any = np.full(shape, run.first, dtype=np.intp)
+            start = np.full(shape, run.first, dtype=np.intp)
             for piece in correction.pieces(overlap, run.sign):
                 stop = np.maximum(start, self.place(piece.upper, piece.closed, index))
                 for name, value in self._contributions(piece, start, stop).items():
@@ -337,12 +352,12 @@ class SortedState:
                 start = stop
         return self._moments(totals, error, denominator)
 
-    def _error_of(self, piece: Piece, start: Any, stop: Any) -> Update:
+    def _error_of(self, piece: Piece, start: Places, stop: Places) -> Update:
         """What the tokens of one piece add to the update less the true gradient."""
         (a, i), (w, j) = piece.accept, piece.weight
         return self.update_less_policy(a * np.where(stop > start, w, 0.0), i + j, start, stop)
 
-    def _contributions(self, piece: Piece, start: Any, stop: Any) -> dict[str, Any]:
+    def _contributions(self, piece: Piece, start: Places, stop: Places) -> dict[str, Floats]:
         """What the tokens of one piece add to each total; u = q·a·w is the law and s = q·a·w² its square."""
         (a, i), (w, j) = piece.accept, piece.weight
         # An infinite clip is reached by no token: inf times an empty sum must not be nan.
@@ -352,14 +367,14 @@ class SortedState:
         if s > 2:
             raise ValueError(f"accept and weight of powers {i} and {j} of r need a sum of q·r^{s}, which is not kept")
 
-        def total(power: int, factor: int) -> Any:
+        def total(power: int, factor: int) -> Floats:
             return self.sums(power, factor, start, stop)
 
         p_log_ratio = self._p_log_ratio[stop] - self._p_log_ratio[start]
         log_accepted, log_effective = (_log_law(c, k, total(1, ONE), p_log_ratio) for c, k in ((a, i), (law, u)))
         rate_less_policy, mean_less_policy = (self.less_policy(c, k, ONE, start, stop) for c, k in ((a, i), (law, u)))
 
-        def kl_terms_of(coefficient: Any, power: int, log_law: Any, less_policy: Any) -> Any:
+        def kl_terms_of(coefficient: Coefficient, power: int, log_law: Floats, less_policy: Floats) -> Floats:
             near = _near_one(coefficient)
             close = self._kl_terms(np.where(near, coefficient, 1.0), power, start, stop)
             return np.where(near, close, log_law + less_policy)
@@ -387,13 +402,14 @@ class SortedState:
             "mean_less_policy": mean_less_policy,
         }
 
-    def _moments(self, t: dict[str, Any], less_policy: Update, denominator: Denominator) -> StateStatistics:
+    def _moments(self, t: dict[str, Floats], less_policy: Update, denominator: Denominator) -> StateStatistics:
         own = denominator is Denominator.SELF_NORMALIZED
         divisor = t["mean"] if own else np.ones_like(t["mean"])
         with np.errstate(divide="ignore", invalid="ignore"):
             top, ua, uap, ua_sq_p = (t[name] / divisor for name in ("u_top", "ua", "uap", "ua_sq_p"))
             estimate = Update(top * self.top_advantage, ua, uap, ua_sq_p, t["u_sq_a_sq"] / divisor**2)
-            error = self._error(estimate, less_policy, divisor, self._less_one(t["mean_less_policy"]) if own else 0.0)
+            divisor_less_one = self._less_one(t["mean_less_policy"]) if own else np.zeros(())
+            error = self._error(estimate, less_policy, divisor, divisor_less_one)
             estimate_sq = self.norm_sq(estimate)
             second_moment = self.feature_sq(t["s_top"], t["sa_sq"], t["sa_sq_p"])
             if own:
@@ -423,7 +439,7 @@ class SortedState:
             **of_single_tokens(t["rate"], estimate_sq * divisor**2),
         )
 
-    def _error(self, estimate: Update, less_policy: Update, divisor: Any, less_one: Any) -> Update:
+    def _error(self, estimate: Update, less_policy: Update, divisor: Floats, less_one: Floats) -> Update:
         """The error of an estimate, from Σ(law − p)f and D − 1 where D is near 1."""
         rest = Update(*(x - less_one * y for x, y in zip(less_policy, self.policy_update, strict=True)))
         square = less_policy.a_sq_m - less_one * (2 * less_policy.a_sq_p - less_one * self.policy_update.a_sq_m)
@@ -432,17 +448,18 @@ class SortedState:
             *(np.where(np.abs(less_one) < 0.5, x, y) for x, y in zip(near, self.error(estimate), strict=True))
         )
 
-    def _less_one(self, less_policy: Any) -> Any:
+    def _less_one(self, less_policy: Floats) -> Floats:
         """A law's mass over the policy's, less 1, from what the pieces add to Σ(law − p)."""
         return (less_policy + self._lost[0]) / (self.top_p + self.rest_p)
 
-    def _kl_terms(self, coefficient: Any, power: int, start: Any, stop: Any) -> Any:
+    def _kl_terms(self, coefficient: Coefficient, power: int, start: Places, stop: Places) -> Floats:
         """Σ [p log(p/m) − p + m] of m = c·q·r^power over a piece whose c is near 1, for a power of 0 or 1."""
-        gap, kl = (table[start] - table[stop] if power == 0 else 0.0 for table in (self._gaps[ONE], self._kl))
+        tables = (self._gaps[ONE], self._kl)
+        gap, kl = (np.asarray(table[start] - table[stop] if power == 0 else 0.0) for table in tables)
         apart = np.asarray(exp_remainder(np.log(coefficient))) * self.sums(1, ONE, start, stop)
         return kl + apart + (coefficient - 1) * gap
 
-    def _kl_to(self, log_law: Any, terms: Any, mass: Any, less_policy: Any) -> Any:
+    def _kl_to(self, log_law: Floats, terms: Floats, mass: Floats, less_policy: Floats) -> Floats:
         """KL(p‖law/mass): from Σ[p log(p/law) − p + law] where the mass is near 1, or from Σ p log(p/law).
 
         nan where the law has no mass.
@@ -464,12 +481,13 @@ _TOTALS = (
 )
 
 
-def _near_one(coefficient: Any) -> Any:
+def _near_one(coefficient: Coefficient) -> Flags:
     """Where a law c·q is better taken from q − p: elsewhere that difference would itself cancel."""
-    return np.abs(np.asarray(coefficient) - 1) < 0.5
+    near: Flags = np.abs(np.asarray(coefficient) - 1) < 0.5
+    return near
 
 
-def _log_law(coefficient: Any, power: int, mass: Any, p_log_ratio: Any) -> Any:
+def _log_law(coefficient: Coefficient, power: int, mass: Floats, p_log_ratio: Floats) -> Floats:
     """Σ p log(p/(q·coefficient·r^power)) over a piece: inf where p has mass and the law has none."""
     coefficient = np.asarray(coefficient, dtype=np.float64)
     alive = coefficient > 0

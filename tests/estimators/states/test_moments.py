@@ -180,7 +180,7 @@ def test_resampled_states_are_as_if_recomputed(name: str, denominator: str) -> N
     rates = np.argsort(whole.acceptance_rate)
     for rows in ([0, 1, 2, 3, 4, 5], [5, 5, 0, 1, 1, 1], [rates[0]] * 4, [rates[-1]] * 2, [3]):
         resampled = StateStatistics(*(getattr(whole, f.name)[rows] for f in dataclasses.fields(StateStatistics)))
-        found = moments.combine(resampled, denominator, 8)
+        found = statistics.combine(resampled, denominator, 8)
         expected = moments.exact(*(x[rows] for x in cell), correction, denominator=denominator, n_samples=8)
         assert_same(found, expected, rtol=1e-11, atol=1e-13)
 
@@ -190,11 +190,11 @@ def test_combine_takes_a_stack_of_resamples() -> None:
     whole = moments.exact(*cell, estimators.get("jackpot"), denominator="accepted", n_samples=3).per_state
     rows = np.random.default_rng(0).integers(5, size=(7, 5))
     stack = StateStatistics(*(getattr(whole, f.name)[rows] for f in dataclasses.fields(StateStatistics)))
-    together = moments.combine(stack, "accepted", 3)
+    together = statistics.combine(stack, "accepted", 3)
     assert together.bias.shape == (7,)
     for index in range(7):
         one = StateStatistics(*(getattr(stack, f.name)[index] for f in dataclasses.fields(StateStatistics)))
-        alone = moments.combine(one, "accepted", 3)
+        alone = statistics.combine(one, "accepted", 3)
         for column in ("bias", "variance", "mse", "direction_bias"):
             assert getattr(together, column)[index] == pytest.approx(getattr(alone, column), rel=1e-14)
 
@@ -444,9 +444,9 @@ def test_a_threshold_that_is_not_one_per_state_is_refused(name: str, parameter: 
 def test_combine_checks_its_options() -> None:
     states = moments.exact(*GOOD, estimators.get("tis")).per_state
     with pytest.raises(ValueError, match="n_samples must be at least 1"):
-        moments.combine(states, "proposed", 0)
+        statistics.combine(states, "proposed", 0)
     with pytest.raises(ValueError, match="kept"):
-        moments.combine(states, "kept")
+        statistics.combine(states, "kept")
 
 
 def test_per_state_fields_are_what_they_say() -> None:

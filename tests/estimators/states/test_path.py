@@ -198,7 +198,7 @@ def extended(cell: Cell, correction: Any, denominator: str, n_samples: int) -> A
         )
     fields = vars(rows[0])
     together = {name: np.array([getattr(row, name) for row in rows]) for name in fields}
-    return moments.combine(moments.StateStatistics(**together), denominator, n_samples)
+    return statistics.combine(moments.StateStatistics(**together), denominator, n_samples)
 
 
 @each(
