@@ -107,7 +107,7 @@ def _times(models: _Models, rounds: int) -> Iterator[Finding]:
         "top-k": partial(normalizer.topk, p, q, K),
         "calibrated": lambda: normalizer.calibrated(*normalizer.bracket(p, q, K), accept),
         "bracket_on_topk": on_topk,
-        "server-calibrated": lambda: normalizer.calibrated(*on_topk(), accept),
+        "server-calibrated": lambda: normalizer.calibrated_on_topk(stored.gather(p), stored.log_probs, accept),
     }
     seconds = in_turn(candidates, rounds)
     where = f"{p.shape[0]} x {p.shape[1]}, hidden {models.policy_hidden.shape[1]}, float32"

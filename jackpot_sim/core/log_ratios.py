@@ -9,9 +9,14 @@ from __future__ import annotations
 
 import math
 from enum import StrEnum
+from typing import TypeVar, cast
 
+from jackpot_sim.core.arrays import Floats
 from jackpot_sim.core.backend import Array, as_array, floating, namespace
 from jackpot_sim.core.numerics import exp_remainder, overflow_to_inf
+
+A = TypeVar("A", bound=Array)
+F = TypeVar("F", float, Floats, Array)
 
 
 class Aggregate(StrEnum):
@@ -71,6 +76,22 @@ def aggregate(values: Array, mask: Array, how: Aggregate) -> Array:
     return xp.where(impossible, -math.inf, total)
 
 
+def chi_square_term(log_ratio: A) -> A:
+    """r² − 1, elementwise; its mean over the actor's tokens, or sequences, estimates χ²(p‖q)."""
+    return cast("A", namespace(log_ratio).expm1(2 * log_ratio))
+
+
+def ess_fraction(weight: F, square: F, units: F) -> F:
+    """(Σ w)²/(n · Σ w²): the effective sample size as a share of the n samples.
+
+    Args:
+        weight: Σ w, or its mean where n is 1.
+        square: Σ w², or its mean.
+        units: n.
+    """
+    return weight**2 / (square * units)
+
+
 def chi_square(log_ratio: Array, mask: Array | None = None, how: Aggregate | None = None) -> Array:
     """χ²(p‖q) as the actor's tokens estimate it: the mean of a squared ratio, less 1. A scalar array.
 
@@ -97,7 +118,7 @@ def chi_square(log_ratio: Array, mask: Array | None = None, how: Aggregate | Non
         log_ratio = aggregate(log_ratio, live, how)
         live = xp.any(live, axis=-1, keepdims=True)
     with overflow_to_inf():
-        return masked_mean(xp.expm1(2 * log_ratio), live)
+        return masked_mean(chi_square_term(log_ratio), live)
 
 
 def effective_sample_size(weight: Array, mask: Array | None = None) -> Array:
@@ -124,7 +145,7 @@ def effective_sample_size(weight: Array, mask: Array | None = None) -> Array:
     # Relative to the largest, so that squares neither overflow nor vanish.
     largest = weight == peak
     share = xp.where(largest, 1.0, xp.where(largest, 0.0, weight) / xp.where(peak > 0, peak, 1.0))
-    ess = masked_mean(share, live) ** 2 / masked_mean(share * share, live)
+    ess = ess_fraction(masked_mean(share, live), masked_mean(share * share, live), xp.ones_like(peak))
     return xp.where(peak > 0, ess, math.nan)
 
 

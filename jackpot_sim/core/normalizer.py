@@ -226,6 +226,22 @@ def calibrated(low: Array, high: Array, acceptance_probability: Array) -> Array:
     return low + xp.clip(share, 0.0, 1.0) * (high - low)
 
 
+def calibrated_on_topk(
+    policy_topk_log_probs: Array,
+    actor_topk_log_probs: Array,
+    acceptance_probability: Array,
+    lam: float | Array = 1.0,
+) -> Array:
+    """Ẑ from a stored top-k: `bracket_on_topk`, and inside it the `calibrated` point.
+
+    Arguments and errors as those two; the point has the dtype of `acceptance_probability`.
+    """
+    ends = bracket_on_topk(policy_topk_log_probs, actor_topk_log_probs, lam)
+    xp = namespace(*ends)
+    low, high = (xp.astype(end, acceptance_probability.dtype, copy=False) for end in ends)
+    return calibrated(low, high, acceptance_probability)
+
+
 def _close(low: Array, policy_rest: Array, actor_rest: Array, lam: float | Array) -> tuple[Array, Array]:
     """(low, high) from the terms that are known and the masses of p and q where they are not."""
     return low, low + namespace(low).minimum(actor_rest, policy_rest / positive(lam, "lam", low))

@@ -15,6 +15,7 @@ import numpy as np
 
 from jackpot_sim.core import divergences
 from jackpot_sim.core.arrays import Array, Floats, Ints
+from jackpot_sim.core.log_ratios import chi_square_term
 from jackpot_sim.core.sequences import Enumeration, Rollouts, SequenceLaws, occupancy, per_sequence
 
 NAMES = (
@@ -66,7 +67,7 @@ def _of_prompt(rollouts: Rollouts) -> dict[str, tuple[float, float]]:
     for name, values in _at_prefixes(laws, _AT_ACTOR).items():
         found[name] = ratio_of_means(per_sequence(actor.gather(values)), actor.lengths)
     with np.errstate(over="ignore"):
-        square = np.expm1(2 * actor.log_ratio(laws.policy_log_probs, laws.actor_log_probs))
+        square = chi_square_term(actor.log_ratio(laws.policy_log_probs, laws.actor_log_probs))
     # The actor's own draws cannot show what it never writes; χ² is infinite where KL is, being at least e^KL − 1.
     unreachable = found["kl_sequence"][0] == math.inf
     mean, error = (math.inf, math.nan) if unreachable else ratio_of_means(square, ones)

@@ -18,6 +18,8 @@ import numpy as np
 from typing_extensions import TypeVar
 
 from jackpot_sim.core.arrays import Array, Floats
+from jackpot_sim.core.backend import namespace
+from jackpot_sim.core.log_ratios import ess_fraction
 
 Figure: TypeAlias = float | Floats
 """A figure of one cell, or one of each of several cells, resamples or thresholds."""
@@ -38,6 +40,19 @@ class Denominator(StrEnum):
     PROPOSED = "proposed"
     ACCEPTED = "accepted"
     SELF_NORMALIZED = "self_normalized"
+
+
+def divisor(denominator: Denominator, acceptance_rate: A, weight_mean: A) -> A:
+    """D, by which the weighted sum of an update is divided beside the number of its proposals.
+
+    Args:
+        denominator: the rule.
+        acceptance_rate: the share of tokens kept, over the whole batch.
+        weight_mean: E[Σ mw] / E[units] of the state, the same shape.
+    """
+    if denominator is Denominator.PROPOSED:
+        return cast("A", namespace(weight_mean).ones_like(weight_mean))
+    return acceptance_rate if denominator is Denominator.ACCEPTED else weight_mean
 
 
 @dataclass(frozen=True)
@@ -214,8 +229,11 @@ def combine(states: StateStatistics, denominator: Denominator | str, n_samples: 
             n_samples=n_samples,
             mse=mse,
             mse_rescaled=mean_squared_error_rescaled(gain, size),
-            ess_fraction=_mean(states.weight_mean * states.units) ** 2
-            / (_mean(states.weight_square * states.units) * _mean(states.units)),
+            ess_fraction=ess_fraction(
+                _mean(states.weight_mean * states.units),
+                _mean(states.weight_square * states.units),
+                _mean(states.units),
+            ),
             degenerate_states=np.sum(
                 (signal == 0) | (states.acceptance_rate == 0) | (states.weight_mean == 0), axis=-1
             ),

@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from jackpot_sim.core.arrays import Flags, Floats, Ints
+from jackpot_sim.core.log_ratios import ess_fraction
 
 Group: TypeAlias = Callable[[Floats], dict[str, Floats]]
 """From `times`, (k, clusters), to its figures by name, each (k,)."""
@@ -198,7 +199,7 @@ class Weights:
         top = np.where(times > 0, self._peak, -math.inf).max(axis=1, keepdims=True)
         scale = np.exp(np.where(times > 0, self._peak - top, -math.inf))
         total, square = (times * scale) @ self._sum, (times * scale**2) @ self._square
-        found = {self._ess: total**2 / (square * (times @ self._sizes))}
+        found = {self._ess: ess_fraction(total, square, times @ self._sizes)}
         return found if self._largest is None else found | {self._largest: 1 / square}
 
 

@@ -157,7 +157,7 @@ def _groups(rollouts: ScoredRollouts, states: Mapping[str, Floats], place: Ints,
         "k1": log_ratios.k1(log_ratio),
         "k2": log_ratios.k2(log_ratio),
         "k3": log_ratios.k3(log_ratio),
-        "chi_square_token": np.expm1(2 * log_ratio),
+        "chi_square_token": log_ratios.chi_square_term(log_ratio),
         "probability_gap": np.abs(np.asarray(exp_difference(log_p, log_q))),
     }
     for name, table in states.items():
@@ -169,15 +169,15 @@ def _groups(rollouts: ScoredRollouts, states: Mapping[str, Floats], place: Ints,
         np.asarray(log_ratios.aggregate(rollouts.log_ratio, live, how)[:, 0]) for how in (Aggregate.SUM, Aggregate.MEAN)
     )
     of_sequences = {
-        "chi_square_sequence": np.expm1(2 * total),
-        "chi_square_geometric": np.expm1(2 * mean),
-        "log_perplexity_gap": log_ratios.k1(mean),
+        "chi_square_sequence": log_ratios.chi_square_term(total),
+        "chi_square_geometric": log_ratios.chi_square_term(mean),
+        "log_perplexity_gap": np.asarray(log_ratios.k1(mean)),
     }
     yield Means(of_sequences, sequences, count)
     size = np.abs(log_ratio)
     yield Ordered(size, tokens, count, quantiles={"abs_log_ratio_median": 0.5, "abs_log_ratio_p99": 0.99})
     yield Largest("abs_log_ratio_max", size, tokens, count)
-    yield Ordered(np.expm1(2 * log_ratio), tokens, count, trimmed={"chi_square_token_trimmed": TRIMMED})
+    yield Ordered(log_ratios.chi_square_term(log_ratio), tokens, count, trimmed={"chi_square_token_trimmed": TRIMMED})
     peak = relative(log_ratio)
     yield Ordered(-peak, tokens, count, measure=np.exp(2 * peak), counted={"chi_square_half_tokens": 0.5})
     yield Weights(log_ratio, tokens, count, ess="ess_fraction_token", largest="chi_square_largest_share")

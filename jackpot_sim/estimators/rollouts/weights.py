@@ -13,12 +13,13 @@ from collections.abc import Iterator
 import numpy as np
 
 from jackpot_sim.core.arrays import Flags, Floats, Ints
+from jackpot_sim.core.log_ratios import ess_fraction
 from jackpot_sim.core.numerics import check_same_shape, overflow_to_inf
 from jackpot_sim.core.scored import ScoredRollouts
 from jackpot_sim.estimators.corrections.correction import Correction, Level
 from jackpot_sim.estimators.corrections.tokens import Tokens, TokenWeights, in_numpy
 from jackpot_sim.estimators.replicates import jackknife
-from jackpot_sim.estimators.statistics import Denominator
+from jackpot_sim.estimators.statistics import Denominator, divisor
 
 
 def weigh(
@@ -106,14 +107,14 @@ def scale(
     denominator = Denominator(denominator)
     _check_kept(rollouts, mask, weight)
     _check_replicate(rollouts, replicate)
-    divisor = np.ones(len(rollouts))
-    if denominator is Denominator.ACCEPTED:
-        divisor = _shares(mask.sum(axis=-1), rollouts.lengths, replicate[:, None])
-    elif denominator is Denominator.SELF_NORMALIZED:
-        per_unit, units = _units(rollouts, unit)
-        batch = np.column_stack([replicate, rollouts.prompt])
-        divisor = _shares(np.sum(weight * per_unit, axis=-1), units, batch)
-    return np.where(divisor > 0, divisor, np.nan)
+    per_unit, units = _units(rollouts, unit)
+    batch = np.column_stack([replicate, rollouts.prompt])
+    divided = divisor(
+        denominator,
+        _shares(mask.sum(axis=-1), rollouts.lengths, replicate[:, None]),
+        _shares(np.sum(weight * per_unit, axis=-1), units, batch),
+    )
+    return np.where(divided > 0, divided, np.nan)
 
 
 def weight_figures(
@@ -150,7 +151,7 @@ def weight_figures(
 def _weight_figures(sums: Floats) -> dict[str, float]:
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         kept, tokens, units, weight, square = sums.sum(axis=0)
-        return {"acceptance_rate": float(kept / tokens), "ess_fraction": float(weight**2 / (square * units))}
+        return {"acceptance_rate": float(kept / tokens), "ess_fraction": float(ess_fraction(weight, square, units))}
 
 
 def _units(rollouts: ScoredRollouts, unit: Level) -> tuple[float | Floats, Floats]:

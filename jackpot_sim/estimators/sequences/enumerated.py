@@ -32,7 +32,7 @@ from jackpot_sim.estimators.sequences.sampled import Truth
 from jackpot_sim.estimators.sequences.spaces import Logits, Parameters, Space
 from jackpot_sim.estimators.sequences.updates import Proposals, UpdateTarget, in_the_limit, weigh
 from jackpot_sim.estimators.states.moments import over_divisor, weighted_less_policy
-from jackpot_sim.estimators.statistics import Denominator, Moments, StateStatistics, combine_cell
+from jackpot_sim.estimators.statistics import Denominator, Moments, StateStatistics, combine_cell, divisor
 
 
 def exact(
@@ -138,12 +138,10 @@ class Weighed:
         return BiasShares(*along)
 
     def _divisors(self, denominator: Denominator) -> list[float]:
-        if denominator is Denominator.PROPOSED:
-            return [1.0] * len(self._prompts)
-        if denominator is Denominator.SELF_NORMALIZED:
-            return [w.weight_mean for w in self._prompts]
+        means = np.array([w.weight_mean for w in self._prompts])
         rate = sum(w.kept_mean for w in self._prompts) / sum(w.prompt.length_mean for w in self._prompts)
-        return [rate] * len(self._prompts)
+        divisors: list[float] = divisor(denominator, np.full_like(means, rate), means).tolist()
+        return divisors
 
 
 class _Prompt:

@@ -21,13 +21,14 @@ import numpy as np
 from scipy import sparse
 
 from jackpot_sim.core.arrays import Flags, Floats, Ints
+from jackpot_sim.core.log_ratios import ess_fraction
 from jackpot_sim.core.numerics import log_ratio, overflow_to_inf
 from jackpot_sim.core.sequences import Rollouts, Sequences
 from jackpot_sim.estimators.corrections.correction import Correction, Level
 from jackpot_sim.estimators.corrections.tokens import TokenWeights
 from jackpot_sim.estimators.replicates import Sampled, gradient_figures, jackknife
 from jackpot_sim.estimators.sequences.updates import Proposals, UpdateTarget, weigh, weight_tables
-from jackpot_sim.estimators.statistics import Denominator
+from jackpot_sim.estimators.statistics import Denominator, divisor
 
 
 @dataclass(frozen=True, eq=False)
@@ -209,12 +210,9 @@ class _Draws:
 
         nan where nothing is kept: then there is nothing to divide by.
         """
-        divisor = np.ones(self.kept.shape)
-        if denominator is Denominator.ACCEPTED:
-            divisor = divisor * (self.kept.sum(axis=0) / self.tokens.sum(axis=0))
-        elif denominator is Denominator.SELF_NORMALIZED:
-            divisor = self.weight / self.units
-        return 1 / (n_samples * np.where(divisor > 0, divisor, math.nan))
+        rate = np.ones(self.kept.shape) * (self.kept.sum(axis=0) / self.tokens.sum(axis=0))
+        divided = divisor(denominator, rate, self.weight / self.units)
+        return 1 / (n_samples * np.where(divided > 0, divided, math.nan))
 
     def add(self, updates: _Updates, wanted: _Updates) -> None:
         self.own.products += updates.dot(updates)
@@ -281,7 +279,7 @@ class _Draws:
                 **gradient_figures(
                     own=own, others=others, dot=cross, signal=signal, on_policy_variance=noise, n_samples=n_samples
                 ),
-                "ess_fraction": float(weight**2 / (weight_sq * units)),
+                "ess_fraction": float(ess_fraction(weight, weight_sq, units)),
             }
 
 

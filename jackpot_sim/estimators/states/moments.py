@@ -21,6 +21,7 @@ from jackpot_sim.core.backend import Array, floating, namespace, row_blocks, sto
 from jackpot_sim.core.divergences import kl_to_measure
 from jackpot_sim.core.numerics import check_pair, check_same_shape, log_ratio, overflow_to_inf
 from jackpot_sim.core.policy_gradient import feature_norm_sq, gradient_under, policy_gradient
+from jackpot_sim.estimators import statistics
 from jackpot_sim.estimators.corrections.correction import Correction
 from jackpot_sim.estimators.corrections.tokens import TokenWeights
 from jackpot_sim.estimators.states.tokens import tokens_of_states
@@ -72,11 +73,11 @@ def exact(
     check_same_shape(policy_log_probs, advantage, "policy_log_probs", "advantage")
     log_p, log_q, values = (stop_gradient(floating(x)) for x in (policy_log_probs, actor_log_probs, advantage))
     blocks = _Blocks(log_p, log_q, values, correction)
-    divisor = None
+    batch_rate = None
     if denominator is Denominator.ACCEPTED:
         rates = [_expect(block.proposed(block.weigh().accept)) for block in blocks]
-        divisor = float(np.mean(np.concatenate([to_numpy(rate) for rate in rates])))
-    rows = [_statistics(block, denominator, divisor) for block in blocks]
+        batch_rate = float(np.mean(np.concatenate([to_numpy(rate) for rate in rates])))
+    rows = [_statistics(block, denominator, batch_rate) for block in blocks]
     columns = {
         field.name: np.concatenate([to_numpy(row[field.name]) for row in rows], dtype=np.float64)
         for field in dataclasses.fields(StateStatistics)
@@ -160,7 +161,7 @@ def check_advantage(advantage: Array) -> Array:
     return advantage
 
 
-def _statistics(block: _Block, denominator: Denominator, batch_divisor: float | None) -> dict[str, Array]:
+def _statistics(block: _Block, denominator: Denominator, batch_rate: float | None) -> dict[str, Array]:
     """The columns of `StateStatistics`, each (states,)."""
     p, advantage = block.p, block.advantage
     xp = namespace(p)
@@ -168,10 +169,9 @@ def _statistics(block: _Block, denominator: Denominator, batch_divisor: float | 
     kept = block.proposed(accept)
     law = kept * xp.where(block.live, weight, 0.0)
     rate, weight_mean = _expect(kept), _expect(law)
-    if denominator is Denominator.SELF_NORMALIZED:
-        divisor = weight_mean
-    else:
-        divisor = xp.ones_like(rate) * (1.0 if batch_divisor is None else batch_divisor)
+    divisor = statistics.divisor(
+        denominator, rate if batch_rate is None else xp.ones_like(rate) * batch_rate, weight_mean
+    )
 
     # Only a token that is never proposed has an infinite weight, and there it means nothing.
     reachable = xp.where(weight < math.inf, weight, 0.0)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from jackpot_sim.core.arrays import Floats, Ints
 from jackpot_sim.core.backend import Array, to_numpy
+from jackpot_sim.core.log_ratios import ess_fraction
 from jackpot_sim.core.numerics import check_pair, check_same_shape
 from jackpot_sim.core.policy_gradient import feature_norm_sq, policy_gradient
 from jackpot_sim.core.sampling import categorical
@@ -176,5 +177,5 @@ def _figures(draws: _Draws, keep: NDArray[np.bool_], denominator: Denominator, n
                 on_policy_variance=draws.on_policy_variance,
                 n_samples=n_samples,
             ),
-            "ess_fraction": float(weight.mean() ** 2 / weight_sq.mean()),
+            "ess_fraction": float(ess_fraction(weight.mean(), weight_sq.mean(), 1.0)),
         }
