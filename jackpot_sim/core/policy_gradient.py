@@ -43,3 +43,11 @@ def _likeliest(p: Array) -> Array:
     xp = namespace(p)
     ids = xp.arange(p.shape[-1], dtype=xp.int64, device=array_api_compat.device(p))
     return ids == xp.argmax(p, axis=-1, keepdims=True)
+
+
+def check_advantage(advantage: Array) -> Array:
+    """`advantage`, refused unless finite."""
+    xp = namespace(advantage)
+    if not bool(xp.all(xp.isfinite(advantage))):
+        raise ValueError("advantage holds NaN or inf")
+    return advantage

@@ -18,13 +18,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from jackpot_sim.core.backend import Array, floating, namespace, row_blocks, stop_gradient, to_numpy
-from jackpot_sim.core.divergences import kl_to_measure
 from jackpot_sim.core.numerics import check_pair, check_same_shape, log_ratio, overflow_to_inf
-from jackpot_sim.core.policy_gradient import feature_norm_sq, gradient_under, policy_gradient
+from jackpot_sim.core.policy_gradient import check_advantage, feature_norm_sq, gradient_under, policy_gradient
+from jackpot_sim.core.weighted_laws import kl_to_weighted, over_divisor, weighted_less_policy
 from jackpot_sim.estimators import statistics
 from jackpot_sim.estimators.corrections.correction import Correction
 from jackpot_sim.estimators.corrections.tokens import TokenWeights
-from jackpot_sim.estimators.states.tokens import tokens_of_states
+from jackpot_sim.estimators.states.tokens import check_parameters, tokens_of_states
 from jackpot_sim.estimators.statistics import Denominator, Moments, StateStatistics, combine_cell, of_single_tokens
 
 __all__ = ["Denominator", "Moments", "StateStatistics", "exact"]
@@ -137,30 +137,6 @@ class _Blocks:
                 yield _Block(*pair, check_advantage(advantage[rows, :]), self._correction.at(rows))
 
 
-def check_parameters(correction: Correction, states: int) -> None:
-    """Refuses corrections of whole sequences, and parameters that are neither numbers nor one number per state."""
-    if not correction.is_per_token:
-        raise ValueError(
-            f"{correction.name} looks at whole sequences, and tokens at states of their own have none: "
-            "measure it with sequences.enumerated.exact or sequences.sampled.estimate"
-        )
-    for parameter, value in correction.parameters().items():
-        shape = tuple(getattr(value, "shape", ()))
-        if shape not in ((), (1,), (1, 1), (states, 1)):
-            raise ValueError(
-                f"{correction.name}: {parameter} has shape {shape}: it must be a number or have shape ({states}, 1), "
-                "one per state (a path of thresholds belongs to path.exact)"
-            )
-
-
-def check_advantage(advantage: Array) -> Array:
-    """`advantage`, refused unless finite."""
-    xp = namespace(advantage)
-    if not bool(xp.all(xp.isfinite(advantage))):
-        raise ValueError("advantage holds NaN or inf")
-    return advantage
-
-
 def _statistics(block: _Block, denominator: Denominator, batch_rate: float | None) -> dict[str, Array]:
     """The columns of `StateStatistics`, each (states,)."""
     p, advantage = block.p, block.advantage
@@ -213,47 +189,3 @@ def _statistics(block: _Block, denominator: Denominator, batch_rate: float | Non
 
 def _expect(terms: Array) -> Array:
     return namespace(terms).sum(terms, axis=-1)
-
-
-def weighted_less_policy(q: Array, p: Array, weight: Array, ratio: Array) -> Array:
-    """q·v − p, elementwise, for a finite weight v and ℓ = log p/q: near-equal laws keep their digits."""
-    xp = namespace(q, p)
-    near = xp.abs(ratio) < 1
-    small = xp.where(near, ratio, 0.0)
-    # A weight that is r but for its rounding leaves nothing, and one that is 1 leaves q − p.
-    close = xp.where(weight == xp.exp(small), 0.0, (weight - 1) - xp.expm1(small))
-    return xp.where(near, q * close, q * weight - p)
-
-
-def over_divisor(law: Array, excess: Array, p: Array, divisor: Array, divisor_less_one: Array) -> Array:
-    """law/D − p from law − p and, where it is small, D − 1."""
-    xp = namespace(law)
-    close = (excess - divisor_less_one * p) / divisor
-    return xp.where(xp.abs(divisor_less_one) < 0.5, close, law / divisor - p)
-
-
-def kl_to_weighted(log_p: Array, log_q: Array, *factors: Array) -> Array:
-    """KL(p‖q·v/Σqv) for a weight v ≥ 0, the product of `factors`, finite each; nan where nothing has mass.
-
-    Args:
-        log_p: shape (..., vocab), nats.
-        log_q: the same shape.
-        factors: the same shape.
-    """
-    xp = namespace(log_p, log_q)
-    ratio = log_ratio(log_p, log_q)
-    near = xp.abs(ratio) < 1
-    log_weight, weight = xp.zeros_like(ratio), xp.ones_like(ratio)
-    for factor in factors:
-        log_weight, weight = log_weight + log_mass(factor), weight * factor
-    # Where v is r, log v is ℓ but for the rounding of v, and what it leaves is nothing.
-    is_ratio = near & (weight == xp.exp(xp.where(near, ratio, 0.0)))
-    dead = log_p == -math.inf
-    to_weighted = xp.where(is_ratio, 0.0, xp.where(dead, 0.0, ratio) - xp.where(dead, 0.0, log_weight))
-    return kl_to_measure(log_p, xp.where(dead, -math.inf, to_weighted), log_q + log_weight)
-
-
-def log_mass(values: Array) -> Array:
-    """log, −inf at 0 without a warning."""
-    xp = namespace(values)
-    return xp.where(values > 0, xp.log(xp.where(values > 0, values, 1.0)), -math.inf)

@@ -38,10 +38,9 @@ from jackpot_sim.core.numerics import (
     log_ratio,
     overflow_to_inf,
 )
-from jackpot_sim.core.policy_gradient import gradient_under
+from jackpot_sim.core.policy_gradient import check_advantage, gradient_under
 from jackpot_sim.estimators.corrections.correction import Correction
 from jackpot_sim.estimators.corrections.pieces import Piece, number
-from jackpot_sim.estimators.states.moments import check_advantage
 from jackpot_sim.estimators.statistics import Denominator, Moments, StateStatistics, combine, of_single_tokens
 
 Places: TypeAlias = int | Ints

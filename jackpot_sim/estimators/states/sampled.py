@@ -20,13 +20,12 @@ from jackpot_sim.core.arrays import Floats, Ints
 from jackpot_sim.core.backend import Array, to_numpy
 from jackpot_sim.core.log_ratios import ess_fraction
 from jackpot_sim.core.numerics import check_pair, check_same_shape
-from jackpot_sim.core.policy_gradient import feature_norm_sq, policy_gradient
+from jackpot_sim.core.policy_gradient import check_advantage, feature_norm_sq, policy_gradient
 from jackpot_sim.core.sampling import categorical
 from jackpot_sim.estimators.corrections.correction import Correction
 from jackpot_sim.estimators.corrections.tokens import TokenWeights, in_numpy
 from jackpot_sim.estimators.replicates import Sampled, gradient_figures, jackknife, off_diagonal
-from jackpot_sim.estimators.states.moments import check_advantage, check_parameters
-from jackpot_sim.estimators.states.tokens import drawn_tokens, tokens_of_states
+from jackpot_sim.estimators.states.tokens import check_parameters, drawn_tokens, tokens_of_states
 from jackpot_sim.estimators.statistics import Denominator
 
 

@@ -46,3 +46,19 @@ def drawn_tokens(tokens: Tokens, drawn: Array, correction: Correction) -> Tokens
     needed = {name: getattr(tokens, name) for name in correction.needs - {"overlap"}}
     fields = {name: value[drawn] for name, value in needed.items() if value is not None}
     return Tokens(tokens.log_ratio[drawn], overlap=tokens.overlap, **fields)
+
+
+def check_parameters(correction: Correction, states: int) -> None:
+    """Refuses corrections of whole sequences, and parameters that are neither numbers nor one number per state."""
+    if not correction.is_per_token:
+        raise ValueError(
+            f"{correction.name} looks at whole sequences, and tokens at states of their own have none: "
+            "measure it with sequences.enumerated.exact or sequences.sampled.estimate"
+        )
+    for parameter, value in correction.parameters().items():
+        shape = tuple(getattr(value, "shape", ()))
+        if shape not in ((), (1,), (1, 1), (states, 1)):
+            raise ValueError(
+                f"{correction.name}: {parameter} has shape {shape}: it must be a number or have shape ({states}, 1), "
+                "one per state (a path of thresholds belongs to path.exact)"
+            )
