@@ -6,6 +6,10 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from jackpot_sim.estimators.corrections import registry
+
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 
 
@@ -19,6 +23,18 @@ def test_the_python_example_runs() -> None:
     namespace: dict[str, Any] = {}
     exec(block("python"), namespace)
     assert namespace["lam"].shape == (1,)
+
+
+def test_the_correction_of_the_readme_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_REGISTRY", dict(registry._REGISTRY))
+    namespace: dict[str, Any] = {"__name__": "__main__"}
+    for example in (block("python"), block("python", "A correction of your own")):
+        exec(compile(example, "README", "exec", dont_inherit=True), namespace)
+    # Of the example's tokens only the one whose p and q differ by 0.3 is dropped, twice.
+    exact = namespace["estimators"].moments.exact
+    laws = namespace["policy"], namespace["actor"], namespace["advantage"]
+    assert exact(*laws, registry.get("gap-mask", epsilon=0.25)).acceptance_rate == pytest.approx(0.3)
+    assert exact(*laws, registry.get("gap-mask", epsilon=0.35)).acceptance_rate == 1.0
 
 
 def test_the_study_example_is_a_study() -> None:
