@@ -71,9 +71,9 @@ def require_target(correction: Correction, target: UpdateTarget) -> None:
         ValueError: the target is p_new, and the correction carries no p_ref/p_new.
     """
     if target is UpdateTarget.POLICY and not correction.carries_reference_ratio:
+        cap = "give c2, its cap, or " if "c2" in correction.parameters() else ""
         raise ValueError(
-            f"{correction.name} cannot target p_new: it carries no p_ref/p_new to undo the surrogate's ratio, "
-            "as jackpot does; leave the target at p_ref"
+            f"{correction.name} cannot target p_new without p_ref/p_new in its weight: {cap}leave the target at p_ref"
         )
 
 
