@@ -40,13 +40,12 @@ DEFAULT = (
     *(f"jackpot_sim/core/{name}.py" for name in ("log_ratios", "policy_gradient", "sampling", "sequences", "topk")),
     *(
         f"jackpot_sim/estimators/corrections/{name}.py"
-        for name in ("token", "jackpot", "sequence", "batch", "correction")
+        for name in ("token", "jackpot", "sequence", "batch", "correction", "tokens")
     ),
     *(f"jackpot_sim/estimators/states/{name}.py" for name in ("moments", "path", "optimum", "sampled")),
     *(f"jackpot_sim/estimators/{name}.py" for name in ("statistics", "replicates", "sequences/sampled")),
     *(f"jackpot_sim/environments/{name}.py" for name in ("states/base_laws", "prefix_tree", "targets")),
     "jackpot_sim/environments/sequences/small_lm.py",
-    "jackpot_sim/estimators/corrections/correction.py",
     "jackpot_sim/training/objective.py",
 )
 
@@ -205,7 +204,7 @@ def mirror(module: Path) -> list[Path]:
     folder = Path("tests", *module.parent.parts[1:])
     own, more = folder / f"test_{module.stem}.py", sorted((ROOT / folder).glob(f"test_{module.stem}_*.py"))
     found = [path for path in (own, *(path.relative_to(ROOT) for path in more)) if (ROOT / path).exists()]
-    if folder.name != "estimators":
+    if "estimators" not in folder.parts:
         return found or [folder]
     return [*found, CONTRACTS] if found else [CONTRACTS, folder]
 
