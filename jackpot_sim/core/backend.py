@@ -1,8 +1,8 @@
-"""The only place that knows which array library is in use.
+"""The one module that knows which array library is in use.
 
 Everything else in the project is written once against the Array API standard, with the
 namespace `xp` taken from its inputs. What the standard lacks, or what one library does
-much better by another route, is here.
+much better by another route, is in this module.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def logsumexp(x: Array, axis: int = -1, keepdims: bool = False) -> Array:
 
 
 def searchsorted(ascending: Array, values: Array, side: Literal["left", "right"]) -> Array:
-    """Where `values` fall in `ascending`, along the last axis of both; the other axes must agree."""
+    """The places of `values` in `ascending`, along the last axis of both; the other axes must agree."""
     if array_api_compat.is_torch_array(values) and array_api_compat.is_torch_array(ascending):
         # torch warns of the copy that it makes of a strided tensor, so make it first.
         ascending, values = ascending.contiguous(), values.contiguous()
@@ -95,7 +95,7 @@ def kth_largest(x: Array, k: int) -> Array:
 
 
 def topk_mask(x: Array, k: int) -> Array:
-    """True on the k largest entries along the last axis, ties going to the lower index; `x` holds no NaN."""
+    """A mask of the k largest entries along the last axis; ties go to the lower index; `x` holds no NaN."""
     xp = namespace(x)
     if k >= x.shape[-1]:
         return xp.ones_like(x, dtype=xp.bool)
@@ -126,7 +126,7 @@ def topk(x: Array, k: int) -> tuple[Array, Array]:
 
 
 def _torch_topk(x: Array, k: int) -> Array | None:
-    """The same indices in ascending order by torch's own way; None where that may break a tie."""
+    """The indices of the k largest in ascending order, by torch's own function; None where it may break a tie."""
     xp = namespace(x)
     values, indices = xp.topk(x, k + 1, dim=-1)
     if bool(xp.any(values[..., k - 1] == values[..., k])):

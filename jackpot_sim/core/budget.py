@@ -1,4 +1,4 @@
-"""From an acceptance budget to λ, exactly.
+"""λ from an acceptance budget, exactly.
 
 With μ = 1/λ the overlap Z = Σ min(q, μp) is concave, piecewise linear and non-decreasing in μ. A
 tangent meets the target at or left of the root wherever it is drawn. So after one step from any start
@@ -34,7 +34,7 @@ from jackpot_sim.core.backend import (
 from jackpot_sim.core.numerics import check_same_shape, check_total, require_vocabulary
 
 ATTAINABILITY_TOLERANCE = 1e-12
-"""How far from the attainable maximum an acceptance rate may lie and still mean the maximum."""
+"""The distance from the attainable maximum within which an acceptance rate means the maximum."""
 
 _SAMPLE = 2048
 _STORED = 1 << 20
@@ -90,7 +90,7 @@ def solve_lam(
 
 
 def _solve_rows(log_p: Array, log_q: Array, rate: Array) -> Array:
-    """One λ for every row of a block, shape (rows,)."""
+    """The λ of every row of a block, shape (rows,)."""
     xp = namespace(log_p)
     p, q = xp.exp(log_p), xp.exp(log_q)
     check_total(xp.sum(p, axis=-1), "policy_log_probs")
@@ -262,7 +262,7 @@ def _shared(p: Array, q: Array) -> tuple[Array, Array]:
 
 
 def _at_maximum(rate: Array, attainable: Array) -> Array:
-    """Whether each rate is the attainable maximum; refuses rates beyond it."""
+    """A mask of the rates that are the attainable maximum; refuses rates beyond it."""
     xp = namespace(rate)
     if bool(xp.any(attainable <= 0)):
         raise ValueError("policy and actor share no token at some state: nothing can be accepted there")

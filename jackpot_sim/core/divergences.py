@@ -194,4 +194,4 @@ BY_NAME: dict[str, Callable[..., Array]] = {
     "total_variation": total_variation,
     "chi_square": chi_square,
 }
-"""What records hold of a pair of laws, policy first; shape (...) from (..., vocab), nats where they are KLs."""
+"""The divergences of a pair of laws in records, policy first; shape (...) from (..., vocab), KLs in nats."""

@@ -1,8 +1,8 @@
-"""What frameworks log about a mismatch: statistics of log-ratios and of weights, and of whole sequences.
+"""Statistics of log-ratios and of weights, of tokens and of whole sequences, as frameworks log them.
 
-All of them look at tokens that the actor wrote: ℓ = log p − log q, policy over actor, r = e^ℓ. The
-last axis is time, and a mask is True on tokens that count; what the others hold does not matter. The
-masks of `sequence` bound the same statistics.
+The tokens are those that the actor wrote: ℓ = log p − log q, policy over actor, r = e^ℓ. The last axis is
+time, and a mask is True on tokens that count; the other tokens may hold anything. The masks among the
+corrections bound the same statistics.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ F = TypeVar("F", float, Floats, Array)
 
 
 class Aggregate(StrEnum):
-    """How the tokens' values become one value of the sequence."""
+    """The ways to aggregate the values of a sequence's tokens."""
 
     SUM = "sum"
     """Σ: of ℓ, S = log p(y)/q(y)."""

@@ -39,7 +39,7 @@ def feature_norm_sq(p: Array, advantage: Array) -> Array:
 
 
 def _likeliest(p: Array) -> Array:
-    """True on one token of each state, the likeliest."""
+    """A mask of the likeliest token of each state."""
     xp = namespace(p)
     ids = xp.arange(p.shape[-1], dtype=xp.int64, device=array_api_compat.device(p))
     return ids == xp.argmax(p, axis=-1, keepdims=True)

@@ -1,4 +1,4 @@
-"""How far apart two policies lie over sequences: exactly, and from rollouts.
+"""Divergences of two policies over sequences: exact, and from rollouts.
 
 Per token and per sequence are both told. By the chain rule KL(p(y)‖q(y)) is the sum over prefixes of the
 policy's expected visits times KL(p(·|s)‖q(·|s)); divided by the expected length it is the mean over the

@@ -70,7 +70,7 @@ class Sequences:
         return np.bincount(cells, weights=added, minlength=shape[0] * shape[1]).astype(np.float64).reshape(shape)
 
     def _cells(self, vocab: int) -> Ints:
-        """Where each (prefix, token) lies in a flat table."""
+        """The place of each (prefix, token) in a flat table."""
         return self.prefix * vocab + self.token
 
     @cached_property
@@ -127,7 +127,7 @@ class SequenceLaws:
 
 @dataclass(frozen=True, eq=False)
 class Enumeration:
-    """One prompt with every sequence that can follow it.
+    """A prompt with every sequence that can follow it.
 
     Attributes:
         laws: the policies at every prefix.
@@ -145,7 +145,7 @@ class Enumeration:
 
 @dataclass(frozen=True, eq=False)
 class Rollouts:
-    """One prompt with sequences that were drawn, from the actor and, to know the true gradient, from the policy.
+    """A prompt with sequences that were drawn from the actor and, for the true gradient, from the policy.
 
     Attributes:
         laws: the policies at every prefix that was visited.

@@ -1,4 +1,4 @@
-"""What a rollout keeps of a law over a large vocabulary: its k likeliest tokens, and how likely they are."""
+"""The part of a law over a large vocabulary that a rollout stores: the k likeliest tokens and their log-probs."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ class Sampled:
 def gradient_figures(
     *, own: float, others: float, dot: float, signal: float, on_policy_variance: float, n_samples: int
 ) -> dict[str, float]:
-    """What the inner products of simulated updates say of bias and variance, by the names of `Moments`.
+    """Bias and variance from the inner products of simulated updates, by the names of `Moments`.
 
     Args:
         own: the mean ‖X_r‖² of an update.

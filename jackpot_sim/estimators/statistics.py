@@ -1,9 +1,9 @@
-"""What a correction does to a cell of states: one row per state, and the figures that they combine to.
+"""The moments of a correction over a cell of states, from one row of statistics per state.
 
-A state is where one proposal is made: a token at a state of its own, or a whole sequence after a prompt.
-Whatever measures corrections exactly leaves a row of `StateStatistics` for each state, and `combine` turns
-the rows into the moments of the cell, as ratios of means over states, never means of ratios. The exact
-moments, the path, the enumeration and the bootstrap all end here, so that each formula stands once.
+One proposal is made at each state: a token at an independent state, or a whole sequence after a prompt.
+Every exact method gives a row of `StateStatistics` for each state, and `combine` turns the rows into the
+moments of the cell, as ratios of means over states, never means of ratios. The exact moments, the path, the
+enumeration and the bootstrap all use `combine`, so that each formula stands once.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ A = TypeVar("A", bound=Array)
 
 
 class Denominator(StrEnum):
-    """What the weighted sum over tokens is divided by; ĝ is the expected gradient.
+    """The divisor of the weighted sum over tokens; ĝ is the expected gradient.
 
     PROPOSED: all proposals. ĝ = g_w.
     ACCEPTED: the share of tokens kept, over the whole batch. ĝ_s = g_w / (Σ_s E[kept] / Σ_s E[tokens]).
@@ -57,10 +57,10 @@ def divisor(denominator: Denominator, acceptance_rate: A, weight_mean: A) -> A:
 
 @dataclass(frozen=True)
 class StateStatistics:
-    """What each state contributes, every field of shape (..., states), float64."""
+    """The contribution of each state; every field has shape (..., states), float64."""
 
     acceptance_rate: Floats
-    """E[kept tokens] / E[tokens]; of a single token E_q[a]."""
+    """E[kept tokens] / E[tokens]; for a single token E_q[a]."""
     weight_mean: Floats
     """E[Σ mw] / E[units]; a unit is a token, or a sequence for corrections of whole sequences."""
     weight_square: Floats
@@ -68,7 +68,7 @@ class StateStatistics:
     grad_norm_sq: Floats
     """‖g‖², advantage²."""
     on_policy_variance: Floats
-    """The variance of one proposal of the policy itself, advantage²; of a single token Σ p‖f‖² − ‖g‖²."""
+    """The variance of one proposal of the policy itself, advantage²; for a single token Σ p‖f‖² − ‖g‖²."""
     divisor: Floats
     """D, by which ĝ = g_w/D: 1, the batch's acceptance rate, or weight_mean."""
     error_sq: Floats
@@ -76,23 +76,23 @@ class StateStatistics:
     error_dot: Floats
     """⟨ĝ − g, g⟩."""
     estimate_sq: Floats
-    """‖ĝ‖², and below ⟨ĝ, g⟩: of a short ĝ they would keep few digits as differences of the above."""
+    """‖ĝ‖². Like ⟨ĝ, g⟩ below it is kept apart: for a short ĝ a difference of the above would keep few digits."""
     estimate_dot: Floats
     """⟨ĝ, g⟩."""
     second_moment: Floats
-    """E‖X‖² of one weighted proposal X, and for SELF_NORMALIZED that of X with the noise of its divisor."""
+    """E‖X‖² of one weighted proposal X; for SELF_NORMALIZED of X with the noise of its divisor."""
     kl_accepted: Floats
     """KL(p‖q̃) of the accepted tokens' law q̃ ∝ q·a, nats; for sequences, of visits to (prefix, token)."""
     kl_effective: Floats
-    """KL(p‖q_w) of the law that the weighted update really samples, q_w ∝ q·E[mw], nats; likewise."""
+    """KL(p‖q_w) of the law that the weighted update samples, q_w ∝ q·E[mw], nats; for sequences, of visits."""
     kl_prefix: Floats
-    """The part of kl_effective that is due to the law of the prefixes; 0 where states are given."""
+    """The part of kl_effective that comes from the law of the prefixes; 0 for independent states."""
     length: Floats
     """E[tokens], 1 for a single token."""
     units: Floats
     """E[units], see weight_mean."""
     kept_dot_cov: Floats
-    """Cov(⟨X, g_w⟩, kept tokens), and below of tokens: how the divisor of ACCEPTED moves with the update."""
+    """Cov(⟨X, g_w⟩, kept tokens), by which the divisor of ACCEPTED moves with the update."""
     length_dot_cov: Floats
     """Cov(⟨X, g_w⟩, tokens)."""
     kept_var: Floats
@@ -104,7 +104,7 @@ class StateStatistics:
 
 
 def of_single_tokens(acceptance_rate: A, weighted_sq: A) -> dict[str, A]:
-    """The columns that are trivial where a proposal is one token. Args: E[a], and ‖g_w‖²."""
+    """The columns that are trivial where a proposal is one token, from E[a] and ‖g_w‖²."""
     one, zero = acceptance_rate * 0 + 1.0, acceptance_rate * 0
     columns = {
         "kl_prefix": zero,
@@ -154,8 +154,8 @@ def mean_squared_error_rescaled(gain: Figure, size: Figure) -> Floats:
     """The MSE of the best non-negative multiple of the update: 1 − gain²/size, and 1 where gain ≤ 0.
 
     A smaller update has less variance, so that with few samples the MSE rewards any correction that
-    shrinks it; 1 is the MSE of no update at all. Here shrinking is no merit: it is what is left when
-    the learning rate is chosen as well as it can be (ours).
+    shrinks the update; 1 is the MSE of no update at all. The rescaled MSE removes that reward: it is the MSE
+    under the best learning rate (ours).
 
     Args:
         gain: ⟨ĝ, g⟩/‖g‖².
@@ -247,7 +247,7 @@ def _mean(values: Floats) -> Floats:
 
 
 def _ratio(numerator: Floats, denominator: Floats) -> Floats:
-    """Their ratio, and nan, not inf, where the denominator is 0."""
+    """The ratio of two figures; nan, not inf, where the denominator is 0."""
     return numerator / np.where(denominator == 0, math.nan, denominator)
 
 

@@ -1,9 +1,8 @@
-"""Corrections that look at the whole batch: what they do to a token depends on the other sequences.
+"""Corrections that look at the whole batch: the weights of a token depend on the other sequences.
 
-So they have no moments per sample. In a finite batch, all live tokens of the array that `weights` is
-given are the batch; `in_the_limit` gives the batch-free correction that they become in an infinitely
-large one, exactly (ours). Both come from the same sums, with one count per sequence or with its
-probability.
+Such corrections have no moments per sample. A finite batch is all live tokens of the array that `weights`
+is given. `in_the_limit` gives the correction without a batch that they become in an infinitely large one,
+exactly (ours). Both use the same sums, with one count per sequence or with its probability.
 """
 
 from __future__ import annotations
@@ -68,7 +67,7 @@ class SecondMomentMask(SequenceCorrection):
         return self._cut(tokens.log_ratio, to_numpy(tokens.log_ratio)[flat], mass[flat], whole=False)
 
     def _cut(self, like: Array, log_ratio: Floats, mass: Floats, whole: bool) -> _Cut:
-        """The cut for tokens of these masses; `whole` ones cannot be kept in part."""
+        """The cut for tokens of these masses; `whole` tokens cannot be kept in part."""
         # Squared as `_Cut` squares them, so that what is tied here is tied there.
         values, group = np.unique(to_numpy(_square(as_array(log_ratio, like))), return_inverse=True)
         if not values.size:
@@ -91,7 +90,7 @@ class _Cut(TokenCorrection):
     cut: float
     """nats²."""
     fraction: float
-    """Of what lies at the cut, the share that stays."""
+    """The share of the tokens at the cut that stays."""
 
     name = "m2po"
 
@@ -126,7 +125,7 @@ def batch_normalize(correction: Correction) -> BatchNormalized:
 
 @dataclass(frozen=True)
 class BatchNormalized(Wrapper):
-    """See `batch_normalize`."""
+    """The correction that `batch_normalize` makes."""
 
     @property
     @override

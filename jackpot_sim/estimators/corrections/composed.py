@@ -1,7 +1,7 @@
-"""Corrections made of others: a wrapper changes one, and several are multiplied.
+"""Corrections made of others: a wrapper changes one correction, and `combined` multiplies several.
 
-A wrapper is the inner correction but for what it says. `rao_blackwell` replaces the mask by its mean;
-`combined` is several corrections at once: an importance weight, a rejection mask and a veto, say.
+`rao_blackwell` is a wrapper that replaces the mask by its mean. `combined` applies several corrections at
+once, for instance an importance weight, a rejection mask and a veto.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from jackpot_sim.estimators.corrections.tokens import Tokens, TokenWeights
 
 @dataclass(frozen=True)
 class Wrapper(Correction):
-    """A correction around another; a subclass says what it changes."""
+    """A correction around another one; a subclass overrides the parts that it changes."""
 
     of: Correction
 
@@ -89,7 +89,7 @@ def rao_blackwell(correction: Correction) -> RaoBlackwell:
 
 @dataclass(frozen=True)
 class RaoBlackwell(Wrapper):
-    """See `rao_blackwell`."""
+    """The correction that `rao_blackwell` makes."""
 
     @property
     @override
@@ -124,7 +124,7 @@ class RaoBlackwell(Wrapper):
 
 
 def combined(first: Correction, *others: Correction) -> Combined:
-    """The correction that accepts with Π a and weighs with Π w, each part looking at the same raw tokens.
+    """The product of corrections: accept with Π a and weigh with Π w, where each part sees the same raw tokens.
 
     >>> from jackpot_sim import estimators
     >>> both = combined(estimators.get("tis"), estimators.get("veto"))
@@ -140,7 +140,7 @@ def combined(first: Correction, *others: Correction) -> Combined:
 
 @dataclass(frozen=True)
 class Combined(Correction):
-    """See `combined`."""
+    """The correction that `combined` makes."""
 
     parts: tuple[Correction, ...]
 

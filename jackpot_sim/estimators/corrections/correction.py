@@ -63,27 +63,27 @@ class Correction(ABC):
 
     @property
     def looks_at_batch(self) -> bool:
-        """Whether a sequence's weights depend on the other sequences of the batch."""
+        """True where a sequence's weights depend on the other sequences of the batch."""
         return False
 
     @property
     def is_per_token(self) -> bool:
-        """Whether the weights of a token depend on its state, itself and its advantage alone."""
+        """True where the weights of a token depend on its state, its id and its advantage alone."""
         return self.level is Level.TOKEN and not self.looks_at_batch
 
     @property
     def fits_a_table(self) -> bool:
-        """Whether the weights of a token depend on its state and itself alone, whatever the sequence earns."""
+        """True where the weights of a token depend on its state and its id alone, not on any advantage."""
         return self.is_per_token and "advantages" not in self.needs
 
     @property
     def draws_mask(self) -> bool:
-        """Whether a token is kept by chance, so that there is noise for `rao_blackwell` to remove."""
+        """True where tokens are kept by chance, so that `rao_blackwell` has noise to remove."""
         return False
 
     @property
     def carries_reference_ratio(self) -> bool:
-        """Whether the weight has p_ref/p_new as a factor where the target is p_new."""
+        """True where the weight has the factor p_ref/p_new if the target is p_new."""
         return getattr(self, "c2", None) is not None
 
     @property

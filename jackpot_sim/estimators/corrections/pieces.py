@@ -1,4 +1,4 @@
-"""A correction as monomials of r on stretches of r: what a path of thresholds and the best threshold are made from."""
+"""A correction as monomials of r on stretches of r, from which paths and best thresholds are computed."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ class Monomial(NamedTuple):
 
 @dataclass(frozen=True)
 class Piece:
-    """One stretch of r on which both accept and weight are monomials of r."""
+    """A stretch of r on which accept and weight are both monomials of r."""
 
     upper: float | Floats
-    """log r at which it ends; the last piece ends at inf."""
+    """log r at the end of the stretch; the last piece ends at inf."""
     closed: bool
-    """Whether its end belongs to it."""
+    """True where the end belongs to the stretch."""
     accept: Monomial
     weight: Monomial
 

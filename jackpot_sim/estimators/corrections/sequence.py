@@ -149,7 +149,7 @@ class SequenceRatioMask(_Aggregated):
     """Largest ratio kept."""
     aggregate: Aggregate = Aggregate.MEAN
     inverted: bool = False
-    """Whether the bounds are on 1/ratio, as verl's are."""
+    """True puts the bounds on 1/ratio, as verl does."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -217,15 +217,15 @@ class SequenceBregmanMask(_StatisticMask):
 class SequencePolicyOptimisation(SequenceCorrection):
     """The gradient of GSPO's min(s·A, clip(s, 1−low, 1+high)·A) with s = e^G (arXiv 2507.18071).
 
-    Weight s, and accept 0 where the clip is what counts: A > 0 and s > 1+high, or A < 0 and s < 1−low.
-    ∇s = s·(1/|y|)·Σ_t ∇ log p, of which the 1/|y| belongs to the loss aggregation and is not in here.
+    Weight s, and accept 0 where the clipped branch is the minimum: A > 0 and s > 1+high, or A < 0 and s < 1−low.
+    ∇s = s·(1/|y|)·Σ_t ∇ log p; the factor 1/|y| belongs to the loss aggregation and is not included.
     """
 
     _looks_at = _SIGN
     low: float = 3e-4
-    """How far s may fall below 1 where A < 0, in [0, 1]."""
+    """The largest fall of s below 1 where A < 0, in [0, 1]."""
     high: float = 4e-4
-    """How far s may rise above 1 where A > 0, ≥ 0."""
+    """The largest rise of s above 1 where A > 0, ≥ 0."""
 
     def __post_init__(self) -> None:
         if not (0 <= self.low <= 1 and self.high >= 0):
@@ -267,7 +267,7 @@ class Veto(SequenceCorrection):
 @register("opsm")
 @dataclass(frozen=True)
 class OffPolicySequenceMask(SequenceCorrection):
-    """(0 if A < 0 and mean(−ℓ) > δ, 1): drops what was bad and is no longer likely (slime)."""
+    """(0 if A < 0 and mean(−ℓ) > δ, 1): drops bad sequences that the policy no longer writes (slime)."""
 
     _looks_at = _SIGN
     delta: float = 1e-4

@@ -169,7 +169,7 @@ class RatioMask(_RatioBand):
     low: float = 0.8
     high: float = 1.2
     inverted: bool = False
-    """Whether the bounds are on 1/r, as verl's are."""
+    """True puts the bounds on 1/r, as verl does."""
     c2: float | None = None
     """Cap on p_ref/p_new where the target is p_new; None refuses that target."""
 

@@ -106,7 +106,7 @@ class Tokens:
         return xp.ones_like(self.log_ratio, dtype=xp.bool) if self.mask is None else self.mask
 
     def ones(self) -> Array:
-        """1 for each token: a correction's accept probability or weight where it has nothing to say."""
+        """1 for each token, the accept probability or weight that changes nothing."""
         return namespace(self.log_ratio).ones_like(self.log_ratio)
 
     def with_needed(self, needs: frozenset[str], owner: str) -> Tokens:

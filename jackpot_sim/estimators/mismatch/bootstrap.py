@@ -17,7 +17,7 @@ from jackpot_sim.core.arrays import Flags, Floats, Ints
 from jackpot_sim.core.log_ratios import ess_fraction
 
 Group: TypeAlias = Callable[[Floats], dict[str, Floats]]
-"""From `times`, (k, clusters), to its figures by name, each (k,)."""
+"""`times`, shape (k, clusters) → figures by name, each (k,)."""
 
 
 class Means:
@@ -43,7 +43,7 @@ class Means:
 
 
 class _Infinite:
-    """Which clusters hold inf or −inf."""
+    """The clusters that hold inf or −inf."""
 
     def __init__(self, above: Floats | None, below: Floats | None) -> None:
         self._above, self._below = above, below
@@ -62,7 +62,7 @@ class _Infinite:
 
 
 class Ordered:
-    """What follows from the order of values: quantiles, trimmed means, and how many make up a share of a sum.
+    """Figures of ordered values: quantiles, trimmed means, and the number of values that make up a share of a sum.
 
     Tokens are sorted once and cut into bins of equally many. A resample finds the bin from sums per cluster and
     bin, and only within it looks at single tokens.
@@ -167,7 +167,7 @@ class Largest:
         self._name, self._peak = name, _peaks(values, cluster, count)
 
     def __call__(self, times: Floats) -> dict[str, Floats]:
-        """That of each resample."""
+        """The figure of each resample."""
         return {self._name: np.where(times > 0, self._peak, -math.inf).max(axis=1)}
 
 
@@ -214,7 +214,7 @@ class Correlation:
         self._sums = np.column_stack([_summed(each, cluster, count) for each in columns])
 
     def __call__(self, times: Floats) -> dict[str, Floats]:
-        """That of each resample."""
+        """The figure of each resample."""
         number, *sums = (times @ self._sums).T
         x, y, xx, yy, xy = (each / number for each in sums)
         return {self._name: (xy - x * y) / np.sqrt((xx - x * x) * (yy - y * y))}
@@ -229,7 +229,7 @@ def relative(log_weight: Floats) -> Floats:
 
 
 def _summed(values: Floats | Flags | None, cluster: Ints, count: int) -> Floats:
-    """Σ of values in each cluster, (clusters,); how many there are for None."""
+    """Σ of values in each cluster, (clusters,); for None the number of elements."""
     return np.bincount(cluster, weights=values, minlength=count).astype(np.float64)
 
 

@@ -23,14 +23,14 @@ from jackpot_sim.core.sequence_divergences import ratio_of_means
 from jackpot_sim.core.topk import TopK
 
 ROUNDING = 1e-5
-"""What a probability summed in float32 may miss, and so by how much Z may lie outside a bracket."""
+"""The error of a probability summed in float32, by which Z may lie outside a bracket."""
 
 Ends: TypeAlias = tuple[Floats, Floats]
 """The low and the high end of a bracket at every token, each of shape (tokens,)."""
 
 
 class Way(StrEnum):
-    """How Z is estimated.
+    """The ways to estimate Z.
 
     The first three know both laws on TopK(q) ∪ TopK(p), the others on the actor's TopK(q) alone, which is
     all that an inference server returns. `corrected` is κ·Z_k of [J] with the masks that are drawn;
@@ -46,7 +46,7 @@ class Way(StrEnum):
 
     @property
     def from_server(self) -> bool:
-        """Whether the actor's own top-k is all that is known of it."""
+        """True where only the actor's own top-k is known."""
         return self in (Way.SERVER_TOPK, Way.SERVER_BIAS_CORRECTED, Way.SERVER_CALIBRATED)
 
 
@@ -86,7 +86,7 @@ class LawBlock:
 
 @dataclass(frozen=True)
 class Comparison:
-    """How near one way comes to the exact Z, over tokens that the actor wrote.
+    """The errors of one way against the exact Z, over tokens that the actor wrote.
 
     Standard errors take clusters as what is sampled, by the delta method, and count what a κ or a share fitted
     to the same tokens adds to them; nan where there is one cluster. Where that fit is nearly all of an error, as
@@ -189,7 +189,7 @@ class _Timed:
 
 @dataclass(frozen=True, eq=False)
 class _Met:
-    """What is kept of a block: numbers per token, and the bracket of each (k, from the server alone)."""
+    """The part of a block that is kept: numbers per token, and the bracket of each (k, from the server alone)."""
 
     z: Floats
     accept: Floats
@@ -290,7 +290,7 @@ def _judge(way: Way, given: tuple[int, float, int, float], drawn: _Drawn, ends: 
 
 
 def _through_fit(fitted: _Fitted, drawn: _Drawn) -> Floats:
-    """What each token adds to the mean error through θ, to first order; it sums to 0 over a batch."""
+    """The contribution of each token to the mean error through θ, to first order; it sums to 0 over a batch."""
     out = np.zeros_like(drawn.z)
     there = drawn.z > 0
     steepness = np.sign(fitted.value - drawn.z) * fitted.slope / np.where(there, drawn.z, 1.0)

@@ -1,4 +1,4 @@
-"""How far apart two policies lie on rollouts of real models, and how sure one can be of it.
+"""Summaries of the distance between two policies on rollouts of real models, with intervals.
 
 The tokens of a sequence are not independent: where two policies disagree once, they tend to disagree again.
 So a standard error that counts tokens is too small. Here whole sequences (clusters) are resampled with
@@ -24,7 +24,7 @@ from jackpot_sim.core.scored import ScoredRollouts
 from jackpot_sim.estimators.mismatch.bootstrap import Correlation, Group, Largest, Means, Ordered, Weights, relative
 
 LEVEL = 0.95
-"""Of the intervals."""
+"""The coverage of the intervals."""
 TRIMMED = 0.01
 """The share of the tokens that a trimmed mean leaves out at either end."""
 
@@ -35,7 +35,7 @@ STATES = {
     "chi_square": "χ²(p‖q) = Σ p²/q − 1 at the states that the actor visits",
     "overlap": "Z(λ) = Σ min(q, p/λ), the acceptance rate of OBRS, in [0, 1]",
 }
-"""What is exact at each state, by the names that `states` usually has; others may be given."""
+"""Figures that are exact at each state, by the usual names of `states`; others may be given."""
 
 SAMPLED = {
     "k1": "mean over tokens of log q − log p, nats: estimates KL(q‖p) without bias (verl kl)",
@@ -56,7 +56,7 @@ SAMPLED = {
     "probability_gap": "mean over tokens of |p − q| of the token drawn (verl: below 0.005 good, above 0.01 bad)",
     "probability_correlation": "Pearson correlation over tokens of p and q of the token drawn, in [−1, 1]",
 }
-"""What the log-ratios ℓ = log p − log q at the tokens drawn say; r = e^ℓ is policy over actor."""
+"""Summaries of the log-ratios ℓ = log p − log q at the drawn tokens; r = e^ℓ is policy over actor."""
 
 _OF_STATES = {
     "": "mean over tokens of ",
@@ -90,7 +90,7 @@ class Summary:
 
 
 def descriptions(states: Iterable[str] = tuple(STATES)) -> dict[str, str]:
-    """What every figure of `summaries` is, with its unit, in its order.
+    """A description of every figure of `summaries`, with its unit, in the same order.
 
     >>> descriptions(["overlap"])["overlap_median"]
     'median over tokens of Z(λ) = Σ min(q, p/λ), the acceptance rate of OBRS, in [0, 1]'
@@ -146,7 +146,7 @@ def summaries(
 
 
 def _groups(rollouts: ScoredRollouts, states: Mapping[str, Floats], place: Ints, count: int) -> Iterator[Group]:
-    """What is computed together, because it shares sums over clusters."""
+    """Groups of figures that share sums over clusters."""
     live, sequences = rollouts.mask, place
     tokens = np.broadcast_to(place[:, None], live.shape)[live]
     log_ratio, log_p, log_q = (
@@ -201,7 +201,7 @@ _BLOCK = 1 << 22
 
 
 def _resampled(generator: np.random.Generator, replicates: int, count: int, tokens: int) -> Iterator[Floats]:
-    """How often each cluster is drawn, a block of replicates at a time: (k, clusters)."""
+    """The multiplicity of each cluster, a block of replicates at a time: (k, clusters)."""
     step = max(1, _BLOCK // max(count, Ordered.width(tokens, count), Ordered.BINS))
     even = np.full(count, 1 / count)
     for start in range(0, replicates, step):

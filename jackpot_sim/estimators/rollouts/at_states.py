@@ -1,4 +1,4 @@
-"""What corrections do at the states that rollouts visit, exactly over the vocabulary and a few states at a time.
+"""Exact figures of corrections at the states that rollouts visit, a few states at a time.
 
 At a state with laws p and q a correction of single tokens has an exact acceptance rate, and the laws that it
 leaves have exact KLs; which states are visited is sampled. Nothing of the size of states × vocabulary is kept.
@@ -21,7 +21,7 @@ from jackpot_sim.estimators.states.tokens import tokens_of_states
 
 
 class AtState(NamedTuple):
-    """What a correction does at each state; shape (states,)."""
+    """Figures of a correction at each state; shape (states,)."""
 
     acceptance_rate: Array
     """E_q[a]."""
@@ -34,13 +34,13 @@ class AtState(NamedTuple):
 def at_states(
     policy_log_probs: Array, actor_log_probs: Array, believed_log_probs: Array, kl: Array, correction: Correction
 ) -> AtState:
-    """What a correction of single tokens does at each state.
+    """The exact figures of a correction of single tokens at each state.
 
     Args:
         policy_log_probs: log p, shape (states, vocab), nats.
         actor_log_probs: log q of the law that is sampled from, the same shape.
-        believed_log_probs: log q as the correction is told it: the same, unless that is a mistake to study.
-        kl: KL(p‖q) at each state, shape (states,), nats: what a correction has that leaves the law as it is.
+        believed_log_probs: log q as the correction sees it: the same, unless a recording error is studied.
+        kl: KL(p‖q) at each state, shape (states,), nats: the KL of a correction that leaves the law as it is.
         correction: one that fits a table, its parameters numbers.
     """
     xp = namespace(policy_log_probs)

@@ -25,7 +25,7 @@ from jackpot_sim.estimators.sequences.sampled import Gram
 
 
 class Spread(StrEnum):
-    """What the variance of an update is estimated from.
+    """The units from whose spread the variance of an update is estimated.
 
     REPLICATES: how the updates differ, mean ‖X_r‖² − mean ⟨X_r, X_r'⟩. Right for every correction and
         denominator, with replicates − 1 degrees of freedom.
@@ -67,7 +67,7 @@ class Updates:
         self.prompts = prompts
         self._in_parts = False
         self._strata: dict[int, _Stratum] = {}
-        """Of each prompt whose sequences were added; the last one is open."""
+        """Sums of each prompt whose sequences were added; the last one is open."""
         self._open: int | None = None
         self._sums: Floats = np.zeros((0, parameters))
         """Σ x of the open prompt, by replicate."""
@@ -108,7 +108,7 @@ class Updates:
             self._strata[self._open].close(self._sums)
 
     def variance(self, n_samples: int) -> Floats:
-        """Of an update, from its sequences: with all replicates, and with each one left out; (1 + replicates,).
+        """The variance of an update from its sequences: with all replicates, and with each left out; (1 + replicates,).
 
         Raises:
             ValueError: sequences were not added one by one, or not n_samples of each prompt and replicate.
@@ -129,11 +129,11 @@ class Updates:
 
 
 class _Stratum:
-    """What is kept of the sequences of one prompt: numbers for each replicate."""
+    """Sums over the sequences of one prompt, for each replicate."""
 
     def __init__(self, replicates: int) -> None:
         self.count, self.square, self.own, self.along = (np.zeros(replicates) for _ in range(4))
-        """How many, Σ‖x‖², ‖S_r‖² and ⟨S_r, S⟩, S_r being the sum of the replicate and S that of all."""
+        """Counts, Σ‖x‖², ‖S_r‖² and ⟨S_r, S⟩, where S_r is the sum of the replicate and S the sum of all."""
 
     def close(self, sums: Floats) -> None:
         self.own = np.einsum("rp,rp->r", sums, sums)

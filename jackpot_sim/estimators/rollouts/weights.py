@@ -1,4 +1,4 @@
-"""What a correction does to rollouts of which only the tokens drawn have been scored.
+"""Weights, masks and divisors of rollouts of which only the drawn tokens are scored.
 
 As `rollouts` and `updates` do where whole laws are tables of prefixes: weights, drawn masks, denominators and
 the figures of weights. A correction that needs the overlap Z(λ) at each state is given it.
@@ -87,7 +87,7 @@ def scale(
     unit: Level,
     replicate: Ints,
 ) -> Floats:
-    """By what the sum of each sequence is divided, beside the number of sequences; (n,).
+    """The divisor of each sequence's sum, beside the number of sequences; (n,).
 
     `proposed`: 1. `accepted`: the share of its replicate's tokens that are kept. `self_normalized`: the mean weight
     of its prompt in its replicate, over tokens or, for corrections of whole sequences, over sequences. nan where
@@ -155,7 +155,7 @@ def _weight_figures(sums: Floats) -> dict[str, float]:
 
 
 def _units(rollouts: ScoredRollouts, unit: Level) -> tuple[float | Floats, Floats]:
-    """What a token's weight counts in its unit, (n, 1) or 1, and the units of each sequence, (n,)."""
+    """The share of a token's weight in its unit, (n, 1) or 1, and the units of each sequence, (n,)."""
     if unit is Level.TOKEN:
         return 1.0, rollouts.lengths
     return 1 / rollouts.lengths[:, None], np.ones(len(rollouts))

@@ -90,7 +90,7 @@ class Referee:
 
 @dataclass(frozen=True)
 class BiasShares:
-    """Where the bias of a correction of single tokens comes from; the three add up to 1.
+    """Shares of the bias of a correction of single tokens by origin; the three add up to 1.
 
     Each factor of ĝ is exchanged for its true value: the law of the prefixes (the actor's for the
     policy's), the value of what follows a token (the expected advantage when the actor goes on, for when
@@ -104,7 +104,7 @@ class BiasShares:
 
 
 class Weighed:
-    """One correction on every sequence of every prompt."""
+    """The weights of one correction on every sequence of every prompt."""
 
     def __init__(self, prompts: list[_Weights]) -> None:
         self._prompts = prompts
@@ -122,7 +122,7 @@ class Weighed:
         return combine_cell(StateStatistics(**columns), denominator, n_samples)
 
     def bias_shares(self, denominator: Denominator | str = Denominator.PROPOSED) -> BiasShares | None:
-        """See `BiasShares`; None for corrections that fit no table of (prefix, token), or where there is no bias."""
+        """The shares of the bias; None for corrections that fit no table of (prefix, token), and without bias."""
         if not all(w.fits_a_table for w in self._prompts):
             return None
         divisors = self._divisors(Denominator(denominator))
@@ -145,7 +145,7 @@ class Weighed:
 
 
 class _Prompt:
-    """One prompt: its laws as measures of sequences and of visits, and its true gradient."""
+    """The laws of a prompt as measures of sequences and of visits, and its true gradient."""
 
     def __init__(self, enumeration: Enumeration, space: Space) -> None:
         laws, sequences, advantage = enumeration.laws, enumeration.sequences, enumeration.advantage
@@ -189,7 +189,7 @@ class _Prompt:
 
 
 class _Weights:
-    """One correction on every proposal of one prompt."""
+    """The weights of one correction on every proposal of a prompt."""
 
     def __init__(self, prompt: _Prompt, pair: TokenWeights[Floats], correction: Correction) -> None:
         self.prompt, self.fits_a_table = prompt, correction.fits_a_table
@@ -315,7 +315,7 @@ class _Weights:
         return np.asarray(apart + per_sequence(pull, counted, 1 - self.accept))
 
     def _divisor_noise(self) -> float:
-        """What E‖X − g_w(1 − C/E[C] + D/E[D])‖² has beyond E‖X‖²: D are the weights, C their units."""
+        """The excess of E‖X − g_w(1 − C/E[C] + D/E[D])‖² over E‖X‖², for weights D and their units C."""
         q, ratio = self.prompt.actor, self.weight_mean * self.units_mean
         if ratio == 0:
             return math.nan
@@ -328,7 +328,7 @@ class _Weights:
         return -2 * dot + self._weighted_sq * (noise - 1)
 
     def bias_parts(self, divisor: float) -> list[Floats]:
-        """What the prefixes, the continuations and the weights each add to ĝ − g: Shapley values."""
+        """The contributions of prefixes, continuations and weights to ĝ − g, as Shapley values."""
         prompt = self.prompt
         with np.errstate(divide="ignore", invalid="ignore"):
             values = [

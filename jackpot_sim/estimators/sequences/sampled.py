@@ -148,7 +148,7 @@ class _Updates:
     def of(
         cls, rollouts: Rollouts, sequences: Sequences, pull: Floats, replicates: int, features: Floats | None
     ) -> _Updates:
-        """From c·A·scale of every token, shape (replicates · n, length)."""
+        """The updates from c·A·scale of every token, shape (replicates · n, length)."""
         prefixes, vocab = rollouts.laws.shape
         live = sequences.mask
         row = np.broadcast_to(np.repeat(np.arange(replicates), len(sequences) // replicates)[:, None], live.shape)[live]
@@ -179,7 +179,7 @@ def _table(values: Floats, row: Ints, column: Ints, shape: tuple[int, int]) -> s
 
 
 class _Draws:
-    """What the simulation keeps: counts of each prompt and replicate, and inner products over all prompts."""
+    """Sums of the simulation: counts of each prompt and replicate, and inner products over all prompts."""
 
     def __init__(self, prompts: int, replicates: int, truth: Truth | None) -> None:
         each = (prompts, replicates)
@@ -206,7 +206,7 @@ class _Draws:
             total[index] = values.reshape(total.shape[1], -1).sum(axis=-1)
 
     def scale(self, denominator: Denominator, n_samples: int) -> Floats:
-        """By what each update's sum over sequences is multiplied, shape (prompts, replicates).
+        """The factor of each update's sum over sequences, shape (prompts, replicates).
 
         nan where nothing is kept: then there is nothing to divide by.
         """
@@ -220,7 +220,7 @@ class _Draws:
         self.wanted.products += wanted.dot(wanted)
 
     def add_known(self, updates: _Updates, replicates: int, pull: Floats, sequences: Sequences, along: Floats) -> None:
-        """The same where g is known, and ⟨X_r, g⟩ stands in every column."""
+        """Adds updates where g is known; ⟨X_r, g⟩ then stands in every column."""
         self.own.products += updates.dot(updates)
         known = np.sum(pull * sequences.gather(along), axis=-1).reshape(replicates, -1).sum(axis=-1)
         self.cross.products += known[:, None]

@@ -1,4 +1,4 @@
-"""Where gradients live: in the logits at every prefix, or in the parameters of a model.
+"""The space of gradients: the logits at every prefix, or the parameters of a model.
 
 φ(s, x) = ∇ log p(x|s) is what a token adds to the update. In logits it is e_x − p(·|s) in the row of its
 prefix, so that tokens at different prefixes are orthogonal; in parameters nothing is.
@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Protocol
 
 import numpy as np
+from typing_extensions import override
 
 from jackpot_sim.core.arrays import Floats
 from jackpot_sim.core.policy_gradient import feature_norm_sq, gradient_under
@@ -19,7 +20,7 @@ _BLOCK = 1 << 22
 
 
 class Space(Protocol):
-    """Where gradients live: in the logits of every prefix, or in the model's parameters."""
+    """A space of gradients."""
 
     norm_sq: Floats
     """‖φ(s, x)‖², shape (prefixes, vocab)."""
@@ -37,43 +38,43 @@ class Space(Protocol):
         ...
 
 
-class Logits:
+class Logits(Space):
     """The logits at every prefix, of policies p of shape (prefixes, vocab)."""
 
     def __init__(self, p: Floats) -> None:
         self._p = p
         self.norm_sq: Floats = np.asarray(feature_norm_sq(p, np.ones_like(p)))
 
+    @override
     def update(self, mass: Floats) -> Floats:
-        """See `Space`."""
         return np.asarray(gradient_under(mass, self._p, np.ones_like(self._p)))
 
+    @override
     def along(self, vector: Floats) -> Floats:
-        """See `Space`."""
         return np.asarray(vector - np.sum(self._p * vector, axis=-1, keepdims=True))
 
+    @override
     def path_norm_sq(self, sequences: Sequences, coefficients: Floats) -> Floats:
-        """See `Space`."""
         return per_sequence(coefficients, coefficients, sequences.gather(self.norm_sq))
 
 
-class Parameters:
+class Parameters(Space):
     """A model's parameters, from ∂log p(x|s)/∂θ of shape (prefixes, vocab, parameters)."""
 
     def __init__(self, features: Floats) -> None:
         self._features = features
         self.norm_sq: Floats = np.asarray(np.einsum("sxp,sxp->sx", features, features))
 
+    @override
     def update(self, mass: Floats) -> Floats:
-        """See `Space`."""
         return np.asarray(np.tensordot(mass, self._features, axes=2))
 
+    @override
     def along(self, vector: Floats) -> Floats:
-        """See `Space`."""
         return np.asarray(self._features @ vector)
 
+    @override
     def path_norm_sq(self, sequences: Sequences, coefficients: Floats) -> Floats:
-        """See `Space`."""
         out = np.zeros(len(sequences))
         step = max(1, _BLOCK // self._features.shape[-1])
         for start in range(0, len(sequences), step):

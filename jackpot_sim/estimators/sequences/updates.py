@@ -1,4 +1,4 @@
-"""What each token of a sequence weighs in the update: a correction applied along paths of prefixes.
+"""The weights of the tokens of a sequence in the update: a correction along a path of prefixes.
 
 With p_ref the policy before the update at hand and p_new the one being trained, a token adds
 m·w·(p_new/p_ref)·A(y)·∇log p_new(y_t|s_t): the importance ratio of the policy-gradient surrogate leads
@@ -24,7 +24,7 @@ from jackpot_sim.estimators.corrections.tokens import Tokens, TokenWeights, give
 
 
 class UpdateTarget(StrEnum):
-    """Which policy the correction leads to."""
+    """The policy that the correction leads to."""
 
     REFERENCE = "p_ref"
     """The policy before the update; what is usual."""
@@ -148,7 +148,7 @@ def tokens_of_sequences(parts: Sequence[Proposals], correction: Correction, targ
 
 
 def weight_tables(part: Proposals, correction: Correction, target: UpdateTarget) -> TokenWeights[Floats]:
-    """The same pair at every (prefix, token), shape (prefixes, vocab), of a correction that fits a table.
+    """The pair at every (prefix, token), shape (prefixes, vocab), of a correction that fits a table.
 
     Tokens out of the actor's reach have a meaningless weight, which may be infinite.
     """

@@ -51,9 +51,9 @@ class Best:
     """The correction at that threshold."""
     threshold: float
     moments: Moments[Floats]
-    """Its moments, columns of shape (1,)."""
+    """The moments at that threshold, columns of shape (1,)."""
     is_exact: bool
-    """Whether it is the global minimiser; otherwise the best of a refined grid."""
+    """True for the global minimiser; False for the best point of a refined grid."""
 
 
 def best(
@@ -213,7 +213,7 @@ def _vertices(pair: tuple[Array, Array, Array], correction: Correction, n_sample
 
 
 def _intervals(state: SortedState, correction: Correction) -> tuple[Floats, list[_Stretch]]:
-    """Where the state's quadratic changes, ascending in x, and its stretches on each interval."""
+    """The breaks of the state's quadratic, ascending in x, and its stretches on each interval."""
     smooth = isinstance(correction, RaoBlackwell)
     inner = correction.of if isinstance(correction, RaoBlackwell) else correction
     with np.errstate(over="ignore", divide="ignore"):

@@ -1,6 +1,6 @@
 """A whole path of thresholds for the price of one (ours).
 
-People never ask about one threshold: they sweep C, λ and c1. Every token correction is a pair of
+Studies sweep the thresholds C, λ and c1. Every token correction is a pair of
 monomials of r on a few stretches of r (`Correction.pieces`), so that all its moments follow from
 sums of q·r^k over stretches, times 1, A, Ap, A² and A²p. Sorting a state by r once and cumulating
 those sums makes any threshold a few look-ups. `exact` does that; `optimum` in `optimum.py` finds
@@ -53,7 +53,7 @@ _FAINT = 1e-290
 """A probability whose share in a KL is lost in rounding, whatever the log-ratio."""
 
 ONE, A, AP, A2, A2P = range(5)
-"""What multiplies q·r^k in a cumulated sum: 1, A, A·p, A², A²·p; those with A leave out the likeliest token."""
+"""The factors of q·r^k in a cumulated sum: 1, A, A·p, A², A²·p; those with A leave out the likeliest token."""
 
 
 class Update(NamedTuple):
@@ -171,7 +171,7 @@ def _runs(log_ratio: Floats, sign: Ints) -> list[_Run]:
 
 
 class SortedState:
-    """One state, the tokens that its actor can propose in ascending order of r, and cumulated sums.
+    """A state's tokens that the actor can propose, in ascending order of r, with cumulated sums.
 
     For corrections that look at the sign of A the tokens of either sign are runs of their own (`by_sign`); for the
     others all tokens are one run. Places in the tables count tokens from the first run on.
@@ -336,7 +336,7 @@ class SortedState:
         return total
 
     def statistics(self, correction: Correction, denominator: Denominator, shape: tuple[int, ...]) -> StateStatistics:
-        """What this state contributes at every threshold, fields of the given shape (thresholds,)."""
+        """The statistics of this state at every threshold, fields of the given shape (thresholds,)."""
         lam = correction.overlap_lam
         totals: dict[str, Floats] = {name: np.zeros(shape) for name in _TOTALS}
         error = Update(*(x + np.zeros(shape) for x in self._lost[1]))
@@ -352,12 +352,12 @@ class SortedState:
         return self._moments(totals, error, denominator)
 
     def _error_of(self, piece: Piece, start: Places, stop: Places) -> Update:
-        """What the tokens of one piece add to the update less the true gradient."""
+        """The contribution of one piece's tokens to the update less the true gradient."""
         (a, i), (w, j) = piece.accept, piece.weight
         return self.update_less_policy(a * np.where(stop > start, w, 0.0), i + j, start, stop)
 
     def _contributions(self, piece: Piece, start: Places, stop: Places) -> dict[str, Floats]:
-        """What the tokens of one piece add to each total; u = q·a·w is the law and s = q·a·w² its square."""
+        """The contribution of one piece's tokens to each total; u = q·a·w is the law and s = q·a·w² its square."""
         (a, i), (w, j) = piece.accept, piece.weight
         # An infinite clip is reached by no token: inf times an empty sum must not be nan.
         w = np.where(stop > start, w, 0.0)
@@ -481,7 +481,7 @@ _TOTALS = (
 
 
 def _near_one(coefficient: Coefficient) -> Flags:
-    """Where a law c·q is better taken from q − p: elsewhere that difference would itself cancel."""
+    """True where a law c·q is better taken from q − p; elsewhere that difference would itself cancel."""
     near: Flags = np.abs(np.asarray(coefficient) - 1) < 0.5
     return near
 

@@ -1,4 +1,4 @@
-"""The same moments from draws: a second path, which shares with the exact one only the true gradient.
+"""The moments from draws: a second way, which shares only the true gradient with the exact one.
 
 Tokens are drawn from the actor, masks from their acceptance probabilities, and the update is formed
 as a trainer forms it, `replicates` times over. What the replicates' mean and spread say is what the
@@ -81,7 +81,7 @@ def estimate(
 
 
 class _Draws:
-    """What the simulation keeps of each replicate."""
+    """Sums of the simulation, for each replicate."""
 
     def __init__(self, replicates: int, states: int) -> None:
         each = (states, replicates)
@@ -109,7 +109,7 @@ def _simulate(
     n_samples: int,
     denominator: Denominator,
 ) -> None:
-    """One state: draws its tokens and masks, and adds its updates to the sums."""
+    """Draws tokens and masks of one state, and adds its updates to the sums."""
     replicates = draws.along.shape[0]
     vocab = len(log_p)
     every = tokens_of_states(log_p, log_q, correction, advantage)
