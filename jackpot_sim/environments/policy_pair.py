@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -62,14 +62,6 @@ class Realised:
     knob: float
     target_kl: float | None
     achieved: float
-
-
-class Environment(Protocol):
-    """A frozen configuration that can be built."""
-
-    def build(self, seed: int) -> Realised:
-        """The pair that this configuration and `seed` determine."""
-        ...
 
 
 def _check_table(array: Any, name: str) -> None:

@@ -27,11 +27,11 @@ from rich.console import Console
 from rich.progress import Progress
 
 from jackpot_sim.core.arrays import Ints
+from jackpot_sim.environments.corpus import split_text
 from jackpot_sim.environments.fields import check_count
 from jackpot_sim.environments.language_models.library import Model, Tokenizer, fresh, library, logits, quiet
 from jackpot_sim.environments.language_models.threads import torch_threads
 from jackpot_sim.environments.randomness import keyed_generator
-from jackpot_sim.environments.states.ngram import split_text
 
 END = "<|endoftext|>"
 """What ends a document; a document is what the sources separate by two blank lines, as a rule a class or function."""

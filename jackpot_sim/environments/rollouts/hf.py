@@ -22,7 +22,6 @@ import numpy as np
 from jackpot_sim.core.arrays import Flags, Floats, Ints
 from jackpot_sim.environments.fields import BY_KIND, FORBID_EXTRA, check_count, check_positive
 from jackpot_sim.environments.knobs import Divergence
-from jackpot_sim.environments.language_models.ascent import RolloutAscent
 from jackpot_sim.environments.language_models.build import check_model, check_same_vocabulary
 from jackpot_sim.environments.language_models.checkpoints import Loaded, Precision, load, resolved_device
 from jackpot_sim.environments.language_models.generation import Written
@@ -40,6 +39,7 @@ from jackpot_sim.environments.language_models.threads import torch_threads
 from jackpot_sim.environments.prefix_tree import PrefixTree
 from jackpot_sim.environments.randomness import keyed_generator
 from jackpot_sim.environments.rollouts.answers import AnswerReward
+from jackpot_sim.environments.rollouts.ascent import RolloutAscent
 from jackpot_sim.environments.rollouts.built import RealisedRollouts, RewardAfter, Setup
 from jackpot_sim.environments.sequences.reward import DistinctShareReward, Reward
 from jackpot_sim.environments.sources.actor_source import Setting

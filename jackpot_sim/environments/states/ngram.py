@@ -12,8 +12,6 @@ in their own right: what a smaller actor would say at the same contexts.
 
 from __future__ import annotations
 
-import sysconfig
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -23,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jackpot_sim.core.arrays import Floats
+from jackpot_sim.environments.corpus import files_read, name_of, split_text
 from jackpot_sim.environments.fields import FORBID_EXTRA, check_count, check_share
 
 VOCAB = 256
@@ -84,15 +83,14 @@ class Ngram:
         """
         if self.text is None:
             return ()
-        text = Path(self.text)
-        return tuple(path for path, _ in _pieces(text, self.max_bytes)) if text.is_dir() else (text,)
+        return files_read(Path(self.text), self.max_bytes)
 
     def contexts(self, generator: np.random.Generator) -> Packed:
         """Contexts of order − 1 bytes drawn from the held-out text, packed, shape (states,)."""
         _, held_out = split_text(self.text, self.max_bytes, self.held_out)
         grams = pack(held_out, self.order)
         if len(grams) == 0:
-            raise ValueError(f"{_name(self.text)}: {len(held_out)} held-out bytes are too few for order {self.order}")
+            raise ValueError(f"{name_of(self.text)}: {len(held_out)} held-out bytes are too few for order {self.order}")
         return grams[generator.integers(len(grams), size=self.states)] >> _BYTE
 
     def log_probs_at(self, contexts: Packed, order: int) -> Floats:
@@ -105,20 +103,6 @@ class Ngram:
             law = np.where(total > 0, (counts + kinds * law) / np.maximum(total + kinds, 1), law)
         out: Floats = np.log(law)
         return out
-
-
-@lru_cache(maxsize=4)
-def split_text(text: Path | None, max_bytes: int, held_out: float) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """The bytes to count and the bytes held out, read once per process.
-
-    Raises:
-        ValueError: the text is missing, unreadable, or too short to split; the error names it.
-    """
-    symbols = np.frombuffer(b"".join(piece for _, piece in _pieces(text, max_bytes)), dtype=np.uint8)
-    border = len(symbols) - round(held_out * len(symbols))
-    if not 0 < border < len(symbols):
-        raise ValueError(f"{_name(text)}: {len(symbols)} bytes are too few to hold out a share of {held_out:g}")
-    return symbols[:border], symbols[border:]
 
 
 def pack(symbols: NDArray[np.uint8], order: int) -> Packed:
@@ -146,34 +130,3 @@ def _next_bytes(contexts: Packed, grams: Packed, counts: NDArray[np.int64]) -> N
     entry = np.arange(len(row)) + np.repeat(start - first_of_row, stop - start)
     table[row, grams[entry] & _LAST] = counts[entry]
     return table
-
-
-def _pieces(text: Path | None, max_bytes: int) -> Iterator[tuple[Path, bytes]]:
-    """The files that `max_bytes` reach, each with what is read of it."""
-    left = max_bytes
-    for path in _sources(text):
-        try:
-            with path.open("rb") as file:
-                piece = file.read(left)
-        except OSError as error:
-            raise ValueError(f"{path}: cannot read text: {error}") from error
-        yield path, piece
-        left -= len(piece)
-        if left == 0:
-            break
-
-
-def _sources(text: Path | None) -> list[Path]:
-    if text is None:
-        paths = sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))
-    elif Path(text).is_dir():
-        paths = sorted(path for path in Path(text).rglob("*") if path.suffix in (".py", ".txt") and path.is_file())
-    else:
-        paths = [Path(text)]
-    if not paths:
-        raise ValueError(f"{_name(text)}: no *.py or *.txt file inside")
-    return paths
-
-
-def _name(text: Path | None) -> str:
-    return "the Python standard library's sources" if text is None else str(text)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from jackpot_sim.environments.language_models.block_gradients import token_log_probs
 from jackpot_sim.environments.language_models.scoring import CausalLM
 from jackpot_sim.environments.language_models.teaching import Path
-
-if TYPE_CHECKING:
-    from jackpot_sim.environments.rollouts.built import RewardAfter, Setup
+from jackpot_sim.environments.rollouts.built import RewardAfter, Setup
 
 
 class RolloutAscent(Path):
