@@ -144,7 +144,7 @@ class Enumeration:
 
 
 @dataclass(frozen=True, eq=False)
-class Rollouts:
+class SampledSequences:
     """One prompt with sequences that were drawn, from the actor and, to know the true gradient, from the policy.
 
     Attributes:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from jackpot_sim.core.arrays import Floats, Ints
-from jackpot_sim.core.sequences import Enumeration, Rollouts, SequenceLaws
+from jackpot_sim.core.sequences import Enumeration, SampledSequences, SequenceLaws
 from jackpot_sim.environments.fields import check_count
 from jackpot_sim.environments.language_models.scoring import Scorer
 from jackpot_sim.environments.language_models.teaching import RewardOf
@@ -77,7 +77,7 @@ class RealisedSequences:
     reward: RewardOf
     baseline: Floats
 
-    def rollouts(self, seed: int, n: int, replicates: int) -> tuple[Rollouts, ...]:
+    def rollouts(self, seed: int, n: int, replicates: int) -> tuple[SampledSequences, ...]:
         """After each prompt, replicates · n sequences of the actor and as many of the policy.
 
         The same seed draws from the same uniforms whatever the knob is, and more replicates begin with
@@ -99,15 +99,15 @@ class RealisedSequences:
                 out.append(draw(prompt, actor, policy))
         return tuple(out)
 
-    def _from_tables(self, prompt: int, actor_uniforms: Floats, policy_uniforms: Floats) -> Rollouts:
+    def _from_tables(self, prompt: int, actor_uniforms: Floats, policy_uniforms: Floats) -> SampledSequences:
         assert self.enumerations is not None
         laws, baseline = self.enumerations[prompt].laws, self.baseline[prompt]
         actor = self.tree.draw(laws.actor_log_probs, actor_uniforms)
         policy = self.tree.draw(laws.policy_log_probs, policy_uniforms)
         worth = [self.reward(each.token, each.mask) - baseline for each in (actor, policy)]
-        return Rollouts(laws, actor, worth[0], policy, worth[1], self.tree.end_token)
+        return SampledSequences(laws, actor, worth[0], policy, worth[1], self.tree.end_token)
 
-    def _from_models(self, prompt: int, actor_uniforms: Floats, policy_uniforms: Floats) -> Rollouts:
+    def _from_models(self, prompt: int, actor_uniforms: Floats, policy_uniforms: Floats) -> SampledSequences:
         ids, end = self.prompts[prompt], self.tree.end_token
         drawn = [self.models.actor.draw(ids, actor_uniforms, end), self.models.policy.draw(ids, policy_uniforms, end)]
         tokens, mask = (np.concatenate(parts) for parts in zip(*drawn, strict=True))
@@ -116,7 +116,7 @@ class RealisedSequences:
         worth = self.reward(tokens, mask) - self.baseline[prompt]
         actor, policy = slice(len(actor_uniforms)), slice(len(actor_uniforms), None)
         actors, policies = seen.sequences.take(actor), seen.sequences.take(policy)
-        return Rollouts(laws, actors, worth[actor], policies, worth[policy], end)
+        return SampledSequences(laws, actors, worth[actor], policies, worth[policy], end)
 
 
 def enumerated(referee: Exhaustive, models: Models, setting: Setting) -> tuple[tuple[Enumeration, ...], Floats]:
