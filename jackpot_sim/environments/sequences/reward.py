@@ -10,14 +10,11 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.special import ndtri
 
 from jackpot_sim.core.arrays import Flags, Floats, Ints
+from jackpot_sim.core.hashing import splitmix64
 from jackpot_sim.environments.fields import FORBID_EXTRA, check_count, check_positive
-
-_GOLDEN, _FIRST, _SECOND = (np.uint64(each) for each in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
-"""The increment and the two multipliers of SplitMix64."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,8 +60,8 @@ class RandomReward:
         """R of shape (n,) for tokens and mask of shape (n, length); a fresh generator gives the same."""
         state = np.full(len(tokens), generator.integers(2**64, dtype=np.uint64))
         for token, there in zip(tokens.T, mask.T, strict=True):
-            state = np.where(there, _mixed(state ^ _mixed(token.astype(np.uint64))), state)
-        uniform = ((_mixed(state) >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
+            state = np.where(there, splitmix64(state ^ splitmix64(token.astype(np.uint64))), state)
+        uniform = ((splitmix64(state) >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
         drawn: Floats = self.scale * ndtri(uniform)
         return drawn
 
@@ -109,11 +106,3 @@ class DistinctShareReward:
 
 
 Reward: TypeAlias = SumReward | RandomReward | TokenShareReward | DistinctShareReward
-
-
-def _mixed(state: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """SplitMix64: one step, by which every bit of the state reaches every bit of the result."""
-    state = state + _GOLDEN
-    state = (state ^ (state >> np.uint64(30))) * _FIRST
-    state = (state ^ (state >> np.uint64(27))) * _SECOND
-    return state ^ (state >> np.uint64(31))
