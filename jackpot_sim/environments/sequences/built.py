@@ -16,7 +16,7 @@ from jackpot_sim.environments.language_models.threads import torch_threads
 from jackpot_sim.environments.prefix_tree import PrefixTree, objective
 from jackpot_sim.environments.randomness import keyed_generator
 from jackpot_sim.environments.sequences.drawn_prefixes import visited
-from jackpot_sim.environments.sequences.mean_kl import Exhaustive
+from jackpot_sim.environments.sequences.mean_kl import ExactKL
 from jackpot_sim.environments.sources.actor_source import Setting
 
 BASELINE_ROLLOUTS = 4096
@@ -119,7 +119,7 @@ class RealisedSequences:
         return SampledSequences(laws, actors, worth[actor], policies, worth[policy], end)
 
 
-def enumerated(referee: Exhaustive, models: Models, setting: Setting) -> tuple[tuple[Enumeration, ...], Floats]:
+def enumerated(referee: ExactKL, models: Models, setting: Setting) -> tuple[tuple[Enumeration, ...], Floats]:
     """Every sequence after each prompt, and the exact mean reward, (prompts,)."""
     sequences = setting.tree.sequences
     reward = setting.reward(sequences.token, sequences.mask)

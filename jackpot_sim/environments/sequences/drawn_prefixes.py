@@ -19,7 +19,7 @@ _AT_ONCE = 1024
 
 
 @dataclass(frozen=True, eq=False)
-class Visited:
+class DrawnPrefixes:
     """The prefixes of n sequences.
 
     Attributes:
@@ -47,7 +47,7 @@ class Visited:
         return out
 
 
-def visited(tokens: Ints, mask: Flags) -> Visited:
+def visited(tokens: Ints, mask: Flags) -> DrawnPrefixes:
     """The prefixes of sequences of shape (n, length), the mask True on tokens."""
     prefix = np.zeros(tokens.shape, dtype=np.int64)
     example, depth = [np.zeros(1, dtype=np.int64)], [np.zeros(1, dtype=np.int64)]
@@ -60,4 +60,4 @@ def visited(tokens: Ints, mask: Flags) -> Visited:
         example.append(there[first])
         depth.append(np.full(len(found), step))
         count += len(found)
-    return Visited(Sequences(prefix, tokens, mask), np.concatenate(example), np.concatenate(depth))
+    return DrawnPrefixes(Sequences(prefix, tokens, mask), np.concatenate(example), np.concatenate(depth))

@@ -19,7 +19,7 @@ from jackpot_sim.core.sequence_divergences import ratio_of_means
 from jackpot_sim.core.sequences import per_sequence
 from jackpot_sim.environments.language_models.scoring import Scorer
 from jackpot_sim.environments.prefix_tree import PrefixTree
-from jackpot_sim.environments.sequences.drawn_prefixes import Visited, visited
+from jackpot_sim.environments.sequences.drawn_prefixes import DrawnPrefixes, visited
 
 _KEPT = 4
 """Models whose tables are kept: a search for a knob comes back to the one that does not change."""
@@ -33,7 +33,7 @@ class MeanKL:
     standard_error: float
 
 
-class Referee(Protocol):
+class KLEstimator(Protocol):
     """What says how far two models are apart, and gives the laws of any."""
 
     def kl(self, first: Scorer, second: Scorer) -> MeanKL:
@@ -45,7 +45,7 @@ class Referee(Protocol):
         ...
 
 
-class Exhaustive:
+class ExactKL:
     """Every prefix of every prompt, weighed by its probability."""
 
     def __init__(self, tree: PrefixTree, prompts: Ints) -> None:
@@ -67,7 +67,7 @@ class Exhaustive:
         return out
 
 
-class Sampling:
+class SampledKL:
     """The prefixes of sequences drawn from the first model, always from the same uniforms.
 
     Args:
@@ -93,7 +93,7 @@ class Sampling:
         """At the prefixes of its own sequences."""
         return np.concatenate([laws for _, laws in self._of(scorer)])
 
-    def _sampled(self, scorer: Scorer) -> list[tuple[Visited, Floats]]:
+    def _sampled(self, scorer: Scorer) -> list[tuple[DrawnPrefixes, Floats]]:
         out = []
         for prompt, uniforms in zip(self._prompts, self._uniforms, strict=True):
             seen = visited(*scorer.draw(prompt, uniforms, self._end_token))

@@ -34,7 +34,7 @@ from jackpot_sim.environments.prefix_tree import PrefixTree, require_an_end
 from jackpot_sim.environments.randomness import keyed_generator
 from jackpot_sim.environments.sequences.built import Models, enumerated, sampled_baseline
 from jackpot_sim.environments.sequences.built import RealisedSequences as RealisedSequences
-from jackpot_sim.environments.sequences.mean_kl import Exhaustive, MeanKL, Referee, Sampling
+from jackpot_sim.environments.sequences.mean_kl import ExactKL, MeanKL, KLEstimator, SampledKL
 from jackpot_sim.environments.sequences.reward import Reward, SumReward, TokenShareReward
 from jackpot_sim.environments.sources import Source, TopKSource, WeightNoise
 from jackpot_sim.environments.sources.actor_source import Setting
@@ -165,10 +165,10 @@ class SmallLM:
         self._require_what_fits()
         generator = partial(keyed_generator, seed, self.kind, self._base_key)
         setting = self._setting(generator)
-        referee: Referee = Exhaustive(self.tree, setting.prompts)
+        referee: KLEstimator = ExactKL(self.tree, setting.prompts)
         if not self.enumerable:
             uniforms = generator("kl").random((self.prompts, KL_ROLLOUTS, self.length))
-            referee = Sampling(setting.prompts, uniforms, self.end_token)
+            referee = SampledKL(setting.prompts, uniforms, self.end_token)
         base = CausalLM(setting.base)
         require_an_end(self.tree, referee.states(base), "the policy")
         actors, forwards = self.source.actors(setting), self.target_divergence == "kl_policy_actor"
@@ -191,7 +191,7 @@ class SmallLM:
             policy = CausalLM(ascent.after(self.updates))
         models = Models(policy, actor, reference)
         enumerations = None
-        if isinstance(referee, Exhaustive):
+        if isinstance(referee, ExactKL):
             enumerations, baseline = enumerated(referee, models, setting)
         else:
             baseline = sampled_baseline(policy, setting)

@@ -25,7 +25,7 @@ from jackpot_sim.environments.states.actor_file import ActorFile
 from jackpot_sim.environments.states.compressed import LowerOrder, LowRank, QuantizedLogits
 from jackpot_sim.environments.states.mismatch import Mismatch
 from jackpot_sim.environments.states.perturbed import DirichletMixture, LogitNoise, Temperature
-from jackpot_sim.environments.states.stale import Stale
+from jackpot_sim.environments.states.stale import StaleLogits
 from jackpot_sim.environments.states.truncated import TopK, TopP
 
 __all__ = [
@@ -39,7 +39,7 @@ __all__ = [
     "Mismatch",
     "MismatchFamily",
     "QuantizedLogits",
-    "Stale",
+    "StaleLogits",
     "Temperature",
     "TopK",
     "TopP",
@@ -53,7 +53,7 @@ MismatchFamily: TypeAlias = (
     | TopP
     | QuantizedLogits
     | LowRank
-    | Stale
+    | StaleLogits
     | LowerOrder
     | ActorFile
 )

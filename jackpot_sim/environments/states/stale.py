@@ -18,7 +18,7 @@ MAX_STEPS = 1 << 13
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stale(Mismatch):
+class StaleLogits(Mismatch):
     """Actor: the base law. Policy: the actor after `steps` exact policy-gradient steps on its logits.
 
     logits += learning_rate · p(A − E_p[A]), the gradient of E_p[A] at each state, with the drawn

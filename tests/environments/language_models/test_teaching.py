@@ -23,7 +23,7 @@ from jackpot_sim.environments.language_models.teaching import (
     _batch,
 )
 from jackpot_sim.environments.prefix_tree import PrefixTree, objective, policy_gradient
-from jackpot_sim.environments.sequences.mean_kl import Exhaustive
+from jackpot_sim.environments.sequences.mean_kl import ExactKL
 
 TREE = PrefixTree(5, 3, end_token=2)
 LANGUAGE = StrideLanguage(TREE, prompt_length=2)
@@ -136,7 +136,7 @@ def test_policy_gradient_is_the_gradient() -> None:
 
 
 def test_distillation_brings_the_student_to_the_teacher() -> None:
-    path, referee = distillation(), Exhaustive(TREE, PROMPTS)
+    path, referee = distillation(), ExactKL(TREE, PROMPTS)
     kls = [referee.kl(CausalLM(START), CausalLM(path.after(steps))).value for steps in (0, 30, 120)]
     assert kls[0] > 3 * kls[1] > 6 * kls[2]
     losses = [path._loss(STUDENT, np.random.default_rng((7, batch))).item() for batch in range(40)]

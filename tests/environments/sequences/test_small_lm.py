@@ -13,7 +13,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from jackpot_sim.core import divergences
 from jackpot_sim.environments.language_models.build import Checkpoint, TinyQwen3
-from jackpot_sim.environments.sequences.mean_kl import Sampling
+from jackpot_sim.environments.sequences.mean_kl import SampledKL
 from jackpot_sim.environments.sequences.reward import RandomReward, TokenShareReward
 from jackpot_sim.environments.sequences.small_lm import RealisedSequences, SmallLM
 from jackpot_sim.environments.sources import (
@@ -182,7 +182,7 @@ def test_the_standard_error_is_that_of_repeated_samples() -> None:
     found = []
     for seed in range(24):
         uniforms = np.random.default_rng(seed).random((4, 200, 3))
-        found.append(Sampling(realised.prompts, uniforms, 0).kl(models.reference, models.actor))
+        found.append(SampledKL(realised.prompts, uniforms, 0).kl(models.reference, models.actor))
     errors = [each.standard_error for each in found]
     assert np.std([each.value for each in found], ddof=1) == pytest.approx(np.mean(errors), rel=0.5)
 
@@ -191,7 +191,7 @@ def test_four_equal_prompts_have_half_the_error() -> None:
     realised, uniforms = SAMPLED.build(0), np.random.default_rng(0).random((1, 100, 3))
     models = realised.models
     one, four = (
-        Sampling(np.tile(realised.prompts[:1], (n, 1)), np.tile(uniforms, (n, 1, 1)), 0).kl(
+        SampledKL(np.tile(realised.prompts[:1], (n, 1)), np.tile(uniforms, (n, 1, 1)), 0).kl(
             models.reference, models.actor
         )
         for n in (1, 4)

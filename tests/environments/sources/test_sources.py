@@ -15,7 +15,7 @@ from jackpot_sim.environments.language_models.scoring import CausalLM, Scorer
 from jackpot_sim.environments.language_models.teaching import Pretraining, StrideLanguage
 from jackpot_sim.environments.prefix_tree import PrefixTree
 from jackpot_sim.environments.randomness import keyed_generator
-from jackpot_sim.environments.sequences.mean_kl import Exhaustive
+from jackpot_sim.environments.sequences.mean_kl import ExactKL
 from jackpot_sim.environments.sequences.reward import SumReward
 from jackpot_sim.environments.sources import (
     SOURCES,
@@ -39,7 +39,7 @@ PROMPTS = np.array([[1, 2, 3], [3, 1, 1]])
 LANGUAGE = StrideLanguage(TREE, prompt_length=3)
 SMALL = TinyQwen3(hidden=16)
 BASE = Pretraining(build(SMALL, 4, keyed_generator(0, "base")), LANGUAGE, 1e-2, keyed_generator(0)).after(40)
-REFEREE = Exhaustive(TREE, PROMPTS)
+REFEREE = ExactKL(TREE, PROMPTS)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from jackpot_sim.environments.states.compressed import LowerOrder, LowRank, Quan
 from jackpot_sim.environments.states.families import FAMILIES, Mismatch
 from jackpot_sim.environments.states.ngram import Ngram
 from jackpot_sim.environments.states.perturbed import DirichletMixture, LogitNoise, Temperature
-from jackpot_sim.environments.states.stale import Stale
+from jackpot_sim.environments.states.stale import StaleLogits
 from jackpot_sim.environments.states.truncated import Ranked, TopK, TopP
 from jackpot_sim.environments.targets import RELATIVE_TOLERANCE
 from tests.cases import each
@@ -70,7 +70,7 @@ CASES = (
     Case(TopP, (0.999, 0.9, 0.5, 1e-9), 0.05, 50.0, (0.0, -0.5, 1.5, math.nan), identity=1.0),
     Case(QuantizedLogits, (16, 8, 4, 2, 1), 0.01, 50.0, (0, 17, 1.5)),
     Case(LowRank, (7, 5, 3, 1), 0.1, 50.0, (0, 9, 1.5), identity=8),
-    Case(Stale, (1, 10, 100, 1000), 0.1, 50.0, (-1, 0.5), identity=0),
+    Case(StaleLogits, (1, 10, 100, 1000), 0.1, 50.0, (-1, 0.5), identity=0),
     Case(LowerOrder, (3, 2, 1), 0.9, 50.0, (0, 5, 1.5), identity=4, base=Ngram(order=4, states=8, max_bytes=200_000)),
     Case(
         ActorFile, (0.01, 0.1, 0.5, 1.0), 0.01, 50.0, (-0.1, 1.1, math.nan), identity=0.0, continuous=True,
@@ -145,7 +145,7 @@ def test_the_knob_moves_one_policy_and_nothing_else(case: Case) -> None:
     case = given_knob(case)
     near, far = case.at(case.outwards[0]), case.at(case.outwards[-1])
     fixed, moved = "policy_log_probs", "actor_log_probs"
-    if case.family is Stale:
+    if case.family is StaleLogits:
         fixed, moved = moved, fixed
     np.testing.assert_array_equal(getattr(near.pair, fixed), getattr(far.pair, fixed))
     np.testing.assert_array_equal(near.pair.advantage, far.pair.advantage)
@@ -167,7 +167,7 @@ DISCRETE = {
     TopP: 1 - np.arange(1, 20_000) / 20_000,
     QuantizedLogits: range(1, 17),
     LowRank: range(1, 9),
-    Stale: range(300),
+    StaleLogits: range(300),
     LowerOrder: range(1, 5),
 }
 
@@ -353,7 +353,7 @@ def test_low_rank_refuses_a_law_with_zeros(tmp_path: Any) -> None:
 
 
 def test_stale_policy_is_one_exact_gradient_step_ahead() -> None:
-    pair = Stale(base=SMALL, steps=1, learning_rate=0.5).build(0).pair
+    pair = StaleLogits(base=SMALL, steps=1, learning_rate=0.5).build(0).pair
     p, advantage = np.exp(pair.actor_log_probs), pair.advantage
     logits = pair.actor_log_probs + 0.5 * p * (advantage - np.sum(p * advantage, axis=1, keepdims=True))
     ahead = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
@@ -361,7 +361,7 @@ def test_stale_policy_is_one_exact_gradient_step_ahead() -> None:
 
 
 def test_training_improves_the_expected_advantage() -> None:
-    pair = Stale(base=SMALL, steps=50).build(0).pair
+    pair = StaleLogits(base=SMALL, steps=50).build(0).pair
     before, after = (np.sum(np.exp(x) * pair.advantage) for x in (pair.actor_log_probs, pair.policy_log_probs))
     assert after > before
 
@@ -378,7 +378,7 @@ def test_zeros_of_a_file_stay_zeros_in_every_family(tmp_path: Any) -> None:
     base = LogitsFile(path=tmp_path / "logits.npy")
     for family in (
         LogitNoise(base=base, sigma=0.3), Temperature(base=base, temperature=2.0), TopK(base=base, k=3),
-        TopP(base=base, p=0.7), QuantizedLogits(base=base, bits=3), Stale(base=base, steps=20),
+        TopP(base=base, p=0.7), QuantizedLogits(base=base, bits=3), StaleLogits(base=base, steps=20),
         ActorFile(base=base, path=base.path, share=0.5),
     ):  # fmt: skip
         pair = family.build(0).pair
