@@ -34,7 +34,7 @@ from jackpot_sim.environments.prefix_tree import PrefixTree, require_an_end
 from jackpot_sim.environments.randomness import keyed_generator
 from jackpot_sim.environments.sequences.built import Models, enumerated, sampled_baseline
 from jackpot_sim.environments.sequences.built import RealisedSequences as RealisedSequences
-from jackpot_sim.environments.sequences.mean_kl import ExactKL, MeanKL, KLEstimator, SampledKL
+from jackpot_sim.environments.sequences.mean_kl import ExactKL, KLEstimator, MeanKL, SampledKL
 from jackpot_sim.environments.sequences.reward import Reward, SumReward, TokenShareReward
 from jackpot_sim.environments.sources import Source, TopKSource, WeightNoise
 from jackpot_sim.environments.sources.actor_source import Setting

@@ -18,7 +18,7 @@ from jackpot_sim.environments.language_models.scoring import CausalLM
 from jackpot_sim.environments.sources.actor_source import Actors, ActorSource, Setting
 from jackpot_sim.environments.states.mismatch import Mismatch
 from jackpot_sim.environments.states.perturbed import Temperature
-from jackpot_sim.environments.states.truncated import TopK, TopP
+from jackpot_sim.environments.states.truncated import TopKTruncation, TopPTruncation
 from jackpot_sim.environments.targets import Target
 
 LARGEST = 2.0**16
@@ -242,7 +242,7 @@ class TopKSource(_Reshaped):
     target_divergence: ClassVar[Divergence] = "kl_actor_policy"
 
     def _family(self) -> Mismatch:
-        return TopK(k=self.k, target_kl=self.target_kl)
+        return TopKTruncation(k=self.k, target_kl=self.target_kl)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -256,7 +256,7 @@ class TopPSource(_Reshaped):
     target_divergence: ClassVar[Divergence] = "kl_actor_policy"
 
     def _family(self) -> Mismatch:
-        return TopP(p=self.p, target_kl=self.target_kl)
+        return TopPTruncation(p=self.p, target_kl=self.target_kl)
 
 
 def moved(model: Model, directions: Mapping[str, Any], amount: float) -> Model:

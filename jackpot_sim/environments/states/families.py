@@ -1,4 +1,4 @@
-"""The mismatch families: one union to read a configuration into, one list to test.
+"""The mismatch families of independent states: one union to read a configuration into, one list to test.
 
 | kind              | knob        | the actor is …                                      | target direction |
 |-------------------|-------------|-----------------------------------------------------|------------------|
@@ -13,7 +13,7 @@
 | lower-order       | order       | an n-gram policy with a shorter context             | KL(policy‖actor) |
 | actor-file        | share       | on the geometric path to the logits in a file       | KL(policy‖actor) |
 
-A new family is a subclass of `Mismatch`, added to the union and to nothing else.
+A new family is a subclass of `Mismatch`, added to the union alone.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from jackpot_sim.environments.states.compressed import LowerOrder, LowRank, Quan
 from jackpot_sim.environments.states.mismatch import Mismatch
 from jackpot_sim.environments.states.perturbed import DirichletMixture, LogitNoise, Temperature
 from jackpot_sim.environments.states.stale import StaleLogits
-from jackpot_sim.environments.states.truncated import TopK, TopP
+from jackpot_sim.environments.states.truncated import TopKTruncation, TopPTruncation
 
 __all__ = [
     "FAMILIES",
@@ -41,16 +41,16 @@ __all__ = [
     "QuantizedLogits",
     "StaleLogits",
     "Temperature",
-    "TopK",
-    "TopP",
+    "TopKTruncation",
+    "TopPTruncation",
 ]
 
 MismatchFamily: TypeAlias = (
     DirichletMixture
     | LogitNoise
     | Temperature
-    | TopK
-    | TopP
+    | TopKTruncation
+    | TopPTruncation
     | QuantizedLogits
     | LowRank
     | StaleLogits

@@ -4,10 +4,10 @@ Interpolated Witten–Bell smoothing (Witten & Bell 1991, method C; Chen & Goodm
 
     P_m(w | h) = [c(hw) + N(h)·P_{m−1}(w | h′)] / [c(h) + N(h)],   P_0 = 1/256,
 
-with c the counts in the training text, N(h) the number of different bytes seen after h, and h′
-the context h without its first byte; where h was never seen, P_m = P_{m−1}. Every probability is
-positive, and every law sums to one by construction. The lower orders of the recursion are models
-in their own right: what a smaller actor would say at the same contexts.
+with c the counts in the training text, N(h) the number of different bytes seen after h, and h′ the context h without
+its first byte; where h was never seen, P_m = P_{m−1}. Every probability is positive, and every law sums to one by
+construction. The lower orders of the recursion are models in their own right: the laws of a smaller actor at the same
+contexts.
 """
 
 from __future__ import annotations
@@ -31,24 +31,22 @@ MAX_ORDER = 8
 _BYTE, _LAST = np.uint64(8), np.uint64(VOCAB - 1)
 
 Packed: TypeAlias = NDArray[np.uint64]
-"""n-grams as integers, first byte highest, so that sorted n-grams of one context lie together."""
+"""n-grams as integers, first byte highest, so that sorted n-grams of one context lie together; shape (n-grams,)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ngram:
     """The law of the next byte after contexts of real text.
 
-    The states are contexts drawn at random positions of the held-out text, so a context comes up in
-    proportion to its frequency there and a mean over states estimates a mean over unseen text; a
-    frequent context may come up twice.
+    The states are contexts drawn at random positions of the held-out text. So a context comes up in proportion to its
+    frequency there, and a mean over states estimates a mean over unseen text; a frequent context may come up twice.
 
     Attributes:
         order: n; the context is the last n − 1 bytes.
-        states: contexts drawn.
-        text: a file; or a folder, of which all *.py and *.txt files inside are read in sorted order;
-            or None for the sources in the top folder of Python's standard library, which differ
-            between Python versions.
-        max_bytes: how much of the text is read.
+        states: the number of contexts drawn.
+        text: a file; a folder, of which all *.py and *.txt files inside are read in sorted order; or None for the
+            sources in the top folder of Python's standard library, which differ between Python versions.
+        max_bytes: the most bytes of the text that are read.
         held_out: the share at its end from which contexts are drawn and nothing is counted.
     """
 
@@ -76,7 +74,7 @@ class Ngram:
         return self.log_probs_at(self.contexts(generator), self.order)
 
     def files(self) -> tuple[Path, ...]:
-        """The files of `text` that are read, in that order; none of the default text.
+        """The files of `text` that are read, in the order of reading; none of the default text.
 
         Raises:
             ValueError: a folder holds no text, or text that cannot be read; the error names it.
@@ -101,8 +99,7 @@ class Ngram:
             counts = _next_bytes(suffixes, *_count_grams(self.text, self.max_bytes, self.held_out, length))
             total, kinds = counts.sum(axis=1, keepdims=True), np.count_nonzero(counts, axis=1, keepdims=True)
             law = np.where(total > 0, (counts + kinds * law) / np.maximum(total + kinds, 1), law)
-        out: Floats = np.log(law)
-        return out
+        return np.asarray(np.log(law))
 
 
 def pack(symbols: NDArray[np.uint8], order: int) -> Packed:
@@ -115,7 +112,7 @@ def pack(symbols: NDArray[np.uint8], order: int) -> Packed:
 
 @lru_cache(maxsize=16)
 def _count_grams(text: Path | None, max_bytes: int, held_out: float, length: int) -> tuple[Packed, NDArray[np.int64]]:
-    """The different n-grams of the training text, sorted, and how often each occurs."""
+    """The different n-grams of the training text, sorted, and the count of each."""
     train, _ = split_text(text, max_bytes, held_out)
     return np.unique(pack(train, length), return_counts=True)
 
