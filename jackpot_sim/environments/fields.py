@@ -17,8 +17,7 @@ BY_KIND = {"discriminator": "kind"}
 
 def check_count(name: str, value: object, low: int, high: int | None = None) -> None:
     """Refuses all but an integer in [low, high]."""
-    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
-    if not (whole and low <= value and (high is None or value <= high)):
+    if not (_whole(value) and low <= value and (high is None or value <= high)):
         allowed = f"an integer of at least {low}" if high is None else f"an integer from {low} to {high}"
         raise ValueError(f"{name} must be {allowed}, got {value!r}")
 
@@ -39,6 +38,10 @@ def check_share(name: str, value: object, *, zero: bool = True, one: bool = True
     """Refuses all but a number between 0 and 1; `zero` and `one` say whether the ends are allowed."""
     if not (_finite(value) and 0 <= value <= 1 and (zero or value > 0) and (one or value < 1)):
         raise ValueError(f"{name} must lie in {'[' if zero else '('}0, 1{']' if one else ')'}, got {value!r}")
+
+
+def _whole(value: object) -> TypeGuard[int]:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
 def _finite(value: object) -> TypeGuard[float]:

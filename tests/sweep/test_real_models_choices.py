@@ -24,7 +24,8 @@ from jackpot_sim.environments.rollouts import built as realised_rollouts
 from jackpot_sim.environments.rollouts import hf as building
 from jackpot_sim.environments.rollouts.answers import AnswerReward, Match
 from jackpot_sim.environments.rollouts.built import ROLES, RealisedRollouts
-from jackpot_sim.environments.rollouts.hf import HuggingFace, spelt_out
+from jackpot_sim.environments.rollouts.hf import HuggingFace
+from jackpot_sim.environments.rollouts.shorthand import spelt_out
 from jackpot_sim.estimators.rollouts.at_states import Visited, at_states
 from jackpot_sim.sweep import real_models, records
 from jackpot_sim.sweep.cli import main

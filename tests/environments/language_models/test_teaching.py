@@ -16,10 +16,10 @@ from jackpot_sim.environments.language_models.teaching import (
     COHERENCE,
     ENDING,
     Distillation,
-    Path,
     PolicyGradientAscent,
     Pretraining,
     StrideLanguage,
+    TrainingPath,
     _batch,
 )
 from jackpot_sim.environments.prefix_tree import PrefixTree, objective, policy_gradient
@@ -36,7 +36,7 @@ def ones(tokens: Ints, mask: Flags) -> Floats:
     return np.sum((tokens == 1) & mask, axis=-1).astype(np.float64)
 
 
-def pretraining() -> Path:
+def pretraining() -> TrainingPath:
     return Pretraining(START, LANGUAGE, 1e-2, np.random.default_rng(5))
 
 
@@ -44,7 +44,7 @@ def ascent(learning_rate: float = 1e-2) -> PolicyGradientAscent:
     return PolicyGradientAscent(START, PROMPTS, TREE, ones, learning_rate, np.random.default_rng(5))
 
 
-def distillation() -> Path:
+def distillation() -> TrainingPath:
     return Distillation(STUDENT, START, PROMPTS, TREE, 1e-2, np.random.default_rng(5))
 
 
