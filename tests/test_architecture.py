@@ -169,11 +169,15 @@ def test_every_package_has_its_rule() -> None:
 
 
 def at_import(tree: ast.AST) -> Iterator[ast.AST]:
-    """The nodes that run when a module is imported: all but the bodies of functions."""
+    """The nodes that run when a module is imported: all but the bodies of functions, and what is for types alone."""
     for node in ast.iter_child_nodes(tree):
-        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
-            yield node
-            yield from at_import(node)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            continue
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            yield from (each for other in node.orelse for each in (other, *at_import(other)))
+            continue
+        yield node
+        yield from at_import(node)
 
 
 HEAVY = ("torch", "transformers", "ray", "datasets", "trl", "verl")
@@ -196,7 +200,10 @@ def test_nothing_heavy_is_imported_with_a_module(path: Path) -> None:
 )
 def test_a_heavy_import_is_seen(line: str) -> None:
     assert heavy_imports(ast.parse(line))
-    assert not heavy_imports(ast.parse("def f():\n" + "\n".join(f"    {each}" for each in line.splitlines())))
+    inside = "\n".join(f"    {each}" for each in line.splitlines())
+    assert not heavy_imports(ast.parse(f"def f():\n{inside}"))
+    assert not heavy_imports(ast.parse(f"if TYPE_CHECKING:\n{inside}"))
+    assert heavy_imports(ast.parse(f"if TYPE_CHECKING:\n    x = 1\nelse:\n{inside}"))
 
 
 MOVING = (

@@ -19,6 +19,7 @@ from typing_extensions import override
 
 from jackpot_sim.core.arrays import Flags, Floats, Ints
 from jackpot_sim.core.sampling import categorical
+from jackpot_sim.environments.language_models.completions import logits_along
 from jackpot_sim.environments.language_models.library import LAST, Model, Tensor, logits
 from jackpot_sim.environments.prefix_tree import PrefixTree
 
@@ -111,7 +112,7 @@ class TrainingPath(ABC):
             for step in range(start, stop):
                 loss = self._loss_at(step, model)
                 optimizer.zero_grad()
-                loss.backward()
+                torch.autograd.backward(loss)
                 optimizer.step()
         optimizer.zero_grad()
         return model, optimizer.state_dict()
@@ -219,11 +220,10 @@ def _batch(model: Model, prompts: Ints, tree: PrefixTree, generator: np.random.G
 
 
 def _laws(model: Model, prompts: Ints, tokens: Ints) -> Tensor:
-    """log p(·|s) at the prefix of every token, (n, length, vocab), with its gradient."""
+    """log p(·|s) at the prefix of every token, (n, length, vocab), with its graph; nats."""
     import torch
 
-    ids = torch.from_numpy(np.concatenate([prompts, tokens[:, :-1]], axis=1))
-    return torch.log_softmax(logits(model, ids, slice(prompts.shape[1] - 1, None)), -1)
+    return torch.log_softmax(logits_along(model, prompts, tokens), -1)
 
 
 def _of_tokens(laws: Tensor, tokens: Ints) -> Tensor:

@@ -12,12 +12,11 @@ import numpy as np
 
 from jackpot_sim.core import divergences
 from jackpot_sim.core.arrays import Flags, Floats, Ints
-from jackpot_sim.core.backend import to_numpy
+from jackpot_sim.core.backend import Array, to_numpy
 from jackpot_sim.core.sequence_divergences import ratio_of_means
 from jackpot_sim.core.sequences import per_sequence
 from jackpot_sim.environments.fields import check_count
 from jackpot_sim.environments.language_models.generation import Written, generate
-from jackpot_sim.environments.language_models.library import Tensor
 from jackpot_sim.environments.language_models.memory import run_fitting
 from jackpot_sim.environments.language_models.sampling_law import SamplingLaw
 from jackpot_sim.environments.language_models.scoring import CausalLM
@@ -49,9 +48,9 @@ class LawPair:
 
     sequence: Ints
     step: Ints
-    policy_log_probs: Tensor
-    actor_log_probs: Tensor
-    believed_log_probs: Tensor
+    policy_log_probs: Array
+    actor_log_probs: Array
+    believed_log_probs: Array
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,7 +10,8 @@ import torch
 
 from jackpot_sim.core.arrays import Flags, Floats, Ints
 from jackpot_sim.environments.language_models.build import TinyQwen3, build
-from jackpot_sim.environments.language_models.scoring import CausalLM, parameter_gradient
+from jackpot_sim.environments.language_models.derivatives import parameter_gradient
+from jackpot_sim.environments.language_models.scoring import CausalLM
 from jackpot_sim.environments.language_models.teaching import (
     BATCH,
     COHERENCE,
