@@ -1,4 +1,4 @@
-"""Gradients of weighted log-probs of given sequences, in a chosen block of a model's parameters.
+"""Gradients of weighted log-probs of completions, in a chosen block of a model's parameters.
 
     Σ_i Σ_t c[k, i, t] · ∂ log p(y_t | prompt, y_<t) / ∂θ_block
 
@@ -61,9 +61,9 @@ def token_log_probs(
         ValueError: as in `gradients`.
     """
     check_positive("temperature", temperature)
-    given = Completions.checked(model, prompts, prompt, tokens, mask)
+    completions = Completions.checked(model, prompts, prompt, tokens, mask)
     with scoring_mode(model, differentiable=True):
-        return _log_probs(model, dict(model.named_parameters()), given, temperature)
+        return _log_probs(model, dict(model.named_parameters()), completions, temperature)
 
 
 def gradients(
@@ -108,11 +108,13 @@ def gradients(
     check_positive("temperature", temperature)
     block = block_of(model, patterns)
     _require_fits(len(coefficients), sum(weight.numel() for weight in block.values()), limit)
-    given = Completions.checked(model, prompts, prompt, tokens, mask)
-    coefficients = _checked(coefficients, given)
+    completions = Completions.checked(model, prompts, prompt, tokens, mask)
+    coefficients = _checked(coefficients, completions)
     with scoring_mode(model, differentiable=True):  # refuses here what it would refuse at the first slice
         pass
-    return ((rows, _of_slice(model, block, given.take(rows), coefficients[:, rows], temperature)) for rows in batches)
+    return (
+        (rows, _of_slice(model, block, completions.take(rows), coefficients[:, rows], temperature)) for rows in batches
+    )
 
 
 def _checked(coefficients: Floats, completions: Completions) -> Floats:
@@ -132,7 +134,7 @@ def _require_fits(kinds: int, parameters: int, limit: int) -> None:
 
 
 def _of_slice(
-    model: Model, block: dict[str, Tensor], given: Completions, coefficients: Floats, temperature: float
+    model: Model, block: dict[str, Tensor], completions: Completions, coefficients: Floats, temperature: float
 ) -> Floats:
     """The gradients of some completions, (kinds, parameters), from their coefficients (kinds, n, length)."""
     import torch
@@ -143,12 +145,12 @@ def _of_slice(
     if not rows.size:
         return out
     wanted, coefficients = wanted[rows], coefficients[:, rows]
-    given = dataclasses.replace(given.take(rows), mask=wanted)
+    completions = dataclasses.replace(completions.take(rows), mask=wanted)
     # Copies that share memory: no request for gradients reaches the model's own parameters.
     with scoring_mode(model, differentiable=True):
         weights = {name: weight.detach() for name, weight in model.named_parameters()}
         leaves = [weights[name].requires_grad_() for name in block]
-        log_probs = _log_probs(model, weights, given, temperature)
+        log_probs = _log_probs(model, weights, completions, temperature)
         finite = np.array([bool(np.isfinite(each).all()) for each in coefficients])
         out[~finite] = np.nan
         for kind in np.flatnonzero(finite):
@@ -164,12 +166,12 @@ def _of_slice(
     return out
 
 
-def _log_probs(model: Model, weights: dict[str, Tensor], given: Completions, temperature: float) -> Tensor:
+def _log_probs(model: Model, weights: dict[str, Tensor], completions: Completions, temperature: float) -> Tensor:
     """log p of every token wanted, with its graph, (tokens,); `weights` stand in for the model's own."""
     import torch
 
-    scores = given.logits(model, weights=weights)
+    scores = completions.logits(model, weights=weights)
     # Half precision has too few digits for a law over a large vocabulary.
     scores = scores.to(torch.promote_types(scores.dtype, torch.float32)) / temperature
-    token = on_device(model, given.tokens[given.mask])
+    token = on_device(model, completions.tokens[completions.mask])
     return torch.log_softmax(scores, dim=-1).gather(-1, token[:, None])[:, 0]

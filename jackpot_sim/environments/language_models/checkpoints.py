@@ -204,14 +204,14 @@ def _in_one_pass_and_in_steps(model: Model) -> tuple[Tensor, Tensor]:
     last = int(model.config.get_text_config().vocab_size) - 1
     whole = torch.cat([logits(model, tensor(row), LAST)[:, 0] for row in ([[0, last, 1]], [[last, 1]])])
     cache = empty_cache(model.config)
-    seen, positions = tensor([[1, 1], [0, 1]]), tensor([[0, 1], [0, 0]])
-    logits(model, tensor([[0, last], [0, last]]), LAST, cache=cache, mask=seen, positions=positions)
-    seen, positions = tensor([[1, 1, 1], [0, 1, 1]]), tensor([[2], [1]])
-    return whole, logits(model, tensor([[1], [1]]), LAST, cache=cache, mask=seen, positions=positions)[:, 0]
+    visible, positions = tensor([[1, 1], [0, 1]]), tensor([[0, 1], [0, 0]])
+    logits(model, tensor([[0, last], [0, last]]), LAST, cache=cache, mask=visible, positions=positions)
+    visible, positions = tensor([[1, 1, 1], [0, 1, 1]]), tensor([[2], [1]])
+    return whole, logits(model, tensor([[1], [1]]), LAST, cache=cache, mask=visible, positions=positions)[:, 0]
 
 
 def _differ(first: Tensor, other: Tensor, rounding: float) -> bool:
-    """Whether logits of one shape differ by more than a share of the largest; NaN differs from anything."""
+    """True if logits of one shape differ by more than a share of the largest; NaN differs from anything."""
     first, other = first.double(), other.double()
     return not float((first - other).abs().max()) <= rounding * float(first.abs().max())
 

@@ -165,12 +165,12 @@ def _last_logits(model: Model, ids: Ints, mask: Flags, cache: Cache) -> Tensor:
         mask: True on tokens and False on padding, of those in the cache and the new ones, (rows, all).
         cache: the keys and values of what has been read before.
     """
-    seen, positions = None, None
+    visible, positions = None, None
     if not mask.all():
-        seen = on_device(model, mask.astype(np.int64))
+        visible = on_device(model, mask.astype(np.int64))
         positions = on_device(model, np.maximum(np.cumsum(mask, axis=1) - 1, 0)[:, -ids.shape[1] :])
     with scoring_mode(model):
-        return logits(model, on_device(model, ids), LAST, cache=cache, mask=seen, positions=positions)[:, 0]
+        return logits(model, on_device(model, ids), LAST, cache=cache, mask=visible, positions=positions)[:, 0]
 
 
 def _gathered(model: Model, cache: Cache, rows: Ints) -> Cache:

@@ -216,7 +216,7 @@ def logits_of_states(model: Model, states: Tensor) -> Tensor:
 
 
 def keeps_a_cache(model: Model) -> bool:
-    """Whether the model can go on from the tokens that it has read.
+    """True if the model can go on from the tokens that it has read.
 
     Raises:
         RequirementError: the installed transformers gives no model a cache under a name known here.
@@ -229,9 +229,9 @@ def keeps_a_cache(model: Model) -> bool:
 
 
 def takes_any_mask(model: Model) -> bool:
-    """Whether the model takes positions and any attention mask, and computes attention with torch's sdpa.
+    """True if the model takes positions and any attention mask, and computes attention with torch's sdpa.
 
-    Not if a layer has a window, which makes a mask of its own.
+    False if a layer has a window, which makes a mask of its own.
     """
     if _attention(model) != "sdpa" or any(windows(model.config)):
         return False

@@ -57,7 +57,7 @@ def run_fitting(run: Callable[[int], T], batch_size: int) -> T:
 
 
 def _attempted(run: Callable[[int], T], batch_size: int) -> tuple[bool, tuple[T, ...]]:
-    """Whether it ran, and its result; the memory of a failure is given back before this returns."""
+    """True and the result, or False and nothing, once the memory of the failure is given back."""
     try:
         return True, (run(batch_size),)
     except (MemoryError, RuntimeError) as error:

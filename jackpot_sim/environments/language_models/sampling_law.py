@@ -40,7 +40,7 @@ class SamplingLaw:
 
     @property
     def is_plain(self) -> bool:
-        """Whether the law is the model's own."""
+        """True if the law is the model's own."""
         return self.temperature == 1 and self.top_k is None and self.top_p == 1
 
     def log_probs(self, logits: Array, *, single: bool = False) -> Array:

@@ -118,7 +118,7 @@ class SmallLM:
 
     @property
     def enumerable(self) -> bool:
-        """Whether every sequence is enumerated, which depends on the limit alone, not on the machine."""
+        """True if every sequence is enumerated, which depends on the limit alone, not on the machine."""
         return self.tree.bytes_needed(self.prompts) <= self._memory_limit
 
     @property
