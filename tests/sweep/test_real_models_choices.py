@@ -172,7 +172,7 @@ def test_an_older_actor_is_behind_a_policy_trained_on_its_own_law(checkpoints: P
 def test_ascent_takes_the_mean_reward_off_and_prompts_in_turn(
     checkpoints: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from jackpot_sim.environments.language_models import ascent
+    from jackpot_sim.environments.rollouts import ascent
 
     found, prompts, heats = built(checkpoints, temperature=0.5), [], []
     log_probs = ascent.token_log_probs
