@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,15 @@ MAY_IMPORT = {
     "paper_figures": (*READERS, TRAINING, "analysis"),
 }
 """What each package may import besides itself; a new package enters here first."""
+
+MAY_IMPORT_INSIDE = {
+    f"{ENVIRONMENTS}.language_models": (),
+    f"{ENVIRONMENTS}.states": (),
+    f"{ENVIRONMENTS}.sources": ("language_models", "states"),
+    f"{ENVIRONMENTS}.sequences": ("language_models", "sources"),
+    f"{ENVIRONMENTS}.rollouts": ("language_models", "sources", "sequences"),  # a reward of tokens serves both worlds
+}
+"""The subpackages that a subpackage may import besides itself and the files of its package, which import none."""
 
 PROJECT = ("jackpot_sim", "analysis", "paper_figures", "tests")
 
@@ -80,9 +90,49 @@ def forbidden(tree: ast.AST, module: str, is_package: bool = False) -> list[str]
     ]
 
 
+def forbidden_inside(tree: ast.AST, module: str, is_package: bool = False) -> list[str]:
+    """The imports of `tree`, read as `module`, that the order inside its package forbids."""
+    owner = next((each for each in MAY_IMPORT_INSIDE if lies_in(module, each)), None)
+    package = ".".join(module.split(".")[:2])
+    allowed = () if owner is None else (owner, *(f"{package}.{each}" for each in MAY_IMPORT_INSIDE[owner]))
+    ordered = [each for each in MAY_IMPORT_INSIDE if lies_in(each, package)]
+    return [
+        name
+        for name in imported(tree, module, is_package)
+        if any(lies_in(name, each) for each in ordered) and not any(lies_in(name, each) for each in allowed)
+    ]
+
+
 @each("path", FILES)
 def test_imports_point_one_way(path: Path) -> None:
-    assert forbidden(ast.parse(path.read_text()), name_of(path), path.name == "__init__.py") == []
+    told = ast.parse(path.read_text()), name_of(path), path.name == "__init__.py"
+    assert forbidden(*told) == []
+    assert forbidden_inside(*told) == []
+
+
+def test_no_module_imports_itself_through_others() -> None:
+    """Imports inside functions and for types count too."""
+    graph = {
+        name_of(path): set(imported(ast.parse(path.read_text()), name_of(path), path.name == "__init__.py")) & MODULES
+        for path in FILES
+    }
+    TopologicalSorter({name: found - {name} for name, found in graph.items()}).prepare()
+
+
+@pytest.mark.parametrize(
+    ("module", "line"),
+    [
+        ("prefix_tree", "from jackpot_sim.environments.language_models.library import logits"),
+        ("states.ngram", "from jackpot_sim.environments.language_models.library import logits"),
+        ("language_models.example", "from jackpot_sim.environments.states import ngram"),
+        ("language_models.memory", "if TYPE_CHECKING:\n    from jackpot_sim.environments.rollouts.built import Setup"),
+        ("sources.kinds", "from ..sequences import built"),
+        ("sequences.built", "from jackpot_sim.environments.rollouts import hf"),
+    ],
+)
+def test_an_import_against_the_order_inside_a_package_is_seen(module: str, line: str) -> None:
+    assert forbidden_inside(ast.parse(line), f"{ENVIRONMENTS}.{module}")
+    assert not forbidden(ast.parse(line), f"{ENVIRONMENTS}.{module}")
 
 
 @pytest.mark.parametrize(
@@ -119,11 +169,15 @@ def test_every_package_has_its_rule() -> None:
 
 
 def at_import(tree: ast.AST) -> Iterator[ast.AST]:
-    """The nodes that run when a module is imported: all but the bodies of functions."""
+    """The nodes that run when a module is imported: all but the bodies of functions, and what is for types alone."""
     for node in ast.iter_child_nodes(tree):
-        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
-            yield node
-            yield from at_import(node)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            continue
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            yield from (each for other in node.orelse for each in (other, *at_import(other)))
+            continue
+        yield node
+        yield from at_import(node)
 
 
 HEAVY = ("torch", "transformers", "ray", "datasets", "trl", "verl")
@@ -146,7 +200,10 @@ def test_nothing_heavy_is_imported_with_a_module(path: Path) -> None:
 )
 def test_a_heavy_import_is_seen(line: str) -> None:
     assert heavy_imports(ast.parse(line))
-    assert not heavy_imports(ast.parse("def f():\n" + "\n".join(f"    {each}" for each in line.splitlines())))
+    inside = "\n".join(f"    {each}" for each in line.splitlines())
+    assert not heavy_imports(ast.parse(f"def f():\n{inside}"))
+    assert not heavy_imports(ast.parse(f"if TYPE_CHECKING:\n{inside}"))
+    assert heavy_imports(ast.parse(f"if TYPE_CHECKING:\n    x = 1\nelse:\n{inside}"))
 
 
 MOVING = (

@@ -16,7 +16,7 @@ import numpy as np
 from jackpot_sim.core import divergences
 from jackpot_sim.core.arrays import Array, Floats, Ints
 from jackpot_sim.core.log_ratios import chi_square_term
-from jackpot_sim.core.sequences import Enumeration, Rollouts, SequenceLaws, occupancy, per_sequence
+from jackpot_sim.core.sequences import Enumeration, SampledSequences, SequenceLaws, occupancy, per_sequence
 
 NAMES = (
     *("kl_policy_actor", "kl_actor_policy", "total_variation", "chi_square"),
@@ -48,7 +48,7 @@ def exact(enumeration: Enumeration) -> dict[str, float]:
     }
 
 
-def sampled(rollouts: Sequence[Rollouts]) -> tuple[dict[str, float], dict[str, float]]:
+def sampled(rollouts: Sequence[SampledSequences]) -> tuple[dict[str, float], dict[str, float]]:
     """The figures `NAMES` over all prompts, and the standard error of each.
 
     The divergence at a prefix is exact; what is sampled is which prefixes are met.
@@ -59,7 +59,7 @@ def sampled(rollouts: Sequence[Rollouts]) -> tuple[dict[str, float], dict[str, f
     return values, errors
 
 
-def _of_prompt(rollouts: Rollouts) -> dict[str, tuple[float, float]]:
+def _of_prompt(rollouts: SampledSequences) -> dict[str, tuple[float, float]]:
     laws, actor, policy = rollouts.laws, rollouts.actor, rollouts.policy
     ones = np.ones(len(actor))
     kl = per_sequence(policy.gather(_at_prefixes(laws, _AT_POLICY)["kl_sequence"]))

@@ -144,7 +144,7 @@ class Enumeration:
 
 
 @dataclass(frozen=True, eq=False)
-class Rollouts:
+class SampledSequences:
     """A prompt with sequences that were drawn from the actor and, for the true gradient, from the policy.
 
     Attributes:

@@ -1,4 +1,4 @@
-"""What a configuration reads from disk: the arrays, which files they are, and what tells them apart."""
+"""The files that a configuration reads: their arrays, their names, and a digest of their contents."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 
-def load_array(path: Path, what: str) -> np.ndarray[Any, Any]:
-    """The array of a .npy file, or of a .npz file that holds one. Pickled objects are never loaded.
+def load_array(path: Path, what: str) -> NDArray[np.generic]:
+    """The array of a .npy file, or of a .npz file that holds one, of any shape. Pickled objects are never loaded.
 
     Args:
         path: the file.
-        what: what it should hold, for the error.
+        what: the expected content, for the error.
 
     Raises:
-        ValueError: the file cannot be read, or is another; the error names it.
+        ValueError: the file cannot be read, or is of another kind; the error names it.
     """
     path = Path(path)
     if path.suffix not in (".npy", ".npz"):
@@ -39,11 +39,11 @@ def load_array(path: Path, what: str) -> np.ndarray[Any, Any]:
         raise ValueError(f"{path}: cannot read {what}: {error}") from error
 
 
-def files_of(environment: Any) -> tuple[Path, ...]:
-    """Every file that a configuration names anywhere in it, in the order of its fields, each once.
+def files_of(environment: object) -> tuple[Path, ...]:
+    """Every file that a configuration names at any depth, in the order of its fields, each once.
 
-    A folder of text, or a checkpoint, stands for its files. Python's own sources, the default
-    text of `Ngram`, are not listed. A single file need not exist.
+    A folder of text, or a checkpoint, stands for its files. Python's own sources, the default text of `Ngram`, are
+    not listed. A single file need not exist.
 
     Raises:
         ValueError: a folder of text holds none, or text that cannot be read; the error names it.
@@ -52,28 +52,28 @@ def files_of(environment: Any) -> tuple[Path, ...]:
 
 
 def fingerprint(paths: Iterable[Path]) -> str:
-    """SHA-256, in hex, over the contents of the files in their order, whatever they are called.
+    """SHA-256, in hex, over the contents of the files in their order, whatever their names.
 
     Each file enters by its own SHA-256, so that the border between two files counts.
 
     Raises:
         ValueError: a file is missing or cannot be read; the error names it.
     """
-    whole = hashlib.sha256()
+    digest = hashlib.sha256()
     for path in paths:
         try:
             with Path(path).open("rb") as file:
-                whole.update(hashlib.file_digest(file, "sha256").digest())
+                digest.update(hashlib.file_digest(file, "sha256").digest())
         except OSError as error:
             raise ValueError(f"{path}: cannot read: {error}") from error
-    return whole.hexdigest()
+    return digest.hexdigest()
 
 
-def _files(value: Any) -> Iterator[Path]:
+def _files(value: object) -> Iterator[Path]:
     if isinstance(value, Path):
         yield value
     elif callable(own := getattr(value, "files", None)):
-        yield from own()  # a configuration that knows better: a folder of text, or a checkpoint
+        yield from own()  # a configuration that stands for a folder of text, or for a checkpoint
     elif dataclasses.is_dataclass(value):
         for field in dataclasses.fields(value):
             yield from _files(getattr(value, field.name))

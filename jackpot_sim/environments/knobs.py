@@ -1,16 +1,11 @@
-"""What all mismatch families share: one knob, given or solved for, and keyed randomness.
-
-A family draws its noise once and gives the two laws as a function of its knob. The base law and the
-advantage are keyed by (seed, base law), the noise by these and the family's kind, never by the knob:
-so one noise direction is scaled, curves over a knob are smooth, and a sweep over more knobs changes
-none of the others.
-"""
+"""The base of every mismatch: one knob, given or solved for from a target KL."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import ClassVar, Literal, TypeAlias
 
 from jackpot_sim.environments.fields import FORBID_EXTRA, check_positive
 
@@ -19,7 +14,7 @@ Divergence: TypeAlias = Literal["kl_policy_actor", "kl_actor_policy"]
 
 @dataclass(frozen=True, kw_only=True)
 class OneKnob(ABC):
-    """What moves an actor away from its policy by one knob.
+    """A difference between an actor and its policy, whose size is one knob.
 
     Attributes:
         target_kl: the mean KL over states, or per token, to solve the knob for, nats; its direction is the
@@ -49,10 +44,18 @@ class OneKnob(ABC):
             self.check_knob(self.knob)
 
     @property
-    def knob(self) -> Any:
+    def knob(self) -> float | None:
         """The knob that was given, or None."""
-        return getattr(self, self.knob_name)
+        knob: float | None = getattr(self, self.knob_name)
+        return knob
+
+    def resolved(self, solve: Callable[[float], float]) -> float:
+        """The knob that was given, or the one that `solve` finds for `target_kl`, nats."""
+        if self.target_kl is not None:
+            return solve(self.target_kl)
+        assert self.knob is not None
+        return self.knob
 
     @abstractmethod
-    def check_knob(self, knob: Any) -> None:
+    def check_knob(self, knob: float) -> None:
         """Refuses a knob out of range; the ValueError names the field."""

@@ -1,14 +1,13 @@
-"""What every source of policy pairs gives, and how its randomness is keyed.
+"""Two policies at the same states, and an environment of independent states that was built.
 
-An environment is a frozen configuration; `build(seed)` turns it into arrays, and the same
-configuration and seed give the same arrays, whatever was built before and in whatever process.
+An environment is a frozen configuration. `build(seed)` turns it into arrays: the same configuration and seed give the
+same arrays, whatever was built before, in any process.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 import numpy as np
 
@@ -22,13 +21,13 @@ class PolicyPair:
 
     Attributes:
         policy_log_probs: log p of the policy that is trained, float64 (states, vocab), nats.
-        actor_log_probs: log q of the policy that generates, the same shape. −inf where p has
-            support is a support violation: it stays as it is, and KL(p‖q) is inf.
+        actor_log_probs: log q of the policy that generates, the same shape. −inf where p has support is a support
+            violation: it stays as it is, and KL(p‖q) is inf.
         advantage: A, the same shape, finite.
 
     Raises:
-        ValueError: an array is not float64 of shape (states, vocab), the shapes differ, a law is
-            not normalised or holds NaN, or an advantage is not finite.
+        ValueError: an array is not float64 of shape (states, vocab), the shapes differ, a law is not normalised or
+            holds NaN, or an advantage is not finite.
     """
 
     policy_log_probs: Floats
@@ -48,14 +47,14 @@ class PolicyPair:
 
 @dataclass(frozen=True, eq=False)
 class Realised:
-    """An environment built for one seed: what was asked, and what came of it.
+    """An environment of independent states, built for one seed.
 
     Attributes:
         pair: the two policies and the advantage.
-        knob: the value of the family's knob that was used, given or solved for.
-        target_kl: the mean KL that was asked for, in nats, or None if the knob was given.
-        achieved: the mean KL over states in the direction of the family's target, nats. Equal to
-            `target_kl` to 1e-9 for a continuous knob, the nearest attainable value for a discrete one.
+        knob: the family's knob, given or solved for.
+        target_kl: the mean KL that was asked for, nats; None if the knob was given.
+        achieved: the mean KL over states in the direction of the family's target, nats. Equal to `target_kl` to 1e-9
+            for a continuous knob, the nearest attainable value for a discrete one.
     """
 
     pair: PolicyPair
@@ -64,15 +63,7 @@ class Realised:
     achieved: float
 
 
-class Environment(Protocol):
-    """A frozen configuration that can be built."""
-
-    def build(self, seed: int) -> Realised:
-        """The pair that this configuration and `seed` determine."""
-        ...
-
-
-def _check_table(array: Any, name: str) -> None:
+def _check_table(array: object, name: str) -> None:
     if not (isinstance(array, np.ndarray) and array.dtype == np.float64 and array.ndim == 2 and array.size > 0):
-        found = f"{getattr(array, 'dtype', type(array).__name__)} of shape {getattr(array, 'shape', ())}"
-        raise ValueError(f"{name} must be a float64 numpy array of shape (states, vocab), got {found}")
+        given = f"{getattr(array, 'dtype', type(array).__name__)} of shape {getattr(array, 'shape', ())}"
+        raise ValueError(f"{name} must be a float64 numpy array of shape (states, vocab), got {given}")

@@ -1,19 +1,18 @@
 """Every sequence that can follow a prompt: the referee for every estimator.
 
-The prefixes form a tree. A row of a table is a prefix that has not ended, in order of length, and the
-children of a prefix lie side by side; so a model that keeps the keys and values of one level scores the
-next one with a single new token each (`CausalLM.log_probs`), and a sequence is a path of rows.
-With a vocabulary of V and an end token there are (V − 1)^t prefixes of t tokens; without, V^t.
+The prefixes form a tree. A row of a table is a prefix that has not ended; rows are in order of length, and the
+children of a prefix lie side by side. So a model that keeps the keys and values of one level scores the next one with
+a single new token each (`CausalLM.log_probs`), and a sequence is a path of rows. With a vocabulary of V and an end
+token there are (V − 1)^t prefixes of t tokens; without, V^t.
 
-Whatever the laws are, they are tables over these rows, and the objective J = E_{y~p}[R(y)], its gradient
-and the law of the prefixes are sums over paths, without sampling.
+Laws are tables over these rows. The objective J = E_{y~p}[R(y)], its gradient and the law of the prefixes are sums over
+paths, without sampling.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import psutil
@@ -25,9 +24,9 @@ from jackpot_sim.core.sequences import Sequences, kl_of_measures, occupancy
 from jackpot_sim.environments.fields import check_count
 
 _BYTES_PER_STEP, _BYTES_PER_STEP_AND_PROMPT = 80, 125
-"""Held at the peak for each position of each sequence: its path, and the columns that moments are made of."""
+"""Bytes at the peak for each position of each sequence: its path, and the columns that moments are made of."""
 _BYTES_PER_CELL = 120
-"""Held at the peak for each (prefix, token): laws, gradients and occupancies."""
+"""Bytes at the peak for each (prefix, token): laws, gradients and occupancies."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ class PrefixTree:
 
     @cached_property
     def going_on(self) -> Ints:
-        """The tokens that do not end a sequence."""
+        """The tokens that do not end a sequence, (tokens,)."""
         return np.array([token for token in range(self.vocab) if token != self.end_token], dtype=np.int64)
 
     @cached_property
@@ -140,7 +139,7 @@ class PrefixTree:
         return Sequences(prefix, token, mask)
 
     def bytes_needed(self, prompts: int = 1) -> int:
-        """About what the enumeration of so many prompts holds at its peak."""
+        """About the most bytes that the enumeration of so many prompts holds at a time."""
         steps, cells = self.sequences_count * self.length, self.prefixes * self.vocab
         per_step = _BYTES_PER_STEP + _BYTES_PER_STEP_AND_PROMPT * prompts
         return steps * per_step + cells * _BYTES_PER_CELL * prompts
@@ -149,7 +148,7 @@ class PrefixTree:
         """Refuses an enumeration that would hold more than `limit` bytes.
 
         Raises:
-            ValueError: says what it would cost, and what to do.
+            ValueError: it says the cost, and the ways out.
         """
         self._require(prompts, limit, "the memory limit is", "measure by Monte Carlo")
 
@@ -157,7 +156,7 @@ class PrefixTree:
         """Refuses an enumeration that would hold more than this machine has free.
 
         Raises:
-            ValueError: says what it would cost, and what to do.
+            ValueError: it says the cost, and the ways out.
         """
         free = int(psutil.virtual_memory().available)
         self._require(prompts, free, "this machine has free", "set a memory limit below that to measure by Monte Carlo")
@@ -176,7 +175,7 @@ def require_an_end(tree: PrefixTree, log_probs: Floats, name: str) -> None:
     """Refuses a policy that gives the end token no chance at any prefix.
 
     Raises:
-        ValueError: `name` says whose it is.
+        ValueError: it calls the policy `name`.
     """
     if tree.end_token is not None and not np.any(np.exp(log_probs[:, tree.end_token]) > 0):
         raise ValueError(f"the end token {tree.end_token} is never reached: {name} gives it probability 0 everywhere")
@@ -194,17 +193,17 @@ def policy_gradient(sequences: Sequences, log_probs: Floats, reward: Floats) -> 
     """
     shape = log_probs.shape[0], log_probs.shape[1]
     value = occupancy(sequences, np.exp(sequences.log_probs(log_probs)) * reward, shape)
-    return np.asarray(gradient_under(value, np.exp(log_probs), 1.0))
+    return np.asarray(gradient_under(value, np.exp(log_probs), np.asarray(1.0)))
 
 
 @dataclass(frozen=True)
 class PrefixShift:
-    """How far apart the prefixes lie that two policies reach.
+    """The distance between the prefixes that two policies reach.
 
     Attributes:
         total_variation: Σ_s |P(s) − Q(s)| / 2 among the prefixes of t tokens, sequences that have ended
             counted as one more; shape (length,). 0 at the empty prefix.
-        kl: KL between the two laws of a visited prefix, that is of visits over expected length; nats.
+        kl: KL between the two laws of a visited prefix, that is of expected visits over expected length; nats.
     """
 
     total_variation: Floats
@@ -219,10 +218,10 @@ def prefix_shift(tree: PrefixTree, policy_log_probs: Floats, actor_log_probs: Fl
 
 
 def _padded(parts: list[tuple[Ints, Ints]], length: int) -> Sequences:
-    """Paths of different lengths in one array."""
+    """Paths of different lengths in one array: each part is prefixes and tokens, both (n, its length)."""
     count = sum(len(prefix) for prefix, _ in parts)
     prefix, token = (np.zeros((count, length), dtype=np.int64) for _ in range(2))
-    mask: Any = np.zeros((count, length), dtype=bool)
+    mask: Flags = np.zeros((count, length), dtype=np.bool_)
     start = 0
     for rows, tokens in parts:
         here = slice(start, start + len(rows)), slice(0, rows.shape[1])

@@ -1,6 +1,6 @@
-"""Random generators that depend on what they are for, never on order.
+"""Random generators keyed by their purpose, never by order.
 
-The same seed and key give the same draws, whatever was drawn before and in whatever process.
+The same seed and key give the same draws, whatever was drawn before, in any process.
 """
 
 from __future__ import annotations
@@ -10,23 +10,22 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import PurePath
-from typing import Any
 
 import numpy as np
 
 from jackpot_sim.environments.fields import check_count
 
 
-def keyed_generator(seed: int, *key: Any) -> np.random.Generator:
-    """A generator that depends on what `seed` and `key` say, and on nothing else.
+def keyed_generator(seed: int, *key: object) -> np.random.Generator:
+    """A generator that depends on the contents of `seed` and `key` alone.
 
-    The SHA-256 of the key's canonical JSON becomes the spawn key of a `SeedSequence`, so streams
-    of different keys are independent, and neither the order of calls nor the process matters.
+    The SHA-256 of the key's canonical JSON becomes the spawn key of a `SeedSequence`. So streams of different keys
+    are independent, and neither the order of calls nor the process matters.
 
     Args:
         seed: a non-negative integer.
-        key: numbers, strings, None, paths, sequences, mappings and dataclasses of these. Equal
-            numbers are the same key: 1 and 1.0 do not differ. A path counts as it is written.
+        key: numbers, strings, None, paths, sequences, mappings and dataclasses of these. Equal numbers are the
+            same key: 1 and 1.0 do not differ. A path counts as it is written.
 
     Raises:
         TypeError: the key holds something else.
@@ -42,7 +41,7 @@ def keyed_generator(seed: int, *key: Any) -> np.random.Generator:
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=tuple(digest.tolist())))
 
 
-def _canonical(value: Any) -> Any:
+def _canonical(value: object) -> object:
     """`value` in JSON's own types, with one spelling for equal contents."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}

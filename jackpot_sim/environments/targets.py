@@ -1,8 +1,8 @@
-"""From a KL that is asked for to the knob that gives it.
+"""Solving for the knob at which a mismatch has a given KL.
 
-The KL is exact, so the knob is solved for, never searched by sampling. A continuous knob meets the
-target to 1e-9, relatively; a discrete one takes the attainable value nearest in |log KL|, since a
-KL is a scale and spans decades. What no knob attains is an error that says what can be attained.
+The KL is exact, so the knob is solved for, never searched by sampling. A continuous knob meets the target to 1e-9,
+relatively. A discrete one takes the attainable value nearest in |log KL|, since a KL is a scale and spans decades. A
+target that no knob attains is an error, which gives the attainable range.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import TypeVar
 from scipy.optimize import brentq
 
 RELATIVE_TOLERANCE = 1e-9
-"""How far a continuous knob may miss the target KL, relatively, and how far beyond the attainable
-range a target may lie and still mean its end."""
+"""The largest relative miss of a target KL by a continuous knob; a target that lies no further beyond the attainable
+range means its end."""
 
 _SMALLEST = math.ulp(0.0)
 
@@ -27,14 +27,13 @@ Knob = TypeVar("Knob", int, float)
 
 @dataclass(frozen=True)
 class Target:
-    """A KL that is asked for, and the curve it is to be found on.
+    """A KL to be met, and the curve on which it is looked for.
 
     Attributes:
-        label: what the KL is of, for errors.
-        value: the KL asked for, nats, positive.
-        kl_at: knob → exact mean KL in nats; 0 means no mismatch and inf is a value like any other.
-        tolerance: how far a continuous knob may miss the target, relatively; models in float32 or less have
-            no smoother curve.
+        label: the name of the KL, for errors.
+        value: the KL to be met, nats, positive.
+        kl_at: knob → exact mean KL in nats; 0 means no mismatch, and inf is a value like any other.
+        tolerance: the largest relative miss by a continuous knob; models in float32 or less have no smoother curve.
     """
 
     label: str
@@ -47,8 +46,8 @@ class Target:
 
         Args:
             farthest: the end of the ray.
-            knob_at: t → knob, for t in (0, farthest]: there is no mismatch at t = 0, and the KL must
-                not decrease in t.
+            knob_at: t → knob, for t in (0, farthest]: there is no mismatch at t = 0, and the KL must not
+                decrease in t.
 
         Raises:
             ValueError: the KL at `farthest` is below the target, or the curve is too rough to meet it.
@@ -64,7 +63,7 @@ class Target:
             if low < math.log(_SMALLEST):
                 raise self._unresolved(kl_at(low))
 
-        # Near no mismatch the KL goes as t², so that in log-log it is all but a straight line.
+        # Near no mismatch the KL goes as t²: in log-log it is all but a straight line.
         def excess(log_t: float) -> float:
             return math.log(max(kl_at(log_t), _SMALLEST) / self.value)
 
@@ -75,10 +74,10 @@ class Target:
         return knob_at(math.exp(log_t))
 
     def nearest(self, candidates: Sequence[Knob]) -> Knob:
-        """The candidate whose KL is nearest in |log KL|; all are tried, so the curve may be any.
+        """The candidate whose KL is nearest in |log KL|; all are tried, so the curve may have any shape.
 
         Raises:
-            ValueError: the target lies outside what the candidates attain.
+            ValueError: the target lies outside the range that the candidates attain.
         """
         kls = {knob: kl for knob in candidates if 0 < (kl := self.kl_at(knob)) < math.inf}
         low, high = min(kls.values(), default=0.0), max(kls.values(), default=0.0)
@@ -87,13 +86,12 @@ class Target:
         return min(kls, key=lambda knob: abs(math.log(kls[knob] / self.value)))
 
     def nearest_ordered(self, candidates: Sequence[Knob]) -> Knob:
-        """The same for candidates in order of their KL, by bisection.
+        """The candidate whose KL is nearest in |log KL|, for candidates in order of their KL: by bisection.
 
-        On a curve that is not quite monotone the answer is the nearer of two neighbours that
-        straddle the target.
+        On a curve that is not quite monotone the answer is the nearer of two neighbours that straddle the target.
 
         Raises:
-            ValueError: the target lies outside what the candidates attain.
+            ValueError: the target lies outside the range that the candidates attain.
         """
         positive = bisect_right(candidates, 0.0, key=self.kl_at)
         at = bisect_left(candidates, self.value, lo=positive, key=self.kl_at)
@@ -106,7 +104,7 @@ class Target:
             raise self._unattainable(self.kl_at(candidates[positive]), self.kl_at(candidates[-1])) from None
 
     def nearest_growing(self, most: int) -> int:
-        """The whole number from 0 whose KL is nearest, on a curve that grows; the search doubles until it passes.
+        """The whole number from 0 on whose KL is nearest, on a growing curve; the search doubles until it passes.
 
         Raises:
             ValueError: even near `most` the KL is below the target.

@@ -21,12 +21,12 @@ from rich.table import Table
 from jackpot_sim import estimators
 from jackpot_sim.environments.language_models.build import LanguageModel
 from jackpot_sim.environments.language_models.checkpoints import Precision
+from jackpot_sim.environments.language_models.formats import Format
 from jackpot_sim.environments.rollouts.answers import AnswerReward, Match
 from jackpot_sim.environments.rollouts.hf import HuggingFace
 from jackpot_sim.environments.sequences.reward import Reward
 from jackpot_sim.environments.sequences.small_lm import SmallLM
-from jackpot_sim.environments.sources import SOURCES, Format
-from jackpot_sim.environments.sources.real_models import REAL_ACTORS
+from jackpot_sim.environments.sources.kinds import REAL_SOURCES, TINY_SOURCES
 from jackpot_sim.environments.states.advantage import Advantage
 from jackpot_sim.environments.states.base_laws import BaseLaw
 from jackpot_sim.environments.states.families import FAMILIES
@@ -80,7 +80,7 @@ exactly where all of them fit into memory_limit_gib, by Monte Carlo beyond; `--e
 sequences the same length. It needs torch and transformers
 (`pip install '.[hf]'`).
 Sources of the mismatch (`--env.source.kind`), knob first:
-{"; ".join(_kind(each) + _source(each) for each in SOURCES)}.
+{"; ".join(_kind(each) + _source(each) for each in TINY_SOURCES)}.
 A stale actor is one whose weights are old; `--env.updates` steps lead from p_ref to p_new after the rollouts were
 written, so that the update of a token is accept, weight, p_new/p_ref (unclipped) and advantage times the gradient.
 Rewards (`--env.reward.kind`): {"; ".join(_kind(each) + _fields(each) for each in get_args(Reward))}.
@@ -91,7 +91,7 @@ models through transformers{_fields(HuggingFace, "actor", "prompts", "reward", "
 the whole vocabulary at every token, on CPU or CUDA. The file holds a prompt a line (.txt), or objects with a `prompt`,
 text or chat messages, and perhaps an `answer` (.jsonl); `--env.prompts.kind dataset --env.prompts.name ID` takes a data
 set, and either a limit. The actor is another checkpoint, or made from the policy: `--env.actor quantized-weights`, or
-`--env.actor.kind ...`: {"; ".join(_kind(each) + _source(each) for each in REAL_ACTORS)}.
+`--env.actor.kind ...`: {"; ".join(_kind(each) + _source(each) for each in REAL_SOURCES)}.
 Formats are {", ".join(Format)}; precisions {", ".join(Precision)}.
 `--env.reward.kind` is {_kind(AnswerReward)} (match={" or ".join(Match)}; the default where every prompt carries an
 answer), distinct-share (the default elsewhere) or another of those above. temperature is that of both models, top_k and

@@ -23,11 +23,11 @@ from jackpot_sim.environments.files import files_of, fingerprint
 from jackpot_sim.environments.language_models.build import LanguageModel
 from jackpot_sim.environments.language_models.prompts import PromptDataset, PromptFile
 from jackpot_sim.environments.rollouts.answers import AnswerReward
-from jackpot_sim.environments.rollouts.hf import HuggingFace, spelt_out
+from jackpot_sim.environments.rollouts.hf import HuggingFace
+from jackpot_sim.environments.rollouts.shorthand import spelt_out
 from jackpot_sim.environments.sequences.reward import Reward
 from jackpot_sim.environments.sequences.small_lm import SmallLM
-from jackpot_sim.environments.sources import SOURCES
-from jackpot_sim.environments.sources.real_models import REAL_ACTORS
+from jackpot_sim.environments.sources.kinds import REAL_SOURCES, TINY_SOURCES
 from jackpot_sim.environments.states.advantage import Advantage
 from jackpot_sim.environments.states.base_laws import BaseLaw
 from jackpot_sim.environments.states.families import FAMILIES, MismatchFamily
@@ -44,7 +44,7 @@ _COLUMN = 2**63
 """What a column of whole numbers cannot hold."""
 
 
-_KNOBS = {family.knob_name for family in FAMILIES} | {source.knob_name for source in (*SOURCES, *REAL_ACTORS)}
+_KNOBS = {family.knob_name for family in FAMILIES} | {source.knob_name for source in (*TINY_SOURCES, *REAL_SOURCES)}
 
 
 class Method(StrEnum):
@@ -220,11 +220,18 @@ def parse(mapping: Mapping[str, Any]) -> Study:
 
 _CONFIGURATIONS: dict[Any, type[Any]] = {
     vars(each)["kind"]: each
-    for union in (FAMILIES, SOURCES, get_args(BaseLaw), get_args(Advantage), get_args(Reward), get_args(LanguageModel))
+    for union in (
+        FAMILIES,
+        TINY_SOURCES,
+        get_args(BaseLaw),
+        get_args(Advantage),
+        get_args(Reward),
+        get_args(LanguageModel),
+    )
     for each in union
 } | {each.kind: each for each in _OF_SEQUENCES}
 _OF_REAL_MODELS: dict[Any, type[Any]] = _CONFIGURATIONS | {
-    vars(each)["kind"]: each for each in (*REAL_ACTORS, AnswerReward, PromptFile, PromptDataset)
+    vars(each)["kind"]: each for each in (*REAL_SOURCES, AnswerReward, PromptFile, PromptDataset)
 }
 """The same inside hf, where a kind may mean another configuration."""
 

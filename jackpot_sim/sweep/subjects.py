@@ -16,7 +16,7 @@ import numpy as np
 from jackpot_sim.core import divergences, sequence_divergences
 from jackpot_sim.core.backend import row_blocks
 from jackpot_sim.core.sampling import categorical
-from jackpot_sim.core.sequences import Rollouts
+from jackpot_sim.core.sequences import SampledSequences
 from jackpot_sim.environments.policy_pair import Realised
 from jackpot_sim.environments.prefix_tree import prefix_shift
 from jackpot_sim.environments.randomness import keyed_generator
@@ -170,7 +170,7 @@ class SequenceSubject:
         return None if enumerations is None else Referee(enumerations, self._realised.features)
 
     @cached_property
-    def _rollouts(self) -> tuple[Rollouts, ...]:
+    def _rollouts(self) -> tuple[SampledSequences, ...]:
         # The same for every estimator: they are compared on equal rollouts.
         return self._realised.rollouts(self._cell.seed, self._study.n_samples, self._study.replicates)
 

@@ -8,7 +8,8 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import Field, model_validator
 
 from jackpot_sim.environments.language_models.build import Checkpoint, TinyQwen3
-from jackpot_sim.environments.sources.served import QuantizedKV, QuantizedWeights, WeightNoise
+from jackpot_sim.environments.sources.kinds import ServedSource
+from jackpot_sim.environments.sources.served import QuantizedWeights
 from jackpot_sim.studies.estimator_spec import Frozen
 from jackpot_sim.training.closed_loop import Feedback
 
@@ -33,9 +34,7 @@ class Served(Frozen):
     """The policy's weights of the moment, served otherwise: quantised, in a coarse KV cache, with noise."""
 
     kind: Literal["served"] = "served"
-    source: Annotated[QuantizedWeights | QuantizedKV | WeightNoise, Field(discriminator="kind")] = QuantizedWeights(
-        share=1.0
-    )
+    source: Annotated[ServedSource, Field(discriminator="kind")] = QuantizedWeights(share=1.0)
     """What serving does to the weights; its knob is given, not solved for."""
 
     @model_validator(mode="after")

@@ -14,6 +14,7 @@ import numpy as np
 from jackpot_sim.core.arrays import Flags, Ints
 from jackpot_sim.core.backend import Array
 from jackpot_sim.core.topk import TopK
+from jackpot_sim.environments.language_models.completions import right_padded
 from jackpot_sim.environments.language_models.library import Model, logits
 from jackpot_sim.training.packing import packed_logits
 
@@ -44,10 +45,8 @@ class Sequences:
 
         length = int(mask.sum(axis=-1).max())
         lengths = np.array([len(each) for each in prompts])[prompt]
-        ids = np.zeros((len(tokens), int(lengths.max()) + length), dtype=np.int64)
-        for row, (each, start) in enumerate(zip(prompt, lengths, strict=True)):
-            ids[row, :start] = prompts[each]
-            ids[row, start : start + length] = tokens[row, :length]
+        rows = [np.concatenate([prompts[each], row[:length]]) for each, row in zip(prompt, tokens, strict=True)]
+        ids, _ = right_padded(rows)
         places = (lengths - 1)[:, None] + np.arange(length)
         given = [torch.as_tensor(array, device=device) for array in (ids, places, mask[:, :length])]
         return cls(given[0], given[1], given[2], samples)

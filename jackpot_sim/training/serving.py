@@ -6,11 +6,8 @@ import copy
 from collections import deque
 from typing import Any
 
-import numpy as np
-
 from jackpot_sim.environments.language_models.build import Model
 from jackpot_sim.environments.language_models.scoring import CausalLM
-from jackpot_sim.environments.prefix_tree import PrefixTree
 from jackpot_sim.environments.randomness import keyed_generator
 from jackpot_sim.environments.sources.actor_source import Setting
 from jackpot_sim.training.actors import Actor, OnPolicy, Served, Stale
@@ -40,15 +37,10 @@ class Server:
         return CausalLM(self._policy)
 
     def _served(self, config: Served) -> CausalLM:
-        setting = Setting(
-            base=self._policy,
-            other=None,
-            prompts=np.zeros((1, 1), dtype=np.int64),
-            tree=PrefixTree(2, 1, None),
-            reward=lambda tokens, mask: np.zeros(len(tokens)),
-            generator=lambda *key: keyed_generator(self._seed, "serving", *key),
-        )
-        served = config.source.actors(setting)(config.source.knob)[1]
+        setting = Setting(self._policy, lambda *key: keyed_generator(self._seed, "serving", *key))
+        knob = config.source.knob
+        assert knob is not None  # `Served` refuses a target
+        served = config.source.actors(setting)(knob)[1]
         assert isinstance(served, CausalLM)
         return served
 

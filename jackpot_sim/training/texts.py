@@ -9,7 +9,8 @@ import numpy as np
 
 from jackpot_sim.core.arrays import Flags, Ints
 from jackpot_sim.environments.language_models.build import check_positions
-from jackpot_sim.environments.language_models.generation import Written, check_written, generate
+from jackpot_sim.environments.language_models.completions import checked_prompts, right_padded
+from jackpot_sim.environments.language_models.generation import Written, generate
 from jackpot_sim.environments.language_models.library import Model, Tokenizer, end_tokens
 from jackpot_sim.environments.language_models.prompts import encoded
 from jackpot_sim.environments.language_models.sampling_law import SamplingLaw
@@ -89,7 +90,7 @@ class Texts:
         except ValueError as error:
             raise StudyError(f"{error}; give a model with a larger context, or a smaller rollout.length") from error
         try:
-            check_written(actor.model, prompts, prompt, shape)
+            checked_prompts(actor.model, prompts, prompt, shape)
         except ValueError as error:
             raise StudyError(f"the model cannot read the task's prompts: {error}") from error
 
@@ -109,8 +110,4 @@ class Texts:
         if any(text is None for text in texts):
             raise StudyError(f"{self.task.kind} has no solutions to teach from: give a policy of kind checkpoint")
         rows = [[*self.tokenizer(text, add_special_tokens=False)["input_ids"], *self.end_tokens[:1]] for text in texts]
-        tokens: Ints = np.zeros((len(rows), max(map(len, rows))), dtype=np.int64)
-        mask: Flags = np.zeros(tokens.shape, dtype=np.bool_)
-        for line, there, row in zip(tokens, mask, rows, strict=True):
-            line[: len(row)], there[: len(row)] = row, True
-        return tokens, mask
+        return right_padded([np.array(row, dtype=np.int64) for row in rows])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jackpot_sim.core.sequence_divergences import NAMES, ratio_of_means, sampled
-from jackpot_sim.core.sequences import Rollouts, SequenceLaws, Sequences
+from jackpot_sim.core.sequences import SampledSequences, SequenceLaws, Sequences
 from tests.core.laws import normalised
 
 
@@ -26,7 +26,7 @@ def test_with_equal_counts_it_is_the_error_of_a_mean() -> None:
     assert error == pytest.approx(values.std(ddof=1) / math.sqrt(7), rel=1e-13)
 
 
-def rollouts(seed: int, n: int = 12) -> Rollouts:
+def rollouts(seed: int, n: int = 12) -> SampledSequences:
     generator = np.random.default_rng(seed)
     policy, actor = (normalised(generator.normal(size=(5, 3))) for _ in range(2))
 
@@ -34,7 +34,7 @@ def rollouts(seed: int, n: int = 12) -> Rollouts:
         prefix, token = (generator.integers(0, size, size=(n, 4)) for size in (5, 3))
         return Sequences(prefix, token, np.arange(4) < generator.integers(1, 5, size=(n, 1)))
 
-    return Rollouts(SequenceLaws(policy, actor, policy), paths(), np.zeros(n), paths(), np.zeros(n))
+    return SampledSequences(SequenceLaws(policy, actor, policy), paths(), np.zeros(n), paths(), np.zeros(n))
 
 
 def test_four_equal_prompts_have_half_the_error() -> None:

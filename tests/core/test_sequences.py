@@ -11,7 +11,7 @@ import pytest
 
 from jackpot_sim.core.sequences import (
     Enumeration,
-    Rollouts,
+    SampledSequences,
     SequenceLaws,
     Sequences,
     kl_of_measures,
@@ -151,12 +151,12 @@ def test_advantages_are_checked(advantage: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Enumeration(laws, PATHS, advantage)
     with pytest.raises(ValueError, match=message):
-        Rollouts(laws, PATHS, advantage, PATHS, good)
+        SampledSequences(laws, PATHS, advantage, PATHS, good)
     with pytest.raises(ValueError, match=message):
-        Rollouts(laws, PATHS, good, PATHS, advantage)
+        SampledSequences(laws, PATHS, good, PATHS, advantage)
 
 
 def test_as_many_sequences_of_the_policy_as_of_the_actor() -> None:
     laws = SequenceLaws(LAW, LAW, normalised(np.zeros((3, 2))))
     with pytest.raises(ValueError, match="2 sequences of the actor and 1 of the policy"):
-        Rollouts(laws, PATHS, np.ones(2), PATHS.take(slice(0, 1)), np.ones(1))
+        SampledSequences(laws, PATHS, np.ones(2), PATHS.take(slice(0, 1)), np.ones(1))

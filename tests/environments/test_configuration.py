@@ -8,7 +8,14 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from jackpot_sim.environments.states.advantage import Advantage, BinaryReward, FileAdvantage
 from jackpot_sim.environments.states.base_laws import BaseLaw, Dirichlet, LogitsFile, Zipf
-from jackpot_sim.environments.states.families import FAMILIES, ActorFile, LogitNoise, LowerOrder, MismatchFamily, TopK
+from jackpot_sim.environments.states.families import (
+    FAMILIES,
+    ActorFile,
+    LogitNoise,
+    LowerOrder,
+    MismatchFamily,
+    TopKTruncation,
+)
 from jackpot_sim.environments.states.ngram import Ngram
 
 
@@ -22,7 +29,9 @@ FAMILY, BASE, ADVANTAGE = adapter(MismatchFamily), adapter(BaseLaw), adapter(Adv
 def test_nested_kinds_pick_their_classes() -> None:
     given = {"kind": "logit-noise", "sigma": 0.1, "base": {"kind": "zipf"}, "advantage": {"kind": "binary"}}
     assert FAMILY.validate_python(given) == LogitNoise(sigma=0.1, base=Zipf(), advantage=BinaryReward())
-    assert FAMILY.validate_python({"kind": "top-k", "target_kl": 0.1}) == TopK(target_kl=0.1, base=Dirichlet())
+    assert FAMILY.validate_python({"kind": "top-k", "target_kl": 0.1}) == TopKTruncation(
+        target_kl=0.1, base=Dirichlet()
+    )
     ngram = {"kind": "lower-order", "order": 2, "base": {"kind": "ngram", "text": "some.txt"}}
     assert FAMILY.validate_python(ngram) == LowerOrder(order=2, base=Ngram(text=Path("some.txt")))
     assert BASE.validate_python({"kind": "logits-file", "path": "a.npy"}) == LogitsFile(path=Path("a.npy"))

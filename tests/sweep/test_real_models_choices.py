@@ -24,7 +24,8 @@ from jackpot_sim.environments.rollouts import built as realised_rollouts
 from jackpot_sim.environments.rollouts import hf as building
 from jackpot_sim.environments.rollouts.answers import AnswerReward, Match
 from jackpot_sim.environments.rollouts.built import ROLES, RealisedRollouts
-from jackpot_sim.environments.rollouts.hf import HuggingFace, spelt_out
+from jackpot_sim.environments.rollouts.hf import HuggingFace
+from jackpot_sim.environments.rollouts.shorthand import spelt_out
 from jackpot_sim.estimators.rollouts.at_states import Visited, at_states
 from jackpot_sim.sweep import real_models, records
 from jackpot_sim.sweep.cli import main
@@ -171,7 +172,7 @@ def test_an_older_actor_is_behind_a_policy_trained_on_its_own_law(checkpoints: P
 def test_ascent_takes_the_mean_reward_off_and_prompts_in_turn(
     checkpoints: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from jackpot_sim.environments.language_models import ascent
+    from jackpot_sim.environments.rollouts import ascent
 
     found, prompts, heats = built(checkpoints, temperature=0.5), [], []
     log_probs = ascent.token_log_probs

@@ -23,8 +23,9 @@ from jackpot_sim import estimators
 from jackpot_sim.core.sequences import Enumeration, SequenceLaws
 from jackpot_sim.core.topk import TopK
 from jackpot_sim.environments.language_models.build import TinyQwen3, build
+from jackpot_sim.environments.language_models.derivatives import log_prob_features
 from jackpot_sim.environments.language_models.library import in_double
-from jackpot_sim.environments.language_models.scoring import CausalLM, log_prob_features
+from jackpot_sim.environments.language_models.scoring import CausalLM
 from jackpot_sim.environments.prefix_tree import PrefixTree
 from jackpot_sim.estimators import Correction, Level, UpdateTarget
 from jackpot_sim.studies.estimator_spec import EstimatorSpec

@@ -1,1 +1,1 @@
-"""Small causal language models: built or loaded, trained for a moment, and scored at every prefix."""
+"""Causal language models through transformers: built or loaded, trained, sampled, and scored at every prefix."""

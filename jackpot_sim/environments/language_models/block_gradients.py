@@ -1,37 +1,33 @@
-"""Gradients of weighted log-probs of given sequences, in a chosen block of a model's parameters.
+"""Gradients of weighted log-probs of completions, in a chosen block of a model's parameters.
 
     Σ_i Σ_t c[k, i, t] · ∂ log p(y_t | prompt, y_<t) / ∂θ_block
 
-for many sets of coefficients k at once. A slice of sequences goes through the model once; each set costs one
-backward pass through what lies above the block, as nothing below it is differentiated.
-
-Sequences of different lengths are padded on the right: what is read there comes after every token that counts,
-so that a causal model needs no mask to overlook it, and positions are those of the unpadded sequence.
+for many sets of coefficients k at once. A slice of sequences goes through the model once; each set costs one backward
+pass through the layers above the block, as nothing below it is differentiated.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 import numpy as np
 
 from jackpot_sim.core.arrays import Flags, Floats, Ints
-from jackpot_sim.core.numerics import check_same_shape
 from jackpot_sim.environments.fields import check_positive
-from jackpot_sim.environments.language_models.build import check_positions
-from jackpot_sim.environments.language_models.library import Model, Tensor, logits
-from jackpot_sim.environments.language_models.walking import check_tokens, on_device, scoring_mode
+from jackpot_sim.environments.language_models.completions import Completions
+from jackpot_sim.environments.language_models.library import Model, Tensor
+from jackpot_sim.environments.language_models.walking import on_device, scoring_mode
 
-_NAMES_TOLD = 8
+_NAMES_LISTED = 8
 """Parameters that an error lists."""
 
 
 def block_of(model: Model, patterns: Sequence[str]) -> dict[str, Tensor]:
     """The parameters whose name matches any of the patterns, in the model's order; ("*",) is all of them.
 
-    A weight that is tied has several names, any of which may match; it is there once, under the first.
+    A tied weight has several names, any of which may match; it is listed once, under the first.
 
     Args:
         model: any model.
@@ -45,29 +41,29 @@ def block_of(model: Model, patterns: Sequence[str]) -> dict[str, Tensor]:
     names = list(model.named_parameters(remove_duplicate=False))
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name, _ in names):
-            told = ", ".join(name for name, _ in names[:_NAMES_TOLD])
-            raise ValueError(f"no parameter matches {pattern!r}: there are {len(names)}, among them {told}")
-    wanted = {id(weight) for name, weight in names if any(fnmatchcase(name, pattern) for pattern in patterns)}
-    return {name: weight for name, weight in model.named_parameters() if id(weight) in wanted}
+            some = ", ".join(name for name, _ in names[:_NAMES_LISTED])
+            raise ValueError(f"no parameter matches {pattern!r}: there are {len(names)}, among them {some}")
+    matching = {id(weight) for name, weight in names if any(fnmatchcase(name, pattern) for pattern in patterns)}
+    return {name: weight for name, weight in model.named_parameters() if id(weight) in matching}
 
 
 def token_log_probs(
     model: Model, prompts: Sequence[Ints], prompt: Ints, tokens: Ints, mask: Flags, temperature: float = 1.0
 ) -> Tensor:
-    """log p of every token, nats, with its graph to the model's own parameters, for a loss of one's own.
+    """log p of every token, nats, with its graph to the model's own parameters, from which a loss can be made.
 
-    Arguments as in `gradients`.
+    The arguments are those of `gradients`.
 
     Returns:
-        Shape (tokens,), sequence by sequence, as `tokens[mask]` has them.
+        Shape (tokens,), in the order of `tokens[mask]`.
 
     Raises:
-        ValueError: as `gradients`.
+        ValueError: as in `gradients`.
     """
     check_positive("temperature", temperature)
-    given = _Sequences.checked(model, prompts, prompt, tokens, mask, np.ones((1, *tokens.shape)))
+    completions = Completions.checked(model, prompts, prompt, tokens, mask)
     with scoring_mode(model, differentiable=True):
-        return _log_probs(model, dict(model.named_parameters()), given, temperature)
+        return _log_probs(model, dict(model.named_parameters()), completions, temperature)
 
 
 def gradients(
@@ -89,21 +85,21 @@ def gradients(
     Sequences without any coefficient cost nothing: one that GRPO gives an advantage of 0 is not read.
 
     Args:
-        model: the policy, in eval mode; of it nothing changes, neither weights nor `.grad` nor `requires_grad`.
+        model: the policy, in eval mode; nothing of it changes, neither weights nor `.grad` nor `requires_grad`.
         prompts: the token ids of each prompt, which may differ in length.
-        prompt: which of them each sequence follows, (n,).
+        prompt: the index of the prompt of each sequence, (n,).
         tokens: the sequences, (n, length).
         mask: True on tokens, which come before all padding, (n, length).
-        coefficients: c, (kinds, n, length); what they are at padding does not matter.
+        coefficients: c, (kinds, n, length), of any value at padding.
         patterns: the block, see `block_of`.
-        batches: which sequences go through the model together, one slice after the other.
-        temperature: what the logits are divided by, positive.
+        batches: the sequences that go through the model together, one slice after the other.
+        temperature: the divisor of the logits, positive.
         limit: the most bytes that one result may hold.
 
     Yields:
-        A slice, and its gradients, (kinds, parameters), float64: the parameters of the block flattened one after
-        the other, in the order of `block_of`. What a trainer divides by belongs into the coefficients. A set with
-        a coefficient of the slice that is not finite has no gradient there: nan.
+        A slice, and its gradients, (kinds, parameters), float64: the parameters of the block flattened one after the
+        other, in the order of `block_of`. A trainer's divisors belong into the coefficients. A set of coefficients
+        that is not finite on the slice has no gradient there: nan.
 
     Raises:
         ValueError: a shape differs, a token is none of the vocabulary, the context is too short, no parameter
@@ -112,68 +108,21 @@ def gradients(
     check_positive("temperature", temperature)
     block = block_of(model, patterns)
     _require_fits(len(coefficients), sum(weight.numel() for weight in block.values()), limit)
-    given = _Sequences.checked(model, prompts, prompt, tokens, mask, coefficients)
+    completions = Completions.checked(model, prompts, prompt, tokens, mask)
+    coefficients = _checked(coefficients, completions)
     with scoring_mode(model, differentiable=True):  # refuses here what it would refuse at the first slice
         pass
-    return ((rows, _of_slice(model, block, given.take(rows), temperature)) for rows in batches)
+    return (
+        (rows, _of_slice(model, block, completions.take(rows), coefficients[:, rows], temperature)) for rows in batches
+    )
 
 
-@dataclass(frozen=True, eq=False)
-class _Sequences:
-    """What is differentiated, checked."""
-
-    prompts: Sequence[Ints]
-    prompt: Ints
-    tokens: Ints
-    live: Flags
-    """True on tokens with a coefficient other than 0 in any set."""
-    coefficients: Floats
-
-    @classmethod
-    def checked(
-        cls, model: Model, prompts: Sequence[Ints], prompt: Ints, tokens: Ints, mask: Flags, coefficients: Floats
-    ) -> _Sequences:
-        prompts = [check_tokens(model, ids, f"prompts[{index}]", 1) for index, ids in enumerate(prompts)]
-        check_same_shape(mask, tokens, "mask", "tokens")
-        tokens = check_tokens(model, np.where(mask, tokens, 0), "tokens", 2)
-        if np.any(mask[:, 1:] & ~mask[:, :-1]):
-            raise ValueError("mask has a token after padding: tokens come before all padding")
-        if coefficients.ndim != 3 or coefficients.shape[1:] != tokens.shape or not len(coefficients):
-            raise ValueError(f"coefficients has shape {coefficients.shape}: (kinds, *{tokens.shape}) is expected")
-        coefficients = np.where(mask, coefficients, 0.0)
-        if prompt.shape != (len(tokens),):
-            raise ValueError(f"prompt has shape {prompt.shape}: there are {len(tokens)} sequences")
-        if prompt.min() < 0 or prompt.max() >= len(prompts):
-            raise ValueError(f"prompt goes from {prompt.min()} to {prompt.max()}: there are {len(prompts)} prompts")
-        lengths = np.array([len(ids) for ids in prompts])
-        check_positions(model, int(np.max(lengths[prompt] + mask.sum(axis=-1))), "the model")
-        return cls(prompts, prompt, tokens, np.any(coefficients != 0, axis=0), coefficients)
-
-    def take(self, rows: slice) -> _Sequences:
-        """Those of a slice that have any coefficient."""
-        there = np.arange(len(self.tokens))[rows]
-        there = there[self.live[there].any(axis=-1)]
-        return _Sequences(
-            self.prompts, self.prompt[there], self.tokens[there], self.live[there], self.coefficients[:, there]
-        )
-
-    def read(self) -> Ints:
-        """What the model reads: prompt and tokens up to the last but one that counts, padded on the right."""
-        upto = self.live.shape[1] - np.argmax(self.live[:, ::-1], axis=-1) - 1
-        parts = [
-            np.concatenate([self.prompts[prompt], tokens[:end]])
-            for prompt, tokens, end in zip(self.prompt, self.tokens, upto, strict=True)
-        ]
-        out = np.zeros((len(parts), max(map(len, parts))), dtype=np.int64)
-        for row, part in zip(out, parts, strict=True):
-            row[: len(part)] = part
-        return out
-
-    def places(self) -> tuple[Ints, Ints, Ints]:
-        """Of every live token the row, where its law stands in what is read, and its id."""
-        row, step = np.nonzero(self.live)
-        lengths = np.array([len(ids) for ids in self.prompts])
-        return row, lengths[self.prompt[row]] + step - 1, self.tokens[row, step]
+def _checked(coefficients: Floats, completions: Completions) -> Floats:
+    """The coefficients, 0 at padding; (kinds, n, length)."""
+    shape = completions.tokens.shape
+    if coefficients.ndim != 3 or coefficients.shape[1:] != shape or not len(coefficients):
+        raise ValueError(f"coefficients has shape {coefficients.shape}: (kinds, *{shape}) is expected")
+    return np.where(completions.mask, coefficients, 0.0)
 
 
 def _require_fits(kinds: int, parameters: int, limit: int) -> None:
@@ -184,42 +133,45 @@ def _require_fits(kinds: int, parameters: int, limit: int) -> None:
         )
 
 
-def _of_slice(model: Model, block: dict[str, Tensor], given: _Sequences, temperature: float) -> Floats:
+def _of_slice(
+    model: Model, block: dict[str, Tensor], completions: Completions, coefficients: Floats, temperature: float
+) -> Floats:
+    """The gradients of some completions, (kinds, parameters), from their coefficients (kinds, n, length)."""
     import torch
 
-    out = np.zeros((len(given.coefficients), sum(weight.numel() for weight in block.values())))
-    if not len(given.tokens):
+    out = np.zeros((len(coefficients), sum(weight.numel() for weight in block.values())))
+    wanted = np.any(coefficients != 0, axis=0)
+    rows = np.flatnonzero(wanted.any(axis=-1))
+    if not rows.size:
         return out
-    # Copies that share memory: whatever asks for gradients, the model's own parameters do not come to know of it.
+    wanted, coefficients = wanted[rows], coefficients[:, rows]
+    completions = dataclasses.replace(completions.take(rows), mask=wanted)
+    # Copies that share memory: no request for gradients reaches the model's own parameters.
     with scoring_mode(model, differentiable=True):
         weights = {name: weight.detach() for name, weight in model.named_parameters()}
         leaves = [weights[name].requires_grad_() for name in block]
-        log_probs = _log_probs(model, weights, given, temperature)
-        finite = np.array([bool(np.isfinite(each).all()) for each in given.coefficients])
+        log_probs = _log_probs(model, weights, completions, temperature)
+        finite = np.array([bool(np.isfinite(each).all()) for each in coefficients])
         out[~finite] = np.nan
         for kind in np.flatnonzero(finite):
-            each = given.coefficients[kind]
-            wanted = on_device(model, each[given.live]).to(log_probs.dtype)
-            found = torch.autograd.grad(
+            parts = torch.autograd.grad(
                 log_probs,
                 leaves,
-                wanted,
+                on_device(model, coefficients[kind][wanted]).to(log_probs.dtype),
                 retain_graph=bool(finite[kind + 1 :].any()),
                 allow_unused=True,
                 materialize_grads=True,
             )
-            out[kind] = np.concatenate([gradient.flatten().double().cpu().numpy() for gradient in found])
+            out[kind] = np.concatenate([gradient.flatten().double().cpu().numpy() for gradient in parts])
     return out
 
 
-def _log_probs(model: Model, weights: dict[str, Tensor], given: _Sequences, temperature: float) -> Tensor:
-    """log p of every live token, with its graph, (live tokens,); `weights` stand in for the model's own."""
+def _log_probs(model: Model, weights: dict[str, Tensor], completions: Completions, temperature: float) -> Tensor:
+    """log p of every token wanted, with its graph, (tokens,); `weights` stand in for the model's own."""
     import torch
 
-    row, place, token = given.places()
-    first = int(place.min())
-    scores = logits(model, on_device(model, given.read()), slice(first, int(place.max()) + 1), weights=weights)
-    scores = scores[on_device(model, row), on_device(model, place - first)]
+    scores = completions.logits(model, weights=weights)
     # Half precision has too few digits for a law over a large vocabulary.
     scores = scores.to(torch.promote_types(scores.dtype, torch.float32)) / temperature
-    return torch.log_softmax(scores, dim=-1).gather(-1, on_device(model, token)[:, None])[:, 0]
+    token = on_device(model, completions.tokens[completions.mask])
+    return torch.log_softmax(scores, dim=-1).gather(-1, token[:, None])[:, 0]

@@ -33,7 +33,7 @@ class TinyQwen3:
         heads: the number of query heads.
         kv_heads: the number of key and value heads, which divides `heads`.
         context: the most tokens, prompt and new ones together.
-        initial_scale: in units of transformers' own initial weights.
+        initial_scale: the standard deviation of the weights, in units of transformers' own.
     """
 
     kind: Literal["qwen3"] = "qwen3"
@@ -71,7 +71,7 @@ class Checkpoint:
     __pydantic_config__ = FORBID_EXTRA
 
     def files(self) -> tuple[Path, ...]:
-        """What the folder holds, in order; of a folder that is not there the path itself."""
+        """The files in the folder, in order; the path itself if there is no such folder."""
         folder = Path(self.path)
         return tuple(sorted(path for path in folder.iterdir() if path.is_file())) if folder.is_dir() else (folder,)
 
@@ -83,10 +83,10 @@ def build(config: LanguageModel, vocab: int, generator: np.random.Generator) -> 
     """The model in float64, without dropout; torch's global generator stays as it was.
 
     Args:
-        config: which model.
-        vocab: V, the tokens that the model must have.
-        generator: gives the weights of a random model, the same bits from the same state; a checkpoint
-            takes nothing from it.
+        config: the model.
+        vocab: V, the number of tokens that the model must have.
+        generator: gives the weights of a random model, the same bits from the same state; a checkpoint draws
+            nothing from it.
 
     Raises:
         ValueError: a checkpoint cannot be read, lacks weights, holds NaN or inf, has another vocabulary, or is not
@@ -105,13 +105,13 @@ def build(config: LanguageModel, vocab: int, generator: np.random.Generator) -> 
 
 
 def check_model(model: Model, name: str, *, vocab: int | None = None, positions: int | None = None) -> None:
-    """Refuses a model that cannot score what it will be asked to score.
+    """Refuses a model that cannot score the sequences of its environment.
 
     Args:
         model: the model.
-        name: what the caller calls it, for the error.
-        vocab: the tokens that it must have.
-        positions: the tokens that it must read, prompt and new ones together.
+        name: the model's name in errors.
+        vocab: the number of tokens that it must have.
+        positions: the number of tokens that it must read, prompt and new ones together.
 
     Raises:
         ValueError: a weight is NaN or inf, the vocabulary is another, or the context is too short.
@@ -125,11 +125,11 @@ def check_model(model: Model, name: str, *, vocab: int | None = None, positions:
 
 def check_vocabulary(model: Model, vocab: int, name: str) -> None:
     """Refuses a model with another number of tokens, in its config or in its head."""
-    for what, found in _vocabularies(model).items():
-        if found != vocab:
+    for place, size in _vocabularies(model).items():
+        if size != vocab:
             raise ValueError(
-                f"{name} has a vocabulary of {found} ({what}), and the environment, and so every model in it, one of "
-                f"{vocab}: give vocab={found}, or another model"
+                f"{name} has a vocabulary of {size} ({place}), and the environment, and so every model in it, one of "
+                f"{vocab}: give vocab={size}, or another model"
             )
 
 
@@ -146,7 +146,7 @@ def check_same_vocabulary(
     policy_tokenizer: Tokenizer | None = None,
     actor_tokenizer: Tokenizer | None = None,
 ) -> None:
-    """Refuses two models whose token ids do not mean the same; tokenizers are compared where both are given.
+    """Refuses two models whose token ids differ in meaning; tokenizers are compared where both are given.
 
     Raises:
         ValueError: the sizes differ, or a token has different ids.
@@ -192,7 +192,7 @@ def _random_qwen3(config: TinyQwen3, vocab: int, generator: np.random.Generator)
 
 
 def _vocabularies(model: Model) -> dict[str, int]:
-    """The size of the vocabulary, from each place that tells it."""
+    """The size of the vocabulary, by the place where the model states it."""
     head = model.get_output_embeddings()
     sizes = {"config.vocab_size": int(model.config.get_text_config().vocab_size)}
     return sizes if head is None else sizes | {"rows of the output embedding": int(head.weight.shape[0])}

@@ -1,8 +1,8 @@
 """Causal language models with their tokenizers, read from a folder or fetched from the Hugging Face hub.
 
-transformers accepts much that is not a policy: it fills missing weights with random numbers, makes an empty
-tokenizer out of a folder that has none, gives a language-model head to models that look ahead, and runs the
-code of strangers if asked. All of that is refused here. A folder is read without any network access.
+transformers accepts much that is not a policy: it fills missing weights with random numbers, makes an empty tokenizer
+out of a folder that has none, gives a language-model head to models that look ahead, and runs the code of strangers if
+asked. All of that is refused here. A folder is read without any network access.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ import json
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
 
 from jackpot_sim.environments.language_models.library import (
     LAST,
+    Dtype,
     Model,
     Tensor,
     Tokenizer,
@@ -32,7 +32,7 @@ from jackpot_sim.requirements import RequirementError
 
 _FETCHED = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt")
 _NOT_FETCHED = ("*/*", "consolidated*")
-"""Folders, and the same weights a second time in another layout."""
+"""Files that are not fetched: subfolders, and the same weights a second time in another layout."""
 
 
 class Precision(StrEnum):
@@ -44,8 +44,8 @@ class Precision(StrEnum):
     FP16 = "fp16"
 
     @property
-    def dtype(self) -> Any:
-        """torch's name of it."""
+    def dtype(self) -> Dtype:
+        """The format as torch's dtype."""
         import torch
 
         return {"fp64": torch.float64, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[self]
@@ -56,9 +56,9 @@ class Loaded:
     """A model that is ready to be read.
 
     Attributes:
-        model: in eval mode, on its device; attention is torch's sdpa where the architecture allows it.
-        tokenizer: the one that lay beside it, None if there was none.
-        name: what the caller called it.
+        model: the model in eval mode, on its device; attention is torch's sdpa where the architecture allows it.
+        tokenizer: the tokenizer beside the model, None if there was none.
+        name: the name or path by which it was loaded.
     """
 
     model: Model
@@ -67,7 +67,7 @@ class Loaded:
 
 
 def resolved_device(device: str) -> str:
-    """The device as torch names it: "auto" is "cuda" if there is one, else "cpu".
+    """The device's name in torch: "auto" is "cuda" if there is one, else "cpu".
 
     Raises:
         ValueError: there is no such device here.
@@ -88,30 +88,30 @@ def load(source: str | Path, *, precision: Precision, device: str) -> Loaded:
 
     Args:
         source: a folder as `save_pretrained` leaves it, or the name of a model on the Hugging Face hub.
-        precision: what the model computes in, whatever its weights were saved in.
-        device: as `resolved_device` takes it.
+        precision: the number format that the model computes in, whatever its weights were saved in.
+        device: a name that `resolved_device` takes.
 
     Raises:
-        ValueError: it cannot be fetched or read, needs code of its own, is no causal language model, has no
-            key-value cache, lacks weights, or holds NaN or inf; the error names the source.
+        ValueError: the source cannot be fetched or read, needs code of its own, is no causal language model, has no
+            key-value cache, lacks weights, or holds NaN or inf; the error names it.
     """
     import torch
 
-    where = resolved_device(device)
+    device = resolved_device(device)
     with quiet():
         folder = _folder(source)
         with torch.random.fork_rng(devices=[]):
-            model = read_model(folder, Precision(precision).dtype).to(where)
+            model = read_model(folder, Precision(precision).dtype).to(device)
         check_weights(model, str(source))
         check_causal(model, str(source))
         return Loaded(model, load_tokenizer(folder), str(source))
 
 
-def read_model(path: Path, dtype: Any) -> Model:
+def read_model(path: Path, dtype: Dtype) -> Model:
     """The model in a checkpoint's folder, in that dtype and in eval mode, without any network access.
 
     Raises:
-        ValueError: it cannot be read, needs code of its own, is no causal language model, or lacks weights.
+        ValueError: the folder cannot be read, needs code of its own, is no causal language model, or lacks weights.
     """
     path = Path(path)
     _check_config(path)
@@ -125,7 +125,7 @@ def read_model(path: Path, dtype: Any) -> Model:
             model, absent = pretrained(path, dtype)
         except RequirementError:
             raise
-        except Exception as error:  # whatever a broken file makes it raise
+        except Exception as error:  # a broken file has many ways to fail
             raise ValueError(f"{path}: cannot read a causal language model: {first_line(error)}") from error
     # transformers fills these with random numbers.
     if absent:
@@ -137,7 +137,7 @@ def load_tokenizer(path: Path) -> Tokenizer | None:
     """The tokenizer in a checkpoint's folder, None if there is none.
 
     Raises:
-        ValueError: there is one that cannot be read.
+        ValueError: a tokenizer is there and cannot be read.
     """
     path = Path(path)
     # Not left to transformers, which makes an empty one out of a folder with a config.json alone.
@@ -146,7 +146,7 @@ def load_tokenizer(path: Path) -> Tokenizer | None:
     with quiet():
         try:
             return pretrained_tokenizer(path)
-        except Exception as error:  # whatever a broken file makes it raise
+        except Exception as error:  # a broken file has many ways to fail
             raise ValueError(f"{path}: cannot read the tokenizer: {first_line(error)}") from error
 
 
@@ -162,11 +162,11 @@ def check_weights(model: Model, name: str) -> None:
 def check_causal(model: Model, name: str) -> None:
     """Refuses a model that looks ahead, or that cannot be read token by token in a padded batch.
 
-    Both are found out by reading three tokens: what a class takes as arguments does not tell.
+    Both are found out by reading three tokens: the arguments of a class do not tell.
 
     Raises:
         ValueError: it is such a model.
-        RequirementError: the installed transformers lacks what is needed to find out.
+        RequirementError: the installed transformers lacks the names that finding out needs.
     """
     import torch
 
@@ -174,14 +174,14 @@ def check_causal(model: Model, name: str) -> None:
     if not keeps_a_cache(model):
         raise ValueError(f"{name}: {kind} models keep no keys and values, and cannot be read token by token")
     with torch.inference_mode(), in_double(model):
-        # The same sums for both: what is left is the rounding of kernels that mix rows, as mixtures of experts may.
+        # The same sums for both: only kernels that mix rows, as mixtures of experts may, leave any rounding.
         if _differ(*_before_two_endings(model), 1e-3):
             raise ValueError(f"{name}: a {kind} model that looks ahead is no causal language model")
         # Sums in another order, whose rounding shows in half precision.
         if _differ(*_in_one_pass_and_in_steps(model), max(1e-3, 16 * torch.finfo(model.dtype).eps)):
             raise ValueError(
                 f"{name}: a {kind} model has other logits token by token in a padded batch than in one pass with "
-                "the installed transformers, and what it writes would carry wrong log-probs"
+                "the installed transformers, and its completions would carry wrong log-probs"
             )
 
 
@@ -195,7 +195,7 @@ def _before_two_endings(model: Model) -> tuple[Tensor, Tensor]:
 
 
 def _in_one_pass_and_in_steps(model: Model) -> tuple[Tensor, Tensor]:
-    """The logits after "0 last 1" and after "last 1", (2, vocab): each read whole, and both as a padded batch."""
+    """The logits after "0 last 1" and after "last 1", both (2, vocab): each read whole, and both as a padded batch."""
     import torch
 
     def tensor(rows: list[list[int]]) -> Tensor:
@@ -204,14 +204,14 @@ def _in_one_pass_and_in_steps(model: Model) -> tuple[Tensor, Tensor]:
     last = int(model.config.get_text_config().vocab_size) - 1
     whole = torch.cat([logits(model, tensor(row), LAST)[:, 0] for row in ([[0, last, 1]], [[last, 1]])])
     cache = empty_cache(model.config)
-    seen, positions = tensor([[1, 1], [0, 1]]), tensor([[0, 1], [0, 0]])
-    logits(model, tensor([[0, last], [0, last]]), LAST, cache=cache, mask=seen, positions=positions)
-    seen, positions = tensor([[1, 1, 1], [0, 1, 1]]), tensor([[2], [1]])
-    return whole, logits(model, tensor([[1], [1]]), LAST, cache=cache, mask=seen, positions=positions)[:, 0]
+    visible, positions = tensor([[1, 1], [0, 1]]), tensor([[0, 1], [0, 0]])
+    logits(model, tensor([[0, last], [0, last]]), LAST, cache=cache, mask=visible, positions=positions)
+    visible, positions = tensor([[1, 1, 1], [0, 1, 1]]), tensor([[2], [1]])
+    return whole, logits(model, tensor([[1], [1]]), LAST, cache=cache, mask=visible, positions=positions)[:, 0]
 
 
 def _differ(first: Tensor, other: Tensor, rounding: float) -> bool:
-    """Whether logits differ by more than a share of the largest; NaN differs from anything."""
+    """True if logits of one shape differ by more than a share of the largest; NaN differs from anything."""
     first, other = first.double(), other.double()
     return not float((first - other).abs().max()) <= rounding * float(first.abs().max())
 
@@ -222,7 +222,7 @@ def first_line(error: BaseException) -> str:
 
 
 def _folder(source: str | Path) -> Path:
-    """The folder that a source is, or into which the hub's client fetched it."""
+    """The folder of a source: the source itself, or the folder into which the hub's client fetched it."""
     path, written = Path(source).expanduser(), str(source)
     if path.is_dir() and written:
         return path
@@ -243,7 +243,7 @@ def _folder(source: str | Path) -> Path:
 
 
 def _check_config(path: Path) -> None:
-    """Refuses what config.json alone shows to be no causal language model."""
+    """Refuses a folder whose config.json alone shows that it holds no causal language model."""
     file = path / "config.json"
     if not file.is_file():
         raise ValueError(f"{path}: no checkpoint: there is no config.json")

@@ -35,9 +35,9 @@ from jackpot_sim.environments.prefix_tree import PrefixTree
 def parameter_gradient(model: Model, prompts: Ints, tree: PrefixTree, table: Floats) -> Floats:
     """Σ_s Σ_x table(s, x) · ∂z(x|s)/∂θ, z the logits: from a gradient in logits to one in parameters.
 
-    With the policy gradient at every (prompt, prefix, token) as the table, it is ∇_θ J. The prefixes are read as
-    `CausalLM.log_probs` reads them. A block is differentiated once all below it are, which have then said what
-    they want of its keys and values; so no more is held than a graph per level.
+    With the policy gradient at every (prompt, prefix, token) as the table, it is ∇_θ J. The prefixes are read as in
+    `CausalLM.log_probs`. A block is differentiated after all blocks below it, whose gradients in its keys and values
+    are then known; so no more is held than a graph per level.
 
     Args:
         model: the policy; neither its weights nor their `.grad` change.
@@ -49,7 +49,7 @@ def parameter_gradient(model: Model, prompts: Ints, tree: PrefixTree, table: Flo
         Shape (parameters,).
 
     Raises:
-        ValueError: as `CausalLM.log_probs`, or the table has another shape.
+        ValueError: as in `CausalLM.log_probs`, or the table has another shape.
     """
     import torch
 
@@ -60,12 +60,12 @@ def parameter_gradient(model: Model, prompts: Ints, tree: PrefixTree, table: Flo
     at_once = rows_at_once(model, prompts.shape[1] + tree.length)
 
     def visit(some: slice, rows: slice, cache: Cache, above: list[Tensor]) -> list[Tensor]:
-        """Adds this block and all below it to `total`; returns what they ask of the tensors `above`."""
+        """Adds the gradients of this block and all below it to `total`; returns those in the tensors `above`."""
         count = some.stop - some.start
         read = on_device(model, new_tokens(prompts[some], tree, rows))
         scores = logits(model, read, LAST, cache=cache, weights=weights)[:, 0]
         out = [scores]
-        wanted = [on_device(model, table[some, rows].reshape(-1, tree.vocab)).to(scores.dtype)]
+        outer = [on_device(model, table[some, rows].reshape(-1, tree.vocab)).to(scores.dtype)]
         blocks = list(blocks_below(tree, rows, at_once // count))
         if blocks:
             places = cached_tensors(cache)
@@ -73,16 +73,16 @@ def parameter_gradient(model: Model, prompts: Ints, tree: PrefixTree, table: Flo
             leaves = [tensor.detach().requires_grad_() for tensor in out[1:]]
             for (holder, name), leaf in zip(places, leaves, strict=True):
                 holder[name] = leaf
-            wanted += [torch.zeros_like(leaf) for leaf in leaves]
+            outer += [torch.zeros_like(leaf) for leaf in leaves]
             for below in blocks:
                 parents = on_device(model, parents_in(tree, rows, below, count))
-                for sum_, asked in zip(wanted[1:], visit(some, below, gathered(cache, parents), leaves), strict=True):
-                    sum_ += asked
+                for sum_, part in zip(outer[1:], visit(some, below, gathered(cache, parents), leaves), strict=True):
+                    sum_ += part
         inputs = [*weights.values(), *above]
-        found = torch.autograd.grad(out, inputs, wanted, allow_unused=True, materialize_grads=True)
-        for sum_, each in zip(total, found, strict=False):
+        gradients = torch.autograd.grad(out, inputs, outer, allow_unused=True, materialize_grads=True)
+        for sum_, each in zip(total, gradients, strict=False):
             sum_ += each
-        return list(found[len(total) :])
+        return list(gradients[len(total) :])
 
     with scoring_mode(model, differentiable=True):
         weights = {name: weight.detach().requires_grad_() for name, weight in model.named_parameters()}
@@ -105,7 +105,7 @@ def log_prob_features(model: Model, prompts: Ints, tree: PrefixTree, limit: int 
         Shape (prompts, prefixes, vocab, parameters).
 
     Raises:
-        ValueError: as `CausalLM.log_probs`, or the result would be larger than `limit`.
+        ValueError: as in `CausalLM.log_probs`, or the result would be larger than `limit`.
     """
     import torch
     from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -127,7 +127,7 @@ def log_prob_features(model: Model, prompts: Ints, tree: PrefixTree, limit: int 
     out = np.empty((len(prompts), tree.prefixes, tree.vocab, parameters))
     with scoring_mode(model, differentiable=True), sdpa_kernel(SDPBackend.MATH):  # the fused kernels have no vmap
         weights = {name: weight.detach() for name, weight in model.named_parameters()}
-        for prompt, found in zip(prompts, out, strict=True):
+        for prompt, features in zip(prompts, out, strict=True):
             read = prompt[None]
             for level, rows in enumerate(tree.levels):
                 if level:
@@ -137,7 +137,7 @@ def log_prob_features(model: Model, prompts: Ints, tree: PrefixTree, limit: int 
                 for start in range(0, len(read), at_once):
                     each = derivative(weights, on_device(model, read[start : start + at_once]))
                     block = slice(rows.start + start, rows.start + min(start + at_once, len(read)))
-                    found[block] = _flat(list(each.values()), 2).double().cpu().numpy()
+                    features[block] = _flat(list(each.values()), 2).double().cpu().numpy()
     return out
 
 

@@ -1,16 +1,15 @@
-"""A small pair of real language models, made in two minutes, for those who have no checkpoints at hand.
+"""A small pair of real language models, made in two minutes, where no checkpoints are at hand.
 
     python -m jackpot_sim.environments.language_models.example OUT
 
-A byte-level BPE, a Qwen3 as the policy and a smaller one as the actor are trained on the sources of Python's
-standard library, which every machine has; their prompts are beginnings of code that neither has seen. They are no
-good at anything, but their laws look like those of language models: a few tokens likely, a long tail, and much
-difference between states. Python's sources differ between its versions, and the models with them.
+A byte-level BPE, a Qwen3 as the policy and a smaller one as the actor are trained on the sources of Python's standard
+library, which every machine has; their prompts are beginnings of code that neither has seen. The models are good at
+nothing, but their laws look like those of language models: a few likely tokens, a long tail, and much difference
+between states. Python's sources differ between its versions, and so do the models.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 import re
@@ -18,33 +17,34 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import cyclopts
 import numpy as np
 from cyclopts import App, Parameter
+from numpy.typing import NDArray
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import Progress, TaskID
 
 from jackpot_sim.core.arrays import Ints
+from jackpot_sim.environments.corpus import split_text
 from jackpot_sim.environments.fields import check_count
-from jackpot_sim.environments.language_models.library import Model, Tokenizer, fresh, library, logits, quiet
+from jackpot_sim.environments.language_models.library import Model, Tensor, Tokenizer, fresh, library, logits, quiet
 from jackpot_sim.environments.language_models.threads import torch_threads
 from jackpot_sim.environments.randomness import keyed_generator
-from jackpot_sim.environments.states.ngram import split_text
 
 END = "<|endoftext|>"
-"""What ends a document; a document is what the sources separate by two blank lines, as a rule a class or function."""
+"""The end of a document, which two blank lines of the sources separate: as a rule a class or a function."""
 
 POLICY, ACTOR, PROMPTS = "policy", "actor", "prompts.jsonl"
-"""What is made, in the output folder."""
+"""The names of the results in the output folder."""
 
 _HELD_OUT = 0.05
 _PROMPT_CHARACTERS = (40, 200)
 _PEAK_RATE, _WARM_UP = 8e-3, 0.05
 
 Report = Callable[[str, int, int], None]
-"""Called with the name of what is trained, the steps done and the steps to do."""
+"""A function of the name of the model in training, the steps done and the steps to do."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,14 +57,14 @@ class Size:
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """What to make.
+    """The sizes of an example.
 
     Attributes:
         vocab: tokens of the tokenizer, and so of both models.
-        steps: steps of AdamW for the policy; the actor takes as many.
-        prompts: how many prompts.
-        seed: of the weights and of the order of the text.
-        max_bytes: how much of the text is read.
+        steps: steps of AdamW for each model.
+        prompts: the number of prompts.
+        seed: the seed of the weights and of the order of the text.
+        max_bytes: the most bytes of the text that are read.
         context: tokens that a model reads at a time in training; it can read four times as many.
         batch: pieces of text in a step.
         policy: the size of the policy.
@@ -92,11 +92,11 @@ class Example:
 
 @dataclass(frozen=True, kw_only=True)
 class Made:
-    """What came of it.
+    """The losses of an example that was made.
 
     Attributes:
-        losses: cross-entropy on text that was held out, nats per token, by name.
-        uniform: log vocab, what knowing nothing costs.
+        losses: cross-entropy on held-out text, nats per token, by the model's name.
+        uniform: log vocab, the cross-entropy of the uniform law.
     """
 
     losses: dict[str, float]
@@ -137,7 +137,7 @@ def make(out: Path, example: Example, report: Report = lambda *_: None) -> Made:
 
 
 def trained_tokenizer(documents: Sequence[str], vocab: int) -> Tokenizer:
-    """A byte-level BPE with an end token, which any text can be written in and read from."""
+    """A byte-level BPE with an end token, in which any text can be written."""
     from tokenizers import Tokenizer as Backend
     from tokenizers import decoders, models, pre_tokenizers, trainers
 
@@ -157,7 +157,7 @@ def trained_tokenizer(documents: Sequence[str], vocab: int) -> Tokenizer:
 def trained_model(
     name: str, size: Size, ids: Ints, example: Example, tokenizer: Tokenizer, report: Report = lambda *_: None
 ) -> Model:
-    """A Qwen3 after so many steps on pieces of the text `ids`, (tokens,), float32 and in eval mode."""
+    """A Qwen3 after the example's steps on pieces of the text `ids`, (tokens,); float32 and in eval mode."""
     import torch
 
     torch.manual_seed(int(keyed_generator(example.seed, "example weights", name).integers(2**62)))
@@ -184,7 +184,7 @@ def trained_model(
             starts = generator.integers(len(ids) - example.context, size=example.batch)
             loss = _loss(model, ids[starts[:, None] + np.arange(example.context + 1)])
             optimizer.zero_grad()
-            loss.backward()
+            torch.autograd.backward(loss)
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             schedule.step()
@@ -193,7 +193,7 @@ def trained_model(
 
 
 def loss_on(model: Model, ids: Ints, context: int, pieces: int = 64) -> float:
-    """Cross-entropy per token on the first pieces of a text, nats."""
+    """Cross-entropy per token on the first pieces of a text, (tokens,); nats."""
     import torch
 
     count = min(pieces, (len(ids) - 1) // context)
@@ -202,7 +202,7 @@ def loss_on(model: Model, ids: Ints, context: int, pieces: int = 64) -> float:
         return float(np.mean([_loss(model, row[None]).item() for row in rows]))
 
 
-def _loss(model: Model, rows: Ints) -> Any:
+def _loss(model: Model, rows: Ints) -> Tensor:
     """Cross-entropy of every token but the first of each row, (rows, context + 1), nats."""
     import torch
 
@@ -216,32 +216,32 @@ def _rate(done: float) -> float:
     return min(done / _WARM_UP + 1e-2, 0.5 * (1 + math.cos(math.pi * min(done, 1.0))))
 
 
-def _documents(symbols: Any) -> list[str]:
+def _documents(symbols: NDArray[np.uint8]) -> list[str]:
     text = symbols.tobytes().decode("utf-8", errors="ignore")
     return [document.strip("\n") + "\n" for document in text.split("\n\n\n") if document.strip()]
 
 
 def _joined(tokenizer: Tokenizer, documents: Sequence[str]) -> Ints:
-    """The text as one row of ids, each document with its end."""
+    """The documents as one row of ids, (tokens,), each with its end token."""
     rows = tokenizer(list(documents))["input_ids"]
     return np.concatenate([np.array([*row, tokenizer.eos_token_id], dtype=np.int64) for row in rows])
 
 
 def _prompts(documents: Sequence[str], example: Example) -> list[str]:
-    """Functions and classes that begin: some lines from their first on."""
+    """Beginnings of functions and classes: some lines from the first on."""
     least, most = _PROMPT_CHARACTERS
-    found = []
+    beginnings = []
     for document in documents:
         for start in (match.start() for match in re.finditer(r"^ *(def|class) ", document, re.MULTILINE)):
             end = document.find("\n", start + least) + 1
             if 0 < end - start <= most:
-                found.append(document[start:end])
-    if len(found) < example.prompts:
+                beginnings.append(document[start:end])
+    if len(beginnings) < example.prompts:
         raise ValueError(
-            f"the text that is held out gives {len(found)} prompts, not {example.prompts}: ask for fewer prompts"
+            f"the held-out text gives {len(beginnings)} prompts, not {example.prompts}: ask for fewer prompts"
         )
-    picked = keyed_generator(example.seed, "example prompts").permutation(len(found))[: example.prompts]
-    return [found[each] for each in sorted(picked)]
+    picked = keyed_generator(example.seed, "example prompts").permutation(len(beginnings))[: example.prompts]
+    return [beginnings[each] for each in sorted(picked)]
 
 
 app = App(
@@ -267,45 +267,41 @@ def _example(
         out: A folder that is new or empty.
         vocab: Tokens of the tokenizer.
         steps: Training steps of each model.
-        prompts: How many prompts.
-        seed: Of weights and text.
+        prompts: The number of prompts.
+        seed: The seed of weights and text.
     """
-    raise AssertionError("the arguments are bound, never called")
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Makes the pair, and says how well it knows text that it has not seen. 0, or 2 for bad input."""
-    errors = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
-    tokens = list(sys.argv[1:] if argv is None else argv)
-    try:
-        if any(token in ("--help", "-h") for token in tokens):
-            app.help_print(tokens=[])
-            return 0
-        _, bound, _ = app.parse_args(tokens, exit_on_error=False, print_error=False)
-        _run(*bound.args, **bound.kwargs)
-        return 0
-    except (cyclopts.CycloptsError, ValueError) as error:
-        errors.print(f"example: {' '.join(str(error).split())}")
-    return 2
-
-
-def _run(out: Path, **changes: Any) -> None:
     console = Console(highlight=False, soft_wrap=True)
     with Progress(console=Console(stderr=True), transient=True) as bars:
-        shown: dict[str, Any] = {}
+        shown: dict[str, TaskID] = {}
 
         def report(name: str, done: int, all_: int) -> None:
             if name not in shown:
                 shown[name] = bars.add_task(name, total=all_)
             bars.update(shown[name], completed=done)
 
-        made = make(out, dataclasses.replace(Example(), **changes), report)
+        made = make(out, Example(vocab=vocab, steps=steps, prompts=prompts, seed=seed), report)
     for name, loss in made.losses.items():
         console.print(
             f"{out / name}: {loss:.2f} nats per token of unseen code, perplexity {math.exp(loss):.0f} "
-            f"(knowing nothing: {made.uniform:.2f} nats)"
+            f"(uniform law: {made.uniform:.2f} nats)"
         )
     console.print(f"{out / PROMPTS}: prompts")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Makes the pair and prints its losses on unseen text; the exit code is 0, or 2 for bad input."""
+    errors = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
+    tokens = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if any(token in ("--help", "-h") for token in tokens):
+            app.help_print(tokens=[])
+            return 0
+        command, bound, _ = app.parse_args(tokens, exit_on_error=False, print_error=False)
+        command(*bound.args, **bound.kwargs)
+        return 0
+    except (cyclopts.CycloptsError, ValueError) as error:
+        errors.print(f"example: {' '.join(str(error).split())}")
+    return 2
 
 
 if __name__ == "__main__":

@@ -1,13 +1,14 @@
-"""What number formats keep: values in, the nearest values that the format holds out."""
+"""Number formats that models are served in, and tensors rounded to them."""
 
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Any
+
+from jackpot_sim.environments.language_models.library import Tensor
 
 
 class Format(StrEnum):
-    """A number format that models are served in."""
+    """A number format of weights, or of keys and values."""
 
     BF16 = "bf16"
     FP8_E4M3 = "fp8-e4m3"
@@ -19,22 +20,22 @@ class Format(StrEnum):
 _LARGEST = {Format.FP8_E4M3: 448.0, Format.FP8_E5M2: 57344.0, Format.INT8: 127.0, Format.INT4: 7.0}
 
 
-def rounded(values: Any, to: Format, group: int | None = None) -> Any:
-    """A tensor's values as the format keeps them, in the tensor's own dtype and shape.
+def rounded(values: Tensor, to: Format, group: int | None = None) -> Tensor:
+    """A tensor's values rounded to the nearest in the format, in the tensor's own dtype and shape.
 
-    bf16 rounds as it is. The others share one scale among the entries of a vector along the last axis, so
-    that its largest magnitude is the largest of the format (448, 57344, 127, 7): symmetric, without a zero
-    point, the scale itself kept in full precision. Halves go to even.
+    bf16 needs no scale. In the others the entries of a vector along the last axis share one scale, so that its
+    largest magnitude is the largest of the format (448, 57344, 127, 7): symmetric, without a zero point, the scale
+    itself kept in full precision. Halves go to even.
 
     Args:
         values: shape (..., n).
-        to: what to round to.
+        to: the format.
         group: entries per scale; the last group may be shorter. None is the whole vector.
     """
     import torch
 
     if group is not None:
-        return torch.cat([rounded(part, to) for part in values.split(group, dim=-1)], dim=-1)
+        return torch.cat([rounded(part, to) for part in torch.split(values, group, dim=-1)], dim=-1)
     if to is Format.BF16:
         return values.to(torch.bfloat16).to(values.dtype)
     scale = values.abs().amax(-1, keepdim=True) / _LARGEST[to]

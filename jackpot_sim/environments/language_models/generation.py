@@ -1,8 +1,8 @@
 """Sequences written by a model, many prompts at a time, with the log-probs that a server returns.
 
-A prompt is read once, whatever number of sequences follow it; then every step reads one token of each sequence
-that has not ended, against the keys and values of those before. Prompts of different lengths are aligned at
-their ends. Uniforms decide the tokens, so what is written does not depend on the batches it was written in.
+A prompt is read once, whatever number of sequences follow it; then every step reads one token of each sequence that has
+not ended, against the keys and values of those before. Prompts of different lengths are aligned at their ends. Uniforms
+decide the tokens, so the sequences do not depend on the batches in which they are written.
 """
 
 from __future__ import annotations
@@ -13,16 +13,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from jackpot_sim.core.arrays import Flags, Floats, Ints
-from jackpot_sim.core.backend import logsumexp, to_numpy
+from jackpot_sim.core.backend import logsumexp, namespace, to_numpy
 from jackpot_sim.core.sampling import categorical
 from jackpot_sim.core.topk import TopK
 from jackpot_sim.environments.fields import check_count
 from jackpot_sim.environments.language_models.build import check_positions
+from jackpot_sim.environments.language_models.completions import checked_prompts
 from jackpot_sim.environments.language_models.library import LAST, Cache, Model, Tensor, gathered, logits
 from jackpot_sim.environments.language_models.prompts import left_padded
 from jackpot_sim.environments.language_models.sampling_law import SamplingLaw
 from jackpot_sim.environments.language_models.scoring import CausalLM
-from jackpot_sim.environments.language_models.walking import check_tokens, on_device, scoring_mode
+from jackpot_sim.environments.language_models.walking import on_device, scoring_mode
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,13 +31,13 @@ class Written:
     """n sequences of at most `length` tokens, as a server returns them.
 
     Attributes:
-        prompt: which prompt each follows, (n,).
+        prompt: the index of the prompt that each follows, (n,).
         tokens: ids, int64 (n, length); 0 at padding.
         mask: True on tokens, an end token included, which come before all padding; (n, length).
-        log_probs: of each token under the law that was sampled from, float64 (n, length), nats; 0 at padding.
-        raw_log_probs: the same under the model's own law, before temperature, top-k and top-p.
-        topk: the likeliest tokens of the law that was sampled from, numpy (n, length, k); ids 0 with −inf at
-            padding. None if none were asked for.
+        log_probs: log q of each token under the law that was sampled from, float64 (n, length), nats; 0 at padding.
+        raw_log_probs: log q of each token under the model's own law, before temperature, top-k and top-p.
+        topk: the likeliest tokens of the law that was sampled from, numpy (n, length, k); ids 0 with −inf at padding.
+            None if none were asked for.
     """
 
     prompt: Ints
@@ -62,25 +63,26 @@ def generate(
     """One sequence after its prompt for every row of `uniforms`.
 
     Args:
-        scorer: the model and its cache; its `transform` must be None, since `sampling` takes that place.
+        scorer: the model and its cache; its `transform` must be None, since `sampling` takes its place.
         prompts: ids, each of shape (its length,).
-        prompt: which of them each sequence follows, (n,). Sequences of one prompt side by side read it once.
+        prompt: the index of the prompt of each sequence, (n,). Sequences of one prompt side by side read it once.
         uniforms: in [0, 1), (n, length): the token of a step is the first i with P(token ≤ i) > u.
-        sampling: what the sampler makes of the model's law.
+        sampling: from the model's logits to the law that is sampled from.
         end_tokens: a sequence ends with the first of these, or at `length`.
         batch_size: sequences at a time.
-        topk: how many of the likeliest tokens to keep of every law; 0 keeps none.
+        topk: the number of likeliest tokens to keep of every law; 0 keeps none.
         report: called with the number of sequences written so far, after each batch.
 
     Raises:
         ValueError: a token is none of the vocabulary, the context is too short, a shape is off, a number is out of
             range, or the model gives NaN.
     """
-    checked = check_written(scorer.model, prompts, prompt, uniforms.shape)
+    checked = checked_prompts(scorer.model, prompts, prompt, uniforms.shape)
+    check_positions(scorer.model, max(map(len, checked)) + uniforms.shape[1], "the model")
     check_count("batch_size", batch_size, 1)
     check_count("topk", topk, 0)
     if scorer.transform is not None:
-        raise ValueError("transform is given beside sampling: what a sampler does belongs into sampling")
+        raise ValueError("transform is given beside sampling: the cuts of a sampler belong into sampling")
     pages = _Pages(uniforms, sampling, np.asarray(sorted(end_tokens), dtype=np.int64), topk, scorer.model)
     for start in range(0, len(uniforms), batch_size):
         rows = np.arange(start, min(start + batch_size, len(uniforms)))
@@ -90,19 +92,8 @@ def generate(
     return pages.written(prompt)
 
 
-def check_written(model: Model, prompts: Sequence[Ints], prompt: Ints, shape: tuple[int, ...]) -> list[Ints]:
-    """The prompts as int64, refused unless the model can read them and `shape`, (n, length), of tokens after them."""
-    if len(shape) != 2 or 0 in shape or prompt.shape != shape[:1]:
-        raise ValueError(f"one prompt each for n sequences of a length of at least 1, got {prompt.shape} and {shape}")
-    if prompt.min() < 0 or prompt.max() >= len(prompts):
-        raise ValueError(f"prompt holds {prompt.min()} to {prompt.max()}: there are {len(prompts)} prompts")
-    checked = [check_tokens(model, each, f"prompt {number}", 1) for number, each in enumerate(prompts)]
-    check_positions(model, max(map(len, checked)) + shape[1], "the model")
-    return checked
-
-
 class _Pages:
-    """What is written, filled step by step; it decides each token."""
+    """The sequences so far: each step decides one token of every sequence and writes it down."""
 
     def __init__(self, uniforms: Floats, sampling: SamplingLaw, ends: Ints, topk: int, model: Model) -> None:
         self._uniforms, self._sampling, self._ends, self._model = uniforms, sampling, ends, model
@@ -117,29 +108,37 @@ class _Pages:
         self._top = np.full((*shape, k), -np.inf, dtype=np.float32)
 
     def draw(self, rows: Ints, step: int, scores: Tensor) -> tuple[Ints, Flags]:
-        """The tokens of these sequences at this step, and whether each goes on; `scores` are logits (rows, vocab)."""
+        """The tokens of these sequences at this step, and True where a sequence goes on; both (rows,).
+
+        Args:
+            rows: the sequences, (rows,).
+            step: the index of the token.
+            scores: logits, (rows, vocab).
+        """
         law = self._sampling.log_probs(scores)
         tokens = categorical(law, on_device(self._model, self._uniforms[rows, step, None]))
         drawn = to_numpy(tokens)[:, 0]
         self._tokens[rows, step], self._mask[rows, step] = drawn, True
-        chosen = to_numpy(law.gather(-1, tokens))[:, 0]
-        self._log_probs[rows, step] = self._raw_log_probs[rows, step] = chosen
+        xp = namespace(law)
+        self._log_probs[rows, step] = to_numpy(xp.take_along_axis(law, tokens, axis=-1))[:, 0]
+        self._raw_log_probs[rows, step] = self._log_probs[rows, step]
         if not self._sampling.is_plain:
-            raw = scores.gather(-1, tokens).double() - logsumexp(scores.double(), keepdims=True)
+            own = scores.double()
+            raw = xp.take_along_axis(own, tokens, axis=-1) - logsumexp(own, keepdims=True)
             self._raw_log_probs[rows, step] = to_numpy(raw)[:, 0]
         if self._ids.shape[-1]:
-            kept = TopK.of(law, self._ids.shape[-1])
-            self._ids[rows, step], self._top[rows, step] = to_numpy(kept.ids), to_numpy(kept.log_probs)
+            top = TopK.of(law, self._ids.shape[-1])
+            self._ids[rows, step], self._top[rows, step] = to_numpy(top.ids), to_numpy(top.log_probs)
         return drawn, ~np.isin(drawn, self._ends)
 
     def written(self, prompt: Ints) -> Written:
-        """All of it."""
+        """All sequences."""
         topk = TopK(self._ids, self._top) if self._ids.shape[-1] else None
         return Written(prompt, self._tokens, self._mask, self._log_probs, self._raw_log_probs, topk)
 
 
 def _write(scorer: CausalLM, prompts: Sequence[Ints], prompt: Ints, rows: Ints, pages: _Pages) -> None:
-    """One batch: the sequences `rows`, each after its prompt."""
+    """Writes the sequences `rows`, each after its prompt, as one batch."""
     model = scorer.model
     distinct, which = np.unique(prompt, return_inverse=True)
     ids, mask = left_padded([prompts[each] for each in distinct])
@@ -164,14 +163,14 @@ def _last_logits(model: Model, ids: Ints, mask: Flags, cache: Cache) -> Tensor:
         model: the model.
         ids: new tokens, (rows, new).
         mask: True on tokens and False on padding, of those in the cache and the new ones, (rows, all).
-        cache: what has been read before.
+        cache: the keys and values of what has been read before.
     """
-    seen, positions = None, None
+    visible, positions = None, None
     if not mask.all():
-        seen = on_device(model, mask.astype(np.int64))
+        visible = on_device(model, mask.astype(np.int64))
         positions = on_device(model, np.maximum(np.cumsum(mask, axis=1) - 1, 0)[:, -ids.shape[1] :])
     with scoring_mode(model):
-        return logits(model, on_device(model, ids), LAST, cache=cache, mask=seen, positions=positions)[:, 0]
+        return logits(model, on_device(model, ids), LAST, cache=cache, mask=visible, positions=positions)[:, 0]
 
 
 def _gathered(model: Model, cache: Cache, rows: Ints) -> Cache:

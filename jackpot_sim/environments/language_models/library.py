@@ -1,12 +1,12 @@
-"""Everything that the project asks of transformers, whose argument and attribute names change between releases.
+"""The one adapter to transformers, whose argument and attribute names change between releases.
 
-Each function looks at what the installed release offers, its signatures and attributes, and never at its version
-number; where there is a new name and an old one, the new one is used. No other module names an argument of a model's
-forward pass, a cache class, or a private attribute, and a test of the architecture holds that.
+Each function looks at the signatures and attributes of the installed release, never at its version number; where there
+is a new name and an old one, the new one is used. No other module names an argument of a model's forward pass, a cache
+class, or a private attribute, and a test of the architecture holds that.
 
 transformers computes some steps in float32 whatever the model's dtype (norms, rotary angles, some softmaxes), which
-leaves a float64 model about six digits. `in_double` makes them float64 too, so that a law does not depend on how it
-was computed, and derivatives can be checked.
+leaves a float64 model about six digits. `in_double` makes them float64 too, so that a law does not depend on the way in
+which it is computed, and derivatives can be checked.
 """
 
 from __future__ import annotations
@@ -18,13 +18,24 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from jackpot_sim.environments.fields import check_count
 from jackpot_sim.requirements import RequirementError, imported, require
 
+if TYPE_CHECKING:
+    import torch
+
+    Tensor: TypeAlias = torch.Tensor
+    Dtype: TypeAlias = torch.dtype
+else:
+    Tensor = Dtype = object
+
 Model: TypeAlias = Any
 """A transformers `PreTrainedModel` with a language-model head."""
+
+Config: TypeAlias = Any
+"""A transformers `PreTrainedConfig`."""
 
 Tokenizer: TypeAlias = Any
 """A transformers tokenizer."""
@@ -32,15 +43,13 @@ Tokenizer: TypeAlias = Any
 Cache: TypeAlias = Any
 """A transformers `Cache`."""
 
-Tensor: TypeAlias = Any
-"""A torch tensor."""
-
 _CACHE_ARGUMENTS = ("cache", "past_key_values")
-"""What the forward pass calls its cache, the newest name first."""
+"""The names of the cache among the arguments of a forward pass, the newest first."""
 
 WHOLE = slice(None)
+"""All tokens that are read."""
 LAST = slice(-1, None)
-"""The last of the tokens that are read."""
+"""The last token that is read."""
 
 
 @functools.cache
@@ -57,7 +66,7 @@ def library() -> Any:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """A context without progress bars and reports of transformers and the hub: the errors here say what they say."""
+    """A context without progress bars and log lines of transformers and the hub; failures raise errors all the same."""
     logger, hub = library().utils.logging, logging.getLogger("huggingface_hub")
     level, bars, hub_level = logger.get_verbosity(), logger.is_progress_bar_enabled(), hub.level
     logger.set_verbosity_error()
@@ -75,15 +84,15 @@ def quiet() -> Iterator[None]:
 # --- Loading and making -----------------------------------------------------------------------------------------------
 
 
-def pretrained(path: Path, dtype: Any) -> tuple[Model, list[str]]:
-    """The model in a folder, and the names of the weights that are missing there, which hold random numbers.
+def pretrained(path: Path, dtype: Dtype) -> tuple[Model, list[str]]:
+    """The model in a folder, and the names of the weights that the folder lacks, which hold random numbers.
 
     Nothing is fetched, no code that lies in the folder is run, and only safetensors are read.
     """
     import torch
 
     # torch's grouped product, with which transformers computes experts, has no float64.
-    given = {"experts_implementation": "eager"} if dtype == torch.float64 else {}
+    options = {"experts_implementation": "eager"} if dtype == torch.float64 else {}
     model, info = library().AutoModelForCausalLM.from_pretrained(
         path,
         local_files_only=True,
@@ -91,10 +100,10 @@ def pretrained(path: Path, dtype: Any) -> tuple[Model, list[str]]:
         trust_remote_code=False,
         dtype=dtype,
         output_loading_info=True,
-        **given,
+        **options,
     )
     with torch.no_grad():
-        # Memory of torch's own: tensors that lie in the file at another alignment give sums with other last digits.
+        # In torch's own memory: tensors at the alignment of the file would give sums with other last digits.
         for tensor in [*model.parameters(), *model.buffers()]:
             tensor.data = tensor.data.clone()
     return model, sorted(info["missing_keys"])
@@ -105,18 +114,18 @@ def pretrained_tokenizer(path: Path) -> Tokenizer:
     return library().AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
 
 
-def fresh(config: Any, dtype: Any, like: Model | None = None) -> Model:
-    """A model with random weights; its attention is computed as that of `like`, or by torch's sdpa."""
+def fresh(config: Config, dtype: Dtype, like: Model | None = None) -> Model:
+    """A model with random weights, whose attention is computed as that of `like`, or by torch's sdpa."""
     attention = "sdpa" if like is None else _attention(like)
     return library().AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=attention)
 
 
-def known_kinds() -> Mapping[str, Any]:
+def known_kinds() -> Mapping[str, str]:
     """Every `model_type` that transformers knows."""
     return _mapping("configuration_auto", "CONFIG_MAPPING_NAMES")
 
 
-def causal_kinds() -> Mapping[str, Any]:
+def causal_kinds() -> Mapping[str, str]:
     """The `model_type` of every causal language model, with the name of its class."""
     return _mapping("modeling_auto", "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES")
 
@@ -124,13 +133,13 @@ def causal_kinds() -> Mapping[str, Any]:
 def end_tokens(model: Model | None, tokenizer: Tokenizer | None) -> tuple[int, ...]:
     """The tokens that end a completion: those of the model's generation config, or else the tokenizer's.
 
-    The tokenizer's own is the first of them, if it is among them: a text is written with that one.
+    The tokenizer's own comes first, if it is among them: a text is written with that one.
     """
-    found = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    ends = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     own = None if tokenizer is None else tokenizer.eos_token_id
-    if found is None:
-        found = [] if own is None else [own]
-    ids = [int(token) for token in (found if isinstance(found, list | tuple) else [found])]
+    if ends is None:
+        ends = [] if own is None else [own]
+    ids = [int(token) for token in (ends if isinstance(ends, list | tuple) else [ends])]
     return tuple(sorted(dict.fromkeys(ids), key=lambda token: token != own))
 
 
@@ -149,48 +158,53 @@ def logits(
 ) -> Tensor:
     """The logits at some of the tokens that are read, shape (rows, kept, vocab).
 
-    A model that can be asked for these alone computes no others, which may be the largest thing in memory.
+    A model that offers it computes no other logits, which may be the largest thing in memory.
 
     Args:
         model: a causal language model.
         ids: new tokens, (rows, new).
-        kept: which of the new tokens, without a step.
-        cache: what has been read before; it grows by the new tokens. None keeps nothing.
-        mask: 1 on tokens and 0 on padding, (rows, all), or who sees whom, (rows, 1, new, all); None sees all before.
-        positions: of the new tokens, (rows, new); None counts from what the cache holds.
+        kept: the new tokens whose logits are wanted, a slice without a step.
+        cache: the keys and values of the tokens before; it grows by the new tokens. None keeps nothing.
+        mask: 1 on tokens and 0 on padding, (rows, all), or True where a token sees another, (rows, 1, new, all); None
+            lets each token see all before it.
+        positions: those of the new tokens, (rows, new); None counts from the end of the cache.
         weights: stand in for the model's own, by name.
     """
     import torch
 
     offered = _parameters(model)
-    given: dict[str, Any] = _cache_options(model, cache)
+    options = _cache_options(model, cache)
     if mask is not None:
-        given["attention_mask"] = mask
+        options["attention_mask"] = mask
     if positions is not None and "position_ids" in offered:
-        given["position_ids"] = positions
+        options["position_ids"] = positions
     start, stop, _ = kept.indices(ids.shape[1])
     if stop - start < ids.shape[1] and "logits_to_keep" in offered:
         to_the_end = stop == ids.shape[1]
-        given["logits_to_keep"] = stop - start if to_the_end else torch.arange(start, stop, device=ids.device)
+        options["logits_to_keep"] = stop - start if to_the_end else torch.arange(start, stop, device=ids.device)
         kept = WHOLE
-    out = model(ids, **given) if weights is None else torch.func.functional_call(model, dict(weights), (ids,), given)
-    return out.logits[:, kept]
+    out = (
+        model(ids, **options) if weights is None else torch.func.functional_call(model, dict(weights), (ids,), options)
+    )
+    scores: Tensor = out.logits[:, kept]
+    return scores
 
 
 def hidden_states(model: Model, ids: Tensor, cache: Cache | None = None) -> Tensor:
-    """The last hidden states at every token that is read, (rows, new, width): what the head makes logits of."""
+    """The last hidden states at every token of `ids` (rows, new), (rows, new, width): the input of the head."""
     layers = model.base_model
-    return layers(ids, **_cache_options(layers, cache)).last_hidden_state
+    states: Tensor = layers(ids, **_cache_options(layers, cache)).last_hidden_state
+    return states
 
 
 def logits_of_states(model: Model, states: Tensor) -> Tensor:
     """The logits that the model itself makes of last hidden states (rows, width), shape (rows, vocab).
 
-    The model is given one token to read, and `states` take the place of what its layers make of that.
+    The model reads one token, and `states` take the place of the hidden state of that token.
     """
     import torch
 
-    def replaced(_: Any, __: Any, output: Any) -> Any:
+    def replaced(_: object, __: object, output: Any) -> object:
         output.last_hidden_state = states[None]
         return output
 
@@ -202,7 +216,7 @@ def logits_of_states(model: Model, states: Tensor) -> Tensor:
 
 
 def keeps_a_cache(model: Model) -> bool:
-    """Whether the model can go on from what it has read.
+    """True if the model can go on from the tokens that it has read.
 
     Raises:
         RequirementError: the installed transformers gives no model a cache under a name known here.
@@ -215,16 +229,16 @@ def keeps_a_cache(model: Model) -> bool:
 
 
 def takes_any_mask(model: Model) -> bool:
-    """Whether the model takes positions and a mask of who sees whom, and computes attention with torch's sdpa.
+    """True if the model takes positions and any attention mask, and computes attention with torch's sdpa.
 
-    Layers with a window make such a mask of their own, and so say no.
+    False if a layer has a window, which makes a mask of its own.
     """
     if _attention(model) != "sdpa" or any(windows(model.config)):
         return False
     return {"position_ids", "attention_mask"} <= set(_parameters(model))
 
 
-def _cache_options(module: Any, cache: Cache | None) -> dict[str, Any]:
+def _cache_options(module: Model, cache: Cache | None) -> dict[str, object]:
     if cache is None:
         return {"use_cache": False}
     name = _cache_argument(module)
@@ -233,40 +247,40 @@ def _cache_options(module: Any, cache: Cache | None) -> dict[str, Any]:
     return {name: cache, "use_cache": True}
 
 
-def _cache_argument(module: Any) -> str | None:
+def _cache_argument(module: Model) -> str | None:
     return next((name for name in _CACHE_ARGUMENTS if name in _parameters(module)), None)
 
 
-def _parameters(module: Any) -> frozenset[str]:
+def _parameters(module: Model) -> frozenset[str]:
     return _parameters_of(type(module).forward)
 
 
 @functools.cache
-def _parameters_of(forward: Callable[..., Any]) -> frozenset[str]:
+def _parameters_of(forward: Callable[..., object]) -> frozenset[str]:
     return frozenset(inspect.signature(forward).parameters)
 
 
 # --- Caches and windows -----------------------------------------------------------------------------------------------
 
 
-def empty_cache(config: Any) -> Cache:
-    """A cache that keeps what it is given; layers with a sliding window keep that."""
+def empty_cache(config: Config) -> Cache:
+    """A cache that keeps keys and values unchanged; layers with a sliding window keep their window."""
     return _cache_class()(config=config)
 
 
-def rounding_cache(config: Any, round_: Callable[[Tensor], Tensor]) -> Cache:
+def rounding_cache(config: Config, round_: Callable[[Tensor], Tensor]) -> Cache:
     """A cache that keeps keys and values rounded, so that attention reads rounded ones, the newest included.
 
     Args:
         config: that of the model; layers with a sliding window keep their window.
-        round_: from keys or values of shape (batch, heads, tokens, head size) to rounded ones of the same shape
-            and dtype. Each token must be rounded by itself, or the law would depend on how it is scored. A cast
-            to float32 is one, here.
+        round_: from keys or values of shape (batch, heads, tokens, head size) to rounded ones of the same shape and
+            dtype. Each token must be rounded by itself, or the law would depend on the way of scoring. Within it, a
+            cast to float32 is one, also for float64 models.
     """
     import torch
 
     class RoundingCache(_cache_class()):  # type: ignore[misc]
-        def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> Any:
+        def update(self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object) -> object:
             with torch._C.DisableTorchFunction():  # in_double would undo a cast
                 key_states, value_states = round_(key_states), round_(value_states)
             return super().update(key_states, value_states, *args, **kwargs)
@@ -275,7 +289,7 @@ def rounding_cache(config: Any, round_: Callable[[Tensor], Tensor]) -> Cache:
 
 
 def gathered(cache: Cache, rows: Tensor) -> Cache:
-    """A cache with these rows of another, which stays as it is; `rows` of shape (n,) may repeat and reorder."""
+    """A cache with these rows of another, which does not change; `rows` of shape (n,) may repeat and reorder."""
     out = copy.copy(cache)
     out.layers = []
     for layer in _layers(cache):
@@ -287,11 +301,11 @@ def gathered(cache: Cache, rows: Tensor) -> Cache:
     return out
 
 
-def cached_tensors(cache: Cache) -> list[tuple[dict[Any, Any], Any]]:
+def cached_tensors(cache: Cache) -> list[tuple[dict[str, Tensor], str]]:
     """The places where a cache keeps its tensors, keys, values and recurrent states: (holder, name) of each."""
     import torch
 
-    places = []
+    places: list[tuple[dict[str, Tensor], str]] = []
     for layer in _layers(cache):
         holders = [vars(layer), *(value for value in vars(layer).values() if isinstance(value, dict))]
         places += [
@@ -303,8 +317,8 @@ def cached_tensors(cache: Cache) -> list[tuple[dict[Any, Any], Any]]:
     return places
 
 
-def windows(config: Any) -> list[bool]:
-    """Whether each layer of a model with this config attends to a window of tokens, and not to all before."""
+def windows(config: Config) -> list[bool]:
+    """True for each layer of a model with this config that attends to a window of tokens, not to all before."""
     cache = empty_cache(config)
     if not hasattr(cache, "is_sliding"):
         raise _not_offered("DynamicCache.is_sliding")
@@ -314,12 +328,12 @@ def windows(config: Any) -> list[bool]:
 def with_sliding_window(model: Model, window: int) -> Model:
     """A copy of the model, every layer of which attends to the last `window` tokens only.
 
-    The window counts the token itself: a layer sees it and the window − 1 before it. So the law at a prefix
-    depends on its last layers · (window − 1) + 1 tokens. The weights are copies, the bits the same.
+    The window counts the token itself: a layer sees it and the window − 1 tokens before it. So the law at a prefix
+    depends on its last layers · (window − 1) + 1 tokens. The weights are copies with the same bits.
 
     Raises:
-        ValueError: the window is below 2 (transformers' cache of a window of 1 reads too far back), or the
-            architecture has no sliding window.
+        ValueError: the window is below 2 (transformers' cache of a window of 1 reads too far back), or the architecture
+            has no sliding window.
     """
     import torch
 
@@ -344,10 +358,10 @@ def with_sliding_window(model: Model, window: int) -> Model:
 # --- Float64 ----------------------------------------------------------------------------------------------------------
 
 
-def in_double(model: Model) -> AbstractContextManager[Any]:
-    """A context in which a float64 model computes in float64 throughout; of other dtypes nothing changes.
+def in_double(model: Model) -> AbstractContextManager[object]:
+    """A context in which a float64 model computes in float64 throughout; models of other dtypes are not affected.
 
-    Whatever asks torch for float32 inside it gets float64.
+    Every request to torch for float32 gets float64 inside it.
     """
     import torch
     from torch.overrides import TorchFunctionMode
@@ -356,19 +370,25 @@ def in_double(model: Model) -> AbstractContextManager[Any]:
         return nullcontext()
 
     class Double(TorchFunctionMode):
-        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        def __torch_function__(
+            self,
+            func: Callable[..., object],
+            types: object,
+            args: tuple[object, ...] = (),
+            kwargs: Mapping[str, object] | None = None,
+        ) -> object:
             if func is torch.Tensor.float:
                 func = torch.Tensor.double
-            kwargs = {name: doubled(value) for name, value in (kwargs or {}).items()}
-            return func(*(doubled(value) for value in args), **kwargs)
+            options = {name: doubled(value) for name, value in (kwargs or {}).items()}
+            return func(*(doubled(value) for value in args), **options)
 
-    def doubled(value: Any) -> Any:
+    def doubled(value: object) -> object:
         return torch.float64 if value is torch.float32 else value
 
     return Double()
 
 
-# --- What may not be there --------------------------------------------------------------------------------------------
+# --- Names that a release may lack ------------------------------------------------------------------------------------
 
 
 def _attention(model: Model) -> str | None:
@@ -389,11 +409,11 @@ def _layers(cache: Cache) -> list[Any]:
     return layers
 
 
-def _mapping(module: str, name: str) -> Mapping[str, Any]:
-    found: Mapping[str, Any] | None = getattr(getattr(library().models.auto, module, None), name, None)
-    if found is None:
+def _mapping(module: str, name: str) -> Mapping[str, str]:
+    mapping: Mapping[str, str] | None = getattr(getattr(library().models.auto, module, None), name, None)
+    if mapping is None:
         raise _not_offered(f"models.auto.{module}.{name}")
-    return found
+    return mapping
 
 
 def _not_offered(name: str) -> RequirementError:

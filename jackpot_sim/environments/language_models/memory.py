@@ -1,4 +1,4 @@
-"""Batches that fit into memory: what to do when one does not."""
+"""Runs whose batches must fit into memory, and the error of one that does not."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import TypeVar
 T = TypeVar("T")
 
 _SIGNS = ("out of memory", "not enough memory", "can't allocate memory")
-"""What torch says where it has no error class of its own for it."""
+"""Parts of torch's messages where it raises a plain RuntimeError."""
 
 
 class BatchTooLargeError(ValueError):
     """A batch did not fit into memory.
 
     Attributes:
-        fits: the batch size that did, 0 if not even one sequence did.
+        fits: a batch size that does fit, 0 if not even one sequence does.
     """
 
     def __init__(self, message: str, fits: int) -> None:
@@ -25,17 +25,17 @@ class BatchTooLargeError(ValueError):
 
 
 def run_fitting(run: Callable[[int], T], batch_size: int) -> T:
-    """run(batch_size); where that does not fit into memory, an error that says which batch size does.
+    """The result of run(batch_size); where that does not fit into memory, an error that says which batch size does.
 
-    Half the batch size is tried, then half of that, until one runs: what was asked for is never quietly
-    replaced, since the batch size may be recorded, and the next run would fail again.
+    Half the batch size is tried, then half of that, until one runs. The batch size that was asked for is never quietly
+    replaced: it may be recorded, and the next run would fail again.
 
     Args:
         run: from a batch size to the result; it is called again from the start after a failure.
         batch_size: sequences at a time, at least 1.
 
     Raises:
-        BatchTooLargeError: the batch does not fit; a ValueError that says what does.
+        BatchTooLargeError: the batch does not fit; a ValueError that says which size does.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
@@ -57,7 +57,7 @@ def run_fitting(run: Callable[[int], T], batch_size: int) -> T:
 
 
 def _attempted(run: Callable[[int], T], batch_size: int) -> tuple[bool, tuple[T, ...]]:
-    """Whether it ran, and what came of it. What a failure held is given back before this returns."""
+    """True and the result, or False and nothing, once the memory of the failure is given back."""
     try:
         return True, (run(batch_size),)
     except (MemoryError, RuntimeError) as error:
@@ -73,7 +73,7 @@ def _is_out_of_memory(error: BaseException) -> bool:
 
 
 def _free() -> None:
-    """Gives back what a failed run held: its tensors first, then what torch keeps of them."""
+    """Gives back the memory of a failed run: its tensors first, then those that torch caches."""
     import torch
 
     gc.collect()

@@ -1,4 +1,4 @@
-"""Prompts from files and data sets, and the tokens that a model reads of them."""
+"""Prompts from files and data sets, and their token ids."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -23,6 +23,9 @@ _SHOWN = 3
 
 _ROLE, _CONTENT = "role", "content"
 
+Item = TypeVar("Item")
+Parsed = TypeVar("Parsed")
+
 
 @dataclass(frozen=True)
 class Prompt:
@@ -31,10 +34,10 @@ class Prompt:
     Attributes:
         text: the text, None for a chat.
         messages: each with its role and content, None for a text.
-        answer: what a reward may compare with, None if there is none.
+        answer: the answer that a reward may compare with, None if there is none.
 
     Raises:
-        ValueError: there is neither, there are both, or what there is is empty.
+        ValueError: neither or both of text and messages are given, or the one given is empty.
     """
 
     text: str | None = None
@@ -56,9 +59,9 @@ class PromptFile:
 
     Attributes:
         path: the file.
-        limit: only the first so many; None is all.
-        field: of an object, where the prompt is: a text, or a list of chat messages.
-        answer_field: where the answer is, if there is one.
+        limit: the number of prompts read, from the first on; None is all.
+        field: the name of the field with the prompt: a text, or a list of chat messages.
+        answer_field: the name of the field with the answer, if there is one.
     """
 
     kind: Literal["file"] = "file"
@@ -76,8 +79,8 @@ class PromptFile:
         """The prompts in order.
 
         Raises:
-            ValueError: the file cannot be read, is of another kind, holds no prompt, or has lines that hold none;
-                the error names the first of them by number.
+            ValueError: the file cannot be read, is of another kind, holds no prompt, or has lines without one; the
+                error names the first of them by number.
         """
         path = Path(self.path)
         if path.suffix not in (".jsonl", ".txt"):
@@ -107,11 +110,11 @@ class PromptDataset:
 
     Attributes:
         name: its name on the Hugging Face hub, or a folder.
-        split: which part of it.
-        subset: which of its configurations, None for the only one.
+        split: the name of its part.
+        subset: the name of its configuration, None for the only one.
         field: the column with the prompt: a text, or a list of chat messages.
         answer_field: the column with the answer, if there is one.
-        limit: only the first so many; None is all.
+        limit: the number of prompts read, from the first on; None is all.
     """
 
     kind: Literal["dataset"] = "dataset"
@@ -134,7 +137,7 @@ class PromptDataset:
         """The prompts in order.
 
         Raises:
-            ValueError: `datasets` is not installed, the data set cannot be read, or rows of it hold no prompt.
+            ValueError: `datasets` is not installed, the data set cannot be read, or rows of it have no prompt.
         """
         require("datasets", purpose="a data set of prompts")
         datasets = importlib.import_module("datasets")  # which has no annotations
@@ -162,10 +165,10 @@ def encoded(
 
     Args:
         prompts: the prompts.
-        tokenizer: the policy's; a chat ends where the assistant is to begin.
+        tokenizer: that of the policy; a chat ends where the assistant is to begin.
         chat: whether texts go through the chat template, as one message of a user; None does so where the tokenizer
             has one. Messages always go through it.
-        most_tokens: the longest prompt allowed.
+        most_tokens: the length of the longest prompt allowed.
 
     Raises:
         ValueError: there is no tokenizer, it has no chat template where one is needed, or a prompt becomes no token
@@ -180,20 +183,20 @@ def encoded(
 
     def ids(prompt: Prompt) -> Ints:
         if prompt.messages is None and not in_chat:
-            found = tokenizer(prompt.text)["input_ids"]
+            row = tokenizer(prompt.text)["input_ids"]
         else:
             messages = prompt.messages or ({_ROLE: "user", _CONTENT: str(prompt.text)},)
             try:
-                found = tokenizer.apply_chat_template(
+                row = tokenizer.apply_chat_template(
                     list(messages), add_generation_prompt=True, tokenize=True, return_dict=False
                 )
             except Exception as error:  # a template is a program
                 raise ValueError(f"the chat template refuses it: {first_line(error)}") from error
-        if not len(found):
+        if not len(row):
             raise ValueError("no token is left of it")
-        if most_tokens is not None and len(found) > most_tokens:
-            raise ValueError(f"it has {len(found)} tokens, and at most {most_tokens} fit")
-        return np.asarray(found, dtype=np.int64)
+        if most_tokens is not None and len(row) > most_tokens:
+            raise ValueError(f"it has {len(row)} tokens, and at most {most_tokens} fit")
+        return np.asarray(row, dtype=np.int64)
 
     with quiet():
         return list(_collected("prompts", "prompt", enumerate(prompts, 1), None, ids))
@@ -204,10 +207,10 @@ def left_padded(prompts: Sequence[Ints], pad: int = 0) -> tuple[Ints, Flags]:
 
     Args:
         prompts: ids, each of shape (its length,).
-        pad: what stands before the shorter ones; it is not read.
+        pad: the id before the shorter ones, which is not read.
 
     Returns:
-        ids (n, longest) and True on tokens, the same shape.
+        ids (n, longest), and True on tokens, the same shape.
     """
     width = max(len(prompt) for prompt in prompts)
     ids: Ints = np.full((len(prompts), width), pad, dtype=np.int64)
@@ -224,34 +227,34 @@ def _check(limit: int | None, *fields: str) -> None:
         raise ValueError("field and answer_field must not be empty")
 
 
-def _of_record(record: Mapping[str, Any], field: str, answer_field: str) -> Prompt:
+def _of_record(record: Mapping[str, object], field: str, answer_field: str) -> Prompt:
     if field not in record:
         raise ValueError(f"no field {field!r} (there is {', '.join(map(repr, record)) or 'nothing'})")
-    found, answer = record[field], record.get(answer_field)
-    answer = None if answer is None else str(answer)
-    if isinstance(found, str):
-        return Prompt(text=found, answer=answer)
-    if not isinstance(found, list):
+    prompt, given = record[field], record.get(answer_field)
+    answer = None if given is None else str(given)
+    if isinstance(prompt, str):
+        return Prompt(text=prompt, answer=answer)
+    if not isinstance(prompt, list):
         raise ValueError(f"{field!r} is neither a text nor a list of messages")
-    for message in found:
+    for message in prompt:
         if not (isinstance(message, dict) and all(isinstance(message.get(key), str) for key in (_ROLE, _CONTENT))):
             raise ValueError(f"{field!r} has a message without a role and a content that are texts")
     return Prompt(
-        messages=tuple({key: str(message[key]) for key in (_ROLE, _CONTENT)} for message in found), answer=answer
+        messages=tuple({key: str(message[key]) for key in (_ROLE, _CONTENT)} for message in prompt), answer=answer
     )
 
 
 def _collected(
     source: str,
     unit: str,
-    items: Iterable[tuple[int, Any]],
+    items: Iterable[tuple[int, Item]],
     limit: int | None,
-    parse: Callable[[Any], Any],
-) -> tuple[Any, ...]:
-    """What `parse` makes of the first items, refused with their numbers where it refuses some."""
+    parse: Callable[[Item], Parsed],
+) -> tuple[Parsed, ...]:
+    """The first items, each parsed; an error names by number those that `parse` refuses."""
     bad: list[str] = []
 
-    def parsed() -> Iterator[Any]:
+    def parsed() -> Iterator[Parsed]:
         for number, item in items if limit is None else islice(items, limit):
             try:
                 yield parse(item)

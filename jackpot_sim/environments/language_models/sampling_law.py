@@ -1,7 +1,7 @@
-"""What a sampler makes of a model's law: temperature, then top-k, then top-p.
+"""The law that a sampler draws from: the model's law after temperature, then top-k, then top-p.
 
-A server may return log-probs of the model's own law, or of the law that it sampled from. Only the latter are
-those of the actor: a ratio against the former is wrong wherever a token was cut, and at any temperature but 1.
+A server may return log-probs of the model's own law, or of the law that it sampled from. Only the latter are those of
+the actor: a ratio against the former is wrong wherever a token was cut, and at any temperature but 1.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from jackpot_sim.environments.fields import FORBID_EXTRA, check_count, check_pos
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingLaw:
-    """The law that is really sampled from, in the order of transformers and of inference servers.
+    """The options of a sampler, applied in the order of transformers and of inference servers.
 
     Attributes:
-        temperature: logits are divided by it.
-        top_k: the likeliest tokens that are kept, ties going to the lower id; None keeps all.
-        top_p: the smallest set of likeliest tokens with at least this mass, after top-k, is kept.
+        temperature: the divisor of the logits.
+        top_k: the number of likeliest tokens kept, ties going to the lower id; None keeps all.
+        top_p: the least mass of the set of likeliest tokens kept, after top-k.
     """
 
     temperature: float = 1.0
@@ -40,15 +40,15 @@ class SamplingLaw:
 
     @property
     def is_plain(self) -> bool:
-        """Whether it is the model's own law."""
+        """True if the law is the model's own."""
         return self.temperature == 1 and self.top_k is None and self.top_p == 1
 
     def log_probs(self, logits: Array, *, single: bool = False) -> Array:
-        """Log-probs of the law that is sampled from, shape (..., vocab), nats; −inf on what is cut.
+        """Log-probs of the law that is sampled from, shape (..., vocab), nats; −inf on tokens that are cut.
 
         Args:
             logits: shape (..., vocab), of any floating dtype.
-            single: compute in float32 instead of float64, for half the memory.
+            single: whether to compute in float32 instead of float64, for half the memory.
 
         Raises:
             ValueError: a logit is NaN or +inf, or a whole row is −inf.

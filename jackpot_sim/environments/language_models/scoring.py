@@ -1,10 +1,8 @@
-"""What a causal language model says at every prefix, exactly.
+"""The laws of a causal language model at every prefix, exactly, and sequences drawn from them.
 
-The tree is scored level by level: a prefix is its parent plus one token, so each costs one new token against
-the parent's keys and values. Rows go through the model in blocks, the blocks below a block before its
-neighbours, so that what is held grows with the length and not with the tree.
-
-Rows of a table are those of `enumeration.PrefixTree`.
+The tree is scored level by level: a prefix is its parent plus one token, so each costs one new token against the
+parent's keys and values. Rows go through the model in blocks, the blocks below a block before its neighbours, so that
+memory grows with the length and not with the tree. Rows of a table are those of `PrefixTree`.
 """
 
 from __future__ import annotations
@@ -19,8 +17,7 @@ from jackpot_sim.core.arrays import Flags, Floats, Ints
 from jackpot_sim.core.numerics import log_softmax
 from jackpot_sim.core.sampling import categorical
 from jackpot_sim.environments.language_models.build import check_positions
-from jackpot_sim.environments.language_models.derivatives import log_prob_features as log_prob_features
-from jackpot_sim.environments.language_models.derivatives import parameter_gradient as parameter_gradient
+from jackpot_sim.environments.language_models.completions import logits_along
 from jackpot_sim.environments.language_models.library import (
     LAST,
     Cache,
@@ -45,30 +42,30 @@ from jackpot_sim.environments.prefix_tree import PrefixTree
 
 
 class Scorer(Protocol):
-    """Whatever has a law at every prefix: a model, or a mixture of two."""
+    """A policy with a law at every prefix: a model, or a mixture of two."""
 
     def log_probs(self, prompts: Ints, tree: PrefixTree) -> Floats:
-        """log p(x|s) after every prompt, (prompts, prefixes, vocab), nats."""
+        """log p(x|s) at every prefix after every prompt, (prompts, prefixes, vocab), nats."""
 
     def log_probs_along(self, prompt: Ints, tokens: Ints) -> Floats:
-        """The same at the prefixes of given tokens only, (n, length, vocab)."""
+        """log p(x|s) at the prefixes of given tokens (n, length), (n, length, vocab), nats."""
 
     def draw(self, prompt: Ints, uniforms: Floats, end_token: int | None) -> tuple[Ints, Flags]:
-        """Sequences from uniforms of shape (n, length): tokens and mask of that shape."""
+        """Tokens and mask of sequences drawn from uniforms, all of shape (n, length)."""
 
     def __hash__(self) -> int:
-        """By identity: what a scorer says is kept for it."""
+        """A hash by identity: laws are cached by scorer."""
 
 
 @dataclass(frozen=True, eq=False)
 class CausalLM:
-    """A policy: a model, what its cache keeps, and what sampling makes of its law.
+    """A policy: a model, the cache that it reads with, and the sampler's transform of its law.
 
     Attributes:
         model: a transformers model; a float64 one is scored in float64 throughout.
-        new_cache: makes an empty cache; None for transformers' own, which keeps what it is given.
-        transform: from log-probs (..., vocab) to those that are sampled from (temperature, top-k), of the same
-            shape, nats; None for the model's own law.
+        new_cache: makes an empty cache; None for transformers' own, which keeps keys and values unchanged.
+        transform: from log-probs (..., vocab) to those that are sampled from (temperature, top-k), of the same shape,
+            nats; None for the model's own law.
     """
 
     model: Model
@@ -107,8 +104,8 @@ class CausalLM:
     def log_probs_along(self, prompt: Ints, tokens: Ints) -> Floats:
         """log p(x|prompt, tokens before t) at every position t of given sequences, nats.
 
-        Each sequence goes through the model whole, whatever it shares with others: slower than `log_probs`, and
-        its referee.
+        Each sequence goes through the model whole, though it may share prefixes with others: slower than `log_probs`,
+        and its referee.
 
         Args:
             prompt: shape (prompt_length,).
@@ -119,14 +116,13 @@ class CausalLM:
         """
         prompt = check_tokens(self.model, prompt, "prompt", 1)
         tokens = check_tokens(self.model, tokens, "tokens", 2)
-        length = tokens.shape[1]
-        check_positions(self.model, len(prompt) + length, "the model")
-        read = np.column_stack([np.tile(prompt, (len(tokens), 1)), tokens[:, :-1]])
-        parts, at_once = [], rows_at_once(self.model, read.shape[1])
+        check_positions(self.model, len(prompt) + tokens.shape[1], "the model")
+        parts, at_once = [], rows_at_once(self.model, len(prompt) + tokens.shape[1] - 1)
         with scoring_mode(self.model):
-            for start in range(0, len(read), at_once):
-                ids = self._ids(read[start : start + at_once])
-                parts.append(self._laws(logits(self.model, ids, slice(-length, None), cache=self.empty_cache())))
+            for start in range(0, len(tokens), at_once):
+                block = tokens[start : start + at_once]
+                prompts = np.tile(prompt, (len(block), 1))
+                parts.append(self._laws(logits_along(self.model, prompts, block, self.empty_cache())))
         return np.concatenate(parts)
 
     def draw(self, prompt: Ints, uniforms: Floats, end_token: int | None) -> tuple[Ints, Flags]:
@@ -140,7 +136,7 @@ class CausalLM:
             end_token: the token that ends a sequence, None if all go on to the end.
 
         Returns:
-            Tokens, int64, and True where there is one, both (n, length); after its end a sequence holds 0.
+            Tokens, int64, and True on tokens, both (n, length); after its end a sequence holds 0.
         """
         prompt = check_tokens(self.model, prompt, "prompt", 1)
         check_positions(self.model, len(prompt) + uniforms.shape[1], "the model")
@@ -154,14 +150,14 @@ class CausalLM:
         return tokens, mask
 
     def _draw(self, prompt: Ints, uniforms: Floats, end_token: int | None, tokens: Ints, mask: Flags) -> None:
-        """Fills `tokens` and `mask`, which are views."""
+        """Fills `tokens` and `mask`, which are views of (rows, length), from uniforms of that shape."""
         alive, cache = np.arange(len(uniforms)), self.empty_cache()
         laws = np.repeat(self._laws(self._read(prompt[None], cache)), len(alive), axis=0)
         cache = gathered(cache, self._ids(np.zeros_like(alive)))
         for step in range(uniforms.shape[1]):
             if step:
                 laws = self._laws(self._read(tokens[alive, step - 1, None], cache))
-            drawn = categorical(laws, uniforms[alive, step, None])[:, 0]
+            drawn = np.asarray(categorical(laws, uniforms[alive, step, None]))[:, 0]
             tokens[alive, step], mask[alive, step] = drawn, True
             going_on = np.flatnonzero(drawn != end_token)
             if not going_on.size:
@@ -170,18 +166,19 @@ class CausalLM:
                 alive, cache = alive[going_on], gathered(cache, self._ids(going_on))
 
     def empty_cache(self) -> Cache:
-        """The cache that this policy reads with, empty."""
+        """An empty cache of the kind that this policy reads with."""
         return empty_cache(self.model.config) if self.new_cache is None else self.new_cache()
 
     def _ids(self, array: Ints) -> Tensor:
         return on_device(self.model, array)
 
     def _read(self, tokens: Ints, cache: Cache) -> Tensor:
-        """Logits at the last new token, (rows, vocab); the cache grows by all."""
+        """Logits at the last of new tokens (rows, new), (rows, vocab); the cache grows by all of them."""
         return logits(self.model, self._ids(tokens), LAST, cache=cache)[:, 0]
 
     def _laws(self, scores: Tensor) -> Floats:
-        plain: Floats = log_softmax(scores.double().cpu().numpy())
+        """log p of the law that is sampled from, float64 of the shape of `scores`, nats."""
+        plain: Floats = np.asarray(log_softmax(scores.double().cpu().numpy()))
         if self.transform is None:
             return plain
         laws = np.asarray(self.transform(plain))

@@ -1,9 +1,9 @@
 """The full laws at the tokens of given sequences, a block at a time: a table of them would not fit.
 
-At a vocabulary of 150,000 a law takes 1.2 MB, and a batch of rollouts many gigabytes. So each batch of sequences
-goes through the layers once, whole and without padding that could be seen, and what is kept are the last hidden
-states; the head then makes laws of them, block by block. Blocks depend on the mask and on the sizes asked for,
-and on nothing else: the streams of two models can be zipped.
+At a vocabulary of 150,000 a law takes 1.2 MB, and a batch of rollouts many gigabytes. So each batch of sequences goes
+through the layers once, whole and without padding that could be seen, and only the last hidden states are kept; the
+head then makes laws of them, block by block. Blocks depend on the mask and on the sizes asked for, and on nothing else:
+the streams of two models can be zipped.
 """
 
 from __future__ import annotations
@@ -14,38 +14,38 @@ from dataclasses import dataclass
 import numpy as np
 
 from jackpot_sim.core.arrays import Flags, Ints
-from jackpot_sim.core.numerics import check_same_shape
+from jackpot_sim.core.backend import Array
 from jackpot_sim.environments.fields import check_count
-from jackpot_sim.environments.language_models.generation import check_written
+from jackpot_sim.environments.language_models.completions import Completions
 from jackpot_sim.environments.language_models.library import Model, Tensor, hidden_states, logits_of_states
 from jackpot_sim.environments.language_models.sampling_law import SamplingLaw
 from jackpot_sim.environments.language_models.scoring import CausalLM
-from jackpot_sim.environments.language_models.walking import check_tokens, on_device, scoring_mode
+from jackpot_sim.environments.language_models.walking import on_device, scoring_mode
 
 
 @dataclass(frozen=True, eq=False)
-class Laws:
+class StreamedLaws:
     """The laws at some tokens of some sequences.
 
     Attributes:
-        sequence: which sequence each row belongs to, (rows,).
-        step: which of its tokens is to be chosen there, (rows,).
-        log_probs: log p(x|s) of the law that is sampled from, (rows, vocab), nats, where the model is.
+        sequence: the index of the sequence of each row, (rows,).
+        step: the index in its sequence of the token that is chosen there, (rows,).
+        log_probs: log p(x|s) of the law that is sampled from, (rows, vocab), nats, on the model's device.
     """
 
     sequence: Ints
     step: Ints
-    log_probs: Tensor
+    log_probs: Array
 
 
 @dataclass(frozen=True, eq=False)
-class Hidden:
+class StreamedStates:
     """The last hidden states at some tokens of some sequences.
 
     Attributes:
-        sequence: which sequence each row belongs to, (rows,).
-        step: which of its tokens is to be chosen there, (rows,).
-        states: what the head reads, (rows, width), where the model is and in its dtype.
+        sequence: the index of the sequence of each row, (rows,).
+        step: the index in its sequence of the token that is chosen there, (rows,).
+        states: the input of the head, (rows, width), on the model's device and in its dtype.
     """
 
     sequence: Ints
@@ -64,30 +64,30 @@ def laws(
     batch_size: int,
     rows: int,
     single: bool = False,
-) -> Iterator[Laws]:
+) -> Iterator[StreamedLaws]:
     """The law at the prefix of every token, sequence by sequence and step by step.
 
     Args:
-        scorer: the model and its cache; its `transform` must be None, since `sampling` takes that place.
+        scorer: the model and its cache; its `transform` must be None, since `sampling` takes its place.
         prompts: ids, each of shape (its length,).
-        prompt: which of them each sequence follows, (n,).
+        prompt: the index of the prompt of each sequence, (n,).
         tokens: int64 (n, length).
         mask: True on tokens, which come before all padding, (n, length).
-        sampling: what the sampler makes of the model's law.
+        sampling: from the model's logits to the law that is sampled from.
         batch_size: sequences that go through the layers at a time.
         rows: laws at a time; about three arrays of rows × vocab numbers are held while they are made.
         single: float32 instead of float64.
 
     Raises:
         ValueError: a token is none of the vocabulary, the context is too short, a shape is off, or a number is out
-            of range. All before the first law.
+            of range. All are raised before the first law.
     """
     if scorer.transform is not None:
-        raise ValueError("transform is given beside sampling: what a sampler does belongs into sampling")
+        raise ValueError("transform is given beside sampling: the cuts of a sampler belong into sampling")
     head = head_of(scorer.model)
     for block in last_hidden(scorer, prompts, prompt, tokens, mask, batch_size=batch_size, rows=rows):
         logits = _logits(scorer.model, block.states, head is not None)
-        yield Laws(block.sequence, block.step, sampling.log_probs(logits, single=single))
+        yield StreamedLaws(block.sequence, block.step, sampling.log_probs(logits, single=single))
 
 
 def last_hidden(
@@ -99,34 +99,27 @@ def last_hidden(
     *,
     batch_size: int,
     rows: int,
-) -> Iterator[Hidden]:
-    """What the head reads at the prefix of every token, in the order of `laws`; arguments and errors as there."""
+) -> Iterator[StreamedStates]:
+    """The last hidden state at the prefix of every token; order, arguments and errors are those of `laws`."""
     model = scorer.model
-    checked = check_written(model, prompts, prompt, tokens.shape)
-    check_tokens(model, tokens, "tokens", 2)
-    check_same_shape(tokens, mask, "tokens", "mask")
-    if np.any(mask[:, 1:] & ~mask[:, :-1]):
-        raise ValueError("mask has padding before a token: tokens come first")
+    completions = Completions.checked(model, prompts, prompt, tokens, mask)
     check_count("batch_size", batch_size, 1)
     check_count("rows", rows, 1)
     for start in range(0, len(tokens), batch_size):
-        some = slice(start, start + batch_size)
-        before = np.array([len(checked[each]) for each in prompt[some]])
-        ids = _right_padded([checked[each] for each in prompt[some]], tokens[some], mask[some])
-        hidden = _hidden(scorer, ids)
-        sequence, step = np.nonzero(mask[some])
-        for first in range(0, len(sequence), rows):
-            row, at = sequence[first : first + rows], step[first : first + rows]
-            # The law of a token is read at the one before it.
-            place = on_device(model, before[row] + at - 1)
-            yield Hidden(start + row, at, hidden[on_device(model, row), place])
+        batch = completions.take(slice(start, start + batch_size))
+        hidden = _hidden(scorer, batch.ids())
+        row, step, place = batch.places()
+        for first in range(0, len(row), rows):
+            some = slice(first, first + rows)
+            states = hidden[on_device(model, row[some]), on_device(model, place[some])]
+            yield StreamedStates(start + row[some], step[some], states)
 
 
 def head_of(model: Model) -> tuple[Tensor, Tensor | None] | None:
     """(weight, bias) with logits = states · weightᵀ + bias; None where the model does more than that.
 
-    weight is (vocab, width) and bias (vocab,) or None. Gemma 2 caps its logits, Granite and Cohere scale them: of
-    such models it is None. Which they are is found out by comparing the two on the model itself.
+    weight is (vocab, width) and bias (vocab,) or None. Gemma 2 caps its logits, Granite and Cohere scale them: the
+    result is None for such models, which a comparison of both logits on the model itself tells.
     """
     import torch
 
@@ -152,12 +145,3 @@ def _hidden(scorer: CausalLM, ids: Ints) -> Tensor:
     cache = None if scorer.new_cache is None else scorer.new_cache()
     with scoring_mode(scorer.model):
         return hidden_states(scorer.model, on_device(scorer.model, ids), cache)
-
-
-def _right_padded(prompts: Sequence[Ints], tokens: Ints, mask: Flags) -> Ints:
-    """Prompts with what follows them, but for the last token, which is not read; padding is behind what looks back."""
-    whole = [
-        np.concatenate([prompt, row[there][:-1]]) for prompt, row, there in zip(prompts, tokens, mask, strict=True)
-    ]
-    width = max(map(len, whole))
-    return np.stack([np.pad(each, (0, width - len(each))) for each in whole])

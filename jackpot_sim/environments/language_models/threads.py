@@ -1,4 +1,4 @@
-"""How many threads torch computes with: a sum depends on it in its last digits."""
+"""The number of threads that torch computes with, on which the last digits of a sum depend."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def torch_threads(count: int) -> Iterator[None]:
-    """torch on so many threads, whatever the caller has; as it was afterwards."""
+    """A context in which torch computes on so many threads; the caller's number comes back afterwards."""
     import torch
 
     before = torch.get_num_threads()

@@ -1,16 +1,16 @@
-"""How the prefixes of a tree go through a model: in blocks, level by level, with what is checked before.
+"""The walk of a tree's prefixes through a model, in blocks, level by level; and the checks before it.
 
-Rows are those of `enumeration.PrefixTree`. A block is a run of rows of one level, for some of the prompts at
-once; the tensors that belong to it hold all rows of the first prompt, then those of the next.
+Rows are those of `PrefixTree`. A block is a run of rows of one level, for some of the prompts at once; its tensors hold
+all rows of the first prompt, then those of the next.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from jackpot_sim.core.arrays import Ints
 from jackpot_sim.environments.language_models.build import check_positions, check_vocabulary
@@ -23,7 +23,7 @@ BLOCK_NUMBERS = 1 << 21
 
 @contextmanager
 def scoring_mode(model: Model, differentiable: bool = False) -> Iterator[None]:
-    """The context in which a model is read: float64 throughout if it is, and without gradients if not asked for.
+    """The context in which a model is read: a float64 model in float64 throughout, and without gradients by default.
 
     Raises:
         ValueError: the model is in training mode.
@@ -36,31 +36,31 @@ def scoring_mode(model: Model, differentiable: bool = False) -> Iterator[None]:
         yield
 
 
-def on_device(model: Model, array: Any) -> Tensor:
-    """The array as a tensor where the model is."""
+def on_device(model: Model, array: ArrayLike) -> Tensor:
+    """The array as a tensor of its shape and dtype on the model's device."""
     import torch
 
     return torch.as_tensor(np.ascontiguousarray(array), device=model.device)
 
 
 def rows_at_once(model: Model, tokens: int) -> int:
-    """How many sequences of so many tokens make a block: few if the model, its vocabulary or the prompt is large."""
+    """The number of sequences of so many tokens in a block: few if the model, its vocabulary or the prompt is large."""
     config = model.config.get_text_config()
     return within_block(tokens * max(int(config.vocab_size), int(config.num_hidden_layers * config.hidden_size)))
 
 
 def within_block(numbers: int) -> int:
-    """How many rows of so many numbers make a block."""
+    """The number of rows of so many numbers in a block."""
     return max(1, BLOCK_NUMBERS // numbers)
 
 
 def new_tokens(prompts: Ints, tree: PrefixTree, rows: slice) -> Ints:
-    """What is read to get to these rows: all of a prompt at the root, else the last token; (prompts · rows, new)."""
+    """The tokens that lead to these rows: all of a prompt at the root, else the last one; (prompts · rows, new)."""
     return prompts if rows.start == 0 else np.tile(tree.last_token[rows], len(prompts))[:, None]
 
 
 def parents_in(tree: PrefixTree, rows: slice, below: slice, prompts: int) -> Ints:
-    """Where in a block of `rows` the parents of `below` lie, prompt by prompt; (prompts · below,)."""
+    """The places of the parents of `below` in a block of `rows`, prompt by prompt; (prompts · below,)."""
     first = np.arange(prompts, dtype=np.int64)[:, None] * (rows.stop - rows.start)
     return np.asarray(first + tree.parent[below] - rows.start).ravel()
 
@@ -73,7 +73,7 @@ def blocks_below(tree: PrefixTree, rows: slice, size: int) -> Iterator[slice]:
 
 
 def prompt_blocks(count: int, tree: PrefixTree, at_once: int) -> Iterator[slice]:
-    """As many prompts at once as fit with their deepest level."""
+    """The prompts in blocks of as many as fit with their deepest level."""
     return _slices(0, count, at_once // (tree.levels[-1].stop - tree.levels[-1].start))
 
 
@@ -90,8 +90,8 @@ def check_tree(model: Model, prompts: Ints, tree: PrefixTree) -> Ints:
     return prompts
 
 
-def check_tokens(model: Model, tokens: Any, name: str, ndim: int) -> Ints:
-    """`tokens` as int64, refused unless they are ids of the model, of that many axes and at least one of each."""
+def check_tokens(model: Model, tokens: ArrayLike, name: str, ndim: int) -> Ints:
+    """`tokens` as int64, refused unless they are ids of the model on that many axes, at least one on each."""
     tokens = np.asarray(tokens)
     if tokens.ndim != ndim or tokens.size == 0 or tokens.dtype.kind not in "iu":
         raise ValueError(

@@ -1,1 +1,1 @@
-"""Real models, whose sequences are drawn."""
+"""Real models, whose rollouts are drawn and scored."""

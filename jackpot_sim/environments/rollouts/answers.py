@@ -1,4 +1,4 @@
-"""A verifiable reward of text: whether a completion gives the answer that its prompt carries."""
+"""A verifiable reward of text: 1 for a completion with the answer that its prompt carries."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from jackpot_sim.environments.fields import FORBID_EXTRA
 
 
 class Match(StrEnum):
-    """When a completion counts as right."""
+    """The condition under which a completion counts as right."""
 
     CONTAINS = "contains"
-    """The answer stands in it somewhere."""
+    """The completion contains the answer."""
     EXACT = "exact"
-    """It is the answer, but for white space around it."""
+    """The completion is the answer, but for white space around it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +27,7 @@ class AnswerReward:
     """1 if the completion matches its prompt's answer, else 0; upper and lower case differ.
 
     Attributes:
-        match: when it does.
+        match: the condition for a match.
     """
 
     kind: Literal["answer"] = "answer"

@@ -1,4 +1,4 @@
-"""An environment of real models, built: it writes rollouts, and gives both laws at every token of them."""
+"""An environment of real models that was built: its rollouts, and both laws at every token of them."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import dataclasses
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Literal, TypeAlias, TypeVar
 
 import numpy as np
 
 from jackpot_sim.core import divergences
 from jackpot_sim.core.arrays import Flags, Floats, Ints
-from jackpot_sim.core.backend import to_numpy
+from jackpot_sim.core.backend import Array, to_numpy
 from jackpot_sim.core.sequence_divergences import ratio_of_means
 from jackpot_sim.core.sequences import per_sequence
 from jackpot_sim.environments.fields import check_count
@@ -36,35 +36,35 @@ LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class LawPair:
-    """What policy and actor say at a few tokens of rollouts; tensors (rows, vocab), nats, where the models are.
+    """The laws of policy and actor at a few tokens of rollouts; tensors (rows, vocab), nats, on the models' device.
 
     Attributes:
-        sequence: which sequence each row belongs to, (rows,).
-        step: which of its tokens, (rows,).
+        sequence: the index of the sequence that each row belongs to, (rows,).
+        step: the index of the token in its sequence, (rows,).
         policy_log_probs: log p.
         actor_log_probs: log q of the law that the actor samples from.
-        believed_log_probs: log q as corrections are told it: the same, but where raw log-probs are studied.
+        believed_log_probs: log q as corrections get it: another law only where raw log-probs are studied.
     """
 
     sequence: Ints
     step: Ints
-    policy_log_probs: Any
-    actor_log_probs: Any
-    believed_log_probs: Any
+    policy_log_probs: Array
+    actor_log_probs: Array
+    believed_log_probs: Array
 
 
 @dataclass(frozen=True, eq=False)
 class Setup:
-    """How rollouts are written and read, whichever models are at hand.
+    """The prompts, laws and batch sizes with which any models write and score rollouts.
 
     Attributes:
-        prompts: the token ids of each.
+        prompts: the token ids of each prompt, (its length,).
         length: the most new tokens.
-        end_tokens: those that end a completion.
-        policy_law: what the policy makes of its logits.
-        actor_law: what the actor makes of its own when it samples.
-        believes_raw: whether corrections are told the actor's raw log-probs.
-        batch_size: sequences that go through a model at once.
+        end_tokens: the tokens that end a completion.
+        policy_law: the policy's law, from its logits.
+        actor_law: the law that the actor samples from, from its logits.
+        believes_raw: whether corrections get the actor's raw log-probs.
+        batch_size: sequences that a model reads at once.
         rows: states whose laws are held at once.
     """
 
@@ -92,9 +92,9 @@ class Setup:
 
     def pairs(self, policy: CausalLM, actor: CausalLM, written: Written) -> Iterator[LawPair]:
         """Both laws at every token, a few rows at a time."""
-        asked = [(policy, self.policy_law), (actor, self.actor_law)]
+        sampled_from = [(policy, self.policy_law), (actor, self.actor_law)]
         if self.believes_raw:
-            asked.append((actor, SamplingLaw()))
+            sampled_from.append((actor, SamplingLaw()))
         streams = [
             laws(
                 scorer,
@@ -106,7 +106,7 @@ class Setup:
                 batch_size=self.batch_size,
                 rows=self.rows,
             )
-            for scorer, law in asked
+            for scorer, law in sampled_from
         ]
         done = -1
         for p, q, *others in zip(*streams, strict=True):
@@ -125,34 +125,34 @@ class Setup:
         return ratio_of_means(per_sequence(kl), lengths, written.prompt)
 
     def fitting(self, run: Callable[[Setup], T]) -> T:
-        """run(self).
+        """The result of run(self).
 
         Raises:
-            ValueError: memory is too small for the batch size; it says which fits.
+            ValueError: memory is too small for the batch size; the error says which size fits.
         """
         return run_fitting(lambda size: run(self.with_batches_of(size)), self.batch_size)
 
     def with_batches_of(self, batch_size: int) -> Setup:
-        """The same, with so many sequences at a time."""
+        """This setup with another batch size."""
         return dataclasses.replace(self, batch_size=batch_size)
 
 
 @dataclass(frozen=True, eq=False)
 class RealisedRollouts:
-    """An environment of real models built for one seed: what was asked, and what came of it.
+    """An environment of real models, built for one seed.
 
     Attributes:
-        setup: how rollouts are written and read.
+        setup: the prompts, laws and batch sizes of rollouts.
         vocab: V.
-        knob: the actor's knob that was used, given or solved for.
-        target_kl: the mean KL per token that was asked for, in nats, or None if the knob was given.
+        knob: the actor's knob, given or solved for.
+        target_kl: the mean KL per token that was asked for, nats; None if the knob was given.
         achieved: the mean KL(policy‖actor) per token over a few rollouts of the policy, nats.
         achieved_se: its standard error over those rollouts.
         policy: the policy that is trained; p_ref and p_new are one.
-        actor: the policy that writes.
-        reward: what a completion is worth.
+        actor: the policy that writes the rollouts.
+        reward: the reward of a completion.
         baseline: b of every prompt, (prompts,): the mean reward of rollouts of the policy that serve nothing else.
-        block: a pattern of the names of parameters, or None.
+        block: a pattern of the names of the parameters in whose space gradients are taken, or None.
     """
 
     setup: Setup
@@ -168,14 +168,13 @@ class RealisedRollouts:
     block: str | None
 
     def with_batches_of(self, batch_size: int) -> RealisedRollouts:
-        """The same, with so many sequences at a time."""
+        """This environment with another batch size."""
         return dataclasses.replace(self, setup=self.setup.with_batches_of(batch_size))
 
     def write(self, role: Role, seed: int, n: int, replicates: int) -> Written:
-        """n rollouts of every prompt, `replicates` times over; replicate by replicate, in it prompt by prompt.
+        """n rollouts after every prompt, `replicates` times over: replicate by replicate, within it prompt by prompt.
 
-        The same seed draws from the same uniforms whatever the knob is, and more replicates begin with those
-        of fewer.
+        The same seed draws from the same uniforms at any knob, and more replicates begin with those of fewer.
 
         Raises:
             ValueError: a count is below 1.
@@ -195,5 +194,5 @@ class RealisedRollouts:
         return self.setup.write(scorer, role, prompt, uniforms.reshape(-1, length))
 
     def pairs(self, written: Written) -> Iterator[LawPair]:
-        """Both laws at every token of rollouts of either."""
+        """Both laws at every token of rollouts of either policy, a few rows at a time."""
         return self.setup.pairs(self.policy, self.actor, written)

@@ -1,1 +1,1 @@
-"""Small language models whose every sequence can be enumerated, and their rewards."""
+"""Tiny language models whose sequences can be enumerated, and rewards of sequences."""

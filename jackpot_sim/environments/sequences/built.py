@@ -1,4 +1,4 @@
-"""An environment of sequences, built: every sequence where they fit in memory, and as many drawn as are asked for."""
+"""An environment of sequences that was built: every sequence where they fit in memory, and any number of draws."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from dataclasses import dataclass
 import numpy as np
 
 from jackpot_sim.core.arrays import Floats, Ints
-from jackpot_sim.core.sequences import Enumeration, Rollouts, SequenceLaws
+from jackpot_sim.core.sequences import Enumeration, SampledSequences, SequenceLaws
 from jackpot_sim.environments.fields import check_count
 from jackpot_sim.environments.language_models.scoring import Scorer
 from jackpot_sim.environments.language_models.teaching import RewardOf
 from jackpot_sim.environments.language_models.threads import torch_threads
 from jackpot_sim.environments.prefix_tree import PrefixTree, objective
 from jackpot_sim.environments.randomness import keyed_generator
-from jackpot_sim.environments.sequences.drawn_prefixes import visited
-from jackpot_sim.environments.sequences.mean_kl import Exhaustive
-from jackpot_sim.environments.sources.actor_source import Setting
+from jackpot_sim.environments.sequences.drawn_prefixes import DrawnPrefixes
+from jackpot_sim.environments.sequences.mean_kl import ExactKL
+from jackpot_sim.environments.sources.actor_source import TinyTask
 
 BASELINE_ROLLOUTS = 4096
-"""Sequences per prompt behind a baseline that is not exact."""
+"""Sequences per prompt behind a baseline that is sampled."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +29,7 @@ class Models:
 
     Attributes:
         policy: p_new, whose gradient is wanted.
-        actor: q, which writes the rollouts.
+        actor: q, the policy that writes the rollouts.
         reference: p_ref, the policy before the update at hand; `policy` itself if there is none.
     """
 
@@ -37,29 +37,28 @@ class Models:
     actor: Scorer
     reference: Scorer
 
-    def laws(self, of: Callable[[Scorer], Floats]) -> SequenceLaws:
-        """What `of` says of each, (prefixes, vocab), nats."""
-        policy = of(self.policy)
-        return SequenceLaws(policy, of(self.actor), policy if self.reference is self.policy else of(self.reference))
+    def laws(self, table_of: Callable[[Scorer], Floats]) -> SequenceLaws:
+        """The laws of all three, from a function that gives those of one, (prefixes, vocab), nats."""
+        policy, actor = table_of(self.policy), table_of(self.actor)
+        return SequenceLaws(policy, actor, policy if self.reference is self.policy else table_of(self.reference))
 
 
 @dataclass(frozen=True, eq=False)
 class RealisedSequences:
-    """An environment of sequences built for one seed: what was asked, and what came of it.
+    """An environment of sequences, built for one seed.
 
     The advantage of a sequence is R − b, b being the policy's mean reward after its prompt.
 
     Attributes:
         tree: the vocabulary, the most new tokens and the end token.
         prompts: shape (prompts, prompt_length).
-        knob: the source's knob that was used, given or solved for.
-        target_kl: the mean KL per token that was asked for, in nats, or None if the knob was given.
-        achieved: the mean KL per token (`token_kl`) between reference and actor, in the direction of the
-            source's target, nats.
+        knob: the source's knob, given or solved for.
+        target_kl: the mean KL per token that was asked for, nats; None if the knob was given.
+        achieved: the mean KL per token between reference and actor, in the direction of the source's target, nats.
         achieved_se: its standard error: 0 where every sequence was enumerated.
         enumerations: every sequence after each prompt, or None where they do not fit in memory.
-        features: ∂ log p(x|s)/∂θ of the policy after each prompt, (prefixes, vocab, parameters), nats; None
-            unless asked for.
+        features: ∂ log p(x|s)/∂θ of the policy after each prompt, (prefixes, vocab, parameters), nats; None unless
+            asked for.
         models: the three policies.
         reward: (tokens, mask) → R of shape (n,).
         baseline: b of every prompt, (prompts,).
@@ -77,11 +76,10 @@ class RealisedSequences:
     reward: RewardOf
     baseline: Floats
 
-    def rollouts(self, seed: int, n: int, replicates: int) -> tuple[Rollouts, ...]:
+    def rollouts(self, seed: int, n: int, replicates: int) -> tuple[SampledSequences, ...]:
         """After each prompt, replicates · n sequences of the actor and as many of the policy.
 
-        The same seed draws from the same uniforms whatever the knob is, and more replicates begin with
-        those of fewer.
+        The same seed draws from the same uniforms at any knob, and more replicates begin with those of fewer.
 
         Raises:
             ValueError: a count is below 1.
@@ -99,45 +97,43 @@ class RealisedSequences:
                 out.append(draw(prompt, actor, policy))
         return tuple(out)
 
-    def _from_tables(self, prompt: int, actor_uniforms: Floats, policy_uniforms: Floats) -> Rollouts:
+    def _from_tables(self, prompt: int, actor_uniforms: Floats, policy_uniforms: Floats) -> SampledSequences:
         assert self.enumerations is not None
         laws, baseline = self.enumerations[prompt].laws, self.baseline[prompt]
         actor = self.tree.draw(laws.actor_log_probs, actor_uniforms)
         policy = self.tree.draw(laws.policy_log_probs, policy_uniforms)
-        worth = [self.reward(each.token, each.mask) - baseline for each in (actor, policy)]
-        return Rollouts(laws, actor, worth[0], policy, worth[1], self.tree.end_token)
+        advantage = [self.reward(each.token, each.mask) - baseline for each in (actor, policy)]
+        return SampledSequences(laws, actor, advantage[0], policy, advantage[1], self.tree.end_token)
 
-    def _from_models(self, prompt: int, actor_uniforms: Floats, policy_uniforms: Floats) -> Rollouts:
+    def _from_models(self, prompt: int, actor_uniforms: Floats, policy_uniforms: Floats) -> SampledSequences:
         ids, end = self.prompts[prompt], self.tree.end_token
         drawn = [self.models.actor.draw(ids, actor_uniforms, end), self.models.policy.draw(ids, policy_uniforms, end)]
         tokens, mask = (np.concatenate(parts) for parts in zip(*drawn, strict=True))
-        seen = visited(tokens, mask)
-        laws = self.models.laws(lambda scorer: seen.laws(scorer, ids))
-        worth = self.reward(tokens, mask) - self.baseline[prompt]
-        actor, policy = slice(len(actor_uniforms)), slice(len(actor_uniforms), None)
-        actors, policies = seen.sequences.take(actor), seen.sequences.take(policy)
-        return Rollouts(laws, actors, worth[actor], policies, worth[policy], end)
+        prefixes = DrawnPrefixes.of(tokens, mask)
+        laws = self.models.laws(lambda scorer: prefixes.laws(scorer, ids))
+        advantage = self.reward(tokens, mask) - self.baseline[prompt]
+        first, rest = slice(len(actor_uniforms)), slice(len(actor_uniforms), None)
+        actor, policy = prefixes.sequences.take(first), prefixes.sequences.take(rest)
+        return SampledSequences(laws, actor, advantage[first], policy, advantage[rest], end)
 
 
-def enumerated(referee: Exhaustive, models: Models, setting: Setting) -> tuple[tuple[Enumeration, ...], Floats]:
-    """Every sequence after each prompt, and the exact mean reward, (prompts,)."""
-    sequences = setting.tree.sequences
-    reward = setting.reward(sequences.token, sequences.mask)
+def enumerated(estimator: ExactKL, models: Models, task: TinyTask) -> tuple[tuple[Enumeration, ...], Floats]:
+    """Every sequence after each prompt, from the tables of `estimator`, and the exact mean reward, (prompts,)."""
+    sequences = task.tree.sequences
+    reward = task.reward(sequences.token, sequences.mask)
 
     def laws_after(prompt: int) -> SequenceLaws:
-        return models.laws(lambda scorer: referee.table(scorer)[prompt])
+        return models.laws(lambda scorer: estimator.table(scorer)[prompt])
 
-    laws = [laws_after(prompt) for prompt in range(len(setting.prompts))]
+    laws = [laws_after(prompt) for prompt in range(len(task.prompts))]
     baseline = np.array([objective(sequences, each.policy_log_probs, reward) for each in laws])
     return tuple(Enumeration(each, sequences, reward - b) for each, b in zip(laws, baseline, strict=True)), baseline
 
 
-def sampled_baseline(policy: Scorer, setting: Setting) -> Floats:
+def sampled_baseline(policy: Scorer, task: TinyTask, generator: np.random.Generator) -> Floats:
     """The policy's mean reward after each prompt, (prompts,), from rollouts that serve nothing else."""
-    shape = len(setting.prompts), BASELINE_ROLLOUTS, setting.tree.length
-    uniforms = setting.generator("baseline").random(shape)
+    uniforms = generator.random((len(task.prompts), BASELINE_ROLLOUTS, task.tree.length))
     drawn = (
-        policy.draw(prompt, each, setting.tree.end_token)
-        for prompt, each in zip(setting.prompts, uniforms, strict=True)
+        policy.draw(prompt, each, task.tree.end_token) for prompt, each in zip(task.prompts, uniforms, strict=True)
     )
-    return np.array([np.mean(setting.reward(tokens, mask)) for tokens, mask in drawn])
+    return np.array([np.mean(task.reward(tokens, mask)) for tokens, mask in drawn])

@@ -1,7 +1,7 @@
-"""The prefixes that drawn sequences pass, where a tree of all of them would not fit.
+"""The prefixes of drawn sequences, where a tree of all prefixes would not fit.
 
-They form the part of the tree that was seen: row 0 is the empty prefix, and every other row a prefix
-that at least one of the sequences has, each once.
+They form the visited part of the tree: row 0 is the empty prefix, and every other row a prefix of at least one of the
+sequences, each once.
 """
 
 from __future__ import annotations
@@ -15,25 +15,41 @@ from jackpot_sim.core.sequences import Sequences
 from jackpot_sim.environments.language_models.scoring import Scorer
 
 _AT_ONCE = 1024
-"""Sequences that go through a model together."""
+"""Sequences that a model reads together."""
 
 
 @dataclass(frozen=True, eq=False)
-class Visited:
+class DrawnPrefixes:
     """The prefixes of n sequences.
 
     Attributes:
         sequences: the sequences, as paths through the rows.
-        example: of every row, a sequence that passes it, (rows,).
-        depth: of every row, the number of its tokens, (rows,).
+        example: a sequence that passes each row, (rows,).
+        depth: the number of tokens of each row, (rows,).
     """
 
     sequences: Sequences
     example: Ints
     depth: Ints
 
+    @classmethod
+    def of(cls, tokens: Ints, mask: Flags) -> DrawnPrefixes:
+        """The prefixes of sequences of shape (n, length); the mask, of that shape, is True on tokens."""
+        prefix = np.zeros(tokens.shape, dtype=np.int64)
+        example, depth = [np.zeros(1, dtype=np.int64)], [np.zeros(1, dtype=np.int64)]
+        count, vocab = 1, int(tokens.max()) + 1
+        for step in range(1, tokens.shape[1]):
+            live = np.flatnonzero(mask[:, step])
+            longer = prefix[live, step - 1] * vocab + tokens[live, step - 1]
+            distinct, first, which = np.unique(longer, return_index=True, return_inverse=True)
+            prefix[live, step] = count + which
+            example.append(live[first])
+            depth.append(np.full(len(distinct), step))
+            count += len(distinct)
+        return cls(Sequences(prefix, tokens, mask), np.concatenate(example), np.concatenate(depth))
+
     def laws(self, scorer: Scorer, prompt: Ints) -> Floats:
-        """log p(x|s) at every row, (rows, vocab), nats."""
+        """log p(x|s) at every row, (rows, vocab), nats; `prompt` has shape (prompt_length,)."""
         needed = np.unique(self.example)
         place = np.searchsorted(needed, self.example)
         parts = []
@@ -42,22 +58,6 @@ class Visited:
             along = scorer.log_probs_along(prompt, self.sequences.token[needed[start : start + _AT_ONCE]])
             parts.append((rows, along[place[rows] - start, self.depth[rows]]))
         out = np.empty((len(self.example), parts[0][1].shape[-1]))
-        for rows, found in parts:
-            out[rows] = found
+        for rows, law in parts:
+            out[rows] = law
         return out
-
-
-def visited(tokens: Ints, mask: Flags) -> Visited:
-    """The prefixes of sequences of shape (n, length), the mask True on tokens."""
-    prefix = np.zeros(tokens.shape, dtype=np.int64)
-    example, depth = [np.zeros(1, dtype=np.int64)], [np.zeros(1, dtype=np.int64)]
-    count, vocab = 1, int(tokens.max()) + 1
-    for step in range(1, tokens.shape[1]):
-        there = np.flatnonzero(mask[:, step])
-        longer = prefix[there, step - 1] * vocab + tokens[there, step - 1]
-        found, first, which = np.unique(longer, return_index=True, return_inverse=True)
-        prefix[there, step] = count + which
-        example.append(there[first])
-        depth.append(np.full(len(found), step))
-        count += len(found)
-    return Visited(Sequences(prefix, tokens, mask), np.concatenate(example), np.concatenate(depth))

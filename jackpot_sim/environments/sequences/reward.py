@@ -1,7 +1,7 @@
-"""What a whole sequence is worth: the reward R(y) that its advantage is made from.
+"""Rewards R(y) of whole sequences of tokens, from which advantages are made.
 
-Frozen configurations; `of` gives R of shape (n,) for any sequences, enumerated or drawn. A reward looks
-at the tokens alone, so a sequence has the same one wherever it is met.
+Each is a frozen configuration whose `of` gives R of shape (n,) for any sequences, enumerated or drawn. A reward looks
+at the tokens alone, so a sequence has the same reward wherever it is met.
 """
 
 from __future__ import annotations
@@ -10,21 +10,18 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.special import ndtri
 
 from jackpot_sim.core.arrays import Flags, Floats, Ints
+from jackpot_sim.core.hashing import splitmix64
 from jackpot_sim.environments.fields import FORBID_EXTRA, check_count, check_positive
-
-_GOLDEN, _FIRST, _SECOND = (np.uint64(each) for each in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
-"""The increment and the two multipliers of SplitMix64."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SumReward:
     """A verifiable reward: 1 if the tokens of the sequence add up to `target` modulo `modulus`, else 0.
 
-    The tokens count by their ids, the end token among them, and so for nothing where it is token 0.
+    Tokens count by their ids; so does the end token, which adds nothing where it is token 0.
     """
 
     kind: Literal["sum-modulo"] = "sum-modulo"
@@ -47,8 +44,8 @@ class SumReward:
 class RandomReward:
     """R ~ N(0, scale²), independent over sequences: a reward without any structure to be learnt.
 
-    A 64-bit hash of the tokens and of one number drawn from the generator decides R, so that what a
-    sequence is worth does not depend on which others are asked about.
+    A 64-bit hash of the tokens and of one number drawn from the generator decides R, so that the reward of a sequence
+    does not depend on the other sequences asked about.
     """
 
     kind: Literal["random"] = "random"
@@ -62,9 +59,9 @@ class RandomReward:
     def of(self, tokens: Ints, mask: Flags, vocab: int, generator: np.random.Generator) -> Floats:
         """R of shape (n,) for tokens and mask of shape (n, length); a fresh generator gives the same."""
         state = np.full(len(tokens), generator.integers(2**64, dtype=np.uint64))
-        for token, there in zip(tokens.T, mask.T, strict=True):
-            state = np.where(there, _mixed(state ^ _mixed(token.astype(np.uint64))), state)
-        uniform = ((_mixed(state) >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
+        for token, live in zip(tokens.T, mask.T, strict=True):
+            state = np.where(live, splitmix64(state ^ splitmix64(token.astype(np.uint64))), state)
+        uniform = ((splitmix64(state) >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
         drawn: Floats = self.scale * ndtri(uniform)
         return drawn
 
@@ -94,7 +91,7 @@ class TokenShareReward:
 
 @dataclass(frozen=True, kw_only=True)
 class DistinctShareReward:
-    """A dense reward: different tokens over all tokens of the sequence, in (0, 1]; what repeats itself loses."""
+    """A dense reward: different tokens over all tokens of the sequence, in (0, 1]; repetition loses."""
 
     kind: Literal["distinct-share"] = "distinct-share"
 
@@ -109,11 +106,3 @@ class DistinctShareReward:
 
 
 Reward: TypeAlias = SumReward | RandomReward | TokenShareReward | DistinctShareReward
-
-
-def _mixed(state: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """SplitMix64: one step, by which every bit of the state reaches every bit of the result."""
-    state = state + _GOLDEN
-    state = (state ^ (state >> np.uint64(30))) * _FIRST
-    state = (state ^ (state >> np.uint64(27))) * _SECOND
-    return state ^ (state >> np.uint64(31))

@@ -1,14 +1,14 @@
 """Tiny causal language models whose actor differs from the policy by one knob.
 
-A model that starts at random is trained for a second on a small language (`fitting.StrideLanguage`); a
-source makes the actor from it, or the policy; a reward of whole sequences makes the advantage. Where the
-tree of prefixes fits in memory every sequence is enumerated; beyond that, sequences are drawn.
+A model that starts at random is trained for a second on a small language (`StrideLanguage`); a source makes the actor
+from it, or the policy; a reward of whole sequences makes the advantage. Where the tree of prefixes fits in memory,
+every sequence is enumerated; beyond that, sequences are drawn.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from typing import Literal
 
@@ -27,24 +27,26 @@ from jackpot_sim.environments.language_models.build import (
     check_same_vocabulary,
     load_tokenizer,
 )
-from jackpot_sim.environments.language_models.scoring import CausalLM, log_prob_features
+from jackpot_sim.environments.language_models.derivatives import log_prob_features
+from jackpot_sim.environments.language_models.scoring import CausalLM
 from jackpot_sim.environments.language_models.teaching import PolicyGradientAscent, Pretraining, StrideLanguage
 from jackpot_sim.environments.language_models.threads import torch_threads
 from jackpot_sim.environments.prefix_tree import PrefixTree, require_an_end
 from jackpot_sim.environments.randomness import keyed_generator
 from jackpot_sim.environments.sequences.built import Models, enumerated, sampled_baseline
 from jackpot_sim.environments.sequences.built import RealisedSequences as RealisedSequences
-from jackpot_sim.environments.sequences.mean_kl import Exhaustive, MeanKL, Referee, Sampling
+from jackpot_sim.environments.sequences.mean_kl import ExactKL, KLEstimator, MeanKL, SampledKL
 from jackpot_sim.environments.sequences.reward import Reward, SumReward, TokenShareReward
-from jackpot_sim.environments.sources import Source, TopKSource, WeightNoise
-from jackpot_sim.environments.sources.actor_source import Setting
+from jackpot_sim.environments.sources.actor_source import Setting, TinyTask
+from jackpot_sim.environments.sources.kinds import TinySource
+from jackpot_sim.environments.sources.served import TopKSource, WeightNoise
 from jackpot_sim.environments.targets import Target
 from jackpot_sim.requirements import require
 
 PRETRAINING_RATE = 1e-2
 """The learning rate of pretraining."""
 KL_ROLLOUTS = 1024
-"""Sequences per prompt behind a mean KL that is not exact."""
+"""Sequences per prompt behind a mean KL that is sampled."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,17 +58,16 @@ class SmallLM:
         vocab: V, 2 to 64.
         length: the most new tokens, 1 to 12.
         end_token: the token that ends a sequence, or None.
-        prompts: how many; drawn uniformly among the other tokens.
-        prompt_length: tokens in each.
-        pretrain_steps: steps on the small language of a model that starts at random; a checkpoint is taken as
-            it is.
-        source: where the actor comes from, with its one knob or a target KL.
-        reward: what a sequence is worth.
-        updates: steps of policy gradient from p_ref, the policy before the update at hand, to p_new, the one
-            that is trained; 0 makes them one.
-        learning_rate: AdamW's, of these updates.
-        space: whether gradients are taken in the logits at every prefix or in the model's parameters.
-        memory_limit_gib: what an enumeration may hold; a larger one is left to sampling.
+        prompts: the number of prompts, drawn uniformly among the other tokens.
+        prompt_length: tokens in each prompt.
+        pretrain_steps: steps on the small language by a model that starts at random; a checkpoint takes none.
+        source: the source of the actor, with its one knob or a target KL.
+        reward: the reward of a sequence.
+        updates: steps of policy gradient from p_ref, the policy before the update at hand, to p_new, the policy that is
+            trained; 0 makes them one.
+        learning_rate: that of AdamW in these updates.
+        space: the space of gradients: the logits at every prefix, or the model's parameters.
+        memory_limit_gib: the most memory of an enumeration; sequences that need more are sampled.
 
     Raises:
         ValueError: a number is out of range, or the end token is none of the vocabulary.
@@ -80,7 +81,7 @@ class SmallLM:
     prompts: int = 4
     prompt_length: int = 2
     pretrain_steps: int = 200
-    source: Source = field(default_factory=lambda: WeightNoise(target_kl=0.01), metadata=BY_KIND)
+    source: TinySource = field(default_factory=lambda: WeightNoise(target_kl=0.01), metadata=BY_KIND)
     reward: Reward = field(default_factory=SumReward, metadata=BY_KIND)
     updates: int = 0
     learning_rate: float = 1e-3
@@ -117,7 +118,7 @@ class SmallLM:
 
     @property
     def enumerable(self) -> bool:
-        """Whether every sequence is enumerated: that is a matter of the limit alone, not of the machine."""
+        """True if every sequence is enumerated, which depends on the limit alone, not on the machine."""
         return self.tree.bytes_needed(self.prompts) <= self._memory_limit
 
     @property
@@ -126,12 +127,12 @@ class SmallLM:
 
     @property
     def family(self) -> str:
-        """What sets the actor apart, as records name it."""
+        """The difference between actor and policy, as records name it."""
         return self.source.kind
 
     @property
     def base_kind(self) -> str:
-        """Where the policies come from, as records name it."""
+        """The origin of the policies, as records name it."""
         return self.kind
 
     @property
@@ -153,9 +154,9 @@ class SmallLM:
         """The models and sequences that this configuration and `seed` determine.
 
         Raises:
-            ValueError: torch or transformers is not installed; a model cannot be built, or does not fit the
-                vocabulary or the lengths; the end token is never reached; the knob does not fit the model; or
-                `target_kl` is unattainable, or not exact where it must be.
+            ValueError: torch or transformers is not installed; a model cannot be built, or does not fit the vocabulary
+                or the lengths; the end token is never reached; the knob does not fit the model; or `target_kl` is
+                unattainable, or not exact where it must be.
         """
         require("torch", "transformers", purpose=self.kind)
         with torch_threads(1):
@@ -164,43 +165,40 @@ class SmallLM:
     def _build(self, seed: int) -> RealisedSequences:
         self._require_what_fits()
         generator = partial(keyed_generator, seed, self.kind, self._base_key)
-        setting = self._setting(generator)
-        referee: Referee = Exhaustive(self.tree, setting.prompts)
+        task = self._task(generator)
+        estimator: KLEstimator = ExactKL(self.tree, task.prompts)
         if not self.enumerable:
             uniforms = generator("kl").random((self.prompts, KL_ROLLOUTS, self.length))
-            referee = Sampling(setting.prompts, uniforms, self.end_token)
+            estimator = SampledKL(task.prompts, uniforms, self.end_token)
+        setting = self._setting(generator, task)
         base = CausalLM(setting.base)
-        require_an_end(self.tree, referee.states(base), "the policy")
+        setting = replace(setting, laws=lambda: estimator.laws(base))
+        require_an_end(self.tree, estimator.laws(base), "the policy")
         actors, forwards = self.source.actors(setting), self.target_divergence == "kl_policy_actor"
 
         @cache
         def kl_at(knob: float) -> MeanKL:
-            return referee.kl(*actors(knob)[:: 1 if forwards else -1])
+            return estimator.kl(*actors(knob)[:: 1 if forwards else -1])
 
-        knob = self.source.knob
-        if self.target_kl is not None:
+        def solved(target_kl: float) -> float:
             label = f"{self.target_divergence} of {self.source.kind}"
-            target = Target(label, self.target_kl, lambda knob: kl_at(knob).value)
-            knob = self.source.solve(target, setting, lambda: referee.states(base))
+            return self.source.solve(Target(label, target_kl, lambda knob: kl_at(knob).value), setting)
+
+        knob = self.source.resolved(solved)
         reference, actor = actors(knob)
-        policy = reference
-        if self.updates:
-            ascent = PolicyGradientAscent(
-                reference.model, setting.prompts, self.tree, setting.reward, self.learning_rate, generator("updates")
-            )
-            policy = CausalLM(ascent.after(self.updates))
+        policy = self._updated(reference, task, generator("updates"))
         models = Models(policy, actor, reference)
         enumerations = None
-        if isinstance(referee, Exhaustive):
-            enumerations, baseline = enumerated(referee, models, setting)
+        if isinstance(estimator, ExactKL):
+            enumerations, baseline = enumerated(estimator, models, task)
         else:
-            baseline = sampled_baseline(policy, setting)
+            baseline = sampled_baseline(policy, task, generator("baseline"))
         features = None
         if self.space == "parameters":
-            features = tuple(log_prob_features(policy.model, setting.prompts, self.tree, self._memory_limit))
+            features = tuple(log_prob_features(policy.model, task.prompts, self.tree, self._memory_limit))
         return RealisedSequences(
             tree=self.tree,
-            prompts=setting.prompts,
+            prompts=task.prompts,
             knob=float(knob),
             target_kl=self.target_kl,
             achieved=kl_at(knob).value,
@@ -208,44 +206,55 @@ class SmallLM:
             enumerations=enumerations,
             features=features,
             models=models,
-            reward=setting.reward,
+            reward=task.reward,
             baseline=baseline,
         )
 
-    def _setting(self, generator: Callable[..., np.random.Generator]) -> Setting:
-        """The models before the source does anything, checked before any of them is trained."""
+    @property
+    def _language(self) -> StrideLanguage:
+        return StrideLanguage(self.tree, self.prompt_length)
+
+    def _task(self, generator: Callable[..., np.random.Generator]) -> TinyTask:
+        return TinyTask(
+            prompts=self._language.prompts(generator("prompts"), self.prompts),
+            tree=self.tree,
+            reward=lambda tokens, mask: self.reward.of(tokens, mask, self.vocab, generator("reward")),
+        )
+
+    def _setting(self, generator: Callable[..., np.random.Generator], task: TinyTask) -> Setting:
+        """The models before the source does anything; all are checked before any of them is trained."""
         base, other = self._model(self.model, "policy", generator), None
         if self.source.other is not None:
             other = self._model(self.source.other, "actor", generator)
             tokenizers = (_tokenizer(self.model), _tokenizer(self.source.other))
             check_same_vocabulary(base, other, *tokenizers)
-        language = StrideLanguage(self.tree, self.prompt_length)
-        base = self._pretrained(base, self.model, language, generator("pretraining", "policy"))
+        base = self._pretrained(base, self.model, generator("pretraining", "policy"))
         if self.source.learns_the_language:
-            other = self._pretrained(other, self.source.other, language, generator("pretraining", "actor"))
-        return Setting(
-            base=base,
-            other=other,
-            prompts=language.prompts(generator("prompts"), self.prompts),
-            tree=self.tree,
-            reward=lambda tokens, mask: self.reward.of(tokens, mask, self.vocab, generator("reward")),
-            generator=generator,
-        )
+            other = self._pretrained(other, self.source.other, generator("pretraining", "actor"))
+        positions = self.prompt_length + self.length
+        return Setting(base, generator, other=other, positions=positions, task=task)
 
     def _model(self, config: LanguageModel, role: str, generator: Callable[..., np.random.Generator]) -> Model:
         model = build(config, self.vocab, generator("weights", role, config))
         check_model(model, f"the {role}", vocab=self.vocab, positions=self.prompt_length + self.length)
         return model
 
-    def _pretrained(
-        self, model: Model, config: LanguageModel | None, language: StrideLanguage, generator: np.random.Generator
-    ) -> Model:
+    def _pretrained(self, model: Model, config: LanguageModel | None, generator: np.random.Generator) -> Model:
         if isinstance(config, Checkpoint):
             return model
-        return Pretraining(model, language, PRETRAINING_RATE, generator).after(self.pretrain_steps)
+        return Pretraining(model, self._language, PRETRAINING_RATE, generator).after(self.pretrain_steps)
+
+    def _updated(self, reference: CausalLM, task: TinyTask, generator: np.random.Generator) -> CausalLM:
+        """The policy after its updates; the reference itself where there are none."""
+        if not self.updates:
+            return reference
+        ascent = PolicyGradientAscent(
+            reference.model, task.prompts, task.tree, task.reward, self.learning_rate, generator
+        )
+        return CausalLM(ascent.after(self.updates))
 
     def _require_what_fits(self) -> None:
-        """Refuses what needs every sequence and cannot have it, and what this machine cannot hold."""
+        """Refuses options that need every sequence where they are sampled, and enumerations beyond this machine."""
         if self.enumerable:
             return self.tree.require_memory(self.prompts)
         if self.space == "parameters":
@@ -262,7 +271,7 @@ class SmallLM:
 
     @property
     def _base_key(self) -> tuple[object, ...]:
-        """What the randomness of all models and of the reward is keyed by, beside the seed."""
+        """The key of the randomness of all models and of the reward, beside the seed."""
         return self.model, self.vocab, self.end_token, self.prompt_length
 
 

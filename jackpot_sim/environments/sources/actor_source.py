@@ -1,8 +1,7 @@
-"""What all sources of an actor share: one knob, given or solved for, and keyed randomness.
+"""The base class of all sources of an actor: one knob, given or solved for, and keyed randomness.
 
-The counterpart of `knobs` for language models. A source draws its noise once and gives a pair of models
-as a function of its knob; the noise is keyed by the seed, the policy's own configuration and the kind of
-the source, never by the knob.
+A source draws its noise once and gives a pair of models as a function of its knob; the noise is keyed by the seed, the
+policy's own configuration and the kind of the source, never by the knob.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeAlias
+from typing import ClassVar, TypeAlias
 
 import numpy as np
 
@@ -18,42 +17,60 @@ from jackpot_sim.core.arrays import Floats, Ints
 from jackpot_sim.environments.knobs import OneKnob
 from jackpot_sim.environments.language_models.build import LanguageModel, Model
 from jackpot_sim.environments.language_models.scoring import CausalLM, Scorer
-from jackpot_sim.environments.language_models.teaching import Path, RewardOf
+from jackpot_sim.environments.language_models.teaching import RewardOf, TrainingPath
 from jackpot_sim.environments.prefix_tree import PrefixTree
 from jackpot_sim.environments.targets import Target
+
+MAX_STEPS = 1 << 10
+"""The most steps that the search for a target tries; a larger learning rate gets further."""
+
+
+@dataclass(frozen=True, eq=False)
+class TinyTask:
+    """The data that tiny models are trained and measured on.
+
+    Attributes:
+        prompts: shape (prompts, prompt_length).
+        tree: the vocabulary, the most new tokens and the end token.
+        reward: the reward of whole sequences.
+    """
+
+    prompts: Ints
+    tree: PrefixTree
+    reward: RewardOf
 
 
 @dataclass(frozen=True, eq=False)
 class Setting:
-    """What a source makes its pair from.
+    """The models and data from which a source makes its pair; a source says which of the optional ones it needs.
 
     Attributes:
-        base: the model that is there before the source does anything.
-        other: the model of `ActorSource.other`, None where there is none.
-        prompts: shape (prompts, prompt_length).
-        tree: the vocabulary, the most new tokens and the end token.
-        reward: what the policy is trained on.
+        base: the model before the source does anything.
         generator: a key → the generator that it determines, together with seed and base model.
-        ascent: (learning rate, rollouts a step) → the base model and what training on rewards makes of it, for
-            real models; None for tiny ones, whose sources train as their trees allow.
+        other: the model of `ActorSource.other`, None where there is none.
+        positions: the most tokens of a sequence, prompt and new ones together.
+        laws: gives the base model's laws at the prefixes over which a KL is measured, (states, vocab), nats; of tiny
+            models only.
+        task: prompts, sequences and reward of tiny models.
+        ascent: (learning rate, rollouts a step) → the base model in training on rewards; of real models only.
     """
 
     base: Model
-    other: Model | None
-    prompts: Ints
-    tree: PrefixTree
-    reward: RewardOf
     generator: Callable[..., np.random.Generator]
-    ascent: Callable[[float, int], Path] | None = None
+    other: Model | None = None
+    positions: int = 0
+    laws: Callable[[], Floats] | None = None
+    task: TinyTask | None = None
+    ascent: Callable[[float, int], TrainingPath] | None = None
 
 
-Actors: TypeAlias = Callable[[Any], tuple[CausalLM, Scorer]]
-"""knob → (reference, actor): the policy before the update at hand, and what writes the rollouts."""
+Actors: TypeAlias = Callable[[float], tuple[CausalLM, Scorer]]
+"""knob → (reference, actor): the policy before the update at hand, and the policy that writes the rollouts."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ActorSource(OneKnob):
-    """Where a language-model actor comes from that differs from the policy by one knob."""
+    """A source of a language-model actor that differs from the policy by one knob."""
 
     learns_the_language: ClassVar[bool] = False
     """Whether `other` is trained as the policy was, unless it is a checkpoint."""
@@ -65,14 +82,8 @@ class ActorSource(OneKnob):
 
     @abstractmethod
     def actors(self, setting: Setting) -> Actors:
-        """The two models as a function of the knob, with all noise drawn here."""
+        """The two models as a function of the knob; all noise is drawn before this returns."""
 
     @abstractmethod
-    def solve(self, target: Target, setting: Setting, laws: Callable[[], Floats]) -> Any:
-        """The knob at which the mean KL meets the target, exactly or as nearly as can be.
-
-        Args:
-            target: the KL, as a function of the knob.
-            setting: as for `actors`.
-            laws: gives the base model's laws at every prefix of every prompt, (states, vocab).
-        """
+    def solve(self, target: Target, setting: Setting) -> float:
+        """The knob at which the mean KL meets the target, exactly or as nearly as can be."""

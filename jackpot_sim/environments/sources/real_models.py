@@ -1,50 +1,43 @@
-"""Actors of real models: another checkpoint, the same weights in another precision, older weights.
-
-The sources of `served` that keep to one model (noise, quantised weights or caches, a sliding window) serve real
-models as they serve tiny ones, and complete the union.
-"""
+"""Actors of real models alone: another checkpoint, the policy's weights in another precision, older weights."""
 
 from __future__ import annotations
 
 import copy
-import difflib
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeAlias, get_args
+from typing import ClassVar, Literal
 
-from jackpot_sim.core.arrays import Floats
+from typing_extensions import override
+
 from jackpot_sim.environments.fields import check_count, check_positive
 from jackpot_sim.environments.language_models.checkpoints import Precision
 from jackpot_sim.environments.language_models.scoring import CausalLM
-from jackpot_sim.environments.sources.actor_source import Actors, ActorSource, Setting
-from jackpot_sim.environments.sources.other_models import MAX_STEPS
-from jackpot_sim.environments.sources.served import QuantizedKV, QuantizedWeights, SlidingWindow, WeightNoise
+from jackpot_sim.environments.sources.actor_source import MAX_STEPS, Actors, ActorSource, Setting
 from jackpot_sim.environments.targets import Target
 
 
 @dataclass(frozen=True, kw_only=True)
-class _AsItIs(ActorSource):
-    """An actor that is what it is: its knob is a share of 1, and there is no other and no target."""
+class _WithoutKnob(ActorSource):
+    """An actor without a knob; `share` is fixed at 1 and `target_kl` is refused."""
 
     knob_name: ClassVar[str] = "share"
     share: ClassVar[float] = 1.0
 
+    @override
     def check_knob(self, knob: float) -> None:
-        """It is 1."""
+        """No share but 1 can be given."""
 
-    def solve(self, target: Target, setting: Setting, laws: Callable[[], Floats]) -> float:
-        """There is nothing to solve for: a target_kl is refused when it is given."""
-        raise AssertionError("an actor without a knob has no target")
+    @override
+    def solve(self, target: Target, setting: Setting) -> float:
+        return self.share
 
 
 @dataclass(frozen=True, kw_only=True)
-class AnotherCheckpoint(_AsItIs):
+class AnotherCheckpoint(_WithoutKnob):
     """Another model with the same tokens: a smaller one, an older one, a quantised one.
 
     Attributes:
         path: a folder as `save_pretrained` leaves it, or a hub id.
-        precision: None for that of the policy.
+        precision: the number format of its weights; None for that of the policy.
     """
 
     kind: Literal["checkpoint"] = "checkpoint"
@@ -56,15 +49,15 @@ class AnotherCheckpoint(_AsItIs):
             object.__setattr__(self, "precision", Precision(self.precision))
         super().__post_init__()
 
+    @override
     def actors(self, setting: Setting) -> Actors:
-        """The reference is the base model."""
         pair = CausalLM(setting.base), CausalLM(setting.other)
         return lambda share: pair
 
 
 @dataclass(frozen=True, kw_only=True)
-class OtherPrecision(_AsItIs):
-    """The policy's weights in another precision, in which the actor computes too."""
+class OtherPrecision(_WithoutKnob):
+    """The policy's weights in another precision, in which the actor also computes."""
 
     kind: Literal["precision"] = "precision"
     precision: Precision = Precision.BF16
@@ -73,8 +66,8 @@ class OtherPrecision(_AsItIs):
         object.__setattr__(self, "precision", Precision(self.precision))
         super().__post_init__()
 
+    @override
     def actors(self, setting: Setting) -> Actors:
-        """The reference is the base model."""
         other = copy.deepcopy(setting.base)
         for weight in other.parameters():  # and no buffer: those of rotary embeddings stay in float32 in any checkpoint
             weight.data = weight.data.to(self.precision.dtype)
@@ -87,9 +80,9 @@ class OlderWeights(ActorSource):
     """Actor: the checkpoint. Policy: the checkpoint after `steps` steps of policy gradient on its own rollouts.
 
     Attributes:
-        steps: optimiser steps, as `ascent.RolloutAscent` takes them; a target gets the nearer of two
-            successive steps that straddle it, and holds the weights and the optimiser of every step it tries.
-        learning_rate: AdamW's.
+        steps: steps of `RolloutAscent`; a target gets the nearer of two successive steps that straddle it, and holds
+            the weights and the optimiser of every step that it tries.
+        learning_rate: that of AdamW.
         batch: rollouts behind each step.
     """
 
@@ -105,53 +98,16 @@ class OlderWeights(ActorSource):
         check_positive("learning_rate", self.learning_rate)
         check_count("batch", self.batch, 2)
 
-    def check_knob(self, knob: int) -> None:
-        """An integer ≥ 0."""
+    @override
+    def check_knob(self, knob: float) -> None:
         check_count("steps", knob, 0)
 
+    @override
     def actors(self, setting: Setting) -> Actors:
-        """The actor is the base model."""
         assert setting.ascent is not None
         path, actor = setting.ascent(self.learning_rate, self.batch), CausalLM(setting.base)
         return lambda steps: (CausalLM(path.after(int(steps))), actor)
 
-    def solve(self, target: Target, setting: Setting, laws: Callable[[], Floats]) -> int:
-        """The number of steps nearest to the target, the search doubling until it passes it."""
+    @override
+    def solve(self, target: Target, setting: Setting) -> float:
         return target.nearest_growing(MAX_STEPS)
-
-
-RealActor: TypeAlias = (
-    AnotherCheckpoint | OtherPrecision | OlderWeights | WeightNoise | QuantizedWeights | QuantizedKV | SlidingWindow
-)
-"""What may set the actor of a real model apart."""
-
-REAL_ACTORS: tuple[type[ActorSource], ...] = get_args(RealActor)
-
-_USUAL: dict[str, dict[str, Any]] = {
-    "stale": {"steps": 16},
-    "quantized-weights": {"share": 1.0},
-    "quantized-kv": {"share": 1.0},
-}
-"""The knob of a kind that is given without one; the others have none that suggests itself."""
-
-
-def from_name(name: str) -> dict[str, Any]:
-    """The configuration that a bare word means: a kind of source, or else the path or id of a checkpoint.
-
-    Raises:
-        ValueError: it is neither, but nearly a kind.
-    """
-    kinds = [str(vars(each)["kind"]) for each in REAL_ACTORS if each is not AnotherCheckpoint]
-    if name in kinds:
-        return {"kind": name}
-    near = difflib.get_close_matches(name, kinds, n=1, cutoff=0.8)
-    if near and not Path(name).exists():
-        raise ValueError(f"actor: {name!r} is neither a kind nor a folder; did you mean {near[0]!r}?")
-    return {"kind": "checkpoint", "path": name}
-
-
-def with_knob(actor: Any) -> Any:
-    """A configuration with the usual knob of its kind, where it has neither a knob nor a target."""
-    if not isinstance(actor, Mapping) or "target_kl" in actor:
-        return actor
-    return {**_USUAL.get(str(actor.get("kind")), {}), **actor}

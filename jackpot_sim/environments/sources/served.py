@@ -1,28 +1,31 @@
-"""Actors that are the policy itself, served otherwise: noise, coarse numbers, a short memory, a sampler's cuts."""
+"""Actors that are the policy served otherwise: noise, coarse numbers, a short memory, a sampler's cuts."""
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Mapping
+from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
+
+from typing_extensions import override
 
 from jackpot_sim.core.arrays import Floats
 from jackpot_sim.environments.fields import check_count, check_non_negative
 from jackpot_sim.environments.knobs import Divergence
 from jackpot_sim.environments.language_models.build import Model
 from jackpot_sim.environments.language_models.formats import Format, rounded
-from jackpot_sim.environments.language_models.library import rounding_cache, with_sliding_window
+from jackpot_sim.environments.language_models.library import Tensor, rounding_cache, with_sliding_window
 from jackpot_sim.environments.language_models.scoring import CausalLM
 from jackpot_sim.environments.sources.actor_source import Actors, ActorSource, Setting
-from jackpot_sim.environments.states.mismatch import Mismatch
+from jackpot_sim.environments.states.mismatch import TransformedLaw
 from jackpot_sim.environments.states.perturbed import Temperature
-from jackpot_sim.environments.states.truncated import TopK, TopP
+from jackpot_sim.environments.states.truncated import TopKTruncation, TopPTruncation
 from jackpot_sim.environments.targets import Target
 
 LARGEST = 2.0**16
-"""Where the search for a target stops: so many standard deviations, or rounding errors."""
+"""The end of the search for a target: so many standard deviations, or rounding errors."""
 
 STEPS_PER_OCTAVE = 512
 """The grid of shares on which `QuantizedKV` looks for a target: neighbours differ by 0.14%, their KLs by 0.27%."""
@@ -37,12 +40,12 @@ class WeightNoise(ActorSource):
 
     knob_name: ClassVar[str] = "sigma"
 
+    @override
     def check_knob(self, knob: float) -> None:
-        """σ ≥ 0."""
         check_non_negative("sigma", knob)
 
+    @override
     def actors(self, setting: Setting) -> Actors:
-        """The reference is the base model."""
         import torch
 
         generator = setting.generator("noise", self.kind)
@@ -54,8 +57,9 @@ class WeightNoise(ActorSource):
         reference = CausalLM(setting.base)
         return lambda sigma: (reference, CausalLM(moved(setting.base, noise, sigma)))
 
-    def solve(self, target: Target, setting: Setting, laws: Callable[[], Floats]) -> float:
-        """σ > 0: the least that doubling from below finds, for the KL need not grow for ever."""
+    @override
+    def solve(self, target: Target, setting: Setting) -> float:
+        # The least σ that doubling from below finds: the KL need not grow for ever.
         return target.on_ray(LARGEST)
 
 
@@ -63,13 +67,13 @@ class WeightNoise(ActorSource):
 class QuantizedWeights(ActorSource):
     """w + share·(Q(w) − w): the linear layers inside the blocks in another number format.
 
-    Head and embeddings stay as they are, as in most served models. Q rounds symmetrically, with one scale
-    per output channel, from its largest magnitude (`formats.rounded`).
+    Head and embeddings keep their format, as in most served models. Q rounds symmetrically, with one scale per output
+    channel, from its largest magnitude (`formats.rounded`). A model without linear layers but its head is refused.
 
     Attributes:
-        format: the format.
+        format: the number format.
         share: 1 is the format itself, more is that many times its rounding error.
-        group: int4 has a scale for so many inputs of a channel; the other formats do not use it.
+        group: the inputs of a channel that share a scale in int4; the other formats do not use it.
     """
 
     kind: Literal["quantized-weights"] = "quantized-weights"
@@ -84,16 +88,12 @@ class QuantizedWeights(ActorSource):
         check_count("group", self.group, 1)
         super().__post_init__()
 
+    @override
     def check_knob(self, knob: float) -> None:
-        """share ≥ 0."""
         check_non_negative("share", knob)
 
+    @override
     def actors(self, setting: Setting) -> Actors:
-        """The reference is the base model.
-
-        Raises:
-            ValueError: the model has no linear layers but its head.
-        """
         import torch
 
         head = setting.base.get_output_embeddings()
@@ -109,8 +109,8 @@ class QuantizedWeights(ActorSource):
         reference = CausalLM(setting.base)
         return lambda share: (reference, CausalLM(moved(setting.base, error, share)))
 
-    def solve(self, target: Target, setting: Setting, laws: Callable[[], Floats]) -> float:
-        """share > 0."""
+    @override
+    def solve(self, target: Target, setting: Setting) -> float:
         return target.on_ray(LARGEST)
 
 
@@ -118,12 +118,12 @@ class QuantizedWeights(ActorSource):
 class QuantizedKV(ActorSource):
     """x + share·(Q(x) − x): the keys and values that attention reads, in another number format.
 
-    Q rounds symmetrically, with one scale per token and head, from its largest magnitude. What one layer
-    reads decides what the next one has to round, so the KL jumps a little wherever a number falls to
-    another neighbour. A target therefore gets the nearest of a fine grid of shares.
+    Q rounds symmetrically, with one scale per token and head, from its largest magnitude. The rounded numbers of one
+    layer decide those that the next one rounds, so the KL jumps a little wherever a number falls to another
+    neighbour. A target therefore gets the nearest of a fine grid of shares, from 2⁻¹⁶ to 2¹⁶.
 
     Attributes:
-        format: any but int4.
+        format: the number format, any but int4.
         share: 1 is the format itself, more is that many times its rounding error.
     """
 
@@ -139,24 +139,24 @@ class QuantizedKV(ActorSource):
             raise ValueError("format of quantized-kv must be bf16, fp8-e4m3, fp8-e5m2 or int8, got int4")
         super().__post_init__()
 
+    @override
     def check_knob(self, knob: float) -> None:
-        """share ≥ 0."""
         check_non_negative("share", knob)
 
+    @override
     def actors(self, setting: Setting) -> Actors:
-        """The reference is the base model."""
         reference = CausalLM(setting.base)
 
         def at(share: float) -> tuple[CausalLM, CausalLM]:
-            def round_(values: Any) -> Any:
+            def round_(values: Tensor) -> Tensor:
                 return values + share * (rounded(values, self.format) - values)
 
             return reference, CausalLM(setting.base, new_cache=lambda: rounding_cache(setting.base.config, round_))
 
         return at
 
-    def solve(self, target: Target, setting: Setting, laws: Callable[[], Floats]) -> float:
-        """The share of the grid nearest to the target, from 2⁻¹⁶ to 2¹⁶."""
+    @override
+    def solve(self, target: Target, setting: Setting) -> float:
         last = round(math.log2(LARGEST)) * STEPS_PER_OCTAVE
         return target.nearest_ordered([math.exp2(step / STEPS_PER_OCTAVE) for step in range(-last, last + 1)])
 
@@ -170,56 +170,59 @@ class SlidingWindow(ActorSource):
 
     knob_name: ClassVar[str] = "window"
 
-    def check_knob(self, knob: int) -> None:
-        """An integer ≥ 2; as long as prompt and new tokens together, it is no mismatch."""
-        check_count("window", knob, 2)
+    @override
+    def check_knob(self, knob: float) -> None:
+        check_count("window", knob, 2)  # one as long as prompt and new tokens together is no mismatch
 
+    @override
     def actors(self, setting: Setting) -> Actors:
-        """The reference is the base model."""
         reference = CausalLM(setting.base)
         return lambda window: (reference, CausalLM(with_sliding_window(setting.base, int(window))))
 
-    def solve(self, target: Target, setting: Setting, laws: Callable[[], Floats]) -> int:
-        """The window nearest to the target; all are tried, as a shorter one need not be worse."""
-        return target.nearest(range(2, setting.prompts.shape[1] + setting.tree.length))
+    @override
+    def solve(self, target: Target, setting: Setting) -> float:
+        # All windows are tried: a shorter one need not be worse.
+        return target.nearest(range(2, setting.positions))
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Reshaped(ActorSource):
-    """The policy with something done to its law at every prefix, as the mismatch family of that name does."""
+    """The policy with its law transformed at every prefix, as a mismatch family of independent states does."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._family()
 
-    def check_knob(self, knob: Any) -> None:
-        """The family's own check, which `_family` makes."""
+    @override
+    def check_knob(self, knob: float) -> None:
+        """The family checks the knob, in `_family`."""
 
+    @override
     def actors(self, setting: Setting) -> Actors:
-        """The reference is the base model."""
         family, reference = self._family(), CausalLM(setting.base)
 
-        def at(knob: Any) -> tuple[CausalLM, CausalLM]:
+        def at(knob: float) -> tuple[CausalLM, CausalLM]:
             def law(log_probs: Floats) -> Floats:
                 flat = log_probs.reshape(-1, log_probs.shape[-1])
-                cut: Floats = family.laws(flat, flat, 0)(knob)[1].reshape(log_probs.shape)
-                return cut
+                return family.actor_law(flat)(knob).reshape(log_probs.shape)
 
             return reference, CausalLM(setting.base, transform=law)
 
         return at
 
-    def solve(self, target: Target, setting: Setting, laws: Callable[[], Floats]) -> float:
-        """As the family solves for it."""
-        return self._family().solve(target, laws())
+    @override
+    def solve(self, target: Target, setting: Setting) -> float:
+        assert setting.laws is not None
+        return self._family().solve(target, setting.laws())
 
-    def _family(self) -> Mismatch:
-        raise NotImplementedError
+    @abstractmethod
+    def _family(self) -> TransformedLaw:
+        """The family, with the knob or the target of this source."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TemperatureSource(_Reshaped):
-    """The policy at another temperature; `colder` picks the side of a target, as in `perturbed.Temperature`."""
+    """The policy at another temperature; `colder` picks the side of a target, as in `Temperature`."""
 
     kind: Literal["temperature"] = "temperature"
     temperature: float | None = None
@@ -227,7 +230,8 @@ class TemperatureSource(_Reshaped):
 
     knob_name: ClassVar[str] = "temperature"
 
-    def _family(self) -> Mismatch:
+    @override
+    def _family(self) -> TransformedLaw:
         return Temperature(temperature=self.temperature, target_kl=self.target_kl, colder=self.colder)
 
 
@@ -241,8 +245,9 @@ class TopKSource(_Reshaped):
     knob_name: ClassVar[str] = "k"
     target_divergence: ClassVar[Divergence] = "kl_actor_policy"
 
-    def _family(self) -> Mismatch:
-        return TopK(k=self.k, target_kl=self.target_kl)
+    @override
+    def _family(self) -> TransformedLaw:
+        return TopKTruncation(k=self.k, target_kl=self.target_kl)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -255,11 +260,12 @@ class TopPSource(_Reshaped):
     knob_name: ClassVar[str] = "p"
     target_divergence: ClassVar[Divergence] = "kl_actor_policy"
 
-    def _family(self) -> Mismatch:
-        return TopP(p=self.p, target_kl=self.target_kl)
+    @override
+    def _family(self) -> TransformedLaw:
+        return TopPTruncation(p=self.p, target_kl=self.target_kl)
 
 
-def moved(model: Model, directions: Mapping[str, Any], amount: float) -> Model:
+def moved(model: Model, directions: Mapping[str, Tensor], amount: float) -> Model:
     """A copy of the model with `amount` times its direction added to every parameter that has one."""
     import torch
 

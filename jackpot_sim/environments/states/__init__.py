@@ -1,1 +1,1 @@
-"""Policy pairs at independent states: base laws, and the families that move an actor away from its policy."""
+"""Policy pairs at independent states: base laws, advantages, and the families that move an actor off its policy."""

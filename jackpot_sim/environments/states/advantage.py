@@ -1,6 +1,6 @@
-"""What a token is worth: the advantage A(x) that the policy gradient weighs.
+"""Advantages A(x) of tokens, which the policy gradient weighs.
 
-Frozen configurations; `draw` gives A of shape (states, vocab) for given laws.
+Each is a frozen configuration whose `draw` gives A of shape (states, vocab) for laws of that shape.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from jackpot_sim.environments.files import load_array
 
 @dataclass(frozen=True, kw_only=True)
 class NormalAdvantage:
-    """A ~ N(0, scale²), independent over states and tokens, whatever the law."""
+    """A ~ N(0, scale²), independent over states and tokens, and of the law."""
 
     kind: Literal["normal"] = "normal"
     scale: float = 1.0
@@ -37,9 +37,8 @@ class NormalAdvantage:
 class BinaryReward:
     """A verifiable reward: each token is right with probability `correct`, and A = R − E_p[R].
 
-    R is 1 for a right token and 0 for a wrong one, drawn independently of the law, so the mass of
-    the right tokens is `correct` on average only. A state without a right token has A = 0, as a
-    group of equal rewards has in GRPO.
+    R is 1 for a right token and 0 for a wrong one, drawn independently of the law, so the mass of the right tokens is
+    `correct` on average only. A state without a right token has A = 0, as a group of equal rewards has in GRPO.
     """
 
     kind: Literal["binary"] = "binary"
@@ -59,10 +58,10 @@ class BinaryReward:
 
 @dataclass(frozen=True, kw_only=True)
 class FileAdvantage:
-    """A from a file: what a reward model or a critic said of the very tokens of the laws.
+    """A from a file: the judgement of a reward model or a critic on the tokens of these laws.
 
-    `path` is a .npy file, or a .npz file that holds one array, of finite real numbers of shape
-    (..., vocab); all but the last axis are states, as in a file of logits. A is taken as it is, not centred.
+    `path` is a .npy file, or a .npz file that holds one array, of finite real numbers of shape (..., vocab); all but
+    the last axis are states, as in a file of logits. A is not centred.
     """
 
     kind: Literal["file"] = "file"
@@ -74,8 +73,8 @@ class FileAdvantage:
         """A of shape (states, vocab), for laws of that shape; nothing is drawn.
 
         Raises:
-            ValueError: the file cannot be read, does not fit the laws, or holds anything but finite
-                numbers; the error names it.
+            ValueError: the file cannot be read, does not fit the laws, or holds anything but finite numbers; the
+                error names it.
         """
         array = load_array(self.path, "an advantage")
         if not (np.issubdtype(array.dtype, np.integer) or np.issubdtype(array.dtype, np.floating)):

@@ -1,8 +1,7 @@
-"""Base laws: where one of the two policies comes from before the knob moves the other away.
+"""Base laws: the laws of one of the two policies, before the knob moves the other away.
 
-Each is a frozen configuration whose `kind` tells it apart, so that pydantic can read a union of
-them. `log_probs(generator)` gives laws of shape (states, vocab) in nats. Errors name the field, or
-the file.
+Each is a frozen configuration with a `kind`, so that pydantic can read a union of them. `log_probs(generator)` gives
+laws of shape (states, vocab) in nats. Errors name the field, or the file.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ DECADES_OF_DOUBT = (1.0, 5.0)
 """A near-certain state of `LmLike` leaves 10^−1 to 10^−5 to all tokens but the first."""
 
 PROBABILITY_TOLERANCE = 1e-3
-"""How far rows of numbers ≥ 0 may miss a sum of 1 and still be taken for probabilities, in half precision too."""
+"""The largest miss of a sum of 1 by rows of numbers ≥ 0 that are taken for probabilities, in half precision too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,9 +75,9 @@ class Zipf:
 class LmLike:
     """Near-certain states beside open ones, as along the text of a language model.
 
-    Of the states, a share `near_certain` (rounded to whole states) gives its first token
-    1 − 10^−U(1, 5) and spreads the rest over the others by Zipf; the other states are Zipf
-    throughout. Every state has its own exponent U(1, 1.6) and its own permutation of the ids.
+    A share `near_certain` of the states (rounded to whole states) gives its first token 1 − 10^−U(1, 5) and spreads
+    the rest over the others by Zipf; the other states are Zipf throughout. Every state has its own exponent U(1, 1.6)
+    and its own permutation of the ids.
     """
 
     kind: Literal["lm-like"] = "lm-like"
@@ -106,12 +105,11 @@ class LmLike:
 
 @dataclass(frozen=True, kw_only=True)
 class LogitsFile:
-    """Laws from the logits that a real model wrote to a file.
+    """Laws from a file of a real model's logits.
 
-    `path` is a .npy file, or a .npz file that holds one array, of floating logits of shape
-    (..., vocab) with two axes or more; all but the last are states. −inf marks a token that cannot
-    occur. Pickled objects are never loaded. Draws that go with the file (advantage, noise) are
-    keyed by the path as it is written.
+    `path` is a .npy file, or a .npz file that holds one array, of floating logits of shape (..., vocab) with two axes
+    or more; all but the last are states. −inf marks a token that cannot occur. Pickled objects are never loaded.
+    Draws that go with the file (advantage, noise) are keyed by the path as it is written.
     """
 
     kind: Literal["logits-file"] = "logits-file"
@@ -135,8 +133,8 @@ def read_log_probs(path: Path) -> Floats:
     """The laws of a file of logits, log softmax over its last axis, shape (states, vocab).
 
     Raises:
-        ValueError: the file cannot be read, or does not hold logits; the error names it. Rows of
-            probabilities are refused: their softmax is a law too, but nobody's.
+        ValueError: the file cannot be read, or does not hold logits; the error names it. Rows of probabilities are
+            refused: their softmax is a law too, but nobody's.
     """
     logits = load_array(path, "logits")
     if np.issubdtype(logits.dtype, np.integer):
@@ -157,24 +155,21 @@ def read_log_probs(path: Path) -> Floats:
     if np.all(rows >= 0) and np.all(sums_to_one):
         raise ValueError(f"{path}: holds probabilities, not logits: save their logarithm")
     try:
-        out: Floats = log_softmax(rows)
+        return np.asarray(log_softmax(rows))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    return out
 
 
 def log_dirichlet(generator: np.random.Generator, concentration: float, shape: tuple[int, int]) -> Floats:
     """Logs of laws drawn from a symmetric Dirichlet over the last axis, shape `shape`.
 
-    From Gamma(a) = Gamma(a + 1)·U^(1/a) in law, in log space: a small concentration makes
-    probabilities that no float64 holds, and their logarithms are still exact.
+    By Gamma(a) = Gamma(a + 1)·U^(1/a) in law, in log space: a small concentration makes probabilities that no float64
+    holds, and their logarithms are still exact.
     """
     log_gamma = np.log(generator.standard_gamma(concentration + 1.0, size=shape))
-    out: Floats = log_softmax(log_gamma - generator.standard_exponential(shape) / concentration)
-    return out
+    return np.asarray(log_softmax(log_gamma - generator.standard_exponential(shape) / concentration))
 
 
 def _zipf(exponent: Floats, vocab: int) -> Floats:
     """Laws with log p ∝ −exponent·log rank, likeliest token first: exponent (states, 1) gives (states, vocab)."""
-    out: Floats = log_softmax(-exponent * np.log(np.arange(1.0, vocab + 1.0)))
-    return out
+    return np.asarray(log_softmax(-exponent * np.log(np.arange(1.0, vocab + 1.0))))

@@ -1,21 +1,23 @@
-"""Actors that are the policy with less in it: fewer bits, a smaller rank, a shorter memory.
+"""Actors that are a compressed policy: fewer bits, a smaller rank, a shorter context.
 
-The knobs are few integers and the KL need not be monotone in them (rounding and least squares do not
-minimise it), so a target is met by trying them all.
+The knobs are few integers and the KL need not be monotone in them (rounding and least squares do not minimise it), so
+a target is met by trying them all.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 import numpy as np
+from typing_extensions import override
 
 from jackpot_sim.core.arrays import Floats
 from jackpot_sim.core.numerics import log_softmax
 from jackpot_sim.environments.fields import check_count
 from jackpot_sim.environments.randomness import keyed_generator
-from jackpot_sim.environments.states.mismatch import Laws, Mismatch
+from jackpot_sim.environments.states.mismatch import Laws, Mismatch, TransformedLaw
 from jackpot_sim.environments.states.ngram import Ngram
 from jackpot_sim.environments.targets import Target
 
@@ -23,10 +25,10 @@ MAX_BITS = 16
 
 
 @dataclass(frozen=True, kw_only=True)
-class QuantizedLogits(Mismatch):
+class QuantizedLogits(TransformedLaw):
     """Log-probs rounded to 2^bits levels, evenly spaced from each state's least finite one to its largest.
 
-    Then renormalised. −inf stays −inf.
+    The result is renormalised, and −inf stays −inf.
     """
 
     kind: Literal["quantized-logits"] = "quantized-logits"
@@ -34,33 +36,33 @@ class QuantizedLogits(Mismatch):
 
     knob_name: ClassVar[str] = "bits"
 
+    @override
     def check_knob(self, knob: float) -> None:
-        """An integer from 1 to 16."""
         check_count("bits", knob, 1, MAX_BITS)
 
-    def laws(self, base: Floats, advantage: Floats, seed: int) -> Laws:
-        """The policy is the base law."""
+    @override
+    def actor_law(self, base: Floats) -> Callable[[float], Floats]:
         high = np.max(base, axis=-1, keepdims=True)
         low = np.min(base, axis=-1, keepdims=True, where=np.isfinite(base), initial=0.0)
 
-        def at(bits: float) -> tuple[Floats, Floats]:
+        def at(bits: float) -> Floats:
             step = (high - low) / (2**bits - 1)
             step = np.where(step > 0, step, 1.0)  # a uniform state has one level, on which it already lies
-            return base, log_softmax(low + np.rint((base - low) / step) * step)
+            return np.asarray(log_softmax(low + np.rint((base - low) / step) * step))
 
         return at
 
+    @override
     def solve(self, target: Target, base: Floats) -> float:
-        """The number of bits nearest to the target."""
         return target.nearest(range(1, MAX_BITS + 1))
 
 
 @dataclass(frozen=True, kw_only=True)
-class LowRank(Mismatch):
+class LowRank(TransformedLaw):
     """The (states, vocab) matrix of log-probs at its best rank-r approximation: a smaller LM head.
 
-    Each row is centred first, which softmax does not see; the approximation is least squares (SVD),
-    renormalised. At full rank the actor is the policy.
+    Each row is centred first, which softmax does not see; the approximation is least squares (SVD), renormalised. At
+    full rank the actor is the policy. The base law must have support on every token.
     """
 
     kind: Literal["low-rank"] = "low-rank"
@@ -68,28 +70,28 @@ class LowRank(Mismatch):
 
     knob_name: ClassVar[str] = "rank"
 
-    def check_knob(self, knob: float) -> None:
-        """An integer ≥ 1; that it is at most min(states, vocab) is checked when the law is there."""
+    @override
+    def check_knob(self, knob: float) -> None:  # and at most min(states, vocab), once the law is known
         check_count("rank", knob, 1)
 
-    def laws(self, base: Floats, advantage: Floats, seed: int) -> Laws:
-        """The policy is the base law; it must vanish nowhere."""
+    @override
+    def actor_law(self, base: Floats) -> Callable[[float], Floats]:
         if not np.all(np.isfinite(base)):
             raise ValueError("low-rank needs a base law that vanishes nowhere, and this one holds log-probs of -inf")
         left, singular, right = np.linalg.svd(base - np.mean(base, axis=-1, keepdims=True), full_matrices=False)
         full = min(base.shape)
 
-        def at(rank: float) -> tuple[Floats, Floats]:
+        def at(rank: float) -> Floats:
             check_count("rank", rank, 1, full)
             if rank == full:
-                return base, base
+                return base
             first = slice(0, int(rank))
-            return base, log_softmax((left[:, first] * singular[first]) @ right[first])
+            return np.asarray(log_softmax((left[:, first] * singular[first]) @ right[first]))
 
         return at
 
+    @override
     def solve(self, target: Target, base: Floats) -> float:
-        """The rank nearest to the target."""
         return target.nearest(range(1, min(base.shape) + 1))
 
 
@@ -108,15 +110,15 @@ class LowerOrder(Mismatch):
             raise ValueError(f"base of lower-order must be an Ngram, got {type(self.base).__name__}")
         super().__post_init__()
 
+    @override
     def check_knob(self, knob: float) -> None:
-        """An integer from 1 to the order of the base law."""
         check_count("order", knob, 1, self.base.order)
 
+    @override
     def laws(self, base: Floats, advantage: Floats, seed: int) -> Laws:
-        """The policy is the base law; the actor sees the end of the contexts that it was drawn at."""
         contexts = self.base.contexts(keyed_generator(seed, "base", self.base))
         return lambda order: (base, self.base.log_probs_at(contexts, int(order)))
 
+    @override
     def solve(self, target: Target, base: Floats) -> float:
-        """The order nearest to the target."""
         return target.nearest(range(1, self.base.order + 1))

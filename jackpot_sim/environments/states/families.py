@@ -1,4 +1,4 @@
-"""The mismatch families: one union to read a configuration into, one list to test.
+"""The mismatch families of independent states: one union to read a configuration into, one list to test.
 
 | kind              | knob        | the actor is …                                      | target direction |
 |-------------------|-------------|-----------------------------------------------------|------------------|
@@ -13,7 +13,7 @@
 | lower-order       | order       | an n-gram policy with a shorter context             | KL(policy‖actor) |
 | actor-file        | share       | on the geometric path to the logits in a file       | KL(policy‖actor) |
 
-A new family is a subclass of `Mismatch`, added to the union and to nothing else.
+A new family is a subclass of `Mismatch`, added to the union alone.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from jackpot_sim.environments.states.actor_file import ActorFile
 from jackpot_sim.environments.states.compressed import LowerOrder, LowRank, QuantizedLogits
 from jackpot_sim.environments.states.mismatch import Mismatch
 from jackpot_sim.environments.states.perturbed import DirichletMixture, LogitNoise, Temperature
-from jackpot_sim.environments.states.stale import Stale
-from jackpot_sim.environments.states.truncated import TopK, TopP
+from jackpot_sim.environments.states.stale import StaleLogits
+from jackpot_sim.environments.states.truncated import TopKTruncation, TopPTruncation
 
 __all__ = [
     "FAMILIES",
@@ -39,21 +39,21 @@ __all__ = [
     "Mismatch",
     "MismatchFamily",
     "QuantizedLogits",
-    "Stale",
+    "StaleLogits",
     "Temperature",
-    "TopK",
-    "TopP",
+    "TopKTruncation",
+    "TopPTruncation",
 ]
 
 MismatchFamily: TypeAlias = (
     DirichletMixture
     | LogitNoise
     | Temperature
-    | TopK
-    | TopP
+    | TopKTruncation
+    | TopPTruncation
     | QuantizedLogits
     | LowRank
-    | Stale
+    | StaleLogits
     | LowerOrder
     | ActorFile
 )

@@ -1,9 +1,8 @@
-"""The base class of the mismatch families of independent states.
+"""The base classes of the mismatch families of independent states.
 
-A family draws its noise once and gives the two laws as a function of its knob. The base law and the
-advantage are keyed by (seed, base law), the noise by these and the family's kind, never by the knob:
-so one noise direction is scaled, curves over a knob are smooth, and a sweep over more knobs changes
-none of the others.
+A family draws its noise once and gives the two laws as a function of its knob. The base law and the advantage are
+keyed by (seed, base law), the noise by these and the family's kind, never by the knob. So one noise direction is
+scaled, curves over a knob are smooth, and a sweep over more knobs changes none of the others.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ from functools import cache
 from typing import TypeAlias
 
 import numpy as np
+from typing_extensions import override
 
 from jackpot_sim.core import divergences
 from jackpot_sim.core.arrays import Floats
@@ -35,8 +35,8 @@ class Mismatch(OneKnob):
     """An environment of independent states whose actor differs from its policy by one knob.
 
     Attributes:
-        base: where one of the two policies comes from.
-        advantage: what tokens are worth.
+        base: the law of one of the two policies.
+        advantage: the worth of tokens.
     """
 
     base: BaseLaw = field(default_factory=Dirichlet, metadata=BY_KIND)
@@ -44,20 +44,20 @@ class Mismatch(OneKnob):
 
     @property
     def family(self) -> str:
-        """What sets the actor apart, as records name it."""
+        """The difference between actor and policy, as records name it."""
         return self.kind
 
     @property
     def base_kind(self) -> str:
-        """Where the policies come from, as records name it."""
+        """The origin of the policies, as records name it."""
         return self.base.kind
 
     def build(self, seed: int) -> Realised:
         """The pair that this configuration and `seed` determine.
 
         Raises:
-            ValueError: the base law cannot be built, the knob does not fit its shape, or `target_kl`
-                is unattainable (the error gives the attainable range).
+            ValueError: the base law cannot be built, the knob does not fit its shape, or `target_kl` is unattainable
+                (the error gives the attainable range).
         """
         base = self.base.log_probs(keyed_generator(seed, "base", self.base))
         advantage = self.advantage.draw(base, keyed_generator(seed, "advantage", self.base))
@@ -67,22 +67,41 @@ class Mismatch(OneKnob):
         def kl_at(knob: float) -> float:
             policy, actor = laws(knob)
             p, q = (policy, actor) if self.target_divergence == "kl_policy_actor" else (actor, policy)
-            return float(np.mean(divergences.kl(p, q)))
+            return float(np.mean(np.asarray(divergences.kl(p, q))))
 
-        knob = self.knob
-        if self.target_kl is not None:
-            knob = self.solve(Target(f"{self.target_divergence} of {self.kind}", self.target_kl, kl_at), base)
+        label = f"{self.target_divergence} of {self.kind}"
+        knob = self.resolved(lambda target_kl: self.solve(Target(label, target_kl, kl_at), base))
         pair = PolicyPair(*laws(knob), advantage)
         return Realised(pair=pair, knob=float(knob), target_kl=self.target_kl, achieved=kl_at(knob))
 
     def noise(self, seed: int) -> np.random.Generator:
-        """The generator of what the family adds to the base law: the same for every knob."""
+        """The generator of the noise that the family adds to the base law: the same for every knob."""
         return keyed_generator(seed, "noise", self.base, self.kind)
 
     @abstractmethod
     def laws(self, base: Floats, advantage: Floats, seed: int) -> Laws:
-        """The two policies as a function of the knob, with all noise drawn here."""
+        """The two policies as a function of the knob; all noise is drawn before this returns.
+
+        Args:
+            base: the base law, log p of shape (states, vocab), nats.
+            advantage: A, the same shape.
+            seed: that of the environment.
+        """
 
     @abstractmethod
     def solve(self, target: Target, base: Floats) -> float:
         """The knob at which the mean KL meets the target, exactly or as nearly as can be."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransformedLaw(Mismatch):
+    """A family whose policy is the base law, and whose actor is a function of that law: nothing is drawn."""
+
+    @override
+    def laws(self, base: Floats, advantage: Floats, seed: int) -> Laws:
+        actor = self.actor_law(base)
+        return lambda knob: (base, actor(knob))
+
+    @abstractmethod
+    def actor_law(self, base: Floats) -> Callable[[float], Floats]:
+        """knob → log q, from log p; both of shape (states, vocab), nats."""

@@ -4,16 +4,14 @@ Interpolated Witten–Bell smoothing (Witten & Bell 1991, method C; Chen & Goodm
 
     P_m(w | h) = [c(hw) + N(h)·P_{m−1}(w | h′)] / [c(h) + N(h)],   P_0 = 1/256,
 
-with c the counts in the training text, N(h) the number of different bytes seen after h, and h′
-the context h without its first byte; where h was never seen, P_m = P_{m−1}. Every probability is
-positive, and every law sums to one by construction. The lower orders of the recursion are models
-in their own right: what a smaller actor would say at the same contexts.
+with c the counts in the training text, N(h) the number of different bytes seen after h, and h′ the context h without
+its first byte; where h was never seen, P_m = P_{m−1}. Every probability is positive, and every law sums to one by
+construction. The lower orders of the recursion are models in their own right: the laws of a smaller actor at the same
+contexts.
 """
 
 from __future__ import annotations
 
-import sysconfig
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -23,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jackpot_sim.core.arrays import Floats
+from jackpot_sim.environments.corpus import files_read, name_of, split_text
 from jackpot_sim.environments.fields import FORBID_EXTRA, check_count, check_share
 
 VOCAB = 256
@@ -32,24 +31,22 @@ MAX_ORDER = 8
 _BYTE, _LAST = np.uint64(8), np.uint64(VOCAB - 1)
 
 Packed: TypeAlias = NDArray[np.uint64]
-"""n-grams as integers, first byte highest, so that sorted n-grams of one context lie together."""
+"""n-grams as integers, first byte highest, so that sorted n-grams of one context lie together; shape (n-grams,)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ngram:
     """The law of the next byte after contexts of real text.
 
-    The states are contexts drawn at random positions of the held-out text, so a context comes up in
-    proportion to its frequency there and a mean over states estimates a mean over unseen text; a
-    frequent context may come up twice.
+    The states are contexts drawn at random positions of the held-out text. So a context comes up in proportion to its
+    frequency there, and a mean over states estimates a mean over unseen text; a frequent context may come up twice.
 
     Attributes:
         order: n; the context is the last n − 1 bytes.
-        states: contexts drawn.
-        text: a file; or a folder, of which all *.py and *.txt files inside are read in sorted order;
-            or None for the sources in the top folder of Python's standard library, which differ
-            between Python versions.
-        max_bytes: how much of the text is read.
+        states: the number of contexts drawn.
+        text: a file; a folder, of which all *.py and *.txt files inside are read in sorted order; or None for the
+            sources in the top folder of Python's standard library, which differ between Python versions.
+        max_bytes: the most bytes of the text that are read.
         held_out: the share at its end from which contexts are drawn and nothing is counted.
     """
 
@@ -77,22 +74,21 @@ class Ngram:
         return self.log_probs_at(self.contexts(generator), self.order)
 
     def files(self) -> tuple[Path, ...]:
-        """The files of `text` that are read, in that order; none of the default text.
+        """The files of `text` that are read, in the order of reading; none of the default text.
 
         Raises:
             ValueError: a folder holds no text, or text that cannot be read; the error names it.
         """
         if self.text is None:
             return ()
-        text = Path(self.text)
-        return tuple(path for path, _ in _pieces(text, self.max_bytes)) if text.is_dir() else (text,)
+        return files_read(Path(self.text), self.max_bytes)
 
     def contexts(self, generator: np.random.Generator) -> Packed:
         """Contexts of order − 1 bytes drawn from the held-out text, packed, shape (states,)."""
         _, held_out = split_text(self.text, self.max_bytes, self.held_out)
         grams = pack(held_out, self.order)
         if len(grams) == 0:
-            raise ValueError(f"{_name(self.text)}: {len(held_out)} held-out bytes are too few for order {self.order}")
+            raise ValueError(f"{name_of(self.text)}: {len(held_out)} held-out bytes are too few for order {self.order}")
         return grams[generator.integers(len(grams), size=self.states)] >> _BYTE
 
     def log_probs_at(self, contexts: Packed, order: int) -> Floats:
@@ -103,22 +99,7 @@ class Ngram:
             counts = _next_bytes(suffixes, *_count_grams(self.text, self.max_bytes, self.held_out, length))
             total, kinds = counts.sum(axis=1, keepdims=True), np.count_nonzero(counts, axis=1, keepdims=True)
             law = np.where(total > 0, (counts + kinds * law) / np.maximum(total + kinds, 1), law)
-        out: Floats = np.log(law)
-        return out
-
-
-@lru_cache(maxsize=4)
-def split_text(text: Path | None, max_bytes: int, held_out: float) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """The bytes to count and the bytes held out, read once per process.
-
-    Raises:
-        ValueError: the text is missing, unreadable, or too short to split; the error names it.
-    """
-    symbols = np.frombuffer(b"".join(piece for _, piece in _pieces(text, max_bytes)), dtype=np.uint8)
-    border = len(symbols) - round(held_out * len(symbols))
-    if not 0 < border < len(symbols):
-        raise ValueError(f"{_name(text)}: {len(symbols)} bytes are too few to hold out a share of {held_out:g}")
-    return symbols[:border], symbols[border:]
+        return np.asarray(np.log(law))
 
 
 def pack(symbols: NDArray[np.uint8], order: int) -> Packed:
@@ -131,7 +112,7 @@ def pack(symbols: NDArray[np.uint8], order: int) -> Packed:
 
 @lru_cache(maxsize=16)
 def _count_grams(text: Path | None, max_bytes: int, held_out: float, length: int) -> tuple[Packed, NDArray[np.int64]]:
-    """The different n-grams of the training text, sorted, and how often each occurs."""
+    """The different n-grams of the training text, sorted, and the count of each."""
     train, _ = split_text(text, max_bytes, held_out)
     return np.unique(pack(train, length), return_counts=True)
 
@@ -146,34 +127,3 @@ def _next_bytes(contexts: Packed, grams: Packed, counts: NDArray[np.int64]) -> N
     entry = np.arange(len(row)) + np.repeat(start - first_of_row, stop - start)
     table[row, grams[entry] & _LAST] = counts[entry]
     return table
-
-
-def _pieces(text: Path | None, max_bytes: int) -> Iterator[tuple[Path, bytes]]:
-    """The files that `max_bytes` reach, each with what is read of it."""
-    left = max_bytes
-    for path in _sources(text):
-        try:
-            with path.open("rb") as file:
-                piece = file.read(left)
-        except OSError as error:
-            raise ValueError(f"{path}: cannot read text: {error}") from error
-        yield path, piece
-        left -= len(piece)
-        if left == 0:
-            break
-
-
-def _sources(text: Path | None) -> list[Path]:
-    if text is None:
-        paths = sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))
-    elif Path(text).is_dir():
-        paths = sorted(path for path in Path(text).rglob("*") if path.suffix in (".py", ".txt") and path.is_file())
-    else:
-        paths = [Path(text)]
-    if not paths:
-        raise ValueError(f"{_name(text)}: no *.py or *.txt file inside")
-    return paths
-
-
-def _name(text: Path | None) -> str:
-    return "the Python standard library's sources" if text is None else str(text)

@@ -1,4 +1,4 @@
-"""An actor that is some updates behind: the policy has been trained since."""
+"""A stale actor: the policy has been updated since."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import numpy as np
+from typing_extensions import override
 
 from jackpot_sim.core.arrays import Floats
 from jackpot_sim.core.numerics import log_softmax
@@ -14,20 +15,19 @@ from jackpot_sim.environments.states.mismatch import Laws, Mismatch
 from jackpot_sim.environments.targets import Target
 
 MAX_STEPS = 1 << 13
-"""Where the search for a target gives up; a larger learning rate gets further."""
+"""The most steps that the search for a target tries; a larger learning rate gets further."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stale(Mismatch):
+class StaleLogits(Mismatch):
     """Actor: the base law. Policy: the actor after `steps` exact policy-gradient steps on its logits.
 
-    logits += learning_rate · p(A − E_p[A]), the gradient of E_p[A] at each state, with the drawn
-    advantage as a fixed reward. The pair keeps A as it was drawn: centring it anew under the policy
-    would make the advantage depend on the knob.
+    logits += learning_rate · p(A − E_p[A]), the gradient of E_p[A] at each state, with the drawn advantage as a fixed
+    reward. The pair keeps A as it was drawn: centring it anew under the policy would make the advantage depend on the
+    knob.
 
-    The KL grows with the steps as long as training goes on to new ground. That is no theorem, and a
-    huge learning rate can oscillate; a target then gets the nearer of two successive steps that
-    straddle it.
+    The KL grows with the steps as long as training goes on to new ground. That is no theorem, and a huge learning
+    rate can oscillate; a target then gets the nearer of two successive steps that straddle it.
     """
 
     kind: Literal["stale"] = "stale"
@@ -40,32 +40,29 @@ class Stale(Mismatch):
         super().__post_init__()
         check_positive("learning_rate", self.learning_rate)
 
+    @override
     def check_knob(self, knob: float) -> None:
-        """An integer ≥ 0."""
         check_count("steps", knob, 0)
 
+    @override
     def laws(self, base: Floats, advantage: Floats, seed: int) -> Laws:
-        """The actor is the base law."""
         ascent = Ascent(base, advantage, self.learning_rate)
         return lambda steps: (ascent.log_probs_after(int(steps)), base)
 
+    @override
     def solve(self, target: Target, base: Floats) -> float:
-        """The number of steps nearest to the target, the search doubling until it passes it."""
-        stop = 1
-        while stop < MAX_STEPS and target.kl_at(stop) < target.value:
-            stop *= 2
-        return target.nearest_ordered(range(stop + 1))
+        return target.nearest_growing(MAX_STEPS)
 
 
 class Ascent:
-    """The path of exact policy-gradient ascent; where it has been asked, it goes on from there."""
+    """The path of exact policy-gradient ascent; it goes on from the nearest step that was asked for before."""
 
     def __init__(self, start: Floats, reward: Floats, learning_rate: float) -> None:
         self._start, self._reward, self._learning_rate = start, reward, learning_rate
         self._logits_after = {0: start}
 
     def log_probs_after(self, steps: int) -> Floats:
-        """The laws after so many steps, log p of shape (states, vocab)."""
+        """The laws after so many steps, log p of shape (states, vocab), nats."""
         if steps == 0:
             return self._start
         nearest = max(known for known in self._logits_after if known <= steps)
@@ -76,5 +73,4 @@ class Ascent:
             baseline = np.vecdot(p, self._reward)[:, None]
             logits += self._learning_rate * p * (self._reward - baseline)
         self._logits_after[steps] = logits
-        out: Floats = log_softmax(logits)
-        return out
+        return np.asarray(log_softmax(logits))

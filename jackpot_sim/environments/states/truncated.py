@@ -1,27 +1,29 @@
-"""Actors that cannot say everything: the policy cut to its likeliest tokens, as samplers do.
+"""Actors that are the policy truncated to its likeliest tokens, as samplers do.
 
-The tokens cut have p > 0 and q = 0: true support violations, KL(policy‖actor) = inf. What can be asked
-for is the other direction, KL(actor‖policy) = −log p(kept).
+The tokens cut have p > 0 and q = 0: true support violations, KL(policy‖actor) = inf. So a target is one of the other
+direction, KL(actor‖policy) = −log p(tokens kept).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import override
 
 from jackpot_sim.core.arrays import Floats
 from jackpot_sim.environments.fields import check_count, check_share
 from jackpot_sim.environments.knobs import Divergence
-from jackpot_sim.environments.states.mismatch import Laws, Mismatch
+from jackpot_sim.environments.states.mismatch import TransformedLaw
 from jackpot_sim.environments.targets import Target
 
 
 class Ranked:
-    """Laws with their tokens ranked from the likeliest on; ties go to the lower id."""
+    """Laws of shape (states, vocab) with their tokens ranked from the likeliest on; ties go to the lower id."""
 
     def __init__(self, log_probs: Floats) -> None:
         self.log_probs = log_probs
@@ -36,14 +38,14 @@ class Ranked:
     def keep(self, count: NDArray[np.int64]) -> Floats:
         """The laws cut to their first `count` ranks, (states,), and renormalised; −inf elsewhere."""
         vocab = self.log_probs.shape[-1]
-        kept = np.empty(self.log_probs.shape, dtype=np.bool_)
-        np.put_along_axis(kept, self.ids, np.arange(vocab) < count[:, None], axis=-1)
+        inside = np.empty(self.log_probs.shape, dtype=np.bool_)
+        np.put_along_axis(inside, self.ids, np.arange(vocab) < count[:, None], axis=-1)
         log_mass = np.log1p(-np.take_along_axis(self.tail, count[:, None], axis=-1))
-        return np.where(kept, self.log_probs - log_mass, -np.inf)
+        return np.where(inside, self.log_probs - log_mass, -np.inf)
 
 
 @dataclass(frozen=True, kw_only=True)
-class TopK(Mismatch):
+class TopKTruncation(TransformedLaw):
     """q ∝ p on the k likeliest tokens of each state, 0 elsewhere."""
 
     kind: Literal["top-k"] = "top-k"
@@ -52,32 +54,33 @@ class TopK(Mismatch):
     knob_name: ClassVar[str] = "k"
     target_divergence: ClassVar[Divergence] = "kl_actor_policy"
 
-    def check_knob(self, knob: float) -> None:
-        """An integer k ≥ 1; that it is at most the vocabulary is checked when the law is there."""
+    @override
+    def check_knob(self, knob: float) -> None:  # and at most the vocabulary, once the law is known
         check_count("k", knob, 1)
 
-    def laws(self, base: Floats, advantage: Floats, seed: int) -> Laws:
-        """The policy is the base law."""
+    @override
+    def actor_law(self, base: Floats) -> Callable[[float], Floats]:
         states, vocab = base.shape
         ranked = Ranked(base)
 
-        def at(k: float) -> tuple[Floats, Floats]:
+        def at(k: float) -> Floats:
             check_count("k", k, 1, vocab)
-            return base, ranked.keep(np.full(states, k, dtype=np.int64))
+            return ranked.keep(np.full(states, k, dtype=np.int64))
 
         return at
 
+    @override
     def solve(self, target: Target, base: Floats) -> float:
-        """The k nearest to the target: the kept mass grows with k, so the KL falls."""
+        # The kept mass grows with k, so the KL falls.
         return target.nearest_ordered(range(base.shape[-1], 0, -1))
 
 
 @dataclass(frozen=True, kw_only=True)
-class TopP(Mismatch):
+class TopPTruncation(TransformedLaw):
     """q ∝ p on the smallest set of likeliest tokens with mass ≥ p at each state, 0 elsewhere.
 
-    The KL is a step function of p: a state changes only where p passes one of its cumulative masses.
-    So a target gets the nearest step, and p is the middle of that step.
+    The KL is a step function of p: a state changes only where p passes one of its cumulative masses. So a target gets
+    the nearest step, and p is the middle of that step.
     """
 
     kind: Literal["top-p"] = "top-p"
@@ -86,27 +89,28 @@ class TopP(Mismatch):
     knob_name: ClassVar[str] = "p"
     target_divergence: ClassVar[Divergence] = "kl_actor_policy"
 
+    @override
     def check_knob(self, knob: float) -> None:
-        """A mass p in (0, 1]."""
         check_share("p", knob, zero=False)
 
-    def laws(self, base: Floats, advantage: Floats, seed: int) -> Laws:
-        """The policy is the base law."""
+    @override
+    def actor_law(self, base: Floats) -> Callable[[float], Floats]:
         states, vocab = base.shape
         ranked = Ranked(base)
 
-        def at(p: float) -> tuple[Floats, Floats]:
+        def at(p: float) -> Floats:
             # A rank is kept iff the ranks before it fall short of p, that is iff the mass from it on
             # exceeds 1 − p, and not by the rounding of the sums alone. p = 1 cuts nothing, not even a token
             # whose mass underflows.
             rounding = 4 * np.finfo(np.float64).eps
             count = np.sum(ranked.tail[:, :-1] > 1 - p + rounding, axis=-1) if p < 1 else np.full(states, vocab)
-            return base, ranked.keep(np.maximum(count, 1))
+            return ranked.keep(np.maximum(count, 1))
 
         return at
 
+    @override
     def solve(self, target: Target, base: Floats) -> float:
-        """The step nearest to the target: a larger p keeps more, so the KL falls."""
+        # A larger p keeps more, so the KL falls.
         steps = np.unique(np.clip(1 - Ranked(base).tail[:, 1:], 0.0, 1.0))[::-1]
         middles = (steps + np.append(steps[1:], 0.0)) / 2
         candidates: list[float] = [1.0, *middles[middles > 0].tolist()]

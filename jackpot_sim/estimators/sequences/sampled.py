@@ -23,7 +23,7 @@ from scipy import sparse
 from jackpot_sim.core.arrays import Flags, Floats, Ints
 from jackpot_sim.core.log_ratios import ess_fraction
 from jackpot_sim.core.numerics import log_ratio, overflow_to_inf
-from jackpot_sim.core.sequences import Rollouts, Sequences
+from jackpot_sim.core.sequences import SampledSequences, Sequences
 from jackpot_sim.estimators.corrections.correction import Correction, Level
 from jackpot_sim.estimators.corrections.tokens import TokenWeights
 from jackpot_sim.estimators.replicates import Sampled, gradient_figures, jackknife
@@ -47,7 +47,7 @@ class Truth:
 
 
 def estimate(
-    rollouts: Sequence[Rollouts],
+    rollouts: Sequence[SampledSequences],
     correction: Correction,
     generator: np.random.Generator,
     *,
@@ -104,7 +104,7 @@ def estimate(
     return Sampled(value, error, n_samples, replicates)
 
 
-def _per_replicate(rollouts: Sequence[Rollouts], replicates: int) -> int:
+def _per_replicate(rollouts: Sequence[SampledSequences], replicates: int) -> int:
     if replicates < 3:
         raise ValueError(f"replicates must be at least 3, got {replicates}")
     counts = {len(each.actor) for each in rollouts}
@@ -146,7 +146,7 @@ class _Updates:
 
     @classmethod
     def of(
-        cls, rollouts: Rollouts, sequences: Sequences, pull: Floats, replicates: int, features: Floats | None
+        cls, rollouts: SampledSequences, sequences: Sequences, pull: Floats, replicates: int, features: Floats | None
     ) -> _Updates:
         """The updates from c·A·scale of every token, shape (replicates · n, length)."""
         prefixes, vocab = rollouts.laws.shape
@@ -225,7 +225,7 @@ class _Draws:
         known = np.sum(pull * sequences.gather(along), axis=-1).reshape(replicates, -1).sum(axis=-1)
         self.cross.products += known[:, None]
 
-    def surprise(self, index: int, rollouts: Rollouts, tables: TokenWeights[Floats]) -> None:
+    def surprise(self, index: int, rollouts: SampledSequences, tables: TokenWeights[Floats]) -> None:
         """log P(s, x)/Q(s, x) along the policy's own sequences, where P(s)/Q(s) = e^{Σ ℓ before s}."""
         laws, replicates = rollouts.laws, self.kept.shape[1]
         q = np.exp(laws.actor_log_probs)

@@ -12,9 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from jackpot_sim.core.arrays import Flags, Ints
+from jackpot_sim.core.hashing import splitmix64
 from jackpot_sim.environments.fields import check_count
 from jackpot_sim.environments.randomness import keyed_generator
 from jackpot_sim.training.tasks.base import Problem
@@ -29,8 +29,6 @@ _LISTED = 2**20
 """So many problems are listed; of more, held-out ones are drawn."""
 
 _CHUNK = 4096
-
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 @dataclass(frozen=True)
@@ -78,7 +76,7 @@ class Grid:
         key = self.key(rows).astype(np.uint64)
         state = np.zeros(len(rows), dtype=np.uint64)
         for column in range(key.shape[1]):
-            state = _mixed(state ^ key[:, column])
+            state = splitmix64(state ^ key[:, column])
         # The upper 53 bits, which a float holds exactly.
         uniform = (state >> np.uint64(11)).astype(np.float64) * 2.0**-53
         held: Flags = uniform < HELD_OUT_SHARE
@@ -99,14 +97,6 @@ class Grid:
             rows = self._drawn(generator, _CHUNK)
             found.update(dict.fromkeys(map(tuple, rows[self.is_held_out(rows)].tolist())))
         return np.array(list(found)[:MOST_HELD_OUT], dtype=np.int64).reshape(-1, len(self.sizes))
-
-
-def _mixed(state: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """SplitMix64: one step, by which every bit of the state reaches every bit of the result."""
-    state = state + _GOLDEN
-    state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return state ^ (state >> np.uint64(31))
 
 
 class OfGrid(ABC):

@@ -16,8 +16,8 @@ from jackpot_sim.environments.language_models.block_gradients import (  # noqa: 
     gradients,
     token_log_probs,
 )
+from jackpot_sim.environments.language_models.derivatives import log_prob_features  # noqa: E402
 from jackpot_sim.environments.language_models.library import in_double  # noqa: E402
-from jackpot_sim.environments.language_models.scoring import log_prob_features  # noqa: E402
 from jackpot_sim.environments.prefix_tree import PrefixTree  # noqa: E402
 from tests.environments.language_models.tiny_models import ARCHITECTURES, MODEL, VOCAB  # noqa: E402
 
@@ -252,9 +252,9 @@ def test_what_is_too_large_is_refused_with_its_size() -> None:
 @pytest.mark.parametrize(
     ("place", "value", "message"),
     [
-        (0, [np.array([0, 4])], r"prompts\[0\] holds tokens from 0 to 4"),
+        (0, [np.array([0, 4])], "prompt 0 holds tokens from 0 to 4"),
         (0, [np.zeros(9, int)] * 3, "reads at most 12 tokens"),
-        (1, PROMPT + 1, "prompt goes from 1 to 3: there are 3 prompts"),
+        (1, PROMPT + 1, "prompt holds 1 to 3: there are 3 prompts"),
         (1, PROMPT[:2], r"prompt has shape \(2,\)"),
         (2, TOKENS + 4, "tokens holds tokens from 0 to"),
         (2, TOKENS[:, :4], r"tokens has shape \(6, 4\)"),

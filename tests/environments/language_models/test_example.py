@@ -136,7 +136,7 @@ def test_the_command_says_what_it_made(
     assert main([str(tmp_path), "--vocab", "512", "--steps", "7"]) == 0
     assert asked == [Example(vocab=512, steps=7)]
     said = capsys.readouterr().out
-    assert f"{tmp_path / 'policy'}: 1.00 nats per token of unseen code, perplexity 3 (knowing nothing: 3.00" in said
+    assert f"{tmp_path / 'policy'}: 1.00 nats per token of unseen code, perplexity 3 (uniform law: 3.00" in said
     assert f"{tmp_path / 'prompts.jsonl'}: prompts" in said
 
 

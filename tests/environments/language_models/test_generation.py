@@ -132,7 +132,7 @@ def test_progress_is_reported_after_every_batch() -> None:
         ({"prompts": [np.array([], dtype=np.int64)]}, "prompt 0 must hold token ids"),
         ({"prompts": [np.zeros(45, dtype=np.int64)]}, "reads at most 48 tokens: .* would be 49"),
         ({"prompt": np.array([1, 0])}, "prompt holds 0 to 1: there are 1 prompts"),
-        ({"prompt": np.array([0])}, r"one prompt each for n sequences .* got \(1,\) and \(2, 4\)"),
+        ({"prompt": np.array([0])}, r"prompt has shape \(1,\) and the sequences \(2, 4\): one prompt each"),
         ({"uniforms": np.full((2, 4), 1.0)}, r"uniforms must lie in \[0, 1\)"),
         ({"batch_size": 0}, "batch_size must be an integer of at least 1"),
         ({"topk": -1}, "topk must be an integer of at least 0"),
@@ -147,7 +147,7 @@ def test_what_cannot_be_written_is_refused(changes: dict[str, Any], error: str) 
 
 def test_a_transform_and_a_model_in_training_mode_are_refused() -> None:
     model = made("qwen3")
-    with pytest.raises(ValueError, match="belongs into sampling"):
+    with pytest.raises(ValueError, match="belong into sampling"):
         generate(
             CausalLM(model, transform=lambda laws: laws),
             *(PROMPTS, PROMPT, UNIFORMS),

@@ -12,7 +12,7 @@ transformers = pytest.importorskip("transformers")
 from jackpot_sim.environments.language_models.library import rounding_cache  # noqa: E402
 from jackpot_sim.environments.language_models.sampling_law import SamplingLaw  # noqa: E402
 from jackpot_sim.environments.language_models.scoring import CausalLM  # noqa: E402
-from jackpot_sim.environments.language_models.streaming import Laws, head_of, last_hidden, laws  # noqa: E402
+from jackpot_sim.environments.language_models.streaming import StreamedLaws, head_of, last_hidden, laws  # noqa: E402
 from tests.environments.language_models.real_models import ARCHITECTURES, PROMPTS, VOCAB, along, made  # noqa: E402
 
 PROMPT = np.array([0, 0, 1, 2, 3, 3, 2])
@@ -23,7 +23,7 @@ COLD = SamplingLaw(temperature=0.7, top_k=20, top_p=0.9)
 MORE_THAN_A_HEAD = ("gemma2, capped logits, windows", "granite, scaled logits")
 
 
-def streamed(scorer: CausalLM, sampling: SamplingLaw = COLD, batch_size: int = 3, rows: int = 4) -> list[Laws]:
+def streamed(scorer: CausalLM, sampling: SamplingLaw = COLD, batch_size: int = 3, rows: int = 4) -> list[StreamedLaws]:
     return list(laws(scorer, PROMPTS, PROMPT, TOKENS, MASK, sampling=sampling, batch_size=batch_size, rows=rows))
 
 
@@ -125,11 +125,11 @@ def test_nothing_stays_switched_on_between_two_blocks() -> None:
     [
         ({"tokens": TOKENS + VOCAB}, "tokens holds tokens from"),
         ({"mask": MASK[:, :-1]}, "tokens has shape .* mask has shape"),
-        ({"mask": ~MASK | (np.arange(6) == 5)}, "padding before a token"),
+        ({"mask": ~MASK | (np.arange(6) == 5)}, "a token after padding"),
         ({"prompt": PROMPT + 1}, "there are 4 prompts"),
         ({"rows": 0}, "rows must be an integer of at least 1"),
         ({"batch_size": 0}, "batch_size must be an integer of at least 1"),
-        ({"scorer": CausalLM(made("qwen3"), transform=lambda laws: laws)}, "belongs into sampling"),
+        ({"scorer": CausalLM(made("qwen3"), transform=lambda laws: laws)}, "belong into sampling"),
     ],
 )
 def test_what_cannot_be_scored_is_refused(changes: dict[str, Any], error: str) -> None:

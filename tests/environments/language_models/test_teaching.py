@@ -10,20 +10,21 @@ import torch
 
 from jackpot_sim.core.arrays import Flags, Floats, Ints
 from jackpot_sim.environments.language_models.build import TinyQwen3, build
-from jackpot_sim.environments.language_models.scoring import CausalLM, parameter_gradient
+from jackpot_sim.environments.language_models.derivatives import parameter_gradient
+from jackpot_sim.environments.language_models.scoring import CausalLM
 from jackpot_sim.environments.language_models.teaching import (
     BATCH,
     COHERENCE,
     ENDING,
     Distillation,
-    Path,
     PolicyGradientAscent,
     Pretraining,
     StrideLanguage,
+    TrainingPath,
     _batch,
 )
 from jackpot_sim.environments.prefix_tree import PrefixTree, objective, policy_gradient
-from jackpot_sim.environments.sequences.mean_kl import Exhaustive
+from jackpot_sim.environments.sequences.mean_kl import ExactKL
 
 TREE = PrefixTree(5, 3, end_token=2)
 LANGUAGE = StrideLanguage(TREE, prompt_length=2)
@@ -36,7 +37,7 @@ def ones(tokens: Ints, mask: Flags) -> Floats:
     return np.sum((tokens == 1) & mask, axis=-1).astype(np.float64)
 
 
-def pretraining() -> Path:
+def pretraining() -> TrainingPath:
     return Pretraining(START, LANGUAGE, 1e-2, np.random.default_rng(5))
 
 
@@ -44,7 +45,7 @@ def ascent(learning_rate: float = 1e-2) -> PolicyGradientAscent:
     return PolicyGradientAscent(START, PROMPTS, TREE, ones, learning_rate, np.random.default_rng(5))
 
 
-def distillation() -> Path:
+def distillation() -> TrainingPath:
     return Distillation(STUDENT, START, PROMPTS, TREE, 1e-2, np.random.default_rng(5))
 
 
@@ -136,7 +137,7 @@ def test_policy_gradient_is_the_gradient() -> None:
 
 
 def test_distillation_brings_the_student_to_the_teacher() -> None:
-    path, referee = distillation(), Exhaustive(TREE, PROMPTS)
+    path, referee = distillation(), ExactKL(TREE, PROMPTS)
     kls = [referee.kl(CausalLM(START), CausalLM(path.after(steps))).value for steps in (0, 30, 120)]
     assert kls[0] > 3 * kls[1] > 6 * kls[2]
     losses = [path._loss(STUDENT, np.random.default_rng((7, batch))).item() for batch in range(40)]

@@ -11,7 +11,8 @@ transformers = pytest.importorskip("transformers")
 
 from jackpot_sim.environments.language_models import walking  # noqa: E402
 from jackpot_sim.environments.language_models.build import Model, TinyQwen3, build  # noqa: E402
-from jackpot_sim.environments.language_models.scoring import CausalLM, log_prob_features, parameter_gradient  # noqa: E402
+from jackpot_sim.environments.language_models.derivatives import log_prob_features, parameter_gradient  # noqa: E402
+from jackpot_sim.environments.language_models.scoring import CausalLM  # noqa: E402
 from jackpot_sim.environments.prefix_tree import PrefixTree  # noqa: E402
 
 VOCAB, CONTEXT = 4, 12

@@ -13,7 +13,8 @@ from pydantic import TypeAdapter
 
 from jackpot_sim.core import divergences
 from jackpot_sim.environments.rollouts.answers import AnswerReward
-from jackpot_sim.environments.rollouts.hf import HuggingFace, mean_of_each, spelt_out
+from jackpot_sim.environments.rollouts.hf import HuggingFace, mean_of_each
+from jackpot_sim.environments.rollouts.shorthand import spelt_out
 from tests.environments.tiny_checkpoints import END, WORDS, hf, save_checkpoint
 
 torch = pytest.importorskip("torch")

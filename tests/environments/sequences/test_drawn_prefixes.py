@@ -9,7 +9,7 @@ import pytest
 
 from jackpot_sim.core.arrays import Flags, Floats, Ints
 from jackpot_sim.environments.sequences import drawn_prefixes
-from jackpot_sim.environments.sequences.drawn_prefixes import Visited
+from jackpot_sim.environments.sequences.drawn_prefixes import DrawnPrefixes
 
 VOCAB = 3
 
@@ -42,7 +42,7 @@ def drawn(n: int, length: int) -> tuple[Ints, Flags]:
 def test_laws_are_those_of_every_prefix_in_blocks_of_any_size(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(drawn_prefixes, "_AT_ONCE", at_once)
     tokens, mask = drawn(40, 4)
-    seen: Visited = drawn_prefixes.visited(tokens, mask)
+    seen: DrawnPrefixes = DrawnPrefixes.of(tokens, mask)
     scorer: Any = Counting()
     prompt = np.array([7])
     laws = seen.laws(scorer, prompt)

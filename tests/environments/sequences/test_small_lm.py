@@ -13,20 +13,20 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from jackpot_sim.core import divergences
 from jackpot_sim.environments.language_models.build import Checkpoint, TinyQwen3
-from jackpot_sim.environments.sequences.mean_kl import Sampling
+from jackpot_sim.environments.language_models.formats import Format
+from jackpot_sim.environments.sequences.mean_kl import SampledKL
 from jackpot_sim.environments.sequences.reward import RandomReward, TokenShareReward
 from jackpot_sim.environments.sequences.small_lm import RealisedSequences, SmallLM
-from jackpot_sim.environments.sources import (
-    SOURCES,
+from jackpot_sim.environments.sources.kinds import (
+    TINY_SOURCES,
     DistilledActor,
-    Format,
     QuantizedKV,
     QuantizedWeights,
     SeparateActor,
     SlidingWindow,
-    Source,
     StaleActor,
     TemperatureSource,
+    TinySource,
     TopKSource,
     TopPSource,
     WeightNoise,
@@ -112,7 +112,7 @@ def test_updates_lie_between_reference_and_policy() -> None:
 STATELESS = """
 import hashlib, sys
 from jackpot_sim.environments.sequences.small_lm import SmallLM
-from jackpot_sim.environments.sources import StaleActor
+from jackpot_sim.environments.sources.kinds import StaleActor
 assert not {"torch", "transformers"} & set(sys.modules)
 import torch
 torch.set_num_threads(2); torch.manual_seed(7); torch.rand(3)
@@ -167,7 +167,7 @@ def test_threads_are_given_back_after_an_error() -> None:
 
 
 @pytest.mark.parametrize("source", [WeightNoise(sigma=0.3), TemperatureSource(temperature=1.5), TopKSource(k=2)])
-def test_sampling_agrees_with_enumeration(source: Source) -> None:
+def test_sampling_agrees_with_enumeration(source: TinySource) -> None:
     exact, drawn = (replace(env, source=source, reward=RandomReward()).build(0) for env in (QUICK, SAMPLED))
     assert drawn.enumerations is None
     assert 0 < drawn.achieved_se < 0.1 * drawn.achieved
@@ -182,7 +182,7 @@ def test_the_standard_error_is_that_of_repeated_samples() -> None:
     found = []
     for seed in range(24):
         uniforms = np.random.default_rng(seed).random((4, 200, 3))
-        found.append(Sampling(realised.prompts, uniforms, 0).kl(models.reference, models.actor))
+        found.append(SampledKL(realised.prompts, uniforms, 0).kl(models.reference, models.actor))
     errors = [each.standard_error for each in found]
     assert np.std([each.value for each in found], ddof=1) == pytest.approx(np.mean(errors), rel=0.5)
 
@@ -191,7 +191,7 @@ def test_four_equal_prompts_have_half_the_error() -> None:
     realised, uniforms = SAMPLED.build(0), np.random.default_rng(0).random((1, 100, 3))
     models = realised.models
     one, four = (
-        Sampling(np.tile(realised.prompts[:1], (n, 1)), np.tile(uniforms, (n, 1, 1)), 0).kl(
+        SampledKL(np.tile(realised.prompts[:1], (n, 1)), np.tile(uniforms, (n, 1, 1)), 0).kl(
             models.reference, models.actor
         )
         for n in (1, 4)
@@ -296,7 +296,7 @@ def test_a_checkpoint_is_taken_as_it_is(tmp_path: Path) -> None:
 ADAPTER: TypeAdapter[SmallLM] = TypeAdapter(Annotated[SmallLM, Field()])
 
 
-@pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.kind)
+@pytest.mark.parametrize("source", TINY_SOURCES, ids=lambda source: source.kind)
 def test_every_source_survives_the_round_trip(source: Any) -> None:
     given = SmallLM(source=source(target_kl=0.01), reward=RandomReward())
     assert ADAPTER.validate_json(ADAPTER.dump_json(given)) == given

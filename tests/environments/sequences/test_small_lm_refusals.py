@@ -11,7 +11,7 @@ import transformers
 from jackpot_sim.environments.language_models.build import Checkpoint, TinyQwen3
 from jackpot_sim.environments.sequences.reward import TokenShareReward
 from jackpot_sim.environments.sequences.small_lm import SmallLM
-from jackpot_sim.environments.sources import SeparateActor, TopKSource, WeightNoise
+from jackpot_sim.environments.sources.kinds import SeparateActor, TopKSource, WeightNoise
 from jackpot_sim.requirements import RequirementError
 from tests.environments.sequences.test_small_lm import QUICK, SAMPLED
 from tests.packages import without

@@ -15,10 +15,11 @@ from jackpot_sim.environments.language_models.scoring import CausalLM, Scorer
 from jackpot_sim.environments.language_models.teaching import Pretraining, StrideLanguage
 from jackpot_sim.environments.prefix_tree import PrefixTree
 from jackpot_sim.environments.randomness import keyed_generator
-from jackpot_sim.environments.sequences.mean_kl import Exhaustive
+from jackpot_sim.environments.sequences.mean_kl import ExactKL
 from jackpot_sim.environments.sequences.reward import SumReward
-from jackpot_sim.environments.sources import (
-    SOURCES,
+from jackpot_sim.environments.sources.actor_source import ActorSource, Setting, TinyTask
+from jackpot_sim.environments.sources.kinds import (
+    TINY_SOURCES,
     DistilledActor,
     QuantizedKV,
     QuantizedWeights,
@@ -30,8 +31,7 @@ from jackpot_sim.environments.sources import (
     TopPSource,
     WeightNoise,
 )
-from jackpot_sim.environments.sources.actor_source import ActorSource, Setting
-from jackpot_sim.environments.sources.other_models import GeometricMixture
+from jackpot_sim.environments.sources.tiny_models import GeometricMixture
 from jackpot_sim.environments.targets import RELATIVE_TOLERANCE, Target
 
 TREE = PrefixTree(4, 3, end_token=0)
@@ -39,7 +39,7 @@ PROMPTS = np.array([[1, 2, 3], [3, 1, 1]])
 LANGUAGE = StrideLanguage(TREE, prompt_length=3)
 SMALL = TinyQwen3(hidden=16)
 BASE = Pretraining(build(SMALL, 4, keyed_generator(0, "base")), LANGUAGE, 1e-2, keyed_generator(0)).after(40)
-REFEREE = Exhaustive(TREE, PROMPTS)
+REFEREE = ExactKL(TREE, PROMPTS)
 
 
 @dataclass(frozen=True)
@@ -68,11 +68,11 @@ def setting(source: ActorSource, seed: int = 0) -> Setting:
     generator = partial(keyed_generator, seed, "test")
     return Setting(
         base=BASE,
-        other=build(source.other, 4, generator("other")) if source.other is not None else None,
-        prompts=PROMPTS,
-        tree=TREE,
-        reward=lambda tokens, mask: SumReward().of(tokens, mask, 4, generator("reward")),
         generator=generator,
+        other=build(source.other, 4, generator("other")) if source.other is not None else None,
+        positions=PROMPTS.shape[1] + TREE.length,
+        laws=lambda: REFEREE.laws(CausalLM(BASE)),
+        task=TinyTask(PROMPTS, TREE, lambda tokens, mask: SumReward().of(tokens, mask, 4, generator("reward"))),
     )
 
 
@@ -105,7 +105,7 @@ every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.source
 
 
 def test_every_source_has_a_case() -> None:
-    assert {case.source for case in CASES} == set(SOURCES)
+    assert {case.source for case in CASES} == set(TINY_SOURCES)
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ def test_target_is_reached(case: Case) -> None:
     given = setting(source)
     actors = source.actors(given)
     target = Target("KL", case.target, lambda knob: mean_kl(case.source, *actors(knob)))
-    knob = source.solve(target, given, lambda: REFEREE.states(CausalLM(BASE)))
+    knob = source.solve(target, given)
     assert case.kl(knob) == pytest.approx(case.target, rel=RELATIVE_TOLERANCE if case.continuous else 0.9)
     if case.whole is not None:
         around = [case.kl(near) for near in (knob - 1, knob + 1) if near in case.whole]
@@ -146,7 +146,7 @@ def test_a_quantised_cache_meets_a_target_to_its_grid_and_its_jumps() -> None:
     source = QuantizedKV(target_kl=0.01)
     actors = source.actors(setting(source))
     target = Target("KL", 0.01, lambda knob: mean_kl(QuantizedKV, *actors(knob)))
-    assert target.kl_at(source.solve(target, setting(source), lambda: np.zeros((1, 4)))) == pytest.approx(0.01, rel=0.1)
+    assert target.kl_at(source.solve(target, setting(source))) == pytest.approx(0.01, rel=0.1)
 
 
 @every_case
@@ -274,7 +274,7 @@ def test_both_sides_of_a_temperature() -> None:
         source = TemperatureSource(target_kl=0.02, colder=colder)
         actors = source.actors(setting(source))
         target = Target("KL", 0.02, lambda knob: mean_kl(TemperatureSource, *actors(knob)))
-        return source.solve(target, setting(source), lambda: REFEREE.states(CausalLM(BASE)))
+        return source.solve(target, setting(source))
 
     assert solved(True) < 1 < solved(False)
 

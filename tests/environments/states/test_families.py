@@ -19,8 +19,8 @@ from jackpot_sim.environments.states.compressed import LowerOrder, LowRank, Quan
 from jackpot_sim.environments.states.families import FAMILIES, Mismatch
 from jackpot_sim.environments.states.ngram import Ngram
 from jackpot_sim.environments.states.perturbed import DirichletMixture, LogitNoise, Temperature
-from jackpot_sim.environments.states.stale import Stale
-from jackpot_sim.environments.states.truncated import Ranked, TopK, TopP
+from jackpot_sim.environments.states.stale import StaleLogits
+from jackpot_sim.environments.states.truncated import Ranked, TopKTruncation, TopPTruncation
 from jackpot_sim.environments.targets import RELATIVE_TOLERANCE
 from tests.cases import each
 
@@ -66,11 +66,11 @@ CASES = (
         Temperature, (0.99, 0.7, 0.1, 0.01), 0.01, math.inf, (0.0,), identity=1.0, continuous=True,
         options=(("colder", True),),
     ),
-    Case(TopK, (39, 30, 10, 1), 0.05, 50.0, (0, 41, 2.5, -1), identity=40),
-    Case(TopP, (0.999, 0.9, 0.5, 1e-9), 0.05, 50.0, (0.0, -0.5, 1.5, math.nan), identity=1.0),
+    Case(TopKTruncation, (39, 30, 10, 1), 0.05, 50.0, (0, 41, 2.5, -1), identity=40),
+    Case(TopPTruncation, (0.999, 0.9, 0.5, 1e-9), 0.05, 50.0, (0.0, -0.5, 1.5, math.nan), identity=1.0),
     Case(QuantizedLogits, (16, 8, 4, 2, 1), 0.01, 50.0, (0, 17, 1.5)),
     Case(LowRank, (7, 5, 3, 1), 0.1, 50.0, (0, 9, 1.5), identity=8),
-    Case(Stale, (1, 10, 100, 1000), 0.1, 50.0, (-1, 0.5), identity=0),
+    Case(StaleLogits, (1, 10, 100, 1000), 0.1, 50.0, (-1, 0.5), identity=0),
     Case(LowerOrder, (3, 2, 1), 0.9, 50.0, (0, 5, 1.5), identity=4, base=Ngram(order=4, states=8, max_bytes=200_000)),
     Case(
         ActorFile, (0.01, 0.1, 0.5, 1.0), 0.01, 50.0, (-0.1, 1.1, math.nan), identity=0.0, continuous=True,
@@ -145,7 +145,7 @@ def test_the_knob_moves_one_policy_and_nothing_else(case: Case) -> None:
     case = given_knob(case)
     near, far = case.at(case.outwards[0]), case.at(case.outwards[-1])
     fixed, moved = "policy_log_probs", "actor_log_probs"
-    if case.family is Stale:
+    if case.family is StaleLogits:
         fixed, moved = moved, fixed
     np.testing.assert_array_equal(getattr(near.pair, fixed), getattr(far.pair, fixed))
     np.testing.assert_array_equal(near.pair.advantage, far.pair.advantage)
@@ -156,18 +156,20 @@ def test_the_knob_moves_one_policy_and_nothing_else(case: Case) -> None:
 def test_target_is_reached(case: Case) -> None:
     realised = case(target_kl=case.target).build(0)
     assert realised.target_kl == case.target
-    again = given_knob(case).at(realised.knob if case.continuous or case.family is TopP else int(realised.knob))
+    again = given_knob(case).at(
+        realised.knob if case.continuous or case.family is TopPTruncation else int(realised.knob)
+    )
     assert again.achieved == realised.achieved
     if case.continuous:
         assert realised.achieved == pytest.approx(case.target, rel=RELATIVE_TOLERANCE)
 
 
 DISCRETE = {
-    TopK: range(1, 41),
-    TopP: 1 - np.arange(1, 20_000) / 20_000,
+    TopKTruncation: range(1, 41),
+    TopPTruncation: 1 - np.arange(1, 20_000) / 20_000,
     QuantizedLogits: range(1, 17),
     LowRank: range(1, 9),
-    Stale: range(300),
+    StaleLogits: range(300),
     LowerOrder: range(1, 5),
 }
 
@@ -177,14 +179,14 @@ DISCRETE = {
 def test_discrete_target_is_the_nearest_there_is(case: Case, factor: float) -> None:
     target = case.target * factor
     attainable = np.array(
-        [case.at(knob).achieved for knob in DISCRETE[case.family][:: 20 if case.family is TopP else 1]]
+        [case.at(knob).achieved for knob in DISCRETE[case.family][:: 20 if case.family is TopPTruncation else 1]]
     )
     assert attainable[attainable > 0].min() <= target <= attainable.max()
     with np.errstate(divide="ignore"):
         best = np.min(np.abs(np.log(attainable / target)))
     found = abs(math.log(case(target_kl=target).build(0).achieved / target))
     # The scan of top-p is a sample of the steps; of the others it is all there is.
-    assert found <= best + 1e-12 if case.family is TopP else found == pytest.approx(best, abs=1e-12)
+    assert found <= best + 1e-12 if case.family is TopPTruncation else found == pytest.approx(best, abs=1e-12)
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.beyond < math.inf], ids=case_id)
@@ -294,7 +296,9 @@ def test_both_sides_of_a_temperature() -> None:
         Temperature(temperature=0.5, colder=True)
 
 
-@pytest.mark.parametrize("family", [TopK(base=SMALL, k=7), TopP(base=SMALL, p=0.6)], ids=["top-k", "top-p"])
+@pytest.mark.parametrize(
+    "family", [TopKTruncation(base=SMALL, k=7), TopPTruncation(base=SMALL, p=0.6)], ids=["top-k", "top-p"]
+)
 def test_truncation_violates_the_support(family: Mismatch) -> None:
     pair = family.build(0).pair
     assert np.all(np.isinf(divergences.kl(pair.policy_log_probs, pair.actor_log_probs)))
@@ -305,7 +309,7 @@ def test_truncation_violates_the_support(family: Mismatch) -> None:
 
 @each("p", [0.05, 0.3, 0.6, 0.61, 0.99])
 def test_nucleus_is_the_smallest_set_with_the_mass(p: float) -> None:
-    pair = TopP(base=SMALL, p=p).build(0).pair
+    pair = TopPTruncation(base=SMALL, p=p).build(0).pair
     for law, actor in zip(np.exp(pair.policy_log_probs), pair.actor_log_probs, strict=True):
         kept = law[np.isfinite(actor)]
         assert kept.sum() >= p > kept.sum() - kept.min()
@@ -313,7 +317,7 @@ def test_nucleus_is_the_smallest_set_with_the_mass(p: float) -> None:
 
 
 def test_the_smallest_nucleus_is_one_token() -> None:
-    actor = TopP(base=SMALL, p=1e-300).build(0).pair.actor_log_probs
+    actor = TopPTruncation(base=SMALL, p=1e-300).build(0).pair.actor_log_probs
     np.testing.assert_allclose(np.sort(actor, axis=1)[:, -2:], np.tile([-np.inf, 0.0], (8, 1)), atol=1e-13)
 
 
@@ -324,7 +328,7 @@ def test_ties_go_to_the_lower_id() -> None:
 
 def test_top_p_of_one_keeps_masses_that_no_sum_can_see() -> None:
     steep = Zipf(vocab=40, states=2, exponent=300.0)  # 40^−300 is far below the least float64
-    pair = TopP(base=steep, p=1.0).build(0).pair
+    pair = TopPTruncation(base=steep, p=1.0).build(0).pair
     np.testing.assert_array_equal(pair.actor_log_probs, pair.policy_log_probs)
 
 
@@ -353,7 +357,7 @@ def test_low_rank_refuses_a_law_with_zeros(tmp_path: Any) -> None:
 
 
 def test_stale_policy_is_one_exact_gradient_step_ahead() -> None:
-    pair = Stale(base=SMALL, steps=1, learning_rate=0.5).build(0).pair
+    pair = StaleLogits(base=SMALL, steps=1, learning_rate=0.5).build(0).pair
     p, advantage = np.exp(pair.actor_log_probs), pair.advantage
     logits = pair.actor_log_probs + 0.5 * p * (advantage - np.sum(p * advantage, axis=1, keepdims=True))
     ahead = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
@@ -361,7 +365,7 @@ def test_stale_policy_is_one_exact_gradient_step_ahead() -> None:
 
 
 def test_training_improves_the_expected_advantage() -> None:
-    pair = Stale(base=SMALL, steps=50).build(0).pair
+    pair = StaleLogits(base=SMALL, steps=50).build(0).pair
     before, after = (np.sum(np.exp(x) * pair.advantage) for x in (pair.actor_log_probs, pair.policy_log_probs))
     assert after > before
 
@@ -377,8 +381,8 @@ def test_zeros_of_a_file_stay_zeros_in_every_family(tmp_path: Any) -> None:
     np.save(tmp_path / "logits.npy", logits)
     base = LogitsFile(path=tmp_path / "logits.npy")
     for family in (
-        LogitNoise(base=base, sigma=0.3), Temperature(base=base, temperature=2.0), TopK(base=base, k=3),
-        TopP(base=base, p=0.7), QuantizedLogits(base=base, bits=3), Stale(base=base, steps=20),
+        LogitNoise(base=base, sigma=0.3), Temperature(base=base, temperature=2.0), TopKTruncation(base=base, k=3),
+        TopPTruncation(base=base, p=0.7), QuantizedLogits(base=base, bits=3), StaleLogits(base=base, steps=20),
         ActorFile(base=base, path=base.path, share=0.5),
     ):  # fmt: skip
         pair = family.build(0).pair
@@ -514,5 +518,5 @@ def test_bad_advantage_file_is_refused_by_name(tmp_path: Path, values: Any, mess
 @pytest.mark.parametrize(("tokens", "p", "kept"), [(5, 0.4, 2), (20, 0.2, 4), (20, 0.8, 16), (50, 0.5, 25)])
 def test_top_p_stops_at_a_mass_that_is_met_exactly(tokens: int, p: float, kept: int, tmp_path: Path) -> None:
     np.save(tmp_path / "flat.npy", np.zeros((1, tokens)))
-    built = TopP(base=LogitsFile(path=tmp_path / "flat.npy"), p=p).build(0)
+    built = TopPTruncation(base=LogitsFile(path=tmp_path / "flat.npy"), p=p).build(0)
     assert np.isfinite(built.pair.actor_log_probs).sum() == kept

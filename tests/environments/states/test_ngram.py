@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jackpot_sim.environments.states.ngram import Ngram, pack, split_text
+from jackpot_sim.environments.corpus import split_text
+from jackpot_sim.environments.states.ngram import Ngram, pack
 
 ALPHABET = b"ab \n"
 
@@ -76,15 +77,6 @@ def test_contexts_come_in_proportion_to_their_frequency(tmp_path: Path) -> None:
     contexts = Ngram(order=2, text=tmp_path / "t.txt", states=20_000).contexts(np.random.default_rng(0))
     assert set(contexts.tolist()) == {ord("a"), ord("b")}
     assert np.mean(contexts == ord("b")) == pytest.approx(24 / 99, abs=0.015)
-
-
-def test_a_folder_is_read_in_sorted_order(tmp_path: Path) -> None:
-    (tmp_path / "deeper").mkdir()
-    for name, content in (("b.txt", b"22"), ("a.py", b"11"), ("c.bin", b"xx"), ("deeper/a.txt", b"33")):
-        (tmp_path / name).write_bytes(content)
-    parts = split_text(tmp_path, 100, 0.3)
-    assert b"".join(part.tobytes() for part in parts) == b"112233"
-    assert b"".join(part.tobytes() for part in split_text(tmp_path, 3, 0.4)) == b"112"
 
 
 def test_nothing_held_out_is_counted(tmp_path: Path) -> None:

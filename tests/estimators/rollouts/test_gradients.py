@@ -46,7 +46,8 @@ TREE = PrefixTree(4, 3, 2)
 def cell() -> Cell:
     torch = pytest.importorskip("torch")
     pytest.importorskip("transformers")
-    from jackpot_sim.environments.language_models.scoring import CausalLM, log_prob_features
+    from jackpot_sim.environments.language_models.derivatives import log_prob_features
+    from jackpot_sim.environments.language_models.scoring import CausalLM
     from tests.environments.language_models.tiny_models import MODEL
 
     actor, generator = copy.deepcopy(MODEL), np.random.default_rng(3)

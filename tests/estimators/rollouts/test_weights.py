@@ -11,7 +11,7 @@ import pytest
 from jackpot_sim import estimators
 from jackpot_sim.core.obrs import overlap
 from jackpot_sim.core.scored import ScoredRollouts
-from jackpot_sim.core.sequences import Rollouts
+from jackpot_sim.core.sequences import SampledSequences
 from jackpot_sim.environments.prefix_tree import PrefixTree
 from jackpot_sim.estimators import Correction, Denominator, Level, TokenWeights, UpdateTarget
 from jackpot_sim.estimators.rollouts import weights as scored
@@ -33,7 +33,7 @@ CORRECTIONS = [
 ]
 
 
-def tables() -> list[Rollouts]:
+def tables() -> list[SampledSequences]:
     generator = np.random.default_rng(1)
     out = []
     for prompt in unequal_prompts(SHAPE, 3):
@@ -43,7 +43,7 @@ def tables() -> list[Rollouts]:
             for each in (laws.actor_log_probs, laws.policy_log_probs)
         )
         worth = generator.normal(size=(2, REPLICATES * N))
-        out.append(Rollouts(laws, actor, worth[0], policy, worth[1], SHAPE.end))
+        out.append(SampledSequences(laws, actor, worth[0], policy, worth[1], SHAPE.end))
     return out
 
 

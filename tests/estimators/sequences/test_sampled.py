@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from jackpot_sim import estimators
-from jackpot_sim.core.sequences import Rollouts, Sequences
+from jackpot_sim.core.sequences import SampledSequences, Sequences
 from jackpot_sim.environments.prefix_tree import PrefixTree
 from jackpot_sim.estimators.sequences import enumerated
 from jackpot_sim.estimators.sequences import sampled as rollouts
@@ -31,7 +31,7 @@ CORRECTIONS = [
 ]
 
 
-def draw(prompt: Prompt, n: int, generator: np.random.Generator) -> Rollouts:
+def draw(prompt: Prompt, n: int, generator: np.random.Generator) -> SampledSequences:
     laws = enumeration(SHAPE, prompt).laws
     # A(y) by where a sequence ends and with which token.
     rows = {prefix: row for row, prefix in enumerate(brute.prefixes(SHAPE))}
@@ -44,11 +44,11 @@ def draw(prompt: Prompt, n: int, generator: np.random.Generator) -> Rollouts:
         last = np.arange(n), drawn.mask.sum(axis=1) - 1
         return drawn, value[drawn.prefix[last], drawn.token[last]]
 
-    return Rollouts(laws, *sequences(laws.actor_log_probs), *sequences(laws.policy_log_probs), SHAPE.end)
+    return SampledSequences(laws, *sequences(laws.actor_log_probs), *sequences(laws.policy_log_probs), SHAPE.end)
 
 
 @cache
-def drawn(updated: bool, seed: int, n: int) -> list[Rollouts]:
+def drawn(updated: bool, seed: int, n: int) -> list[SampledSequences]:
     generator = np.random.default_rng(seed)
     return [draw(prompt, n, generator) for prompt in PROMPTS[updated]]
 
@@ -243,7 +243,7 @@ def test_sparse_inner_products_are_those_of_explicit_vectors(in_parameters: bool
     np.testing.assert_allclose(mine.dot(theirs), [[x @ y for y in explicit[1]] for x in explicit[0]], atol=1e-12)
 
 
-def visited_only(each: Rollouts) -> tuple[Rollouts, Any]:
+def visited_only(each: SampledSequences) -> tuple[SampledSequences, Any]:
     """The same with tables of the prefixes that were visited, and their rows."""
     both = (each.actor, each.policy)
     rows = np.unique(np.concatenate([paths.prefix[paths.mask] for paths in both]))
