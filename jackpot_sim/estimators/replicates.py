@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -67,3 +68,24 @@ def jackknife(left_out: list[float]) -> float:
     if not np.isfinite(values).all():
         return math.nan
     return math.sqrt((len(values) - 1) * float(values.var()))
+
+
+class Gram:
+    """Inner products of replicates, shape (replicates, replicates), and their means with one left out."""
+
+    def __init__(self, replicates: int) -> None:
+        self.products = np.zeros((replicates, replicates))
+
+    @cached_property
+    def _sums(self) -> tuple[float, float, Floats]:
+        """All, the diagonal, and what each replicate takes with it when it leaves."""
+        products = self.products
+        gone = products.sum(axis=0) + products.sum(axis=1) - np.diagonal(products)
+        return float(products.sum()), float(np.trace(products)), gone
+
+    def means(self, without: int | None) -> tuple[float, float]:
+        """The mean product of a replicate with itself, and of two different ones."""
+        (total, own, gone), count = self._sums, len(self.products)
+        if without is not None:
+            total, own, count = total - gone[without], own - self.products[without, without], count - 1
+        return own / count, (total - own) / (count * (count - 1))

@@ -20,8 +20,7 @@ from enum import StrEnum
 import numpy as np
 
 from jackpot_sim.core.arrays import Floats
-from jackpot_sim.estimators.replicates import gradient_figures, jackknife
-from jackpot_sim.estimators.sequences.sampled import Gram
+from jackpot_sim.estimators.replicates import Gram, gradient_figures, jackknife
 
 
 class Spread(StrEnum):

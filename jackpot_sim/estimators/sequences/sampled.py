@@ -14,7 +14,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -26,7 +25,7 @@ from jackpot_sim.core.numerics import log_ratio, overflow_to_inf
 from jackpot_sim.core.sequences import SampledSequences, Sequences
 from jackpot_sim.estimators.corrections.correction import Correction, Level
 from jackpot_sim.estimators.corrections.tokens import TokenWeights
-from jackpot_sim.estimators.replicates import Sampled, gradient_figures, jackknife
+from jackpot_sim.estimators.replicates import Gram, Sampled, gradient_figures, jackknife
 from jackpot_sim.estimators.sequences.updates import Proposals, UpdateTarget, weigh, weight_tables
 from jackpot_sim.estimators.statistics import Denominator, divisor
 
@@ -281,24 +280,3 @@ class _Draws:
                 ),
                 "ess_fraction": float(ess_fraction(weight, weight_sq, units)),
             }
-
-
-class Gram:
-    """Inner products of replicates, shape (replicates, replicates), and their means with one left out."""
-
-    def __init__(self, replicates: int) -> None:
-        self.products = np.zeros((replicates, replicates))
-
-    @cached_property
-    def _sums(self) -> tuple[float, float, Floats]:
-        """All, the diagonal, and what each replicate takes with it when it leaves."""
-        products = self.products
-        gone = products.sum(axis=0) + products.sum(axis=1) - np.diagonal(products)
-        return float(products.sum()), float(np.trace(products)), gone
-
-    def means(self, without: int | None) -> tuple[float, float]:
-        """The mean product of a replicate with itself, and of two different ones."""
-        (total, own, gone), count = self._sums, len(self.products)
-        if without is not None:
-            total, own, count = total - gone[without], own - self.products[without, without], count - 1
-        return own / count, (total - own) / (count * (count - 1))
