@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 from scipy.optimize import brentq
@@ -12,6 +11,7 @@ from scipy.optimize import brentq
 from jackpot_sim import estimators
 from jackpot_sim.bench.laws import pairs
 from jackpot_sim.bench.timing import Finding, in_turn, median_ratio, peak_bytes
+from jackpot_sim.core.arrays import Floats
 from jackpot_sim.core.numerics import log_softmax
 from jackpot_sim.core.obrs import overlap, solve_lam
 from jackpot_sim.estimators import Correction
@@ -29,7 +29,7 @@ def budget(states: int = 64, rounds: int = 5) -> Iterator[Finding]:
             yield from _budget(pair.policy_log_probs, pair.actor_log_probs, rate, f"{law}, budget {rate}", rounds)
 
 
-def _budget(p: Any, q: Any, rate: float, where: str, rounds: int) -> Iterator[Finding]:
+def _budget(p: Floats, q: Floats, rate: float, where: str, rounds: int) -> Iterator[Finding]:
     states = p.shape[0]
     work = p.copy(), q.copy()
 
@@ -51,14 +51,14 @@ def _budget(p: Any, q: Any, rate: float, where: str, rounds: int) -> Iterator[Fi
 
     seconds = in_turn({"refill": refill, "floor": floor, "ours": ours, "brentq": by_brentq}, rounds)
     one_by_one = [each / _BRENTQ_STATES * states for each in seconds["brentq"]]
-    error = float(np.max(np.abs(overlap(p, q, solve_lam(p, q, rate)) - rate)))
+    error = float(np.max(np.abs(np.asarray(overlap(p, q, solve_lam(p, q, rate))) - rate)))
     yield Finding(f"|Z(lam) - budget|, {where}", error, at_most=1e-11)
     yield Finding(f"solve_lam / two exp, {where}", median_ratio(seconds["ours"], seconds["floor"]), "x", at_most=4)
     note = f"brentq on {_BRENTQ_STATES} of {states} states, scaled"
     yield Finding(f"brentq / solve_lam, {where}", median_ratio(one_by_one, seconds["ours"]), "x", at_least=3, note=note)
 
 
-def _brentq(log_p: Any, log_q: Any, rate: float) -> float:
+def _brentq(log_p: Floats, log_q: Floats, rate: float) -> float:
     p, q = np.exp(log_p), np.exp(log_q)
     root = brentq(lambda log_mu: np.minimum(q, np.exp(log_mu) * p).sum() - rate, np.log(rate) - 1, 50, xtol=1e-13)
     return float(np.exp(-root))

@@ -6,13 +6,13 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from jackpot_sim.bench.timing import Finding, in_turn, median_ratio, peak_bytes
 from jackpot_sim.core import normalizer, obrs
-from jackpot_sim.core.backend import Array
+from jackpot_sim.core.backend import Array, namespace
 from jackpot_sim.core.heads import Head
 from jackpot_sim.core.numerics import log_ratio, log_softmax
 from jackpot_sim.core.sampling import categorical
@@ -44,10 +44,10 @@ def normalizers(
 class _Models:
     """Last hidden states of two policies, and the weights of their heads."""
 
-    policy_hidden: Array
-    policy_weight: Array
-    actor_hidden: Array
-    actor_weight: Array
+    policy_hidden: NDArray[np.floating]
+    policy_weight: NDArray[np.floating]
+    actor_hidden: NDArray[np.floating]
+    actor_weight: NDArray[np.floating]
 
     def cast(self, dtype: str) -> _Models:
         return _Models(*(each.astype(dtype) for each in vars(self).values()))
@@ -84,7 +84,7 @@ def _chunked(models: _Models) -> Iterator[Finding]:
         rounded = models.cast(dtype)
         exact = rounded.cast("float64").full()
         labels = {"way": "chunked", "dtype": dtype}
-        error = float(np.max(np.abs(rounded.chunked() / exact - 1)))
+        error = float(np.max(np.abs(np.asarray(rounded.chunked() / exact) - 1)))
         yield Finding(f"chunked Z, {dtype}, largest relative error", error, at_most=within, labels=labels)
         peak = peak_bytes(rounded.chunked) / models.cast(dtype).law_bytes
         yield Finding(f"chunked Z, {dtype}, memory / both laws", peak, "x", at_most=0.1, labels=labels)
@@ -95,12 +95,12 @@ def _times(models: _Models, rounds: int) -> Iterator[Finding]:
     stored = TopK.of(q, K)
     generator = np.random.default_rng(1)
     drawn = categorical(q, generator.random((len(q), 1)))
-    accept = obrs.acceptance_probability(np.take_along_axis(log_ratio(p, q), drawn, axis=-1)[:, 0], 1.0)
+    accept = obrs.acceptance_probability(namespace(p).take_along_axis(log_ratio(p, q), drawn, axis=-1)[:, 0], 1.0)
 
     def on_topk() -> tuple[Array, Array]:
         return normalizer.bracket_on_topk(stored.gather(p), stored.log_probs)
 
-    candidates: dict[str, Callable[[], Any]] = {
+    candidates: dict[str, Callable[[], object]] = {
         "full": models.full,
         "chunked": models.chunked,
         "overlap": partial(obrs.overlap, p, q),
@@ -111,7 +111,7 @@ def _times(models: _Models, rounds: int) -> Iterator[Finding]:
     }
     seconds = in_turn(candidates, rounds)
     where = f"{p.shape[0]} x {p.shape[1]}, hidden {models.policy_hidden.shape[1]}, float32"
-    labels = {"tokens": p.shape[0], "vocab": p.shape[1], "k": K}
+    labels: dict[str, str | float] = {"tokens": p.shape[0], "vocab": p.shape[1], "k": K}
     ratio = median_ratio(seconds["chunked"], seconds["full"])
     yield Finding(
         "time of chunked / full, from hidden states", ratio, "x", note=where, labels={"way": "chunked"} | labels

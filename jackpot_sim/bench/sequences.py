@@ -51,7 +51,7 @@ def enumeration(vocab: int = 8, length: int = 6, rounds: int = 3) -> Iterator[Fi
     by_prefix()
     scored = time.perf_counter() - started
     generator = np.random.default_rng(1)
-    actor = log_softmax(policy + 0.1 * generator.standard_normal(policy.shape))
+    actor = np.asarray(log_softmax(policy + 0.1 * generator.standard_normal(policy.shape)))
     laws = SequenceLaws(policy, actor, policy)
     started = time.perf_counter()
     referee = Referee([Enumeration(laws, tree.sequences, generator.standard_normal(len(tree.sequences)))])
