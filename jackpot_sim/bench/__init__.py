@@ -1,1 +1,1 @@
-"""What things cost, measured side by side in one run: `python -m jackpot_sim.bench`."""
+"""Benchmarks of time and memory, measured side by side in one run: `python -m jackpot_sim.bench`."""

@@ -1,4 +1,4 @@
-"""How near the simulation comes to what the paper published."""
+"""The distance of the simulation from the numbers that the paper published."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a measurement was made on and with: no names, no paths, no dates."""
+"""The machine and the versions of a measurement, without names, paths and dates."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def machine() -> dict[str, object]:
 
 
 def _processor() -> str:
-    """Its model; Linux has it in one place only."""
+    """The model of the processor, from the one place where Linux has it."""
     information = Path("/proc/cpuinfo")
     if information.exists():
         for line in information.read_text(errors="replace").splitlines():

@@ -1,4 +1,4 @@
-"""What torch holds at once, as its own allocators count it."""
+"""The memory that torch holds at once, as its own allocators count it."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _on_cpu(run: Callable[[], Any]) -> int:
 
 
 def free_bytes(device: str) -> int:
-    """What is free on `device` now."""
+    """The memory that is free on `device` now."""
     if device.startswith("cuda"):
         import torch
 

@@ -145,7 +145,7 @@ def _accuracy(batches: int, states: int = 256, vocab: int = 8192) -> Iterator[Fi
 
 
 def _block(pair: PolicyPair, number: int) -> LawBlock:
-    """One token of the actor at each state, every state being a cluster of its own."""
+    """A token of the actor at each state; every state is a cluster of its own."""
     generator = np.random.default_rng([2, number])
     states = len(pair.actor_log_probs)
     tokens = categorical(pair.actor_log_probs, generator.random((states, 1)))[:, 0]

@@ -1,4 +1,4 @@
-"""What a correction adds to a GRPO step: time and memory, for each way to the overlap Z.
+"""The time and memory that a correction adds to a GRPO step, for each way to the overlap Z.
 
 The paper says that its method costs less than 3 % of a step. What a correction adds is timed inside the step,
 between the forward pass and the loss: the difference of two whole steps would be lost in their noise. The
@@ -39,12 +39,12 @@ class Method:
 
     @property
     def name(self) -> str:
-        """As findings call it."""
+        """The name in findings."""
         name = "none" if self.correction is None else self.correction.name
         return " ".join([name, *([str(self.way)] if self.way else []), *(["compiled"] if self.compiled else [])])
 
     def labels(self) -> dict[str, str | float]:
-        """What tells it from the others."""
+        """The labels that tell this method from the others."""
         correction = "none" if self.correction is None else self.correction.name
         return {
             "correction": correction,
@@ -53,7 +53,7 @@ class Method:
         }
 
     def weigh(self) -> Weigh | None:
-        """Its part of a step."""
+        """The part of a step that belongs to this method."""
         if self.correction is None:
             return None
         import torch
@@ -144,7 +144,7 @@ def _bytes(trainer: Trainer, method: Method, weigh: Weigh | None) -> int:
 
 
 def _at_rollout(setting: Setting, rollouts: Rollouts, seconds: float) -> Finding:
-    """What storing the top-k adds to a rollout that has the actor's log-probs at hand, beside the update's step."""
+    """The time of storing the top-k at rollout, where the actor's log-probs are at hand, relative to a step."""
     laws: Any = rollouts.laws
     at_once = _DECODED_AT_ONCE[setting.device]
 

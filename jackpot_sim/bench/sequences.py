@@ -74,6 +74,6 @@ def enumeration(vocab: int = 8, length: int = 6, rounds: int = 3) -> Iterator[Fi
 
 
 def _peak_gib() -> float:
-    """What the process has ever held, torch included, which Python's own tracing cannot see."""
+    """The peak memory of the process, torch included, which Python's own tracing cannot see."""
     unit = 1 if sys.platform == "darwin" else 1 << 10
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30

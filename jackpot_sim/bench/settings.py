@@ -1,4 +1,4 @@
-"""What `overhead` is asked to measure, what the device makes of it, and whether it fits there."""
+"""The options of `overhead`, the settings that follow from them on a device, and the memory that they need."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from jackpot_sim.bench.shapes import SHAPES, Shape, ShapeName
 from jackpot_sim.requirements import RequirementError, require
 
 PAPER_PERCENT = 3.0
-"""What the paper's method costs at most, in percent of a step."""
+"""The largest cost of the paper's method, in percent of a step."""
 TARGET_VOCAB = 32_000
 """On a CPU the small model is held to the paper's figure up to this vocabulary: beyond, the model is all head."""
 
 
 class Device(StrEnum):
-    """Where the step runs."""
+    """The device of a step."""
 
     AUTO = "auto"
     CPU = "cpu"
@@ -25,7 +25,7 @@ class Device(StrEnum):
 
 
 class Precision(StrEnum):
-    """Of weights, gradients and the optimiser's state."""
+    """The precision of weights, gradients and the optimiser's state."""
 
     FLOAT32 = "float32"
     BFLOAT16 = "bfloat16"
@@ -33,7 +33,7 @@ class Precision(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What `overhead` measures. Where a field is empty or None, the device decides.
+    """The options of `overhead`. Where a field is empty or None, the device decides.
 
     Attributes:
         shape: Models to time, with random weights; by default cpu-30m (31 million parameters) on a CPU and
@@ -62,7 +62,7 @@ DEFAULT = Options()
 
 @dataclass(frozen=True)
 class Setting:
-    """One measurement: everything decided."""
+    """A measurement with every option decided."""
 
     name: str
     shape: Shape
@@ -73,15 +73,15 @@ class Setting:
     k: int
     rounds: int
     threads: int = 1
-    """Of torch on the CPU."""
+    """Threads of torch on the CPU."""
 
     @property
     def tokens(self) -> int:
-        """In one step."""
+        """Tokens in one step."""
         return self.batch * self.length
 
     def labels(self) -> dict[str, str | float]:
-        """What tells its findings from those of others."""
+        """The labels that tell the findings of this setting from others."""
         return {
             "shape": self.name,
             "parameters": self.shape.parameters,
@@ -103,7 +103,7 @@ class Setting:
 
 
 def settings(options: Options) -> list[Setting]:
-    """What `options` ask for, with what they leave open decided by the device.
+    """The settings that `options` ask for; the device decides what they leave open.
 
     bfloat16 weights, gradients and AdamW states are 8 bytes a parameter, 61 GiB for 8 billion: with the
     activations of 4 x 1,024 tokens this fits a device of 80 GiB barely and one of 96 GiB or more well. Float32
@@ -170,7 +170,7 @@ def require_room(setting: Setting) -> None:
 
 
 def _least_bytes(setting: Setting) -> tuple[int, int]:
-    """What a step surely needs: for the parameters, and for each sequence."""
+    """The least memory of a step: for the parameters, and for each sequence."""
     shape, width = setting.shape, 4 if setting.precision is Precision.FLOAT32 else 2
     heads = shape.head_dim * (shape.heads + shape.kv_heads)
     activations = shape.layers * (4 * shape.hidden + heads + 3 * shape.intermediate) * width

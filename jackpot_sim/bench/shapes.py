@@ -48,12 +48,12 @@ class Shape:
             raise ValueError(f"kv_heads={self.kv_heads} must divide heads={self.heads}")
 
     def with_vocab(self, vocab: int) -> Shape:
-        """The same with another vocabulary."""
+        """The shape with another vocabulary."""
         return dataclasses.replace(self, vocab=vocab)
 
     @property
     def parameters(self) -> int:
-        """How many there are, tied ones counted once.
+        """The number of parameters; tied ones count once.
 
         >>> SHAPES["qwen3-8b"].parameters
         8190735360
@@ -110,4 +110,4 @@ SHAPES: dict[ShapeName, Shape] = {
         hidden=4096, layers=36, heads=32, kv_heads=8, head_dim=128, intermediate=12_288, vocab=151_936, tied=False
     ),
 }
-"""By name: `tiny` for tests, `cpu-30m` of 31 million parameters, and Qwen3 as published."""
+"""Shapes by name: `tiny` for tests, `cpu-30m` of 31 million parameters, and Qwen3 as published."""

@@ -39,7 +39,7 @@ def _study() -> Study:
 
 
 def workers() -> Iterator[Finding]:
-    """One study in three arrangements; the records must be the same to the last bit."""
+    """A study in three arrangements, whose records must be the same to the last bit."""
     study, seconds, figures = _study(), {}, {}
     with tempfile.TemporaryDirectory() as folder:
         for name, (kind, count) in _ARRANGEMENTS.items():

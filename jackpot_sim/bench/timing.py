@@ -12,7 +12,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Finding:
-    """One measured figure, and what it should be."""
+    """A measured figure with its target."""
 
     what: str
     value: float
@@ -21,11 +21,11 @@ class Finding:
     at_least: float | None = None
     note: str = ""
     labels: Mapping[str, str | float] = field(default_factory=dict)
-    """What tells this figure from others of its kind, for those who read the findings as a table."""
+    """The labels that tell this figure from others of its kind in a table of findings."""
 
     @property
     def met(self) -> bool | None:
-        """Whether the target is met; None where there is none."""
+        """True where the target is met; None without a target."""
         if self.at_most is None and self.at_least is None:
             return None
         low = self.at_least is None or self.value >= self.at_least

@@ -1,13 +1,6 @@
 """Optimal budgeted rejection sampling: accept a token x ~ q with probability min(1, p/(λq)).
 
-[J] Chen et al., *Jackpot*, arXiv 2602.06107, §3. [V] Verine et al., arXiv 2311.00460, for every
-f-divergence. Two theorems, with edges that [J] leaves out; `tests/core/test_optimality.py` holds both.
-
-T1. D_f(p‖q̃_λ) is non-increasing in λ for every f-divergence. It starts at the value for q
-    conditioned on supp p and is 0 for λ ≥ max r if p ≪ q. So KL(p‖q̃) ≤ KL(p‖q) for *every* λ > 0.
-T2. Among all rules a: V → [0, 1] with Σ q a = ā, OBRS minimises D_f(p‖q̂) for every f-divergence.
-    λ is unique below the attainable maximum ā = q(supp p), which is 1 only if p vanishes nowhere
-    on supp q: [J] Thm 3.4 claims a unique λ for every ā in (0, 1].
+The theorems T1 and T2 (`help(jackpot_sim)`) are about this rule; `tests/core/test_optimality.py` holds both.
 """
 
 from __future__ import annotations

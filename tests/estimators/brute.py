@@ -1,4 +1,4 @@
-"""Sections 3 and 4 of the mathematics, token by token: loops, vectors f(x), no formula of the package.
+"""Corrections and moments token by token: loops, vectors f(x), no formula of the package.
 
 `TABLE` is the table of corrections written once more. `moments` enumerates every token of every
 state, builds f(x) = A(x)(e_x − p) as a vector and averages.

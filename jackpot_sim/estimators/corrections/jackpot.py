@@ -1,10 +1,8 @@
 """Jackpot: reject with OBRS, reweight what is left ([J] Algorithm 1, eq. 5).
 
-What it is in expectation (ours). I2: if c1 ≥ λZ, which c1 ≥ 1 assures, E[m·w | x] =
-Z·min(r, c1/Z); otherwise (c1/λ)·min(r, λ). So Jackpot equals Z(s)·TIS(c1/Z(s)) plus the noise of
-its mask: what sets it apart is the factor Z(s) (a state with little overlap counts less), the clip
-that depends on the state, and the noise, which `rao_blackwell` removes. With c1 = ∞ the effective
-law is p itself. I3: its variance per proposal is never below that of its Rao-Blackwell form.
+By I2 (`help(jackpot_sim)`) Jackpot is Z(s)·TIS(c1/Z(s)) plus the noise of its mask. Three things set it apart from
+TIS: the factor Z(s), by which a state with little overlap counts less; the clip, which depends on the state; and the
+noise, which `rao_blackwell` removes and which by I3 only adds variance. With c1 = ∞ the effective law is p itself.
 """
 
 from __future__ import annotations
@@ -97,7 +95,7 @@ def _turn(c1: Parameter, overlap: Floats) -> Floats:
 @register("overlap-tis")
 @dataclass(frozen=True)
 class OverlapTruncatedImportanceSampling(TokenCorrection):
-    """(1, Z·min(r, c1/Z)) with Z = Z(λ): what Jackpot is in expectation for c1 ≥ λZ, without a mask (I2)."""
+    """(1, Z·min(r, c1/Z)) with Z = Z(λ): Jackpot in expectation for c1 ≥ λZ, without a mask (I2)."""
 
     lam: Parameter = 1.0
     """λ > 0 of the overlap."""

@@ -270,7 +270,7 @@ def test_kl_after_rejection_of_figure_2(kl: float, after: float) -> None:
 
 
 def test_gaussian_limit_of_logit_noise() -> None:
-    """At a large vocabulary KL = σ²/2 (mathematics.md section 7)."""
+    """At a large vocabulary KL = σ²/2."""
     realised = LogitNoise(base=Zipf(vocab=20_000, states=16, exponent=0.3), sigma=0.2).build(0)
     assert realised.achieved == pytest.approx(0.02, rel=0.02)
 

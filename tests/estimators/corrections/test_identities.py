@@ -1,4 +1,4 @@
-"""The identities of sections 2 and 3 as laws. Each check is also run on a broken correction, where it must fail."""
+"""The identities I1 to I3 as laws. Each check is also run on a broken correction, where it must fail."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ every_denominator = pytest.mark.parametrize("denominator", list(Denominator))
 # ‖f(0)‖² = 1/8, g = 3/4·f(0), ‖g‖² = 9/128, Σp‖f‖² − ‖g‖² = 3/128, Z(1) = 1/2. Every ĝ is a multiple of f(0).
 TWO = Cell(of_probabilities(0.75, 0.25), of_probabilities(0.25, 0.75), np.array([1.0, 0.0]))
 
-# By hand from section 4: (estimator, denominator) -> (bias, variance, ess_fraction).
+# By hand: (estimator, denominator) -> (bias, variance, ess_fraction).
 GOLDEN = {
     # ĝ = f/4; V = (4 − 1)/128.
     ("none", "proposed"): (2 / 3, 1.0, 1.0),
