@@ -30,7 +30,7 @@ def namespace(*arrays: Array) -> Namespace:
 
 
 def floating(x: Array) -> Array:
-    """`x` as a floating array: half precision becomes float32, and integers are refused.
+    """`x`, any shape, as a floating array: half precision becomes float32, and integers are refused.
 
     Raises:
         TypeError: `x` is not an array of real floating numbers.
@@ -44,7 +44,7 @@ def floating(x: Array) -> Array:
 
 
 def as_array(value: float | Array, like: Array) -> Array:
-    """`value` (a number or an array) with the dtype and the device of `like`."""
+    """`value`, a number or an array of any shape, with the dtype and the device of `like`."""
     xp = namespace(like)
     device = array_api_compat.device(like)
     if array_api_compat.is_array_api_obj(value):
@@ -53,7 +53,7 @@ def as_array(value: float | Array, like: Array) -> Array:
 
 
 def as_ids(value: Array, like: Array) -> Array:
-    """`value`, integers of any array library, as int64 of the library and on the device of `like`."""
+    """`value`, integers of any library and shape, as int64 of the library and on the device of `like`."""
     xp = namespace(like)
     if not array_api_compat.is_torch_array(like):
         return xp.asarray(to_numpy(value), dtype=xp.int64)
@@ -61,7 +61,7 @@ def as_ids(value: Array, like: Array) -> Array:
 
 
 def logsumexp(x: Array, axis: int = -1, keepdims: bool = False) -> Array:
-    """log Σ exp(x), which the standard lacks; a slice of nothing but −inf gives −inf."""
+    """log Σ exp(x) along one axis, which the shape loses; a slice of nothing but −inf gives −inf."""
     xp = namespace(x)
     peak = xp.max(x, axis=axis, keepdims=True)
     finite_peak = xp.where(xp.isfinite(peak), peak, xp.zeros_like(peak))
@@ -73,7 +73,7 @@ def logsumexp(x: Array, axis: int = -1, keepdims: bool = False) -> Array:
 
 
 def searchsorted(ascending: Array, values: Array, side: Literal["left", "right"]) -> Array:
-    """The places of `values` in `ascending`, along the last axis of both; the other axes must agree."""
+    """The places of `values` in `ascending` along the last axis, the shape of `values`; other axes must agree."""
     if array_api_compat.is_torch_array(values) and array_api_compat.is_torch_array(ascending):
         # torch warns of the copy that it makes of a strided tensor, so make it first.
         ascending, values = ascending.contiguous(), values.contiguous()
@@ -95,7 +95,7 @@ def kth_largest(x: Array, k: int) -> Array:
 
 
 def topk_mask(x: Array, k: int) -> Array:
-    """A mask of the k largest entries along the last axis; ties go to the lower index; `x` holds no NaN."""
+    """A mask of the k largest entries along the last axis, the shape of `x`; ties go to the lower index; no NaN."""
     xp = namespace(x)
     if k >= x.shape[-1]:
         return xp.ones_like(x, dtype=xp.bool)
@@ -135,19 +135,19 @@ def _torch_topk(x: Array, k: int) -> Array | None:
 
 
 def stop_gradient(x: Array) -> Array:
-    """`x` as a constant of differentiation: detached under torch, itself elsewhere."""
+    """`x`, any shape, as a constant of differentiation: detached under torch, itself elsewhere."""
     return x.detach() if array_api_compat.is_torch_array(x) else x
 
 
 def to_numpy(x: Array | float) -> np.ndarray[Any, Any]:
-    """A numpy copy or view of `x`, fetched from its device and cut from any graph."""
+    """A numpy copy or view of `x`, any shape, fetched from its device and cut from any graph."""
     if array_api_compat.is_torch_array(x):
         return np.asarray(x.detach().cpu().numpy())
     return np.asarray(x)
 
 
 def into(out: Array, operation: str, *operands: Array) -> Array:
-    """`operation` of the namespace written into `out`: fresh memory costs more than the arithmetic."""
+    """`operation`, elementwise, written into `out`: fresh memory costs more than the arithmetic."""
     function = getattr(namespace(out), operation)
     if array_api_compat.is_numpy_array(out) or array_api_compat.is_torch_array(out):
         written: Array = function(*operands, out=out)

@@ -29,13 +29,13 @@ from jackpot_sim.core.numerics import (
 
 
 def kl(p: Array, q: Array) -> Array:
-    """KL(p‖q) = Σ p log(p/q) = Σ [p log(p/q) − p + q], whose terms are never negative."""
+    """KL(p‖q) = Σ p log(p/q) = Σ [p log(p/q) − p + q], whose terms are never negative; (..., vocab) → (...)."""
     p, q = check_pair(p, q)
     return kl_of_checked(p, q)
 
 
 def kl_of_checked(p: Array, q: Array) -> Array:
-    """`kl` for laws that the caller has already checked."""
+    """`kl` for laws that the caller has already checked; (..., vocab) → (...)."""
     return namespace(p, q).sum(kl_terms(p, log_ratio(p, q), q), axis=-1)
 
 
@@ -75,20 +75,20 @@ def kl_to_measure(p: Array, ratio: Array, measure: Array) -> Array:
 
 
 def total_variation(p: Array, q: Array) -> Array:
-    """TV(p, q) = ½ Σ |p − q|, in [0, 1]."""
+    """TV(p, q) = ½ Σ |p − q|, in [0, 1]; (..., vocab) → (...)."""
     p, q = check_pair(p, q)
     xp = namespace(p, q)
     return xp.sum(xp.abs(exp_difference(p, q)), axis=-1) / 2
 
 
 def chi_square(p: Array, q: Array) -> Array:
-    """χ²(p‖q) = Σ p²/q − 1 = Σ q (p/q − 1)²."""
+    """χ²(p‖q) = Σ p²/q − 1 = Σ q (p/q − 1)²; (..., vocab) → (...)."""
     p, q = check_pair(p, q)
     return chi_square_of_checked(p, log_ratio(p, q), q)
 
 
 def chi_square_of_checked(p: Array, ratio: Array, q: Array) -> Array:
-    """`chi_square` from log p, ℓ = log p/q and log q, for laws that the caller has already checked."""
+    """`chi_square` from checked log p, ℓ = log p/q and log q, each (..., vocab)."""
     xp = namespace(p, q)
     # Small ratios: q·expm1(ℓ)². Large ones: exp(log p + ℓ) − 2p + q, which is inf only if p·r is.
     near = ratio <= 1.0
@@ -99,14 +99,14 @@ def chi_square_of_checked(p: Array, ratio: Array, q: Array) -> Array:
 
 
 def hellinger(p: Array, q: Array) -> Array:
-    """The squared Hellinger distance H²(p, q) = ½ Σ (√p − √q)² = 1 − Σ √(pq), in [0, 1]."""
+    """The squared Hellinger distance H²(p, q) = ½ Σ (√p − √q)² = 1 − Σ √(pq), in [0, 1]; shape (...)."""
     p, q = check_pair(p, q)
     xp = namespace(p, q)
     return xp.sum(exp_difference(p / 2, q / 2) ** 2, axis=-1) / 2
 
 
 def jensen_shannon(p: Array, q: Array) -> Array:
-    """JS(p, q) = ½ KL(p‖m) + ½ KL(q‖m) with m = (p + q)/2, in [0, log 2]."""
+    """JS(p, q) = ½ KL(p‖m) + ½ KL(q‖m), m = (p + q)/2, in [0, log 2]; (..., vocab) → (...)."""
     p, q = check_pair(p, q)
     xp = namespace(p, q)
     ratio = log_ratio(p, q)

@@ -133,11 +133,6 @@ class ChunkedLaw:
             raise ValueError("logits: a state holds NaN or +inf, or nothing but -inf")
         return cls(head, hidden, peak, xp.log(total))
 
-    @property
-    def log_normalizer(self) -> Array:
-        """log Σ exp(logits), shape (...), nats."""
-        return (self.peak + self.log_total)[..., 0]
-
     def log_probs(self, tokens: slice) -> Array:
         """The log-probs of some tokens, shape (..., tokens), nats."""
         out = self.head.logits(self.hidden, tokens)

@@ -232,9 +232,9 @@ def calibrated_on_topk(
     acceptance_probability: Array,
     lam: float | Array = 1.0,
 ) -> Array:
-    """Ẑ from a stored top-k: `bracket_on_topk`, and inside it the `calibrated` point.
+    """Ẑ from a stored top-k, shape (...): the `calibrated` point inside `bracket_on_topk`.
 
-    Arguments and errors as those two; the point has the dtype of `acceptance_probability`.
+    Arguments and errors as those two; Ẑ has the dtype of `acceptance_probability`.
     """
     ends = bracket_on_topk(policy_topk_log_probs, actor_topk_log_probs, lam)
     xp = namespace(*ends)

@@ -84,7 +84,7 @@ def exp_remainder(x: Array) -> Array:
 
 
 def positive(value: float | Array, name: str, like: Array) -> Array:
-    """`value` as an array like `like`, refused unless every entry is positive and finite."""
+    """`value`, any shape, as an array like `like`; refused unless every entry is positive and finite."""
     xp = namespace(like)
     out = as_array(value, like)
     if not bool(xp.all((out > 0) & xp.isfinite(out))):
@@ -159,7 +159,7 @@ def check_same_shape(first: Array, second: Array, first_name: str, second_name: 
 
 
 def require_vocabulary(array: Array, name: str) -> None:
-    """Refuses an array whose last axis, the vocabulary, is missing or empty."""
+    """Refuses an array that has no shape (..., vocab) with a vocabulary of at least one token."""
     if array.ndim == 0 or array.shape[-1] == 0:
         raise ValueError(
             f"{name} has shape {tuple(array.shape)}: the last axis is the vocabulary and must not be empty"

@@ -46,7 +46,7 @@ def _likeliest(p: Array) -> Array:
 
 
 def check_advantage(advantage: Array) -> Array:
-    """`advantage`, refused unless finite."""
+    """`advantage`, any shape, refused unless finite."""
     xp = namespace(advantage)
     if not bool(xp.all(xp.isfinite(advantage))):
         raise ValueError("advantage holds NaN or inf")

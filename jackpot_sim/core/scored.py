@@ -61,12 +61,12 @@ class ScoredRollouts:
 
     @cached_property
     def log_ratio(self) -> Floats:
-        """ℓ = log p − log q at every token, 0 at padding; nats."""
+        """ℓ = log p − log q at every token, shape (n, length), 0 at padding; nats."""
         ours, theirs = (np.where(self.mask, each, 0.0) for each in (self.policy_log_probs, self.actor_log_probs))
         return np.asarray(log_ratio(ours, theirs))
 
     def take(self, rows: slice | Ints) -> ScoredRollouts:
-        """Some of the sequences."""
+        """Some of the sequences, by rows (m,) or a slice."""
         return ScoredRollouts(
             self.policy_log_probs[rows],
             self.actor_log_probs[rows],

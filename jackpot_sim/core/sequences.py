@@ -92,7 +92,7 @@ class Sequences:
         return np.where(lost[:, 0], -math.inf, per_sequence(np.where(lost, 0.0, ratios)))
 
     def take(self, rows: slice | Ints) -> Sequences:
-        """Some of the sequences."""
+        """Some of the sequences, by rows (m,) or a slice."""
         return Sequences(self.prefix[rows], self.token[rows], self.mask[rows])
 
 
@@ -171,7 +171,7 @@ class SampledSequences:
 
 
 def check_advantages(advantage: Floats, sequences: Sequences) -> None:
-    """Refuses advantages that are not finite, or not one per sequence."""
+    """Refuses advantages that are not finite, or not of shape (n,)."""
     if advantage.shape != (len(sequences),):
         raise ValueError(f"advantage has shape {advantage.shape}: there are {len(sequences)} sequences")
     if not np.all(np.isfinite(advantage)):

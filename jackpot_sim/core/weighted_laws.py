@@ -25,7 +25,7 @@ def weighted_less_policy(q: Array, p: Array, weight: Array, ratio: Array) -> Arr
 
 
 def over_divisor(law: Array, excess: Array, p: Array, divisor: Array, divisor_less_one: Array) -> Array:
-    """law/D − p from law − p and, where it is small, D − 1."""
+    """law/D − p, elementwise, from law − p and, where it is small, D − 1."""
     xp = namespace(law)
     close = (excess - divisor_less_one * p) / divisor
     return xp.where(xp.abs(divisor_less_one) < 0.5, close, law / divisor - p)
@@ -53,6 +53,6 @@ def kl_to_weighted(log_p: Array, log_q: Array, *factors: Array) -> Array:
 
 
 def log_mass(values: Array) -> Array:
-    """log, −inf at 0 without a warning."""
+    """log, elementwise; −inf at 0 without a warning."""
     xp = namespace(values)
     return xp.where(values > 0, xp.log(xp.where(values > 0, values, 1.0)), -math.inf)

@@ -57,7 +57,7 @@ def gradient_figures(
 
 
 def off_diagonal(gram: Floats) -> float:
-    """The mean inner product of two different replicates."""
+    """The mean inner product of two different replicates, from a matrix (replicates, replicates)."""
     replicates = len(gram)
     return float((gram.sum() - np.trace(gram)) / (replicates * (replicates - 1)))
 

@@ -146,12 +146,12 @@ class Moments(Generic[F]):
 
 
 def mean_squared_error(bias_sq: Figure, variance: Figure, noise_to_signal: Figure, n_samples: int) -> Figure:
-    """bias² + variance · noise_to_signal / n_samples, in units of ‖g‖²."""
+    """bias² + variance · noise_to_signal / n_samples, elementwise, in units of ‖g‖²."""
     return bias_sq + variance * noise_to_signal / n_samples
 
 
 def mean_squared_error_rescaled(gain: Figure, size: Figure) -> Floats:
-    """The MSE of the best non-negative multiple of the update: 1 − gain²/size, and 1 where gain ≤ 0.
+    """The MSE of the best non-negative multiple of the update, elementwise: 1 − gain²/size, and 1 where gain ≤ 0.
 
     A smaller update has less variance, so that with few samples the MSE rewards any correction that
     shrinks the update; 1 is the MSE of no update at all. The rescaled MSE removes that reward: it is the MSE

@@ -107,7 +107,7 @@ class Correction(ABC):
         mask: Array | None = None,
         advantages: Array | None = None,
     ) -> TokenWeights:
-        """The accept probability and the weight of each token, 0 at masked ones.
+        """The accept probability and the weight of each token, both of the shape of log_ratio; 0 at masked ones.
 
         Args:
             tokens: the tokens; or their log-ratios alone, and then the other arguments are the fields of `Tokens`.
@@ -189,7 +189,7 @@ class Correction(ABC):
         """The pair as monomials of r on stretches of r, for `path`.
 
         Args:
-            overlap: Z(overlap_lam) of the state, where the correction needs it.
+            overlap: Z(overlap_lam) of the state, a number or shape (thresholds,), where the correction needs it.
             sign: that of the tokens' advantage, −1, 0 or 1, for corrections that look at it.
 
         Raises:

@@ -49,5 +49,5 @@ def log_band(low: float, high: float, inverted: bool = False) -> tuple[float, fl
 
 
 def log_of(value: Parameter, like: Array) -> Array:
-    """log of a parameter, in the dtype and on the device of `like`."""
+    """log of a parameter, its shape kept, in the dtype and on the device of `like`."""
     return namespace(like).log(as_array(value, like))

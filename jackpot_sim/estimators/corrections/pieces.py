@@ -36,7 +36,7 @@ RATIO = Monomial(1.0, 1)
 
 
 def number(value: Parameter) -> float | Floats:
-    """A parameter for numpy: numbers as they are."""
+    """A parameter for numpy, its shape kept; a number as it is."""
     return value if isinstance(value, int | float) else np.asarray(value)
 
 

@@ -39,7 +39,7 @@ class TokenWeights(NamedTuple, Generic[A]):
 
 
 def in_numpy(pair: TokenWeights) -> TokenWeights[Floats]:
-    """A pair that was made from numpy arrays, as numpy arrays."""
+    """A pair that was made from numpy arrays, as numpy arrays; shapes stay."""
     return TokenWeights(np.asarray(pair.accept), np.asarray(pair.weight))
 
 
@@ -101,12 +101,12 @@ class Tokens:
 
     @property
     def live(self) -> Array:
-        """The mask; all True where none was given."""
+        """The mask, the shape of `log_ratio`; all True where none was given."""
         xp = namespace(self.log_ratio)
         return xp.ones_like(self.log_ratio, dtype=xp.bool) if self.mask is None else self.mask
 
     def ones(self) -> Array:
-        """1 for each token, the accept probability or weight that changes nothing."""
+        """1 for each token, the shape of `log_ratio`: the accept probability or weight that changes nothing."""
         return namespace(self.log_ratio).ones_like(self.log_ratio)
 
     def with_needed(self, needs: frozenset[str], owner: str) -> Tokens:

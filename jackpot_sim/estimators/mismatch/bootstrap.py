@@ -221,7 +221,7 @@ class Correlation:
 
 
 def relative(log_weight: Floats) -> Floats:
-    """Log-weights relative to the largest; where that is inf, infinite ones count for all there is."""
+    """Log-weights (n,) relative to the largest; where that is inf, infinite ones count for all there is."""
     peak = float(log_weight.max())
     if peak == math.inf:
         return np.where(log_weight == math.inf, 0.0, -math.inf)

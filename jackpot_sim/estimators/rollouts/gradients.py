@@ -77,7 +77,7 @@ class Updates:
         self._in_parts = True
 
     def add_sequence(self, replicate: int, prompt: int, gradient: Floats) -> None:
-        """Adds one sequence, divided likewise; also one whose gradient is 0.
+        """Adds the gradient (parameters,) of one sequence, divided likewise; also one that is 0.
 
         The sequences of a prompt come one after the other, in whichever order of replicates, so that no more is
         held than the sums of one prompt.

@@ -47,16 +47,16 @@ class Proposals:
     advantage: Floats
 
     def aim(self, target: UpdateTarget) -> Floats:
-        """log p_target at every (prefix, token), nats."""
+        """log p_target at every (prefix, token), shape (prefixes, vocab), nats."""
         return self.laws.reference_log_probs if target is UpdateTarget.REFERENCE else self.laws.policy_log_probs
 
     def log_ratio_table(self, target: UpdateTarget) -> Floats:
-        """ℓ = log p_target − log q at every (prefix, token), nats."""
+        """ℓ = log p_target − log q at every (prefix, token), shape (prefixes, vocab), nats."""
         return np.asarray(log_ratio(self.aim(target), self.laws.actor_log_probs))
 
     @cached_property
     def surrogate_ratio(self) -> Floats | None:
-        """p_new/p_ref at every (prefix, token); None where the two are the same."""
+        """p_new/p_ref at every (prefix, token), shape (prefixes, vocab); None where the two are the same."""
         laws = self.laws
         if laws.reference_log_probs is laws.policy_log_probs:
             return None

@@ -173,8 +173,9 @@ def _runs(log_ratio: Floats, sign: Ints) -> list[_Run]:
 class SortedState:
     """A state's tokens that the actor can propose, in ascending order of r, with cumulated sums.
 
-    For corrections that look at the sign of A the tokens of either sign are runs of their own (`by_sign`); for the
-    others all tokens are one run. Places in the tables count tokens from the first run on.
+    For corrections that look at the sign of A the tokens of each sign are a run of their own (`by_sign`); for the
+    others all tokens are one run. Places in the tables count tokens from the first run on. Places, coefficients and
+    the sums between places are numbers, or have shape (thresholds,).
     """
 
     def __init__(self, log_p: Floats, log_q: Floats, advantage: Floats, by_sign: bool = False) -> None:
