@@ -1,4 +1,4 @@
-"""Figures of tokens as functions of how often each cluster of them is drawn, for a bootstrap.
+"""Cluster bootstrap: statistics of tokens as functions of cluster multiplicities.
 
 A group of figures is made once from the tokens' values and clusters, and then called with `times` of shape
 (k, clusters): k resamples, in each of which a cluster counts so many times. All sums over tokens are taken
@@ -21,11 +21,11 @@ Group: TypeAlias = Callable[[Floats], dict[str, Floats]]
 
 
 class Means:
-    """Means of values over all that is drawn; inf where an inf is drawn, nan where both of them are.
+    """Means of the drawn values; inf where an inf is drawn, nan where both inf and −inf are.
 
     Args:
         values: by name, each (m,).
-        cluster: that of each value, (m,).
+        cluster: the cluster of each value, (m,).
         count: the number of clusters.
     """
 
@@ -54,7 +54,7 @@ class _Infinite:
         return cls(*(each if each.any() else None for each in found))
 
     def with_infinities(self, finite: Floats, times: Floats) -> Floats:
-        """inf where one is drawn: 0 · inf would be nan in a product of matrices."""
+        """inf where an inf is drawn: 0 · inf would be nan in a product of matrices."""
         for end, held in ((math.inf, self._above), (-math.inf, self._below)):
             if held is not None:
                 finite = finite + np.where(times @ held > 0, end, 0.0)
@@ -69,9 +69,9 @@ class Ordered:
 
     Args:
         values: (m,), inf allowed.
-        cluster: that of each, (m,).
+        cluster: the cluster of each, (m,).
         count: the number of clusters.
-        measure: what each counts, (m,) ≥ 0; None: 1.
+        measure: the count of each value, (m,) ≥ 0; None: 1.
         quantiles: the level of each quantile, by the name of the figure: the smallest value at which that
             share of the measure is reached.
         trimmed: the mean without that share at either end; a token at the edge counts in part.
@@ -79,7 +79,7 @@ class Ordered:
     """
 
     BINS = 1024
-    """At most so many; fewer where clusters are small, so that sums are no more than the values."""
+    """The largest number of bins; small clusters get fewer, so that sums are no more than the values."""
 
     def __init__(
         self,
@@ -137,7 +137,7 @@ class Ordered:
         return found
 
     def _reach(self, times: Floats, upto: Floats, wanted: Floats) -> tuple[Ints, Any]:
-        """The token at which the measure reaches `wanted`, (k,), and what lies in its bin and how much before it."""
+        """The token at which the measure reaches `wanted`, (k,), its bin's content and the measure before it."""
         rows = np.arange(len(times))
         at = np.minimum(np.sum(upto < wanted[:, None], axis=1), upto.shape[1] - 1)
         token = at[:, None] * self._width + np.arange(self._width)
@@ -161,7 +161,7 @@ class Ordered:
 
 
 class Largest:
-    """The largest value drawn."""
+    """The largest drawn value."""
 
     def __init__(self, name: str, values: Floats, cluster: Ints, count: int) -> None:
         self._name, self._peak = name, _peaks(values, cluster, count)
@@ -172,14 +172,14 @@ class Largest:
 
 
 class Weights:
-    """The effective share of what weights leave, (Σw)²/(m Σw²), and the share of Σw² that the largest carries.
+    """The effective sample share of weights, (Σw)²/(m Σw²), and the share of Σw² in the largest weight.
 
     All relative to the largest weight drawn, so that squares neither overflow nor vanish; infinite ones count
     for all there is. nan where all are 0.
 
     Args:
         log_weight: (m,), nats.
-        cluster: that of each, (m,).
+        cluster: the cluster of each, (m,).
         count: the number of clusters.
         ess: the name of the effective share.
         largest: the name of the other, None if it is not wanted.

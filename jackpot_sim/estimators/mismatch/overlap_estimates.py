@@ -1,6 +1,6 @@
-"""The ways to the overlap Z without whole laws, compared with the exact Z on given states.
+"""Ways to estimate the overlap Z without whole laws, compared with the exact Z on given states.
 
-Whole laws are met a block at a time, and only numbers per token are kept: memory does not grow with
+Whole laws are read a block at a time, and only numbers per token are kept: memory does not grow with
 the vocabulary times the states.
 """
 
@@ -88,8 +88,8 @@ class LawBlock:
 class Comparison:
     """The errors of one way against the exact Z, over tokens that the actor wrote.
 
-    Standard errors take clusters as what is sampled, by the delta method, and count what a κ or a share fitted
-    to the same tokens adds to them; nan where there is one cluster. Where that fit is nearly all of an error, as
+    Standard errors use the delta method over clusters, and include the noise of a κ or a share that is fitted
+    to the same tokens; nan where there is one cluster. Where that fit is nearly all of an error, as
     for the calibrated ways, |Ẑ − Z| is folded at 0 and its standard error is up to 1.7 times too wide. Figures
     of a κ are nan where some batch has no top-k term above 0.
 
@@ -137,7 +137,7 @@ def compare(
     batch: int | None = None,
     shuffle: np.random.Generator | None = None,
 ) -> list[Comparison]:
-    """Every way at every k, in the order of `ks` and of `Way`.
+    """The comparison of every way at every k, in the order of `ks` and of `Way`.
 
     Args:
         blocks: the states, met once and in order.
@@ -145,7 +145,7 @@ def compare(
         lam: λ > 0.
         batch: κ and the share of the bracket are fitted to so many tokens at a time (the last batch may be
             smaller); None fits all at once.
-        shuffle: shares the tokens out among batches, as minibatches mix prompts; None: in the order in which
+        shuffle: distributes the tokens among batches, as minibatches mix prompts; None: in the order in which
             they come.
 
     Raises:
@@ -236,7 +236,7 @@ def _floats(x: Array) -> Floats:
 
 @dataclass(frozen=True, eq=False)
 class _Drawn:
-    """All tokens: their exact Z, acceptance probability, mask and cluster, and how many make a batch."""
+    """All tokens with their exact Z, acceptance probability, mask and cluster, and the size of a batch."""
 
     z: Floats
     accept: Floats
@@ -250,7 +250,7 @@ class _Drawn:
 
 @dataclass(frozen=True, eq=False)
 class _Fitted:
-    """Ẑ = base + θ·slope with one θ per batch, and what each token adds to θ's error times the mean slope."""
+    """Ẑ = base + θ·slope with one θ per batch, and each token's contribution to θ's error times the mean slope."""
 
     value: Floats
     slope: Floats
@@ -331,13 +331,13 @@ _FIT: dict[Way, Callable[[_Drawn, slice, Floats, Floats], _Fitted]] = {
 
 
 def _relative(x: Floats, z: Floats) -> Floats:
-    """x/Z ≥ 0, where nothing of nothing is nothing and something of it inf."""
+    """x/Z ≥ 0; where Z is 0 it is 0 for x = 0 and inf otherwise."""
     some = np.where(x > 0, math.inf, 0.0)
     return np.where(z > 0, x / np.where(z > 0, z, 1.0), some)
 
 
 def _ratio(values: Floats, counts: Floats, cluster: Ints) -> tuple[float, float]:
-    """Σ values / Σ counts and its standard error, clusters being what is sampled."""
+    """Σ values / Σ counts and its standard error over clusters."""
     _, index = np.unique(cluster, return_inverse=True)
     sums = [np.asarray(np.bincount(index, weights=each), dtype=np.float64) for each in (values, counts)]
     if len(sums[0]) == 1:

@@ -69,8 +69,8 @@ _OF_STATES = {
 class Summary:
     """A figure with its uncertainty, from a bootstrap over clusters.
 
-    Where the value is inf, so are both ends, and the standard error is nan: more sequences would not make it
-    finite. Where a replicate has no value, nan, neither has the interval.
+    An infinite value has infinite ends and a standard error of nan: more sequences would not make it finite. The
+    interval is nan where a replicate is nan.
 
     Attributes:
         figure: a name that `descriptions` explains.
@@ -110,9 +110,8 @@ def summaries(
 ) -> list[Summary]:
     """The figures of `descriptions(states)`, each with its uncertainty.
 
-    What is certain to be inf is inf: a single state at which KL(p‖q) is infinite makes its mean infinite, however
-    rarely the actor visits it. No resample shows what was never drawn: where a few tokens carry a figure, its
-    interval is too short.
+    A single state at which KL(p‖q) is infinite makes the mean infinite, however rarely the actor visits it. No
+    resample shows tokens that were never drawn: where a few tokens carry a figure, its interval is too short.
 
     Args:
         rollouts: sequences that the actor wrote.
@@ -186,7 +185,7 @@ def _groups(rollouts: ScoredRollouts, states: Mapping[str, Floats], place: Ints,
 
 
 def _checked(name: str, table: Floats, rollouts: ScoredRollouts) -> Floats:
-    """A state's figure at the tokens, flat."""
+    """The figure of a state at the tokens, flat (tokens,)."""
     if name in SAMPLED:
         raise ValueError(f"states: {name!r} is the name of a sampled figure: give it another")
     check_same_shape(rollouts.mask, table, "mask", f"states[{name!r}]")
@@ -197,7 +196,7 @@ def _checked(name: str, table: Floats, rollouts: ScoredRollouts) -> Floats:
 
 
 _BLOCK = 1 << 22
-"""Numbers in the largest array that a block of replicates makes."""
+"""The size of the largest array that a block of replicates makes."""
 
 
 def _resampled(generator: np.random.Generator, replicates: int, count: int, tokens: int) -> Iterator[Floats]:

@@ -1,7 +1,7 @@
 """Exact figures of corrections at the states that rollouts visit, a few states at a time.
 
-At a state with laws p and q a correction of single tokens has an exact acceptance rate, and the laws that it
-leaves have exact KLs; which states are visited is sampled. Nothing of the size of states × vocabulary is kept.
+At a state with laws p and q the acceptance rate and the KLs of a correction of single tokens are exact; only the
+visited states are sampled. Nothing of the size of states × vocabulary is kept.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class AtState(NamedTuple):
     kl_accepted: Array
     """KL(p‖q̃) of the accepted tokens' law q̃ ∝ q·a, nats; nan where nothing is accepted."""
     kl_effective: Array
-    """KL(p‖q_w) of what the weighted update samples, q_w ∝ q·a·w, nats."""
+    """KL(p‖q_w) of the effective law of the weighted update, q_w ∝ q·a·w, nats."""
 
 
 def at_states(
@@ -79,7 +79,7 @@ class Visited:
         ]
 
     def add(self, sequence: Ints, step: Ints, policy: Array, actor: Array, believed: Array) -> None:
-        """A few states: which tokens they belong to, (rows,), and the three laws there, (rows, vocab), nats."""
+        """Adds a few states, by the places of their tokens, (rows,), with the three laws there, (rows, vocab), nats."""
         rows = sequence, step
         found = {name: divergence(policy, actor) for name, divergence in divergences.BY_NAME.items()}
         for name, values in found.items():

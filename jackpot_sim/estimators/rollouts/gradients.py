@@ -26,9 +26,9 @@ from jackpot_sim.estimators.replicates import Gram, gradient_figures, jackknife
 class Spread(StrEnum):
     """The units from whose spread the variance of an update is estimated.
 
-    REPLICATES: how the updates differ, mean ‖X_r‖² − mean ⟨X_r, X_r'⟩. Right for every correction and
+    REPLICATES: the spread of the updates, mean ‖X_r‖² − mean ⟨X_r, X_r'⟩. Right for every correction and
         denominator, with replicates − 1 degrees of freedom.
-    SEQUENCES: how the sequences x of each prompt differ, Σ_prompts n_samples · s², s² being their variance
+    SEQUENCES: the spread of the sequences x of each prompt, Σ_prompts n_samples · s², s² being their variance
         (Σ‖x‖² − ‖Σx‖²/n)/(n − 1) over the n = replicates · n_samples of them. Much less noisy, and right only
         where sequences are independent: with the `proposed` denominator and without corrections that look at
         the batch.
@@ -39,12 +39,12 @@ class Spread(StrEnum):
 
 
 class Updates:
-    """Updates that are independent of each other, as their gradients come in.
+    """Independent updates, accumulated as their gradients come in.
 
     Args:
-        replicates: how many updates, at least 3.
+        replicates: the number of updates, at least 3.
         parameters: the length of a gradient.
-        prompts: how many prompts the sequences of an update follow.
+        prompts: the number of prompts of an update.
         limit: the most bytes that may be held; twice as many as the updates take where sequences are added.
 
     Raises:
@@ -72,7 +72,7 @@ class Updates:
         """Σ x of the open prompt, by replicate."""
 
     def add(self, replicate: int, gradient: Floats) -> None:
-        """Adds any part of an update, (parameters,), already divided by what the update is divided by."""
+        """Adds any part of an update, (parameters,), already divided by the divisor of the update."""
         self.total[replicate] += gradient
         self._in_parts = True
 
@@ -83,7 +83,7 @@ class Updates:
         held than the sums of one prompt.
 
         Raises:
-            ValueError: a prompt comes back after another, or there are more than was said.
+            ValueError: a prompt comes back after another, or there are more prompts than announced.
         """
         if prompt != self._open:
             self._begin(prompt)
@@ -139,7 +139,7 @@ class _Stratum:
         self.along = sums @ sums.sum(axis=0)
 
     def variances(self) -> Floats:
-        """s² with all replicates, and with each one left out."""
+        """The variance s² with all replicates, and with each one left out."""
 
         def all_and_without(each: Floats) -> Floats:
             return np.asarray(each.sum() - np.concatenate([[0.0], each]))
@@ -200,7 +200,7 @@ class _Draws:
 
     def __init__(self, actor: Updates, policy: Updates, n_samples: int, *spreads: Spread) -> None:
         self._sequences = n_samples * actor.prompts
-        """N."""
+        """N, the number of proposals in an update."""
         self._grams = {}
         pairs = {"own": (actor, actor), "cross": (actor, policy), "wanted": (policy, policy)}
         for name, (first, second) in pairs.items():

@@ -1,9 +1,9 @@
 """Weights, masks and divisors of rollouts of which only the drawn tokens are scored.
 
-As `rollouts` and `updates` do where whole laws are tables of prefixes: weights, drawn masks, denominators and
-the figures of weights. A correction that needs the overlap Z(λ) at each state is given it.
+This module does for scored tokens what `sequences` does for tables of prefixes. The caller gives the overlap Z(λ) at
+each state where a correction needs it.
 
-Sequences are shared out among replicates, each of which is the batch of one update.
+Sequences are distributed among replicates, each of which is the batch of one update.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ def weigh(
     Args:
         rollouts: sequences that the actor wrote.
         correction: any correction; its target is the policy of the rollouts.
-        overlap: Z(correction.overlap_lam) at the state of each token, (n, length), in [0, 1]; a correction that
-            needs none does not look at it, nor does any look at padding.
+        overlap: Z(correction.overlap_lam) at the state of each token, (n, length), in [0, 1]; ignored at padding, and
+            by a correction that needs none.
         replicate: the batch of each sequence, (n,), for corrections that look at the batch; None: all are one.
 
     Raises:
@@ -74,7 +74,7 @@ def tokens_of_rollouts(rollouts: ScoredRollouts, overlap: Floats | None = None) 
 
 
 def draw(rollouts: ScoredRollouts, pair: TokenWeights[Floats], generator: np.random.Generator) -> tuple[Flags, Floats]:
-    """The mask m, one for every token from its accept probability, and m·w; both (n, length)."""
+    """The mask m, drawn for every token from its accept probability, and m·w; both (n, length)."""
     mask = (generator.random(pair.accept.shape) < pair.accept) & rollouts.mask
     return mask, np.where(mask, pair.weight, 0.0)
 
@@ -168,7 +168,7 @@ def _shares(part: Floats | Ints, whole: Floats, batch: Ints) -> Floats:
 
 
 def _batches(replicate: Ints) -> Iterator[Ints]:
-    """The rows of each replicate."""
+    """The rows of each replicate, (m,)."""
     order = np.argsort(replicate, kind="stable")
     _, first = np.unique(replicate[order], return_index=True)
     yield from np.split(order, first[1:])

@@ -2,7 +2,7 @@
 
 The update of a sequence y is X = A(y) Σ_t m_t w_t φ(s_t, y_t). In logits, φ is e_{y_t} − p(·|s_t) in the
 row of its prefix s_t, so that tokens of one sequence are orthogonal; in parameters φ is ∇_θ log p(y_t|s_t).
-What is estimated is g = E_{y~p}[A(y) Σ_t φ]. Everything follows from sums over all y with the actor's
+The estimated quantity is g = E_{y~p}[A(y) Σ_t φ]. Everything follows from sums over all y with the actor's
 probability q(y): no draw is made, and corrections that look at the whole batch are replaced by what they
 are in an infinitely large one.
 
@@ -44,9 +44,17 @@ def exact(
     target: UpdateTarget | str = UpdateTarget.REFERENCE,
     features: Sequence[Floats] | None = None,
 ) -> Moments:
-    """The exact moments of `correction` over the prompts given; `n_samples` sequences a prompt for the MSE.
+    """The exact moments of `correction` over the given prompts.
 
-    See `Referee` for the other arguments. To measure many corrections, make one `Referee`.
+    To measure many corrections, make one `Referee`.
+
+    Args:
+        enumerations: one for each prompt.
+        correction: any correction.
+        denominator: a `Denominator` or its name.
+        n_samples: sequences per prompt, for the MSE.
+        target: see `UpdateTarget`.
+        features: see `Referee`, shape (prefixes, vocab, parameters) for each prompt.
 
     Raises:
         ValueError: the denominator or the target is unknown or does not fit the correction, or n_samples < 1.
@@ -55,7 +63,7 @@ def exact(
 
 
 class Referee:
-    """The enumerated prompts, with all that does not depend on the correction.
+    """The enumerated prompts, with every quantity that does not depend on the correction.
 
     Args:
         enumerations: one for each prompt.
@@ -80,7 +88,7 @@ class Referee:
         return Weighed([_Weights(prompt, pair, correction) for prompt, pair in zip(self.prompts, pairs, strict=True)])
 
     def truth(self) -> Truth:
-        """The exact gradient in the form that `rollouts.estimate` takes."""
+        """The exact gradient in the form that `sequences.sampled.estimate` takes."""
         return Truth(
             along=[prompt.space.along(prompt.gradient) for prompt in self.prompts],
             grad_norm_sq=sum(prompt.grad_norm_sq for prompt in self.prompts),
@@ -164,7 +172,7 @@ class _Prompt:
         self.value_policy = occupancy(sequences, policy * advantage, laws.shape)
         """Σ_{y ∋ (s, x)} p(y) A(y)."""
         self.value_out_of_reach = occupancy(sequences, np.where(actor > 0, 0.0, policy * advantage), laws.shape)
-        """The part of it that is in sequences the actor never writes."""
+        """The part of that sum over sequences that the actor never writes."""
         # A constant has no gradient: taken off first, it leaves no rounding behind that passes for one.
         centred = advantage - advantage[np.argmax(policy)]
         self.gradient = space.update(occupancy(sequences, policy * centred, laws.shape))
@@ -198,7 +206,7 @@ class _Weights:
         self.law: Floats = pair.expected()
         """a·w, shape (n, length)."""
         self.kept_weight: Floats = np.where(self.accept > 0, self.weight, 0.0)
-        """w of what may be kept."""
+        """w of the tokens that may be kept, 0 of others."""
         self.root: Floats = np.sqrt(prompt.actor)[:, None]
         """√q(y): w² alone may overflow where q·w² does not."""
         sequences, q = prompt.proposals.sequences, prompt.actor
@@ -262,7 +270,7 @@ class _Weights:
 
     @cached_property
     def visits(self) -> Floats:
-        """Σ_{y ∋ (s, x)} q(y) a·w: what the weighted update samples, shape (prefixes, vocab)."""
+        """Σ_{y ∋ (s, x)} q(y) a·w, the visits of the weighted update, shape (prefixes, vocab)."""
         return self.prompt.proposals.sequences.scatter(self.prompt.actor[:, None] * self.law, self.prompt.laws.shape)
 
     @cached_property
@@ -351,7 +359,7 @@ class _Weights:
 
 
 def _shapley(corner: dict[tuple[int, ...], Floats], factor: int) -> Floats:
-    """The mean over orders of what changing `factor` from 0 to 1 adds, of three factors."""
+    """The Shapley value of one of three factors: the mean over orders of the change from 0 to 1."""
     total: Floats = np.zeros(())
     for others in itertools.product((0, 1), repeat=2):
         before, after = ((*others[:factor], value, *others[factor:]) for value in (0, 1))

@@ -1,7 +1,7 @@
-"""The moments of a correction from rollouts: the second path at the level of sequences, and the only one beyond it.
+"""The moments of a correction from drawn sequences: a second way, and the only one for long sequences.
 
-Updates are formed as a trainer forms them, from sequences of the actor, `replicates` times over, and so
-are on-policy ones from sequences of the policy, whose mean is the true gradient. All figures follow from
+Updates are formed as a trainer forms them, from sequences of the actor, `replicates` times over. On-policy updates
+from sequences of the policy are formed likewise; their mean is the true gradient. All figures follow from
 inner products of *independent* updates, which are unbiased whatever the noise. Updates are sparse: they
 touch the prefixes that were visited, so that the table of prefixes may hold these alone.
 
@@ -56,15 +56,15 @@ def estimate(
     truth: Truth | None = None,
     features: Sequence[Floats] | None = None,
 ) -> Sampled:
-    """The moments of `correction` from simulated updates; the sequences are shared out evenly among them.
+    """The moments of `correction` from simulated updates; the sequences are distributed evenly among them.
 
-    The KLs are those between visits to (prefix, token). They are nan for corrections that look at more than
-    the state and the token, whose law of visits no single draw knows.
+    The KLs compare visits to (prefix, token). They are nan for corrections that look at more than the state and the
+    token, whose law of visits no single draw knows.
 
     Args:
         rollouts: one for each prompt.
         correction: any correction.
-        generator: what the masks are drawn from.
+        generator: the source of the masks.
         replicates: simulated updates, at least 3.
         denominator: a `Denominator` or its name.
         target: see `UpdateTarget`.

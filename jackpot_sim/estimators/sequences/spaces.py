@@ -1,6 +1,6 @@
 """The space of gradients: the logits at every prefix, or the parameters of a model.
 
-φ(s, x) = ∇ log p(x|s) is what a token adds to the update. In logits it is e_x − p(·|s) in the row of its
+φ(s, x) = ∇ log p(x|s) is the contribution of a token to the update. In logits it is e_x − p(·|s) in the row of its
 prefix, so that tokens at different prefixes are orthogonal; in parameters nothing is.
 """
 

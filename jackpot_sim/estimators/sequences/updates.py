@@ -27,7 +27,7 @@ class UpdateTarget(StrEnum):
     """The policy that the correction leads to."""
 
     REFERENCE = "p_ref"
-    """The policy before the update; what is usual."""
+    """The policy before the update, the usual target."""
     POLICY = "p_new"
     """The policy being trained, for corrections that carry p_ref/p_new."""
 
