@@ -20,19 +20,22 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from jackpot_sim.bench.shapes import Model
 from jackpot_sim.core import normalizer, obrs
-from jackpot_sim.core.backend import Array, namespace
+from jackpot_sim.core.backend import Array
 from jackpot_sim.core.topk import TopK
 from jackpot_sim.environments.language_models.library import logits
-from jackpot_sim.estimators import Correction
-from jackpot_sim.training.objective import advantages, kept, surrogate
-from jackpot_sim.training.passes import ModelPass
+from jackpot_sim.estimators import Correction, Tokens
+from jackpot_sim.training.config import Update
+from jackpot_sim.training.objective import ModelPass, advantages, draw, ppo_loss, token_shares, weights_of
 
-CLIP = 0.2
-"""PPO's ε."""
+if TYPE_CHECKING:
+    from torch import Tensor
+
+UPDATE = Update()
+"""PPO's clipping, and the mean over tokens."""
 LEARNING_RATE = 1e-6
 ACTOR_NOISE = 0.1
 """Standard deviation of what the actor's logits differ by from the policy's."""
@@ -67,27 +70,29 @@ class Rollouts:
         laws: its log-probs in full, float32 of shape (batch, length, vocab); None where nothing needs them.
     """
 
-    ids: Array
-    rewards: Array
-    reference_log_probs: Array
-    actor_log_probs: Array
+    ids: Tensor
+    rewards: Tensor
+    reference_log_probs: Tensor
+    actor_log_probs: Tensor
     topk: TopK
-    laws: Array | None
+    laws: Tensor | None
 
     def stored_bytes(self, correction: Correction | None, way: WayToZ | None) -> int:
         """What has to be kept from the rollout to the update for this correction."""
-        arrays = [self.ids, self.rewards, self.reference_log_probs]
-        arrays += [self.actor_log_probs] if correction is not None else []
-        arrays += [self.topk.ids, self.topk.log_probs] if way in (WayToZ.BRACKET, WayToZ.KAPPA) else []
-        arrays += [self.laws] if way is not None and way.needs_laws else []
-        return sum(math.prod(each.shape) * each.element_size() for each in arrays)
+        tensors = [self.ids, self.rewards, self.reference_log_probs]
+        tensors += [self.actor_log_probs] if correction is not None else []
+        tensors += [self.laws] if way is not None and way.needs_laws and self.laws is not None else []
+        topk = self.topk.nbytes if way in (WayToZ.BRACKET, WayToZ.KAPPA) else 0
+        return sum(tensor.nbytes for tensor in tensors) + topk
 
 
-Weigh = Callable[[Rollouts, ModelPass, Array], Array]
+Weigh: TypeAlias = "Callable[[Rollouts, ModelPass, Tensor], Tensor]"
 """From uniforms in [0, 1) of shape (batch, length) to m·w of that shape."""
 
 
-def weigh(correction: Correction, way: WayToZ | None, rollouts: Rollouts, policy: ModelPass, uniforms: Array) -> Array:
+def weigh(
+    correction: Correction, way: WayToZ | None, rollouts: Rollouts, policy: ModelPass, uniforms: Tensor
+) -> Tensor:
     """m·w of every token, shape (batch, length).
 
     The target is p_new for a correction with a factor p_ref/p_new, and p_ref for others.
@@ -107,16 +112,17 @@ def weigh(correction: Correction, way: WayToZ | None, rollouts: Rollouts, policy
     log_ratio = target - rollouts.actor_log_probs
     overlap = None
     if correction.overlap_lam is not None and way is not None:
-        accept = obrs.acceptance_probability(log_ratio, correction.overlap_lam)
-        overlap = _overlap(way, correction.overlap_lam, rollouts, policy, accept, uniforms)
-    pair = correction.weights(
-        log_ratio, overlap, log_reference_ratio=rollouts.reference_log_probs - target if to_new else None
-    )
-    return kept(pair, uniforms)[1]
+        overlap = _overlap(way, float(correction.overlap_lam), rollouts, policy, log_ratio, uniforms)
+    back = rollouts.reference_log_probs - target if to_new else None
+    weights = weights_of(correction, Tokens(log_ratio, overlap=overlap, log_reference_ratio=back))
+    return draw(weights, uniforms)[1]
 
 
-def _overlap(way: WayToZ, lam: float, rollouts: Rollouts, policy: ModelPass, accept: Array, uniforms: Array) -> Array:
+def _overlap(
+    way: WayToZ, lam: float, rollouts: Rollouts, policy: ModelPass, log_ratio: Tensor, uniforms: Tensor
+) -> Array:
     """Ẑ, shape (batch, length)."""
+    accept = obrs.acceptance_probability(log_ratio, lam)
     if way is WayToZ.BRACKET:
         low, high = normalizer.bracket_on_topk(policy.on(rollouts.topk), rollouts.topk.log_probs, lam)
         return normalizer.calibrated(low, high, accept)
@@ -127,15 +133,16 @@ def _overlap(way: WayToZ, lam: float, rollouts: Rollouts, policy: ModelPass, acc
     return normalizer.bias_correction(_on_union(lam, rollouts.topk, rollouts.laws, policy), uniforms < accept)
 
 
-def _on_union(lam: float, actor: TopK, laws: Array, policy: ModelPass) -> Array:
+def _on_union(lam: float, actor: TopK, laws: Tensor, policy: ModelPass) -> Tensor:
     """Z_k on TopK(q) ∪ TopK(p), shape (batch, length), with one pass over the vocabulary: the top-k of p."""
-    xp = namespace(policy.logits)
+    import torch
+
     logits, ids = policy.logits.topk(actor.k, dim=-1)
-    twice = xp.any(ids[..., :, None] == actor.ids[..., None, :], axis=-1)
-    added = xp.where(twice, -math.inf, logits - policy.log_normaliser[..., None])
-    p = xp.concat([policy.on(actor), added], axis=-1)
-    q = xp.concat([actor.log_probs, xp.take_along_axis(laws, ids, axis=-1)], axis=-1)
-    return xp.sum(xp.exp(obrs.log_overlap_terms(p, q, lam)), axis=-1)
+    twice = (ids[..., :, None] == torch.as_tensor(actor.ids)[..., None, :]).any(-1)
+    added = torch.where(twice, -math.inf, logits - policy.log_normaliser[..., None])
+    p = torch.cat([policy.on(actor), added], dim=-1)
+    q = torch.cat([torch.as_tensor(actor.log_probs), laws.gather(-1, ids)], dim=-1)
+    return torch.as_tensor(obrs.log_overlap_terms(p, q, lam)).exp().sum(-1)
 
 
 class Seconds(NamedTuple):
@@ -157,13 +164,15 @@ class Trainer:
 
     def step(self, weights: Weigh | None) -> Seconds:
         """One update with these weights; None corrects nothing."""
+        import torch
+
         started = self._now()
         policy, log_probs = forward(self.model, self.rollouts.ids)
         before = self._now()
         factor = self._factor(weights, policy)
         after = self._now()
         del policy
-        loss(log_probs, self.rollouts, factor).backward()
+        torch.autograd.backward(loss(log_probs, self.rollouts, factor))
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return Seconds(self._now() - started, after - before if weights else 0.0)
@@ -173,7 +182,7 @@ class Trainer:
         states = [value for each in self.optimizer.state.values() for value in each.values()]
         return sum(math.prod(each.shape) * each.element_size() for each in [*self.model.parameters(), *states])
 
-    def _factor(self, weights: Weigh | None, policy: ModelPass) -> Array | None:
+    def _factor(self, weights: Weigh | None, policy: ModelPass) -> Tensor | None:
         import torch
 
         if weights is None:
@@ -200,7 +209,7 @@ def now(device: str) -> float:
     return time.process_time()
 
 
-def forward(model: Model, ids: Array) -> tuple[ModelPass, Array]:
+def forward(model: Model, ids: Tensor) -> tuple[ModelPass, Tensor]:
     """The policy's pass over all but the last token, cut from the graph, and log p of the next tokens with it.
 
     Unlike `passes.model_pass` it makes no float32 copy of the logits, which would be the largest thing in memory.
@@ -213,11 +222,14 @@ def forward(model: Model, ids: Array) -> tuple[ModelPass, Array]:
     return ModelPass(scores.detach(), log_normaliser.detach(), log_probs.detach()), log_probs
 
 
-def loss(log_probs: Array, rollouts: Rollouts, factor: Array | None) -> Array:
+def loss(log_probs: Tensor, rollouts: Rollouts, factor: Tensor | None) -> Tensor:
     """−mean over tokens of m·w · min(r A, clip(r, 1 − ε, 1 + ε) A) with r = p_new/p_ref ([J] §4.2)."""
-    advantage = advantages(rollouts.rewards, len(rollouts.rewards))
-    gains = surrogate(log_probs, rollouts.reference_log_probs, advantage, CLIP)
-    return -(gains if factor is None else factor * gains).mean()
+    import torch
+
+    reference = rollouts.reference_log_probs
+    advantage, mask = advantages(rollouts.rewards, len(rollouts.rewards)), torch.ones_like(reference, dtype=torch.bool)
+    shares = token_shares(mask, UPDATE.aggregation)
+    return ppo_loss(shares if factor is None else factor * shares, log_probs, reference, advantage, mask, UPDATE)
 
 
 def rollouts(model: Model, batch: int, length: int, k: int, *, laws: bool, device: str, seed: int = 0) -> Rollouts:
@@ -239,7 +251,7 @@ def rollouts(model: Model, batch: int, length: int, k: int, *, laws: bool, devic
     generator = torch.Generator(device).manual_seed(seed)
     vocab = model.config.vocab_size
     ids = torch.randint(vocab, (batch, length + 1), generator=generator, device=device)
-    parts: list[tuple[Array, ...]] = []
+    parts: list[tuple[Tensor, ...]] = []
     with torch.no_grad():
         for row in ids:  # one sequence at a time: all laws at once would be the largest thing in memory
             policy, log_probs = forward(model, row[None])
@@ -247,7 +259,7 @@ def rollouts(model: Model, batch: int, length: int, k: int, *, laws: bool, devic
             law = torch.log_softmax(policy.logits.float() + noise, dim=-1)
             top = TopK.of(law, k)
             token = law.gather(-1, row[None, 1:, None]).squeeze(-1)
-            parts.append((log_probs, token, top.ids, top.log_probs, *([law] if laws else [])))
+            parts.append((log_probs, token, *map(torch.as_tensor, (top.ids, top.log_probs)), *([law] if laws else [])))
         reference, token, top_ids, top_log_probs, *full = (torch.cat(each) for each in zip(*parts, strict=True))
     rewards = torch.rand(batch, generator=generator, device=device)
     return Rollouts(ids, rewards, reference, token, TopK(top_ids, top_log_probs), full[0] if full else None)

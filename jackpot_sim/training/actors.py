@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field, model_validator
@@ -12,6 +11,7 @@ from jackpot_sim.environments.sources.kinds import ServedSource
 from jackpot_sim.environments.sources.served import QuantizedWeights
 from jackpot_sim.studies.estimator_spec import Frozen
 from jackpot_sim.training.closed_loop import Feedback
+from jackpot_sim.training.objective import Direction
 
 _AnyModel: TypeAlias = Annotated[TinyQwen3 | Checkpoint, Field(discriminator="kind")]
 
@@ -60,15 +60,6 @@ class SmallActor(Frozen):
         if self.kl is None and isinstance(self.model, TinyQwen3):
             raise ValueError("kl is null, and an actor of random weights has to be distilled: give the KL to stop at")
         return self
-
-
-class Direction(StrEnum):
-    """Of the KL that distillation descends on: [J] eq. 7 has the forward one, its tables say "Reverse KL"."""
-
-    FORWARD = "forward"
-    """KL(p_new‖p_ω): the actor covers the policy."""
-    REVERSE = "reverse"
-    """KL(p_ω‖p_new)."""
 
 
 class Distillation(Frozen):

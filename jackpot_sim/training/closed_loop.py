@@ -6,11 +6,14 @@ The paper sees instability return beyond 500 steps and proposes to adapt the str
 from __future__ import annotations
 
 import math
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field, model_validator
 
 from jackpot_sim.studies.estimator_spec import Frozen
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -69,3 +72,34 @@ class Budget(Frozen):
         if self.feedback is not None and self.feedback.most >= 1:
             raise ValueError(f"feedback.most is a share of rejected tokens: give less than 1, got {self.feedback.most}")
         return self
+
+
+def lam_at(rejected: float, log_ratio: Tensor, mask: Tensor) -> float:
+    """The λ at which the mean of 1 − min(1, r/λ) over the tokens of a batch is `rejected`.
+
+    In μ = 1/λ the mean acceptance Σ min(1, μ r)/n is piecewise linear: sorted by r, with the k largest at 1, it is
+    (k + μ Σ_rest r)/n.
+
+    Args:
+        rejected: a share in (0, 1).
+        log_ratio: log p/q of the tokens, (n, length), nats; one of −inf is rejected at any λ.
+        mask: True on tokens.
+
+    Raises:
+        ValueError: no λ rejects so few, for the policy never writes more of the tokens than that.
+    """
+    import torch
+
+    ratio = torch.sort(torch.exp(log_ratio[mask].double())).values
+    accepted = (1 - rejected) * len(ratio)
+    below = torch.cumsum(ratio, 0)  # Σ of the k smallest
+    ones = torch.arange(len(ratio) - 1, -1, -1, dtype=torch.float64, device=ratio.device)
+    # With the smallest k below the bend and the others at 1, the root is μ = (accepted − ones)/below.
+    root = (accepted - ones) / below
+    fits = torch.nonzero((root * ratio <= 1) & (root > 0))  # the k-th is below the bend indeed
+    if not len(fits):
+        raise ValueError(
+            f"no lam rejects as few as {rejected:g} of the tokens: {int((ratio == 0).sum())} of {len(ratio)} are "
+            "beyond the policy, and rejected at any lam; give a larger share"
+        )
+    return float(1 / root[int(fits[-1])])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field, field_validator, model_validator
@@ -12,6 +11,7 @@ from jackpot_sim.environments.language_models.checkpoints import Precision
 from jackpot_sim.studies.estimator_spec import EstimatorSpec, Frozen
 from jackpot_sim.training.actors import Actor, OnPolicy, SmallActor
 from jackpot_sim.training.closed_loop import Budget
+from jackpot_sim.training.objective import Aggregation, Divisor, Standardisation
 from jackpot_sim.training.tasks import AnyTask
 from jackpot_sim.training.tasks.addition import Addition
 
@@ -56,43 +56,6 @@ class Sampling(Frozen):
     """Tokens of the actor's law that are stored of every state, from which the overlap Z is estimated."""
     batch_size: Count = 256
     """Sequences that are written at a time; the result does not depend on it."""
-
-
-class Standardisation(StrEnum):
-    """By what the advantages reward − mean of group are divided."""
-
-    GROUP = "group"
-    """The group's standard deviation (ddof 1) + 1e-4, as TRL has it; a group of equal rewards has A = 0."""
-    BATCH = "batch"
-    """That of the batch."""
-    NONE = "none"
-    """Nothing (Dr. GRPO)."""
-
-
-class Aggregation(StrEnum):
-    """How a minibatch's tokens become one loss."""
-
-    TOKEN_MEAN = "token-mean"
-    """The mean over all tokens (DAPO)."""
-    SEQUENCE_MEAN = "sequence-mean"
-    """The mean over sequences of the mean over their tokens (GRPO)."""
-    SEQUENCE_SUM = "sequence-sum"
-    """The mean over sequences of the sum over their tokens: the policy gradient itself."""
-
-
-class Divisor(StrEnum):
-    """What an update's weighted sum is divided by, beside the tokens or sequences that it aggregates.
-
-    PROPOSED: nothing. ACCEPTED: the share of the minibatch's tokens that its masks keep. BATCH_NORMALIZED: the mean
-    m·w of the minibatch, over tokens or, for corrections of whole sequences, over sequences; p_new/p_ref is no part
-    of it. PROPOSED and ACCEPTED are the denominators of the same names in `estimators.Denominator`, with a minibatch
-    as the batch; `self_normalized` there is another estimator, which divides the update of each prompt by its own
-    weights.
-    """
-
-    PROPOSED = "proposed"
-    ACCEPTED = "accepted"
-    BATCH_NORMALIZED = "batch_normalized"
 
 
 class Update(Frozen):

@@ -1,64 +1,76 @@
-"""What is recorded of a step: the mismatch of its rollouts, and what corrections made of them."""
+"""The figures that are recorded of a step: the mismatch of its rollouts, and means over its updates."""
 
 from __future__ import annotations
 
 from collections import defaultdict
+from typing import TYPE_CHECKING
 
 from jackpot_sim.core import divergences
-from jackpot_sim.core.backend import Array, logsumexp
-from jackpot_sim.estimators import TokenWeights
-from jackpot_sim.training.config import Update
-from jackpot_sim.training.objective import Proposed
+from jackpot_sim.core.backend import logsumexp
+from jackpot_sim.training.objective import PolicyLoss, Proposed
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def mismatch(proposed: Proposed, vocab: int) -> dict[str, float]:
-    """How far p_ref and the actor are apart, per token of the rollouts.
+    """The distance between p_ref and the actor, per token of the rollouts.
 
     KL(p_ref‖q), KL(q‖p_ref) and the overlap Z(1) are exact at every state where the actor's whole law was stored
     (`kl_exact` is 1), else estimated from the tokens alone, by r·ℓ − r + 1 and r − 1 − ℓ and min(1, r), whose means
     under q they are.
     """
+    import torch
+
     log_ratio = (proposed.reference_log_probs - proposed.actor_log_probs)[proposed.mask].double()
     laws = whole_laws(proposed, proposed.reference_on_topk, vocab)
     if laws is not None:
-        kls = (divergences.kl(*laws), divergences.kl(*laws[::-1]))
-        overlap = 1 - divergences.total_variation(*laws)
+        forward, backward = (torch.as_tensor(divergences.kl(*pair)) for pair in (laws, laws[::-1]))
+        overlap = 1 - torch.as_tensor(divergences.total_variation(*laws))
     else:
         ratio = log_ratio.exp()
-        kls = (ratio * log_ratio - ratio + 1, ratio - 1 - log_ratio)
+        forward, backward = ratio * log_ratio - ratio + 1, ratio - 1 - log_ratio
         overlap = ratio.clamp(max=1.0)
     return {
-        "kl_policy_actor": float(kls[0].mean()),
-        "kl_actor_policy": float(kls[1].mean()),
+        "kl_policy_actor": float(forward.mean()),
+        "kl_actor_policy": float(backward.mean()),
         "overlap": float(overlap.mean()),
         "kl_exact": float(laws is not None),
         "log_ratio_max": float(log_ratio.abs().max()),
     }
 
 
-def kl_to_actor(proposed: Proposed, log_probs: Array, on_topk: Array | None, vocab: int) -> Array:
+def kl_to_actor(proposed: Proposed, log_probs: Tensor, on_topk: Tensor | None, vocab: int) -> Tensor:
     """KL(p‖q) of a policy at every token, exact or estimated as in `mismatch`, (tokens,), nats.
 
     Args:
         proposed: the rollouts.
-        log_probs: log p of every token, (n, length).
-        on_topk: log p of the actor's likeliest tokens, (n, length, k); None if none were stored.
+        log_probs: log p of every token, (n, length), nats.
+        on_topk: log p of the actor's likeliest tokens, (n, length, k), nats; None if none were stored.
         vocab: tokens of a whole law.
     """
+    import torch
+
     laws = whole_laws(proposed, on_topk, vocab)
     if laws is not None:
-        return divergences.kl(*laws)
+        return torch.as_tensor(divergences.kl(*laws))
     log_ratio = (log_probs - proposed.actor_log_probs)[proposed.mask].double()
     return log_ratio.exp() * (log_ratio - 1) + 1
 
 
-def whole_laws(proposed: Proposed, on_topk: Array | None, vocab: int) -> tuple[Array, Array] | None:
-    """A policy's law and the actor's at every token, (tokens, vocab); None where the actor's was not stored whole."""
+def whole_laws(proposed: Proposed, on_topk: Tensor | None, vocab: int) -> tuple[Tensor, Tensor] | None:
+    """A policy's law and the actor's at every token, (tokens, vocab), nats; None unless the actor's was stored whole.
+
+    Arguments as `kl_to_actor`.
+    """
+    import torch
+
     if proposed.topk is None or on_topk is None or proposed.topk.k < vocab:
         return None
-    p, q = on_topk[proposed.mask].double(), proposed.topk.log_probs[proposed.mask].double()
+    on_tokens = (on_topk[proposed.mask], proposed.topk.log_probs[proposed.mask])
+    p, q = (torch.as_tensor(law).double() for law in on_tokens)
     # Stored in float32, whose sums miss 1 in the seventh digit.
-    return p - logsumexp(p, keepdims=True), q - logsumexp(q, keepdims=True)
+    return p - torch.as_tensor(logsumexp(p, keepdims=True)), q - torch.as_tensor(logsumexp(q, keepdims=True))
 
 
 class Means:
@@ -69,44 +81,35 @@ class Means:
         self._counts: defaultdict[str, float] = defaultdict(float)
         self._largest = 0.0
 
-    def tokens(
-        self, pair: TokenWeights, factor: Array, log_policy_ratio: Array, kl: Array, proposed: Proposed, update: Update
-    ) -> None:
-        """Figures over the tokens of some sequences.
+    def tokens(self, policy: PolicyLoss, kl: Tensor, mask: Tensor) -> None:
+        """Adds the figures of the tokens of some sequences.
 
         Args:
-            pair: their accept probabilities and weights.
-            factor: m·w.
-            log_policy_ratio: log p_new/p_ref.
-            kl: KL(p_new‖q) of every token, (tokens,).
-            proposed: the rollouts.
-            update: how it clips.
+            policy: the policy's loss over them.
+            kl: KL(p_new‖q) of every token, (tokens,), nats.
+            mask: True on tokens, (n, length).
         """
-        mask = proposed.mask
         count = float(mask.sum())
-        weight, ratio = factor[mask], log_policy_ratio[mask].exp()
+        weight = policy.factor[mask]
         self._add("kl_new_actor", float(kl.sum()), count)
-        self._add("acceptance_rate", float(pair.accept[mask].sum()), count)
+        self._add("acceptance_rate", float(policy.weights.accept[mask].sum()), count)
         self._add("weight_mean", float(weight.sum()), count)
         self._add("weight_sq", float((weight**2).sum()), count)
         self._largest = max(self._largest, float(weight.max()))
-        if update.clip is not None:
-            sign = proposed.advantage[:, None].expand(mask.shape)[mask]
-            high = update.clip if update.clip_high is None else update.clip_high
-            clipped = ((ratio > 1 + high) & (sign > 0)) | ((ratio < 1 - update.clip) & (sign < 0))
-            self._add("clipped_share", float(clipped.sum()), count)
+        if policy.clipped is not None:
+            self._add("clipped_share", float(policy.clipped[mask].sum()), count)
 
     def update(self, **figures: float) -> None:
-        """Figures of one update."""
+        """Adds the figures of one update."""
         for name, value in figures.items():
             self._add(name, value, 1.0)
 
     def means(self) -> dict[str, float]:
-        """All of them."""
-        found = {name: self._sums[name] / self._counts[name] for name in self._sums}
-        second = found.pop("weight_sq")
-        found["ess_fraction"] = found["weight_mean"] ** 2 / second if second > 0 else 0.0
-        return found | {"weight_max": self._largest}
+        """The means, by column."""
+        means = {name: self._sums[name] / self._counts[name] for name in self._sums}
+        second = means.pop("weight_sq")
+        means["ess_fraction"] = means["weight_mean"] ** 2 / second if second > 0 else 0.0
+        return means | {"weight_max": self._largest}
 
     def _add(self, name: str, value: float, count: float) -> None:
         self._sums[name] += value

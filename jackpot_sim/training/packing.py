@@ -7,8 +7,12 @@ than completions that halves the work of a pass.
 
 from __future__ import annotations
 
-from jackpot_sim.core.backend import Array
+from typing import TYPE_CHECKING
+
 from jackpot_sim.environments.language_models.library import Model, logits, takes_any_mask
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _CLOSE = 3e-5
 """How near the logits of the two ways have to be, relative to how much logits differ: rounding is below."""
@@ -37,7 +41,7 @@ def packs(model: Model) -> bool:
     return bool((alone - together).abs().max() <= _CLOSE * (alone.max() - alone.min()))
 
 
-def packed_logits(model: Model, ids: Array, places: Array, samples: int) -> Array:
+def packed_logits(model: Model, ids: Tensor, places: Tensor, samples: int) -> Tensor:
     """The logits before every token of the completions, (n, length, vocab).
 
     Args:
@@ -52,7 +56,7 @@ def packed_logits(model: Model, ids: Array, places: Array, samples: int) -> Arra
     return _together(model, ids[::samples, : int(start.max())], start, completions, samples)
 
 
-def _together(model: Model, prompts: Array, start: Array, completions: Array, samples: int) -> Array:
+def _together(model: Model, prompts: Tensor, start: Tensor, completions: Tensor, samples: int) -> Tensor:
     """Logits after each prompt and after every token of its completions, (n, 1 + new, vocab).
 
     Args:

@@ -5,22 +5,24 @@ Prompts and completions of different lengths are padded on the right, where a ca
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from jackpot_sim.core.arrays import Flags, Ints
-from jackpot_sim.core.backend import Array
-from jackpot_sim.core.topk import TopK
 from jackpot_sim.environments.language_models.completions import right_padded
 from jackpot_sim.environments.language_models.library import Model, logits
+from jackpot_sim.training.objective import ModelPass
 from jackpot_sim.training.packing import packed_logits
+
+if TYPE_CHECKING:
+    from torch import Tensor, device
 
 
 @dataclass(frozen=True, eq=False)
-class Sequences:
+class PaddedSequences:
     """n prompts with their completions of at most `length` tokens, as torch tensors.
 
     Attributes:
@@ -31,15 +33,15 @@ class Sequences:
             model `packs`; 1 reads every row by itself.
     """
 
-    ids: Array
-    places: Array
-    mask: Array
+    ids: Tensor
+    places: Tensor
+    mask: Tensor
     samples: int = 1
 
     @classmethod
     def of(
-        cls, prompts: Sequence[Ints], prompt: Ints, tokens: Ints, mask: Flags, device: Any, samples: int = 1
-    ) -> Sequences:
+        cls, prompts: Sequence[Ints], prompt: Ints, tokens: Ints, mask: Flags, device: device | str, samples: int = 1
+    ) -> PaddedSequences:
         """Those of numpy arrays: each row of `tokens`, (n, length), follows prompts[prompt[row]]."""
         import torch
 
@@ -54,37 +56,26 @@ class Sequences:
     def __len__(self) -> int:
         return int(self.ids.shape[0])
 
-    def take(self, rows: Array, *, whole_groups: bool = False) -> Sequences:
+    def take(self, rows: Tensor | slice, *, whole_groups: bool = False) -> PaddedSequences:
         """Some of them; `whole_groups` says that the rows of a prompt still lie side by side, all of them."""
         samples = self.samples if whole_groups else 1
-        return Sequences(self.ids[rows], self.places[rows], self.mask[rows], samples)
+        return PaddedSequences(self.ids[rows], self.places[rows], self.mask[rows], samples)
+
+    def parts(self, size: int) -> Iterator[tuple[slice, PaddedSequences]]:
+        """The rows and the sequences of each part, about `size` at a time, whole groups where that many fit."""
+        whole = size >= self.samples
+        step = size - size % self.samples if whole else size
+        for start in range(0, len(self), step):
+            rows = slice(start, min(start + step, len(self)))
+            yield rows, self.take(rows, whole_groups=whole)
 
     @property
-    def tokens(self) -> Array:
+    def tokens(self) -> Tensor:
         """The completions' ids, (n, length); at padding whatever stands there."""
         return self.ids.gather(1, self.places + 1)
 
 
-class ModelPass(NamedTuple):
-    """What a forward pass leaves, with its graph if it has one."""
-
-    logits: Array
-    """(n, length, vocab), divided by the temperature."""
-    log_normaliser: Array
-    """log Σ exp(logits), (n, length)."""
-    log_probs: Array
-    """log p of every token of the completions, (n, length), nats."""
-
-    def on(self, topk: TopK) -> Array:
-        """log p of other tokens of the same states, (n, length, k), without a graph."""
-        return topk.gather(self.logits.detach()) - self.log_normaliser.detach()[..., None]
-
-    def law(self) -> Array:
-        """log p of the whole vocabulary, (n, length, vocab)."""
-        return self.logits - self.log_normaliser[..., None]
-
-
-def model_pass(model: Model, sequences: Sequences, temperature: float = 1.0) -> ModelPass:
+def model_pass(model: Model, sequences: PaddedSequences, temperature: float = 1.0) -> ModelPass:
     """The laws that `model` has at every token of the completions, in float32 at least."""
     import torch
 
@@ -98,13 +89,13 @@ def model_pass(model: Model, sequences: Sequences, temperature: float = 1.0) -> 
     return ModelPass(scores, log_normaliser, chosen - log_normaliser)
 
 
-def _before_tokens(model: Model, sequences: Sequences) -> Array:
+def _before_tokens(model: Model, sequences: PaddedSequences) -> Tensor:
     """The logits before every token of the completions, each row read by itself."""
     import torch
 
     first, last = int(sequences.places.min()), int(sequences.places.max())
     places = sequences.places - first
-    scores = logits(model, sequences.ids[:, :-1], slice(first, last + 1))
+    scores: Tensor = logits(model, sequences.ids[:, :-1], slice(first, last + 1))
     in_line = torch.arange(places.shape[1], device=places.device)
     if scores.shape[1] != places.shape[1] or not torch.equal(places, in_line.expand_as(places)):
         scores = scores.gather(1, places[..., None].expand(*places.shape, scores.shape[-1]))

@@ -4,13 +4,27 @@ from __future__ import annotations
 
 import copy
 from collections import deque
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, TypeAlias, TypedDict
 
 from jackpot_sim.environments.language_models.build import Model
 from jackpot_sim.environments.language_models.scoring import CausalLM
 from jackpot_sim.environments.randomness import keyed_generator
 from jackpot_sim.environments.sources.actor_source import Setting
 from jackpot_sim.training.actors import Actor, OnPolicy, Served, Stale
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Weights: TypeAlias = "Mapping[str, Tensor]"
+"""The weights of a model by name."""
+
+
+class ServerState(TypedDict):
+    """The part of a checkpoint that the next actor depends on."""
+
+    past: list[Weights]
+    """The policy's weights of the last batches, the oldest first; empty unless the actor is stale."""
 
 
 class Server:
@@ -19,7 +33,7 @@ class Server:
     def __init__(self, config: Actor, policy: Model, own: Model | None, seed: int) -> None:
         self._config, self._policy, self._seed = config, policy, seed
         self.model: Model = own
-        self._past: deque[dict[str, Any]] = deque(maxlen=config.lag + 1 if isinstance(config, Stale) else 1)
+        self._past: deque[Weights] = deque(maxlen=config.lag + 1 if isinstance(config, Stale) else 1)
         self._old = copy.deepcopy(policy) if isinstance(config, Stale) else None
 
     def actor(self) -> CausalLM:
@@ -44,11 +58,11 @@ class Server:
         assert isinstance(served, CausalLM)
         return served
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> ServerState:
         """What a checkpoint keeps of it."""
         return {"past": list(self._past)}
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def restore(self, state: ServerState) -> None:
         """As it was."""
         self._past.clear()
         self._past.extend(state["past"])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,12 +17,15 @@ from jackpot_sim.environments.language_models.checkpoints import Precision
 from jackpot_sim.environments.language_models.scoring import CausalLM
 from jackpot_sim.environments.randomness import keyed_generator
 from jackpot_sim.studies.errors import StudyError
-from jackpot_sim.training.actors import Direction
 from jackpot_sim.training.config import Taught
 from jackpot_sim.training.faults import LawError
-from jackpot_sim.training.objective import distillation
-from jackpot_sim.training.passes import Sequences, model_pass
+from jackpot_sim.training.objective import Direction, distillation
+from jackpot_sim.training.passes import PaddedSequences, model_pass
 from jackpot_sim.training.texts import Texts
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.optim import Optimizer
 
 BATCH = 128
 """Sequences in a step of teaching or of distillation."""
@@ -60,7 +64,7 @@ def taught(config: Taught, texts: Texts, precision: Precision, seed: int, report
                 return model
         problems = texts.task.problems(keyed_generator(seed, "teaching", step), BATCH)
         tokens, mask = texts.solutions(problems)
-        sequences = Sequences.of(texts.prompts(problems), np.arange(len(tokens)), tokens, mask, model.device)
+        sequences = PaddedSequences.of(texts.prompts(problems), np.arange(len(tokens)), tokens, mask, model.device)
         _descend(optimizer, -model_pass(model, sequences).log_probs[sequences.mask].mean())
     raise StudyError(
         f"after {config.most_steps} steps of teaching {right:.0%} of the policy's completions are right, not "
@@ -103,7 +107,7 @@ def distilled(
         # The states of both: the student is judged on its own, and at first these are no one else's.
         writer, generator = (policy, model)[step % 2], keyed_generator(seed, "distillation", step)
         prompts, written = texts.written(CausalLM(writer), texts.task.problems(generator, BATCH), 1, generator)
-        sequences = Sequences.of(prompts, written.prompt, written.tokens, written.mask, model.device)
+        sequences = PaddedSequences.of(prompts, written.prompt, written.tokens, written.mask, model.device)
         _descend(optimizer, _kls(policy, model, sequences).mean())
     raise StudyError(
         f"after {MOST_DISTILLATION_STEPS} steps of distillation the actor is {kl:.3g} nats per token from the policy, "
@@ -117,12 +121,12 @@ def rollout_kl(policy: Model, actor: Model, texts: Texts, generator: np.random.G
 
     problems = texts.task.problems(generator, CHECKED)
     prompts, written = texts.written(CausalLM(actor), problems, 1, generator)
-    sequences = Sequences.of(prompts, written.prompt, written.tokens, written.mask, policy.device)
+    sequences = PaddedSequences.of(prompts, written.prompt, written.tokens, written.mask, policy.device)
     with torch.no_grad():
         return float(_kls(policy, actor, sequences).mean())
 
 
-def _kls(policy: Model, actor: Model, sequences: Sequences) -> Model:
+def _kls(policy: Model, actor: Model, sequences: PaddedSequences) -> Tensor:
     """KL(policy‖actor) of every token, with a graph to the actor."""
     import torch
 
@@ -135,7 +139,9 @@ def _random(config: TinyQwen3, tokenizer: Tokenizer, precision: Precision, gener
     return build(config, len(tokenizer), generator).to(precision.dtype)
 
 
-def _descend(optimizer: Model, loss: Model) -> None:
+def _descend(optimizer: Optimizer, loss: Tensor) -> None:
+    import torch
+
     optimizer.zero_grad()
-    loss.backward()
+    torch.autograd.backward(loss)
     optimizer.step()

@@ -12,11 +12,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
 
 import numpy as np
 
-from jackpot_sim.core.backend import Array
 from jackpot_sim.core.topk import TopK
 from jackpot_sim.environments.language_models.build import Model
 from jackpot_sim.environments.language_models.sampling_law import SamplingLaw
@@ -24,20 +23,38 @@ from jackpot_sim.environments.randomness import keyed_generator
 from jackpot_sim.estimators import Correction
 from jackpot_sim.training import objective
 from jackpot_sim.training.actors import JointActor
+from jackpot_sim.training.closed_loop import lam_at
 from jackpot_sim.training.config import Training
 from jackpot_sim.training.evaluation import Scores, evaluated
 from jackpot_sim.training.faults import DivergedError, LawError
 from jackpot_sim.training.measures import Means, kl_to_actor, mismatch
-from jackpot_sim.training.objective import Proposed
+from jackpot_sim.training.objective import ModelPass, Proposed, take_topk
 from jackpot_sim.training.packing import packs
-from jackpot_sim.training.passes import ModelPass, Sequences, model_pass
+from jackpot_sim.training.passes import PaddedSequences, model_pass
 from jackpot_sim.training.rewards import RewardOf, checked_rewards
-from jackpot_sim.training.serving import Server
+from jackpot_sim.training.serving import Server, ServerState, Weights
 from jackpot_sim.training.tasks.base import Problem
 from jackpot_sim.training.texts import Texts
 
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.optim import Optimizer
+
 Row: TypeAlias = dict[str, float]
 """What is recorded of one step, by column."""
+
+
+class TrainerState(TypedDict):
+    """All that the next step depends on, as tensors and numbers."""
+
+    step: int
+    policy: Weights
+    optimizer: dict[str, Any]
+    actor: Weights | None
+    actor_optimizer: dict[str, Any] | None
+    server: ServerState
+    strengths: list[float]
+    """The weight of the distillation and the rejected share, nan where there is none."""
 
 
 class Trainer:
@@ -79,12 +96,12 @@ class Trainer:
         self._samples = config.rollout.samples if all(packs(model) for model in trained) else 1
 
     @staticmethod
-    def _adamw(model: Model, learning_rate: float) -> Any:
+    def _adamw(model: Model, learning_rate: float) -> Optimizer:
         import torch
 
         return torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.0, fused=True)
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> TrainerState:
         """All that the next step depends on, as tensors and numbers; the tensors are those in use, no copies."""
         return {
             "step": self.step,
@@ -96,12 +113,13 @@ class Trainer:
             "strengths": [self.distillation_weight, self.rejected],
         }
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def restore(self, state: TrainerState) -> None:
         """Goes back, or on, to where `state` was taken; its tensors are taken over, and change from now on."""
         self.step = state["step"]
         self.policy.load_state_dict(state["policy"])
         self._optimizer.load_state_dict(state["optimizer"])
         if self._actor_optimizer is not None:
+            assert state["actor_optimizer"] is not None
             self._own.load_state_dict(state["actor"])
             self._actor_optimizer.load_state_dict(state["actor_optimizer"])
         self._server.restore(state["server"])
@@ -143,16 +161,16 @@ class Trainer:
         sequences, proposed, row = self._rolled_out()
         row |= mismatch(proposed, self.vocab)
         correction, row["lam"] = self._correction(proposed)
-        sums = Means()
+        means = Means()
         for rows in self._minibatches():
-            self._updated(sequences.take(rows, whole_groups=True), proposed.take(rows), correction, sums)
-        row |= sums.means()
+            self._updated(sequences.take(rows, whole_groups=True), proposed.take(rows), correction, means)
+        row |= means.means()
         row |= {"distillation_weight": self.distillation_weight, "rejected_budget": self.rejected}
         self._adapt(row["kl_policy_actor"])
         self.step += 1
         return row
 
-    def _rolled_out(self) -> tuple[Sequences, Proposed, Row]:
+    def _rolled_out(self) -> tuple[PaddedSequences, Proposed, Row]:
         """A batch of rollouts with rewards and p_ref."""
         import torch
 
@@ -172,7 +190,7 @@ class Trainer:
         repeated = [problem for problem in problems for _ in range(config.samples)]
         rewards = checked_rewards(self._reward, self.texts.completions(written), repeated, self.step)
         device = self.policy.device
-        sequences = Sequences.of(prompts, written.prompt, written.tokens, written.mask, device, self._samples)
+        sequences = PaddedSequences.of(prompts, written.prompt, written.tokens, written.mask, device, self._samples)
         length = sequences.mask.shape[1]
         uniforms = self._generator("masks").random(written.mask.shape)[:, :length]
         topk = None
@@ -215,36 +233,36 @@ class Trainer:
         """Tokens of the policy's head."""
         return int(self.policy.config.get_text_config().vocab_size)
 
-    def _reference(self, sequences: Sequences, topk: TopK | None) -> tuple[Array, Array | None]:
+    def _reference(self, sequences: PaddedSequences, topk: TopK | None) -> tuple[Tensor, Tensor | None]:
         """log p_ref of every token and, if there is a top-k, of the actor's likeliest: from before the update."""
         import torch
 
         tokens, others = [], []
         with torch.no_grad():
-            for rows, part in _parts(sequences, self.config.rollout.batch_size):
-                found = self._pass(self.policy, part)
-                tokens.append(found.log_probs)
+            for rows, part in sequences.parts(self.config.rollout.batch_size):
+                reference = self._pass(self.policy, part)
+                tokens.append(reference.log_probs)
                 if topk is not None:
-                    others.append(found.on(TopK(topk.ids[rows], topk.log_probs[rows])))
+                    others.append(reference.on(take_topk(topk, rows)))
         return torch.cat(tokens), torch.cat(others) if others else None
 
-    def _pass(self, model: Model, sequences: Sequences) -> ModelPass:
-        found = model_pass(model, sequences, self.config.rollout.temperature)
-        if bool(found.log_probs.detach()[sequences.mask].isnan().any()):
+    def _pass(self, model: Model, sequences: PaddedSequences) -> ModelPass:
+        result = model_pass(model, sequences, self.config.rollout.temperature)
+        if bool(result.log_probs.detach()[sequences.mask].isnan().any()):
             raise DivergedError(self.step, "a log-prob is NaN")
-        return found
+        return result
 
     def _correction(self, proposed: Proposed) -> tuple[Correction, float]:
         """The correction of this batch, and its λ; nan where it has none."""
         spec = self.config.correction
         if self.config.budget is not None:
             log_ratio = proposed.reference_log_probs - proposed.actor_log_probs
-            lam = objective.lam_at(self.rejected, log_ratio, proposed.mask)
+            lam = lam_at(self.rejected, log_ratio, proposed.mask)
             return spec.model_copy(update={"parameters": {**spec.parameters, "lam": lam}}).correction(), lam
         correction = spec.correction()
         return correction, float(correction.parameters().get("lam", math.nan))
 
-    def _minibatches(self) -> Iterator[Array]:
+    def _minibatches(self) -> Iterator[Tensor]:
         """Rows of each update: whole groups, every epoch in a new order, shared out as evenly as can be."""
         import torch
 
@@ -255,70 +273,55 @@ class Trainer:
                 rows = (groups[:, None] * samples + np.arange(samples)).ravel()
                 yield torch.as_tensor(rows, device=self.policy.device)
 
-    def _updated(self, sequences: Sequences, proposed: Proposed, correction: Correction, sums: Means) -> None:
+    def _updated(self, sequences: PaddedSequences, proposed: Proposed, correction: Correction, means: Means) -> None:
         """One update of the policy, and of an actor that learns."""
         import torch
 
-        update, spec = self.config.update, self.config.correction
+        update, target = self.config.update, self.config.correction.target
         shares = objective.token_shares(proposed.mask, update.aggregation)
-        loss_sum, weights, actor_losses = 0.0, [], []
+        loss_sum = 0.0
+        weights: list[tuple[Tensor, Tensor]] = []
+        actor_losses: list[tuple[float, float]] = []
         self._optimizer.zero_grad()
         if self._actor_optimizer is not None:
             self._actor_optimizer.zero_grad()
-        for rows, part in _parts(sequences, update.batch_size or len(sequences)):
-            given = proposed.take(rows)
-            new = self._pass(self.policy, part)
-            with torch.no_grad():
-                pair = objective.weigh(correction, spec.target, given, new)
-                kept, factor = objective.kept(pair, given.uniforms)
-            # A token that counts for nothing has no ratio either, which might overflow.
-            counts = (factor > 0) & given.mask
-            log_probs = torch.where(counts, new.log_probs, given.reference_log_probs)
-            gains = objective.surrogate(
-                log_probs, given.reference_log_probs, given.advantage, update.clip, update.clip_high
-            )
-            loss = -_summed(factor * shares[rows] * gains, given.mask)
-            loss.backward()
-            loss_sum += float(loss.detach())
-            weights.append((kept, factor))
+        for rows, part in sequences.parts(update.batch_size or len(sequences)):
+            given, new = proposed.take(rows), self._pass(self.policy, part)
+            policy = objective.policy_loss(correction, target, given, new, update, shares[rows])
+            torch.autograd.backward(policy.loss)
+            loss_sum += float(policy.loss.detach())
+            weights.append((policy.accepted, policy.factor))
             if self._joint is not None:
-                actor_losses.append(self._actor_backward(part, given, new, shares[rows]))
-            new_log_probs = new.log_probs.detach()
+                actor_losses.append(self._actor_backward(self._joint, part, given, new, shares[rows]))
             on_topk = None if given.topk is None else new.on(given.topk)
-            kl = kl_to_actor(given, new_log_probs, on_topk, self.vocab)
-            sums.tokens(pair, factor, new_log_probs - given.reference_log_probs, kl, given, update)
-        all_kept, factors = (torch.cat(each) for each in zip(*weights, strict=True))
-        divisor = objective.divisor(update.denominator, all_kept, factors, proposed.mask, correction.unit)
+            means.tokens(policy, kl_to_actor(given, new.log_probs.detach(), on_topk, self.vocab), given.mask)
+        accepted, factor = (torch.cat(each) for each in zip(*weights, strict=True))
+        divisor = objective.divisor(update.denominator, accepted, factor, proposed.mask, correction.unit)
         norm = self._norm(self.policy, loss_sum, 1 / divisor)
-        sums.update(loss=loss_sum / divisor, grad_norm=norm)
+        means.update(loss=loss_sum / divisor, grad_norm=norm)
         if self._actor_optimizer is not None:
             total, kl = (sum(each) for each in zip(*actor_losses, strict=True))
-            sums.update(actor_loss=total, actor_grad_norm=self._norm(self._own, total, 1.0), distillation_kl=kl)
+            means.update(actor_loss=total, actor_grad_norm=self._norm(self._own, total, 1.0), distillation_kl=kl)
             self._actor_optimizer.step()
         self._optimizer.step()
 
     def _actor_backward(
-        self, sequences: Sequences, proposed: Proposed, new: ModelPass, shares: Array
+        self, joint: JointActor, sequences: PaddedSequences, given: Proposed, new: ModelPass, shares: Tensor
     ) -> tuple[float, float]:
-        """−J_PPO(ω) + λ_distill · KL of some sequences: the loss and the KL, each weighted by `shares`."""
-        assert self._joint is not None
-        own, mask = self._pass(self._own, sequences), proposed.mask
-        loss = kl = 0.0 * _summed(own.log_probs, mask)
-        if self._joint.ppo:
-            # The actor before this step wrote the batch: p_ω,ref/p_inf is 1.
-            gains = objective.surrogate(
-                own.log_probs,
-                proposed.actor_log_probs,
-                proposed.advantage,
-                self.config.update.clip,
-                self.config.update.clip_high,
-            )
-            loss = loss - _summed(shares * gains, mask)
-        if self._joint.distillation is not None:
-            kls = objective.distillation(new.law(), own.law(), self._joint.distillation.direction)
-            kl = _summed(shares * kls, mask)
-            loss = loss + self.distillation_weight * kl
-        loss.backward()
+        """Gradients of a jointly trained actor over some sequences; its loss and the KL of its distillation."""
+        import torch
+
+        loss, kl = objective.actor_loss(
+            given,
+            new,
+            self._pass(self._own, sequences),
+            self.config.update,
+            shares,
+            ppo=joint.ppo,
+            direction=joint.distillation.direction if joint.distillation is not None else None,
+            weight=self.distillation_weight,
+        )
+        torch.autograd.backward(loss)
         return float(loss.detach()), float(kl.detach())
 
     def _norm(self, model: Model, loss: float, scale: float) -> float:
@@ -348,19 +351,5 @@ class Trainer:
         if budget is not None and budget.feedback is not None:
             self.rejected = budget.feedback.next(self.rejected, kl)
 
-    def _generator(self, *key: Any) -> np.random.Generator:
+    def _generator(self, *key: str | int) -> np.random.Generator:
         return keyed_generator(self.seed, "training", self.step, *key)
-
-
-def _summed(values: Array, mask: Array) -> Array:
-    """The sum over tokens; what stands at padding does not matter, inf and nan included."""
-    return values[mask].sum()
-
-
-def _parts(sequences: Sequences, size: int) -> Iterator[tuple[slice, Sequences]]:
-    """Sequences about `size` at a time, whole groups where that many fit."""
-    whole = size >= sequences.samples
-    step = size - size % sequences.samples if whole else size
-    for start in range(0, len(sequences), step):
-        rows = slice(start, min(start + step, len(sequences)))
-        yield rows, sequences.take(rows, whole_groups=whole)

@@ -1,0 +1,267 @@
+"""The losses of [J] §4.2, for any correction: of the policy, and of an actor that learns. Torch only."""
+
+from __future__ import annotations
+
+import math
+from enum import StrEnum
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from jackpot_sim.estimators import Correction, Level, TokenWeights, UpdateTarget
+from jackpot_sim.training.objective.batch import ModelPass, Proposed
+from jackpot_sim.training.objective.weights import draw, weigh
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Aggregation(StrEnum):
+    """The way from the terms of a minibatch's tokens to one loss."""
+
+    TOKEN_MEAN = "token-mean"
+    """The mean over all tokens (DAPO)."""
+    SEQUENCE_MEAN = "sequence-mean"
+    """The mean over sequences of the mean over their tokens (GRPO)."""
+    SEQUENCE_SUM = "sequence-sum"
+    """The mean over sequences of the sum over their tokens: the policy gradient itself."""
+
+
+class Divisor(StrEnum):
+    """The divisor of an update's weighted sum, beside the tokens or sequences that it aggregates.
+
+    PROPOSED: none. ACCEPTED: the share of the minibatch's tokens that its masks keep. BATCH_NORMALIZED: the mean
+    m·w of the minibatch, over tokens or, for corrections of whole sequences, over sequences; p_new/p_ref is no part
+    of it. PROPOSED and ACCEPTED are the denominators of the same names in `estimators.Denominator`, with a minibatch
+    as the batch; `self_normalized` there is another estimator, which divides the update of each prompt by its own
+    weights.
+    """
+
+    PROPOSED = "proposed"
+    ACCEPTED = "accepted"
+    BATCH_NORMALIZED = "batch_normalized"
+
+
+class Direction(StrEnum):
+    """The direction of the distillation's KL: [J] eq. 7 has the forward one, its tables say "Reverse KL"."""
+
+    FORWARD = "forward"
+    """KL(p_new‖p_ω): the actor covers the policy."""
+    REVERSE = "reverse"
+    """KL(p_ω‖p_new)."""
+
+
+class LossSettings(Protocol):
+    """The fields of `config.Update` that shape the loss of a minibatch."""
+
+    @property
+    def aggregation(self) -> Aggregation:
+        """The way from tokens to one loss."""
+
+    @property
+    def clip(self) -> float | None:
+        """PPO's ε below 1 and, unless `clip_high` is given, above it; None does not clip."""
+
+    @property
+    def clip_high(self) -> float | None:
+        """PPO's ε above 1."""
+
+
+# --- The losses -------------------------------------------------------------------------------------------------------
+
+
+class PolicyLoss(NamedTuple):
+    """The policy's loss over some sequences and what made it; (n, length) unless said."""
+
+    loss: Tensor
+    """−Σ share · m·w · min(r A, clip(r) A) over tokens, a number with its graph; a `divisor` is not applied yet."""
+    weights: TokenWeights[Tensor]
+    """Accept probability and weight of every token, 0 at padding."""
+    accepted: Tensor
+    """m: True on the tokens that their uniforms keep."""
+    factor: Tensor
+    """m·w, of which no gradient is taken."""
+    clipped: Tensor | None
+    """True on the tokens whose term is clipped and so has no gradient; None where PPO does not clip."""
+
+
+def policy_loss(
+    correction: Correction,
+    target: UpdateTarget,
+    given: Proposed,
+    new: ModelPass,
+    update: LossSettings,
+    shares: Tensor | None = None,
+) -> PolicyLoss:
+    """The loss −J_PPO-OBRS(θ) of a minibatch, or of a part of one.
+
+    Args:
+        correction: any correction.
+        target: the policy to which the correction leads, p_ref or p_new.
+        given: the rollouts.
+        new: the policy's pass over them, with its graph.
+        update: aggregation and clipping.
+        shares: the `token_shares` of the minibatch that `given` is a part of, (n, length); None: `given` is all of it.
+
+    Raises:
+        ValueError: as `weigh`.
+    """
+    import torch
+
+    if shares is None:
+        shares = token_shares(given.mask, update.aggregation)
+    with torch.no_grad():
+        weights = weigh(correction, target, given, new)
+        accepted, factor = draw(weights, given.uniforms)
+        clipped = _clipped(new.log_probs.detach(), given, update)
+    loss = ppo_loss(factor * shares, new.log_probs, given.reference_log_probs, given.advantage, given.mask, update)
+    return PolicyLoss(loss, weights, accepted, factor, clipped)
+
+
+class ActorLoss(NamedTuple):
+    """The loss of an actor that learns, over some sequences; both are numbers with their graphs."""
+
+    loss: Tensor
+    """−J_PPO(ω) + λ_distill · KL."""
+    kl: Tensor
+    """Σ share · KL over tokens, nats; 0 without distillation."""
+
+
+def actor_loss(
+    given: Proposed,
+    new: ModelPass,
+    own: ModelPass,
+    update: LossSettings,
+    shares: Tensor,
+    *,
+    ppo: bool,
+    direction: Direction | None,
+    weight: float,
+) -> ActorLoss:
+    """The loss −J_PPO(ω) + λ_distill · E[KL] of a minibatch, or of a part of one.
+
+    Args:
+        given: the rollouts, which the actor before this step wrote: p_ω,ref/p_inf is 1.
+        new: the policy's pass over them.
+        own: the actor's pass, with its graph.
+        update: clipping.
+        shares: as in `policy_loss`.
+        ppo: whether the actor is rewarded too.
+        direction: of the distillation's KL; None distils nothing.
+        weight: λ_distill.
+    """
+    loss = kl = 0.0 * _summed(own.log_probs, given.mask)
+    if ppo:
+        loss = loss + ppo_loss(shares, own.log_probs, given.actor_log_probs, given.advantage, given.mask, update)
+    if direction is not None:
+        kl = _summed(shares * distillation(new.law(), own.law(), direction), given.mask)
+        loss = loss + weight * kl
+    return ActorLoss(loss, kl)
+
+
+# --- The terms of a token ---------------------------------------------------------------------------------------------
+
+
+def ppo_loss(
+    factor: Tensor, new_log_probs: Tensor, old_log_probs: Tensor, advantage: Tensor, mask: Tensor, update: LossSettings
+) -> Tensor:
+    """−Σ factor · min(r A, clip(r, 1 − ε, 1 + ε) A) over the tokens with r = p_new/p_old, a number.
+
+    Args:
+        factor: the constant of each token, its share in the minibatch included, (n, length), at least 0.
+        new_log_probs: log p_new, with its graph, (n, length), nats.
+        old_log_probs: log p_old, the same shape.
+        advantage: A, shape (n,).
+        mask: True on tokens, (n, length).
+        update: clipping.
+    """
+    import torch
+
+    # A token that counts for nothing has no ratio either, which might overflow.
+    log_probs = torch.where((factor > 0) & mask, new_log_probs, old_log_probs)
+    return -_summed(factor * surrogate(log_probs, old_log_probs, advantage, update.clip, update.clip_high), mask)
+
+
+def _summed(values: Tensor, mask: Tensor) -> Tensor:
+    """The sum over tokens, whatever stands at padding, inf and nan included."""
+    return values[mask].sum()
+
+
+def surrogate(
+    new_log_probs: Tensor, old_log_probs: Tensor, advantage: Tensor, clip: float | None, clip_high: float | None = None
+) -> Tensor:
+    """min(r A, clip(r, 1 − ε, 1 + ε) A) of every token with r = p_new/p_old, (n, length); r A without a clip.
+
+    Args:
+        new_log_probs: log p_new, with its graph, (n, length), nats.
+        old_log_probs: log p_old, the same shape.
+        advantage: A, shape (n,).
+        clip: ε below 1 and, unless `clip_high` is given, above it; None does not clip.
+        clip_high: ε above 1.
+    """
+    import torch
+
+    log_ratio, gain = new_log_probs - old_log_probs, advantage[:, None]
+    if clip is not None:
+        # A·min(r, 1 + ε) where A > 0 and A·max(r, 1 − ε) where A < 0: clipped before exp, which might overflow.
+        high = math.log1p(clip if clip_high is None else clip_high)
+        low = math.log1p(-clip) if clip < 1 else -math.inf
+        log_ratio = torch.where(gain > 0, log_ratio.clamp(max=high), log_ratio.clamp(min=low))
+    # Without an advantage there is no gain, whatever the ratio.
+    return torch.exp(torch.where(gain == 0, torch.zeros_like(log_ratio), log_ratio)) * gain
+
+
+def _clipped(new_log_probs: Tensor, given: Proposed, update: LossSettings) -> Tensor | None:
+    """True on the tokens at which `surrogate` is clipped, (n, length); None where it never is."""
+    if update.clip is None:
+        return None
+    ratio, gain = (new_log_probs - given.reference_log_probs).exp(), given.advantage[:, None]
+    high = update.clip if update.clip_high is None else update.clip_high
+    return ((ratio > 1 + high) & (gain > 0)) | ((ratio < 1 - update.clip) & (gain < 0))
+
+
+def distillation(policy_law: Tensor, actor_law: Tensor, direction: Direction) -> Tensor:
+    """KL(p_new‖p_ω) or KL(p_ω‖p_new) at every state, (n, length), nats; of the actor's law alone is there a gradient.
+
+    Args:
+        policy_law: log p_new, (n, length, vocab).
+        actor_law: log p_ω with its graph, the same shape.
+        direction: which of the two.
+    """
+    policy_law = policy_law.detach()
+    first, second = (policy_law, actor_law) if direction is Direction.FORWARD else (actor_law, policy_law)
+    return (first.exp() * (first - second)).sum(-1)
+
+
+# --- From tokens to a minibatch ---------------------------------------------------------------------------------------
+
+
+def token_shares(mask: Tensor, aggregation: Aggregation) -> Tensor:
+    """The share of each token in the loss of a minibatch, float64 (n, length): they add up to 1 for the two means."""
+    live = mask.double()
+    if aggregation is Aggregation.TOKEN_MEAN:
+        return live / live.sum()
+    if aggregation is Aggregation.SEQUENCE_MEAN:
+        return live / (live.sum(-1, keepdim=True) * len(mask))
+    return live / len(mask)
+
+
+def divisor(kind: Divisor, accepted: Tensor, factor: Tensor, mask: Tensor, unit: Level = Level.TOKEN) -> float:
+    """The divisor of a minibatch's loss beside its number of tokens: 1, the share kept, or the mean m·w.
+
+    It is 1 where nothing is left to divide by: then the loss is 0.
+
+    Args:
+        kind: which.
+        accepted: m, the tokens that the correction's masks keep, (n, length).
+        factor: m·w, (n, length).
+        mask: True on tokens.
+        unit: the unit of a mean of weights: tokens, or sequences, whose tokens all weigh the same.
+    """
+    if kind is Divisor.PROPOSED:
+        return 1.0
+    if kind is Divisor.ACCEPTED:
+        mean = float(accepted[mask].double().mean())
+    elif unit is Level.SEQUENCE:
+        mean = float(((factor * mask).sum(-1) / mask.sum(-1)).mean())
+    else:
+        mean = float(factor[mask].mean())
+    return mean if mean > 0 else 1.0

@@ -1,0 +1,102 @@
+"""The weights m·w that a correction gives the tokens of a batch. Torch only."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from jackpot_sim.core import normalizer, obrs
+from jackpot_sim.core.topk import TopK
+from jackpot_sim.estimators import Correction, Tokens, TokenWeights, UpdateTarget
+from jackpot_sim.training.objective.batch import ModelPass, Proposed
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def weigh(correction: Correction, target: UpdateTarget, given: Proposed, new: ModelPass) -> TokenWeights[Tensor]:
+    """Accept probability and weight of every token, (n, length), float64 without a graph, 0 at padding.
+
+    Args:
+        correction: any correction.
+        target: the policy to which it leads, p_ref or p_new.
+        given: the rollouts.
+        new: the policy's pass over them; only p_new needs it.
+
+    Raises:
+        ValueError: as `Correction.weights`, or no top-k was stored where the correction needs Z.
+    """
+    return weights_of(correction, tokens_of(correction, target, given, new))
+
+
+def weights_of(correction: Correction, tokens: Tokens) -> TokenWeights[Tensor]:
+    """Accept probability and weight of tokens that are torch tensors; errors as `Correction.weights`."""
+    import torch
+
+    accept, weight = correction.weights(tokens)
+    return TokenWeights(torch.as_tensor(accept), torch.as_tensor(weight))
+
+
+def tokens_of(correction: Correction, target: UpdateTarget, given: Proposed, new: ModelPass) -> Tokens:
+    """The tokens of a batch, (n, length), float64, with all that a correction may look at.
+
+    Z is taken from the actor's stored top-k, see `estimated_overlap`. With a whole vocabulary stored it is exact.
+
+    Arguments and errors as `weigh`.
+    """
+    to_new = target is UpdateTarget.POLICY
+    actor, reference = given.actor_log_probs, given.reference_log_probs
+    aim = new.log_probs.detach() if to_new else reference
+    log_ratio = (aim - actor).double()
+    overlap, lam = None, correction.overlap_lam
+    if lam is not None:
+        if given.topk is None:
+            raise ValueError(f"{correction.name} needs the overlap, and the rollouts hold no top-k of the actor")
+        on_topk = new.on(given.topk) if to_new else given.reference_on_topk
+        assert on_topk is not None  # stored with the top-k
+        overlap = estimated_overlap(on_topk, given.topk, log_ratio, given.mask, float(lam))
+    return Tokens(
+        log_ratio,
+        policy_log_probs=aim.double(),
+        actor_log_probs=actor.double(),
+        overlap=overlap,
+        log_reference_ratio=(reference - aim).double() if to_new else None,
+        mask=given.mask,
+        advantages=given.advantage.double()[:, None],
+    )
+
+
+def estimated_overlap(policy_on_topk: Tensor, topk: TopK, log_ratio: Tensor, mask: Tensor, lam: float) -> Tensor:
+    """Ẑ(λ) of every state from the actor's stored top-k, float64 (n, length); 1 at padding.
+
+    It lies between the ends of `normalizer.bracket_on_topk`, where the batch's mean acceptance puts it
+    (`normalizer.calibrated`).
+
+    Args:
+        policy_on_topk: log p of the stored tokens, (n, length, k), nats.
+        topk: these, (n, length, k).
+        log_ratio: log p/q of the tokens drawn, float64 (n, length), nats.
+        mask: True on tokens, (n, length).
+        lam: λ.
+    """
+    import torch
+
+    # In float32, as they are stored: sums of whole laws miss 1 in its seventh digit, which float64 would not forgive.
+    ends = normalizer.bracket_on_topk(policy_on_topk[mask].float(), topk.log_probs[mask], lam)
+    low, high = (torch.as_tensor(end).double() for end in ends)
+    out = torch.ones(mask.shape, dtype=torch.float64, device=mask.device)
+    accept = obrs.acceptance_probability(log_ratio[mask], lam)
+    out[mask] = torch.as_tensor(normalizer.calibrated(low, high, accept))
+    return out
+
+
+def draw(weights: TokenWeights[Tensor], uniforms: Tensor) -> tuple[Tensor, Tensor]:
+    """m and m·w, both (n, length): the tokens whose uniforms are below their accept probabilities, and their weights.
+
+    Args:
+        weights: a and w of every token, (n, length).
+        uniforms: one in [0, 1) for each token.
+    """
+    import torch
+
+    accepted = uniforms < weights.accept
+    return accepted, torch.where(accepted, weights.weight, torch.zeros_like(weights.weight))
