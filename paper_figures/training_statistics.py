@@ -1,6 +1,6 @@
 """What is said of runs that were trained: figures of each run, differences paired by seed, claims that they decide.
 
-Accuracies are running means over the last 20 steps, as in `jackpot_sim.training.collapse`, but over a tenth of
+Accuracies are running means over the last 20 steps, as in `jackpot_sim.training.loop.collapse`, but over a tenth of
 the steps asked where that is less: in a run of ten long steps a mean over twenty would never leave the beginning.
 A run is lost where it collapsed or diverged. One that collapsed and was stopped keeps its last value, which is
 low, to the last step asked. One that diverged has left no policy: its accuracies count as 0 from there on.
@@ -21,7 +21,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from jackpot_sim.training.collapse import WINDOW
+from jackpot_sim.training.loop.collapse import WINDOW
 from paper_figures.training_records import Trained
 
 ON_POLICY = "on-policy"

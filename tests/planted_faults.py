@@ -46,7 +46,7 @@ DEFAULT = (
     *(f"jackpot_sim/estimators/{name}.py" for name in ("statistics", "replicates", "sequences/sampled")),
     *(f"jackpot_sim/environments/{name}.py" for name in ("states/base_laws", "prefix_tree", "targets")),
     "jackpot_sim/environments/sequences/small_lm.py",
-    "jackpot_sim/training/objective.py",
+    *(f"jackpot_sim/training/objective/{name}.py" for name in ("advantages", "loss", "weights")),
 )
 
 OPERATORS: dict[type[ast.AST], tuple[type[ast.AST], ...]] = {

@@ -168,7 +168,7 @@ def test_an_import_against_the_order_inside_estimators_is_seen(module: str, line
         ("jackpot_sim.environments.knobs", "from jackpot_sim.estimators import moments"),
         ("jackpot_sim.studies.files", "from jackpot_sim.sweep import spec"),
         ("jackpot_sim.studies.files", "from jackpot_sim.training import spec"),
-        ("jackpot_sim.training.run", "from jackpot_sim.sweep.records import load"),
+        ("jackpot_sim.training.loop.run", "from jackpot_sim.sweep.records import load"),
         ("jackpot_sim.sweep.run", "from jackpot_sim import training"),
         ("jackpot_sim.sweep.cli", "import analysis"),
         ("paper_figures.figure2", "import jackpot_sim.bench.timing"),

@@ -32,10 +32,10 @@ from jackpot_sim.environments.language_models.threads import torch_threads
 from jackpot_sim.environments.randomness import keyed_generator
 from jackpot_sim.requirements import RequirementError, require
 from jackpot_sim.training.config import Sampling, Taught, Training, Update
+from jackpot_sim.training.loop.trainer import Row, Trainer
+from jackpot_sim.training.models.texts import Texts
 from jackpot_sim.training.tasks.addition import Addition
 from jackpot_sim.training.tasks.characters import character_tokenizer
-from jackpot_sim.training.texts import Texts
-from jackpot_sim.training.trainer import Row, Trainer
 
 AT_LEAST, AIM = 1.5, 3.0
 """How many times TRL's tokens per second ours are to be."""

@@ -10,7 +10,7 @@ from jackpot_sim.environments.language_models.build import Checkpoint, TinyQwen3
 from jackpot_sim.environments.sources.kinds import ServedSource
 from jackpot_sim.environments.sources.served import QuantizedWeights
 from jackpot_sim.studies.estimator_spec import Frozen
-from jackpot_sim.training.closed_loop import Feedback
+from jackpot_sim.training.loop.closed_loop import Feedback
 from jackpot_sim.training.objective import Direction
 
 _AnyModel: TypeAlias = Annotated[TinyQwen3 | Checkpoint, Field(discriminator="kind")]

@@ -19,11 +19,11 @@ from jackpot_sim.studies.errors import StudyError
 from jackpot_sim.studies.executors import ExecutorKind, opened
 from jackpot_sim.training import progress, study, summary
 from jackpot_sim.training.actors import Distillation, JointActor, OnPolicy, Served, SmallActor, Stale
-from jackpot_sim.training.closed_loop import Budget, Feedback
 from jackpot_sim.training.conduct import Options, check_possible, conduct, load
 from jackpot_sim.training.config import Evaluation, Given, Sampling, Taught, Training, Update
+from jackpot_sim.training.loop.closed_loop import Budget, Feedback
+from jackpot_sim.training.loop.run import POLICY
 from jackpot_sim.training.records import COLUMNS
-from jackpot_sim.training.run import POLICY
 from jackpot_sim.training.tasks import AnyTask
 
 ROOTS = tuple(Training.model_fields)

@@ -20,11 +20,12 @@ from jackpot_sim.environments.language_models.checkpoints import resolved_device
 from jackpot_sim.studies.errors import StudyError
 from jackpot_sim.studies.files import LOCK, locked, unwritable, write_atomically
 from jackpot_sim.studies.provenance import provenance
-from jackpot_sim.training import checkpoints, records
-from jackpot_sim.training.preparation import Pair, pairs, prepare
-from jackpot_sim.training.run import LOG, STEPS, train
+from jackpot_sim.training import records
+from jackpot_sim.training.loop import checkpoints
+from jackpot_sim.training.loop.run import LOG, STEPS, train
+from jackpot_sim.training.loop.trainer import Row
+from jackpot_sim.training.models.preparation import Pair, pairs, prepare
 from jackpot_sim.training.study import Run, Study
-from jackpot_sim.training.trainer import Row
 
 MANIFEST = "manifest.json"
 _LOOK_EVERY = 0.5

@@ -10,7 +10,7 @@ from jackpot_sim.environments.language_models.build import TinyQwen3
 from jackpot_sim.environments.language_models.checkpoints import Precision
 from jackpot_sim.studies.estimator_spec import EstimatorSpec, Frozen
 from jackpot_sim.training.actors import Actor, OnPolicy, SmallActor
-from jackpot_sim.training.closed_loop import Budget
+from jackpot_sim.training.loop.closed_loop import Budget
 from jackpot_sim.training.objective import Aggregation, Divisor, Standardisation
 from jackpot_sim.training.tasks import AnyTask
 from jackpot_sim.training.tasks.addition import Addition

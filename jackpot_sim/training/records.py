@@ -17,7 +17,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from jackpot_sim.training.collapse import Course, course
+from jackpot_sim.training.loop.collapse import Course, course
 from jackpot_sim.training.study import Run
 
 FIGURES = {

@@ -21,8 +21,7 @@ from jackpot_sim.bench.settings import Device, Options, Precision  # noqa: E402
 from jackpot_sim.bench.shapes import SHAPES, ShapeName  # noqa: E402
 from jackpot_sim.core import normalizer, obrs  # noqa: E402
 from jackpot_sim.core.topk import TopK  # noqa: E402
-from jackpot_sim.training.objective import advantages  # noqa: E402
-from jackpot_sim.training.passes import ModelPass  # noqa: E402
+from jackpot_sim.training.objective import ModelPass, advantages  # noqa: E402
 from tests.packages import without  # noqa: E402
 
 VOCAB, BATCH, LENGTH, K = 24, 3, 5, 4

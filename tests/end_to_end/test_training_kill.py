@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from jackpot_sim.training import checkpoints, records
+from jackpot_sim.training import records
 from jackpot_sim.training.cli import main
+from jackpot_sim.training.loop import checkpoints
 from tests.end_to_end import commands
 from tests.end_to_end.commands import finish, kill_all, wait_until, workers
 from tests.training.tiny import JACKPOT, MODES, TINY, assert_same, written

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from jackpot_sim.training import collapse
+from jackpot_sim.training.loop import collapse
 from paper_figures.training_curves import curves, tables
 from paper_figures.training_records import Trained
 from paper_figures.training_statistics import (

@@ -14,7 +14,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the policy and the actor of all modes, for seeds 0 and 1."""
     pytest.importorskip("torch")
     pytest.importorskip("transformers")
-    from jackpot_sim.training.preparation import pairs, prepare
+    from jackpot_sim.training.models.preparation import pairs, prepare
 
     folder = tmp_path_factory.mktemp("models")
     for pair in pairs(study_of({"methods": MODES, "seeds": 2}).runs):

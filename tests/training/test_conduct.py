@@ -17,8 +17,8 @@ from jackpot_sim.studies.executors import ExecutorKind, SerialExecutor, opened
 from jackpot_sim.studies.files import locked
 from jackpot_sim.training import conduct as conduct_module
 from jackpot_sim.training.conduct import Options, Progress, conduct, last_row, load, manifest
+from jackpot_sim.training.loop.run import train
 from jackpot_sim.training.records import OUTCOMES, STEPS
-from jackpot_sim.training.run import train
 from jackpot_sim.training.study import Study
 from tests.training.tiny import MODES, assert_same, study_of
 

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from jackpot_sim.training import records
-from jackpot_sim.training.run import POLICY, STEPS
+from jackpot_sim.training.loop.run import POLICY, STEPS
 from jackpot_sim.training.study import Run, Study, laid_over, of_mapping
 
 _MODEL = {"kind": "qwen3", "hidden": 16, "layers": 1, "heads": 2, "kv_heads": 1, "initial_scale": 17}
@@ -98,8 +98,8 @@ def written(path: Path, mapping: Mapping[str, Any]) -> Path:
 
 def trainer_of(run: Run, models: Path, reward: Any = rewards_of_length) -> Any:
     """A trainer before its first step."""
-    from jackpot_sim.training.preparation import beginning
-    from jackpot_sim.training.trainer import Trainer
+    from jackpot_sim.training.loop.trainer import Trainer
+    from jackpot_sim.training.models.preparation import beginning
 
     texts, policy, actor = beginning(run, models)
     return Trainer(run.training, texts, policy, actor, run.seed, reward)

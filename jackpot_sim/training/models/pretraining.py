@@ -18,10 +18,10 @@ from jackpot_sim.environments.language_models.scoring import CausalLM
 from jackpot_sim.environments.randomness import keyed_generator
 from jackpot_sim.studies.errors import StudyError
 from jackpot_sim.training.config import Taught
-from jackpot_sim.training.faults import LawError
+from jackpot_sim.training.errors import LawError
+from jackpot_sim.training.loop.passes import PaddedSequences, model_pass
+from jackpot_sim.training.models.texts import Texts
 from jackpot_sim.training.objective import Direction, distillation
-from jackpot_sim.training.passes import PaddedSequences, model_pass
-from jackpot_sim.training.texts import Texts
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -12,7 +12,8 @@ import torch
 from jackpot_sim.core.topk import TopK
 from jackpot_sim.environments.language_models.build import TinyQwen3, build
 from jackpot_sim.environments.language_models.library import in_double
-from jackpot_sim.training.passes import ModelPass, Sequences, model_pass
+from jackpot_sim.training.loop.passes import PaddedSequences, model_pass
+from jackpot_sim.training.objective import ModelPass
 
 VOCAB = 7
 RAGGED = ([1, 2], [3, 4, 5, 6, 1], [2])
@@ -38,7 +39,9 @@ class Whole(torch.nn.Module):
         return SimpleNamespace(logits=self.model(ids, use_cache=False).logits)
 
 
-def sequences(prompts: Any = RAGGED, completions: Any = COMPLETIONS, filler: int = 0, extra: int = 0) -> Sequences:
+def sequences(
+    prompts: Any = RAGGED, completions: Any = COMPLETIONS, filler: int = 0, extra: int = 0
+) -> PaddedSequences:
     """Padded to the longest and `extra` more, with `filler` at padding."""
     rows = [(at, row) for at, several in enumerate(completions) for row in several]
     length = max(len(row) for _, row in rows) + extra
@@ -47,7 +50,7 @@ def sequences(prompts: Any = RAGGED, completions: Any = COMPLETIONS, filler: int
     for row, (_, written) in enumerate(rows):
         tokens[row, : len(written)], mask[row, : len(written)] = written, True
     starts = np.array([at for at, _ in rows])
-    return Sequences.of([np.array(each) for each in prompts], starts, tokens, mask, "cpu")
+    return PaddedSequences.of([np.array(each) for each in prompts], starts, tokens, mask, "cpu")
 
 
 def alone(model: Any, prompts: Any, completions: Any, temperature: float) -> list[Any]:
@@ -61,7 +64,7 @@ def alone(model: Any, prompts: Any, completions: Any, temperature: float) -> lis
     return found
 
 
-def scored(model: Any, given: Sequences, temperature: float = 1.0) -> ModelPass:
+def scored(model: Any, given: PaddedSequences, temperature: float = 1.0) -> ModelPass:
     with in_double(model), torch.no_grad():
         return model_pass(model, given, temperature)
 

@@ -29,11 +29,11 @@ from jackpot_sim.environments.language_models.scoring import CausalLM
 from jackpot_sim.environments.prefix_tree import PrefixTree
 from jackpot_sim.estimators import Correction, Level, UpdateTarget
 from jackpot_sim.studies.estimator_spec import EstimatorSpec
-from jackpot_sim.training.config import Aggregation, Divisor, Sampling, Training, Update
-from jackpot_sim.training.measures import Means
-from jackpot_sim.training.objective import Proposed
-from jackpot_sim.training.passes import Sequences, model_pass
-from jackpot_sim.training.trainer import Trainer
+from jackpot_sim.training.config import Sampling, Training, Update
+from jackpot_sim.training.loop.measures import Means
+from jackpot_sim.training.loop.passes import PaddedSequences, model_pass
+from jackpot_sim.training.loop.trainer import Trainer
+from jackpot_sim.training.objective import Aggregation, Divisor, Proposed
 from tests.cases import each
 from tests.contracts.test_corrections import DEFAULTS, MODERATE
 from tests.estimators import brute
@@ -75,7 +75,7 @@ class Case:
         self.advantage = generator.normal(size=len(self.paths))
         self.mask = self.paths.mask
         self.chance = np.exp(self.paths.log_probs(self.q))
-        self.written = Sequences.of(
+        self.written = PaddedSequences.of(
             [PROMPT[0]], np.zeros(len(self.paths), dtype=np.int64), self.paths.token, self.mask, "cpu"
         )
 

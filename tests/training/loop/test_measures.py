@@ -12,9 +12,8 @@ import torch
 from jackpot_sim.core import divergences
 from jackpot_sim.core.topk import TopK
 from jackpot_sim.estimators import TokenWeights
-from jackpot_sim.training.config import Update
-from jackpot_sim.training.measures import Means, kl_to_actor, mismatch
-from jackpot_sim.training.objective import Proposed
+from jackpot_sim.training.loop.measures import Means, kl_to_actor, mismatch
+from jackpot_sim.training.objective import PolicyLoss, Proposed
 
 VOCAB = 5
 COLUMNS = {"kl_policy_actor", "kl_actor_policy", "overlap", "kl_exact", "log_ratio_max"}
@@ -117,21 +116,21 @@ def test_the_kl_of_another_policy(k: int | None) -> None:
 # ------------------------------------------------------------------- means over updates
 
 
+def loss_of(accept: Any, factor: Any, clipped: Any = None) -> PolicyLoss:
+    return PolicyLoss(factor.sum(), TokenWeights(accept, factor), factor > 0, factor, clipped)
+
+
 def test_means_of_two_updates_of_different_sizes() -> None:
-    means, update = Means(), Update(clip=0.2, clip_high=0.4)
-    garbage = math.nan
+    means, garbage = Means(), math.nan
     parts = [
-        (MASK, [[1.0, 0.0, 2.0], [4.0, garbage, garbage], [0.0, 1.0, garbage]], [1.0, -1.0, 0.0]),
-        (torch.tensor([[True, True]]), [[3.0, 0.5]], [-1.0]),
+        (MASK, [[1.0, 0.0, 2.0], [4.0, garbage, garbage], [0.0, 1.0, garbage]]),
+        (torch.tensor([[True, True]]), [[3.0, 0.5]]),
     ]
-    ratios = [[[1.5, 1.3, 0.5], [0.7, garbage, garbage], [9.0, 0.1, garbage]], [[1.5, 0.79]]]
-    for (mask, factor, advantage), ratio, accept in zip(parts, ratios, (0.5, 0.25), strict=True):
-        tokens = torch.tensor(factor, dtype=torch.float64)
-        nothing = torch.zeros(mask.shape, dtype=torch.float64)
-        given = Proposed(nothing, nothing, mask, torch.tensor(advantage), None, None, nothing)
-        pair = TokenWeights(torch.where(mask, accept, garbage), tokens)
+    clipped = [[[1, 0, 0], [1, 1, 1], [0, 0, 1]], [[0, 1]]]
+    for (mask, tokens), of_tokens, accept in zip(parts, clipped, (0.5, 0.25), strict=True):
+        factor = torch.tensor(tokens, dtype=torch.float64)
         kl = torch.full((int(mask.sum()),), 0.25, dtype=torch.float64)
-        means.tokens(pair, tokens, torch.tensor(ratio, dtype=torch.float64).log(), kl, given, update)
+        means.tokens(loss_of(torch.where(mask, accept, garbage), factor, torch.tensor(of_tokens) > 0), kl, mask)
     means.update(loss=1.0)
     means.update(loss=4.0)
     found = means.means()
@@ -142,15 +141,13 @@ def test_means_of_two_updates_of_different_sizes() -> None:
     assert found["ess_fraction"] == pytest.approx(weights.mean() ** 2 / (weights**2).mean())
     assert found["weight_max"] == 4.0
     assert found["loss"] == 2.5
-    # Above 1.4 with A > 0: 1.5. Below 0.8 with A < 0: 0.7, and 0.79 of the second. A = 0 is never clipped.
     assert found["clipped_share"] == pytest.approx(3 / 8)
     assert "weight_sq" not in found
 
 
 def test_without_weights_no_sample_is_effective() -> None:
     means, nothing = Means(), torch.zeros((1, 1), dtype=torch.float64)
-    given = Proposed(nothing, nothing, nothing == 0, nothing[0], None, None, nothing)
-    means.tokens(TokenWeights(nothing, nothing), nothing, nothing, nothing[0], given, Update(clip=None))
+    means.tokens(loss_of(nothing, nothing), nothing[0], nothing == 0)
     found = means.means()
     assert found["ess_fraction"] == 0
     assert "clipped_share" not in found

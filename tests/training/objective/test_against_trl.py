@@ -21,14 +21,14 @@ from jackpot_sim import estimators  # noqa: E402
 from jackpot_sim.environments.language_models.build import TinyQwen3, build  # noqa: E402
 from jackpot_sim.estimators import Correction  # noqa: E402
 from jackpot_sim.training import objective  # noqa: E402
-from jackpot_sim.training.config import Aggregation, Sampling, Standardisation, Training, Update  # noqa: E402
-from jackpot_sim.training.measures import Means  # noqa: E402
-from jackpot_sim.training.objective import Proposed  # noqa: E402
-from jackpot_sim.training.passes import Sequences, model_pass  # noqa: E402
+from jackpot_sim.training.config import Sampling, Training, Update  # noqa: E402
+from jackpot_sim.training.loop.measures import Means  # noqa: E402
+from jackpot_sim.training.loop.passes import PaddedSequences, model_pass  # noqa: E402
+from jackpot_sim.training.loop.trainer import Trainer  # noqa: E402
+from jackpot_sim.training.models.texts import Texts  # noqa: E402
+from jackpot_sim.training.objective import Aggregation, Proposed, Standardisation  # noqa: E402
 from jackpot_sim.training.tasks.addition import Addition  # noqa: E402
 from jackpot_sim.training.tasks.characters import character_tokenizer  # noqa: E402
-from jackpot_sim.training.texts import Texts  # noqa: E402
-from jackpot_sim.training.trainer import Trainer  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 """TRL calls what transformers is about to rename."""
@@ -60,7 +60,7 @@ class Batch:
         self.tokens = np.where(self.mask, draws.integers(1, len(TOKENIZER), (N, LENGTH)), 0)
         self.rewards = draws.choice([0.0, 0.5, 1.0], N)
         self.rewards[:SAMPLES] = 0.5  # a group of equal rewards
-        self.sequences = Sequences.of(self.prompts, self.prompt, self.tokens, self.mask, "cpu")
+        self.sequences = PaddedSequences.of(self.prompts, self.prompt, self.tokens, self.mask, "cpu")
         self.log_ratio = torch.as_tensor(0.8 * draws.standard_normal((N, LENGTH)), dtype=torch.float32)
 
     def rows(self) -> list[list[int]]:

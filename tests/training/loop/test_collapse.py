@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jackpot_sim.training.collapse import course, running_mean
+from jackpot_sim.training.loop.collapse import course, running_mean
 
 EVERY = 5
 """Steps between tests, where a test says nothing else."""

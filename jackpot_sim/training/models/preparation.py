@@ -21,7 +21,7 @@ from filelock import FileLock
 from jackpot_sim.environments.language_models import checkpoints
 from jackpot_sim.environments.language_models.build import Checkpoint, Model, TinyQwen3, check_same_vocabulary
 from jackpot_sim.environments.language_models.checkpoints import Loaded
-from jackpot_sim.environments.language_models.library import quiet
+from jackpot_sim.environments.language_models.library import Tokenizer, quiet
 from jackpot_sim.environments.language_models.threads import torch_threads
 from jackpot_sim.studies.errors import StudyError
 from jackpot_sim.studies.estimator_spec import Frozen
@@ -29,10 +29,10 @@ from jackpot_sim.studies.files import LOCK
 from jackpot_sim.studies.provenance import VERSION
 from jackpot_sim.training.actors import SmallActor
 from jackpot_sim.training.config import Given, Taught, Training
-from jackpot_sim.training.starting import distilled, taught
+from jackpot_sim.training.models.pretraining import distilled, taught
+from jackpot_sim.training.models.texts import Texts
 from jackpot_sim.training.study import Run
 from jackpot_sim.training.tasks.characters import character_tokenizer
-from jackpot_sim.training.texts import Texts
 
 _USUAL = TinyQwen3(heads=2, kv_heads=2, initial_scale=5.0)
 """An actor whose size is told by its layers and its width."""
@@ -102,22 +102,24 @@ def prepare(pair: Pair, models: Path, report: Callable[[str], None] = lambda _: 
         if not (folder / "policy").is_dir():
             assert isinstance(training.policy, Taught)
             made = taught(training.policy, texts, training.precision, pair.seed, report)
-            _save(made, texts, folder / "policy")
+            save_model(made, texts.tokenizer, folder / "policy")
         policy = checkpoints.load(folder / "policy", precision=training.precision, device="cpu").model
         for config, kls in pair.actors:
             if all((folder / _actor_name(config, kl)).is_dir() for kl in kls):
                 continue
             for kl, actor in distilled(config, policy, texts, kls, training.precision, pair.seed, report).items():
                 if not (folder / _actor_name(config, kl)).is_dir():
-                    _save(actor, texts, folder / _actor_name(config, kl))
+                    save_model(actor, texts.tokenizer, folder / _actor_name(config, kl))
 
 
-def _save(model: Model, texts: Texts, folder: Path) -> None:
+def save_model(model: Model, tokenizer: Tokenizer, folder: Path) -> None:
+    """Saves a model with its tokenizer as `save_pretrained` does, in place of what the folder held."""
     unfinished = folder.parent / f".{folder.name}.tmp"
     shutil.rmtree(unfinished, ignore_errors=True)
     with quiet():
         model.save_pretrained(unfinished)
-        texts.tokenizer.save_pretrained(unfinished)
+        tokenizer.save_pretrained(unfinished)
+    shutil.rmtree(folder, ignore_errors=True)
     unfinished.replace(folder)
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from jackpot_sim.environments.language_models.library import logits
 from jackpot_sim.training.actors import OnPolicy, Served, SmallActor, Stale
-from jackpot_sim.training.serving import Server
+from jackpot_sim.training.models.serving import Server
 from tests.training.tiny import run_of, trainer_of
 
 torch = pytest.importorskip("torch")

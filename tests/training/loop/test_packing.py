@@ -10,15 +10,15 @@ import torch
 
 from jackpot_sim.environments.language_models.build import TinyQwen3, build
 from jackpot_sim.environments.language_models.library import with_sliding_window
-from jackpot_sim.training import packing, passes
-from jackpot_sim.training.packing import packs
-from jackpot_sim.training.passes import Sequences, model_pass
+from jackpot_sim.training.loop import packing, passes
+from jackpot_sim.training.loop.packing import packs
+from jackpot_sim.training.loop.passes import PaddedSequences, model_pass
 from tests.environments.language_models.real_models import ARCHITECTURES, VOCAB, made
 
 SAMPLES = 3
 
 
-def groups(lengths: tuple[int, ...], length: int, seed: int = 0) -> Sequences:
+def groups(lengths: tuple[int, ...], length: int, seed: int = 0) -> PaddedSequences:
     """Rollouts of `length` tokens at most after prompts of these lengths, three of each."""
     rng = np.random.default_rng(seed)
     prompts = [rng.integers(1, VOCAB, size) for size in lengths]
@@ -26,10 +26,10 @@ def groups(lengths: tuple[int, ...], length: int, seed: int = 0) -> Sequences:
     mask = np.arange(length) < rng.integers(1, length + 1, n)[:, None]
     mask[0] = True
     tokens = np.where(mask, rng.integers(1, VOCAB, (n, length)), 0)
-    return Sequences.of(prompts, np.repeat(np.arange(len(lengths)), SAMPLES), tokens, mask, "cpu", SAMPLES)
+    return PaddedSequences.of(prompts, np.repeat(np.arange(len(lengths)), SAMPLES), tokens, mask, "cpu", SAMPLES)
 
 
-def gradient(model: Any, sequences: Sequences) -> Any:
+def gradient(model: Any, sequences: PaddedSequences) -> Any:
     model.zero_grad()
     (model_pass(model, sequences).log_probs[sequences.mask] ** 2).sum().backward()
     found = [weight.grad.flatten() for weight in model.parameters() if weight.grad is not None]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -19,10 +21,9 @@ from jackpot_sim.core.topk import TopK
 from jackpot_sim.estimators import Correction, Level, TokenWeights, UpdateTarget
 from jackpot_sim.estimators.rollouts import weights as scored
 from jackpot_sim.training import objective
-from jackpot_sim.training.actors import Direction
-from jackpot_sim.training.config import Aggregation, Divisor, Standardisation, Update
-from jackpot_sim.training.objective import Proposed
-from jackpot_sim.training.passes import ModelPass
+from jackpot_sim.training.config import Update
+from jackpot_sim.training.objective import Aggregation, Direction, Divisor, ModelPass, Proposed, Standardisation
+from tests.estimators.gap_mask import ProbabilityGapMask
 
 N, LENGTH, VOCAB = 3, 4, 6
 MASK = torch.tensor([[True] * 4, [True, False, False, False], [True, True, True, False]])
@@ -113,6 +114,124 @@ def test_a_group_of_equal_rewards_has_no_advantage(standardisation: Standardisat
     assert not found[size:].any()
 
 
+# ------------------------------------------------------------------- the whole
+
+
+def by_hand(correction: Correction, target: UpdateTarget, update: Update) -> tuple[float, Any]:
+    """The loss of `LAWS` token by token, and its derivative with respect to log p_new."""
+    pair = objective.weigh(correction, target, LAWS.proposed(), LAWS.new_pass())
+    new, before = LAWS.of(LAWS.new), LAWS.of(LAWS.before)
+    live = [tuple(at) for at in MASK.nonzero().tolist()]
+    value, gradient = 0.0, torch.zeros_like(new)
+    for at in live:
+        factor = float(pair.weight[at]) if LAWS.uniforms[at] < pair.accept[at] else 0.0
+        share = {
+            Aggregation.TOKEN_MEAN: 1 / len(live),
+            Aggregation.SEQUENCE_MEAN: 1 / (N * int(MASK[at[0]].sum())),
+            Aggregation.SEQUENCE_SUM: 1 / N,
+        }[update.aggregation]
+        ratio, advantage = math.exp(new[at] - before[at]), float(LAWS.advantage[at[0]])
+        gain, slope = one_surrogate(ratio, advantage, update.clip, update.clip_high)
+        value -= share * factor * gain
+        gradient[at] = -share * factor * slope
+    return value, gradient
+
+
+SETTINGS = [
+    Update(aggregation=aggregation, clip=clip, clip_high=high)
+    for aggregation in Aggregation
+    for clip, high in [(None, None), (0.1, None), (0.1, 0.3)]
+]
+
+
+@pytest.mark.parametrize("target", list(UpdateTarget))
+@pytest.mark.parametrize("update", SETTINGS, ids=lambda each: f"{each.aggregation}-{each.clip}-{each.clip_high}")
+def test_the_loss_and_its_gradient_token_by_token(update: Update, target: UpdateTarget) -> None:
+    jackpot, new = estimators.get("jackpot", lam=1.2), LAWS.new_pass()
+    found = objective.policy_loss(jackpot, target, LAWS.proposed(padding=NAN), new, update)
+    found.loss.backward()
+    value, gradient = by_hand(jackpot, target, update)
+    assert float(found.loss.detach()) == pytest.approx(value, rel=1e-12)
+    torch.testing.assert_close(new.log_probs.grad, gradient, rtol=1e-12, atol=0)
+    assert new.logits.grad is None
+    assert not found.factor.requires_grad
+    assert torch.equal(found.factor > 0, found.accepted & MASK)
+    assert 0 < int(found.factor.count_nonzero()) < int(MASK.sum())
+
+
+def test_parts_of_a_minibatch_add_up_to_it() -> None:
+    obrs_, update, given_, new = estimators.get("obrs"), Update(), LAWS.proposed(), LAWS.new_pass()
+    shares, target = objective.token_shares(MASK, update.aggregation), UpdateTarget.REFERENCE
+    whole = objective.policy_loss(obrs_, target, given_, new, update)
+    parts = [
+        objective.policy_loss(
+            obrs_, target, given_.take(rows), ModelPass(*(field[rows] for field in new)), update, shares[rows]
+        )
+        for rows in (slice(0, 2), slice(2, 3))
+    ]
+    assert float(sum(part.loss for part in parts).detach()) == pytest.approx(float(whole.loss.detach()), rel=1e-12)
+    assert torch.equal(torch.cat([part.factor for part in parts]), whole.factor)
+
+
+def test_clipped_tokens_have_no_gradient() -> None:
+    update = Update(clip=0.2, clip_high=0.4)
+    ratio = torch.tensor([[1.5, 1.3, 0.5, 0.1], [0.7, 1.5, 0.79, 0.81], [9.0, 0.1, 1.0, 1.5]], dtype=torch.float64)
+    advantage = torch.tensor([1.0, -1.0, 0.0], dtype=torch.float64)
+    given_ = dataclasses.replace(LAWS.proposed(), advantage=advantage, mask=torch.ones_like(MASK))
+    log_probs = (given_.reference_log_probs + ratio.log()).requires_grad_()
+    new = LAWS.new_pass()._replace(log_probs=log_probs)
+    found = objective.policy_loss(estimators.get("is"), UpdateTarget.REFERENCE, given_, new, update)
+    found.loss.backward()
+    # Above 1.4 with A > 0, and below 0.8 with A < 0; A = 0 is never clipped.
+    expected = torch.tensor([[1, 0, 0, 0], [1, 0, 1, 0], [0, 0, 0, 0]], dtype=torch.bool)
+    assert found.clipped is not None
+    assert torch.equal(found.clipped, expected)
+    assert torch.equal(log_probs.grad == 0, expected | (advantage == 0)[:, None])
+    without = objective.policy_loss(estimators.get("is"), UpdateTarget.REFERENCE, given_, new, Update(clip=None))
+    assert without.clipped is None
+
+
+@pytest.mark.parametrize("direction", [None, *Direction])
+@pytest.mark.parametrize("ppo", [True, False])
+def test_the_loss_of_the_actor(ppo: bool, direction: Direction | None) -> None:
+    update, shares = Update(), objective.token_shares(MASK, Aggregation.TOKEN_MEAN)
+    scores = LAWS.before.clone().requires_grad_()
+    own = ModelPass(scores, torch.logsumexp(scores, -1), torch.log_softmax(scores, -1).gather(-1, LAWS.tokens)[..., 0])
+    loss, kl = objective.actor_loss(
+        LAWS.proposed(), LAWS.new_pass(), own, update, shares, ppo=ppo, direction=direction, weight=0.3
+    )
+    gains = objective.surrogate(own.log_probs, LAWS.of(LAWS.actor), LAWS.advantage, update.clip)
+    laws = (LAWS.new, LAWS.before) if direction is Direction.FORWARD else (LAWS.before, LAWS.new)
+    expected = float(divergences.kl(*laws)[MASK].mean()) if direction else 0.0
+    assert float(kl.detach()) == pytest.approx(expected, rel=1e-9)
+    mean_gain = float(gains[MASK].mean().detach()) if ppo else 0.0
+    assert float(loss.detach()) == pytest.approx(0.3 * expected - mean_gain, rel=1e-9)
+    loss.backward()
+    assert bool((scores.grad != 0).any()) == (ppo or direction is not None)
+
+
+def test_a_correction_may_look_at_the_probabilities_and_the_sign_of_the_advantage(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ProbabilityGapMask, "name", "gap-mask", raising=False)
+    mask = ProbabilityGapMask(epsilon=0.05)
+    accept = objective.weigh(mask, UpdateTarget.POLICY, LAWS.proposed(padding=NAN), LAWS.new_pass(NAN)).accept
+    gap = LAWS.of(LAWS.new).exp() - LAWS.of(LAWS.actor).exp()
+    expected = ~(LAWS.advantage[:, None] * gap > 0.05 * LAWS.advantage[:, None].abs()) & MASK
+    assert torch.equal(accept > 0, expected)
+    assert 0 < int(expected.sum()) < int(MASK.sum())
+
+
+def test_importing_the_objective_pulls_in_core_and_estimators_alone() -> None:
+    code = "import sys, jackpot_sim.training.objective; print(*sys.modules)"
+    modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    own = [name for name in modules if name.startswith("jackpot_sim.")]
+    packages = ("jackpot_sim.core", "jackpot_sim.estimators", "jackpot_sim.training.objective")
+    assert [name for name in own if not name.startswith(packages)] == ["jackpot_sim.training"]
+    assert len(own) <= 50
+    assert not {"torch", "transformers", "pydantic"} & set(modules)
+
+
 # ------------------------------------------------------------------- the pair (a, w)
 
 
@@ -180,7 +299,7 @@ def test_rao_blackwell_accepts_every_token_and_weighs_it_by_the_mean(correction:
     smooth = objective.weigh(estimators.rao_blackwell(correction), UpdateTarget.REFERENCE, LAWS.proposed(), NO_PASS)
     assert torch.equal(smooth.accept, MASK.double())
     torch.testing.assert_close(smooth.weight, pair.expected())
-    assert torch.equal(objective.kept(smooth, LAWS.uniforms)[1], smooth.weight)
+    assert torch.equal(objective.draw(smooth, LAWS.uniforms)[1], smooth.weight)
 
 
 def test_jackpot_without_stored_tokens_is_refused() -> None:
@@ -193,7 +312,7 @@ def test_tokens_are_kept_as_often_as_they_are_accepted() -> None:
     accept = torch.tensor([[0.0, 1e-4, 0.3, 0.9999, 1.0]], dtype=torch.float64)
     weight = torch.tensor([[math.inf, 2.0, 0.5, 1.0, 3.0]], dtype=torch.float64)
     grid = (torch.arange(100_000, dtype=torch.float64)[:, None] / 100_000).expand(-1, 5)
-    mask, found = objective.kept(TokenWeights(accept.expand_as(grid), weight.expand_as(grid)), grid)
+    mask, found = objective.draw(TokenWeights(accept.expand_as(grid), weight.expand_as(grid)), grid)
     assert torch.equal(mask, found > 0)
     assert set(found.flatten().tolist()) == {0.0, 2.0, 0.5, 1.0, 3.0}  # no inf, no nan
     torch.testing.assert_close((found > 0).double().mean(0), accept[0], rtol=0, atol=1e-5)
@@ -323,69 +442,6 @@ def test_distillation_moves_the_actor_alone(direction: Direction) -> None:
     log_ratio = LAWS.actor - LAWS.new
     reverse = q * (log_ratio - (q * log_ratio).sum(-1, keepdim=True))
     torch.testing.assert_close(actor.grad, q - p if direction is Direction.FORWARD else reverse)
-
-
-# ------------------------------------------------------------------- a budget of rejections
-
-
-def mean_rejected(log_ratio: Any, lam: float) -> float:
-    return float((1 - obrs.acceptance_probability(torch.as_tensor(log_ratio, dtype=torch.float64), lam)).mean())
-
-
-def by_bisection(log_ratio: list[float], rejected: float) -> float:
-    low, high = -800.0, 800.0  # log λ
-    for _ in range(200):
-        middle = (low + high) / 2
-        mean = math.fsum(1 - math.exp(min(0.0, l - middle)) for l in log_ratio) / len(log_ratio)
-        low, high = (middle, high) if mean < rejected else (low, middle)
-    return math.exp(low)
-
-
-def lam_at(rejected: float, log_ratio: list[float]) -> float:
-    values = torch.tensor([log_ratio, [NAN] * len(log_ratio)], dtype=torch.float64)
-    return objective.lam_at(rejected, values, torch.isfinite(values) | (values == -math.inf))
-
-
-log_ratios = st.lists(
-    st.one_of(st.floats(-3, 3), st.sampled_from([0.0, 0.0, 0.5, -1.0]), st.floats(-300, 300)), min_size=1, max_size=40
-)
-shares = st.floats(1e-6, 1 - 1e-6)
-
-
-@given(shares, log_ratios)
-@example(0.5, [0.0] * 7)
-@example(1e-6, [1.0] * 40)
-@example(1 - 1e-6, [300.0, -300.0])
-def test_the_threshold_of_a_budget_rejects_that_share(rejected: float, log_ratio: list[float]) -> None:
-    lam = lam_at(rejected, log_ratio)
-    assert mean_rejected(log_ratio, lam) == pytest.approx(rejected, abs=1e-9)
-
-
-@given(st.floats(0.01, 0.99), st.lists(st.floats(-3, 3), min_size=1, max_size=40))
-def test_the_threshold_of_a_budget_is_that_of_bisection(rejected: float, log_ratio: list[float]) -> None:
-    assert lam_at(rejected, log_ratio) == pytest.approx(by_bisection(log_ratio, rejected), rel=1e-7)
-
-
-def test_the_threshold_of_one_token_and_of_equal_ones() -> None:
-    assert lam_at(0.25, [math.log(3.0)]) == pytest.approx(4.0)
-    assert lam_at(0.2, [0.0] * 9) == pytest.approx(1.25)
-    # Of r = 1 and 3, λ ≤ 3: (1 − 1/λ)/2 = 0.1; beyond: 1 − 2/λ = 0.75.
-    assert lam_at(0.1, [0.0, math.log(3.0)]) == pytest.approx(1.25)
-    assert lam_at(0.75, [0.0, math.log(3.0)]) == pytest.approx(8.0)
-
-
-@given(st.floats(0.3, 0.99), log_ratios)
-def test_tokens_beyond_the_policy_are_rejected_and_count(rejected: float, log_ratio: list[float]) -> None:
-    beyond = [-math.inf] * (len(log_ratio) // 4)
-    lam = lam_at(rejected, log_ratio + beyond)
-    assert mean_rejected(log_ratio + beyond, lam) == pytest.approx(rejected, abs=1e-9)
-
-
-@pytest.mark.parametrize("log_ratio", [[-math.inf, -math.inf, 0.0], [-math.inf], [-2000.0, -math.inf, 1.0]])
-def test_a_budget_below_what_is_always_rejected_is_refused(log_ratio: list[float]) -> None:
-    beyond = sum(l < -1000 for l in log_ratio)
-    with pytest.raises(ValueError, match=rf"no lam rejects as few as 0.3 .* {beyond} of {len(log_ratio)} are beyond"):
-        lam_at(0.3, log_ratio)
 
 
 @pytest.mark.parametrize(("far", "gain"), [(200.0, 1.0), (-200.0, -1.0), (200.0, 0.0), (-200.0, 0.0)])

@@ -8,7 +8,7 @@ from typing import TypeAlias
 import numpy as np
 
 from jackpot_sim.core.arrays import Floats
-from jackpot_sim.training.faults import RewardError
+from jackpot_sim.training.errors import RewardError
 from jackpot_sim.training.tasks.base import Problem
 
 RewardOf: TypeAlias = Callable[[Sequence[str], Sequence[Problem]], Floats]

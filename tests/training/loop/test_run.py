@@ -12,11 +12,12 @@ import pytest
 
 from jackpot_sim.environments.language_models.checkpoints import Precision, load
 from jackpot_sim.studies.errors import StudyError
-from jackpot_sim.training import checkpoints, records
-from jackpot_sim.training import run as run_module
-from jackpot_sim.training.evaluation import Scores, evaluated
-from jackpot_sim.training.preparation import beginning
-from jackpot_sim.training.run import EVENTS, LOG, POLICY, STEPS, train
+from jackpot_sim.training import records
+from jackpot_sim.training.loop import checkpoints
+from jackpot_sim.training.loop import run as run_module
+from jackpot_sim.training.loop.evaluation import Scores, evaluated
+from jackpot_sim.training.loop.run import EVENTS, LOG, POLICY, STEPS, train
+from jackpot_sim.training.models.preparation import beginning
 from jackpot_sim.training.study import Run
 from tests.packages import without
 from tests.training.tiny import (
@@ -290,7 +291,7 @@ def test_a_policy_that_cannot_be_tested_even_once_has_an_outcome(
 def test_what_cannot_be_trained_is_one_sentence(
     tmp_path: Path, models: Path, changes: dict[str, Any], sentence: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("jackpot_sim.training.preparation._key", lambda *_: next(models.iterdir()).name)
+    monkeypatch.setattr("jackpot_sim.training.models.preparation._key", lambda *_: next(models.iterdir()).name)
     with pytest.raises(StudyError, match=sentence):
         train(run_of(changes), tmp_path, models)
     assert not (tmp_path / STEPS).exists()

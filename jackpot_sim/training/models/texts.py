@@ -16,7 +16,7 @@ from jackpot_sim.environments.language_models.prompts import encoded
 from jackpot_sim.environments.language_models.sampling_law import SamplingLaw
 from jackpot_sim.environments.language_models.scoring import CausalLM
 from jackpot_sim.studies.errors import StudyError
-from jackpot_sim.training.faults import LawError
+from jackpot_sim.training.errors import LawError
 from jackpot_sim.training.tasks.base import Problem, Task
 
 PLAIN = SamplingLaw()

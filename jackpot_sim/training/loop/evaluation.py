@@ -12,8 +12,8 @@ from jackpot_sim.environments.language_models.build import Model
 from jackpot_sim.environments.language_models.sampling_law import SamplingLaw
 from jackpot_sim.environments.language_models.scoring import CausalLM
 from jackpot_sim.environments.randomness import keyed_generator
+from jackpot_sim.training.models.texts import Texts
 from jackpot_sim.training.tasks.base import Problem
-from jackpot_sim.training.texts import Texts
 
 _GREEDY = SamplingLaw(top_k=1)
 

@@ -10,10 +10,10 @@ import pytest
 
 from jackpot_sim.environments.language_models.scoring import CausalLM
 from jackpot_sim.studies.errors import StudyError
-from jackpot_sim.training.faults import LawError
+from jackpot_sim.training.errors import LawError
+from jackpot_sim.training.models.texts import Texts
 from jackpot_sim.training.tasks.addition import Addition
 from jackpot_sim.training.tasks.characters import character_tokenizer
-from jackpot_sim.training.texts import Texts
 from tests.training.tiny import run_of, trainer_of
 
 torch = pytest.importorskip("torch")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from jackpot_sim.studies.errors import StudyError
-from jackpot_sim.training import checkpoints
+from jackpot_sim.training.loop import checkpoints
 
 torch = pytest.importorskip("torch")
 

@@ -23,18 +23,18 @@ from jackpot_sim.environments.randomness import keyed_generator
 from jackpot_sim.estimators import Correction
 from jackpot_sim.training import objective
 from jackpot_sim.training.actors import JointActor
-from jackpot_sim.training.closed_loop import lam_at
 from jackpot_sim.training.config import Training
-from jackpot_sim.training.evaluation import Scores, evaluated
-from jackpot_sim.training.faults import DivergedError, LawError
-from jackpot_sim.training.measures import Means, kl_to_actor, mismatch
+from jackpot_sim.training.errors import DivergedError, LawError
+from jackpot_sim.training.loop.closed_loop import lam_at
+from jackpot_sim.training.loop.evaluation import Scores, evaluated
+from jackpot_sim.training.loop.measures import Means, kl_to_actor, mismatch
+from jackpot_sim.training.loop.packing import packs
+from jackpot_sim.training.loop.passes import PaddedSequences, model_pass
+from jackpot_sim.training.loop.rewards import RewardOf, checked_rewards
+from jackpot_sim.training.models.serving import Server, ServerState, Weights
+from jackpot_sim.training.models.texts import Texts
 from jackpot_sim.training.objective import ModelPass, Proposed, take_topk
-from jackpot_sim.training.packing import packs
-from jackpot_sim.training.passes import PaddedSequences, model_pass
-from jackpot_sim.training.rewards import RewardOf, checked_rewards
-from jackpot_sim.training.serving import Server, ServerState, Weights
 from jackpot_sim.training.tasks.base import Problem
-from jackpot_sim.training.texts import Texts
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -6,11 +6,14 @@ import math
 from typing import Any
 
 import pytest
-from hypothesis import assume, given
+import torch
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from jackpot_sim.training.closed_loop import Budget, Feedback
+from jackpot_sim.core import obrs
+from jackpot_sim.training.loop import closed_loop
+from jackpot_sim.training.loop.closed_loop import Budget, Feedback
 
 positive = st.floats(1e-6, 1e6)
 kls = st.floats(0, math.inf, allow_nan=False)
@@ -133,3 +136,66 @@ def test_a_budget_never_grows_to_all_tokens() -> None:
     assert Budget(feedback=fine).feedback == fine
     with pytest.raises(ValidationError, match="give less than 1, got 1"):
         Budget(feedback=Feedback(target_kl=0.1, least=0.01, most=1.0))
+
+
+# ------------------------------------------------------------------- a budget of rejections
+
+
+def mean_rejected(log_ratio: Any, lam: float) -> float:
+    return float((1 - obrs.acceptance_probability(torch.as_tensor(log_ratio, dtype=torch.float64), lam)).mean())
+
+
+def by_bisection(log_ratio: list[float], rejected: float) -> float:
+    low, high = -800.0, 800.0  # log λ
+    for _ in range(200):
+        middle = (low + high) / 2
+        mean = math.fsum(1 - math.exp(min(0.0, l - middle)) for l in log_ratio) / len(log_ratio)
+        low, high = (middle, high) if mean < rejected else (low, middle)
+    return math.exp(low)
+
+
+def lam_at(rejected: float, log_ratio: list[float]) -> float:
+    values = torch.tensor([log_ratio, [math.nan] * len(log_ratio)], dtype=torch.float64)
+    return closed_loop.lam_at(rejected, values, torch.isfinite(values) | (values == -math.inf))
+
+
+log_ratios = st.lists(
+    st.one_of(st.floats(-3, 3), st.sampled_from([0.0, 0.0, 0.5, -1.0]), st.floats(-300, 300)), min_size=1, max_size=40
+)
+shares = st.floats(1e-6, 1 - 1e-6)
+
+
+@given(shares, log_ratios)
+@example(0.5, [0.0] * 7)
+@example(1e-6, [1.0] * 40)
+@example(1 - 1e-6, [300.0, -300.0])
+def test_the_threshold_of_a_budget_rejects_that_share(rejected: float, log_ratio: list[float]) -> None:
+    lam = lam_at(rejected, log_ratio)
+    assert mean_rejected(log_ratio, lam) == pytest.approx(rejected, abs=1e-9)
+
+
+@given(st.floats(0.01, 0.99), st.lists(st.floats(-3, 3), min_size=1, max_size=40))
+def test_the_threshold_of_a_budget_is_that_of_bisection(rejected: float, log_ratio: list[float]) -> None:
+    assert lam_at(rejected, log_ratio) == pytest.approx(by_bisection(log_ratio, rejected), rel=1e-7)
+
+
+def test_the_threshold_of_one_token_and_of_equal_ones() -> None:
+    assert lam_at(0.25, [math.log(3.0)]) == pytest.approx(4.0)
+    assert lam_at(0.2, [0.0] * 9) == pytest.approx(1.25)
+    # Of r = 1 and 3, λ ≤ 3: (1 − 1/λ)/2 = 0.1; beyond: 1 − 2/λ = 0.75.
+    assert lam_at(0.1, [0.0, math.log(3.0)]) == pytest.approx(1.25)
+    assert lam_at(0.75, [0.0, math.log(3.0)]) == pytest.approx(8.0)
+
+
+@given(st.floats(0.3, 0.99), log_ratios)
+def test_tokens_beyond_the_policy_are_rejected_and_count(rejected: float, log_ratio: list[float]) -> None:
+    beyond = [-math.inf] * (len(log_ratio) // 4)
+    lam = lam_at(rejected, log_ratio + beyond)
+    assert mean_rejected(log_ratio + beyond, lam) == pytest.approx(rejected, abs=1e-9)
+
+
+@pytest.mark.parametrize("log_ratio", [[-math.inf, -math.inf, 0.0], [-math.inf], [-2000.0, -math.inf, 1.0]])
+def test_a_budget_below_what_is_always_rejected_is_refused(log_ratio: list[float]) -> None:
+    beyond = sum(l < -1000 for l in log_ratio)
+    with pytest.raises(ValueError, match=rf"no lam rejects as few as 0.3 .* {beyond} of {len(log_ratio)} are beyond"):
+        lam_at(0.3, log_ratio)

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jackpot_sim.training.evaluation import evaluated
-from jackpot_sim.training.preparation import beginning
+from jackpot_sim.training.loop.evaluation import evaluated
+from jackpot_sim.training.models.preparation import beginning
 from jackpot_sim.training.tasks.addition import Addition
 from tests.training.tiny import run_of, trainer_of
 

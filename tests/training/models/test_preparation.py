@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from jackpot_sim.studies.errors import StudyError
-from jackpot_sim.training import preparation
 from jackpot_sim.training.actors import SmallActor
-from jackpot_sim.training.preparation import Pair, beginning, pairs, prepare
-from jackpot_sim.training.run import train
+from jackpot_sim.training.loop.run import train
+from jackpot_sim.training.models import preparation
+from jackpot_sim.training.models.preparation import Pair, beginning, pairs, prepare
 from tests.environments.tiny_checkpoints import WORDS, save_checkpoint
 from tests.training.tiny import MODES, TINY, rows_of, run_of, study_of
 

@@ -18,19 +18,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from jackpot_sim.environments.language_models.library import quiet
 from jackpot_sim.environments.language_models.threads import torch_threads
 from jackpot_sim.requirements import require
 from jackpot_sim.studies.errors import StudyError
 from jackpot_sim.studies.files import unwritable, write_atomically
-from jackpot_sim.training import checkpoints, records
-from jackpot_sim.training.collapse import course
-from jackpot_sim.training.faults import DivergedError, RewardError
-from jackpot_sim.training.preparation import beginning
+from jackpot_sim.training import records
+from jackpot_sim.training.errors import DivergedError, RewardError
+from jackpot_sim.training.loop import checkpoints
+from jackpot_sim.training.loop.collapse import course
+from jackpot_sim.training.loop.rewards import RewardOf
+from jackpot_sim.training.loop.trainer import Row, Trainer
+from jackpot_sim.training.models.preparation import beginning, save_model
 from jackpot_sim.training.records import FIGURES
-from jackpot_sim.training.rewards import RewardOf
 from jackpot_sim.training.study import Run
-from jackpot_sim.training.trainer import Row, Trainer
 
 STEPS, LOG, POLICY, EVENTS = "steps.parquet", "log.jsonl", "policy", "tensorboard"
 
@@ -103,7 +103,7 @@ class _Course:
             reason = str(error)
             self._begun()
         if keep_policy and not reason:
-            _save(trainer, self._folder / POLICY)
+            save_model(trainer.policy, trainer.texts.tokenizer, self._folder / POLICY)
         table = records.steps(self._run, self._rows, reason)
         write_atomically(self._folder / STEPS, lambda path: records.write(table, path))
         if not reason:
@@ -159,16 +159,6 @@ class _Course:
             return False
         found = course([int(row["step"]) for row in tests], [row["accuracy"] for row in tests]).collapsed_at
         return found is not None and self._trainer.step - found >= patience
-
-
-def _save(trainer: Trainer, folder: Path) -> None:
-    unfinished = folder.parent / f".{folder.name}.tmp"
-    shutil.rmtree(unfinished, ignore_errors=True)
-    with quiet():
-        trainer.policy.save_pretrained(unfinished)
-        trainer.texts.tokenizer.save_pretrained(unfinished)
-    shutil.rmtree(folder, ignore_errors=True)
-    unfinished.replace(folder)
 
 
 @contextlib.contextmanager

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jackpot_sim.training import texts as texts_module
-from jackpot_sim.training.faults import DivergedError, RewardError
+from jackpot_sim.training.errors import DivergedError, RewardError
+from jackpot_sim.training.models import texts as texts_module
 from tests.training.tiny import MODES, rewards_of_length, run_of, study_of, trainer_of
 
 torch = pytest.importorskip("torch")
@@ -236,7 +236,7 @@ def test_a_budget_that_no_lam_meets_is_no_divergence(models: Path, monkeypatch: 
     def none(*_: Any) -> float:
         raise ValueError("no lam rejects as few")
 
-    monkeypatch.setattr("jackpot_sim.training.objective.lam_at", none)
+    monkeypatch.setattr("jackpot_sim.training.loop.trainer.lam_at", none)
     with pytest.raises(ValueError, match="no lam rejects as few"):
         trainer_of(run_of(MODES["budget"]), models).advance()
 
@@ -276,7 +276,7 @@ def test_a_policy_stays_where_the_actor_diverges(models: Path, monkeypatch: pyte
     trainer = trainer_of(run_of(MODES["joint"]), models)
     before = {name: weight.clone() for name, weight in trainer.policy.state_dict().items()}
     monkeypatch.setattr(
-        "jackpot_sim.training.objective.distillation", lambda policy, actor, direction: actor.sum(-1) * math.inf
+        "jackpot_sim.training.objective.loss.distillation", lambda policy, actor, direction: actor.sum(-1) * math.inf
     )
     with pytest.raises(DivergedError):
         trainer.advance()

@@ -14,8 +14,8 @@ import numpy as np
 from jackpot_sim.core.arrays import Flags, Ints
 from jackpot_sim.environments.language_models.completions import right_padded
 from jackpot_sim.environments.language_models.library import Model, logits
+from jackpot_sim.training.loop.packing import packed_logits
 from jackpot_sim.training.objective import ModelPass
-from jackpot_sim.training.packing import packed_logits
 
 if TYPE_CHECKING:
     from torch import Tensor, device
