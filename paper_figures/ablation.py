@@ -17,12 +17,13 @@ from matplotlib.axes import Axes
 from rich.table import Table
 
 from jackpot_sim.studies.errors import StudyError
-from paper_figures import style, training_curves, training_records
+from paper_figures import style
 from paper_figures.command import Made, report_table
 from paper_figures.style import Look
-from paper_figures.training_curves import name_of
-from paper_figures.training_records import Trained
-from paper_figures.training_statistics import CONFIDENCE, Difference, difference, of, per_run
+from paper_figures.training import curves
+from paper_figures.training.curves import name_of
+from paper_figures.training.records import Trained, draw
+from paper_figures.training.statistics import CONFIDENCE, Difference, difference, of, per_run
 
 NAME = "ablation"
 
@@ -48,7 +49,7 @@ _PANELS = (
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Draws the figure, and says which parts make a difference."""
-    return training_records.draw(NAME, "Jackpot's parts, with and without each.", make, argv)
+    return draw(NAME, "Jackpot's parts, with and without each.", make, argv)
 
 
 def make(found: Trained) -> Made:
@@ -66,8 +67,8 @@ def make(found: Trained) -> Made:
         axes.tick_params(axis="y", length=0)
     if runs["kl"].notna().any():
         cells[-1].set_xscale("log")
-        training_curves.log_axis(cells[-1].xaxis)
-    report = [*training_curves.tables(found, runs, "Jackpot in parts"), _table(parts)]
+        curves.log_axis(cells[-1].xaxis)
+    report = [*curves.tables(found, runs, "Jackpot in parts"), _table(parts)]
     told = "".join(f"\n  {part}: {_way(each)} ({each})." for part, each in parts.items())
     start = "NO VERDICT, a quick look, which decides nothing" if found.quick else "VERDICT"
     return Made(figure, report, f"{start}: in last accuracy{told}\n  The intervals hold together at 95 %.", True)

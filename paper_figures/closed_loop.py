@@ -17,11 +17,11 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from jackpot_sim.studies.errors import StudyError
-from paper_figures import training_curves, training_records
 from paper_figures.command import Made
-from paper_figures.training_curves import ACCURACY, KL, Panel
-from paper_figures.training_records import Trained
-from paper_figures.training_statistics import Claim, difference, geometric, mostly, of, per_run, told_lost, verdict
+from paper_figures.training import curves
+from paper_figures.training.curves import ACCURACY, KL, Panel
+from paper_figures.training.records import Trained, draw
+from paper_figures.training.statistics import Claim, difference, geometric, mostly, of, per_run, told_lost, verdict
 
 NAME = "closed_loop"
 
@@ -40,7 +40,7 @@ class Loop(NamedTuple):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Draws the figure, and says whether adapting helps."""
-    return training_records.draw(NAME, "KL, accuracy and strength over the steps, fixed and adapted.", make, argv)
+    return draw(NAME, "KL, accuracy and strength over the steps, fixed and adapted.", make, argv)
 
 
 def make(found: Trained) -> Made:
@@ -58,7 +58,7 @@ def make(found: Trained) -> Made:
     }
     if not adapted or not all(rivals.values()):
         raise StudyError(f"{found.root} does not hold strengths that are adapted, and fixed ones of each beside them")
-    figure, axes = training_curves.curves(found, (KL, ACCURACY, WEIGHT, BUDGET))
+    figure, axes = curves.curves(found, (KL, ACCURACY, WEIGHT, BUDGET))
     for (_, column), cell in axes.items():
         if column == KL.column:
             for target in sorted({loops[method].target for method in adapted} - {None}):  # type: ignore[type-var]
@@ -66,7 +66,7 @@ def make(found: Trained) -> Made:
     runs = per_run(found)
     claims = [helps(runs, method, loops[method].target or math.nan, rivals[method]) for method in adapted]
     told, agrees = verdict(found, claims, "Dotted in the figure: the KL that adapting aims at.")
-    return Made(figure, training_curves.tables(found, runs, "Fixed and adapted strengths"), told, agrees)
+    return Made(figure, curves.tables(found, runs, "Fixed and adapted strengths"), told, agrees)
 
 
 def loop_of(training: dict[str, Any]) -> Loop | None:

@@ -19,18 +19,19 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 from scipy import stats
 
-from paper_figures import style, training_curves, training_records
+from paper_figures import style
 from paper_figures.command import Made
-from paper_figures.training_curves import name_of
-from paper_figures.training_records import Trained
-from paper_figures.training_statistics import Claim, difference, group, mostly, of, per_run, told_lost, verdict
+from paper_figures.training import curves
+from paper_figures.training.curves import name_of
+from paper_figures.training.records import Trained, draw
+from paper_figures.training.statistics import Claim, difference, group, mostly, of, per_run, told_lost, verdict
 
 NAME = "collapse_map"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Draws the figure, and says whether distance and method decide when training is lost."""
-    return training_records.draw(NAME, "When training collapses, by initial KL and method.", make, argv)
+    return draw(NAME, "When training collapses, by initial KL and method.", make, argv)
 
 
 def make(found: Trained) -> Made:
@@ -48,7 +49,7 @@ def make(found: Trained) -> Made:
     right.set_yticklabels([])
     claims = [_sooner(found, runs), *(_later(runs, ours, other) for other in ("none", "tis") if other in found.methods)]
     told, agrees = verdict(found, claims)
-    return Made(figure, training_curves.tables(found, runs, "Frozen actors"), told, agrees)
+    return Made(figure, curves.tables(found, runs, "Frozen actors"), told, agrees)
 
 
 def distance(found: Trained, setting: str) -> float | None:

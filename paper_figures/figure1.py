@@ -17,10 +17,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from paper_figures import records, style, training_claims, training_curves, training_records
+from paper_figures import records, style
 from paper_figures.command import Made
-from paper_figures.training_records import Trained
-from paper_figures.training_statistics import per_run, verdict
+from paper_figures.training import claims, curves
+from paper_figures.training.records import Trained, draw
+from paper_figures.training.statistics import per_run, verdict
 
 NAME = "figure1"
 
@@ -31,19 +32,19 @@ PAPERS = Line2D([], [], **style.PUBLISHED, label="paper, at its end (↑ above)"
 def main(argv: Sequence[str] | None = None) -> int:
     """Draws the figure, and says which of the paper's claims our runs support."""
     about = "KL and accuracy over the steps of training on another actor's rollouts, beside the paper's KLs."
-    return training_records.draw(NAME, about, make, argv)
+    return draw(NAME, about, make, argv)
 
 
 def make(found: Trained) -> Made:
     """The figure and its table."""
-    found.need(training_claims.NEEDED, found.settings)
+    found.need(claims.NEEDED, found.settings)
     paper = records.published(NAME)
-    figure, axes = training_curves.curves(found, more=[PAPERS])
+    figure, axes = curves.curves(found, more=[PAPERS])
     runs = per_run(found)
     for setting in found.settings:
-        mark(axes[setting, training_curves.KL.column], paper, runs["asked"].max())
-    told, agrees = verdict(found, training_claims.claims(runs, paper), training_claims.differences(runs))
-    return Made(figure, training_curves.tables(found, runs, "Learning from another actor"), told, agrees)
+        mark(axes[setting, curves.KL.column], paper, runs["asked"].max())
+    told, agrees = verdict(found, claims.claims(runs, paper), claims.differences(runs))
+    return Made(figure, curves.tables(found, runs, "Learning from another actor"), told, agrees)
 
 
 def mark(axes: Axes, paper: pd.DataFrame, end: float) -> None:

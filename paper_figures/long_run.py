@@ -1,7 +1,7 @@
 """Twice as many steps as elsewhere: [J] reports that instability returns beyond 500 steps.
 
 Of every method: whether runs are lost after step 500, and how much the accuracy changes from there to the end.
-Instability returns where most seeds lose runs, by the rule of `training_statistics.mostly`, or where the accuracy
+Instability returns where most seeds lose runs, by the rule of `training.statistics.mostly`, or where the accuracy
 falls by more than a little; it does not where no run is lost and the accuracy falls by less.
 
     python -m paper_figures.long_run
@@ -15,11 +15,11 @@ from collections.abc import Sequence
 import pandas as pd
 
 from jackpot_sim.studies.errors import StudyError
-from paper_figures import training_curves, training_records
 from paper_figures.command import Made
-from paper_figures.training_curves import name_of
-from paper_figures.training_records import Trained
-from paper_figures.training_statistics import Claim, courses, interval, mostly, of, per_run, told_lost, verdict
+from paper_figures.training import curves
+from paper_figures.training.curves import name_of
+from paper_figures.training.records import Trained, draw
+from paper_figures.training.statistics import Claim, courses, interval, mostly, of, per_run, told_lost, verdict
 
 NAME = "long_run"
 
@@ -31,7 +31,7 @@ LITTLE = 0.05
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Draws the figure, and says whether instability returns."""
-    return training_records.draw(NAME, "KL and accuracy over 600 steps.", make, argv)
+    return draw(NAME, "KL and accuracy over 600 steps.", make, argv)
 
 
 def make(found: Trained) -> Made:
@@ -41,14 +41,14 @@ def make(found: Trained) -> Made:
     asked = int(runs["asked"].max())
     if asked <= RETURNS and not found.quick:
         raise StudyError(f"{found.root} holds runs of at most {asked} steps: {NAME} shows what is beyond {RETURNS}")
-    figure, axes = training_curves.curves(found)
+    figure, axes = curves.curves(found)
     if asked > RETURNS:
         for cell in axes.values():
             cell.axvline(RETURNS, color="#444444", linewidth=0.7, linestyle=":")
     methods = ["jackpot", *(each for each in ("rao-blackwell", "tis") if each in found.methods)]
     claims = [returns(found, runs, method) for method in methods]
     told, agrees = verdict(found, claims)
-    return Made(figure, training_curves.tables(found, runs, "A long run"), told, agrees)
+    return Made(figure, curves.tables(found, runs, "A long run"), told, agrees)
 
 
 def returns(found: Trained, runs: pd.DataFrame, method: str) -> Claim:

@@ -1,7 +1,7 @@
 """Training without PPO's clip: [J] finds that only Jackpot is then both stable and fast.
 
 Stable is what loses no run in most seeds, and unstable what loses most runs, by the rule of
-`training_statistics.mostly`. How fast a method is shows in its mean accuracy over the whole run, paired by seed.
+`training.statistics.mostly`. How fast a method is shows in its mean accuracy over the whole run, paired by seed.
 RB-Jackpot is Jackpot without the noise of its mask, and training on-policy needs no correction: neither counts
 among the others.
 
@@ -15,11 +15,11 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from paper_figures import training_curves, training_records
 from paper_figures.command import Made
-from paper_figures.training_curves import name_of
-from paper_figures.training_records import Trained
-from paper_figures.training_statistics import (
+from paper_figures.training import curves
+from paper_figures.training.curves import name_of
+from paper_figures.training.records import Trained, draw
+from paper_figures.training.statistics import (
     ON_POLICY,
     Claim,
     difference,
@@ -40,7 +40,7 @@ _NEAR = 0.95
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Draws the figure, and says whether only Jackpot is stable and fast."""
-    return training_records.draw(NAME, "KL and accuracy of training without PPO's clip.", make, argv)
+    return draw(NAME, "KL and accuracy of training without PPO's clip.", make, argv)
 
 
 def make(found: Trained) -> Made:
@@ -48,11 +48,11 @@ def make(found: Trained) -> Made:
     found.need(("jackpot",), found.settings)
     others = [method for method in found.methods if method not in _OURS]
     found.need(others or ("none",))
-    figure, _ = training_curves.curves(found)
+    figure, _ = curves.curves(found)
     runs = per_run(found)
     claims = [_stable(runs), *(_worse(runs, other) for other in others)]
     told, agrees = verdict(found, claims)
-    return Made(figure, training_curves.tables(found, runs, "Without PPO's clip"), told, agrees)
+    return Made(figure, curves.tables(found, runs, "Without PPO's clip"), told, agrees)
 
 
 def _stable(runs: pd.DataFrame) -> Claim:

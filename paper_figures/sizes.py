@@ -11,10 +11,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from paper_figures import figure1, records, training_claims, training_curves, training_records
+from paper_figures import figure1, records
 from paper_figures.command import Made
-from paper_figures.training_records import Trained
-from paper_figures.training_statistics import per_run, verdict
+from paper_figures.training import claims, curves
+from paper_figures.training.records import Trained, draw
+from paper_figures.training.statistics import per_run, verdict
 
 NAME = "sizes"
 
@@ -22,20 +23,20 @@ NAME = "sizes"
 def main(argv: Sequence[str] | None = None) -> int:
     """Draws the figure, and says which of the paper's claims hold over the pairs."""
     about = "KL and accuracy over the steps for pairs of sizes of actor and policy."
-    return training_records.draw(NAME, about, make, argv)
+    return draw(NAME, about, make, argv)
 
 
 def make(found: Trained) -> Made:
     """The figure and its table."""
-    found.need(training_claims.NEEDED, found.settings)
+    found.need(claims.NEEDED, found.settings)
     paper = records.published(figure1.NAME)
-    figure, axes = training_curves.curves(found, more=[figure1.PAPERS])
+    figure, axes = curves.curves(found, more=[figure1.PAPERS])
     runs = per_run(found)
     for setting in found.settings:
-        figure1.mark(axes[setting, training_curves.KL.column], paper, runs["asked"].max())
-    claims = training_claims.claims(runs, paper)
-    told, agrees = verdict(found, claims, training_claims.differences(runs))
-    return Made(figure, training_curves.tables(found, runs, "Pairs of actor and policy"), told, agrees)
+        figure1.mark(axes[setting, curves.KL.column], paper, runs["asked"].max())
+    decided = claims.claims(runs, paper)
+    told, agrees = verdict(found, decided, claims.differences(runs))
+    return Made(figure, curves.tables(found, runs, "Pairs of actor and policy"), told, agrees)
 
 
 if __name__ == "__main__":

@@ -13,11 +13,11 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from paper_figures import records, training_records
-from paper_figures import training_tables as tables
+from paper_figures import records
 from paper_figures.command import Made
-from paper_figures.training_records import Trained
-from paper_figures.training_statistics import ON_POLICY, Claim, difference, of, on_policy, per_run, verdict
+from paper_figures.training import tables
+from paper_figures.training.records import Trained, draw
+from paper_figures.training.statistics import ON_POLICY, Claim, difference, of, on_policy, per_run, verdict
 
 NAME = "table1"
 
@@ -28,7 +28,7 @@ _SMALL = "small-on-policy"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Draws the figure, and says whether methods come in the paper's order, and what Jackpot keeps."""
-    return training_records.draw(NAME, "What each method keeps of the on-policy result, beside Table 1.", make, argv)
+    return draw(NAME, "What each method keeps of the on-policy result, beside Table 1.", make, argv)
 
 
 def make(found: Trained) -> Made:

@@ -15,12 +15,12 @@ from typing import Any
 import pandas as pd
 
 from jackpot_sim.studies.errors import StudyError
-from paper_figures import records, training_records
-from paper_figures import training_tables as tables
+from paper_figures import records
 from paper_figures.command import Made
-from paper_figures.training_curves import name_of
-from paper_figures.training_records import Trained
-from paper_figures.training_statistics import Claim, Difference, group, interval, per_run, verdict
+from paper_figures.training import tables
+from paper_figures.training.curves import name_of
+from paper_figures.training.records import Trained, draw
+from paper_figures.training.statistics import Claim, Difference, group, interval, per_run, verdict
 
 NAME = "table2"
 
@@ -33,7 +33,7 @@ _FIGURE, _UNIT = "mean_at_k", 0.01
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Draws the figure, and says whether Jackpot adds little."""
-    return training_records.draw(NAME, "What Jackpot adds where the mismatch is small, beside Table 2.", make, argv)
+    return draw(NAME, "What Jackpot adds where the mismatch is small, beside Table 2.", make, argv)
 
 
 def make(found: Trained) -> Made:

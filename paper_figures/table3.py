@@ -14,12 +14,12 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from paper_figures import records, training_records
-from paper_figures import training_tables as tables
+from paper_figures import records
 from paper_figures.command import Made
-from paper_figures.training_curves import name_of
-from paper_figures.training_records import Trained
-from paper_figures.training_statistics import ON_POLICY, Claim, difference, of, per_run, verdict
+from paper_figures.training import tables
+from paper_figures.training.curves import name_of
+from paper_figures.training.records import Trained, draw
+from paper_figures.training.statistics import ON_POLICY, Claim, difference, of, per_run, verdict
 
 NAME = "table3"
 
@@ -29,7 +29,7 @@ _NEEDED = ("off-policy", "no-clip", "jackpot")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Draws the figure, and says which of the paper's findings hold as staleness grows."""
-    return training_records.draw(NAME, "What each method keeps without PPO's clip, beside Table 3.", make, argv)
+    return draw(NAME, "What each method keeps without PPO's clip, beside Table 3.", make, argv)
 
 
 def make(found: Trained) -> Made:

@@ -117,7 +117,7 @@ def test_a_kill_while_the_policy_is_saved_does_not_lose_it(
         raise Killed
 
     with monkeypatch.context() as patched:
-        patched.setattr(run_module, "_save", killed)
+        patched.setattr(run_module, "save_model", killed)
         with pytest.raises(Killed):
             go(run, tmp_path / "cut", models)
     assert_same(go(run, tmp_path / "cut", models), whole)

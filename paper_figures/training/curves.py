@@ -24,8 +24,8 @@ from jackpot_sim.training.summary import told
 from paper_figures import style
 from paper_figures.command import report_table
 from paper_figures.style import Look
-from paper_figures.training_records import Trained
-from paper_figures.training_statistics import courses, geometric, group, lost, told_lost
+from paper_figures.training.records import Trained
+from paper_figures.training.statistics import courses, geometric, group, lost, told_lost
 
 
 class Panel(NamedTuple):

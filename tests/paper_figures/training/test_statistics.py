@@ -12,9 +12,9 @@ import pytest
 from scipy import stats
 
 from jackpot_sim.training.loop import collapse
-from paper_figures.training_curves import curves, tables
-from paper_figures.training_records import Trained
-from paper_figures.training_statistics import (
+from paper_figures.training.curves import curves, tables
+from paper_figures.training.records import Trained
+from paper_figures.training.statistics import (
     Claim,
     courses,
     difference,
@@ -30,7 +30,7 @@ from paper_figures.training_statistics import (
     verdict,
     window,
 )
-from tests.paper_figures.trained import Fate, Fates, made
+from tests.paper_figures.training.trained import Fate, Fates, made
 
 FATES = {
     "on-policy": Fate(kl=0.0),

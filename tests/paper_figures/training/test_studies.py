@@ -27,9 +27,9 @@ from paper_figures import (
 )
 from paper_figures.ablation import parts_of
 from paper_figures.closed_loop import Loop
-from paper_figures.training_records import config, of_folder
-from paper_figures.training_statistics import per_run
-from tests.paper_figures.trained import Fate, Fates, made, write, write_study
+from paper_figures.training.records import config, of_folder
+from paper_figures.training.statistics import per_run
+from tests.paper_figures.training.trained import Fate, Fates, made, write, write_study
 
 pytestmark = pytest.mark.usefixtures("sketched")
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from paper_figures import figure1, records, sizes
-from paper_figures.training_claims import claims, differences
-from paper_figures.training_statistics import Claim, per_run
-from tests.paper_figures.trained import Fate, made, write
+from paper_figures.training.claims import claims, differences
+from paper_figures.training.statistics import Claim, per_run
+from tests.paper_figures.training.trained import Fate, made, write
 
 pytestmark = pytest.mark.usefixtures("sketched")
 

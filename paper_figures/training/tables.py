@@ -19,9 +19,9 @@ from jackpot_sim.training.summary import told
 from paper_figures import style
 from paper_figures.command import report_table
 from paper_figures.style import Look
-from paper_figures.training_curves import legend, name_of
-from paper_figures.training_records import Trained
-from paper_figures.training_statistics import ON_POLICY, group, of, on_policy
+from paper_figures.training.curves import legend, name_of
+from paper_figures.training.records import Trained
+from paper_figures.training.statistics import ON_POLICY, group, of, on_policy
 
 LABELS = ("setting", "model", "method")
 """The columns of a published table that are no scores."""

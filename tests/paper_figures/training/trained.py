@@ -14,7 +14,7 @@ import pyarrow as pa
 from jackpot_sim.studies.files import write_atomically
 from jackpot_sim.training import records
 from jackpot_sim.training.study import Run, Study, read
-from paper_figures.training_records import Trained, config, of_folder
+from paper_figures.training.records import Trained, config, of_folder
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from paper_figures import records, table1, table2, table3
-from paper_figures import training_tables as tables
-from paper_figures.training_statistics import Claim, difference, of, per_run
-from tests.paper_figures.trained import Fate, Fates, made, write
+from paper_figures.training import tables
+from paper_figures.training.statistics import Claim, difference, of, per_run
+from tests.paper_figures.training.trained import Fate, Fates, made, write
 
 pytestmark = pytest.mark.usefixtures("sketched")
 

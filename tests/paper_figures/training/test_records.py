@@ -15,11 +15,12 @@ import yaml
 
 from jackpot_sim.studies.errors import StudyError
 from jackpot_sim.training.study import Study, read
-from paper_figures import figure1, records, training_records
+from paper_figures import figure1, records
 from paper_figures.__main__ import FIGURES
-from paper_figures.training_records import committed, config, load
+from paper_figures.training import records as training_records
+from paper_figures.training.records import committed, config, load
 from tests.packages import without
-from tests.paper_figures.trained import Fate, write
+from tests.paper_figures.training.trained import Fate, write
 from tests.training.tiny import TINY
 
 Captured = pytest.CaptureFixture[str]

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from jackpot_sim.training.loop.collapse import WINDOW
-from paper_figures.training_records import Trained
+from paper_figures.training.records import Trained
 
 ON_POLICY = "on-policy"
 CONFIDENCE = 0.95
