@@ -1,4 +1,4 @@
-"""Who writes the rollouts: the modes of a mismatch in training."""
+"""The actors that write the rollouts: the modes of a mismatch in training."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ _AnyModel: TypeAlias = Annotated[TinyQwen3 | Checkpoint, Field(discriminator="ki
 
 
 class OnPolicy(Frozen):
-    """The policy itself, as it is when the batch is written."""
+    """The policy itself, with its weights at the beginning of the step."""
 
     kind: Literal["on-policy"] = "on-policy"
 
 
-class Stale(Frozen):
-    """The policy as it was some batches ago, as in asynchronous training."""
+class StaleActor(Frozen):
+    """The policy of some batches ago, as in asynchronous training."""
 
     kind: Literal["stale"] = "stale"
     lag: Annotated[int, Field(ge=1)] = 1
-    """Batches of rollouts; until there were so many, the first policy."""
+    """Batches of rollouts between the two; until there were so many, the first policy writes."""
 
 
 class Served(Frozen):
-    """The policy's weights of the moment, served otherwise: quantised, in a coarse KV cache, with noise."""
+    """The policy with its current weights, served otherwise: quantised, with a coarse KV cache, or with noise."""
 
     kind: Literal["served"] = "served"
     source: Annotated[ServedSource, Field(discriminator="kind")] = QuantizedWeights(share=1.0)
-    """What serving does to the weights; its knob is given, not solved for."""
+    """The change that serving makes; its knob is given, not solved for."""
 
     @model_validator(mode="after")
     def _known_knob(self) -> Served:
@@ -46,14 +46,13 @@ class Served(Frozen):
 
 
 class SmallActor(Frozen):
-    """Another model, as a rule a smaller one, distilled from the policy and then frozen."""
+    """Another model, usually a smaller one, distilled from the policy and then frozen."""
 
     kind: Literal["frozen"] = "frozen"
     model: _AnyModel = TinyQwen3(hidden=64, layers=3, heads=2, kv_heads=2, initial_scale=5.0)
-    """The model; a checkpoint is taken as it is."""
+    """The model; a checkpoint is taken as it is, and not distilled."""
     kl: Annotated[float, Field(gt=0)] | None = 0.05
-    """It is distilled until KL(policy‖actor) per token of its own rollouts is at most this, nats, at temperature 1;
-    no checkpoint is."""
+    """KL(policy‖actor) per token of the actor's own rollouts, nats, at temperature 1, at which distillation stops."""
 
     @model_validator(mode="after")
     def _near_enough(self) -> SmallActor:
@@ -66,27 +65,30 @@ class Distillation(Frozen):
     """λ_distill · E[KL(SG(p_new)‖p_ω)] over the states that the batch visits ([J] eq. 7)."""
 
     weight: Annotated[float, Field(ge=0)] = 1.0
-    """λ_distill, or where it starts."""
+    """λ_distill; with feedback, its first value."""
     direction: Direction = Direction.FORWARD
-    """Which KL."""
+    """The direction of the KL."""
     feedback: Feedback | None = None
-    """How λ_distill follows the measured KL; None keeps it. AdamW does not see the scale of a loss: λ_distill sets how
-    much distillation counts beside the actor's own PPO, and once that is little a larger one changes nothing."""
+    """The loop that lets λ_distill follow the measured KL; None keeps λ_distill fixed.
+
+    AdamW does not see the scale of a loss. So λ_distill sets the weight of distillation relative to the actor's own
+    PPO, and once PPO counts for little a larger λ_distill changes nothing.
+    """
 
 
 class JointActor(SmallActor):
-    """A model of its own that is trained beside the policy, on the same rollouts ([J] §4.2)."""
+    """A separate model that is trained beside the policy, on the same rollouts ([J] §4.2)."""
 
     kind: Literal["joint"] = "joint"  # type: ignore[assignment]
     learning_rate: Annotated[float, Field(gt=0)] = 3e-4
     """AdamW's."""
     ppo: bool = True
-    """Whether it is rewarded too: ordinary PPO on its own ratio p_ω/p_inf, without any rejection.
+    """Whether the actor is rewarded too: ordinary PPO on its own ratio p_ω/p_inf, without any rejection.
 
-    What wrote the batch is p_ω before the step's updates, so that the factor F(p_ω,ref/p_inf) of [J] is 1.
+    p_ω before the step's updates wrote the batch, so that the factor F(p_ω,ref/p_inf) of [J] is 1.
     """
     distillation: Distillation | None = Distillation()
-    """What draws it to the policy; None: nothing does."""
+    """The distillation that draws it to the policy; None: no distillation."""
 
     @model_validator(mode="after")
     def _weighs_something(self) -> JointActor:
@@ -95,5 +97,5 @@ class JointActor(SmallActor):
         return self
 
 
-Actor: TypeAlias = Annotated[OnPolicy | Stale | Served | SmallActor | JointActor, Field(discriminator="kind")]
-"""Any of them, told apart by `kind`."""
+Actor: TypeAlias = Annotated[OnPolicy | StaleActor | Served | SmallActor | JointActor, Field(discriminator="kind")]
+"""Any actor; `kind` says which."""

@@ -18,7 +18,7 @@ from jackpot_sim.studies.dotted import split_dotted
 from jackpot_sim.studies.errors import StudyError
 from jackpot_sim.studies.executors import ExecutorKind, opened
 from jackpot_sim.training import progress, study, summary
-from jackpot_sim.training.actors import Distillation, JointActor, OnPolicy, Served, SmallActor, Stale
+from jackpot_sim.training.actors import Distillation, JointActor, OnPolicy, Served, SmallActor, StaleActor
 from jackpot_sim.training.conduct import Options, check_possible, conduct, load
 from jackpot_sim.training.config import Evaluation, Given, Sampling, Taught, Training, Update
 from jackpot_sim.training.loop.closed_loop import Budget, Feedback
@@ -79,8 +79,8 @@ prompts are a file of objects with a prompt and an answer: `--task prompts --tas
 
 Policies (`--policy.kind`): {_kinds(Taught | Given)}.
 
-Actors (`--actor.kind`): {_kinds(OnPolicy | Stale | Served | SmallActor | JointActor)}. lag is in batches; served is the
-policy's weights quantised, in a coarse KV cache or with noise (`--actor.source.kind quantized-weights
+Actors (`--actor.kind`): {_kinds(OnPolicy | StaleActor | Served | SmallActor | JointActor)}. lag is in batches;
+served is the policy's weights quantised, in a coarse KV cache or with noise (`--actor.source.kind quantized-weights
 --actor.source.format int8 --actor.source.share 1`); frozen is a smaller model, distilled to a KL and then left alone,
 or `--actor.model FOLDER`; joint is the same, but trained beside the policy, with distillation {_fields(Distillation)}.
 

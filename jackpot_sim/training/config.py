@@ -20,17 +20,17 @@ Positive: TypeAlias = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class Taught(Frozen):
-    """A policy of random weights that is supervised on right solutions until it is right now and then."""
+    """A policy with random weights, supervised on right solutions until a share of its completions is right."""
 
     kind: Literal["taught"] = "taught"
     model: TinyQwen3 = TinyQwen3(hidden=96, layers=3, heads=3, kv_heads=3, initial_scale=5.0)
-    """Its size."""
+    """The size of the model."""
     accuracy: Annotated[float, Field(gt=0, le=1)] = 0.3
-    """It is taught until so many of its completions are right, sampled at temperature 1."""
+    """The share of right completions, sampled at temperature 1, at which teaching stops."""
     learning_rate: Positive = 2e-3
-    """AdamW's, of the teaching."""
+    """AdamW's learning rate while teaching."""
     most_steps: Count = 20_000
-    """An error if the accuracy is not reached by then."""
+    """Steps after which teaching fails if the accuracy is not reached."""
 
 
 class Given(Frozen):
@@ -38,49 +38,49 @@ class Given(Frozen):
 
     kind: Literal["checkpoint"] = "checkpoint"
     path: str
-    """The folder or the name."""
+    """The folder, or the name on the hub."""
 
 
 class Sampling(Frozen):
-    """The batch of rollouts that every step begins with."""
+    """The batch of rollouts of every step."""
 
     prompts: Count = 32
     """Prompts in a batch."""
     samples: Annotated[int, Field(ge=2)] = 8
-    """Rollouts of each: GRPO's group."""
+    """Rollouts of each prompt: the size of GRPO's groups."""
     length: Count | None = None
-    """New tokens at most; None: what the task's longest solution needs."""
+    """The most new tokens; None: as many as the task's longest solution needs."""
     temperature: Positive = 1.0
-    """Of the actor and of the policy: both laws are those of logits / temperature."""
+    """The temperature of actor and policy: both laws are those of logits / temperature."""
     topk: Annotated[int, Field(ge=0)] = 20
-    """Tokens of the actor's law that are stored of every state, from which the overlap Z is estimated."""
+    """The number of the actor's likeliest tokens that are stored at every state, to estimate the overlap Z."""
     batch_size: Count = 256
-    """Sequences that are written at a time; the result does not depend on it."""
+    """Sequences that are written at a time; the results do not depend on it."""
 
 
 class Update(Frozen):
-    """How a batch of rollouts becomes updates of the policy."""
+    """The updates of the policy that are made from a batch of rollouts."""
 
     minibatches: Count = 4
-    """Updates per batch and epoch, each of whole groups: the staleness that Table 3 of the paper counts."""
+    """Updates per batch and epoch, each from whole groups: the staleness that Table 3 of the paper counts."""
     epochs: Count = 1
     """Passes over the batch."""
     learning_rate: Positive = 3e-4
-    """AdamW's (0.9, 0.999), without weight decay."""
+    """AdamW's learning rate; its betas are 0.9 and 0.999, and it has no weight decay."""
     clip: Positive | None = 0.2
     """PPO's ε below 1, and above it unless `clip_high` is given; None: no clipping."""
     clip_high: Positive | None = None
     """PPO's ε above 1."""
     max_grad_norm: Positive | None = 1.0
-    """Gradients are scaled down to this norm; None: not at all."""
+    """The norm to which larger gradients are scaled down; None scales none."""
     standardisation: Standardisation = Standardisation.GROUP
-    """Of the advantages."""
+    """The divisor of the advantages."""
     aggregation: Aggregation = Aggregation.TOKEN_MEAN
-    """Of the loss."""
+    """The way from tokens to the loss."""
     denominator: Divisor = Divisor.PROPOSED
     """The divisor of the weighted sum: proposed (all tokens), accepted (those kept), batch_normalized (mean weight)."""
     batch_size: Count | None = None
-    """Sequences that go through the model at once; None: a whole minibatch. An estimate of Z is calibrated on these."""
+    """Sequences that go through the model at once; None: a whole minibatch. Estimates of Z are calibrated on these."""
 
     @field_validator("denominator", mode="before")
     @classmethod
@@ -100,10 +100,10 @@ class Update(Frozen):
 
 
 class Evaluation(Frozen):
-    """How the policy is tested on problems that training never sees."""
+    """The tests of the policy, on problems that training never sees."""
 
     every: Count = 5
-    """Steps between tests; the first is before any step, the last after all."""
+    """Steps between tests; the first test is before any step, the last after all."""
     problems: Count = 128
     """Held-out problems, the same in every test of every run."""
     samples: Annotated[int, Field(ge=0)] = 4
@@ -111,34 +111,34 @@ class Evaluation(Frozen):
 
 
 class Training(Frozen):
-    """One run: a task, a policy, an actor, a correction, and how they are trained."""
+    """One run: a task, a policy, an actor, a correction, and the settings of training."""
 
     task: Annotated[AnyTask, Field(discriminator="kind")] = Addition()
-    """What is learnt."""
+    """The task that the policy learns."""
     policy: Annotated[Taught | Given, Field(discriminator="kind")] = Taught()
     """The model that is trained."""
     actor: Actor = OnPolicy()
-    """What writes the rollouts."""
+    """The model that writes the rollouts."""
     correction: EstimatorSpec = EstimatorSpec(kind="none")
-    """m·w of the policy's loss."""
+    """The correction that makes the factor m·w of the policy's loss."""
     budget: Budget | None = None
-    """A share of rejected tokens in the place of the correction's λ."""
+    """A share of rejected tokens that sets the correction's λ; None: the λ is given."""
     steps: Count = 300
     """Batches of rollouts."""
     rollout: Sampling = Sampling()
-    """Each batch."""
+    """The batch of rollouts of each step."""
     update: Update = Update()
-    """What is made of it."""
+    """The updates from each batch."""
     evaluation: Evaluation = Evaluation()
-    """Tests."""
+    """The tests on held-out problems."""
     precision: Precision = Precision.FP32
-    """What both models compute in, fp32 or fp64: AdamW loses what it does to weights of 16 bits."""
+    """The precision of both models, fp32 or fp64: in 16 bits AdamW's small steps would be lost."""
     device: str = "cpu"
-    """Where: cpu, cuda or auto."""
+    """The device: cpu, cuda or auto."""
     checkpoint_every: Count = 50
     """Steps between checkpoints."""
     stop_after_collapse: Count | None = None
-    """Stop once the accuracy has stayed collapsed for so many steps; None: go on to the end."""
+    """The number of steps for which the accuracy stays collapsed before a run stops; None never stops early."""
 
     @model_validator(mode="after")
     def _fitting(self) -> Training:

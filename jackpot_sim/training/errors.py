@@ -1,10 +1,10 @@
-"""What ends a run before its time."""
+"""The errors that end a run before its last step."""
 
 from __future__ import annotations
 
 
 class DivergedError(Exception):
-    """A loss, a gradient or a law is no longer finite; the policy is as it was before."""
+    """A loss, a gradient or a law is not finite; the policy is that before the update."""
 
     def __init__(self, step: int, reason: str) -> None:
         super().__init__(f"step {step}: training diverged: {reason}")
@@ -12,8 +12,8 @@ class DivergedError(Exception):
 
 
 class LawError(ValueError):
-    """A model gives NaN or inf where the law of the next token should be."""
+    """A model gives NaN or inf in place of the law of the next token."""
 
 
 class RewardError(Exception):
-    """A reward could not be computed; the message names the step and the completion."""
+    """A reward cannot be used; the message names the step."""

@@ -1,8 +1,8 @@
-"""Checkpoints of a run: everything that its next step depends on, in one file that is whole or not there.
+"""Checkpoints of a run: all that its next step depends on, in one file that is whole or missing.
 
     RUN/checkpoint-000050.pt    weights, optimisers, strengths, and the rows recorded so far
 
-The last two are kept: whatever is being written when a run is killed, the one before it is there.
+The last two are kept, so that one is whole whenever a run is killed.
 """
 
 from __future__ import annotations
@@ -15,33 +15,33 @@ from jackpot_sim.studies.errors import StudyError
 from jackpot_sim.studies.files import write_atomically
 
 KEPT = 2
-"""Checkpoints that are kept."""
+"""The number of checkpoints that are kept."""
 
 
 def save(folder: Path, step: int, state: dict[str, Any]) -> None:
     """Writes the checkpoint of a step, and deletes those before the last two.
 
     Raises:
-        OSError: the disk refuses; the ones before are still there.
+        OSError: the disk refuses; the earlier ones are still there.
     """
     import torch
 
     write_atomically(folder / f"checkpoint-{step:06d}.pt", lambda path: torch.save(state, path))
-    for old in _found(folder)[KEPT:]:
+    for old in _paths(folder)[KEPT:]:
         old.unlink()
 
 
 def newest(folder: Path) -> dict[str, Any] | None:
-    """The last checkpoint that can be read, None if there is none; deletes what a kill left half-written.
+    """The last checkpoint that can be read, None if there is none; a file that a kill left unfinished is deleted.
 
     Raises:
-        StudyError: there are some, and none can be read.
+        StudyError: there are checkpoints, and none can be read.
     """
     import torch
 
     for path in folder.glob(".checkpoint-*.tmp"):
         path.unlink()
-    for path in _found(folder):
+    for path in _paths(folder):
         try:
             with zipfile.ZipFile(path) as archive:
                 if archive.testzip() is not None:  # torch does not look at the checksums that it writes
@@ -51,17 +51,17 @@ def newest(folder: Path) -> dict[str, Any] | None:
             continue
         if isinstance(state, dict):
             return state
-    if damaged := _found(folder):
+    if damaged := _paths(folder):
         raise StudyError(f"{damaged[0]} cannot be read, nor one before it: delete {folder} to begin this run anew")
     return None
 
 
 def delete(folder: Path) -> None:
-    """Deletes all of them."""
-    for path in _found(folder):
+    """Deletes all checkpoints of a run."""
+    for path in _paths(folder):
         path.unlink()
 
 
-def _found(folder: Path) -> list[Path]:
+def _paths(folder: Path) -> list[Path]:
     """The checkpoints, the last one first."""
     return sorted(folder.glob("checkpoint-*.pt"), reverse=True)

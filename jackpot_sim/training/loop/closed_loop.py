@@ -1,4 +1,4 @@
-"""Closed loops: a strength that follows the measured KL between actor and policy.
+"""Closed loops: strengths that follow the measured KL between actor and policy, and the λ of a rejection budget.
 
 The paper sees instability return beyond 500 steps and proposes to adapt the strength of the alignment ([J] §8).
 """
@@ -19,19 +19,21 @@ _Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class Feedback(Frozen):
-    """x ← x · exp(gain · clip(log(KL / target_kl), −1, 1)), held between `least` and `most`.
+    """A loop that moves a strength x against the KL.
+
+    x ← x · exp(gain · clip(log(KL / target_kl), −1, 1)), held between `least` and `most`.
 
     The KL is that between policy and actor, KL(p_ref‖q) per token of the batch at hand, before its updates.
     """
 
     target_kl: _Positive
-    """The KL that is held, nats per token."""
+    """The KL that the loop aims at, nats per token."""
     gain: _Positive = 0.1
-    """The most that log x changes in a step."""
+    """The largest change of log x in a step."""
     least: _Positive
-    """x never falls below this."""
+    """The lower bound of x."""
     most: _Positive
-    """x never grows beyond this."""
+    """The upper bound of x."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Feedback:
@@ -44,7 +46,7 @@ class Feedback(Frozen):
 
         Args:
             strength: x of this step.
-            kl: what was measured in it, nats; inf counts as far above the target, and 0 as far below it.
+            kl: the KL measured in this step, nats; inf counts as far above the target, and 0 as far below it.
 
         Raises:
             ValueError: the KL is NaN.
@@ -57,15 +59,15 @@ class Feedback(Frozen):
 
 
 class Budget(Frozen):
-    """The share of tokens that OBRS rejects, in place of λ: the mean of 1 − min(1, r/λ) over a batch's tokens.
+    """The share of tokens that OBRS rejects, in place of λ: the mean of 1 − min(1, r/λ) over the tokens of a batch.
 
-    λ is solved for once a batch, with r = p_ref/q: where the target is p_new, the share moves with the updates.
+    λ is solved for once in each batch, with r = p_ref/q. Where the target is p_new, the share moves with the updates.
     """
 
     rejected: Annotated[float, Field(gt=0, lt=1)] = 0.05
-    """The share, or where it starts."""
+    """The share; with feedback, its first value."""
     feedback: Feedback | None = None
-    """How it follows the KL; None keeps it."""
+    """The loop that lets the share follow the measured KL; None keeps the share fixed."""
 
     @model_validator(mode="after")
     def _shares(self) -> Budget:
@@ -86,7 +88,7 @@ def lam_at(rejected: float, log_ratio: Tensor, mask: Tensor) -> float:
         mask: True on tokens.
 
     Raises:
-        ValueError: no λ rejects so few, for the policy never writes more of the tokens than that.
+        ValueError: no λ rejects so few, since the policy gives probability 0 to a larger share of the tokens.
     """
     import torch
 

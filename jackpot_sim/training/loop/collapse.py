@@ -1,7 +1,6 @@
-"""When training has collapsed.
+"""The collapse of training: the step from which the accuracy stays below half of its best.
 
-The accuracy's running mean over 20 steps is below half of the best that it has been, for good, with at least 20
-further steps behind it.
+The accuracy is a running mean over 20 steps, and it must stay below for at least 20 further steps, to the end.
 """
 
 from __future__ import annotations
@@ -14,38 +13,38 @@ import numpy as np
 from jackpot_sim.core.arrays import Floats
 
 WINDOW = 20
-"""Steps of the running mean, and the further steps that have to follow."""
+"""Steps of the running mean, and the least number of further steps after a collapse."""
 SHARE = 0.5
-"""Of the best running mean."""
+"""The share of the best running mean below which training has collapsed."""
 
 
 class Course(NamedTuple):
-    """What became of a run."""
+    """The course of the accuracy over a run."""
 
     best: float
     """The largest running mean."""
     last: float
-    """The last one."""
+    """The last running mean."""
     collapsed_at: int | None
-    """The first step at which it was below half of its best for good; None if it did not collapse."""
+    """The first step from which it stays below half of its best; None without a collapse."""
 
 
 def running_mean(steps: Sequence[int], accuracy: Sequence[float]) -> Floats:
-    """The mean of the tests of the last 20 steps, at every test; (tests,).
+    """The mean over the tests of the last 20 steps, at every test; (tests,).
 
     Args:
         steps: the step of each test, ascending.
-        accuracy: the accuracy found.
+        accuracy: the accuracy in each test.
     """
     at, values = np.asarray(steps), np.asarray(accuracy, dtype=np.float64)
     return np.array([values[(at > step - WINDOW) & (at <= step)].mean() for step in at])
 
 
 def course(steps: Sequence[int], accuracy: Sequence[float]) -> Course:
-    """What became of a run with these tests.
+    """The course of a run with these tests.
 
-    A test counts as below where its running mean is below half the best one *until then*. The collapse is where the
-    last unbroken stretch of such tests begins, if it lasts to the end and that is at least 20 steps on.
+    A test counts as below if its running mean is below half the best one *so far*. The collapse is the beginning of
+    the last unbroken stretch of such tests, if it lasts to the end and for at least 20 steps.
 
     Raises:
         ValueError: there is no test.

@@ -1,4 +1,4 @@
-"""How good the policy is on problems that training never sees."""
+"""Tests of the policy on problems that training never sees."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _GREEDY = SamplingLaw(top_k=1)
 
 
 class Scores(NamedTuple):
-    """Rewards on held-out problems; nan where nothing was sampled."""
+    """Rewards on held-out problems; the last two are nan without samples."""
 
     accuracy: float
     """The mean reward of greedy completions."""
@@ -36,11 +36,11 @@ def evaluated(
 
     Args:
         policy: the model.
-        texts: the task in its tokens.
-        problems: held-out ones.
+        texts: the task in the policy's tokens.
+        problems: the held-out problems.
         samples: k of Mean@k and Pass@k; 0 samples nothing.
-        temperature: of the samples.
-        seed: the run's.
+        temperature: the temperature of the samples.
+        seed: the seed of the run.
     """
     scorer, generator = CausalLM(policy), keyed_generator(seed, "evaluation")
     _, greedy = texts.written(scorer, problems, 1, generator, sampling=_GREEDY)

@@ -74,7 +74,7 @@ def whole_laws(proposed: Proposed, on_topk: Tensor | None, vocab: int) -> tuple[
 
 
 class Means:
-    """Running means over the updates of a step."""
+    """Means over the updates of a step, or over the tokens of these."""
 
     def __init__(self) -> None:
         self._sums: defaultdict[str, float] = defaultdict(float)

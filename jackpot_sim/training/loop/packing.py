@@ -1,8 +1,8 @@
 """A prompt read once for all of its rollouts.
 
-A row holds a prompt and, behind it, the completions of its whole group; a mask lets each token see the prompt and
-what stands before it in its own completion, and positions are those of a sequence alone. Where prompts are no shorter
-than completions that halves the work of a pass.
+A row holds a prompt and, behind it, the completions of its whole group. A mask lets each token see the prompt and
+the tokens before it in its own completion; its position is that in the sequence alone. Where prompts are no shorter
+than completions, packing halves the work of a pass.
 """
 
 from __future__ import annotations
@@ -15,15 +15,14 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _CLOSE = 3e-5
-"""How near the logits of the two ways have to be, relative to how much logits differ: rounding is below."""
+"""The largest difference of logits between the two ways that counts as rounding, relative to their range."""
 
 
 def packs(model: Model) -> bool:
-    """Whether the model can read so: it takes a mask of its own, and gives the same logits.
+    """Whether the model takes such a mask and gives the same logits with it.
 
-    Found out by trying, since architectures differ in what they make of a mask: those with other attention than
-    torch's sdpa are not asked, nor those that take no positions, nor those with a window, which may be longer than what
-    is tried.
+    A trial decides, since architectures treat a mask differently. Models are refused without a trial if their attention
+    is not torch's sdpa, if they take no positions, or if they have a window, which may be longer than the trial.
     """
     import torch
 
@@ -36,7 +35,7 @@ def packs(model: Model) -> bool:
         alone = logits(model, torch.cat([prompt.expand(2, -1), completions], 1), slice(-3, None))
         try:
             together = _together(model, prompt, torch.full((1,), 8, device=model.device), completions, 2)[:, 1:]
-        except (RuntimeError, ValueError, TypeError, IndexError):  # what an architecture makes of such a mask
+        except (RuntimeError, ValueError, TypeError, IndexError):  # of an architecture that cannot use such a mask
             return False
     return bool((alone - together).abs().max() <= _CLOSE * (alone.max() - alone.min()))
 
@@ -48,11 +47,11 @@ def packed_logits(model: Model, ids: Tensor, places: Tensor, samples: int) -> Te
         model: one that `packs`.
         ids: prompts with their completions, padded on the right, (n, longest); the `samples` rows of a prompt lie side
             by side.
-        places: where the law of each token of the completions stands, (n, length).
-        samples: completions of each prompt.
+        places: the index at which the law of each token of the completions is read, (n, length).
+        samples: the number of completions of each prompt.
     """
     start = places[::samples, 0] + 1
-    completions = ids.gather(1, places[:, 1:])  # the last token is predicted, and not read
+    completions = ids.gather(1, places[:, 1:])  # the last token is predicted, not read
     return _together(model, ids[::samples, : int(start.max())], start, completions, samples)
 
 
@@ -77,7 +76,7 @@ def _together(model: Model, prompts: Tensor, start: Tensor, completions: Tensor,
     own = (segment[:, None] == segment) & (step[:, None] >= step)
     of_prompt = (step < start[:, None])[:, None]
     seen = ((segment[:, None] >= 0) | own) & of_prompt | (own & (segment >= 0))
-    seen[:, :longest, 0] = True  # padding behind a short prompt has to see something, and nothing sees it
+    seen[:, :longest, 0] = True  # padding behind a short prompt must see a token; no token sees it
     position = torch.cat(
         [
             torch.arange(longest, device=device).expand(groups, -1),

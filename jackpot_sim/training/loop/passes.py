@@ -1,4 +1,4 @@
-"""Forward passes over rollouts: what a model says of every token that was written, and of the others there.
+"""Forward passes over rollouts: a model's law at every token of the completions.
 
 Prompts and completions of different lengths are padded on the right, where a causal model does not look.
 """
@@ -27,10 +27,11 @@ class PaddedSequences:
 
     Attributes:
         ids: prompt, completion and padding, int64 (n, longest).
-        places: where the law of each token of the completion stands, that is one before the token; (n, length).
+        places: the index in a row at which the law of each token of the completion is read, which is one before the
+            token; (n, length).
         mask: True on tokens of the completion; (n, length).
-        samples: so many rows side by side follow the same prompt, which is read once for them where that pays and the
-            model `packs`; 1 reads every row by itself.
+        samples: the number of rows side by side that follow the same prompt. A model that `packs` reads the prompt
+            once for them where that pays; 1 reads every row by itself.
     """
 
     ids: Tensor
@@ -42,7 +43,16 @@ class PaddedSequences:
     def of(
         cls, prompts: Sequence[Ints], prompt: Ints, tokens: Ints, mask: Flags, device: device | str, samples: int = 1
     ) -> PaddedSequences:
-        """Those of numpy arrays: each row of `tokens`, (n, length), follows prompts[prompt[row]]."""
+        """The sequences in numpy arrays.
+
+        Args:
+            prompts: ids of each prompt, shape (its length,).
+            prompt: the prompt that each completion follows, (n,).
+            tokens: ids of the completions, (n, any length).
+            mask: True on tokens, which come before all padding; the shape of `tokens`.
+            device: the device of the tensors.
+            samples: as in the class.
+        """
         import torch
 
         length = int(mask.sum(axis=-1).max())
@@ -57,7 +67,12 @@ class PaddedSequences:
         return int(self.ids.shape[0])
 
     def take(self, rows: Tensor | slice, *, whole_groups: bool = False) -> PaddedSequences:
-        """Some of them; `whole_groups` says that the rows of a prompt still lie side by side, all of them."""
+        """Some of the sequences.
+
+        Args:
+            rows: indices or a slice.
+            whole_groups: whether all rows of a prompt still lie side by side.
+        """
         samples = self.samples if whole_groups else 1
         return PaddedSequences(self.ids[rows], self.places[rows], self.mask[rows], samples)
 
@@ -71,12 +86,18 @@ class PaddedSequences:
 
     @property
     def tokens(self) -> Tensor:
-        """The completions' ids, (n, length); at padding whatever stands there."""
+        """The ids of the completions, (n, length); any id at padding."""
         return self.ids.gather(1, self.places + 1)
 
 
 def model_pass(model: Model, sequences: PaddedSequences, temperature: float = 1.0) -> ModelPass:
-    """The laws that `model` has at every token of the completions, in float32 at least."""
+    """The laws of `model` at every token of the completions, in float32 at least.
+
+    Args:
+        model: a causal language model.
+        sequences: n prompts with their completions.
+        temperature: the divisor of the logits.
+    """
     import torch
 
     if sequences.samples > 1 and int(sequences.places[:, 0].min()) + 1 >= sequences.mask.shape[1]:
@@ -90,7 +111,7 @@ def model_pass(model: Model, sequences: PaddedSequences, temperature: float = 1.
 
 
 def _before_tokens(model: Model, sequences: PaddedSequences) -> Tensor:
-    """The logits before every token of the completions, each row read by itself."""
+    """The logits before every token of the completions, (n, length, vocab), each row read by itself."""
     import torch
 
     first, last = int(sequences.places.min()), int(sequences.places.max())

@@ -1,4 +1,4 @@
-"""Rewards of completions, which a user's own function may give: checked before anything is learnt from them."""
+"""Rewards of completions, perhaps by a user's own function, checked before anything is learnt from them."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from jackpot_sim.training.errors import RewardError
 from jackpot_sim.training.tasks.base import Problem
 
 RewardOf: TypeAlias = Callable[[Sequence[str], Sequence[Problem]], Floats]
-"""(completions, their problems) → R of shape (n,)."""
+"""A function of n completions and their problems that gives R, shape (n,)."""
 
 
 def checked_rewards(reward: RewardOf, completions: Sequence[str], problems: Sequence[Problem], step: int) -> Floats:
     """The rewards, float64 of shape (n,).
 
     Raises:
-        RewardError: the function raises, gives another shape, or something that is no finite number; it names the step.
+        RewardError: the function raises, gives another shape, or a reward is not finite; the message names the step.
     """
     try:
-        rewards = np.asarray(reward(completions, problems), dtype=np.float64)
+        rewards: Floats = np.asarray(reward(completions, problems), dtype=np.float64)
     except Exception as error:  # a user's function may raise anything
         raise RewardError(f"step {step}: the reward raises {type(error).__name__}: {error}") from error
     if rewards.shape != (len(completions),):

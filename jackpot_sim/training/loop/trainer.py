@@ -1,10 +1,10 @@
 """The training loop: a batch of rollouts by the actor, updates of the policy, and of the actor where it learns.
 
-Nothing in it remembers a random state: what a step draws is keyed by the seed and the step, so that methods see the
-same prompts and draws, and a run that goes on from a checkpoint does what it would have done.
+No random state is kept: the draws of a step are keyed by the seed and the step. So methods see the same prompts and
+draws, and a run that goes on from a checkpoint does what it would have done without the break.
 
-An update without a gradient is made all the same: where all rewards of a batch are equal, AdamW's momentum still
-moves the weights, and only without any do they stay.
+An update with a zero gradient is made too: where all rewards of a batch are equal, AdamW's momentum still moves the
+weights.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
 Row: TypeAlias = dict[str, float]
-"""What is recorded of one step, by column."""
+"""The figures that are recorded of one step, by column."""
 
 
 class TrainerState(TypedDict):
@@ -58,7 +58,7 @@ class TrainerState(TypedDict):
 
 
 class Trainer:
-    """Policy, actor and optimisers, at the end of some step."""
+    """Policy, actor and optimisers after some number of steps."""
 
     def __init__(
         self,
@@ -69,15 +69,15 @@ class Trainer:
         seed: int,
         reward: RewardOf | None = None,
     ) -> None:
-        """Takes the models as its own and changes them.
+        """Takes the models over, and changes them.
 
         Args:
-            config: what to do.
+            config: the settings of the run.
             texts: the task in the policy's tokens.
             policy: the model that is trained, in eval mode.
-            actor: that of a frozen or joint actor, else None.
-            seed: of everything that is drawn.
-            reward: in the place of the task's own.
+            actor: the model of a frozen or joint actor, else None.
+            seed: the seed of all draws.
+            reward: a reward function in place of the task's own.
         """
         self.config, self.texts, self.seed, self.step = config, texts, seed, 0
         self.policy, self._server = policy, Server(config.actor, policy, actor, seed)
@@ -102,7 +102,7 @@ class Trainer:
         return torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.0, fused=True)
 
     def state(self) -> TrainerState:
-        """All that the next step depends on, as tensors and numbers; the tensors are those in use, no copies."""
+        """The state after this step; its tensors are those in use, no copies."""
         return {
             "step": self.step,
             "policy": self.policy.state_dict(),
@@ -114,7 +114,7 @@ class Trainer:
         }
 
     def restore(self, state: TrainerState) -> None:
-        """Goes back, or on, to where `state` was taken; its tensors are taken over, and change from now on."""
+        """Goes back, or on, to the step at which `state` was taken; its tensors are taken over, and change later."""
         self.step = state["step"]
         self.policy.load_state_dict(state["policy"])
         self._optimizer.load_state_dict(state["optimizer"])
@@ -126,10 +126,10 @@ class Trainer:
         self.distillation_weight, self.rejected = state["strengths"]
 
     def check_weights(self) -> None:
-        """Refuses weights from which there is no going on.
+        """Refuses weights that are not finite.
 
         Raises:
-            DivergedError: one is NaN or inf.
+            DivergedError: a weight is NaN or inf.
         """
         import torch
 
@@ -141,7 +141,7 @@ class Trainer:
         """The policy's scores on held-out problems.
 
         Raises:
-            DivergedError: it has no law any more.
+            DivergedError: the policy gives NaN or inf.
         """
         samples, temperature = self.config.evaluation.samples, self.config.rollout.temperature
         try:
@@ -153,10 +153,10 @@ class Trainer:
         """One batch of rollouts and its updates.
 
         Raises:
-            RewardError: a reward cannot be computed, or is no finite number.
+            RewardError: a reward cannot be computed, or is not finite.
             DivergedError: a law, a loss or a gradient is not finite; the weights are those before that update.
             StudyError: a prompt does not fit into the model.
-            ValueError: the task has no problems, or the budget no λ.
+            ValueError: the task has no problems, or no λ meets the budget.
         """
         sequences, proposed, row = self._rolled_out()
         row |= mismatch(proposed, self.vocab)
@@ -171,7 +171,7 @@ class Trainer:
         return row
 
     def _rolled_out(self) -> tuple[PaddedSequences, Proposed, Row]:
-        """A batch of rollouts with rewards and p_ref."""
+        """A batch of rollouts with advantages and p_ref, and its figures."""
         import torch
 
         config = self.config.rollout
@@ -220,21 +220,21 @@ class Trainer:
 
     @cached_property
     def _held_out(self) -> Sequence[Problem]:
-        """The problems that it is tested on."""
+        """The problems on which the policy is tested."""
         return self.texts.task.held_out(self.config.evaluation.problems)
 
     @property
     def _own(self) -> Model:
-        """The actor's model, where it has one that is not the policy."""
+        """The actor's own model; None where the policy, or a copy of it, writes."""
         return self._server.model
 
     @property
     def vocab(self) -> int:
-        """Tokens of the policy's head."""
+        """The number of tokens of the policy's head."""
         return int(self.policy.config.get_text_config().vocab_size)
 
     def _reference(self, sequences: PaddedSequences, topk: TopK | None) -> tuple[Tensor, Tensor | None]:
-        """log p_ref of every token and, if there is a top-k, of the actor's likeliest: from before the update."""
+        """log p_ref of every token, (n, length), and of the stored top-k, (n, length, k), before the update; nats."""
         import torch
 
         tokens, others = [], []
@@ -253,7 +253,7 @@ class Trainer:
         return result
 
     def _correction(self, proposed: Proposed) -> tuple[Correction, float]:
-        """The correction of this batch, and its λ; nan where it has none."""
+        """The correction of this batch, and its λ; nan for a correction without λ."""
         spec = self.config.correction
         if self.config.budget is not None:
             log_ratio = proposed.reference_log_probs - proposed.actor_log_probs
@@ -263,7 +263,7 @@ class Trainer:
         return correction, float(correction.parameters().get("lam", math.nan))
 
     def _minibatches(self) -> Iterator[Tensor]:
-        """Rows of each update: whole groups, every epoch in a new order, shared out as evenly as can be."""
+        """The rows of each update: whole groups, in a new order every epoch, in parts of nearly equal size."""
         import torch
 
         prompts, samples = self.config.rollout.prompts, self.config.rollout.samples
@@ -325,7 +325,7 @@ class Trainer:
         return float(loss.detach()), float(kl.detach())
 
     def _norm(self, model: Model, loss: float, scale: float) -> float:
-        """Gradients times `scale`, clipped; their norm before clipping.
+        """Scales the gradients and clips them; the norm between the two.
 
         Raises:
             DivergedError: the loss or the norm is not finite.
@@ -342,7 +342,7 @@ class Trainer:
         return norm
 
     def _adapt(self, kl: float) -> None:
-        """The strengths of the next step."""
+        """Sets the strengths of the next step."""
         if self._joint is not None and self._joint.distillation is not None:
             feedback = self._joint.distillation.feedback
             if feedback is not None:

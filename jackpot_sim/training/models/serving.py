@@ -1,4 +1,4 @@
-"""The actor of a run as training goes on: which weights write the next batch."""
+"""The actor of a run as training goes on: the weights that write the next batch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from jackpot_sim.environments.language_models.build import Model
 from jackpot_sim.environments.language_models.scoring import CausalLM
 from jackpot_sim.environments.randomness import keyed_generator
 from jackpot_sim.environments.sources.actor_source import Setting
-from jackpot_sim.training.actors import Actor, OnPolicy, Served, Stale
+from jackpot_sim.training.actors import Actor, OnPolicy, Served, StaleActor
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,19 +28,23 @@ class ServerState(TypedDict):
 
 
 class Server:
-    """Gives the actor of the moment; `model` is its own, where it has one that is not the policy."""
+    """The source of the current actor.
+
+    Attributes:
+        model: the actor's own model; None where the policy, or a copy of it, writes.
+    """
 
     def __init__(self, config: Actor, policy: Model, own: Model | None, seed: int) -> None:
         self._config, self._policy, self._seed = config, policy, seed
         self.model: Model = own
-        self._past: deque[Weights] = deque(maxlen=config.lag + 1 if isinstance(config, Stale) else 1)
-        self._old = copy.deepcopy(policy) if isinstance(config, Stale) else None
+        self._past: deque[Weights] = deque(maxlen=config.lag + 1 if isinstance(config, StaleActor) else 1)
+        self._old = copy.deepcopy(policy) if isinstance(config, StaleActor) else None
 
     def actor(self) -> CausalLM:
-        """What writes the next batch; called once for each."""
+        """The actor that writes the next batch; called once for each batch."""
         if self.model is not None:
             return CausalLM(self.model)
-        if isinstance(self._config, Stale):
+        if isinstance(self._config, StaleActor):
             self._past.append({name: weight.clone() for name, weight in self._policy.state_dict().items()})
             assert self._old is not None
             self._old.load_state_dict(self._past[0])
@@ -59,10 +63,10 @@ class Server:
         return served
 
     def state(self) -> ServerState:
-        """What a checkpoint keeps of it."""
+        """The server's part of a checkpoint."""
         return {"past": list(self._past)}
 
     def restore(self, state: ServerState) -> None:
-        """As it was."""
+        """Goes back to where `state` was taken."""
         self._past.clear()
         self._past.extend(state["past"])

@@ -29,7 +29,7 @@ def advantages(rewards: Tensor, samples: int, standardisation: Standardisation =
     Args:
         rewards: R, shape (n,), the `samples` rollouts of a prompt side by side.
         samples: the size of a group.
-        standardisation: whose standard deviation (ddof 1) it is; rewards that are all equal give A = 0.
+        standardisation: the standard deviation (ddof 1) that divides; rewards that are all equal give A = 0.
     """
     groups = rewards.reshape(-1, samples)
     centred = groups - groups.mean(-1, keepdim=True)

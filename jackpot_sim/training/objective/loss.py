@@ -219,12 +219,12 @@ def _clipped(new_log_probs: Tensor, given: Proposed, update: LossSettings) -> Te
 
 
 def distillation(policy_law: Tensor, actor_law: Tensor, direction: Direction) -> Tensor:
-    """KL(p_new‖p_ω) or KL(p_ω‖p_new) at every state, (n, length), nats; of the actor's law alone is there a gradient.
+    """KL(p_new‖p_ω) or KL(p_ω‖p_new) at every state, (n, length), nats, with a gradient to the actor's law alone.
 
     Args:
         policy_law: log p_new, (n, length, vocab).
         actor_law: log p_ω with its graph, the same shape.
-        direction: which of the two.
+        direction: the direction of the KL.
     """
     policy_law = policy_law.detach()
     first, second = (policy_law, actor_law) if direction is Direction.FORWARD else (actor_law, policy_law)
@@ -235,7 +235,14 @@ def distillation(policy_law: Tensor, actor_law: Tensor, direction: Direction) ->
 
 
 def token_shares(mask: Tensor, aggregation: Aggregation) -> Tensor:
-    """The share of each token in the loss of a minibatch, float64 (n, length): they add up to 1 for the two means."""
+    """The share of each token in the loss of a minibatch, float64 (n, length).
+
+    The shares add up to 1 for the two means.
+
+    Args:
+        mask: True on tokens, (n, length).
+        aggregation: the way from tokens to one loss.
+    """
     live = mask.double()
     if aggregation is Aggregation.TOKEN_MEAN:
         return live / live.sum()
@@ -247,10 +254,10 @@ def token_shares(mask: Tensor, aggregation: Aggregation) -> Tensor:
 def divisor(kind: Divisor, accepted: Tensor, factor: Tensor, mask: Tensor, unit: Level = Level.TOKEN) -> float:
     """The divisor of a minibatch's loss beside its number of tokens: 1, the share kept, or the mean m·w.
 
-    It is 1 where nothing is left to divide by: then the loss is 0.
+    It is 1 where the masks keep nothing: then the loss is 0.
 
     Args:
-        kind: which.
+        kind: the rule.
         accepted: m, the tokens that the correction's masks keep, (n, length).
         factor: m·w, (n, length).
         mask: True on tokens.

@@ -1,4 +1,4 @@
-"""What is learned: problems whose answers can be checked."""
+"""Tasks: problems whose answers can be checked."""
 
 from typing import TypeAlias
 
@@ -9,4 +9,4 @@ from jackpot_sim.training.tasks.prompts import PromptTask
 from jackpot_sim.training.tasks.word_problems import WordProblems
 
 AnyTask: TypeAlias = Addition | ModularArithmetic | WordProblems | Benchmark | PromptTask
-"""Every task there is, told apart by `kind`."""
+"""Any task; `kind` says which."""

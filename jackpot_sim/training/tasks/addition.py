@@ -1,4 +1,4 @@
-"""Sums of numbers, written so that a small model can learn them in minutes."""
+"""Sums of numbers, in a form that a small model learns in minutes."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from typing_extensions import override
 
 from jackpot_sim.core.arrays import Floats, Ints
 from jackpot_sim.environments.fields import FORBID_EXTRA, check_count
@@ -20,9 +21,10 @@ class Addition(OfGrid):
     """Sums such as "123+045="; a completion is right if it is the answer and then ends.
 
     Attributes:
-        digits: of each operand, 1 to 15; shorter ones are padded with zeros, so that prompts have one length.
+        digits: digits of each operand, 1 to 15; shorter operands are padded with zeros, so that all prompts have one
+            length.
         reverse: whether the answer is written from its last digit on: carries then flow in the order of writing.
-        operands: how many numbers are added, 2 to 8.
+        operands: the number of operands, 2 to 8.
 
     Raises:
         ValueError: a number is out of range.
@@ -50,13 +52,13 @@ class Addition(OfGrid):
 
     @property
     def max_new_tokens(self) -> int:
-        """The digits of the largest sum, and the end."""
+        """The digits of the largest sum, and the end token."""
         return len(str(self.operands * (10**self.digits - 1))) + 1
 
     def rewards(self, completions: Sequence[str], problems: Sequence[Problem]) -> Floats:
         """1 for exactly the answer, else 0; shape (n,).
 
-        A completion that has not ended has more characters than any answer, so none of them is right.
+        A completion without its end token has more characters than any answer, so it is never right.
         """
         return exact_rewards(completions, problems)
 
@@ -79,8 +81,10 @@ class Addition(OfGrid):
         return Problem(Prompt(text=text), answer[::-1] if self.reverse else answer)
 
     @property
+    @override
     def _grid(self) -> Grid:
         return Grid("addition", (10**self.digits,) * self.operands, lambda rows: np.sort(rows, axis=1))
 
+    @override
     def _made(self, rows: Ints) -> tuple[Problem, ...]:
         return tuple(self.problem(*row) for row in rows.tolist())

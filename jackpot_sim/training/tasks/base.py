@@ -1,4 +1,4 @@
-"""What every task gives: problems to train on, others that are never trained on, and a reward."""
+"""The interface of a task: problems to train on, others that are held out, and a reward."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class Problem:
     """A prompt and its right answer.
 
     Attributes:
-        prompt: what the model reads.
-        answer: what the reward compares with.
+        prompt: the text that the model reads.
+        answer: the answer with which the reward compares.
     """
 
     prompt: Prompt
@@ -55,14 +55,14 @@ class Task(Protocol):
         ...
 
     def problems(self, generator: np.random.Generator, n: int) -> tuple[Problem, ...]:
-        """n problems drawn for training; never one that is held out."""
+        """n problems drawn for training, none of which is held out."""
         ...
 
     def held_out(self, n: int) -> tuple[Problem, ...]:
         """n problems for evaluation, the same in every run; fewer are the first of more.
 
         Raises:
-            ValueError: there are not so many.
+            ValueError: fewer are held out.
         """
         ...
 
@@ -71,7 +71,7 @@ class Task(Protocol):
         ...
 
     def solution(self, problem: Problem) -> str | None:
-        """A completion that gets reward 1, for supervised warm-up; None where none is known."""
+        """A completion with reward 1, for supervised teaching; None where none is known."""
         ...
 
 
@@ -79,7 +79,7 @@ def exact_rewards(completions: Sequence[str], problems: Sequence[Problem]) -> Fl
     """1 where the completion is the answer, character by character, else 0; shape (n,).
 
     Raises:
-        ValueError: there are more of one than of the other.
+        ValueError: their numbers differ.
     """
     check_as_many(completions, problems)
     right = [completion == problem.answer for completion, problem in zip(completions, problems, strict=True)]
@@ -87,6 +87,6 @@ def exact_rewards(completions: Sequence[str], problems: Sequence[Problem]) -> Fl
 
 
 def check_as_many(completions: Sequence[str], problems: Sequence[Problem]) -> None:
-    """Refuses completions that do not go with problems one by one."""
+    """Refuses completions and problems of different numbers."""
     if len(completions) != len(problems):
         raise ValueError(f"give one problem for every completion: {len(completions)} and {len(problems)} came")

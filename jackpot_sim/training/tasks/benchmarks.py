@@ -1,4 +1,4 @@
-"""The benchmarks of mathematics that papers report, read as they are published."""
+"""Benchmarks of mathematics that papers report, read as published."""
 
 from __future__ import annotations
 
@@ -21,36 +21,36 @@ from jackpot_sim.training.tasks.scoring import MARK, MathReward, marked_answer
 from jackpot_sim.training.tasks.tables import Row, read_rows
 
 PLACE = "{problem}"
-"""Where a template holds the problem."""
+"""The place of the problem in a template."""
 
 _CALCULATOR = re.compile(r"<<[^<>]*>>")
-"""What GSM8K writes into its workings for a calculator."""
+"""The notes for a calculator in the workings of GSM8K."""
 
 
 class Name(StrEnum):
-    """The benchmarks that are known."""
+    """The known benchmarks."""
 
     GSM8K = "gsm8k"
     """Grade-school word problems."""
     MATH_500 = "math-500"
     """500 competition problems of the MATH test set."""
     AMC = "amc"
-    """American Mathematics Competitions 12, with numbers for answers."""
+    """American Mathematics Competitions 12; answers are numbers."""
     AIME = "aime"
     """American Invitational Mathematics Examination; answers are 0 to 999."""
 
 
 @dataclass(frozen=True)
 class Published:
-    """How a benchmark is published.
+    """The place and the columns of a published benchmark.
 
     Attributes:
         hub: its name on the Hugging Face hub.
-        subset: its configuration there, None for the only one.
-        split: the part that training reads where there are several.
+        subset: its configuration there; None for the only one.
+        split: the split for training where there are several.
         question: the column of the problem.
         answer: the column of the answer.
-        working: the column of a solution, None if there is none; rows may lack it.
+        working: the column of a solution, which rows may lack; None: there is none.
     """
 
     hub: str
@@ -67,25 +67,25 @@ PUBLISHED = {
     Name.AMC: Published("AI-MO/aimo-validation-amc", None, "train", "problem", "answer", None),
     Name.AIME: Published("AI-MO/aimo-validation-aime", None, "train", "problem", "answer", "solution"),
 }
-"""By name; other copies of them have the same columns."""
+"""The published benchmarks by name; other copies of them have the same columns."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Benchmark:
-    r"""A published set of problems; it is read when it is first needed.
+    r"""A published set of problems, read when it is first needed.
 
     Attributes:
-        name: which one: it says what the columns are called.
-        path: a folder saved by `datasets`, a .jsonl or .parquet file, or a name on the Hugging Face hub; None is where
-            it is published.
-        split: the part that is trained on; None is the usual one, or the only one.
-        limit: of what is trained on only the first so many rows; None is all.
-        held_out_path: where held-out problems are, if elsewhere than at `path`.
-        held_out_split: the part that is held out.
-        held_out_share: without a path or split of their own, the share of rows that is held out, the last ones.
+        name: the benchmark, which sets the names of the columns.
+        path: a folder saved by `datasets`, a .jsonl or .parquet file, or a name on the Hugging Face hub; None: the
+            published copy.
+        split: the split to train on; None: the usual one, or the only one.
+        limit: the number of rows to train on, from the first; None: all.
+        held_out_path: the source of held-out problems; None: `path`.
+        held_out_split: the split that is held out.
+        held_out_share: the share of rows that is held out, the last ones, without a path or split of their own.
         prompt_template: the prompt, with {problem} in the place of the problem.
         chat: whether the prompt is a user's message of a chat, or a plain text.
-        reward: how answers are compared.
+        reward: the comparison of answers.
         max_new_tokens: the most tokens of a completion.
 
     Raises:
@@ -130,10 +130,10 @@ class Benchmark:
         return self._parted.drawn(generator, n)
 
     def held_out(self, n: int) -> tuple[Problem, ...]:
-        """The first n that are held out.
+        """The first n held-out problems.
 
         Raises:
-            ValueError: there are not so many, the set cannot be read, or a row lacks a column or an answer.
+            ValueError: fewer are held out, the set cannot be read, or a row lacks a column or an answer.
         """
         return self._parted.held_out(n)
 
@@ -148,7 +148,7 @@ class Benchmark:
 
     @property
     def published(self) -> Published:
-        """What is known of the set."""
+        """The place and the columns of the set."""
         return PUBLISHED[Name(self.name)]
 
     @cached_property
@@ -192,7 +192,7 @@ class Benchmark:
 
 
 def _column(row: Row, name: str) -> str:
-    """A column as a text; numbers such as 142.0, in which AMC's answers are published, without their decimals."""
+    """A column as a text; whole numbers such as 142.0, the form of AMC's answers, without their decimals."""
     if name not in row:
         raise ValueError(f"no column {name!r} (there is {', '.join(map(repr, row)) or 'nothing'})")
     value = row[name]

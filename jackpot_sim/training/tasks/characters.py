@@ -1,27 +1,27 @@
-"""A tokenizer with one token for every character, for models that are trained from nothing."""
+"""A tokenizer with one token for every character, for models that are trained from random weights."""
 
 from __future__ import annotations
 
 from jackpot_sim.environments.language_models.library import Tokenizer, library
 
 END = "␃"
-"""The end of a text, as the tokenizer spells it; its id is 0, and it pads too."""
+"""The end token as the tokenizer spells it; its id is 0, and it is the padding token too."""
 
 PRINTABLE = "\n" + "".join(map(chr, range(32, 127)))
-"""The characters that ASCII prints, and the new line."""
+"""The printable characters of ASCII, and the line feed."""
 
 
 def character_tokenizer(characters: str) -> Tokenizer:
     """A transformers tokenizer over an alphabet: ids 1, 2, … are its characters in order, 0 is the end.
 
-    Nothing is added to a text when it is read, and decoding gives it back as it was. A character outside the
-    alphabet is an error of the library. It can be saved and read again like any other.
+    Encoding adds no token, and decoding gives the same text back. A character outside the alphabet is an error of the
+    library. The tokenizer can be saved and loaded like any other.
 
     Args:
         characters: the alphabet.
 
     Raises:
-        ValueError: it is empty, holds a character twice, or holds the end token.
+        ValueError: the alphabet is empty, holds a character twice, or holds the end token.
     """
     if not characters:
         raise ValueError("the alphabet is empty: give the characters of the texts")

@@ -1,4 +1,4 @@
-"""Problems that are a list, parted into those that are trained on and those that are held out."""
+"""A list of problems, parted into training and held-out problems."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ class Parted:
     """Two lists of problems that share no prompt.
 
     Attributes:
-        name: of what they were read from, for errors.
-        training: what is drawn from.
-        evaluation: what is held out.
+        name: the name of their source, for errors.
+        training: problems to train on.
+        evaluation: held-out problems.
 
     Raises:
-        ValueError: nothing is left to train on.
+        ValueError: no problem is left to train on.
     """
 
     name: str
@@ -38,16 +38,16 @@ class Parted:
         object.__setattr__(self, "training", kept)
 
     def drawn(self, generator: np.random.Generator, n: int) -> tuple[Problem, ...]:
-        """n problems to train on: all different if there are so many, else with replacement."""
+        """n training problems: all different if there are so many, else drawn with replacement."""
         check_count("n", n, 0)
         many = len(self.training)
         return tuple(self.training[at] for at in generator.choice(many, n, replace=n > many).tolist())
 
     def held_out(self, n: int) -> tuple[Problem, ...]:
-        """The first n that are held out.
+        """The first n held-out problems.
 
         Raises:
-            ValueError: there are not so many.
+            ValueError: fewer are held out.
         """
         check_count("n", n, 0)
         if n > len(self.evaluation):
@@ -58,10 +58,10 @@ class Parted:
 
 
 def last_held_out(name: str, problems: Sequence[Problem], share: float) -> Parted:
-    """The last `share` of the problems held out, rounded up; what is asked again there is not trained on.
+    """Two lists, of which the last `share` of the problems, rounded up, is held out; repeated prompts go there too.
 
     Raises:
-        ValueError: the share is not in [0, 1), or nothing is left to train on.
+        ValueError: the share is not in [0, 1), or no problem is left to train on.
     """
     check_share("held_out_share", share, one=False)
     first = len(problems) - math.ceil(share * len(problems))
@@ -69,7 +69,7 @@ def last_held_out(name: str, problems: Sequence[Problem], share: float) -> Parte
 
 
 def _text(prompt: Prompt) -> tuple[str, ...]:
-    """What tells one prompt from another."""
+    """The text by which prompts are compared."""
     if prompt.messages is None:
         return (str(prompt.text),)
     return tuple(part for message in prompt.messages for part in (message["role"], message["content"]))

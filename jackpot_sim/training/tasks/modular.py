@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import numpy as np
+from typing_extensions import override
 
 from jackpot_sim.core.arrays import Floats, Ints
 from jackpot_sim.environments.fields import FORBID_EXTRA, check_count
@@ -25,10 +26,10 @@ class ModularArithmetic(OfGrid):
 
     Attributes:
         modulus: 2 to 10,000; answers lie in [0, modulus), and so do operands, which are padded with zeros.
-        operations: which of + - * occur, each with the same probability.
+        operations: those of + - * that occur, each with the same probability.
 
     Raises:
-        ValueError: the modulus is out of range, or operations are none, unknown, or given twice.
+        ValueError: the modulus is out of range, or an operation is missing, unknown, or given twice.
 
     >>> problem = ModularArithmetic().problem(12, "*", 45)
     >>> problem.prompt.text, problem.answer
@@ -55,7 +56,7 @@ class ModularArithmetic(OfGrid):
 
     @property
     def max_new_tokens(self) -> int:
-        """The digits of the largest answer, and the end."""
+        """The digits of the largest answer, and the end token."""
         return self._digits + 1
 
     def rewards(self, completions: Sequence[str], problems: Sequence[Problem]) -> Floats:
@@ -70,7 +71,7 @@ class ModularArithmetic(OfGrid):
         """One problem.
 
         Raises:
-            ValueError: an operand is not in [0, modulus), or the operation is none of `operations`.
+            ValueError: an operand is not in [0, modulus), or the operation is not in `operations`.
         """
         if operation not in self.operations:
             raise ValueError(f"the operation must be one of {self.operations!r}, got {operation!r}")
@@ -85,11 +86,12 @@ class ModularArithmetic(OfGrid):
         return len(str(self.modulus - 1))
 
     @property
+    @override
     def _grid(self) -> Grid:
         """Rows of operation, first and second operand."""
 
         def key(rows: Ints) -> Ints:
-            # Numbered as in `_OPERATIONS`, so that what is held out does not depend on which of them occur.
+            # Numbered as in `_OPERATIONS`, so that the held-out problems do not depend on the operations that occur.
             operation = np.array([_OPERATIONS.index(each) for each in self.operations])[rows[:, :1]]
             ordered = operation == _OPERATIONS.index("-")
             operands = np.where(ordered, rows[:, 1:], np.sort(rows[:, 1:], axis=1))
@@ -97,5 +99,6 @@ class ModularArithmetic(OfGrid):
 
         return Grid("modular arithmetic", (len(self.operations), self.modulus, self.modulus), key)
 
+    @override
     def _made(self, rows: Ints) -> tuple[Problem, ...]:
         return tuple(self.problem(first, self.operations[at], second) for at, first, second in rows.tolist())

@@ -1,4 +1,4 @@
-"""Prompts of one's own, with their answers."""
+"""The user's own prompts, with their answers."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from jackpot_sim.training.tasks.scoring import MathReward
 
 @dataclass(frozen=True, kw_only=True)
 class PromptTask:
-    """Prompts with answers from a file or a data set; they are read when they are first needed.
+    """Prompts with answers from a file or a data set, read when they are first needed.
 
     Attributes:
-        prompts: where they are; every one needs an answer.
-        reward: whether the answer must stand in the completion, be it, or be equal to its answer as mathematics.
-        held_out_share: of the prompts, the last ones, in [0, 1).
+        prompts: the source of the prompts, each with an answer.
+        reward: the comparison of a completion with the answer: as a text, or as mathematics.
+        held_out_share: the share of the prompts, in [0, 1), that is held out: the last ones.
         max_new_tokens: the most tokens of a completion.
 
     Raises:
@@ -46,7 +46,7 @@ class PromptTask:
 
     @property
     def characters(self) -> None:
-        """None: the model's tokenizer reads what users write."""
+        """None: the model's own tokenizer reads the prompts."""
         return
 
     def problems(self, generator: np.random.Generator, n: int) -> tuple[Problem, ...]:
@@ -58,10 +58,10 @@ class PromptTask:
         return self._parted.drawn(generator, n)
 
     def held_out(self, n: int) -> tuple[Problem, ...]:
-        """The first n that are held out.
+        """The first n held-out problems.
 
         Raises:
-            ValueError: there are not so many, the prompts cannot be read, or one has no answer.
+            ValueError: fewer are held out, the prompts cannot be read, or one has no answer.
         """
         return self._parted.held_out(n)
 

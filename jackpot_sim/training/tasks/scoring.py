@@ -1,4 +1,4 @@
-"""Whether the answer that a completion ends in means the same as the right one."""
+"""Rewards of answers that are compared as mathematics."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from jackpot_sim.environments.fields import FORBID_EXTRA, check_count
 from jackpot_sim.requirements import require
 
 MARK = "####"
-"""What stands before the answer in solutions of GSM8K."""
+"""The mark before the answer in solutions of GSM8K."""
 
 _LONGEST = 400
-"""Characters of an answer that is read; a longer one is none."""
+"""The most characters of an answer; a longer one is wrong."""
 
 _SECONDS = 5
-"""For one comparison, where a thread can be interrupted."""
+"""The most seconds of one comparison, where a thread can be interrupted."""
 
 _MOST_DIGITS = 1e5
-"""Of an answer whose powers are worked out: `9^{9^{9^9}}` would take for ever."""
+"""The most digits of an answer whose powers are worked out: `9^{9^{9^9}}` would take for ever."""
 
 _LARGE_BINOMIAL = re.compile(r"binom\b.*(?:\d{5}|\^|!)", re.DOTALL)
-"""A binomial coefficient that may be large: the library works it out as it reads it."""
+"""A binomial coefficient that may be large: math-verify works it out while reading."""
 
 _BRACES = re.compile(r"\\f?boxed\s*\{|[{}]")
 _NUMBER = re.compile(r"[-+]?(?:\d+/0*[1-9]\d*|(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d*)?)", re.ASCII)
@@ -43,12 +43,12 @@ _NUMBER = re.compile(r"[-+]?(?:\d+/0*[1-9]\d*|(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d*
 class MathReward:
     r"""1 if the completion's answer equals the right one as mathematics (math-verify), else 0.
 
-    The answer is what the last \boxed{...} holds, or else what follows the last ####, or else what math-verify finds
-    in the text: its last number or formula. math-verify takes 12 and 12% for the same.
+    The answer is the content of the last \boxed{...}, or else the text after the last ####, or else the last number or
+    formula that math-verify finds in the text. math-verify takes 12 and 12% for the same.
 
     Attributes:
         marked: whether only an answer in \boxed{...} or after #### counts.
-        rounding: decimals that numbers must agree in, unless they are written as integers or fractions.
+        rounding: the decimals in which numbers must agree, unless they are written as integers or fractions.
     """
 
     kind: Literal["math"] = "math"
@@ -73,48 +73,48 @@ class MathReward:
     def _right(self, completion: str, answer: str) -> bool:
         if not answer:
             raise ValueError("an answer is empty: give the right answer of every prompt")
-        found = marked_answer(completion)
-        if (found is None and self.marked) or (found is not None and len(found) > _LONGEST):
+        marked = marked_answer(completion)
+        if (marked is None and self.marked) or (marked is not None and len(marked) > _LONGEST):
             return False
-        plain = completion.strip() if found is None else found
+        plain = completion.strip() if marked is None else marked
         if plain == answer:
             return True
         given, wanted = _number(plain), _number(answer)
         if given is not None and wanted is not None and (given == wanted or given.denominator == wanted.denominator):
             return given == wanted
-        return self._verified(plain if found is None else _boxed(plain), answer)
+        return self._verified(plain if marked is None else _boxed(plain), answer)
 
     def _verified(self, text: str, answer: str) -> bool:
         # Only the end of a long text: the answer stands there, and reading takes time.
         text = text[-2 * _LONGEST :]
         if _LARGE_BINOMIAL.search(text):
             return False
-        found = _parsed(text)
-        if sum(map(_digits, found)) > _MOST_DIGITS:
+        given = _parsed(text)
+        if sum(map(_digits, given)) > _MOST_DIGITS:
             return False
         wanted = _parsed(_boxed(answer))
         return bool(
-            _library().verify(list(wanted), list(found), float_rounding=self.rounding, timeout_seconds=_timeout())
+            _library().verify(list(wanted), list(given), float_rounding=self.rounding, timeout_seconds=_timeout())
         )
 
 
 def marked_answer(completion: str) -> str | None:
-    r"""What the last \boxed{...} holds, or else the rest of the line after the last ####; None if there is neither.
+    r"""The content of the last \boxed{...}, or else the line after the last ####; None if there is neither.
 
     >>> marked_answer(r"First \boxed{3}, then \boxed{\frac{1}{2}}."), marked_answer("3*4=12\n#### 12")
     ('\\frac{1}{2}', '12')
     """
     opened: list[tuple[bool, int]] = []
-    last, found = -1, None
+    last, answer = -1, None
     for brace in _BRACES.finditer(completion):
         if brace[0] != "}":
             opened.append((len(brace[0]) > 1, brace.end()))
         elif opened:
             is_box, start = opened.pop()
             if is_box and start > last:
-                last, found = start, completion[start : brace.start()].strip()
-    if found is not None:
-        return found
+                last, answer = start, completion[start : brace.start()].strip()
+    if answer is not None:
+        return answer
     if MARK in completion:
         return completion.rpartition(MARK)[2].strip().partition("\n")[0].strip()
     return None
@@ -125,7 +125,7 @@ def _boxed(answer: str) -> str:
 
 
 def _number(text: str) -> Fraction | None:
-    """The number that `text` is, None if it is anything else."""
+    """The number in `text`; None if it is anything but a number."""
     text = text.strip().removeprefix("\\").removeprefix("$").removesuffix("$").strip()
     return Fraction(text.replace(",", "")) if len(text) <= _LONGEST and _NUMBER.fullmatch(text) else None
 
@@ -138,12 +138,12 @@ def _library() -> Any:
 
 @lru_cache(maxsize=4096)
 def _parsed(text: str) -> tuple[Any, ...]:
-    """What math-verify reads in `text`, without what it could not understand."""
+    """The expressions that math-verify reads in `text`."""
     return tuple(_library().parse(text, fallback_mode="no_fallback", parsing_timeout=_timeout()))
 
 
 def _digits(expression: Any) -> float:
-    """About how many digits an expression has once its powers and factorials are worked out."""
+    """The approximate number of digits of an expression once its powers and factorials are worked out."""
     sympy: Any = importlib.import_module("sympy")
     if isinstance(expression, sympy.MatrixBase):
         return sum(map(_digits, expression), 0.0)
@@ -159,7 +159,7 @@ def _digits(expression: Any) -> float:
 
 
 def _timeout() -> int | None:
-    """Seconds after which math-verify gives up: it does so by a signal, which only the main thread gets."""
+    """The seconds after which math-verify gives up, by a signal; None outside the main thread, which alone gets it."""
     return _SECONDS if threading.current_thread() is threading.main_thread() else None
 
 

@@ -1,7 +1,6 @@
-"""Problems that are rows of small integers, some of them held out by what they are, not by when they are drawn.
+"""Problems that are rows of small integers, of which a hash of the integers decides whether they are held out.
 
-A problem is held out if a hash of its integers says so. So training and evaluation never meet, in whatever
-run, and neither needs a list of what the other has.
+So training and evaluation never share a problem, in any run, and neither needs a list of the other's problems.
 """
 
 from __future__ import annotations
@@ -23,10 +22,10 @@ HELD_OUT_SHARE = 0.05
 """The share of all problems that training never sees, in expectation over problems."""
 
 MOST_HELD_OUT = 20_000
-"""The most held-out problems that can be had where there are too many to list."""
+"""The most held-out problems that can be asked for where there are too many problems to list."""
 
 _LISTED = 2**20
-"""So many problems are listed; of more, held-out ones are drawn."""
+"""The most problems that are listed to find held-out ones; of more, held-out ones are drawn."""
 
 _CHUNK = 4096
 
@@ -36,9 +35,9 @@ class Grid:
     """All rows of integers below `sizes`, parted into training and evaluation.
 
     Attributes:
-        name: what the fixed draws of held-out rows are keyed by.
+        name: the key of the fixed draws of held-out rows.
         sizes: column i of a row lies in [0, sizes[i]).
-        key: of rows (n, columns), what decides whether each is held out, shape (n, any); rows of equal keys stay
+        key: a function from rows, (n, columns), to the integers that are hashed, (n, any); rows of equal keys stay
             together, so that 1+2 is not learned from 2+1.
     """
 
@@ -62,11 +61,11 @@ class Grid:
         """n different held-out rows in a fixed order, shape (n, columns).
 
         Raises:
-            ValueError: there are not so many.
+            ValueError: fewer are held out.
         """
         check_count("n", n, 0)
         generator = keyed_generator(0, "held out", self.name, self.sizes)
-        rows = self._listed(generator) if math.prod(self.sizes) <= _LISTED else self._found(generator, n)
+        rows = self._listed(generator) if math.prod(self.sizes) <= _LISTED else self._drawn_held_out(generator, n)
         if len(rows) < n:
             raise ValueError(f"{self.name} holds out {len(rows)} problems, and {n} were asked for: ask for fewer")
         return rows[:n]
@@ -90,13 +89,13 @@ class Grid:
         rows: Ints = np.indices(self.sizes, dtype=np.int64).reshape(len(self.sizes), -1).T
         return generator.permutation(rows[self.is_held_out(rows)])
 
-    def _found(self, generator: np.random.Generator, n: int) -> Ints:
+    def _drawn_held_out(self, generator: np.random.Generator, n: int) -> Ints:
         """The first n different held-out rows that are drawn."""
-        found: dict[tuple[int, ...], None] = {}
-        while len(found) < min(n, MOST_HELD_OUT):
+        different: dict[tuple[int, ...], None] = {}
+        while len(different) < min(n, MOST_HELD_OUT):
             rows = self._drawn(generator, _CHUNK)
-            found.update(dict.fromkeys(map(tuple, rows[self.is_held_out(rows)].tolist())))
-        return np.array(list(found)[:MOST_HELD_OUT], dtype=np.int64).reshape(-1, len(self.sizes))
+            different.update(dict.fromkeys(map(tuple, rows[self.is_held_out(rows)].tolist())))
+        return np.array(list(different)[:MOST_HELD_OUT], dtype=np.int64).reshape(-1, len(self.sizes))
 
 
 class OfGrid(ABC):
@@ -105,20 +104,20 @@ class OfGrid(ABC):
     @property
     @abstractmethod
     def _grid(self) -> Grid:
-        """The rows, and which of them stay together in training or in evaluation."""
+        """The rows of the task's problems."""
 
     @abstractmethod
     def _made(self, rows: Ints) -> tuple[Problem, ...]:
-        """The problems that rows are."""
+        """The problems of some rows, (n, columns)."""
 
     def problems(self, generator: np.random.Generator, n: int) -> tuple[Problem, ...]:
         """n problems drawn with replacement from those that are not held out."""
         return self._made(self._grid.training(generator, n))
 
     def held_out(self, n: int) -> tuple[Problem, ...]:
-        """n held-out problems, the same in every run; what stays together with one of them is never trained on.
+        """n held-out problems, the same in every run; a problem with the same key as one is never trained on.
 
         Raises:
-            ValueError: there are not so many.
+            ValueError: fewer are held out.
         """
         return self._made(self._grid.held_out(n))

@@ -1,4 +1,4 @@
-"""Short word problems, as many as there are numbers to put into a dozen stories."""
+"""Short word problems: a dozen stories with varying numbers, names and things."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Literal
 
 import numpy as np
+from typing_extensions import override
 
 from jackpot_sim.core.arrays import Floats, Ints
 from jackpot_sim.environments.fields import FORBID_EXTRA, check_count
@@ -30,7 +31,7 @@ class WordProblems(OfGrid):
     r"""Stories of one to three steps; a completion is right if its answer is, as 12, #### 12 or \boxed{12}.
 
     Attributes:
-        largest: the numbers drawn lie in [2, largest]; largest is 3 to 1000.
+        largest: the largest number that is drawn, 3 to 1000; the smallest is 2.
         fractions: whether some of the stories have answers with fractions or decimals.
         worked: whether solutions show the working before the answer.
         max_new_tokens: the most tokens of a completion; every worked solution has fewer than 80 characters, and fewer
@@ -54,7 +55,7 @@ class WordProblems(OfGrid):
 
     @property
     def characters(self) -> str:
-        """What ASCII prints; a model with a tokenizer of its own reads it as well."""
+        """The printable characters of ASCII, which any model's own tokenizer reads too."""
         return PRINTABLE
 
     def rewards(self, completions: Sequence[str], problems: Sequence[Problem]) -> Floats:
@@ -71,19 +72,21 @@ class WordProblems(OfGrid):
         return tuple(each for each in TEMPLATES if each.whole or self.fractions)
 
     @property
+    @override
     def _grid(self) -> Grid:
         """Rows of template, name, other name, things, and three numbers less `_SMALLEST`."""
         many = self.largest - _SMALLEST + 1
         used = np.array([[at < each.numbers for at in range(_NUMBERS)] for each in self._templates])
 
         def key(rows: Ints) -> Ints:
-            # The numbers of the story as they are told, 0 for what it does not use; neither names nor things count.
+            # The numbers of the story, 0 for those that it does not use; neither names nor things count.
             numbers = np.where(used[rows[:, 0]], rows[:, 4:] + _SMALLEST, 0)
             return np.hstack([rows[:, :1], numbers]).astype(np.int64)
 
         sizes = (len(self._templates), len(NAMES), len(NAMES) - 1, len(THINGS), *[many] * _NUMBERS)
         return Grid("word problems", sizes, key)
 
+    @override
     def _made(self, rows: Ints) -> tuple[Problem, ...]:
         return tuple(self._problem(*row) for row in rows.tolist())
 

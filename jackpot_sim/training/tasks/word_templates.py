@@ -1,4 +1,4 @@
-"""The stories behind `WordProblems`: each takes who, what and small numbers, and tells a problem with its working."""
+"""The stories behind `WordProblems`: each makes a problem with its working from names, things and small numbers."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ THINGS = ("apples", "books", "cards", "eggs", "marbles", "pens", "shells", "stam
 
 @dataclass(frozen=True)
 class Words:
-    """Who and what a problem is about.
+    """The words of a story.
 
     Attributes:
-        name: of the one who acts.
-        other: of someone else.
-        things: a plural.
+        name: the name of the person who acts.
+        other: the name of another person.
+        things: a noun in the plural.
     """
 
     name: str
@@ -31,7 +31,7 @@ class Told:
     """A problem in words.
 
     Attributes:
-        question: what is asked.
+        question: the text of the problem.
         working: equations that lead to the answer.
         answer: the answer: an integer, a decimal number or a fraction in lowest terms.
     """
@@ -49,8 +49,8 @@ class Template:
     """A story.
 
     Attributes:
-        numbers: how many of the numbers drawn it uses, from the first on; each is at least 2.
-        tell: makes the problem.
+        numbers: how many of the drawn numbers the story uses, from the first on; each is at least 2.
+        tell: the function that makes the problem.
         whole: whether every answer is an integer.
     """
 
@@ -166,4 +166,4 @@ TEMPLATES = (
     Template(2, _cake, whole=False),
     Template(3, _recipe, whole=False),
 )
-"""In the order that held-out problems are numbered by: a new one goes last."""
+"""All stories; held-out problems are numbered in this order, so a new story goes last."""

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from jackpot_sim.environments.language_models.library import logits
-from jackpot_sim.training.actors import OnPolicy, Served, SmallActor, Stale
+from jackpot_sim.training.actors import OnPolicy, Served, SmallActor, StaleActor
 from jackpot_sim.training.models.serving import Server
 from tests.training.tiny import run_of, trainer_of
 
@@ -37,7 +37,7 @@ def test_on_policy_it_is_the_policy(policy: Any) -> None:
 
 @pytest.mark.parametrize("lag", [1, 2, 3])
 def test_a_stale_actor_is_the_policy_of_so_many_batches_ago(policy: Any, lag: int) -> None:
-    server, seen = Server(Stale(lag=lag), policy, None, 0), []
+    server, seen = Server(StaleActor(lag=lag), policy, None, 0), []
     for step in range(6):
         put(policy, float(step))
         seen.append(first(server.actor().model))
@@ -55,11 +55,11 @@ def test_a_stale_actor_goes_on_from_its_state(policy: Any, lag: int, batches: in
             seen.append(first(server.actor().model))
         return seen
 
-    server = Server(Stale(lag=lag), policy, None, 0)
+    server = Server(StaleActor(lag=lag), policy, None, 0)
     for step in range(batches):
         put(policy, float(step))
         server.actor()
-    state, fresh = copy.deepcopy(server.state()), Server(Stale(lag=lag), policy, None, 0)
+    state, fresh = copy.deepcopy(server.state()), Server(StaleActor(lag=lag), policy, None, 0)
     expected = rest(server)
     fresh.restore(state)
     assert rest(fresh) == expected
