@@ -1,7 +1,7 @@
-"""Records of training: a row for every step of every run, and what became of each run.
+"""Records of training: a row for every step of every run, and the outcome of each run.
 
-OUT/manifest.json      what was asked, its hash, the versions that began it
-OUT/runs/RUN/…         see `run`
+OUT/manifest.json      the configuration, its hash, the versions that began the study
+OUT/runs/RUN/…         see `loop.run`
 OUT/steps.parquet      the rows of all runs, once all are finished
 OUT/outcomes.parquet   one row for each run
 """
@@ -50,7 +50,7 @@ FIGURES = {
     "length": "mean tokens of a rollout",
     "seconds": "wall-clock time of the step, its test included",
 }
-"""What every column with a figure is; of a column that a run does not have all rows are nan."""
+"""The meaning of every column with a figure; a column that does not apply to a run is nan throughout."""
 
 KEYS = pa.schema([("setting", pa.string()), ("method", pa.string()), ("seed", pa.int64()), ("step", pa.int64())])
 STEPS = pa.schema([*KEYS, *((name, pa.float64()) for name in FIGURES)])
@@ -85,47 +85,53 @@ COLUMNS = {
         "steps": "steps that were made",
         "best_accuracy": "the largest running mean of `accuracy` over 20 steps, the test before all steps included",
         "last_accuracy": "the last such mean",
-        "collapsed_at": "the step from which it stayed below half of its best, with 20 further steps at least",
-        "ended": "finished, collapsed (and stopped early), or why it could not go on",
+        "collapsed_at": "the step from which it stayed below half of its best, for at least 20 further steps",
+        "ended": "finished, collapsed (and stopped early), or the reason for which it could not go on",
     },
 }
-"""What every column of the records is, by file."""
+"""The meaning of every column of the records, by file."""
 
 _REASON = b"reason"
 
 
 def steps(run: Run, rows: Sequence[Mapping[str, float]], reason: str) -> pa.Table:
-    """The rows of a run; why it could not go on is kept beside them, "" if it could."""
+    """The rows of a run as a table; its metadata hold the reason for which the run ended early, "" if it did not."""
     own: dict[str, Any] = {"setting": run.setting, "method": run.method, "seed": run.seed}
     full = [own | {"step": int(row["step"])} | {name: row.get(name, math.nan) for name in FIGURES} for row in rows]
     return pa.Table.from_pylist(full, schema=STEPS).replace_schema_metadata({_REASON: reason.encode()})
 
 
 def write(table: pa.Table, path: Path) -> None:
-    """As Parquet, compressed."""
+    """Writes a table as compressed Parquet."""
     pq.write_table(table, path, compression="zstd", write_page_checksum=True)
 
 
 def read(path: Path) -> tuple[pa.Table, str]:
-    """The rows of a run, and why it could not go on."""
+    """The rows of a run, and the reason for which it ended early, "" if it did not."""
     table = pq.read_table(path)
     return table, (table.schema.metadata or {}).get(_REASON, b"").decode()
 
 
 def outcome(table: pa.Table, reason: str, asked: int) -> dict[str, Any]:
-    """What became of a run: its row of `OUTCOMES`; the last of its rows says how many steps were made."""
+    """The outcome of a run: its row of `OUTCOMES`.
+
+    Args:
+        table: the rows of the run; the last one holds the number of steps that were made.
+        reason: the reason for which the run ended early, "" if it did not.
+        asked: the steps that were asked of it.
+    """
     frame: pd.DataFrame = table.to_pandas()
     tests = frame.dropna(subset=["accuracy"])
-    found = Course(math.nan, math.nan, None)  # of a policy that could not be tested even once
+    result = Course(math.nan, math.nan, None)  # of a policy that was never tested
     if len(tests):
-        found = course(tests["step"].tolist(), tests["accuracy"].tolist())
+        result = course(tests["step"].tolist(), tests["accuracy"].tolist())
     first, last = frame.iloc[0], int(frame["step"].iloc[-1])
     ended = reason or ("finished" if last >= asked else "collapsed")
     return {
         **{name: first[name] for name in ("setting", "method", "seed")},
         "steps": last,
-        "best_accuracy": found.best,
-        "last_accuracy": found.last,
-        "collapsed_at": found.collapsed_at,
+        "best_accuracy": result.best,
+        "last_accuracy": result.last,
+        "collapsed_at": result.collapsed_at,
         "ended": ended,
     }

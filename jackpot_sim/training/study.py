@@ -1,4 +1,4 @@
-"""What a study of training is: settings × methods × seeds, each a run; read from YAML or TOML.
+"""Studies of training: settings × methods × seeds, each a run; read from YAML or TOML.
 
     name: figure1
     seeds: 5
@@ -10,9 +10,9 @@
     methods:                                    # or one method's own
       none: {}
       tis: {correction: {kind: tis, clip: 2}}
-    quick: {seeds: 1, steps: 40, settings: [near]}   # what --quick lays over all of it; a list chooses by name
+    quick: {seeds: 1, steps: 40, settings: [near]}   # laid over all of it by --quick; a list chooses by name
 
-Without settings and methods it is a single run, or one for each seed.
+Without settings and methods a study is a single run, or one for each seed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import re
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, TypeAlias
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -38,16 +38,16 @@ from jackpot_sim.training.actors import SmallActor
 from jackpot_sim.training.config import Given, Training
 
 ONLY = "run"
-"""What the one setting or method is called where none is named."""
+"""The name of the only setting or method where none is named."""
 
 _NAME = r"[\w.+-]+"
 _AXES = ("settings", "methods")
 _KINDS = {"task": {"kind": "addition"}, "policy": {"kind": "taught"}, "actor": {"kind": "on-policy"}}
-"""What fields belong to that are given without a kind."""
+"""The kind of a configuration whose fields are given without one."""
 _KINDS_AT, _PLACE_IN = configuration.kinds_of(Training), configuration.place_in(Training)
 
 
-def _as_seeds(value: Any) -> Any:
+def _as_seeds(value: object) -> object:
     if isinstance(value, str) and value.isdecimal():
         value = int(value)
     if isinstance(value, int) and not isinstance(value, bool):
@@ -61,18 +61,21 @@ def _as_seeds(value: Any) -> Any:
 
 Label = Annotated[str, Field(pattern=f"^{_NAME}$")]
 
+Changes: TypeAlias = Mapping[str, object]
+"""The fields that a setting or a method changes."""
+
 
 class Run(Frozen):
     """One training run of a study."""
 
     setting: str
-    """Its setting's name."""
+    """The name of its setting."""
     method: str
-    """Its method's name."""
+    """The name of its method."""
     seed: int
-    """Its seed."""
+    """The seed of models, prompts and draws."""
     training: Training
-    """What it does."""
+    """The configuration of the run."""
 
     @property
     def id(self) -> str:
@@ -84,11 +87,11 @@ class Study(Frozen):
     """Settings × methods × seeds."""
 
     name: Label = "training"
-    """Names the default output folder."""
+    """The name of the study, and of its default output folder."""
     seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(_as_seeds)] = (0,)
     """A list of seeds, or how many: 3 means 0, 1 and 2."""
     grid: dict[Label, dict[Label, Training]]
-    """Each setting's methods."""
+    """The methods of each setting."""
 
     @model_validator(mode="after")
     def _some(self) -> Study:
@@ -113,12 +116,12 @@ class Study(Frozen):
 
     @cached_property
     def config_hash(self) -> str:
-        """A digest of all that a run depends on but its seed: settings, methods, files, and our version.
+        """A digest of all that runs depend on besides their seeds: settings, methods, files, and our version.
 
-        The number of seeds is not part of it, so that a study goes on where there are to be more of them.
+        The seeds are not part of it, so that a study can be extended by more of them.
 
         Raises:
-            StudyError: a file that it names cannot be read.
+            StudyError: a file that the study names cannot be read.
         """
         try:
             contents = fingerprint(files_of([_reads(run.training) for run in self.runs]))
@@ -128,20 +131,20 @@ class Study(Frozen):
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _reads(training: Training) -> tuple[Any, ...]:
-    """What of a run may name files: its task and its checkpoints; a name on the hub stands for itself."""
+def _reads(training: Training) -> tuple[object, ...]:
+    """The parts of a run that may name files: its task and its checkpoints; a name on the hub stands for itself."""
     policy, actor = training.policy, training.actor
     local = [Checkpoint(path=Path(policy.path))] if isinstance(policy, Given) and Path(policy.path).is_dir() else []
     return (training.task, *local, *([actor.model] if isinstance(actor, SmallActor) else []))
 
 
-def read(path: Path | None, overrides: Mapping[str, Any] | None = None, *, quick: bool = False) -> Study:
+def read(path: Path | None, overrides: Mapping[str, object] | None = None, *, quick: bool = False) -> Study:
     """The study in a file, or the default run without one.
 
     Args:
         path: a YAML or TOML file.
         overrides: fields of every run, laid over all else.
-        quick: whether what stands under `quick` is laid over it.
+        quick: whether the fields under `quick` are laid over it.
 
     Raises:
         StudyError: the file cannot be read, or a field is unknown or out of range.
@@ -150,7 +153,7 @@ def read(path: Path | None, overrides: Mapping[str, Any] | None = None, *, quick
     return of_mapping(mapping, overrides or {}, quick=quick)
 
 
-def of_mapping(mapping: Mapping[str, Any], overrides: Mapping[str, Any], *, quick: bool = False) -> Study:
+def of_mapping(mapping: Mapping[str, object], overrides: Mapping[str, object], *, quick: bool = False) -> Study:
     """The study that a mapping describes, see `read`.
 
     Raises:
@@ -183,16 +186,20 @@ def of_mapping(mapping: Mapping[str, Any], overrides: Mapping[str, Any], *, quic
     return configuration.parse(Study, study | {"grid": grid})
 
 
-def laid_over(below: Any, above: Any) -> Any:
-    """`above` laid over `below`, mapping by mapping; one that names another kind takes its place."""
-    if not isinstance(below, Mapping) or not isinstance(above, Mapping):
-        return above
+def laid_over(below: Mapping[str, object], above: Mapping[str, object]) -> dict[str, object]:
+    """`above` laid over `below`, mapping by mapping; a mapping of another kind replaces the one below."""
     if "kind" in above and above["kind"] != below.get("kind"):
         return dict(above)
-    return dict(below) | {key: laid_over(below.get(key), value) for key, value in above.items()}
+    return dict(below) | {key: _value_over(below.get(key), value) for key, value in above.items()}
 
 
-_SHORT: dict[tuple[str, ...], Callable[[str], Mapping[str, Any]]] = {
+def _value_over(below: object, above: object) -> object:
+    if isinstance(below, Mapping) and isinstance(above, Mapping):
+        return laid_over(below, above)
+    return above
+
+
+_SHORT: dict[tuple[str, ...], Callable[[str], Mapping[str, object]]] = {
     ("task",): lambda kind: {"kind": kind},
     ("task", "prompts"): lambda path: {"kind": "file", "path": path},
     ("task", "reward"): lambda kind: {"kind": kind},
@@ -201,19 +208,19 @@ _SHORT: dict[tuple[str, ...], Callable[[str], Mapping[str, Any]]] = {
     ("actor", "model"): lambda path: {"kind": "checkpoint", "path": path},
     ("actor", "source"): lambda kind: {"kind": kind},
 }
-"""What a text in the place of a configuration stands for."""
+"""The configuration for which a text in its place stands."""
 
 _MISSING_KINDS = {("task", "prompts"): "file", ("actor", "model"): "qwen3"}
-"""The kind of what is given by its fields alone."""
+"""The kind of a configuration that is given by its fields alone."""
 
 
-def spelt_out(mapping: Mapping[str, Any], above: tuple[str, ...] = ()) -> dict[str, Any]:
+def spelt_out(mapping: Mapping[str, object], above: tuple[str, ...] = ()) -> dict[str, object]:
     """The fields with their short forms written out.
 
     >>> spelt_out({"actor": "stale", "policy": "models/policy", "steps": 3})
     {'actor': {'kind': 'stale'}, 'policy': {'kind': 'checkpoint', 'path': 'models/policy'}, 'steps': 3}
     """
-    out: dict[str, Any] = {}
+    out: dict[str, object] = {}
     for name, value in mapping.items():
         where = (*above, str(name))
         if isinstance(value, str) and where in _SHORT:
@@ -222,38 +229,37 @@ def spelt_out(mapping: Mapping[str, Any], above: tuple[str, ...] = ()) -> dict[s
     return out
 
 
-def _with_kinds(mapping: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields, with the kinds of what is given by its fields alone."""
+def _with_kinds(mapping: Mapping[str, object]) -> dict[str, object]:
+    """The fields, with the kinds of configurations that are given by their fields alone."""
     out = dict(mapping)
     for (outer, inner), kind in _MISSING_KINDS.items():
-        there = out.get(outer)
-        if isinstance(there, Mapping) and isinstance(there.get(inner), Mapping):
-            out[outer] = {**there, inner: {"kind": kind, **there[inner]}}
+        fields = out.get(outer)
+        if isinstance(fields, Mapping) and isinstance(fields.get(inner), Mapping):
+            out[outer] = {**fields, inner: {"kind": kind, **fields[inner]}}
     return out
 
 
-def _chosen(there: Mapping[str, Any], where: str, names: Any) -> dict[str, Any]:
+def _chosen(named: Mapping[str, Changes], where: str, names: object) -> dict[str, Changes]:
     """The settings or methods of these names."""
     if not isinstance(names, list) or not names:
-        raise StudyError(f"{where}: give a list of names, of {', '.join(there)}")
-    if unknown := [str(name) for name in names if name not in there]:
-        raise StudyError(f"{where}: there is no {unknown[0]} (there are {', '.join(there)})")
-    return {name: there[name] for name in names}
+        raise StudyError(f"{where}: give a list of names, of {', '.join(named)}")
+    if unknown := [str(name) for name in names if name not in named]:
+        raise StudyError(f"{where}: there is no {unknown[0]} (there are {', '.join(named)})")
+    return {name: named[name] for name in names}
 
 
-def _named(value: Any, axis: str) -> dict[str, Mapping[str, Any]]:
+def _named(value: object, axis: str) -> dict[str, Changes]:
     """The settings or methods by name."""
     if value is None:
         return {ONLY: {}}
-    named = isinstance(value, Mapping) and all(isinstance(each, Mapping) or each is None for each in value.values())
-    if not named or not value:
+    if not (value and isinstance(value, Mapping) and all(isinstance(each, Mapping | None) for each in value.values())):
         raise StudyError(f"{axis}: give a name to each, and the fields that it changes")
     if bad := [name for name in value if not re.fullmatch(_NAME, str(name))]:
         raise StudyError(f"{axis}: {bad[0]!r} names a folder: give letters, digits and _ . + - alone")
     return {str(name): spelt_out(changes or {}) for name, changes in value.items()}
 
 
-def _training(mapping: Mapping[str, Any], where: str) -> Training:
+def _training(mapping: Mapping[str, object], where: str) -> Training:
     try:
         if unknown := [key for key in mapping if key not in Training.model_fields]:
             known = ("name", "seeds", "settings", "methods", "quick", *Training.model_fields)

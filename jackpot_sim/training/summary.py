@@ -1,4 +1,4 @@
-"""What a study says when it is done: a row for each setting and method."""
+"""The tables that a study prints: its outcomes by setting and method, and its runs before any is trained."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rich.table import Table
 from jackpot_sim.training.study import Study
 
 LAST = 20
-"""Steps at the end that the last figures are means over."""
+"""The number of steps at the end over which the last figures are means."""
 
 
 def outcomes_table(study: Study, steps: pd.DataFrame, outcomes: pd.DataFrame) -> Table:
@@ -30,13 +30,13 @@ def outcomes_table(study: Study, steps: pd.DataFrame, outcomes: pd.DataFrame) ->
             table.add_row(
                 setting,
                 method,
-                *(told(figure) for figure in figures),
+                *(mean_and_error(figure) for figure in figures),
                 _ended(mine),
             )
     return table
 
 
-def told(values: pd.Series[float]) -> str:
+def mean_and_error(values: pd.Series[float]) -> str:
     """The mean over seeds, with its standard error where there are two at least."""
     known = values.dropna().to_numpy(dtype=np.float64)
     if not len(known):
@@ -46,7 +46,7 @@ def told(values: pd.Series[float]) -> str:
 
 
 def _ended(outcomes: pd.DataFrame) -> str:
-    """How the runs ended; a policy that was at accuracy 0 throughout had nothing to lose, and is never right."""
+    """The ends of the runs, in words; a policy with accuracy 0 throughout counts as never right, not as collapsed."""
     wrong = int((outcomes["best_accuracy"] == 0).sum())
     collapsed = outcomes["collapsed_at"].dropna().to_numpy(dtype=np.float64)
     diverged = int((~outcomes["ended"].isin(["finished", "collapsed"])).sum())

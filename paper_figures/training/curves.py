@@ -20,7 +20,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from rich.table import Table
 
-from jackpot_sim.training.summary import told
+from jackpot_sim.training.summary import mean_and_error
 from paper_figures import style
 from paper_figures.command import report_table
 from paper_figures.style import Look
@@ -183,7 +183,7 @@ def tables(found: Trained, runs: pd.DataFrame, title: str) -> list[Table]:
             kl, diverged = geometric(mine["kl"]), int(mine["diverged"].sum())
             shown.add_row(
                 name_of(method),
-                *(told(mine[each]) for each in ("accuracy", "best_accuracy")),
+                *(mean_and_error(mine[each]) for each in ("accuracy", "best_accuracy")),
                 "-" if np.isnan(kl) else f"{kl:.2g}",
                 told_lost(mine["lost_at"]) + (f" ({diverged} diverged)" if diverged else ""),
             )

@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from jackpot_sim.training.summary import told
+from jackpot_sim.training.summary import mean_and_error
 from paper_figures import style
 from paper_figures.command import report_table
 from paper_figures.style import Look
@@ -149,7 +149,7 @@ def our_table(found: Trained, runs: pd.DataFrame, title: str, best: bool = False
     table.columns[int(several)].justify = "left"
     for setting in found.settings:
         for method in found.grid[setting]:
-            cells = [told(values) for _, values in group(scored, setting, method).items()]
+            cells = [mean_and_error(values) for _, values in group(scored, setting, method).items()]
             at = group(runs, setting, method)["lost_at"]
             lost = [] if best else [f"{at.notna().sum()} of {len(at)}"]
             table.add_row(*([setting] if several else []), name_of(method), *cells, *lost)

@@ -9,16 +9,27 @@ from __future__ import annotations
 
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, TypedDict
 
 from jackpot_sim.studies.errors import StudyError
 from jackpot_sim.studies.files import write_atomically
+
+if TYPE_CHECKING:
+    from jackpot_sim.training.loop.trainer import Row, TrainerState
 
 KEPT = 2
 """The number of checkpoints that are kept."""
 
 
-def save(folder: Path, step: int, state: dict[str, Any]) -> None:
+class Checkpoint(TypedDict):
+    """The contents of a checkpoint."""
+
+    trainer: TrainerState
+    rows: list[Row]
+    """The rows recorded so far."""
+
+
+def save(folder: Path, step: int, state: Checkpoint) -> None:
     """Writes the checkpoint of a step, and deletes those before the last two.
 
     Raises:
@@ -31,7 +42,7 @@ def save(folder: Path, step: int, state: dict[str, Any]) -> None:
         old.unlink()
 
 
-def newest(folder: Path) -> dict[str, Any] | None:
+def newest(folder: Path) -> Checkpoint | None:
     """The last checkpoint that can be read, None if there is none; a file that a kill left unfinished is deleted.
 
     Raises:
@@ -46,7 +57,7 @@ def newest(folder: Path) -> dict[str, Any] | None:
             with zipfile.ZipFile(path) as archive:
                 if archive.testzip() is not None:  # torch does not look at the checksums that it writes
                     continue
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            state: Checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         except Exception:  # damaged from outside, which torch meets with errors of any kind: the one before it serves
             continue
         if isinstance(state, dict):

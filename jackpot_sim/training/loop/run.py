@@ -1,10 +1,10 @@
-"""One run from its first step to its last, in a folder of its own; what was cut short goes on from its checkpoint.
+"""One run from its first step to its last, in a folder of its own; after an interruption its checkpoint goes on.
 
-RUN/checkpoint-000050.pt    while it is under way
-RUN/log.jsonl               a line a step, to look at
-RUN/tensorboard             events, where they are asked for
-RUN/policy                  the trained policy, as save_pretrained leaves it, where it is asked for
-RUN/steps.parquet           a row a step; written last: where it is, the run is finished
+RUN/checkpoint-000050.pt    while the run is under way
+RUN/log.jsonl               a line for each step, to look at
+RUN/tensorboard             events, on request
+RUN/policy                  the trained policy, as save_pretrained writes it, on request
+RUN/steps.parquet           a row for each step; written last, so a run that has it is finished
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from jackpot_sim.environments.language_models.threads import torch_threads
 from jackpot_sim.requirements import require
@@ -31,6 +31,9 @@ from jackpot_sim.training.loop.trainer import Row, Trainer
 from jackpot_sim.training.models.preparation import beginning, save_model
 from jackpot_sim.training.records import FIGURES
 from jackpot_sim.training.study import Run
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 STEPS, LOG, POLICY, EVENTS = "steps.parquet", "log.jsonl", "policy", "tensorboard"
 
@@ -48,21 +51,22 @@ def train(
     keep_policy: bool = False,
     tensorboard: bool = False,
 ) -> None:
-    """Trains until the run is finished, has collapsed, or cannot go on; one that is finished is left as it is.
+    """Trains until the run is finished, has collapsed, or diverges; a finished run is left as it is.
 
-    A run that diverges is finished too: its rows say so, and its last good checkpoint stays, in place of a policy.
+    A run that diverges is finished too: its records give the reason, and its last good checkpoint stays in place of a
+    policy.
 
     Args:
-        run: what to train.
-        folder: where its records go, new or of the same run.
-        models: where the models that it begins with have been prepared.
-        watch: told of every step.
-        reward: in the place of the task's own, which still judges the tests.
-        keep_policy: whether the trained policy is saved, at the end of the training.
-        tensorboard: whether to write events for TensorBoard, into the run's folder.
+        run: the run.
+        folder: the folder of its records, new or of the same run.
+        models: the folder in which its first models have been prepared.
+        watch: called with the row of every step.
+        reward: a reward function in place of the task's own, which still judges the tests.
+        keep_policy: whether to save the trained policy at the end.
+        tensorboard: whether to write events for TensorBoard into the run's folder.
 
     Raises:
-        StudyError: a model or a reward does not work, or the folder cannot be written; what there is stays.
+        StudyError: a model or a reward does not work, or the folder cannot be written; what is written stays.
     """
     if (folder / STEPS).exists():
         return
@@ -72,22 +76,22 @@ def train(
             texts, policy, actor = beginning(run, models)
             trainer = Trainer(run.training, texts, policy, actor, run.seed, reward)
             with _events(folder, tensorboard) as events:
-                _Course(run, trainer, folder, watch, events).to_its_end(keep_policy)
+                _UnderWay(run, trainer, folder, watch, events).to_its_end(keep_policy)
     except (RewardError, ValueError) as error:
         raise StudyError(f"{run.id}: {error}") from error
     except OSError as error:
         raise unwritable(Path(error.filename or folder), error) from error
 
 
-class _Course:
+class _UnderWay:
     """A run under way: its trainer and the rows so far."""
 
-    def __init__(self, run: Run, trainer: Trainer, folder: Path, watch: Watch, events: Any) -> None:
+    def __init__(self, run: Run, trainer: Trainer, folder: Path, watch: Watch, events: SummaryWriter | None) -> None:
         self._run, self._trainer, self._folder, self._watch, self._events = run, trainer, folder, watch, events
         self._rows: list[Row] = []
 
     def to_its_end(self, keep_policy: bool) -> None:
-        """Steps, tests and checkpoints; the policy and the rows at the end."""
+        """Makes the steps, tests and checkpoints; writes the policy and the rows at the end."""
         config, trainer, reason = self._run.training, self._trainer, ""
         self._go_on()
         try:
@@ -110,12 +114,12 @@ class _Course:
             checkpoints.delete(self._folder)
 
     def _go_on(self) -> None:
-        """To where the last checkpoint was taken, in the records too; without one to the beginning."""
+        """Goes to the last checkpoint, in the records too, or without one to the beginning."""
         if (state := checkpoints.newest(self._folder)) is not None:
             self._trainer.restore(state["trainer"])
             self._rows = state["rows"]
         else:
-            self._keep()  # what a run that diverges at once falls back on
+            self._keep()  # for a run that diverges at once
         (self._folder / LOG).write_text("", encoding="utf-8")
         for row in self._rows:
             self._tell(row)
@@ -130,7 +134,7 @@ class _Course:
         self._tell(row)
 
     def _begun(self) -> Row:
-        """The row of the step at hand, among the others: where the step diverges, what was tested is kept."""
+        """The row of the current step, entered at once, so that a test is recorded though the step may diverge."""
         if not self._rows or self._rows[-1]["step"] != self._trainer.step:
             self._rows.append({"step": self._trainer.step})
         return self._rows[-1]
@@ -140,8 +144,8 @@ class _Course:
 
     def _tell(self, row: Row) -> None:
         with (self._folder / LOG).open("a", encoding="utf-8") as log:
-            known = {name: value if math.isfinite(value) else None for name, value in row.items()}  # JSON has no NaN
-            log.write(f"{json.dumps(known)}\n")
+            figures = {name: value if math.isfinite(value) else None for name, value in row.items()}  # JSON has no NaN
+            log.write(f"{json.dumps(figures)}\n")
         if self._events is not None:
             for name in FIGURES:
                 if math.isfinite(row.get(name, math.nan)):
@@ -152,18 +156,18 @@ class _Course:
         checkpoints.save(self._folder, self._trainer.step, {"trainer": self._trainer.state(), "rows": self._rows})
 
     def _is_over(self) -> bool:
-        """Whether it has stayed collapsed for so long that going on would teach nothing."""
+        """Whether the run has stayed collapsed for `stop_after_collapse` steps."""
         patience = self._run.training.stop_after_collapse
         tests = [row for row in self._rows if "accuracy" in row]
         if patience is None or not tests:
             return False
-        found = course([int(row["step"]) for row in tests], [row["accuracy"] for row in tests]).collapsed_at
-        return found is not None and self._trainer.step - found >= patience
+        since = course([int(row["step"]) for row in tests], [row["accuracy"] for row in tests]).collapsed_at
+        return since is not None and self._trainer.step - since >= patience
 
 
 @contextlib.contextmanager
-def _events(folder: Path, wanted: bool) -> Iterator[Any]:
-    """What writes events for TensorBoard, None where they are not wanted; those of before are written again."""
+def _events(folder: Path, wanted: bool) -> Iterator[SummaryWriter | None]:
+    """The writer of events for TensorBoard, which begins anew; None where none are wanted."""
     if not wanted:
         yield None
         return

@@ -1,9 +1,9 @@
-"""The models that runs begin with, made once for all runs that share them, and kept in a folder.
+"""The first models of runs, made once for all runs that share them, and kept in a folder.
 
-    MODELS/KEY/policy               a checkpoint, as save_pretrained leaves it
+    MODELS/KEY/policy               a checkpoint, as save_pretrained writes it
     MODELS/KEY/actor-3x64-0.05      distilled from it to that KL, one for each distance that the study asks for
 
-A folder is written under another name and renamed: it is whole or not there.
+A folder is written under another name and then renamed, so that it is whole or missing.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock
 
@@ -35,22 +34,22 @@ from jackpot_sim.training.study import Run
 from jackpot_sim.training.tasks.characters import character_tokenizer
 
 _USUAL = TinyQwen3(heads=2, kv_heads=2, initial_scale=5.0)
-"""An actor whose size is told by its layers and its width."""
+"""An actor that its name describes by layers and width alone."""
 
 
 class Pair(Frozen):
-    """A taught policy and the sizes and distances of the actors that are to be distilled from it."""
+    """A taught policy, with the sizes and distances of the actors that are distilled from it."""
 
     training: Training
-    """A run that begins with it: the task and the policy are what counts."""
+    """A run that begins with this policy; only its task and its policy matter."""
     seed: int
-    """Of the weights and of what is learnt from."""
+    """The seed of the weights and of the data."""
     actors: tuple[tuple[TinyQwen3, tuple[float, ...]], ...]
-    """The actors' sizes, each with the distances."""
+    """The sizes of the actors, each with its distances: KLs, nats per token."""
 
     @property
     def key(self) -> str:
-        """Names the folder of its models."""
+        """The name of the folder of its models."""
         return _key(self.training, self.seed)
 
 
@@ -65,16 +64,17 @@ def _actor_name(config: TinyQwen3, kl: float) -> str:
     usual = replace(_USUAL, layers=config.layers, hidden=config.hidden)
     if config == usual and float(f"{kl:g}") == kl:
         return name
-    return f"{name}-{hashlib.sha256(f'{config} {kl!r}'.encode()).hexdigest()[:8]}"  # what the name does not tell
+    rest = hashlib.sha256(f"{config} {kl!r}".encode()).hexdigest()[:8]  # of the fields that the name leaves out
+    return f"{name}-{rest}"
 
 
 def pairs(runs: Iterable[Run]) -> tuple[Pair, ...]:
-    """All models that have to be made for these runs, each once."""
-    found: dict[str, tuple[Run, dict[TinyQwen3, set[float]]]] = {}
+    """The models that these runs begin with, each once."""
+    by_key: dict[str, tuple[Run, dict[TinyQwen3, set[float]]]] = {}
     for run in runs:
         if not isinstance(run.training.policy, Taught):
             continue
-        _, actors = found.setdefault(_key(run.training, run.seed), (run, {}))
+        _, actors = by_key.setdefault(_key(run.training, run.seed), (run, {}))
         actor = run.training.actor
         if isinstance(actor, SmallActor) and isinstance(actor.model, TinyQwen3):
             assert actor.kl is not None  # see SmallActor
@@ -85,15 +85,15 @@ def pairs(runs: Iterable[Run]) -> tuple[Pair, ...]:
             seed=run.seed,
             actors=tuple((model, tuple(sorted(kls))) for model, kls in actors.items()),
         )
-        for run, actors in found.values()
+        for run, actors in by_key.values()
     )
 
 
 def prepare(pair: Pair, models: Path, report: Callable[[str], None] = lambda _: None) -> None:
-    """Makes what is missing of the pair's models; one process at a time, for studies may share the folder.
+    """Makes the missing models of a pair; one process at a time, since studies may share the folder.
 
     Raises:
-        StudyError: the policy cannot be taught, or an actor not come so near.
+        StudyError: the policy cannot be taught, or an actor does not come near enough.
     """
     folder = models / pair.key
     folder.mkdir(parents=True, exist_ok=True)
@@ -101,8 +101,8 @@ def prepare(pair: Pair, models: Path, report: Callable[[str], None] = lambda _: 
     with FileLock(folder / LOCK), torch_threads(1):
         if not (folder / "policy").is_dir():
             assert isinstance(training.policy, Taught)
-            made = taught(training.policy, texts, training.precision, pair.seed, report)
-            save_model(made, texts.tokenizer, folder / "policy")
+            model = taught(training.policy, texts, training.precision, pair.seed, report)
+            save_model(model, texts.tokenizer, folder / "policy")
         policy = checkpoints.load(folder / "policy", precision=training.precision, device="cpu").model
         for config, kls in pair.actors:
             if all((folder / _actor_name(config, kl)).is_dir() for kl in kls):
@@ -124,7 +124,7 @@ def save_model(model: Model, tokenizer: Tokenizer, folder: Path) -> None:
 
 
 def beginning(run: Run, models: Path) -> tuple[Texts, Model, Model | None]:
-    """The task in tokens, the policy, and the actor that is not the policy, None if it is.
+    """The task in tokens, the policy, and the actor's own model, None where the policy or a copy of it writes.
 
     Raises:
         StudyError: a checkpoint cannot be read, or does not fit.
@@ -163,7 +163,7 @@ def _actor(run: Run, models: Path, policy: Loaded) -> Loaded | None:
 
 
 def _texts(training: Training, policy: Loaded | None) -> Texts:
-    tokenizer: Any = None if policy is None else policy.tokenizer
+    tokenizer: Tokenizer | None = None if policy is None else policy.tokenizer
     if tokenizer is None:
         if training.task.characters is None:
             raise StudyError(

@@ -1,7 +1,7 @@
-"""The models that training begins with: a policy that was taught, an actor that was distilled from it.
+"""The first models of training: a policy that is taught, and actors that are distilled from it.
 
-They depend on the task, their own configuration and the seed, never on the method, so that all methods of a study
-begin with the same weights.
+They depend on the task, their own configuration and the seed, never on the method. So all methods of a study begin
+with the same weights.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ if TYPE_CHECKING:
 BATCH = 128
 """Sequences in a step of teaching or of distillation."""
 CHECK_EVERY = 10
-"""Steps between looks at how far a model is."""
+"""Steps between checks of a model's progress."""
 CHECKED = 512
-"""Completions of each look."""
+"""Completions in each check."""
 DISTILLATION_RATE, HALF_LIFE = 2e-3, 1500
-"""AdamW's learning rate and the steps in which it halves."""
+"""AdamW's learning rate, and the number of steps in which it halves."""
 MOST_DISTILLATION_STEPS = 10_000
 
 Report = Callable[[str], None]
 
 
 def taught(config: Taught, texts: Texts, precision: Precision, seed: int, report: Report = lambda _: None) -> Model:
-    """A policy that was supervised on right solutions until so many of its sampled completions are right.
+    """A policy, supervised on right solutions until a share of its sampled completions is right.
 
     Raises:
-        StudyError: they never are, or the task has no solutions.
+        StudyError: the share is not reached, or the task has no solutions.
     """
     import torch
 
@@ -81,30 +81,30 @@ def distilled(
     seed: int,
     report: Report = lambda _: None,
 ) -> dict[float, Model]:
-    """Students of the policy at some distances, all met on one way from random weights.
+    """Students of the policy at some distances, all from one course of distillation from random weights.
 
-    Each is the first to come within its KL(policy‖student) per token, measured on its own rollouts.
+    Each is the first to come within its KL(policy‖student) per token, measured on the student's own rollouts.
 
     Raises:
-        StudyError: one is out of reach.
+        StudyError: a distance is out of reach.
     """
     import torch
 
     model = _random(config, texts.tokenizer, precision, keyed_generator(seed, "weights", "actor", config))
     optimizer = torch.optim.AdamW(model.parameters(), lr=DISTILLATION_RATE, weight_decay=0.0)
-    found: dict[float, Model] = {}
+    students: dict[float, Model] = {}
     waiting, kl = sorted(set(kls)), float("inf")
     for step in range(MOST_DISTILLATION_STEPS):
         if step % CHECK_EVERY == 0:
             kl = rollout_kl(policy, model, texts, keyed_generator(seed, "distillation", "check"))
             report(f"distilling the actor: step {step}, KL {kl:.3g} of {waiting[0]:g}")
             while waiting and kl <= waiting[-1]:
-                found[waiting.pop()] = copy.deepcopy(model)
+                students[waiting.pop()] = copy.deepcopy(model)
             if not waiting:
-                return found
+                return students
         for group in optimizer.param_groups:
             group["lr"] = DISTILLATION_RATE * 0.5 ** (step / HALF_LIFE)
-        # The states of both: the student is judged on its own, and at first these are no one else's.
+        # States of both: the student is judged on its own, which the policy hardly visits at first.
         writer, generator = (policy, model)[step % 2], keyed_generator(seed, "distillation", step)
         prompts, written = texts.written(CausalLM(writer), texts.task.problems(generator, BATCH), 1, generator)
         sequences = PaddedSequences.of(prompts, written.prompt, written.tokens, written.mask, model.device)
@@ -127,7 +127,7 @@ def rollout_kl(policy: Model, actor: Model, texts: Texts, generator: np.random.G
 
 
 def _kls(policy: Model, actor: Model, sequences: PaddedSequences) -> Tensor:
-    """KL(policy‖actor) of every token, with a graph to the actor."""
+    """KL(policy‖actor) of every token, (tokens,), nats, with a graph to the actor."""
     import torch
 
     with torch.no_grad():

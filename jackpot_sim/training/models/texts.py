@@ -1,4 +1,4 @@
-"""How problems become tokens, a model completes them, and completions become texts."""
+"""Texts in tokens and back: problems are encoded, completed by a model, and the completions decoded."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class Texts:
     """A task in the tokens of a policy.
 
     Attributes:
-        task: whose problems they are.
-        tokenizer: the policy's.
+        task: the task.
+        tokenizer: the policy's tokenizer.
         length: the most new tokens.
         batch_size: sequences that are written at a time.
-        model: the policy, whose generation config says what ends a completion; None leaves that to the tokenizer.
+        model: the policy, whose generation config names the tokens that end a completion; None: the tokenizer does.
     """
 
     task: Task
@@ -43,7 +43,7 @@ class Texts:
 
     @property
     def end_tokens(self) -> tuple[int, ...]:
-        """The tokens that end a completion, first the one that a solution is written with."""
+        """The tokens that end a completion; solutions end with the first of them."""
         return end_tokens(self.model, self.tokenizer)
 
     def prompts(self, problems: Sequence[Problem]) -> list[Ints]:
@@ -60,10 +60,10 @@ class Texts:
         sampling: SamplingLaw = PLAIN,
         topk: int = 0,
     ) -> tuple[list[Ints], Written]:
-        """The ids of the prompts, and `samples` completions of each, side by side.
+        """The ids of the prompts, and `samples` completions of each, in rows side by side.
 
         Raises:
-            StudyError: the actor cannot read a prompt, or not with so many new tokens after it.
+            StudyError: the actor cannot read a prompt, or its context is too short for the new tokens.
             LawError: the actor gives NaN or inf.
         """
         prompts = self.prompts(problems)
@@ -81,7 +81,7 @@ class Texts:
                 batch_size=self.batch_size,
                 topk=topk,
             )
-        except ValueError as error:  # the prompts are in order, so that it is the model
+        except ValueError as error:  # the prompts were checked, so the model is at fault
             raise LawError(str(error)) from error
 
     def _check(self, actor: CausalLM, prompts: list[Ints], prompt: Ints, shape: tuple[int, ...]) -> None:
@@ -95,16 +95,16 @@ class Texts:
             raise StudyError(f"the model cannot read the task's prompts: {error}") from error
 
     def completions(self, written: Written) -> list[str]:
-        """The texts, without what ends them."""
+        """The texts of the completions, without their end tokens."""
         text = written.mask & ~np.isin(written.tokens, self.end_tokens)
-        rows = [row[there].tolist() for row, there in zip(written.tokens, text, strict=True)]
+        rows = [row[live].tolist() for row, live in zip(written.tokens, text, strict=True)]
         return list(self.tokenizer.batch_decode(rows, skip_special_tokens=True))
 
     def solutions(self, problems: Sequence[Problem]) -> tuple[Ints, Flags]:
         """Right completions with their ends: tokens and mask, both (n, length).
 
         Raises:
-            StudyError: the task has none.
+            StudyError: the task has no solutions.
         """
         texts = [self.task.solution(problem) for problem in problems]
         if any(text is None for text in texts):

@@ -174,7 +174,7 @@ class Benchmark:
 
     def _problem(self, row: Row) -> Problem:
         question, answer = _column(row, self.published.question), _column(row, self.published.answer)
-        working = row.get(self.published.working) if self.published.working else None
+        working = str(row.get(self.published.working) or "") if self.published.working else ""
         if self.name is Name.GSM8K:
             working, mark, answer = answer.rpartition(MARK)
             if not mark:

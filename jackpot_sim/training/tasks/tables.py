@@ -40,7 +40,7 @@ def read_rows(
     path = Path(source)
     try:
         if path.suffix in FILES:
-            data = _of_file(path)
+            data: Data = _of_file(path)
         elif path.is_dir():
             data = _of_folder(path)
         elif isinstance(source, Path) or source.startswith((".", "/", "~")):
@@ -59,7 +59,8 @@ def read_rows(
 
 def _of_file(path: Path) -> list[Row]:
     if path.suffix == ".parquet":
-        return importlib.import_module("pyarrow.parquet").read_table(path).to_pylist()
+        table: list[Row] = importlib.import_module("pyarrow.parquet").read_table(path).to_pylist()
+        return table
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8-sig").split("\n") if line.strip()]
     if not all(isinstance(row, dict) for row in rows):
         raise ValueError("a line holds no JSON object")
@@ -92,7 +93,8 @@ def _loaded(function: str, *arguments: str | None) -> Data:
     bars = datasets.are_progress_bars_disabled()
     datasets.disable_progress_bars()
     try:
-        return getattr(datasets, function)(*arguments)
+        data: Data = getattr(datasets, function)(*arguments)
+        return data
     finally:
         if not bars:
             datasets.enable_progress_bars()
