@@ -1,16 +1,17 @@
 """One GRPO step on given rollouts, with the part that corrects the mismatch timed inside it.
 
-The step is what a trainer does: forward pass of the policy, PPO's clipped loss with GRPO advantages, backward
+The step is that of a trainer: forward pass of the policy, PPO's clipped loss with GRPO advantages, backward
 pass, AdamW ([J] §4.2 and Algorithm 1). A correction enters at one place: between the forward pass and the
-loss it makes one factor m·w for each token, of which no gradient is taken. What it needs of the policy is
-there already, the log-normaliser included.
+loss it makes one factor m·w for each token, of which no gradient is taken. The forward pass has already computed
+all that a correction needs of the policy, the log-normaliser included.
 
-What makes the step shorter than a real one, and so a correction's share of it larger: there is no
-prompt, no padding, no gradient clipping, no reference model, no forward pass for p_ref, and no float32 master
-copy where the weights are bfloat16.
+The step is shorter than a real one, and so a correction's share of it larger: it has no prompt, no padding, no
+gradient clipping, no reference model, no forward pass for p_ref, and no float32 master copy where the weights are
+bfloat16.
 
-The formulas are those of `training.objective`. What differs from the training loop is how they are fed: every token
-counts, so that no mask is carried along, logits stay in the model's precision, and Z may be had in more than one way.
+The formulas are those of `training.objective`; the weights and the loss are called apart, so that the weights can be
+timed. The inputs of the weights differ from the training loop's: they have no mask, since every token counts; they stay
+in the model's precision; and Z is computed in one of several ways.
 """
 
 from __future__ import annotations
@@ -38,11 +39,11 @@ UPDATE = Update()
 """PPO's clipping, and the mean over tokens."""
 LEARNING_RATE = 1e-6
 ACTOR_NOISE = 0.1
-"""Standard deviation of what the actor's logits differ by from the policy's."""
+"""The standard deviation of the difference between the actor's logits and the policy's."""
 
 
 class WayToZ(StrEnum):
-    """How the overlap Z of a token's state is had."""
+    """The ways to compute the overlap Z of a token's state."""
 
     BRACKET = "bracket"
     """Ends on the actor's stored top-k, O(k) per token, and `normalizer.calibrated` between them."""
@@ -59,7 +60,7 @@ class WayToZ(StrEnum):
 
 @dataclass(frozen=True, eq=False)
 class Rollouts:
-    """What is stored when sequences are written: torch tensors, all but `laws` small.
+    """The tensors that are stored when sequences are written, all but `laws` small.
 
     Attributes:
         ids: one token to begin with and then the sequence, int64 of shape (batch, length + 1).
@@ -78,7 +79,7 @@ class Rollouts:
     laws: Tensor | None
 
     def stored_bytes(self, correction: Correction | None, way: WayToZ | None) -> int:
-        """What has to be kept from the rollout to the update for this correction."""
+        """The bytes that are kept from the rollout to the update for this correction."""
         tensors = [self.ids, self.rewards, self.reference_log_probs]
         tensors += [self.actor_log_probs] if correction is not None else []
         tensors += [self.laws] if way is not None and way.needs_laws and self.laws is not None else []
@@ -87,7 +88,7 @@ class Rollouts:
 
 
 Weigh: TypeAlias = "Callable[[Rollouts, ModelPass, Tensor], Tensor]"
-"""From uniforms in [0, 1) of shape (batch, length) to m·w of that shape."""
+"""A function of rollouts, the policy's pass and uniforms in [0, 1), (batch, length), to m·w, (batch, length)."""
 
 
 def weigh(
@@ -99,13 +100,13 @@ def weigh(
 
     Args:
         correction: one that weighs each token by itself.
-        way: how it comes to Z; None where it needs none.
-        rollouts: what was stored.
-        policy: what the forward pass left, cut from the graph.
+        way: the way to Z; None where the correction needs no Z.
+        rollouts: the stored rollouts.
+        policy: the forward pass, cut from the graph.
         uniforms: one in [0, 1) for each token; they decide the masks.
 
     Raises:
-        ValueError: the correction needs Z and there is no way, or what the way needs is not stored.
+        ValueError: the correction needs Z and no way is given, or the laws that the way needs are not stored.
     """
     to_new = correction.carries_reference_ratio
     target = policy.log_probs if to_new else rollouts.reference_log_probs
@@ -146,7 +147,7 @@ def _on_union(lam: float, actor: TopK, laws: Tensor, policy: ModelPass) -> Tenso
 
 
 class Seconds(NamedTuple):
-    """What a step took, all of it and the correction's part."""
+    """The seconds of a whole step, and of the correction's part."""
 
     step: float
     weights: float
@@ -178,7 +179,7 @@ class Trainer:
         return Seconds(self._now() - started, after - before if weights else 0.0)
 
     def held_bytes(self) -> int:
-        """What the weights and the optimiser hold once a step has been made; gradients come and go."""
+        """The bytes of the weights and of the optimiser after a step; gradients come and go."""
         states = [value for each in self.optimizer.state.values() for value in each.values()]
         return sum(math.prod(each.shape) * each.element_size() for each in [*self.model.parameters(), *states])
 
@@ -196,10 +197,10 @@ class Trainer:
 
 
 def now(device: str) -> float:
-    """Seconds by the clock that fits: on CUDA the wall's once all is done, on a CPU those of this process.
+    """The time in seconds: on CUDA by the wall clock after a synchronisation, on a CPU by the clock of this process.
 
-    One thread computes there, so that both are the same on an idle machine. On a busy one the wall's would favour
-    what is short: it passes between two interruptions, and a whole step does not.
+    One thread computes on a CPU, so that both clocks agree on an idle machine. On a busy machine the wall clock would
+    favour short parts: they fit between two interruptions, and a whole step does not.
     """
     if device == "cuda":
         import torch
@@ -210,7 +211,7 @@ def now(device: str) -> float:
 
 
 def forward(model: Model, ids: Tensor) -> tuple[ModelPass, Tensor]:
-    """The policy's pass over all but the last token, cut from the graph, and log p of the next tokens with it.
+    """The policy's pass over all but the last token, cut from the graph, and log p of the next tokens with its graph.
 
     Unlike `passes.model_pass` it makes no float32 copy of the logits, which would be the largest thing in memory.
     """
@@ -235,16 +236,16 @@ def loss(log_probs: Tensor, rollouts: Rollouts, factor: Tensor | None) -> Tensor
 def rollouts(model: Model, batch: int, length: int, k: int, *, laws: bool, device: str, seed: int = 0) -> Rollouts:
     """One group of sequences of random tokens, by an actor whose logits are the policy's with a little noise.
 
-    The laws of random weights are nearly flat and their tokens any: what is measured on them is time and memory.
+    The laws of random weights are nearly flat, and the tokens arbitrary: only time and memory are measured on them.
 
     Args:
         model: the policy before the update.
         batch: sequences in the group.
         length: tokens of each.
-        k: tokens of the actor's law that are stored.
-        laws: whether to keep the actor's laws in full.
-        device: where the model is.
-        seed: for tokens, rewards and noise.
+        k: the number of the actor's likeliest tokens that are stored.
+        laws: whether to store the actor's laws in full.
+        device: the device of the model.
+        seed: the seed of tokens, rewards and noise.
     """
     import torch
 

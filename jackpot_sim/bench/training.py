@@ -1,13 +1,13 @@
 """A training step of ours beside one of TRL's GRPOTrainer that does the same work: tokens per second.
 
-The same: model, tokenizer, prompts, number of rollouts and of their tokens at most, rewards, pass for p_ref,
-minibatches, loss, AdamW, one thread of the same process. Nothing is corrected and the policy writes its own rollouts.
+Both have the same model, tokenizer, prompts, number of rollouts, largest number of new tokens, rewards, pass for p_ref,
+minibatches, loss and AdamW, in one thread of one process. Nothing is corrected, and the policy writes its own rollouts.
 TRL has the settings that suit it best here: no logs, no checkpoints, no activation checkpointing, float32, a key-value
-cache. Its own loop calls ours after each of its batches, so that neither pays for a start, and drift of the machine
-meets both.
+cache. TRL's loop calls ours after each of its batches, so that neither pays for a start, and a drift of the machine
+affects both.
 
-The policy has random weights, and its completions are as long as they happen to be; they are counted on both sides.
-Hardly one is right, so that most advantages are 0: neither trainer does less for that.
+The policy has random weights, and the tokens of its completions are counted on both sides. Hardly any completion is
+right, so that most advantages are 0; neither trainer does less work for that.
 """
 
 from __future__ import annotations
@@ -18,39 +18,49 @@ import statistics
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from typing_extensions import override
 
 from jackpot_sim.bench.errors import CannotMeasureError
 from jackpot_sim.bench.grpo_step import now
 from jackpot_sim.bench.timing import Finding, median_ratio
+from jackpot_sim.core.topk import TopK
 from jackpot_sim.environments.language_models.build import Model, TinyQwen3, build
 from jackpot_sim.environments.language_models.library import quiet
 from jackpot_sim.environments.language_models.threads import torch_threads
 from jackpot_sim.environments.randomness import keyed_generator
+from jackpot_sim.estimators import Correction
 from jackpot_sim.requirements import RequirementError, require
 from jackpot_sim.training.config import Sampling, Taught, Training, Update
+from jackpot_sim.training.loop.measures import Means
+from jackpot_sim.training.loop.passes import PaddedSequences
 from jackpot_sim.training.loop.trainer import Row, Trainer
 from jackpot_sim.training.models.texts import Texts
+from jackpot_sim.training.objective import Proposed
 from jackpot_sim.training.tasks.addition import Addition
 from jackpot_sim.training.tasks.characters import character_tokenizer
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 AT_LEAST, AIM = 1.5, 3.0
-"""How many times TRL's tokens per second ours are to be."""
+"""The required and the desired ratio of our tokens per second to TRL's."""
 
 TASK = Addition()
 SETTING = Training(task=TASK, rollout=Sampling(prompts=32, samples=8, topk=0), update=Update(minibatches=4))
-"""No top-k is stored: TRL stores none, and without a correction there is no use for it."""
+"""No top-k is stored: TRL stores none, and no correction needs one."""
 MODEL = Taught().model
-"""Its size."""
+"""The size of the policy."""
 SEED = 0
 
 
 @dataclass
 class _Turns:
-    """Seconds and completion tokens of every step, the uncounted first one included."""
+    """Seconds and completion tokens of every step; the first step, a warm-up, is included."""
 
     seconds: list[float] = field(default_factory=list)
     tokens: list[float] = field(default_factory=list)
@@ -61,22 +71,22 @@ class _Turns:
 
 
 def training(rounds: int = 9, setting: Training = SETTING, model: TinyQwen3 = MODEL) -> Iterator[Finding]:
-    """Both trainers in turn.
+    """Findings of both trainers, which run in turn.
 
     Args:
-        rounds: measured batches of each, after one that is not counted.
+        rounds: measured batches of each, after a warm-up.
         setting: a run on the addition task with an on-policy actor and no correction.
         model: the size of the policy.
 
     Raises:
-        CannotMeasureError: trl, or what it needs, is missing.
+        CannotMeasureError: trl or datasets is missing.
     """
     trl = _trl()
     tokenizer = character_tokenizer(TASK.characters)
     policy = build(model, len(tokenizer), np.random.default_rng(SEED)).to(setting.precision.dtype)
     same = copy.deepcopy(policy)
     texts = Texts(TASK, tokenizer, setting.rollout.length or TASK.max_new_tokens, setting.rollout.batch_size)
-    trainer = _Parts(setting, texts, policy, None, SEED)
+    trainer = _TimedTrainer(setting, texts, policy, SEED)
     ours, theirs = _Turns(), _Turns()
 
     def turn() -> None:
@@ -99,39 +109,45 @@ def training(rounds: int = 9, setting: Training = SETTING, model: TinyQwen3 = MO
         yield Finding(f"{name}, ours: {part}", 100 * share, "%")
 
 
-class _Parts(Trainer):
-    """Our trainer, which notes the seconds of each part of a step."""
+class _TimedTrainer(Trainer):
+    """Our trainer, with the seconds of each part of a step."""
 
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
+    def __init__(self, config: Training, texts: Texts, policy: Model, seed: int) -> None:
+        super().__init__(config, texts, policy, None, seed)
         self.parts: dict[str, list[float]] = {"rollouts and rewards": [], "pass for p_ref": [], "updates": []}
 
+    @override
     def advance(self) -> Row:
-        """See `Trainer`."""
         for seconds in self.parts.values():
             seconds.append(0.0)
         return super().advance()
 
-    def _rolled_out(self) -> Any:
-        out = self._timed("rollouts and rewards", super()._rolled_out)
+    @override
+    def _rolled_out(self) -> tuple[PaddedSequences, Proposed, Row]:
+        with self._timed("rollouts and rewards"):
+            batch = super()._rolled_out()
         self.parts["rollouts and rewards"][-1] -= self.parts["pass for p_ref"][-1]
-        return out
+        return batch
 
-    def _reference(self, *args: Any) -> Any:
-        return self._timed("pass for p_ref", super()._reference, *args)
+    @override
+    def _reference(self, sequences: PaddedSequences, topk: TopK | None) -> tuple[Tensor, Tensor | None]:
+        with self._timed("pass for p_ref"):
+            return super()._reference(sequences, topk)
 
-    def _updated(self, *args: Any) -> None:
-        self._timed("updates", super()._updated, *args)
+    @override
+    def _updated(self, sequences: PaddedSequences, proposed: Proposed, correction: Correction, means: Means) -> None:
+        with self._timed("updates"):
+            super()._updated(sequences, proposed, correction, means)
 
-    def _timed(self, part: str, run: Callable[..., Any], *args: Any) -> Any:
+    @contextmanager
+    def _timed(self, part: str) -> Iterator[None]:
         started = now("cpu")
-        out = run(*args)
+        yield
         self.parts[part][-1] += now("cpu") - started
-        return out
 
 
 def _trl() -> Any:
-    """TRL, whose annotations ask for more than it needs, without them."""
+    """The module `trl`, without its annotations, which need packages that TRL itself does not."""
     try:
         require("trl", "datasets", purpose="the measure of training beside TRL")
     except RequirementError as error:
@@ -142,7 +158,7 @@ def _trl() -> Any:
 def _train_with_trl(
     trl: Any, policy: Model, texts: Texts, setting: Training, steps: int, turns: _Turns, turn: Callable[[], None]
 ) -> None:
-    """So many batches of rollouts by TRL, each with all its updates; after each, `turn`."""
+    """Runs `steps` batches of rollouts with all their updates in TRL, and calls `turn` after each."""
     from transformers import PrinterCallback, TrainerCallback
 
     updates = setting.update.minibatches * setting.update.epochs
@@ -161,7 +177,7 @@ def _train_with_trl(
         problem
         for step in range(steps)
         for problem in texts.task.problems(keyed_generator(SEED, "training", step, "problems"), setting.rollout.prompts)
-    ]  # those that ours draws
+    ]  # our trainer draws the same
 
     def reward(
         completions: Sequence[str], completion_ids: Sequence[Sequence[int]], number: Sequence[int], **_: Any
@@ -171,7 +187,7 @@ def _train_with_trl(
 
     rows = [{"prompt": problem.prompt.text, "number": number} for number, problem in enumerate(problems)]
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(), quiet():
-        warnings.simplefilter("ignore")  # its own, of what transformers is about to rename
+        warnings.simplefilter("ignore")  # of TRL, about coming changes of transformers
         trainer = trl.GRPOTrainer(
             model=policy,
             reward_funcs=reward,
@@ -185,7 +201,7 @@ def _train_with_trl(
 
 
 def _config(trl: Any, setting: Training, length: int, folder: str, steps: int) -> Any:
-    """The same work in TRL's words, with nothing beside it."""
+    """TRL's configuration for the same work, with nothing beside it."""
     rollout, update = setting.rollout, setting.update
     return trl.GRPOConfig(
         output_dir=folder,

@@ -1,6 +1,6 @@
-"""Conducting a study: its models first, then its runs, in as many processes as asked for.
+"""Conducting a study: first its models are made, then its runs are trained, in several processes.
 
-The records depend on the study alone: not on the processes, the order in which runs end, or interruptions.
+The records depend on the study alone, not on the number of processes, the order in which runs end, or interruptions.
 """
 
 from __future__ import annotations
@@ -34,30 +34,30 @@ _LOOK_EVERY = 0.5
 
 @dataclass
 class Progress:
-    """How far a study has come."""
+    """The progress of a study: counts of runs, and what is under way."""
 
     total: int
     finished: int = 0
     already_there: int = 0
     preparing: list[str] = field(default_factory=list)
-    """What models are being made."""
+    """The models that are being made, by name."""
     under_way: dict[str, Row] = field(default_factory=dict)
-    """The last row of every run that is being trained, by its name."""
+    """The last row of every run that is being trained, by the name of the run."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What does not change the records."""
+    """The options that do not change the records."""
 
     keep_policies: bool = False
-    """Save the policies of the runs that are still to be trained."""
+    """Whether to save the policies of the runs that are still to be trained."""
     tensorboard: bool = False
-    """Write events for TensorBoard."""
+    """Whether to write events for TensorBoard."""
     models: Path | None = None
-    """Where the models that runs begin with are kept, so that studies share them; None: in the study's folder."""
+    """The folder of the first models of runs, which studies may share; None: in the study's folder."""
 
     def models_of(self, root: Path) -> Path:
-        """The folder of these models for a study in `root`."""
+        """The folder of the first models of a study in `root`."""
         return root / "models" if self.models is None else self.models
 
 
@@ -73,12 +73,12 @@ def conduct(
     """Trains every run of `study` that `root` does not hold yet, and joins the records.
 
     Args:
-        study: what to train.
+        study: the study.
         root: the study's folder, new or of the same study.
-        executor: where models are made and runs are trained.
-        in_flight: runs handed out at a time.
-        options: what is written beside the records.
-        report: called again and again while it goes on.
+        executor: the executor that makes models and trains runs.
+        in_flight: the number of runs that are handed out at a time.
+        options: the files that are written beside the records.
+        report: called with the progress, at least every half second.
 
     Raises:
         StudyError: the folder holds something else or cannot be written, or a run cannot be trained as asked.
@@ -119,10 +119,10 @@ def _require_own(root: Path, study: Study) -> None:
 
 
 def check_possible(study: Study) -> None:
-    """Refuses, before anything is taught, devices that are not there and tests of more problems than a task holds out.
+    """Refuses missing devices, and tests of more problems than a task holds out, before anything is taught.
 
     Raises:
-        StudyError: see above, or a task's problems cannot be read.
+        StudyError: see above, or the problems of a task cannot be read.
     """
     for device in {run.training.device for run in study.runs}:
         try:
@@ -267,18 +267,18 @@ def last_row(log: Path) -> Row:
 
 
 def join(study: Study, root: Path) -> None:
-    """Joins the rows of all runs into steps.parquet, and what became of them into outcomes.parquet."""
+    """Joins the rows of all runs into steps.parquet, and their outcomes into outcomes.parquet."""
     tables, outcomes = [], []
     for run in study.runs:
         table, reason = records.read(root / "runs" / run.id / STEPS)
         tables.append(table.replace_schema_metadata(None))
         outcomes.append(records.outcome(table, reason, run.training.steps))
         if not reason:
-            checkpoints.delete(root / "runs" / run.id)  # a kill may have come just before
+            checkpoints.delete(root / "runs" / run.id)  # a kill may have come just before this was done
     together = pa.concat_tables(tables)
     write_atomically(root / STEPS, lambda path: records.write(together, path))
-    found = pa.Table.from_pylist(outcomes, schema=records.OUTCOMES)
-    write_atomically(root / "outcomes.parquet", lambda path: records.write(found, path))
+    joined = pa.Table.from_pylist(outcomes, schema=records.OUTCOMES)
+    write_atomically(root / "outcomes.parquet", lambda path: records.write(joined, path))
 
 
 def load(root: Path) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -112,7 +112,7 @@ def test_a_kill_while_the_policy_is_saved_does_not_lose_it(
     run = run_of()
     whole = go(run, tmp_path / "whole", models)
 
-    def killed(trainer: Any, folder: Path) -> None:
+    def killed(model: Any, tokenizer: Any, folder: Path) -> None:
         (folder.parent / ".policy.tmp").mkdir()
         raise Killed
 
