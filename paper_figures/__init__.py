@@ -1,1 +1,1 @@
-"""The paper's figures and ours beside them: one module per figure, drawn from records."""
+"""The paper's figures and ours beside them: one module for each figure, drawn from records."""

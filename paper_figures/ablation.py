@@ -1,7 +1,7 @@
-"""What matters in Jackpot: each of its parts, with and without it, on the study of Figure 1.
+"""An ablation of Jackpot: each of its parts, with and without it, on the study of Figure 1.
 
-Points are means over seeds ± one standard error, small dots the seeds. The differences that decide are paired by
-seed, with intervals that hold together at 95 % (Bonferroni).
+Points are means over seeds ± one standard error, and small dots the seeds. The differences that decide are paired by
+seed, with intervals that hold simultaneously at 95 % (Bonferroni).
 
     python -m paper_figures.ablation
 """
@@ -35,9 +35,9 @@ PARTS = (
     ("the clip c2", "jackpot", "no-c2"),
     ("the factor Z (and its clip)", "rao-blackwell-p-ref", "tis"),
 )
-"""Each part, the method that has it and the one that lacks it and is alike in all else.
+"""Each part, with a method that has it and one that lacks it and is the same in all else.
 
-The factor Z cannot be had alone: Z·min(r, c1/Z) beside TIS's min(r, c1) is clipped at another r too.
+The factor Z cannot be separated from its clip: Z·min(r, c1/Z) is clipped at another r than TIS's min(r, c1).
 """
 
 _PANELS = (
@@ -52,13 +52,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     return draw(NAME, "Jackpot's parts, with and without each.", make, argv)
 
 
-def make(found: Trained) -> Made:
+def make(trained: Trained) -> Made:
     """The figure and its tables."""
-    runs, looks = per_run(found), style.of_methods(found.methods)
+    runs, looks = per_run(trained), style.of_methods(trained.methods)
     parts = parts_of(runs)
     if not parts:
-        raise StudyError(f"{found.root} holds no two methods that differ in one part of Jackpot, as p-ref and obrs do")
-    figure, cells = style.canvas(len(_PANELS), 0.24 * len(found.methods) + 1.1)
+        raise StudyError(
+            f"{trained.root} holds no two methods that differ in one part of Jackpot, as p-ref and obrs do"
+        )
+    figure, cells = style.canvas(len(_PANELS), 0.24 * len(trained.methods) + 1.1)
     for number, (axes, (column, title, label)) in enumerate(zip(cells, _PANELS, strict=True)):
         _draw(axes, runs, column, looks)
         axes.set(xlabel=label, title=f"({'abc'[number]}) {title}")
@@ -68,16 +70,16 @@ def make(found: Trained) -> Made:
     if runs["kl"].notna().any():
         cells[-1].set_xscale("log")
         curves.log_axis(cells[-1].xaxis)
-    report = [*curves.tables(found, runs, "Jackpot in parts"), _table(parts)]
-    told = "".join(f"\n  {part}: {_way(each)} ({each})." for part, each in parts.items())
-    start = "NO VERDICT, a quick look, which decides nothing" if found.quick else "VERDICT"
-    return Made(figure, report, f"{start}: in last accuracy{told}\n  The intervals hold together at 95 %.", True)
+    report = [*curves.tables(trained, runs, "Jackpot in parts"), _table(parts)]
+    changes = "".join(f"\n  {part}: {_way(each)} ({each})." for part, each in parts.items())
+    start = "NO VERDICT, a quick look, which decides nothing" if trained.quick else "VERDICT"
+    return Made(figure, report, f"{start}: in last accuracy{changes}\n  The intervals hold together at 95 %.", True)
 
 
 def parts_of(runs: pd.DataFrame) -> dict[str, Difference]:
-    """What each part changes in last accuracy, with simultaneous intervals."""
-    there = {*runs.index.get_level_values("method")}
-    asked = [(part, having, lacking) for part, having, lacking in PARTS if {having, lacking} <= there]
+    """The change in last accuracy that each part makes, with simultaneous intervals."""
+    methods = {*runs.index.get_level_values("method")}
+    asked = [(part, having, lacking) for part, having, lacking in PARTS if {having, lacking} <= methods]
     level = 1 - (1 - CONFIDENCE) / max(len(asked), 1)
     return {
         part: difference(of(runs, having, "accuracy"), of(runs, lacking, "accuracy"), level)
@@ -103,10 +105,10 @@ def _draw(axes: Axes, runs: pd.DataFrame, column: str, looks: Mapping[str, Look]
         values = values[np.isfinite(values)]  # an infinite KL has no place on the axis; the table has it
         if not len(values):
             continue
-        there = np.log(values) if column == "kl" else values
-        error = there.std(ddof=1) / np.sqrt(len(there)) if len(there) > 1 else 0.0
+        scaled = np.log(values) if column == "kl" else values
+        error = scaled.std(ddof=1) / np.sqrt(len(scaled)) if len(scaled) > 1 else 0.0
         back = np.exp if column == "kl" else np.asarray
-        low, mean, high = (float(back(there.mean() + each)) for each in (-error, 0.0, error))
+        low, mean, high = (float(back(scaled.mean() + each)) for each in (-error, 0.0, error))
         axes.plot(values, np.full(len(values), place), ".", markersize=3, color=look.color, alpha=0.5)
         bars = [[mean - low], [high - mean]]
         axes.errorbar([mean], [place], xerr=bars, color=look.color, marker=look.marker, markersize=5.5, capsize=2)

@@ -1,11 +1,11 @@
-"""How bias and variance grow with the length of a sequence and with the mismatch per token.
+"""The growth of bias and variance with the length of a sequence and with the mismatch per token.
 
-Corrections of single tokens leave the law of the prefixes at the actor's. Liu & Li (2025) bound the bias
-that this leaves by O(T²Δ), Δ being the total variation per token. A bound is not a rate: here every
-sequence of tiny models is enumerated, and the bias fitted as T^α Δ^β. What is exactly there at T tokens
-is T(T − 1)/2 pairs of tokens, none at T = 1, so the fit begins at T = 3 and is told beside the exponent
-that T(T − 1)/2 itself has on the same lengths. Corrections of sequences have no such bias, and variance in
-its place: E[e^{2S}] = 1 + χ²(sequence), which for independent states of equal χ² is (1 + χ²)^T.
+Corrections of single tokens leave prefixes to the actor's law. Liu & Li (2025) bound the bias of such a
+correction by O(T²Δ), where Δ is the total variation per token. A bound is not a rate: here every
+sequence of tiny models is enumerated, and the bias fitted as T^α Δ^β. T tokens have T(T − 1)/2 pairs of tokens,
+none at T = 1, so the fit begins at T = 3, and the exponent of T(T − 1)/2 itself on the same lengths is reported
+beside it. Corrections of sequences have variance in place of that bias: E[e^{2S}] = 1 + χ²(sequence), which for
+independent states of equal χ² is (1 + χ²)^T.
 
 Figures are geometric means over seeds, with standard errors; models are new for every length and seed.
 
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,16 +32,16 @@ from paper_figures.records import Loaded
 NAME = "bias_variance_length"
 
 FIRST_LENGTH = 3
-"""Where the fits begin in T: T(T − 1) is far from T² below."""
+"""The least T of the fits: T(T − 1) is far from T² below."""
 LARGEST_KL = 0.01
-"""Where they end in KL: a bias as large as the gradient cannot grow as Δ does."""
+"""The largest KL of the fits: a bias as large as the gradient cannot grow as Δ does."""
 BOUND_IN_LENGTH, BOUND_IN_DISTANCE = 2.0, 1.0
 """The exponents of the bound."""
 DISTANCE_TOLERANCE = 0.15
-"""How far the fitted exponent of Δ may lie from the bound's."""
+"""The largest deviation of the fitted exponent of Δ from the bound's."""
 
 BOUNDED = ("is", "tis", "rao-blackwell(jackpot)")
-"""The corrections of single tokens, of which the bound speaks."""
+"""The corrections of single tokens, for which the bound holds."""
 FITTED = ("none", *BOUNDED)
 SIZES = {"absolute": "‖ĝ − g‖", "bias": "‖ĝ − g‖/‖g‖"}
 
@@ -51,9 +51,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run(NAME, "Bias and variance against the length of sequences and the mismatch per token.", make, argv)
 
 
-def make(found: Loaded) -> Made:
+def make(loaded: Loaded) -> Made:
     """The figure and its tables."""
-    rows = measured(found)
+    rows = measured(loaded)
     table, growth = exponents(rows), second_moments(rows)
     bounded, relative = (table[(table["size"] == size) & table["estimator"].isin(BOUNDED)] for size in SIZES)
     others = by_reward(rows)
@@ -64,20 +64,20 @@ def make(found: Loaded) -> Made:
     verdict = (
         f"VERDICT: the bias of corrections of single tokens {'stays' if agrees else 'DOES NOT stay'} within O(T²Δ): "
         f"{_each(bounded, 'length', 'T')} (at most {BOUND_IN_LENGTH:g} within two standard errors; "
-        f"{pair_exponent(rows):.2f} is what T(T − 1)/2 has here), {_each(bounded, 'distance', 'Δ')} "
+        f"T(T − 1)/2 itself has {pair_exponent(rows):.2f} here), {_each(bounded, 'distance', 'Δ')} "
         f"({BOUND_IN_DISTANCE:g} ± {DISTANCE_TOLERANCE:g}). Relative to ‖g‖: {_each(relative, 'length', 'T')}. "
         f"With other rewards or trained models ‖ĝ − g‖ has {elsewhere['length'].min():.2f} to "
-        f"{elsewhere['length'].max():.2f}. log(1 + χ²) of sequences is {_told(pooled, 'c')} of T times that of tokens, "
-        "where independent states of equal χ² have 1."
+        f"{elsewhere['length'].max():.2f}. log(1 + χ²) of sequences is {_with_error(pooled, 'c')} of T times that of "
+        "tokens, and 1 for independent states of equal χ²."
     )
     report = [_exponents_table(table), _rewards_table(others), _moments_table(growth), _variance_table(rows)]
     return Made(draw(rows), report, verdict, agrees)
 
 
-def measured(found: Loaded) -> pd.DataFrame:
-    """The records with ‖ĝ − g‖ as `absolute`, the reward, and the models they share as `cluster`."""
-    rewards = {text: _reward(json.loads(text)) for text in found.records["environment"].unique()}
-    rows = found.records
+def measured(loaded: Loaded) -> pd.DataFrame:
+    """The records with ‖ĝ − g‖ as `absolute`, the reward, and the models that rows share as `cluster`."""
+    rewards = {text: _reward(json.loads(text)) for text in loaded.records["environment"].unique()}
+    rows = loaded.records
     return rows.assign(
         absolute=rows["bias"] * np.sqrt(rows["grad_norm_sq"]),
         reward=rows["environment"].map(rewards),
@@ -85,13 +85,13 @@ def measured(found: Loaded) -> pd.DataFrame:
     )
 
 
-def _reward(environment: dict[str, Any]) -> str:
-    """Its kind; models that were trained on the small language first are told apart by it too."""
+def _reward(environment: Mapping[str, Any]) -> str:
+    """The kind of the reward; models that were first trained on the small language count as another."""
     return str(environment["reward"]["kind"]) + (", trained" if environment["pretrain_steps"] else "")
 
 
 def exponents(rows: pd.DataFrame) -> pd.DataFrame:
-    """A row per estimator and size of the bias: exponents in T and Δ, and in KL in the place of Δ."""
+    """A row for each estimator and size of the bias: exponents in T and Δ, and in KL in place of Δ."""
     shown = rows[(rows["reward"] == MAIN_REWARD) & (rows["length"] >= FIRST_LENGTH)]
     shown = shown[shown["target_kl"] <= LARGEST_KL]
     out = []
@@ -105,7 +105,7 @@ def exponents(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def by_reward(rows: pd.DataFrame) -> pd.DataFrame:
-    """A row per reward and estimator: the exponent of ‖ĝ − g‖ in T at the KL that all of them share."""
+    """A row for each reward and estimator: the exponent of ‖ĝ − g‖ in T at the KLs that all rewards share."""
     shared = set.intersection(*(set(of["target_kl"]) for _, of in rows.groupby("reward")))
     shown = rows[rows["target_kl"].isin(shared) & (rows["length"] >= FIRST_LENGTH)]
     out = []
@@ -116,13 +116,13 @@ def by_reward(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def second_moments(rows: pd.DataFrame) -> pd.DataFrame:
-    """c in log(1 + χ²(sequence)) = c·T·log(1 + χ²(token)), by KL and, last, over all; one token has c = 1."""
+    """c in log(1 + χ²(sequence)) = c·T·log(1 + χ²(token)), by KL, and last over all KLs; a single token has c = 1."""
     cells = rows[(rows["reward"] == MAIN_REWARD) & (rows["length"] > 1)].drop_duplicates("cell")
     ratio = np.log1p(cells["chi_square_sequence"]) / (cells["length"] * np.log1p(cells["chi_square"]))
     cells = cells.assign(ratio=ratio)
     out = []
     for kl, of in [*cells.groupby("target_kl"), (np.nan, cells)]:
-        # One number per model: the KLs of one model are not independent draws.
+        # One number for each model, since the KLs of one model are not independent draws.
         logs = fits.geometric(np.exp(np.log(of["ratio"]).groupby(of["cluster"]).mean()))
         growth = fits.power_law(of["ratio"], {"growth": of["length"]}, of["cluster"])
         centre = float(np.exp(logs.value))
@@ -131,7 +131,7 @@ def second_moments(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def pair_exponent(rows: pd.DataFrame) -> float:
-    """The exponent that T(T − 1)/2 itself has on the lengths of the fit."""
+    """The exponent of T(T − 1)/2 itself on the lengths of the fit."""
     lengths = np.array(sorted(each for each in rows["length"].unique() if each >= FIRST_LENGTH), dtype=np.float64)
     return float(np.polyfit(np.log(lengths), np.log(lengths * (lengths - 1)), 1)[0])
 
@@ -149,13 +149,13 @@ def _columns(fitted: dict[str, Fitted]) -> dict[str, float]:
     return {f"{name}{end}": x for name, of in fitted.items() for end, x in (("", of.value), ("_se", of.se))}
 
 
-def _told(row: Any, name: str) -> str:
+def _with_error(row: pd.Series[float], name: str) -> str:
     return f"{row[name]:.2f} ± {row[f'{name}_se']:.2f}"
 
 
 def _each(bounded: pd.DataFrame, name: str, symbol: str) -> str:
-    told = (f"{_SHORT[row['estimator']]} {_told(row, name)}" for _, row in bounded.iterrows())
-    return f"exponents in {symbol} {', '.join(told)}"
+    exponents_in_words = (f"{_SHORT[row['estimator']]} {_with_error(row, name)}" for _, row in bounded.iterrows())
+    return f"exponents in {symbol} {', '.join(exponents_in_words)}"
 
 
 _SHORT = {"none": "none", "is": "IS", "tis": "TIS", "rao-blackwell(jackpot)": "Jackpot"}
@@ -167,7 +167,7 @@ def _exponents_table(table: pd.DataFrame) -> Table:
     out.columns[1].justify = "left"
     for size, rows in table.groupby("size", sort=False):
         for _, row in rows.iterrows():
-            figures = (_told(row, name) for name in ("length", "distance", "kl"))
+            figures = (_with_error(row, name) for name in ("length", "distance", "kl"))
             out.add_row(SIZES[str(size)], row["estimator"], *figures)
         out.add_section()
     return out
@@ -176,8 +176,8 @@ def _exponents_table(table: pd.DataFrame) -> Table:
 def _rewards_table(table: pd.DataFrame) -> Table:
     out = report_table("The exponent of ‖ĝ − g‖ in T by reward, at the KL that all share", "reward", *FITTED)
     for reward, rows in table.groupby("reward", sort=False):
-        by_name = rows.set_index("estimator")
-        out.add_row(str(reward), *(_told(by_name.loc[name], "length") for name in FITTED))
+        by_name = {str(row["estimator"]): row for _, row in rows.iterrows()}
+        out.add_row(str(reward), *(_with_error(by_name[name], "length") for name in FITTED))
     return out
 
 
@@ -186,7 +186,7 @@ def _moments_table(growth: pd.DataFrame) -> Table:
     out = report_table(title, "KL per token", "c", "exponent of c in T")
     for _, row in growth.iterrows():
         kl = "all" if np.isnan(row["target_kl"]) else f"{row['target_kl']:g}"
-        out.add_row(kl, _told(row, "c"), _told(row, "growth"))
+        out.add_row(kl, _with_error(row, "c"), _with_error(row, "growth"))
     return out
 
 

@@ -11,10 +11,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullFormatter
 
+from jackpot_sim.core.arrays import Floats
 from paper_figures import fits, style
 
 MAIN_REWARD = "sum-modulo"
-"""What the panels show, and what the fits are of unless they say otherwise."""
+"""The reward of the panels, and of the fits that name no other."""
 TOKEN = ("none", "is", "tis", "rao-blackwell(jackpot)")
 SEQUENCE = ("sequence-is", "sequence-tis", "sequence-mis", "geometric-tis")
 NAMES = {
@@ -29,13 +30,13 @@ NAMES = {
 }
 _GUIDE: dict[str, Any] = {"color": "#777777", "linewidth": 0.9, "linestyle": (0, (4, 2)), "zorder": 1}
 SHOWN_KL = 0.01
-"""Of panels (a) and (b); truncation and masks of sequences have next to no bias there."""
+"""The KL of panels (a) and (b); truncation and masks of sequences have next to no bias there."""
 _FLOOR = 1e-9
-"""Below it, relative to the gradient, a bias is rounding and not drawn."""
+"""The bias relative to the gradient below which it is rounding, and not drawn."""
 
 
 def draw(rows: pd.DataFrame) -> Figure:
-    """Six panels and one legend."""
+    """The figure: six panels and one legend."""
     shown = rows[rows["reward"] == MAIN_REWARD]
     figure, axes = style.canvas(3, 4.9, rows=2)
     _bias(axes[0], shown, "absolute", "(a) Bias", "‖ĝ − g‖")
@@ -137,7 +138,7 @@ def _variance(axes: Axes, shown: pd.DataFrame) -> None:
 
 
 def _error(axes: Axes, shown: pd.DataFrame) -> None:
-    """MSE at n sequences in units of the mean ‖g‖²: ratios of means over seeds."""
+    """The MSE at n sequences in units of the mean ‖g‖², as ratios of means over seeds."""
     kl, longest = shown["target_kl"].max(), shown["length"].max()
     at = shown[(shown["target_kl"] == kl) & (shown["length"] == longest)]
     n = np.geomspace(10, 1e5, 60)
@@ -152,19 +153,17 @@ def _error(axes: Axes, shown: pd.DataFrame) -> None:
 def _lines(axes: Axes, at: pd.DataFrame, names: tuple[str, ...], x: str, y: str) -> None:
     for name in names:
         of = at[at["estimator"] == name].groupby(x)
-        found = {place: fits.geometric(each) for place, each in of[y]}
-        _with_bars(axes, name, np.array(list(found), dtype=np.float64), list(found.values()))
+        means = {place: fits.geometric(each) for place, each in of[y]}
+        _with_bars(axes, name, np.array(list(means), dtype=np.float64), list(means.values()))
 
 
-def _with_bars(
-    axes: Axes, name: str, x: np.ndarray[tuple[int], np.dtype[np.float64]], found: list[fits.Fitted]
-) -> None:
+def _with_bars(axes: Axes, name: str, x: Floats, means: list[fits.Fitted]) -> None:
     look = style.LOOKS[name]
-    mean, error = (np.array([each[i] for each in found]) for i in (0, 1))
+    mean, error = (np.array([each[i] for each in means]) for i in (0, 1))
     axes.errorbar(x, np.exp(mean), _bars(mean, error), color=look.color, marker=look.marker, elinewidth=0.9)
 
 
-def _bars(mean: np.ndarray, error: np.ndarray) -> np.ndarray:
+def _bars(mean: Floats, error: Floats) -> Floats:
     return np.stack([np.exp(mean) - np.exp(mean - error), np.exp(mean + error) - np.exp(mean)])
 
 

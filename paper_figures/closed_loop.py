@@ -1,8 +1,8 @@
-"""Strengths that follow the measured KL, as [J] section 8 proposes, beside fixed ones.
+"""Strengths that follow the measured KL, as [J] §8 proposes, beside fixed ones.
 
-Two of them: λ_distill, with which a jointly trained actor is drawn to the policy, and the share of tokens that
-rejection gives up. Each that is adapted is compared with the fixed one of its kind that ends best. The paper
-only proposes it; that it helps is the hypothesis.
+There are two strengths: λ_distill, which draws a jointly trained actor to the policy, and the share of tokens that
+rejection gives up. Each adapted strength is compared with the fixed one of its kind that ends best. The paper
+only proposes to adapt; that it helps is the hypothesis.
 
     python -m paper_figures.closed_loop
 """
@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -20,8 +20,8 @@ from jackpot_sim.studies.errors import StudyError
 from paper_figures.command import Made
 from paper_figures.training import curves
 from paper_figures.training.curves import ACCURACY, KL, Panel
-from paper_figures.training.records import Trained, draw
-from paper_figures.training.statistics import Claim, difference, geometric, mostly, of, per_run, told_lost, verdict
+from paper_figures.training.records import Trained, Training, draw
+from paper_figures.training.statistics import Claim, difference, geometric, lost_in_words, mostly, of, per_run, verdict
 
 NAME = "closed_loop"
 
@@ -30,12 +30,12 @@ BUDGET = Panel("rejected_budget", "rejected share of tokens", title="Budget of r
 
 
 class Loop(NamedTuple):
-    """What a method sets, and whether it adapts it."""
+    """The strength that a method sets, and the target where it adapts it."""
 
     strength: str
-    """The column of the steps."""
+    """The column of the steps that holds the strength."""
     target: float | None
-    """The KL that an adapted one holds, nats; None where it is fixed."""
+    """The KL at which an adapted strength aims, nats; None for a fixed strength."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -43,11 +43,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     return draw(NAME, "KL, accuracy and strength over the steps, fixed and adapted.", make, argv)
 
 
-def make(found: Trained) -> Made:
+def make(trained: Trained) -> Made:
     """The figure and its table."""
     loops = {
         method: loop
-        for methods in found.grid.values()
+        for methods in trained.grid.values()
         for method, training in methods.items()
         if (loop := loop_of(training)) is not None
     }
@@ -57,20 +57,20 @@ def make(found: Trained) -> Made:
         for method in adapted
     }
     if not adapted or not all(rivals.values()):
-        raise StudyError(f"{found.root} does not hold strengths that are adapted, and fixed ones of each beside them")
-    figure, axes = curves.curves(found, (KL, ACCURACY, WEIGHT, BUDGET))
+        raise StudyError(f"{trained.root} does not hold strengths that are adapted, and fixed ones of each beside them")
+    figure, axes = curves.curves(trained, (KL, ACCURACY, WEIGHT, BUDGET))
     for (_, column), cell in axes.items():
         if column == KL.column:
             for target in sorted({loops[method].target for method in adapted} - {None}):  # type: ignore[type-var]
                 cell.axhline(target, color="#444444", linewidth=0.7, linestyle=":")  # type: ignore[arg-type]
-    runs = per_run(found)
+    runs = per_run(trained)
     claims = [helps(runs, method, loops[method].target or math.nan, rivals[method]) for method in adapted]
-    told, agrees = verdict(found, claims, "Dotted in the figure: the KL that adapting aims at.")
-    return Made(figure, curves.tables(found, runs, "Fixed and adapted strengths"), told, agrees)
+    sentence, agrees = verdict(trained, claims, "Dotted in the figure: the KL that adapting aims at.")
+    return Made(figure, curves.tables(trained, runs, "Fixed and adapted strengths"), sentence, agrees)
 
 
-def loop_of(training: dict[str, Any]) -> Loop | None:
-    """What a method sets, from its configuration; a budget goes before the weight of a distillation beside it."""
+def loop_of(training: Training) -> Loop | None:
+    """The strength that a configuration sets; a budget goes before the weight of a distillation beside it."""
     budget, distillation = training.get("budget"), training["actor"].get("distillation")
     for column, strength in ((BUDGET.column, budget), (WEIGHT.column, distillation)):
         if strength is not None:
@@ -80,23 +80,24 @@ def loop_of(training: dict[str, Any]) -> Loop | None:
 
 
 def helps(runs: pd.DataFrame, method: str, target: float, rivals: Sequence[str]) -> Claim:
-    """Whether adapting ends more accurate than the best fixed strength, or saves runs that it loses.
+    """The claim that adapting ends more accurate than the best fixed strength, or saves runs that the fixed one loses.
 
-    It saves them where that happens in most seeds, by the rule of `mostly`, and harms where it loses what the fixed
-    one does not. Where the lost runs and the accuracies say different things, nothing is decided.
+    Adapting saves runs if it does so in most seeds, by the rule of `mostly`, and harms if it loses runs that the fixed
+    strength does not. Nothing is decided where lost runs and accuracies disagree.
     """
     best = max(rivals, key=lambda each: of(runs, each, "accuracy").mean())
     ours, theirs = of(runs, method, "lost_at"), of(runs, best, "lost_at")
     gain = difference(of(runs, method, "accuracy"), of(runs, best, "accuracy"))
     saves, harms = mostly(ours.isna() & theirs.notna()), mostly(ours.notna() & theirs.isna())
-    said = {gain.above, True if saves else None, False if harms else None} - {None}
-    holds = said.pop() if len(said) == 1 else None
-    told = (
-        f"{method}: {told_lost(ours)}, KL at the end {geometric(of(runs, method, 'kl')):.2g} of {target:g} aimed at; "
-        f"{best}, the best fixed one: {told_lost(theirs)}, KL {geometric(of(runs, best, 'kl')):.2g}; "
+    decisions = {gain.above, True if saves else None, False if harms else None} - {None}
+    holds = decisions.pop() if len(decisions) == 1 else None
+    because = (
+        f"{method}: {lost_in_words(ours)}, KL at the end {geometric(of(runs, method, 'kl')):.2g} "
+        f"of {target:g} aimed at; "
+        f"{best}, the best fixed one: {lost_in_words(theirs)}, KL {geometric(of(runs, best, 'kl')):.2g}; "
         f"difference in last accuracy {gain}"
     )
-    return Claim(f"{method} helps over the best fixed strength", holds, told)
+    return Claim(f"{method} helps over the best fixed strength", holds, because)
 
 
 if __name__ == "__main__":

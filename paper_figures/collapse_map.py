@@ -1,8 +1,8 @@
-"""When training is lost: the distance of the frozen actor at the beginning × what is done about it.
+"""The step at which training is lost, by the first distance of a frozen actor and by method.
 
-Left, the median step at which runs are lost; right, the last accuracy. The paper shows single distances only;
-that a farther actor is lost sooner, and Jackpot later than others, is what it leads one to expect. All runs of a
-seed begin with the same policy, so that the distances are no repetitions: what decides is the number of seeds.
+Left, the median step at which runs are lost; right, the last accuracy. The paper shows single distances only. It
+leads one to expect that a farther actor is lost sooner, and Jackpot later than others. All runs of a seed begin with
+the same policy, so that distances are no repetitions: only the number of seeds decides.
 
     python -m paper_figures.collapse_map
 """
@@ -10,21 +10,20 @@ seed begin with the same policy, so that the distances are no repetitions: what 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from numpy.typing import NDArray
 from scipy import stats
 
+from jackpot_sim.core.arrays import Floats
 from paper_figures import style
 from paper_figures.command import Made
 from paper_figures.training import curves
 from paper_figures.training.curves import name_of
 from paper_figures.training.records import Trained, draw
-from paper_figures.training.statistics import Claim, difference, group, mostly, of, per_run, told_lost, verdict
+from paper_figures.training.statistics import Claim, difference, group, lost_in_words, mostly, of, per_run, verdict
 
 NAME = "collapse_map"
 
@@ -34,43 +33,46 @@ def main(argv: Sequence[str] | None = None) -> int:
     return draw(NAME, "When training collapses, by initial KL and method.", make, argv)
 
 
-def make(found: Trained) -> Made:
+def make(trained: Trained) -> Made:
     """The figure and its tables."""
-    found.need(("none",), found.settings)
-    ours = next((each for each in ("jackpot", "rao-blackwell") if each in found.methods), "jackpot")
-    found.need((ours,), found.settings)
-    runs = per_run(found)
+    trained.need(("none",), trained.settings)
+    ours = next((each for each in ("jackpot", "rao-blackwell") if each in trained.methods), "jackpot")
+    trained.need((ours,), trained.settings)
+    runs = per_run(trained)
     runs["survived"] = runs["lost_at"].fillna(runs["asked"]) / runs["asked"]
-    figure, (left, right) = style.canvas(2, 0.36 * len(found.settings) + 1.6)
-    _map(left, found, runs, "survived", _when)
-    _map(right, found, runs, "accuracy", lambda cell: f"{cell['accuracy'].mean():.2f}")
+    figure, (left, right) = style.canvas(2, 0.36 * len(trained.settings) + 1.6)
+    _map(left, trained, runs, "survived", _when)
+    _map(right, trained, runs, "accuracy", lambda cell: f"{cell['accuracy'].mean():.2f}")
     left.set(title="(a) Step at which runs are lost", ylabel="KL of the actor at first, nats")
     right.set(title="(b) Last accuracy")
     right.set_yticklabels([])
-    claims = [_sooner(found, runs), *(_later(runs, ours, other) for other in ("none", "tis") if other in found.methods)]
-    told, agrees = verdict(found, claims)
-    return Made(figure, curves.tables(found, runs, "Frozen actors"), told, agrees)
+    claims = [
+        _sooner(trained, runs),
+        *(_later(runs, ours, other) for other in ("none", "tis") if other in trained.methods),
+    ]
+    sentence, agrees = verdict(trained, claims)
+    return Made(figure, curves.tables(trained, runs, "Frozen actors"), sentence, agrees)
 
 
-def distance(found: Trained, setting: str) -> float | None:
-    """The KL that the frozen actor of a setting was distilled to, nats; None where methods do not share one."""
-    asked = {training["actor"].get("kl") for training in found.grid[setting].values()} - {None}
+def distance(trained: Trained, setting: str) -> float | None:
+    """The KL to which the frozen actor of a setting was distilled, nats; None unless all methods share one."""
+    asked = {training["actor"].get("kl") for training in trained.grid[setting].values()} - {None}
     return float(asked.pop()) if len(asked) == 1 else None
 
 
-def _map(axes: Axes, found: Trained, runs: pd.DataFrame, column: str, text: Any) -> None:
-    shades: NDArray[np.float64] = np.full((len(found.settings), len(found.methods)), np.nan)
-    for row, setting in enumerate(found.settings):
-        for place, method in enumerate(found.methods):
-            if method in found.grid[setting]:
+def _map(axes: Axes, trained: Trained, runs: pd.DataFrame, column: str, text: Callable[[pd.DataFrame], str]) -> None:
+    shades: Floats = np.full((len(trained.settings), len(trained.methods)), np.nan)
+    for row, setting in enumerate(trained.settings):
+        for place, method in enumerate(trained.methods):
+            if method in trained.grid[setting]:
                 cell = group(runs, setting, method)
                 shades[row, place] = shade = float(cell[column].mean())
                 color = "white" if shade > 0.6 else "black"
                 axes.text(place, row, text(cell), ha="center", va="center", color=color, fontsize=7)
     axes.imshow(shades, cmap="Blues", vmin=0, vmax=1.15, aspect="auto")
-    axes.set_xticks(range(len(found.methods)), [name_of(each) for each in found.methods], rotation=35, ha="right")
-    labels = [setting if (kl := distance(found, setting)) is None else f"{kl:g}" for setting in found.settings]
-    axes.set_yticks(range(len(found.settings)), labels)
+    axes.set_xticks(range(len(trained.methods)), [name_of(each) for each in trained.methods], rotation=35, ha="right")
+    labels = [setting if (kl := distance(trained, setting)) is None else f"{kl:g}" for setting in trained.settings]
+    axes.set_yticks(range(len(trained.settings)), labels)
     axes.tick_params(length=0)
     axes.grid(visible=False)
     axes.spines[:].set_visible(False)
@@ -83,18 +85,17 @@ def _when(cell: pd.DataFrame) -> str:
     return f"{at.median():.0f}" if len(at) == len(cell) else f"{at.median():.0f}\n{len(at)} of {len(cell)}"
 
 
-def _sooner(found: Trained, runs: pd.DataFrame) -> Claim:
-    """Whether runs without a correction survive less, the farther the actor is: in most seeds, by Kendall's τ."""
+def _sooner(trained: Trained, runs: pd.DataFrame) -> Claim:
+    """The claim that runs without a correction are lost sooner the farther the actor, by Kendall's τ in most seeds."""
     survived = of(runs, "none", "survived")
-    far = [distance(found, str(setting)) for setting in survived.index.get_level_values("setting")]
+    far = [distance(trained, str(setting)) for setting in survived.index.get_level_values("setting")]
     tau = survived.to_frame().assign(far=pd.Series(far, survived.index, dtype=float)).groupby(level="seed").apply(_tau)
     sooner, later = mostly(tau < 0), mostly(tau > 0)
     each = ", ".join(f"{value:+.2f}" for value in tau)
-    told = (
-        f"no correction: {told_lost(of(runs, 'none', 'lost_at'))}; Kendall's τ of distance and survival {each} by seed"
-    )
+    lost = lost_in_words(of(runs, "none", "lost_at"))
+    because = f"no correction: {lost}; Kendall's τ of distance and survival {each} by seed"
     holds = True if sooner else False if later else None
-    return Claim("without a correction a farther actor is lost sooner", holds, told)
+    return Claim("without a correction a farther actor is lost sooner", holds, because)
 
 
 def _tau(seed: pd.DataFrame) -> float:
@@ -106,8 +107,8 @@ def _tau(seed: pd.DataFrame) -> float:
 
 def _later(runs: pd.DataFrame, ours: str, other: str) -> Claim:
     gain = difference(of(runs, ours, "survived"), of(runs, other, "survived"))
-    told = f"share of the steps that runs survive, {name_of(ours)} − {name_of(other)}, mean over distances: {gain}"
-    return Claim(f"{name_of(ours)} is lost later than {name_of(other)}", gain.above, told)
+    because = f"share of the steps that runs survive, {name_of(ours)} − {name_of(other)}, mean over distances: {gain}"
+    return Claim(f"{name_of(ours)} is lost later than {name_of(other)}", gain.above, because)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Figure 1 of [J] in small: what happens to a policy that learns from the rollouts of a smaller, frozen actor.
+"""Figure 1 of [J] in small: a policy learns from the rollouts of a smaller, frozen actor.
 
-Left, the KL between policy and actor over the steps, with what the paper shows as open marks at step 300;
-right, the accuracy on held-out problems. The task, the models and their distance are ours, so that the shape is
-compared and not the height: whether training without a correction collapses, whether TIS does so later, and
-whether Jackpot is stable, at a low KL and near the on-policy accuracy.
+Left, the KL between policy and actor over the steps, with the paper's values as open marks at step 300;
+right, the accuracy on held-out problems. The task, the models and their distance are ours, so the comparison is of
+shapes, not of heights: training without a correction collapses, TIS does so later, and Jackpot is stable, at a low KL
+and near the on-policy accuracy.
 
     python -m paper_figures.figure1
 """
@@ -26,7 +26,7 @@ from paper_figures.training.statistics import per_run, verdict
 NAME = "figure1"
 
 PAPERS = Line2D([], [], **style.PUBLISHED, label="paper, at its end (↑ above)")
-"""In the legend."""
+"""The paper's marks in the legend."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -35,20 +35,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     return draw(NAME, about, make, argv)
 
 
-def make(found: Trained) -> Made:
+def make(trained: Trained) -> Made:
     """The figure and its table."""
-    found.need(claims.NEEDED, found.settings)
+    trained.need(claims.NEEDED, trained.settings)
     paper = records.published(NAME)
-    figure, axes = curves.curves(found, more=[PAPERS])
-    runs = per_run(found)
-    for setting in found.settings:
+    figure, axes = curves.curves(trained, more=[PAPERS])
+    runs = per_run(trained)
+    for setting in trained.settings:
         mark(axes[setting, curves.KL.column], paper, runs["asked"].max())
-    told, agrees = verdict(found, claims.claims(runs, paper), claims.differences(runs))
-    return Made(figure, curves.tables(found, runs, "Learning from another actor"), told, agrees)
+    sentence, agrees = verdict(trained, claims.claims(runs, paper), claims.differences(runs))
+    return Made(figure, curves.tables(trained, runs, "Learning from another actor"), sentence, agrees)
 
 
 def mark(axes: Axes, paper: pd.DataFrame, end: float) -> None:
-    """The paper's KLs at its step 300, or at the end of shorter runs; arrows upwards where it says "above"."""
+    """Draws the paper's KLs at its step 300, or at the end of shorter runs; an arrow upwards means "above"."""
     for method, relation, kl, step in paper.itertuples(index=False):
         color = style.METHODS[method].color
         look = style.PUBLISHED | {"markeredgecolor": color, "markeredgewidth": 1.4}

@@ -1,10 +1,10 @@
-"""Figure 2 of the paper: what rejection does to the KL between actor and policy, and what it costs.
+"""Figure 2 of the paper: the effect of rejection on the KL between actor and policy, and its cost.
 
-Panel (a) is a toy of four tokens. The paper prints no numbers for its own, so these are our choice.
+Panel (a) is a toy of four tokens, whose numbers are our choice, since the paper prints none.
 Panels (b) and (c) are measured: p ~ Dirichlet(2) over 1000 tokens, q = (1 − ε)p + ε·u with
-u ~ Dirichlet(1), λ = 1, with ε solved for the KL that the paper shows. The generator is not stated in
-the paper either: it was found by fitting, so that agreement says that such a generator exists and that
-the formulas are the same, not that it was theirs. The paper's points are read off its plots.
+u ~ Dirichlet(1), λ = 1, with ε solved for the KL that the paper shows. The paper does not state its generator; this
+one was found by fitting. Agreement therefore shows that such a generator exists and that the formulas are the same,
+not that the paper used it. The paper's points are read off its plots.
 
     python -m paper_figures.figure2
 """
@@ -28,7 +28,7 @@ NAME = "figure2"
 
 POLICY = (0.45, 0.30, 0.20, 0.05)
 ACTOR = (0.20, 0.35, 0.15, 0.30)
-"""The toy's laws over four tokens: our choice."""
+"""The laws of the toy over four tokens: our choice."""
 
 MARKERS = {
     "64-step staleness": 4e-4,
@@ -36,12 +36,12 @@ MARKERS = {
     "sparse attention": 2e-2,
     "two different\nmodels": 0.1,
 }
-"""KL between actor and policy, nats, that the paper gives for each cause."""
+"""The KL between actor and policy that the paper gives for each cause, nats."""
 
 ACCEPTANCE_TOLERANCE = 0.002
 KL_TOLERANCE = 1e-4
 KL_RELATIVE_TOLERANCE = 0.08
-"""KL after agrees if it is within one or the other: the plots are coarse where it is small."""
+"""A KL after rejection agrees if it is within either tolerance: the plots are coarse where it is small."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -49,10 +49,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run(NAME, "Acceptance and KL before and after rejection, with the paper's points.", make, argv)
 
 
-def make(found: Loaded) -> Made:
+def make(loaded: Loaded) -> Made:
     """The figure and its table."""
-    curve = _curve(found)
-    points = deviations(found)
+    curve = _curve(loaded)
+    points = deviations(loaded)
     figure, (toy, acceptance, after) = style.canvas(3, 2.5, [0.95, 1.15, 1.0])
     _draw_toy(toy)
     _draw_acceptance(acceptance, curve, points)
@@ -65,21 +65,21 @@ def make(found: Loaded) -> Made:
     return Made(figure, [_table(points)], verdict, agreeing == len(points))
 
 
-def _curve(found: Loaded) -> pd.DataFrame:
-    """A row per KL before: acceptance and KL after, each with its interval."""
-    figures = found.figures()
+def _curve(loaded: Loaded) -> pd.DataFrame:
+    """A row for each KL before rejection: acceptance and KL after it, each with its interval."""
+    figures = loaded.figures()
     wide = figures.pivot(index="target_kl", columns="figure", values=["value", "se", "low", "high"])
     wide.columns = pd.Index([f"{pair[1]}_{pair[0]}" for pair in wide.columns.to_list()])
     return wide.sort_index().reset_index()
 
 
-def deviations(found: Loaded) -> pd.DataFrame:
-    """What `compare` says of these records."""
-    return compare(_curve(found), records.published("figure2_simulation"))
+def deviations(loaded: Loaded) -> pd.DataFrame:
+    """The comparison of these records with the paper, see `compare`."""
+    return compare(_curve(loaded), records.published("figure2_simulation"))
 
 
 def compare(curve: pd.DataFrame, paper: pd.DataFrame) -> pd.DataFrame:
-    """A row per published number: ours, the deviation, and whether it is within tolerance."""
+    """A row for each published number: ours, the deviation, and whether it is within tolerance."""
     rows = []
     for figure, ours, tolerance in (
         ("acceptance", "acceptance_rate", ACCEPTANCE_TOLERANCE),
@@ -134,7 +134,7 @@ def _draw_toy(axes: Axes) -> None:
     place = np.arange(1, len(POLICY) + 1)
     laws = (
         (r"actor $q$", np.array(ACTOR), style.ACTOR),
-        (r"accepted $\tilde{q}$", np.exp(accepted), style.LOOKS["obrs"].color),
+        (r"accepted $\tilde{q}$", np.exp(np.asarray(accepted)), style.LOOKS["obrs"].color),
         (r"policy $p$", np.array(POLICY), style.POLICY),
     )
     for offset, (label, law, color) in zip((-0.27, 0.0, 0.27), laws, strict=True):

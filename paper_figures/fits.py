@@ -1,4 +1,4 @@
-"""Power laws fitted to records: least squares in logarithms, with standard errors that clusters do not fool."""
+"""Power laws fitted to records: least squares in logarithms, with standard errors by cluster."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from jackpot_sim.core.arrays import Floats
 from jackpot_sim.studies.errors import StudyError
 
 
@@ -22,13 +23,13 @@ class Fitted(NamedTuple):
 def power_law(values: ArrayLike, factors: Mapping[str, ArrayLike], clusters: ArrayLike) -> dict[str, Fitted]:
     """The exponents of values = c · Π factor^exponent, by ordinary least squares in logarithms.
 
-    Rows of one cluster share their models and so their errors: standard errors are the sandwich over
+    Rows of one cluster share their models and so their errors. Standard errors are those of the sandwich over
     clusters, times √(G/(G − 1) · (N − 1)/(N − K)) for G clusters, N rows and K coefficients.
 
     Args:
-        values: what is explained, > 0, shape (n,).
-        factors: by name, each > 0, shape (n,).
-        clusters: labels, shape (n,).
+        values: the values to explain, > 0, shape (n,).
+        factors: the factors by name, each > 0, shape (n,).
+        clusters: the cluster of each row, shape (n,).
 
     Raises:
         StudyError: a value or a factor is not positive and finite, there are too few clusters, or the factors
@@ -52,7 +53,7 @@ def power_law(values: ArrayLike, factors: Mapping[str, ArrayLike], clusters: Arr
 
 
 def geometric(values: pd.Series[float]) -> Fitted:
-    """The mean of the logarithms and its standard error; nan and nan where a value is not positive."""
+    """The mean of the logarithms and its standard error; both nan where a value is not positive."""
     if not (values > 0).all():
         return Fitted(np.nan, np.nan)
     logs = np.log(values.to_numpy())
@@ -60,7 +61,7 @@ def geometric(values: pd.Series[float]) -> Fitted:
 
 
 def jackknifed(numerators: ArrayLike, denominators: ArrayLike) -> Fitted:
-    """Σ numerators / Σ denominators over independent draws, and its standard error by leaving out each in turn."""
+    """Σ numerators / Σ denominators over independent draws, both of shape (n,), with its jackknife standard error."""
     above, below = (np.asarray(each, dtype=np.float64) for each in (numerators, denominators))
     left_out = (above.sum() - above) / (below.sum() - below)
     n = len(above)
@@ -68,7 +69,7 @@ def jackknifed(numerators: ArrayLike, denominators: ArrayLike) -> Fitted:
     return Fitted(float(above.sum() / below.sum()), float(error))
 
 
-def _logs(name: str, values: ArrayLike) -> NDArray[np.float64]:
+def _logs(name: str, values: ArrayLike) -> Floats:
     numbers = np.asarray(values, dtype=np.float64)
     if not np.all((numbers > 0) & np.isfinite(numbers)):
         raise StudyError(f"{name}: a power law needs positive numbers, and one of {len(numbers)} is not")

@@ -1,11 +1,11 @@
-"""How far apart real sources of mismatch put actor and policy, and what rejection at λ = 1 would discard.
+"""The KL between actor and policy under real sources of mismatch, and the share that rejection at λ = 1 discards.
 
 Every source starts from the same tiny models: weights and KV cache in coarse formats, a short attention
 window, stale steps, a distilled student, another model trained on its own. The paper gives the KL of four
-causes and holds that two different models are an order of magnitude further apart than stale or quantised
-ones. Tiny models show mechanisms and not magnitudes: which of two sources is further, and whether the
-rejected share follows from the KL alone, as the closed form for Gaussian log-ratios says, 2Φ(σ/2) − 1 with
-KL = σ²/2. A format is what it is; how far stale steps go is a matter of the learning rate, which is ours.
+causes and claims that two different models are an order of magnitude further apart than stale or quantised
+ones. Tiny models show mechanisms, not magnitudes: the order of the sources, and whether the rejected share follows
+from the KL alone, as by the closed form for Gaussian log-ratios, 2Φ(σ/2) − 1 with KL = σ²/2. A format has no
+parameter; the distance of stale steps depends on the learning rate, which is our choice.
 
 Points are geometric means over seeds, with standard errors.
 
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ from matplotlib.axes import Axes
 from rich.table import Table
 
 from jackpot_sim.core import gaussian
+from jackpot_sim.core.arrays import Floats
 from paper_figures import fits, records, style
 from paper_figures.command import Made, report_table, run
 from paper_figures.records import Loaded
@@ -34,9 +35,9 @@ NAME = "mismatch_sources"
 ORDER_OF_MAGNITUDE = 10.0
 TWO_MODELS = "another model"
 FASTER = "× lr"
-"""In the label of stale steps at a larger learning rate than the least."""
+"""The mark of a learning rate above the least, in labels of stale steps."""
 JUDGED = ("quantized-weights", "quantized-kv")
-"""The kinds of sources of which the paper's claim speaks and that are what they are; staleness is what one makes it."""
+"""The kinds of sources in the paper's claim that have no parameter; staleness has the learning rate, our choice."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -44,9 +45,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run(NAME, "KL and acceptance of real sources of mismatch, beside the paper's markers.", make, argv)
 
 
-def make(found: Loaded) -> Made:
+def make(loaded: Loaded) -> Made:
     """The figure and its table."""
-    rows = measured(found)
+    rows = measured(loaded)
     points, paper = summary(rows), records.published(NAME)
     figure, (strip, plane) = style.canvas(2, 4.1, [1.05, 1.0])
     _draw_strip(strip, points, paper)
@@ -54,30 +55,30 @@ def make(found: Loaded) -> Made:
     judged = points[points["judged"]]
     short = judged[judged["ratio"] < ORDER_OF_MAGNITUDE]
     nearest = judged.iloc[int(judged["ratio"].argmin())]
-    told = "" if short.empty else f", not of {', '.join(short['label'])}"
+    missed = "" if short.empty else f", not of {', '.join(short['label'])}"
     verdict = (
         f"VERDICT: that two models are {ORDER_OF_MAGNITUDE:g} times further apart than quantised ones "
         f"{'holds' if short.empty else 'DOES NOT hold'} for these tiny models: the KL of another model over theirs is "
-        f"at least {ORDER_OF_MAGNITUDE:g} for {len(judged) - len(short)} of {len(judged)} formats{told}. The least is "
-        f"{nearest['label']}: {_told(nearest)}. {_beside(points)}Mechanisms, not magnitudes."
+        f"at least {ORDER_OF_MAGNITUDE:g} for {len(judged) - len(short)} of {len(judged)} formats{missed}. "
+        f"The least is {nearest['label']}: {_ratio_with_range(nearest)}. {_beside(points)}Mechanisms, not magnitudes."
     )
     return Made(figure, [_table(points)], verdict, short.empty)
 
 
-def measured(found: Loaded) -> pd.DataFrame:
-    """A row per source and seed: label, KL, acceptance, and the KL of two models over it."""
-    environments = {text: json.loads(text) for text in found.records["environment"].unique()}
+def measured(loaded: Loaded) -> pd.DataFrame:
+    """A row for each source and seed: label, KL, rejected share, and the KL of two models over the KL."""
+    environments = {text: json.loads(text) for text in loaded.records["environment"].unique()}
     rates = [each["source"]["learning_rate"] for each in environments.values() if each["source"]["kind"] == "stale"]
     labels = {text: label(each, min(rates, default=0.0)) for text, each in environments.items()}
-    rows = found.records.assign(label=found.records["environment"].map(labels))
+    rows = loaded.records.assign(label=loaded.records["environment"].map(labels))
     two_models = rows[rows["label"] == TWO_MODELS].set_index("seed")["kl_policy_actor"]
     rows["ratio"] = rows["seed"].map(two_models) / rows["kl_policy_actor"]
     rows["rejected"] = 1 - rows["acceptance_rate"]
     return rows[["label", "env_kind", "seed", "kl_policy_actor", "rejected", "ratio"]]
 
 
-def label(environment: dict[str, Any], least_rate: float) -> str:
-    """What a source is called."""
+def label(environment: Mapping[str, Any], least_rate: float) -> str:
+    """The label of a source."""
     source = environment["source"]
     kind = source["kind"]
     if kind in ("quantized-weights", "quantized-kv"):
@@ -94,7 +95,7 @@ def label(environment: dict[str, Any], least_rate: float) -> str:
 
 
 def summary(rows: pd.DataFrame) -> pd.DataFrame:
-    """A row per source, in the order of the study: geometric means over seeds, errors in logarithms, extremes."""
+    """A row for each source, in the order of the study: geometric means over seeds, errors in logarithms, extremes."""
     out = []
     for (name, kind), of in rows.groupby(["label", "env_kind"], sort=False):
         row = {"label": name, "kind": kind, "judged": kind in JUDGED}
@@ -107,14 +108,16 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
     return points
 
 
-def _told(row: pd.Series[Any]) -> str:
+def _ratio_with_range(row: pd.Series[float]) -> str:
     return f"{_short(row['ratio'])} ({_short(row['least'])} to {_short(row['most'])} over seeds)"
 
 
 def _beside(points: pd.DataFrame) -> str:
-    """What is shown and not judged: stale steps, which the learning rate, our choice, takes as far as one likes."""
-    told = "; ".join(f"{row['label']}: {_told(row)}" for _, row in points[points["kind"] == "stale"].iterrows())
-    return f"Of stale ones it is what steps and learning rate, our choice, make it: {told}. " if told else ""
+    """The ratios of stale steps, which are shown but not judged: they depend on the learning rate, our choice."""
+    ratios = "; ".join(
+        f"{row['label']}: {_ratio_with_range(row)}" for _, row in points[points["kind"] == "stale"].iterrows()
+    )
+    return f"For stale steps it depends on steps and learning rate, our choice: {ratios}. " if ratios else ""
 
 
 def _short(value: float) -> str:
@@ -217,9 +220,10 @@ def _draw_markers(axes: Axes, paper: pd.DataFrame, named: bool) -> None:
             )
 
 
-def _bars(rows: pd.DataFrame, column: str) -> Any:
+def _bars(rows: pd.DataFrame, column: str) -> Floats:
     mean, factor = rows[column].to_numpy(), np.exp(rows[f"{column}_log_se"].to_numpy())
-    return np.stack([mean - mean / factor, mean * factor - mean])
+    bars: Floats = np.stack([mean - mean / factor, mean * factor - mean])
+    return bars
 
 
 def _decades(axes: Axes) -> None:

@@ -1,9 +1,8 @@
 """Training without PPO's clip: [J] finds that only Jackpot is then both stable and fast.
 
-Stable is what loses no run in most seeds, and unstable what loses most runs, by the rule of
-`training.statistics.mostly`. How fast a method is shows in its mean accuracy over the whole run, paired by seed.
-RB-Jackpot is Jackpot without the noise of its mask, and training on-policy needs no correction: neither counts
-among the others.
+A method is stable if it loses no run in most seeds, and unstable if it loses most runs, by the rule of
+`training.statistics.mostly`. Its speed is its mean accuracy over the whole run, paired by seed. RB-Jackpot is Jackpot
+without the noise of its mask, and training on-policy needs no correction: neither counts among the other methods.
 
     python -m paper_figures.no_clipping
 """
@@ -23,11 +22,11 @@ from paper_figures.training.statistics import (
     ON_POLICY,
     Claim,
     difference,
+    lost_in_words,
     mostly,
     of,
     per_run,
     stable,
-    told_lost,
     verdict,
 )
 
@@ -35,7 +34,7 @@ NAME = "no_clipping"
 
 _OURS = ("jackpot", "rao-blackwell", ON_POLICY)
 _NEAR = 0.95
-"""Of Jackpot's mean accuracy over the run: at least this is as fast."""
+"""The least share of Jackpot's mean accuracy over the run that counts as equally fast."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -43,27 +42,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     return draw(NAME, "KL and accuracy of training without PPO's clip.", make, argv)
 
 
-def make(found: Trained) -> Made:
+def make(trained: Trained) -> Made:
     """The figure and its table."""
-    found.need(("jackpot",), found.settings)
-    others = [method for method in found.methods if method not in _OURS]
-    found.need(others or ("none",))
-    figure, _ = curves.curves(found)
-    runs = per_run(found)
+    trained.need(("jackpot",), trained.settings)
+    others = [method for method in trained.methods if method not in _OURS]
+    trained.need(others or ("none",))
+    figure, _ = curves.curves(trained)
+    runs = per_run(trained)
     claims = [_stable(runs), *(_worse(runs, other) for other in others)]
-    told, agrees = verdict(found, claims)
-    return Made(figure, curves.tables(found, runs, "Without PPO's clip"), told, agrees)
+    sentence, agrees = verdict(trained, claims)
+    return Made(figure, curves.tables(trained, runs, "Without PPO's clip"), sentence, agrees)
 
 
 def _stable(runs: pd.DataFrame) -> Claim:
     at = of(runs, "jackpot", "lost_at")
-    return Claim("Jackpot is stable without PPO's clip", stable(at), f"Jackpot: {told_lost(at)}")
+    return Claim("Jackpot is stable without PPO's clip", stable(at), f"Jackpot: {lost_in_words(at)}")
 
 
 def _worse(runs: pd.DataFrame, other: str) -> Claim:
-    """Whether another method loses most runs, or is slower than Jackpot.
+    """The claim that another method loses most runs, or is slower than Jackpot.
 
-    It is neither where it ends as fast as Jackpot and does not lose most runs, or is seen to be faster.
+    The claim fails if the method is as fast as Jackpot, or faster, and does not lose most runs.
     """
     at, name = of(runs, other, "lost_at"), name_of(other)
     faster = difference(of(runs, "jackpot", "mean_accuracy"), of(runs, other, "mean_accuracy"))
@@ -71,8 +70,8 @@ def _worse(runs: pd.DataFrame, other: str) -> Claim:
     unstable = mostly(at.notna())
     fast = bool(as_fast.above) or faster.above is False
     holds = True if unstable or faster.above else False if fast and unstable is False else None
-    told = f"{name}: {told_lost(at)}; Jackpot − {name} in mean accuracy over the run {faster}"
-    return Claim(f"{name} is unstable, or slower than Jackpot", holds, told)
+    because = f"{name}: {lost_in_words(at)}; Jackpot − {name} in mean accuracy over the run {faster}"
+    return Claim(f"{name} is unstable, or slower than Jackpot", holds, because)
 
 
 if __name__ == "__main__":

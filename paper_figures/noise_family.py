@@ -1,10 +1,10 @@
-"""What rejection gains depends on the noise: ours, beside the paper's Figure 2.
+"""The gain of rejection depends on the noise: ours, beside the paper's Figure 2.
 
-The paper shows a tenfold fall of the KL. That belongs to additive noise, q = (1 − ε)p + ε·u. Under
-Gaussian noise on the logits, which is closer to what kernels, precisions and updates do, the KL falls
-to 1/2 − 1/(2π) of what it was and no further, however small it is. The closed form supposes a
-Gaussian log-ratio and hence a large vocabulary with no dominant token; `jackpot_sim.core.gaussian`
-has it. Points are measured, and lines are the formula.
+The paper shows a tenfold fall of the KL. It is a property of additive noise, q = (1 − ε)p + ε·u. Gaussian
+noise on the logits is closer to the effect of kernels, precisions and updates. Under it the KL falls to
+1/2 − 1/(2π) of its value and no further, however small it is. The closed form assumes a Gaussian log-ratio,
+and hence a large vocabulary with no dominant token; it is in `jackpot_sim.core.gaussian`. Points are measured, and
+lines are the formula.
 
     python -m paper_figures.noise_family
 """
@@ -32,17 +32,17 @@ ADDITIVE, LOGIT = "dirichlet-mixture", "logit-noise"
 _LABELS = {ADDITIVE: ("additive noise (Fig. 2)", "additive"), LOGIT: ("noise on the logits", "logits")}
 
 TOLERANCE = 0.02
-"""Relative, of the measured ratio to the closed form: a vocabulary is not infinite."""
+"""The largest relative deviation of the measured ratio from the closed form, since a vocabulary is finite."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Draws the figure and compares logit noise with its closed form."""
-    return run(NAME, "What rejection gains under additive noise and under noise on the logits.", make, argv)
+    return run(NAME, "The gain of rejection under additive noise and under noise on the logits.", make, argv)
 
 
-def make(found: Loaded) -> Made:
+def make(loaded: Loaded) -> Made:
     """The figure and its table."""
-    points = measure(found)
+    points = measure(loaded)
     figure, (ratio, acceptance) = style.canvas(2, 2.6)
     _draw_ratio(ratio, points)
     _draw_acceptance(acceptance, points)
@@ -58,15 +58,15 @@ def make(found: Loaded) -> Made:
     return Made(figure, [_table(points)], verdict, largest <= TOLERANCE)
 
 
-def measure(found: Loaded) -> pd.DataFrame:
-    """A row per environment: KL after / KL before and acceptance, with intervals and the closed form.
+def measure(loaded: Loaded) -> pd.DataFrame:
+    """A row for each environment: KL after / KL before and acceptance, with intervals and the closed form.
 
-    The ratio is resampled as a ratio: a state that raises one KL raises the other.
+    The ratio is resampled as a ratio, since a state that raises one KL raises the other.
     """
     options = Options()
     rows = []
-    about = found.records.groupby("environment", sort=False)[["env_kind", "target_kl"]].first()
-    for environment in bootstrap.environments(found.records, found.states, options):
+    about = loaded.records.groupby("environment", sort=False)[["env_kind", "target_kl"]].first()
+    for environment in bootstrap.environments(loaded.records, loaded.states, options):
         (candidate,) = environment.candidates
         after, before = "kl_accepted", "kl_policy_actor"
         per_seed = candidate.per_seed[after] / candidate.per_seed[before]

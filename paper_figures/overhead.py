@@ -1,4 +1,4 @@
-"""What the corrections cost in a GRPO step, beside the paper's claim: less than 3 % of it.
+"""The cost of corrections in a GRPO step, beside the paper's claim: less than 3 % of the step.
 
 The records are those of `python -m jackpot_sim.bench overhead --out FILE`, one file for each machine; those
 that ship with the figure are in `paper_figures/measured`. Nothing is measured here.
@@ -29,7 +29,7 @@ from paper_figures.style import Look
 NAME = "overhead"
 
 SHARE, STEP, MEMORY, ROLLOUT = "weights share", "step / none", "memory / none", "top-k at rollout"
-"""What the benchmark calls its figures."""
+"""The names of the benchmark's figures."""
 OURS, PAPERS, EXACT = ("jackpot", "bracket"), ("jackpot", "kappa"), ("jackpot", "exact")
 
 _METHODS = {
@@ -38,7 +38,7 @@ _METHODS = {
     PAPERS: ("Jackpot, κ·$Z_k$ (paper)", "Jackpot, κ·Z_k", Look("#0072B2", "o")),
     EXACT: ("Jackpot, exact Z", "Jackpot, exact Z", Look("#000000", "D")),
 }
-"""By correction and way to Z: the name in the legend and in the table, and the look."""
+"""The name in the legend, the name in the table and the look, by correction and way to Z."""
 
 _KEY = ["device", "parameters", "shape", "vocabulary", "precision", "batch", "length", "k"]
 _NEEDED = {"figure", "correction", "way", "mode", "threads", *_KEY}
@@ -46,7 +46,7 @@ _NEEDED = {"figure", "correction", "way", "mode", "threads", *_KEY}
 
 @dataclass(frozen=True)
 class Measured:
-    """The findings of one machine or several, a row each: `value` and its labels."""
+    """The findings of one machine or several: a row for each, with its `value` and its labels."""
 
     root: Path
     rows: pd.DataFrame
@@ -74,21 +74,21 @@ def load(name: str, given: Path | None) -> Measured:
     """The findings in `given`, a file or a folder, or in the files that ship with the figure.
 
     Raises:
-        StudyError: there is no such file, it cannot be read, or it holds nothing that the figure shows.
+        StudyError: the file is missing, cannot be read, or holds nothing that the figure shows.
     """
     root = given or Path(str(resources.files("paper_figures").joinpath("measured")))
     files = sorted(root.glob("overhead-*.json")) if root.is_dir() else [root]
     how = "write one with `python -m jackpot_sim.bench overhead --out FILE`"
     if not files:
         raise StudyError(f"{root} holds no overhead-*.json: {how}")
-    found, machines = [], []
+    tables, machines = [], []
     for path in files:
         machine, rows = _read(path)
         if not set(rows.columns) >= _NEEDED or not (rows["figure"] == SHARE).any():
             raise StudyError(f"{path} holds no {name} of a GRPO step: {how}")
-        found.append(rows)
+        tables.append(rows)
         machines.append(machine)
-    rows = pd.concat(found, ignore_index=True)
+    rows = pd.concat(tables, ignore_index=True)
     rows = rows[rows["mode"] == "eager"]
     twice = rows[rows.duplicated([*_KEY, "figure", "correction", "way"])]
     if len(twice):
@@ -97,7 +97,7 @@ def load(name: str, given: Path | None) -> Measured:
 
 
 def _read(path: Path) -> tuple[str, pd.DataFrame]:
-    """What the file says of the machine, and a row for each finding that has labels."""
+    """The name of the machine in a file, and a row for each finding with labels."""
     try:
         held = json.loads(path.read_text(encoding="utf-8"))
         labelled = [{**each["labels"], "value": each["value"]} for each in held["findings"] if each["labels"]]
@@ -110,17 +110,17 @@ def _read(path: Path) -> tuple[str, pd.DataFrame]:
         raise StudyError(f"{path} is not what `python -m jackpot_sim.bench --out FILE` writes") from error
 
 
-def make(found: Measured) -> Made:
+def make(findings: Measured) -> Made:
     """The figure and its table."""
     claim = float(records.published(NAME)["percent"].iloc[0])
-    points = wide(found.rows)
+    points = wide(findings.rows)
     figure, (time, memory) = style.canvas(2, 3.3, [1.15, 1])
     _draw_time(time, points, claim)
     _draw_memory(memory, points)
     handles, labels = time.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3)
     verdict, agrees = judge(points, claim)
-    return Made(figure, [_table(points, found.machines)], verdict, agrees)
+    return Made(figure, [_table(points, findings.machines)], verdict, agrees)
 
 
 def wide(rows: pd.DataFrame) -> pd.DataFrame:
@@ -134,12 +134,12 @@ def wide(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def judge(points: pd.DataFrame, claim: float) -> tuple[str, bool]:
-    """The sentence that compares with the claim, and whether Jackpot's share stays below it everywhere."""
+    """The sentence that compares our shares with the claim, and whether Jackpot's stay below it everywhere."""
     ours, papers, exact = (_of(points, method)[SHARE] for method in (OURS, PAPERS, EXACT))
     if ours.empty:
         raise StudyError("the records hold no Jackpot with Z from the stored top-k: measure it with --out")
     agrees = bool((ours < claim).all())
-    told = "agrees with" if agrees else "DOES NOT agree with"
+    relation = "agrees with" if agrees else "DOES NOT agree with"
     others = [
         f"{name} takes {_range(shares)}"
         for name, shares in (("the paper's own κ·Z_k", papers), ("an exact Z", exact))
@@ -149,7 +149,7 @@ def judge(points: pd.DataFrame, claim: float) -> tuple[str, bool]:
     if len(rollout):
         others.append(f"keeping the top-k at rollout takes {_range(rollout)} of a step's time outside it")
     verdict = (
-        f"VERDICT: with Z from the stored top-k, Jackpot's weights take {_range(ours)} of a step, which {told} "
+        f"VERDICT: with Z from the stored top-k, Jackpot's weights take {_range(ours)} of a step, which {relation} "
         f"the paper's less than {claim:g} %"
     )
     return "; ".join([verdict, *others]) + ".", agrees
@@ -218,7 +218,7 @@ def _draw_memory(axes: Axes, points: pd.DataFrame) -> None:
 def _draw(axes: Axes, points: pd.DataFrame, figure: str) -> None:
     for method, (label, _, look) in _METHODS.items():
         rows = _of(points, method)
-        # An exact Z and the paper's form need the same memory: one is seen around the other.
+        # An exact Z and the paper's form need the same memory, so one is drawn around the other.
         size: dict[str, Any] = {"markersize": 6.5, "linewidth": 2.6, "zorder": 1.9} if method == EXACT else {}
         for number, (_, line) in enumerate(rows.groupby(["device", "shape"], sort=False)):
             axes.plot(

@@ -1,13 +1,13 @@
-"""How much of the bias that corrections of single tokens leave is a mismatch of prefixes: ours.
+"""The share of prefixes in the bias that corrections of single tokens leave: ours.
 
 A correction of single tokens makes each token's own law right, or nearly so, and leaves the tokens before
-and after it to the actor. ĝ exchanges three things for their true values: the law of the prefixes, the
-value of what follows a token, and the token's own weight. The shares of the three in ĝ − g are Shapley
-values and add up to 1; a negative one pulls against the bias. For plain importance sampling the share of
-the weight is 0: all that is left is the rest of the sequence. Beside the shares stands what the KL of the
-update, KL(p‖q_w) over visits to (prefix, token), owes to the prefixes.
+and after it to the actor. ĝ differs from g in three parts: the law of the prefixes, the value of the
+continuation of a token, and the token's own weight. Their shares in ĝ − g are Shapley values and add up to 1; a
+negative share reduces the bias. For plain importance sampling the share of the weight is 0, so only the rest of the
+sequence is left. The figure also shows the part of prefixes in the KL of the update, KL(p‖q_w) over visits to
+(prefix, token).
 
-Shares are pooled over seeds by the size of the bias they explain, with jackknifed standard errors. The
+Shares are pooled over seeds, weighted by the squared bias, with jackknifed standard errors. The
 records are those of `bias_variance_length`.
 
     python -m paper_figures.prefix_shift
@@ -43,20 +43,20 @@ LINES = {
     "rao-blackwell(jackpot)": "IS, TIS, Jackpot",
     "sequence-tis": "IS of sequences,\ntruncated",
 }
-"""Panel (d): labels at the ends of lines; the three of tokens lie on each other, and nearly on their prefixes."""
+"""The labels at the ends of lines in panel (d); the three lines of tokens coincide, and nearly with their prefixes."""
 
 TOLERANCE = 1e-6
-"""What may be left of an identity by rounding, relative."""
+"""The largest relative deviation of an identity by rounding."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Draws the figure, and says how much of the remaining bias lies outside the token."""
-    return run(NAME, "What the bias left by corrections of single tokens is made of.", make, argv)
+    return run(NAME, "The parts of the bias that corrections of single tokens leave.", make, argv)
 
 
-def make(found: Loaded) -> Made:
+def make(loaded: Loaded) -> Made:
     """The figure and its tables."""
-    rows = with_rewards(found)
+    rows = with_rewards(loaded)
     rows = rows[(rows["reward"] == MAIN_REWARD) & (rows["length"] > 1)]
     table = shares(rows)
     kl, length = shown_kl(rows), rows["length"].max()
@@ -65,7 +65,7 @@ def make(found: Loaded) -> Made:
     outside = 1 - corrected["weight"]
     exact = identities(rows)
     agrees = bool((exact <= TOLERANCE).all() and (outside - 2 * corrected["weight_se"] > 0.5).all())
-    told = "; ".join(
+    parts = "; ".join(
         f"{TOKEN[str(name)]} prefixes {row['prefix']:.0%} ± {row['prefix_se']:.0%} (half of the seeds "
         f"{row['prefix_low']:.0%} to {row['prefix_high']:.0%}), continuations {row['continuation']:.0%} ± "
         f"{row['continuation_se']:.0%}, its own weight {round(row['weight'], 2) + 0.0:.0%} ± {row['weight_se']:.0%}"
@@ -73,19 +73,19 @@ def make(found: Loaded) -> Made:
     )
     verdict = (
         f"VERDICT: at T = {length} and KL {kl:g} the bias that is left {'lies' if agrees else 'DOES NOT lie'} mostly "
-        f"outside the token: {told}. Identities (shares add up to 1, IS has none of its own, and its KL is "
+        f"outside the token: {parts}. Identities (shares add up to 1, IS has none of its own, and its KL is "
         f"that of prefixes) are exact to {exact.max():.0e}."
     )
     return Made(_draw(rows, table, kl), [_shares_table(table), _kl_table(rows)], verdict, agrees)
 
 
 def shown_kl(rows: pd.DataFrame) -> float:
-    """The largest KL: where truncation and Jackpot's factor have most to add."""
+    """The largest KL, at which truncation and Jackpot's factor add most."""
     return float(rows["target_kl"].max())
 
 
 def shares(rows: pd.DataFrame) -> pd.DataFrame:
-    """A row per estimator, KL and length: Σ share·‖ĝ − g‖² / Σ ‖ĝ − g‖² over seeds, its error, and quartiles."""
+    """A row for each estimator, KL and length: Σ share·‖ĝ − g‖² / Σ ‖ĝ − g‖² over seeds, its error, and quartiles."""
     out = []
     for (name, kl, length), of in rows[rows["estimator"].isin(TOKEN)].groupby(
         ["estimator", "target_kl", "length"], sort=False
@@ -147,22 +147,22 @@ def _kl_table(rows: pd.DataFrame) -> Table:
 def _draw(rows: pd.DataFrame, table: pd.DataFrame, kl: float) -> Figure:
     figure, axes = style.canvas(4, 2.8, [1, 1, 1, 2.1])
     top = 1.0
-    for panel, letter, (name, told) in zip(axes, "abc", TOKEN.items(), strict=False):
+    for panel, letter, (name, label) in zip(axes, "abc", TOKEN.items(), strict=False):
         of = table[(table["estimator"] == name) & (table["target_kl"] == kl)].sort_values("length")
         top = max(top, _stack(panel, of))
-        panel.set_title(f"({letter}) {told}")
+        panel.set_title(f"({letter}) {label}")
     for panel in axes[:3]:
         panel.set_ylim(1 - 1.05 * top, 1.05 * top)
         panel.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0", "¼", "½", "¾", "1"] if panel is axes[0] else [""] * 5)
     axes[0].set_ylabel(f"share of the bias, KL {kl:g}")
     _kl(axes[3], rows[rows["target_kl"] == kl])
-    handles = [Patch(color=COLORS[part], label=told) for part, told in PARTS.items()]
+    handles = [Patch(color=COLORS[part], label=label) for part, label in PARTS.items()]
     figure.legend(handles=handles, loc="outside lower left", ncols=3)
     return figure
 
 
 def _stack(axes: Axes, of: pd.DataFrame) -> float:
-    """Negative shares hang below 0; how high the highest error bar reaches."""
+    """Draws stacked bars, negative shares below 0; the height of the highest error bar."""
     lengths = of["length"].to_numpy()
     above, below, top = np.zeros(len(of)), np.zeros(len(of)), 0.0
     for part, color in COLORS.items():
@@ -189,7 +189,7 @@ def _stack(axes: Axes, of: pd.DataFrame) -> float:
 
 def _kl(axes: Axes, at: pd.DataFrame) -> None:
     lengths = sorted(at["length"].unique())
-    for name, told in LINES.items():
+    for name, label in LINES.items():
         look = style.LOOKS[name]
         by_length = at[at["estimator"] == name].groupby("length")
         for column, line in (("kl_effective", "-"), ("kl_prefix", (0, (2, 1.5)))):
@@ -198,8 +198,8 @@ def _kl(axes: Axes, at: pd.DataFrame) -> None:
             bars = np.stack([np.exp(mean) - np.exp(mean - error), np.exp(mean + error) - np.exp(mean)])
             marker = look.marker if line == "-" else "none"
             axes.errorbar(lengths, np.exp(mean), bars, color=look.color, marker=marker, linestyle=line, elinewidth=0.8)
-            if line == "-" and told:
-                axes.text(lengths[-1] + 0.2, np.exp(mean[-1]), told, color=look.color, va="center", fontsize=7.5)
+            if line == "-" and label:
+                axes.text(lengths[-1] + 0.2, np.exp(mean[-1]), label, color=look.color, va="center", fontsize=7.5)
     axes.set(yscale="log", xlabel="T, tokens", ylabel="KL of the update (nats)")
     axes.set_xticks(lengths)
     axes.set_xlim(lengths[0] - 0.3, lengths[-1] + 0.75 * (lengths[-1] - lengths[0]))

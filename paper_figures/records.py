@@ -1,4 +1,4 @@
-"""Where a figure's records come from: a folder that is given, or the figure's own study, run if need be."""
+"""The records of a figure: those in a given folder, or of the figure's own study, which runs if need be."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import copy
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -26,17 +26,17 @@ from jackpot_sim.sweep.spec import Environment, Study
 
 @dataclass(frozen=True)
 class Loaded:
-    """The rows of a run that a figure asks for."""
+    """The rows of a run that a figure shows."""
 
     root: Path
     records: pd.DataFrame
     states: pd.DataFrame
 
     def figures(self, *estimators: str) -> pd.DataFrame:
-        """Every figure of these estimators (of all, if none is named) with its interval, by KL before."""
+        """Every figure of these estimators (of all, if none is named) with its interval, sorted by KL before."""
         chosen = self.records[self.records["estimator"].isin(estimators)] if estimators else self.records
-        found = tables.figures(chosen, self.states, Options())
-        return found.sort_values(["env_kind", "target_kl"], kind="stable", ignore_index=True)
+        figures = tables.figures(chosen, self.states, Options())
+        return figures.sort_values(["env_kind", "target_kl"], kind="stable", ignore_index=True)
 
 
 def study(name: str) -> Study:
@@ -45,55 +45,55 @@ def study(name: str) -> Study:
 
 
 def config_of(name: str) -> str:
-    """The name of the configuration whose study the figure shows: `same_as` in its own, where that stands."""
+    """The name of the configuration whose study the figure shows: `same_as` in the figure's own, if it is given."""
     return str(read_mapping(_bundled("configs", f"{name}.yaml")).get("same_as", name))
 
 
 def published(name: str) -> pd.DataFrame:
-    """What the paper shows, from `published/NAME.csv`."""
+    """The paper's numbers, from `published/NAME.csv`."""
     return pd.read_csv(_bundled("published", f"{name}.csv"), comment="#")
 
 
 def load(name: str, given: Path | None, say: Callable[[str], None] | None = None) -> Loaded:
     """The records of figure `name`: from `given`, or from runs/figures/NAME, which is run to its end first.
 
-    NAME is the other figure's where two of them share a study. A folder that is given may hold more than the
+    Where two figures share a study, NAME is that of the study's own figure. A given folder may hold more than the
     figure needs, and other numbers of states and seeds.
 
     Raises:
-        StudyError: the folder holds no run, an unfinished one, or one that lacks what the figure shows.
+        StudyError: the folder holds no run, an unfinished run, or one that lacks a row of the figure.
     """
     root = finished(name, given, say)
     return _fitting(name, study(name), Loaded(root, records.load(root), records.load(root, "states")))
 
 
 def finished(name: str, given: Path | None, say: Callable[[str], None] | None = None) -> Path:
-    """The folder of a finished run, see `load`, whatever it holds.
+    """The folder of a finished run, see `load`, of which the rows are not checked.
 
     Raises:
-        StudyError: the folder holds no run, or an unfinished one.
+        StudyError: the folder holds no run, or an unfinished run.
     """
     root = given or Path("runs") / "figures" / config_of(name)
     if given is None:
         _run(name, study(name), root, say or _to_stderr)
-    there, planned = records.load(root)["cell"].nunique(), records.read_manifest(root).get("cells", [])
-    if there < len(planned):
-        raise StudyError(f"{root} holds {there} of {len(planned)} cells: finish the run first")
+    measured, planned = records.load(root)["cell"].nunique(), records.read_manifest(root).get("cells", [])
+    if measured < len(planned):
+        raise StudyError(f"{root} holds {measured} of {len(planned)} cells: finish the run first")
     return root
 
 
 def table(root: Path, name: str) -> pd.DataFrame:
-    """A table of a run that not every study has; empty where it does not."""
+    """A table of a run, empty where the study has none of this name."""
     return records.load(root, name)
 
 
 def _run(name: str, wanted: Study, root: Path, say: Callable[[str], None]) -> None:
-    """Runs what `root` lacks of the study, in this process."""
+    """Runs the cells of the study that `root` lacks, in this process."""
     if (root / "manifest.json").exists():
-        found = records.read_manifest(root).get("config_hash")
-        if found != wanted.config_hash:
+        config_hash = records.read_manifest(root).get("config_hash")
+        if config_hash != wanted.config_hash:
             raise StudyError(
-                f"{root} holds a run of another study (config {found}, {name} is {wanted.config_hash}): "
+                f"{root} holds a run of another study (config {config_hash}, {name} is {wanted.config_hash}): "
                 "delete it, or name the folder of a run with --records"
             )
     cells = plan.cells(wanted)
@@ -106,9 +106,9 @@ def _run(name: str, wanted: Study, root: Path, say: Callable[[str], None]) -> No
         say(f"{name}: done in {time.perf_counter() - started:.0f} s")
 
 
-def _fitting(name: str, wanted: Study, found: Loaded) -> Loaded:
-    """The rows that the figure shows; an error if one of its environments or estimators is not there."""
-    rows = found.records
+def _fitting(name: str, wanted: Study, loaded: Loaded) -> Loaded:
+    """The rows that the figure shows; an error if one of its environments or estimators is missing."""
+    rows = loaded.records
     asked = {_without_states(json.loads(cell.environment)): cell.env for cell in plan.cells(wanted)}
     has = {environment: _without_states(json.loads(environment)) for environment in rows["environment"].unique()}
     labels = [each.label for each in wanted.estimators]
@@ -117,22 +117,22 @@ def _fitting(name: str, wanted: Study, found: Loaded) -> Loaded:
     exact = exact.assign(asked=exact["environment"].map(has))
     spelt = exact.groupby("asked")["environment"].nunique()
     if twice := [_several(asked[each]) for each in asked if spelt.get(each, 0) > 1]:
-        raise StudyError(f"{found.root} holds {twice[0]}: {name} can show only one")
-    there = set(zip(exact["asked"], exact["estimator"], strict=True))
+        raise StudyError(f"{loaded.root} holds {twice[0]}: {name} can show only one")
+    measured = set(zip(exact["asked"], exact["estimator"], strict=True))
     for environment, env in asked.items():
         for label in labels:
-            if (environment, label) not in there:
+            if (environment, label) not in measured:
                 raise StudyError(
-                    f"{found.root} lacks {label} on {_described(env)}, as exact figures: {name} shows what "
+                    f"{loaded.root} lacks {label} on {_described(env)}, as exact figures: {name} shows what "
                     f"paper_figures/configs/{config_of(name)}.yaml asks for, and without --records it runs that"
                 )
-    kept = exact[exact["asked"].isin(list(asked))].drop(columns="asked").reset_index(drop=True)
-    return Loaded(found.root, kept, found.states[found.states["cell"].isin(kept["cell"])].reset_index(drop=True))
+    shown = exact[exact["asked"].isin(list(asked))].drop(columns="asked").reset_index(drop=True)
+    return Loaded(loaded.root, shown, loaded.states[loaded.states["cell"].isin(shown["cell"])].reset_index(drop=True))
 
 
-def _without_states(environment: dict[str, Any]) -> str:
-    """The environment but for its number of states, which for sequences are prompts."""
-    stripped = copy.deepcopy(environment)
+def _without_states(environment: Mapping[str, Any]) -> str:
+    """The environment without its number of states, or of prompts for sequences."""
+    stripped = copy.deepcopy(dict(environment))
     stripped.get("base", {}).pop("states", None)
     if stripped["kind"] == "small-lm":
         stripped.pop("prompts", None)

@@ -26,17 +26,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     return draw(NAME, about, make, argv)
 
 
-def make(found: Trained) -> Made:
+def make(trained: Trained) -> Made:
     """The figure and its table."""
-    found.need(claims.NEEDED, found.settings)
+    trained.need(claims.NEEDED, trained.settings)
     paper = records.published(figure1.NAME)
-    figure, axes = curves.curves(found, more=[figure1.PAPERS])
-    runs = per_run(found)
-    for setting in found.settings:
+    figure, axes = curves.curves(trained, more=[figure1.PAPERS])
+    runs = per_run(trained)
+    for setting in trained.settings:
         figure1.mark(axes[setting, curves.KL.column], paper, runs["asked"].max())
     decided = claims.claims(runs, paper)
-    told, agrees = verdict(found, decided, claims.differences(runs))
-    return Made(figure, curves.tables(found, runs, "Pairs of actor and policy"), told, agrees)
+    sentence, agrees = verdict(trained, decided, claims.differences(runs))
+    return Made(figure, curves.tables(trained, runs, "Pairs of actor and policy"), sentence, agrees)
 
 
 if __name__ == "__main__":

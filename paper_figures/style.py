@@ -1,6 +1,6 @@
-"""How all figures look: the size of a text column, one colour and one marker for each estimator.
+"""The look of all figures: the width of a text column, one colour and one marker for each estimator.
 
-Figures are drawn without pyplot: importing this sets no backend and opens no display. Files carry no
+Figures are drawn without pyplot, so that importing this module sets no backend and opens no display. Files carry no
 dates and no versions, so that the same records give the same bytes.
 """
 
@@ -20,10 +20,10 @@ from jackpot_sim.studies.errors import StudyError
 from jackpot_sim.studies.files import write_atomically
 
 WIDTH = 6.9
-"""Inches: the text of a two-column page."""
+"""The width of a figure in inches: the text of a two-column page."""
 
 STYLE: dict[str, Any] = {
-    "font.family": "DejaVu Sans",  # comes with matplotlib: the same on every machine
+    "font.family": "DejaVu Sans",  # comes with matplotlib, and is the same on every machine
     "font.size": 8,
     "axes.titlesize": 8.5,
     "axes.labelsize": 8,
@@ -49,7 +49,7 @@ STYLE: dict[str, Any] = {
 
 
 class Look(NamedTuple):
-    """How one thing is drawn, wherever it is drawn."""
+    """The colour and the marker of one estimator, method or source, in all figures."""
 
     color: str
     marker: str
@@ -74,7 +74,7 @@ LOOKS = {
     "sequence-mis": Look("#CC79A7", "D"),
     "geometric-tis": Look("#882255", "<"),
 }
-"""By estimator."""
+"""The look of each estimator."""
 
 METHODS = {
     "on-policy": Look("#000000", "*"),
@@ -90,7 +90,7 @@ METHODS = {
     "jackpot": LOOKS["jackpot"],
     "rao-blackwell": LOOKS["rao-blackwell(jackpot)"],
 }
-"""By what a study of training calls its methods; those that stand for none of the others are never drawn together."""
+"""The look of each method of a study of training; methods with the same look are never drawn together."""
 
 _FURTHER = (
     Look("#0072B2", "o"),
@@ -111,21 +111,21 @@ SOURCES = {
     "distilled": Look("#E69F00", "D"),
     "separate": Look("#D55E00", "^"),
 }
-"""By the kind of the source of a language-model actor."""
+"""The look of each kind of source of a language-model actor."""
 
 
 def of_methods(methods: Sequence[str]) -> dict[str, Look]:
-    """A look for each method; those that `METHODS` does not know get what is left, in their order."""
+    """A look for each method; methods that `METHODS` lacks get the remaining looks, in their order."""
     taken = {METHODS[each].color for each in methods if each in METHODS}
     left = itertools.cycle([look for look in _FURTHER if look.color not in taken] or _FURTHER)
     return {each: METHODS[each] if each in METHODS else next(left) for each in methods}
 
 
 LEVELS = ("#92C5DE", "#4393C3", "#2166AC", "#053061")
-"""Light to dark, for a number of a few values: the more, the darker."""
+"""Colours for a few values of a number, from light for the smallest to dark."""
 
 NOISES = {"dirichlet-mixture": Look("#0072B2", "o"), "logit-noise": Look("#882255", "d")}
-"""By the kind of environment, where one estimator, OBRS, is shown under several."""
+"""The look of each kind of environment, where one estimator, OBRS, is shown under several."""
 
 POLICY, ACTOR = "#333333", "#BBBBBB"
 PUBLISHED: dict[str, Any] = {
@@ -137,15 +137,15 @@ PUBLISHED: dict[str, Any] = {
     "markeredgewidth": 0.9,
     "zorder": 5,
 }
-"""The paper's points: open circles, so that ours are seen inside them."""
+"""The look of the paper's points: open circles, so that ours show inside them."""
 CLOSED_FORM: dict[str, Any] = {"color": "#000000", "linestyle": (0, (4, 2)), "linewidth": 1.0, "zorder": 4}
-"""Formulas: dashed black."""
+"""The look of formulas: dashed black lines."""
 
 
 @contextlib.contextmanager
 def context() -> Iterator[None]:
-    """matplotlib's own defaults and `STYLE`, whatever the user's settings; all is as before afterwards."""
-    # The backend is no matter of style, and rc_context would not put it back.
+    """A context with matplotlib's own defaults and `STYLE` in place of the user's settings."""
+    # The backend is no matter of style, and rc_context would not restore it.
     settings: Any = {key: matplotlib.rcParamsDefault[key] for key in matplotlib.rcParamsDefault if "backend" not in key}
     with matplotlib.rc_context(settings | STYLE):
         yield
@@ -154,7 +154,7 @@ def context() -> Iterator[None]:
 def canvas(
     panels: int, height: float, width_ratios: list[float] | None = None, rows: int = 1
 ) -> tuple[Figure, list[Axes]]:
-    """A figure of the text's width with `panels` side by side in each of its rows; use inside `context()`."""
+    """A figure of the text's width with `panels` side by side in each of its rows, for use inside `context()`."""
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     axes = figure.subplots(rows, panels, width_ratios=width_ratios, squeeze=False)
     return figure, list(axes.flat)

@@ -1,7 +1,7 @@
 """Table 1 of [J] in small: a policy learns from a smaller actor that is trained beside it and drawn to it.
 
-The paper's tasks and models are others: what is compared is the share of the on-policy result that each method
-keeps, and their order, by Mean@k at the end.
+The paper has other tasks and models, so the comparison is of the share of the on-policy result that each method
+keeps, and of the order of methods, by Mean@k at the end.
 
     python -m paper_figures.table1
 """
@@ -23,7 +23,7 @@ NAME = "table1"
 
 _FIGURE = "mean_at_k"
 _SMALL = "small-on-policy"
-"""The actor's model on its own rollouts, which we have not trained."""
+"""The actor's model trained on its own rollouts, which the paper has and we have not."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -31,46 +31,46 @@ def main(argv: Sequence[str] | None = None) -> int:
     return draw(NAME, "What each method keeps of the on-policy result, beside Table 1.", make, argv)
 
 
-def make(found: Trained) -> Made:
+def make(trained: Trained) -> Made:
     """The figure and its tables."""
-    found.need(("tis", "jackpot"), found.settings)
-    found.need((ON_POLICY,))
-    paper, runs = records.published(NAME), per_run(found)
-    if len(found.settings) == 1:
+    trained.need(("tis", "jackpot"), trained.settings)
+    trained.need((ON_POLICY,))
+    paper, runs = records.published(NAME), per_run(trained)
+    if len(trained.settings) == 1:
         names = (("accuracy", "accuracy"), ("Mean@k", _FIGURE), ("Pass@k", "pass_at_k"))
-        places = [(name, found.settings[0], tables.shares(runs, figure)) for name, figure in names]
+        places = [(name, trained.settings[0], tables.shares(runs, figure)) for name, figure in names]
     else:
-        places = [(setting, setting, tables.shares(runs, _FIGURE)) for setting in found.settings]
-    ours = tables.spread_of_runs(found, places)
+        places = [(setting, setting, tables.shares(runs, _FIGURE)) for setting in trained.settings]
+    ours = tables.spread_of_runs(trained, places)
     theirs = tables.spread_of_paper(tables.paper_shares(paper), leave_out=(ON_POLICY, _SMALL))
     for spread in ours.values():
         spread.pop(ON_POLICY, None)
-    shown = [method for method in found.methods if method != ON_POLICY]
+    shown = [method for method in trained.methods if method != ON_POLICY]
     panels = [("(a) Ours", ours), ("(b) The paper's Mean@4 (dots: benchmarks)", theirs)]
     figure, _ = tables.draw(panels, "share of the on-policy result", shown, 1.0)
-    told, agrees = verdict(found, claims(found, runs, paper))
-    report = [tables.our_table(found, runs, "Ours, at the end"), tables.paper_table(paper, 1.0)]
-    return Made(figure, report, told, agrees)
+    sentence, agrees = verdict(trained, claims(trained, runs, paper))
+    report = [tables.our_table(trained, runs, "Ours, at the end"), tables.paper_table(paper, 1.0)]
+    return Made(figure, report, sentence, agrees)
 
 
-def claims(found: Trained, runs: pd.DataFrame, paper: pd.DataFrame) -> list[Claim]:
-    """The order of methods, and what Jackpot keeps."""
+def claims(trained: Trained, runs: pd.DataFrame, paper: pd.DataFrame) -> list[Claim]:
+    """The claims: the order of methods, and the share that Jackpot keeps."""
     jackpot, tis = of(runs, "jackpot", _FIGURE), of(runs, "tis", _FIGURE)
     over_tis = difference(jackpot, tis)
-    told = f"Jackpot − TIS {over_tis} in Mean@k; {tables.in_order(paper, 'jackpot', 'tis')}"
-    found_claims = [Claim("Jackpot ends above TIS", over_tis.above, told)]
-    if "distillation" in found.methods:
+    because = f"Jackpot − TIS {over_tis} in Mean@k; {tables.in_order(paper, 'jackpot', 'tis')}"
+    decided = [Claim("Jackpot ends above TIS", over_tis.above, because)]
+    if "distillation" in trained.methods:
         gain = difference(tis, of(runs, "distillation", _FIGURE))
-        told = f"TIS − distillation {gain}; {tables.in_order(paper, 'tis', 'distillation')}"
-        found_claims.append(Claim("TIS ends above distillation", gain.above, told))
+        because = f"TIS − distillation {gain}; {tables.in_order(paper, 'tis', 'distillation')}"
+        decided.append(Claim("TIS ends above distillation", gain.above, because))
     kept = of(tables.paper_shares(paper).mean(axis=1).to_frame("kept"), "jackpot", "kept")
     least = float(kept.min())
-    base = pd.concat({setting: on_policy(runs, setting, _FIGURE) for setting in found.settings}, names=["setting"])
+    base = pd.concat({setting: on_policy(runs, setting, _FIGURE) for setting in trained.settings}, names=["setting"])
     above = difference(jackpot, least * base).above
     share = float(tables.shares(runs, _FIGURE).xs("jackpot", level="method").mean())
-    told = f"Jackpot keeps {share:.1%}; paper: {least:.1%} to {kept.max():.1%}"
+    because = f"Jackpot keeps {share:.1%}; paper: {least:.1%} to {kept.max():.1%}"
     text = "Jackpot keeps more of the on-policy result than in the paper's worst setting"
-    return [*found_claims, Claim(text, above, told)]
+    return [*decided, Claim(text, above, because)]
 
 
 if __name__ == "__main__":

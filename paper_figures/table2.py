@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 import pandas as pd
 
@@ -25,7 +24,7 @@ from paper_figures.training.statistics import Claim, Difference, group, interval
 NAME = "table2"
 
 LITTLE = 0.05
-"""Of Mean@k."""
+"""The largest difference in Mean@k that counts as little."""
 BASELINES = ("off-policy", "tis")
 
 _FIGURE, _UNIT = "mean_at_k", 0.01
@@ -36,16 +35,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     return draw(NAME, "What Jackpot adds where the mismatch is small, beside Table 2.", make, argv)
 
 
-def make(found: Trained) -> Made:
+def make(trained: Trained) -> Made:
     """The figure and its tables."""
-    found.need(("jackpot",), found.settings)
-    baselines = [each for each in BASELINES if each in found.methods]
+    trained.need(("jackpot",), trained.settings)
+    baselines = [each for each in BASELINES if each in trained.methods]
     if not baselines:
-        raise StudyError(f"{found.root} has neither of {' and '.join(BASELINES)}: {NAME} compares Jackpot with them")
-    paper, runs = records.published(NAME), per_run(found)
+        raise StudyError(f"{trained.root} has neither of {' and '.join(BASELINES)}: {NAME} compares Jackpot with them")
+    paper, runs = records.published(NAME), per_run(trained)
     ours: tables.Spread = {
-        setting: {each: gains(runs, setting, each) for each in baselines if each in found.grid[setting]}
-        for setting in found.settings
+        setting: {each: gains(runs, setting, each) for each in baselines if each in trained.grid[setting]}
+        for setting in trained.settings
     }
     theirs: tables.Spread = {}
     means = (tables.scores(paper) * _UNIT).droplevel("model")
@@ -59,32 +58,32 @@ def make(found: Trained) -> Made:
     by_baseline = {
         each: {place: spread[each] for place, spread in ours.items() if each in spread} for each in baselines
     }
-    told, agrees = verdict(found, [little(each, spread) for each, spread in by_baseline.items()])
+    sentence, agrees = verdict(trained, [little(each, spread) for each, spread in by_baseline.items()])
     report = [
-        tables.our_table(found, runs, "Ours, at the end", kept=False),
+        tables.our_table(trained, runs, "Ours, at the end", kept=False),
         tables.paper_table(paper, _UNIT, kept=False),
     ]
-    return Made(figure, report, told, agrees)
+    return Made(figure, report, sentence, agrees)
 
 
-def gains(runs: pd.DataFrame, setting: str, baseline: str) -> pd.Series[Any]:
-    """Jackpot less a baseline, by seed."""
+def gains(runs: pd.DataFrame, setting: str, baseline: str) -> pd.Series[float]:
+    """Jackpot's figure less that of a baseline, by seed."""
     return (group(runs, setting, "jackpot")[_FIGURE] - group(runs, setting, baseline)[_FIGURE]).dropna()
 
 
-def little(baseline: str, spread: dict[str, pd.Series[Any]]) -> Claim:
-    """Whether Jackpot adds little over a baseline: everywhere, with its whole interval."""
-    found: dict[str, Difference] = {setting: interval(values) for setting, values in spread.items()}
-    inside = all(each.low > -LITTLE and each.high < LITTLE for each in found.values())
-    outside = any(each.low > LITTLE or each.high < -LITTLE for each in found.values())
-    told = f"Jackpot − {name_of(baseline)}: " + ", ".join(f"{setting} {each}" for setting, each in found.items())
+def little(baseline: str, spread: dict[str, pd.Series[float]]) -> Claim:
+    """The claim that Jackpot adds little over a baseline: in every setting, with the whole interval."""
+    gained: dict[str, Difference] = {setting: interval(values) for setting, values in spread.items()}
+    inside = all(each.low > -LITTLE and each.high < LITTLE for each in gained.values())
+    outside = any(each.low > LITTLE or each.high < -LITTLE for each in gained.values())
+    because = f"Jackpot − {name_of(baseline)}: " + ", ".join(f"{setting} {each}" for setting, each in gained.items())
     holds = True if inside else False if outside else None
-    return Claim(f"Jackpot adds little over {name_of(baseline)} (within {LITTLE:g})", holds, told)
+    return Claim(f"Jackpot adds little over {name_of(baseline)} (within {LITTLE:g})", holds, because)
 
 
-def _interval(values: pd.Series[Any]) -> tuple[float, float]:
-    found = interval(values)
-    return (found.low, found.high) if found.pairs > 1 else (found.mean, found.mean)
+def _interval(values: pd.Series[float]) -> tuple[float, float]:
+    mean = interval(values)
+    return (mean.low, mean.high) if mean.pairs > 1 else (mean.mean, mean.mean)
 
 
 if __name__ == "__main__":

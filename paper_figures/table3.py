@@ -1,7 +1,7 @@
 """Table 3 of [J] in small: many updates on one batch, without PPO's clip, by the best Mean@k within the run.
 
-The paper's tasks and models are others: what is compared is the share of the on-policy result that each method
-keeps as staleness grows. A short run of long steps is too short for the rule by which runs count as lost, so the
+The paper has other tasks and models, so the comparison is of the share of the on-policy result that each method
+keeps as staleness grows. A run of few long steps is too short for the rule by which runs count as lost, so the
 scores decide.
 
     python -m paper_figures.table3
@@ -32,30 +32,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     return draw(NAME, "What each method keeps without PPO's clip, beside Table 3.", make, argv)
 
 
-def make(found: Trained) -> Made:
+def make(trained: Trained) -> Made:
     """The figure and its tables."""
-    found.need((ON_POLICY, *_NEEDED))
-    stale = [setting for setting in found.settings if set(found.grid[setting]) - {ON_POLICY}]
-    found.need(_NEEDED, stale)
-    paper, runs = records.published(NAME), per_run(found)
+    trained.need((ON_POLICY, *_NEEDED))
+    stale = [setting for setting in trained.settings if set(trained.grid[setting]) - {ON_POLICY}]
+    trained.need(_NEEDED, stale)
+    paper, runs = records.published(NAME), per_run(trained)
     kept = tables.shares(runs, _FIGURE)
-    ours = tables.spread_of_runs(found, [(setting, setting, kept) for setting in stale])
+    ours = tables.spread_of_runs(trained, [(setting, setting, kept) for setting in stale])
     for spread in ours.values():
         spread.pop(ON_POLICY, None)
     theirs = tables.spread_of_paper(tables.paper_shares(paper), leave_out=(ON_POLICY,))
-    shown = [method for method in found.methods if method != ON_POLICY]
+    shown = [method for method in trained.methods if method != ON_POLICY]
     panels = [("(a) Ours, by updates on a batch", ours), ("(b) The paper's, by model (dots: benchmarks)", theirs)]
     figure, _ = tables.draw(panels, "share of the on-policy result", shown, 1.0)
-    told, agrees = verdict(found, claims(runs, paper, stale[-1]))
+    sentence, agrees = verdict(trained, claims(runs, paper, stale[-1]))
     report = [
-        tables.our_table(found, runs, "Ours, the best within the run", best=True),
+        tables.our_table(trained, runs, "Ours, the best within the run", best=True),
         tables.paper_table(paper, _UNIT),
     ]
-    return Made(figure, report, told, agrees)
+    return Made(figure, report, sentence, agrees)
 
 
 def claims(runs: pd.DataFrame, paper: pd.DataFrame, most: str) -> list[Claim]:
-    """What the paper finds; `most` is the setting of the greatest staleness, the study's last."""
+    """The paper's findings as claims; `most` is the setting of the greatest staleness, the study's last."""
     every = [
         ("Jackpot is above clipping alone, in the mean over stalenesses", "jackpot", "off-policy", runs),
         (f"Jackpot is above training with no clip and no correction at {most}", "jackpot", "no-clip", _at(runs, most)),
@@ -63,9 +63,9 @@ def claims(runs: pd.DataFrame, paper: pd.DataFrame, most: str) -> list[Claim]:
     ]
     out = []
     for text, first, second, where in every:
-        found = difference(of(where, first, _FIGURE), of(where, second, _FIGURE))
-        told = f"{name_of(first)} − {name_of(second)}: {found}; {tables.in_order(paper, first, second)}"
-        out.append(Claim(text, found.above, told))
+        gain = difference(of(where, first, _FIGURE), of(where, second, _FIGURE))
+        because = f"{name_of(first)} − {name_of(second)}: {gain}; {tables.in_order(paper, first, second)}"
+        out.append(Claim(text, gain.above, because))
     return out
 
 

@@ -1,10 +1,10 @@
-"""How much of the overlap Z the k likeliest tokens keep, and what the ways to make up for the rest are worth.
+"""The share of the overlap Z on the k likeliest tokens, and the accuracy of the ways to estimate the rest.
 
-A rollout stores the top-k of the actor's law, not the law. [J] estimates Z by its part on TopK(q) ∪ TopK(p), of
-which k = 20 is reported to keep more than 87 %, and divides out the rest by one factor κ for the batch. Here
-that is compared, state by state, with the exact Z: on states as along the text of a language model, and on
-those that rollouts of a small trained model visit. κ and the calibration of the bracket see batches of 256
-tokens. Lines are means over seeds; bars are two standard errors.
+A rollout stores the top-k of the actor's law, not the whole law. [J] estimates Z by its part on
+TopK(q) ∪ TopK(p), which is reported to hold more than 87 % of it at k = 20, and corrects for the rest by one factor κ
+for the batch. Here this estimate is compared, state by state, with the exact Z: on states as along the text of a
+language model, and on those that rollouts of a small trained model visit. κ and the calibration of the bracket use
+batches of 256 tokens. Lines are means over seeds; bars are two standard errors.
 
 The trained models are those of `python -m jackpot_sim.environments.language_models.example runs/example`, which
 runs first where they are missing.
@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -36,11 +36,11 @@ from paper_figures.style import Look
 NAME = "topk_accuracy"
 
 K, MOST_KL = 20, 0.02
-"""Where the paper's number and our targets are."""
+"""The k, and the largest KL, of the paper's number and of our targets."""
 MOST_ERROR, LEAST_LOST = 0.01, 0.10
-"""Ours: the calibrated bracket's mean error of Z is at most this, where plain top-k loses at least that."""
+"""Our targets: the largest mean error of Z by the calibrated bracket, where plain top-k loses at least the second."""
 _FAR = 4.0
-"""Standard errors by which the batch's mean must miss before it counts."""
+"""The number of standard errors from which a miss of the batch's mean counts."""
 TRAINED, SEPARATE = "trained LM", "two trained LMs"
 
 _EXAMPLE = Path("runs") / "example"
@@ -55,14 +55,14 @@ _DASHES: tuple[Literal["-", "--", ":", "-."], ...] = ("-", "--", ":", "-.")
 
 @dataclass(frozen=True)
 class Compared:
-    """A row for each law, KL, way and k: means over seeds, with standard errors."""
+    """The ways to Z compared: a row for each law, KL, way and k, with means over seeds and standard errors."""
 
     root: Path
     rows: pd.DataFrame
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Draws the figure, and says what κ and the calibrated bracket are worth."""
+    """Draws the figure, and judges κ and the calibrated bracket."""
     about = "The share of Z that the k likeliest tokens keep, and the error of each way to the rest."
     return command.run_from(load, command.arguments, NAME, about, make, argv)
 
@@ -91,7 +91,7 @@ def _make_example() -> None:
 
 
 def summarised(ways: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
-    """Means over seeds, with what each environment is called and the KL that it has."""
+    """Means over seeds, with the law and the KL of each environment."""
     kl = rows.drop_duplicates("cell").set_index("cell")["kl_policy_actor"]
     labelled = ways.assign(law=ways["environment"].map(lambda text: law_of(json.loads(text))), kl=ways["cell"].map(kl))
     grouped = labelled.groupby(["law", "environment", "way", "k"], sort=False)
@@ -102,17 +102,17 @@ def summarised(ways: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
     return means.reset_index()
 
 
-def law_of(environment: dict[str, Any]) -> str:
-    """What the states of an environment are called."""
+def law_of(environment: Mapping[str, Any]) -> str:
+    """The name of the law of an environment's states."""
     if environment["kind"] != "hf":
         certain = environment["base"].get("near_certain")
         return str(environment["base"]["kind"]) + ("" if certain is None else f", {certain:.0%} certain")
     return SEPARATE if environment["actor"]["kind"] == "checkpoint" else TRAINED
 
 
-def make(found: Compared) -> Made:
+def make(comparison: Compared) -> Made:
     """The figure and its table."""
-    rows = found.rows
+    rows = comparison.rows
     paper = float(records.published(NAME)["percent"].iloc[0]) / 100
     laws = [law for law in rows["law"].unique() if law != SEPARATE]
     figure, (kept, error, distance) = style.canvas(3, 3.2)
@@ -153,7 +153,7 @@ def _draw(axes: Axes, rows: pd.DataFrame, laws: list[str], across: str, figure: 
 
 
 def judge(rows: pd.DataFrame) -> tuple[str, bool]:
-    """What the bracket and κ are worth at k = 20, and whether the bracket reaches its target."""
+    """The sentence about the bracket and κ at k = 20, and whether the bracket reaches its target."""
     at_k = rows[rows["k"] == K].set_index(["environment", "way"])
     small = at_k[(at_k["kl"] <= MOST_KL * 1.5) & (at_k["law"] != SEPARATE)]
     if small.empty:

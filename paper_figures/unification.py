@@ -1,4 +1,4 @@
-"""Jackpot, OBRS and truncated importance sampling are one thing, up to a factor and to noise: I1 to I3 (ours).
+"""Jackpot, OBRS and truncated importance sampling agree up to a factor and to noise: I1 to I3 (ours).
 
 I1. obrs(λ = C) and tis(C) have the same effective law, hence the same KL(p‖q_w).
 I2. In expectation over its mask Jackpot weighs a token by Z·min(r, c1/Z): TIS with a clip and a factor
@@ -6,10 +6,9 @@ I2. In expectation over its mask Jackpot weighs a token by Z·min(r, c1/Z): TIS 
 I3. So the Rao-Blackwell form of Jackpot has the variance of overlap-tis, Z²·Var[TIS(c1/Z)], and
     Jackpot's own is larger: the difference is the noise of its mask.
 
-Panel (a) is one state of the records, whose overlap is all that its curves depend on. Its band is the
-mean of m·w over the mask plus and minus one standard deviation, drawn from w·sqrt(a(1 − a)); the axis
-clips it at 0. Laws are
-lm-like (near-certain states beside open ones), the actor differs by noise on its logits, λ = 1, c1 = 2.
+Panel (a) shows one state of the records; its curves depend on the overlap of the state alone. The band is the
+mean of m·w over the mask ± one standard deviation, w·sqrt(a(1 − a)); the axis cuts it at 0. Laws are lm-like
+(near-certain states beside open ones), the actor differs by noise on its logits, λ = 1, c1 = 2.
 
     python -m paper_figures.unification
 """
@@ -27,6 +26,7 @@ from rich.table import Table
 
 from analysis import bootstrap
 from analysis.bootstrap import Options
+from jackpot_sim.core.arrays import Floats
 from jackpot_sim.studies.estimator_spec import EstimatorSpec
 from paper_figures import style
 from paper_figures.command import Made, report_table, run
@@ -36,23 +36,23 @@ NAME = "unification"
 
 LAM, C1 = 1.0, 2.0
 TYPICAL_OVERLAP = 0.6
-"""Panel (a) shows the state whose overlap is closest to this: little enough for the factor Z to be seen."""
+"""The overlap to which that of panel (a)'s state is closest: small enough for the factor Z to show."""
 
 TOLERANCE = 1e-9
-"""Relative: the identities are exact, and what is left is rounding."""
+"""The largest relative deviation: the identities are exact up to rounding."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Draws the figure and reports how far each identity is from exact."""
+    """Draws the figure and reports the deviation of each identity."""
     return run(NAME, "Jackpot in terms of truncated importance sampling: identities I1 to I3.", make, argv)
 
 
-def make(found: Loaded) -> Made:
+def make(loaded: Loaded) -> Made:
     """The figure and its table."""
-    overlap = _one_state(found)
-    deviations = identities(found, overlap)
-    figures = found.figures()
-    noise = masking_noise(found)
+    overlap = _one_state(loaded)
+    deviations = identities(loaded, overlap)
+    figures = loaded.figures()
+    noise = masking_noise(loaded)
     figure, (expected, laws, variance) = style.canvas(3, 2.7)
     _draw_expected(expected, overlap)
     _draw_laws(laws, figures)
@@ -65,7 +65,7 @@ def make(found: Loaded) -> Made:
 
 
 def specs() -> dict[str, EstimatorSpec]:
-    """The estimators of I2 and I3 as the records name them, by short name."""
+    """The estimators of I2 and I3 by short name."""
     named = {}
     for each in study(NAME).estimators:
         if each.kind in ("jackpot", "overlap-tis"):
@@ -74,24 +74,24 @@ def specs() -> dict[str, EstimatorSpec]:
 
 
 def by_threshold(kind: str) -> dict[float, str]:
-    """What the records call tis(C) or obrs(λ = C), by C."""
+    """The labels of tis(C) or obrs(λ = C) in the records, by C."""
     specs = [each for each in study(NAME).estimators if each.kind == kind]
     return {float(next(iter(each.parameters.values()))): each.label for each in specs}
 
 
-def identities(found: Loaded, overlap: float) -> pd.DataFrame:
-    """The largest relative deviation of each identity, and over how many comparisons."""
-    states = found.states.set_index(["estimator", "cell", "state"]).sort_index()
+def identities(loaded: Loaded, overlap: float) -> pd.DataFrame:
+    """The largest relative deviation of each identity, and the number of its comparisons."""
+    states = loaded.states.set_index(["estimator", "cell", "state"]).sort_index()
     obrs, tis = (pd.concat([states.loc[label] for label in by_threshold(kind).values()]) for kind in ("obrs", "tis"))
     jackpot, blackwell, product = (
         states.loc[specs()[name].label] for name in ("jackpot", "rao-blackwell(jackpot)", "overlap-tis")
     )
     ratio = _ratios()
-    accept, weight = specs()["jackpot"].correction().weights(np.log(ratio), np.float64(overlap))
+    accept, weight = _weights(ratio, overlap)
     formula = overlap * np.minimum(ratio, C1 / overlap)
     gap = (jackpot["second_moment"] - blackwell["second_moment"]) / blackwell["second_moment"]
     rows = [
-        # Compared by name, row by row: C, cell and state.
+        # Compared row by row, by C, cell and state.
         ("I1", "KL of the update: obrs(λ = C) and tis(C)", _deviation(obrs["kl_effective"], tis["kl_effective"])),
         ("I2", "E[mw | r] and Z·min(r, c1/Z)", _deviation(accept * weight, formula)),
         ("I2", "bias: jackpot and overlap-tis", _deviation(jackpot["error_sq"], product["error_sq"])),
@@ -105,20 +105,20 @@ def identities(found: Loaded, overlap: float) -> pd.DataFrame:
     ]
     return pd.DataFrame(
         [
-            {"identity": name, "compared": what, "comparisons": len(found), "deviation": float(np.max(found))}
-            for name, what, found in rows
+            {"identity": name, "compared": what, "comparisons": len(each), "deviation": float(np.max(each))}
+            for name, what, each in rows
         ]
     )
 
 
-def masking_noise(found: Loaded) -> pd.DataFrame:
-    """A row per KL before: the variances of Jackpot and of its Rao-Blackwell form, and their paired difference."""
+def masking_noise(loaded: Loaded) -> pd.DataFrame:
+    """A row for each KL before: the variances of Jackpot and of its Rao-Blackwell form, and their paired difference."""
     names = [specs()[name].label for name in ("jackpot", "rao-blackwell(jackpot)")]
-    chosen = found.records[found.records["estimator"].isin(names)]
+    chosen = loaded.records[loaded.records["estimator"].isin(names)]
     kl_before = chosen.groupby("environment")["target_kl"].first()
     options = Options()
     rows = []
-    for environment in bootstrap.environments(chosen, found.states, options):
+    for environment in bootstrap.environments(chosen, loaded.states, options):
         candidates = {candidate.estimator: candidate for candidate in environment.candidates}
         masked, blackwell = (candidates[name] for name in names)
         gap = bootstrap.interval(
@@ -138,21 +138,27 @@ def masking_noise(found: Loaded) -> pd.DataFrame:
     return pd.DataFrame(rows).sort_values("kl_before", ignore_index=True)
 
 
-def _deviation(first: object, second: object) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
-    """|first − second| over the larger, and nothing where both are what rounding leaves of 0."""
+def _deviation(first: object, second: object) -> Floats:
+    """|first − second| over the larger of the two, (n,); 0 where both are 0 up to rounding."""
     a, b = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
     scale = np.maximum(np.maximum(np.abs(a), np.abs(b)), 1e-15)
-    out: np.ndarray[tuple[int], np.dtype[np.float64]] = np.abs(a - b) / scale
+    out: Floats = np.abs(a - b) / scale
     return out
 
 
-def _one_state(found: Loaded) -> float:
-    """The overlap Z(1) of the state that panel (a) shows: the acceptance of jackpot there."""
-    rates = found.states.loc[found.states["estimator"] == specs()["jackpot"].label, "acceptance_rate"].to_numpy()
+def _one_state(loaded: Loaded) -> float:
+    """The overlap Z(1) of the state in panel (a), which is the acceptance rate of jackpot there."""
+    rates = loaded.states.loc[loaded.states["estimator"] == specs()["jackpot"].label, "acceptance_rate"].to_numpy()
     return float(rates[np.argmin(np.abs(rates - TYPICAL_OVERLAP))])
 
 
-def _ratios() -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+def _weights(ratio: Floats, overlap: float) -> tuple[Floats, Floats]:
+    """Accept probability and weight of jackpot at some ratios, (n,), in a state of this overlap."""
+    accept, weight = specs()["jackpot"].correction().weights(np.log(ratio), np.asarray(overlap))
+    return np.asarray(accept), np.asarray(weight)
+
+
+def _ratios() -> Floats:
     return np.linspace(0.002, 5, 2500)
 
 
@@ -175,8 +181,7 @@ def _noise_table(noise: pd.DataFrame) -> Table:
 
 def _draw_expected(axes: Axes, overlap: float) -> None:
     ratio = _ratios()
-    jackpot = specs()["jackpot"].correction()
-    accept, weight = jackpot.weights(np.log(ratio), np.float64(overlap))
+    accept, weight = _weights(ratio, overlap)
     mean, noise = accept * weight, weight * np.sqrt(accept * (1 - accept))
     look, tis = style.LOOKS["jackpot"], style.LOOKS["tis"]
     axes.fill_between(ratio, mean - noise, mean + noise, color=look.color, alpha=0.25, linewidth=0)

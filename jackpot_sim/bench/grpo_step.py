@@ -67,8 +67,8 @@ class Rollouts:
         rewards: shape (batch,): one group.
         reference_log_probs: log p_ref of each token, from before the update; float32 of shape (batch, length), nats.
         actor_log_probs: log p_inf of each token, the same shape and dtype.
-        topk: the actor's likeliest tokens at each place, shape (batch, length, k).
-        laws: its log-probs in full, float32 of shape (batch, length, vocab); None where nothing needs them.
+        topk: the actor's likeliest tokens at each position, shape (batch, length, k).
+        laws: the actor's log-probs in full, float32 of shape (batch, length, vocab); None where nothing needs them.
     """
 
     ids: Tensor

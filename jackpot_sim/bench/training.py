@@ -20,7 +20,8 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 import numpy as np
 from typing_extensions import override
@@ -146,7 +147,7 @@ class _TimedTrainer(Trainer):
         self.parts[part][-1] += now("cpu") - started
 
 
-def _trl() -> Any:
+def _trl() -> ModuleType:
     """The module `trl`, without its annotations, which need packages that TRL itself does not."""
     try:
         require("trl", "datasets", purpose="the measure of training beside TRL")
@@ -156,18 +157,18 @@ def _trl() -> Any:
 
 
 def _train_with_trl(
-    trl: Any, policy: Model, texts: Texts, setting: Training, steps: int, turns: _Turns, turn: Callable[[], None]
+    trl: ModuleType, policy: Model, texts: Texts, setting: Training, steps: int, turns: _Turns, turn: Callable[[], None]
 ) -> None:
     """Runs `steps` batches of rollouts with all their updates in TRL, and calls `turn` after each."""
-    from transformers import PrinterCallback, TrainerCallback
+    from transformers import PrinterCallback, TrainerCallback, TrainerState
 
     updates = setting.update.minibatches * setting.update.epochs
 
     class InTurn(TrainerCallback):  # type: ignore[misc, unused-ignore]
-        def on_train_begin(self, *_: Any, **__: Any) -> None:
+        def on_train_begin(self, *_: object, **__: object) -> None:
             self.started = now("cpu")
 
-        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        def on_step_end(self, args: object, state: TrainerState, control: object, **_: object) -> None:
             if state.global_step % updates == 0:
                 turns.seconds.append(now("cpu") - self.started)
                 turn()
@@ -180,7 +181,7 @@ def _train_with_trl(
     ]  # our trainer draws the same
 
     def reward(
-        completions: Sequence[str], completion_ids: Sequence[Sequence[int]], number: Sequence[int], **_: Any
+        completions: Sequence[str], completion_ids: Sequence[Sequence[int]], number: Sequence[int], **_: object
     ) -> list[float]:
         turns.tokens.append(float(sum(map(len, completion_ids))))
         return list(texts.task.rewards(completions, [problems[each] for each in number]).tolist())
@@ -200,7 +201,7 @@ def _train_with_trl(
         trainer.train()
 
 
-def _config(trl: Any, setting: Training, length: int, folder: str, steps: int) -> Any:
+def _config(trl: ModuleType, setting: Training, length: int, folder: str, steps: int) -> object:
     """TRL's configuration for the same work, with nothing beside it."""
     rollout, update = setting.rollout, setting.update
     return trl.GRPOConfig(

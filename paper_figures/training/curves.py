@@ -1,9 +1,9 @@
 """Figures over the steps of training: a panel for each figure and setting, a line for each method.
 
-Lines are means over seeds of running means, over 20 steps or a tenth of the run where that is less; thin ones
-are the seeds; bands are ± one standard error. KLs are on a logarithmic axis, and their means are geometric; a line
-ends where its KL is infinite. A cross is where a run was lost: one that collapsed and was stopped keeps its last
-value in the mean, and one that diverged counts there with accuracy 0.
+Lines are means over seeds of running means, over 20 steps or a tenth of the run where that is less. Thin lines
+are single seeds, and bands ± one standard error. KLs are on a logarithmic axis, and their means are geometric; a line
+ends where its KL is infinite. A cross marks the step at which a run was lost: a run that collapsed and was stopped
+keeps its last value in the mean, and one that diverged counts with accuracy 0.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from paper_figures import style
 from paper_figures.command import report_table
 from paper_figures.style import Look
 from paper_figures.training.records import Trained
-from paper_figures.training.statistics import courses, geometric, group, lost, told_lost
+from paper_figures.training.statistics import courses, geometric, group, lost, lost_in_words
 
 
 class Panel(NamedTuple):
-    """What a panel shows."""
+    """A panel: the column that it shows, and its labels."""
 
     column: str
-    """Of the steps."""
+    """The column of the steps."""
     label: str
-    """Of its axis."""
+    """The label of the vertical axis."""
     log: bool = False
-    """Whether the axis is logarithmic."""
+    """Whether the vertical axis is logarithmic."""
     title: str = ""
-    """Where the settings do not name the panels."""
+    """The title where there is one setting, which does not name the panels."""
 
 
 KL = Panel("kl_policy_actor", "KL(p‖q), nats per token", log=True, title="Distance of policy and actor")
@@ -61,47 +61,47 @@ NAMES = {
     "no-c1": "Jackpot, no c1",
     "no-c2": "Jackpot, no c2",
 }
-"""What methods are called; others by what their study calls them."""
+"""The names of methods in figures; other methods keep the names that their study gives them."""
 
 _HEIGHT, _LEGEND = 2.45, 0.5
 _MARKS = 6
-"""Markers along a line."""
+"""The number of markers along a line."""
 
 
 def name_of(method: str) -> str:
-    """What a method is called."""
+    """The name of a method in figures."""
     return NAMES.get(method, method)
 
 
 def curves(
-    found: Trained, panels: Sequence[Panel] = (KL, ACCURACY), more: Sequence[Line2D] = ()
+    trained: Trained, panels: Sequence[Panel] = (KL, ACCURACY), more: Sequence[Line2D] = ()
 ) -> tuple[Figure, dict[tuple[str, str], Axes]]:
     """The figure, and its axes by setting and column.
 
     Args:
-        found: the records; several settings stand side by side, one setting has its panels side by side.
-        panels: what is shown.
-        more: what the caller draws, for the legend.
+        trained: the records; several settings stand side by side, or the panels of a single setting.
+        panels: the panels of each setting.
+        more: entries of the legend for what the caller draws.
     """
-    settings = found.settings
+    settings = trained.settings
     several = len(settings) > 1
     across = len(settings) if several else min(len(panels), 2) if len(panels) != 3 else 3
     rows = len(panels) if several else -(-len(panels) // across)
     figure, cells = style.canvas(across, rows * _HEIGHT + _LEGEND, rows=rows)
-    looks, axes, marked = style.of_methods(found.methods), {}, False
+    looks, axes, marked = style.of_methods(trained.methods), {}, False
     for row, panel in enumerate(panels):
         for column, setting in enumerate(settings):
             cell = cells[row * across + column] if several else cells[row]
             axes[setting, panel.column] = cell
-            marked |= _draw(cell, found, setting, panel, looks)
+            marked |= _draw(cell, trained, setting, panel, looks)
             title = f"({chr(ord('a') + len(axes) - 1)})"
             cell.set_title(f"{title} {setting if several else panel.title}")
             cell.set(ylabel=panel.label if column == 0 else "", xlabel="step" if row >= len(panels) - across else "")
     for unused in cells[len(axes) :]:
         unused.set_visible(False)
-    handles = legend(found.methods, looks)
+    handles = legend(trained.methods, looks)
     if marked:
-        diverged = lost(found.outcomes)["diverged"].any()
+        diverged = lost(trained.outcomes)["diverged"].any()
         label = "a run is lost (diverged: counts as 0)" if diverged else "a run is lost"
         handles.append(Line2D([], [], **_CROSS, color="black", label=label))
     handles += more
@@ -119,17 +119,17 @@ _CROSS: dict[str, Any] = {
 
 
 def legend(methods: Sequence[str], looks: Mapping[str, Look]) -> list[Line2D]:
-    """A line for each method."""
+    """The entries of a legend: a line for each method."""
     return [Line2D([], [], color=looks[each].color, marker=looks[each].marker, label=name_of(each)) for each in methods]
 
 
-def _draw(axes: Axes, found: Trained, setting: str, panel: Panel, looks: Mapping[str, Look]) -> bool:
-    """The lines of a setting; whether a run was lost."""
-    wide = courses(found, setting, panel.column, log=panel.log)
-    outcomes = lost(found.outcomes)
-    there = list(dict.fromkeys(wide.columns.get_level_values(0))) if len(wide.columns) else []
+def _draw(axes: Axes, trained: Trained, setting: str, panel: Panel, looks: Mapping[str, Look]) -> bool:
+    """Draws the lines of a setting; whether a run of it was lost."""
+    wide = courses(trained, setting, panel.column, log=panel.log)
+    outcomes = lost(trained.outcomes)
+    methods = list(dict.fromkeys(wide.columns.get_level_values(0))) if len(wide.columns) else []
     crosses = 0
-    for place, method in enumerate(there):
+    for place, method in enumerate(methods):
         means: pd.DataFrame = wide[method]
         values = (means.transform(np.log) if panel.log else means).dropna(how="all")
         ended = group(outcomes, setting, method)
@@ -145,7 +145,7 @@ def _draw(axes: Axes, found: Trained, setting: str, panel: Panel, looks: Mapping
                 own = line[(line.index <= cast("Any", ended["steps"])[seed]) & np.isfinite(line)]
                 axes.plot(own.index, shown(own), color=look.color, linewidth=0.5, alpha=0.45)
         every = max(1, len(mean) // _MARKS)
-        marks = (place * every // len(there), every)  # so that markers of lines that coincide do not
+        marks = (place * every // len(methods), every)  # so that markers of coinciding lines do not coincide
         axes.plot(mean.index, shown(mean), color=look.color, marker=look.marker, markevery=marks)
         for seed, step in ended["lost_at"].dropna().items():
             line = values[[seed]].iloc[:, 0].dropna()
@@ -171,21 +171,21 @@ def log_axis(axis: XAxis | YAxis) -> None:
     axis.set_minor_locator(NullLocator())
 
 
-def tables(found: Trained, runs: pd.DataFrame, title: str) -> list[Table]:
+def tables(trained: Trained, runs: pd.DataFrame, title: str) -> list[Table]:
     """A table for each setting: accuracies, KL at the end, runs lost."""
-    every = []
-    for setting in found.settings:
-        where = f"{title}, {setting}" if len(found.settings) > 1 else title
-        over = f"means over {found.seeds} seeds ± standard error" if found.seeds > 1 else "one seed"
+    out = []
+    for setting in trained.settings:
+        where = f"{title}, {setting}" if len(trained.settings) > 1 else title
+        over = f"means over {trained.seeds} seeds ± standard error" if trained.seeds > 1 else "one seed"
         shown = report_table(f"{where}: {over}", "method", "last accuracy", "best accuracy", "last KL", "runs lost")
-        for method in found.grid[setting]:
+        for method in trained.grid[setting]:
             mine = group(runs, setting, method)
             kl, diverged = geometric(mine["kl"]), int(mine["diverged"].sum())
             shown.add_row(
                 name_of(method),
                 *(mean_and_error(mine[each]) for each in ("accuracy", "best_accuracy")),
                 "-" if np.isnan(kl) else f"{kl:.2g}",
-                told_lost(mine["lost_at"]) + (f" ({diverged} diverged)" if diverged else ""),
+                lost_in_words(mine["lost_at"]) + (f" ({diverged} diverged)" if diverged else ""),
             )
-        every.append(shown)
-    return every
+        out.append(shown)
+    return out

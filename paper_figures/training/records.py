@@ -1,18 +1,18 @@
-"""Where a figure of training takes its records from: those that ship with it, a folder, or a quick run of its own.
+"""The records of a figure of training: those that ship with it, those in a folder, or those of a quick run.
 
 A full study takes hours, so the records of each are in `measured/training/NAME`, and drawing them needs no
-torch. `--records DIR` draws another finished study, and `--quick` trains the short version that the figure's
-configuration has of itself, for minutes, into runs/figures/NAME-quick.
+torch. `--records DIR` draws another finished study. `--quick` trains the short version in the figure's
+configuration for minutes, into runs/figures/NAME-quick.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeAlias
 
 import pandas as pd
 from cyclopts import Parameter
@@ -27,7 +27,11 @@ from paper_figures import command
 from paper_figures.command import Made
 
 SHOWN = ("accuracy", "mean_at_k", "pass_at_k", "kl_policy_actor", "distillation_weight", "rejected_budget")
-"""The figures that figures show; records of other versions may lack some of the rest."""
+"""The columns that figures show; records of other versions may lack some of the others."""
+
+
+Training: TypeAlias = Mapping[str, Any]
+"""The configuration of a run as its manifest holds it; other versions may have other fields."""
 
 
 @dataclass(frozen=True)
@@ -37,28 +41,28 @@ class Trained:
     root: Path
     steps: pd.DataFrame
     outcomes: pd.DataFrame
-    grid: dict[str, dict[str, Any]]
-    """What was asked of every setting and method."""
+    grid: Mapping[str, Mapping[str, Training]]
+    """The configuration of every setting and method."""
     quick: bool = False
-    """Whether this is the quick version, which shows how a figure looks and decides nothing."""
+    """Whether this is the quick version, which shows the look of a figure and decides nothing."""
 
     @property
     def settings(self) -> list[str]:
-        """In the order of the study."""
+        """The settings, in the order of the study."""
         return list(dict.fromkeys(self.outcomes["setting"]))
 
     @property
     def methods(self) -> list[str]:
-        """Those of any setting, in the order of the study."""
+        """The methods of all settings, in the order of the study."""
         return list(dict.fromkeys(self.outcomes["method"]))
 
     @property
     def seeds(self) -> int:
-        """How many there are."""
+        """The number of seeds."""
         return int(self.outcomes["seed"].nunique())
 
     def asked(self, setting: str, method: str) -> int:
-        """The steps that were asked of these runs, however early they ended."""
+        """The number of steps in the configuration of these runs, however early they ended."""
         return int(self.grid[setting][method]["steps"])
 
     def of(self, *settings: str) -> Trained:
@@ -70,16 +74,16 @@ class Trained:
         """Refuses records in which one of these methods is missing from a setting.
 
         Args:
-            methods: what a figure compares.
-            settings: where; None: anywhere is enough.
+            methods: the methods that a figure compares.
+            settings: the settings that need them; None: any setting is enough.
 
         Raises:
-            StudyError: the first that is missing.
+            StudyError: a method is missing; the message names the first.
         """
-        there = set(zip(self.outcomes["setting"], self.outcomes["method"], strict=True))
+        trained = set(zip(self.outcomes["setting"], self.outcomes["method"], strict=True))
         for method in methods:
             for setting in settings or ():
-                if (setting, method) not in there:
+                if (setting, method) not in trained:
                     raise StudyError(f"{self.root} lacks {method} in setting {setting}: give a study that has both")
             if method not in self.methods:
                 raise StudyError(
@@ -113,7 +117,7 @@ def load(name: str, given: Path | None, quick: bool = False) -> Trained:
     """The records of figure `name`: from `given`, of a quick run, or those that ship with it.
 
     Raises:
-        StudyError: there are none, they are not finished, or they are not records of training.
+        StudyError: the records are missing, not finished, or not records of training.
     """
     if quick and given is not None:
         raise StudyError("give --records or --quick, not both")
@@ -134,7 +138,7 @@ def committed(name: str) -> Path:
 
 
 def config(name: str) -> Path:
-    """The study of figure `name`."""
+    """The configuration of the study of figure `name`."""
     return _bundled("configs", f"{name}.yaml")
 
 
@@ -142,22 +146,22 @@ def of_folder(root: Path, quick: bool = False) -> Trained:
     """The records in a folder.
 
     Raises:
-        StudyError: it holds no finished study, or files that are something else.
+        StudyError: the folder holds no finished study, or other files.
     """
     grid = conduct.manifest(root)["config"].get("grid")
     try:
         steps, outcomes = conduct.load(root)
-    except ValueError as error:  # what pyarrow raises of a file that is no Parquet
+    except ValueError as error:  # of pyarrow, for a file that is not Parquet
         raise StudyError(f"{root} holds records that cannot be read: run the study again") from error
     lacking = ({*KEYS.names, *SHOWN} - {*steps.columns}) | ({*OUTCOMES.names} - {*outcomes.columns})
-    if lacking or outcomes.empty or not _tells_of(grid, outcomes):
-        told = f"they lack {min(lacking)}" if lacking else "their manifest tells of another"
-        raise StudyError(f"{root} does not hold the records of a study of training: {told}")
+    if lacking or outcomes.empty or not _describes(grid, outcomes):
+        reason = f"they lack {min(lacking)}" if lacking else "their manifest is that of another study"
+        raise StudyError(f"{root} does not hold the records of a study of training: {reason}")
     return Trained(root, steps, outcomes, grid, quick)
 
 
-def _tells_of(grid: Any, outcomes: pd.DataFrame) -> bool:
-    """Whether a manifest's grid says how many steps were asked of each of the runs."""
+def _describes(grid: Mapping[str, Mapping[str, Training]], outcomes: pd.DataFrame) -> bool:
+    """Whether the grid of a manifest has the number of steps of each run."""
     runs = {*zip(outcomes["setting"], outcomes["method"], strict=True)}
     try:
         return all(int(grid[setting][method]["steps"]) > 0 for setting, method in runs)
@@ -166,7 +170,7 @@ def _tells_of(grid: Any, outcomes: pd.DataFrame) -> bool:
 
 
 def _quickly(name: str) -> Path:
-    """The folder of the figure's quick study, trained as far as it is missing."""
+    """The folder of the figure's quick study, whose missing runs are trained."""
     require("torch", "transformers", purpose="--quick, which trains models,")
     study, root = read(config(name), quick=True), Path("runs") / "figures" / f"{name}-quick"
     if (root / conduct.MANIFEST).exists() and conduct.manifest(root)["config_hash"] != study.config_hash:

@@ -1,13 +1,13 @@
-"""What is said of runs that were trained: figures of each run, differences paired by seed, claims that they decide.
+"""Statistics of trained runs: figures of each run, differences paired by seed, and the claims that these decide.
 
-Accuracies are running means over the last 20 steps, as in `jackpot_sim.training.loop.collapse`, but over a tenth of
+Accuracies are running means over the last 20 steps, as in `jackpot_sim.training.loop.collapse`, or over a tenth of
 the steps asked where that is less: in a run of ten long steps a mean over twenty would never leave the beginning.
-A run is lost where it collapsed or diverged. One that collapsed and was stopped keeps its last value, which is
-low, to the last step asked. One that diverged has left no policy: its accuracies count as 0 from there on.
+A run is lost if it collapsed or diverged. A run that collapsed and was stopped keeps its last value, which is low, to
+the last step asked. A run that diverged has left no policy: its accuracies count as 0 from there on.
 
-Runs of one seed share the policy at first, the prompts and the draws, so that only seeds are repetitions: what has
-several settings (distances, stalenesses, pairs of sizes) is averaged over them within a seed, and intervals are
-over seeds. What is counted is decided by `mostly`, from five seeds on.
+Runs of one seed share the first policy, the prompts and the draws, so that only seeds are repetitions. Figures of
+several settings (distances, stalenesses, pairs of sizes) are averaged within a seed, and intervals are over seeds.
+Claims about counts are decided by `mostly`, from five seeds on.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from scipy import stats
 
+from jackpot_sim.core.arrays import Floats, Ints
 from jackpot_sim.training.loop.collapse import WINDOW
 from paper_figures.training.records import Trained
 
 ON_POLICY = "on-policy"
 CONFIDENCE = 0.95
 ACCURACIES = ("accuracy", "mean_at_k", "pass_at_k")
-"""The figures of the steps that are 0 of a run that diverged."""
+"""The columns of the steps that are 0 after a run has diverged."""
 _ROUNDING = 1e-9
-"""Nats: a KL below this is that of one law with itself, which has no place on a logarithmic axis."""
+"""The KL in nats below which two laws are the same but for rounding, with no place on a logarithmic axis."""
 _HALF = 0.5
 
 
@@ -43,7 +43,7 @@ class Difference(NamedTuple):
 
     @property
     def above(self) -> bool | None:
-        """Whether it is above 0; None where the interval does not say."""
+        """Whether the mean is above 0; None where the interval holds 0."""
         return True if self.low > 0 else False if self.high < 0 else None
 
     def __str__(self) -> str:
@@ -53,47 +53,52 @@ class Difference(NamedTuple):
 
 
 class Claim(NamedTuple):
-    """Something that the paper says or expects, and what our runs say of it."""
+    """A claim or expectation of the paper, and its decision by our runs."""
 
     text: str
-    """Goes on from "supports that"."""
+    """The claim as a clause after "supports that"."""
     holds: bool | None
-    """None: the runs do not decide it."""
+    """Whether it holds; None: the runs do not decide it."""
     because: str
-    """The numbers."""
+    """The numbers that decide it."""
 
 
 def window(steps: int) -> int:
-    """Steps of the running mean in a run of which so many were asked."""
+    """The width in steps of the running mean in runs of `steps` steps."""
     return max(1, min(WINDOW, steps // 10))
 
 
-def running_mean(steps: NDArray[Any], values: NDArray[Any], width: int) -> NDArray[np.float64]:
-    """The mean of the values of the last `width` steps, at each of them.
+def running_mean(steps: Ints, values: Floats, width: int) -> Floats:
+    """The mean of the values of the last `width` steps, at each step; float64, the shape of `steps`.
 
-    What is nan is left out, and where all is, so is the mean; what is infinite makes it so.
-    """
-    known = ~np.isnan(values)
-    at, there = steps[known], values[known]
-    first, last = np.searchsorted(at, steps - width, side="right"), np.searchsorted(at, steps, side="right")
-    return np.array([there[a:b].mean() if a < b else math.nan for a, b in zip(first, last, strict=True)])
-
-
-def courses(found: Trained, setting: str, figure: str, log: bool = False) -> pd.DataFrame:
-    """Running means of a figure: a row for every step at which one was measured, a column for (method, seed).
-
-    A run that ended before its time keeps its last value to the last step asked; but the accuracies of one that
-    diverged are 0 after its last step.
+    Values that are nan are left out; the mean is nan where all are, and infinite where one is.
 
     Args:
-        found: the records.
-        setting: whose runs.
-        figure: a column of the steps.
-        log: whether the means are of logarithms, and so geometric; what is not above 1e-9 is left out.
+        steps: ascending, shape (n,).
+        values: shape (n,).
+        width: steps.
     """
-    rows = found.steps[found.steps["setting"] == setting].dropna(subset=[figure])
-    ends = lost(found.outcomes).xs(setting, level="setting")
-    asked = {method: found.asked(setting, method) for method in ends.index.get_level_values("method")}
+    known = ~np.isnan(values)
+    at, of_known = steps[known], values[known]
+    first, last = np.searchsorted(at, steps - width, side="right"), np.searchsorted(at, steps, side="right")
+    return np.array([of_known[a:b].mean() if a < b else math.nan for a, b in zip(first, last, strict=True)])
+
+
+def courses(trained: Trained, setting: str, figure: str, log: bool = False) -> pd.DataFrame:
+    """Running means of a figure: a row for every step at which one was measured, a column for (method, seed).
+
+    A run that ended early keeps its last value to the last step asked; but the accuracies of a run that diverged are 0
+    after its last step.
+
+    Args:
+        trained: the records.
+        setting: the setting of the runs.
+        figure: a column of the steps.
+        log: whether the means are of logarithms, and so geometric; values up to 1e-9 are then left out.
+    """
+    rows = trained.steps[trained.steps["setting"] == setting].dropna(subset=[figure])
+    ends = lost(trained.outcomes).xs(setting, level="setting")
+    asked = {method: trained.asked(setting, method) for method in ends.index.get_level_values("method")}
     width, columns = window(max(asked.values())), {}
     for (method, seed), run in rows.groupby(["method", "seed"], sort=False):
         ordered = run.sort_values("step")
@@ -105,7 +110,7 @@ def courses(found: Trained, setting: str, figure: str, log: bool = False) -> pd.
     if figure not in ACCURACIES:
         return pd.DataFrame(columns).sort_index().ffill()
     for method, seed in ends.index:
-        columns.setdefault((method, seed), pd.Series(dtype=np.float64))  # of a policy that was never tested
+        columns.setdefault((method, seed), pd.Series(dtype=np.float64))  # for a policy that was never tested
     wide = pd.DataFrame(columns)
     wide = wide.reindex(wide.index.union(sorted({*asked.values()}))).ffill()
     after = wide.index.to_numpy()
@@ -116,36 +121,36 @@ def courses(found: Trained, setting: str, figure: str, log: bool = False) -> pd.
     return wide
 
 
-def per_run(found: Trained) -> pd.DataFrame:
+def per_run(trained: Trained) -> pd.DataFrame:
     """A row for each run, by setting, method and seed.
 
     `accuracy`, `mean_at_k` and `pass_at_k` are the last running means, `best_…` the largest, `mean_…` the
     mean over the run; `kl` the geometric mean at the end, nan where there is none; `lost_at` the step at which
     the run collapsed or diverged, nan if it did not; `asked` the steps that were asked of it.
     """
-    out = lost(found.outcomes)
-    out["asked"] = [found.asked(setting, method) for setting, method, _ in out.index]
+    out = lost(trained.outcomes)
+    out["asked"] = [trained.asked(setting, method) for setting, method, _ in out.index]
     for figure in ACCURACIES:
-        known = _known(found, figure)
+        known = _known(trained, figure)
         out[figure] = _by_run({run: course.iloc[-1] for run, course in known.items()}, out)
         out[f"best_{figure}"] = _by_run({run: course.max() for run, course in known.items()}, out)
         out[f"mean_{figure}"] = _by_run({run: course.mean() for run, course in known.items()}, out)
-    kl = _known(found, "kl_policy_actor", log=True)
+    kl = _known(trained, "kl_policy_actor", log=True)
     out["kl"] = _by_run({run: course.iloc[-1] for run, course in kl.items()}, out)
     return out
 
 
-def _known(found: Trained, figure: str, log: bool = False) -> dict[tuple[Any, ...], pd.Series[Any]]:
-    """The running means of every run that has any."""
+def _known(trained: Trained, figure: str, log: bool = False) -> dict[tuple[object, ...], pd.Series[float]]:
+    """The running means of every run that has any, by setting, method and seed."""
     return {
         (setting, *run): course.dropna()
-        for setting in found.settings
-        for run, course in cast("Any", courses(found, setting, figure, log).items())
+        for setting in trained.settings
+        for run, course in cast("Any", courses(trained, setting, figure, log).items())
         if course.notna().any()
     }
 
 
-def _by_run(values: dict[tuple[Any, ...], Any], runs: pd.DataFrame) -> list[float]:
+def _by_run(values: dict[tuple[object, ...], float], runs: pd.DataFrame) -> list[float]:
     return [float(values.get(run, math.nan)) for run in runs.index]
 
 
@@ -157,7 +162,7 @@ def lost(outcomes: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame({"steps": steps, "diverged": diverged, "lost_at": collapsed.fillna(steps.where(diverged))})
 
 
-def of(runs: pd.DataFrame, method: str, figure: str) -> pd.Series[Any]:
+def of(runs: pd.DataFrame, method: str, figure: str) -> pd.Series[float]:
     """A figure of a method, by setting and seed."""
     return runs.xs(method, level="method")[figure]
 
@@ -167,23 +172,23 @@ def group(runs: pd.DataFrame, setting: str, method: str) -> pd.DataFrame:
     return cast("pd.DataFrame", runs.xs((setting, method), level=("setting", "method")))
 
 
-def on_policy(runs: pd.DataFrame, setting: str, figure: str) -> pd.Series[Any]:
-    """A figure on-policy by seed: in the setting itself, or in the one that has it for all."""
-    there = of(runs, ON_POLICY, figure)
-    settings = there.index.get_level_values("setting")
-    return there.xs(setting if setting in settings else settings[0], level="setting")
+def on_policy(runs: pd.DataFrame, setting: str, figure: str) -> pd.Series[float]:
+    """A figure of the on-policy runs by seed: those of the setting, or of the only setting that has any."""
+    figures = of(runs, ON_POLICY, figure)
+    settings = figures.index.get_level_values("setting")
+    return figures.xs(setting if setting in settings else settings[0], level="setting")
 
 
-def difference(first: pd.Series[Any], second: pd.Series[Any], confidence: float = CONFIDENCE) -> Difference:
+def difference(first: pd.Series[float], second: pd.Series[float], confidence: float = CONFIDENCE) -> Difference:
     """first − second over the seeds that both have, with Student's interval of the mean, see `interval`."""
     return interval((first - second).dropna(), confidence)
 
 
-def interval(values: pd.Series[Any], confidence: float = CONFIDENCE) -> Difference:
+def interval(values: pd.Series[float], confidence: float = CONFIDENCE) -> Difference:
     """The mean with Student's interval over seeds, of values by seed, or by setting and seed.
 
-    Settings are averaged within a seed first. Of fewer than two seeds, and of what is infinite, the interval says
-    nothing.
+    Settings are averaged within a seed first. With fewer than two seeds, or an infinite value, the interval is the
+    whole line.
     """
     seeds = by_seed(values)
     n, mean = len(seeds), float(seeds.mean()) if len(seeds) else math.nan
@@ -193,21 +198,21 @@ def interval(values: pd.Series[Any], confidence: float = CONFIDENCE) -> Differen
     return Difference(mean, mean - half, mean + half, n)
 
 
-def by_seed(values: pd.Series[Any]) -> pd.Series[Any]:
-    """The mean of each seed over its settings; without a level "setting" the values themselves."""
+def by_seed(values: pd.Series[float]) -> pd.Series[float]:
+    """The mean of each seed over its settings; the values themselves without a level "setting"."""
     return values.groupby(level="seed").mean() if "setting" in values.index.names else values
 
 
-def mostly(happened: pd.Series[Any]) -> bool | None:
-    """Whether something happens to more than half of all seeds, judged by some: the rule for all that is counted.
+def mostly(happened: pd.Series[bool] | pd.Series[float]) -> bool | None:
+    """Whether an event happens to more than half of all seeds, judged by a sample: the rule for all counts.
 
-    A seed counts where it happens in more than half of its settings. True where the one-sided Clopper–Pearson 95 %
-    bound of the rate from below is above one half; False where that from above is below one half; None where they
-    do not say. With fewer than five seeds they never do; with five it takes all (a rate above 0.55) or none (below
-    0.45).
+    A seed counts if the event happens in more than half of its settings. The rule says True if the lower one-sided
+    Clopper–Pearson 95 % bound of the rate is above one half, False if the upper one is below one half, and None
+    otherwise. Fewer than five seeds never decide; five decide if it happens to all (a rate above 0.55) or to none
+    (below 0.45).
 
     Args:
-        happened: by seed, or by setting and seed.
+        happened: whether the event happened, by seed, or by setting and seed.
     """
     seeds = by_seed(happened.astype(float)) > _HALF
     count, n = int(seeds.sum()), len(seeds)
@@ -216,43 +221,43 @@ def mostly(happened: pd.Series[Any]) -> bool | None:
     return True if least > _HALF else False if most < _HALF else None
 
 
-def stable(lost_at: pd.Series[Any]) -> bool | None:
+def stable(lost_at: pd.Series[float]) -> bool | None:
     """Whether most seeds lose no run in any setting, by the rule of `mostly`."""
     return mostly(lost_at.isna().groupby(level="seed").all())
 
 
 def fall(runs: pd.DataFrame, method: str) -> str:
-    """How far the accuracy of a method's runs falls from their best to their last, in words."""
+    """The best and the last accuracy of a method's runs, in words."""
     best, last = (float(of(runs, method, figure).mean()) for figure in ("best_accuracy", "accuracy"))
     return f"accuracy {best:.2f} at best, {last:.2f} at the end"
 
 
-def geometric(values: pd.Series[Any]) -> float:
-    """The geometric mean of what is known; nan where nothing is, infinite where one is."""
+def geometric(values: pd.Series[float]) -> float:
+    """The geometric mean of the values that are not nan; nan without any, infinite if one is."""
     known = values.dropna()
     return float(np.exp(np.log(known.to_numpy(dtype=np.float64)).mean())) if len(known) else math.nan
 
 
-def told_lost(steps: pd.Series[Any]) -> str:
-    """How many of these runs were lost, and when, in words."""
+def lost_in_words(steps: pd.Series[float]) -> str:
+    """The number of lost runs among these, and their median step, in words."""
     at = steps.dropna()
     return f"{len(at)} of {len(steps)} lost" + (f", median step {at.median():.0f}" if len(at) else "")
 
 
-def verdict(found: Trained, claims: Sequence[Claim], more: str = "") -> tuple[str, bool]:
-    """What our runs say of the claims, a line for each, and that none of them is contradicted.
+def verdict(trained: Trained, claims: Sequence[Claim], more: str = "") -> tuple[str, bool]:
+    """The decisions on the claims, a line for each, and whether none is contradicted.
 
-    Of a quick run it has only the numbers.
+    For a quick run the sentence holds only the numbers.
 
     Args:
-        found: the runs.
-        claims: what they decide.
+        trained: the runs.
+        claims: the claims that they decide.
         more: a last line.
     """
-    if found.quick:
+    if trained.quick:
         numbers = "".join(f"\n  {claim.because}." for claim in claims)
-        seeds = f"{found.seeds} seed{'s' if found.seeds > 1 else ''}"
-        longest = int(found.outcomes["steps"].max())
+        seeds = f"{trained.seeds} seed{'s' if trained.seeds > 1 else ''}"
+        longest = int(trained.outcomes["steps"].max())
         about = f"a quick look at {seeds} and at most {longest} steps, which decides nothing"
         return f"NO VERDICT, {about}.{numbers}{_last(more)}", True
     ways = {True: "SUPPORTS that", False: "DOES NOT SUPPORT that", None: "LEAVES OPEN whether"}

@@ -1,13 +1,13 @@
-"""What the figures of the paper's tables share: our scores beside the paper's, whose tasks and models are others.
+"""The parts that figures of the paper's tables share: our scores beside the paper's, with other tasks and models.
 
-So it is the shape that is compared: the share of the on-policy result that a method keeps, and the order of
-methods. Of the paper a point is the mean over its benchmarks, and each benchmark a small dot.
+So the comparison is of the share of the on-policy result that a method keeps, and of the order of methods. A point of
+the paper is the mean over its benchmarks, and a small dot one benchmark.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import pandas as pd
@@ -24,10 +24,10 @@ from paper_figures.training.records import Trained
 from paper_figures.training.statistics import ON_POLICY, group, of, on_policy
 
 LABELS = ("setting", "model", "method")
-"""The columns of a published table that are no scores."""
+"""The columns of a published table that hold no scores."""
 
-Spread = dict[str, dict[str, "pd.Series[Any]"]]
-"""By place along the axis and method, the values that a point is the mean of."""
+Spread = dict[str, dict[str, "pd.Series[float]"]]
+"""The values whose mean is a point, by place along the axis and method."""
 
 
 def scores(paper: pd.DataFrame, passes: bool = False) -> pd.DataFrame:
@@ -37,27 +37,33 @@ def scores(paper: pd.DataFrame, passes: bool = False) -> pd.DataFrame:
 
 
 def paper_shares(paper: pd.DataFrame) -> pd.DataFrame:
-    """What each row keeps of the on-policy row of its model, benchmark by benchmark; by setting and method."""
+    """The share of the on-policy row of its model that each row keeps, by benchmark; indexed by setting and method."""
     means = scores(paper)
     base = means.xs(ON_POLICY, level="method").groupby(level="model").first()
     bases = base.reindex(means.index.get_level_values("model")).set_axis(means.index)
     return means.div(bases).droplevel("model")
 
 
-def shares(runs: pd.DataFrame, figure: str) -> pd.Series[Any]:
+def shares(runs: pd.DataFrame, figure: str) -> pd.Series[float]:
     """The share of the on-policy figure that each run keeps, paired by seed; by setting, method and seed."""
     bases = [
         on_policy(runs, str(setting), figure).reindex(mine.index.get_level_values("seed")).set_axis(mine.index)
         for setting, mine in runs.groupby(level="setting", sort=False)
     ]
-    return cast("pd.Series[Any]", runs[figure] / pd.concat(bases))
+    return cast("pd.Series[float]", runs[figure] / pd.concat(bases))
 
 
-def spread_of_runs(found: Trained, of_place: Sequence[tuple[str, str, pd.Series[Any]]]) -> Spread:
-    """The spread of values by setting, method and seed; each as (place, setting, values)."""
+def spread_of_runs(trained: Trained, of_place: Sequence[tuple[str, str, pd.Series[float]]]) -> Spread:
+    """The spread of our values.
+
+    Args:
+        trained: the records.
+        of_place: place, setting, and values by setting, method and seed.
+    """
     return {
         place: {
-            method: values.xs((setting, method), level=("setting", "method")).dropna() for method in found.grid[setting]
+            method: values.xs((setting, method), level=("setting", "method")).dropna()
+            for method in trained.grid[setting]
         }
         for place, setting, values in of_place
     }
@@ -78,24 +84,24 @@ def draw(
     label: str,
     methods: Sequence[str],
     line: float,
-    bars: Callable[[pd.Series[Any]], tuple[float, float]] | None = None,
+    bars: Callable[[pd.Series[float]], tuple[float, float]] | None = None,
 ) -> tuple[Figure, list[Axes]]:
-    """Ours beside the paper's, on one scale.
+    """A figure of ours beside the paper's, on one scale.
 
     Args:
         panels: ours and the paper's, with titles.
-        label: of the axis.
-        methods: in the order of their places side by side, and of the legend.
-        line: a level to compare with.
-        bars: the low and the high end of ours; None: ± one standard error.
+        label: the label of the vertical axis.
+        methods: the methods, in their order within a place and in the legend.
+        line: a level for comparison.
+        bars: the low and the high end of our bars; None: ± one standard error.
     """
     figure, cells = style.canvas(2, 3.3, [1.0, 1.1])
     looks = style.of_methods(methods)
     for cell, (title, spread), ours in zip(cells, panels, (True, False), strict=True):
         for place, values in enumerate(spread.values()):
-            there = [method for method in methods if method in values]
-            for number, method in enumerate(there):
-                at = place + (number - (len(there) - 1) / 2) * min(0.17, 0.8 / len(there))
+            shown = [method for method in methods if method in values]
+            for number, method in enumerate(shown):
+                at = place + (number - (len(shown) - 1) / 2) * min(0.17, 0.8 / len(shown))
                 _point(cell, at, values[method], looks[method], ours, bars or _standard_error)
         cell.axhline(line, color="#444444", linewidth=0.7, linestyle=":")
         cell.set_xticks(range(len(spread)), [place.replace("->", "\n→ ") for place in spread])
@@ -116,10 +122,10 @@ def draw(
 def _point(
     axes: Axes,
     at: float,
-    values: pd.Series[Any],
+    values: pd.Series[float],
     look: Look,
     ours: bool,
-    bars: Callable[[pd.Series[Any]], tuple[float, float]],
+    bars: Callable[[pd.Series[float]], tuple[float, float]],
 ) -> None:
     if not len(values):
         return
@@ -131,24 +137,24 @@ def _point(
     )
 
 
-def _standard_error(values: pd.Series[Any]) -> tuple[float, float]:
+def _standard_error(values: pd.Series[float]) -> tuple[float, float]:
     error = float(np.std(values.to_numpy(), ddof=1)) / len(values) ** 0.5 if len(values) > 1 else 0.0
     return float(values.mean()) - error, float(values.mean()) + error
 
 
-def our_table(found: Trained, runs: pd.DataFrame, title: str, best: bool = False, kept: bool = True) -> Table:
-    """Our scores, the last or the best: a row for each setting and method."""
-    over = f"means over {found.seeds} seeds ± standard error" if found.seeds > 1 else "one seed"
+def our_table(trained: Trained, runs: pd.DataFrame, title: str, best: bool = False, kept: bool = True) -> Table:
+    """A table of our scores, the last or the best: a row for each setting and method."""
+    over = f"means over {trained.seeds} seeds ± standard error" if trained.seeds > 1 else "one seed"
     figures = [f"best_{each}" if best else each for each in ("accuracy", "mean_at_k", "pass_at_k")]
     scored = runs[figures]
     if kept:
         scored = scored.assign(kept=shares(runs, figures[1]))
     columns = ("accuracy", "Mean@k", "Pass@k", *(["of on-policy"] if kept else []), *([] if best else ["lost"]))
-    several = len(found.settings) > 1
+    several = len(trained.settings) > 1
     table = report_table(f"{title}: {over}", *(["setting"] if several else []), "method", *columns)
     table.columns[int(several)].justify = "left"
-    for setting in found.settings:
-        for method in found.grid[setting]:
+    for setting in trained.settings:
+        for method in trained.grid[setting]:
             cells = [mean_and_error(values) for _, values in group(scored, setting, method).items()]
             at = group(runs, setting, method)["lost_at"]
             lost = [] if best else [f"{at.notna().sum()} of {len(at)}"]
@@ -158,7 +164,7 @@ def our_table(found: Trained, runs: pd.DataFrame, title: str, best: bool = False
 
 
 def paper_table(paper: pd.DataFrame, unit: float, kept: bool = True) -> Table:
-    """The paper's scores, means over its benchmarks; what each row keeps of on-policy, also at least and at most."""
+    """A table of the paper's scores, means over its benchmarks, and of the share of on-policy, with its range."""
     table = report_table(
         "The paper's, means over its benchmarks",
         *("setting", "method", "Mean@k", "Pass@k", *(["of on-policy", "over benchmarks"] if kept else [])),
@@ -181,7 +187,7 @@ def paper_table(paper: pd.DataFrame, unit: float, kept: bool = True) -> Table:
 
 
 def in_order(paper: pd.DataFrame, first: str, second: str) -> str:
-    """In how many of the paper's settings the first method is above the second, by the mean over benchmarks."""
+    """The number of the paper's settings in which the first method is above the second, by the mean over benchmarks."""
     means = scores(paper).mean(axis=1).droplevel("model")
     both = of(means.to_frame("mean"), first, "mean") - of(means.to_frame("mean"), second, "mean")
     return f"paper: {int((both > 0).sum())} of {both.notna().sum()} settings"

@@ -45,7 +45,7 @@ Row: TypeAlias = dict[str, float]
 
 
 class TrainerState(TypedDict):
-    """All that the next step depends on, as tensors and numbers."""
+    """The state on which the next step depends, as tensors and numbers."""
 
     step: int
     policy: Weights

@@ -18,7 +18,7 @@ class Standardisation(StrEnum):
     GROUP = "group"
     """The group's standard deviation (ddof 1) + 1e-4, as TRL has it; a group of equal rewards has A = 0."""
     BATCH = "batch"
-    """That of the batch."""
+    """The standard deviation of the batch, likewise."""
     NONE = "none"
     """Nothing (Dr. GRPO)."""
 

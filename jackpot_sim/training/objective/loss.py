@@ -145,7 +145,7 @@ def actor_loss(
         update: clipping.
         shares: as in `policy_loss`.
         ppo: whether the actor is rewarded too.
-        direction: of the distillation's KL; None distils nothing.
+        direction: the direction of the distillation's KL; None distils nothing.
         weight: λ_distill.
     """
     loss = kl = 0.0 * _summed(own.log_probs, given.mask)

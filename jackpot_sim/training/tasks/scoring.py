@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache, lru_cache
-from typing import Any, Literal
+from types import ModuleType
+from typing import Literal
 
 import numpy as np
 
@@ -131,20 +132,20 @@ def _number(text: str) -> Fraction | None:
 
 
 @cache
-def _library() -> Any:
+def _library() -> ModuleType:
     require("math-verify", purpose="comparing answers as mathematics")
     return importlib.import_module("math_verify")  # which has no annotations, as sympy
 
 
 @lru_cache(maxsize=4096)
-def _parsed(text: str) -> tuple[Any, ...]:
+def _parsed(text: str) -> tuple[object, ...]:
     """The expressions that math-verify reads in `text`."""
     return tuple(_library().parse(text, fallback_mode="no_fallback", parsing_timeout=_timeout()))
 
 
-def _digits(expression: Any) -> float:
+def _digits(expression: object) -> float:
     """The approximate number of digits of an expression once its powers and factorials are worked out."""
-    sympy: Any = importlib.import_module("sympy")
+    sympy = importlib.import_module("sympy")
     if isinstance(expression, sympy.MatrixBase):
         return sum(map(_digits, expression), 0.0)
     if not isinstance(expression, sympy.Basic):

@@ -20,13 +20,13 @@ from paper_figures.training.statistics import (
     difference,
     geometric,
     interval,
+    lost_in_words,
     mostly,
     of,
     on_policy,
     per_run,
     running_mean,
     stable,
-    told_lost,
     verdict,
     window,
 )
@@ -83,8 +83,8 @@ def test_lost_is_what_collapses_and_what_diverges(tmp_path: Path) -> None:
     assert of(runs, "tis", "diverged").all()
     assert of(runs, "jackpot", "lost_at").isna().all()
     assert (runs["asked"] == 220).all()
-    assert told_lost(of(runs, "tis", "lost_at")) == "2 of 2 lost, median step 89"
-    assert told_lost(of(runs, "jackpot", "lost_at")) == "0 of 2 lost"
+    assert lost_in_words(of(runs, "tis", "lost_at")) == "2 of 2 lost, median step 89"
+    assert lost_in_words(of(runs, "jackpot", "lost_at")) == "0 of 2 lost"
 
 
 def test_a_run_that_diverged_counts_as_0_from_there(tmp_path: Path) -> None:
