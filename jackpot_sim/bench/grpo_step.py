@@ -125,8 +125,7 @@ def _overlap(
     """Ẑ, shape (batch, length)."""
     accept = obrs.acceptance_probability(log_ratio, lam)
     if way is WayToZ.BRACKET:
-        low, high = normalizer.bracket_on_topk(policy.on(rollouts.topk), rollouts.topk.log_probs, lam)
-        return normalizer.calibrated(low, high, accept)
+        return normalizer.calibrated_on_topk(policy.on(rollouts.topk), rollouts.topk.log_probs, accept, lam)
     if rollouts.laws is None:
         raise ValueError(f"rollouts hold no laws of the actor: the way {way} needs them")
     if way is WayToZ.EXACT:

@@ -68,8 +68,7 @@ def tokens_of(correction: Correction, target: UpdateTarget, given: Proposed, new
 def estimated_overlap(policy_on_topk: Tensor, topk: TopK, log_ratio: Tensor, mask: Tensor, lam: float) -> Tensor:
     """Ẑ(λ) of every state from the actor's stored top-k, float64 (n, length); 1 at padding.
 
-    It lies between the ends of `normalizer.bracket_on_topk`, where the batch's mean acceptance puts it
-    (`normalizer.calibrated`).
+    It is `normalizer.calibrated_on_topk` of all tokens of the batch.
 
     Args:
         policy_on_topk: log p of the stored tokens, (n, length, k), nats.
@@ -80,12 +79,11 @@ def estimated_overlap(policy_on_topk: Tensor, topk: TopK, log_ratio: Tensor, mas
     """
     import torch
 
-    # In float32, as they are stored: sums of whole laws miss 1 in its seventh digit, which float64 would not forgive.
-    ends = normalizer.bracket_on_topk(policy_on_topk[mask].float(), topk.log_probs[mask], lam)
-    low, high = (torch.as_tensor(end).double() for end in ends)
     out = torch.ones(mask.shape, dtype=torch.float64, device=mask.device)
     accept = obrs.acceptance_probability(log_ratio[mask], lam)
-    out[mask] = torch.as_tensor(normalizer.calibrated(low, high, accept))
+    # In float32, as they are stored: sums of whole laws miss 1 in its seventh digit, which float64 would not forgive.
+    policy = policy_on_topk[mask].float()
+    out[mask] = torch.as_tensor(normalizer.calibrated_on_topk(policy, topk.log_probs[mask], accept, lam))
     return out
 
 

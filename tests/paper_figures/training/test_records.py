@@ -123,7 +123,7 @@ def _spoilt(root: Path, how: str) -> str:
         else:
             del manifest["config"]["grid"]["run"]["tis"]["steps"]
         (root / "manifest.json").write_text(json.dumps(manifest))
-        return "their manifest tells of another"
+        return "their manifest is that of another study"
     assert how == "no method"
     for name in ("steps", "outcomes"):
         rows = pd.read_parquet(root / f"{name}.parquet")
