@@ -63,12 +63,12 @@ def claims(trained: Trained, runs: pd.DataFrame, paper: pd.DataFrame) -> list[Cl
         gain = difference(tis, of(runs, "distillation", _FIGURE))
         because = f"TIS − distillation {gain}; {tables.in_order(paper, 'tis', 'distillation')}"
         decided.append(Claim("TIS ends above distillation", gain.above, because))
-    kept = of(tables.paper_shares(paper).mean(axis=1).to_frame("kept"), "jackpot", "kept")
-    least = float(kept.min())
+    papers = of(tables.paper_shares(paper).mean(axis=1).to_frame("kept"), "jackpot", "kept")
+    least = float(papers.min())
     base = pd.concat({setting: on_policy(runs, setting, _FIGURE) for setting in trained.settings}, names=["setting"])
     above = difference(jackpot, least * base).above
     share = float(tables.shares(runs, _FIGURE).xs("jackpot", level="method").mean())
-    because = f"Jackpot keeps {share:.1%}; paper: {least:.1%} to {kept.max():.1%}"
+    because = f"Jackpot keeps {share:.1%}; paper: {least:.1%} to {papers.max():.1%}"
     text = "Jackpot keeps more of the on-policy result than in the paper's worst setting"
     return [*decided, Claim(text, above, because)]
 

@@ -60,8 +60,8 @@ def make(trained: Trained) -> Made:
     }
     sentence, agrees = verdict(trained, [little(each, spread) for each, spread in by_baseline.items()])
     report = [
-        tables.our_table(trained, runs, "Ours, at the end", kept=False),
-        tables.paper_table(paper, _UNIT, kept=False),
+        tables.our_table(trained, runs, "Ours, at the end", with_shares=False),
+        tables.paper_table(paper, _UNIT, with_shares=False),
     ]
     return Made(figure, report, sentence, agrees)
 

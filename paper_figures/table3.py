@@ -38,8 +38,8 @@ def make(trained: Trained) -> Made:
     stale = [setting for setting in trained.settings if set(trained.grid[setting]) - {ON_POLICY}]
     trained.need(_NEEDED, stale)
     paper, runs = records.published(NAME), per_run(trained)
-    kept = tables.shares(runs, _FIGURE)
-    ours = tables.spread_of_runs(trained, [(setting, setting, kept) for setting in stale])
+    shares = tables.shares(runs, _FIGURE)
+    ours = tables.spread_of_runs(trained, [(setting, setting, shares) for setting in stale])
     for spread in ours.values():
         spread.pop(ON_POLICY, None)
     theirs = tables.spread_of_paper(tables.paper_shares(paper), leave_out=(ON_POLICY,))

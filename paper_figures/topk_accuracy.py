@@ -115,20 +115,20 @@ def make(comparison: Compared) -> Made:
     rows = comparison.rows
     paper = float(records.published(NAME)["percent"].iloc[0]) / 100
     laws = [law for law in rows["law"].unique() if law != SEPARATE]
-    figure, (kept, error, distance) = style.canvas(3, 3.2)
+    figure, (batch, error, distance) = style.canvas(3, 3.2)
     near = rows[rows["kl"] <= MOST_KL * 1.5]
     shown = near[near["environment"].isin(near.groupby("law")["kl"].idxmax().map(near["environment"]))]
-    _draw(kept, shown, laws, "k", "kept")
-    kept.axhline(1, color="#444444", linewidth=0.7)
-    kept.plot([K], [paper], marker="*", markersize=9, color="black", linestyle="none", label="paper: more than 87 %")
-    kept.set(xscale="log", xlabel="k", ylabel="mean of the estimate / mean Z", title=f"For the batch, KL {MOST_KL:g}")
+    _draw(batch, shown, laws, "k", "kept")
+    batch.axhline(1, color="#444444", linewidth=0.7)
+    batch.plot([K], [paper], marker="*", markersize=9, color="black", linestyle="none", label="paper: more than 87 %")
+    batch.set(xscale="log", xlabel="k", ylabel="mean of the estimate / mean Z", title=f"For the batch, KL {MOST_KL:g}")
     _draw(error, shown, laws, "k", "error")
     error.set(xscale="log", yscale="log", xlabel="k", ylabel="mean |error| / Z", title="State by state")
     at_k = rows[(rows["k"] == K) & rows["law"].isin(laws)]
     _draw(distance, at_k, laws, "kl", "error")
     distance.axhline(MOST_ERROR, color="#444444", linewidth=0.7, linestyle=":")
     distance.set(xscale="log", yscale="log", xlabel="KL(policy‖actor), nats", title=f"State by state, k = {K}")
-    handles, labels = kept.get_legend_handles_labels()
+    handles, labels = batch.get_legend_handles_labels()
     for law, dash in zip(laws, _DASHES, strict=False):
         handles.append(Line2D([], [], color="black", linestyle=dash))
         labels.append(law)

@@ -142,14 +142,14 @@ def _standard_error(values: pd.Series[float]) -> tuple[float, float]:
     return float(values.mean()) - error, float(values.mean()) + error
 
 
-def our_table(trained: Trained, runs: pd.DataFrame, title: str, best: bool = False, kept: bool = True) -> Table:
+def our_table(trained: Trained, runs: pd.DataFrame, title: str, best: bool = False, with_shares: bool = True) -> Table:
     """A table of our scores, the last or the best: a row for each setting and method."""
     over = f"means over {trained.seeds} seeds ± standard error" if trained.seeds > 1 else "one seed"
     figures = [f"best_{each}" if best else each for each in ("accuracy", "mean_at_k", "pass_at_k")]
     scored = runs[figures]
-    if kept:
-        scored = scored.assign(kept=shares(runs, figures[1]))
-    columns = ("accuracy", "Mean@k", "Pass@k", *(["of on-policy"] if kept else []), *([] if best else ["lost"]))
+    if with_shares:
+        scored = scored.assign(share=shares(runs, figures[1]))
+    columns = ("accuracy", "Mean@k", "Pass@k", *(["of on-policy"] if with_shares else []), *([] if best else ["lost"]))
     several = len(trained.settings) > 1
     table = report_table(f"{title}: {over}", *(["setting"] if several else []), "method", *columns)
     table.columns[int(several)].justify = "left"
@@ -163,15 +163,15 @@ def our_table(trained: Trained, runs: pd.DataFrame, title: str, best: bool = Fal
     return table
 
 
-def paper_table(paper: pd.DataFrame, unit: float, kept: bool = True) -> Table:
+def paper_table(paper: pd.DataFrame, unit: float, with_shares: bool = True) -> Table:
     """A table of the paper's scores, means over its benchmarks, and of the share of on-policy, with its range."""
     table = report_table(
         "The paper's, means over its benchmarks",
-        *("setting", "method", "Mean@k", "Pass@k", *(["of on-policy", "over benchmarks"] if kept else [])),
+        *("setting", "method", "Mean@k", "Pass@k", *(["of on-policy", "over benchmarks"] if with_shares else [])),
     )
     table.columns[1].justify = "left"
     shown = pd.DataFrame({"mean": scores(paper).mean(axis=1), "pass": scores(paper, passes=True).mean(axis=1)}) * unit
-    if kept:
+    if with_shares:
         share = paper_shares(paper)
         shown[["kept", "least", "most"]] = np.stack([share.mean(axis=1), share.min(axis=1), share.max(axis=1)], axis=1)
     for setting, rows in shown.groupby(level="setting", sort=False):
@@ -179,7 +179,7 @@ def paper_table(paper: pd.DataFrame, unit: float, kept: bool = True) -> Table:
             cells = [
                 f"{row[each]:.3f}" if np.isfinite(row[each]) else "-" for each in row if each not in ("least", "most")
             ]
-            if kept:
+            if with_shares:
                 cells.append("-" if np.isnan(row["kept"]) else f"{row['least']:.2f} to {row['most']:.2f}")
             table.add_row(str(setting), name_of(method), *cells)
         table.add_section()

@@ -3,7 +3,7 @@
     −J_PPO-OBRS(θ) − J_PPO(ω) + λ_distill · E[KL(SG(p_new)‖p_ω)]
 
 A token adds SG(m·w) · min(r_θ A, clip(r_θ, 1 − ε, 1 + ε) A) with r_θ = p_new/p_ref. The correction's factor leads
-from the actor to p_ref, or to p_new where its spec says so, and there it carries p_ref/p_new ([J] §4.3).
+from the actor to p_ref, or to p_new if its spec says so; then it carries p_ref/p_new ([J] §4.3).
 """
 
 from jackpot_sim.training.objective.advantages import Standardisation, advantages

@@ -32,10 +32,10 @@ class Parted:
 
     def __post_init__(self) -> None:
         held = {_text(problem.prompt) for problem in self.evaluation}
-        kept = tuple(problem for problem in self.training if _text(problem.prompt) not in held)
-        if not kept:
+        training = tuple(problem for problem in self.training if _text(problem.prompt) not in held)
+        if not training:
             raise ValueError(f"{self.name}: no problem is left to train on: hold fewer out, or others")
-        object.__setattr__(self, "training", kept)
+        object.__setattr__(self, "training", training)
 
     def drawn(self, generator: np.random.Generator, n: int) -> tuple[Problem, ...]:
         """n training problems: all different if there are so many, else drawn with replacement."""

@@ -94,7 +94,7 @@ class WordProblems(OfGrid):
         template = self._templates[at]
         # The other name is counted from the first on, so that the two differ.
         words = Words(NAMES[name], NAMES[(name + 1 + other) % len(NAMES)], THINGS[things])
-        told = template.tell(words, tuple(_SMALLEST + number for number in numbers[: template.numbers]))
-        end = f"{MARK} {told.answer}"
-        solution = f"{told.working}\n{end}" if self.worked else end
-        return Solved(Prompt(text=told.question + "\n"), told.answer, solution)
+        story = template.tell(words, tuple(_SMALLEST + number for number in numbers[: template.numbers]))
+        end = f"{MARK} {story.answer}"
+        solution = f"{story.working}\n{end}" if self.worked else end
+        return Solved(Prompt(text=story.question + "\n"), story.answer, solution)
