@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -33,7 +32,7 @@ def locked(root: Path) -> Iterator[None]:
         yield
 
 
-def write_atomically(path: Path, write: Any) -> None:
+def write_atomically(path: Path, write: Callable[..., object]) -> None:
     """`write(temporary)` beside `path`, flushed to disk and renamed: all of it or nothing."""
     temporary = path.parent / f".{path.name}.tmp"
     try:

@@ -7,17 +7,27 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
+from jackpot_sim.environments.worlds import World
+from jackpot_sim.sweep.worlds import world_of
+
 _TARGETS = ("target_kl", "source.target_kl", "actor.target_kl")
-_ALWAYS = ("vocab", "length", "source.format", "source.steps", "updates", "space")
-"""What is told of sequences even where nothing else differs."""
-_OF_REAL_MODELS = {
-    **dict.fromkeys(("policy", "actor.path", "actor.format", "actor.precision", "actor.steps", "top_k")),
-    "precision": "fp32",
-    "temperature": 1,
-    "top_p": 1,
-    "log_probs": "processed",
+_ALWAYS: dict[World, dict[str, object]] = {
+    World.STATES: {},
+    World.SEQUENCES: {
+        **dict.fromkeys(("vocab", "length", "source.format")),
+        "source.steps": 0,
+        "updates": 0,
+        "space": "logits",
+    },
+    World.ROLLOUTS: {
+        **dict.fromkeys(("policy", "actor.path", "actor.format", "actor.precision", "actor.steps", "top_k")),
+        "precision": "fp32",
+        "temperature": 1,
+        "top_p": 1,
+        "log_probs": "processed",
+    },
 }
-"""The same of real models, each with the value that is not worth telling."""
+"""The fields that a label names even where no other environment differs, each with the value that it leaves out."""
 _CHECKPOINTS = ("policy", "actor.path")
 """Told by as much of the end of their path as tells them apart."""
 _NEVER = ("threads", "device")
@@ -92,9 +102,8 @@ def _varied(fields: Mapping[str, Any], everything: Collection[Mapping[str, Any]]
 
 
 def _always(fields: Mapping[str, Any]) -> list[str]:
-    if fields["kind"] == "hf":
-        return [key for key, plain in _OF_REAL_MODELS.items() if fields.get(key) not in (None, plain)]
-    return [key for key in _ALWAYS if fields.get(key) not in (None, 0, "logits")] if "source.kind" in fields else []
+    usual = _ALWAYS[world_of(fields["kind"])]
+    return [key for key, value in usual.items() if fields.get(key) not in (None, value)]
 
 
 def _told(fields: Mapping[str, Any], keys: Sequence[str]) -> list[str]:

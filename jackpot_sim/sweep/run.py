@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from pathlib import Path
 
 from jackpot_sim.studies.errors import StudyError
-from jackpot_sim.sweep.cell import Measured, measure
-from jackpot_sim.sweep.plan import Cell, cells
+from jackpot_sim.studies.executors import Task, landing, outliving_workers
+from jackpot_sim.sweep.cell import measure
+from jackpot_sim.sweep.estimates import Measured
+from jackpot_sim.sweep.plan import cells
 from jackpot_sim.sweep.records import RunDirectory
 from jackpot_sim.sweep.spec import Study
 
@@ -49,47 +51,17 @@ def run(
     """
     everything = cells(study)
     directory = RunDirectory(root, study, everything)
-    with directory.opened():
+    with directory.opened(), outliving_workers("finished cells are kept"):
         done = directory.finished()
-        waiting = [cell for cell in everything if cell.id not in done]
-        try:
-            return _drain(study, waiting, directory, executor, in_flight, report, len(done))
-        except BrokenExecutor as error:
-            raise StudyError(
-                "a worker process died, perhaps for lack of memory; finished cells are kept: "
-                "run the same command again, with fewer --workers"
-            ) from error
-
-
-def _drain(
-    study: Study,
-    waiting: list[Cell],
-    directory: RunDirectory,
-    executor: Executor,
-    in_flight: int,
-    report: Callable[[Progress], None],
-    already_there: int,
-) -> Progress:
-    progress = Progress(already_there, already_there + len(waiting), already_there)
-    report(progress)
-    flying: set[Future[Measured]] = set()
-    queue = iter(waiting)
-    # What flies when this is left early is for the executor's owner to end: a future that is cancelled here
-    # and then failed by an executor that shuts down makes loky print a traceback.
-    while True:
-        while len(flying) < in_flight and (cell := next(queue, None)) is not None:
-            flying.add(executor.submit(measure, cell, study))
-        if not flying:
-            return progress
-        landed, flying = wait(flying, return_when=FIRST_COMPLETED)
-        for future in sorted(landed, key=_failed):  # an error must not lose the cells that landed beside it
+        missing = [cell for cell in everything if cell.id not in done]
+        progress = Progress(len(done), len(everything), len(done))
+        report(progress)
+        tasks = [Task(cell.id, measure, (cell, study)) for cell in missing]
+        for _, future in landing(tasks, executor, in_flight):
             directory.write(_result(future, kept="; finished cells are kept" if progress.finished else ""))
-            progress = Progress(progress.finished + 1, progress.total, already_there)
+            progress = Progress(progress.finished + 1, progress.total, len(done))
             report(progress)
-
-
-def _failed(future: Future[Measured]) -> bool:
-    return future.exception() is not None
+        return progress
 
 
 def _result(future: Future[Measured], kept: str) -> Measured:

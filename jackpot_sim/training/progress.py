@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import Callable, Iterator
 
 from rich.console import Console, Group
@@ -14,14 +13,6 @@ from rich.text import Text
 
 from jackpot_sim.training.conduct import Progress
 from jackpot_sim.training.study import Study
-
-_WIDE = 160
-"""Columns of output that is no terminal: enough that no figure is cut."""
-
-
-def console() -> Console:
-    """For tables on standard output."""
-    return Console(width=None if sys.stdout.isatty() else _WIDE, highlight=False, markup=False, emoji=False)
 
 
 @contextlib.contextmanager
