@@ -1,4 +1,4 @@
-"""How a study is read: a mapping in a file, the grid that its lists span, and one sentence for what is wrong."""
+"""Reading a study: the mapping in a file, the grid that its lists span, and one sentence for a mistake."""
 
 from __future__ import annotations
 
@@ -31,10 +31,14 @@ _UNKNOWN_FIELD = ("extra_forbidden", "unexpected_keyword_argument")
 
 
 def expand(value: object, name: str = "") -> list[object]:
-    """All combinations of the lists inside nested mappings.
+    """All combinations of the lists inside nested mappings, for instance {a: [1, 2]} as [{a: 1}, {a: 2}].
+
+    Args:
+        value: a mapping, a list of such, or a plain value.
+        name: the field that it stands in, for the error.
 
     Raises:
-        ValueError: a list is empty, and so would empty the grid; `name` says whose it is.
+        ValueError: a list is empty, and so would empty the grid; the message names its field.
     """
     if isinstance(value, list | tuple):
         if not value:
@@ -80,9 +84,9 @@ def parse(
     """The `model` that a mapping describes.
 
     Args:
-        model: what the mapping is read as.
+        model: the class to read the mapping as.
         mapping: its fields.
-        kinds: the configurations whose fields are listed where an unknown one was given.
+        kinds: gives the configurations whose fields are listed where an unknown one was given.
         place: names the place of an error.
 
     Raises:
@@ -91,7 +95,7 @@ def parse(
     try:
         return model.model_validate(mapping)
     except ValidationError as error:
-        # A misspelt field often leaves another one missing: the misspelling is what to mend.
+        # A misspelt field often leaves another one missing: the misspelling comes first.
         errors = sorted(error.errors(include_url=False), key=lambda each: each["type"] not in _UNKNOWN_FIELD)
         raise StudyError(_sentence(errors[0], len(errors), kinds, place)) from error
 
@@ -101,7 +105,7 @@ def _sentence(error: ErrorDetails, count: int, kinds: Kinds, place: Place) -> st
     where = place(location) or "study"
     message = message.removeprefix("Value error, ")
     if kind in _UNKNOWN_FIELD:
-        message = "there is no such field" + _that_there_are(location, kinds(location))
+        message = "there is no such field" + _known_fields(location, kinds(location))
     elif kind == "union_tag_invalid":
         known = [tag.strip().strip("'") for tag in error["ctx"]["expected_tags"].split(",")]
         near = difflib.get_close_matches(str(error["ctx"]["tag"]).replace("_", "-"), known, n=1)
@@ -113,8 +117,8 @@ def _sentence(error: ErrorDetails, count: int, kinds: Kinds, place: Place) -> st
     return f"{where}: {message}{more}"
 
 
-def _that_there_are(location: Location, known: Mapping[int | str, type]) -> str:
-    """The fields of the configuration in which an unknown one was found, named by the last kind on the way."""
+def _known_fields(location: Location, known: Mapping[int | str, type]) -> str:
+    """The fields of the configuration in which an unknown one was given: that of the last kind on the way."""
     kinds = [part for part in location[:-1] if part in known]
     if not kinds:
         return ""
@@ -143,7 +147,7 @@ def kinds_of(model: type) -> Kinds:
 
 
 def place_in(model: type) -> Place:
-    """Names a place as it is written in a file: without the kinds that pydantic puts behind a field of several."""
+    """A function that names a place as a file spells it: without the kinds that pydantic adds to a union's field."""
 
     def place(location: Location) -> str:
         parts: list[str] = []

@@ -1,4 +1,4 @@
-"""Where cells run: all of them are `concurrent.futures.Executor`s, and nothing else knows which."""
+"""Executors of a study, and the way of its tasks through them; nothing else knows which executor it has."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from enum import StrEnum
 from typing import Generic, NamedTuple, ParamSpec, TypeVar
 
 from threadpoolctl import threadpool_limits
+from typing_extensions import override
 
 from jackpot_sim.studies.errors import StudyError
 
@@ -42,10 +43,10 @@ def processes(kind: ExecutorKind | None, workers: int | None, tasks: int) -> int
 
 
 class SerialExecutor(Executor):
-    """Runs each task at once, in the caller's process."""
+    """An executor that runs each task at once, in the caller's process."""
 
+    @override
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """The future of a task that has already run."""
         future: Future[T] = Future()
         try:
             future.set_result(fn(*args, **kwargs))
@@ -56,7 +57,7 @@ class SerialExecutor(Executor):
 
 @contextlib.contextmanager
 def opened(kind: ExecutorKind, workers: int) -> Iterator[Executor]:
-    """An executor with `workers` processes of one thread each; if the block fails, they are not waited for."""
+    """An executor with `workers` processes of one thread each, which are ended if the block fails."""
     if kind is ExecutorKind.SERIAL:
         yield SerialExecutor()
         return
@@ -127,10 +128,10 @@ def _failed(future: Future[T]) -> bool:
 
 @contextlib.contextmanager
 def outliving_workers(kept: str) -> Iterator[None]:
-    """A block in which the death of a worker process is a sentence.
+    """A block in which the death of a worker process becomes one sentence.
 
     Args:
-        kept: what is kept, at the head of a clause.
+        kept: the clause of the sentence that names what survives.
 
     Raises:
         StudyError: a process of an executor died.
@@ -156,14 +157,14 @@ def _unlogged() -> Iterator[None]:
 
 
 def _begin_worker(parent: int) -> None:
-    # Ctrl-C reaches every process of the terminal; it is for the parent to answer, in one sentence.
+    # Ctrl-C reaches every process of the terminal; the parent alone answers, in one sentence.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threadpool_limits(1)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 
 
 def _end_with(parent: int) -> None:
-    """Ends this worker soon after the process that started it: loky's workers wait for a killed one for ever."""
+    """Ends this worker soon after the process that started it: without this, loky's workers outlive a killed parent."""
     while os.getppid() == parent:
         time.sleep(0.5)
     os._exit(1)

@@ -9,7 +9,7 @@ from typing import Annotated
 
 from jackpot_sim.commands import FLAG, MANY, UNPARSED, answer, app_of, console
 from jackpot_sim.studies.configuration import read_mapping
-from jackpot_sim.studies.dotted import split_dotted
+from jackpot_sim.studies.dotted import Nested, split_dotted
 from jackpot_sim.studies.errors import StudyError
 from jackpot_sim.studies.executors import ExecutorKind, opened, processes
 from jackpot_sim.studies.help_texts import columns_table
@@ -141,7 +141,7 @@ def _split(tokens: list[str]) -> tuple[dict[str, object], list[str]]:
     return {"env": env}, rest
 
 
-def split_env_options(tokens: Sequence[str]) -> tuple[dict[str, object], list[str]]:
+def split_env_options(tokens: Sequence[str]) -> tuple[Nested, list[str]]:
     """The nested mapping that `--env.a.b x y` options describe, and all other tokens.
 
     >>> split_env_options(["--env.kind", "top-k", "--env.base.vocab", "10", "20", "--seeds", "1"])
