@@ -12,17 +12,17 @@ from analysis import show, tables
 from analysis.bootstrap import Options, Resample
 from jackpot_sim.commands import FLAG, MANY, answer, app_of, console
 from jackpot_sim.studies.errors import StudyError
-from jackpot_sim.studies.files import write_atomically
+from jackpot_sim.studies.files import unwritable, write_atomically
+from jackpot_sim.studies.folders import MANIFEST
 from jackpot_sim.sweep import records
 
 _EPILOGUE = """
-What it prints, and writes as CSV: lowest_mse (which estimator to take at n proposals per state, and
-which if the learning rate is chosen to suit), acceptance_vs_kl, kl_before_after, bias_variance (which
-estimators no other beats), and figures (every figure of every estimator with its interval).
+The tables are printed and written as CSV: lowest_mse (the best estimator at n proposals per state, and the best one
+if the learning rate is chosen to suit), acceptance_vs_kl, kl_before_after, bias_variance (the estimators that no
+other beats in both), and figures (every figure of every estimator with its interval; CSV alone).
 
-A figure is the mean over the seeds of an environment, and 0.9716(3) says that its standard error is
-0.0003. All estimators are compared on the same resampled states. inf and nan are results too: they
-are shown, never dropped.
+A figure is the mean over the seeds of an environment; 0.9716(3) has a standard error of 0.0003. All estimators are
+compared on the same resampled states. inf and nan are results too: they are shown, never dropped.
 
 Exit codes: 0 done, 2 something asked for cannot be done (one sentence says what).
 """
@@ -57,8 +57,8 @@ def analyse(
         replicates: Bootstrap replicates.
         level: Coverage of the intervals in the CSV files.
         seed: The seed of the bootstrap's own randomness.
-        resample: states: those of each cell; seeds: whole cells; both is the careful choice, too wide
-            where seeds differ by their states alone.
+        resample: The level at which to resample: the states of each cell, seeds (whole cells), or both, the careful
+            choice, which gives too wide intervals where seeds differ by their states alone.
         quiet: Write the files and print no tables.
     """
     options = Options(replicates, level, seed, resample)
@@ -69,13 +69,13 @@ def analyse(
     folder = out or root / "analysis"
     written = write(built, folder)
     if not quiet:
-        out_console, cells = console(), rows["cell"].nunique()
+        output, cells = console(), rows["cell"].nunique()
         if not run:
-            out_console.print(f"{root}, the latest run below runs/.\n", soft_wrap=True)
-        show.print_tables(built, out_console)
+            output.print(f"{root}, the latest run below runs/.\n", soft_wrap=True)
+        show.print_tables(built, output)
         planned = len(records.read_manifest(root)["cells"])
         unfinished = f" of {planned}: the run is not finished" if cells < planned else ""
-        out_console.print(
+        output.print(
             f"{cells} cells{unfinished}; {replicates} replicates over {_OVER[resample]}. "
             f"{len(written)} CSV files in {folder}.",
             soft_wrap=True,
@@ -92,28 +92,28 @@ def _chosen(given: Sequence[Path]) -> Path:
     """The run that is given, or else the latest below runs/.
 
     Raises:
-        StudyError: several are given, or there is none.
+        StudyError: several are given, or none and there is no run.
     """
     if len(given) > 1:
         raise StudyError(f"one run at a time: {len(given)} folders were given, {', '.join(map(str, given))}")
     if given:
         return given[0]
-    found = [path for path in Path("runs").glob("*/manifest.json") if path.is_file()]
-    if not found:
+    manifests = [path for path in Path("runs").glob(f"*/{MANIFEST}") if path.is_file()]
+    if not manifests:
         raise StudyError("there is no run below runs/: name a run's folder, or run `python -m jackpot_sim.sweep` first")
-    return max(found, key=lambda path: (path.stat().st_mtime_ns, str(path))).parent
+    return max(manifests, key=lambda path: (path.stat().st_mtime_ns, str(path))).parent
 
 
 _OVER = {Resample.STATES: "states", Resample.SEEDS: "seeds", Resample.BOTH: "seeds and states"}
 
 
-def write(found: tables.Tables, folder: Path) -> list[Path]:
-    """Writes each table as CSV.
+def write(built: tables.Tables, folder: Path) -> list[Path]:
+    """Writes each table as CSV; the paths.
 
     Raises:
         StudyError: the folder cannot be written.
     """
-    frames: dict[str, pd.DataFrame] = vars(found)
+    frames: dict[str, pd.DataFrame] = vars(built)
     written = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -123,5 +123,5 @@ def write(found: tables.Tables, folder: Path) -> list[Path]:
             write_atomically(path, lambda temporary, f=frame: f.to_csv(temporary, index=False, na_rep="nan"))
             written.append(path)
     except OSError as error:
-        raise StudyError(f"cannot write {error.filename or folder}: {error.strerror or error}") from error
+        raise unwritable(Path(error.filename or folder), error) from error
     return written

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from typing import TypeAlias
-from jackpot_sim.studies.errors import StudyError
 
+from jackpot_sim.studies.errors import StudyError
 
 Nested: TypeAlias = "dict[str, Nested | str | list[str | None] | None]"
 """A mapping of options: a value, several, none, or the options below."""

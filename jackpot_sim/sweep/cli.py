@@ -18,7 +18,7 @@ from jackpot_sim.sweep import plan, records, spec, summary
 from jackpot_sim.sweep.display import cost_table, shown
 from jackpot_sim.sweep.epilogue import EPILOGUE
 from jackpot_sim.sweep.rollout_summary import rollout_tables
-from jackpot_sim.sweep.run import run
+from jackpot_sim.sweep.run import Progress, run
 from jackpot_sim.sweep.spec import Study
 from jackpot_sim.sweep.worlds import TRAITS, world_of
 
@@ -69,7 +69,7 @@ def sweep(
         dry_run: Show the cells and their cost, and run nothing.
         quiet: No progress bar and no summary.
         columns: Alone: explain every column of the records.
-        env: The environment options.
+        env: The environment options, by name.
     """
     given = [name for name, value in locals().items() if value]
     if columns:
@@ -93,7 +93,7 @@ def sweep(
     )
     root = out or Path("runs") / f"{study.name}-{study.config_hash[:8]}"
     if dry_run:
-        _show_plan(study, root)
+        _print_plan(study, root)
         return 0
     if executor is None:
         one_at_a_time = any(TRAITS[each.world].one_at_a_time for each in study.env) and workers in (None, 1)
@@ -102,38 +102,33 @@ def sweep(
     with shown(study, quiet) as report, opened(executor, count) as pool:
         progress = run(study, root, pool, in_flight=2 * count, report=report)
     if not quiet:
-        rows, out_console = records.load(root), console()
-        for each in (*summary.tables(rows), *rollout_tables(root)):
-            out_console.print(each)
-        out_console.print(summary.legend(rows))
-        resumed = f" ({progress.already_there} were there already)" if progress.already_there else ""
-        out_console.print(f"{progress.total} cells{resumed}; records in {root}.", soft_wrap=True)
+        _print_results(root, progress)
     return 0
 
 
-def _show_plan(study: Study, root: Path) -> None:
-    out = console()
-    out.print(cost_table(study))
+def _print_plan(study: Study, root: Path) -> None:
+    output = console()
+    output.print(cost_table(study))
     if any(TRAITS[env.world].diagnostics for env in study.env):
-        rollouts = 2 * study.n_samples * study.replicates
-        out.print(
-            f"Real models: each cell writes {rollouts} rollouts after every prompt, half by the actor, half by the "
-            "policy.",
-            soft_wrap=True,
-        )
-    out.print(f"Records would go to {root}.", soft_wrap=True)
+        count = 2 * study.n_samples * study.replicates
+        writers = "half by the actor, half by the policy"
+        output.print(f"Real models: each cell writes {count} rollouts after every prompt, {writers}.", soft_wrap=True)
+    output.print(f"Records would go to {root}.", soft_wrap=True)
+
+
+def _print_results(root: Path, progress: Progress) -> None:
+    rows, output = records.load(root), console()
+    for table in (*summary.tables(rows), *rollout_tables(root)):
+        output.print(table)
+    output.print(summary.legend(rows))
+    resumed = f" ({progress.already_there} were there already)" if progress.already_there else ""
+    output.print(f"{progress.total} cells{resumed}; records in {root}.", soft_wrap=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parses, runs, and turns every foreseeable failure into one sentence and exit code 2."""
-    return answer(
-        app,
-        "sweep",
-        argv,
-        failures=(StudyError,),
-        again="the same command finishes the run",
-        split=_split,
-    )
+    again = "the same command finishes the run"
+    return answer(app, "sweep", argv, failures=(StudyError,), again=again, split=_split)
 
 
 def _split(tokens: list[str]) -> tuple[dict[str, object], list[str]]:

@@ -73,14 +73,14 @@ Base laws (`--env.base.kind`): {kinds(get_args(BaseLaw))}.
 
 Advantages (`--env.advantage.kind`): {kinds(get_args(Advantage))}.
 
-Estimators: {", ".join(f"{name} {fields(registered(name))}".strip() for name in estimators.names())}. Parameters are
+Estimators: {"; ".join(f"{name} {fields(registered(name))}".strip() for name in estimators.names())}. Parameters are
 given in a config file, beside their kind:
 `estimators: [none, {{kind: tis, clip: [1.5, 2, 5]}}, {{kind: jackpot, acceptance_rate: 0.9, rao_blackwell: true}}]`.
 
 In a config file an estimator also takes `rao_blackwell: true`, `batch_normalize: true`, `masked_by: ANOTHER` (accept
-probabilities and weights are multiplied: `{{kind: tis, masked_by: veto}}`) and, on small-lm, `target: p_new`
-(Jackpot aims at the policy being trained instead of the one before the update; see `updates`). m2po and
-batch_normalize look at the whole batch: their exact figures are the limit of an infinitely large one, and
+probabilities and weights are multiplied: `{{kind: tis, masked_by: veto}}`) and, on small-lm, `target: p_new`: a
+correction with a c2 aims at the policy being trained instead of the one before the update, see `updates`. m2po and
+batch_normalize look at the whole batch: their exact figures are the limit of an infinitely large batch, and
 Monte Carlo takes batches of n_samples sequences of every prompt.
 
 Denominators: proposed divides by all tokens, accepted by those kept in the batch, self_normalized by

@@ -1,13 +1,16 @@
 """Records on disk: tables of Parquet shards, one shard a cell and table, and a manifest of the cells.
 
-    DIR/manifest.json              what was asked, its hash, the cells, the versions that began it
+    DIR/manifest.json              the study, its hash, the cells, the versions that began it
     DIR/records/<cell>.parquet     one row per estimator, denominator and method
     DIR/states/<cell>.parquet      the per-state figures that the bootstrap needs
-    DIR/diagnostics/<cell>.parquet what rollouts of real models say of the mismatch, with intervals
+    DIR/diagnostics/<cell>.parquet the mismatch as rollouts of real models show it, with intervals
     DIR/normalizers/<cell>.parquet the ways to estimate Z, where a study compares them
 
 A shard is written to a dot-file, flushed to disk and renamed, and `records` is written last: a shard
-there means that the cell is finished, whatever instant the run was killed at.
+there means that the cell is finished, at whatever instant the run was killed.
+
+Parameters of estimators have a column each, which their corrections name. Records of other versions may lack some
+or have others: they are read all the same.
 """
 
 from __future__ import annotations
@@ -97,22 +100,21 @@ NORMALIZERS = pa.schema(
 
 TABLES = {"records": RECORDS, "states": STATES, "diagnostics": DIAGNOSTICS, "normalizers": NORMALIZERS}
 
-
 _OF_SOME_STUDIES = ("diagnostics", "normalizers")
 
 
 def tables_of(study: Study) -> tuple[str, ...]:
-    """The tables that a study's run has, `records` last: its shard says that a cell is finished."""
+    """The tables of a study's run, `records` last: its shard marks a cell as finished."""
     diagnostics = any(TRAITS[env.world].diagnostics for env in study.env)
     return (*(["diagnostics"] * diagnostics), *(["normalizers"] * (study.normalizers is not None)), "states", "records")
 
 
 NOT_FIGURES = ("seconds", "weight_seconds", "version", "numpy", "python", "commit")
-"""Columns that say how and when, and so may differ between two runs of one study."""
+"""Columns of time and provenance, which may differ between two runs of one study."""
 
 
 class RunDirectory:
-    """One run's folder: opened for a study, it knows which of the cells are finished."""
+    """The folder of one run of a study."""
 
     def __init__(self, root: Path, study: Study, cells: list[Cell]) -> None:
         self.root = root
@@ -122,10 +124,10 @@ class RunDirectory:
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[None]:
-        """The folder, created or found to hold a run of the same study, and locked against other runs.
+        """A block in which the folder, new or of the same study, is locked against other runs.
 
         Raises:
-            StudyError: it holds another study's run or something else, is in use, or cannot be written.
+            StudyError: the folder holds another study or something else, is in use, or cannot be written.
         """
         with self._folder.claimed(self._study.config_hash):
             try:
@@ -135,7 +137,7 @@ class RunDirectory:
             yield
 
     def _prepare(self) -> None:
-        # The manifest comes first: a folder with anything else and no manifest is somebody else's.
+        # The manifest comes first: a folder with other files and no manifest belongs to somebody else.
         if not self._folder.has_manifest:
             self._folder.write_manifest(self._manifest())
         for table in self._tables:
@@ -162,11 +164,11 @@ class RunDirectory:
         """Writes a finished cell.
 
         Raises:
-            StudyError: the disk refuses; nothing half-written is left.
+            StudyError: the system refuses; nothing half-written is left.
         """
         name = f"{measured.cell.id}.parquet"
-        how = self._provenance | {"config_hash": self._study.config_hash}
-        rows = pa.Table.from_pylist([row | how for row in measured.rows], schema=RECORDS)
+        origin = self._provenance | {"config_hash": self._study.config_hash}
+        rows = pa.Table.from_pylist([row | origin for row in measured.rows], schema=RECORDS)
         states = STATES.empty_table()
         if columns := measured.state_rows:
             states = pa.table({field.name: columns[field.name] for field in STATES}, schema=STATES)
@@ -208,10 +210,10 @@ def _folder(root: Path) -> StudyFolder:
 
 
 def load(root: Path, table: str = "records") -> pd.DataFrame:
-    """All finished cells of a run, in the manifest's order: `records`, or another table, empty if the run has none.
+    """A table of all finished cells of a run, in the manifest's order; empty if the run has no such table.
 
     Raises:
-        StudyError: there is no run, no cell is finished, or a shard cannot be read.
+        StudyError: the folder holds no run, no cell is finished, or a shard cannot be read.
     """
     names = [cell["cell"] for cell in read_manifest(root)["cells"]]
     if not (root / table).is_dir() and table in _OF_SOME_STUDIES:
@@ -234,9 +236,9 @@ def _read_shard(path: Path, schema: pa.Schema) -> pa.Table:
 
 
 def _readable(path: Path, schema: pa.Schema) -> pa.Schema:
-    """The columns to read: those of this version, and parameters that only the shard has.
+    """The columns to read from a shard: those of this version, and parameters that the shard alone has.
 
-    Reads no more than the file's end, which a file cut short does not have.
+    Only the file's end is read, which a file that was cut short does not have.
 
     Raises:
         StudyError: the file is damaged, or differs in other columns than parameters.

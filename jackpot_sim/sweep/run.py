@@ -1,4 +1,4 @@
-"""Running a study: what is unfinished goes to the executor, what comes back goes to disk at once."""
+"""Running a study: unfinished cells go to the executor, and results to disk at once."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from jackpot_sim.sweep.spec import Study
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run has come, in cells."""
+    """The progress of a run, in cells."""
 
     finished: int
     total: int
@@ -36,14 +36,14 @@ def run(
     """Measures every cell of `study` that `root` does not hold yet.
 
     The records depend on the study alone: not on the executor, nor on the order in which cells
-    finish, nor on how often the run was interrupted.
+    finish, nor on the number of interruptions.
 
     Args:
-        study: what to run.
+        study: the study to run.
         root: the run's folder, new or of the same study.
-        executor: where cells are measured.
+        executor: measures the cells.
         in_flight: cells handed out at a time; a kill loses no more than these.
-        report: called after every cell.
+        report: called at the beginning and after every cell.
 
     Raises:
         StudyError: the folder holds something else or cannot be written, a shard cannot be read, or

@@ -1,4 +1,4 @@
-"""What a study is: environments × seeds × estimators × denominators, read from YAML or TOML.
+"""A study: environments × seeds × estimators × denominators, read from YAML or TOML.
 
 A list in the place of any value of an environment or of an estimator is an axis of the grid:
 `{kind: logit-noise, sigma: [0.1, 0.2]}` is two environments, `{kind: tis, clip: [1.5, 2, 5]}` three
@@ -35,14 +35,13 @@ from jackpot_sim.sweep.worlds import BY_KIND, TRAITS, Environment, identity, kin
 MOST_SEEDS = 1_000_000
 
 _COLUMN = 2**63
-"""What a column of whole numbers cannot hold."""
-
+"""The least number that a column of whole numbers cannot hold."""
 
 _KNOBS = {family.knob_name for family in FAMILIES} | {source.knob_name for source in (*TINY_SOURCES, *REAL_SOURCES)}
 
 
 class Method(StrEnum):
-    """How moments are measured."""
+    """The method by which moments are measured."""
 
     EXACT = "exact"
     MONTE_CARLO = "monte_carlo"
@@ -63,7 +62,7 @@ def _as_seeds(value: object) -> object:
 
 
 class NormalizerStudy(Frozen):
-    """Which ways to estimate Z(λ) from a few tokens of each law are compared with the exact one."""
+    """A comparison of the ways to estimate Z(λ) from a few tokens of each law with the exact one."""
 
     k: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)] = (20,)
     """Tokens kept of each law."""
@@ -90,19 +89,19 @@ class Study(Frozen):
     estimators: Annotated[tuple[EstimatorSpec, ...], BeforeValidator(expand)]
     """The estimators, by name or with parameters."""
     denominators: tuple[Denominator, ...] = (Denominator.PROPOSED,)
-    """What the weighted sums are divided by."""
+    """The divisors of the weighted sums."""
     seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=_COLUMN)], ...], BeforeValidator(_as_seeds)] = tuple(
         range(_SIZES.seeds)
     )
-    """A list of seeds, or how many: 3 means 0, 1 and 2; 1 if all models are real."""
+    """A list of seeds, or their number: 3 means 0, 1 and 2; by default 3, and 1 if all models are real."""
     n_samples: Annotated[int, Field(ge=1, lt=_COLUMN)] = _SIZES.n_samples
-    """Proposals per state or prompt, for the MSE and for Monte Carlo; 8 if all models are real."""
+    """Proposals per state or prompt, for the MSE and for Monte Carlo; by default 256, and 8 if all models are real."""
     methods: tuple[Method, ...] = (Method.EXACT,)
     """Closed forms, simulation, or both side by side. Sequences too many to enumerate are always simulated."""
     replicates: Annotated[int, Field(ge=3, lt=_COLUMN)] = _SIZES.replicates
-    """Simulated updates behind each Monte Carlo figure, at least 3; 4 if all models are real."""
+    """Simulated updates behind each Monte Carlo figure, at least 3; by default 32, and 4 if all models are real."""
     normalizers: NormalizerStudy | None = None
-    """Ways to estimate Z, compared beside the estimators; not of small-lm."""
+    """A comparison of ways to estimate Z beside the estimators; not on small-lm."""
 
     @model_validator(mode="before")
     @classmethod
@@ -129,7 +128,7 @@ class Study(Frozen):
 
     @model_validator(mode="after")
     def _fitting(self) -> Study:
-        """Refuses what the world of an environment lacks."""
+        """Refuses what the world of an environment does not offer."""
         for world, kind in {env.world: env.kind for env in self.env}.items():
             traits = TRAITS[world]
             for spec in self.estimators:

@@ -100,18 +100,18 @@ def training(
         columns: Alone: explain every column of the records.
         overrides: The fields of every run that are options.
     """
-    out_console = console()
+    output = console()
     if columns:
         for file, meanings in COLUMNS.items():
-            out_console.print(columns_table(file, meanings))
+            output.print(columns_table(file, meanings))
         return 0
     processes(executor, workers, 1)  # refuses what contradicts itself before anything is read
     wanted = study.read(config, {**(overrides or {}), **({} if seeds is None else {"seeds": seeds})}, quick=quick)
     root = out or Path("runs") / f"{wanted.name}-{wanted.config_hash[:8]}"
     check_possible(wanted)
     if dry_run:
-        out_console.print(summary.runs_table(wanted))
-        out_console.print(f"Records would go to {root}.", soft_wrap=True)
+        output.print(summary.runs_table(wanted))
+        output.print(f"Records would go to {root}.", soft_wrap=True)
         return 0
     require("torch", "transformers", purpose="training")
     if tensorboard:
@@ -122,12 +122,12 @@ def training(
         done = conduct(wanted, root, pool, in_flight=count, options=options, report=report)
     if not quiet:
         steps, outcomes = load(root)
-        out_console.print(summary.outcomes_table(wanted, steps, outcomes))
+        output.print(summary.outcomes_table(wanted, steps, outcomes))
         resumed = f" ({done.already_there} were there already)" if done.already_there else ""
-        out_console.print(f"{done.total} runs{resumed}; records in {root}.", soft_wrap=True)
+        output.print(f"{done.total} runs{resumed}; records in {root}.", soft_wrap=True)
         ended = [run.id for run in wanted.runs if keep_policies and not (root / "runs" / run.id / POLICY).is_dir()]
         if ended:
-            out_console.print(f"No policy is kept of {', '.join(ended)}: trained without --keep-policies, or diverged.")
+            output.print(f"No policy is kept of {', '.join(ended)}: trained without --keep-policies, or diverged.")
     return 0
 
 
