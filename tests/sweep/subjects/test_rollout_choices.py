@@ -34,7 +34,7 @@ from jackpot_sim.sweep.rollout_summary import rollout_tables
 from jackpot_sim.sweep.subjects import rollout_states, rollouts
 from tests.environments.tiny_checkpoints import END, WORDS, hf
 from tests.sweep.studies import run_serially
-from tests.sweep.test_real_models import row, study
+from tests.sweep.subjects.test_rollouts import row, study
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
