@@ -14,17 +14,17 @@ from rich.console import Console
 from jackpot_sim.requirements import RequirementError, require
 
 WIDE = 160
-"""Columns of output that is no terminal: enough that no figure is cut."""
+"""The width of output that is no terminal: enough that no figure is cut."""
 
 FLAG = Parameter(negative=())
-"""An option that is given or not; there is no `--no-…`."""
+"""An option without a value, and without a `--no-…` form."""
 MANY = Parameter(consume_multiple=True, negative_iterable=())
 """An option with any number of values."""
 UNPARSED = Parameter(parse=False)
-"""An argument that is no option: it comes from `Split`."""
+"""An argument that is no option, and comes from `Split`."""
 
 Split: TypeAlias = Callable[[list[str]], tuple[Mapping[str, object], list[str]]]
-"""From a command line to arguments that are no options of the function, and to the rest of the line."""
+"""From a command line to the unparsed arguments of the function, and to the rest of the line."""
 
 
 def app_of(module: str, about: str, epilogue: str = "", default_parameter: Parameter | None = None) -> App:
@@ -54,8 +54,8 @@ def answer(
         name: the command, at the head of its sentences.
         argv: the arguments; None: those of the process.
         failures: the errors whose message is the whole answer.
-        again: the effect of the same command after an interruption.
-        split: takes arguments from the line before the options are read.
+        again: the effect of running the command again after an interruption.
+        split: takes the unparsed arguments off the line.
 
     Returns:
         The function's exit code; 0 for help, 2 for what cannot be done, 130 for an interruption.

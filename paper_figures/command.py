@@ -1,4 +1,4 @@
-"""What the figures' command lines share: `python -m paper_figures.NAME [--records DIR] [--out DIR]`."""
+"""The part that the figures' command lines share: `python -m paper_figures.NAME [--records DIR] [--out DIR]`."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from paper_figures import records as runs
 from paper_figures import style
 
 
-class Found(Protocol):
-    """Records that were read, and where."""
+class FigureRecords(Protocol):
+    """Records of a figure."""
 
     @property
     def root(self) -> Path:
-        """The folder or the file."""
+        """The folder or the file that they were read from."""
         ...
 
 
-F = TypeVar("F", bound=Found)
+F = TypeVar("F", bound=FigureRecords)
 
 
 @dataclass(frozen=True)
 class Made:
-    """A figure, and what is to be said about it."""
+    """A figure with its report, and the verdict whether its numbers agree with the paper's."""
 
     figure: Figure
     report: Sequence[RenderableType]
@@ -41,7 +41,7 @@ class Made:
 
 
 _TABLE_WIDTH = 100
-"""A terminal or a pipe that claims to be narrower gets whole numbers on broken lines, not cut ones."""
+"""The least width of a report: on a narrower terminal lines break, and no number is cut."""
 
 _EPILOGUE = "Exit codes: 0 drawn, and the numbers agree; 1 drawn, and they do not; 2 it could not be drawn."
 
@@ -111,19 +111,19 @@ def run_all(about: str, mains: Sequence[Callable[[Sequence[str]], int]], argv: S
     return commands.answer(app, "paper_figures", argv, failures=(StudyError,))
 
 
-def draw(name: str, found: F, make: Callable[[F], Made], out: Path) -> int:
+def draw(name: str, records: F, make: Callable[[F], Made], out: Path) -> int:
     """Draws figure `name` from its records, writes it to a folder, and prints its report; the exit code.
 
     Raises:
         StudyError: the records lack what the figure shows, or the folder cannot be written.
     """
     with style.context():
-        made = make(found)
+        made = make(records)
         written = style.save(made.figure, out, name)
     console = Console(highlight=False, soft_wrap=True, markup=False)
     console.width = max(console.width, _TABLE_WIDTH)
     console.print(Group(*made.report))
-    console.print(f"Records {found.root}; wrote {' and '.join(str(path) for path in written)}.")
+    console.print(f"Records {records.root}; wrote {' and '.join(str(path) for path in written)}.")
     console.print(made.verdict)
     return 0 if made.agrees else 1
 

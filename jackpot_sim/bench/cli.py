@@ -25,7 +25,7 @@ from jackpot_sim.studies.files import unwritable
 
 
 class Case(StrEnum):
-    """The benchmarks there are."""
+    """The benchmarks."""
 
     FIGURE2 = "figure2"
     BUDGET = "budget"
@@ -60,7 +60,7 @@ _CASES: dict[Case, Callable[[], Iterator[Finding]]] = {
     Case.NORMALIZERS: _normalizers,
     Case.TRAINING: _training,
 }
-"""Those without options; `overhead` is the one that has some."""
+"""The benchmarks without options; `overhead` alone has some."""
 
 app = app_of(
     "jackpot_sim.bench",
@@ -92,7 +92,7 @@ def bench(
             the training loop beside one of TRL's). The last two and enumeration need torch and transformers,
             training needs trl too.
         out: Also write the findings, the machine and the versions to this JSON file.
-        options: For overhead alone.
+        options: The options of overhead.
     """
     cases = cases or tuple(Case)
     if Case.OVERHEAD not in cases and options != DEFAULT:
@@ -125,7 +125,7 @@ def bench(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the cases asked for and says which targets are met."""
+    """Runs benchmarks and prints their targets, met or missed; the exit code."""
     return answer(app, "bench", argv, failures=(CannotMeasureError, StudyError))
 
 
