@@ -1,1 +1,1 @@
-"""What a study says: tables with uncertainty, from the records that `jackpot_sim.sweep` leaves."""
+"""Tables with uncertainty, from the records of a study by `jackpot_sim.sweep`."""

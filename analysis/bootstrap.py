@@ -1,37 +1,34 @@
-"""How sure the figures of a study are: a bootstrap over states and over seeds.
+"""The uncertainty of a study's figures: a bootstrap over states and over seeds.
 
-A cell's figures are exact for its states; what is uncertain is which states and which seeds were
-drawn. A replicate draws the seeds of an environment with replacement, and for each of them the states
-of its cell with replacement; `statistics.combine` turns the resampled states into figures, as it did for
-the records, and their mean over seeds is the replicate. All estimators of an environment see the same
-draws, so that their differences are compared on equal states.
+A cell's figures are exact for its states; the draw of the states and of the seeds is uncertain. A replicate
+draws the seeds of an environment with replacement, and for each of them the states of its cell with replacement;
+`statistics.combine` turns the resampled states into figures, as it did for the records, and their mean over seeds is
+the replicate. All estimators of an environment see the same draws, so that their differences are compared on equal
+states.
 
-What this cannot do. Where seeds differ only by their states, both levels together count the noise of
-the states twice (in variance by a factor of up to 2 − 1/seeds): the intervals are then too wide, not
-too narrow. A knob that was solved for a target KL is not solved again in a replicate. Where seeds do
-differ, a few of them say little about how much, and the intervals are too narrow: with three seeds
-`seeds` alone is far from its nominal level, and `both` is too when the differences between seeds
-outweigh those between states.
+Limits. Where seeds differ only by their states, both levels together count the noise of the states twice (in variance
+by a factor of up to 2 − 1/seeds): the intervals are then too wide, not too narrow. A knob that was solved for a target
+KL is not solved again in a replicate. Where seeds do differ, a few of them hardly show how much, and the intervals are
+too narrow: with three seeds `seeds` alone is far from its nominal level, and so is `both` when the differences between
+seeds outweigh those between states.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
+from jackpot_sim.core.arrays import Floats, Ints
 from jackpot_sim.estimators import statistics
-from jackpot_sim.estimators.statistics import Moments, StateStatistics
+from jackpot_sim.estimators.statistics import StateStatistics
 from jackpot_sim.studies.errors import StudyError
-
-Floats: TypeAlias = NDArray[np.float64]
 
 FIGURES = (
     *("kl_policy_actor", "acceptance_rate", "kl_accepted", "kl_effective"),
@@ -44,7 +41,7 @@ _STATISTICS = tuple(field.name for field in dataclasses.fields(StateStatistics))
 
 
 class Resample(StrEnum):
-    """What a replicate draws with replacement."""
+    """The level at which a replicate draws with replacement."""
 
     STATES = "states"
     SEEDS = "seeds"
@@ -53,7 +50,7 @@ class Resample(StrEnum):
 
 @dataclass(frozen=True)
 class Options:
-    """How to bootstrap; the same options give the same intervals."""
+    """The options of a bootstrap; the same options give the same intervals."""
 
     replicates: int = 1000
     level: float = 0.95
@@ -70,7 +67,7 @@ class Options:
 
 
 class Interval(NamedTuple):
-    """A figure with its uncertainty."""
+    """A figure with its uncertainty, as `interval` gives it."""
 
     value: float
     """The mean over seeds of the cells' figures."""
@@ -90,9 +87,9 @@ class Candidate:
     estimator: str
     denominator: str
     per_seed: dict[str, Floats]
-    """By figure, what each cell has: shape (seeds,)."""
+    """By figure, its value in each cell, (seeds,)."""
     resampled: dict[str, Floats]
-    """By figure, what each cell of each replicate has: shape (seeds, replicates)."""
+    """By figure, its value in each cell of each replicate, (seeds, replicates)."""
 
     def centre(self, figure: str) -> float:
         """The mean over seeds."""
@@ -103,13 +100,13 @@ class Candidate:
         return _mean_over_seeds(self.resampled[figure])
 
     def mse_at(self, n_samples: int) -> tuple[float, Floats]:
-        """The MSE at that many proposals per state: the mean over seeds, and over those of each replicate."""
-        centre, replicates = (_mean_over_seeds(_mse(of, n_samples)) for of in (self.per_seed, self.resampled))
+        """The MSE at `n_samples` proposals per state: the mean over seeds, and over those of each replicate."""
+        centre, replicates = (_mean_over_seeds(_mse(part, n_samples)) for part in (self.per_seed, self.resampled))
         return float(centre), replicates
 
     def mse_rescaled_at(self, n_samples: int) -> tuple[float, Floats]:
         """The same for the MSE of the best multiple of the update."""
-        centre, replicates = (_mean_over_seeds(_rescaled(of, n_samples)) for of in (self.per_seed, self.resampled))
+        centre, replicates = (_mean_over_seeds(_rescaled(part, n_samples)) for part in (self.per_seed, self.resampled))
         return float(centre), replicates
 
 
@@ -127,10 +124,10 @@ def environments(records: pd.DataFrame, states: pd.DataFrame, options: Options) 
     Args:
         records: the table `records` of a run; its rows with method `exact` are used.
         states: the table `states` of the same run.
-        options: how to bootstrap.
+        options: those of the bootstrap.
 
     Raises:
-        StudyError: there is nothing exact, a cell lacks its states, or the cells of an environment do
+        StudyError: the run holds no exact figures, a cell lacks its states, or the cells of an environment do
             not have equally many.
     """
     exact = records[records["method"] == "exact"]
@@ -141,17 +138,17 @@ def environments(records: pd.DataFrame, states: pd.DataFrame, options: Options) 
     n_samples = int(exact["n_samples"].iloc[0])
     for name, group in exact.groupby("environment", sort=False):
         cells = list(dict.fromkeys(group["cell"]))
-        draws: NDArray[np.intp] | None = None
+        draws: Ints | None = None
         candidates = []
         for (estimator, denominator), _ in group.groupby(["estimator", "denominator"], sort=False):
-            found = [table[rows_of.get((cell, estimator, denominator), [])] for cell in cells]
-            counts = {len(rows) for rows in found}
+            by_cell = [table[rows_of.get((cell, estimator, denominator), [])] for cell in cells]
+            counts = {len(rows) for rows in by_cell}
             if len(counts) > 1 or 0 in counts:
                 raise StudyError(
                     f"the cells of environment {name} have {sorted(counts)} states for {estimator}: the tables "
                     "`records` and `states` are not of one run, or one of them is damaged"
                 )
-            stacked = np.stack(found)
+            stacked = np.stack(by_cell)
             if draws is None:
                 draws = _draws(str(name), len(cells), stacked.shape[1], options)
             flat = stacked.reshape(-1, stacked.shape[-1])
@@ -167,7 +164,7 @@ def environments(records: pd.DataFrame, states: pd.DataFrame, options: Options) 
 
 
 def interval(value: float, replicates: Floats, level: float) -> Interval:
-    """The percentile interval and standard error that `replicates` give.
+    """The percentile interval and standard error of a figure from its replicates, (replicates,).
 
     Ends are order statistics, never interpolated, so that an infinite replicate counts as the largest.
     """
@@ -182,7 +179,7 @@ def interval(value: float, replicates: Floats, level: float) -> Interval:
 
 def intervals(environment: Environment, options: Options) -> pd.DataFrame:
     """A row for each estimator, denominator and figure of `FIGURES`."""
-    rows: list[dict[str, Any]] = [
+    rows = [
         {
             "environment": environment.name,
             "estimator": candidate.estimator,
@@ -196,8 +193,8 @@ def intervals(environment: Environment, options: Options) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _draws(environment: str, seeds: int, states: int, options: Options) -> NDArray[np.intp]:
-    """Which of the seeds × states rows each replicate has, shape (seeds, replicates, states)."""
+def _draws(environment: str, seeds: int, states: int, options: Options) -> Ints:
+    """The rows, of seeds × states, of each replicate, (seeds, replicates, states)."""
     # Keyed by the environment: adding others to a study does not change its intervals.
     digest = np.frombuffer(hashlib.sha256(environment.encode()).digest(), dtype="<u4")
     generator = np.random.default_rng(np.random.SeedSequence(options.seed, spawn_key=tuple(digest.tolist())))
@@ -212,26 +209,27 @@ def _draws(environment: str, seeds: int, states: int, options: Options) -> NDArr
 
 def _figures(columns: Floats, denominator: str, n_samples: int) -> dict[str, Floats]:
     """The figures of stacks of states, from (columns of the table, ..., states) to (...) each."""
-    found: Moments = statistics.combine(StateStatistics(*columns[1:]), denominator, n_samples)
-    # 0-d results come back as floats; the callers always have a leading axis.
-    return {"kl_policy_actor": np.mean(columns[0], axis=-1)} | {name: getattr(found, name) for name in _MEASURED}
+    moments = statistics.combine(StateStatistics(*columns[1:]), denominator, n_samples)
+    return {"kl_policy_actor": np.mean(columns[0], axis=-1)} | {name: getattr(moments, name) for name in _MEASURED}
 
 
-def _mse(of: dict[str, Floats], n_samples: int) -> Floats:
-    found: Floats = statistics.mean_squared_error(of["bias"] ** 2, of["variance"], of["noise_to_signal"], n_samples)
-    return found
+def _mse(figures: Mapping[str, Floats], n_samples: int) -> Floats:
+    return _mse_of(figures["bias"] ** 2, figures, n_samples)
 
 
-def _rescaled(of: dict[str, Floats], n_samples: int) -> Floats:
-    gain = of["gain"]
+def _rescaled(figures: Mapping[str, Floats], n_samples: int) -> Floats:
+    gain = figures["gain"]
     with np.errstate(invalid="ignore"):
-        size = _mse(of, n_samples) + 2 * gain - 1
+        size = _mse(figures, n_samples) + 2 * gain - 1
         # ‖ĝ‖² ≥ (gain·‖g‖)²: of a tiny update the difference keeps few digits, and must not end below that.
-        size = np.maximum(
-            size, statistics.mean_squared_error(gain**2, of["variance"], of["noise_to_signal"], n_samples)
-        )
-        found: Floats = statistics.mean_squared_error_rescaled(gain, size)
-    return found
+        size = np.maximum(size, _mse_of(gain**2, figures, n_samples))
+        return statistics.mean_squared_error_rescaled(gain, size)
+
+
+def _mse_of(bias_sq: Floats, figures: Mapping[str, Floats], n_samples: int) -> Floats:
+    return np.asarray(
+        statistics.mean_squared_error(bias_sq, figures["variance"], figures["noise_to_signal"], n_samples)
+    )
 
 
 def _mean_over_seeds(values: Floats) -> Floats:

@@ -1,4 +1,4 @@
-"""The tables on a terminal. A figure is written with its standard error in units of its last digit: 0.9716(3)."""
+"""The tables on a terminal. A figure carries its standard error in units of its last digit: 0.9716(3)."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from analysis.tables import Tables, tied
 from jackpot_sim.sweep.labels import kinds_of
 
 _ZERO = 1e-12
-"""Below this a figure is what rounding leaves of 0."""
+"""The size below which a figure is 0 but for rounding."""
 _SURE = 0.99
-"""From this probability on, a comparison is shown without it."""
+"""The probability from which on a comparison is shown without it."""
 _GAP = 2
-"""Columns between two columns."""
+"""The characters between two columns."""
 
 Row = tuple[str, ...]
 
-_MSE_MEANS = (
-    "An MSE of 1 is no update at all: the plain MSE rewards any correction that shrinks the update, and the rescaled "
-    "one is what is left of it when the learning rate is chosen best. In parentheses: bootstrap probability of being "
-    "the lowest, where below 0.99, at the n where it is least."
+_ON_MSE = (
+    "An MSE of 1 is no update at all. The plain MSE rewards any correction that shrinks the update; the rescaled one "
+    "is that at the best learning rate. In parentheses: bootstrap probability of being the lowest, where below 0.99, "
+    "at the n where it is least."
 )
 
 
 def with_error(value: float, error: float) -> str:
-    """`value` as far as `error` says that its digits mean something.
+    """`value` with the digits that `error` leaves, and the error in units of the last.
 
     >>> with_error(0.97163, 0.0003), with_error(4.1234e-5, 3e-7), with_error(1.3e-16, 0.0)
     ('0.9716(3)', '4.12(3)e-05', '0')
@@ -57,19 +57,19 @@ def with_error(value: float, error: float) -> str:
 
 
 def print_tables(tables: Tables, console: Console) -> None:
-    """Prints what `python -m analysis` shows, at the console's width; where that is too little, wider lines break."""
+    """Prints the tables at the console's width; where that is too little, wider lines break."""
     _print_lowest(tables.lowest_mse, console)
     acceptance, kl = tables.acceptance_vs_kl, tables.kl_before_after
     rejecting = _with_acceptance_below_one(acceptance)
-    kept = kl.merge(acceptance[rejecting][["environment", "estimator", "denominator"]].drop_duplicates())
+    rejecting_kl = kl.merge(acceptance[rejecting][["environment", "estimator", "denominator"]].drop_duplicates())
     if rejecting.any():
         _print_by_estimator("Acceptance rate, by environment", acceptance[rejecting], "acceptance_rate", console)
         title = "KL(policy‖·) before, and of the accepted tokens (nats)"
-        _print_by_estimator(title, kept, "kl_accepted", console)
+        _print_by_estimator(title, rejecting_kl, "kl_accepted", console)
     shown = set(acceptance.loc[rejecting, "estimator"])
     if left_out := [name for name in dict.fromkeys(acceptance["estimator"]) if name not in shown]:
         where = "above" if rejecting.any() else "here on acceptance"
-        _say(console, f"Not {where}, for they accept every token: {', '.join(left_out)}.")
+        _print_sentence(console, f"Not {where}, since they accept every token: {', '.join(left_out)}.")
         console.print()
     title = "KL(policy‖·) before, and of the weighted update (nats)"
     _print_by_estimator(title, kl, "kl_effective", console)
@@ -77,7 +77,7 @@ def print_tables(tables: Tables, console: Console) -> None:
 
 
 def _with_acceptance_below_one(acceptance: pd.DataFrame) -> pd.Series[bool]:
-    """Rows of the estimators that reject something somewhere: the others have nothing to say on acceptance."""
+    """Rows of the estimators that reject a token in some environment."""
     least = acceptance.groupby(["estimator", "denominator"])["acceptance_rate"].transform("min")
     return least < 1 - 1e-9
 
@@ -90,7 +90,7 @@ def _names(frame: pd.DataFrame) -> pd.Series[str]:
 
 
 def _print_by_estimator(title: str, frame: pd.DataFrame, figure: str, console: Console) -> None:
-    """A row per estimator and a column per environment, in as many blocks as the width asks for."""
+    """A row per estimator and a column per environment, in as many blocks as the width needs."""
     texts = [with_error(value, error) for value, error in zip(frame[figure], frame[f"{figure}_se"], strict=True)]
     # KL and acceptance are the same for all denominators.
     shown = frame.assign(text=texts).drop_duplicates(["environment", "estimator"])
@@ -98,8 +98,8 @@ def _print_by_estimator(title: str, frame: pd.DataFrame, figure: str, console: C
     columns: list[tuple[str, Row]] = []
     for _, rows in shown.groupby("environment", sort=False):
         first = rows.iloc[0]
-        found = dict(zip(rows["estimator"], rows["text"], strict=True))
-        column = (f"{first['kl_before']:.3g}", *(found[name] for name in names))
+        text_of = dict(zip(rows["estimator"], rows["text"], strict=True))
+        column = (f"{first['kl_before']:.3g}", *(text_of[name] for name in names))
         columns.append((_folded(first, max(map(len, column))), column))
     labels = ("KL before", *names)
     room = console.width - max(map(len, labels)) - _GAP
@@ -126,9 +126,9 @@ def _width(heading: str, cells: Row) -> int:
 def _folded(row: pd.Series, width: int) -> str:
     """A heading in lines of about `width`: kinds fold at spaces and hyphens, a value stays whole."""
     lines = textwrap.wrap(_kinds(row), max(width, 11), break_long_words=False)
-    for told in _condition(row).split():
-        name, _, value = told.partition("=")
-        lines += [told] if len(told) <= max(width, 11) else [f"{name}=", value]
+    for assignment in _condition(row).split():
+        name, _, value = assignment.partition("=")
+        lines += [assignment] if len(assignment) <= max(width, 11) else [f"{name}=", value]
     return "\n".join(lines)
 
 
@@ -143,11 +143,11 @@ def _print_frontier(frame: pd.DataFrame, console: Console) -> None:
                 same[0][0].append(name)
             else:
                 merged.append(([name], bias, variance, chance))
-        told = [
+        members = [
             f"{' = '.join(names)} ({_plain(bias)}, {_plain(variance)}{_doubt('; ', chance)})"
             for names, bias, variance, chance in merged
         ]
-        rows.append((group.iloc[0], [(", ".join(told) or "none is defined",)]))
+        rows.append((group.iloc[0], [(", ".join(members) or "none is defined",)]))
     _print_grouped(
         "Bias-variance frontier: estimators that no other beats in both",
         ("estimator (bias, variance; chance of being on the frontier where below 0.99)",),
@@ -167,23 +167,23 @@ def _print_lowest(frame: pd.DataFrame, console: Console) -> None:
                 lines[-1].append(winners)
             else:
                 lines.append([winners])
-        told = []
+        cells = []
         for line in lines:
             counts = [n for n, _, _ in line]
-            told.append(
+            cells.append(
                 (
                     f"{counts[0]}" if len(counts) == 1 else f"{counts[0]}–{counts[-1]}",
                     _winners([(n, plain) for n, plain, _ in line]),
                     _winners([(n, rescaled) for n, _, rescaled in line]),
                 )
             )
-        rows.append((group.iloc[0], told))
+        rows.append((group.iloc[0], cells))
     title = "Lowest MSE, relative to the squared gradient, at n proposals per state"
-    _print_grouped(title, ("n", "lowest MSE", "lowest when rescaled"), rows, console, _MSE_MEANS)
+    _print_grouped(title, ("n", "lowest MSE", "lowest when rescaled"), rows, console, _ON_MSE)
 
 
 class _Winner:
-    """Who has the lowest MSE in one environment at one n."""
+    """The estimators with the lowest MSE in one environment at one n."""
 
     def __init__(self, at: pd.DataFrame, suffix: str) -> None:
         best = at[at[f"lowest{suffix}"]]
@@ -215,7 +215,7 @@ def _kinds(row: pd.Series) -> str:
 
 
 def _condition(row: pd.Series) -> str:
-    """What tells an environment from others of its kinds."""
+    """The part of a label that tells an environment from others of its kinds."""
     return str(row["label"]).removeprefix(_kinds(row)).strip() or "as it is"
 
 
@@ -229,12 +229,12 @@ def _print_grouped(
     """Rows under a heading for each kind of environment; cells fold between words."""
     lines: list[tuple[Row, str]] = []
     kinds = ""
-    for about, told in rows:
-        if _kinds(about) != kinds:
-            kinds = _kinds(about)
+    for environment, members in rows:
+        if _kinds(environment) != kinds:
+            kinds = _kinds(environment)
             lines.append(((kinds, *[""] * len(headings)), "bold"))
-        for index, cells in enumerate(told):
-            lines.append((("" if index else f"  {_condition(about)}", *cells), ""))
+        for index, cells in enumerate(members):
+            lines.append((("" if index else f"  {_condition(environment)}", *cells), ""))
     texts = [("environment", *headings), *(cells for cells, _ in lines)]
     widths = _widths([list(column) for column in zip(*texts, strict=True)], console.width - _GAP * len(headings))
     table = _table(title)
@@ -244,12 +244,12 @@ def _print_grouped(
         table.add_row(*map(Text, cells), style=style)
     _print_whole(table, console, sum(widths) + _GAP * len(headings))
     if caption:
-        _say(console, caption)
+        _print_sentence(console, caption)
     console.print()
 
 
 def _widths(columns: list[list[str]], room: int) -> list[int]:
-    """What each column needs for its longest word, and shares of the rest by what it could use."""
+    """The width of each column: room for its longest word, and a share of the rest in proportion to its need."""
     least = [
         max(len(word) + (2 if text.startswith("  ") else 0) for text in column for word in text.split() or [""])
         for column in columns
@@ -280,12 +280,12 @@ def _table(title: str | None) -> Table:
 
 
 def _print_whole(table: Table, console: Console, needed: int) -> None:
-    """Prints on lines of at least `needed`: a terminal that is narrower breaks them, and no number is cut."""
+    """Prints on lines of at least `needed` characters: a narrower terminal breaks them, and no number is cut."""
     before = console.width
     console.width = max(before, needed + 2 * _GAP)
     console.print(table)
     console.width = before
 
 
-def _say(console: Console, sentence: str) -> None:
+def _print_sentence(console: Console, sentence: str) -> None:
     console.print(sentence, highlight=False, markup=False)

@@ -9,23 +9,26 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import TypeAlias
 
 import numpy as np
 import pandas as pd
 
 from analysis import bootstrap
-from analysis.bootstrap import Environment, Floats, Options
+from analysis.bootstrap import Environment, Options
+from jackpot_sim.core.arrays import Flags, Floats
 from jackpot_sim.studies.errors import StudyError
 from jackpot_sim.sweep.labels import labels
 
 ROUNDING = 1e-9
-"""Relative difference up to which two figures are equal: some estimators agree but for rounding."""
+"""The relative difference up to which two figures are equal: some estimators agree but for rounding."""
 _NOISE_FLOOR = 1e-12
-"""Absolute difference up to which two biases or variances are equal: 1e-16 is an unbiased estimator too."""
+"""The absolute difference up to which two biases or variances are equal: 1e-16 is an unbiased estimator too."""
+
+Row: TypeAlias = dict[str, object]
 
 KEYS = ("label", "env_kind", "base_kind", "knob_name", "knob", "target_kl", "seeds", "states")
-"""What the tables say of an environment, beside its canonical JSON."""
+"""The columns of every table that describe an environment, besides its canonical JSON."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,8 +38,10 @@ class Tables:
     figures: pd.DataFrame
     """Every figure with its interval: one row per environment, estimator, denominator and figure."""
     acceptance_vs_kl: pd.DataFrame
+    """See `acceptance_vs_kl`, as for the others."""
     kl_before_after: pd.DataFrame
     bias_variance: pd.DataFrame
+    """See `frontier`."""
     lowest_mse: pd.DataFrame
 
 
@@ -47,10 +52,10 @@ def build(records: pd.DataFrame, states: pd.DataFrame, n_samples: Sequence[int],
         records: the table `records`.
         states: the table `states`.
         n_samples: the numbers of proposals per state at which to compare MSEs.
-        options: how to bootstrap.
+        options: those of the bootstrap.
 
     Raises:
-        StudyError: `n_samples` holds nothing or something below 1, or the run cannot be resampled.
+        StudyError: `n_samples` is empty or holds a number below 1, or the run cannot be resampled.
     """
     if not n_samples or min(n_samples) < 1:
         raise StudyError(f"n_samples must be whole numbers of at least 1, got {list(n_samples)}")
@@ -60,8 +65,9 @@ def build(records: pd.DataFrame, states: pd.DataFrame, n_samples: Sequence[int],
         measured.append(bootstrap.intervals(environment, options))
         frontiers.append(frontier(environment, options))
         lowest.append(lowest_mse(environment, n_samples, options))
-    named = [about.merge(pd.concat(parts), on="environment", how="right") for parts in (measured, frontiers, lowest)]
-    return Tables(named[0], acceptance_vs_kl(named[0]), kl_before_after(named[0]), named[1], named[2])
+    parts = (measured, frontiers, lowest)
+    every, frontier_of, lowest_of = (about.merge(pd.concat(part), on="environment", how="right") for part in parts)
+    return Tables(every, acceptance_vs_kl(every), kl_before_after(every), frontier_of, lowest_of)
 
 
 def figures(records: pd.DataFrame, states: pd.DataFrame, options: Options) -> pd.DataFrame:
@@ -73,7 +79,7 @@ def figures(records: pd.DataFrame, states: pd.DataFrame, options: Options) -> pd
 
 
 def describe(records: pd.DataFrame) -> pd.DataFrame:
-    """A row for each environment: `KEYS`, means over seeds where seeds differ."""
+    """A row for each environment with the columns `KEYS`; the knob is a mean over seeds."""
     grouped = records.groupby("environment", sort=False)
     first = grouped[["env_kind", "base_kind", "knob_name", "target_kl", "states"]].first()
     first["knob"] = grouped["knob"].mean()
@@ -88,41 +94,39 @@ def acceptance_vs_kl(figures: pd.DataFrame) -> pd.DataFrame:
 
 
 def kl_before_after(figures: pd.DataFrame) -> pd.DataFrame:
-    """KL before and after: of the accepted tokens, and of what the weighted update samples."""
+    """KL(policy‖·) before, of the accepted tokens' law, and of the law that the weighted update samples."""
     return _beside_kl(figures, ["kl_accepted", "kl_effective"])
 
 
 def frontier(environment: Environment, options: Options) -> pd.DataFrame:
-    """Bias and variance of each candidate, and whether another is at least as good in both and better in one.
+    """Bias and variance of each candidate, and whether it is on the frontier of the two: no other dominates it.
 
-    `probability` is the share of replicates in which the candidate is not dominated. A candidate with
-    an undefined bias or variance is not on the frontier, and dominates nothing.
+    A candidate dominates another if it is at least as good in both and better in one. `probability` is the share of
+    replicates in which the candidate is not dominated. A candidate with an undefined bias or variance is not on the
+    frontier, and dominates nothing.
     """
-    found = {
-        figure: [candidate.centre(figure) for candidate in environment.candidates] for figure in ("bias", "variance")
-    }
-    draws = {
-        figure: np.stack([candidate.replicates(figure) for candidate in environment.candidates])
-        for figure in ("bias", "variance")
-    }
-    on = undominated(np.array(found["bias"]), np.array(found["variance"]))
+    candidates = environment.candidates
+    centres = {figure: [each.centre(figure) for each in candidates] for figure in ("bias", "variance")}
+    draws = {figure: np.stack([each.replicates(figure) for each in candidates]) for figure in ("bias", "variance")}
+    on = undominated(np.array(centres["bias"]), np.array(centres["variance"]))
     share = undominated(draws["bias"], draws["variance"]).mean(axis=-1)
     rows = []
-    for index, candidate in enumerate(environment.candidates):
-        row: dict[str, Any] = {
+    for index, candidate in enumerate(candidates):
+        row: Row = {
             "environment": environment.name,
             "estimator": candidate.estimator,
             "denominator": candidate.denominator,
         }
         for figure in ("bias", "variance"):
-            known = bootstrap.interval(found[figure][index], draws[figure][index], options.level)
-            row |= {figure: known.value} | {f"{figure}_{name}": getattr(known, name) for name in ("se", "low", "high")}
+            interval = bootstrap.interval(centres[figure][index], draws[figure][index], options.level)
+            row[figure] = interval.value
+            row |= {f"{figure}_{name}": getattr(interval, name) for name in ("se", "low", "high")}
         rows.append(row | {"on_frontier": bool(on[index]), "probability": float(share[index])})
     return pd.DataFrame(rows)
 
 
 def lowest_mse(environment: Environment, n_samples: Sequence[int], options: Options) -> pd.DataFrame:
-    """The MSE of each candidate at each n, plain and rescaled, and which is the lowest of either.
+    """The MSE of each candidate at each n, plain and rescaled, with flags for the lowest of either.
 
     MSEs are relative to ‖g‖²: 1 is that of no update at all. `mse_rescaled` is the MSE of the best
     multiple of the update. `probability` is the share of replicates in which the candidate's MSE is the
@@ -148,12 +152,12 @@ def lowest_mse(environment: Environment, n_samples: Sequence[int], options: Opti
     return pd.DataFrame(rows)
 
 
-def _compared(suffix: str, known: list[tuple[float, Floats]], options: Options) -> list[dict[str, Any]]:
-    """For each candidate its figure with the interval, whether it is the lowest, and how probably."""
-    best = is_lowest(np.array([centre for centre, _ in known]))
-    share = is_lowest(np.stack([replicates for _, replicates in known])).mean(axis=-1)
-    rows = []
-    for index, (centre, replicates) in enumerate(known):
+def _compared(suffix: str, mses: list[tuple[float, Floats]], options: Options) -> list[Row]:
+    """For each candidate its MSE with the interval, a flag for the lowest, and the probability of that."""
+    best = is_lowest(np.array([centre for centre, _ in mses]))
+    share = is_lowest(np.stack([replicates for _, replicates in mses])).mean(axis=-1)
+    rows: list[Row] = []
+    for index, (centre, replicates) in enumerate(mses):
         figure = bootstrap.interval(centre, replicates, options.level)
         rows.append(
             {
@@ -168,8 +172,8 @@ def _compared(suffix: str, known: list[tuple[float, Floats]], options: Options) 
     return rows
 
 
-def undominated(bias: Floats, variance: Floats) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """Which candidates, along the first axis, no other dominates; shape as given.
+def undominated(bias: Floats, variance: Floats) -> Flags:
+    """True where no other candidate dominates; candidates along the first axis, shape as given.
 
     >>> undominated(np.array([0.0, 1.0, 1.0]), np.array([2.0, 1.0, 3.0])).tolist()
     [True, True, False]
@@ -182,28 +186,28 @@ def undominated(bias: Floats, variance: Floats) -> np.ndarray[Any, np.dtype[np.b
     return out
 
 
-def is_lowest(values: Floats) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """Where `values` is within rounding of its least along the first axis; nan is never the least."""
+def is_lowest(values: Floats) -> Flags:
+    """True where `values` is within rounding of its least along the first axis, shape as given; nan is never least."""
     least = np.min(np.where(np.isnan(values), np.inf, values), axis=0)
     return np.asarray(np.isfinite(values) & (values <= least * (1 + ROUNDING)))
 
 
-def tied(first: Floats, second: Floats) -> Any:
-    """Equal but for rounding."""
+def tied(first: Floats, second: Floats) -> Flags:
+    """True where the two are equal but for rounding; they broadcast."""
     return _at_most(first, second) & _at_most(second, first)
 
 
-def _at_most(first: Floats, second: Floats) -> Any:
+def _at_most(first: Floats, second: Floats) -> Flags:
     """first ≤ second, but for rounding."""
-    return first <= second + ROUNDING * np.abs(second) + _NOISE_FLOOR
+    return np.asarray(first <= second + ROUNDING * np.abs(second) + _NOISE_FLOOR)
 
 
-def _beside_kl(figures: pd.DataFrame, wanted: list[str]) -> pd.DataFrame:
-    """One row per candidate: KL before, then each figure wanted with its interval."""
+def _beside_kl(figures: pd.DataFrame, names: list[str]) -> pd.DataFrame:
+    """One row per candidate: KL before, then each of the figures with its interval."""
     keys = ["environment", "estimator", "denominator"]
     out = figures[figures["figure"] == "kl_policy_actor"][[*KEYS, *keys, "value"]]
     out = out.rename(columns={"value": "kl_before"})
-    for name in wanted:
+    for name in names:
         rows = figures[figures["figure"] == name][[*keys, "value", "se", "low", "high"]]
         renamed = {"value": name} | {column: f"{name}_{column}" for column in ("se", "low", "high")}
         out = out.merge(rows.rename(columns=renamed), on=keys, how="left", validate="one_to_one")

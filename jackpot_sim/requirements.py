@@ -1,4 +1,4 @@
-"""The packages that are installed, held against the lower bounds in this project's metadata.
+"""The packages that are installed, compared with the lower bounds in this project's metadata.
 
 A command checks them before it imports anything that needs them, so that an old package is named in one sentence and
 does not show as a missing attribute somewhere else.
@@ -11,7 +11,7 @@ import importlib
 import io
 import sys
 from importlib import metadata
-from typing import Any
+from types import ModuleType
 
 from packaging.requirements import Requirement
 
@@ -19,36 +19,36 @@ PROJECT = "jackpot-sim"
 
 
 class RequirementError(ValueError):
-    """A package is missing, is older than needed, or lacks something that this project relies on."""
+    """A package that is missing, older than needed, or without something that this project relies on."""
 
 
 def require(*names: str, purpose: str = "this project") -> None:
-    """Refuses to go on with packages that are missing or too old.
+    """Refuses packages that are missing or too old.
 
     Args:
-        names: as in pyproject.toml; all packages that the core needs if none is given.
-        purpose: what needs them, at the head of the error.
+        names: as in pyproject.toml; none: all packages that the core needs.
+        purpose: the subject of the error: the part of the project that needs them.
 
     Raises:
-        RequirementError: names the package, the version that was found and the one that is needed.
+        RequirementError: names the package, its version and the version that is needed.
     """
     bounds = _bounds()
     for name in names or [name for name, (_, extra) in bounds.items() if not extra]:
         needed, extra = bounds.get(name, (None, ""))
         install = f"pip install -c constraints-cpu.txt '.{f'[{extra}]' if extra else ''}' in the project's folder"
         try:
-            found = metadata.version(name)
+            version = metadata.version(name)
         except metadata.PackageNotFoundError:
             raise RequirementError(f"{purpose} needs {name}, which is missing: {install}") from None
-        if needed is not None and not needed.specifier.contains(found, prereleases=True):
-            raise RequirementError(f"{purpose} needs {needed}, and {name} {found} is installed: {install}")
+        if needed is not None and not needed.specifier.contains(version, prereleases=True):
+            raise RequirementError(f"{purpose} needs {needed}, and {name} {version} is installed: {install}")
 
 
-def imported(name: str) -> Any:
-    """The module of a package that `require` has let pass.
+def imported(name: str) -> ModuleType:
+    """The module of a package that `require` has accepted.
 
     Raises:
-        RequirementError: it cannot be imported all the same, because something that it needs itself is not there.
+        RequirementError: the package is broken: something that it needs itself is missing.
     """
     try:
         return importlib.import_module(name)
@@ -61,13 +61,13 @@ def imported(name: str) -> Any:
 
 
 def run(name: str, module: str) -> int:
-    """Runs `main()` of a command's module, once the packages that it imports are known to be new enough.
+    """Runs `main()` of a command's module, after a check of the packages that it imports.
 
     A terminal whose encoding has no λ shows a question mark in its place.
 
     Args:
         name: the command, at the head of its sentences.
-        module: where its `main` is; imported here and not before.
+        module: the module of its `main`, imported here and not before.
 
     Returns:
         Its exit code; 2 for a package that is missing or too old, 130 for an interruption during the imports.
@@ -88,7 +88,7 @@ def run(name: str, module: str) -> int:
 
 @functools.cache
 def _bounds() -> dict[str, tuple[Requirement, str]]:
-    """The requirement of each package, and the first extra that asks for it; none without an installation."""
+    """The requirement of each package, and the first extra that asks for it; empty without an installation."""
     try:
         lines = metadata.requires(PROJECT) or []
     except metadata.PackageNotFoundError:

@@ -56,18 +56,18 @@ class Measured:
 def main(argv: Sequence[str] | None = None) -> int:
     """Draws the figure and compares Jackpot's share of a step with the paper's claim."""
     about = "What the corrections cost in a GRPO step, beside the paper's claim."
-    return command.run_from(load, _arguments, NAME, about, make, argv)
 
+    def figure(*, records: Path | None = None, out: Path = Path("figures")) -> int:
+        """Read and draw.
 
-def _arguments(*, records: Path | None = None, out: Path = Path("figures")) -> None:
-    """Where to read and where to write.
+        Args:
+            records: A file that `python -m jackpot_sim.bench overhead --out FILE` wrote, or a folder of such
+                files, overhead-*.json; by default those that ship with the figure.
+            out: The folder for the PDF and the PNG.
+        """
+        return command.draw(NAME, load(NAME, records), make, out)
 
-    Args:
-        records: A file that `python -m jackpot_sim.bench overhead --out FILE` wrote, or a folder of such
-            files, overhead-*.json; by default those that ship with the figure.
-        out: Where the PDF and the PNG go.
-    """
-    raise AssertionError("the arguments are bound, never called")
+    return command.answer(NAME, about, figure, argv)
 
 
 def load(name: str, given: Path | None) -> Measured:

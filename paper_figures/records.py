@@ -21,7 +21,8 @@ from jackpot_sim.studies.errors import StudyError
 from jackpot_sim.studies.executors import SerialExecutor
 from jackpot_sim.sweep import plan, records, spec
 from jackpot_sim.sweep.run import run
-from jackpot_sim.sweep.spec import Environment, Study
+from jackpot_sim.sweep.spec import Study
+from jackpot_sim.sweep.worlds import Environment
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,7 @@ class Compared:
 def main(argv: Sequence[str] | None = None) -> int:
     """Draws the figure, and judges κ and the calibrated bracket."""
     about = "The share of Z that the k likeliest tokens keep, and the error of each way to the rest."
-    return command.run_from(load, command.arguments, NAME, about, make, argv)
+    return command.run_from(load, NAME, about, make, argv)
 
 
 def load(name: str, given: Path | None) -> Compared:

@@ -20,17 +20,20 @@ STUDIES = "jackpot_sim.studies"
 TRAINING, SWEEP = "jackpot_sim.training", "jackpot_sim.sweep"
 REQUIREMENTS = "jackpot_sim.requirements"
 """What is installed: every package may ask, and it imports none of them."""
-READERS = (CORE, REQUIREMENTS, STUDIES, SWEEP, "jackpot_sim.estimators.statistics")
+COMMANDS = "jackpot_sim.commands"
+"""What command lines share."""
+READERS = (CORE, REQUIREMENTS, COMMANDS, STUDIES, SWEEP, "jackpot_sim.estimators.statistics")
 """What reads records: `statistics` is the one home of the formulas that a bootstrap needs."""
 
 MAY_IMPORT = {
     CORE: (),
     REQUIREMENTS: (),
+    COMMANDS: (REQUIREMENTS,),
     ESTIMATORS: (CORE,),
-    ENVIRONMENTS: (CORE, REQUIREMENTS),
+    ENVIRONMENTS: (CORE, REQUIREMENTS, COMMANDS),
     STUDIES: (CORE, ESTIMATORS, ENVIRONMENTS, REQUIREMENTS),
-    TRAINING: (CORE, ESTIMATORS, ENVIRONMENTS, STUDIES, REQUIREMENTS),
-    SWEEP: (CORE, ESTIMATORS, ENVIRONMENTS, STUDIES, REQUIREMENTS),
+    TRAINING: (CORE, ESTIMATORS, ENVIRONMENTS, STUDIES, REQUIREMENTS, COMMANDS),
+    SWEEP: (CORE, ESTIMATORS, ENVIRONMENTS, STUDIES, REQUIREMENTS, COMMANDS),
     "jackpot_sim.diagnose": (CORE, ESTIMATORS, ENVIRONMENTS),
     "jackpot_sim.integrations": (CORE, ESTIMATORS),
     # Times everything, the paper's figures too, and nothing imports it.

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
-import cyclopts
-from cyclopts import App, Parameter
+from cyclopts import Parameter
 from rich.console import Console
 from threadpoolctl import threadpool_limits
 
@@ -21,10 +19,13 @@ from jackpot_sim.bench.machine import machine
 from jackpot_sim.bench.overhead import overhead
 from jackpot_sim.bench.settings import DEFAULT, Options
 from jackpot_sim.bench.timing import Finding
+from jackpot_sim.commands import answer, app_of
+from jackpot_sim.studies.errors import StudyError
+from jackpot_sim.studies.files import unwritable
 
 
 class Case(StrEnum):
-    """The benchmarks there are."""
+    """The benchmarks."""
 
     FIGURE2 = "figure2"
     BUDGET = "budget"
@@ -59,71 +60,50 @@ _CASES: dict[Case, Callable[[], Iterator[Finding]]] = {
     Case.NORMALIZERS: _normalizers,
     Case.TRAINING: _training,
 }
-"""Those without options; `overhead` is the one that has some."""
+"""The benchmarks without options; `overhead` alone has some."""
 
-app = App(
-    name="python -m jackpot_sim.bench",
-    help="Measure accuracy, speed and memory side by side, and compare each with its target.\n\n"
+app = app_of(
+    "jackpot_sim.bench",
+    "Measure accuracy, speed and memory side by side, and compare each with its target.\n\n"
     "Ratios are medians over rounds in which the candidates take turns, so that they mean something on a "
     "noisy machine; single times do not. Exit codes: 0 every target met, 1 one missed, 2 bad input.",
-    help_epilogue="On a machine with a GPU: `python -m jackpot_sim.bench overhead "
+    "On a machine with a GPU: `python -m jackpot_sim.bench overhead "
     "--shape qwen3-0.6b qwen3-1.7b qwen3-8b --device cuda --out overhead-gpu.json`, and "
     "`python -m paper_figures.overhead --records overhead-gpu.json` draws it.",
-    version_flags=[],
     default_parameter=Parameter(negative_iterable=(), consume_multiple=1),
 )
 
 
 @app.default
-def _bench(
+def bench(
     cases: tuple[Case, ...] = (),
     /,
     *,
     out: Path | None = None,
     options: Annotated[Options, Parameter(name="*")] = DEFAULT,
-) -> None:
+) -> int:
     """Run benchmarks.
 
     Args:
-        cases: Which ones, by default all: figure2 (acceptance and KL against the published points),
+        cases: The benchmarks, by default all: figure2 (acceptance and KL against the published points),
             budget (solve_lam), paths (thresholds), memory, workers, enumeration (every sequence of a small
-            language model), normalizers (what each estimate of the overlap Z costs and how near it comes),
-            overhead (what corrections add to a GRPO step; the other options are for it), training (a step of
+            language model), normalizers (the cost and the error of each estimate of the overlap Z),
+            overhead (the cost of corrections in a GRPO step; the other options are for it), training (a step of
             the training loop beside one of TRL's). The last two and enumeration need torch and transformers,
             training needs trl too.
         out: Also write the findings, the machine and the versions to this JSON file.
-        options: For overhead alone.
+        options: The options of overhead.
     """
-    raise AssertionError("the arguments are bound, never called")
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the cases asked for and says which targets are met."""
-    errors = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
-    tokens = list(sys.argv[1:] if argv is None else argv)
-    try:
-        if any(token in ("--help", "-h") for token in tokens):
-            app.help_print(tokens=[])
-            return 0
-        _, bound, _ = app.parse_args(tokens, exit_on_error=False, print_error=False)
-        return _run(*bound.args, **bound.kwargs)
-    except cyclopts.CycloptsError as error:
-        errors.print(f"bench: {' '.join(str(error).split())} (see --help)")
-    except CannotMeasureError as error:
-        errors.print(f"bench: {error}")
-    except OSError as error:
-        errors.print(f"bench: cannot write {error.filename}: {error.strerror}")
-    return 2
-
-
-def _run(cases: tuple[Case, ...] = (), *, out: Path | None = None, options: Options = DEFAULT) -> int:
     cases = cases or tuple(Case)
     if Case.OVERHEAD not in cases and options != DEFAULT:
         raise CannotMeasureError("only overhead has options of its own: name it among the benchmarks")
     runs = _CASES | {Case.OVERHEAD: lambda: overhead(options)}
     console = Console(highlight=False, soft_wrap=True)
     if out is not None:
-        out.touch()
+        try:
+            out.touch()
+        except OSError as error:
+            raise unwritable(out, error) from error
     findings: list[Finding] = []
     try:
         with threadpool_limits(limits=1):
@@ -142,6 +122,11 @@ def _run(cases: tuple[Case, ...] = (), *, out: Path | None = None, options: Opti
         "\n".join([f"{with_target - len(missed)} of {with_target} targets met", *(f"  missed: {m}" for m in missed)])
     )
     return 1 if missed else 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs benchmarks and prints their targets, met or missed; the exit code."""
+    return answer(app, "bench", argv, failures=(CannotMeasureError, StudyError))
 
 
 def _line(finding: Finding) -> str:

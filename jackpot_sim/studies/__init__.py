@@ -1,1 +1,1 @@
-"""What all studies share: configurations, estimators by name, executors, files."""
+"""The parts that all studies share: configurations, estimators by name, executors, folders."""

@@ -1,4 +1,4 @@
-"""How a study is read: a mapping in a file, the grid that its lists span, and one sentence for what is wrong."""
+"""Reading a study: the mapping in a file, the grid that its lists span, and one sentence for a mistake."""
 
 from __future__ import annotations
 
@@ -8,29 +8,37 @@ import itertools
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar, get_args, get_type_hints
+from typing import TypeAlias, TypeVar, get_args, get_type_hints
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from jackpot_sim.studies.errors import StudyError
 
 Model = TypeVar("Model", bound=BaseModel)
 
-Kinds: TypeAlias = Callable[[Sequence[Any]], Mapping[Any, type[Any]]]
+Location: TypeAlias = Sequence[int | str]
+"""The place of an error as pydantic tells it: names of fields, places in lists, kinds of unions."""
+
+Kinds: TypeAlias = Callable[[Location], Mapping[int | str, type]]
 """From the place of an error to the configurations there by their kind or the field that they are in."""
 
-Place: TypeAlias = Callable[[Sequence[Any]], str]
+Place: TypeAlias = Callable[[Location], str]
 """From the place of an error to its name."""
 
 _UNKNOWN_FIELD = ("extra_forbidden", "unexpected_keyword_argument")
 
 
-def expand(value: Any, name: str = "") -> list[Any]:
-    """All combinations of the lists inside nested mappings.
+def expand(value: object, name: str = "") -> list[object]:
+    """All combinations of the lists inside nested mappings, for instance {a: [1, 2]} as [{a: 1}, {a: 2}].
+
+    Args:
+        value: a mapping, a list of such, or a plain value.
+        name: the field that it stands in, for the error.
 
     Raises:
-        ValueError: a list is empty, and so would empty the grid; `name` says whose it is.
+        ValueError: a list is empty, and so would empty the grid; the message names its field.
     """
     if isinstance(value, list | tuple):
         if not value:
@@ -42,7 +50,7 @@ def expand(value: Any, name: str = "") -> list[Any]:
     return [value]
 
 
-def read_mapping(path: Path) -> dict[str, Any]:
+def read_mapping(path: Path) -> dict[str, object]:
     """The mapping in a YAML or TOML file.
 
     Raises:
@@ -51,7 +59,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
         if path.suffix == ".toml":
-            mapping: Any = tomllib.loads(text)
+            mapping: object = tomllib.loads(text)
         elif path.suffix in (".yaml", ".yml"):
             mapping = yaml.safe_load(text)
         else:
@@ -65,18 +73,20 @@ def read_mapping(path: Path) -> dict[str, Any]:
     return mapping
 
 
-def dotted(location: Sequence[Any]) -> str:
-    """The place of an error as pydantic tells it, kinds of unions included."""
+def dotted(location: Location) -> str:
+    """The name of a place, kinds of unions included."""
     return ".".join(str(part) for part in location)
 
 
-def parse(model: type[Model], mapping: Mapping[str, Any], kinds: Kinds = lambda _: {}, place: Place = dotted) -> Model:
+def parse(
+    model: type[Model], mapping: Mapping[str, object], kinds: Kinds = lambda _: {}, place: Place = dotted
+) -> Model:
     """The `model` that a mapping describes.
 
     Args:
-        model: what the mapping is read as.
+        model: the class to read the mapping as.
         mapping: its fields.
-        kinds: the configurations whose fields are listed where an unknown one was given.
+        kinds: gives the configurations whose fields are listed where an unknown one was given.
         place: names the place of an error.
 
     Raises:
@@ -85,17 +95,17 @@ def parse(model: type[Model], mapping: Mapping[str, Any], kinds: Kinds = lambda 
     try:
         return model.model_validate(mapping)
     except ValidationError as error:
-        # A misspelt field often leaves another one missing: the misspelling is what to mend.
-        found = sorted(error.errors(include_url=False), key=lambda each: each["type"] not in _UNKNOWN_FIELD)
-        raise StudyError(_sentence(found[0], len(found), kinds, place)) from error
+        # A misspelt field often leaves another one missing: the misspelling comes first.
+        errors = sorted(error.errors(include_url=False), key=lambda each: each["type"] not in _UNKNOWN_FIELD)
+        raise StudyError(_sentence(errors[0], len(errors), kinds, place)) from error
 
 
-def _sentence(error: Any, count: int, kinds: Kinds, place: Place) -> str:
+def _sentence(error: ErrorDetails, count: int, kinds: Kinds, place: Place) -> str:
     location, message, kind = error["loc"], error["msg"], error["type"]
     where = place(location) or "study"
     message = message.removeprefix("Value error, ")
     if kind in _UNKNOWN_FIELD:
-        message = "there is no such field" + _that_there_are(location, kinds(location))
+        message = "there is no such field" + _known_fields(location, kinds(location))
     elif kind == "union_tag_invalid":
         known = [tag.strip().strip("'") for tag in error["ctx"]["expected_tags"].split(",")]
         near = difflib.get_close_matches(str(error["ctx"]["tag"]).replace("_", "-"), known, n=1)
@@ -107,8 +117,8 @@ def _sentence(error: Any, count: int, kinds: Kinds, place: Place) -> str:
     return f"{where}: {message}{more}"
 
 
-def _that_there_are(location: Sequence[Any], known: Mapping[Any, type[Any]]) -> str:
-    """The fields of the configuration in which an unknown one was found, named by the last kind on the way."""
+def _known_fields(location: Location, known: Mapping[int | str, type]) -> str:
+    """The fields of the configuration in which an unknown one was given: that of the last kind on the way."""
     kinds = [part for part in location[:-1] if part in known]
     if not kinds:
         return ""
@@ -116,57 +126,63 @@ def _that_there_are(location: Sequence[Any], known: Mapping[Any, type[Any]]) -> 
     return f" ({kinds[-1]} has {', '.join(names)})"
 
 
-def kinds_of(model: type[Any]) -> Kinds:
+def kinds_of(model: type) -> Kinds:
     """The configurations on the way from `model` to a place in it, whether pydantic's or dataclasses."""
 
-    def kinds(location: Sequence[Any]) -> Mapping[Any, type[Any]]:
-        found: dict[Any, type[Any]] = {}
-        there: list[type[Any]] = [model]
+    def kinds(location: Location) -> Mapping[int | str, type]:
+        on_the_way: dict[int | str, type] = {}
+        candidates: list[type] = [model]
         for part in location[:-1]:
-            if len(there) > 1:  # the kind of one of them
-                there = [each for each in there if _kind(each) == part]
+            if isinstance(part, int):  # a place in a list
+                continue
+            if len(candidates) > 1:
+                candidates = [each for each in candidates if kind_of(each) == part]
             else:
-                there = _configurations(field_types(there[0]).get(part)) if there else []
-            if len(there) == 1:
-                found[part] = there[0]
-        return found
+                candidates = _configurations(field_types(candidates[0]).get(part)) if candidates else []
+            if len(candidates) == 1:
+                on_the_way[part] = candidates[0]
+        return on_the_way
 
     return kinds
 
 
-def place_in(model: type[Any]) -> Place:
-    """Names a place as it is written in a file: without the kinds that pydantic puts behind a field of several."""
+def place_in(model: type) -> Place:
+    """A function that names a place as a file spells it: without the kinds that pydantic adds to a union's field."""
 
-    def place(location: Sequence[Any]) -> str:
+    def place(location: Location) -> str:
         parts: list[str] = []
-        there: list[type[Any]] = [model]
+        candidates: list[type] = [model]
         for part in location:
-            if len(there) > 1 and any(_kind(each) == part for each in there):
-                there = [each for each in there if _kind(each) == part]
+            if len(candidates) > 1 and any(kind_of(each) == part for each in candidates):
+                candidates = [each for each in candidates if kind_of(each) == part]
                 continue
             parts.append(str(part))
-            there = _configurations(field_types(there[0]).get(part)) if len(there) == 1 else []
+            one = len(candidates) == 1
+            candidates = _configurations(field_types(candidates[0]).get(str(part))) if one else []
         return ".".join(parts)
 
     return place
 
 
-def field_types(configuration: type[Any]) -> dict[str, Any]:
-    """The fields of a configuration with what they may hold."""
+def field_types(configuration: type) -> dict[str, object]:
+    """The types of a configuration's fields, by name."""
     if issubclass(configuration, BaseModel):
         return {name: field.annotation for name, field in configuration.model_fields.items()}
+    assert dataclasses.is_dataclass(configuration)
     hints = get_type_hints(configuration)
     return {field.name: hints[field.name] for field in dataclasses.fields(configuration)}
 
 
-def _configurations(annotation: Any) -> list[type[Any]]:
-    """The configurations among what a field may hold."""
+def _configurations(annotation: object) -> list[type]:
+    """The configurations in the type of a field."""
     if isinstance(annotation, type) and (issubclass(annotation, BaseModel) or dataclasses.is_dataclass(annotation)):
         return [annotation]
     return [each for part in get_args(annotation) for each in _configurations(part)]
 
 
-def _kind(configuration: type[Any]) -> Any:
+def kind_of(configuration: type) -> object:
+    """The `kind` by which a configuration is told from others in a file; None where it has none."""
     if issubclass(configuration, BaseModel):
-        return configuration.model_fields["kind"].default
+        field = configuration.model_fields.get("kind")
+        return None if field is None else field.default
     return getattr(configuration, "kind", None)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Any
+from typing import TypeAlias
 
 from jackpot_sim.studies.errors import StudyError
+
+Nested: TypeAlias = "dict[str, Nested | str | list[str | None] | None]"
+"""A mapping of options: a value, several, none, or the options below."""
 
 
 def split_dotted(
     tokens: Sequence[str], roots: Collection[str] | None, *, beside_fields: str | None = None
-) -> tuple[dict[str, Any], list[str]]:
+) -> tuple[Nested, list[str]]:
     """The nested mapping that `--root.a.b x y` options describe, and all other tokens.
 
     >>> split_dotted(["--env.kind", "top-k", "--env.base.vocab", "10", "20", "--seeds", "1"], {"env"})
@@ -25,16 +28,16 @@ def split_dotted(
 
     Args:
         tokens: the command line.
-        roots: the first names that are taken, with `_` where the option has `-`; None takes every option with a dot.
-        beside_fields: the field that a plain value is where fields are given too; None refuses both.
+        roots: the first names of the options to take, with `_` where an option has `-`; None: every option with a dot.
+        beside_fields: the field that a plain value stands for where fields are given too; None refuses both.
 
     Raises:
         StudyError: a name is empty, or has no value, or two, or both a value and fields.
     """
-    found: dict[str, Any] = {}
+    nested: Nested = {}
     rest: list[str] = []
     target: list[str] | None = None
-    named: list[tuple[str, list[str], list[str]]] = []
+    options: list[tuple[str, list[str], list[str]]] = []
     for token in tokens:
         if token.startswith("--"):
             option, equals, value = token.partition("=")
@@ -46,33 +49,32 @@ def split_dotted(
             if not all(path):
                 raise StudyError(f"{option}: a name is missing beside a dot")
             target = [value] if equals else []
-            named.append((option, path, target))
+            options.append((option, path, target))
         elif target is None:
             rest.append(token)
         else:
             target.append(token)
-    for option, path, values in named:
-        if not values:
+    for option, path, texts in options:
+        if not texts:
             raise StudyError(f"{option} needs a value")
-        known = [None if value.lower() in ("null", "none") else value for value in values]
-        _put(found, option, path, known, beside_fields)
-    return found, rest
+        values = [None if text.lower() in ("null", "none") else text for text in texts]
+        _put(nested, option, path, values, beside_fields)
+    return nested, rest
 
 
-def _put(
-    found: dict[str, Any], option: str, path: list[str], values: list[str | None], beside_fields: str | None
-) -> None:
+def _put(nested: Nested, option: str, path: list[str], values: list[str | None], beside_fields: str | None) -> None:
     *above, last = path
-    if beside_fields is not None and isinstance(found.get(last), dict) and not above:
+    if beside_fields is not None and isinstance(nested.get(last), dict) and not above:
         above, last = [last], beside_fields
     for part in above:
-        if beside_fields is not None and isinstance(found.get(part), str):
-            found[part] = {beside_fields: found[part]}
-        found = found.setdefault(part, {})
-        if not isinstance(found, dict):
+        if beside_fields is not None and isinstance(nested.get(part), str):
+            nested[part] = {beside_fields: nested[part]}
+        below = nested.setdefault(part, {})
+        if not isinstance(below, dict):
             raise StudyError(
                 f"{option}: {part} is given both a value and fields: give the value as its kind or path too"
             )
-    if last in found:
+        nested = below
+    if last in nested:
         raise StudyError(f"{option} is given twice")
-    found[last] = values[0] if len(values) == 1 else values
+    nested[last] = values[0] if len(values) == 1 else values

@@ -1,7 +1,7 @@
-"""The one kind of failure that is the user's to mend: one clear sentence, exit code 2."""
+"""The error of a study that cannot be done as asked."""
 
 from __future__ import annotations
 
 
 class StudyError(Exception):
-    """Something asked for that cannot be done; its message names the thing and says what to do."""
+    """A request that cannot be met; its message, one sentence, names the cause and the remedy."""

@@ -1,25 +1,26 @@
-"""What one estimator of a study is: a correction by name, its parameters, and what is wrapped around it."""
+"""One estimator of a study: a correction by name, its parameters, and the wrappers around it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, TypeAlias
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
 
 from jackpot_sim import estimators
+from jackpot_sim.core.backend import Array
 from jackpot_sim.estimators import Correction, UpdateTarget
 from jackpot_sim.estimators.sequences.updates import require_target
 
 
 class Frozen(BaseModel):
-    """What studies are made of: fields that are known, and do not change."""
+    """A part of a study: its fields are known and do not change."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
-def _as_number(value: Any) -> Any:
-    """A parameter that a file wrote as text and that reads as a number."""
+def _as_number(value: object) -> object:
+    """A parameter as a number, where a file wrote a number as text."""
     if not isinstance(value, str):
         return value
     try:
@@ -38,11 +39,11 @@ class EstimatorSpec(Frozen):
     kind: str
     """A name from `estimators.names()`."""
     parameters: dict[str, Parameter] = {}
-    """What `estimators.get` takes besides the name."""
+    """The arguments of `estimators.get` besides the name."""
     acceptance_rate: float | None = None
-    """Solve λ for this share of accepted tokens instead of giving it."""
+    """The share of accepted tokens that λ is solved for; None: λ is a parameter."""
     per_state: bool = True
-    """With `acceptance_rate`: one λ for each state, or one for the whole batch."""
+    """With `acceptance_rate`: one λ for each state; False: one for the whole batch."""
     rao_blackwell: bool = False
     """Replace the mask by its mean."""
     batch_normalize: bool = False
@@ -50,23 +51,23 @@ class EstimatorSpec(Frozen):
     masked_by: EstimatorSpec | None = None
     """Another estimator beside this one: accept probabilities and weights of the two are multiplied."""
     target: UpdateTarget = UpdateTarget.REFERENCE
-    """What Jackpot leads to where sequences are updated: p_ref, the policy before the update, or p_new."""
+    """The policy that the weights aim at where sequences are updated: p_ref, the one before the update, or p_new."""
 
     @model_validator(mode="before")
     @classmethod
-    def _flat(cls, value: Any) -> Any:
+    def _flat(cls, value: object) -> object:
         if isinstance(value, str):
             return {"kind": value}
         if not isinstance(value, Mapping):
             return value
         own = {key: item for key, item in value.items() if key in cls.model_fields}
         beside = {key: item for key, item in value.items() if key not in cls.model_fields}
-        inside = own.get("parameters", {})
-        if not isinstance(inside, Mapping):
+        nested = own.get("parameters", {})
+        if not isinstance(nested, Mapping):
             return own
-        if twice := [str(key) for key in beside if key in inside]:
+        if twice := [str(key) for key in beside if key in nested]:
             raise ValueError(f"{', '.join(twice)} is given twice")
-        return own | {"parameters": dict(inside) | beside}
+        return own | {"parameters": dict(nested) | beside}
 
     @model_validator(mode="after")
     def _known(self) -> EstimatorSpec:
@@ -96,11 +97,19 @@ class EstimatorSpec(Frozen):
 
     @property
     def needs_sequences(self) -> bool:
-        """Whether it looks at whole sequences, or at the batch."""
+        """Whether its weights depend on whole sequences, or on the batch."""
         return not self.correction().is_per_token
 
-    def correction_for(self, policy_log_probs: Any, actor_log_probs: Any) -> Correction:
-        """The correction for these states, with λ solved for where a budget was given."""
+    def correction_for(self, policy_log_probs: Array, actor_log_probs: Array) -> Correction:
+        """The correction for these states, with λ solved for where a budget was given.
+
+        Args:
+            policy_log_probs: log p, shape (states, vocab), nats.
+            actor_log_probs: log q, the same shape, nats.
+
+        Raises:
+            ValueError: the acceptance rate is not attainable.
+        """
         if self.acceptance_rate is None:
             return self.correction()
         return estimators.at_budget(
@@ -114,13 +123,13 @@ class EstimatorSpec(Frozen):
 
     @property
     def label(self) -> str:
-        """How tables and figures name it, for instance `rao-blackwell(jackpot(c1=4))`."""
-        told = [f"{name}={_told(value)}" for name, value in sorted(self.parameters.items())]
+        """The name in tables and figures, for instance `rao-blackwell(jackpot(c1=4))`."""
+        parts = [f"{name}={_short(value)}" for name, value in sorted(self.parameters.items())]
         if self.acceptance_rate is not None:
-            told.append(f"acceptance={self.acceptance_rate:.12g}{'' if self.per_state else ' of batch'}")
+            parts.append(f"acceptance={self.acceptance_rate:.12g}{'' if self.per_state else ' of batch'}")
         if self.target is not UpdateTarget.REFERENCE:
-            told.append(f"target={self.target}")
-        label = f"{self.kind}({', '.join(told)})" if told else self.kind
+            parts.append(f"target={self.target}")
+        label = f"{self.kind}({', '.join(parts)})" if parts else self.kind
         if self.masked_by is not None:
             label = f"{label} & {self.masked_by.label}"
         if self.rao_blackwell:
@@ -128,5 +137,5 @@ class EstimatorSpec(Frozen):
         return f"batch-normalize({label})" if self.batch_normalize else label
 
 
-def _told(value: float | str) -> str:
+def _short(value: float | str) -> str:
     return f"{value:.12g}" if isinstance(value, float) else str(value).lower()

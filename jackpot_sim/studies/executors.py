@@ -1,4 +1,4 @@
-"""Where cells run: all of them are `concurrent.futures.Executor`s, and nothing else knows which."""
+"""Executors of a study, and the way of its tasks through them; nothing else knows which executor it has."""
 
 from __future__ import annotations
 
@@ -8,29 +8,45 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, Future
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
 from enum import StrEnum
-from typing import Any, ParamSpec, TypeVar
+from typing import Generic, NamedTuple, ParamSpec, TypeVar
 
 from threadpoolctl import threadpool_limits
+from typing_extensions import override
+
+from jackpot_sim.studies.errors import StudyError
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
 class ExecutorKind(StrEnum):
-    """The executors there are."""
+    """The executors of a study."""
 
     SERIAL = "serial"
     LOKY = "loky"
 
 
-class SerialExecutor(Executor):
-    """Runs each task at once, in the caller's process."""
+def processes(kind: ExecutorKind | None, workers: int | None, tasks: int) -> int:
+    """The number of processes for some tasks, as the options --executor and --workers ask for them.
 
+    Raises:
+        StudyError: the options contradict each other.
+    """
+    if workers is not None and workers < 1:
+        raise StudyError(f"--workers must be at least 1, got {workers}")
+    if kind is ExecutorKind.SERIAL and workers not in (None, 1):
+        raise StudyError(f"--workers {workers} cannot go with --executor serial, which runs in this process alone")
+    return 1 if kind is ExecutorKind.SERIAL else min(workers or os.cpu_count() or 1, tasks)
+
+
+class SerialExecutor(Executor):
+    """An executor that runs each task at once, in the caller's process."""
+
+    @override
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """The future of a task that has already run."""
         future: Future[T] = Future()
         try:
             future.set_result(fn(*args, **kwargs))
@@ -41,13 +57,13 @@ class SerialExecutor(Executor):
 
 @contextlib.contextmanager
 def opened(kind: ExecutorKind, workers: int) -> Iterator[Executor]:
-    """An executor with `workers` processes of one thread each; if the block fails, they are not waited for."""
+    """An executor with `workers` processes of one thread each, which are ended if the block fails."""
     if kind is ExecutorKind.SERIAL:
         yield SerialExecutor()
         return
     from loky import ProcessPoolExecutor
 
-    executor: Any = ProcessPoolExecutor(
+    executor = ProcessPoolExecutor(
         max_workers=workers,
         initializer=_begin_worker,
         initargs=(os.getpid(),),
@@ -62,9 +78,76 @@ def opened(kind: ExecutorKind, workers: int) -> Iterator[Executor]:
     executor.shutdown()
 
 
+class Task(NamedTuple, Generic[T]):
+    """A call to hand out."""
+
+    name: str
+    work: Callable[..., T]
+    arguments: tuple[object, ...]
+
+
+def landing(
+    tasks: Iterable[Task[T]],
+    executor: Executor,
+    in_flight: int,
+    look: Callable[[Sequence[str]], None] = lambda names: None,
+    *,
+    every: float | None = None,
+) -> Iterator[tuple[str, Future[T]]]:
+    """Hands tasks out, `in_flight` at a time, and gives each that has ended; of those that end together, errors last.
+
+    Args:
+        tasks: the calls, in order.
+        executor: where they run.
+        in_flight: tasks handed out at a time.
+        look: called with the names of the tasks that run.
+        every: seconds between two calls of `look`; None: it is called where a task begins or ends alone.
+
+    Raises:
+        BrokenExecutor: a process of the executor died, see `outliving_workers`.
+    """
+    flying: dict[Future[T], str] = {}
+    queue = iter(tasks)
+    # Tasks that fly when this is left early are for the executor's owner to end: a future that is cancelled here
+    # and then failed by an executor that shuts down makes loky print a traceback.
+    while True:
+        while len(flying) < in_flight and (task := next(queue, None)) is not None:
+            look([*flying.values(), task.name])
+            flying[executor.submit(task.work, *task.arguments)] = task.name
+        if not flying:
+            return
+        landed, _ = wait(flying, timeout=every, return_when=FIRST_COMPLETED)
+        look(list(flying.values()))
+        for future in sorted(landed, key=_failed):  # an error must not lose the results that landed beside it
+            yield flying.pop(future), future
+
+
+def _failed(future: Future[T]) -> bool:
+    return future.exception() is not None
+
+
+@contextlib.contextmanager
+def outliving_workers(kept: str) -> Iterator[None]:
+    """A block in which the death of a worker process becomes one sentence.
+
+    Args:
+        kept: the clause of the sentence that names what survives.
+
+    Raises:
+        StudyError: a process of an executor died.
+    """
+    try:
+        yield
+    except BrokenExecutor as error:
+        raise StudyError(
+            f"a worker process died, perhaps for lack of memory; {kept}: run the same command again, with fewer "
+            "--workers"
+        ) from error
+
+
 @contextlib.contextmanager
 def _unlogged() -> Iterator[None]:
-    """What is cut off on purpose is no news, though loky's manager thread may log it as a crash of its own."""
+    """Silence for processes that are ended on purpose: loky's manager thread may log that as a crash of its own."""
     logger = logging.getLogger("concurrent.futures")
     before, logger.disabled = logger.disabled, True
     try:
@@ -74,14 +157,14 @@ def _unlogged() -> Iterator[None]:
 
 
 def _begin_worker(parent: int) -> None:
-    # Ctrl-C reaches every process of the terminal; it is for the parent to answer, in one sentence.
+    # Ctrl-C reaches every process of the terminal; the parent alone answers, in one sentence.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threadpool_limits(1)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 
 
 def _end_with(parent: int) -> None:
-    """Ends this worker soon after the process that started it: loky's workers wait for a killed one for ever."""
+    """Ends this worker soon after the process that started it: without this, loky's workers outlive a killed parent."""
     while os.getppid() == parent:
         time.sleep(0.5)
     os._exit(1)

@@ -1,28 +1,27 @@
-"""Folders and files of a run: a folder is one run's at a time, and a file is whole or not there."""
+"""Files and folders of a run: a folder has one writer at a time, and a file is whole or absent."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 
 from jackpot_sim.studies.errors import StudyError
 
 LOCK = ".lock"
-"""The file in a run's folder that says that it is in use."""
+"""The file in a run's folder that marks it as in use."""
 
 
 @contextlib.contextmanager
 def locked(root: Path) -> Iterator[None]:
-    """The folder `root`, created if it is missing, and locked against other runs.
+    """A block in which the folder `root`, created if it is missing, is locked against other runs.
 
     Raises:
-        StudyError: another run has it.
-        OSError: it cannot be created or written.
+        StudyError: another run holds the lock.
+        OSError: the folder cannot be created or written.
     """
     root.mkdir(parents=True, exist_ok=True)
     try:
@@ -33,8 +32,8 @@ def locked(root: Path) -> Iterator[None]:
         yield
 
 
-def write_atomically(path: Path, write: Any) -> None:
-    """`write(temporary)` beside `path`, flushed to disk and renamed: all of it or nothing."""
+def write_atomically(path: Path, write: Callable[..., object]) -> None:
+    """Calls `write(temporary)` beside `path`, flushes to disk and renames: all of the file is there or nothing."""
     temporary = path.parent / f".{path.name}.tmp"
     try:
         write(temporary)
@@ -48,5 +47,5 @@ def write_atomically(path: Path, write: Any) -> None:
 
 
 def unwritable(path: Path, error: OSError) -> StudyError:
-    """What to raise where the system refuses to write `path`."""
+    """The error to raise where the system refuses to write `path`."""
     return StudyError(f"cannot write {path}: {os.strerror(error.errno) if error.errno else error}")

@@ -1,4 +1,4 @@
-"""What made a record: the versions, and the commit."""
+"""The provenance of a record: versions and commit."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ VERSION = metadata.version("jackpot-sim")
 
 
 def provenance() -> dict[str, str]:
-    """Versions, and the commit where this is a checkout."""
-    here = Path(__file__).parent
+    """Versions, and the commit of a checkout, by name."""
+    folder = Path(__file__).parent
     try:
-        found = subprocess.run(
-            ["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=False
+        done = subprocess.run(
+            ["git", "-C", str(folder), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=False
         )
-        commit = found.stdout.strip() if found.returncode == 0 else ""
+        commit = done.stdout.strip() if done.returncode == 0 else ""
     except (OSError, subprocess.TimeoutExpired):
         commit = ""
     return {

@@ -1,1 +1,1 @@
-"""Studies: a grid of environments and estimators, run on any executor, recorded so that a kill loses nothing."""
+"""Studies: a grid of environments and estimators, run on any executor; a kill loses no finished cell."""

@@ -1,13 +1,16 @@
 """Records on disk: tables of Parquet shards, one shard a cell and table, and a manifest of the cells.
 
-    DIR/manifest.json              what was asked, its hash, the cells, the versions that began it
+    DIR/manifest.json              the study, its hash, the cells, the versions that began it
     DIR/records/<cell>.parquet     one row per estimator, denominator and method
     DIR/states/<cell>.parquet      the per-state figures that the bootstrap needs
-    DIR/diagnostics/<cell>.parquet what rollouts of real models say of the mismatch, with intervals
+    DIR/diagnostics/<cell>.parquet the mismatch as rollouts of real models show it, with intervals
     DIR/normalizers/<cell>.parquet the ways to estimate Z, where a study compares them
 
 A shard is written to a dot-file, flushed to disk and renamed, and `records` is written last: a shard
-there means that the cell is finished, whatever instant the run was killed at.
+there means that the cell is finished, at whatever instant the run was killed.
+
+Parameters of estimators have a column each, which their corrections name. Records of other versions may lack some
+or have others: they are read all the same.
 """
 
 from __future__ import annotations
@@ -23,20 +26,22 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from jackpot_sim.environments.rollouts.hf import HuggingFace
 from jackpot_sim.estimators.statistics import StateStatistics
 from jackpot_sim.studies.errors import StudyError
-from jackpot_sim.studies.files import LOCK, locked, unwritable, write_atomically
+from jackpot_sim.studies.files import unwritable, write_atomically
+from jackpot_sim.studies.folders import StudyFolder
 from jackpot_sim.studies.provenance import provenance
-from jackpot_sim.sweep.cell import PARAMETERS, Measured
+from jackpot_sim.sweep.estimates import Measured
+from jackpot_sim.sweep.parameters import TYPES
 from jackpot_sim.sweep.plan import Cell
 from jackpot_sim.sweep.rows import DIVERGENCES, SAMPLED, SEQUENCE_DIVERGENCES
 from jackpot_sim.sweep.spec import Study
+from jackpot_sim.sweep.worlds import TRAITS
 
-_MANIFEST = "manifest.json"
-_EARLY = (LOCK, f".{_MANIFEST}.tmp")
-"""All that a run leaves that was killed before it had a manifest."""
 _TEXT, _REAL, _WHOLE, _FLAG = pa.string(), pa.float64(), pa.int64(), pa.bool_()
+
+_BEFORE_PARAMETERS, _AFTER_PARAMETERS = "batch_normalize", "acceptance_budget"
+"""The columns of the records between which parameters of estimators stand."""
 
 RECORDS = pa.schema(
     [
@@ -48,9 +53,7 @@ RECORDS = pa.schema(
         ("space", _TEXT),
         *((name, _TEXT) for name in ("estimator", "estimator_kind", "level", "masked_by", "target")),
         *((name, _FLAG) for name in ("rao_blackwell", "batch_normalize")),
-        *((name, _REAL) for name in PARAMETERS),
-        ("aggregate", _TEXT),
-        ("inverted", _FLAG),
+        *((name, {float: _REAL, str: _TEXT, bool: _FLAG}[kind]) for name, kind in TYPES.items()),
         ("acceptance_budget", _REAL),
         ("budget_per_state", _FLAG),
         *((name, _TEXT) for name in ("denominator", "method")),
@@ -97,64 +100,46 @@ NORMALIZERS = pa.schema(
 
 TABLES = {"records": RECORDS, "states": STATES, "diagnostics": DIAGNOSTICS, "normalizers": NORMALIZERS}
 
-
 _OF_SOME_STUDIES = ("diagnostics", "normalizers")
 
 
 def tables_of(study: Study) -> tuple[str, ...]:
-    """The tables that a study's run has, `records` last: its shard says that a cell is finished."""
-    real = any(isinstance(env, HuggingFace) for env in study.env)
-    return (*(["diagnostics"] * real), *(["normalizers"] * (study.normalizers is not None)), "states", "records")
+    """The tables of a study's run, `records` last: its shard marks a cell as finished."""
+    diagnostics = any(TRAITS[env.world].diagnostics for env in study.env)
+    return (*(["diagnostics"] * diagnostics), *(["normalizers"] * (study.normalizers is not None)), "states", "records")
 
 
 NOT_FIGURES = ("seconds", "weight_seconds", "version", "numpy", "python", "commit")
-"""Columns that say how and when, and so may differ between two runs of one study."""
+"""Columns of time and provenance, which may differ between two runs of one study."""
 
 
 class RunDirectory:
-    """One run's folder: opened for a study, it knows which of the cells are finished."""
+    """The folder of one run of a study."""
 
     def __init__(self, root: Path, study: Study, cells: list[Cell]) -> None:
         self.root = root
         self._study, self._cells = study, cells
-        self._tables = tables_of(study)
+        self._folder, self._tables = _folder(root), tables_of(study)
         self._provenance = provenance()
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[None]:
-        """The folder, created or found to hold a run of the same study, and locked against other runs.
+        """A block in which the folder, new or of the same study, is locked against other runs.
 
         Raises:
-            StudyError: it holds another study's run or something else, is in use, or cannot be written.
+            StudyError: the folder holds another study or something else, is in use, or cannot be written.
         """
-        with contextlib.ExitStack() as stack:
+        with self._folder.claimed(self._study.config_hash):
             try:
-                self._require_own()
-                stack.enter_context(locked(self.root))
-                self._require_own()  # again: another run may have begun and ended in between
                 self._prepare()
             except OSError as error:
                 raise unwritable(Path(error.filename or self.root), error) from error
             yield
 
-    def _require_own(self) -> None:
-        if (self.root / _MANIFEST).exists():
-            found = read_manifest(self.root)["config_hash"]
-            if found != self._study.config_hash:
-                raise StudyError(
-                    f"{self.root} holds a run of another study (config {found}, this one is "
-                    f"{self._study.config_hash}): choose another --out, or delete it"
-                )
-        elif self.root.is_dir() and any(path.name not in _EARLY for path in self.root.iterdir()):
-            raise StudyError(f"{self.root} holds files but no run: choose an empty or a new folder with --out")
-        elif self.root.exists() and not self.root.is_dir():
-            raise StudyError(f"{self.root} is not a folder: choose another --out")
-
     def _prepare(self) -> None:
-        # The manifest comes first: a folder with anything else and no manifest is somebody else's.
-        if not (self.root / _MANIFEST).exists():
-            content = json.dumps(self._manifest(), indent=1)
-            write_atomically(self.root / _MANIFEST, lambda path: path.write_text(content, encoding="utf-8"))
+        # The manifest comes first: a folder with other files and no manifest belongs to somebody else.
+        if not self._folder.has_manifest:
+            self._folder.write_manifest(self._manifest())
         for table in self._tables:
             (self.root / table).mkdir(exist_ok=True)
             for leftover in (self.root / table).glob(".*.tmp"):
@@ -171,7 +156,7 @@ class RunDirectory:
             shards = {table: self.root / table / f"{cell.id}.parquet" for table in self._tables}
             if all(shard.exists() for shard in shards.values()):
                 for table, shard in shards.items():
-                    _check_shard(shard, TABLES[table])
+                    _readable(shard, TABLES[table])
                 done.add(cell.id)
         return done
 
@@ -179,16 +164,17 @@ class RunDirectory:
         """Writes a finished cell.
 
         Raises:
-            StudyError: the disk refuses; nothing half-written is left.
+            StudyError: the system refuses; nothing half-written is left.
         """
         name = f"{measured.cell.id}.parquet"
-        how = self._provenance | {"config_hash": self._study.config_hash}
-        rows = pa.Table.from_pylist([row | how for row in measured.rows], schema=RECORDS)
-        columns = measured.state_rows or {field.name: [] for field in STATES}
-        states = pa.table({field.name: columns[field.name] for field in STATES}, schema=STATES)
-        found = {"records": rows, "states": states}
+        origin = self._provenance | {"config_hash": self._study.config_hash}
+        rows = pa.Table.from_pylist([row | origin for row in measured.rows], schema=RECORDS)
+        states = STATES.empty_table()
+        if columns := measured.state_rows:
+            states = pa.table({field.name: columns[field.name] for field in STATES}, schema=STATES)
+        tables = {"records": rows, "states": states}
         for folder in self._tables:
-            table = found.get(folder)
+            table = tables.get(folder)
             if table is None:
                 table = pa.Table.from_pylist(measured.tables.get(folder, []), schema=TABLES[folder])
             shard = self.root / folder / name
@@ -197,7 +183,7 @@ class RunDirectory:
             except OSError as error:
                 raise StudyError(f"{unwritable(shard, error)}; finished cells are kept") from error
 
-    def _manifest(self) -> dict[str, Any]:
+    def _manifest(self) -> dict[str, object]:
         return {
             "study": self._study.name,
             "config_hash": self._study.config_hash,
@@ -216,28 +202,18 @@ def read_manifest(root: Path) -> dict[str, Any]:
     Raises:
         StudyError: there is none, or it cannot be read.
     """
-    path = root / _MANIFEST
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise StudyError(f"{root} holds no run: {path} cannot be read ({error.strerror})") from error
-    except ValueError as error:
-        raise StudyError(f"{path} is not JSON ({error}): delete the folder and run the study again") from error
-    try:
-        fine = all(isinstance(text, str) for text in (manifest["config_hash"], *(c["cell"] for c in manifest["cells"])))
-    except (TypeError, KeyError):
-        fine = False
-    if not fine:
-        raise StudyError(f"{path} is not the manifest of a run: delete the folder and run the study again")
-    found: dict[str, Any] = manifest
-    return found
+    return _folder(root).manifest()
+
+
+def _folder(root: Path) -> StudyFolder:
+    return StudyFolder(root, "run", lambda manifest: all(isinstance(each["cell"], str) for each in manifest["cells"]))
 
 
 def load(root: Path, table: str = "records") -> pd.DataFrame:
-    """All finished cells of a run, in the manifest's order: `records`, or another table, empty if the run has none.
+    """A table of all finished cells of a run, in the manifest's order; empty if the run has no such table.
 
     Raises:
-        StudyError: there is no run, no cell is finished, or a shard cannot be read.
+        StudyError: the folder holds no run, no cell is finished, or a shard cannot be read.
     """
     names = [cell["cell"] for cell in read_manifest(root)["cells"]]
     if not (root / table).is_dir() and table in _OF_SOME_STUDIES:
@@ -246,25 +222,44 @@ def load(root: Path, table: str = "records") -> pd.DataFrame:
     shards = [root / table / f"{name}.parquet" for name in names if (root / "records" / f"{name}.parquet").exists()]
     if not shards:
         raise StudyError(f"{root} holds no finished cell yet: run the study first")
-    frame: pd.DataFrame = pa.concat_tables([_read_shard(shard, TABLES[table]) for shard in shards]).to_pandas()
+    tables = [_read_shard(shard, TABLES[table]) for shard in shards]
+    frame: pd.DataFrame = pa.concat_tables(tables, promote_options="default").to_pandas()
     return frame
 
 
 def _read_shard(path: Path, schema: pa.Schema) -> pa.Table:
-    _check_shard(path, schema)
+    readable = _readable(path, schema)
     try:
-        return pq.read_table(path, schema=schema, page_checksum_verification=True)
+        return pq.read_table(path, schema=readable, page_checksum_verification=True)
     except (OSError, pa.ArrowException) as error:
         raise _unreadable(path, error) from error
 
 
-def _check_shard(path: Path, schema: pa.Schema) -> None:
-    """Reads no more than the file's end, which a file cut short does not have."""
+def _readable(path: Path, schema: pa.Schema) -> pa.Schema:
+    """The columns to read from a shard: those of this version, and parameters that the shard alone has.
+
+    Only the file's end is read, which a file that was cut short does not have.
+
+    Raises:
+        StudyError: the file is damaged, or differs in other columns than parameters.
+    """
     try:
-        if not pq.read_schema(path).equals(schema):
+        before, parameters, after = _parts(schema)
+        first, others, last = _parts(pq.read_schema(path))
+        if (first, last) != (before, after):
             raise pa.ArrowInvalid("its columns are not those of this version")
+        return pa.schema([*before, *pa.unify_schemas([pa.schema(parameters), pa.schema(others)]), *after])
     except (OSError, pa.ArrowException) as error:
         raise _unreadable(path, error) from error
+
+
+def _parts(schema: pa.Schema) -> tuple[list[pa.Field], list[pa.Field], list[pa.Field]]:
+    """The columns before the parameters of estimators, these, and the columns after them."""
+    ends = schema.get_field_index(_BEFORE_PARAMETERS) + 1, schema.get_field_index(_AFTER_PARAMETERS)
+    if min(ends) < 1:  # another table
+        return list(schema), [], []
+    fields = list(schema)
+    return fields[: ends[0]], fields[ends[0] : ends[1]], fields[ends[1] :]
 
 
 def _unreadable(path: Path, error: Exception) -> StudyError:

@@ -1,4 +1,4 @@
-"""What a run of real models prints beside its estimators: how far apart the models are, and the ways to Z."""
+"""The tables of a run of real models beside its estimators: the distance between the models, and the ways to Z."""
 
 from __future__ import annotations
 
@@ -15,20 +15,18 @@ from jackpot_sim.sweep import records
 from jackpot_sim.sweep.labels import labels
 
 _ON_WAYS = (
-    "server-: of the actor only its own top-k is known, which is what a rollout stores; the others know both laws on "
-    "both top-k. kept: mean estimate / mean Z. mean error: |estimate − Z|/Z, state by state. > 1: estimates that no Z "
-    "can have. outside: exact Z outside the bracket. s: the trainer's time for all tokens. What a trainer can do and "
-    "should: server-calibrated (normalizer.bracket_on_topk, then normalizer.calibrated)."
+    "server-…: uses only the actor's own top-k, as a rollout server returns it; the others use both laws on both "
+    "top-k. kept: mean estimate / mean Z. mean error: |estimate − Z|/Z, state by state. > 1: share of estimates above "
+    "1, which no Z is. outside: share of states whose exact Z lies outside the bracket. s: the trainer's time for all "
+    "tokens. Recommended for a trainer: server-calibrated (normalizer.bracket_on_topk, then normalizer.calibrated)."
 )
 _DETAILED = 3
-"""Up to so many environments are told of here; of more, the records tell."""
+"""The most environments with tables of their own; the records have all."""
 
-
-_UNTOLD = [
+_OMITTED = [
     f"{name}_{how}" for name in ("kl_actor_policy", "total_variation", "overlap") for how in ("median", "trimmed")
 ]
-"""Robust companions of what seldom needs them: they are in the records."""
-
+"""Robust companions of figures that seldom need them: they are in the records alone."""
 
 _REWARDS = {
     "reward_actor": "mean reward of the actor's rollouts",
@@ -38,28 +36,27 @@ _REWARDS = {
 
 def rollout_tables(root: Path) -> list[Table]:
     """The tables of diagnostics and of normalisers of a run, if it has them; several environments side by side."""
-    found = {name: records.load(root, name) for name in ("diagnostics", "normalizers")}
-    makers = {"diagnostics": _diagnostics, "normalizers": _normalizers}
+    diagnostics, ways = (records.load(root, name) for name in ("diagnostics", "normalizers"))
     out = []
-    if found["diagnostics"]["environment"].nunique() > 1:
-        out.append(_side_by_side(found["diagnostics"], found["normalizers"]))
-    for name, frame in found.items():
+    if diagnostics["environment"].nunique() > 1:
+        out.append(_side_by_side(diagnostics, ways))
+    for frame, table_of in ((diagnostics, _diagnostics), (ways, _normalizers)):
         if 0 < frame["environment"].nunique() <= _DETAILED:
-            named = labels(list(frame["environment"].unique()))
-            out += [makers[name](rows, named[str(key)]) for key, rows in frame.groupby("environment", sort=False)]
+            by_name = labels(list(frame["environment"].unique()))
+            out += [table_of(rows, by_name[str(key)]) for key, rows in frame.groupby("environment", sort=False)]
     return out
 
 
 def _diagnostics(rows: pd.DataFrame, label: str) -> Table:
     table = _table(
-        f"{label}: what the actor's rollouts say of the mismatch (95 % intervals over sequences)",
+        f"{label}: the mismatch, from the actor's rollouts (95 % intervals over sequences)",
         "p: the policy, q: the actor, r = p/q and ℓ = log r at the tokens drawn.",
     )
     for heading in ("figure", "value", "low", "high"):
         table.add_column(heading, justify="left" if heading == "figure" else "right", no_wrap=True)
-    table.add_column("what it is", overflow="fold")
+    table.add_column("meaning", overflow="fold")
     explained = descriptions() | _REWARDS
-    for figure, group in rows[~rows["figure"].isin(_UNTOLD)].groupby("figure", sort=False):
+    for figure, group in rows[~rows["figure"].isin(_OMITTED)].groupby("figure", sort=False):
         mean = group[["value", "low", "high"]].mean()
         table.add_row(str(figure), *(f"{mean[name]:.3g}" for name in mean.index), explained[str(figure)])
     return table
@@ -76,7 +73,7 @@ _COMPARED = {
     "reward_policy": "reward of p",
     "reward_actor": "of q",
 }
-"""What is told of environments beside each other."""
+"""The figures by which environments are compared, with their headings."""
 
 
 def _side_by_side(diagnostics: pd.DataFrame, ways: pd.DataFrame) -> Table:
@@ -84,14 +81,14 @@ def _side_by_side(diagnostics: pd.DataFrame, ways: pd.DataFrame) -> Table:
     k = int(ways["k"].max()) if len(ways) else 0
     for heading in ("environment", *_COMPARED.values(), *([f"error of Z, k={k}"] if k else [])):
         table.add_column(heading, justify="left" if heading == "environment" else "right", overflow="fold")
-    named = labels(list(diagnostics["environment"].unique()))
+    by_name = labels(list(diagnostics["environment"].unique()))
     means = diagnostics.pivot_table(index="environment", columns="figure", values="value", sort=False)
     for environment, row in means.sort_values("kl_actor_policy").iterrows():
         cells = [f"{row[name]:.3g}" if name in row else "" for name in _COMPARED]
         if k:
             chosen = (ways["environment"] == environment) & (ways["way"] == "server-calibrated") & (ways["k"] == k)
             cells.append(f"{ways[chosen]['error'].mean():.2%}")
-        table.add_row(named[str(environment)], *cells)
+        table.add_row(by_name[str(environment)], *cells)
     return table
 
 

@@ -1,4 +1,4 @@
-"""What a study is: environments × seeds × estimators × denominators, read from YAML or TOML.
+"""A study: environments × seeds × estimators × denominators, read from YAML or TOML.
 
 A list in the place of any value of an environment or of an estimator is an axis of the grid:
 `{kind: logit-noise, sigma: [0.1, 0.2]}` is two environments, `{kind: tis, clip: [1.5, 2, 5]}` three
@@ -10,55 +10,48 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from enum import StrEnum
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, TypeAlias, get_args
+from typing import Annotated
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from jackpot_sim.environments.files import files_of, fingerprint
-from jackpot_sim.environments.language_models.build import LanguageModel
-from jackpot_sim.environments.language_models.prompts import PromptDataset, PromptFile
-from jackpot_sim.environments.rollouts.answers import AnswerReward
-from jackpot_sim.environments.rollouts.hf import HuggingFace
 from jackpot_sim.environments.rollouts.shorthand import spelt_out
-from jackpot_sim.environments.sequences.reward import Reward
-from jackpot_sim.environments.sequences.small_lm import SmallLM
 from jackpot_sim.environments.sources.kinds import REAL_SOURCES, TINY_SOURCES
-from jackpot_sim.environments.states.advantage import Advantage
-from jackpot_sim.environments.states.base_laws import BaseLaw
-from jackpot_sim.environments.states.families import FAMILIES, MismatchFamily
+from jackpot_sim.environments.states.families import FAMILIES
+from jackpot_sim.environments.worlds import Sizes
 from jackpot_sim.estimators import Denominator, UpdateTarget
 from jackpot_sim.studies import configuration
-from jackpot_sim.studies.configuration import expand
+from jackpot_sim.studies.configuration import expand, kinds_of
 from jackpot_sim.studies.errors import StudyError
 from jackpot_sim.studies.estimator_spec import EstimatorSpec, Frozen
 from jackpot_sim.studies.provenance import VERSION
+from jackpot_sim.sweep.worlds import BY_KIND, TRAITS, Environment, identity, kinds_with
 
 MOST_SEEDS = 1_000_000
 
 _COLUMN = 2**63
-"""What a column of whole numbers cannot hold."""
-
+"""The least number that a column of whole numbers cannot hold."""
 
 _KNOBS = {family.knob_name for family in FAMILIES} | {source.knob_name for source in (*TINY_SOURCES, *REAL_SOURCES)}
 
 
 class Method(StrEnum):
-    """How moments are measured."""
+    """The method by which moments are measured."""
 
     EXACT = "exact"
     MONTE_CARLO = "monte_carlo"
 
 
-def _as_environments(value: Any) -> list[Any]:
+def _as_environments(value: object) -> list[object]:
     return [spelt_out(each) for each in expand(value)]
 
 
-def _as_seeds(value: Any) -> Any:
+def _as_seeds(value: object) -> object:
     if isinstance(value, str) and value.isdecimal():
         value = int(value)
     if not isinstance(value, int) or isinstance(value, bool):
@@ -68,19 +61,8 @@ def _as_seeds(value: Any) -> Any:
     return tuple(range(value))
 
 
-Environment: TypeAlias = MismatchFamily | SmallLM | HuggingFace
-
-_OF_SEQUENCES = (SmallLM, HuggingFace)
-
-
-def identity(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of an environment that say what it is, without those that say how it is run."""
-    run_by = HuggingFace.RUN_BY if fields["kind"] == HuggingFace.kind else ()
-    return {name: value for name, value in fields.items() if name not in run_by}
-
-
 class NormalizerStudy(Frozen):
-    """Which ways to estimate Z(λ) from a few tokens of each law are compared with the exact one."""
+    """A comparison of the ways to estimate Z(λ) from a few tokens of each law with the exact one."""
 
     k: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)] = (20,)
     """Tokens kept of each law."""
@@ -90,11 +72,10 @@ class NormalizerStudy(Frozen):
     """Tokens that κ and the calibration see at once; None: all."""
 
 
-OF_REAL_MODELS = {"seeds": 1, "n_samples": 8, "replicates": 4}
-"""The sizes of a study of real models alone, where it does not give them."""
+_SIZES = Sizes()
 
 
-def _as_list(value: Any) -> list[Any]:
+def _as_list(value: object) -> list[object]:
     return list(value) if isinstance(value, list | tuple) else [value]
 
 
@@ -108,59 +89,61 @@ class Study(Frozen):
     estimators: Annotated[tuple[EstimatorSpec, ...], BeforeValidator(expand)]
     """The estimators, by name or with parameters."""
     denominators: tuple[Denominator, ...] = (Denominator.PROPOSED,)
-    """What the weighted sums are divided by."""
-    seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=_COLUMN)], ...], BeforeValidator(_as_seeds)] = (0, 1, 2)
-    """A list of seeds, or how many: 3 means 0, 1 and 2; 1 if all models are real."""
-    n_samples: Annotated[int, Field(ge=1, lt=_COLUMN)] = 256
-    """Proposals per state or prompt, for the MSE and for Monte Carlo; 8 if all models are real."""
+    """The divisors of the weighted sums."""
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=_COLUMN)], ...], BeforeValidator(_as_seeds)] = tuple(
+        range(_SIZES.seeds)
+    )
+    """A list of seeds, or their number: 3 means 0, 1 and 2; by default 3, and 1 if all models are real."""
+    n_samples: Annotated[int, Field(ge=1, lt=_COLUMN)] = _SIZES.n_samples
+    """Proposals per state or prompt, for the MSE and for Monte Carlo; by default 256, and 8 if all models are real."""
     methods: tuple[Method, ...] = (Method.EXACT,)
     """Closed forms, simulation, or both side by side. Sequences too many to enumerate are always simulated."""
-    replicates: Annotated[int, Field(ge=3, lt=_COLUMN)] = 32
-    """Simulated updates behind each Monte Carlo figure, at least 3; 4 if all models are real."""
+    replicates: Annotated[int, Field(ge=3, lt=_COLUMN)] = _SIZES.replicates
+    """Simulated updates behind each Monte Carlo figure, at least 3; by default 32, and 4 if all models are real."""
     normalizers: NormalizerStudy | None = None
-    """Ways to estimate Z, compared beside the estimators; not of small-lm."""
+    """A comparison of ways to estimate Z beside the estimators; not on small-lm."""
 
     @model_validator(mode="before")
     @classmethod
-    def _sized(cls, value: Any) -> Any:
-        """Real models have other sizes unless they are given: what is cheap for a table of laws is not for them."""
+    def _sized(cls, value: object) -> object:
+        """The sizes that all environments have in common: tables of laws are cheap, and real models are not."""
         if not isinstance(value, Mapping):
             return value
         kinds = [each.get("kind") if isinstance(each, Mapping) else None for each in _as_list(value.get("env"))]
-        return {**OF_REAL_MODELS, **value} if kinds and all(kind == HuggingFace.kind for kind in kinds) else value
+        sizes = {BY_KIND[kind].sizes if isinstance(kind, str) and kind in BY_KIND else _SIZES for kind in kinds}
+        return {**dataclasses.asdict(sizes.pop()), **value} if len(sizes) == 1 else value
 
     @model_validator(mode="after")
     def _some_and_distinct(self) -> Study:
         for field in ("env", "estimators", "denominators", "seeds", "methods"):
             if not getattr(self, field):
                 raise ValueError(f"{field} is empty")
-            seen: list[Any] = []
+            seen: list[object] = []
             for item in getattr(self, field):
-                what = identity(dataclasses.asdict(item)) if field == "env" else getattr(item, "label", item)
-                if what in seen:
+                same = identity(dataclasses.asdict(item)) if field == "env" else getattr(item, "label", item)
+                if same in seen:
                     raise ValueError(f"{field} holds {getattr(item, 'label', item)} twice")
-                seen.append(what)
+                seen.append(same)
         return self
 
     @model_validator(mode="after")
     def _fitting(self) -> Study:
-        states = next((env.kind for env in self.env if not isinstance(env, _OF_SEQUENCES)), None)
-        sequences = next((env.kind for env in self.env if isinstance(env, _OF_SEQUENCES)), None)
-        rolled_out = any(isinstance(env, HuggingFace) for env in self.env)
-        for spec in self.estimators:
-            if states and spec.needs_sequences:
-                raise ValueError(
-                    f"{spec.label} looks at whole sequences: it needs env.kind small-lm or hf, not {states}"
-                )
-            if sequences and spec.acceptance_rate is not None:
-                raise ValueError(
-                    f"{spec.label}: an acceptance_rate needs independent states; with {sequences} give lam"
-                )
-            if (states or rolled_out) and spec.target is not UpdateTarget.REFERENCE:
-                other = states or HuggingFace.kind
-                raise ValueError(f"{spec.label}: only small-lm has an update that tells p_new from p_ref, not {other}")
-        if self.normalizers is not None and any(isinstance(env, SmallLM) for env in self.env):
-            raise ValueError("normalizers are compared on states and on hf: the vocabulary of small-lm has no tail")
+        """Refuses what the world of an environment does not offer."""
+        for world, kind in {env.world: env.kind for env in self.env}.items():
+            traits = TRAITS[world]
+            for spec in self.estimators:
+                if spec.needs_sequences and not traits.whole_sequences:
+                    kinds = kinds_with("whole_sequences")
+                    raise ValueError(f"{spec.label} looks at whole sequences: it needs env.kind {kinds}, not {kind}")
+                if spec.acceptance_rate is not None and not traits.budgets:
+                    raise ValueError(f"{spec.label}: an acceptance_rate needs independent states; with {kind} give lam")
+                if spec.target is not UpdateTarget.REFERENCE and not traits.p_new:
+                    kinds = kinds_with("p_new")
+                    raise ValueError(
+                        f"{spec.label}: only {kinds} has an update that tells p_new from p_ref, not {kind}"
+                    )
+            if self.normalizers is not None and not traits.normalizers:
+                raise ValueError(f"normalizers are compared on states and on hf: the vocabulary of {kind} has no tail")
         return self
 
     @cached_property
@@ -180,24 +163,26 @@ class Study(Frozen):
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def bundled(name: str = "default") -> dict[str, Any]:
+def bundled(name: str = "default") -> dict[str, object]:
     """The mapping of a configuration that ships with the package."""
     return configuration.read_mapping(Path(str(resources.files("jackpot_sim.sweep") / f"{name}.yaml")))
 
 
-def with_overrides(mapping: dict[str, Any], fields: Mapping[str, Any], env: Mapping[str, Any]) -> dict[str, Any]:
+def with_overrides(
+    mapping: Mapping[str, object], fields: Mapping[str, object], env: Mapping[str, object]
+) -> dict[str, object]:
     """`mapping` with some fields replaced, and its environments changed.
 
     An `env` that names a `kind` replaces all environments; any other is laid over each of them, and
     there a target KL takes the place of a knob and a knob that of a target KL.
     """
-    merged = mapping | dict(fields)
+    merged = {**mapping, **fields}
     if env:
         merged["env"] = dict(env) if "kind" in env else _laid_over(mapping.get("env"), env)
     return merged
 
 
-def _laid_over(below: Any, above: Mapping[str, Any]) -> Any:
+def _laid_over(below: object, above: Mapping[str, object]) -> object:
     if isinstance(below, list | tuple):
         return [_laid_over(each, above) for each in below]
     if not isinstance(below, Mapping):
@@ -209,32 +194,10 @@ def _laid_over(below: Any, above: Mapping[str, Any]) -> Any:
     return out
 
 
-def parse(mapping: Mapping[str, Any]) -> Study:
+def parse(mapping: Mapping[str, object]) -> Study:
     """The study that a mapping describes.
 
     Raises:
         StudyError: a field is unknown, missing or out of range; the message names the first one.
     """
-    return configuration.parse(Study, mapping, _kinds_at)
-
-
-_CONFIGURATIONS: dict[Any, type[Any]] = {
-    vars(each)["kind"]: each
-    for union in (
-        FAMILIES,
-        TINY_SOURCES,
-        get_args(BaseLaw),
-        get_args(Advantage),
-        get_args(Reward),
-        get_args(LanguageModel),
-    )
-    for each in union
-} | {each.kind: each for each in _OF_SEQUENCES}
-_OF_REAL_MODELS: dict[Any, type[Any]] = _CONFIGURATIONS | {
-    vars(each)["kind"]: each for each in (*REAL_SOURCES, AnswerReward, PromptFile, PromptDataset)
-}
-"""The same inside hf, where a kind may mean another configuration."""
-
-
-def _kinds_at(location: Sequence[Any]) -> Mapping[Any, type[Any]]:
-    return _OF_REAL_MODELS if HuggingFace.kind in location else _CONFIGURATIONS
+    return configuration.parse(Study, mapping, kinds_of(Study))

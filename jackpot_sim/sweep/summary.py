@@ -1,4 +1,4 @@
-"""What a run prints when it ends: means over seeds, never over environments."""
+"""The tables that a run prints when it ends: means over seeds, never over environments."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ import pandas as pd
 from rich import box
 from rich.table import Table
 
+from jackpot_sim.environments.worlds import World
 from jackpot_sim.sweep.labels import kinds_of, settings
+from jackpot_sim.sweep.worlds import world_of
 
 _DETAILED = 6
-"""Up to so many environments each get a table of their own; of more, a line each says what is best where."""
+"""The most environments that get a table each; more of them get a line each with the best estimators."""
 
 _TIE = 1e-9
 _ROUNDING = 1e-12
-"""Below this a figure is 0 but for rounding."""
+"""The size below which a figure is 0 but for rounding."""
 
 _COLUMNS = {
     "acceptance_rate": "accept",
@@ -31,72 +33,77 @@ _COLUMNS = {
 }
 
 _ON_MSE = (
-    "MSE is relative to the true gradient: 1 is that of no update at all. A smaller update has less variance, so "
-    "that the MSE rewards shrinking it; rescaled is the MSE of the update's best multiple, where it does not."
+    "MSE: squared error of the update over the squared true gradient; no update at all has 1. A smaller update has "
+    "less variance, so that the MSE rewards shrinking it; rescaled, the MSE of the update's best multiple, does not."
 )
 _ON_COLUMNS = (
-    "KL acc. and KL eff.: KL(policy‖·) of the accepted tokens and of what the weighted update samples; inf where a "
-    "token of the policy is out of reach, nan where some state accepts nothing. gain: the share of the gradient that "
-    "is left. var.: of one proposal, over that of one of the policy's own. * the least of its column."
+    "KL acc. and KL eff.: KL(policy‖·) of the accepted tokens and of the law that the weighted update samples; inf "
+    "where a token of the policy is out of reach, nan where some state accepts nothing. gain: the share of the "
+    "gradient that is left. var.: variance of one proposal, over that of one of the policy's own. *: the least of its "
+    "column."
 )
 _OF_GRADIENT = ("bias", "gain", "mse", "mse_rescaled")
 """Figures in units of the true gradient."""
 _FEW = 100
-"""Effective rollouts or tokens below which a standard error cannot be trusted."""
+"""The number of effective rollouts or tokens below which a standard error cannot be trusted."""
 _ON_THIN = (
-    f"?: the weights leave fewer than {_FEW} effective rollouts (or tokens), so that what carries the expectation may "
-    "never have been drawn: the figure is not resolved, however small its scatter."
+    f"?: the weights leave fewer than {_FEW} effective rollouts (or tokens), so that the rollouts that carry the "
+    "expectation may never have been drawn: the figure is not resolved, however small its scatter."
 )
 _CLEAR = 3.0
-"""Standard errors by which ‖g‖² must exceed 0 before figures in units of it are worth reading."""
+"""The standard errors by which ‖g‖² must exceed 0 for figures in units of it to mean something."""
 _ON_NOISE = (
-    "lost: the true gradient does not stand out of its noise (‖g‖² = {}), so that bias, gain and MSE mean nothing: "
+    "lost: the true gradient does not stand out from its noise (‖g‖² = {}), so that bias, gain and MSE mean nothing: "
     "give more replicates, n_samples or prompts, or a reward that differs among rollouts (‖g‖² = 0: all earn the same)."
 )
 _ON_MONTE_CARLO = (
-    "monte_carlo: ± one standard error; a bias is nan where the estimate of its square, which is unbiased, is negative."
+    "monte_carlo: ± one standard error; a bias is nan where the unbiased estimate of its square is negative."
 )
 _ON_TOO_MANY = (
-    "Some environments have too many sequences to enumerate within memory_limit_gib, so that they were drawn: a "
-    "smaller vocab or length gives exact figures."
+    "Some environments have too many sequences to enumerate within memory_limit_gib; theirs were drawn. A smaller "
+    "vocab or length gives exact figures."
 )
 _ON_REAL_MODELS = (
-    "Of real models, figures at the states that the actor visited are exact there, and ± says how sure their mean is: "
-    "one standard error over rollouts. KL before is that of the tokens that the policy writes; KL acc. and KL eff. are "
-    "means over the actor's states, nan for corrections of whole sequences. weights: what masks and weights took for "
-    "all of the actor's tokens, Z given."
+    "Real models: figures at the states that the actor visited are exact there, and ± is the standard error of their "
+    "mean over rollouts. KL before belongs to the tokens that the policy writes; KL acc. and KL eff. are means over "
+    "the actor's states, nan for corrections of whole sequences. weights: the time for masks and weights of all of the "
+    "actor's tokens, Z given."
 )
 _ON_SEQUENCES = (
-    "Of sequences, KL before is per token, and KL acc. and KL eff. are those of visits to (prefix, token); KL prefix "
-    "is the part that is due to the actor choosing the prefixes. Monte Carlo cannot know them for corrections of "
-    "whole sequences (nan)."
+    "Sequences: KL before is per token, and KL acc. and KL eff. compare visits to (prefix, token); KL prefix is the "
+    "part that is due to the actor choosing the prefixes. Monte Carlo does not give them for corrections of whole "
+    "sequences (nan)."
 )
 
 
 def legend(records: pd.DataFrame) -> str:
-    """What the tables' words mean."""
-    said = [_ON_MSE]
-    real = records["base_kind"] == "hf"
-    small = records["length"].notna() & ~real
+    """The meaning of the tables' words."""
+    sentences = [_ON_MSE]
+    small, real = (_of(records, world) for world in (World.SEQUENCES, World.ROLLOUTS))
     if records["environment"].nunique() <= _DETAILED:
-        told = [*([_ON_SEQUENCES] if small.any() else []), *([_ON_REAL_MODELS] if real.any() else [])]
-        said = [_ON_COLUMNS, *told, _ON_MSE]
+        sequences, rollouts = [_ON_SEQUENCES] * (len(small) > 0), [_ON_REAL_MODELS] * (len(real) > 0)
+        sentences = [_ON_COLUMNS, *sequences, *rollouts, _ON_MSE]
     if (records["method"] == "monte_carlo").any():
-        said.append(_ON_MONTE_CARLO)
+        sentences.append(_ON_MONTE_CARLO)
     else:
-        said.append("All figures are exact for their states; `python -m analysis` says how sure they are.")
-    if records[small]["prefix_total_variation"].isna().any():  # known wherever sequences are enumerated
-        said.append(_ON_TOO_MANY)
+        sentences.append("All figures are exact for their states; `python -m analysis` gives their uncertainty.")
+    if small["prefix_total_variation"].isna().any():  # known wherever sequences are enumerated
+        sentences.append(_ON_TOO_MANY)
     if _thin(records):
-        said.append(_ON_THIN)
+        sentences.append(_ON_THIN)
     if len(lost := _lost(records)):
-        said.append(_ON_NOISE.format(", ".join(lost)))
-    return " ".join(said)
+        sentences.append(_ON_NOISE.format(", ".join(lost)))
+    return " ".join(sentences)
+
+
+def _of(records: pd.DataFrame, world: World) -> pd.DataFrame:
+    """The rows of one world."""
+    return records[[world_of(kind) is world for kind in records["base_kind"]]]
 
 
 def _thin(records: pd.DataFrame) -> set[tuple[str, ...]]:
-    """The estimators of real models, by `_KEYS`, whose weights leave too few of the rollouts to be sure of anything."""
-    real = records[records["base_kind"] == "hf"]
+    """The estimators of real models, by `_KEYS`, whose weights leave too few effective rollouts or tokens."""
+    real = _of(records, World.ROLLOUTS)
     units = real["n_samples"] * real["replicates"] * real["states"]
     units = units * real["mean_length"].where(real["level"] == "token", 1.0)
     few = real[real["ess_fraction"] * units < _FEW]
@@ -104,8 +111,8 @@ def _thin(records: pd.DataFrame) -> set[tuple[str, ...]]:
 
 
 def _lost(records: pd.DataFrame) -> list[str]:
-    """The gradients of real models that do not stand out of their noise: ‖g‖² and its standard error."""
-    measured = records[(records["base_kind"] == "hf") & records["grad_norm_sq"].notna()].drop_duplicates("cell")
+    """The gradients of real models that do not stand out from their noise: ‖g‖² and its standard error."""
+    measured = _of(records, World.ROLLOUTS).dropna(subset=["grad_norm_sq"]).drop_duplicates("cell")
     weak = measured[~(measured["grad_norm_sq"] > _CLEAR * measured["grad_norm_sq_se"])]
     return [f"{row['grad_norm_sq']:.2g} ± {row['grad_norm_sq_se']:.1g}" for row in weak.to_dict("records")]
 
@@ -120,7 +127,7 @@ def tables(records: pd.DataFrame) -> list[Table]:
 
 
 def describe(rows: pd.DataFrame, records: pd.DataFrame) -> tuple[str, str, str]:
-    """An environment's name among those of the records, its knob, and its KL with what was asked if not met."""
+    """An environment's name among those of the records, its knob, and its KL, with the target where that was missed."""
     first = rows.iloc[0]
     knob = f"{first['knob_name']}={rows['knob'].mean():.3g}"
     distance = f"{rows['kl_policy_actor'].mean():.3g}"
@@ -129,8 +136,8 @@ def describe(rows: pd.DataFrame, records: pd.DataFrame) -> tuple[str, str, str]:
         distance += f" (nearest to {asked:g})"
     if first["target_divergence"] == "kl_actor_policy":
         distance += f", reverse {achieved:.3g}"
-    told = settings(list(records["environment"].unique()), first["knob_name"])[first["environment"]]
-    return ", ".join([kinds_of(first["env_kind"], first["base_kind"]), *told]), knob, distance
+    others = settings(list(records["environment"].unique()), first["knob_name"])[first["environment"]]
+    return ", ".join([kinds_of(first["env_kind"], first["base_kind"]), *others]), knob, distance
 
 
 def _detail(rows: pd.DataFrame, records: pd.DataFrame) -> Table:
@@ -148,19 +155,19 @@ def _detail(rows: pd.DataFrame, records: pd.DataFrame) -> Table:
     shown = [key for key in _KEYS if key == "estimator" or rows[key].nunique() > 1]
     for key in shown:
         table.add_column(key, overflow="fold")  # names give way before figures do
-    # Of states there is no prefix, and of real models the prefixes' law is not known.
+    # States have no prefix, and of real models the prefixes' law is not known.
     enumerated = _state(rows) == "prompt" and means["kl_prefix"].notna().any()
     columns = {name: heading for name, heading in _COLUMNS.items() if name != "kl_prefix" or enumerated}
     timed = rows["weight_seconds"].notna().any()
     for heading in (*columns.values(), *(["weights"] if timed else [])):
         table.add_column(heading, justify="right", no_wrap=True)
     thin, lost = _thin(rows), bool(_lost(rows))
-    sure = _without(means, thin)
-    ranked = sure[sure["method"] == means["method"].iloc[0]]  # a noisy row does not beat its own exact twin
+    resolved = _without(means, thin)
+    ranked = resolved[resolved["method"] == means["method"].iloc[0]]  # a noisy row does not beat its own exact twin
     least = {column: math.nan if lost else ranked[column].min() for column in ("mse", "mse_rescaled")}
     for row in means.to_dict("records"):
         cells = [str(row[key]) for key in shown]
-        unsure = tuple(row[key] for key in _KEYS) in thin
+        unresolved = tuple(row[key] for key in _KEYS) in thin
         for column in columns:
             if lost and column in _OF_GRADIENT:
                 cells.append("lost")
@@ -168,9 +175,9 @@ def _detail(rows: pd.DataFrame, records: pd.DataFrame) -> Table:
             value = 0.0 if abs(row[column]) < _ROUNDING else row[column]
             shown_value = f"{value:.2g}" if column.startswith("kl") else f"{value:.3g}"
             error = f"±{row[f'{column}_se']:.1g}" if row[f"{column}_se"] > _ROUNDING else ""
-            if unsure and column in (*_OF_GRADIENT, "variance"):
+            if unresolved and column in (*_OF_GRADIENT, "variance"):
                 error = "?"
-            star = "*" if column in least and not unsure and row[column] <= least[column] * (1 + _TIE) else ""
+            star = "*" if column in least and not unresolved and row[column] <= least[column] * (1 + _TIE) else ""
             cells.append(f"{shown_value}{error}{star}")
         if timed:
             cells.append(f"{1e3 * row['weight_seconds']:.2g} ms")
@@ -191,25 +198,24 @@ def _overview(records: pd.DataFrame) -> Table:
     for heading in ("environment", "knob", "KL before", "lowest MSE", "lowest rescaled MSE"):
         table.add_column(heading, overflow="fold")
     for _, rows in records.groupby("environment", sort=False):
-        sure, lost = _without(_means(rows), _thin(rows)), bool(_lost(rows))
-        winners = ("lost" if lost else _winner(sure, column) for column in ("mse", "mse_rescaled"))
+        resolved, lost = _without(_means(rows), _thin(rows)), bool(_lost(rows))
+        winners = ("lost" if lost else _winner(resolved, column) for column in ("mse", "mse_rescaled"))
         table.add_row(*describe(rows, records), *winners)
     return table
 
 
 def _updates(rows: pd.DataFrame) -> str:
-    """How many updates stand behind the figures of real models."""
-    real = (rows["base_kind"] == "hf").all()
-    return f"{int(rows['replicates'].iloc[0])} updates, " if real else ""
+    """The number of updates behind the figures of real models."""
+    return "" if _of(rows, World.ROLLOUTS).empty else f"{int(rows['replicates'].iloc[0])} updates, "
 
 
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _state(rows: pd.DataFrame) -> str:
-    """Where proposals are made."""
-    return "state" if rows["length"].isna().all() else "prompt"
+    """The place of a proposal."""
+    return "prompt" if _of(rows, World.STATES).empty else "state"
 
 
 _KEYS = ["estimator", "denominator", "method"]
@@ -229,12 +235,12 @@ def _without(means: pd.DataFrame, thin: set[tuple[str, ...]]) -> pd.DataFrame:
 
 
 def _sum_of_squares(values: pd.Series) -> float:
-    """nan, not 0, where there is nothing to add."""
+    """The sum of squares; nan, not 0, where there is nothing to add."""
     return float((values**2).sum(min_count=1))
 
 
 def _winner(means: pd.DataFrame, column: str) -> str:
-    """The estimators whose figure is least, tied ones counted; none where no update is better."""
+    """The estimator whose figure is least, with the number of ties; `no update` where that is better."""
     least = means[column].min()
     if math.isnan(least):
         return "undefined"

@@ -6,9 +6,10 @@ The records depend on the study alone, not on the number of processes, the order
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import BrokenExecutor, Executor, Future, wait
+from collections.abc import Callable, Sequence
+from concurrent.futures import BrokenExecutor, Executor, Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,10 @@ import pyarrow as pa
 
 from jackpot_sim.environments.language_models.checkpoints import resolved_device
 from jackpot_sim.studies.errors import StudyError
-from jackpot_sim.studies.files import LOCK, locked, unwritable, write_atomically
+from jackpot_sim.studies.executors import Task, landing, outliving_workers
+from jackpot_sim.studies.files import unwritable, write_atomically
+from jackpot_sim.studies.folders import MANIFEST as MANIFEST
+from jackpot_sim.studies.folders import StudyFolder
 from jackpot_sim.studies.provenance import provenance
 from jackpot_sim.training import records
 from jackpot_sim.training.loop import checkpoints
@@ -27,7 +31,6 @@ from jackpot_sim.training.loop.trainer import Row
 from jackpot_sim.training.models.preparation import Pair, pairs, prepare
 from jackpot_sim.training.study import Run, Study
 
-MANIFEST = "manifest.json"
 _LOOK_EVERY = 0.5
 """Seconds between looks at what the processes are doing."""
 
@@ -83,10 +86,11 @@ def conduct(
     Raises:
         StudyError: the folder holds something else or cannot be written, or a run cannot be trained as asked.
     """
-    _require_own(root, study)
     try:
-        with locked(root):
-            _require_own(root, study)
+        with (
+            _folder(root).claimed(study.config_hash),
+            outliving_workers("what is finished is kept, and so are checkpoints"),
+        ):
             check_possible(study)
             _begin(root, study)
             missing = [run for run in study.runs if not (root / "runs" / run.id / STEPS).exists()]
@@ -98,24 +102,6 @@ def conduct(
             return progress
     except OSError as error:
         raise unwritable(Path(error.filename or root), error) from error
-    except BrokenExecutor as error:
-        raise StudyError(
-            "a worker process died, perhaps for lack of memory; what is finished is kept, and so are checkpoints: "
-            "run the same command again, with fewer --workers"
-        ) from error
-
-
-def _require_own(root: Path, study: Study) -> None:
-    if (root / MANIFEST).exists():
-        if (found := manifest(root)["config_hash"]) != study.config_hash:
-            raise StudyError(
-                f"{root} holds another study (config {found}, this one is {study.config_hash}): choose another --out, "
-                "or delete it"
-            )
-    elif root.is_dir() and any(path.name not in (LOCK, f".{MANIFEST}.tmp") for path in root.iterdir()):
-        raise StudyError(f"{root} holds files but no study: choose an empty or a new folder with --out")
-    elif root.exists() and not root.is_dir():
-        raise StudyError(f"{root} is not a folder: choose another --out")
 
 
 def check_possible(study: Study) -> None:
@@ -139,30 +125,25 @@ def check_possible(study: Study) -> None:
 def _begin(root: Path, study: Study) -> None:
     config = study.model_dump(mode="json")
     content = {"study": study.name, "config_hash": study.config_hash, "config": config, **provenance()}
-    if (root / MANIFEST).exists():
-        there = manifest(root)
-        if there["config"] == config:
+    if _folder(root).has_manifest:
+        begun = manifest(root)
+        if begun["config"] == config:
             return
-        content = there | {"config": config}  # there are other seeds now
-    write_atomically(root / MANIFEST, lambda path: path.write_text(json.dumps(content, indent=1), encoding="utf-8"))
+        content = begun | {"config": config}  # it asks for other seeds now
+    _folder(root).write_manifest(content)
 
 
 def manifest(root: Path) -> dict[str, Any]:
     """The manifest of a study's folder.
 
     Raises:
-        StudyError: there is none, or it is none.
+        StudyError: there is none, or it cannot be read.
     """
-    path = root / MANIFEST
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(found, dict) and isinstance(found.get("config_hash"), str) and "config" in found:
-            return found
-    except OSError as error:
-        raise StudyError(f"{root} holds no study: {path} cannot be read ({error.strerror})") from error
-    except ValueError:
-        pass
-    raise StudyError(f"{path} is not the manifest of a study: delete the folder and run the study again")
+    return _folder(root).manifest()
+
+
+def _folder(root: Path) -> StudyFolder:
+    return StudyFolder(root, "study", lambda manifest: "config" in manifest)
 
 
 def _prepared(
@@ -174,13 +155,14 @@ def _prepared(
     report: Callable[[Progress], None],
 ) -> None:
     """Makes the models that runs begin with."""
-    tasks = [(f"models {pair.key}", prepare, (pair, models)) for pair in wanted]
-    for name, future in _landing(tasks, executor, in_flight, lambda names: _look_at_models(progress, names, report)):
+    tasks = [Task(f"models {pair.key}", prepare, (pair, models)) for pair in wanted]
+    look = functools.partial(_look_at_models, progress, report=report)
+    for name, future in landing(tasks, executor, in_flight, look, every=_LOOK_EVERY):
         _result(name, future)
     progress.preparing = []
 
 
-def _look_at_models(progress: Progress, names: Sequence[str], report: Callable[[Progress], None]) -> None:
+def _look_at_models(progress: Progress, names: Sequence[str], *, report: Callable[[Progress], None]) -> None:
     progress.preparing = list(names)
     report(progress)
 
@@ -200,8 +182,8 @@ def _trained(
         progress.under_way = {name: last_row(root / "runs" / name / LOG) for name in names}
         report(progress)
 
-    tasks = [(run.id, _train, (run, root, options)) for run in runs]
-    for name, future in _landing(tasks, executor, in_flight, look):
+    tasks = [Task(run.id, _train, (run, root, options)) for run in runs]
+    for name, future in landing(tasks, executor, in_flight, look, every=_LOOK_EVERY):
         _result(name, future)
         progress.finished += 1
         report(progress)
@@ -215,28 +197,6 @@ def _train(run: Run, root: Path, options: Options) -> None:
         keep_policy=options.keep_policies,
         tensorboard=options.tensorboard,
     )
-
-
-def _landing(
-    tasks: Sequence[tuple[str, Callable[..., None], tuple[Any, ...]]],
-    executor: Executor,
-    in_flight: int,
-    look: Callable[[Sequence[str]], None],
-) -> Iterator[tuple[str, Future[None]]]:
-    """Hands tasks out, `in_flight` at a time, and gives each that has ended; `look` is told what is under way."""
-    flying: dict[Future[None], str] = {}
-    queue = iter(tasks)
-    while True:
-        while len(flying) < in_flight and (task := next(queue, None)) is not None:
-            name, work, arguments = task
-            look([*flying.values(), name])
-            flying[executor.submit(work, *arguments)] = name
-        if not flying:
-            return
-        landed, _ = wait(flying, timeout=_LOOK_EVERY, return_when="FIRST_COMPLETED")
-        look(list(flying.values()))
-        for future in sorted(landed, key=lambda each: each.exception() is not None):
-            yield flying.pop(future), future
 
 
 def _result(name: str, future: Future[None]) -> None:

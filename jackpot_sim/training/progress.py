@@ -1,9 +1,8 @@
-"""What a study shows while it goes on."""
+"""The display of a study's progress."""
 
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import Callable, Iterator
 
 from rich.console import Console, Group
@@ -15,18 +14,10 @@ from rich.text import Text
 from jackpot_sim.training.conduct import Progress
 from jackpot_sim.training.study import Study
 
-_WIDE = 160
-"""Columns of output that is no terminal: enough that no figure is cut."""
-
-
-def console() -> Console:
-    """For tables on standard output."""
-    return Console(width=None if sys.stdout.isatty() else _WIDE, highlight=False, markup=False, emoji=False)
-
 
 @contextlib.contextmanager
 def shown(study: Study, quiet: bool) -> Iterator[Callable[[Progress], None]]:
-    """A function that shows how far a study has come: live on a terminal, a line for each finished run elsewhere."""
+    """A function that shows the progress of a study: live on a terminal, a line for each finished run elsewhere."""
     if quiet:
         yield lambda _: None
         return
@@ -40,10 +31,10 @@ def shown(study: Study, quiet: bool) -> Iterator[Callable[[Progress], None]]:
 
 
 class _Lines:
-    """For logs: what is new, in a line."""
+    """The display for logs: a line for each change."""
 
     def __init__(self, errors: Console, study: Study) -> None:
-        self._errors, self._name, self._told = errors, study.name, -1
+        self._errors, self._name, self._reported = errors, study.name, -1
         self._prepared: set[str] = set()
 
     def __call__(self, progress: Progress) -> None:
@@ -51,8 +42,8 @@ class _Lines:
             if name not in self._prepared:
                 self._prepared.add(name)
                 self._errors.print(f"{self._name}: teaching a policy and distilling its actors: {name}")
-        if progress.finished != self._told:
-            self._told = progress.finished
+        if progress.finished != self._reported:
+            self._reported = progress.finished
             self._errors.print(f"{self._name}: {progress.finished} of {progress.total} runs finished")
 
 
@@ -63,8 +54,8 @@ def _display(progress: Progress, steps: dict[str, int]) -> Group:
     for name, row in progress.under_way.items():
         done, total = int(row.get("step", 0)), steps[name]
         figures = [row.get(key) for key in ("kl_policy_actor", "acceptance_rate", "reward", "accuracy", "seconds")]
-        told = ["" if figure is None else f"{figure:.3g}" for figure in figures]
-        table.add_row(name, ProgressBar(total, done, width=20), f"{done}/{total}", *told)
+        texts = ["" if figure is None else f"{figure:.3g}" for figure in figures]
+        table.add_row(name, ProgressBar(total, done, width=20), f"{done}/{total}", *texts)
     parts: list[Table | Text] = [Text(f"{progress.finished} of {progress.total} runs finished")]
     if progress.preparing:
         parts.append(Text(f"teaching and distilling {len(progress.preparing)} models"))

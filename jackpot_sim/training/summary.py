@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 import pandas as pd
 from rich.table import Table
@@ -68,14 +66,4 @@ def runs_table(study: Study) -> Table:
             updates = training.update.minibatches * training.update.epochs
             names = (setting, method, training.actor.kind, training.correction.label)
             table.add_row(*names, str(training.steps), str(updates), str(len(study.seeds)))
-    return table
-
-
-def columns_table(file: str, columns: Mapping[str, str]) -> Table:
-    """What every column of a file of records is."""
-    table = Table(title=file, title_justify="left", title_style="bold", box=None, pad_edge=False)
-    table.add_column("column", no_wrap=True)
-    table.add_column("what it is")
-    for name, what in columns.items():
-        table.add_row(name, what)
     return table

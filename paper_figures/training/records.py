@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Annotated, Any, TypeAlias
 
 import pandas as pd
-from cyclopts import Parameter
 
+from jackpot_sim.commands import FLAG
 from jackpot_sim.requirements import require
 from jackpot_sim.studies.errors import StudyError
 from jackpot_sim.studies.executors import ExecutorKind, opened
@@ -94,23 +94,20 @@ class Trained:
 
 def draw(name: str, about: str, make: Callable[[Trained], Made], argv: Sequence[str] | None) -> int:
     """Draws figure `name` from records of training, writes it, and prints its report; the exit code."""
-    return command.run_from(load, _arguments, name, about, make, argv)
 
+    def figure(
+        *, records: Path | None = None, quick: Annotated[bool, FLAG] = False, out: Path = Path("figures")
+    ) -> int:
+        """Read and draw.
 
-def _arguments(
-    *,
-    records: Path | None = None,
-    quick: Annotated[bool, Parameter(negative=())] = False,
-    out: Path = Path("figures"),
-) -> None:
-    """Where to read and where to write.
+        Args:
+            records: The folder of a finished study; by default the records that ship with the figure.
+            quick: Train the study's quick version into runs/figures/NAME-quick, and draw that; needs torch.
+            out: The folder for the PDF and the PNG.
+        """
+        return command.draw(name, load(name, records, quick), make, out)
 
-    Args:
-        records: The folder of a finished study; by default the records that ship with the figure.
-        quick: Train the study's quick version into runs/figures/NAME-quick, and draw that; needs torch.
-        out: Where the PDF and the PNG go.
-    """
-    raise AssertionError("the arguments are bound, never called")
+    return command.answer(name, about, figure, argv)
 
 
 def load(name: str, given: Path | None, quick: bool = False) -> Trained:

@@ -3,10 +3,23 @@
 from __future__ import annotations
 
 import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import BrokenExecutor, Executor, Future
+from typing import Any
 
 import pytest
 
-from jackpot_sim.studies.executors import ExecutorKind, SerialExecutor, opened
+from jackpot_sim.studies.errors import StudyError
+from jackpot_sim.studies.executors import (
+    ExecutorKind,
+    SerialExecutor,
+    Task,
+    landing,
+    opened,
+    outliving_workers,
+    processes,
+)
 
 
 def test_this_process_runs_a_task_at_once() -> None:
@@ -29,3 +42,75 @@ def test_worker_processes_have_one_thread_and_end_with_the_block() -> None:
         assert pool.submit(os.getenv, "OMP_NUM_THREADS").result() == "1"
     with pytest.raises(ProcessLookupError):
         os.kill(worker, 0)
+
+
+# --- handing tasks out ------------------------------------------------------------------------------------
+
+
+class InBatches(Executor):
+    """Ends the tasks of each batch together, once all of it was handed out."""
+
+    def __init__(self, size: int) -> None:
+        self.size, self.waiting = size, list[tuple[Future[Any], Callable[[], Any]]]()
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        self.waiting.append((future, lambda: fn(*args, **kwargs)))
+        if len(self.waiting) == self.size:
+            batch, self.waiting = self.waiting, []
+            threading.Timer(0.05, lambda: [_end(*each) for each in batch]).start()
+        return future
+
+
+def _end(future: Future[Any], task: Callable[[], Any]) -> None:
+    try:
+        future.set_result(task())
+    except ValueError as error:
+        future.set_exception(error)
+
+
+def tasks(*texts: str) -> list[Task[int]]:
+    return [Task(f"task {text}", int, (text,)) for text in texts]
+
+
+def test_tasks_are_handed_out_a_few_at_a_time_and_named() -> None:
+    seen: list[list[str]] = []
+    landed = [
+        (name, future.result())
+        for name, future in landing(tasks("1", "2", "3", "4"), InBatches(2), 2, lambda names: seen.append(list(names)))
+    ]
+    assert sorted(landed) == [(f"task {number}", number) for number in (1, 2, 3, 4)]
+    assert max(map(len, seen)) == 2
+    assert seen[:2] == [["task 1"], ["task 1", "task 2"]]
+
+
+def test_errors_land_after_the_results_beside_them() -> None:
+    landed = list(landing(tasks("x", "2", "y", "4"), SerialExecutor(), 4))
+    assert [name for name, _ in landed][-2:] in (["task x", "task y"], ["task y", "task x"])
+    assert {name for name, _ in landed[:2]} == {"task 2", "task 4"}
+
+
+def test_looks_come_while_tasks_run() -> None:
+    looks = []
+    list(landing(tasks("1"), InBatches(1), 1, lambda names: looks.append(len(names)), every=0.005))
+    assert len(looks) > 3
+
+
+def test_a_worker_that_dies_is_one_sentence() -> None:
+    sentence = r"^a worker process died, .*; all is well: .* with fewer --workers$"
+    with pytest.raises(StudyError, match=sentence), outliving_workers("all is well"):
+        raise BrokenExecutor
+
+
+@pytest.mark.parametrize(
+    ("kind", "workers", "count"),
+    [(None, 3, 3), (ExecutorKind.LOKY, 99, 5), (ExecutorKind.SERIAL, None, 1), (ExecutorKind.SERIAL, 1, 1)],
+)
+def test_processes_are_no_more_than_tasks(kind: ExecutorKind | None, workers: int | None, count: int) -> None:
+    assert processes(kind, workers, 5) == count
+
+
+@pytest.mark.parametrize(("kind", "workers"), [(None, 0), (ExecutorKind.SERIAL, 2)])
+def test_options_that_contradict_each_other_are_refused(kind: ExecutorKind | None, workers: int) -> None:
+    with pytest.raises(StudyError, match=f"--workers .*{workers}"):
+        processes(kind, workers, 5)

@@ -206,6 +206,30 @@ def test_a_shard_with_other_columns_is_refused(copy: Path) -> None:
         assert "columns" in message
 
 
+def test_parameters_of_other_versions_are_read(whole: Path, copy: Path) -> None:
+    """An older shard lacks a parameter, and a newer one has another; all other columns are as they were."""
+    expected, (older, newer, *_) = records.load(whole), shards(copy)
+    pq.write_table(pq.read_table(older).drop_columns(["delta"]), older)
+    table = pq.read_table(newer)
+    place = table.column_names.index("acceptance_budget")
+    pq.write_table(table.add_column(place, "epsilon", pa.array([0.5] * len(table))), newer)
+    loaded = records.load(copy)
+    pd.testing.assert_frame_equal(loaded[expected.columns], expected, check_exact=True)
+    assert loaded["epsilon"].dropna().tolist() == [0.5] * len(table)
+    assert set(loaded.columns) == {*expected.columns, "epsilon"}
+    again(copy)
+
+
+def test_a_parameter_elsewhere_or_of_another_type_is_no_parameter(copy: Path) -> None:
+    shard = shards(copy)[0]
+    table = pq.read_table(shard)
+    misplaced = table.append_column("epsilon", pa.array([0.5] * len(table)))
+    text = table.set_column(table.column_names.index("clip"), "clip", pa.array(["x"] * len(table)))
+    for other in (misplaced, text):
+        pq.write_table(other, shard)
+        assert str(shard) in refused(lambda: records.load(copy))
+
+
 @pytest.mark.parametrize("table", ["records", "states"])
 def test_a_flipped_byte_never_goes_unseen(whole: Path, copy: Path, table: str) -> None:
     shard = shards(copy, table)[0]

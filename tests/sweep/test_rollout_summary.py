@@ -12,7 +12,7 @@ from rich.console import Console
 from jackpot_sim.sweep import records, summary
 from jackpot_sim.sweep.rollout_summary import rollout_tables
 from tests.sweep.studies import run_serially
-from tests.sweep.test_real_models import study
+from tests.sweep.subjects.test_rollouts import study
 
 pytest.importorskip("torch")
 pytest.importorskip("transformers")

@@ -21,12 +21,13 @@ from jackpot_sim.studies import executors, files
 from jackpot_sim.studies.errors import StudyError
 from jackpot_sim.studies.executors import ExecutorKind, SerialExecutor
 from jackpot_sim.sweep import plan, records
-from jackpot_sim.sweep.cell import Measured, measure
+from jackpot_sim.sweep.cell import measure
 from jackpot_sim.sweep.cli import main
+from jackpot_sim.sweep.estimates import Measured
 from jackpot_sim.sweep.records import RunDirectory
+from jackpot_sim.sweep.rows import SAMPLED
 from jackpot_sim.sweep.run import Progress, run
 from jackpot_sim.sweep.spec import Study
-from jackpot_sim.sweep.subjects import SAMPLED
 from tests.sweep.studies import BASE, SMALL, assert_same_run, figures, run_serially, shards, small
 
 STUDY = small()

@@ -17,15 +17,13 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
-import cyclopts
 import numpy as np
-from cyclopts import App, Parameter
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress, TaskID
 
+from jackpot_sim.commands import answer, app_of
 from jackpot_sim.core.arrays import Ints
 from jackpot_sim.environments.corpus import split_text
 from jackpot_sim.environments.fields import check_count
@@ -244,24 +242,23 @@ def _prompts(documents: Sequence[str], example: Example) -> list[str]:
     return [beginnings[each] for each in sorted(picked)]
 
 
-app = App(
-    name="python -m jackpot_sim.environments.language_models.example",
-    help="Make a small pair of language models with prompts, to try things on.",
-    version_flags=[],
+app = app_of(
+    "jackpot_sim.environments.language_models.example",
+    "Make a small pair of language models with prompts, to try things on.",
 )
 
 
 @app.default
-def _example(
-    out: Annotated[Path, Parameter(help="A folder that is new or empty.")],
+def example(
+    out: Path,
     /,
     *,
     vocab: int = Example.vocab,
     steps: int = Example.steps,
     prompts: int = Example.prompts,
     seed: int = Example.seed,
-) -> None:
-    """Make the pair.
+) -> int:
+    """Make the pair, and report its loss on text that it has not seen.
 
     Args:
         out: A folder that is new or empty.
@@ -272,12 +269,12 @@ def _example(
     """
     console = Console(highlight=False, soft_wrap=True)
     with Progress(console=Console(stderr=True), transient=True) as bars:
-        shown: dict[str, TaskID] = {}
+        tasks: dict[str, TaskID] = {}
 
-        def report(name: str, done: int, all_: int) -> None:
-            if name not in shown:
-                shown[name] = bars.add_task(name, total=all_)
-            bars.update(shown[name], completed=done)
+        def report(name: str, done: int, total: int) -> None:
+            if name not in tasks:
+                tasks[name] = bars.add_task(name, total=total)
+            bars.update(tasks[name], completed=done)
 
         made = make(out, Example(vocab=vocab, steps=steps, prompts=prompts, seed=seed), report)
     for name, loss in made.losses.items():
@@ -286,22 +283,12 @@ def _example(
             f"(uniform law: {made.uniform:.2f} nats)"
         )
     console.print(f"{out / PROMPTS}: prompts")
+    return 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Makes the pair and prints its losses on unseen text; the exit code is 0, or 2 for bad input."""
-    errors = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
-    tokens = list(sys.argv[1:] if argv is None else argv)
-    try:
-        if any(token in ("--help", "-h") for token in tokens):
-            app.help_print(tokens=[])
-            return 0
-        command, bound, _ = app.parse_args(tokens, exit_on_error=False, print_error=False)
-        command(*bound.args, **bound.kwargs)
-        return 0
-    except (cyclopts.CycloptsError, ValueError) as error:
-        errors.print(f"example: {' '.join(str(error).split())}")
-    return 2
+    return answer(app, "example", argv, failures=(ValueError,))
 
 
 if __name__ == "__main__":

@@ -39,6 +39,7 @@ from jackpot_sim.environments.sources.actor_source import Setting
 from jackpot_sim.environments.sources.kinds import RealSource
 from jackpot_sim.environments.sources.real_models import AnotherCheckpoint
 from jackpot_sim.environments.targets import Target
+from jackpot_sim.environments.worlds import Sizes, World
 from jackpot_sim.requirements import require
 
 POLICY_ROLLOUTS = 8
@@ -102,6 +103,8 @@ class HuggingFace:
     gradients: Literal["sequences", "batches", "off"] = "sequences"
     threads: int = 1
 
+    world: ClassVar[World] = World.ROLLOUTS
+    sizes: ClassVar[Sizes] = Sizes(n_samples=8, seeds=1, replicates=4)
     RUN_BY: ClassVar[tuple[str, ...]] = ("batch_size", "rows")
     """The fields that do not change what is measured: a run that ran out of memory goes on with smaller ones."""
 
@@ -150,6 +153,9 @@ class HuggingFace:
     def target_kl(self) -> float | None:
         """The actor's target, nats."""
         return self.actor.target_kl
+
+    def cost(self) -> None:
+        """No estimate: only loading the models tells what they cost."""
 
     def files(self) -> tuple[Path, ...]:
         """Every local file that is named: prompts, and those in the folders of checkpoints and data sets."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -41,12 +41,24 @@ from jackpot_sim.environments.sources.actor_source import Setting, TinyTask
 from jackpot_sim.environments.sources.kinds import TinySource
 from jackpot_sim.environments.sources.served import TopKSource, WeightNoise
 from jackpot_sim.environments.targets import Target
+from jackpot_sim.environments.worlds import TARGET_PASSES, Cost, Sizes, World
 from jackpot_sim.requirements import require
 
 PRETRAINING_RATE = 1e-2
 """The learning rate of pretraining."""
 KL_ROLLOUTS = 1024
 """Sequences per prompt behind a mean KL that is sampled."""
+
+_SECONDS_TO_TRAIN = 2.0
+"""A tiny language model, from its random start."""
+_SECONDS_PER_PREFIX = 4e-5
+"""Scoring one prefix with one model."""
+_SECONDS_PER_STEP = 2.5e-7
+"""One token of one enumerated sequence, for one estimator with one denominator."""
+_SECONDS_PER_ROLLOUT_STEP = 1e-6
+"""One token of one drawn sequence, likewise."""
+_SECONDS_PER_DRAWN_STEP = 5e-6
+"""Drawing one token and scoring it with one model."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +99,9 @@ class SmallLM:
     learning_rate: float = 1e-3
     space: Literal["logits", "parameters"] = "logits"
     memory_limit_gib: float = 4.0
+
+    world: ClassVar[World] = World.SEQUENCES
+    sizes: ClassVar[Sizes] = Sizes()
 
     __pydantic_config__ = FORBID_EXTRA
 
@@ -149,6 +164,19 @@ class SmallLM:
     def target_kl(self) -> float | None:
         """The source's target, nats."""
         return self.source.target_kl
+
+    def cost(self) -> Cost:
+        """A rough estimate of the work."""
+        kls, steps = (0 if self.target_kl is None else TARGET_PASSES), self.prompts * self.length
+        draw = steps * _SECONDS_PER_ROLLOUT_STEP
+        if not self.enumerable:
+            build = _SECONDS_TO_TRAIN + kls * KL_ROLLOUTS * steps * _SECONDS_PER_DRAWN_STEP
+            return Cost(None, build, None, 4 * steps * _SECONDS_PER_DRAWN_STEP, draw)
+        prefixes = self.prompts * self.tree.prefixes
+        exact = steps * self.tree.sequences_count * _SECONDS_PER_STEP
+        return Cost(
+            prefixes * self.vocab, _SECONDS_TO_TRAIN + prefixes * (2 + kls) * _SECONDS_PER_PREFIX, exact, 0.0, draw
+        )
 
     def build(self, seed: int) -> RealisedSequences:
         """The models and sequences that this configuration and `seed` determine.

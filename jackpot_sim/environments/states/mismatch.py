@@ -11,7 +11,7 @@ from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
-from typing import TypeAlias
+from typing import ClassVar, TypeAlias
 
 import numpy as np
 from typing_extensions import override
@@ -25,6 +25,12 @@ from jackpot_sim.environments.randomness import keyed_generator
 from jackpot_sim.environments.states.advantage import Advantage, NormalAdvantage
 from jackpot_sim.environments.states.base_laws import BaseLaw, Dirichlet
 from jackpot_sim.environments.targets import Target
+from jackpot_sim.environments.worlds import TARGET_PASSES, Cost, Sizes, World
+
+_SECONDS_PER_TOKEN = 2.5e-9
+"""One pass over one token of a table of laws."""
+_SECONDS_PER_DRAW = 3e-7
+_BUILD_PASSES, _EXACT_PASSES = 40, 40
 
 Laws: TypeAlias = Callable[[float], tuple[Floats, Floats]]
 """knob → (policy_log_probs, actor_log_probs), each (states, vocab) in nats."""
@@ -42,6 +48,9 @@ class Mismatch(OneKnob):
     base: BaseLaw = field(default_factory=Dirichlet, metadata=BY_KIND)
     advantage: Advantage = field(default_factory=NormalAdvantage, metadata=BY_KIND)
 
+    world: ClassVar[World] = World.STATES
+    sizes: ClassVar[Sizes] = Sizes()
+
     @property
     def family(self) -> str:
         """The difference between actor and policy, as records name it."""
@@ -51,6 +60,15 @@ class Mismatch(OneKnob):
     def base_kind(self) -> str:
         """The origin of the policies, as records name it."""
         return self.base.kind
+
+    def cost(self) -> Cost | None:
+        """A rough estimate of the work; None where only reading the base law's file tells its size."""
+        states, vocab = (getattr(self.base, name, None) for name in ("states", "vocab"))
+        if states is None or vocab is None:
+            return None
+        each = states * vocab * _SECONDS_PER_TOKEN
+        build = each * _BUILD_PASSES * (1 if self.target_kl is None else TARGET_PASSES)
+        return Cost(states * vocab, build, each * _EXACT_PASSES, 0.0, states * _SECONDS_PER_DRAW)
 
     def build(self, seed: int) -> Realised:
         """The pair that this configuration and `seed` determine.

@@ -15,7 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import ClassVar, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,6 +56,8 @@ class Ngram:
     text: Path | None = None
     max_bytes: int = 2_000_000
     held_out: float = 0.1
+
+    vocab: ClassVar[int] = VOCAB
 
     __pydantic_config__ = FORBID_EXTRA
 

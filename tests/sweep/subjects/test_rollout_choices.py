@@ -27,13 +27,14 @@ from jackpot_sim.environments.rollouts.built import ROLES, RealisedRollouts
 from jackpot_sim.environments.rollouts.hf import HuggingFace
 from jackpot_sim.environments.rollouts.shorthand import spelt_out
 from jackpot_sim.estimators.rollouts.at_states import Visited, at_states
-from jackpot_sim.sweep import real_models, records
+from jackpot_sim.sweep import records
 from jackpot_sim.sweep.cli import main
 from jackpot_sim.sweep.labels import labels, settings
 from jackpot_sim.sweep.rollout_summary import rollout_tables
+from jackpot_sim.sweep.subjects import rollout_states, rollouts
 from tests.environments.tiny_checkpoints import END, WORDS, hf
 from tests.sweep.studies import run_serially
-from tests.sweep.test_real_models import row, study
+from tests.sweep.subjects.test_rollouts import row, study
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
@@ -200,7 +201,7 @@ def test_prompts_are_fixed_in_every_error(checkpoints: Path, tmp_path: Path, mon
         strata.append(set(prompt.tolist()))
         return ratio_of_means(values, counts, prompt)
 
-    for module in (realised_rollouts, real_models):
+    for module in (realised_rollouts, rollouts):
         monkeypatch.setattr(module, "ratio_of_means", noted)
     run_serially(study(checkpoints, estimators=["tis"], **FEW), tmp_path / "run")
     assert len(strata) > 10
@@ -258,7 +259,8 @@ def test_one_draw_decides_masks_and_all_draws_are_of_the_seed(
         keys.add(key)
         return keyed_generator(*key)
 
-    monkeypatch.setattr(real_models, "keyed_generator", noted)
+    for module in (rollouts, rollout_states):
+        monkeypatch.setattr(module, "keyed_generator", noted)
     alike = [{"kind": "jackpot", "c1": c1} for c1 in (1e6, 2e6)]
     asked = study(checkpoints, estimators=alike, seeds=[7], normalizers={"k": [2], "batch": 2}, **FEW)
     found = records.load(run_serially(asked, tmp_path / "run"))
@@ -279,7 +281,7 @@ def test_threads_are_those_that_were_asked_for(
     checkpoints: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counts: list[int] = []
-    for module in (building, real_models):
+    for module in (building, rollouts):
         threads = module.torch_threads
 
         def noted(count: int, threads: Any = threads) -> Any:

@@ -18,9 +18,10 @@ from jackpot_sim.estimators.sequences import enumerated
 from jackpot_sim.estimators.sequences import sampled as rollouts
 from jackpot_sim.estimators.statistics import Moments, StateStatistics
 from jackpot_sim.sweep import spec
-from jackpot_sim.sweep.cell import Measured, measure
+from jackpot_sim.sweep.cell import measure
+from jackpot_sim.sweep.estimates import Measured
 from jackpot_sim.sweep.plan import cells
-from jackpot_sim.sweep.subjects import SAMPLED
+from jackpot_sim.sweep.rows import SAMPLED
 
 ENV: dict[str, Any] = {
     "kind": "small-lm",

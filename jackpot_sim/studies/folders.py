@@ -1,0 +1,90 @@
+"""The folder of a study's records: which study it holds, and that one process at a time writes to it.
+
+`manifest.json` comes first and says what was asked, with its hash. A folder that holds other files and no manifest
+belongs to somebody else, and is left alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jackpot_sim.studies.errors import StudyError
+from jackpot_sim.studies.files import LOCK, locked, unwritable, write_atomically
+
+MANIFEST = "manifest.json"
+
+_EARLY = (LOCK, f".{MANIFEST}.tmp")
+"""The files of a study that was killed before it had a manifest."""
+
+
+@dataclass(frozen=True)
+class StudyFolder:
+    """A folder that a study writes its records to."""
+
+    root: Path
+    noun: str
+    """The name of its contents in errors: `run` or `study`."""
+    is_manifest: Callable[[dict[str, Any]], bool]
+    """Whether a mapping with a `config_hash` is a manifest; it may raise TypeError or KeyError."""
+
+    @property
+    def has_manifest(self) -> bool:
+        """Whether a study was begun here."""
+        return (self.root / MANIFEST).exists()
+
+    @contextlib.contextmanager
+    def claimed(self, config_hash: str) -> Iterator[None]:
+        """The folder, created or found to hold the study with this hash, and locked against other processes.
+
+        Raises:
+            StudyError: it holds another study or something else, is in use, or cannot be written.
+        """
+        with contextlib.ExitStack() as stack:
+            try:
+                self._require_own(config_hash)
+                stack.enter_context(locked(self.root))
+                self._require_own(config_hash)  # again: another process may have begun and ended in between
+            except OSError as error:
+                raise unwritable(Path(error.filename or self.root), error) from error
+            yield
+
+    def _require_own(self, config_hash: str) -> None:
+        if self.has_manifest:
+            if (other := self.manifest()["config_hash"]) != config_hash:
+                raise StudyError(
+                    f"{self.root} holds another study (config {other}, this one is {config_hash}): choose another "
+                    "--out, or delete it"
+                )
+        elif self.root.is_dir() and any(path.name not in _EARLY for path in self.root.iterdir()):
+            raise StudyError(f"{self.root} holds files but no {self.noun}: choose an empty or a new folder with --out")
+        elif self.root.exists() and not self.root.is_dir():
+            raise StudyError(f"{self.root} is not a folder: choose another --out")
+
+    def manifest(self) -> dict[str, Any]:
+        """The manifest.
+
+        Raises:
+            StudyError: there is none, or it cannot be read.
+        """
+        path = self.root / MANIFEST
+        content: dict[str, Any] = {}
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            whole = isinstance(content["config_hash"], str) and self.is_manifest(content)
+        except OSError as error:
+            raise StudyError(f"{self.root} holds no {self.noun}: {path} cannot be read ({error.strerror})") from error
+        except (ValueError, TypeError, KeyError):
+            whole = False
+        if not whole:
+            raise StudyError(f"{path} is not the manifest of a {self.noun}: delete the folder and run the study again")
+        return content
+
+    def write_manifest(self, content: Mapping[str, object]) -> None:
+        """Writes the manifest, all of it or nothing."""
+        text = json.dumps(content, indent=1)
+        write_atomically(self.root / MANIFEST, lambda path: path.write_text(text, encoding="utf-8"))

@@ -1,0 +1,94 @@
+"""The long part of `python -m jackpot_sim.sweep --help`: environments, estimators, files."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import get_args
+
+from jackpot_sim import estimators
+from jackpot_sim.environments.language_models.build import LanguageModel
+from jackpot_sim.environments.language_models.checkpoints import Precision
+from jackpot_sim.environments.language_models.formats import Format
+from jackpot_sim.environments.rollouts.answers import AnswerReward, Match
+from jackpot_sim.environments.rollouts.hf import HuggingFace
+from jackpot_sim.environments.sequences.reward import Reward
+from jackpot_sim.environments.sequences.small_lm import SmallLM
+from jackpot_sim.environments.sources.actor_source import ActorSource
+from jackpot_sim.environments.sources.kinds import REAL_SOURCES, TINY_SOURCES
+from jackpot_sim.environments.states.advantage import Advantage
+from jackpot_sim.environments.states.base_laws import BaseLaw
+from jackpot_sim.environments.states.families import FAMILIES
+from jackpot_sim.estimators.corrections.registry import registered
+from jackpot_sim.studies.help_texts import fields, kinds
+from jackpot_sim.sweep.spec import Study
+
+
+def _sources(sources: tuple[type[ActorSource], ...]) -> str:
+    """The kinds of sources, each with its knob first and its other fields after it."""
+    parts = []
+    for source in sources:
+        names = [field.name for field in dataclasses.fields(source) if field.name not in ("kind", "target_kl")]
+        knob = [name for name in names if name == source.knob_name]
+        parts.append(f"{source.kind} ({', '.join(dict.fromkeys([*knob, *names]))})")
+    return "; ".join(parts)
+
+
+EPILOGUE = f"""
+Environments are set by dotted options, whose values may be lists (each value is one environment):
+`--env.kind logit-noise --env.sigma 0.1 0.2 --env.base.kind zipf --env.base.vocab 5000`.
+With `--env.kind` they replace the study's environments; without it they change each of them.
+Any kind takes `--env.target-kl` in place of its knob, and solves for the knob.
+
+Kinds, knob first: {"; ".join(f"{each.kind} ({each.knob_name})" for each in FAMILIES)}.
+actor-file reads the actor's own logits: `--env.base.kind logits-file --env.base.path POLICY.npy
+--env.kind actor-file --env.path ACTOR.npy --env.share 1`.
+
+Sequences: `--env.kind small-lm --env.source.kind weight-noise --env.source.target-kl 0.01 --env.length 5` takes
+tiny language models {fields(SmallLM, "source", "reward", "model")} and measures estimators over whole sequences:
+exactly where all of them fit into memory_limit_gib, by Monte Carlo beyond. `--env.end-token null` gives all
+sequences the same length. It needs torch and transformers
+(`pip install '.[hf]'`).
+Sources of the mismatch (`--env.source.kind`), knob first:
+{_sources(TINY_SOURCES)}.
+A stale actor has old weights. `--env.updates` steps lead from p_ref to p_new after the rollouts were written, so
+that the update of a token is accept, weight, p_new/p_ref (unclipped) and advantage times the gradient.
+Rewards (`--env.reward.kind`): {kinds(get_args(Reward))}.
+Models (`--env.model.kind`): {kinds(get_args(LanguageModel))}.
+
+Real models: `--env.kind hf --env.policy PATH_OR_ID --env.actor PATH_OR_ID --env.prompts FILE` takes any causal language
+models through transformers {fields(HuggingFace, "actor", "prompts", "reward", "policy")}: rollouts of both, scored over
+the whole vocabulary at every token, on CPU or CUDA. The file holds a prompt a line (.txt), or objects with a `prompt`,
+text or chat messages, and perhaps an `answer` (.jsonl). `--env.prompts.kind dataset --env.prompts.name ID` takes a data
+set. Either takes a limit. The actor is another checkpoint, or made from the policy: `--env.actor quantized-weights`, or
+`--env.actor.kind ...`: {_sources(REAL_SOURCES)}.
+Formats are {", ".join(Format)}; precisions {", ".join(Precision)}.
+`--env.reward.kind` is {AnswerReward.kind} (match={" or ".join(Match)}; the default where every prompt carries an
+answer), distinct-share (the default elsewhere) or another of those above. temperature is that of both models; top_k and
+top_p are the actor's sampling. `--env.log-probs raw` studies the mistake of recording the actor's log-probs before
+temperature, top_k and top_p. Gradients are measured in the space of the parameters that block names. n_samples counts
+rollouts of each prompt in an update, and an update takes those of all prompts; by default there are 8 of them and 4
+replicates, from which bias and variance are estimated.
+
+Base laws (`--env.base.kind`): {kinds(get_args(BaseLaw))}.
+
+Advantages (`--env.advantage.kind`): {kinds(get_args(Advantage))}.
+
+Estimators: {"; ".join(f"{name} {fields(registered(name))}".strip() for name in estimators.names())}. Parameters are
+given in a config file, beside their kind:
+`estimators: [none, {{kind: tis, clip: [1.5, 2, 5]}}, {{kind: jackpot, acceptance_rate: 0.9, rao_blackwell: true}}]`.
+
+In a config file an estimator also takes `rao_blackwell: true`, `batch_normalize: true`, `masked_by: ANOTHER` (accept
+probabilities and weights are multiplied: `{{kind: tis, masked_by: veto}}`) and, on small-lm, `target: p_new`: a
+correction with a c2 aims at the policy being trained instead of the one before the update, see `updates`. m2po and
+batch_normalize look at the whole batch: their exact figures are the limit of an infinitely large batch, and
+Monte Carlo takes batches of n_samples sequences of every prompt.
+
+Denominators: proposed divides by all tokens, accepted by those kept in the batch, self_normalized by
+each state's own weights.
+
+A config file holds the fields {", ".join(Study.model_fields)}. Paths are relative to the folder the
+command runs in.
+
+A run can be killed at any time: the same command finishes it. Exit codes: 0 done, 2 something asked
+for cannot be done (one sentence says what), 130 interrupted.
+"""

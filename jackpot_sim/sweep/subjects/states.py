@@ -1,0 +1,93 @@
+"""Independent states with laws over a vocabulary."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from jackpot_sim.core import divergences
+from jackpot_sim.core.arrays import Floats
+from jackpot_sim.core.backend import row_blocks, to_numpy
+from jackpot_sim.core.sampling import categorical
+from jackpot_sim.environments.policy_pair import PolicyPair
+from jackpot_sim.environments.randomness import keyed_generator
+from jackpot_sim.environments.states.families import Mismatch
+from jackpot_sim.estimators import Correction, Denominator
+from jackpot_sim.estimators.mismatch.overlap_estimates import LawBlock, compare
+from jackpot_sim.estimators.states import moments, sampled
+from jackpot_sim.studies.estimator_spec import EstimatorSpec
+from jackpot_sim.sweep.estimates import Estimate, Measured, measured, state_columns
+from jackpot_sim.sweep.plan import Cell
+from jackpot_sim.sweep.rows import (
+    Row,
+    environment_columns,
+    exact_columns,
+    mask_generator,
+    normalizer_rows,
+    sampled_columns,
+)
+from jackpot_sim.sweep.spec import Method, Study
+
+
+def measure(cell: Cell, study: Study, env: Mismatch) -> Measured:
+    """The estimators of the study on the states of one cell.
+
+    Raises:
+        ValueError: the environment cannot be built, or an acceptance rate is not attainable.
+    """
+    realised = env.build(cell.seed)
+    pair = realised.pair
+    laws = pair.policy_log_probs, pair.actor_log_probs, pair.advantage
+    by_state = _divergences(pair)
+
+    def exact(spec: EstimatorSpec, correction: Correction, denominator: Denominator) -> Estimate:
+        figures = moments.exact(*laws, correction, denominator=denominator, n_samples=study.n_samples)
+        return Estimate(exact_columns(figures), state_columns(figures.per_state, by_state["kl_policy_actor"]))
+
+    def monte_carlo(spec: EstimatorSpec, correction: Correction, denominator: Denominator) -> Estimate:
+        figures = sampled.estimate(
+            *laws,
+            correction,
+            mask_generator(cell, spec, denominator),
+            n_samples=study.n_samples,
+            replicates=study.replicates,
+            denominator=denominator,
+        )
+        return Estimate(sampled_columns(figures))
+
+    states, vocab = pair.advantage.shape
+    means = {name: float(values.mean()) for name, values in by_state.items()}
+    every = {Method.EXACT: exact, Method.MONTE_CARLO: monte_carlo}
+    return measured(
+        cell,
+        study,
+        environment_columns(cell, realised) | {"states": states, "vocab": vocab} | means,
+        {method: every[method] for method in study.methods},
+        correction=lambda spec: spec.correction_for(pair.policy_log_probs, pair.actor_log_probs),
+        tables={"normalizers": _normalizers(cell, study, pair)},
+    )
+
+
+def _divergences(pair: PolicyPair) -> dict[str, Floats]:
+    """Each divergence of each state, (states,), in blocks so that memory does not grow with the states."""
+    p, q = pair.policy_log_probs, pair.actor_log_probs
+    blocks = list(row_blocks(*p.shape))
+    return {
+        name: np.concatenate([to_numpy(f(p[rows], q[rows])) for rows in blocks])
+        for name, f in divergences.BY_NAME.items()
+    }
+
+
+def _normalizers(cell: Cell, study: Study, pair: PolicyPair) -> list[Row]:
+    """The ways to estimate Z, if the study compares them, from one token of the actor at every state."""
+    asked = study.normalizers
+    if asked is None:
+        return []
+    p, q = pair.policy_log_probs, pair.actor_log_probs
+    generator = keyed_generator(cell.seed, "normalizers", cell.environment)
+    uniforms, masks = generator.random((2, len(p)))
+    index = np.arange(len(p))
+    blocks = (
+        LawBlock(p[rows], q[rows], categorical(q[rows], uniforms[rows, None])[:, 0], masks[rows], index[rows])
+        for rows in row_blocks(*p.shape)
+    )
+    return normalizer_rows(cell, compare(blocks, asked.k, asked.lam, asked.batch, generator))
