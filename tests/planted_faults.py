@@ -40,7 +40,7 @@ DEFAULT = (
     *(f"jackpot_sim/core/{name}.py" for name in ("log_ratios", "policy_gradient", "sampling", "sequences", "topk")),
     *(
         f"jackpot_sim/estimators/corrections/{name}.py"
-        for name in ("token", "jackpot", "sequence", "batch", "correction", "tokens")
+        for name in ("token", "jackpot", "sequence", "batch", "correction", "inputs")
     ),
     *(f"jackpot_sim/estimators/states/{name}.py" for name in ("moments", "path", "optimum", "sampled")),
     *(f"jackpot_sim/estimators/{name}.py" for name in ("statistics", "replicates", "sequences/sampled")),

@@ -11,7 +11,7 @@ import pandas as pd
 
 from jackpot_sim.bench.timing import Finding
 from jackpot_sim.studies.executors import ExecutorKind, opened
-from jackpot_sim.sweep import records, spec
+from jackpot_sim.sweep import records, schema, spec
 from jackpot_sim.sweep.run import run
 from jackpot_sim.sweep.spec import Study
 
@@ -48,7 +48,7 @@ def workers() -> Iterator[Finding]:
             with opened(kind, count) as executor:
                 run(study, root, executor, in_flight=2 * count)
             seconds[name] = time.perf_counter() - started
-            figures[name] = records.load(root).drop(columns=list(records.NOT_FIGURES))
+            figures[name] = records.load(root).drop(columns=list(schema.NOT_FIGURES))
             yield Finding(f"sweep, {name}", seconds[name], "s")
     same = all(_identical(figures["serial"], other) for other in figures.values())
     yield Finding("records identical for serial, 1 and 2 workers", float(same), at_least=1)

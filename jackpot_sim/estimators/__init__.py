@@ -11,8 +11,8 @@ from jackpot_sim.estimators.corrections.at_budget import at_budget
 from jackpot_sim.estimators.corrections.batch import batch_normalize
 from jackpot_sim.estimators.corrections.composed import combined, rao_blackwell
 from jackpot_sim.estimators.corrections.correction import Correction, Level
+from jackpot_sim.estimators.corrections.inputs import Tokens, TokenWeights
 from jackpot_sim.estimators.corrections.registry import get, names
-from jackpot_sim.estimators.corrections.tokens import Tokens, TokenWeights
 from jackpot_sim.estimators.sequences import enumerated
 from jackpot_sim.estimators.sequences.updates import UpdateTarget
 from jackpot_sim.estimators.states import moments, optimum, path

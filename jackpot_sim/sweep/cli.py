@@ -13,8 +13,7 @@ from jackpot_sim.studies.dotted import Nested, split_dotted
 from jackpot_sim.studies.errors import StudyError
 from jackpot_sim.studies.executors import ExecutorKind, opened, processes
 from jackpot_sim.studies.help_texts import columns_table
-from jackpot_sim.sweep import columns as described
-from jackpot_sim.sweep import plan, records, spec, summary
+from jackpot_sim.sweep import column_meanings, plan, records, spec, summary
 from jackpot_sim.sweep.display import cost_table, shown
 from jackpot_sim.sweep.epilogue import EPILOGUE
 from jackpot_sim.sweep.rollout_summary import rollout_tables
@@ -75,7 +74,7 @@ def sweep(
     if columns:
         if given != ["columns"]:
             raise StudyError("--columns stands alone")
-        for table, meanings in described.described().items():
+        for table, meanings in column_meanings.described().items():
             console().print(columns_table(f"RUN/{table}/*.parquet", meanings))
         return 0
     processes(executor, workers, 1)  # refuses what contradicts itself before anything is read

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from jackpot_sim.environments.language_models.build import Checkpoint, TinyQwen3
 from jackpot_sim.environments.sources.kinds import ServedSource
-from jackpot_sim.environments.sources.served import QuantizedWeights
+from jackpot_sim.environments.sources.quantized import QuantizedWeights
 from jackpot_sim.studies.estimator_spec import Frozen
 from jackpot_sim.training.loop.closed_loop import Feedback
 from jackpot_sim.training.objective import Direction

@@ -10,8 +10,8 @@ from typing_extensions import override
 from jackpot_sim.core.backend import Array, namespace
 from jackpot_sim.estimators import Tokens
 from jackpot_sim.estimators.corrections.correction import TokenCorrection
+from jackpot_sim.estimators.corrections.inputs import given
 from jackpot_sim.estimators.corrections.parameters import require_positive
-from jackpot_sim.estimators.corrections.tokens import given
 
 
 @dataclass(frozen=True)

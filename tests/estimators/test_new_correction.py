@@ -18,8 +18,8 @@ from jackpot_sim.core.scored import ScoredRollouts
 from jackpot_sim.estimators import Denominator, Tokens, moments, path
 from jackpot_sim.estimators.corrections import registry
 from jackpot_sim.estimators.corrections.correction import TokenCorrection
+from jackpot_sim.estimators.corrections.inputs import given
 from jackpot_sim.estimators.corrections.pieces import ONE, RATIO, Monomial, Piece
-from jackpot_sim.estimators.corrections.tokens import given
 from jackpot_sim.estimators.rollouts import weights
 from jackpot_sim.estimators.sequences import enumerated
 from jackpot_sim.estimators.states import sampled

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from jackpot_sim.studies.executors import SerialExecutor
-from jackpot_sim.sweep import records, spec
+from jackpot_sim.sweep import records, schema, spec
 from jackpot_sim.sweep.run import run
 from jackpot_sim.sweep.spec import Study
 
@@ -39,7 +39,7 @@ def run_serially(study: Study, root: Path) -> Path:
 
 def figures(root: Path, table: str = "records") -> pd.DataFrame:
     """A table without what may differ between two runs of one study."""
-    return records.load(root, table).drop(columns=list(records.NOT_FIGURES), errors="ignore")
+    return records.load(root, table).drop(columns=list(schema.NOT_FIGURES), errors="ignore")
 
 
 def assert_same_run(found: Path, expected: Path) -> None:

@@ -19,12 +19,12 @@ from jackpot_sim.estimators.corrections.registry import register
 from tests.estimators.gap_mask import ProbabilityGapMask
 register("gap-mask")(ProbabilityGapMask)
 from jackpot_sim import estimators
-from jackpot_sim.sweep import columns, parameters, records, spec
+from jackpot_sim.sweep import column_meanings, parameters, records, schema, spec
 from jackpot_sim.sweep.cell import measure
 from jackpot_sim.sweep.plan import cells
-names = records.RECORDS.names
+names = schema.RECORDS.names
 assert names[names.index("inverted") + 1] == "epsilon", names
-assert columns.described()["records"]["epsilon"] == "parameter (gap-mask)"
+assert column_meanings.described()["records"]["epsilon"] == "parameter (gap-mask)"
 study = spec.parse({"env": {"kind": "top-k", "k": 3, "base": {"kind": "zipf", "vocab": 5, "states": 2}}, "seeds": 1,
                     "estimators": [{"kind": "gap-mask", "epsilon": 0.25}, "tis"]})
 rows = measure(cells(study)[0], study).rows

@@ -21,7 +21,7 @@ import pytest
 import jackpot_sim
 from jackpot_sim.studies.errors import StudyError
 from jackpot_sim.studies.executors import SerialExecutor
-from jackpot_sim.sweep import plan, records
+from jackpot_sim.sweep import plan, records, schema
 from jackpot_sim.sweep.cli import main
 from jackpot_sim.sweep.run import run
 from tests.sweep.studies import SMALL, assert_same_run, leftovers, run_serially, shards, small
@@ -64,14 +64,14 @@ kl_prefix length units kept_dot_cov length_dot_cov kept_var kept_length_cov leng
 
 
 def test_the_columns_are_fixed(whole: Path) -> None:
-    assert records.RECORDS.names == GOLDEN_RECORDS
-    assert records.STATES.names == GOLDEN_STATES
-    for table, schema in (("records", records.RECORDS), ("states", records.STATES)):
-        assert {type_.id for type_ in schema.types} <= {
+    assert schema.RECORDS.names == GOLDEN_RECORDS
+    assert schema.STATES.names == GOLDEN_STATES
+    for table, known in (("records", schema.RECORDS), ("states", schema.STATES)):
+        assert {type_.id for type_ in known.types} <= {
             t.id for t in (pa.string(), pa.float64(), pa.int64(), pa.bool_())
         }
         for shard in shards(whole, table):
-            assert pq.read_schema(shard).equals(schema)
+            assert pq.read_schema(shard).equals(known)
 
 
 def test_a_row_for_each_cell_estimator_denominator_and_method(tmp_path: Path) -> None:
@@ -335,7 +335,7 @@ def test_a_full_disk_leaves_only_whole_files_and_the_next_run_finishes(
     for table in ("records", "states"):
         for shard in shards(root, table):
             whole_shard = pq.read_table(whole / table / shard.name)
-            figures = [name for name in whole_shard.column_names if name not in records.NOT_FIGURES]
+            figures = [name for name in whole_shard.column_names if name not in schema.NOT_FIGURES]
             assert pq.read_table(shard).to_pandas()[figures].equals(whole_shard.to_pandas()[figures])
     again(root)
     assert_same_run(root, whole)

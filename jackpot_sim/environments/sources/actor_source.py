@@ -6,8 +6,9 @@ policy's own configuration and the kind of the source, never by the knob.
 
 from __future__ import annotations
 
+import copy
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, TypeAlias
 
@@ -16,6 +17,7 @@ import numpy as np
 from jackpot_sim.core.arrays import Floats, Ints
 from jackpot_sim.environments.knobs import OneKnob
 from jackpot_sim.environments.language_models.build import LanguageModel, Model
+from jackpot_sim.environments.language_models.library import Tensor
 from jackpot_sim.environments.language_models.scoring import CausalLM, Scorer
 from jackpot_sim.environments.language_models.teaching import RewardOf, TrainingPath
 from jackpot_sim.environments.prefix_tree import PrefixTree
@@ -23,6 +25,9 @@ from jackpot_sim.environments.targets import Target
 
 MAX_STEPS = 1 << 10
 """The most steps that the search for a target tries; a larger learning rate gets further."""
+
+LARGEST = 2.0**16
+"""The end of the search for a target: so many standard deviations, or rounding errors."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,3 +92,14 @@ class ActorSource(OneKnob):
     @abstractmethod
     def solve(self, target: Target, setting: Setting) -> float:
         """The knob at which the mean KL meets the target, exactly or as nearly as can be."""
+
+
+def moved(model: Model, directions: Mapping[str, Tensor], amount: float) -> Model:
+    """A copy of the model with `amount` times its direction added to every parameter that has one."""
+    import torch
+
+    out = copy.deepcopy(model)
+    with torch.no_grad():
+        for name, direction in directions.items():
+            out.get_parameter(name).add_(direction, alpha=amount)
+    return out

@@ -25,10 +25,9 @@ from __future__ import annotations
 from typing import TypeAlias, get_args
 
 from jackpot_sim.environments.sources.actor_source import ActorSource
+from jackpot_sim.environments.sources.quantized import QuantizedKV, QuantizedWeights
 from jackpot_sim.environments.sources.real_models import AnotherCheckpoint, OlderWeights, OtherPrecision
 from jackpot_sim.environments.sources.served import (
-    QuantizedKV,
-    QuantizedWeights,
     SlidingWindow,
     TemperatureSource,
     TopKSource,

@@ -18,10 +18,10 @@ from jackpot_sim.core.backend import Array, as_array, namespace, to_numpy
 from jackpot_sim.core.log_ratios import k2
 from jackpot_sim.estimators.corrections.composed import Wrapper
 from jackpot_sim.estimators.corrections.correction import Correction, Level, TokenCorrection
+from jackpot_sim.estimators.corrections.inputs import Tokens, TokenWeights
 from jackpot_sim.estimators.corrections.parameters import require_positive
 from jackpot_sim.estimators.corrections.registry import register
 from jackpot_sim.estimators.corrections.sequence import SequenceCorrection
-from jackpot_sim.estimators.corrections.tokens import Tokens, TokenWeights
 
 _LAW_TOLERANCE = 1e-5
 

@@ -19,9 +19,9 @@ from typing_extensions import override
 from jackpot_sim.core.arrays import Floats
 from jackpot_sim.core.backend import Array, namespace, to_numpy
 from jackpot_sim.estimators.corrections.correction import Correction, Level
+from jackpot_sim.estimators.corrections.inputs import Tokens, TokenWeights
 from jackpot_sim.estimators.corrections.parameters import Parameter
 from jackpot_sim.estimators.corrections.pieces import ONE, Monomial, Piece
-from jackpot_sim.estimators.corrections.tokens import Tokens, TokenWeights
 
 
 @dataclass(frozen=True)

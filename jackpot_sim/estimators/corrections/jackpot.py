@@ -17,10 +17,10 @@ from jackpot_sim.core.arrays import Floats
 from jackpot_sim.core.backend import Array, as_array, namespace
 from jackpot_sim.core.obrs import acceptance_probability
 from jackpot_sim.estimators.corrections.correction import TokenCorrection
+from jackpot_sim.estimators.corrections.inputs import Tokens, given
 from jackpot_sim.estimators.corrections.parameters import Parameter, log_of, require_positive
 from jackpot_sim.estimators.corrections.pieces import ONE, Monomial, Piece, log, number
 from jackpot_sim.estimators.corrections.registry import register
-from jackpot_sim.estimators.corrections.tokens import Tokens, given
 
 
 @register("jackpot")

@@ -20,9 +20,9 @@ from typing_extensions import override
 from jackpot_sim.core.backend import Array, namespace
 from jackpot_sim.core.log_ratios import Aggregate, aggregate, k2, k3
 from jackpot_sim.estimators.corrections.correction import Correction, Level
+from jackpot_sim.estimators.corrections.inputs import Tokens, given
 from jackpot_sim.estimators.corrections.parameters import log_band, log_of, require_band, require_positive
 from jackpot_sim.estimators.corrections.registry import register
-from jackpot_sim.estimators.corrections.tokens import Tokens, given
 
 _SIGN = frozenset({"advantages"})
 

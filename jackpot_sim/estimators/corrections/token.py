@@ -19,10 +19,10 @@ from jackpot_sim.core.arrays import Floats
 from jackpot_sim.core.backend import Array, namespace, to_numpy
 from jackpot_sim.core.obrs import acceptance_probability
 from jackpot_sim.estimators.corrections.correction import TokenCorrection
+from jackpot_sim.estimators.corrections.inputs import Tokens
 from jackpot_sim.estimators.corrections.parameters import Parameter, log_band, log_of, require_band, require_positive
 from jackpot_sim.estimators.corrections.pieces import ONE, RATIO, Monomial, Piece, log, number
 from jackpot_sim.estimators.corrections.registry import register
-from jackpot_sim.estimators.corrections.tokens import Tokens
 
 
 @register("none")

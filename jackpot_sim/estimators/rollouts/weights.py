@@ -17,7 +17,7 @@ from jackpot_sim.core.log_ratios import ess_fraction
 from jackpot_sim.core.numerics import check_same_shape, overflow_to_inf
 from jackpot_sim.core.scored import ScoredRollouts
 from jackpot_sim.estimators.corrections.correction import Correction, Level
-from jackpot_sim.estimators.corrections.tokens import Tokens, TokenWeights, in_numpy
+from jackpot_sim.estimators.corrections.inputs import Tokens, TokenWeights, in_numpy
 from jackpot_sim.estimators.replicates import jackknife
 from jackpot_sim.estimators.statistics import Denominator, divisor
 

@@ -28,7 +28,7 @@ from jackpot_sim.core.numerics import overflow_to_inf
 from jackpot_sim.core.sequences import Enumeration, kl_of_measures, occupancy, per_sequence
 from jackpot_sim.core.weighted_laws import over_divisor, weighted_less_policy
 from jackpot_sim.estimators.corrections.correction import Correction, Level
-from jackpot_sim.estimators.corrections.tokens import TokenWeights
+from jackpot_sim.estimators.corrections.inputs import TokenWeights
 from jackpot_sim.estimators.sequences.sampled import Truth
 from jackpot_sim.estimators.sequences.spaces import Logits, Parameters, Space
 from jackpot_sim.estimators.sequences.updates import Proposals, UpdateTarget, in_the_limit, weigh

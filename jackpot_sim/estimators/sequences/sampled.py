@@ -24,7 +24,7 @@ from jackpot_sim.core.log_ratios import ess_fraction
 from jackpot_sim.core.numerics import log_ratio, overflow_to_inf
 from jackpot_sim.core.sequences import SampledSequences, Sequences
 from jackpot_sim.estimators.corrections.correction import Correction, Level
-from jackpot_sim.estimators.corrections.tokens import TokenWeights
+from jackpot_sim.estimators.corrections.inputs import TokenWeights
 from jackpot_sim.estimators.replicates import Gram, Sampled, gradient_figures, jackknife
 from jackpot_sim.estimators.sequences.updates import Proposals, UpdateTarget, weigh, weight_tables
 from jackpot_sim.estimators.statistics import Denominator, divisor

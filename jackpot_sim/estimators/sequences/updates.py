@@ -20,7 +20,7 @@ from jackpot_sim.core.numerics import log_ratio
 from jackpot_sim.core.obrs import overlap
 from jackpot_sim.core.sequences import SequenceLaws, Sequences
 from jackpot_sim.estimators.corrections.correction import Correction
-from jackpot_sim.estimators.corrections.tokens import Tokens, TokenWeights, given, in_numpy
+from jackpot_sim.estimators.corrections.inputs import Tokens, TokenWeights, given, in_numpy
 
 
 class UpdateTarget(StrEnum):

@@ -23,7 +23,7 @@ from jackpot_sim.core.policy_gradient import check_advantage, feature_norm_sq, g
 from jackpot_sim.core.weighted_laws import kl_to_weighted, over_divisor, weighted_less_policy
 from jackpot_sim.estimators import statistics
 from jackpot_sim.estimators.corrections.correction import Correction
-from jackpot_sim.estimators.corrections.tokens import TokenWeights
+from jackpot_sim.estimators.corrections.inputs import TokenWeights
 from jackpot_sim.estimators.states.tokens import check_parameters, tokens_of_states
 from jackpot_sim.estimators.statistics import Denominator, Moments, StateStatistics, combine_cell, of_single_tokens
 

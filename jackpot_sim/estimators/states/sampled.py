@@ -23,7 +23,7 @@ from jackpot_sim.core.numerics import check_pair, check_same_shape
 from jackpot_sim.core.policy_gradient import check_advantage, feature_norm_sq, policy_gradient
 from jackpot_sim.core.sampling import categorical
 from jackpot_sim.estimators.corrections.correction import Correction
-from jackpot_sim.estimators.corrections.tokens import TokenWeights, in_numpy
+from jackpot_sim.estimators.corrections.inputs import TokenWeights, in_numpy
 from jackpot_sim.estimators.replicates import Sampled, gradient_figures, jackknife, off_diagonal
 from jackpot_sim.estimators.states.tokens import check_parameters, drawn_tokens, tokens_of_states
 from jackpot_sim.estimators.statistics import Denominator

@@ -6,7 +6,7 @@ from jackpot_sim.core.backend import Array, namespace
 from jackpot_sim.core.numerics import log_ratio
 from jackpot_sim.core.obrs import log_overlap_terms
 from jackpot_sim.estimators.corrections.correction import Correction
-from jackpot_sim.estimators.corrections.tokens import Tokens
+from jackpot_sim.estimators.corrections.inputs import Tokens
 
 
 def tokens_of_states(

@@ -16,9 +16,9 @@ from jackpot_sim import estimators
 from jackpot_sim.core import obrs
 from jackpot_sim.core.backend import namespace
 from jackpot_sim.estimators.corrections.composed import RaoBlackwell, rao_blackwell
+from jackpot_sim.estimators.corrections.inputs import Tokens, TokenWeights
 from jackpot_sim.estimators.corrections.jackpot import Jackpot, OverlapTruncatedImportanceSampling
 from jackpot_sim.estimators.corrections.token import RejectionSampling, TruncatedImportanceSampling
-from jackpot_sim.estimators.corrections.tokens import Tokens, TokenWeights
 from jackpot_sim.estimators.states import moments
 from tests.core import laws
 from tests.core.laws import Pair, law_pairs

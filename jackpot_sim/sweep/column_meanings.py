@@ -6,7 +6,7 @@ unit is a number.
 
 from __future__ import annotations
 
-from jackpot_sim.sweep import parameters, records
+from jackpot_sim.sweep import parameters, schema
 
 _CELL = {
     "cell": "name of the cell, an environment with a seed, and of its shard",
@@ -157,7 +157,7 @@ _TABLES = {"records": _RECORDS, "states": _STATES, "diagnostics": _DIAGNOSTICS, 
 def described() -> dict[str, dict[str, str]]:
     """The meaning of each column, by table and in its order."""
     return {
-        table: {name: _meaning(name, known) for name in records.TABLES[table].names} for table, known in _TABLES.items()
+        table: {name: _meaning(name, known) for name in schema.TABLES[table].names} for table, known in _TABLES.items()
     }
 
 
