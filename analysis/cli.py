@@ -88,16 +88,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     return answer(app, "analysis", argv, failures=(StudyError,))
 
 
-def _chosen(given: Sequence[Path]) -> Path:
+def _chosen(runs: Sequence[Path]) -> Path:
     """The run that is given, or else the latest below runs/.
 
     Raises:
         StudyError: several are given, or none and there is no run.
     """
-    if len(given) > 1:
-        raise StudyError(f"one run at a time: {len(given)} folders were given, {', '.join(map(str, given))}")
-    if given:
-        return given[0]
+    if len(runs) > 1:
+        raise StudyError(f"one run at a time: {len(runs)} folders were given, {', '.join(map(str, runs))}")
+    if runs:
+        return runs[0]
     manifests = [path for path in Path("runs").glob(f"*/{MANIFEST}") if path.is_file()]
     if not manifests:
         raise StudyError("there is no run below runs/: name a run's folder, or run `python -m jackpot_sim.sweep` first")

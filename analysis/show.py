@@ -256,11 +256,11 @@ def _widths(columns: list[list[str]], room: int) -> list[int]:
     ]
     full = [max(map(len, column)) for column in columns]
     spare = max(0, room - sum(least))
-    wanted = [most - few for most, few in zip(full, least, strict=True)]
-    if spare > 3 * wanted[0]:  # there is room for names in one piece
-        least[0], spare, wanted[0] = full[0], spare - wanted[0], 0
-    share = min(1.0, spare / max(1, sum(wanted)))
-    return [few + int(share * more) for few, more in zip(least, wanted, strict=True)]
+    needs = [most - few for most, few in zip(full, least, strict=True)]
+    if spare > 3 * needs[0]:  # there is room for names in one piece
+        least[0], spare, needs[0] = full[0], spare - needs[0], 0
+    share = min(1.0, spare / max(1, sum(needs)))
+    return [few + int(share * more) for few, more in zip(least, needs, strict=True)]
 
 
 def _plain(value: float) -> str:

@@ -107,22 +107,22 @@ def _sentence(error: ErrorDetails, count: int, kinds: Kinds, place: Place) -> st
     if kind in _UNKNOWN_FIELD:
         message = "there is no such field" + _known_fields(location, kinds(location))
     elif kind == "union_tag_invalid":
-        known = [tag.strip().strip("'") for tag in error["ctx"]["expected_tags"].split(",")]
-        near = difflib.get_close_matches(str(error["ctx"]["tag"]).replace("_", "-"), known, n=1)
+        known_kinds = [tag.strip().strip("'") for tag in error["ctx"]["expected_tags"].split(",")]
+        near = difflib.get_close_matches(str(error["ctx"]["tag"]).replace("_", "-"), known_kinds, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        message = f"there is no kind {error['ctx']['tag']!r}{hint} (known: {', '.join(known)})"
+        message = f"there is no kind {error['ctx']['tag']!r}{hint} (known: {', '.join(known_kinds)})"
     elif kind == "union_tag_not_found":
         message = "its kind is missing"
     more = f" (and {count - 1} more)" if count > 1 else ""
     return f"{where}: {message}{more}"
 
 
-def _known_fields(location: Location, known: Mapping[int | str, type]) -> str:
+def _known_fields(location: Location, configurations: Mapping[int | str, type]) -> str:
     """The fields of the configuration in which an unknown one was given: that of the last kind on the way."""
-    kinds = [part for part in location[:-1] if part in known]
+    kinds = [part for part in location[:-1] if part in configurations]
     if not kinds:
         return ""
-    names = [name for name in field_types(known[kinds[-1]]) if name != "kind"]
+    names = [name for name in field_types(configurations[kinds[-1]]) if name != "kind"]
     return f" ({kinds[-1]} has {', '.join(names)})"
 
 

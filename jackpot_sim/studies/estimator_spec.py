@@ -97,7 +97,7 @@ class EstimatorSpec(Frozen):
 
     @property
     def needs_sequences(self) -> bool:
-        """Whether its weights depend on whole sequences, or on the batch."""
+        """True if the weights depend on whole sequences, or on the batch."""
         return not self.correction().is_per_token
 
     def correction_for(self, policy_log_probs: Array, actor_log_probs: Array) -> Correction:
@@ -118,7 +118,7 @@ class EstimatorSpec(Frozen):
 
     @property
     def draws_a_mask(self) -> bool:
-        """Whether a token is kept by chance, so that there is noise for `rao_blackwell` to remove."""
+        """True if a token is kept by chance, so that `rao_blackwell` has noise to remove."""
         return self.correction().draws_mask
 
     @property

@@ -98,7 +98,7 @@ def landing(
 
     Args:
         tasks: the calls, in order.
-        executor: where they run.
+        executor: runs them.
         in_flight: tasks handed out at a time.
         look: called with the names of the tasks that run.
         every: seconds between two calls of `look`; None: it is called where a task begins or ends alone.

@@ -1,4 +1,4 @@
-"""The folder of a study's records: which study it holds, and that one process at a time writes to it.
+"""The folder of a study's records: it holds one study, and one process at a time writes to it.
 
 `manifest.json` comes first and says what was asked, with its hash. A folder that holds other files and no manifest
 belongs to somebody else, and is left alone.
@@ -30,11 +30,11 @@ class StudyFolder:
     noun: str
     """The name of its contents in errors: `run` or `study`."""
     is_manifest: Callable[[dict[str, Any]], bool]
-    """Whether a mapping with a `config_hash` is a manifest; it may raise TypeError or KeyError."""
+    """Tests whether a mapping with a `config_hash` is a manifest; it may raise TypeError or KeyError."""
 
     @property
     def has_manifest(self) -> bool:
-        """Whether a study was begun here."""
+        """True once a study was begun in the folder."""
         return (self.root / MANIFEST).exists()
 
     @contextlib.contextmanager

@@ -70,9 +70,9 @@ def sweep(
         columns: Alone: explain every column of the records.
         env: The environment options, by name.
     """
-    given = [name for name, value in locals().items() if value]
+    options = [name for name, value in locals().items() if value]
     if columns:
-        if given != ["columns"]:
+        if options != ["columns"]:
             raise StudyError("--columns stands alone")
         for table, meanings in column_meanings.described().items():
             console().print(columns_table(f"RUN/{table}/*.parquet", meanings))
@@ -164,11 +164,14 @@ def study_from(config: Path | None, env: Mapping[str, object], rao_blackwell: bo
     if config is None and bundled != "default":
         # Its budgets suit this world; the rest of the options is laid over its environments.
         env = {key: value for key, value in env.items() if key != "kind"}
-    given = {name: value for name, value in fields.items() if value is not None}
-    if "topk" in given:
-        compared = mapping.get("normalizers")
-        given["normalizers"] = {**(compared if isinstance(compared, dict) else {}), "k": given.pop("topk")}
-    study = spec.parse(spec.with_overrides(mapping, given, env))
+    overrides = {name: value for name, value in fields.items() if value is not None}
+    if "topk" in overrides:
+        normalizers = mapping.get("normalizers")
+        overrides["normalizers"] = {
+            **(normalizers if isinstance(normalizers, dict) else {}),
+            "k": overrides.pop("topk"),
+        }
+    study = spec.parse(spec.with_overrides(mapping, overrides, env))
     if not rao_blackwell:
         return study
     added = [each.model_copy(update={"rao_blackwell": True}) for each in study.estimators if each.draws_a_mask]

@@ -157,11 +157,12 @@ _TABLES = {"records": _RECORDS, "states": _STATES, "diagnostics": _DIAGNOSTICS, 
 def described() -> dict[str, dict[str, str]]:
     """The meaning of each column, by table and in its order."""
     return {
-        table: {name: _meaning(name, known) for name in schema.TABLES[table].names} for table, known in _TABLES.items()
+        table: {name: _meaning(name, meanings) for name in schema.TABLES[table].names}
+        for table, meanings in _TABLES.items()
     }
 
 
-def _meaning(name: str, known: dict[str, str]) -> str:
-    if name not in known and name.endswith("_se"):
+def _meaning(name: str, meanings: dict[str, str]) -> str:
+    if name not in meanings and name.endswith("_se"):
         return f"standard error of {name.removesuffix('_se')}, where it is sampled"
-    return known[name]
+    return meanings[name]

@@ -78,11 +78,11 @@ def cost_table(study: Study) -> Table:
     for label, members in groups.items():
         sizes = [plan.tokens(cell) for cell in members]
         costs = [plan.seconds(cell, study) for cell in members]
-        known = sum(cost for cost in costs if cost is not None)
-        total += known
+        subtotal = sum(cost for cost in costs if cost is not None)
+        total += subtotal
         size = "?" if None in sizes else f"{max(size for size in sizes if size is not None):,}"
         unknown = unknown or None in costs
-        about = "?" if None in costs else f"{known:.1f} s"
+        about = "?" if None in costs else f"{subtotal:.1f} s"
         table.add_row(label, str(len(members)), size, str(rows * len(members)), about)
     table.add_section()
     cells = sum(map(len, groups.values()))

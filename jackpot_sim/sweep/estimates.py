@@ -59,10 +59,10 @@ def measured(
     """A row for every estimator, denominator and method.
 
     Args:
-        cell: where they are measured.
-        study: the estimators and denominators.
+        cell: the cell of the rows.
+        study: gives the estimators and denominators.
         environment: the columns that describe the environment, the same in every row.
-        methods: how each estimator is measured.
+        methods: the measurement of each method.
         correction: an estimator's correction, with λ solved for where a budget was given.
         tables: rows of other tables.
     """

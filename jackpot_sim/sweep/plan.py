@@ -21,7 +21,7 @@ class Cell:
 
     @cached_property
     def environment(self) -> str:
-        """The environment as canonical JSON: what its randomness and its name depend on."""
+        """The environment as canonical JSON, on which its randomness and its name depend."""
         return json.dumps(identity(dataclasses.asdict(self.env)), sort_keys=True, default=str)
 
     @cached_property

@@ -58,16 +58,16 @@ def run(
         report(progress)
         tasks = [Task(cell.id, measure, (cell, study)) for cell in missing]
         for _, future in landing(tasks, executor, in_flight):
-            directory.write(_result(future, kept="; finished cells are kept" if progress.finished else ""))
+            directory.write(_result(future, "; finished cells are kept" if progress.finished else ""))
             progress = Progress(progress.finished + 1, progress.total, len(done))
             report(progress)
         return progress
 
 
-def _result(future: Future[Measured], kept: str) -> Measured:
+def _result(future: Future[Measured], addition: str) -> Measured:
     try:
         return future.result()
     except ValueError as error:
-        raise StudyError(f"{error}{kept}") from error
+        raise StudyError(f"{error}{addition}") from error
     except MemoryError as error:
         raise StudyError("a cell did not fit into memory: make states, vocab or n_samples smaller") from error

@@ -154,12 +154,12 @@ class Study(Frozen):
             StudyError: a file that it names cannot be read.
         """
         try:
-            contents = fingerprint(files_of(self.env))
+            files = fingerprint(files_of(self.env))
         except (ValueError, OSError) as error:
             raise StudyError(str(error)) from error
         fields = self.model_dump(mode="json")
-        asked = fields | {"env": [identity(env) for env in fields["env"]]}
-        text = json.dumps([asked, contents, VERSION], sort_keys=True)
+        content = fields | {"env": [identity(env) for env in fields["env"]]}
+        text = json.dumps([content, files, VERSION], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -131,9 +131,9 @@ def describe(rows: pd.DataFrame, records: pd.DataFrame) -> tuple[str, str, str]:
     first = rows.iloc[0]
     knob = f"{first['knob_name']}={rows['knob'].mean():.3g}"
     distance = f"{rows['kl_policy_actor'].mean():.3g}"
-    asked, achieved = first["target_kl"], rows["achieved_kl"].mean()
-    if not math.isnan(asked) and abs(achieved / asked - 1) > 0.01:
-        distance += f" (nearest to {asked:g})"
+    target, achieved = first["target_kl"], rows["achieved_kl"].mean()
+    if not math.isnan(target) and abs(achieved / target - 1) > 0.01:
+        distance += f" (nearest to {target:g})"
     if first["target_divergence"] == "kl_actor_policy":
         distance += f", reverse {achieved:.3g}"
     others = settings(list(records["environment"].unique()), first["knob_name"])[first["environment"]]

@@ -12,13 +12,14 @@ from jackpot_sim.studies.dotted import split_dotted
 from jackpot_sim.studies.errors import StudyError
 from jackpot_sim.studies.executors import ExecutorKind, opened, processes
 from jackpot_sim.studies.help_texts import columns_table, fields, kinds, scalars
-from jackpot_sim.training import progress, study, summary
+from jackpot_sim.training import progress, summary
 from jackpot_sim.training.actors import Distillation, JointActor, OnPolicy, Served, SmallActor, StaleActor
-from jackpot_sim.training.conduct import Options, check_possible, conduct, load
+from jackpot_sim.training.conduct import Options, Progress, check_possible, conduct, load
 from jackpot_sim.training.config import Evaluation, Given, Sampling, Taught, Training, Update
 from jackpot_sim.training.loop.closed_loop import Budget, Feedback
 from jackpot_sim.training.loop.run import POLICY
 from jackpot_sim.training.records import COLUMNS
+from jackpot_sim.training.study import Study, read
 from jackpot_sim.training.tasks import AnyTask
 
 ROOTS = tuple(Training.model_fields)
@@ -106,29 +107,34 @@ def training(
             output.print(columns_table(file, meanings))
         return 0
     processes(executor, workers, 1)  # refuses what contradicts itself before anything is read
-    wanted = study.read(config, {**(overrides or {}), **({} if seeds is None else {"seeds": seeds})}, quick=quick)
-    root = out or Path("runs") / f"{wanted.name}-{wanted.config_hash[:8]}"
-    check_possible(wanted)
+    study = read(config, {**(overrides or {}), **({} if seeds is None else {"seeds": seeds})}, quick=quick)
+    root = out or Path("runs") / f"{study.name}-{study.config_hash[:8]}"
+    check_possible(study)
     if dry_run:
-        output.print(summary.runs_table(wanted))
+        output.print(summary.runs_table(study))
         output.print(f"Records would go to {root}.", soft_wrap=True)
         return 0
     require("torch", "transformers", purpose="training")
     if tensorboard:
         require("tensorboard", purpose="--tensorboard")
-    count = processes(executor, workers, len(wanted.runs))
+    count = processes(executor, workers, len(study.runs))
     options = Options(keep_policies=keep_policies, tensorboard=tensorboard, models=models)
-    with progress.shown(wanted, quiet) as report, opened(executor or ExecutorKind.LOKY, count) as pool:
-        done = conduct(wanted, root, pool, in_flight=count, options=options, report=report)
+    with progress.shown(study, quiet) as report, opened(executor or ExecutorKind.LOKY, count) as pool:
+        done = conduct(study, root, pool, in_flight=count, options=options, report=report)
     if not quiet:
-        steps, outcomes = load(root)
-        output.print(summary.outcomes_table(wanted, steps, outcomes))
-        resumed = f" ({done.already_there} were there already)" if done.already_there else ""
-        output.print(f"{done.total} runs{resumed}; records in {root}.", soft_wrap=True)
-        ended = [run.id for run in wanted.runs if keep_policies and not (root / "runs" / run.id / POLICY).is_dir()]
-        if ended:
-            output.print(f"No policy is kept of {', '.join(ended)}: trained without --keep-policies, or diverged.")
+        _print_results(study, root, done)
+        lost = [run.id for run in study.runs if keep_policies and not (root / "runs" / run.id / POLICY).is_dir()]
+        if lost:
+            output.print(f"No policy is kept of {', '.join(lost)}: trained without --keep-policies, or diverged.")
     return 0
+
+
+def _print_results(study: Study, root: Path, progress: Progress) -> None:
+    steps, outcomes = load(root)
+    output = console()
+    output.print(summary.outcomes_table(study, steps, outcomes))
+    resumed = f" ({progress.already_there} were there already)" if progress.already_there else ""
+    output.print(f"{progress.total} runs{resumed}; records in {root}.", soft_wrap=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -80,15 +80,15 @@ def observe(realised: RealisedRollouts, study: Study, seed: int, corrections: Ma
     if study.normalizers is None:
         collections.deque(blocks, maxlen=0)
     else:
-        asked, generator = study.normalizers, keyed_generator(seed, "batches")
-        comparisons = overlap_estimates.compare(blocks, asked.k, asked.lam, asked.batch, generator)
-    told = actor.raw_log_probs if realised.setup.believes_raw else actor.log_probs
+        k, lam, batch = study.normalizers.k, study.normalizers.lam, study.normalizers.batch
+        comparisons = overlap_estimates.compare(blocks, k, lam, batch, keyed_generator(seed, "batches"))
+    believed = actor.raw_log_probs if realised.setup.believes_raw else actor.log_probs
     return Observed(
         written=written,
         rewards=rewards,
         advantage=advantage,
         visited=visited,
-        actor=ScoredRollouts(visited.policy_log_probs, told, actor.mask, advantage["actor"], actor.prompt),
+        actor=ScoredRollouts(visited.policy_log_probs, believed, actor.mask, advantage["actor"], actor.prompt),
         log_ratio=np.where(actor.mask, visited.policy_log_probs - actor.log_probs, 0.0),
         policy_kl=_kl_at_tokens(realised, policy),
         comparisons=comparisons,

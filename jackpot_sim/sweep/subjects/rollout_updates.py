@@ -56,13 +56,13 @@ class Differentiation:
             return {}
         policy, actor = observed.written["policy"], observed.written["actor"]
         on_policy = (observed.advantage["policy"] / proposals)[:, None] * policy.mask
-        wanted, *_ = self._updates(policy, on_policy[None])
+        own_updates, *_ = self._updates(policy, on_policy[None])
         updates = self._updates(actor, np.array(list(coefficients.values())))
         by_estimator: dict[tuple[str, Denominator], Figures] = {}
         for (label, denominator), each in zip(coefficients, updates, strict=True):
             value, error = figures(
                 each,
-                wanted,
+                own_updates,
                 n_samples=study.n_samples,
                 actor_spread=self._spread(corrections[label], denominator),
                 policy_spread=self._spread(None, Denominator.PROPOSED),

@@ -79,8 +79,8 @@ def _divergences(pair: PolicyPair) -> dict[str, Floats]:
 
 def _normalizers(cell: Cell, study: Study, pair: PolicyPair) -> list[Row]:
     """The ways to estimate Z, if the study compares them, from one token of the actor at every state."""
-    asked = study.normalizers
-    if asked is None:
+    comparison = study.normalizers
+    if comparison is None:
         return []
     p, q = pair.policy_log_probs, pair.actor_log_probs
     generator = keyed_generator(cell.seed, "normalizers", cell.environment)
@@ -90,4 +90,4 @@ def _normalizers(cell: Cell, study: Study, pair: PolicyPair) -> list[Row]:
         LawBlock(p[rows], q[rows], categorical(q[rows], uniforms[rows, None])[:, 0], masks[rows], index[rows])
         for rows in row_blocks(*p.shape)
     )
-    return normalizer_rows(cell, compare(blocks, asked.k, asked.lam, asked.batch, generator))
+    return normalizer_rows(cell, compare(blocks, comparison.k, comparison.lam, comparison.batch, generator))
