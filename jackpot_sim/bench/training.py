@@ -165,9 +165,11 @@ def _train_with_trl(
     updates = setting.update.minibatches * setting.update.epochs
 
     class InTurn(TrainerCallback):  # type: ignore[misc, unused-ignore]
+        @override
         def on_train_begin(self, *_: object, **__: object) -> None:
             self.started = now("cpu")
 
+        @override
         def on_step_end(self, args: object, state: TrainerState, control: object, **_: object) -> None:
             if state.global_step % updates == 0:
                 turns.seconds.append(now("cpu") - self.started)

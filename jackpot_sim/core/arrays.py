@@ -7,6 +7,7 @@ from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import override
 
 Floats: TypeAlias = NDArray[np.float64]
 Ints: TypeAlias = NDArray[np.int64]
@@ -43,7 +44,9 @@ class Array(Protocol):
     def __le__(self, other: Any, /) -> Array: ...
     def __gt__(self, other: Any, /) -> Array: ...
     def __ge__(self, other: Any, /) -> Array: ...
+    @override
     def __eq__(self, other: Any, /) -> Array: ...  # type: ignore[override]
+    @override
     def __ne__(self, other: Any, /) -> Array: ...  # type: ignore[override]
     def __xor__(self, other: Any, /) -> Array: ...
     def __matmul__(self, other: Any, /) -> Array: ...

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 import pandas as pd
 from scipy import stats
+from typing_extensions import override
 
 from jackpot_sim.core.arrays import Floats, Ints
 from jackpot_sim.training.loop.collapse import WINDOW
@@ -46,6 +47,7 @@ class Difference(NamedTuple):
         """Whether the mean is above 0; None where the interval holds 0."""
         return True if self.low > 0 else False if self.high < 0 else None
 
+    @override
     def __str__(self) -> str:
         if self.pairs < 2:
             return f"{self.mean:+.3f} (one seed)" if self.pairs else "-"

@@ -20,6 +20,8 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from typing_extensions import override
+
 from jackpot_sim.environments.fields import check_count
 from jackpot_sim.requirements import RequirementError, imported, require
 
@@ -370,6 +372,7 @@ def in_double(model: Model) -> AbstractContextManager[object]:
         return nullcontext()
 
     class Double(TorchFunctionMode):
+        @override
         def __torch_function__(
             self,
             func: Callable[..., object],

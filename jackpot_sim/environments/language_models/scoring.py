@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+from typing_extensions import override
 
 from jackpot_sim.core.arrays import Flags, Floats, Ints
 from jackpot_sim.core.numerics import log_softmax
@@ -53,6 +54,7 @@ class Scorer(Protocol):
     def draw(self, prompt: Ints, uniforms: Floats, end_token: int | None) -> tuple[Ints, Flags]:
         """Tokens and mask of sequences drawn from uniforms, all of shape (n, length)."""
 
+    @override
     def __hash__(self) -> int:
         """A hash by identity: laws are cached by scorer."""
 

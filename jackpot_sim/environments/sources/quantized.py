@@ -39,6 +39,7 @@ class QuantizedWeights(ActorSource):
 
     knob_name: ClassVar[str] = "share"
 
+    @override
     def __post_init__(self) -> None:
         object.__setattr__(self, "format", Format(self.format))
         check_count("group", self.group, 1)
@@ -89,6 +90,7 @@ class QuantizedKV(ActorSource):
 
     knob_name: ClassVar[str] = "share"
 
+    @override
     def __post_init__(self) -> None:
         object.__setattr__(self, "format", Format(self.format))
         if self.format is Format.INT4:

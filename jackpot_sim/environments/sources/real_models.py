@@ -44,6 +44,7 @@ class AnotherCheckpoint(_WithoutKnob):
     path: str
     precision: Precision | None = None
 
+    @override
     def __post_init__(self) -> None:
         if self.precision is not None:
             object.__setattr__(self, "precision", Precision(self.precision))
@@ -62,6 +63,7 @@ class OtherPrecision(_WithoutKnob):
     kind: Literal["precision"] = "precision"
     precision: Precision = Precision.BF16
 
+    @override
     def __post_init__(self) -> None:
         object.__setattr__(self, "precision", Precision(self.precision))
         super().__post_init__()
@@ -93,6 +95,7 @@ class OlderWeights(ActorSource):
 
     knob_name: ClassVar[str] = "steps"
 
+    @override
     def __post_init__(self) -> None:
         super().__post_init__()
         check_positive("learning_rate", self.learning_rate)

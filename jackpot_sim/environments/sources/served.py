@@ -80,6 +80,7 @@ class SlidingWindow(ActorSource):
 class _Reshaped(ActorSource):
     """The policy with its law transformed at every prefix, as a mismatch family of independent states does."""
 
+    @override
     def __post_init__(self) -> None:
         super().__post_init__()
         self._family()

@@ -39,6 +39,7 @@ class StaleActor(ActorSource):
 
     knob_name: ClassVar[str] = "steps"
 
+    @override
     def __post_init__(self) -> None:
         super().__post_init__()
         check_positive("learning_rate", self.learning_rate)
@@ -80,6 +81,7 @@ class DistilledActor(ActorSource):
 
     knob_name: ClassVar[str] = "steps"
 
+    @override
     def __post_init__(self) -> None:
         super().__post_init__()
         check_positive("learning_rate", self.learning_rate)

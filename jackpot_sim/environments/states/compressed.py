@@ -105,6 +105,7 @@ class LowerOrder(Mismatch):
 
     knob_name: ClassVar[str] = "order"
 
+    @override
     def __post_init__(self) -> None:
         if not isinstance(self.base, Ngram):
             raise ValueError(f"base of lower-order must be an Ngram, got {type(self.base).__name__}")

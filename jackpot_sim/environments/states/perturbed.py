@@ -41,6 +41,7 @@ class DirichletMixture(Mismatch):
 
     knob_name: ClassVar[str] = "epsilon"
 
+    @override
     def __post_init__(self) -> None:
         super().__post_init__()
         check_positive("noise_concentration", self.noise_concentration)
@@ -110,6 +111,7 @@ class Temperature(TransformedLaw):
 
     knob_name: ClassVar[str] = "temperature"
 
+    @override
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.colder and self.temperature is not None:

@@ -36,6 +36,7 @@ class StaleLogits(Mismatch):
 
     knob_name: ClassVar[str] = "steps"
 
+    @override
     def __post_init__(self) -> None:
         super().__post_init__()
         check_positive("learning_rate", self.learning_rate)

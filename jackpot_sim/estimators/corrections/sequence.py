@@ -87,6 +87,7 @@ class SequenceTruncatedImportanceSampling(_Aggregated):
     """C > 0."""
     aggregate: Aggregate = Aggregate.SUM
 
+    @override
     def __post_init__(self) -> None:
         super().__post_init__()
         require_positive(self, "clip")
@@ -116,6 +117,7 @@ class SequenceMaskedImportanceSampling(SequenceImportanceSampling):
     high: float = 3.0
     """Largest ratio kept."""
 
+    @override
     def __post_init__(self) -> None:
         super().__post_init__()
         require_band(self)
@@ -151,6 +153,7 @@ class SequenceRatioMask(_Aggregated):
     inverted: bool = False
     """True puts the bounds on 1/ratio, as verl does."""
 
+    @override
     def __post_init__(self) -> None:
         super().__post_init__()
         require_band(self)
@@ -168,6 +171,7 @@ class _StatisticMask(_Aggregated):
     _may_be_largest = True
     bound: float
 
+    @override
     def __post_init__(self) -> None:
         super().__post_init__()
         require_positive(self, "bound")
