@@ -2,7 +2,7 @@
 
 >>> from jackpot_sim import estimators
 >>> estimators.get("mis", low=0.5, high=5.0)
-MaskedImportanceSampling(low=0.5, high=5.0)
+MaskedImportanceSampling(low=0.5, high=5.0, c2=None)
 """
 
 from jackpot_sim.core.log_ratios import Aggregate

@@ -129,7 +129,7 @@ def combined(first: Correction, *others: Correction) -> Combined:
     >>> from jackpot_sim import estimators
     >>> both = combined(estimators.get("tis"), estimators.get("veto"))
     >>> both.name, both.parameters()
-    ('tis & veto', {'tis.clip': 2.0, 'tis.floor': 0.0, 'veto.threshold': 0.0001})
+    ('tis & veto', {'tis.clip': 2.0, 'tis.floor': 0.0, 'tis.c2': None, 'veto.threshold': 0.0001})
 
     Raises:
         ValueError: two parts need the overlap at different λ, of which `weights` takes only one.
