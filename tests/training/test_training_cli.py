@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,11 @@ def test_policies_are_kept_when_asked_for_and_not_made_up_later(
     assert main(kept) == 0
     assert "No policy" not in capsys.readouterr().out
     assert Path("kept/runs/run.none.0/policy/model.safetensors").is_file()
+
+
+def test_a_dry_run_needs_no_torch(command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert main([*command, "--dry-run"]) == 0
 
 
 def test_a_dry_run_shows_the_runs_and_trains_nothing(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:

@@ -72,6 +72,8 @@ def resolved_device(device: str) -> str:
     Raises:
         ValueError: there is no such device here.
     """
+    if device == "cpu":
+        return device
     import torch
 
     if device == "auto":
