@@ -87,9 +87,9 @@ class Candidate:
     estimator: str
     denominator: str
     per_seed: dict[str, Floats]
-    """By figure, its value in each cell, (seeds,)."""
+    """The value of each figure in each cell, (seeds,)."""
     resampled: dict[str, Floats]
-    """By figure, its value in each cell of each replicate, (seeds, replicates)."""
+    """The value of each figure in each cell of each replicate, (seeds, replicates)."""
 
     def centre(self, figure: str) -> float:
         """The mean over seeds."""
@@ -105,7 +105,7 @@ class Candidate:
         return float(centre), replicates
 
     def mse_rescaled_at(self, n_samples: int) -> tuple[float, Floats]:
-        """The same for the MSE of the best multiple of the update."""
+        """The counterpart for the MSE of the update's best multiple."""
         centre, replicates = (_mean_over_seeds(_rescaled(part, n_samples)) for part in (self.per_seed, self.resampled))
         return float(centre), replicates
 

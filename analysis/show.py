@@ -195,7 +195,7 @@ class _Winner:
 
 
 def _winners(line: Sequence[tuple[int, _Winner]]) -> str:
-    """The same winner at each n of a line, with its MSE at the first and the last."""
+    """A line of one winner at every n, with its MSE at the first and the last."""
     name, updates = line[0][1].key
     if not name:
         return "none is defined"

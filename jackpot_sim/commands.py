@@ -24,7 +24,7 @@ UNPARSED = Parameter(parse=False)
 """An argument that is no option, and comes from `Split`."""
 
 Split: TypeAlias = Callable[[list[str]], tuple[Mapping[str, object], list[str]]]
-"""From a command line to the unparsed arguments of the function, and to the rest of the line."""
+"""A command line → the unparsed arguments of the function, and the rest of the line."""
 
 
 def app_of(module: str, about: str, epilogue: str = "", default_parameter: Parameter | None = None) -> App:

@@ -141,7 +141,7 @@ def _fit(of: pd.DataFrame, size: str, distance: str) -> dict[str, Fitted]:
 
 
 def _within(bounded: pd.DataFrame) -> bool:
-    """Whether no exponent in T is above the bound's by more than two standard errors."""
+    """True where no exponent in T is above the bound's by more than two standard errors."""
     return bool((bounded["length"] - 2 * bounded["length_se"] <= BOUND_IN_LENGTH).all())
 
 

@@ -58,7 +58,7 @@ def run_from(
     make: Callable[[F], Made],
     argv: Sequence[str] | None,
 ) -> int:
-    """The same from records of another kind.
+    """The figure from records of another kind.
 
     Args:
         load: reads the records of figure `name` from `--records`, or where they lie by default; takes the name and

@@ -54,7 +54,7 @@ class WayToZ(StrEnum):
 
     @property
     def needs_laws(self) -> bool:
-        """Whether the actor's log-probs of the whole vocabulary have to be stored."""
+        """True where the actor's log-probs of the whole vocabulary have to be stored."""
         return self is not WayToZ.BRACKET
 
 

@@ -22,10 +22,10 @@ Location: TypeAlias = Sequence[int | str]
 """The place of an error as pydantic tells it: names of fields, places in lists, kinds of unions."""
 
 Kinds: TypeAlias = Callable[[Location], Mapping[int | str, type]]
-"""From the place of an error to the configurations there by their kind or the field that they are in."""
+"""The place of an error → the configurations there, by their kind or the field that they are in."""
 
 Place: TypeAlias = Callable[[Location], str]
-"""From the place of an error to its name."""
+"""The place of an error → its name."""
 
 _UNKNOWN_FIELD = ("extra_forbidden", "unexpected_keyword_argument")
 

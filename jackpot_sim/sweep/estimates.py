@@ -28,7 +28,7 @@ class Estimate(NamedTuple):
 
     row: Row
     states: Columns | None = None
-    """By column, the figures of each state or prompt, (states,); of exact figures alone."""
+    """The exact figures of each state or prompt by column, (states,)."""
 
 
 Estimator: TypeAlias = Callable[[EstimatorSpec, Correction, Denominator], Estimate]

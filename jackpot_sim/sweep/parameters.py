@@ -21,7 +21,7 @@ _FIRST = (
 
 
 def _defaults() -> dict[str, dict[str, object]]:
-    """By parameter, the default of each correction that has it."""
+    """The defaults of each parameter, by correction."""
     by_parameter: dict[str, dict[str, object]] = {parameter: {} for parameter in _FIRST}
     for name in estimators.names():
         for field in dataclasses.fields(registered(name)):

@@ -1,4 +1,4 @@
-"""From a study to its cells, and what they will cost."""
+"""The cells of a study, and an estimate of their cost."""
 
 from __future__ import annotations
 

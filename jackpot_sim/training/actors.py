@@ -83,7 +83,7 @@ class JointActor(SmallActor):
     learning_rate: Annotated[float, Field(gt=0)] = 3e-4
     """AdamW's."""
     ppo: bool = True
-    """Whether the actor is rewarded too: ordinary PPO on its own ratio p_ω/p_inf, without any rejection.
+    """True rewards the actor too: ordinary PPO on its own ratio p_ω/p_inf, without any rejection.
 
     p_ω before the step's updates wrote the batch, so that the factor F(p_ω,ref/p_inf) of [J] is 1.
     """

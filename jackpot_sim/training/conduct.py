@@ -53,9 +53,9 @@ class Options:
     """The options that do not change the records."""
 
     keep_policies: bool = False
-    """Whether to save the policies of the runs that are still to be trained."""
+    """True saves the policies of the runs that are still to be trained."""
     tensorboard: bool = False
-    """Whether to write events for TensorBoard."""
+    """True writes events for TensorBoard."""
     models: Path | None = None
     """The folder of the first models of runs, which studies may share; None: in the study's folder."""
 

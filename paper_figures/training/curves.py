@@ -36,7 +36,7 @@ class Panel(NamedTuple):
     label: str
     """The label of the vertical axis."""
     log: bool = False
-    """Whether the vertical axis is logarithmic."""
+    """True for a logarithmic vertical axis."""
     title: str = ""
     """The title where there is one setting, which does not name the panels."""
 

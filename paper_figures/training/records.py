@@ -44,7 +44,7 @@ class Trained:
     grid: Mapping[str, Mapping[str, Training]]
     """The configuration of every setting and method."""
     quick: bool = False
-    """Whether this is the quick version, which shows the look of a figure and decides nothing."""
+    """True for the quick version, which shows the look of a figure and decides nothing."""
 
     @property
     def settings(self) -> list[str]:
@@ -158,7 +158,7 @@ def of_folder(root: Path, quick: bool = False) -> Trained:
 
 
 def _describes(grid: Mapping[str, Mapping[str, Training]], outcomes: pd.DataFrame) -> bool:
-    """Whether the grid of a manifest has the number of steps of each run."""
+    """True where the grid of a manifest has the number of steps of each run."""
     runs = {*zip(outcomes["setting"], outcomes["method"], strict=True)}
     try:
         return all(int(grid[setting][method]["steps"]) > 0 for setting, method in runs)

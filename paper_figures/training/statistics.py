@@ -44,7 +44,7 @@ class Difference(NamedTuple):
 
     @property
     def above(self) -> bool | None:
-        """Whether the mean is above 0; None where the interval holds 0."""
+        """True where the mean is above 0; None where the interval holds 0."""
         return True if self.low > 0 else False if self.high < 0 else None
 
     @override
@@ -60,7 +60,7 @@ class Claim(NamedTuple):
     text: str
     """The claim as a clause after "supports that"."""
     holds: bool | None
-    """Whether it holds; None: the runs do not decide it."""
+    """True where the claim holds; None where the runs do not decide it."""
     because: str
     """The numbers that decide it."""
 
@@ -206,7 +206,7 @@ def by_seed(values: pd.Series[float]) -> pd.Series[float]:
 
 
 def mostly(happened: pd.Series[bool] | pd.Series[float]) -> bool | None:
-    """Whether an event happens to more than half of all seeds, judged by a sample: the rule for all counts.
+    """True where an event happens to more than half of all seeds, judged by a sample: the rule for all counts.
 
     A seed counts if the event happens in more than half of its settings. The rule says True if the lower one-sided
     Clopper–Pearson 95 % bound of the rate is above one half, False if the upper one is below one half, and None
@@ -224,7 +224,7 @@ def mostly(happened: pd.Series[bool] | pd.Series[float]) -> bool | None:
 
 
 def stable(lost_at: pd.Series[float]) -> bool | None:
-    """Whether most seeds lose no run in any setting, by the rule of `mostly`."""
+    """True where most seeds lose no run in any setting, by the rule of `mostly`."""
     return mostly(lost_at.isna().groupby(level="seed").all())
 
 

@@ -78,7 +78,7 @@ class ActorSource(OneKnob):
     """A source of a language-model actor that differs from the policy by one knob."""
 
     learns_the_language: ClassVar[bool] = False
-    """Whether `other` is trained as the policy was, unless it is a checkpoint."""
+    """True where `other` is trained as the policy was, unless it is a checkpoint."""
 
     @property
     def other(self) -> LanguageModel | None:

@@ -28,7 +28,7 @@ LAM = 1.0
 """The λ of the overlap between the models that is reported."""
 
 Figures: TypeAlias = Mapping[str, tuple[float, float]]
-"""By name, a figure and its standard error."""
+"""Figures with their standard errors, by name."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -80,7 +80,7 @@ class Differentiation:
         return self.env.gradients == "sequences"
 
     def _spread(self, correction: Correction | None, denominator: Denominator) -> Spread:
-        """From sequences where each has a gradient of its own and owes nothing to the others."""
+        """The spread of sequences where each has its own gradient and depends on no other; else of replicates."""
         alone = denominator is Denominator.PROPOSED and not (correction and correction.looks_at_batch)
         return Spread.SEQUENCES if alone and self._one_by_one else Spread.REPLICATES
 

@@ -19,7 +19,7 @@ _CLOSE = 3e-5
 
 
 def packs(model: Model) -> bool:
-    """Whether the model takes such a mask and gives the same logits with it.
+    """True where the model takes such a mask and gives the same logits with it.
 
     A trial decides, since architectures treat a mask differently. Models are refused without a trial if their attention
     is not torch's sdpa, if they take no positions, or if they have a window, which may be longer than the trial.

@@ -156,7 +156,7 @@ class _UnderWay:
         checkpoints.save(self._folder, self._trainer.step, {"trainer": self._trainer.state(), "rows": self._rows})
 
     def _is_over(self) -> bool:
-        """Whether the run has stayed collapsed for `stop_after_collapse` steps."""
+        """True where the run has stayed collapsed for `stop_after_collapse` steps."""
         patience = self._run.training.stop_after_collapse
         tests = [row for row in self._rows if "accuracy" in row]
         if patience is None or not tests:

@@ -71,7 +71,7 @@ class Grid:
         return rows[:n]
 
     def is_held_out(self, rows: Ints) -> Flags:
-        """Whether each row of (n, columns) is held out, shape (n,)."""
+        """A mask of the held-out rows of (n, columns), shape (n,)."""
         key = self.key(rows).astype(np.uint64)
         state = np.zeros(len(rows), dtype=np.uint64)
         for column in range(key.shape[1]):
