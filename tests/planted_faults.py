@@ -42,7 +42,7 @@ DEFAULT = (
         f"jackpot_sim/estimators/corrections/{name}.py"
         for name in ("token", "jackpot", "sequence", "batch", "correction", "inputs")
     ),
-    *(f"jackpot_sim/estimators/states/{name}.py" for name in ("moments", "path", "optimum", "sampled")),
+    *(f"jackpot_sim/estimators/states/{name}.py" for name in ("moments", "sorted_state", "optimum", "sampled")),
     *(f"jackpot_sim/estimators/{name}.py" for name in ("statistics", "replicates", "sequences/sampled")),
     *(f"jackpot_sim/environments/{name}.py" for name in ("states/base_laws", "prefix_tree", "targets")),
     "jackpot_sim/environments/sequences/small_lm.py",

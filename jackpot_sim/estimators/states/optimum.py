@@ -26,7 +26,7 @@ from jackpot_sim.estimators.corrections.correction import Correction
 from jackpot_sim.estimators.corrections.jackpot import Jackpot, OverlapTruncatedImportanceSampling
 from jackpot_sim.estimators.corrections.token import RejectionSampling, TruncatedImportanceSampling
 from jackpot_sim.estimators.states import path
-from jackpot_sim.estimators.states.path import A2, A2P, AP, A, Places, SortedState, Update
+from jackpot_sim.estimators.states.sorted_state import A2, A2P, AP, A, Places, SortedState, Update, sorted_states
 from jackpot_sim.estimators.statistics import Denominator, Moments
 
 _CANDIDATES = 32
@@ -135,7 +135,7 @@ def with_parameter(correction: Correction, parameter: str, value: float | Floats
 def _refined(pair: tuple[Array, Array, Array], along: Callable[[Floats], Moments[Floats]]) -> Floats:
     """Grids over the range of the ratios and beyond, then each between the neighbours of the last one's best point."""
     low, high = math.inf, -math.inf
-    for state in path.sorted_states(*pair):
+    for state in sorted_states(*pair):
         finite = state.log_ratio[np.isfinite(state.log_ratio)]
         if finite.size:
             low, high = min(low, float(finite[0])), max(high, float(finite[-1]))
@@ -185,7 +185,7 @@ def _vertices(pair: tuple[Array, Array, Array], correction: Correction, n_sample
     """The least of the minima of all quadratic pieces, as thresholds."""
     first: Floats = np.zeros(3)
     ends, steps = [], []
-    for state in path.sorted_states(*pair):
+    for state in sorted_states(*pair):
         breaks, stretches = _intervals(state, correction)
         costs = _costs(state, stretches, len(breaks) + 1, n_samples)
         first = first + costs[:, 0]

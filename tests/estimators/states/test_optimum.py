@@ -14,6 +14,7 @@ from jackpot_sim import estimators
 from jackpot_sim.estimators.corrections.composed import RaoBlackwell, rao_blackwell
 from jackpot_sim.estimators.states import moments, optimum, path
 from jackpot_sim.estimators.states.optimum import with_parameter
+from jackpot_sim.estimators.states.sorted_state import sorted_states
 from tests.cases import each, every, rotating
 from tests.core.laws import of_probabilities
 from tests.estimators.brute import CELLS, Cell
@@ -100,7 +101,7 @@ def test_every_quadratic_is_the_mse_on_its_interval(family: str, cell: str) -> N
     correction, parameter = FAMILIES[family]
     for log_p, log_q, advantage in zip(*CELLS_TRIED[cell], strict=True):
         laws = Cell(log_p, log_q, advantage)
-        (state,) = path.sorted_states(*laws)
+        (state,) = sorted_states(*laws)
         breaks, stretches = optimum._intervals(state, correction)
         costs = optimum._costs(state, stretches, len(breaks) + 1, 8)
         ends = np.concatenate([[0.0], breaks, [2 * breaks[np.isfinite(breaks)][-1]]])
@@ -124,7 +125,7 @@ def test_near_certain_states_keep_their_digits(family: str, rest: float) -> None
         beside = with_parameter(correction, parameter, found.threshold * scale)
         referee = extended(laws, beside, "proposed", n_samples)
         assert found.moments.mse[0] <= referee.mse * (1 + 1e-12)
-    (state, *_) = path.sorted_states(*laws)
+    (state, *_) = sorted_states(*laws)
     breaks, stretches = optimum._intervals(state, correction)
     costs = optimum._costs(state, stretches, len(breaks) + 1, n_samples)
     for index, (low, high) in enumerate(itertools.pairwise([0.0, *breaks, 2 * breaks[-1]])):
