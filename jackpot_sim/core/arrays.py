@@ -1,4 +1,4 @@
-"""The types of arrays: of any library, and of numpy with one dtype."""
+"""The types of arrays: arrays of any library, and numpy arrays of one dtype."""
 
 from __future__ import annotations
 

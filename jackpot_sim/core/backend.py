@@ -1,8 +1,8 @@
 """The one module that knows which array library is in use.
 
 Everything else in the project is written once against the Array API standard, with the
-namespace `xp` taken from its inputs. What the standard lacks, or what one library does
-much better by another route, is in this module.
+namespace `xp` taken from its inputs. This module holds what the standard lacks, and what
+one library does much faster by another route.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from jackpot_sim.core.arrays import Array as Array
 from jackpot_sim.core.arrays import Namespace
 
 BLOCK_ELEMENTS = 1 << 15
-"""Elements of one array worked on at a time, so that temporaries stay in the cache."""
+"""The number of elements of an array that are worked on at a time, so that temporaries stay in the cache."""
 
 _HALF = ("float16", "bfloat16")
 
 
 def namespace(*arrays: Array) -> Namespace:
-    """The Array API namespace that all `arrays` share; Python scalars and None are passed over."""
+    """The Array API namespace that all `arrays` share; Python scalars and None are ignored."""
     return array_api_compat.array_namespace(*arrays)
 
 
@@ -61,7 +61,7 @@ def as_ids(value: Array, like: Array) -> Array:
 
 
 def logsumexp(x: Array, axis: int = -1, keepdims: bool = False) -> Array:
-    """log Σ exp(x) along one axis, which the shape loses; a slice of nothing but −inf gives −inf."""
+    """log Σ exp(x) along `axis`, which the shape loses unless `keepdims`; a slice that is all −inf gives −inf."""
     xp = namespace(x)
     peak = xp.max(x, axis=axis, keepdims=True)
     finite_peak = xp.where(xp.isfinite(peak), peak, xp.zeros_like(peak))
@@ -73,9 +73,9 @@ def logsumexp(x: Array, axis: int = -1, keepdims: bool = False) -> Array:
 
 
 def searchsorted(ascending: Array, values: Array, side: Literal["left", "right"]) -> Array:
-    """The places of `values` in `ascending` along the last axis, the shape of `values`; other axes must agree."""
+    """The insertion points, the shape of `values`, in `ascending` along the last axis; other axes must agree."""
     if array_api_compat.is_torch_array(values) and array_api_compat.is_torch_array(ascending):
-        # torch warns of the copy that it makes of a strided tensor, so make it first.
+        # Copied here if strided: torch would copy such a tensor itself, with a warning.
         ascending, values = ascending.contiguous(), values.contiguous()
     places: Any = xpx.searchsorted(cast("Any", ascending), cast("Any", values), side=side)
     return cast("Array", places)
@@ -95,7 +95,7 @@ def kth_largest(x: Array, k: int) -> Array:
 
 
 def topk_mask(x: Array, k: int) -> Array:
-    """A mask of the k largest entries along the last axis, the shape of `x`; ties go to the lower index; no NaN."""
+    """A mask of the k largest entries along the last axis, the shape of `x` (no NaN); ties go to the lower index."""
     xp = namespace(x)
     if k >= x.shape[-1]:
         return xp.ones_like(x, dtype=xp.bool)
@@ -111,22 +111,22 @@ def topk_mask(x: Array, k: int) -> Array:
 def topk(x: Array, k: int) -> tuple[Array, Array]:
     """(values, indices) of the k largest entries along the last axis, both of shape (..., k).
 
-    Largest first, and among ties the lower index first, on every backend; k beyond the axis means all
-    of it. The indices are int64, and `x` holds no NaN.
+    The largest entry comes first, and among ties the one of lower index, on every backend. A k beyond the
+    axis gives all entries. The indices are int64, and `x` holds no NaN.
     """
     xp = namespace(x)
-    kept = min(k, x.shape[-1])
-    indices = _torch_topk(x, kept) if array_api_compat.is_torch_array(x) and kept < x.shape[-1] else None
+    count = min(k, x.shape[-1])
+    indices = _torch_topk(x, count) if array_api_compat.is_torch_array(x) and count < x.shape[-1] else None
     if indices is None:
-        # The mask holds k entries of every row, and `nonzero` gives them row by row in ascending order.
-        indices = xp.reshape(xp.nonzero(topk_mask(x, kept))[-1], (*x.shape[:-1], kept))
+        # The mask is True at k entries of every row, and `nonzero` gives them row by row in ascending order.
+        indices = xp.reshape(xp.nonzero(topk_mask(x, count))[-1], (*x.shape[:-1], count))
     values = xp.take_along_axis(x, indices, axis=-1)
     order = xp.argsort(values, axis=-1, descending=True, stable=True)
     return xp.take_along_axis(values, order, axis=-1), xp.take_along_axis(indices, order, axis=-1)
 
 
 def _torch_topk(x: Array, k: int) -> Array | None:
-    """The indices of the k largest in ascending order, by torch's own function; None where it may break a tie."""
+    """The indices of the k largest in ascending order, by torch's own function; None where the k-th place is tied."""
     xp = namespace(x)
     values, indices = xp.topk(x, k + 1, dim=-1)
     if bool(xp.any(values[..., k - 1] == values[..., k])):
@@ -140,14 +140,14 @@ def stop_gradient(x: Array) -> Array:
 
 
 def to_numpy(x: Array | float) -> np.ndarray[Any, Any]:
-    """A numpy copy or view of `x`, any shape, fetched from its device and cut from any graph."""
+    """`x`, any shape, as a numpy array: a view where possible, fetched from its device and detached from its graph."""
     if array_api_compat.is_torch_array(x):
         return np.asarray(x.detach().cpu().numpy())
     return np.asarray(x)
 
 
 def into(out: Array, operation: str, *operands: Array) -> Array:
-    """`operation`, elementwise, written into `out`: fresh memory costs more than the arithmetic."""
+    """`operation`, elementwise, written into `out` of any shape: fresh memory costs more than the arithmetic."""
     function = getattr(namespace(out), operation)
     if array_api_compat.is_numpy_array(out) or array_api_compat.is_torch_array(out):
         written: Array = function(*operands, out=out)
@@ -157,7 +157,7 @@ def into(out: Array, operation: str, *operands: Array) -> Array:
 
 
 def row_blocks(rows: int, columns: int) -> Iterator[slice]:
-    """Slices over `rows` that hold about `BLOCK_ELEMENTS` elements each, and one row at least."""
+    """Slices over `rows` that hold about `BLOCK_ELEMENTS` elements each, and at least one row."""
     step = max(1, BLOCK_ELEMENTS // max(columns, 1))
     for start in range(0, rows, step):
         yield slice(start, min(start + step, rows))

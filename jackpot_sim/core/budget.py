@@ -1,14 +1,14 @@
 """λ from an acceptance budget, exactly.
 
-With μ = 1/λ the overlap Z = Σ min(q, μp) is concave, piecewise linear and non-decreasing in μ. A
-tangent meets the target at or left of the root wherever it is drawn. So after one step from any start
-Newton climbs in μ (λ falls), tokens leave {p < λq} at every step and never return, and on the root's
-own piece it is exact: λ = P(p < λq) / (ā − Q(p ≥ λq)). It ends, and there is no tolerance to choose.
+With μ = 1/λ the overlap Z = Σ min(q, μp) is concave, piecewise linear and non-decreasing in μ. Every
+tangent meets the target at or left of the root. So after one step from any start Newton's method climbs
+in μ (λ falls), and tokens leave {p < λq} at every step and never return. On the root's own piece it is
+exact: λ = P(p < λq) / (ā − Q(p ≥ λq)). The number of steps is finite, and no tolerance is needed.
 
 Short states are solved many at a time. A long state, or a whole batch that shares one λ, is read in
-cache-sized tiles: a small sample gives the start, one pass a tangent, a second pass picks out the few
-tokens that change sides near the tangent's root, and Newton ends among those. A poor start costs
-passes, never the answer. At most `_STORED` probabilities of each law are held.
+cache-sized tiles: a small sample gives the start, one pass gives a tangent, a second pass picks out the
+few tokens that change sides near the tangent's root, and Newton's method ends among those. A poor start
+costs passes, not accuracy. At most `_STORED` probabilities of each law are held.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ ATTAINABILITY_TOLERANCE = 1e-12
 _SAMPLE = 2048
 _STORED = 1 << 20
 _NEAR = 0.25
-"""Newton steps, relative to λ, that are short enough to pick out the tokens they pass at once."""
+"""The longest Newton step, relative to λ, after which the tokens that it passes are picked out."""
 
 
 def solve_lam(
@@ -75,7 +75,7 @@ def solve_lam(
     if not bool(xp.all(rate >= xp.finfo(rate.dtype).smallest_normal)):
         raise ValueError(f"acceptance_rate must be positive, got {acceptance_rate}")
     log_p, log_q = xp.reshape(log_p, (states, vocab)), xp.reshape(log_q, (states, vocab))
-    # A law that the checks refuse may overflow on its way to them, and then inf · 0 is nan.
+    # A law may overflow before the checks refuse it, and inf · 0 is then nan.
     with np.errstate(over="ignore", invalid="ignore"):
         if not per_state:
             return as_array(_Tokens(log_p, log_q).solve(float(rate)), log_p)
@@ -121,12 +121,12 @@ def _newton(p: Array, q: Array, target: float, lam: float, level: float = 0.0, s
 
 
 def _tangent_root(level: float, slope: float, target: float, otherwise: float) -> float:
-    """λ at level + slope/λ = target; `otherwise` where there is none, or rounding has eaten it."""
+    """λ at level + slope/λ = target; `otherwise` where no such λ exists or rounding hides it."""
     return slope / (target - level) if slope > 0 and target > level else otherwise
 
 
 def _buffers(like: Array, tokens: int) -> tuple[Array, Array] | None:
-    """Memory for the p and q of so many tokens, to be used again: fresh pages cost more than exp."""
+    """Reusable memory for p and q, (tokens,) each, as fresh pages cost more than exp; None beyond `_STORED`."""
     if tokens > _STORED:
         return None
     device = array_api_compat.device(like)
@@ -165,18 +165,18 @@ class _Tokens:
             first = first and not falls
             # The tangent falls short of the root by the order of its step squared.
             low = root / (1 + max(1e-3, min(step, 8 * step**2))) if falls else lam
-            # A long fall passes few tokens where little mass is linear; on the way up there is no telling.
+            # A long fall passes few tokens if little mass is linear; a step up may pass any number.
             passed = step * (slope / self._states if falls else 1.0)
             few = self._between(low, max(lam, root)) if passed <= _NEAR else None
             if few is None:
-                # A tangent drawn far to the right of the root flies off: go half of its way.
+                # From far right of the root a tangent overshoots: take half of its step, in log λ.
                 lam = root if falls else math.sqrt(lam) * math.sqrt(root)
                 continue
             # The few are linear at max(lam, root) and saturated at low.
             few_p, few_q = (float(self._xp.sum(x)) for x in few)
             level, slope = (level, slope - few_p) if falls else (level - few_q, slope)
             excess = level + few_q + slope / low - target
-            # Z never exceeds its maximum: only a bracket that reaches it need ask for it.
+            # Z never exceeds its maximum, so the rate can be the maximum only if Z(low) is near the target.
             lowest = self._lowest_at_maximum(rate) if abs(excess) <= near else None
             if lowest is not None:
                 return lowest
@@ -185,7 +185,7 @@ class _Tokens:
             lam = low
 
     def _guess(self, rate: float, highest: float) -> float:
-        """The root of an evenly spaced sample of the tokens, or `highest` if that is no start."""
+        """The root of an evenly spaced sample of the tokens; `highest` if that root is unusable."""
         xp = self._xp
         # An odd stride does not fall into step with a power-of-two vocabulary.
         stride = max(1, self._log_p.shape[0] // _SAMPLE) | 1
@@ -202,24 +202,24 @@ class _Tokens:
         level = slope = 0.0
         for p, q in self._read():
             linear = self._xp.astype(p < lam * q, p.dtype)  # a product beats where and sum severalfold
-            # Not Q less the linear part: a small level would lose its digits.
+            # Summed on its own: as Q less the linear part a small level would lose its digits.
             level += float((1 - linear) @ q)
             slope += float(linear @ p)
         return level, slope
 
     def _between(self, low: float, high: float) -> tuple[Array, Array] | None:
         """p and q of the tokens that are linear at `high` and saturated at `low`; None if too many."""
-        xp, found, held = self._xp, [], 0
+        xp, passed, count = self._xp, [], 0
         for p, q in self._read():
             (index,) = xp.nonzero((p < low * q) ^ (p < high * q))
-            held += index.shape[0]
-            if held > _STORED:
+            count += index.shape[0]
+            if count > _STORED:
                 return None
-            found.append((xp.take(p, index), xp.take(q, index)))
-        return xp.concat([p for p, _ in found]), xp.concat([q for _, q in found])
+            passed.append((xp.take(p, index), xp.take(q, index)))
+        return xp.concat([p for p, _ in passed]), xp.concat([q for _, q in passed])
 
     def _lowest_at_maximum(self, rate: float) -> float | None:
-        """min r over the shared support if `rate` is the attainable maximum; refuses one beyond it."""
+        """min r over the shared support if `rate` is the attainable maximum, else None; refuses rates beyond it."""
         attainable, lowest = 0.0, math.inf
         for p, q in self._read():
             mass, ratio = _shared(p, q)
@@ -228,7 +228,7 @@ class _Tokens:
         return lowest if bool(_at_maximum(as_array(rate, self._log_p), mean)) else None
 
     def _read(self) -> Iterator[tuple[Array, Array]]:
-        """Whole rows at a time where they are short, pieces of one row where they are long."""
+        """Tiles of (p, q): whole rows where rows are short, pieces of one row where they are long."""
         if self._tiles:
             yield from self._tiles
             return

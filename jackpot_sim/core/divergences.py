@@ -1,15 +1,16 @@
 """Divergences between two laws over a vocabulary: log-probabilities in, nats out.
 
-Each takes `p` and `q` of shape (..., vocab) and gives shape (...). Where p > 0 and q = 0 the
-KL, χ² and Rényi (α ≥ 1) divergences are inf, and inf is what is reported.
+Each divergence takes `p` and `q` of shape (..., vocab) and returns shape (...). Where p > 0 and q = 0 the
+KL, χ² and Rényi (α ≥ 1) divergences are inf, and are reported as inf.
 
-Near-equal laws keep their digits: sums run over terms that cannot be negative, and each term follows from
-the log-ratio ℓ, which float64 subtracts exactly where it is small, without cancellation. What is computed of
-log-probs whose rounding leaves Σp and Σq a few 1e-16 away from 1 is the formula given, at those numbers. From
-the divergence of the normalised laws that differs by the square of 1e-16, but TV, which is of first order, by
-1e-16 itself: a TV of 1e-9 has 7 digits if rounding of the log-probs counts as an error.
+Near-equal laws keep their digits: sums run over terms that cannot be negative, and each term follows without
+cancellation from the log-ratio ℓ, a difference that float64 computes exactly where it is small.
 
-All raise ValueError for NaN or unnormalised laws and for shapes that differ.
+Rounding of the log-probs leaves Σp and Σq a few 1e-16 away from 1, and every formula is evaluated at these
+numbers. The result differs from the divergence of the normalised laws by the square of 1e-16. Only TV, which is
+of first order, differs by 1e-16 itself: a TV of 1e-9 has 7 digits if the rounding counts as an error.
+
+All raise ValueError for NaN, unnormalised laws and differing shapes, except the functions of checked laws.
 """
 
 from __future__ import annotations
@@ -54,24 +55,24 @@ def kl_to_measure(p: Array, ratio: Array, measure: Array) -> Array:
 
     Args:
         p: log p of laws, shape (..., vocab).
-        ratio: log p/m, the same shape: with digits of its own where m is near p, as log p − log m has them only
-            where both logs are exact.
-        measure: log m; in logs because a mass may be too small for its exponential.
+        ratio: log p/m, the same shape. Where m is near p it must be computed on its own: the difference
+            log p − log m keeps its digits only where both logs are exact.
+        measure: log m, the same shape; m itself may be too small for a float.
     """
     xp = namespace(p, ratio, measure)
     log_total = logsumexp(measure, keepdims=True)
-    there = log_total > -math.inf
+    has_mass = log_total > -math.inf
     near = xp.abs(ratio) < 1
     mass = xp.exp(p)
     close = mass * xp.expm1(-xp.where(near, ratio, 0.0))
     with overflow_to_inf():
         excess = xp.where(near, close, xp.exp(measure) - mass)
-    # The sum of what tells m from p says by how much its mass is off, where 1e-16 of rounding may be all of that.
+    # Σm − 1 from the differences m − p: from Σm itself it would be lost in rounding where m is near p.
     less_one = xp.sum(excess, axis=-1, keepdims=True) / xp.sum(mass, axis=-1, keepdims=True)
     slight = xp.abs(less_one) < 0.5
-    log_total = xp.where(slight, xp.log1p(xp.where(slight, less_one, 0.0)), xp.where(there, log_total, 0.0))
+    log_total = xp.where(slight, xp.log1p(xp.where(slight, less_one, 0.0)), xp.where(has_mass, log_total, 0.0))
     divergence = xp.sum(kl_terms(p, ratio + log_total, measure - log_total), axis=-1)
-    return xp.where(there[..., 0], divergence, math.nan)
+    return xp.where(has_mass[..., 0], divergence, math.nan)
 
 
 def total_variation(p: Array, q: Array) -> Array:
@@ -113,7 +114,7 @@ def jensen_shannon(p: Array, q: Array) -> Array:
     policy_is_larger = ratio > 0
     larger = xp.where(policy_is_larger, p, q)
     distance = xp.where(policy_is_larger, ratio, -ratio)
-    # log(larger/m) from the ratio alone: log m itself is rounded to 1e-16, which may be all there is of ℓ.
+    # log(larger/m) from the ratio alone: log m is rounded to 1e-16, and ℓ may be no larger than that.
     above = -xp.log1p(xp.expm1(-distance) / 2)
     below, middle = above - distance, larger - above
     of_p = kl_terms(p, xp.where(policy_is_larger, above, below), middle)
@@ -122,10 +123,10 @@ def jensen_shannon(p: Array, q: Array) -> Array:
 
 
 def renyi(p: Array, q: Array, alpha: float) -> Array:
-    """Rényi's D_α(p‖q) = log(Σ p^α q^(1−α)) / (α − 1) for α > 0; α = 1 is KL(p‖q).
+    """Rényi's D_α(p‖q) = log(Σ p^α q^(1−α)) / (α − 1) for α > 0; α = 1 is KL(p‖q); (..., vocab) → (...).
 
     Raises:
-        ValueError: also when α is not positive and finite.
+        ValueError: α is not positive and finite, or as all divergences.
     """
     if not (alpha > 0 and math.isfinite(alpha)):
         raise ValueError(f"alpha must be positive and finite, got {alpha}")
@@ -134,7 +135,7 @@ def renyi(p: Array, q: Array, alpha: float) -> Array:
     p, q = check_pair(p, q)
     xp = namespace(p, q)
     log_sum = _log_renyi_sum(p, q, alpha)
-    # Near equal laws the sum is 1 + excess, and log keeps nothing of an excess near the rounding of 1.
+    # For near-equal laws the sum is 1 + excess, whose log would lose an excess near the rounding of 1.
     near_one = xp.abs(log_sum) < 0.5
     excess = xp.where(near_one, _renyi_excess(p, q, alpha), 0.0)
     return xp.where(near_one, xp.log1p(excess), log_sum) / (alpha - 1)
@@ -146,7 +147,7 @@ def _log_renyi_sum(p: Array, q: Array, alpha: float) -> Array:
     outside = (p == -math.inf) | ((q == -math.inf) if alpha < 1 else xp.zeros_like(p, dtype=xp.bool))
     exponent = alpha * xp.where(outside, 0.0, p) + (1 - alpha) * xp.where(outside, 0.0, q)
     if alpha > 1 and bool(xp.any(exponent == math.inf)):
-        # logsumexp has no use for +inf: a support violation decides the whole state.
+        # logsumexp takes no +inf; one support violation makes the whole state inf.
         violated = xp.any(exponent == math.inf, axis=-1)
         exponent = xp.where(exponent == math.inf, 0.0, exponent)
         return xp.where(violated, math.inf, logsumexp(xp.where(outside, -math.inf, exponent)))
@@ -154,7 +155,7 @@ def _log_renyi_sum(p: Array, q: Array, alpha: float) -> Array:
 
 
 def _renyi_excess(p: Array, q: Array, alpha: float) -> Array:
-    """Σ p^α q^(1−α) − 1 = Σ [p^α q^(1−α) − αp − (1−α)q], terms of one sign, where no p^α q^(1−α) passes e."""
+    """Σ p^α q^(1−α) − 1 = Σ [p^α q^(1−α) − αp − (1−α)q], in terms of one sign, for p^α q^(1−α) ≤ e."""
     xp = namespace(p, q)
     ratio = log_ratio(p, q)
     beta = alpha - 1
@@ -194,4 +195,4 @@ BY_NAME: dict[str, Callable[..., Array]] = {
     "total_variation": total_variation,
     "chi_square": chi_square,
 }
-"""The divergences of a pair of laws in records, policy first; shape (...) from (..., vocab), KLs in nats."""
+"""The divergences in records, of (policy_log_probs, actor_log_probs): (..., vocab) → (...), KLs in nats."""

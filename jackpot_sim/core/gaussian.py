@@ -1,11 +1,13 @@
-"""Closed forms when the log-ratio is Gaussian: what logit noise does in a large vocabulary.
+"""Closed forms for a Gaussian log-ratio: the effect of logit noise in a large vocabulary.
 
 Under the actor ℓ ~ N(−σ²/2, σ²), so that E_q[e^ℓ] = 1, and under the policy ℓ ~ N(σ²/2, σ²). Then, at λ = 1,
 
     KL(p‖q) = σ²/2,    Z = 2Φ(−σ/2),    KL(p‖q̃) = log Z + σφ(σ/2) + (σ²/2)Φ(σ/2).
 
 For small σ the acceptance rate is 1 − √(KL/π) and rejection lowers the KL only to
-1/2 − 1/(2π) ≈ 0.34 of what it was (ours).
+1/2 − 1/(2π) ≈ 0.34 of its value (ours).
+
+Functions are elementwise: σ and the results have the same shape.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ def overlap(sigma: ArrayLike) -> NDArray[np.float64]:
 
 
 def total_variation(sigma: ArrayLike) -> NDArray[np.float64]:
-    """TV(p, q) = 1 − Z(1) = erf(σ/√8), to its last digit also where Z is 1 but for rounding."""
+    """TV(p, q) = 1 − Z(1) = erf(σ/√8), to its last digit even where Z rounds to 1."""
     return np.asarray(erf(_scale(sigma) / math.sqrt(8)))
 
 

@@ -9,7 +9,7 @@ _INCREMENT, _FIRST, _SECOND = (np.uint64(each) for each in (0x9E3779B97F4A7C15, 
 
 
 def splitmix64(state: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """One step of SplitMix64 (Steele, Lea & Flood 2014), by which every bit of the state reaches every bit.
+    """One step of SplitMix64 (Steele, Lea & Flood 2014): every bit of the state affects every bit of the output.
 
     Args:
         state: any shape.

@@ -1,8 +1,8 @@
 """Laws of a language model from its last hidden states, a slice of the vocabulary at a time.
 
 With 151,936 tokens of vocabulary the log-probs of a batch are larger than the model's own activations. A law
-needs two passes over the vocabulary, one for its normaliser and one for what is made of it, and neither
-has to hold more than a slice.
+needs two passes over the vocabulary, one for its normaliser and one for the values that follow from it. Neither
+pass has to hold more than a slice.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from jackpot_sim.core.backend import Array, floating, into, namespace, stop_grad
 from jackpot_sim.core.numerics import overflow_to_inf
 
 DEFAULT_CHUNKS = 64
-"""Slices of a vocabulary where the caller asks for no size: each thing held costs 1/64 of full log-probs."""
+"""The number of slices of a vocabulary by default: an array of one slice takes 1/64 of full log-probs."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +25,7 @@ class Head:
     Attributes:
         weight: shape (vocab, hidden). Half precision is computed in float32, slice by slice.
         bias: shape (vocab,), or None.
-        temperature: what logits are divided by, positive.
+        temperature: the positive divisor of the logits.
 
     Raises:
         ValueError: a shape does not fit, or the temperature is not positive and finite.
@@ -45,7 +45,7 @@ class Head:
 
     @property
     def vocab(self) -> int:
-        """Tokens in the vocabulary."""
+        """The number of tokens in the vocabulary."""
         return int(self.weight.shape[0])
 
     def chunks(self, chunk: int | None = None) -> Iterator[slice]:
@@ -63,7 +63,7 @@ class Head:
     def logits(self, hidden: Array, tokens: slice = slice(None)) -> Array:
         """The logits of some tokens, from hidden states (..., hidden) to shape (..., tokens), nats.
 
-        In the widest precision among the head and the hidden states, and float32 at least.
+        The dtype is the wider of those of the head and the hidden states, and at least float32.
 
         Raises:
             ValueError: the hidden states are not of this head's size.
@@ -88,14 +88,14 @@ class Head:
 
 @dataclass(frozen=True, eq=False)
 class ChunkedLaw:
-    """The laws of hidden states under a head, normalised, with no log-prob computed yet.
+    """The laws of hidden states under a head, of which only the normalisers are computed.
 
     Attributes:
-        head: what turns the hidden states into logits.
+        head: the map from hidden states to logits.
         hidden: last hidden states, shape (..., hidden).
         peak: the largest logit of each state, shape (..., 1), nats.
-        log_total: log Σ exp(logit − peak), shape (..., 1), nats. Kept apart from the peak, as large
-            logits would leave their sum few digits after the point.
+        log_total: log Σ exp(logit − peak), shape (..., 1), nats. It is kept apart from the peak: added to a
+            large peak it would keep few digits after the point.
     """
 
     head: Head
@@ -120,7 +120,7 @@ class ChunkedLaw:
                 if running is None:
                     running = xp.where(xp.isfinite(top), top, xp.zeros_like(top)), xp.zeros_like(top)
                 peak, total = running
-                # What is summed already moves to the larger peak; while that is nothing, any peak will do.
+                # The running total is rescaled to the larger peak; while it is 0, any peak will do.
                 larger = xp.where(total > 0, xp.maximum(peak, top), top)
                 larger = xp.where(xp.isfinite(larger), larger, peak)
                 logits -= larger

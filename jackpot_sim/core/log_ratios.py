@@ -1,8 +1,8 @@
-"""Statistics of log-ratios and of weights, of tokens and of whole sequences, as frameworks log them.
+"""Statistics of log-ratios and weights, per token and per sequence, as frameworks log them.
 
 The tokens are those that the actor wrote: ℓ = log p − log q, policy over actor, r = e^ℓ. The last axis is
-time, and a mask is True on tokens that count; the other tokens may hold anything. The masks among the
-corrections bound the same statistics.
+time, and a mask is True on tokens that count; the other tokens may hold anything. The corrections that are
+masks bound the same statistics.
 """
 
 from __future__ import annotations
@@ -23,37 +23,37 @@ class Aggregate(StrEnum):
     """The ways to aggregate the values of a sequence's tokens."""
 
     SUM = "sum"
-    """Σ: of ℓ, S = log p(y)/q(y)."""
+    """The sum; of ℓ it is S = log p(y)/q(y)."""
     MEAN = "mean"
-    """The mean over the tokens that count: of ℓ, G, so that e^G is the geometric mean of r."""
+    """The mean over the tokens that count; of ℓ it is G, so that e^G is the geometric mean of r."""
     MAX = "max"
-    """The largest."""
+    """The maximum over the tokens that count."""
 
 
 def k1(log_ratio: Array) -> Array:
     """k1 = −ℓ, elementwise, nats; its mean over the actor's tokens estimates KL(q‖p) without bias.
 
-    Its sign is what makes verl's k1 bounds act on 1/r (verl `rollout_corr/kl`, slime `mis_kl`).
+    Because of its sign verl's k1 bounds act on 1/r (verl `rollout_corr/kl`, slime `mis_kl`).
     """
     return -log_ratio
 
 
 def k2(log_ratio: Array) -> Array:
-    """k2 = ℓ²/2, elementwise, nats²: at small ℓ the KL with little variance, biased (verl `*_k2`)."""
+    """k2 = ℓ²/2, elementwise, nats²: a biased estimate of a small KL, with little variance (verl `*_k2`)."""
     return log_ratio * log_ratio / 2
 
 
 def k3(log_ratio: Array) -> Array:
-    """k3 = r − 1 − ℓ ≥ 0, elementwise, nats: as k1 without bias, with less variance (verl `k3_kl`)."""
+    """k3 = r − 1 − ℓ ≥ 0, elementwise, nats: unbiased like k1, with less variance (verl `k3_kl`)."""
     with overflow_to_inf():
         return exp_remainder(log_ratio)
 
 
 def aggregate(values: Array, mask: Array, how: Aggregate) -> Array:
-    """The value of each sequence from those of its tokens.
+    """The sum, mean or maximum over the tokens of each sequence.
 
-    A sequence with a token at −inf is at −inf, also if another is at +inf: of log-ratios, it is one
-    that the policy can never write, so that p(y)/q(y) = 0. A sequence without tokens is at 0.
+    A sequence with a token at −inf gets −inf, even if another token is at +inf: where the values are
+    log-ratios, the policy can never write it, so that p(y)/q(y) = 0. A sequence without tokens gets 0.
 
     Args:
         values: shape (..., length); log-ratios, or k-statistics for MAX.
@@ -82,18 +82,18 @@ def chi_square_term(log_ratio: A) -> A:
 
 
 def ess_fraction(weight: F, square: F, units: F) -> F:
-    """(Σ w)²/(n · Σ w²): the effective sample size as a share of the n samples.
+    """(Σ w)²/(n · Σ w²), elementwise: the effective sample size as a share of the n samples.
 
     Args:
-        weight: Σ w, or its mean where n is 1.
-        square: Σ w², or its mean.
+        weight: Σ w, or the mean of w where n is 1.
+        square: Σ w², or the mean of w².
         units: n.
     """
     return weight**2 / (square * units)
 
 
 def chi_square(log_ratio: Array, mask: Array | None = None, how: Aggregate | None = None) -> Array:
-    """χ²(p‖q) as the actor's tokens estimate it: the mean of a squared ratio, less 1. A scalar array.
+    """The estimate of χ²(p‖q) from the actor's tokens: the mean of a squared ratio, less 1. A scalar array.
 
     >>> import numpy as np
     >>> log_ratio = np.log([[2.0, 0.5], [1.0, 3.0]])
@@ -103,8 +103,8 @@ def chi_square(log_ratio: Array, mask: Array | None = None, how: Aggregate | Non
     Args:
         log_ratio: ℓ, shape (..., length), nats.
         mask: the same shape, boolean; None: every token counts.
-        how: None for the mean of r² over tokens (verl `chi2_token`), SUM for that of e^{2S} over
-            sequences (verl `chi2_seq`), MEAN for that of e^{2G} (ms-swift calls this one the sequences').
+        how: None takes the mean of r² over tokens (verl `chi2_token`), SUM the mean of e^{2S} over
+            sequences (verl `chi2_seq`), MEAN the mean of e^{2G} over sequences (ms-swift's χ² of sequences).
 
     Raises:
         ValueError: no token counts, or `how` is MAX.
@@ -122,7 +122,7 @@ def chi_square(log_ratio: Array, mask: Array | None = None, how: Aggregate | Non
 
 
 def effective_sample_size(weight: Array, mask: Array | None = None) -> Array:
-    """1/mean((w/w̄)²), the share of the samples that the weights leave, in [0, 1]. A scalar array.
+    """1/mean((w/w̄)²), the effective share of the samples under weights w, in [0, 1]. A scalar array.
 
     >>> import numpy as np
     >>> round(float(effective_sample_size(np.array([1.0, 1.0, 2.0]))), 3)
@@ -131,8 +131,9 @@ def effective_sample_size(weight: Array, mask: Array | None = None) -> Array:
     verl clamps the weights to [1/C, C] first, and counts a sequence's weight once for each of its tokens.
 
     Args:
-        weight: w ≥ 0, any shape. nan where all are 0; infinite weights count for all there is.
-        mask: True on the weights that count, the same shape; None: all.
+        weight: w ≥ 0, any shape. Infinite weights outweigh all others and count alike; if all weights are 0,
+            the share is nan.
+        mask: True on the weights that count, the same shape; None: all weights count.
 
     Raises:
         ValueError: no weight counts.
@@ -142,7 +143,7 @@ def effective_sample_size(weight: Array, mask: Array | None = None) -> Array:
     xp = namespace(weight, live)
     weight = xp.where(live, weight, 0.0)
     peak = xp.max(weight)
-    # Relative to the largest, so that squares neither overflow nor vanish.
+    # Weights are relative to the largest, so that squares neither overflow nor vanish.
     largest = weight == peak
     share = xp.where(largest, 1.0, xp.where(largest, 0.0, weight) / xp.where(peak > 0, peak, 1.0))
     ess = ess_fraction(masked_mean(share, live), masked_mean(share * share, live), xp.ones_like(peak))
@@ -150,10 +151,14 @@ def effective_sample_size(weight: Array, mask: Array | None = None) -> Array:
 
 
 def masked_mean(values: Array, mask: Array | None = None) -> Array:
-    """The mean over all that counts, of any shape: of k1 or k3 over tokens, verl's `kl` and `k3_kl`.
+    """The mean of the values that count, a scalar array; of k1 and k3 it is verl's `kl` and `k3_kl`.
+
+    Args:
+        values: any shape.
+        mask: True on the values that count, the same shape; None: all values count.
 
     Raises:
-        ValueError: nothing counts.
+        ValueError: no value counts.
     """
     live = _mask(values, mask)
     xp = namespace(values, live)
@@ -161,7 +166,7 @@ def masked_mean(values: Array, mask: Array | None = None) -> Array:
 
 
 def _mask(values: Array, mask: Array | None) -> Array:
-    """`mask`, or one that is True everywhere; refused where nothing is."""
+    """`mask`, or one that is True everywhere; refused if it is True nowhere."""
     xp = namespace(values)
     live = xp.ones_like(values, dtype=xp.bool) if mask is None else mask
     if not bool(xp.any(live)):

@@ -1,18 +1,18 @@
-"""Estimating the overlap Z(λ) = Σ min(q, p/λ) without the full vocabulary.
+"""Estimates of the overlap Z(λ) = Σ min(q, p/λ) without the full vocabulary.
 
-A rollout server returns a few log-probs per token, not 151,936 of them. What those few say of Z:
+A rollout server returns a few log-probs per token, not 151,936 of them. The ways to Z:
 
-exact        `obrs.overlap`, from both full laws; `chunked`, from hidden states, never holding a law in full.
-topk         the terms of TopK(q) ∪ TopK(p): never more than Z ([J] §4.4.1).
-corrected    κ·Z_k with κ = accepted / mean Z_k: right for the batch mean, not state by state ([J] §4.4.2).
-bracket      Z_k ≤ Z ≤ Z_k + min(q_rest, p_rest/λ): true but for rounding.
-calibrated   the point inside the bracket that the batch's mean acceptance probability picks.
+exact            `obrs.overlap`, from both full laws; `chunked`, from hidden states, never holding a law in full.
+topk             Z_k, the terms of TopK(q) ∪ TopK(p): never more than Z ([J] §4.4.1).
+bias_correction  κ·Z_k with κ = accepted / mean Z_k: right for the batch mean, not state by state ([J] §4.4.2).
+bracket          Z_k ≤ Z ≤ Z_k + min(q_rest, p_rest/λ), which holds but for rounding.
+calibrated       the point inside a bracket that meets the batch's mean acceptance probability.
 
-Three brackets, by what is known of the actor q:
+The three brackets, by the log-probs that they need:
 
-bracket             q on TopK(q) ∪ TopK(p): contained in `bracket_on_topk` of TopK(q).
-actor_topk_bracket  q on TopK(q) alone, and one pass over p: the same low end, and no higher a high end.
-bracket_on_topk     q and p on the same k tokens alone: O(k) per token, and on TopK(q) the widest.
+bracket_on_topk     q and p on the same k tokens: O(k) per token, and for TopK(q) the widest of the three.
+actor_topk_bracket  q on TopK(q), and one pass over p: the same low end, and a high end that is never higher.
+bracket             q and p on TopK(q) ∪ TopK(p): inside `bracket_on_topk` of TopK(q).
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ def topk(policy_log_probs: Array, actor_log_probs: Array, k: int, lam: float | A
     Args:
         policy_log_probs: log p, shape (..., vocab), nats.
         actor_log_probs: log q, the same shape.
-        k: tokens kept of each law, 1 ≤ k; beyond the vocabulary it means all of it. Among tied
-            tokens the lower id is kept, on every backend.
+        k: the number of tokens kept of each law, 1 ≤ k; a k beyond the vocabulary keeps all of it. Among
+            tied tokens the lower id is kept, on every backend.
         lam: λ > 0, a number or shape (...).
 
     Raises:
@@ -61,17 +61,16 @@ def bracket(policy_log_probs: Array, actor_log_probs: Array, k: int, lam: float 
 def bracket_on_topk(
     policy_topk_log_probs: Array, actor_topk_log_probs: Array, lam: float | Array = 1.0
 ) -> tuple[Array, Array]:
-    """(low, high) around Z from both laws on the same k tokens K: what a trainer can afford.
+    """(low, high) around Z from both laws on the same k tokens K, at O(k) per token.
 
-    low = Σ_K min(q, p/λ) and high = low + min(1 − q(K), (1 − p(K))/λ), both of shape (...): O(k) per token,
-    and no pass over the vocabulary. K is any set, the same for both laws: TopK(q) as the rollout stored
-    it, with p gathered there, or a union. A larger K, one that contains the other, gives a bracket inside the
-    other's, so `bracket`'s union is tighter than either top-k alone; for K = TopK(q) `actor_topk_bracket` has
-    the same low end and a high end that is never higher.
+    low = Σ_K min(q, p/λ) and high = low + min(1 − q(K), (1 − p(K))/λ), both of shape (...). K is any set of
+    tokens, the same for both laws: TopK(q) as the rollout stored it, with p gathered there, or a union. A set
+    that contains another gives a bracket inside the other's, so `bracket`'s union is tighter than either
+    top-k alone. For K = TopK(q) `actor_topk_bracket` has the same low end and a high end that is never higher.
 
     Args:
         policy_topk_log_probs: log p on K, shape (..., k), nats.
-        actor_topk_log_probs: log q on the same tokens, the same shape, of the law that was really sampled.
+        actor_topk_log_probs: log q on the same tokens, the same shape, of the law that was sampled from.
         lam: λ > 0, a number or shape (...).
 
     Raises:
@@ -85,13 +84,13 @@ def bracket_on_topk(
     dtype = xp.result_type(policy.dtype, actor.dtype)
     policy, actor = xp.astype(policy, dtype, copy=False), xp.astype(actor, dtype, copy=False)
     with overflow_to_inf():
-        policy_kept, actor_kept = (xp.sum(xp.exp(law), axis=-1) for law in (policy, actor))
-    check_at_most_one(policy_kept, "policy_topk_log_probs")
-    check_at_most_one(actor_kept, "actor_topk_log_probs")
+        policy_mass, actor_mass = (xp.sum(xp.exp(law), axis=-1) for law in (policy, actor))
+    check_at_most_one(policy_mass, "policy_topk_log_probs")
+    check_at_most_one(actor_mass, "actor_topk_log_probs")
     low = xp.sum(xp.exp(log_overlap_terms(policy, actor, lam)), axis=-1)
-    # A rest is a difference, and may miss 0 by its rounding.
+    # A rest is a difference, which rounding may leave below 0.
     nothing = xp.zeros_like(low)
-    policy_rest, actor_rest = (xp.maximum(1 - kept, nothing) for kept in (policy_kept, actor_kept))
+    policy_rest, actor_rest = (xp.maximum(1 - mass, nothing) for mass in (policy_mass, actor_mass))
     return _close(low, policy_rest, actor_rest, lam)
 
 
@@ -104,18 +103,18 @@ def chunked(
     *,
     chunk: int | None = None,
 ) -> Array:
-    """Z(λ) = Σ min(q, p/λ) exactly, from last hidden states, over chunks of the vocabulary: shape (...).
+    """The exact Z(λ) = Σ min(q, p/λ) from last hidden states, over chunks of the vocabulary; shape (...).
 
-    Both log-normalisers first, then the sum: two passes over each head, O(tokens × chunk) in memory, and
-    nothing of the size tokens × vocabulary. A constant of differentiation, as Z is in Jackpot's weight.
+    Two passes over each head give the log-normalisers and then the sum, in O(tokens × chunk) memory: no array
+    has the size tokens × vocabulary. The result is a constant of differentiation, as Z is in Jackpot's weight.
 
     Args:
         policy_hidden: the policy's last hidden states, shape (..., its hidden size).
-        actor_hidden: the actor's, the same but for the last axis.
-        policy_head: what turns the policy's into logits.
-        actor_head: the actor's, over the same vocabulary.
+        actor_hidden: the actor's last hidden states, the same shape but for the last axis.
+        policy_head: the policy's map from hidden states to logits.
+        actor_head: the actor's map, over the same vocabulary.
         lam: λ > 0, a number or shape (...).
-        chunk: tokens of the vocabulary at a time; None takes a 64th of them.
+        chunk: the number of tokens of the vocabulary at a time; None takes a 64th of them.
 
     Raises:
         ValueError: the vocabularies or the leading shapes differ, hidden states do not fit their head, a
@@ -147,17 +146,17 @@ def chunked(
 def actor_topk_bracket(
     policy_log_probs: Array, actor_topk_ids: Array, actor_topk_log_probs: Array, lam: float | Array = 1.0
 ) -> tuple[Array, Array]:
-    """(low, high) around Z from what an inference server returns: the actor's top-k alone.
+    """(low, high) around Z, shape (...), from the actor's top-k alone, as an inference server returns it.
 
     With K = TopK(q), low = Σ_K min(q, p/λ) and
-    high = low + min(1 − q(K), Σ_{i∉K} min(q_(k), p_i/λ)): outside K no token of the actor is
-    likelier than the k-th. Some actor with this top-k reaches high; one reaches low where the policy
+    high = low + min(1 − q(K), Σ_{i∉K} min(q_(k), p_i/λ)), since outside K no token of the actor is
+    likelier than the k-th. Some actor with this top-k attains high; some actor attains low if the policy
     vanishes on enough tokens outside K, (1 − q(K))/q_(k) of them.
 
     Args:
         policy_log_probs: log p in full, shape (..., vocab), nats.
         actor_topk_ids: the ids of K, integers of shape (..., k), distinct within a state.
-        actor_topk_log_probs: log q on K, shape (..., k), of the law that was really sampled.
+        actor_topk_log_probs: log q on K, shape (..., k), of the law that was sampled from.
         lam: λ > 0, a number or shape (...).
 
     Raises:
@@ -178,20 +177,20 @@ def actor_topk_bracket(
     capped_everywhere = xp.sum(xp.exp(xp.minimum(scaled, least)), axis=-1)
     capped_outside = capped_everywhere - xp.sum(xp.minimum(on_topk, xp.exp(least)), axis=-1)
     low = xp.sum(xp.minimum(xp.exp(actor_topk_log_probs), on_topk), axis=-1)
-    kept = xp.sum(xp.exp(actor_topk_log_probs), axis=-1)
-    check_at_most_one(kept, "actor_topk_log_probs")
-    # Both widths are differences, and may miss 0 by their rounding.
-    return low, low + xp.maximum(xp.minimum(1 - kept, capped_outside), xp.zeros_like(low))
+    mass = xp.sum(xp.exp(actor_topk_log_probs), axis=-1)
+    check_at_most_one(mass, "actor_topk_log_probs")
+    # Both widths are differences, which rounding may leave below 0.
+    return low, low + xp.maximum(xp.minimum(1 - mass, capped_outside), xp.zeros_like(low))
 
 
 def bias_correction(topk_overlap: Array, accepted: Array) -> Array:
-    """κ·Z_k with κ = mean accepted / mean Z_k over the batch ([J] §4.4.2).
+    """κ·Z_k, shape (...), with κ = mean accepted / mean Z_k over the batch ([J] §4.4.2).
 
-    The batch mean is unbiased; a single state need not be nearer to Z, and may pass 1.
+    The batch mean is unbiased; at a single state κ·Z_k need not be nearer to Z than Z_k, and may exceed 1.
 
     Args:
         topk_overlap: Z_k, shape (...).
-        accepted: whether each proposed token was accepted, or its acceptance probability, any shape.
+        accepted: the mask of the proposed tokens, or their acceptance probabilities, any shape.
 
     Raises:
         ValueError: the mean of Z_k is zero.
@@ -204,15 +203,16 @@ def bias_correction(topk_overlap: Array, accepted: Array) -> Array:
 
 
 def calibrated(low: Array, high: Array, acceptance_probability: Array) -> Array:
-    """Ẑ = low + s·(high − low), one share s for the batch that meets its mean acceptance.
+    """Ẑ = low + s·(high − low), shape (...), with one share s for the batch.
 
-    s = (mean a − mean low) / mean(high − low), held to [0, 1] because Z lies inside the bracket.
+    s = (mean a − mean low) / mean(high − low), so that the mean of Ẑ is the mean acceptance probability. It is
+    clipped to [0, 1], because Z lies inside the bracket.
 
     Args:
         low: the lower end of a bracket, shape (...), as `bracket` gives it.
         high: its upper end, the same shape.
-        acceptance_probability: min(1, r/λ) of the batch's sampled tokens, any shape: the mean of the
-            probabilities is far less noisy than the share of the masks drawn from them.
+        acceptance_probability: min(1, r/λ) of the batch's sampled tokens, any shape. The mean of the
+            probabilities is far less noisy than the mean of the masks drawn from them.
 
     Raises:
         ValueError: the shapes of the bracket's ends differ.
@@ -243,7 +243,7 @@ def calibrated_on_topk(
 
 
 def _close(low: Array, policy_rest: Array, actor_rest: Array, lam: float | Array) -> tuple[Array, Array]:
-    """(low, high) from the terms that are known and the masses of p and q where they are not."""
+    """(low, high) from the sum of the known terms and the masses of p and q on the other tokens."""
     return low, low + namespace(low).minimum(actor_rest, policy_rest / positive(lam, "lam", low))
 
 
@@ -258,5 +258,5 @@ def _split_at_topk(
     union = topk_mask(policy_log_probs, k) | topk_mask(actor_log_probs, k)
     terms = xp.where(union, log_overlap_terms(policy_log_probs, actor_log_probs, lam), -math.inf)
     rests = (xp.where(union, -math.inf, law) for law in (policy_log_probs, actor_log_probs))
-    kept, policy_rest, actor_rest = (xp.sum(xp.exp(x), axis=-1) for x in (terms, *rests))
-    return kept, policy_rest, actor_rest
+    topk_overlap, policy_rest, actor_rest = (xp.sum(xp.exp(x), axis=-1) for x in (terms, *rests))
+    return topk_overlap, policy_rest, actor_rest

@@ -1,4 +1,4 @@
-"""Log-space arithmetic that every formula shares, and the checks at the door.
+"""Log-space arithmetic shared by every formula, and the checks of arguments.
 
 Conventions, everywhere in the project: log-probabilities are in nats, the vocabulary is the
 last axis, and a log-ratio is policy over actor. 0·log 0 = 0, with finite gradients.
@@ -13,7 +13,7 @@ import numpy as np
 from jackpot_sim.core.backend import Array, as_array, floating, logsumexp, namespace, stop_gradient
 
 _NORMALISATION_TOLERANCE = {8: 1e-6, 4: 1e-4}
-"""|Σ exp(log_probs) − 1| allowed, by bytes per number."""
+"""The largest |Σ exp(log_probs) − 1| allowed, by bytes per number."""
 
 
 def overflow_to_inf() -> np.errstate:
@@ -33,7 +33,7 @@ def log_softmax(logits: Array) -> Array:
     peak = xp.max(stop_gradient(logits), axis=-1, keepdims=True)
     if not bool(xp.all(xp.isfinite(peak))):
         raise ValueError("logits: a state holds NaN or +inf, or nothing but -inf")
-    # Shifted first: large logits would leave the law as few digits as their sum has after the point.
+    # Without this shift the normaliser of large logits, and so the law, would have few digits after the point.
     shifted = logits - peak
     return shifted - logsumexp(shifted, keepdims=True)
 
@@ -41,7 +41,7 @@ def log_softmax(logits: Array) -> Array:
 def log_ratio(policy_log_probs: Array, actor_log_probs: Array) -> Array:
     """ℓ = log p − log q, policy over actor, elementwise in nats.
 
-    +inf where only the policy has support (a support violation), −inf where the policy has none.
+    It is +inf where only the policy has support (a support violation), −inf where the policy has none.
     """
     xp = namespace(policy_log_probs, actor_log_probs)
     outside = policy_log_probs == -math.inf
@@ -52,14 +52,14 @@ def mul_exp(x: Array, log_weight: Array) -> Array:
     """x · exp(log_weight), elementwise: 0 where log_weight is −inf, whatever x is."""
     xp = namespace(x, log_weight)
     dead = log_weight == -math.inf
-    # inf stays inf however small the weight: one that underflows to 0 would make it nan.
+    # inf stays inf at every positive weight: times a weight that underflows to 0 it would be nan.
     endless = (x == math.inf) & ~dead
     product = xp.where(dead | endless, 0.0, x) * xp.exp(xp.where(dead, 0.0, log_weight))
     return xp.where(endless, math.inf, xp.where(dead, 0.0, product))
 
 
 def exp_difference(log_first: Array, log_second: Array) -> Array:
-    """e^log_first − e^log_second, elementwise, for log-probabilities: near-equal ones keep their digits."""
+    """e^log_first − e^log_second of log-probabilities, elementwise; near-equal ones keep their digits."""
     xp = namespace(log_first, log_second)
     ratio = log_ratio(log_first, log_second)
     first_is_larger = ratio > 0
@@ -72,13 +72,13 @@ def exp_remainder(x: Array) -> Array:
     """e^x − 1 − x ≥ 0, elementwise, which is x²/2 at small x and keeps its digits there; inf at ±inf."""
     xp = namespace(x)
     small, endless = xp.abs(x) < 0.125, x == math.inf
-    # With R = x·coth(x/2) − 2 = x²/6 − x⁴/360 + …, e^x − 1 is 2x/(2 − x + R): less x, nothing cancels.
+    # With R = x·coth(x/2) − 2 = x²/6 − x⁴/360 + …, e^x − 1 is 2x/(2 − x + R): subtracting x cancels nothing.
     inside = xp.where(small, x, 0.0)
     square = inside * inside
     even = square * (1 / 6 - square * (1 / 360 - square * (1 / 15120 - square / 604800)))
     close = inside * (inside - even) / (2 - inside + even)
     outside = xp.where(small | endless, 0.0, x)
-    # inf − inf would be nan, where e^x outgrows x.
+    # At x = inf the difference e^x − x would be nan.
     plain = xp.where(endless, math.inf, xp.expm1(outside) - outside)
     return xp.where(small, close, plain)
 
@@ -97,7 +97,7 @@ def check_log_probs(log_probs: Array, name: str) -> Array:
 
     Args:
         log_probs: shape (..., vocab), nats; −inf marks a token outside the support.
-        name: what the caller calls it, for the error.
+        name: the caller's name for it, used in errors.
 
     Raises:
         TypeError: it is not an array of real floating numbers.
@@ -112,7 +112,7 @@ def check_log_probs(log_probs: Array, name: str) -> Array:
 
 
 def check_total(total: Array, name: str) -> None:
-    """Refuses probability masses (...) that are not one, for callers that have summed already."""
+    """Refuses total probabilities of shape (...) that are not one, for callers that have summed already."""
     xp = namespace(total)
     tolerance = _tolerance(total)
     off = xp.abs(total - 1.0)
@@ -128,7 +128,7 @@ def check_total(total: Array, name: str) -> None:
 
 
 def check_at_most_one(total: Array, name: str) -> None:
-    """Refuses masses (...) of a part of a law that exceed one, or are NaN."""
+    """Refuses probabilities of parts of laws, shape (...), that exceed one or are NaN."""
     if not bool(namespace(total).all(total <= 1.0 + _tolerance(total))):
         raise ValueError(f"{name} holds NaN, or probabilities that add up to more than 1")
 
@@ -138,7 +138,7 @@ def _tolerance(total: Array) -> float:
 
 
 def check_pair(policy_log_probs: Array, actor_log_probs: Array) -> tuple[Array, Array]:
-    """Both laws checked, and their shapes compared.
+    """log p and log q, each of shape (..., vocab), checked as laws and for equal shapes.
 
     Raises:
         ValueError: as `check_log_probs`, or the shapes differ.
@@ -159,7 +159,7 @@ def check_same_shape(first: Array, second: Array, first_name: str, second_name: 
 
 
 def require_vocabulary(array: Array, name: str) -> None:
-    """Refuses an array that has no shape (..., vocab) with a vocabulary of at least one token."""
+    """Refuses an array whose shape is not (..., vocab) with a vocabulary of at least one token."""
     if array.ndim == 0 or array.shape[-1] == 0:
         raise ValueError(
             f"{name} has shape {tuple(array.shape)}: the last axis is the vocabulary and must not be empty"

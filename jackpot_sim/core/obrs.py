@@ -1,6 +1,6 @@
 """Optimal budgeted rejection sampling: accept a token x ~ q with probability min(1, p/(λq)).
 
-The theorems T1 and T2 (`help(jackpot_sim)`) are about this rule; `tests/core/test_optimality.py` holds both.
+The theorems T1 and T2 (`help(jackpot_sim)`) are about this rule; `tests/core/test_optimality.py` tests both.
 """
 
 from __future__ import annotations

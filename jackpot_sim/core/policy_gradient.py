@@ -1,7 +1,7 @@
 """The policy gradient in logits: f(x) = A(x)(e_x − p), its mean under any law, and its squared length.
 
-At a near-certain token 1 − p and the sum over the other tokens are what is left of nearly equal numbers;
-there both are summed over the others, so that no digit is lost.
+At a near-certain token 1 − p, like the sum over all other tokens, would be a small difference of nearly equal
+numbers. There both are summed over the other tokens, so that no digit is lost.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def gradient_under(law: Array, p: Array, advantage: Array) -> Array:
 
 def policy_gradient(p: Array, advantage: Array) -> Array:
     """g = E_p[f]: exactly 0 where the advantage is constant; all (..., vocab)."""
-    # A constant has no gradient: taken off first, it leaves no rounding behind that passes for one.
+    # A constant advantage has no gradient; it is subtracted first, lest its rounding pass for a gradient.
     xp = namespace(p)
     constant = xp.sum(xp.where(_likeliest(p), advantage, 0.0), axis=-1, keepdims=True)
     return gradient_under(p, p, advantage - constant)

@@ -1,4 +1,4 @@
-"""Drawing tokens from uniforms, so that two backends can replay the same draws."""
+"""Draws of tokens from uniforms, so that two backends can replay the same draws."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def categorical(log_probs: Array, uniforms: Array) -> Array:
 
     Args:
         log_probs: shape (..., vocab), nats.
-        uniforms: numbers in [0, 1), shape (..., draws), one per token wanted.
+        uniforms: numbers in [0, 1), shape (..., draws), one per draw.
 
     Returns:
         Ids, int64, shape (..., draws). A token of probability 0 is never drawn.
@@ -30,7 +30,7 @@ def categorical(log_probs: Array, uniforms: Array) -> Array:
         raise ValueError("uniforms must lie in [0, 1)")
     # In float32 a running sum over a large vocabulary would lose the unlikely tokens.
     cumulative = xp.cumulative_sum(xp.exp(xp.astype(log_probs, xp.float64)), axis=-1)
-    # The last entry misses 1 by rounding: in its units u stays below it, and the last token drawn has mass.
+    # The last entry misses 1 by rounding; u scaled by it stays below it, so that the drawn token has mass.
     total = cumulative[..., -1:]
     ids = searchsorted(cumulative, xp.astype(uniforms, xp.float64) * total, side="right")
     return xp.astype(ids, xp.int64)

@@ -1,7 +1,7 @@
-"""Sequences with what two policies say of every token that was written: what a trainer has at hand.
+"""Sequences with the log-probs that two policies give every written token, as a trainer has them.
 
-Beside `sequences`, where whole laws are tables of prefixes: a real vocabulary is too large for them, so here
-is only what belongs to the tokens drawn.
+`sequences` holds whole laws in tables of prefixes. A real vocabulary is too large for such tables, so only
+values of the drawn tokens are held here.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ class ScoredRollouts:
     Attributes:
         policy_log_probs: log p(y_t|s_t) of the policy that is trained, float64, nats.
         actor_log_probs: log q(y_t|s_t) of the policy that writes rollouts, float64, nats.
-        mask: True on tokens, which come before all padding; what the other arrays hold there does not matter.
+        mask: True on tokens, which come before all padding; at padding the other arrays may hold anything.
         advantage: A(y) of each sequence, shape (n,).
-        prompt: which prompt each sequence follows, int64, shape (n,).
+        prompt: the number of the prompt of each sequence, int64, shape (n,).
 
     Raises:
         ValueError: the shapes differ, a sequence has no token, or a log-prob of a token is NaN or +inf, or an
@@ -41,7 +41,7 @@ class ScoredRollouts:
         for name in ("policy_log_probs", "actor_log_probs"):
             values = getattr(self, name)
             check_same_shape(self.mask, values, "mask", name)
-            if not np.all(values[self.mask] < np.inf):  # NaN is no less than inf either
+            if not np.all(values[self.mask] < np.inf):  # False for NaN too
                 raise ValueError(f"{name} holds NaN or +inf at a token")
         for name in ("advantage", "prompt"):
             if getattr(self, name).shape != (len(self.mask),):
@@ -62,8 +62,8 @@ class ScoredRollouts:
     @cached_property
     def log_ratio(self) -> Floats:
         """ℓ = log p − log q at every token, shape (n, length), 0 at padding; nats."""
-        ours, theirs = (np.where(self.mask, each, 0.0) for each in (self.policy_log_probs, self.actor_log_probs))
-        return np.asarray(log_ratio(ours, theirs))
+        log_p, log_q = (np.where(self.mask, each, 0.0) for each in (self.policy_log_probs, self.actor_log_probs))
+        return np.asarray(log_ratio(log_p, log_q))
 
     def take(self, rows: slice | Ints) -> ScoredRollouts:
         """Some of the sequences, by rows (m,) or a slice."""

@@ -1,9 +1,9 @@
-"""Sequences as paths through a table of prefixes, and what is added up along them.
+"""Sequences as paths through a table of prefixes, and sums along them.
 
 In a language model a state is a prefix. Its law, its value and its gradient are rows of a table of
-shape (prefixes, vocab); a sequence is the list of rows and columns that it passes. So whatever belongs
-to (prefix, token) is gathered along sequences, and whatever belongs to sequences is summed into the
-table. Whether the table holds every prefix there is or only those that were visited makes no difference.
+shape (prefixes, vocab); a sequence is the list of rows and columns that it passes. So values of (prefix, token)
+are gathered along sequences, and values of sequences are summed into the table. The table may hold every
+prefix, or only the visited ones.
 """
 
 from __future__ import annotations
@@ -27,9 +27,8 @@ class Sequences:
     """n sequences of at most `length` tokens; all arrays of shape (n, length).
 
     Attributes:
-        prefix: the row of the prefix at which each token was chosen, int64; any row of the table where there
-            is no token.
-        token: the token chosen, int64; any token where there is none.
+        prefix: the row of the prefix at which each token was chosen, int64; at padding any row of the table.
+        token: the token chosen, int64; at padding any token.
         mask: True on tokens, which come before all padding.
     """
 
@@ -53,18 +52,18 @@ class Sequences:
         """The table's value at every token, shape (n, length); 0 at padding.
 
         Args:
-            table: shape (prefixes, vocab), or (prefixes,) for what belongs to prefixes alone.
+            table: shape (prefixes, vocab), or (prefixes,) for values of prefixes.
         """
         cells = self.prefix if table.ndim == 1 else self._cells(table.shape[1])
-        found = np.take(table, cells)
-        return found if self._no_padding else np.where(self.mask, found, 0.0)
+        values = np.take(table, cells)
+        return values if self._no_padding else np.where(self.mask, values, 0.0)
 
     def scatter(self, values: NDArray[Any], shape: tuple[int, int]) -> Floats:
         """The table of shape (prefixes, vocab) into which every token adds its value; padding adds nothing.
 
         Args:
-            values: shape (n, length), or (n, 1) for what belongs to whole sequences.
-            shape: that of the table.
+            values: shape (n, length), or (n, 1) for values of whole sequences.
+            shape: the shape of the table, (prefixes, vocab).
         """
         cells, added = self._cells(shape[1]).reshape(-1), np.where(self.mask, values, 0.0).reshape(-1)
         return np.bincount(cells, weights=added, minlength=shape[0] * shape[1]).astype(np.float64).reshape(shape)
@@ -84,8 +83,8 @@ class Sequences:
     def log_ratio(self, policy_log_probs: Floats, actor_log_probs: Floats) -> Floats:
         """log p(y)/q(y) of every sequence, shape (n,), nats, from tables of shape (prefixes, vocab).
 
-        Summed from the log-ratios of tokens: of near-equal policies, sums of log-probs leave few digits. −inf
-        where p(y) = 0, whatever q(y) is.
+        It is the sum of the tokens' log-ratios: log p(y) − log q(y) would have few digits for near-equal policies.
+        It is −inf where p(y) = 0, whatever q(y) is.
         """
         ratios = self.gather(np.asarray(log_ratio(policy_log_probs, actor_log_probs)))
         lost = (ratios == -math.inf).any(axis=-1, keepdims=True)
@@ -150,9 +149,9 @@ class SampledSequences:
     Attributes:
         laws: the policies at every prefix that was visited.
         actor: the actor's sequences, (replicates · n, length), one replicate after the other.
-        actor_advantage: A(y) of each.
-        policy: the policy's own sequences, as many.
-        policy_advantage: A(y) of each.
+        actor_advantage: A(y) of each, (replicates · n,).
+        policy: the policy's own sequences, the same shape.
+        policy_advantage: A(y) of each, (replicates · n,).
         end_token: the token beyond which there is no prefix, or None.
     """
 
@@ -181,16 +180,19 @@ def check_advantages(advantage: Floats, sequences: Sequences) -> None:
 def per_sequence(values: Floats, *factors: Floats) -> Floats:
     """Σ_t of the product of arrays of shape (n, length), shape (n,).
 
-    By einsum, since numpy's own sum is slow along an axis as short as this.
+    It uses einsum, since numpy's own sum is slow along so short an axis.
     """
     operands = (values, *factors)
     return np.asarray(np.einsum(",".join(["nt"] * len(operands)) + "->n", *operands))
 
 
 def occupancy(sequences: Sequences, probability: Floats, shape: tuple[int, int]) -> Floats:
-    """The expected number of visits to every (prefix, token), shape (prefixes, vocab).
+    """The expected number of visits to every (prefix, token), shape (prefixes, vocab); its sum is the expected length.
 
-    It adds up to the expected length. Args: `probability` of every sequence, shape (n,).
+    Args:
+        sequences: n sequences.
+        probability: the probability of each, shape (n,).
+        shape: the shape of the table, (prefixes, vocab).
     """
     return sequences.scatter(probability[:, None], shape)
 
@@ -198,9 +200,9 @@ def occupancy(sequences: Sequences, probability: Floats, shape: tuple[int, int])
 def kl_of_measures(first: Floats, second: Floats) -> float:
     """KL between two measures of any shape, each normalised first, nats.
 
-    inf where the first has mass and the second has none, were it for underflow; nan where either has none
-    at all. Near-equal measures keep what digits they have: those known to 1e-16 of themselves that differ by s
-    of themselves have a KL known to 1e-16/s.
+    It is inf where the first has mass and the second has none, be it by underflow, and nan if either has no mass
+    at all. Near-equal measures keep their digits: if both are known to a relative 1e-16 and differ by a relative
+    s, the KL is known to a relative 1e-16/s.
     """
     if not (first > 0).any() or not (second > 0).any():
         return math.nan

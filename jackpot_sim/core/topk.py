@@ -16,7 +16,7 @@ class TopK:
 
     Attributes:
         ids: the tokens, int32 of shape (..., k), likeliest first; among ties the lower id first.
-        log_probs: their log-probabilities under the law that was really sampled, float32 of the same
+        log_probs: their log-probabilities under the law that was sampled from, float32 of the same
             shape, nats; −inf where the law has fewer than k tokens.
 
     Raises:
@@ -40,7 +40,7 @@ class TopK:
 
         Args:
             log_probs: the laws; −inf marks a token that cannot be sampled.
-            k: tokens kept, 1 ≤ k; beyond the vocabulary it means all of it.
+            k: the number of tokens kept, 1 ≤ k; a k beyond the vocabulary keeps all of it.
 
         Raises:
             ValueError: k < 1, or a law is not normalised.
@@ -54,7 +54,7 @@ class TopK:
 
     @property
     def k(self) -> int:
-        """Tokens kept per state."""
+        """The number of tokens kept per state."""
         return int(self.ids.shape[-1])
 
     @property
@@ -63,7 +63,7 @@ class TopK:
         return 8 * int(math.prod(self.ids.shape))
 
     def first(self, k: int) -> TopK:
-        """The k likeliest of these, 1 ≤ k; beyond those kept it means all of them."""
+        """The k likeliest of these tokens, 1 ≤ k; a k beyond their number keeps all of them."""
         return TopK(self.ids[..., :k], self.log_probs[..., :k])
 
     def gather(self, log_probs: Array) -> Array:

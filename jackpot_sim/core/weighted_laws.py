@@ -1,7 +1,7 @@
-"""Laws of the actor under a weight, next to the policy: their differences keep their digits where the laws are near.
+"""Differences between the policy and a weighted law of the actor, with full digits where the two are near.
 
 A correction turns the actor q into a measure q·v, for instance with v = a·w. Both the bias and the KL are small
-differences between that measure and the policy p, taken here from the log-ratio and not from the two measures.
+differences between this measure and the policy p. They are computed from the log-ratio, not by subtraction.
 """
 
 from __future__ import annotations
@@ -15,29 +15,37 @@ from jackpot_sim.core.numerics import log_ratio
 
 
 def weighted_less_policy(q: Array, p: Array, weight: Array, ratio: Array) -> Array:
-    """q·v − p, elementwise, for a finite weight v and ℓ = log p/q: near-equal laws keep their digits."""
+    """q·v − p, elementwise, from a finite weight v and ℓ = log p/q; near-equal laws keep their digits."""
     xp = namespace(q, p)
     near = xp.abs(ratio) < 1
     small = xp.where(near, ratio, 0.0)
-    # A weight that is r but for its rounding leaves nothing, and one that is 1 leaves q − p.
+    # A weight of r, rounding included, leaves 0; a weight of 1 leaves q − p.
     close = xp.where(weight == xp.exp(small), 0.0, (weight - 1) - xp.expm1(small))
     return xp.where(near, q * close, q * weight - p)
 
 
 def over_divisor(law: Array, excess: Array, p: Array, divisor: Array, divisor_less_one: Array) -> Array:
-    """law/D − p, elementwise, from law − p and, where it is small, D − 1."""
+    """law/D − p, elementwise; where D is near 1, from law − p and D − 1, so that nothing cancels.
+
+    Args:
+        law: any shape.
+        excess: law − p, the same shape.
+        p: the same shape.
+        divisor: D, broadcasting against `law`.
+        divisor_less_one: D − 1, the shape of `divisor`.
+    """
     xp = namespace(law)
     close = (excess - divisor_less_one * p) / divisor
     return xp.where(xp.abs(divisor_less_one) < 0.5, close, law / divisor - p)
 
 
 def kl_to_weighted(log_p: Array, log_q: Array, *factors: Array) -> Array:
-    """KL(p‖q·v/Σqv) for a weight v ≥ 0, the product of `factors`, finite each; nan where nothing has mass.
+    """KL(p‖q·v/Σqv) for a weight v ≥ 0, nats, shape (...); nan where q·v has no mass.
 
     Args:
         log_p: shape (..., vocab), nats.
         log_q: the same shape.
-        factors: the same shape.
+        factors: v is their product; finite, each of the same shape.
     """
     xp = namespace(log_p, log_q)
     ratio = log_ratio(log_p, log_q)
@@ -45,7 +53,7 @@ def kl_to_weighted(log_p: Array, log_q: Array, *factors: Array) -> Array:
     log_weight, weight = xp.zeros_like(ratio), xp.ones_like(ratio)
     for factor in factors:
         log_weight, weight = log_weight + log_mass(factor), weight * factor
-    # Where v is r, log v is ℓ but for the rounding of v, and what it leaves is nothing.
+    # Where v is r, ℓ − log v is 0, but for the rounding of v.
     is_ratio = near & (weight == xp.exp(xp.where(near, ratio, 0.0)))
     dead = log_p == -math.inf
     to_weighted = xp.where(is_ratio, 0.0, xp.where(dead, 0.0, ratio) - xp.where(dead, 0.0, log_weight))
@@ -53,6 +61,6 @@ def kl_to_weighted(log_p: Array, log_q: Array, *factors: Array) -> Array:
 
 
 def log_mass(values: Array) -> Array:
-    """log, elementwise; −inf at 0 without a warning."""
+    """The log of values ≥ 0, elementwise; −inf at 0 without a warning."""
     xp = namespace(values)
     return xp.where(values > 0, xp.log(xp.where(values > 0, values, 1.0)), -math.inf)
