@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -28,22 +28,25 @@ TRAINING = (
 )
 
 
-def commands(root: Path) -> Iterator[str]:
-    """Command lines after `python -m`, in order."""
-    yield f"jackpot_sim.sweep --quiet --out {root}/default"
-    yield f"jackpot_sim.sweep --quiet --env.kind small-lm --out {root}/small-lm"
-    yield f"jackpot_sim.environments.language_models.example {root}/models"
-    example = " ".join(f"--env.{what} {root}/models/{what}" for what in ("policy", "actor"))
-    yield f"jackpot_sim.sweep --quiet --env.kind hf {example} --env.prompts {root}/models/prompts.jsonl --out {root}/hf"
-    yield f"jackpot_sim.training --quiet {TRAINING} --out {root}/training"
+COMMANDS = (
+    "jackpot_sim.sweep --quiet --out default",
+    "jackpot_sim.sweep --quiet --env.kind small-lm --out small-lm",
+    "jackpot_sim.environments.language_models.example models",
+    "jackpot_sim.sweep --quiet --env.kind hf --env.policy models/policy --env.actor models/actor "
+    "--env.prompts models/prompts.jsonl --out hf",
+    f"jackpot_sim.training --quiet {TRAINING} --out training",
+)
+"""Command lines after `python -m`, run in the folder of the records: the paths of models are part of a cell's name."""
 
 
 def write(root: Path) -> int:
     """Runs every command; one thread for each worker, so that sums are taken in one order."""
+    root.mkdir(parents=True, exist_ok=True)
     threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    for command in commands(root):
+    environment = os.environ | threads | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    for command in COMMANDS:
         print(f"python -m {command}", flush=True)
-        subprocess.run([sys.executable, "-m", *command.split()], check=True, env=os.environ | threads)
+        subprocess.run([sys.executable, "-m", *command.split()], check=True, cwd=root, env=environment)
     return 0
 
 
