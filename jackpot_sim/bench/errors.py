@@ -1,5 +1,5 @@
-"""The one error that the benchmarks' command line turns into a sentence."""
+"""The error that the command line of the benchmarks reports as one sentence."""
 
 
 class CannotMeasureError(Exception):
-    """Something is missing, or too large for the machine. Its message is one sentence that says what to do."""
+    """A package or a device is missing, or the machine is too small. The message is one sentence of advice."""

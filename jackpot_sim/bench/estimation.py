@@ -1,4 +1,4 @@
-"""The exact computations at a vocabulary of 151,936: budgets, paths of thresholds, memory."""
+"""Time and memory of exact computations at a vocabulary of 151,936: budgets, paths of thresholds, moments."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _budget(p: Floats, q: Floats, rate: float, where: str, rounds: int) -> Itera
     work = p.copy(), q.copy()
 
     def refill() -> None:
-        # The floor needs log-probs to work on: its own output, exponentiated again, would overflow.
+        # `floor` needs fresh log-probs: its own output, exponentiated again, would overflow.
         np.copyto(work[0], p)
         np.copyto(work[1], q)
 
@@ -75,19 +75,21 @@ def paths(states: int = 16, thresholds: int = 200) -> Iterator[Finding]:
         "jackpot c1": (estimators.get("jackpot"), "c1"),
     }
     along, direct, worst = 0.0, 0.0, dict.fromkeys(("bias_sq", "variance", "direction_bias", "bias"), 0.0)
-    some = range(0, thresholds, _DIRECT_EVERY)
+    checked = range(0, thresholds, _DIRECT_EVERY)
     for correction, parameter in families.values():
         started = time.perf_counter()
         path_moments = path.exact(*laws, estimators.optimum.with_parameter(correction, parameter, grid), n_samples=256)
         along += time.perf_counter() - started
-        for index in some:
+        for index in checked:
             started = time.perf_counter()
             one = estimators.optimum.with_parameter(correction, parameter, float(grid[index]))
             exact = moments.exact(*laws, one, n_samples=256)
             direct += (time.perf_counter() - started) * _DIRECT_EVERY
-            found = {name: float(getattr(path_moments, name)[index]) for name in ("variance", "direction_bias", "bias")}
-            worst["bias_sq"] = max(worst["bias_sq"], abs(found["bias"] ** 2 - exact.bias**2))
-            for name, value in found.items():
+            figures = {
+                name: float(getattr(path_moments, name)[index]) for name in ("variance", "direction_bias", "bias")
+            }
+            worst["bias_sq"] = max(worst["bias_sq"], abs(figures["bias"] ** 2 - exact.bias**2))
+            for name, value in figures.items():
                 worst[name] = max(worst[name], abs(value - getattr(exact, name)))
     for name, value in worst.items():
         yield Finding(f"path against direct, {name}", value, at_most=1e-6 if name == "bias" else 1e-10)

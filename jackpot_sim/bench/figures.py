@@ -1,4 +1,4 @@
-"""The distance of the simulation from the numbers that the paper published."""
+"""The distance of the simulation from the published numbers of [J]."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from jackpot_sim.bench.timing import Finding
 
 
 def figure2() -> Iterator[Finding]:
-    """Every published point of Figure 2, in units of the deviation allowed, from the study that draws it."""
+    """The deviation from every published point of Figure 2, in units of the allowed one, in the study that draws it."""
     # The figures stand above this package; only this benchmark of them reaches up.
     from jackpot_sim.studies.executors import SerialExecutor
     from jackpot_sim.sweep.run import run

@@ -1,4 +1,4 @@
-"""Laws at the size of a real vocabulary, from the environments themselves."""
+"""Laws at the size of a real vocabulary, from the environments."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from jackpot_sim.environments.states.base_laws import Dirichlet, LmLike, Zipf
 from jackpot_sim.environments.states.families import DirichletMixture, LogitNoise, Mismatch
 
 VOCABULARY = 151_936
-"""Qwen's."""
+"""The vocabulary of Qwen3."""
 
 
 def pairs(states: int) -> dict[str, PolicyPair]:

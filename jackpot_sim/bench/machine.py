@@ -26,7 +26,7 @@ def machine() -> dict[str, object]:
 
 
 def _processor() -> str:
-    """The model of the processor, from the one place where Linux has it."""
+    """The model of the processor; Linux names it in /proc/cpuinfo alone."""
     information = Path("/proc/cpuinfo")
     if information.exists():
         for line in information.read_text(errors="replace").splitlines():

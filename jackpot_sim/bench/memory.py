@@ -1,4 +1,4 @@
-"""The memory that torch holds at once, as its own allocators count it."""
+"""The peak memory of torch, as its own allocators count it."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ def _on_cuda(run: Callable[[], Any], device: str) -> int:
 def _on_cpu(run: Callable[[], Any]) -> int:
     import torch
 
-    # The profiler's library announces on stderr that it starts and stops, unless it is told not to.
+    # Otherwise the profiler's library writes to stderr that it starts and stops.
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     with torch.autograd.profiler.profile(profile_memory=True) as recorded:
         run()
     events = [event for event in recorded.kineto_results.events() if event.name() == "[memory]"]
-    held = peak = 0
+    current = peak = 0
     for event in sorted(events, key=lambda event: event.start_ns()):
-        held += event.nbytes()
-        peak = max(peak, held)
+        current += event.nbytes()
+        peak = max(peak, current)
     return peak
 
 

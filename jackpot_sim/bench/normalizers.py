@@ -1,4 +1,4 @@
-"""The overlap Z without whole laws: accuracy, memory and time of each way to it."""
+"""Accuracy, memory and time of each way to the overlap Z without whole laws."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class _Models:
         return _Models(*(each.astype(dtype) for each in vars(self).values()))
 
     def laws(self) -> tuple[Array, Array]:
-        """log p and log q in full."""
+        """log p and log q in full, each of shape (tokens, vocab)."""
         policy = log_softmax(self.policy_hidden @ self.policy_weight.T)
         return policy, log_softmax(self.actor_hidden @ self.actor_weight.T)
 
@@ -66,12 +66,12 @@ class _Models:
 
     @property
     def law_bytes(self) -> int:
-        """Both tensors of log-probs together."""
+        """The bytes of both arrays of log-probs together."""
         return 2 * len(self.policy_hidden) * len(self.policy_weight) * int(self.policy_hidden.itemsize)
 
 
 def _models(tokens: int, vocab: int, hidden: int) -> _Models:
-    """Logits of standard deviation 4, and an actor that is the policy before some change of all of it."""
+    """A policy with logits of standard deviation 4, and an actor with 5 % of noise on all numbers of the policy."""
     generator = np.random.default_rng(0)
     states = generator.standard_normal((tokens, hidden))
     weight = 4 / math.sqrt(hidden) * generator.standard_normal((vocab, hidden))
@@ -129,7 +129,7 @@ def _times(models: _Models, rounds: int) -> Iterator[Finding]:
 def _accuracy(batches: int, states: int = 256, vocab: int = 8192) -> Iterator[Finding]:
     """Every way on batches of 256 tokens, at each mean KL.
 
-    Of the states 60 % are near-certain, the others Zipf with exponents 1 to 1.6: then k = 20 keeps 87 % of Z
+    60 % of the states are near-certain, the others Zipf with exponents 1 to 1.6, so that k = 20 keeps 87 % of Z
     at small KL, as [J] reports of real models.
     """
     base = LmLike(vocab=vocab, states=states, near_certain=0.6)
@@ -137,15 +137,15 @@ def _accuracy(batches: int, states: int = 256, vocab: int = 8192) -> Iterator[Fi
         sigma = LogitNoise(base=base, target_kl=kl).build(0).knob
         pairs = (LogitNoise(base=base, sigma=sigma).build(seed).pair for seed in range(batches))
         blocks = (_block(pair, number) for number, pair in enumerate(pairs))
-        found = compare(blocks, [K], batch=states)
-        for one in found:
+        comparisons = compare(blocks, [K], batch=states)
+        for one in comparisons:
             yield from _of_way(one, kl)
-        outside = max(one.outside for one in found)
+        outside = max(one.outside for one in comparisons)
         yield Finding(f"states with Z outside a bracket, KL {kl:g}", outside, at_most=0.0, labels={"k": K, "kl": kl})
 
 
 def _block(pair: PolicyPair, number: int) -> LawBlock:
-    """A token of the actor at each state; every state is a cluster of its own."""
+    """The states of a pair with a token of the actor at each; every state is a cluster of its own."""
     generator = np.random.default_rng([2, number])
     states = len(pair.actor_log_probs)
     tokens = categorical(pair.actor_log_probs, generator.random((states, 1)))[:, 0]
@@ -153,14 +153,16 @@ def _block(pair: PolicyPair, number: int) -> LawBlock:
     return LawBlock(pair.policy_log_probs, pair.actor_log_probs, tokens, generator.random(states), cluster)
 
 
-def _of_way(found: Comparison, kl: float) -> Iterator[Finding]:
-    labels: dict[str, str | float] = {"way": str(found.way), "k": found.k, "kl": kl}
+def _of_way(comparison: Comparison, kl: float) -> Iterator[Finding]:
+    labels: dict[str, str | float] = {"way": str(comparison.way), "k": comparison.k, "kl": kl}
     at_most = at_least = None
     if kl <= _HELD_UNTIL:
-        at_most = 0.01 if found.way is Way.CALIBRATED else None
-        at_least = 0.1 if found.way is Way.TOPK else None
-    note = f"se {found.error_se:.2g}, keeps {found.kept:.4f} (se {found.kept_se:.2g}), largest {found.error_max:.3g}"
-    what = f"error of Z, {found.way}, k {found.k}, KL {kl:g}"
-    yield Finding(what, found.error, "x", at_most=at_most, at_least=at_least, note=note, labels=labels)
-    if found.way in (Way.BIAS_CORRECTED, Way.SERVER_BIAS_CORRECTED):
-        yield Finding(f"states with an estimate above 1, {found.way}, KL {kl:g}", found.above_one, labels=labels)
+        at_most = 0.01 if comparison.way is Way.CALIBRATED else None
+        at_least = 0.1 if comparison.way is Way.TOPK else None
+    errors = f"se {comparison.error_se:.2g}, keeps {comparison.kept:.4f} (se {comparison.kept_se:.2g})"
+    note = f"{errors}, largest {comparison.error_max:.3g}"
+    what = f"error of Z, {comparison.way}, k {comparison.k}, KL {kl:g}"
+    yield Finding(what, comparison.error, "x", at_most=at_most, at_least=at_least, note=note, labels=labels)
+    if comparison.way in (Way.BIAS_CORRECTED, Way.SERVER_BIAS_CORRECTED):
+        what = f"states with an estimate above 1, {comparison.way}, KL {kl:g}"
+        yield Finding(what, comparison.above_one, labels=labels)

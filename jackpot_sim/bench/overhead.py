@@ -1,8 +1,8 @@
 """The time and memory that a correction adds to a GRPO step, for each way to the overlap Z.
 
-The paper says that its method costs less than 3 % of a step. What a correction adds is timed inside the step,
-between the forward pass and the loss: the difference of two whole steps would be lost in their noise. The
-ratio of whole steps is given too, to show that nothing has been left out.
+[J] says that its method costs less than 3 % of a step. The correction's part is timed inside the step, between
+the forward pass and the loss: the difference of two whole steps would be lost in their noise. The ratio of whole
+steps is given too, to show that nothing has been left out.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from jackpot_sim.estimators import Correction
 
 @dataclass(frozen=True)
 class Method:
-    """A correction as a step makes it."""
+    """A correction in a step, with its way to Z."""
 
     correction: Correction | None = None
     way: WayToZ | None = None
@@ -44,7 +44,7 @@ class Method:
         return " ".join([name, *([str(self.way)] if self.way else []), *(["compiled"] if self.compiled else [])])
 
     def labels(self) -> dict[str, str | float]:
-        """The labels that tell this method from the others."""
+        """The labels that distinguish this method from the others."""
         correction = "none" if self.correction is None else self.correction.name
         return {
             "correction": correction,
@@ -72,7 +72,7 @@ COMPILED = Method(estimators.get("jackpot"), WayToZ.BRACKET, compiled=True)
 """On CUDA only: on a CPU a compiled function of so few numbers spends longer on its guards than it saves."""
 
 _DECODED_AT_ONCE = {"cpu": 32, "cuda": 256}
-"""Sequences that a server decodes side by side, and so the laws of which it takes the top-k at once."""
+"""The number of sequences that a server decodes side by side, and so of laws whose top-k it takes at once."""
 
 
 @dataclass
@@ -94,7 +94,7 @@ def overhead(options: Options = DEFAULT) -> Iterator[Finding]:
     """
     for setting in settings(options):
         require_room(setting)
-        with torch_threads(setting.threads), _told_when_it_does_not_fit(setting):
+        with torch_threads(setting.threads), _advice_when_it_does_not_fit(setting):
             yield from _measure(setting)
         _release(setting.device)
 
@@ -137,7 +137,7 @@ def _timed(trainer: Trainer, weigh: Weigh | None, into: list[Seconds]) -> None:
 
 
 def _bytes(trainer: Trainer, method: Method, weigh: Weigh | None) -> int:
-    """Weights, optimiser, what this method stores, and all that comes on top during a step."""
+    """The bytes of weights, optimiser and this method's storage, and the peak of a step above them."""
     trainer.step(weigh)  # the optimiser's state exists from the first step on
     above = torch_peak_bytes(lambda: trainer.step(weigh), trainer.rollouts.ids.device.type)
     return trainer.held_bytes() + trainer.rollouts.stored_bytes(method.correction, method.way) + above
@@ -178,15 +178,15 @@ def _finding(
 
 
 def _failure(trainer: Trainer, weigh: Weigh | None) -> str:
-    """Why the compiled function does not run, in one line; empty if it does."""
+    """The reason why the compiled function does not run, in one line; empty if it runs."""
     compiler = logging.getLogger("torch._dynamo")
     level = compiler.level
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        compiler.setLevel(logging.ERROR)  # it tells at length where it hands over to Python, which is no fault
+        compiler.setLevel(logging.ERROR)  # its long warnings of where it hands over to Python are no fault
         try:
             trainer.step(weigh)
-        except Exception as error:  # whatever a compiler that is missing or broken raises
+        except Exception as error:  # a missing or broken compiler may raise anything
             return (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
         finally:
             compiler.setLevel(level)
@@ -194,12 +194,12 @@ def _failure(trainer: Trainer, weigh: Weigh | None) -> str:
 
 
 @contextmanager
-def _told_when_it_does_not_fit(setting: Setting) -> Iterator[None]:
+def _advice_when_it_does_not_fit(setting: Setting) -> Iterator[None]:
     import torch
 
     try:
         yield
-    except (MemoryError, RuntimeError) as error:  # on a CPU torch raises nothing more particular
+    except (MemoryError, RuntimeError) as error:  # on a CPU torch raises nothing more specific
         if not isinstance(error, (torch.OutOfMemoryError, MemoryError)) and "allocate memory" not in str(error):
             raise
         raise CannotMeasureError(
@@ -209,7 +209,7 @@ def _told_when_it_does_not_fit(setting: Setting) -> Iterator[None]:
 
 
 def _release(device: str) -> None:
-    """Gives the memory of one shape back before the next."""
+    """Releases the memory of one shape before the next."""
     gc.collect()
     if device == "cuda":
         import torch

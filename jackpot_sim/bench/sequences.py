@@ -1,4 +1,4 @@
-"""Every sequence of a small language model: what scoring and measuring them all costs."""
+"""The cost of scoring and measuring every sequence of a small language model."""
 
 from __future__ import annotations
 
@@ -20,29 +20,29 @@ from jackpot_sim.estimators.sequences.enumerated import Referee
 from jackpot_sim.estimators.statistics import Denominator
 
 _SLICE = 1 << 13
-"""Sequences that are scored one by one; the rest is scaled."""
+"""The number of sequences that are scored one by one; their time is scaled to all."""
 
 
 def enumeration(vocab: int = 8, length: int = 6, rounds: int = 3) -> Iterator[Finding]:
-    """Scoring by prefixes against scoring sequences, then every estimator exactly in logit space."""
+    """The time of scoring by prefixes and of scoring sequences, then of every estimator, exactly, in logit space."""
     tree = PrefixTree(vocab, length)
     model = CausalLM(build(TinyQwen3(), vocab, np.random.default_rng(0)))
     prompt = np.array([1, 2])
-    some = tree.sequences.take(slice(None, None, max(1, len(tree.sequences) // _SLICE)))
+    subset = tree.sequences.take(slice(None, None, max(1, len(tree.sequences) // _SLICE)))
     tables = {}
 
     def by_prefix() -> None:
         tables["prefixes"] = model.log_probs(prompt[None], tree)[0]
 
     def one_by_one() -> None:
-        tables["sequences"] = model.log_probs_along(prompt, some.token)
+        tables["sequences"] = model.log_probs_along(prompt, subset.token)
 
     seconds = in_turn({"prefixes": by_prefix, "sequences": one_by_one}, rounds)
     what = f"{len(tree.sequences):,} sequences, {tree.prefixes:,} prefixes"
-    error = float(np.max(np.abs(tables["prefixes"][some.prefix] - tables["sequences"])))
+    error = float(np.max(np.abs(tables["prefixes"][subset.prefix] - tables["sequences"])))
     yield Finding("scores by prefix against full sequences", error, "nats", at_most=1e-10)
-    every = [each * len(tree.sequences) / len(some) for each in seconds["sequences"]]
-    note = f"{len(some):,} sequences scored, scaled"
+    every = [each * len(tree.sequences) / len(subset) for each in seconds["sequences"]]
+    note = f"{len(subset):,} sequences scored, scaled"
     yield Finding(
         "full sequences / prefix sharing", median_ratio(every, seconds["prefixes"]), "x", at_least=20, note=note
     )

@@ -13,7 +13,7 @@ from jackpot_sim.requirements import RequirementError, require
 PAPER_PERCENT = 3.0
 """The largest cost of the paper's method, in percent of a step."""
 TARGET_VOCAB = 32_000
-"""On a CPU the small model is held to the paper's figure up to this vocabulary: beyond, the model is all head."""
+"""The largest vocabulary at which cpu-30m has the paper's figure as its target: beyond, the model is all head."""
 
 
 class Device(StrEnum):
@@ -42,7 +42,7 @@ class Options:
         device: cpu (one thread), cuda, or auto: cuda where there is one.
         precision: Of weights, gradients and AdamW's states; by default float32 on a CPU and bfloat16 on CUDA.
         batch: Sequences in the step's one group, by default 4.
-        length: Tokens of each, by default 64 on a CPU and 1024 on CUDA.
+        length: Tokens of each sequence, by default 64 on a CPU and 1024 on CUDA.
         topk: Tokens of the actor's law that a rollout stores.
         rounds: Measured rounds, after one that is not counted.
     """
@@ -81,7 +81,7 @@ class Setting:
         return self.batch * self.length
 
     def labels(self) -> dict[str, str | float]:
-        """The labels that tell the findings of this setting from others."""
+        """The labels that distinguish the findings of this setting from others."""
         return {
             "shape": self.name,
             "parameters": self.shape.parameters,
@@ -142,17 +142,17 @@ def _device(asked: Device) -> str:
         raise CannotMeasureError(str(error)) from error
     import torch
 
-    there = bool(torch.cuda.is_available())
-    if asked is Device.CUDA and not there:
+    has_cuda = bool(torch.cuda.is_available())
+    if asked is Device.CUDA and not has_cuda:
         raise CannotMeasureError("torch finds no CUDA device: use --device cpu, or a torch built for CUDA")
-    return "cuda" if there and asked is not Device.CPU else "cpu"
+    return "cuda" if has_cuda and asked is not Device.CPU else "cpu"
 
 
 def require_room(setting: Setting) -> None:
-    """Refuses what surely does not fit, before the machine starts to swap or kills the process.
+    """Refuses a setting that surely does not fit, before the machine starts to swap or kills the process.
 
     Raises:
-        CannotMeasureError: it says which batch may fit, or what else to make smaller.
+        CannotMeasureError: the message names a batch that may fit, or another option to make smaller.
     """
     fixed, per_sequence = _least_bytes(setting)
     free = free_bytes(setting.device)
@@ -174,6 +174,6 @@ def _least_bytes(setting: Setting) -> tuple[int, int]:
     shape, width = setting.shape, 4 if setting.precision is Precision.FLOAT32 else 2
     heads = shape.head_dim * (shape.heads + shape.kv_heads)
     activations = shape.layers * (4 * shape.hidden + heads + 3 * shape.intermediate) * width
-    # The logits and their gradient; the actor's laws, the policy's, and one array between them.
+    # The logits and their gradient; the actor's laws, the policy's laws, and one temporary array.
     vocabulary = shape.vocab * (2 * width + 3 * 4)
     return 4 * shape.parameters * width, setting.length * (activations + vocabulary)

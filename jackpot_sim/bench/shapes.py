@@ -1,7 +1,6 @@
 """The shapes of language models whose steps are timed: published ones, and small ones for a CPU.
 
-Weights are random. What a step costs depends on the shape alone, so nothing has to be downloaded; what a
-correction is worth is measured elsewhere.
+Weights are random: the cost of a step depends on the shape alone, so that nothing has to be downloaded.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ Model: TypeAlias = Any
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """A Qwen3.
+    """The shape of a Qwen3 model.
 
     Attributes:
         hidden: the width of the residual stream.
@@ -27,8 +26,8 @@ class Shape:
         kv_heads: the number of key and value heads, which divides `heads`.
         head_dim: the width of a head; `heads` of them need not add up to `hidden`.
         intermediate: the width of the MLP.
-        vocab: the tokens.
-        tied: whether the embedding is the head of the model too.
+        vocab: the number of tokens.
+        tied: True where the embedding is also the head of the model.
     """
 
     hidden: int
@@ -66,9 +65,9 @@ class Shape:
         """The model in training mode, with transformers' own random weights.
 
         Args:
-            positions: the most tokens of a sequence.
-            device: as torch names it, such as "cuda"; on "meta" the weights take no memory.
-            dtype: as torch names it, such as "bfloat16".
+            positions: the largest number of tokens in a sequence.
+            device: a device of torch, such as "cuda"; on "meta" the weights take no memory.
+            dtype: the name of a dtype of torch, such as "bfloat16".
         """
         import torch
         from transformers import Qwen3Config, Qwen3ForCausalLM
@@ -84,7 +83,7 @@ class Shape:
             max_position_embeddings=positions,
             tie_word_embeddings=self.tied,
         )
-        # Made where it will stay and as it will stay: eight billion float32 weights would not fit first.
+        # Built on its device and in its dtype: eight billion float32 weights might not fit beforehand.
         before = torch.get_default_dtype()
         torch.set_default_dtype(getattr(torch, dtype))
         try:

@@ -1,4 +1,4 @@
-"""The sweep as a whole: what a second worker brings, and that it changes no figure."""
+"""The time of a whole sweep with one and two workers, and the equality of its records."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _ARRANGEMENTS = {
 
 
 def _study() -> Study:
-    """Enough cells for a fair share, heavy enough that starting workers does not count."""
+    """A study with enough cells for an even split, each heavy enough that the start of workers is negligible."""
     return spec.parse(
         {
             "name": "bench",
@@ -39,7 +39,7 @@ def _study() -> Study:
 
 
 def workers() -> Iterator[Finding]:
-    """A study in three arrangements, whose records must be the same to the last bit."""
+    """The time of a study in three arrangements, whose records must be equal bit for bit."""
     study, seconds, figures = _study(), {}, {}
     with tempfile.TemporaryDirectory() as folder:
         for name, (kind, count) in _ARRANGEMENTS.items():

@@ -1,4 +1,4 @@
-"""Timing that survives a noisy machine: candidates in turn, and ratios within each round."""
+"""Timing on a noisy machine: candidates run in turn, and ratios are taken within each round."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Finding:
     at_least: float | None = None
     note: str = ""
     labels: Mapping[str, str | float] = field(default_factory=dict)
-    """The labels that tell this figure from others of its kind in a table of findings."""
+    """The labels that distinguish this figure from others of its kind in a table of findings."""
 
     @property
     def met(self) -> bool | None:
@@ -33,7 +33,7 @@ class Finding:
 
 
 def in_turn(candidates: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of every candidate in each round, after one round that is not counted."""
+    """The seconds of every candidate in each of `rounds`, after one round that is not counted."""
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
     for number in range(rounds + 1):
         for name, run in candidates.items():
@@ -45,7 +45,7 @@ def in_turn(candidates: Mapping[str, Callable[[], Any]], rounds: int) -> dict[st
 
 
 def median_ratio(numerator: list[float], denominator: list[float]) -> float:
-    """The median over rounds of the ratio within a round, in which drift of the machine cancels."""
+    """The median over rounds of the ratio within a round, in which the drift of the machine cancels."""
     return statistics.median(a / b for a, b in zip(numerator, denominator, strict=True))
 
 

@@ -1,4 +1,4 @@
-"""Corrections of the actor-policy mismatch, and what each does: exactly, by sampling, along a path.
+"""Corrections of the actor-policy mismatch, and their moments: exact, sampled, or along a path of thresholds.
 
 >>> from jackpot_sim import estimators
 >>> estimators.get("mis", low=0.5, high=5.0)

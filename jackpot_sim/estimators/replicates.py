@@ -1,8 +1,8 @@
 """Figures of simulated updates from their inner products, and jackknife errors over replicates.
 
-‖mean − g‖² of a sample is biased upwards by its variance. The squared bias here is the mean inner
-product of two *independent* replicates' errors, which is unbiased, and so may come out negative:
-then `bias` is nan, and `bias_sq` with its standard error says how small it is.
+‖mean − g‖² of a sample is biased upwards by its variance. The squared bias here is the mean inner product of the
+errors of two *independent* replicates. This estimate is unbiased, and so may come out negative: then `bias` is
+nan, and `bias_sq` with its standard error gives a bound.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ def gradient_figures(
 
     Args:
         own: the mean ‖X_r‖² of an update.
-        others: the mean ⟨X_r, X_r'⟩ of two independent ones.
+        others: the mean ⟨X_r, X_r'⟩ of two independent updates.
         dot: the mean ⟨X_r, g⟩.
         signal: ‖g‖².
-        on_policy_variance: that of one proposal of the policy.
-        n_samples: proposals in an update.
+        on_policy_variance: the variance of one proposal of the policy.
+        n_samples: the number of proposals in an update.
     """
     signal, on_policy_variance = np.float64(signal or math.nan), np.float64(on_policy_variance)
     bias_sq = (others - 2 * dot + signal) / signal
@@ -63,7 +63,7 @@ def off_diagonal(gram: Floats) -> float:
 
 
 def jackknife(left_out: list[float]) -> float:
-    """The delete-one standard error; nan where a figure is not finite."""
+    """The delete-one standard error, from a figure with each replicate left out; nan if one is not finite."""
     values = np.array(left_out)
     if not np.isfinite(values).all():
         return math.nan
@@ -78,14 +78,14 @@ class Gram:
 
     @cached_property
     def _sums(self) -> tuple[float, float, Floats]:
-        """All, the diagonal, and what each replicate takes with it when it leaves."""
+        """The total, the trace, and each replicate's share of the total, shape (replicates,)."""
         products = self.products
-        gone = products.sum(axis=0) + products.sum(axis=1) - np.diagonal(products)
-        return float(products.sum()), float(np.trace(products)), gone
+        of_each = products.sum(axis=0) + products.sum(axis=1) - np.diagonal(products)
+        return float(products.sum()), float(np.trace(products)), of_each
 
     def means(self, without: int | None) -> tuple[float, float]:
-        """The mean product of a replicate with itself, and of two different ones."""
-        (total, own, gone), count = self._sums, len(self.products)
+        """The mean product of a replicate with itself, and that of two different ones, `without` one of them."""
+        (total, own, of_each), count = self._sums, len(self.products)
         if without is not None:
-            total, own, count = total - gone[without], own - self.products[without, without], count - 1
+            total, own, count = total - of_each[without], own - self.products[without, without], count - 1
         return own / count, (total - own) / (count * (count - 1))

@@ -1,9 +1,9 @@
 """The moments of a correction over a cell of states, from one row of statistics per state.
 
-One proposal is made at each state: a token at an independent state, or a whole sequence after a prompt.
-Every exact method gives a row of `StateStatistics` for each state, and `combine` turns the rows into the
-moments of the cell, as ratios of means over states, never means of ratios. The exact moments, the path, the
-enumeration and the bootstrap all use `combine`, so that each formula stands once.
+Proposals are made at each state: tokens at an independent state, sequences after a prompt. Every exact method
+gives a row of `StateStatistics` for each state, and `combine` turns the rows into the moments of the cell, as
+ratios of means over states, never means of ratios. The exact moments, the path, the enumeration and the
+bootstrap all use `combine`, so that each formula stands once.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from jackpot_sim.core.backend import namespace
 from jackpot_sim.core.log_ratios import ess_fraction
 
 Figure: TypeAlias = float | Floats
-"""A figure of one cell, or one of each of several cells, resamples or thresholds."""
+"""A figure of one cell, or an array with one for each of several cells, resamples or thresholds."""
 
 F = TypeVar("F", float, Floats, default=float)
 A = TypeVar("A", bound=Array)
@@ -43,11 +43,11 @@ class Denominator(StrEnum):
 
 
 def divisor(denominator: Denominator, acceptance_rate: A, weight_mean: A) -> A:
-    """D, by which the weighted sum of an update is divided beside the number of its proposals.
+    """D, the divisor of an update's weighted sum besides the number of proposals; the shape of the arguments.
 
     Args:
         denominator: the rule.
-        acceptance_rate: the share of tokens kept, over the whole batch.
+        acceptance_rate: the share of tokens kept, over the whole batch; any shape.
         weight_mean: E[Σ mw] / E[units] of the state, the same shape.
     """
     if denominator is Denominator.PROPOSED:
@@ -57,7 +57,7 @@ def divisor(denominator: Denominator, acceptance_rate: A, weight_mean: A) -> A:
 
 @dataclass(frozen=True)
 class StateStatistics:
-    """The contribution of each state; every field has shape (..., states), float64."""
+    """The statistics of each state; every field has shape (..., states), float64."""
 
     acceptance_rate: Floats
     """E[kept tokens] / E[tokens]; for a single token E_q[a]."""
@@ -70,13 +70,13 @@ class StateStatistics:
     on_policy_variance: Floats
     """The variance of one proposal of the policy itself, advantage²; for a single token Σ p‖f‖² − ‖g‖²."""
     divisor: Floats
-    """D, by which ĝ = g_w/D: 1, the batch's acceptance rate, or weight_mean."""
+    """D of ĝ = g_w/D: 1, the batch's acceptance rate, or weight_mean."""
     error_sq: Floats
     """‖ĝ − g‖², from the difference of laws, so that a small bias keeps its digits."""
     error_dot: Floats
     """⟨ĝ − g, g⟩."""
     estimate_sq: Floats
-    """‖ĝ‖². Like ⟨ĝ, g⟩ below it is kept apart: for a short ĝ a difference of the above would keep few digits."""
+    """‖ĝ‖². It and ⟨ĝ, g⟩ are stored too, since for a short ĝ they would follow from the errors with few digits."""
     estimate_dot: Floats
     """⟨ĝ, g⟩."""
     second_moment: Floats
@@ -90,9 +90,9 @@ class StateStatistics:
     length: Floats
     """E[tokens], 1 for a single token."""
     units: Floats
-    """E[units], see weight_mean."""
+    """E[units], the units of weight_mean."""
     kept_dot_cov: Floats
-    """Cov(⟨X, g_w⟩, kept tokens), by which the divisor of ACCEPTED moves with the update."""
+    """Cov(⟨X, g_w⟩, kept tokens), the covariance of the update with the divisor of ACCEPTED."""
     length_dot_cov: Floats
     """Cov(⟨X, g_w⟩, tokens)."""
     kept_var: Floats
@@ -104,7 +104,7 @@ class StateStatistics:
 
 
 def of_single_tokens(acceptance_rate: A, weighted_sq: A) -> dict[str, A]:
-    """The columns that are trivial where a proposal is one token, from E[a] and ‖g_w‖²."""
+    """The columns that are trivial where a proposal is one token, from E[a] and ‖g_w‖², arrays of one shape."""
     one, zero = acceptance_rate * 0 + 1.0, acceptance_rate * 0
     columns = {
         "kl_prefix": zero,
@@ -123,7 +123,7 @@ def of_single_tokens(acceptance_rate: A, weighted_sq: A) -> dict[str, A]:
 class Moments(Generic[F]):
     """The moments of a correction over a cell of states; see `combine` for each formula.
 
-    Arrays of shape (thresholds,) from a path, `Moments[Floats]`, and floats otherwise, `Moments[float]`.
+    A path gives arrays of shape (thresholds,), `Moments[Floats]`; all else gives floats, `Moments[float]`.
     """
 
     acceptance_rate: F
@@ -153,9 +153,9 @@ def mean_squared_error(bias_sq: Figure, variance: Figure, noise_to_signal: Figur
 def mean_squared_error_rescaled(gain: Figure, size: Figure) -> Floats:
     """The MSE of the best non-negative multiple of the update, elementwise: 1 − gain²/size, and 1 where gain ≤ 0.
 
-    A smaller update has less variance, so that with few samples the MSE rewards any correction that
-    shrinks the update; 1 is the MSE of no update at all. The rescaled MSE removes that reward: it is the MSE
-    under the best learning rate (ours).
+    A smaller update has less variance, so that with few samples the MSE rewards any correction that shrinks the
+    update; no update at all has an MSE of 1. The rescaled MSE removes that reward: it is the MSE under the best
+    learning rate (ours).
 
     Args:
         gain: ⟨ĝ, g⟩/‖g‖².
@@ -167,7 +167,7 @@ def mean_squared_error_rescaled(gain: Figure, size: Figure) -> Floats:
 
 
 def combine_cell(states: StateStatistics, denominator: Denominator | str, n_samples: int | None = None) -> Moments:
-    """`combine` for one cell, whose statistics have shape (states,), as numbers."""
+    """The moments of one cell as numbers, by `combine`, from statistics of shape (states,)."""
     moments = combine(states, denominator, n_samples)
     skipped = ("n_samples", "per_state")
     names = [field.name for field in dataclasses.fields(Moments) if field.name not in skipped]
@@ -176,13 +176,13 @@ def combine_cell(states: StateStatistics, denominator: Denominator | str, n_samp
 
 
 def combine(states: StateStatistics, denominator: Denominator | str, n_samples: int | None = None) -> Moments[Floats]:
-    """The moments of cells from their states, whose axis is the last; every column has the shape that is left.
+    """The moments of cells from statistics of shape (..., states); every column has shape (...).
 
     bias² is mean ‖ĝ − g‖² / mean ‖g‖²; direction_bias is 1 − cos(ĝ, g) with the states concatenated,
-    and gain ⟨ĝ, g⟩/‖g‖² the share of the gradient that is left; variance is that of one proposal per
-    state over the on-policy one; ess_fraction is E[mw]² / E[mw²]. A zero denominator is nan. For
-    `accepted` the divisor is the acceptance rate of the states given here, which may be a resample of
-    those from which ĝ was computed.
+    and gain, ⟨ĝ, g⟩/‖g‖², is the share of the gradient that the update keeps; variance is that of one
+    proposal per state over the on-policy one; ess_fraction is E[mw]² / E[mw²]. A ratio with denominator 0 is
+    nan. For `accepted` the divisor is the acceptance rate of the states given here, which may be a resample
+    of those from which ĝ was computed.
 
     Raises:
         ValueError: the denominator is unknown or n_samples < 1.
@@ -247,7 +247,7 @@ def _mean(values: Floats) -> Floats:
 
 
 def _ratio(numerator: Floats, denominator: Floats) -> Floats:
-    """The ratio of two figures; nan, not inf, where the denominator is 0."""
+    """The ratio of two figures; nan where the denominator is 0."""
     return numerator / np.where(denominator == 0, math.nan, denominator)
 
 
@@ -257,8 +257,8 @@ def _variance(states: StateStatistics, denominator: Denominator, divisor: Floats
         return states.second_moment - estimate_sq
     if denominator is Denominator.SELF_NORMALIZED:
         return states.second_moment / divisor**2
-    # Delta method for a sum over the batch divided by its share of kept tokens. That share fluctuates with
-    # every state's masks and lengths; with K = kept − ρ·tokens it is ρ + ΣδK/Σ tokens. For one state with
+    # Delta method for a sum over the batch divided by its share of kept tokens. This share fluctuates with
+    # every state's masks and lengths: it is ρ + ΣδK/Σ tokens with K = kept − ρ·tokens. For one state with
     # single tokens the variance is Σ q a‖wf − ĝ‖²/Z².
     total: Floats = np.sum(states.length, axis=-1, keepdims=True)
     weighted_sq = estimate_sq * divisor**2
@@ -269,14 +269,14 @@ def _variance(states: StateStatistics, denominator: Denominator, divisor: Floats
 
 
 def _acceptance_rate(states: StateStatistics) -> Floats:
-    """Kept tokens over all tokens, of the states together; the states' axis stays, with length 1."""
+    """Kept tokens over all tokens of the states together, shape (..., 1)."""
     kept: Floats = np.mean(states.acceptance_rate * states.length, axis=-1, keepdims=True)
     tokens: Floats = np.mean(states.length, axis=-1, keepdims=True)
     return kept / tokens
 
 
 def _rescaled_error(scale: Floats, error_sq: Floats, error_dot: Floats, far: Floats, signal: Floats) -> Floats:
-    """‖scale·ĝ − g‖²: near scale 1 from the error itself, and `far` from it, where that would cancel, as given."""
+    """‖scale·ĝ − g‖²: from the error itself where scale is near 1; elsewhere, where that would cancel, `far`."""
     near = scale**2 * error_sq + (scale - 1) * (2 * scale * error_dot + (scale - 1) * signal)
     return np.maximum(np.where(np.abs(scale - 1) < 0.5, near, far), 0.0)  # rounding may leave it below 0
 
@@ -284,9 +284,9 @@ def _rescaled_error(scale: Floats, error_sq: Floats, error_dot: Floats, far: Flo
 def _one_minus_cosine(
     error_sq: Floats, error_dot: Floats, estimate_sq: Floats, estimate_dot: Floats, signal: Floats
 ) -> Floats:
-    """1 − cos(ĝ, g), by Lagrange's identity where it is small, so that its digits do not cancel.
+    """1 − cos(ĝ, g), by Lagrange's identity where it is small, so that no digits cancel.
 
-    ĝ − g and g span the same area as ĝ and g: the shorter pair loses fewer digits.
+    The pairs (ĝ − g, g) and (ĝ, g) span the same area; the shorter pair loses fewer digits.
     """
     norms = estimate_sq * signal
     cosine = _ratio(estimate_dot, np.sqrt(norms))

@@ -1,1 +1,1 @@
-"""Corrections of an actor-policy mismatch: what a token gets, as (accept probability, weight)."""
+"""Corrections of an actor-policy mismatch: the accept probability and the weight of each token."""

@@ -1,4 +1,4 @@
-"""A correction whose λ is not given but solved for, from the share of tokens that may be accepted."""
+"""Corrections whose λ follows from an acceptance budget."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Corrections that look at the whole batch: the weights of a token depend on the other sequences.
 
-Such corrections have no moments per sample. A finite batch is all live tokens of the array that `weights`
-is given. `in_the_limit` gives the correction without a batch that they become in an infinitely large one,
-exactly (ours). Both use the same sums, with one count per sequence or with its probability.
+Such corrections have no moments per sample. `weights` takes all live tokens of its array as the batch. In an
+infinitely large batch each becomes a correction that no longer looks at the batch, and `in_the_limit` returns it
+exactly (ours). Both use the same sums over sequences, in which each counts 1 or its probability.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ _LAW_TOLERANCE = 1e-5
 class SecondMomentMask(SequenceCorrection):
     """(1[ℓ² below the batch's cut], 1): drops the largest ℓ² until the mean of the rest is ≤ τ (M2PO, AReaL).
 
-    Of tokens tied at the cut as many stay as the mean allows, whichever they are: each with a = kept/tied.
-    AReaL asks for a mean below τ, and where even the smallest ℓ² is too large it keeps that one token.
+    Of the tokens tied at the cut as many stay as the mean allows, drawn at random: each has a = kept/tied.
+    AReaL asks for a mean below τ, and keeps one token where even the smallest ℓ² is too large.
     """
 
     threshold: float = 0.04
@@ -60,7 +60,7 @@ class SecondMomentMask(SequenceCorrection):
 
     @override
     def in_the_limit(self, tokens: Tokens, probability: Array) -> Correction:
-        """The cut of the law of tokens, in which one of sequence i has a mass ∝ probability[i]."""
+        """The cut for the law of tokens in which each token of sequence i has a mass ∝ probability[i]."""
         tokens = self.checked(tokens)
         mass = to_numpy(tokens.live) * to_numpy(_law(tokens.log_ratio, probability))
         flat = mass > 0
@@ -68,12 +68,12 @@ class SecondMomentMask(SequenceCorrection):
 
     def _cut(self, like: Array, log_ratio: Floats, mass: Floats, whole: bool) -> _Cut:
         """The cut for tokens of these masses; `whole` tokens cannot be kept in part."""
-        # Squared as `_Cut` squares them, so that what is tied here is tied there.
+        # Squared by the same function as in `_Cut`, so that the ties are the same.
         values, group = np.unique(to_numpy(_square(as_array(log_ratio, like))), return_inverse=True)
         if not values.size:
             return _Cut(math.inf, 0.0)
         tied = np.bincount(group, weights=mass)
-        # Excess over τ: the mean of what is kept is ≤ τ while it adds up to no more than 0.
+        # The mean of the smallest ℓ² is ≤ τ as long as their excess over τ adds up to at most 0.
         with np.errstate(invalid="ignore"):
             excess = np.cumsum(tied * (values.astype(np.float64) - self.threshold))
         at = int(np.argmax(excess > 0)) if bool(np.any(excess > 0)) else len(values)
@@ -85,12 +85,12 @@ class SecondMomentMask(SequenceCorrection):
 
 @dataclass(frozen=True)
 class _Cut(TokenCorrection):
-    """(1 below the cut on ℓ², `fraction` at it, 0 above; 1): what m2po is, once the cut is known."""
+    """(1 below the cut on ℓ², `fraction` at it, 0 above; 1): m2po with a known cut."""
 
     cut: float
     """nats²."""
     fraction: float
-    """The share of the tokens at the cut that stays."""
+    """The share of the tokens at the cut that stay."""
 
     name = "m2po"
 
@@ -111,9 +111,9 @@ def _square(log_ratio: Array) -> Array:
 def batch_normalize(correction: Correction) -> BatchNormalized:
     """The correction with its weights divided by the batch's mean of a·w, so that this mean is 1.
 
-    The mean over live tokens for a correction of single tokens; over sequences, of each its mean over
-    live tokens, for one of sequences (verl, after truncation; slime does it by default). verl divides
-    by the mean before rejection: `combined(batch_normalize(tis), mask)`.
+    For a correction of single tokens the mean is over live tokens. For one of sequences it is over sequences,
+    each with the mean over its live tokens (verl, after truncation; slime by default). verl divides by the
+    mean before rejection: `combined(batch_normalize(tis), mask)`.
 
     >>> import numpy as np
     >>> from jackpot_sim import estimators
@@ -135,7 +135,7 @@ class BatchNormalized(Wrapper):
     @property
     @override
     def level(self) -> Level:
-        # A token's weight depends on the others.
+        # A token's weight depends on the other tokens.
         return Level.SEQUENCE
 
     @property
@@ -156,7 +156,7 @@ class BatchNormalized(Wrapper):
         return self._scaled(inner, tokens, _law(tokens.log_ratio, probability))
 
     def _scaled(self, inner: Correction, tokens: Tokens, mass: Array) -> _Scaled:
-        """`inner` divided by the mean of its a·w over tokens or sequences of these masses, shape (..., 1).
+        """`inner` divided by the mean of its a·w, over tokens or sequences with masses (..., 1).
 
         Raises:
             ValueError: the mean is infinite.
@@ -172,7 +172,7 @@ class BatchNormalized(Wrapper):
         mean = float(xp.sum(mass * law)) / total if total > 0 else 0.0
         if mean == math.inf:
             raise ValueError(f"{self.name}: the mean weight is infinite; truncate the weights first")
-        # Where nothing is kept there is nothing to divide.
+        # If nothing is kept there is nothing to divide.
         return _Scaled(inner, mean if mean > 0 else 1.0, self.name)
 
 
@@ -195,7 +195,7 @@ class _Scaled(Wrapper):
 
 
 def _law(log_ratio: Array, probability: Array) -> Array:
-    """`probability` as a column against log-ratios of shape (n, length)."""
+    """`probability` as a column, shape (n, 1), for log-ratios of shape (n, length)."""
     column = as_array(probability, log_ratio)[..., None]
     rows = log_ratio.shape[:-1]
     if log_ratio.ndim != 2 or column.shape[:-1] != rows:

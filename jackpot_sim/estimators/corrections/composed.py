@@ -1,4 +1,4 @@
-"""Corrections made of others: a wrapper changes one correction, and `combined` multiplies several.
+"""Corrections made of other corrections: a wrapper changes one, and `combined` multiplies several.
 
 `rao_blackwell` is a wrapper that replaces the mask by its mean. `combined` applies several corrections at
 once, for instance an importance weight, a rejection mask and a veto.
@@ -81,8 +81,8 @@ class Wrapper(Correction):
 def rao_blackwell(correction: Correction) -> RaoBlackwell:
     """The correction with accept 1 and weight a·w (ours).
 
-    Its expectation is the same and the Bernoulli noise E_q[w²a(1−a)‖f‖²] is gone: exactly so with
-    the `proposed` denominator, asymptotically with `self_normalized`.
+    The expected update is the same, without the Bernoulli noise E_q[w²a(1−a)‖f‖²]. This is exact with the
+    `proposed` denominator, and asymptotic with `self_normalized`.
     """
     return RaoBlackwell(correction)
 
@@ -203,7 +203,7 @@ class Combined(Correction):
 
     @override
     def in_the_limit(self, tokens: Tokens, probability: Array) -> Correction:
-        """The parts' limits, each of the same raw batch."""
+        """The product of the parts' limits, each for the same raw batch."""
         return Combined(tuple(part.in_the_limit(tokens, probability) for part in self.parts))
 
     @override
@@ -223,7 +223,7 @@ class Combined(Correction):
 
 
 def _product(first: Array, second: Array) -> Array:
-    """first·second, where 0 times anything is 0: a part that gives no weight has the last word."""
+    """first·second, elementwise, where 0·inf is 0: a weight of 0 from one part overrides any other."""
     xp = namespace(first, second)
     nothing = (first == 0) | (second == 0)
     return xp.where(nothing, 0.0, first) * xp.where(nothing, 0.0, second)

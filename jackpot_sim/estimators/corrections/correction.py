@@ -2,11 +2,11 @@
 
 Tokens come from the actor q; the policy p is trained. A correction maps the log-ratio ℓ = log p − log q
 (and, for some, the overlap Z, the advantage, or p and q themselves) to a and w, and the update sees m·w·f(x)
-with m ~ Bernoulli(a). Masks live in a, so that acceptance and denominators are right for them too.
+with m ~ Bernoulli(a). Masks are part of a, so that acceptance rates and denominators are right for them too.
 
-Most corrections weigh each token by itself. Some look at the whole sequence, whose tokens lie along the
-last axis, and a few at the whole batch; those have no moments per sample, and `in_the_limit` gives the
-correction that they become when the batch is infinitely large.
+Most corrections weigh each token by itself. Some look at the whole sequence, whose tokens lie along the last axis.
+A few look at the whole batch; they have no moments per sample, and `in_the_limit` gives the correction that they
+become in an infinitely large batch.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ class Level(StrEnum):
     """The context from which a correction weighs a token."""
 
     TOKEN = "token"
-    """Each token by itself: a function of (state, token), and perhaps of the sign of its advantage."""
+    """The token alone: the weight is a function of (state, token), and perhaps of the sign of the advantage."""
     SEQUENCE = "sequence"
-    """The rest of its sequence too, or of the batch."""
+    """The token with the rest of its sequence, or of the batch."""
 
 
 @dataclass(frozen=True)
 class Correction(ABC):
-    """A frozen dataclass whose fields are its parameters.
+    """The base class of corrections, which are frozen dataclasses whose fields are the parameters.
 
     A subclass defines `accept` and `weight`, and names in `_looks_at` the fields of `Tokens` that they read
     besides `log_ratio` and `mask`. A parameter may be an array that broadcasts against the log-ratio: a threshold
@@ -93,7 +93,7 @@ class Correction(ABC):
 
     @property
     def needs(self) -> frozenset[str]:
-        """The fields of `Tokens` that the weights depend on, besides `log_ratio` and `mask`."""
+        """The fields of `Tokens` that the pair depends on, besides `log_ratio` and `mask`."""
         return self._looks_at if self.overlap_lam is None else self._looks_at | {"overlap"}
 
     def weights(
@@ -110,17 +110,17 @@ class Correction(ABC):
         """The accept probability and the weight of each token, both of the shape of log_ratio; 0 at masked ones.
 
         Args:
-            tokens: the tokens; or their log-ratios alone, and then the other arguments are the fields of `Tokens`.
-            overlap: see `Tokens`, as for the others.
-            policy_log_probs: see `Tokens`.
-            actor_log_probs: see `Tokens`.
-            log_reference_ratio: see `Tokens`.
-            mask: see `Tokens`.
-            advantages: see `Tokens`.
+            tokens: the tokens, or their log-ratios alone; the other arguments are then the fields of `Tokens`.
+            overlap: as in `Tokens`.
+            policy_log_probs: as in `Tokens`.
+            actor_log_probs: as in `Tokens`.
+            log_reference_ratio: as in `Tokens`.
+            mask: as in `Tokens`.
+            advantages: as in `Tokens`.
 
         Raises:
             ValueError: a field that the correction needs is missing or holds NaN where it counts, or as `Tokens`.
-            TypeError: fields are given beside `Tokens`, or as `Tokens`.
+            TypeError: other arguments are given beside a `Tokens`, or as `Tokens`.
         """
         fields = {
             "overlap": overlap,
@@ -133,24 +133,24 @@ class Correction(ABC):
         if not isinstance(tokens, Tokens):
             tokens = Tokens(tokens, **fields)
         elif any(value is not None for value in fields.values()):
-            raise TypeError("give fields of tokens within Tokens, not beside it")
+            raise TypeError("tokens is a Tokens: give the other arguments as its fields")
         tokens = self.checked(tokens)
         with overflow_to_inf():
             pair = self.pair(tokens)
         return pair if tokens.mask is None and self.level is Level.TOKEN else only_live(pair, tokens.live)
 
     def checked(self, tokens: Tokens) -> Tokens:
-        """The tokens with all that the correction needs, checked.
+        """The tokens, in which the fields that the correction needs are present and checked.
 
         Raises:
-            ValueError: see `weights`.
+            ValueError: as `weights`.
         """
         if self.level is Level.SEQUENCE and tokens.log_ratio.ndim == 0:
             raise ValueError(f"{self.name} needs log_ratio of shape (..., length), tokens along the last axis, got ()")
         return tokens.with_needed(self.needs, self.name)
 
     def pair(self, tokens: Tokens) -> TokenWeights:
-        """The pair of checked tokens; masked ones may have any."""
+        """The pair of checked tokens, before masking: masked tokens may have any values."""
         accept, weight = self.accept(tokens), self.weight(tokens)
         cap: Parameter | None = getattr(self, "c2", None)
         if cap is None or tokens.log_reference_ratio is None:
@@ -160,7 +160,7 @@ class Correction(ABC):
         return TokenWeights(accept, weight * xp.exp(capped))
 
     def accept(self, tokens: Tokens) -> Array:
-        """a in [0, 1] of each token; of each sequence, shape (..., 1), where all its tokens have the same.
+        """a in [0, 1] of each token, the shape of log_ratio; or (..., 1), one for all tokens of a sequence.
 
         Args:
             tokens: checked: log-ratios, advantages and log-probs are 0 at masked tokens.
@@ -177,7 +177,7 @@ class Correction(ABC):
         A correction that does not look at the batch is its own limit.
 
         Args:
-            tokens: those of every sequence there is, shape (n, length).
+            tokens: the tokens of every possible sequence, shape (n, length).
             probability: the probability of each sequence in the batch, shape (n,).
 
         Raises:
@@ -190,10 +190,10 @@ class Correction(ABC):
 
         Args:
             overlap: Z(overlap_lam) of the state, a number or shape (thresholds,), where the correction needs it.
-            sign: that of the tokens' advantage, −1, 0 or 1, for corrections that look at it.
+            sign: the sign of the tokens' advantage, −1, 0 or 1, for corrections that look at it.
 
         Raises:
-            TypeError: the correction is no function of r, Z and the sign of A alone.
+            TypeError: the correction is not piecewise monomial in r, given Z and the sign of A.
         """
         raise TypeError(f"{self.name} is not piecewise monomial in the importance ratio: it has no path")
 

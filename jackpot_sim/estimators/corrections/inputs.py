@@ -19,7 +19,7 @@ HOW_TO_GIVE = {
     "actor_log_probs": "pass log q of each token, or log p as policy_log_probs",
     "advantages": "pass one per sequence, shape (..., 1), or one per token",
 }
-"""The advice of an error where a correction needs what it was not given, by the field of `Tokens`."""
+"""The advice in the error for a missing input, by the field of `Tokens`."""
 
 A = TypeVar("A", bound=Array, default=Array)
 
@@ -33,22 +33,22 @@ class TokenWeights(NamedTuple, Generic[A]):
     """w ≥ 0, by which a token that stays is multiplied."""
 
     def expected(self) -> A:
-        """a·w, 0 where a is: a token that is never accepted weighs nothing, though its weight may be infinite."""
+        """a·w, and 0 where a is 0: a token that is never accepted weighs nothing, even if its weight is infinite."""
         xp = namespace(self.accept)
         return cast("A", self.accept * xp.where(self.accept > 0, self.weight, 0.0))
 
 
 def in_numpy(pair: TokenWeights) -> TokenWeights[Floats]:
-    """A pair that was made from numpy arrays, as numpy arrays; shapes stay."""
+    """A pair that was computed from numpy arrays, typed as numpy arrays; shapes stay."""
     return TokenWeights(np.asarray(pair.accept), np.asarray(pair.weight))
 
 
 @dataclass(frozen=True, eq=False)
 class Tokens:
-    """The tokens that a correction weighs: all that any correction looks at.
+    """The tokens that a correction weighs, with everything that any correction looks at.
 
-    Each field but the first may be left out; a correction raises an error for a field that it `needs`.
-    Policy and actor log-probs are those of the token itself, and either gives the other through ℓ.
+    Every field but the first is optional; a correction raises an error if a field that it `needs` is missing.
+    Policy and actor log-probs are those of the token itself; each follows from the other and ℓ.
 
     >>> import numpy as np
     >>> from jackpot_sim import estimators
@@ -61,11 +61,12 @@ class Tokens:
             the last axis is time, shape (..., length).
         policy_log_probs: log p of each token, the shape of `log_ratio`, nats.
         actor_log_probs: log q of each token, the same shape, nats.
-        overlap: Z(overlap_lam), broadcasting against `log_ratio`: add the vocabulary or time axis.
-        log_reference_ratio: log p_ref − log p_target, where the target is p_new; None says that the
-            target is p_ref itself.
-        mask: True on tokens that count, boolean, the shape of `log_ratio`; None: all of them. The other
-            tokens may hold anything, NaN included, and both results are 0 there.
+        overlap: Z(λ) at the correction's `overlap_lam`; it broadcasts against `log_ratio`, so that one per
+            state or sequence has shape (..., 1).
+        log_reference_ratio: log p_ref − log p_new of each token, the same shape, where the target is p_new;
+            None: the target is p_ref.
+        mask: True on tokens that count, boolean, the shape of `log_ratio`; None: all tokens count. The other
+            tokens may hold anything, NaN included; their a and w are 0.
         advantages: A of each token; it broadcasts against `log_ratio`, so that one per sequence has
             shape (..., 1).
 
@@ -106,14 +107,14 @@ class Tokens:
         return xp.ones_like(self.log_ratio, dtype=xp.bool) if self.mask is None else self.mask
 
     def ones(self) -> Array:
-        """1 for each token, the shape of `log_ratio`: the accept probability or weight that changes nothing."""
+        """1 for each token, the shape of `log_ratio`: the accept probability or weight without effect."""
         return namespace(self.log_ratio).ones_like(self.log_ratio)
 
     def with_needed(self, needs: frozenset[str], owner: str) -> Tokens:
-        """The tokens with the fields that a correction needs checked, and 0 in the place of masked values.
+        """The tokens, in which the fields that a correction needs are checked, and are 0 at masked tokens.
 
         Args:
-            needs: names of fields.
+            needs: the names of these fields.
             owner: the correction's name, for errors.
 
         Raises:
@@ -125,7 +126,7 @@ class Tokens:
         return self._replaced(fields) if fields else self
 
     def _replaced(self, fields: dict[str, Array]) -> Tokens:
-        """The tokens with other fields, which are not checked again."""
+        """The tokens with other values in some fields, which are not checked again."""
         tokens = copy.copy(self)
         for name, value in fields.items():
             object.__setattr__(tokens, name, value)
@@ -171,12 +172,12 @@ V = TypeVar("V")
 
 
 def given(value: V | None) -> V:
-    """A value that a correction's `needs` has assured."""
+    """`value`, which is not None because the correction `needs` it."""
     assert value is not None
     return value
 
 
 def only_live(pair: TokenWeights, live: Array) -> TokenWeights:
-    """The pair with both 0 at masked tokens, broadcast to the mask's shape."""
+    """The pair, broadcast to the mask's shape, with a and w 0 at masked tokens."""
     xp = namespace(live)
     return TokenWeights(*(xp.where(live, field, 0.0) for field in pair))

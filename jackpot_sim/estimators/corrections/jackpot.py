@@ -1,4 +1,4 @@
-"""Jackpot: reject with OBRS, reweight what is left ([J] Algorithm 1, eq. 5).
+"""Jackpot: OBRS, and weights on the accepted tokens ([J] Algorithm 1, eq. 5).
 
 By I2 (`help(jackpot_sim)`) Jackpot is Z(s)·TIS(c1/Z(s)) plus the noise of its mask. Three things set it apart from
 TIS: the factor Z(s), by which a state with little overlap counts less; the clip, which depends on the state; and the
@@ -26,11 +26,11 @@ from jackpot_sim.estimators.corrections.registry import register
 @register("jackpot")
 @dataclass(frozen=True)
 class Jackpot(TokenCorrection):
-    """(min(1, r/λ), min(Z·max(λ, r), c1)·F2) with r = p_target/p_inf.
+    """(min(1, r/λ), min(Z·max(λ, r), c1)·F2) with r = p_target/q.
 
     F2 = min(p_ref/p_new, c2) where the target is p_new, that is where the tokens carry
-    `log_reference_ratio`; it is 1 where the target is p_ref. With p_new and c1 = c2 = ∞ the weight
-    targets p_ref, and the PPO ratio supplies the rest.
+    `log_reference_ratio`; F2 = 1 where the target is p_ref. With p_new and c1 = c2 = ∞ the weight
+    leads to p_ref, and the PPO ratio p_new/p_ref from there to p_new.
     """
 
     lam: Parameter = 1.0
@@ -81,13 +81,13 @@ class Jackpot(TokenCorrection):
 def _clipped(overlap: Array, ratio: Array, c1: Parameter) -> Array:
     """min(Z·ratio, c1)."""
     xp = namespace(ratio)
-    # Z = 0 says that nothing is ever accepted; 0·inf must not turn that into nan.
+    # Where Z = 0 nothing is ever accepted; 0·inf must not make it nan.
     scaled = overlap * xp.where(overlap > 0, ratio, xp.zeros_like(ratio))
     return xp.minimum(scaled, as_array(c1, ratio))
 
 
 def _turn(c1: Parameter, overlap: Floats) -> Floats:
-    """c1/Z, the ratio at which Z·r reaches the clip: never, where Z = 0."""
+    """c1/Z, the ratio at which Z·r reaches the clip; inf where Z = 0."""
     with np.errstate(divide="ignore"):
         return np.divide(number(c1), overlap)
 

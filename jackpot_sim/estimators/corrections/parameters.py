@@ -1,4 +1,4 @@
-"""Parameters of corrections: their type, and the checks that `__post_init__` makes."""
+"""Parameters of corrections: their type, and the checks for `__post_init__`."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def require_positive(owner: _Named, *parameters: str, infinite: bool = True) -> 
         value = getattr(owner, parameter)
         if value is None:
             continue
-        fine = (value > 0) & ((value < math.inf) | infinite)
-        if not bool(to_numpy(fine).all()):
+        valid = (value > 0) & ((value < math.inf) | infinite)
+        if not bool(to_numpy(valid).all()):
             bound = "positive" if infinite else "positive and finite"
             raise ValueError(f"{owner.name}: {parameter} must be {bound}, got {value}")
 
 
 def require_band(owner: _Band) -> None:
-    """Refuses ratio bounds `low` and `high` that leave nothing between them."""
+    """Refuses bounds `low` and `high` that no positive ratio satisfies."""
     if not 0 <= owner.low <= owner.high or owner.high <= 0:
         raise ValueError(f"{owner.name}: low and high must satisfy 0 <= low <= high, got {owner.low} and {owner.high}")
 

@@ -1,4 +1,4 @@
-"""A correction as monomials of r on stretches of r, from which paths and best thresholds are computed."""
+"""A correction as monomials of r on stretches of r, for paths and best thresholds."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ RATIO = Monomial(1.0, 1)
 
 
 def number(value: Parameter) -> float | Floats:
-    """A parameter for numpy, its shape kept; a number as it is."""
+    """A number unchanged, or an array of any shape as a numpy array."""
     return value if isinstance(value, int | float) else np.asarray(value)
 
 
 def log(value: Parameter) -> float | NDArray[np.float64]:
-    """log of a parameter."""
+    """log of a parameter, its shape kept."""
     return np.log(number(value))

@@ -16,7 +16,7 @@ _REGISTRY: dict[str, type[Correction]] = {}
 
 
 def register(*names: str) -> Callable[[C], C]:
-    """Enters a correction into the registry under its name, and any others that people call it by."""
+    """A decorator that enters a correction into the registry under its name and any aliases."""
 
     def enter(correction: C) -> C:
         correction.name = names[0]
@@ -41,15 +41,15 @@ def get(name: str, **parameters: Parameter | str | None) -> Correction:
         if parameter not in known:
             takes = f"it takes {', '.join(known)}" if known else "it takes no parameter"
             raise ValueError(f"estimator {name!r} has no parameter {parameter!r}: {takes}")
-        for kind, called in ((bool, "true or false"), (str, "a name")):
+        for kind, noun in ((bool, "true or false"), (str, "a name")):
             if isinstance(value, kind) != isinstance(known[parameter], kind):
-                wanted = called if isinstance(known[parameter], kind) else "a number"
+                wanted = noun if isinstance(known[parameter], kind) else "a number"
                 raise ValueError(f"{name}: {parameter} must be {wanted}, got {value!r}")
     return correction(**parameters)
 
 
 def registered(name: str) -> type[Correction]:
-    """The class called `name`, by any of its names.
+    """The class registered as `name`, which may be an alias.
 
     Raises:
         ValueError: no such correction.
@@ -66,7 +66,7 @@ def registered(name: str) -> type[Correction]:
 
 
 def names() -> tuple[str, ...]:
-    """The registered corrections, each once, under the name that records use."""
+    """The names of the registered corrections, without aliases, as records use them."""
     return tuple(sorted({correction.name for correction in _REGISTRY.values()}))
 
 

@@ -1,9 +1,9 @@
-"""Corrections that look at a whole sequence: one weight for all its tokens, or keep or drop it.
+"""Corrections that look at a whole sequence: one weight for all its tokens, or a mask on all of them.
 
 S = Σ_t ℓ_t over the tokens that count, G = S/|y|, so that e^S = p(y)/q(y) and e^G is the geometric mean
 of r. Untruncated e^S is unbiased ([L] Liu & Li, 2025), and for independent states of equal χ² its second
-moment is (1+χ²)^|y|; everything else here buys variance with bias. "Sequence" means e^S in TRL, verl and
-SkyRL, as it does here, and e^G in ms-swift and AReaL: that is `geometric-*`.
+moment is (1+χ²)^|y|; all other corrections here accept a bias for less variance. "Sequence" means e^S in TRL,
+verl and SkyRL, as it does here; it means e^G in ms-swift and AReaL, which is `geometric-*` here.
 
 A sequence that the policy can never write (some ℓ = −inf) has e^S = e^G = 0, whatever its other tokens.
 """
@@ -29,7 +29,7 @@ _SIGN = frozenset({"advantages"})
 
 @dataclass(frozen=True)
 class SequenceCorrection(Correction):
-    """A correction of tokens by the sequence that they are in. A subclass defines a and w."""
+    """A correction of tokens by the sequence that they belong to. A subclass defines a and w."""
 
     @property
     @override
@@ -38,7 +38,7 @@ class SequenceCorrection(Correction):
 
 
 class _Aggregated(SequenceCorrection):
-    """A correction that looks at the sequence through one number; `aggregate` is a field of each subclass."""
+    """A correction by one number per sequence; `aggregate` is a field of each subclass."""
 
     aggregate: Aggregate
     _may_be_largest: ClassVar[bool] = False
@@ -73,7 +73,7 @@ class SequenceImportanceSampling(_Aggregated):
 @register("geometric-is")
 @dataclass(frozen=True)
 class GeometricImportanceSampling(SequenceImportanceSampling):
-    """(1, e^G): of the order of 1 at any length, and biased. ms-swift and AReaL call it "sequence"."""
+    """(1, e^G): of the order of 1 at any length, and biased ("sequence" in ms-swift and AReaL)."""
 
     aggregate: Aggregate = Aggregate.MEAN
 
@@ -102,7 +102,7 @@ class SequenceTruncatedImportanceSampling(_Aggregated):
 @register("geometric-tis")
 @dataclass(frozen=True)
 class GeometricTruncatedImportanceSampling(SequenceTruncatedImportanceSampling):
-    """(1, min(e^G, C)): what ms-swift (C = 2) and AReaL (C = 5) call "sequence"."""
+    """(1, min(e^G, C)): "sequence" truncation in ms-swift (C = 2) and AReaL (C = 5)."""
 
     aggregate: Aggregate = Aggregate.MEAN
 
@@ -141,7 +141,7 @@ class GeometricMaskedImportanceSampling(SequenceMaskedImportanceSampling):
 class SequenceRatioMask(_Aggregated):
     """(1[low ≤ e^G ≤ high], 1): the geometric mask (verl `seq_mean_k1` 0.999-1.001, SkyRL 0.99-1.01).
 
-    verl bounds the sum or mean of k1 = −ℓ by log low and log high, which is low ≤ 1/ratio ≤ high:
+    verl bounds the sum or mean of k1 = −ℓ by log low and log high, which means low ≤ 1/ratio ≤ high;
     `inverted` does the same.
     """
 
@@ -191,7 +191,7 @@ class _StatisticMask(_Aggregated):
 @register("sequence-mask-k2")
 @dataclass(frozen=True)
 class SequenceSquaredMask(_StatisticMask):
-    """(1[max ℓ²/2 ≤ b], 1): by the k2 statistic; verl's examples run `seq_max_k2` at 2.5."""
+    """(1[max ℓ²/2 ≤ b], 1): a mask on the k2 statistic; verl's examples run `seq_max_k2` at 2.5."""
 
     bound: float = 2.5
     """b > 0, nats²."""
@@ -205,7 +205,7 @@ class SequenceSquaredMask(_StatisticMask):
 @register("sequence-mask-k3")
 @dataclass(frozen=True)
 class SequenceBregmanMask(_StatisticMask):
-    """(1[mean (r − 1 − ℓ) ≤ b], 1): by the k3 statistic; verl's presets run `seq_mean_k3` at 0.01."""
+    """(1[mean (r − 1 − ℓ) ≤ b], 1): a mask on the k3 statistic; verl's presets run `seq_mean_k3` at 0.01."""
 
     bound: float = 0.01
     """b > 0, nats."""
@@ -221,8 +221,8 @@ class SequenceBregmanMask(_StatisticMask):
 class SequencePolicyOptimisation(SequenceCorrection):
     """The gradient of GSPO's min(s·A, clip(s, 1−low, 1+high)·A) with s = e^G (arXiv 2507.18071).
 
-    Weight s, and accept 0 where the clipped branch is the minimum: A > 0 and s > 1+high, or A < 0 and s < 1−low.
-    ∇s = s·(1/|y|)·Σ_t ∇ log p; the factor 1/|y| belongs to the loss aggregation and is not included.
+    The weight is s; accept is 0 where the clipped branch is the minimum, for A > 0 and s > 1+high or A < 0 and
+    s < 1−low. ∇s = s·(1/|y|)·Σ_t ∇ log p; the factor 1/|y| belongs to the loss aggregation and is not included.
     """
 
     _looks_at = _SIGN
@@ -237,7 +237,7 @@ class SequencePolicyOptimisation(SequenceCorrection):
 
     @override
     def accept(self, tokens: Tokens) -> Array:
-        """a = 0 where the objective is clipped, and so has no gradient."""
+        """a = 0 where the clipped objective has no gradient, else 1."""
         mean, sign = aggregate(tokens.log_ratio, tokens.live, Aggregate.MEAN), given(tokens.advantages)
         low, high = log_band(1 - self.low, 1 + self.high)
         clipped = ((sign > 0) & (mean > high)) | ((sign < 0) & (mean < low))
@@ -252,7 +252,7 @@ class SequencePolicyOptimisation(SequenceCorrection):
 @register("veto")
 @dataclass(frozen=True)
 class Veto(SequenceCorrection):
-    """(0 if any r < τ, 1): one token that the policy would hardly write costs the sequence (slime)."""
+    """(0 if any r < τ, 1): drops sequences with a token that the policy would hardly write (slime)."""
 
     threshold: float = 1e-4
     """τ > 0."""

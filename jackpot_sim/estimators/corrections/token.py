@@ -1,8 +1,7 @@
 """Corrections of each token by its own importance ratio r = p/q.
 
-Defaults are those that frameworks ship: TIS with C = 2 (verl, slime, SkyRL), IcePop with 0.5-5
-(verl, OpenRLHF). All bounds are on r, policy over actor; verl's `k1` bounds act on 1/r instead, as
-`inverted` does.
+The defaults are those of frameworks: TIS with C = 2 (verl, slime, SkyRL), IcePop with 0.5-5 (verl, OpenRLHF).
+All bounds are on r, policy over actor; verl's `k1` bounds act on 1/r instead, as with `inverted`.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from jackpot_sim.estimators.corrections.registry import register
 @register("none")
 @dataclass(frozen=True)
 class NoCorrection(TokenCorrection):
-    """(1, 1): the actor's tokens as if they were the policy's."""
+    """(1, 1): the actor's tokens are treated as if they were the policy's."""
 
     @override
     def pieces(self, overlap: Floats | None = None, sign: int = 0) -> tuple[Piece, ...]:
@@ -61,9 +60,9 @@ class ImportanceSampling(TokenCorrection):
 class TruncatedImportanceSampling(TokenCorrection):
     """(1, min(r, C)): truncated importance sampling (FlashRL, verl, TRL).
 
-    By I1 its effective law is that of OBRS at λ = C, so that it is the optimal correction among
-    weights in [0, C] with the same mean. With a floor it is min(max(r, floor), C), which lets tokens
-    that the policy would hardly write count for more than they should (OpenRLHF, [0.5, 5]).
+    By I1 its effective law is that of OBRS at λ = C, so that by T2 it is the optimal correction among
+    weights in [0, C] with the same mean. With a floor the weight is min(max(r, floor), C), which overweights
+    tokens that the policy would hardly write (OpenRLHF, [0.5, 5]).
     """
 
     clip: Parameter = 2.0
@@ -159,15 +158,17 @@ class MaskedImportanceSampling(_RatioBand):
 @register("mask-k1")
 @dataclass(frozen=True)
 class RatioMask(_RatioBand):
-    """(1[low ≤ r ≤ high], 1): keep or drop by the ratio itself (SkyRL, ROLL).
+    """(1[low ≤ r ≤ high], 1): a mask on the ratio itself (SkyRL, ROLL).
 
-    verl's `token_k1` bounds −ℓ by log low and log high, which is low ≤ 1/r ≤ high: its "0.6_1.4" keeps
+    verl's `token_k1` bounds −ℓ by log low and log high, which means low ≤ 1/r ≤ high: its "0.6_1.4" keeps
     r = 1.5 and drops r = 0.65. `inverted` does the same, for comparison.
     """
 
     _kept = ONE
     low: float = 0.8
+    """Smallest ratio kept."""
     high: float = 1.2
+    """Largest ratio kept."""
     inverted: bool = False
     """True puts the bounds on 1/r, as verl does."""
     c2: float | None = None
@@ -181,11 +182,11 @@ class RatioMask(_RatioBand):
 @register("mask-k2")
 @dataclass(frozen=True)
 class SquaredMask(_Band):
-    """(1[ℓ²/2 ≤ b], 1): keep or drop by the k2 statistic (verl)."""
+    """(1[ℓ²/2 ≤ b], 1): a mask on the k2 statistic (verl)."""
 
     _kept = ONE
     bound: float = 0.02
-    """b > 0, nats."""
+    """b > 0, nats²."""
     c2: float | None = None
     """Cap on p_ref/p_new where the target is p_new; None refuses that target."""
 
@@ -201,7 +202,7 @@ class SquaredMask(_Band):
 @register("mask-k3")
 @dataclass(frozen=True)
 class BregmanMask(_Band):
-    """(1[r − 1 − ℓ ≤ b], 1): keep or drop by the k3 statistic (verl).
+    """(1[r − 1 − ℓ ≤ b], 1): a mask on the k3 statistic (verl).
 
     The band's ends solve r − log r = 1 + b: r = −W(−e^−(1+b)) on the two real branches of Lambert's W.
     """
@@ -231,7 +232,7 @@ class BregmanMask(_Band):
 @register("obrs")
 @dataclass(frozen=True)
 class RejectionSampling(TokenCorrection):
-    """(min(1, r/λ), 1): optimal budgeted rejection sampling, with no weight ([V])."""
+    """(min(1, r/λ), 1): optimal budgeted rejection sampling, without a weight ([V])."""
 
     lam: Parameter = 1.0
     """λ > 0."""

@@ -32,9 +32,9 @@ Ends: TypeAlias = tuple[Floats, Floats]
 class Way(StrEnum):
     """The ways to estimate Z.
 
-    The first three know both laws on TopK(q) ∪ TopK(p), the others on the actor's TopK(q) alone, which is
-    all that an inference server returns. `corrected` is κ·Z_k of [J] with the masks that are drawn;
-    `calibrated` is the point of the bracket that the mean acceptance probability picks.
+    The first three use both laws on TopK(q) ∪ TopK(p), the others on the actor's TopK(q) alone, as an inference
+    server returns it. Bias-corrected is κ·Z_k of [J] with the drawn masks; calibrated is the point of the bracket
+    that meets the mean acceptance probability.
     """
 
     TOPK = "top-k"
@@ -59,8 +59,7 @@ class LawBlock:
         actor_log_probs: log q, the same shape and library.
         tokens: the token sampled by the actor at each state, integers of shape (rows,).
         uniforms: one number in [0, 1) per token, which decides its mask, shape (rows,).
-        cluster: which sequence, or other unit that was sampled on its own, a token belongs to, integers of
-            shape (rows,).
+        cluster: the sequence, or other independently sampled unit, of each token, integers of shape (rows,).
 
     Raises:
         ValueError: the shapes do not fit.
@@ -89,28 +88,27 @@ class Comparison:
     """The errors of one way against the exact Z, over tokens that the actor wrote.
 
     Standard errors use the delta method over clusters, and include the noise of a κ or a share that is fitted
-    to the same tokens; nan where there is one cluster. Where that fit is nearly all of an error, as
-    for the calibrated ways, |Ẑ − Z| is folded at 0 and its standard error is up to 1.7 times too wide. Figures
-    of a κ are nan where some batch has no top-k term above 0.
+    to the same tokens; they are nan with a single cluster. Where the noise of the fit is nearly all of the error,
+    as for the calibrated ways, |Ẑ − Z| is folded at 0 and its standard error is up to 1.7 times too wide. Figures
+    of a bias-corrected way are nan if some batch has no top-k term above 0.
 
     Attributes:
-        way: how Z is estimated.
-        k: tokens kept of each law.
+        way: the way to estimate Z.
+        k: the number of tokens kept of each law.
         lam: λ.
-        tokens: how many there are.
+        tokens: the number of tokens.
         overlap: mean Z.
         kept: mean Ẑ / mean Z.
-        kept_se: its standard error.
-        error: mean |Ẑ − Z|/Z, state by state.
-        error_se: its standard error.
+        kept_se: the standard error of `kept`.
+        error: the mean over tokens of |Ẑ − Z|/Z.
+        error_se: the standard error of `error`.
         error_max: the largest |Ẑ − Z|/Z.
-        above_one: the share of states whose Ẑ exceeds 1, which no Z can.
-        outside: the share of states whose Z lies outside the way's bracket by more than `ROUNDING`.
-        width: the mean width of that bracket over Z.
-        bytes_per_token: what the rollout must store of the actor's law for it: 8·k of its top-k, or the whole law
-            in float32, as nobody knows TopK(p) when the rollout is written.
-        seconds: what the trainer computes for it from the laws at hand, for all tokens; with the policy's whole
-            log-probs given, and without the exact Z.
+        above_one: the share of tokens whose Ẑ exceeds 1, though Z ≤ 1.
+        outside: the share of tokens whose Z lies outside the way's bracket by more than `ROUNDING`.
+        width: the mean of the width of this bracket over Z.
+        bytes_per_token: the part of the actor's law that the rollout must store: 8·k for its top-k, or the whole
+            law in float32, as TopK(p) is unknown when the rollout is written.
+        seconds: the trainer's time for all tokens, with the policy's whole log-probs given and without the exact Z.
     """
 
     way: Way
@@ -140,13 +138,12 @@ def compare(
     """The comparison of every way at every k, in the order of `ks` and of `Way`.
 
     Args:
-        blocks: the states, met once and in order.
-        ks: tokens kept of each law, each at least 1; beyond the vocabulary it means all of it.
+        blocks: the states, read once and in order.
+        ks: numbers of tokens kept of each law, each at least 1; a k beyond the vocabulary keeps all of it.
         lam: λ > 0.
-        batch: κ and the share of the bracket are fitted to so many tokens at a time (the last batch may be
-            smaller); None fits all at once.
-        shuffle: distributes the tokens among batches, as minibatches mix prompts; None: in the order in which
-            they come.
+        batch: the number of tokens to which κ and the share of the bracket are fitted at a time (the last batch may
+            be smaller); None fits all at once.
+        shuffle: the source of a random order of the tokens, as minibatches mix prompts; None keeps their order.
 
     Raises:
         ValueError: there is no token or no k, a k or the batch is below 1, λ is not positive, or a law is not
@@ -156,26 +153,25 @@ def compare(
         raise ValueError(f"ks must hold at least one k, each at least 1, got {list(ks)}")
     if batch is not None and batch < 1:
         raise ValueError(f"batch must be at least 1, got {batch}")
-    met = [_meet(block, ks, lam) for block in blocks]
-    if not sum(len(one.z) for one in met):
+    measured = [_measure(block, ks, lam) for block in blocks]
+    if not sum(len(one.z) for one in measured):
         raise ValueError("blocks hold no token: there is nothing to compare")
-    tokens = sum(len(one.z) for one in met)
+    tokens = sum(len(one.z) for one in measured)
     order = np.arange(tokens) if shuffle is None else shuffle.permutation(tokens)
     z, accept, mask, cluster = (
-        np.concatenate([getattr(one, name) for one in met])[order] for name in ("z", "accept", "mask", "cluster")
+        np.concatenate([getattr(one, name) for one in measured])[order] for name in ("z", "accept", "mask", "cluster")
     )
     drawn = _Drawn(z, accept, mask, cluster, batch or len(z))
-    vocab = met[0].vocab
-    out = []
+    vocab = measured[0].vocab
+    comparisons = []
     for k in ks:
         for way in Way:
-            brackets = [one.brackets[k, way.from_server] for one in met]
+            brackets = [one.brackets[k, way.from_server] for one in measured]
             ends = tuple(np.concatenate([timed.ends[side] for timed in brackets])[order] for side in (0, 1))
-            kept = min(k, vocab)
-            stored = 8 * kept if way.from_server else 4 * vocab
+            stored = 8 * min(k, vocab) if way.from_server else 4 * vocab
             spent = sum(timed.seconds for timed in brackets)
-            out.append(_judge(way, (k, lam, stored, spent), drawn, (ends[0], ends[1])))
-    return out
+            comparisons.append(_judge(way, (k, lam, stored, spent), drawn, (ends[0], ends[1])))
+    return comparisons
 
 
 # ------------------------------------------------------------- block by block
@@ -188,8 +184,8 @@ class _Timed:
 
 
 @dataclass(frozen=True, eq=False)
-class _Met:
-    """The part of a block that is kept: numbers per token, and the bracket of each (k, from the server alone)."""
+class _MeasuredBlock:
+    """The figures of a block: numbers per token, and the bracket of each (k, from the server alone)."""
 
     z: Floats
     accept: Floats
@@ -199,7 +195,7 @@ class _Met:
     brackets: dict[tuple[int, bool], _Timed]
 
 
-def _meet(block: LawBlock, ks: Sequence[int], lam: float) -> _Met:
+def _measure(block: LawBlock, ks: Sequence[int], lam: float) -> _MeasuredBlock:
     p, q = floating(block.policy_log_probs), floating(block.actor_log_probs)
     xp = namespace(p, q)
     z = _floats(obrs.overlap(p, q, lam))
@@ -212,7 +208,7 @@ def _meet(block: LawBlock, ks: Sequence[int], lam: float) -> _Met:
         brackets[k, False] = _timed(normalizer.bracket, p, q, k, lam)
         brackets[k, True] = _timed(_from_server, p, longest.first(k), lam)
     mask = to_numpy(block.uniforms) < accept
-    return _Met(z, accept, mask, to_numpy(block.cluster), int(p.shape[-1]), brackets)
+    return _MeasuredBlock(z, accept, mask, to_numpy(block.cluster), int(p.shape[-1]), brackets)
 
 
 def _from_server(policy_log_probs: Array, stored: TopK, lam: float) -> tuple[Array, Array]:
@@ -220,7 +216,7 @@ def _from_server(policy_log_probs: Array, stored: TopK, lam: float) -> tuple[Arr
 
 
 def _timed(bracket: Callable[..., tuple[Array, Array]], *given: object) -> _Timed:
-    """The bracket on the host: fetching it waits for a device that computes on its own."""
+    """The bracket on the host, and its time: fetching it waits for an asynchronous device."""
     started = time.perf_counter()
     low, high = bracket(*given)
     ends = _floats(low), _floats(high)
@@ -257,8 +253,8 @@ class _Fitted:
     residual: Floats
 
 
-def _judge(way: Way, given: tuple[int, float, int, float], drawn: _Drawn, ends: Ends) -> Comparison:
-    k, lam, stored, spent = given
+def _judge(way: Way, setting: tuple[int, float, int, float], drawn: _Drawn, ends: Ends) -> Comparison:
+    k, lam, stored, spent = setting
     low, high = ends
     started = time.perf_counter()
     values = [_FIT[way](drawn, where, low[where], high[where]) for where in drawn.batches()]
@@ -292,12 +288,12 @@ def _judge(way: Way, given: tuple[int, float, int, float], drawn: _Drawn, ends: 
 def _through_fit(fitted: _Fitted, drawn: _Drawn) -> Floats:
     """The contribution of each token to the mean error through θ, to first order; it sums to 0 over a batch."""
     out = np.zeros_like(drawn.z)
-    there = drawn.z > 0
-    steepness = np.sign(fitted.value - drawn.z) * fitted.slope / np.where(there, drawn.z, 1.0)
+    has_overlap = drawn.z > 0
+    steepness = np.sign(fitted.value - drawn.z) * fitted.slope / np.where(has_overlap, drawn.z, 1.0)
     for where in drawn.batches():
         slope = np.mean(fitted.slope[where])
         if slope > 0:
-            out[where] = np.mean(np.where(there, steepness, 0.0)[where]) / slope * fitted.residual[where]
+            out[where] = np.mean(np.where(has_overlap, steepness, 0.0)[where]) / slope * fitted.residual[where]
     return out
 
 
@@ -307,7 +303,7 @@ def _plain(drawn: _Drawn, where: slice, low: Floats, high: Floats) -> _Fitted:
 
 def _corrected(drawn: _Drawn, where: slice, low: Floats, high: Floats) -> _Fitted:
     mask = drawn.mask[where]
-    # Where the top-k of a whole batch share nothing, no κ exists, and the other ways still do.
+    # If the top-k of a whole batch share nothing, κ does not exist, but the other ways still work.
     value = np.asarray(normalizer.bias_correction(low, mask)) if np.any(low > 0) else np.full_like(low, math.nan)
     return _Fitted(value, low, mask - value)
 
@@ -315,7 +311,7 @@ def _corrected(drawn: _Drawn, where: slice, low: Floats, high: Floats) -> _Fitte
 def _calibrated(drawn: _Drawn, where: slice, low: Floats, high: Floats) -> _Fitted:
     accept = drawn.accept[where]
     value = np.asarray(normalizer.calibrated(low, high, accept))
-    # A share that is held to an end of the bracket does not move with the tokens.
+    # A share that is clipped to an end of the bracket does not vary with the tokens.
     free = np.mean(low) < np.mean(accept) < np.mean(high)
     return _Fitted(value, high - low, accept - value if free else np.zeros_like(value))
 
@@ -331,7 +327,7 @@ _FIT: dict[Way, Callable[[_Drawn, slice, Floats, Floats], _Fitted]] = {
 
 
 def _relative(x: Floats, z: Floats) -> Floats:
-    """x/Z ≥ 0; where Z is 0 it is 0 for x = 0 and inf otherwise."""
+    """x/Z ≥ 0; where Z = 0, it is 0 for x = 0 and inf otherwise."""
     some = np.where(x > 0, math.inf, 0.0)
     return np.where(z > 0, x / np.where(z > 0, z, 1.0), some)
 

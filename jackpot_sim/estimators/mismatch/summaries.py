@@ -2,10 +2,10 @@
 
 The tokens of a sequence are not independent: where two policies disagree once, they tend to disagree again.
 So a standard error that counts tokens is too small. Here whole sequences (clusters) are resampled with
-replacement, and a mean over tokens is the ratio of two sums over them.
+replacement, and a mean over tokens is the ratio of two sums over clusters.
 
-Figures that square an importance ratio hang on a handful of tokens. Beside each mean stand robust companions,
-and what says how few tokens carry it.
+Figures that square an importance ratio depend on a handful of tokens. Beside each such mean there are robust
+companions, and figures of how few tokens carry it.
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ STATES = {
     "chi_square": "χ²(p‖q) = Σ p²/q − 1 at the states that the actor visits",
     "overlap": "Z(λ) = Σ min(q, p/λ), the acceptance rate of OBRS, in [0, 1]",
 }
-"""Figures that are exact at each state, by the usual names of `states`; others may be given."""
+"""Descriptions of the usual figures that are exact at each state, by name; other names may be given."""
 
 SAMPLED = {
-    "k1": "mean over tokens of log q − log p, nats: estimates KL(q‖p) without bias (verl kl)",
+    "k1": "mean over tokens of log q − log p, nats: an unbiased estimate of KL(q‖p) (verl kl)",
     "k2": "mean over tokens of ℓ²/2, nats²: the KL where ℓ is small",
-    "k3": "mean over tokens of r − 1 − ℓ, nats: as k1, with less variance (verl k3_kl)",
+    "k3": "mean over tokens of r − 1 − ℓ, nats: unbiased like k1, with less variance (verl k3_kl)",
     "abs_log_ratio_median": "median of |ℓ| over tokens, nats",
     "abs_log_ratio_p99": "99th percentile of |ℓ| over tokens, nats",
     "abs_log_ratio_max": "largest |ℓ| of any token, nats; a maximum has no bootstrap interval",
     "chi_square_token": "mean over tokens of r², less 1 (verl chi2_token)",
-    "chi_square_token_trimmed": "the same without the largest and the smallest 1 % of the ratios",
-    "chi_square_largest_share": "the share of Σ r² that the token with the largest ratio carries, in [0, 1]",
-    "chi_square_half_tokens": "how many tokens carry half of Σ r², the largest first, count",
+    "chi_square_token_trimmed": "chi_square_token without the largest and the smallest 1 % of the ratios",
+    "chi_square_largest_share": "share of Σ r² at the token with the largest ratio, in [0, 1]",
+    "chi_square_half_tokens": "number of tokens, largest ratio first, that carry half of Σ r², count",
     "chi_square_sequence": "mean over sequences of e^{2S}, less 1, S = Σ ℓ (verl chi2_seq)",
     "chi_square_geometric": "mean over sequences of e^{2G}, less 1, G = mean ℓ (ms-swift's sequences)",
     "ess_fraction_token": "effective share of the tokens under weights r, in [0, 1]",
@@ -56,7 +56,7 @@ SAMPLED = {
     "probability_gap": "mean over tokens of |p − q| of the token drawn (verl: below 0.005 good, above 0.01 bad)",
     "probability_correlation": "Pearson correlation over tokens of p and q of the token drawn, in [−1, 1]",
 }
-"""Summaries of the log-ratios ℓ = log p − log q at the drawn tokens; r = e^ℓ is policy over actor."""
+"""Descriptions of the summaries of ℓ = log p − log q at the drawn tokens; r = e^ℓ is policy over actor."""
 
 _OF_STATES = {
     "": "mean over tokens of ",
@@ -69,16 +69,16 @@ _OF_STATES = {
 class Summary:
     """A figure with its uncertainty, from a bootstrap over clusters.
 
-    An infinite value has infinite ends and a standard error of nan: more sequences would not make it finite. The
+    An infinite value has infinite ends and a standard error of nan, as more sequences would not make it finite. The
     interval is nan where a replicate is nan.
 
     Attributes:
         figure: a name that `descriptions` explains.
-        value: from the rollouts as they are.
+        value: the figure of the rollouts themselves.
         se: the standard deviation of the replicates.
-        low: lower end of the 95 % percentile interval.
-        high: upper end.
-        clusters: how many independent pieces there are.
+        low: the lower end of the 95 % percentile interval.
+        high: its upper end.
+        clusters: the number of clusters.
     """
 
     figure: str
@@ -115,16 +115,16 @@ def summaries(
 
     Args:
         rollouts: sequences that the actor wrote.
-        states: exact figures of the states visited, by name, each of shape (n, length), inf allowed; what they
-            hold at padding does not matter.
-        generator: what the bootstrap is drawn from.
-        replicates: how often clusters are resampled, at least 2.
-        cluster: which cluster each sequence belongs to, shape (n,); None: each is its own. Give the prompts where
-            they are themselves a sample, and several sequences follow each.
+        states: exact figures of the visited states, by name, each of shape (n, length), inf allowed; at padding
+            they may hold anything.
+        generator: the source of the bootstrap's draws.
+        replicates: the number of resamples, at least 2.
+        cluster: the cluster of each sequence, shape (n,); None: each sequence is its own. Give the prompts if they
+            are themselves a sample and several sequences follow each.
 
     Raises:
-        ValueError: a state's figure has another shape, holds NaN or −inf at a token or has the name of a sampled
-            one; there are fewer than 2 clusters or replicates.
+        ValueError: a figure of states has a wrong shape, holds NaN or −inf at a token, or has the name of a sampled
+            figure; there are fewer than 2 clusters or replicates.
     """
     if replicates < 2:
         raise ValueError(f"replicates must be at least 2, got {replicates}")
@@ -140,8 +140,8 @@ def summaries(
         value = _evaluate(groups, np.ones((1, count)))
         resamples = _resampled(generator, replicates, count, int(rollouts.mask.sum()))
         drawn = [_evaluate(groups, times) for times in resamples]
-    found = {name: np.concatenate([each[name] for each in drawn]) for name in value}
-    return [_summary(name, float(value[name][0]), found[name], count) for name in descriptions(states)]
+    resampled = {name: np.concatenate([each[name] for each in drawn]) for name in value}
+    return [_summary(name, float(value[name][0]), resampled[name], count) for name in descriptions(states)]
 
 
 def _groups(rollouts: ScoredRollouts, states: Mapping[str, Floats], place: Ints, count: int) -> Iterator[Group]:
@@ -185,7 +185,7 @@ def _groups(rollouts: ScoredRollouts, states: Mapping[str, Floats], place: Ints,
 
 
 def _checked(name: str, table: Floats, rollouts: ScoredRollouts) -> Floats:
-    """The figure of a state at the tokens, flat (tokens,)."""
+    """A figure of states at the tokens, shape (tokens,)."""
     if name in SAMPLED:
         raise ValueError(f"states: {name!r} is the name of a sampled figure: give it another")
     check_same_shape(rollouts.mask, table, "mask", f"states[{name!r}]")
@@ -196,7 +196,7 @@ def _checked(name: str, table: Floats, rollouts: ScoredRollouts) -> Floats:
 
 
 _BLOCK = 1 << 22
-"""The size of the largest array that a block of replicates makes."""
+"""The number of elements of the largest array of a block of replicates."""
 
 
 def _resampled(generator: np.random.Generator, replicates: int, count: int, tokens: int) -> Iterator[Floats]:
@@ -225,6 +225,6 @@ def _summary(name: str, value: float, replicates: Floats, count: int) -> Summary
 
 
 def _ends(replicates: Floats, tail: float) -> tuple[float, float]:
-    # No interpolation: between a number and inf there is none.
+    # Without interpolation, which fails between a number and inf.
     low, high = np.quantile(replicates, [tail, 1 - tail], method="inverted_cdf")
     return float(low), float(high)

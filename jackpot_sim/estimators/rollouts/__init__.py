@@ -1,1 +1,1 @@
-"""Weights, exact figures at visited states, and gradients of rollouts of which only the drawn tokens are scored."""
+"""Rollouts of which only the drawn tokens are scored: weights, exact figures at visited states, gradients."""

@@ -21,7 +21,7 @@ from jackpot_sim.estimators.states.tokens import tokens_of_states
 
 
 class AtState(NamedTuple):
-    """Figures of a correction at each state; shape (states,)."""
+    """Figures of a correction at each state; arrays of shape (states,)."""
 
     acceptance_rate: Array
     """E_q[a]."""
@@ -39,9 +39,10 @@ def at_states(
     Args:
         policy_log_probs: log p, shape (states, vocab), nats.
         actor_log_probs: log q of the law that is sampled from, the same shape.
-        believed_log_probs: log q as the correction sees it: the same, unless a recording error is studied.
-        kl: KL(p‖q) at each state, shape (states,), nats: the KL of a correction that leaves the law as it is.
-        correction: one that fits a table, its parameters numbers.
+        believed_log_probs: log q as the correction sees it, the same shape; it differs from the law that is sampled
+            from where a recording error is studied.
+        kl: KL(p‖q) at each state, shape (states,), nats: the KL of a correction that leaves the law unchanged.
+        correction: a correction that fits a table and whose parameters are numbers.
     """
     xp = namespace(policy_log_probs)
     q = xp.exp(actor_log_probs)
@@ -62,16 +63,21 @@ class Visited:
     """The figures at every token of n rollouts; arrays of shape (n, length), 0 where there is no token.
 
     Attributes:
-        divergences: by the names of `divergences.BY_NAME`.
+        divergences: the divergences, by the names of `divergences.BY_NAME`.
         overlap: Z(λ) between the policy and the believed law, by λ.
-        at: the figures of each correction that fits a table, in their order; None for the others.
+        at: the figures of each correction, in their order; None for corrections that fit no table.
         policy_log_probs: log p of the tokens that were written.
+
+    Args:
+        tokens: the ids of the tokens that were written, shape (n, length).
+        corrections: the corrections to measure.
+        lams: each λ at which Z is wanted besides those that the corrections need.
     """
 
     def __init__(self, tokens: Ints, corrections: Sequence[Correction], lams: Sequence[float] = ()) -> None:
         self._tokens, self._corrections = tokens, corrections
-        wanted = [each.overlap_lam for each in corrections]
-        self.overlap = {lam: self._empty() for lam in dict.fromkeys([*lams, *(x for x in wanted if x is not None)])}
+        needed = [each.overlap_lam for each in corrections]
+        self.overlap = {lam: self._empty() for lam in dict.fromkeys([*lams, *(x for x in needed if x is not None)])}
         self.divergences = {name: self._empty() for name in divergences.BY_NAME}
         self.policy_log_probs = self._empty()
         self.at = [
@@ -79,10 +85,10 @@ class Visited:
         ]
 
     def add(self, sequence: Ints, step: Ints, policy: Array, actor: Array, believed: Array) -> None:
-        """Adds a few states, by the places of their tokens, (rows,), with the three laws there, (rows, vocab), nats."""
+        """Adds the states of a few tokens, at places (rows,), from their three laws, (rows, vocab), nats."""
         rows = sequence, step
-        found = {name: divergence(policy, actor) for name, divergence in divergences.BY_NAME.items()}
-        for name, values in found.items():
+        distances = {name: divergence(policy, actor) for name, divergence in divergences.BY_NAME.items()}
+        for name, values in distances.items():
             self.divergences[name][rows] = to_numpy(values)
         for lam, overlap in self.overlap.items():
             overlap[rows] = to_numpy(obrs.overlap(policy, believed, lam))
@@ -91,7 +97,7 @@ class Visited:
         self.policy_log_probs[rows] = to_numpy(xp.take_along_axis(policy, chosen[:, None], axis=-1)[:, 0])
         for correction, columns in zip(self._corrections, self.at, strict=True):
             if columns is not None:
-                at = at_states(policy, actor, believed, found["kl_policy_actor"], correction)
+                at = at_states(policy, actor, believed, distances["kl_policy_actor"], correction)
                 for column, values in zip(columns, at, strict=True):
                     column[rows] = to_numpy(values)
 

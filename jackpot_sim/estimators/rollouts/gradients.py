@@ -1,15 +1,15 @@
-"""The figures of a correction from gradients in a real model's parameters.
+"""Bias, variance and MSE of a correction from gradients in a real model's parameters.
 
 An update X_r is the gradient that a trainer would take from n_samples sequences of the actor after each of the
-prompts, divided by their number N; Y_r is that from the policy's own sequences, whose mean is the true gradient
+prompts, divided by their number N. Y_r is the same from the policy's own sequences; its mean is the true gradient
 
     g = E[Y] = mean over prompts of E_{y~p}[A(y) Σ_t ∇ log p(y_t|s_t)].
 
-Prompts are fixed, sequences random: the variance is that within prompts. All figures follow from inner products
-of independent updates, as in `rollouts`; there gradients of prompts are compared side by side, here they are
-added up, as in a model that shares its parameters. With one prompt the two are the same.
+Prompts are fixed and sequences random, so that the variance is that within prompts. All figures follow from inner
+products of independent updates, as in `sequences.sampled`. There the gradients of prompts are separate vectors; here
+they are added up, because prompts share the model's parameters. With one prompt the two are the same.
 
-What is noisy: where ‖g‖² is not well above its own standard error, no figure in units of it is worth much.
+Where ‖g‖² is not well above its own standard error, all figures in units of ‖g‖² are unreliable.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Updates:
         replicates: the number of updates, at least 3.
         parameters: the length of a gradient.
         prompts: the number of prompts of an update.
-        limit: the most bytes that may be held; twice as many as the updates take where sequences are added.
+        limit: the most bytes that may be held; the updates take half of them, the sums of a prompt the rest.
 
     Raises:
         ValueError: there are fewer than 3 replicates, no prompt, or more bytes than the limit.
@@ -66,21 +66,21 @@ class Updates:
         self.prompts = prompts
         self._in_parts = False
         self._strata: dict[int, _Stratum] = {}
-        """Sums of each prompt whose sequences were added; the last one is open."""
+        """The sums of each prompt whose sequences were added; sequences may still be added to the last."""
         self._open: int | None = None
         self._sums: Floats = np.zeros((0, parameters))
         """Σ x of the open prompt, by replicate."""
 
     def add(self, replicate: int, gradient: Floats) -> None:
-        """Adds any part of an update, (parameters,), already divided by the divisor of the update."""
+        """Adds a part of an update, (parameters,), already divided by the divisor of the update."""
         self.total[replicate] += gradient
         self._in_parts = True
 
     def add_sequence(self, replicate: int, prompt: int, gradient: Floats) -> None:
-        """Adds the gradient (parameters,) of one sequence, divided likewise; also one that is 0.
+        """Adds the gradient of one sequence, (parameters,), already divided by the divisor, even if it is 0.
 
-        The sequences of a prompt come one after the other, in whichever order of replicates, so that no more is
-        held than the sums of one prompt.
+        The sequences of a prompt must come one after the other, in any order of replicates, so that only the sums
+        of one prompt are held.
 
         Raises:
             ValueError: a prompt comes back after another, or there are more prompts than announced.
@@ -97,7 +97,7 @@ class Updates:
         if prompt in self._strata:
             raise ValueError(f"prompt {prompt} comes back after another: add the sequences of a prompt together")
         if len(self._strata) == self.prompts:
-            raise ValueError(f"prompt {prompt} is one more than the {self.prompts} that there are")
+            raise ValueError(f"prompt {prompt} is one more than the {self.prompts} announced")
         self._close()
         self._open, self._sums = prompt, np.zeros(self.total.shape)
         self._strata[prompt] = _Stratum(len(self.total))
@@ -107,7 +107,7 @@ class Updates:
             self._strata[self._open].close(self._sums)
 
     def variance(self, n_samples: int) -> Floats:
-        """The variance of an update from its sequences: with all replicates, and with each left out; (1 + replicates,).
+        """The variance of an update from its sequences, with all replicates and with each left out; (1 + replicates,).
 
         Raises:
             ValueError: sequences were not added one by one, or not n_samples of each prompt and replicate.
@@ -139,7 +139,7 @@ class _Stratum:
         self.along = sums @ sums.sum(axis=0)
 
     def variances(self) -> Floats:
-        """The variance s² with all replicates, and with each one left out."""
+        """The variance s² with all replicates and with each left out, shape (1 + replicates,)."""
 
         def all_and_without(each: Floats) -> Floats:
             return np.asarray(each.sum() - np.concatenate([[0.0], each]))
@@ -157,22 +157,22 @@ def figures(
     actor_spread: Spread | str = Spread.REPLICATES,
     policy_spread: Spread | str = Spread.REPLICATES,
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """The figures of `sampled.gradient_figures`, and three more; with the standard error of each.
+    """The figures of `replicates.gradient_figures` and three more, with the standard error of each.
 
-    grad_norm_sq is ‖g‖², on_policy_variance that of one sequence of the policy (N times the variance of Y), and
-    noise_to_signal their ratio; variance is in units of the on-policy one, all else in units of ‖g‖². Standard
-    errors are delete-one jackknives over replicates; that of bias_sq is too large, by up to a half, where there is
-    no bias to speak of. Where ‖g‖² comes out at 0 or below, what is in units of it
-    is nan. `bias_sq` may come out negative, and then `bias` is nan.
+    grad_norm_sq is ‖g‖², on_policy_variance the variance of one sequence of the policy (N times that of Y), and
+    noise_to_signal their ratio. variance is in units of on_policy_variance, all else in units of ‖g‖². Standard
+    errors are delete-one jackknives over replicates; that of bias_sq is too large, by up to a half, where the bias
+    is negligible. If the estimate of ‖g‖² is not positive, figures in units of it are nan. If `bias_sq` comes out
+    negative, `bias` is nan.
 
     Only ⟨X_r, Y_r'⟩ of different r are used, so that the r-th updates of both may share their random numbers.
 
     Args:
-        actor: updates from the actor's sequences under a correction, whatever its denominator.
-        policy: as many from the policy's own sequences, every weight 1.
+        actor: updates from the actor's sequences under a correction, with any denominator.
+        policy: as many updates from the policy's own sequences, with all weights 1.
         n_samples: sequences of each prompt in an update.
-        actor_spread: where the variance of the actor's updates comes from, see `Spread`.
-        policy_spread: that of the policy's, whose sequences are always independent.
+        actor_spread: the `Spread` that gives the variance of the actor's updates.
+        policy_spread: the same for the policy's updates, whose sequences are always independent.
 
     Raises:
         ValueError: the two differ in shape or prompts, n_samples < 1, or as `Updates.variance`.
@@ -196,7 +196,7 @@ def _size(updates: Updates) -> str:
 
 
 class _Draws:
-    """Inner products of all updates, and the variances that come from sequences."""
+    """Inner products of all updates, and the variances that are estimated from sequences."""
 
     def __init__(self, actor: Updates, policy: Updates, n_samples: int, *spreads: Spread) -> None:
         self._sequences = n_samples * actor.prompts

@@ -1,9 +1,8 @@
 """Weights, masks and divisors of rollouts of which only the drawn tokens are scored.
 
-This module does for scored tokens what `sequences` does for tables of prefixes. The caller gives the overlap Z(λ) at
-each state where a correction needs it.
-
-Sequences are distributed among replicates, each of which is the batch of one update.
+This module does for scored tokens what `sequences` does for tables of prefixes. Where a correction needs the
+overlap Z(λ) at each state, the caller gives it. Sequences are distributed among replicates, each of which is the
+batch of one update.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ def weigh(
         correction: any correction; its target is the policy of the rollouts.
         overlap: Z(correction.overlap_lam) at the state of each token, (n, length), in [0, 1]; ignored at padding, and
             by a correction that needs none.
-        replicate: the batch of each sequence, (n,), for corrections that look at the batch; None: all are one.
+        replicate: the batch of each sequence, (n,), for corrections that look at the batch; None: a single batch.
 
     Raises:
         ValueError: as `Correction.weights`, or a shape differs.
@@ -57,7 +56,7 @@ def _weigh(rollouts: ScoredRollouts, correction: Correction, overlap: Floats | N
 
 
 def tokens_of_rollouts(rollouts: ScoredRollouts, overlap: Floats | None = None) -> Tokens:
-    """The tokens of rollouts, (n, length), of which the advantages have shape (n, 1).
+    """The tokens of rollouts, shape (n, length), with advantages of shape (n, 1).
 
     Args:
         rollouts: sequences that the actor wrote.
@@ -87,19 +86,19 @@ def scale(
     unit: Level,
     replicate: Ints,
 ) -> Floats:
-    """The divisor of each sequence's sum, beside the number of sequences; (n,).
+    """The divisor of each sequence's sum, besides the number of sequences; (n,).
 
     `proposed`: 1. `accepted`: the share of its replicate's tokens that are kept. `self_normalized`: the mean weight
-    of its prompt in its replicate, over tokens or, for corrections of whole sequences, over sequences. nan where
-    nothing is kept: then there is nothing to divide by.
+    of its prompt in its replicate, over tokens or, for corrections of whole sequences, over sequences. The divisor
+    is nan where nothing is kept.
 
     Args:
         rollouts: the sequences.
         mask: the tokens that are kept, (n, length).
         weight: m·w, the same shape.
         denominator: a `Denominator` or its name.
-        unit: the correction's.
-        replicate: the update that each sequence belongs to, (n,).
+        unit: the correction's unit.
+        replicate: the update of each sequence, (n,).
 
     Raises:
         ValueError: a shape differs, or the denominator is unknown.
@@ -109,12 +108,12 @@ def scale(
     _check_replicate(rollouts, replicate)
     per_unit, units = _units(rollouts, unit)
     batch = np.column_stack([replicate, rollouts.prompt])
-    divided = divisor(
+    divisors = divisor(
         denominator,
         _shares(mask.sum(axis=-1), rollouts.lengths, replicate[:, None]),
         _shares(np.sum(weight * per_unit, axis=-1), units, batch),
     )
-    return np.where(divided > 0, divided, np.nan)
+    return np.where(divisors > 0, divisors, np.nan)
 
 
 def weight_figures(
@@ -122,7 +121,7 @@ def weight_figures(
 ) -> tuple[dict[str, float], dict[str, float]]:
     """acceptance_rate and ess_fraction by their names, and the standard error of each.
 
-    acceptance_rate is the share of the tokens that is kept, and ess_fraction (Σ mw)²/(units · Σ mw²), over all
+    acceptance_rate is the share of tokens that are kept, and ess_fraction (Σ mw)²/(units · Σ mw²), over all
     replicates together; the standard errors are delete-one jackknives over replicates. The arguments are those
     of `scale`.
 
@@ -162,7 +161,7 @@ def _units(rollouts: ScoredRollouts, unit: Level) -> tuple[float | Floats, Float
 
 
 def _shares(part: Floats | Ints, whole: Floats, batch: Ints) -> Floats:
-    """Σ part / Σ whole over all sequences of the same row of `batch`, for each of them, (n,)."""
+    """Σ part / Σ whole over all sequences with the same row of `batch`, at each of them, (n,)."""
     at = np.unique(batch, axis=0, return_inverse=True)[1].ravel()
     return np.asarray((np.bincount(at, weights=part) / np.bincount(at, weights=whole))[at])
 

@@ -1,1 +1,1 @@
-"""Bias, variance and MSE over sequences of small models: every sequence enumerated, or drawn."""
+"""Bias, variance and MSE over sequences of small models, enumerated or drawn."""

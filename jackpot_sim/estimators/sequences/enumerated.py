@@ -1,16 +1,16 @@
-"""Exact moments of a correction over every sequence of a prompt: the referee at the level of sequences.
+"""Exact moments of a correction over every sequence of a prompt, to which all other estimates are compared.
 
 The update of a sequence y is X = A(y) Σ_t m_t w_t φ(s_t, y_t). In logits, φ is e_{y_t} − p(·|s_t) in the
 row of its prefix s_t, so that tokens of one sequence are orthogonal; in parameters φ is ∇_θ log p(y_t|s_t).
 The estimated quantity is g = E_{y~p}[A(y) Σ_t φ]. Everything follows from sums over all y with the actor's
-probability q(y): no draw is made, and corrections that look at the whole batch are replaced by what they
-are in an infinitely large one.
+probability q(y): no draw is made, and corrections that look at the whole batch are replaced by their limit in an
+infinitely large one.
 
 A prompt is a state of `statistics.combine`, and one of its sequences a proposal. So at length 1 every
 figure is that of `moments.exact`.
 
-Between near-equal laws a bias keeps the digits that its weights have, as there. The KLs compare sums of visits,
-each known to 1e-16: where log-probs differ by s, to 1e-16/s of the KL.
+Between near-equal laws a bias has as many digits as its weights, as in `moments.exact`. The KLs compare sums of
+visits, each known to a relative 1e-16; where log-probs differ by s, a KL is known to a relative 1e-16/s.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ def exact(
         correction: any correction.
         denominator: a `Denominator` or its name.
         n_samples: sequences per prompt, for the MSE.
-        target: see `UpdateTarget`.
-        features: see `Referee`, shape (prefixes, vocab, parameters) for each prompt.
+        target: an `UpdateTarget` or its name.
+        features: as in `Referee`, shape (prefixes, vocab, parameters) for each prompt.
 
     Raises:
         ValueError: the denominator or the target is unknown or does not fit the correction, or n_samples < 1.
@@ -63,7 +63,7 @@ def exact(
 
 
 class Referee:
-    """The enumerated prompts, with every quantity that does not depend on the correction.
+    """Enumerated prompts, with every quantity that does not depend on the correction.
 
     Args:
         enumerations: one for each prompt.
@@ -79,7 +79,7 @@ class Referee:
         self.prompts = [_Prompt(each, space) for each, space in zip(enumerations, spaces, strict=True)]
 
     def weigh(self, correction: Correction, target: UpdateTarget | str = UpdateTarget.REFERENCE) -> Weighed:
-        """The correction's weights on every sequence, from which any denominator follows."""
+        """The correction's weights on every sequence, for moments with any denominator."""
         target = UpdateTarget(target)
         parts = [prompt.proposals for prompt in self.prompts]
         with overflow_to_inf():
@@ -88,7 +88,7 @@ class Referee:
         return Weighed([_Weights(prompt, pair, correction) for prompt, pair in zip(self.prompts, pairs, strict=True)])
 
     def truth(self) -> Truth:
-        """The exact gradient in the form that `sequences.sampled.estimate` takes."""
+        """The exact gradient, as an argument of `sequences.sampled.estimate`."""
         return Truth(
             along=[prompt.space.along(prompt.gradient) for prompt in self.prompts],
             grad_norm_sq=sum(prompt.grad_norm_sq for prompt in self.prompts),
@@ -100,10 +100,10 @@ class Referee:
 class BiasShares:
     """Shares of the bias of a correction of single tokens by origin; the three add up to 1.
 
-    Each factor of ĝ is exchanged for its true value: the law of the prefixes (the actor's for the
-    policy's), the value of what follows a token (the expected advantage when the actor goes on, for when
-    the policy does), and the token's own weight (a·w·q for p). A share is the mean, over the orders in
-    which the three can be exchanged, of what the exchange does along the bias.
+    ĝ has three factors, each of which can be exchanged for its true value: the law of the prefixes (the actor's or
+    the policy's), the value of the continuation (the expected advantage if the actor or the policy writes on), and
+    the token's own weight (a·w·q or p). A share is the projection on the bias of the change by one exchange, averaged
+    over the orders in which the three can be exchanged.
     """
 
     prefix: float
@@ -118,7 +118,7 @@ class Weighed:
         self._prompts = prompts
 
     def moments(self, denominator: Denominator | str = Denominator.PROPOSED, n_samples: int | None = None) -> Moments:
-        """The moments over the prompts; `per_state` has a row for each.
+        """The moments over the prompts; `per_state` has a row for each prompt.
 
         Raises:
             ValueError: the denominator is unknown or n_samples < 1.
@@ -130,7 +130,7 @@ class Weighed:
         return combine_cell(StateStatistics(**columns), denominator, n_samples)
 
     def bias_shares(self, denominator: Denominator | str = Denominator.PROPOSED) -> BiasShares | None:
-        """The shares of the bias; None for corrections that fit no table of (prefix, token), and without bias."""
+        """The shares of the bias; None without bias, and for corrections that fit no table of (prefix, token)."""
         if not all(w.fits_a_table for w in self._prompts):
             return None
         divisors = self._divisors(Denominator(denominator))
@@ -163,17 +163,18 @@ class _Prompt:
         # Sequences that the actor never writes play no part in any update.
         self.proposals = Proposals(laws, sequences.take(live), advantage[live])
         self.actor: Floats = actor[live]
-        """q(y) of the proposals."""
+        """q(y) of the proposals, (n,)."""
         self.length_mean = float(self.actor @ self.proposals.sequences.lengths)
         self.policy_of_proposals: Floats = policy[live]
-        """p(y) of the proposals, and below log p(y)/q(y)."""
+        """p(y) of the proposals, (n,)."""
         self.log_ratio: Floats = self.proposals.sequences.log_ratio(laws.policy_log_probs, laws.actor_log_probs)
+        """log p(y)/q(y) of the proposals, (n,), nats."""
         self.visits_policy = occupancy(sequences, policy, laws.shape)
         self.value_policy = occupancy(sequences, policy * advantage, laws.shape)
-        """Σ_{y ∋ (s, x)} p(y) A(y)."""
+        """Σ_{y ∋ (s, x)} p(y) A(y), shape (prefixes, vocab)."""
         self.value_out_of_reach = occupancy(sequences, np.where(actor > 0, 0.0, policy * advantage), laws.shape)
-        """The part of that sum over sequences that the actor never writes."""
-        # A constant has no gradient: taken off first, it leaves no rounding behind that passes for one.
+        """The part of this sum over sequences that the actor never writes."""
+        # A constant advantage has no gradient; it is subtracted first, lest its rounding pass for a gradient.
         centred = advantage - advantage[np.argmax(policy)]
         self.gradient = space.update(occupancy(sequences, policy * centred, laws.shape))
         self.grad_norm_sq = float(np.sum(self.gradient**2))
@@ -182,12 +183,12 @@ class _Prompt:
 
     @cached_property
     def visits_actor(self) -> Floats:
-        """The actor's expected visits to every (prefix, token)."""
+        """The actor's expected visits to every (prefix, token), shape (prefixes, vocab)."""
         return occupancy(self.proposals.sequences, self.actor, self.laws.shape)
 
     @cached_property
     def value_actor(self) -> Floats:
-        """Σ_{y ∋ (s, x)} q(y) A(y)."""
+        """Σ_{y ∋ (s, x)} q(y) A(y), shape (prefixes, vocab)."""
         return occupancy(self.proposals.sequences, self.actor * self.proposals.advantage, self.laws.shape)
 
     @cached_property
@@ -206,17 +207,17 @@ class _Weights:
         self.law: Floats = pair.expected()
         """a·w, shape (n, length)."""
         self.kept_weight: Floats = np.where(self.accept > 0, self.weight, 0.0)
-        """w of the tokens that may be kept, 0 of others."""
+        """w of the tokens that may be kept, 0 at the others."""
         self.root: Floats = np.sqrt(prompt.actor)[:, None]
-        """√q(y): w² alone may overflow where q·w² does not."""
+        """√q(y), (n, 1): w² alone may overflow where q·w² does not."""
         sequences, q = prompt.proposals.sequences, prompt.actor
         self.mass = sequences.scatter((q * prompt.proposals.advantage)[:, None] * self.law, prompt.laws.shape)
         """Σ_{y ∋ (s, x)} q(y) A(y) a·w."""
         self.kept: Floats = per_sequence(self.accept)
-        """E[kept tokens | y]."""
+        """E[kept tokens | y], (n,)."""
         self.kept_mean = float(q @ self.kept)
         self.units: Floats = sequences.lengths if per_token else np.ones(len(q))
-        # Inside a sequence, the unit of a correction of sequences, weights are averaged over its tokens.
+        # If the unit is a sequence, weights are averaged over its tokens.
         self.per_unit: Floats = np.ones(len(q)) if per_token else 1 / sequences.lengths
         self.units_mean = float(q @ self.units)
         self.weight_mean = self._per_unit(self.law) / self.units_mean
@@ -233,7 +234,7 @@ class _Weights:
         second = self._second_moment
         if denominator is Denominator.SELF_NORMALIZED:
             second = second + self._divisor_noise()
-        return self._whatever_the_denominator | {
+        return self._without_denominator | {
             "divisor": divisor,
             "error_sq": float(np.sum(error**2)),
             "error_dot": float(np.sum(error * prompt.gradient)),
@@ -243,7 +244,7 @@ class _Weights:
         }
 
     @cached_property
-    def _whatever_the_denominator(self) -> dict[str, float]:
+    def _without_denominator(self) -> dict[str, float]:
         prompt, q = self.prompt, self.prompt.actor
         sequences, length, policy = prompt.proposals.sequences, prompt.length_mean, prompt.visits_policy
         kept_dot = float(q @ self._dot_count(np.ones_like(self.law)))
@@ -295,7 +296,7 @@ class _Weights:
 
     @cached_property
     def _second_moment(self) -> float:
-        """E‖X‖²: a mask is drawn for each token, so that its noise adds to the square of the mean."""
+        """E‖X‖²; a mask is drawn for each token, so that its variance adds to the square of the mean."""
         advantage = self.prompt.proposals.advantage[:, None]
         mean = self.prompt.space.path_norm_sq(self.prompt.proposals.sequences, self.root * advantage * self.law)
         pull = self.root * advantage * self.kept_weight

@@ -1,9 +1,9 @@
-"""The moments of a correction from drawn sequences: a second way, and the only one for long sequences.
+"""Monte Carlo moments of a correction from drawn sequences, the only way for long sequences.
 
 Updates are formed as a trainer forms them, from sequences of the actor, `replicates` times over. On-policy updates
 from sequences of the policy are formed likewise; their mean is the true gradient. All figures follow from
-inner products of *independent* updates, which are unbiased whatever the noise. Updates are sparse: they
-touch the prefixes that were visited, so that the table of prefixes may hold these alone.
+inner products of *independent* updates, which are unbiased whatever the noise. Updates are sparse: they touch only
+visited prefixes, so that the table of prefixes need hold no others.
 
 Corrections that look at the whole batch see the batch of a replicate, whose size is n_samples times the
 number of prompts. Standard errors are delete-one jackknives over replicates.
@@ -32,7 +32,7 @@ from jackpot_sim.estimators.statistics import Denominator, divisor
 
 @dataclass(frozen=True, eq=False)
 class Truth:
-    """The exact gradient, where sequences can be enumerated; it takes the place of on-policy rollouts.
+    """The exact gradient, which replaces on-policy rollouts where sequences can be enumerated.
 
     Attributes:
         along: ⟨φ(s, x), g⟩ of each prompt, shape (prefixes, vocab).
@@ -59,7 +59,7 @@ def estimate(
     """The moments of `correction` from simulated updates; the sequences are distributed evenly among them.
 
     The KLs compare visits to (prefix, token). They are nan for corrections that look at more than the state and the
-    token, whose law of visits no single draw knows.
+    token, whose law of visits does not follow from a single draw.
 
     Args:
         rollouts: one for each prompt.
@@ -67,7 +67,7 @@ def estimate(
         generator: the source of the masks.
         replicates: simulated updates, at least 3.
         denominator: a `Denominator` or its name.
-        target: see `UpdateTarget`.
+        target: an `UpdateTarget` or its name.
         truth: the exact gradient; None estimates it from the policy's rollouts.
         features: ∂log p(x|s)/∂θ of each prompt, as in `enumerated.Referee`; None measures in logits.
 
@@ -81,11 +81,11 @@ def estimate(
     parts = [Proposals(each.laws, each.actor, each.actor_advantage) for each in rollouts]
     with overflow_to_inf():
         pairs = _weigh(parts, correction, target, replicates)
-    kept = [_masked(part, pair, generator) for part, pair in zip(parts, pairs, strict=True)]
-    for index, (part, (mask, weight)) in enumerate(zip(parts, kept, strict=True)):
+    drawn = [_masked(part, pair, generator) for part, pair in zip(parts, pairs, strict=True)]
+    for index, (part, (mask, weight)) in enumerate(zip(parts, drawn, strict=True)):
         draws.count(index, part.sequences, mask, weight, correction.unit)
     scale = draws.scale(denominator, n_samples)
-    for index, (each, (_, weight)) in enumerate(zip(rollouts, kept, strict=True)):
+    for index, (each, (_, weight)) in enumerate(zip(rollouts, drawn, strict=True)):
         own = None if features is None else features[index]
         pull = weight * each.actor_advantage[:, None] * np.repeat(scale[index], n_samples)[:, None]
         updates = _Updates.of(each, each.actor, pull, replicates, own)
@@ -108,7 +108,7 @@ def _per_replicate(rollouts: Sequence[SampledSequences], replicates: int) -> int
         raise ValueError(f"replicates must be at least 3, got {replicates}")
     counts = {len(each.actor) for each in rollouts}
     if len(counts) != 1 or min(counts) < replicates or min(counts) % replicates:
-        raise ValueError(f"{sorted(counts)} sequences a prompt cannot be shared out among {replicates} replicates")
+        raise ValueError(f"{sorted(counts)} sequences per prompt cannot be split evenly among {replicates} replicates")
     return int(counts.pop() // replicates)
 
 
@@ -128,7 +128,7 @@ def _weigh(
 
 
 def _masked(part: Proposals, pair: TokenWeights[Floats], generator: np.random.Generator) -> tuple[Flags, Floats]:
-    """The drawn mask, and m·w."""
+    """The drawn mask m and m·w, both (n, length)."""
     mask = (generator.random(pair.accept.shape) < pair.accept) & part.sequences.mask
     return mask, np.where(mask, pair.weight, 0.0)
 
@@ -136,8 +136,8 @@ def _masked(part: Proposals, pair: TokenWeights[Floats], generator: np.random.Ge
 class _Updates:
     """The updates of every replicate in one prompt, and their inner products.
 
-    In logits an update is Σ c·e_x minus t_s·p_s in the row of each prefix s, t_s being the sum of that row's
-    c: three sparse tables, of which only visited entries are held.
+    In logits an update is Σ c·e_x minus t_s·p_s in the row of each prefix s, where t_s is the sum of the row's c.
+    It is held as three sparse tables of visited entries.
     """
 
     def __init__(self, tables: tuple[Any, ...], p_sq: Floats | None) -> None:
@@ -169,8 +169,8 @@ class _Updates:
         pulls, total, expected = self._tables
         others, other_total, other_expected = other._tables
         cross = total.multiply(self._p_sq[None, :]).tocsr() @ other_total.T
-        found = pulls @ others.T - expected @ other_total.T - total @ other_expected.T + cross
-        return np.asarray(found.todense())
+        products = pulls @ others.T - expected @ other_total.T - total @ other_expected.T + cross
+        return np.asarray(products.todense())
 
 
 def _table(values: Floats, row: Ints, column: Ints, shape: tuple[int, int]) -> sparse.csr_array:
@@ -205,13 +205,10 @@ class _Draws:
             total[index] = values.reshape(total.shape[1], -1).sum(axis=-1)
 
     def scale(self, denominator: Denominator, n_samples: int) -> Floats:
-        """The factor of each update's sum over sequences, shape (prompts, replicates).
-
-        nan where nothing is kept: then there is nothing to divide by.
-        """
+        """The factor of each update's sum over sequences, shape (prompts, replicates); nan where nothing is kept."""
         rate = np.ones(self.kept.shape) * (self.kept.sum(axis=0) / self.tokens.sum(axis=0))
-        divided = divisor(denominator, rate, self.weight / self.units)
-        return 1 / (n_samples * np.where(divided > 0, divided, math.nan))
+        divisors = divisor(denominator, rate, self.weight / self.units)
+        return 1 / (n_samples * np.where(divisors > 0, divisors, math.nan))
 
     def add(self, updates: _Updates, wanted: _Updates) -> None:
         self.own.products += updates.dot(updates)
@@ -219,13 +216,13 @@ class _Draws:
         self.wanted.products += wanted.dot(wanted)
 
     def add_known(self, updates: _Updates, replicates: int, pull: Floats, sequences: Sequences, along: Floats) -> None:
-        """Adds updates where g is known; ⟨X_r, g⟩ then stands in every column."""
+        """Adds updates where g is known; every column of `cross` then holds ⟨X_r, g⟩."""
         self.own.products += updates.dot(updates)
         known = np.sum(pull * sequences.gather(along), axis=-1).reshape(replicates, -1).sum(axis=-1)
         self.cross.products += known[:, None]
 
     def surprise(self, index: int, rollouts: SampledSequences, tables: TokenWeights[Floats]) -> None:
-        """log P(s, x)/Q(s, x) along the policy's own sequences, where P(s)/Q(s) = e^{Σ ℓ before s}."""
+        """Adds log P(s, x)/Q(s, x) along the policy's own sequences, where P(s)/Q(s) = e^{Σ ℓ before s}."""
         laws, replicates = rollouts.laws, self.kept.shape[1]
         q = np.exp(laws.actor_log_probs)
         accept = np.where(q > 0, tables.accept, 0.0)
@@ -234,13 +231,13 @@ class _Draws:
             ratio = np.asarray(log_ratio(laws.policy_log_probs, laws.actor_log_probs))
             upto = np.cumsum(rollouts.policy.gather(ratio), axis=-1)
             before = np.concatenate([np.zeros((len(upto), 1)), upto[:, :-1]], axis=-1)
-            kept = np.log(np.sum(q * law, axis=-1))
-            found = (
+            log_mass = np.log(np.sum(q * law, axis=-1))
+            surprises = (
                 upto - rollouts.policy.gather(np.log(accept)),
                 upto - rollouts.policy.gather(np.log(law)),
-                before - rollouts.policy.gather(kept),
+                before - rollouts.policy.gather(log_mass),
             )
-        # Draws may miss a rare violation; the laws are known wherever the policy came by, and it makes the KL infinite.
+        # Draws may miss a rare support violation, which makes the KL infinite; the laws at visited prefixes show it.
         visited = np.unique(rollouts.policy.prefix[rollouts.policy.mask])
         possible = laws.policy_log_probs[visited] > -math.inf
         before_last = np.unique(rollouts.policy.prefix[:, :-1][rollouts.policy.mask[:, :-1]])
@@ -248,7 +245,7 @@ class _Draws:
         if rollouts.end_token is not None:
             lost[:, rollouts.end_token] = False  # no prefix lies beyond it
         missed = (possible & (accept[visited] == 0), possible & (law[visited] == 0), lost)
-        for row, (values, by, out_of_reach) in enumerate(zip(found, (accept, law, law), missed, strict=True)):
+        for row, (values, by, out_of_reach) in enumerate(zip(surprises, (accept, law, law), missed, strict=True)):
             total = np.sum(np.where(rollouts.policy.mask, values, 0.0), axis=-1)
             self.surprises[row, index] = math.inf if out_of_reach.any() else total.reshape(replicates, -1).sum(axis=-1)
             self.masses[row, index] = rollouts.actor.gather(by).sum(axis=-1).reshape(replicates, -1).sum(axis=-1)

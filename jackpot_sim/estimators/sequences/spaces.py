@@ -1,7 +1,7 @@
 """The space of gradients: the logits at every prefix, or the parameters of a model.
 
 φ(s, x) = ∇ log p(x|s) is the contribution of a token to the update. In logits it is e_x − p(·|s) in the row of its
-prefix, so that tokens at different prefixes are orthogonal; in parameters nothing is.
+prefix, so that tokens at different prefixes are orthogonal; in parameters they are not.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from jackpot_sim.core.policy_gradient import feature_norm_sq, gradient_under
 from jackpot_sim.core.sequences import Sequences, per_sequence
 
 _BLOCK = 1 << 22
-"""Elements of per-sequence gradients in parameter space that are held at a time."""
+"""The number of elements of per-sequence gradients in parameters that are held at a time."""
 
 
 class Space(Protocol):
@@ -26,20 +26,20 @@ class Space(Protocol):
     """‖φ(s, x)‖², shape (prefixes, vocab)."""
 
     def update(self, mass: Floats) -> Floats:
-        """Σ mass(s, x) φ(s, x), from (prefixes, vocab)."""
+        """Σ mass(s, x) φ(s, x), a vector of the space, from a mass of shape (prefixes, vocab)."""
         ...
 
     def along(self, vector: Floats) -> Floats:
-        """⟨φ(s, x), vector⟩, shape (prefixes, vocab)."""
+        """⟨φ(s, x), vector⟩, shape (prefixes, vocab), from a vector of the space."""
         ...
 
     def path_norm_sq(self, sequences: Sequences, coefficients: Floats) -> Floats:
-        """‖Σ_t c_t φ(s_t, y_t)‖² of every sequence, from c of shape (n, length), 0 at padding."""
+        """‖Σ_t c_t φ(s_t, y_t)‖² of every sequence, shape (n,), from c of shape (n, length), 0 at padding."""
         ...
 
 
 class Logits(Space):
-    """The logits at every prefix, of policies p of shape (prefixes, vocab)."""
+    """The logits at every prefix, from laws p of shape (prefixes, vocab); vectors have the same shape."""
 
     def __init__(self, p: Floats) -> None:
         self._p = p
@@ -59,7 +59,7 @@ class Logits(Space):
 
 
 class Parameters(Space):
-    """A model's parameters, from ∂log p(x|s)/∂θ of shape (prefixes, vocab, parameters)."""
+    """A model's parameters, from ∂log p(x|s)/∂θ, (prefixes, vocab, parameters); vectors are (parameters,)."""
 
     def __init__(self, features: Floats) -> None:
         self._features = features

@@ -1,9 +1,9 @@
 """The weights of the tokens of a sequence in the update: a correction along a path of prefixes.
 
 With p_ref the policy before the update at hand and p_new the one being trained, a token adds
-m·w·(p_new/p_ref)·A(y)·∇log p_new(y_t|s_t): the importance ratio of the policy-gradient surrogate leads
-from p_ref to p_new, unclipped, and the correction from the actor to p_ref. Jackpot may aim at p_new
-instead ([J] section 4.3): its weight then carries p_ref/p_new, clipped.
+m·w·(p_new/p_ref)·A(y)·∇log p_new(y_t|s_t). The correction leads from the actor to p_ref, and the
+importance ratio of the policy-gradient surrogate, unclipped, from p_ref to p_new. Jackpot may aim at p_new
+instead ([J] §4.3): its weight then has the factor p_ref/p_new, clipped.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class UpdateTarget(StrEnum):
     REFERENCE = "p_ref"
     """The policy before the update, the usual target."""
     POLICY = "p_new"
-    """The policy being trained, for corrections that carry p_ref/p_new."""
+    """The policy being trained, for corrections whose weight has the factor p_ref/p_new."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +68,7 @@ def require_target(correction: Correction, target: UpdateTarget) -> None:
     """Refuses a target that the correction cannot have.
 
     Raises:
-        ValueError: the target is p_new, and the correction carries no p_ref/p_new.
+        ValueError: the target is p_new, and the correction's weight has no factor p_ref/p_new.
     """
     if target is UpdateTarget.POLICY and not correction.carries_reference_ratio:
         cap = "give c2, its cap, or " if "c2" in correction.parameters() else ""
@@ -83,7 +83,7 @@ def weigh(parts: Sequence[Proposals], correction: Correction, target: UpdateTarg
     Args:
         parts: the batch, a part for each prompt.
         correction: any correction.
-        target: see `UpdateTarget`.
+        target: the policy that the correction leads to.
 
     Returns:
         For each part the pair, shapes (n, length), 0 at padding.
@@ -113,7 +113,7 @@ def in_the_limit(
         parts: every sequence of every prompt.
         probability: q(y) of each, a part for each prompt, shapes (n,).
         correction: any correction.
-        target: see `UpdateTarget`.
+        target: the policy that the correction leads to.
     """
     if not correction.looks_at_batch:
         return correction
@@ -122,12 +122,12 @@ def in_the_limit(
 
 
 def tokens_of_sequences(parts: Sequence[Proposals], correction: Correction, target: UpdateTarget) -> Tokens:
-    """The tokens of one batch, (n, length), of which the advantages have shape (n, 1).
+    """The tokens of one batch, shape (n, length), with advantages of shape (n, 1).
 
     Args:
         parts: the batch, a part for each prompt.
-        correction: the correction whose needs are met.
-        target: see `UpdateTarget`.
+        correction: the correction that will weigh the tokens.
+        target: the policy that the correction leads to.
     """
 
     def joined(of_part: Callable[[Proposals], Floats | None]) -> Floats | None:
@@ -150,7 +150,7 @@ def tokens_of_sequences(parts: Sequence[Proposals], correction: Correction, targ
 def weight_tables(part: Proposals, correction: Correction, target: UpdateTarget) -> TokenWeights[Floats]:
     """The pair at every (prefix, token), shape (prefixes, vocab), of a correction that fits a table.
 
-    Tokens out of the actor's reach have a meaningless weight, which may be infinite.
+    Tokens beyond the actor's reach have a meaningless weight, which may be infinite.
     """
     z = _overlap(part, correction, target)
     tokens = Tokens(
@@ -165,7 +165,7 @@ def weight_tables(part: Proposals, correction: Correction, target: UpdateTarget)
 
 
 def _times(weight: Floats, ratio: Floats | None) -> Floats:
-    """weight · p_new/p_ref; 0 where p_new is, though p_ref/p_new may have made the weight infinite there."""
+    """weight · p_new/p_ref; 0 where p_new is 0, even if p_ref/p_new has made the weight infinite there."""
     return weight if ratio is None else np.where(ratio > 0, weight, 0.0) * ratio
 
 

@@ -2,10 +2,10 @@
 
 At each state s the policy gradient in logits is g_s = E_p[f] with f(x) = A(x)(e_x − p), so that
 ‖f(x)‖² = A(x)²(1 − 2p_x + ‖p‖²). A correction (a, w) estimates it by ĝ_s, whose numerator is
-g_w = E_q[a·w·f]; the denominator is an explicit choice, because frameworks disagree and expose none.
+g_w = E_q[a·w·f]; the denominator is an explicit option, because frameworks disagree and offer none.
 
-States are read in cache-sized blocks, or one by one where a state is larger, and each leaves a row of
-`StateStatistics`; `combine` turns the rows into the moments of a cell.
+States are read in cache-sized blocks, or one by one where a state is larger. Each gives a row of
+`StateStatistics`, and `combine` turns the rows into the moments of a cell.
 """
 
 from __future__ import annotations
@@ -51,10 +51,10 @@ def exact(
     A token to which the actor gives less than the smallest normal number is never proposed here, though
     the KLs still count it.
 
-    Between near-equal laws, bias, direction_bias and the KLs keep the digits that the weights have: all of them
-    where a·w is 1 or r, as for none, is, masks, and obrs and tis at a threshold of 1. Where a·w is any other
-    number near 1 it is rounded to 1e-16, and of a bias or a log-ratio of s that is 1e-16/s. A bias takes the
-    log-probs as they are, and E[mw] for `self_normalized` over Σp where both are near 1.
+    Between near-equal laws, bias, direction_bias and the KLs have as many digits as the weights: all digits where
+    a·w is 1 or r, as for none, is, masks, and obrs and tis at a threshold of 1. Any other a·w near 1 is rounded
+    to 1e-16, which is a relative 1e-16/s of a bias or a log-ratio of size s. A bias is that of the log-probs as
+    given, not normalised again; `self_normalized` takes E[mw] relative to Σp where both are near 1.
 
     Args:
         policy_log_probs: log p, shape (..., vocab), nats.
@@ -87,7 +87,7 @@ def exact(
 
 @dataclass(frozen=True)
 class _Block:
-    """A few states, with what every formula needs of them; all (states, vocab) unless said."""
+    """A few states, with the arrays that every formula needs, each of shape (states, vocab)."""
 
     log_p: Array
     log_q: Array
@@ -111,13 +111,13 @@ class _Block:
         return self.correction.weights(tokens)
 
     def proposed(self, values: Array) -> Array:
-        """q·values, and 0 outside the actor's support, where values may be infinite."""
+        """q·values; 0 outside the actor's support, where values may be infinite."""
         xp = namespace(self.q)
         return xp.where(self.live, self.q * xp.where(self.live, values, 0.0), 0.0)
 
 
 class _Blocks:
-    """Checked cache-sized blocks over the states; iterated anew for each pass."""
+    """Cache-sized blocks of states, checked as they are read; an iterable for several passes."""
 
     def __init__(self, log_p: Array, log_q: Array, advantage: Array, correction: Correction) -> None:
         xp = namespace(log_p, log_q, advantage)
@@ -142,14 +142,14 @@ def _statistics(block: _Block, denominator: Denominator, batch_rate: float | Non
     p, advantage = block.p, block.advantage
     xp = namespace(p)
     accept, weight = block.weigh()
-    kept = block.proposed(accept)
-    law = kept * xp.where(block.live, weight, 0.0)
-    rate, weight_mean = _expect(kept), _expect(law)
+    accepted = block.proposed(accept)
+    law = accepted * xp.where(block.live, weight, 0.0)
+    rate, weight_mean = _expect(accepted), _expect(law)
     divisor = statistics.divisor(
         denominator, rate if batch_rate is None else xp.ones_like(rate) * batch_rate, weight_mean
     )
 
-    # Only a token that is never proposed has an infinite weight, and there it means nothing.
+    # Only a token that is never proposed has an infinite weight, which has no effect.
     reachable = xp.where(weight < math.inf, weight, 0.0)
     gradient = policy_gradient(p, advantage)
     ratio = log_ratio(block.log_p, block.log_q)

@@ -3,11 +3,11 @@
 Between two neighbouring ratios of a state the expected update is linear, and the MSE quadratic, in
 C (tis), in 1/λ (obrs) and in c1 (jackpot, overlap-tis), with the `proposed` denominator. Each state
 therefore contributes a piecewise quadratic; added up over all states its pieces end at every ratio
-of every state, and each piece's minimum is known in closed form. Nothing is searched for, and the
+of every state, and each piece's minimum is known in closed form. No search is needed, and the
 minimiser is exact but for the rounding of sums over all ratios.
 
-For Jackpot's λ, and for the other denominators, the MSE is no polynomial between ratios: there the
-best of a grid is refined by finer grids around it, which finds a local minimum near the best point.
+For Jackpot's λ, and for the other denominators, the MSE is not a polynomial between ratios. There the best
+point of a grid is refined by finer grids around it, which gives a local minimum.
 """
 
 from __future__ import annotations
@@ -71,26 +71,26 @@ def best(
     >>> import numpy as np
     >>> from jackpot_sim import estimators
     >>> p, q = np.log([[0.5, 0.3, 0.2]]), np.log([[0.2, 0.3, 0.5]])
-    >>> found = best(p, q, np.array([[1.0, -1.0, 0.5]]), estimators.get("tis"), n_samples=10)
-    >>> found.is_exact, round(found.threshold, 3)
+    >>> optimum = best(p, q, np.array([[1.0, -1.0, 0.5]]), estimators.get("tis"), n_samples=10)
+    >>> optimum.is_exact, round(optimum.threshold, 3)
     (True, 1.874)
 
-    Exact, in time O(N log N) and memory O(N) for N tokens of all states together. With few samples
-    the least MSE may be that of no update at all, approached as C or c1 → 0 or λ → ∞: then the
-    threshold is one so far out that what is missing is below 1e-12.
+    The exact method takes time O(N log N) and memory O(N) for N tokens of all states together. With few
+    samples the infimum of the MSE may be that of no update at all, approached as C or c1 → 0 or λ → ∞; the
+    threshold is then so far out that its MSE misses the infimum by less than 1e-12.
 
     Args:
         policy_log_probs: log p, shape (..., vocab), nats.
         actor_log_probs: log q, the same shape.
         advantage: A(x), the same shape.
-        correction: tis, obrs, jackpot or overlap-tis, or the Rao-Blackwell form of one. The value it
-            has of the parameter is not used.
+        correction: tis, obrs, jackpot or overlap-tis, or the Rao-Blackwell form of one; its own value of the
+            parameter is ignored.
         n_samples: proposals per state.
-        parameter: which of its parameters; by default clip, lam, c1 and c1.
-        denominator: exact for `proposed`.
+        parameter: the name of the threshold; by default clip of tis, lam of obrs, and c1 of the other two.
+        denominator: a `Denominator` or its name; only for `proposed` is the result exact.
 
     Raises:
-        ValueError: the correction has no such threshold, or a floor; the laws share no token, the true
+        ValueError: the correction has no such threshold or has a floor, the laws share no token, the true
             gradient is 0, or as `moments.exact`.
     """
     if n_samples < 1:
@@ -126,14 +126,14 @@ def best(
 
 
 def with_parameter(correction: Correction, parameter: str, value: float | Floats) -> Correction:
-    """`correction` with another value of a parameter, through a Rao-Blackwell wrapper."""
+    """`correction`, or the one inside a Rao-Blackwell wrapper, with another value of a parameter."""
     if isinstance(correction, RaoBlackwell):
         return RaoBlackwell(with_parameter(correction.of, parameter, value))
     return dataclasses.replace(correction, **{parameter: value})
 
 
 def _refined(pair: tuple[Array, Array, Array], along: Callable[[Floats], Moments[Floats]]) -> Floats:
-    """Grids over the range of the ratios and beyond, then each between the neighbours of the last one's best point."""
+    """The last of several grids, each between the neighbours of the best point of the one before."""
     low, high = math.inf, -math.inf
     for state in sorted_states(*pair):
         finite = state.log_ratio[np.isfinite(state.log_ratio)]
@@ -182,7 +182,7 @@ class _Stretch:
 
 
 def _vertices(pair: tuple[Array, Array, Array], correction: Correction, n_samples: int) -> Floats:
-    """The least of the minima of all quadratic pieces, as thresholds."""
+    """The thresholds at the smallest minima of all quadratic pieces."""
     first: Floats = np.zeros(3)
     ends, steps = [], []
     for state in sorted_states(*pair):
@@ -205,11 +205,11 @@ def _vertices(pair: tuple[Array, Array, Array], correction: Correction, n_sample
         inside = np.where((vertex > low) & (vertex < high), vertex, np.where(low > 0, low, _NEARLY_ZERO * high))
         value = constant + inside * (linear + inside * quadratic)
     value = np.where(np.isfinite(inside) & np.isfinite(value), value, math.inf)
-    # The sums above carry rounding: the winners are evaluated once more, each from its own sums.
+    # The sums above carry rounding; so the caller evaluates these candidates again, each from its own sums.
     few = np.argsort(value)[:_CANDIDATES]
-    found = inside[few][np.isfinite(value[few])]
+    candidates = inside[few][np.isfinite(value[few])]
     inner = correction.of if isinstance(correction, RaoBlackwell) else correction
-    return 1 / found if isinstance(inner, RejectionSampling) else found
+    return 1 / candidates if isinstance(inner, RejectionSampling) else candidates
 
 
 def _intervals(state: SortedState, correction: Correction) -> tuple[Floats, list[_Stretch]]:

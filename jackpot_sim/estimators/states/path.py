@@ -36,15 +36,15 @@ def exact(
     array([0.352, 0.117, 0.   ])
 
     Args:
-        policy_log_probs: log p, shape (..., vocab), nats. Worked on in numpy float64.
+        policy_log_probs: log p, shape (..., vocab), nats; computed with in numpy float64.
         actor_log_probs: log q, the same shape.
         advantage: A(x), the same shape.
-        correction: a token correction of which one parameter or more is an array (thresholds,).
+        correction: a token correction with one or more parameters of shape (thresholds,).
         denominator: a `Denominator` or its name.
         n_samples: proposals per state, for `mse`.
 
     Raises:
-        ValueError: as `moments.exact`; parameters whose shapes do not agree.
+        ValueError: the shapes of the parameters do not agree, or as `moments.exact`.
         TypeError: the correction is not piecewise monomial in r.
     """
     denominator = Denominator(denominator)

@@ -1,12 +1,8 @@
-"""The moments from draws: a second way, which shares only the true gradient with the exact one.
+"""Monte Carlo moments of a correction at states, which share only the true gradient with the exact ones.
 
-Tokens are drawn from the actor, masks from their acceptance probabilities, and the update is formed
-as a trainer forms it, `replicates` times over. What the replicates' mean and spread say is what the
-closed forms must say, within the standard errors given (delete-one jackknife over replicates).
-
-‖mean − g‖² of a sample is biased upwards by its variance. The squared bias here is the mean inner
-product of two *independent* replicates' errors, which is unbiased, and so may come out negative:
-then `bias` is nan, and `bias_sq` with its standard error says how small it is.
+Tokens are drawn from the actor, masks from their acceptance probabilities, and the update is formed as a trainer
+forms it, `replicates` times over. The mean and the spread of the replicates must agree with the closed forms within
+the standard errors (delete-one jackknife over replicates). `estimators.replicates` says why `bias` may be nan.
 """
 
 from __future__ import annotations
@@ -50,7 +46,7 @@ def estimate(
         actor_log_probs: log q, the same shape.
         advantage: A(x), the same shape.
         correction: a correction of single tokens.
-        generator: where all randomness comes from.
+        generator: the source of all randomness.
         n_samples: proposals per state and replicate.
         replicates: simulated updates, at least 3.
         denominator: a `Denominator` or its name.
@@ -122,14 +118,14 @@ def _simulate(
 
     tokens, (accept, weight) = drawn_from(log_q)
     mask = generator.random(accept.shape) < accept
-    kept = np.where(mask, weight, 0.0)
-    pull = kept * advantage[tokens]
+    masked_weight = np.where(mask, weight, 0.0)
+    pull = masked_weight * advantage[tokens]
     updates = np.zeros((replicates, vocab))
     np.add.at(updates, (np.arange(replicates)[:, None], tokens), pull)
     p = np.exp(log_p, dtype=np.float64)
     updates = (updates - pull.sum(axis=1, keepdims=True) * p) / n_samples
-    draws.accepted[state], draws.weight[state] = mask.mean(axis=1), kept.mean(axis=1)
-    draws.weight_sq[state] = (kept**2).mean(axis=1)
+    draws.accepted[state], draws.weight[state] = mask.mean(axis=1), masked_weight.mean(axis=1)
+    draws.weight_sq[state] = (masked_weight**2).mean(axis=1)
     if denominator is Denominator.SELF_NORMALIZED:
         with np.errstate(divide="ignore", invalid="ignore"):
             updates = updates / draws.weight[state][:, None]
@@ -144,11 +140,11 @@ def _simulate(
     tokens, (accept, weight) = drawn_from(log_p)
     with np.errstate(divide="ignore", invalid="ignore"):
         accepted = ratio[tokens] - np.log(accept)
-        # Beyond the actor's reach both ratio and weight may be inf; the law has no mass there all the same.
+        # Beyond the actor's reach both ratio and weight may be inf, though the law has no mass there.
         effective = np.where((accept > 0) & (ratio[tokens] < math.inf), accepted - np.log(weight), math.inf)
     draws.surprise[:, state] = accepted.mean(axis=1), effective.mean(axis=1)
     if missed.any():
-        # Draws may miss a rare violation; the laws are known in full, and it makes the KL infinite.
+        # Draws may miss a rare support violation, which makes the KL infinite; the whole laws show it.
         draws.surprise[:, state] = math.inf
 
 

@@ -40,13 +40,13 @@ from jackpot_sim.estimators.corrections.pieces import Piece, number
 from jackpot_sim.estimators.statistics import Denominator, StateStatistics, of_single_tokens
 
 Places: TypeAlias = int | Ints
-"""Places in a table of cumulated sums, one for each threshold."""
+"""Places in a table of cumulated sums: a number, or one for each threshold."""
 
 Coefficient: TypeAlias = float | Floats
 """A number, or one for each threshold."""
 
 _FAINT = 1e-290
-"""A probability whose share in a KL is lost in rounding, whatever the log-ratio."""
+"""A probability so small that its share in a KL is lost in rounding, whatever the log-ratio."""
 
 ONE, A, AP, A2, A2P = range(5)
 """The factors of q·r^k in a cumulated sum: 1, A, A·p, A², A²·p; those with A leave out the likeliest token."""
@@ -62,9 +62,11 @@ class Update(NamedTuple):
     top: Floats
     """m_k·A_k."""
     a: Floats
-    """Σ'mA, and so on below."""
+    """Σ'mA."""
     ap: Floats
+    """Σ'mAp."""
     a_sq_p: Floats
+    """Σ'mA²p."""
     a_sq_m: Floats
     """Σ'm²A²."""
 
@@ -78,7 +80,7 @@ def sorted_states(
         policy_log_probs: log p, shape (..., vocab), nats.
         actor_log_probs: log q, the same shape.
         advantage: A(x), the same shape.
-        by_sign: see `SortedState`.
+        by_sign: as in `SortedState`.
     """
     check_same_shape(policy_log_probs, actor_log_probs, "policy_log_probs", "actor_log_probs")
     check_same_shape(policy_log_probs, advantage, "policy_log_probs", "advantage")
@@ -89,20 +91,20 @@ def sorted_states(
         raise ValueError(f"policy_log_probs has shape {shape}: it holds no state")
     flat = [namespace(x).reshape(x, (-1, shape[-1])) for x in laws]
     for row in range(flat[0].shape[0]):
-        # Checked as they come: what float32 makes of a large vocabulary is within its own tolerance.
+        # Checked in the dtype given, whose tolerance allows for its rounding over a large vocabulary.
         check_pair(flat[0][row, :], flat[1][row, :])
         log_p, log_q, values = (np.asarray(to_numpy(x[row, :]), dtype=np.float64) for x in flat)
         yield SortedState(log_p, log_q, np.asarray(check_advantage(values)), by_sign)
 
 
 class _Run(NamedTuple):
-    """Tokens of a state in ascending order of r, whose advantages have one sign where that matters."""
+    """Tokens of a state in ascending order of r; their advantages have one sign where the sign matters."""
 
     sign: int
     tokens: slice
     """The run's place among the sorted tokens."""
     first: int
-    """The run's first place in the tables of cumulated sums, where it has one entry more than it has tokens."""
+    """The run's first place in the tables of cumulated sums, in which it has one entry more than tokens."""
     log_ratio: Floats
 
     @property
@@ -112,7 +114,7 @@ class _Run(NamedTuple):
 
 
 def _runs(log_ratio: Floats, sign: Ints) -> list[_Run]:
-    """The runs of sorted tokens; one, and it is empty, where there is no token."""
+    """The runs of sorted tokens; a single empty run if there is no token."""
     starts = [0, *(np.flatnonzero(np.diff(sign)) + 1).tolist()]
     spans = itertools.pairwise([*starts, len(sign)])
     return [
@@ -142,7 +144,7 @@ class SortedState:
             np.asarray(self.top_p * self.top_advantage),
             *(np.asarray(x.sum()) for x in (terms, terms * rest, terms**2, terms**2)),
         )
-        # Less the likeliest token's advantage, so that its own term is 0 and hides none of the others.
+        # The likeliest token's advantage is subtracted, so that its own term is 0 and hides no other.
         gradient = np.asarray(gradient_under(p, p, advantage - self.top_advantage))
         self.mean_advantage = self.top_advantage + float(rest @ (rest_advantage - self.top_advantage))
         self.grad_norm_sq, self.top_gradient = float(gradient @ gradient), float(gradient[top])
@@ -153,7 +155,7 @@ class SortedState:
         self.on_policy_variance -= self.grad_norm_sq
 
         live = q >= np.finfo(np.float64).smallest_normal
-        # Where the actor's probability underflows, only a policy's that does so too leaves the KL finite here.
+        # Where the actor's probability underflows, the KL is finite only if the policy's is negligible too.
         self.reaches_policy = not np.any((p > 0) & ((log_q == -math.inf) | (~live & (p > _FAINT))))
         order = np.flatnonzero(live)
         ratio: Floats = np.asarray(log_ratio(log_p[live], log_q[live]))
@@ -161,7 +163,7 @@ class SortedState:
         rank = np.lexsort((ratio, sign)) if by_sign else np.argsort(ratio)
         self.log_ratio, order = ratio[rank], order[rank]
         self._runs = _runs(self.log_ratio, sign[rank])
-        # What no proposal can make up for: −p of the tokens that the actor cannot write.
+        # The part of the error that no weight changes: −p of the tokens that the actor cannot write.
         lost, lost_terms = np.where(live, 0.0, p), np.where(live | ~others, 0.0, p * advantage)
         self._lost = (
             -float(lost.sum()),
@@ -193,7 +195,7 @@ class SortedState:
         self._p_log_ratio = self._cumulated(p * np.where(p > 0, self.log_ratio, 0.0), from_top=False)
 
     def _cumulated(self, values: Floats, from_top: bool) -> Floats:
-        """In each run, at i the sum of its first i values or, from the top, of those from the i-th on."""
+        """The table whose entry i of a run sums its first i values or, `from_top`, those from the i-th on."""
         table = np.zeros(len(values) + len(self._runs))
         for run in self._runs:
             own, out = values[run.tokens], table[run.first : run.last + 1]
@@ -204,7 +206,7 @@ class SortedState:
         return table
 
     def place(self, log_threshold: Coefficient, closed: bool, run: int = 0) -> Ints:
-        """The place of the first token of a run above a threshold on log r; at it too, unless `closed`."""
+        """The place of the first token of a run above a threshold on log r, or at it unless `closed`."""
         own = self._runs[run]
         below: Ints = np.asarray(np.searchsorted(own.log_ratio, log_threshold, side="right" if closed else "left"))
         return own.first + below
@@ -216,7 +218,7 @@ class SortedState:
         return total
 
     def top(self, power: int, start: Places, stop: Places) -> Floats:
-        """q·r^power of the likeliest token, and 0 where it is not among those from `start` to `stop`."""
+        """q·r^power of the likeliest token; 0 where it is not among the tokens from `start` to `stop`."""
         return np.where((start <= self._top_place) & (self._top_place < stop), self._top_powers[power], 0.0)
 
     def a_sq_q_sq(self, power: int, start: Places, stop: Places) -> Floats:
@@ -311,12 +313,12 @@ class SortedState:
     def _contributions(self, piece: Piece, start: Places, stop: Places) -> dict[str, Floats]:
         """The contribution of one piece's tokens to each total; u = q·a·w is the law and s = q·a·w² its square."""
         (a, i), (w, j) = piece.accept, piece.weight
-        # An infinite clip is reached by no token: inf times an empty sum must not be nan.
+        # No token reaches an infinite clip; inf times an empty sum must not be nan.
         w = np.where(stop > start, w, 0.0)
         law, square = a * w, a * w**2
         u, s = i + j, i + 2 * j
         if s > 2:
-            raise ValueError(f"accept and weight of powers {i} and {j} of r need a sum of q·r^{s}, which is not kept")
+            raise ValueError(f"accept and weight of powers {i} and {j} of r need a sum of q·r^{s}, which is not stored")
 
         def total(power: int, factor: int) -> Floats:
             return self.sums(power, factor, start, stop)
@@ -400,7 +402,7 @@ class SortedState:
         )
 
     def _less_one(self, less_policy: Floats) -> Floats:
-        """A law's mass over the policy's, less 1, from what the pieces add to Σ(law − p)."""
+        """Σ law/Σ p − 1, from the sum of law − p over all pieces."""
         return (less_policy + self._lost[0]) / (self.top_p + self.rest_p)
 
     def _kl_terms(self, coefficient: Coefficient, power: int, start: Places, stop: Places) -> Floats:
@@ -419,7 +421,7 @@ class SortedState:
         near = (np.abs(less_one) < 0.5) & np.isfinite(log_law)
         missing = np.asarray(exp_remainder(np.log1p(np.where(near, less_one, 0.0))))
         with np.errstate(divide="ignore", invalid="ignore"):
-            # Of two sums ≥ 0 the first is the larger, but for rounding.
+            # Of these sums, both ≥ 0, the first is the larger but for rounding.
             divergence = np.where(near, np.maximum(terms - missing, 0.0), log_law + np.log(mass))
             divergence = divergence + (0.0 if self.reaches_policy else math.inf)
         return np.where(mass > 0, divergence, math.nan)
@@ -433,7 +435,7 @@ _TOTALS = (
 
 
 def _near_one(coefficient: Coefficient) -> Flags:
-    """True where a law c·q is better taken from q − p; elsewhere that difference would itself cancel."""
+    """True where c is near 1, so that c·q − p is computed from q − p; elsewhere that would itself cancel."""
     near: Flags = np.abs(np.asarray(coefficient) - 1) < 0.5
     return near
 
@@ -442,5 +444,5 @@ def _log_law(coefficient: Coefficient, power: int, mass: Floats, p_log_ratio: Fl
     """Σ p log(p/(q·coefficient·r^power)) over a piece: inf where p has mass and the law has none."""
     coefficient = np.asarray(coefficient, dtype=np.float64)
     alive = coefficient > 0
-    kept = (1 - power) * p_log_ratio - np.log(np.where(alive, coefficient, 1.0)) * mass
-    return np.where(alive, kept, np.where(mass > 0, math.inf, 0.0))
+    log_terms = (1 - power) * p_log_ratio - np.log(np.where(alive, coefficient, 1.0)) * mass
+    return np.where(alive, log_terms, np.where(mass > 0, math.inf, 0.0))

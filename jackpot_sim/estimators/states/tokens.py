@@ -1,4 +1,4 @@
-"""Tokens at states whose whole laws are known."""
+"""The tokens that a correction weighs at states whose whole laws are known."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from jackpot_sim.estimators.corrections.inputs import Tokens
 def tokens_of_states(
     policy_log_probs: Array, actor_log_probs: Array, correction: Correction, advantage: Array | None = None
 ) -> Tokens:
-    """Every token of every state, with the overlap that the correction needs.
+    """Every token of every state, shape (..., vocab), with the overlap that the correction needs, (..., 1).
 
     Args:
         policy_log_probs: log p, shape (..., vocab), nats, checked by the caller.
         actor_log_probs: log q, the same shape.
-        correction: a correction of single tokens; λ has shape (...) or (..., 1), or is a number.
+        correction: a correction of single tokens, whose λ is a number or has shape (...) or (..., 1).
         advantage: A(x), the same shape; None where it is unknown.
     """
     xp = namespace(policy_log_probs, actor_log_probs)
@@ -36,11 +36,11 @@ def tokens_of_states(
 
 
 def drawn_tokens(tokens: Tokens, drawn: Array, correction: Correction) -> Tokens:
-    """Some tokens of one state, with what the correction needs of them.
+    """Some tokens of one state, with the fields that the correction needs.
 
     Args:
         tokens: all tokens of the state, shape (vocab,).
-        drawn: ids, any shape, which is that of the result.
+        drawn: the ids of the tokens; the result has the same shape, which may be any.
         correction: a correction of single tokens.
     """
     needed = {name: getattr(tokens, name) for name in correction.needs - {"overlap"}}
@@ -52,7 +52,7 @@ def check_parameters(correction: Correction, states: int) -> None:
     """Refuses corrections of whole sequences, and parameters that are neither numbers nor one number per state."""
     if not correction.is_per_token:
         raise ValueError(
-            f"{correction.name} looks at whole sequences, and tokens at states of their own have none: "
+            f"{correction.name} looks at whole sequences, which independent states do not have: "
             "measure it with sequences.enumerated.exact or sequences.sampled.estimate"
         )
     for parameter, value in correction.parameters().items():

@@ -34,7 +34,7 @@ def test_the_thin_form_is_that_of_tokens(xp: ToLibrary) -> None:
     full = correction.weights(Tokens(xp(LOG_RATIO), **fields))
     for first, second in zip(thin, full, strict=True):
         np.testing.assert_array_equal(np.asarray(first), np.asarray(second))
-    with pytest.raises(TypeError, match="within Tokens, not beside"):
+    with pytest.raises(TypeError, match="give the other arguments as its fields"):
         correction.weights(Tokens(xp(LOG_RATIO)), mask=xp(MASK))
 
 

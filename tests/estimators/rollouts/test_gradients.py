@@ -311,7 +311,7 @@ def test_sequences_come_prompt_by_prompt() -> None:
     updates.add_sequence(0, 7, np.ones(2))
     with pytest.raises(ValueError, match="prompt 5 comes back after another"):
         updates.add_sequence(1, 5, np.ones(2))
-    with pytest.raises(ValueError, match="prompt 9 is one more than the 2 that there are"):
+    with pytest.raises(ValueError, match="prompt 9 is one more than the 2 announced"):
         updates.add_sequence(1, 9, np.ones(2))
 
 

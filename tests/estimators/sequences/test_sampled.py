@@ -356,9 +356,9 @@ def test_an_update_that_keeps_nothing_is_nan() -> None:
     ("sizes", "options", "message"),
     [
         ((6, 6), {"replicates": 2}, "replicates must be at least 3, got 2"),
-        ((7, 7), {}, r"\[7\] sequences a prompt cannot be shared out among 3 replicates"),
-        ((6, 9), {}, r"\[6, 9\] sequences a prompt cannot be shared out"),
-        ((0, 0), {}, r"\[0\] sequences a prompt cannot be shared out"),
+        ((7, 7), {}, r"\[7\] sequences per prompt cannot be split evenly among 3 replicates"),
+        ((6, 9), {}, r"\[6, 9\] sequences per prompt cannot be split evenly"),
+        ((0, 0), {}, r"\[0\] sequences per prompt cannot be split evenly"),
         ((6, 6), {"denominator": "kept"}, "kept"),
         ((6, 6), {"target": "p_old"}, "p_old"),
         ((6, 6), {"target": "p_new"}, "tis cannot target p_new"),
