@@ -219,7 +219,7 @@ def _summary(name: str, value: float, replicates: Floats, count: int) -> Summary
     finite = bool(np.isfinite(replicates).all())
     tail = (1 - LEVEL) / 2
     low, high = (math.nan, math.nan) if np.isnan(replicates).any() else _ends(replicates, tail)
-    with overflow_to_inf():  # the squares of what is finite need not be
+    with overflow_to_inf():  # squares of finite figures may overflow
         error = float(np.std(replicates, ddof=1)) if finite else math.nan
     return Summary(name, value, error, low, high, count)
 

@@ -181,8 +181,8 @@ def figures(
         raise ValueError(f"n_samples must be at least 1, got {n_samples}")
     if actor.total.shape != policy.total.shape or actor.prompts != policy.prompts:
         raise ValueError(
-            f"actor holds {_size(actor)} and policy {_size(policy)}: both need as many replicates, parameters and "
-            "prompts"
+            f"actor holds {_size(actor)} and policy {_size(policy)}: both need the same replicates, "
+            "parameters and prompts"
         )
     draws = _Draws(actor, policy, n_samples, Spread(actor_spread), Spread(policy_spread))
     value = draws.figures(None)

@@ -161,7 +161,7 @@ def _units(rollouts: ScoredRollouts, unit: Level) -> tuple[float | Floats, Float
 
 
 def _shares(part: Floats | Ints, whole: Floats, batch: Ints) -> Floats:
-    """Σ part / Σ whole over all sequences with the same row of `batch`, at each of them, (n,)."""
+    """Σ part / Σ whole over all sequences with the same row of `batch`, for each sequence, (n,)."""
     at = np.unique(batch, axis=0, return_inverse=True)[1].ravel()
     return np.asarray((np.bincount(at, weights=part) / np.bincount(at, weights=whole))[at])
 

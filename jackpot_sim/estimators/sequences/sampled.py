@@ -72,7 +72,7 @@ def estimate(
         features: ∂log p(x|s)/∂θ of each prompt, as in `enumerated.Referee`; None measures in logits.
 
     Raises:
-        ValueError: fewer than 3 replicates, or not as many sequences in each; the denominator or the target
+        ValueError: fewer than 3 replicates, or sequences that cannot be split evenly; the denominator or the target
             is unknown or does not fit the correction.
     """
     denominator, target = Denominator(denominator), UpdateTarget(target)

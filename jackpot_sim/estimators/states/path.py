@@ -1,7 +1,7 @@
-"""The moments of a correction along a whole path of thresholds, for the price of one (ours).
+"""Exact moments of a correction along a path of thresholds, at about the price of one threshold (ours).
 
-Studies sweep the thresholds C, λ and c1. Each state is sorted by r once (`sorted_state`); then any threshold is a few
-look-ups. `optimum` finds the best threshold from the same sums.
+Studies sweep the thresholds C, λ and c1. Each state is sorted by r once (`sorted_state`); any threshold then takes a
+few look-ups. `optimum.best` finds the best threshold from the same sums.
 """
 
 from __future__ import annotations

@@ -1,16 +1,17 @@
-"""A state sorted by r, with cumulated sums: the moments of any threshold are a few look-ups.
+"""A state sorted by r, with cumulated sums from which the moments of any threshold take a few look-ups.
 
 Every token correction is a pair of monomials of r on a few stretches of r (`Correction.pieces`), so that all its
 moments follow from sums of q·r^k over stretches, times 1, A, Ap, A² and A²p.
 
-Sums of q·r^0 are cumulated from the largest r and the others from the smallest, where clips use them; a band's sum
-is a difference of two, and known to the rounding of the larger. Sums that vanish where the laws meet, the law's
-distance from p and the KL's terms, are cumulated as such: where a piece's law is q or p itself, a bias keeps its
-digits however near the laws are, and otherwise those that its coefficient has.
+Sums of q·r^0 are cumulated from the largest r, all others from the smallest, as clips use them. The sum over a band
+is a difference of two cumulated sums, and is known to the rounding of the larger one. Terms that vanish where the
+laws meet (the law's distance from p, and the terms of the KL) have cumulated sums of their own: where the law of a
+piece is q or p itself, a bias keeps its digits however near the laws are; elsewhere it keeps as many as the
+coefficient of the piece has.
 
-A state's likeliest token stands apart from those sums. Where it is nearly certain (1 − p = t ≪ 1, as is common in
+A state's likeliest token is left out of the sums with A. Where it is nearly certain (1 − p = t ≪ 1, as is common in
 language models) all gradients are of the order of t and its own terms of the order of 1: squares of sums that
-include it would be right to ε/t² of ‖g‖² only. `Update` says how it enters.
+include it would be off by ε/t² of ‖g‖². `Update` shows how it enters.
 """
 
 from __future__ import annotations
