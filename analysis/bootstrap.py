@@ -112,7 +112,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Environment:
-    """All candidates of one environment, on the same draws."""
+    """The candidates of one environment, compared on the same draws."""
 
     name: str
     candidates: tuple[Candidate, ...]

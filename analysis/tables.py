@@ -33,10 +33,10 @@ KEYS = ("label", "env_kind", "base_kind", "knob_name", "knob", "target_kl", "see
 
 @dataclasses.dataclass(frozen=True)
 class Tables:
-    """All tables of a study."""
+    """The tables that summarise a study."""
 
     figures: pd.DataFrame
-    """Every figure with its interval: one row per environment, estimator, denominator and figure."""
+    """The figures with their intervals: one row per environment, estimator, denominator and figure."""
     acceptance_vs_kl: pd.DataFrame
     """See `acceptance_vs_kl`, as for the others."""
     kl_before_after: pd.DataFrame
@@ -46,7 +46,7 @@ class Tables:
 
 
 def build(records: pd.DataFrame, states: pd.DataFrame, n_samples: Sequence[int], options: Options) -> Tables:
-    """All tables, from the two tables of a run.
+    """The summary of a run, from its records and its per-state figures.
 
     Args:
         records: the table `records`.

@@ -35,7 +35,7 @@ PARTS = (
     ("the clip c2", "jackpot", "no-c2"),
     ("the factor Z (and its clip)", "rao-blackwell-p-ref", "tis"),
 )
-"""Each part, with a method that has it and one that lacks it and is the same in all else.
+"""The parts, each with a method that has it and one that differs only by lacking it.
 
 The factor Z cannot be separated from its clip: Z·min(r, c1/Z) is clipped at another r than TIS's min(r, c1).
 """

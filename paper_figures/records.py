@@ -34,7 +34,7 @@ class Loaded:
     states: pd.DataFrame
 
     def figures(self, *estimators: str) -> pd.DataFrame:
-        """Every figure of these estimators (of all, if none is named) with its interval, sorted by KL before."""
+        """The figures of these estimators (of all, if none is named) with their intervals, sorted by KL before."""
         chosen = self.records[self.records["estimator"].isin(estimators)] if estimators else self.records
         figures = tables.figures(chosen, self.states, Options())
         return figures.sort_values(["env_kind", "target_kl"], kind="stable", ignore_index=True)

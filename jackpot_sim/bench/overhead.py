@@ -87,7 +87,7 @@ class _Measured:
 
 
 def overhead(options: Options = DEFAULT) -> Iterator[Finding]:
-    """Every correction and every way to Z, in turn, at each shape and each vocabulary.
+    """The cost of every correction and every way to Z, in turn, at each shape and each vocabulary.
 
     Raises:
         CannotMeasureError: torch, transformers or the device is missing, or the step does not fit.

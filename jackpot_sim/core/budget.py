@@ -135,7 +135,7 @@ def _buffers(like: Array, tokens: int) -> tuple[Array, Array] | None:
 
 
 class _Tokens:
-    """All tokens that share one λ, read as flat tiles of (p, q).
+    """The tokens that share one λ, read as flat tiles of (p, q).
 
     The first pass checks the laws. With `buffers` it also keeps the tiles; without them every pass
     exponentiates again.

@@ -40,7 +40,7 @@ def load_array(path: Path, what: str) -> NDArray[np.generic]:
 
 
 def files_of(environment: object) -> tuple[Path, ...]:
-    """Every file that a configuration names at any depth, in the order of its fields, each once.
+    """The files that a configuration names at any depth, in the order of its fields, each once.
 
     A folder of text, or a checkpoint, stands for its files. Python's own sources, the default text of `Ngram`, are
     not listed. A single file need not exist.

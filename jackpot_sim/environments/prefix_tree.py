@@ -1,4 +1,4 @@
-"""Every sequence that can follow a prompt: the referee for every estimator.
+"""The tree of prefixes that can follow a prompt, with every sequence through it: the referee for every estimator.
 
 The prefixes form a tree. A row of a table is a prefix that has not ended; rows are in order of length, and the
 children of a prefix lie side by side. So a model that keeps the keys and values of one level scores the next one with
@@ -101,7 +101,7 @@ class PrefixTree:
 
     @cached_property
     def sequences(self) -> Sequences:
-        """Every sequence once, the shorter ones first."""
+        """The sequences of the tree, each once, the shorter ones first."""
         parts: list[tuple[Ints, Ints]] = []
         prefix, token = np.zeros((1, 0), dtype=np.int64), np.zeros((1, 0), dtype=np.int64)
         for depth, rows in enumerate(self.levels):

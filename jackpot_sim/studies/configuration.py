@@ -31,7 +31,7 @@ _UNKNOWN_FIELD = ("extra_forbidden", "unexpected_keyword_argument")
 
 
 def expand(value: object, name: str = "") -> list[object]:
-    """All combinations of the lists inside nested mappings, for instance {a: [1, 2]} as [{a: 1}, {a: 2}].
+    """The grid of all combinations of the lists inside nested mappings, for instance {a: [1, 2]} as [{a: 1}, {a: 2}].
 
     Args:
         value: a mapping, a list of such, or a plain value.

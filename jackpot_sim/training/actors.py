@@ -98,4 +98,4 @@ class JointActor(SmallActor):
 
 
 Actor: TypeAlias = Annotated[OnPolicy | StaleActor | Served | SmallActor | JointActor, Field(discriminator="kind")]
-"""Any actor; `kind` says which."""
+"""The union of all actors; `kind` says which."""

@@ -106,7 +106,7 @@ class Study(Frozen):
 
     @property
     def runs(self) -> tuple[Run, ...]:
-        """All runs: every seed of all methods before the next seed, so that a study cut short compares all."""
+        """The runs in order: one seed of all methods before the next seed, so that a study cut short compares all."""
         return tuple(
             Run(setting=setting, method=method, seed=seed, training=training)
             for seed in self.seeds

@@ -132,7 +132,7 @@ class _Pages:
         return drawn, ~np.isin(drawn, self._ends)
 
     def written(self, prompt: Ints) -> Written:
-        """All sequences."""
+        """The sequences with their log-probs, in the order of their rows."""
         topk = TopK(self._ids, self._top) if self._ids.shape[-1] else None
         return Written(prompt, self._tokens, self._mask, self._log_probs, self._raw_log_probs, topk)
 

@@ -49,7 +49,7 @@ _CACHE_ARGUMENTS = ("cache", "past_key_values")
 """The names of the cache among the arguments of a forward pass, the newest first."""
 
 WHOLE = slice(None)
-"""All tokens that are read."""
+"""The slice that keeps the logits of all tokens."""
 LAST = slice(-1, None)
 """The last token that is read."""
 
@@ -123,7 +123,7 @@ def fresh(config: Config, dtype: Dtype, like: Model | None = None) -> Model:
 
 
 def known_kinds() -> Mapping[str, str]:
-    """Every `model_type` that transformers knows."""
+    """The `model_type`s that transformers knows."""
     return _mapping("configuration_auto", "CONFIG_MAPPING_NAMES")
 
 

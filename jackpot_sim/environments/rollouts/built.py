@@ -91,7 +91,7 @@ class Setup:
         )
 
     def pairs(self, policy: CausalLM, actor: CausalLM, written: Written) -> Iterator[LawPair]:
-        """Both laws at every token, a few rows at a time."""
+        """The two laws at every token, a few rows at a time."""
         sampled_from = [(policy, self.policy_law), (actor, self.actor_law)]
         if self.believes_raw:
             sampled_from.append((actor, SamplingLaw()))
@@ -194,5 +194,5 @@ class RealisedRollouts:
         return self.setup.write(scorer, role, prompt, uniforms.reshape(-1, length))
 
     def pairs(self, written: Written) -> Iterator[LawPair]:
-        """Both laws at every token of rollouts of either policy, a few rows at a time."""
+        """The two laws at every token of rollouts of either policy, a few rows at a time."""
         return self.setup.pairs(self.policy, self.actor, written)

@@ -1,4 +1,4 @@
-"""Any Hugging Face causal language model as the policy, and an actor that differs from it in a known way.
+"""The environment of real models: a Hugging Face causal language model as the policy, and an actor.
 
 Actor and policy each write completions of prompts, and both are scored at every token written: their laws over the
 whole vocabulary, not the sampled token alone. Figures of these laws are exact at every visited state; the visited
@@ -158,7 +158,7 @@ class HuggingFace:
         """No estimate: only loading the models tells what they cost."""
 
     def files(self) -> tuple[Path, ...]:
-        """Every local file that is named: prompts, and those in the folders of checkpoints and data sets."""
+        """The local files that are named: prompts, and the files in folders of checkpoints and data sets."""
         sources = [self.policy, *([self.actor.path] if isinstance(self.actor, AnotherCheckpoint) else [])]
         if isinstance(self.prompts, PromptDataset):
             sources.append(self.prompts.name)

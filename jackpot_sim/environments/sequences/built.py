@@ -118,7 +118,7 @@ class RealisedSequences:
 
 
 def enumerated(estimator: ExactKL, models: Models, task: TinyTask) -> tuple[tuple[Enumeration, ...], Floats]:
-    """Every sequence after each prompt, from the tables of `estimator`, and the exact mean reward, (prompts,)."""
+    """The enumeration of each prompt from the tables of `estimator`, and the exact mean reward, (prompts,)."""
     sequences = task.tree.sequences
     reward = task.reward(sequences.token, sequences.mask)
 

@@ -22,7 +22,7 @@ from jackpot_sim.environments.targets import Target
 
 @dataclass(frozen=True, kw_only=True)
 class WeightNoise(ActorSource):
-    """Every matrix w becomes w + σ·std(w)·N(0, 1): embeddings and head too, but not the norms' gains."""
+    """The policy with noise: a matrix w, embeddings and head too, becomes w + σ·std(w)·N(0, 1); gains of norms stay."""
 
     kind: Literal["weight-noise"] = "weight-noise"
     sigma: float | None = None
@@ -54,7 +54,7 @@ class WeightNoise(ActorSource):
 
 @dataclass(frozen=True, kw_only=True)
 class SlidingWindow(ActorSource):
-    """Every layer attends to the last `window` tokens only, the token itself counted: sparse attention."""
+    """The policy with sparse attention: layers attend to the last `window` tokens only, the token itself counted."""
 
     kind: Literal["sliding-window"] = "sliding-window"
     window: int | None = None

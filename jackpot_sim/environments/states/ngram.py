@@ -105,7 +105,7 @@ class Ngram:
 
 
 def pack(symbols: NDArray[np.uint8], order: int) -> Packed:
-    """Every run of `order` bytes as one integer, in the order of the text."""
+    """The runs of `order` bytes as integers, in the order of the text."""
     grams = np.zeros(max(len(symbols) - order + 1, 0), dtype=np.uint64)
     for offset in range(order):
         grams = (grams << _BYTE) | symbols[offset : offset + len(grams)].astype(np.uint64)

@@ -232,7 +232,7 @@ def _floats(x: Array) -> Floats:
 
 @dataclass(frozen=True, eq=False)
 class _Drawn:
-    """All tokens with their exact Z, acceptance probability, mask and cluster, and the size of a batch."""
+    """The compared tokens: exact Z, acceptance probability, mask and cluster of each, and the size of a batch."""
 
     z: Floats
     accept: Floats

@@ -212,7 +212,7 @@ class _Draws:
         ]
 
     def figures(self, without: int | None) -> dict[str, float]:
-        """All figures, from all replicates or all but one."""
+        """The figures by name, from all replicates or all but one."""
         (own, others), (_, dot), (wanted, signal) = (gram.means(without) for gram in self._grams.values())
         variance, noise = (
             spread - mean if known is None else float(known[0 if without is None else 1 + without])

@@ -252,7 +252,7 @@ class _Draws:
         self.policy_tokens[index] = rollouts.policy.lengths.reshape(replicates, -1).sum(axis=-1)
 
     def figures(self, n_samples: int, without: int | None = None) -> dict[str, float]:
-        """All figures, from all replicates or all but one."""
+        """The figures by name, from all replicates or all but one."""
         keep = np.arange(self.kept.shape[1]) != without
         (own, others), (_, cross), (wanted, signal) = (
             gram.means(without) for gram in (self.own, self.cross, self.wanted)

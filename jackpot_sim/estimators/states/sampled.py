@@ -149,7 +149,7 @@ def _simulate(
 
 
 def _figures(draws: _Draws, keep: NDArray[np.bool_], denominator: Denominator, n_samples: int) -> dict[str, float]:
-    """All figures from the replicates in `keep`."""
+    """The figures by name, from the replicates in `keep`."""
     replicates = int(keep.sum())
     gram, along = draws.gram[np.ix_(keep, keep)], draws.along[keep]
     accepted, weight, weight_sq = (x[:, keep] for x in (draws.accepted, draws.weight, draws.weight_sq))

@@ -75,7 +75,7 @@ class Update(NamedTuple):
 def sorted_states(
     policy_log_probs: Array, actor_log_probs: Array, advantage: Array, by_sign: bool = False
 ) -> Iterator[SortedState]:
-    """Each state sorted by r and cumulated, one at a time.
+    """An iterator over the states, each sorted by r and cumulated.
 
     Args:
         policy_log_probs: log p, shape (..., vocab), nats.

@@ -12,7 +12,7 @@ from jackpot_sim.estimators.corrections.inputs import Tokens
 def tokens_of_states(
     policy_log_probs: Array, actor_log_probs: Array, correction: Correction, advantage: Array | None = None
 ) -> Tokens:
-    """Every token of every state, shape (..., vocab), with the overlap that the correction needs, (..., 1).
+    """The tokens of whole states, shape (..., vocab), with the overlap that the correction needs, (..., 1).
 
     Args:
         policy_log_probs: log p, shape (..., vocab), nats, checked by the caller.

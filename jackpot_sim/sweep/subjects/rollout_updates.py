@@ -132,7 +132,7 @@ def replicates_of(study: Study, sequences: int) -> Ints:
 
 
 def _singles(prompt: Ints) -> Iterator[slice]:
-    """Each sequence by itself, those of a prompt after one another."""
+    """Slices of one sequence each, those of a prompt after one another."""
     return (slice(row, row + 1) for row in np.argsort(prompt, kind="stable").tolist())
 
 

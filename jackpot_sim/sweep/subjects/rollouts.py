@@ -77,7 +77,7 @@ def measure(cell: Cell, study: Study, env: HuggingFace) -> Measured:
 
 @dataclass(frozen=True, eq=False)
 class _Findings:
-    """All that the rollouts say; of estimators by their labels."""
+    """The measurements of one set of rollouts; those of estimators by label."""
 
     observed: Observed
     weighed: dict[str, Weighed]

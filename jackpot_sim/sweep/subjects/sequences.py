@@ -45,7 +45,7 @@ def measure(cell: Cell, study: Study, env: SmallLM) -> Measured:
 
 
 class _Enumerated:
-    """All sequences of every prompt."""
+    """The referee over the enumerated sequences of every prompt."""
 
     def __init__(self, study: Study, realised: RealisedSequences, enumerations: Sequence[Enumeration]) -> None:
         self._study, self._tree, self._enumerations = study, realised.tree, enumerations

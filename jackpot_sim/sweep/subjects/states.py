@@ -68,7 +68,7 @@ def measure(cell: Cell, study: Study, env: Mismatch) -> Measured:
 
 
 def _divergences(pair: PolicyPair) -> dict[str, Floats]:
-    """Each divergence of each state, (states,), in blocks so that memory does not grow with the states."""
+    """The divergences of each state by name, (states,), in blocks so that memory does not grow with the states."""
     p, q = pair.policy_log_probs, pair.actor_log_probs
     blocks = list(row_blocks(*p.shape))
     return {

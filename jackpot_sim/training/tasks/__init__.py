@@ -9,4 +9,4 @@ from jackpot_sim.training.tasks.prompts import PromptTask
 from jackpot_sim.training.tasks.word_problems import WordProblems
 
 AnyTask: TypeAlias = Addition | ModularArithmetic | WordProblems | Benchmark | PromptTask
-"""Any task; `kind` says which."""
+"""The union of all tasks; `kind` says which."""

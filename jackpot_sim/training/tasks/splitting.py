@@ -32,7 +32,7 @@ _CHUNK = 4096
 
 @dataclass(frozen=True)
 class Grid:
-    """All rows of integers below `sizes`, parted into training and evaluation.
+    """A grid of integers below `sizes`, whose rows are parted into training and evaluation.
 
     Attributes:
         name: the key of the fixed draws of held-out rows.
@@ -85,7 +85,7 @@ class Grid:
         return generator.integers(0, self.sizes, (n, len(self.sizes)), dtype=np.int64)
 
     def _listed(self, generator: np.random.Generator) -> Ints:
-        """All held-out rows, shuffled."""
+        """The held-out rows, shuffled."""
         rows: Ints = np.indices(self.sizes, dtype=np.int64).reshape(len(self.sizes), -1).T
         return generator.permutation(rows[self.is_held_out(rows)])
 

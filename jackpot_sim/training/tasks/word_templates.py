@@ -166,4 +166,4 @@ TEMPLATES = (
     Template(2, _cake, whole=False),
     Template(3, _recipe, whole=False),
 )
-"""All stories; held-out problems are numbered in this order, so a new story goes last."""
+"""The stories; held-out problems are numbered in this order, so a new story goes last."""
