@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from jackpot_sim.bench.shapes import Model
 from jackpot_sim.core import normalizer, obrs
-from jackpot_sim.core.backend import Array
+from jackpot_sim.core.arrays import Array
 from jackpot_sim.core.topk import TopK
 from jackpot_sim.environments.language_models.library import logits
 from jackpot_sim.estimators import Correction, Tokens

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from jackpot_sim.bench.timing import Finding, in_turn, median_ratio, peak_bytes
 from jackpot_sim.core import normalizer, obrs
-from jackpot_sim.core.backend import Array, namespace
+from jackpot_sim.core.arrays import Array
+from jackpot_sim.core.backend import namespace
 from jackpot_sim.core.heads import Head
 from jackpot_sim.core.numerics import log_ratio, log_softmax
 from jackpot_sim.core.sampling import categorical

@@ -15,8 +15,7 @@ import array_api_compat
 import array_api_extra as xpx
 import numpy as np
 
-from jackpot_sim.core.arrays import Array as Array
-from jackpot_sim.core.arrays import Namespace
+from jackpot_sim.core.arrays import Array, Namespace
 
 BLOCK_ELEMENTS = 1 << 15
 """The number of elements of an array that are worked on at a time, so that temporaries stay in the cache."""

@@ -21,16 +21,8 @@ from functools import reduce
 import array_api_compat
 import numpy as np
 
-from jackpot_sim.core.backend import (
-    BLOCK_ELEMENTS,
-    Array,
-    as_array,
-    floating,
-    into,
-    namespace,
-    row_blocks,
-    stop_gradient,
-)
+from jackpot_sim.core.arrays import Array
+from jackpot_sim.core.backend import BLOCK_ELEMENTS, as_array, floating, into, namespace, row_blocks, stop_gradient
 from jackpot_sim.core.numerics import check_same_shape, check_total, require_vocabulary
 
 ATTAINABILITY_TOLERANCE = 1e-12

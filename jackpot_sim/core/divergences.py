@@ -18,7 +18,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from jackpot_sim.core.backend import Array, logsumexp, namespace
+from jackpot_sim.core.arrays import Array
+from jackpot_sim.core.backend import logsumexp, namespace
 from jackpot_sim.core.numerics import (
     check_pair,
     exp_difference,

@@ -11,7 +11,8 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from jackpot_sim.core.backend import Array, floating, into, namespace, stop_gradient
+from jackpot_sim.core.arrays import Array
+from jackpot_sim.core.backend import floating, into, namespace, stop_gradient
 from jackpot_sim.core.numerics import overflow_to_inf
 
 DEFAULT_CHUNKS = 64

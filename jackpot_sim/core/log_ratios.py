@@ -11,8 +11,8 @@ import math
 from enum import StrEnum
 from typing import TypeVar, cast
 
-from jackpot_sim.core.arrays import Floats
-from jackpot_sim.core.backend import Array, as_array, floating, namespace
+from jackpot_sim.core.arrays import Array, Floats
+from jackpot_sim.core.backend import as_array, floating, namespace
 from jackpot_sim.core.numerics import exp_remainder, overflow_to_inf
 
 A = TypeVar("A", bound=Array)

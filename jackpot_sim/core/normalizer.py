@@ -20,7 +20,8 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from jackpot_sim.core.backend import Array, floating, into, namespace, topk_mask
+from jackpot_sim.core.arrays import Array
+from jackpot_sim.core.backend import floating, into, namespace, topk_mask
 from jackpot_sim.core.heads import ChunkedLaw, Head
 from jackpot_sim.core.numerics import (
     check_at_most_one,

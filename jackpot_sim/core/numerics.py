@@ -10,7 +10,8 @@ import math
 
 import numpy as np
 
-from jackpot_sim.core.backend import Array, as_array, floating, logsumexp, namespace, stop_gradient
+from jackpot_sim.core.arrays import Array
+from jackpot_sim.core.backend import as_array, floating, logsumexp, namespace, stop_gradient
 
 _NORMALISATION_TOLERANCE = {8: 1e-6, 4: 1e-4}
 """The largest |Σ exp(log_probs) − 1| allowed, by bytes per number."""

@@ -7,11 +7,19 @@ from __future__ import annotations
 
 import math
 
-from jackpot_sim.core.backend import Array, floating, logsumexp, namespace
+from jackpot_sim.core.arrays import Array
+from jackpot_sim.core.backend import floating, logsumexp, namespace
 from jackpot_sim.core.budget import solve_lam
 from jackpot_sim.core.numerics import check_pair, positive
 
-__all__ = ["acceptance_probability", "accepted_log_probs", "log_overlap_terms", "overlap", "solve_lam"]
+__all__ = [
+    "acceptance_probability",
+    "accepted_log_probs",
+    "log_overlap_terms",
+    "overlap",
+    "overlap_of_checked",
+    "solve_lam",
+]
 
 
 def acceptance_probability(log_ratio: Array, lam: float | Array) -> Array:
@@ -44,9 +52,13 @@ def overlap(policy_log_probs: Array, actor_log_probs: Array, lam: float | Array 
     Raises:
         ValueError: λ is not positive, a law is not normalised, or the shapes differ.
     """
-    policy_log_probs, actor_log_probs = check_pair(policy_log_probs, actor_log_probs)
-    xp = namespace(policy_log_probs)
-    return xp.sum(xp.exp(log_overlap_terms(policy_log_probs, actor_log_probs, lam)), axis=-1)
+    return overlap_of_checked(*check_pair(policy_log_probs, actor_log_probs), lam)
+
+
+def overlap_of_checked(policy_log_probs: Array, actor_log_probs: Array, lam: float | Array = 1.0) -> Array:
+    """`overlap` for laws that the caller has already checked; (..., vocab) → (...)."""
+    terms = log_overlap_terms(policy_log_probs, actor_log_probs, lam)
+    return namespace(terms).sum(namespace(terms).exp(terms), axis=-1)
 
 
 def accepted_log_probs(policy_log_probs: Array, actor_log_probs: Array, lam: float | Array) -> Array:

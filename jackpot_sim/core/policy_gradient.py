@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import array_api_compat
 
-from jackpot_sim.core.backend import Array, namespace
+from jackpot_sim.core.arrays import Array
+from jackpot_sim.core.backend import namespace
 
 
 def gradient_under(law: Array, p: Array, advantage: Array) -> Array:

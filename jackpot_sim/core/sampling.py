@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from jackpot_sim.core.backend import Array, namespace, searchsorted
+from jackpot_sim.core.arrays import Array
+from jackpot_sim.core.backend import namespace, searchsorted
 from jackpot_sim.core.numerics import check_log_probs
 
 

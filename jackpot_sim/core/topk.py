@@ -6,7 +6,8 @@ import math
 from dataclasses import dataclass
 
 from jackpot_sim.core import backend
-from jackpot_sim.core.backend import Array, namespace, stop_gradient
+from jackpot_sim.core.arrays import Array
+from jackpot_sim.core.backend import namespace, stop_gradient
 from jackpot_sim.core.numerics import check_log_probs, check_same_shape, require_vocabulary
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, TypeAlias
 from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
 
 from jackpot_sim import estimators
-from jackpot_sim.core.backend import Array
+from jackpot_sim.core.arrays import Array
 from jackpot_sim.estimators import Correction, UpdateTarget
 from jackpot_sim.estimators.sequences.updates import require_target
 

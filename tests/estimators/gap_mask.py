@@ -7,7 +7,8 @@ from typing import ClassVar
 
 from typing_extensions import override
 
-from jackpot_sim.core.backend import Array, namespace
+from jackpot_sim.core.arrays import Array
+from jackpot_sim.core.backend import namespace
 from jackpot_sim.estimators import Tokens
 from jackpot_sim.estimators.corrections.correction import TokenCorrection
 from jackpot_sim.estimators.corrections.inputs import given

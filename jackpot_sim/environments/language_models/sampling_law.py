@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from jackpot_sim.core.backend import Array, namespace, topk_mask
+from jackpot_sim.core.arrays import Array
+from jackpot_sim.core.backend import namespace, topk_mask
 from jackpot_sim.core.numerics import log_softmax
 from jackpot_sim.environments.fields import FORBID_EXTRA, check_count, check_positive, check_share
 

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jackpot_sim.core.arrays import Flags, Ints
-from jackpot_sim.core.backend import Array
+from jackpot_sim.core.arrays import Array, Flags, Ints
 from jackpot_sim.environments.fields import check_count
 from jackpot_sim.environments.language_models.completions import Completions
 from jackpot_sim.environments.language_models.library import Model, Tensor, hidden_states, logits_of_states

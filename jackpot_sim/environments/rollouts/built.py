@@ -11,8 +11,8 @@ from typing import Literal, TypeAlias, TypeVar
 import numpy as np
 
 from jackpot_sim.core import divergences
-from jackpot_sim.core.arrays import Flags, Floats, Ints
-from jackpot_sim.core.backend import Array, to_numpy
+from jackpot_sim.core.arrays import Array, Flags, Floats, Ints
+from jackpot_sim.core.backend import to_numpy
 from jackpot_sim.core.sequence_divergences import ratio_of_means
 from jackpot_sim.core.sequences import per_sequence
 from jackpot_sim.environments.fields import check_count

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from jackpot_sim.core.backend import Array
+from jackpot_sim.core.arrays import Array
 from jackpot_sim.core.obrs import solve_lam
 from jackpot_sim.estimators.corrections.composed import RaoBlackwell
 from jackpot_sim.estimators.corrections.correction import Correction

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from typing_extensions import override
 
-from jackpot_sim.core.arrays import Floats
-from jackpot_sim.core.backend import Array, as_array, namespace, to_numpy
+from jackpot_sim.core.arrays import Array, Floats
+from jackpot_sim.core.backend import as_array, namespace, to_numpy
 from jackpot_sim.core.log_ratios import k2
 from jackpot_sim.estimators.corrections.composed import Wrapper
 from jackpot_sim.estimators.corrections.correction import Correction, Level, TokenCorrection

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from typing_extensions import override
 
-from jackpot_sim.core.arrays import Floats
-from jackpot_sim.core.backend import Array, namespace, to_numpy
+from jackpot_sim.core.arrays import Array, Floats
+from jackpot_sim.core.backend import namespace, to_numpy
 from jackpot_sim.estimators.corrections.correction import Correction, Level
 from jackpot_sim.estimators.corrections.inputs import Tokens, TokenWeights
 from jackpot_sim.estimators.corrections.parameters import Parameter

@@ -9,8 +9,8 @@ from typing import Generic, NamedTuple, cast
 import numpy as np
 from typing_extensions import TypeVar
 
-from jackpot_sim.core.arrays import Floats
-from jackpot_sim.core.backend import Array, as_array, floating, namespace, stop_gradient
+from jackpot_sim.core.arrays import Array, Floats
+from jackpot_sim.core.backend import as_array, floating, namespace, stop_gradient
 from jackpot_sim.core.numerics import check_same_shape
 
 HOW_TO_GIVE = {
@@ -94,7 +94,7 @@ class Tokens:
             log_ratio = namespace(log_ratio, self.mask).where(self.mask, log_ratio, 0.0)
         if bool(xp.any(xp.isnan(log_ratio))):
             raise ValueError("log_ratio holds NaN: no correction can weigh it")
-        for name in ("policy_log_probs", "actor_log_probs"):
+        for name in ("policy_log_probs", "actor_log_probs", "log_reference_ratio"):
             given = getattr(self, name)
             if given is not None:
                 check_same_shape(log_ratio, given, "log_ratio", name)

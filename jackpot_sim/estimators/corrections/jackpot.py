@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from typing_extensions import override
 
-from jackpot_sim.core.arrays import Floats
-from jackpot_sim.core.backend import Array, as_array, namespace
+from jackpot_sim.core.arrays import Array, Floats
+from jackpot_sim.core.backend import as_array, namespace
 from jackpot_sim.core.obrs import acceptance_probability
 from jackpot_sim.estimators.corrections.correction import TokenCorrection
 from jackpot_sim.estimators.corrections.inputs import Tokens, given

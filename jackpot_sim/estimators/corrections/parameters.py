@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from typing import Protocol, TypeAlias
 
-from jackpot_sim.core.backend import Array, as_array, namespace, to_numpy
+from jackpot_sim.core.arrays import Array
+from jackpot_sim.core.backend import as_array, namespace, to_numpy
 
 Parameter: TypeAlias = float | Array
 """A number; or an array that broadcasts against the log-ratio: one number for each state, shape (states, 1), or a

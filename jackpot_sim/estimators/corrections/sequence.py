@@ -17,7 +17,8 @@ from typing import ClassVar
 
 from typing_extensions import override
 
-from jackpot_sim.core.backend import Array, namespace
+from jackpot_sim.core.arrays import Array
+from jackpot_sim.core.backend import namespace
 from jackpot_sim.core.log_ratios import Aggregate, aggregate, k2, k3
 from jackpot_sim.estimators.corrections.correction import Correction, Level
 from jackpot_sim.estimators.corrections.inputs import Tokens, given

@@ -14,8 +14,8 @@ from typing import ClassVar
 from scipy.special import lambertw
 from typing_extensions import override
 
-from jackpot_sim.core.arrays import Floats
-from jackpot_sim.core.backend import Array, namespace, to_numpy
+from jackpot_sim.core.arrays import Array, Floats
+from jackpot_sim.core.backend import namespace, to_numpy
 from jackpot_sim.core.obrs import acceptance_probability
 from jackpot_sim.estimators.corrections.correction import TokenCorrection
 from jackpot_sim.estimators.corrections.inputs import Tokens

@@ -12,8 +12,8 @@ from typing import NamedTuple
 import numpy as np
 
 from jackpot_sim.core import divergences, obrs
-from jackpot_sim.core.arrays import Floats, Ints
-from jackpot_sim.core.backend import Array, namespace, to_numpy
+from jackpot_sim.core.arrays import Array, Floats, Ints
+from jackpot_sim.core.backend import namespace, to_numpy
 from jackpot_sim.core.numerics import overflow_to_inf
 from jackpot_sim.core.weighted_laws import kl_to_weighted
 from jackpot_sim.estimators.corrections.correction import Correction

@@ -19,8 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jackpot_sim.core.arrays import Floats
-from jackpot_sim.core.backend import Array
+from jackpot_sim.core.arrays import Array, Floats
 from jackpot_sim.estimators.corrections.composed import RaoBlackwell
 from jackpot_sim.estimators.corrections.correction import Correction
 from jackpot_sim.estimators.corrections.jackpot import Jackpot, OverlapTruncatedImportanceSampling

@@ -10,8 +10,7 @@ import dataclasses
 
 import numpy as np
 
-from jackpot_sim.core.arrays import Floats
-from jackpot_sim.core.backend import Array
+from jackpot_sim.core.arrays import Array, Floats
 from jackpot_sim.estimators.corrections.correction import Correction
 from jackpot_sim.estimators.states.sorted_state import sorted_states
 from jackpot_sim.estimators.statistics import Denominator, Moments, StateStatistics, combine

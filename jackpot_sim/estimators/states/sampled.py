@@ -12,8 +12,8 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from jackpot_sim.core.arrays import Floats, Ints
-from jackpot_sim.core.backend import Array, to_numpy
+from jackpot_sim.core.arrays import Array, Floats, Ints
+from jackpot_sim.core.backend import to_numpy
 from jackpot_sim.core.log_ratios import ess_fraction
 from jackpot_sim.core.numerics import check_pair, check_same_shape
 from jackpot_sim.core.policy_gradient import check_advantage, feature_norm_sq, policy_gradient

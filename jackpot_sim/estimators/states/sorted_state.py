@@ -24,8 +24,8 @@ from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
-from jackpot_sim.core.arrays import Flags, Floats, Ints
-from jackpot_sim.core.backend import Array, floating, namespace, to_numpy
+from jackpot_sim.core.arrays import Array, Flags, Floats, Ints
+from jackpot_sim.core.backend import floating, namespace, to_numpy
 from jackpot_sim.core.divergences import kl_terms
 from jackpot_sim.core.numerics import (
     check_pair,

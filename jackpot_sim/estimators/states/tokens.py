@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from jackpot_sim.core.backend import Array, namespace
+from jackpot_sim.core.arrays import Array
 from jackpot_sim.core.numerics import log_ratio
-from jackpot_sim.core.obrs import log_overlap_terms
+from jackpot_sim.core.obrs import overlap_of_checked
 from jackpot_sim.estimators.corrections.correction import Correction
 from jackpot_sim.estimators.corrections.inputs import Tokens
 
@@ -20,12 +20,10 @@ def tokens_of_states(
         correction: a correction of single tokens, whose λ is a number or has shape (...) or (..., 1).
         advantage: A(x), the same shape; None where it is unknown.
     """
-    xp = namespace(policy_log_probs, actor_log_probs)
     overlap, lam = None, correction.overlap_lam
     if lam is not None:
         lam = lam[..., 0] if not isinstance(lam, int | float) and lam.ndim else lam
-        terms = log_overlap_terms(policy_log_probs, actor_log_probs, lam)
-        overlap = xp.sum(xp.exp(terms), axis=-1, keepdims=True)
+        overlap = overlap_of_checked(policy_log_probs, actor_log_probs, lam)[..., None]
     return Tokens(
         log_ratio(policy_log_probs, actor_log_probs),
         policy_log_probs=policy_log_probs,

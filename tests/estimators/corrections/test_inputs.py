@@ -67,6 +67,7 @@ def test_what_masked_tokens_hold_does_not_matter() -> None:
         ({"log_ratio": LOG_RATIO * math.nan}, "log_ratio holds NaN"),
         ({"actor_log_probs": LOG_RATIO[0]}, "actor_log_probs has shape"),
         ({"policy_log_probs": LOG_RATIO.T}, "policy_log_probs has shape"),
+        ({"log_reference_ratio": LOG_RATIO[:, :1]}, "log_reference_ratio has shape"),
     ],
 )
 def test_tokens_that_are_none_are_refused(fields: dict[str, Any], message: str) -> None:
