@@ -28,8 +28,17 @@ def namespace(*arrays: Array) -> Namespace:
     return array_api_compat.array_namespace(*arrays)
 
 
-def floating(x: Array) -> Array:
+def overflow_to_inf() -> np.errstate:
+    """A context in which numpy, like torch, turns an overflow into inf without a warning."""
+    return np.errstate(over="ignore")
+
+
+def floating(x: Array, name: str = "the array") -> Array:
     """`x`, any shape, as a floating array: half precision becomes float32, and integers are refused.
+
+    Args:
+        x: the array.
+        name: the caller's name for it, used in the error.
 
     Raises:
         TypeError: `x` is not an array of real floating numbers.
@@ -38,7 +47,7 @@ def floating(x: Array) -> Array:
     if str(x.dtype).rsplit(".", 1)[-1] in _HALF:
         return xp.astype(x, xp.float32)
     if not xp.isdtype(x.dtype, "real floating"):
-        raise TypeError(f"expected an array of real floating numbers, got dtype {x.dtype}")
+        raise TypeError(f"{name} must hold real floating numbers, got dtype {x.dtype}")
     return x
 
 

@@ -19,15 +19,9 @@ import math
 from collections.abc import Callable
 
 from jackpot_sim.core.arrays import Array
-from jackpot_sim.core.backend import logsumexp, namespace
-from jackpot_sim.core.numerics import (
-    check_pair,
-    exp_difference,
-    exp_remainder,
-    log_ratio,
-    mul_exp,
-    overflow_to_inf,
-)
+from jackpot_sim.core.backend import logsumexp, namespace, overflow_to_inf
+from jackpot_sim.core.checks import check_pair
+from jackpot_sim.core.numerics import exp_difference, exp_remainder, log_ratio, mul_exp
 
 
 def kl(p: Array, q: Array) -> Array:

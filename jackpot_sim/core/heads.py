@@ -12,8 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from jackpot_sim.core.arrays import Array
-from jackpot_sim.core.backend import floating, into, namespace, stop_gradient
-from jackpot_sim.core.numerics import overflow_to_inf
+from jackpot_sim.core.backend import floating, into, namespace, overflow_to_inf, stop_gradient
 
 DEFAULT_CHUNKS = 64
 """The number of slices of a vocabulary by default: an array of one slice takes 1/64 of full log-probs."""

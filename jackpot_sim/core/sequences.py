@@ -18,8 +18,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jackpot_sim.core.arrays import Flags, Floats, Ints
+from jackpot_sim.core.checks import (
+    check_advantage,
+    check_beside,
+    check_integers,
+    check_log_probs,
+    check_mask,
+    check_same_shape,
+    check_shape,
+)
 from jackpot_sim.core.divergences import kl_to_measure
-from jackpot_sim.core.numerics import check_log_probs, check_same_shape, log_ratio
+from jackpot_sim.core.numerics import log_ratio
+
+_MISSING = 1e-6
+"""The largest |Σ p(y) − 1| of an enumeration for each token of its length: the tolerance of a law."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +41,11 @@ class Sequences:
     Attributes:
         prefix: the row of the prefix at which each token was chosen, int64; at padding any row of the table.
         token: the token chosen, int64; at padding any token.
-        mask: True on tokens, which come before all padding.
+        mask: True on tokens, which come before all padding; boolean.
+
+    Raises:
+        TypeError: the mask is not boolean, or the others are no integers.
+        ValueError: the shapes differ, or a prefix or token is negative.
     """
 
     prefix: Ints
@@ -37,8 +53,11 @@ class Sequences:
     mask: Flags
 
     def __post_init__(self) -> None:
-        check_same_shape(self.prefix, self.token, "prefix", "token")
-        check_same_shape(self.prefix, self.mask, "prefix", "mask")
+        check_same_shape(check_integers(self.prefix, "prefix"), check_integers(self.token, "token"), "prefix", "token")
+        check_mask(self.mask, self.prefix, "prefix")
+        if self.prefix.ndim != 2:
+            raise ValueError(f"prefix has shape {self.prefix.shape}: it must be (n, length), one row per sequence")
+        self._require_within()
 
     def __len__(self) -> int:
         return len(self.prefix)
@@ -53,9 +72,15 @@ class Sequences:
 
         Args:
             table: shape (prefixes, vocab), or (prefixes,) for values of prefixes.
+
+        Raises:
+            ValueError: a prefix or a token lies outside the table.
         """
-        cells = self.prefix if table.ndim == 1 else self._cells(table.shape[1])
-        values = np.take(table, cells)
+        if table.ndim not in (1, 2):
+            raise ValueError(f"table has shape {table.shape}: it must be (prefixes, vocab) or (prefixes,)")
+        if table.ndim == 1:
+            self._require_within(len(table))
+        values = np.take(table, self.prefix if table.ndim == 1 else self.cells((len(table), table.shape[1])))
         return values if self._no_padding else np.where(self.mask, values, 0.0)
 
     def scatter(self, values: NDArray[Any], shape: tuple[int, int]) -> Floats:
@@ -64,13 +89,37 @@ class Sequences:
         Args:
             values: shape (n, length), or (n, 1) for values of whole sequences.
             shape: the shape of the table, (prefixes, vocab).
+
+        Raises:
+            ValueError: the values have another shape, or a prefix or a token lies outside the table.
         """
-        cells, added = self._cells(shape[1]).reshape(-1), np.where(self.mask, values, 0.0).reshape(-1)
+        check_beside(values, self.prefix, "values", "prefix")
+        cells, added = self.cells(shape).reshape(-1), np.where(self.mask, values, 0.0).reshape(-1)
         return np.bincount(cells, weights=added, minlength=shape[0] * shape[1]).astype(np.float64).reshape(shape)
 
-    def _cells(self, vocab: int) -> Ints:
-        """The place of each (prefix, token) in a flat table."""
-        return self.prefix * vocab + self.token
+    def cells(self, shape: tuple[int, int]) -> Ints:
+        """The place of each (prefix, token) in a flat table of shape (prefixes, vocab).
+
+        Raises:
+            ValueError: a prefix or a token lies outside the table.
+        """
+        self._require_within(*shape)
+        return self.prefix * shape[1] + self.token
+
+    @cached_property
+    def _range(self) -> dict[str, tuple[int, int]]:
+        """The smallest and the largest prefix and token, padding included."""
+        if not self.mask.size:
+            return {}
+        return {
+            name: (int(ids.min()), int(ids.max())) for name, ids in (("prefix", self.prefix), ("token", self.token))
+        }
+
+    def _require_within(self, prefixes: float = math.inf, vocab: float = math.inf) -> None:
+        """Refuses a table, of shape (prefixes, vocab), in which a prefix or a token has no place."""
+        for (name, (least, largest)), size in zip(self._range.items(), (prefixes, vocab), strict=False):
+            if least < 0 or largest >= size:
+                raise ValueError(f"{name} must lie from 0 to {size - 1}, got {least} to {largest}")
 
     @cached_property
     def _no_padding(self) -> bool:
@@ -106,7 +155,7 @@ class SequenceLaws:
             where no update lies between them.
 
     Raises:
-        ValueError: the shapes differ, or a law is not normalised.
+        ValueError: the shapes differ or are not (prefixes, vocab), or a law is not normalised.
     """
 
     policy_log_probs: Floats
@@ -114,6 +163,8 @@ class SequenceLaws:
     reference_log_probs: Floats
 
     def __post_init__(self) -> None:
+        if self.policy_log_probs.ndim != 2:
+            raise ValueError(f"policy_log_probs has shape {self.policy_log_probs.shape}, not (prefixes, vocab)")
         for field in dataclasses.fields(self):
             check_log_probs(getattr(self, field.name), field.name)
             check_same_shape(self.policy_log_probs, getattr(self, field.name), "policy_log_probs", field.name)
@@ -132,6 +183,10 @@ class Enumeration:
         laws: the policies at every prefix.
         sequences: every sequence, each once.
         advantage: A(y) of every sequence, shape (n,).
+
+    Raises:
+        ValueError: a sequence is missing or stands twice, one leaves the table of laws, or an advantage is not
+            finite.
     """
 
     laws: SequenceLaws
@@ -139,7 +194,17 @@ class Enumeration:
     advantage: Floats
 
     def __post_init__(self) -> None:
-        check_advantages(self.advantage, self.sequences)
+        last = np.maximum(self.sequences.mask.sum(axis=-1) - 1, 0)[:, None]
+        ends = np.take_along_axis(self.sequences.cells(self.laws.shape), last, axis=-1)
+        if len(np.unique(ends)) < len(self.sequences):
+            raise ValueError("sequences holds a sequence twice: an enumeration has every sequence once")
+        for field in dataclasses.fields(self.laws):
+            total = float(np.exp(self.sequences.log_probs(getattr(self.laws, field.name))).sum())
+            if not abs(total - 1) <= _MISSING * max(1, self.sequences.mask.shape[-1]):
+                raise ValueError(
+                    f"sequences is not every sequence: their probabilities under {field.name} add up to {total:.6g}"
+                )
+        check_advantages(self.advantage, self.sequences, "advantage")
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,25 +228,29 @@ class SampledSequences:
     end_token: int | None = None
 
     def __post_init__(self) -> None:
-        check_advantages(self.actor_advantage, self.actor)
-        check_advantages(self.policy_advantage, self.policy)
+        check_advantages(self.actor_advantage, self.actor, "actor_advantage")
+        check_advantages(self.policy_advantage, self.policy, "policy_advantage")
         if len(self.actor) != len(self.policy):
             raise ValueError(f"there are {len(self.actor)} sequences of the actor and {len(self.policy)} of the policy")
 
 
-def check_advantages(advantage: Floats, sequences: Sequences) -> None:
+def check_advantages(advantage: Floats, sequences: Sequences, name: str) -> None:
     """Refuses advantages that are not finite, or not of shape (n,)."""
-    if advantage.shape != (len(sequences),):
-        raise ValueError(f"advantage has shape {advantage.shape}: there are {len(sequences)} sequences")
-    if not np.all(np.isfinite(advantage)):
-        raise ValueError("advantage holds NaN or inf")
+    check_shape(check_advantage(advantage, name), (len(sequences),), name, "one number per sequence")
 
 
 def per_sequence(values: Floats, *factors: Floats) -> Floats:
     """Σ_t of the product of arrays of shape (n, length), shape (n,).
 
     It uses einsum, since numpy's own sum is slow along so short an axis.
+
+    Raises:
+        ValueError: the shapes differ, or are not (n, length).
     """
+    if values.ndim != 2:
+        raise ValueError(f"values has shape {values.shape}: it must be (n, length), one row per sequence")
+    for factor in factors:
+        check_same_shape(values, factor, "values", "a factor")
     operands = (values, *factors)
     return np.asarray(np.einsum(",".join(["nt"] * len(operands)) + "->n", *operands))
 
@@ -193,7 +262,11 @@ def occupancy(sequences: Sequences, probability: Floats, shape: tuple[int, int])
         sequences: n sequences.
         probability: the probability of each, shape (n,).
         shape: the shape of the table, (prefixes, vocab).
+
+    Raises:
+        ValueError: `probability` has another shape, or a sequence leaves the table.
     """
+    check_shape(probability, (len(sequences),), "probability", "one number per sequence")
     return sequences.scatter(probability[:, None], shape)
 
 
@@ -203,7 +276,11 @@ def kl_of_measures(first: Floats, second: Floats) -> float:
     It is inf where the first has mass and the second has none, be it by underflow, and nan if either has no mass
     at all. Near-equal measures keep their digits: if both are known to a relative 1e-16 and differ by a relative
     s, the KL is known to a relative 1e-16/s.
+
+    Raises:
+        ValueError: the shapes differ.
     """
+    check_same_shape(first, second, "first", "second")
     if not (first > 0).any() or not (second > 0).any():
         return math.nan
     near = np.abs(first - second) < second / 2

@@ -154,7 +154,9 @@ def test_budgets_of_their_own() -> None:
     lam = solve_lam(*pair, rates)
     assert lam.shape == (2, 3)
     np.testing.assert_allclose(np.asarray(z(pair, lam), float), rates, rtol=0, atol=EXACT)
-    np.testing.assert_array_equal(solve_lam(*pair, rates[0]), solve_lam(*pair, np.stack([rates[0]] * 2)))
+    for wrong in (rates[0], rates.T, rates[..., None]):  # none of them one per state, and all would broadcast
+        with pytest.raises(ValueError, match=r"acceptance_rate has shape .* not \(2, 3\): a number, or one per state"):
+            solve_lam(*pair, wrong)
     assert solve_lam(pair.policy[0, 0], pair.actor[0, 0], 0.5).shape == ()
 
 

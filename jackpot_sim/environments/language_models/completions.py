@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from jackpot_sim.core.arrays import Flags, Ints
-from jackpot_sim.core.numerics import check_same_shape
+from jackpot_sim.core.checks import check_same_shape
 from jackpot_sim.environments.language_models.build import check_positions
 from jackpot_sim.environments.language_models.library import Cache, Model, Tensor, logits
 from jackpot_sim.environments.language_models.walking import check_tokens, on_device

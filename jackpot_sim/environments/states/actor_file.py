@@ -12,7 +12,8 @@ import numpy as np
 from typing_extensions import override
 
 from jackpot_sim.core.arrays import Floats
-from jackpot_sim.core.numerics import check_same_shape, log_softmax
+from jackpot_sim.core.checks import check_same_shape
+from jackpot_sim.core.numerics import log_softmax
 from jackpot_sim.environments.fields import check_share
 from jackpot_sim.environments.states.base_laws import LogitsFile, read_log_probs
 from jackpot_sim.environments.states.mismatch import TransformedLaw

@@ -20,8 +20,7 @@ from typing import Any, ClassVar
 from typing_extensions import override
 
 from jackpot_sim.core.arrays import Array, Floats
-from jackpot_sim.core.backend import namespace
-from jackpot_sim.core.numerics import overflow_to_inf
+from jackpot_sim.core.backend import namespace, overflow_to_inf
 from jackpot_sim.estimators.corrections.inputs import Tokens, TokenWeights, only_live
 from jackpot_sim.estimators.corrections.parameters import Parameter, log_of
 from jackpot_sim.estimators.corrections.pieces import Piece

@@ -11,7 +11,7 @@ from typing_extensions import TypeVar
 
 from jackpot_sim.core.arrays import Array, Floats
 from jackpot_sim.core.backend import as_array, floating, namespace, stop_gradient
-from jackpot_sim.core.numerics import check_same_shape
+from jackpot_sim.core.checks import check_same_shape
 
 HOW_TO_GIVE = {
     "overlap": "pass Z(lam), for instance obrs.overlap(policy, actor, lam)",

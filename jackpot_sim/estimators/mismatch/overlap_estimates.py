@@ -18,7 +18,8 @@ import numpy as np
 from jackpot_sim.core import normalizer, obrs
 from jackpot_sim.core.arrays import Array, Flags, Floats, Ints
 from jackpot_sim.core.backend import as_ids, floating, namespace, to_numpy
-from jackpot_sim.core.numerics import check_same_shape, log_ratio
+from jackpot_sim.core.checks import check_same_shape
+from jackpot_sim.core.numerics import log_ratio
 from jackpot_sim.core.sequence_divergences import ratio_of_means
 from jackpot_sim.core.topk import TopK
 

@@ -18,8 +18,10 @@ import numpy as np
 
 from jackpot_sim.core import log_ratios
 from jackpot_sim.core.arrays import Floats, Ints
+from jackpot_sim.core.backend import overflow_to_inf
+from jackpot_sim.core.checks import check_same_shape
 from jackpot_sim.core.log_ratios import Aggregate
-from jackpot_sim.core.numerics import check_same_shape, exp_difference, overflow_to_inf
+from jackpot_sim.core.numerics import exp_difference
 from jackpot_sim.core.scored import ScoredRollouts
 from jackpot_sim.estimators.mismatch.bootstrap import Correlation, Group, Largest, Means, Ordered, Weights, relative
 

@@ -13,8 +13,7 @@ import numpy as np
 
 from jackpot_sim.core import divergences, obrs
 from jackpot_sim.core.arrays import Array, Floats, Ints
-from jackpot_sim.core.backend import namespace, to_numpy
-from jackpot_sim.core.numerics import overflow_to_inf
+from jackpot_sim.core.backend import namespace, overflow_to_inf, to_numpy
 from jackpot_sim.core.weighted_laws import kl_to_weighted
 from jackpot_sim.estimators.corrections.correction import Correction
 from jackpot_sim.estimators.states.tokens import tokens_of_states

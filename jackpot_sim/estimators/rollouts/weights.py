@@ -12,8 +12,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from jackpot_sim.core.arrays import Flags, Floats, Ints
+from jackpot_sim.core.backend import overflow_to_inf
+from jackpot_sim.core.checks import check_same_shape
 from jackpot_sim.core.log_ratios import ess_fraction
-from jackpot_sim.core.numerics import check_same_shape, overflow_to_inf
 from jackpot_sim.core.scored import ScoredRollouts
 from jackpot_sim.estimators.corrections.correction import Correction, Level
 from jackpot_sim.estimators.corrections.inputs import Tokens, TokenWeights, in_numpy

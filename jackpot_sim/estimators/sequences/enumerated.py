@@ -24,7 +24,7 @@ from functools import cached_property
 import numpy as np
 
 from jackpot_sim.core.arrays import Floats
-from jackpot_sim.core.numerics import overflow_to_inf
+from jackpot_sim.core.backend import overflow_to_inf
 from jackpot_sim.core.sequences import Enumeration, kl_of_measures, occupancy, per_sequence
 from jackpot_sim.core.weighted_laws import over_divisor, weighted_less_policy
 from jackpot_sim.estimators.corrections.correction import Correction, Level

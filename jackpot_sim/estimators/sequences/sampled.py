@@ -20,8 +20,9 @@ import numpy as np
 from scipy import sparse
 
 from jackpot_sim.core.arrays import Flags, Floats, Ints
+from jackpot_sim.core.backend import overflow_to_inf
 from jackpot_sim.core.log_ratios import ess_fraction
-from jackpot_sim.core.numerics import log_ratio, overflow_to_inf
+from jackpot_sim.core.numerics import log_ratio
 from jackpot_sim.core.sequences import SampledSequences, Sequences
 from jackpot_sim.estimators.corrections.correction import Correction, Level
 from jackpot_sim.estimators.corrections.inputs import TokenWeights

@@ -18,9 +18,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from jackpot_sim.core.arrays import Array
-from jackpot_sim.core.backend import floating, namespace, row_blocks, stop_gradient, to_numpy
-from jackpot_sim.core.numerics import check_pair, check_same_shape, log_ratio, overflow_to_inf
-from jackpot_sim.core.policy_gradient import check_advantage, feature_norm_sq, gradient_under, policy_gradient
+from jackpot_sim.core.backend import floating, namespace, overflow_to_inf, row_blocks, stop_gradient, to_numpy
+from jackpot_sim.core.checks import check_advantage, check_pair, check_same_shape
+from jackpot_sim.core.numerics import log_ratio
+from jackpot_sim.core.policy_gradient import feature_norm_sq, gradient_under, policy_gradient
 from jackpot_sim.core.weighted_laws import kl_to_weighted, over_divisor, weighted_less_policy
 from jackpot_sim.estimators import statistics
 from jackpot_sim.estimators.corrections.correction import Correction

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from jackpot_sim.core.arrays import Array, Floats, Ints
 from jackpot_sim.core.backend import to_numpy
+from jackpot_sim.core.checks import check_advantage, check_pair, check_same_shape
 from jackpot_sim.core.log_ratios import ess_fraction
-from jackpot_sim.core.numerics import check_pair, check_same_shape
-from jackpot_sim.core.policy_gradient import check_advantage, feature_norm_sq, policy_gradient
+from jackpot_sim.core.policy_gradient import feature_norm_sq, policy_gradient
 from jackpot_sim.core.sampling import categorical
 from jackpot_sim.estimators.corrections.correction import Correction
 from jackpot_sim.estimators.corrections.inputs import TokenWeights, in_numpy

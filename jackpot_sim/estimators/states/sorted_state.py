@@ -25,17 +25,11 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 
 from jackpot_sim.core.arrays import Array, Flags, Floats, Ints
-from jackpot_sim.core.backend import floating, namespace, to_numpy
+from jackpot_sim.core.backend import floating, namespace, overflow_to_inf, to_numpy
+from jackpot_sim.core.checks import check_advantage, check_pair, check_same_shape
 from jackpot_sim.core.divergences import kl_terms
-from jackpot_sim.core.numerics import (
-    check_pair,
-    check_same_shape,
-    exp_difference,
-    exp_remainder,
-    log_ratio,
-    overflow_to_inf,
-)
-from jackpot_sim.core.policy_gradient import check_advantage, gradient_under
+from jackpot_sim.core.numerics import exp_difference, exp_remainder, log_ratio
+from jackpot_sim.core.policy_gradient import gradient_under
 from jackpot_sim.estimators.corrections.correction import Correction
 from jackpot_sim.estimators.corrections.pieces import Piece, number
 from jackpot_sim.estimators.statistics import Denominator, StateStatistics, of_single_tokens

@@ -1,0 +1,213 @@
+"""Checks of the arrays that a function takes: dtype, shape, and what makes log-probs a law.
+
+Nothing broadcasts by accident: a number per state has one axis less than the laws, or 1 as its last axis, and a
+number per sequence has the axes of the tokens. Errors name the argument.
+"""
+
+from __future__ import annotations
+
+import math
+
+from jackpot_sim.core.arrays import Array
+from jackpot_sim.core.backend import as_array, floating, namespace, overflow_to_inf, stop_gradient
+
+_NORMALISATION_TOLERANCE = {8: 1e-6, 4: 1e-4}
+"""The largest |Σ exp(log_probs) − 1| allowed, by bytes per number."""
+
+
+def check_mask(mask: Array, like: Array, like_name: str, name: str = "mask") -> Array:
+    """`mask`, refused unless it is boolean and has the shape of the array whose entries it picks.
+
+    A mask of 0 and 1, as some frameworks store it, would index instead of select.
+
+    Raises:
+        TypeError: the mask is not boolean.
+        ValueError: the shapes differ.
+    """
+    if not namespace(mask).isdtype(mask.dtype, "bool"):
+        raise TypeError(f"{name} must be boolean, True on what counts, got dtype {mask.dtype}: pass {name} != 0")
+    check_same_shape(like, mask, like_name, name)
+    return mask
+
+
+def check_shape(array: Array, shape: tuple[int, ...], name: str, axes: str) -> None:
+    """Refuses an array that does not have this shape.
+
+    Args:
+        array: the array.
+        shape: the shape that it must have.
+        name: the caller's name for the array.
+        axes: the meaning of the shape, for the error: "one number per sequence".
+    """
+    if tuple(array.shape) != shape:
+        raise ValueError(f"{name} has shape {tuple(array.shape)}, not {shape}: {axes}")
+
+
+def check_integers(values: Array, name: str) -> Array:
+    """`values`, any shape, refused with a TypeError unless they are integers."""
+    if not namespace(values).isdtype(values.dtype, "integral"):
+        raise TypeError(f"{name} must hold integers, got dtype {values.dtype}")
+    return values
+
+
+def check_ids(ids: Array, below: int, name: str) -> Array:
+    """`ids`, any shape, refused unless they are integers from 0 up to `below`, which is excluded.
+
+    Raises:
+        TypeError: the ids are not integers.
+        ValueError: an id lies outside this range.
+    """
+    xp = namespace(check_integers(ids, name))
+    if math.prod(ids.shape) and not 0 <= int(xp.min(ids)) <= int(xp.max(ids)) < below:
+        raise ValueError(f"{name} must lie from 0 to {below - 1}, got {int(xp.min(ids))} to {int(xp.max(ids))}")
+    return ids
+
+
+def check_beside(value: Array, like: Array, name: str, like_name: str) -> None:
+    """Refuses an array that does not broadcast against `like` axis by axis.
+
+    A number fits, and so does an array with as many axes as `like`, each of them 1 or as long. An array with fewer
+    axes is refused: numpy would align its axes from the right, be it states against tokens.
+    """
+    fits = value.ndim == like.ndim and all(n in (1, m) for n, m in zip(value.shape, like.shape, strict=True))
+    if value.ndim and not fits:
+        raise ValueError(
+            f"{name} has shape {tuple(value.shape)}, {like_name} has shape {tuple(like.shape)}: {name} must be a "
+            "number or have the same axes, each as long or 1"
+        )
+
+
+def beside(value: float | Array, like: Array, name: str, like_name: str) -> Array:
+    """`value` as an array like `like`, which it may broadcast against.
+
+    Raises:
+        ValueError: the shape does not fit, by `check_beside`.
+    """
+    out = as_array(value, like)
+    check_beside(out, like, name, like_name)
+    return out
+
+
+def per_state(value: float | Array, laws: Array, name: str) -> Array:
+    """`value`, a number or one per state, as an array like `laws` that broadcasts against them.
+
+    Args:
+        value: a number, or an array of shape (...) or (..., 1).
+        laws: shape (..., vocab).
+        name: the caller's name for the value.
+
+    Returns:
+        Shape () or (..., 1).
+
+    Raises:
+        ValueError: the shape does not fit.
+    """
+    out, states = as_array(value, laws), tuple(laws.shape[:-1])
+    if out.ndim == 0 or tuple(out.shape) == (*states, 1):
+        return out
+    if tuple(out.shape) != states:
+        raise ValueError(
+            f"{name} has shape {tuple(out.shape)}: it must be a number, or one per state, of shape {states}"
+        )
+    return out[..., None]
+
+
+def positive(value: float | Array, name: str, like: Array) -> Array:
+    """`value`, any shape, as an array like `like`; refused unless every entry is positive and finite."""
+    xp = namespace(like)
+    out = as_array(value, like)
+    if not bool(xp.all((out > 0) & xp.isfinite(out))):
+        raise ValueError(f"{name} must be positive and finite, got {value}")
+    return out
+
+
+def check_log_probs(log_probs: Array, name: str) -> Array:
+    """`log_probs`, in float32 at least, refused unless it holds laws over the last axis.
+
+    Args:
+        log_probs: shape (..., vocab), nats; −inf marks a token outside the support.
+        name: the caller's name for it, used in errors.
+
+    Raises:
+        TypeError: it is not an array of real floating numbers.
+        ValueError: the vocabulary is empty, an entry is NaN, or a state does not sum to one.
+    """
+    log_probs = floating(log_probs, name)
+    require_vocabulary(log_probs, name)
+    with overflow_to_inf():
+        total = namespace(log_probs).sum(namespace(log_probs).exp(stop_gradient(log_probs)), axis=-1)
+    check_total(total, name)
+    return log_probs
+
+
+def check_total(total: Array, name: str) -> None:
+    """Refuses total probabilities of shape (...) that are not one, for callers that have summed already."""
+    xp = namespace(total)
+    tolerance = _tolerance(total)
+    off = xp.abs(total - 1.0)
+    if bool(xp.all(off <= tolerance)):
+        return
+    if bool(xp.any(xp.isnan(off))):
+        raise ValueError(f"{name} holds NaN")
+    worst = float(xp.max(off))
+    raise ValueError(
+        f"{name} is not normalised: a state's probabilities miss 1 by {worst:.3g} "
+        f"(at most {tolerance:g} is allowed; take log_softmax of the logits)"
+    )
+
+
+def check_at_most_one(total: Array, name: str) -> None:
+    """Refuses probabilities of parts of laws, shape (...), that exceed one or are NaN."""
+    if not bool(namespace(total).all(total <= 1.0 + _tolerance(total))):
+        raise ValueError(f"{name} holds NaN, or probabilities that add up to more than 1")
+
+
+def _tolerance(total: Array) -> float:
+    return _NORMALISATION_TOLERANCE[namespace(total).finfo(total.dtype).bits // 8]
+
+
+def check_pair(policy_log_probs: Array, actor_log_probs: Array) -> tuple[Array, Array]:
+    """log p and log q, each of shape (..., vocab), checked as laws and for equal shapes.
+
+    Raises:
+        ValueError: as `check_log_probs`, or the shapes differ.
+    """
+    policy_log_probs = check_log_probs(policy_log_probs, "policy_log_probs")
+    actor_log_probs = check_log_probs(actor_log_probs, "actor_log_probs")
+    check_same_shape(policy_log_probs, actor_log_probs, "policy_log_probs", "actor_log_probs")
+    return policy_log_probs, actor_log_probs
+
+
+def check_same_shape(first: Array, second: Array, first_name: str, second_name: str) -> None:
+    """Refuses two arrays of different shapes, naming both."""
+    if tuple(first.shape) != tuple(second.shape):
+        raise ValueError(
+            f"{first_name} has shape {tuple(first.shape)}, {second_name} has shape {tuple(second.shape)}: "
+            "they must be the same"
+        )
+
+
+def check_advantage(advantage: Array, name: str = "advantage") -> Array:
+    """`advantage`, any shape, refused unless it holds finite real floating numbers."""
+    advantage = floating(advantage, name)
+    xp = namespace(advantage)
+    if not bool(xp.all(xp.isfinite(advantage))):
+        raise ValueError(f"{name} holds NaN or inf")
+    return advantage
+
+
+def check_same_states(first: Array, second: Array, first_name: str, second_name: str) -> None:
+    """Refuses two arrays whose shapes differ in more than the last axis, naming both."""
+    if first.ndim != second.ndim or tuple(first.shape[:-1]) != tuple(second.shape[:-1]) or first.ndim == 0:
+        raise ValueError(
+            f"{first_name} has shape {tuple(first.shape)}, {second_name} has shape {tuple(second.shape)}: "
+            "all axes but the last must be the same"
+        )
+
+
+def require_vocabulary(array: Array, name: str) -> None:
+    """Refuses an array whose shape is not (..., vocab) with a vocabulary of at least one token."""
+    if array.ndim == 0 or array.shape[-1] == 0:
+        raise ValueError(
+            f"{name} has shape {tuple(array.shape)}: the last axis is the vocabulary and must not be empty"
+        )

@@ -1,0 +1,101 @@
+"""The checks of arguments: each refuses in one sentence that names the argument."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+from jackpot_sim.core import checks, numerics
+from jackpot_sim.core.backend import floating
+from tests.conftest import ToLibrary
+
+INF = math.inf
+
+
+@pytest.mark.parametrize("bad", [0.0, -1.0, math.nan, INF, -INF, [1.0, 0.0], [1.0, math.nan]])
+def test_positive_names_what_it_refuses(xp: ToLibrary, bad: Any) -> None:
+    with pytest.raises(ValueError, match="lam must be positive and finite, got"):
+        checks.positive(bad, "lam", xp([0.0]))
+
+
+def test_positive_takes_the_dtype_it_is_compared_with(xp: ToLibrary) -> None:
+    like = xp([0.0])
+    for value in (2, 2.0, np.float64(2.0)):
+        out = checks.positive(value, "lam", like)
+        assert out.dtype == like.dtype
+        assert float(out) == 2.0
+
+
+@pytest.mark.parametrize(
+    ("law", "words"),
+    [
+        ([math.nan, 0.0], "actor_log_probs holds NaN"),
+        ([[0.0, -INF], [math.nan, 0.0]], "actor_log_probs holds NaN"),
+        ([0.0, 0.0], r"actor_log_probs is not normalised: .* miss 1 by 1 "),
+        ([-INF, -INF], r"actor_log_probs is not normalised: .* miss 1 by 1 "),
+        ([[0.0, -INF], [math.log(0.5), math.log(0.49)]], r"actor_log_probs is not normalised: .* miss 1 by 0\.01 "),
+        ([1000.0, 0.0], "actor_log_probs is not normalised: .* miss 1 by inf"),
+    ],
+)
+def test_check_log_probs_names_what_is_wrong(xp: ToLibrary, law: Any, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        checks.check_log_probs(xp(law), "actor_log_probs")
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float64, 1e-6), (np.float32, 1e-4)])
+def test_normalisation_tolerance(dtype: type, tolerance: float) -> None:
+    def shifted(by: float) -> Any:
+        return np.log(np.array([0.5, 0.5 + by])).astype(dtype)
+
+    checks.check_log_probs(shifted(0.8 * tolerance), "law")
+    checks.check_log_probs(shifted(-0.8 * tolerance), "law")
+    for by in (1.3 * tolerance, -1.3 * tolerance):
+        with pytest.raises(ValueError, match="law is not normalised"):
+            checks.check_log_probs(shifted(by), "law")
+
+
+def test_check_at_most_one(xp: ToLibrary) -> None:
+    checks.check_at_most_one(xp([0.0, 1.0, 1.0 + 1e-9]), "kept")
+    for bad in (1.1, math.nan):
+        with pytest.raises(ValueError, match="kept holds NaN, or"):
+            checks.check_at_most_one(xp([0.5, bad]), "kept")
+
+
+def test_check_pair_names_which_law_is_wrong(xp: ToLibrary) -> None:
+    good, bad = xp([0.0, -INF]), xp([0.0, 0.0])
+    checks.check_pair(good, good)
+    with pytest.raises(ValueError, match="policy_log_probs is not normalised"):
+        checks.check_pair(bad, good)
+    with pytest.raises(ValueError, match="actor_log_probs is not normalised"):
+        checks.check_pair(good, bad)
+    with pytest.raises(ValueError, match=r"policy_log_probs has shape \(2,\), actor_log_probs has shape \(1, 2\)"):
+        checks.check_pair(good, xp([[0.0, -INF]]))
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.bool_, np.complex128])
+def test_other_dtypes_are_refused(dtype: type) -> None:
+    with pytest.raises(TypeError, match="real floating"):
+        floating(np.zeros(3, dtype=dtype))
+
+
+def test_half_precision_becomes_float32() -> None:
+    assert floating(np.zeros(3, dtype=np.float16)).dtype == np.float32
+    torch = pytest.importorskip("torch")
+    for dtype in (torch.bfloat16, torch.float16):
+        logits = torch.tensor([1.0, 2.0, 3.0], dtype=dtype)
+        law = numerics.log_softmax(logits)
+        assert law.dtype == torch.float32
+        torch.testing.assert_close(law, torch.log_softmax(logits.to(torch.float32), dim=-1))
+        certain = checks.check_log_probs(torch.tensor([0.0, -INF], dtype=dtype), "law")
+        assert certain.dtype == torch.float32
+
+
+def test_bfloat16_log_probs_are_too_coarse_to_be_a_law() -> None:
+    # Rounding log(1/3) to 8 bits misses 1 by 0.0014: refused, not renormalised in silence.
+    torch = pytest.importorskip("torch")
+    law = torch.log_softmax(torch.zeros(3), dim=-1).to(torch.bfloat16)
+    with pytest.raises(ValueError, match="policy_log_probs is not normalised"):
+        checks.check_log_probs(law, "policy_log_probs")
