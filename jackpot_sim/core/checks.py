@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 
+import array_api_compat
+
 from jackpot_sim.core.arrays import Array
 from jackpot_sim.core.backend import as_array, floating, namespace, overflow_to_inf, stop_gradient
 
@@ -63,14 +65,16 @@ def check_ids(ids: Array, below: int, name: str) -> Array:
     return ids
 
 
-def check_beside(value: Array, like: Array, name: str, like_name: str) -> None:
+def check_beside(value: float | Array, like: Array, name: str, like_name: str) -> None:
     """Refuses an array that does not broadcast against `like` axis by axis.
 
     A number fits, and so does an array with as many axes as `like`, each of them 1 or as long. An array with fewer
     axes is refused: numpy would align its axes from the right, be it states against tokens.
     """
+    if not array_api_compat.is_array_api_obj(value) or value.ndim == 0:
+        return
     fits = value.ndim == like.ndim and all(n in (1, m) for n, m in zip(value.shape, like.shape, strict=True))
-    if value.ndim and not fits:
+    if not fits:
         raise ValueError(
             f"{name} has shape {tuple(value.shape)}, {like_name} has shape {tuple(like.shape)}: {name} must be a "
             "number or have the same axes, each as long or 1"
@@ -92,7 +96,7 @@ def per_state(value: float | Array, laws: Array, name: str) -> Array:
     """`value`, a number or one per state, as an array like `laws` that broadcasts against them.
 
     Args:
-        value: a number, or an array of shape (...) or (..., 1).
+        value: a number; an array of shape (...); or one of shape (..., 1), whose axes may be 1.
         laws: shape (..., vocab).
         name: the caller's name for the value.
 
@@ -103,7 +107,8 @@ def per_state(value: float | Array, laws: Array, name: str) -> Array:
         ValueError: the shape does not fit.
     """
     out, states = as_array(value, laws), tuple(laws.shape[:-1])
-    if out.ndim == 0 or tuple(out.shape) == (*states, 1):
+    if out.ndim in (0, laws.ndim):
+        check_beside(out, laws[..., :1], name, "one token of the laws")
         return out
     if tuple(out.shape) != states:
         raise ValueError(

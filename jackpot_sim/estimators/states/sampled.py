@@ -108,8 +108,8 @@ def _simulate(
     """Draws tokens and masks of one state, and adds its updates to the sums."""
     replicates = draws.along.shape[0]
     vocab = len(log_p)
-    every = tokens_of_states(log_p, log_q, correction, advantage)
-    ratio = np.asarray(every.log_ratio)
+    every = tokens_of_states(log_p[None], log_q[None], correction, advantage[None])
+    ratio = np.asarray(every.log_ratio)[0]
 
     def drawn_from(law: Floats) -> tuple[Ints, TokenWeights[Floats]]:
         drawn = np.asarray(categorical(law, generator.random(replicates * n_samples)))
@@ -135,8 +135,8 @@ def _simulate(
     draws.grad_norm_sq += float(gradient @ gradient)
     draws.on_policy_variance += float(p @ feature_norm_sq(p, advantage) - gradient @ gradient)
     draws.mass[:, state] = accept.mean(axis=1), (accept * weight).mean(axis=1)
-    possible = correction.weights(every)
-    missed = (log_p > -math.inf) & ((log_q == -math.inf) | (possible.accept == 0))
+    possible = in_numpy(correction.weights(every))
+    missed = (log_p > -math.inf) & ((log_q == -math.inf) | (possible.accept[0] == 0))
     tokens, (accept, weight) = drawn_from(log_p)
     with np.errstate(divide="ignore", invalid="ignore"):
         accepted = ratio[tokens] - np.log(accept)

@@ -17,12 +17,11 @@ def tokens_of_states(
     Args:
         policy_log_probs: log p, shape (..., vocab), nats, checked by the caller.
         actor_log_probs: log q, the same shape.
-        correction: a correction of single tokens, whose λ is a number or has shape (...) or (..., 1).
+        correction: a correction of single tokens, whose λ is a number or has shape (..., 1).
         advantage: A(x), the same shape; None where it is unknown.
     """
     overlap, lam = None, correction.overlap_lam
     if lam is not None:
-        lam = lam[..., 0] if not isinstance(lam, int | float) and lam.ndim else lam
         overlap = overlap_of_checked(policy_log_probs, actor_log_probs, lam)[..., None]
     return Tokens(
         log_ratio(policy_log_probs, actor_log_probs),
@@ -37,13 +36,13 @@ def drawn_tokens(tokens: Tokens, drawn: Array, correction: Correction) -> Tokens
     """Some tokens of one state, with the fields that the correction needs.
 
     Args:
-        tokens: all tokens of the state, shape (vocab,).
-        drawn: the ids of the tokens; the result has the same shape, which may be any.
+        tokens: all tokens of the state, shape (1, vocab).
+        drawn: the ids of the tokens; the result has the same shape, (m, n).
         correction: a correction of single tokens.
     """
     needed = {name: getattr(tokens, name) for name in correction.needs - {"overlap"}}
-    fields = {name: value[drawn] for name, value in needed.items() if value is not None}
-    return Tokens(tokens.log_ratio[drawn], overlap=tokens.overlap, **fields)
+    fields = {name: value[0, drawn] for name, value in needed.items() if value is not None}
+    return Tokens(tokens.log_ratio[0, drawn], overlap=tokens.overlap, **fields)
 
 
 def check_parameters(correction: Correction, states: int) -> None:
@@ -55,7 +54,7 @@ def check_parameters(correction: Correction, states: int) -> None:
         )
     for parameter, value in correction.parameters().items():
         shape = tuple(getattr(value, "shape", ()))
-        if shape not in ((), (1,), (1, 1), (states, 1)):
+        if shape not in ((), (1, 1), (states, 1)):
             raise ValueError(
                 f"{correction.name}: {parameter} has shape {shape}: it must be a number or have shape ({states}, 1), "
                 "one per state (a path of thresholds belongs to path.exact)"
