@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import math
 
-import array_api_compat
-
 from jackpot_sim.core.arrays import Array
 from jackpot_sim.core.backend import as_array, floating, namespace, overflow_to_inf, stop_gradient
 
@@ -26,7 +24,7 @@ def check_mask(mask: Array, like: Array, like_name: str, name: str = "mask") -> 
         TypeError: the mask is not boolean.
         ValueError: the shapes differ.
     """
-    if not namespace(mask).isdtype(mask.dtype, "bool"):
+    if not namespace(mask, like).isdtype(mask.dtype, "bool"):
         raise TypeError(f"{name} must be boolean, True on what counts, got dtype {mask.dtype}: pass {name} != 0")
     check_same_shape(like, mask, like_name, name)
     return mask
@@ -71,7 +69,10 @@ def check_beside(value: float | Array, like: Array, name: str, like_name: str) -
     A number fits, and so does an array with as many axes as `like`, each of them 1 or as long. An array with fewer
     axes is refused: numpy would align its axes from the right, be it states against tokens.
     """
-    if not array_api_compat.is_array_api_obj(value) or value.ndim == 0:
+    if isinstance(value, int | float):
+        return
+    namespace(value, like)
+    if value.ndim == 0:
         return
     fits = value.ndim == like.ndim and all(n in (1, m) for n, m in zip(value.shape, like.shape, strict=True))
     if not fits:
@@ -184,7 +185,8 @@ def check_pair(policy_log_probs: Array, actor_log_probs: Array) -> tuple[Array, 
 
 
 def check_same_shape(first: Array, second: Array, first_name: str, second_name: str) -> None:
-    """Refuses two arrays of different shapes, naming both."""
+    """Refuses two arrays of different shapes, naming both, and arrays of two libraries."""
+    namespace(first, second)
     if tuple(first.shape) != tuple(second.shape):
         raise ValueError(
             f"{first_name} has shape {tuple(first.shape)}, {second_name} has shape {tuple(second.shape)}: "
@@ -201,8 +203,21 @@ def check_advantage(advantage: Array, name: str = "advantage") -> Array:
     return advantage
 
 
+def check_alike(**arrays: Array) -> None:
+    """Refuses arrays, by the caller's names for them, that are not of one shape and of real floating numbers.
+
+    Raises:
+        TypeError: an array holds other numbers.
+        ValueError: the shapes differ.
+    """
+    (first_name, first), *others = ((name, floating(each, name)) for name, each in arrays.items())
+    for name, each in others:
+        check_same_shape(first, each, first_name, name)
+
+
 def check_same_states(first: Array, second: Array, first_name: str, second_name: str) -> None:
     """Refuses two arrays whose shapes differ in more than the last axis, naming both."""
+    namespace(first, second)
     if first.ndim != second.ndim or tuple(first.shape[:-1]) != tuple(second.shape[:-1]) or first.ndim == 0:
         raise ValueError(
             f"{first_name} has shape {tuple(first.shape)}, {second_name} has shape {tuple(second.shape)}: "

@@ -182,6 +182,6 @@ def _mask(values: Array, mask: Array | None, name: str) -> Array:
     """`mask`, checked, or one that is True everywhere; refused if it is True nowhere."""
     xp = namespace(values)
     live = xp.ones_like(values, dtype=xp.bool) if mask is None else check_mask(mask, values, name)
-    if not bool(xp.any(live)):
+    if not bool(namespace(live).any(live)):
         raise ValueError("mask leaves nothing to average: no position counts")
     return live

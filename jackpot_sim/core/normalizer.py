@@ -23,6 +23,7 @@ from dataclasses import replace
 from jackpot_sim.core.arrays import Array
 from jackpot_sim.core.backend import floating, into, namespace, overflow_to_inf, topk_mask
 from jackpot_sim.core.checks import (
+    check_alike,
     check_at_most_one,
     check_ids,
     check_log_probs,
@@ -130,6 +131,8 @@ def chunked(
             "the vocabularies must be the same"
         )
     check_same_states(policy_hidden, actor_hidden, "policy_hidden", "actor_hidden")
+    policy_head.require(policy_hidden, "policy_hidden")
+    actor_head.require(actor_hidden, "actor_hidden")
     policy = ChunkedLaw.of(policy_head, policy_hidden, chunk)
     actor = ChunkedLaw.of(actor_head, actor_hidden, chunk)
     xp = namespace(policy_hidden, actor_hidden)
@@ -200,7 +203,7 @@ def bias_correction(topk_overlap: Array, accepted: Array) -> Array:
         ValueError: the mean of Z_k is zero.
     """
     topk_overlap = floating(topk_overlap, "topk_overlap")
-    xp = namespace(topk_overlap)
+    xp = namespace(topk_overlap, accepted)
     mean = xp.mean(topk_overlap)
     if not bool(mean > 0):
         raise ValueError("topk_overlap is zero everywhere: kappa = accepted / mean(Z_k) does not exist")
@@ -222,9 +225,9 @@ def calibrated(low: Array, high: Array, acceptance_probability: Array) -> Array:
     Raises:
         ValueError: the shapes of the bracket's ends differ.
     """
-    check_same_shape(low, high, "low", "high")
+    check_alike(low=low, high=high)
     acceptance_probability = floating(acceptance_probability, "acceptance_probability")
-    xp = namespace(low, high)
+    xp = namespace(low, high, acceptance_probability)
     width = xp.mean(high - low)
     missing = xp.mean(acceptance_probability) - xp.mean(low)
     with overflow_to_inf():
@@ -243,7 +246,8 @@ def calibrated_on_topk(
     Arguments and errors as those two; Ẑ has the dtype of `acceptance_probability`.
     """
     ends = bracket_on_topk(policy_topk_log_probs, actor_topk_log_probs, lam)
-    xp = namespace(*ends)
+    acceptance_probability = floating(acceptance_probability, "acceptance_probability")
+    xp = namespace(*ends, acceptance_probability)
     low, high = (xp.astype(end, acceptance_probability.dtype, copy=False) for end in ends)
     return calibrated(low, high, acceptance_probability)
 

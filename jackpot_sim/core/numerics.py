@@ -10,7 +10,7 @@ import math
 
 from jackpot_sim.core.arrays import Array
 from jackpot_sim.core.backend import floating, logsumexp, namespace, stop_gradient
-from jackpot_sim.core.checks import check_same_shape, require_vocabulary
+from jackpot_sim.core.checks import check_alike, require_vocabulary
 
 
 def log_softmax(logits: Array) -> Array:
@@ -38,14 +38,19 @@ def log_ratio(policy_log_probs: Array, actor_log_probs: Array) -> Array:
     Raises:
         ValueError: the shapes differ.
     """
-    check_same_shape(policy_log_probs, actor_log_probs, "policy_log_probs", "actor_log_probs")
+    check_alike(policy_log_probs=policy_log_probs, actor_log_probs=actor_log_probs)
     xp = namespace(policy_log_probs, actor_log_probs)
     outside = policy_log_probs == -math.inf
     return policy_log_probs - xp.where(outside, 0.0, actor_log_probs)
 
 
 def mul_exp(x: Array, log_weight: Array) -> Array:
-    """x · exp(log_weight), elementwise: 0 where log_weight is −inf, whatever x is."""
+    """x · exp(log_weight), elementwise: 0 where log_weight is −inf, whatever x is.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    check_alike(x=x, log_weight=log_weight)
     xp = namespace(x, log_weight)
     dead = log_weight == -math.inf
     # inf stays inf at every positive weight: times a weight that underflows to 0 it would be nan.
@@ -55,7 +60,12 @@ def mul_exp(x: Array, log_weight: Array) -> Array:
 
 
 def exp_difference(log_first: Array, log_second: Array) -> Array:
-    """e^log_first − e^log_second of log-probabilities, elementwise; near-equal ones keep their digits."""
+    """e^log_first − e^log_second of log-probabilities, elementwise; near-equal ones keep their digits.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    check_alike(log_first=log_first, log_second=log_second)
     xp = namespace(log_first, log_second)
     ratio = log_ratio(log_first, log_second)
     first_is_larger = ratio > 0

@@ -10,13 +10,12 @@ import array_api_compat
 
 from jackpot_sim.core.arrays import Array
 from jackpot_sim.core.backend import namespace
-from jackpot_sim.core.checks import check_same_shape
+from jackpot_sim.core.checks import check_alike
 
 
 def gradient_under(law: Array, p: Array, advantage: Array) -> Array:
     """Σ_x law(x) A(x) (e_x − p), the gradient in logits under any signed law; all (..., vocab)."""
-    check_same_shape(p, law, "p", "law")
-    check_same_shape(p, advantage, "p", "advantage")
+    check_alike(law=law, p=p, advantage=advantage)
     xp = namespace(p)
     terms, top = law * advantage, _likeliest(p)
     at_top = xp.sum(xp.where(top, terms, 0.0), axis=-1, keepdims=True)
@@ -27,7 +26,7 @@ def gradient_under(law: Array, p: Array, advantage: Array) -> Array:
 
 def policy_gradient(p: Array, advantage: Array) -> Array:
     """g = E_p[f]: exactly 0 where the advantage is constant; all (..., vocab)."""
-    check_same_shape(p, advantage, "p", "advantage")
+    check_alike(p=p, advantage=advantage)
     # A constant advantage has no gradient; it is subtracted first, lest its rounding pass for a gradient.
     xp = namespace(p)
     constant = xp.sum(xp.where(_likeliest(p), advantage, 0.0), axis=-1, keepdims=True)
@@ -36,7 +35,7 @@ def policy_gradient(p: Array, advantage: Array) -> Array:
 
 def feature_norm_sq(p: Array, advantage: Array) -> Array:
     """‖f(x)‖² = A(x)²(1 − 2p_x + ‖p‖²) of every token; all (..., vocab)."""
-    check_same_shape(p, advantage, "p", "advantage")
+    check_alike(p=p, advantage=advantage)
     xp = namespace(p)
     others = xp.where(_likeliest(p), 0.0, p)
     rest, rest_sq = (xp.sum(x, axis=-1, keepdims=True) for x in (others, others**2))

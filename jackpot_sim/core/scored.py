@@ -13,7 +13,7 @@ import numpy as np
 
 from jackpot_sim.core.arrays import Flags, Floats, Ints
 from jackpot_sim.core.backend import floating
-from jackpot_sim.core.checks import check_advantage, check_mask, check_shape
+from jackpot_sim.core.checks import check_advantage, check_integers, check_mask, check_shape
 from jackpot_sim.core.numerics import log_ratio
 
 
@@ -42,17 +42,17 @@ class ScoredRollouts:
 
     def __post_init__(self) -> None:
         for name in ("policy_log_probs", "actor_log_probs"):
-            values = floating(getattr(self, name), name)
+            values: Floats = getattr(self, name)
+            floating(values, name)
             check_mask(self.mask, values, name)
             if not np.all(values[self.mask] < np.inf):  # False for NaN too
                 raise ValueError(f"{name} holds NaN or +inf at a token")
         if self.mask.ndim != 2:
             raise ValueError(f"mask has shape {self.mask.shape}: it must be (n, length), one row per sequence")
+        check_advantage(self.advantage)
+        check_integers(self.prompt, "prompt")
         for name in ("advantage", "prompt"):
             check_shape(getattr(self, name), (len(self.mask),), name, "one number per sequence")
-        check_advantage(self.advantage)
-        if not np.issubdtype(self.prompt.dtype, np.integer):
-            raise TypeError(f"prompt must hold integers, got dtype {self.prompt.dtype}")
         if self.mask.size == 0 or not np.all(self.mask.any(axis=-1)):
             raise ValueError("mask leaves a sequence without any token")
 

@@ -18,8 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jackpot_sim.core.arrays import Flags, Floats, Ints
+from jackpot_sim.core.backend import floating
 from jackpot_sim.core.checks import (
     check_advantage,
+    check_alike,
     check_beside,
     check_integers,
     check_log_probs,
@@ -57,7 +59,7 @@ class Sequences:
         check_mask(self.mask, self.prefix, "prefix")
         if self.prefix.ndim != 2:
             raise ValueError(f"prefix has shape {self.prefix.shape}: it must be (n, length), one row per sequence")
-        self._require_within()
+        self._require_within((math.inf, math.inf))
 
     def __len__(self) -> int:
         return len(self.prefix)
@@ -76,11 +78,12 @@ class Sequences:
         Raises:
             ValueError: a prefix or a token lies outside the table.
         """
+        table = np.asarray(table)
         if table.ndim not in (1, 2):
             raise ValueError(f"table has shape {table.shape}: it must be (prefixes, vocab) or (prefixes,)")
-        if table.ndim == 1:
-            self._require_within(len(table))
-        values = np.take(table, self.prefix if table.ndim == 1 else self.cells((len(table), table.shape[1])))
+        self._require_within(table.shape)
+        cells = self.prefix if table.ndim == 1 else self.prefix * table.shape[1] + self.token
+        values = np.take(table, cells)
         return values if self._no_padding else np.where(self.mask, values, 0.0)
 
     def scatter(self, values: NDArray[Any], shape: tuple[int, int]) -> Floats:
@@ -103,7 +106,7 @@ class Sequences:
         Raises:
             ValueError: a prefix or a token lies outside the table.
         """
-        self._require_within(*shape)
+        self._require_within(shape)
         return self.prefix * shape[1] + self.token
 
     @cached_property
@@ -115,18 +118,27 @@ class Sequences:
             name: (int(ids.min()), int(ids.max())) for name, ids in (("prefix", self.prefix), ("token", self.token))
         }
 
-    def _require_within(self, prefixes: float = math.inf, vocab: float = math.inf) -> None:
-        """Refuses a table, of shape (prefixes, vocab), in which a prefix or a token has no place."""
-        for (name, (least, largest)), size in zip(self._range.items(), (prefixes, vocab), strict=False):
+    def _require_within(self, shape: tuple[float, ...]) -> None:
+        """Refuses a table, of shape (prefixes, vocab) or (prefixes,), in which a prefix or a token has no place."""
+        for (name, (least, largest)), size in zip(self._range.items(), shape, strict=False):
             if least < 0 or largest >= size:
-                raise ValueError(f"{name} must lie from 0 to {size - 1}, got {least} to {largest}")
+                raise ValueError(
+                    f"{name} must lie from 0 to {size - 1} in a table of shape {shape}, got {least} to {largest}"
+                )
 
     @cached_property
     def _no_padding(self) -> bool:
         return bool(self.mask.all())
 
     def log_probs(self, table: Floats) -> Floats:
-        """log p(y) of every sequence, shape (n,), from log p(x|s) of shape (prefixes, vocab); nats."""
+        """log p(y) of every sequence, shape (n,), from log p(x|s) of shape (prefixes, vocab); nats.
+
+        Raises:
+            TypeError: the table holds no real floating numbers.
+            ValueError: it has another shape, or a sequence leaves it.
+        """
+        if floating(table, "table").ndim != 2:
+            raise ValueError(f"table has shape {table.shape}: it must be (prefixes, vocab)")
         return per_sequence(self.gather(table))
 
     def log_ratio(self, policy_log_probs: Floats, actor_log_probs: Floats) -> Floats:
@@ -134,7 +146,13 @@ class Sequences:
 
         It is the sum of the tokens' log-ratios: log p(y) − log q(y) would have few digits for near-equal policies.
         It is −inf where p(y) = 0, whatever q(y) is.
+
+        Raises:
+            TypeError: a table holds no real floating numbers.
+            ValueError: the shapes differ or are not (prefixes, vocab), or a sequence leaves the tables.
         """
+        if floating(policy_log_probs, "policy_log_probs").ndim != 2:
+            raise ValueError(f"policy_log_probs has shape {policy_log_probs.shape}: it must be (prefixes, vocab)")
         ratios = self.gather(np.asarray(log_ratio(policy_log_probs, actor_log_probs)))
         lost = (ratios == -math.inf).any(axis=-1, keepdims=True)
         return np.where(lost[:, 0], -math.inf, per_sequence(np.where(lost, 0.0, ratios)))
@@ -163,7 +181,7 @@ class SequenceLaws:
     reference_log_probs: Floats
 
     def __post_init__(self) -> None:
-        if self.policy_log_probs.ndim != 2:
+        if floating(self.policy_log_probs, "policy_log_probs").ndim != 2:
             raise ValueError(f"policy_log_probs has shape {self.policy_log_probs.shape}, not (prefixes, vocab)")
         for field in dataclasses.fields(self):
             check_log_probs(getattr(self, field.name), field.name)
@@ -247,7 +265,7 @@ def per_sequence(values: Floats, *factors: Floats) -> Floats:
     Raises:
         ValueError: the shapes differ, or are not (n, length).
     """
-    if values.ndim != 2:
+    if floating(values, "values").ndim != 2:
         raise ValueError(f"values has shape {values.shape}: it must be (n, length), one row per sequence")
     for factor in factors:
         check_same_shape(values, factor, "values", "a factor")
@@ -266,7 +284,7 @@ def occupancy(sequences: Sequences, probability: Floats, shape: tuple[int, int])
     Raises:
         ValueError: `probability` has another shape, or a sequence leaves the table.
     """
-    check_shape(probability, (len(sequences),), "probability", "one number per sequence")
+    check_shape(floating(probability, "probability"), (len(sequences),), "probability", "one number per sequence")
     return sequences.scatter(probability[:, None], shape)
 
 
@@ -280,7 +298,7 @@ def kl_of_measures(first: Floats, second: Floats) -> float:
     Raises:
         ValueError: the shapes differ.
     """
-    check_same_shape(first, second, "first", "second")
+    check_alike(first=first, second=second)
     if not (first > 0).any() or not (second > 0).any():
         return math.nan
     near = np.abs(first - second) < second / 2

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from jackpot_sim.core import backend
 from jackpot_sim.core.arrays import Array
-from jackpot_sim.core.backend import namespace, stop_gradient
+from jackpot_sim.core.backend import floating, namespace, stop_gradient
 from jackpot_sim.core.checks import check_ids, check_log_probs, check_same_shape, check_same_states, require_vocabulary
 
 
@@ -73,7 +73,7 @@ class TopK:
         Raises:
             ValueError: the leading shapes differ, or an id lies outside the vocabulary.
         """
-        check_same_states(log_probs, self.ids, "log_probs", "ids")
-        check_ids(self.ids, log_probs.shape[-1], "ids")
+        check_same_states(floating(log_probs, "log_probs"), self.ids, "log_probs", "ids")
+        check_ids(self.ids, log_probs.shape[-1], "ids of log_probs")
         xp = namespace(log_probs, self.ids)
         return xp.take_along_axis(log_probs, xp.astype(self.ids, xp.int64), axis=-1)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import re
 import pickle
+import re
 import zlib
 from typing import Any
 
@@ -174,7 +174,9 @@ def test_a_parameter_per_state_is_that_parameter_in_each_state(correction: Corre
                 np.testing.assert_array_equal(getattr(together, field)[row], getattr(alone, field))
                 np.testing.assert_array_equal(getattr(cut, field)[0], getattr(alone, field))
         # With flat tokens a (states, 1) parameter would make a (states, states) table of weights.
-        with pytest.raises(ValueError, match=rf"{re.escape(correction.name)}: .*{name} has shape \(3, 1\), log_ratio has"):
+        with pytest.raises(
+            ValueError, match=rf"{re.escape(correction.name)}: .*{name} has shape \(3, 1\), log_ratio has"
+        ):
             weigh(_replaced(correction, **{name: values}), log_ratio[:, 0])
 
 

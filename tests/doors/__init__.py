@@ -1,1 +1,1 @@
-"""Fuzz of every public function that takes arrays: an array of a wrong shape or dtype is refused, or makes no difference."""
+"""Fuzz of public functions that take arrays: a wrong array is refused, or makes no difference."""

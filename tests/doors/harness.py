@@ -31,7 +31,8 @@ class Given:
     """An array argument: its shape in letters, and a function that makes one.
 
     Attributes:
-        shape: a letter for each axis; "1" is an axis of length 1.
+        shape: a letter for each axis; "1" is an axis of length 1, "*x" one whose length is free, and "..." stands
+            for any axes in front (two, where an array is made).
         make: a random array of a given shape, for these sizes of the letters.
         also: other shapes that the function documents.
         any_shape: True where the documented shape is "any".
@@ -46,7 +47,7 @@ class Given:
 
     def allowed(self, shape: tuple[int, ...], sizes: Sizes) -> bool:
         """True for the shapes that the function documents."""
-        return self.any_shape or shape in {_numbers(each, sizes) for each in (self.shape, *self.also)}
+        return self.any_shape or any(_fits(shape, each, sizes) for each in (self.shape, *self.also))
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,8 @@ class Door:
         given: the array arguments by name.
         fixed: the other arguments, for these sizes and this generator.
         name: the name in reports; the function's own by default.
-        torch: True where the function takes tensors too.
+        torch: True where the function takes tensors.
+        numpy: True where the function takes numpy arrays.
         letters: letters that `fixed` needs besides those of the shapes.
     """
 
@@ -67,6 +69,7 @@ class Door:
     fixed: Callable[[np.random.Generator, Sizes], Mapping[str, Any]] = lambda generator, sizes: {}
     name: str = ""
     torch: bool = True
+    numpy: bool = True
     letters: tuple[str, ...] = ()
 
     def __str__(self) -> str:
@@ -77,7 +80,7 @@ class Door:
     def axes(self) -> tuple[str, ...]:
         """The letters whose sizes a knock chooses."""
         every = [letter for given in self.given.values() for letter in given.shape]
-        return tuple(dict.fromkeys(letter for letter in (*every, *self.letters) if letter != "1"))
+        return tuple(dict.fromkeys(letter for letter in (*every, *self.letters) if letter not in ("1", "...")))
 
 
 class Outcome(StrEnum):
@@ -115,7 +118,16 @@ class Knock:
 
 
 def _numbers(shape: tuple[str, ...], sizes: Sizes) -> tuple[int, ...]:
-    return tuple(1 if letter == "1" else sizes[letter] for letter in shape)
+    front = (2, 3) if shape[:1] == ("...",) else ()
+    letters = shape[1:] if front else shape
+    return (*front, *(1 if letter == "1" else sizes[letter] for letter in letters))
+
+
+def _fits(shape: tuple[int, ...], letters: tuple[str, ...], sizes: Sizes) -> bool:
+    if letters[:1] == ("...",):
+        letters, shape = letters[1:], shape[max(0, len(shape) - len(letters) + 1) :]
+    lengths = [None if letter.startswith("*") else _numbers((letter,), sizes)[0] for letter in letters]
+    return len(shape) == len(letters) and all(n in (m, None) or m is None for m, n in zip(shape, lengths, strict=True))
 
 
 def wrong_shapes(x: Values) -> Iterator[tuple[str, Values]]:
