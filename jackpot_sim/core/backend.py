@@ -52,10 +52,17 @@ def floating(x: Array, name: str = "the array") -> Array:
 
 
 def as_array(value: float | Array, like: Array) -> Array:
-    """`value`, a number or an array of any shape, with the dtype and the device of `like`."""
+    """`value`, a number or an array of any shape, with the dtype and the device of `like`.
+
+    Raises:
+        TypeError: `value` holds complex numbers.
+    """
     xp = namespace(like)
     device = array_api_compat.device(like)
     if array_api_compat.is_array_api_obj(value):
+        given = cast("Array", value)
+        if namespace(given).isdtype(given.dtype, "complex floating"):
+            raise TypeError(f"the array must hold real numbers, got dtype {given.dtype}")
         return xp.astype(xp.asarray(value, device=device), like.dtype)
     return xp.asarray(value, dtype=like.dtype, device=device)
 

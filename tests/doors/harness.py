@@ -31,7 +31,7 @@ class Given:
     """An array argument: its shape in letters, and a function that makes one.
 
     Attributes:
-        shape: a letter for each axis; "1" is an axis of length 1, "*x" one whose length is free, and "..." stands
+        shape: a letter for each axis; "1" is an axis of length 1, "*x" an axis x whose length is free, and "..." stands
             for any axes in front (two, where an array is made).
         make: a random array of a given shape, for these sizes of the letters.
         also: other shapes that the function documents.
@@ -79,7 +79,7 @@ class Door:
     @property
     def axes(self) -> tuple[str, ...]:
         """The letters whose sizes a knock chooses."""
-        every = [letter for given in self.given.values() for letter in given.shape]
+        every = [letter.removeprefix("*") for given in self.given.values() for letter in given.shape]
         return tuple(dict.fromkeys(letter for letter in (*every, *self.letters) if letter not in ("1", "...")))
 
 
@@ -120,7 +120,7 @@ class Knock:
 def _numbers(shape: tuple[str, ...], sizes: Sizes) -> tuple[int, ...]:
     front = (2, 3) if shape[:1] == ("...",) else ()
     letters = shape[1:] if front else shape
-    return (*front, *(1 if letter == "1" else sizes[letter] for letter in letters))
+    return (*front, *(1 if letter == "1" else sizes[letter.removeprefix("*")] for letter in letters))
 
 
 def _fits(shape: tuple[int, ...], letters: tuple[str, ...], sizes: Sizes) -> bool:
