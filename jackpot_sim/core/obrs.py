@@ -10,7 +10,7 @@ import math
 from jackpot_sim.core.arrays import Array
 from jackpot_sim.core.backend import floating, logsumexp, namespace
 from jackpot_sim.core.budget import solve_lam
-from jackpot_sim.core.checks import beside, check_pair, per_state, positive
+from jackpot_sim.core.checks import beside, check_alike, check_pair, per_state, positive
 
 __all__ = [
     "acceptance_probability",
@@ -81,6 +81,7 @@ def accepted_log_probs(policy_log_probs: Array, actor_log_probs: Array, lam: flo
 
 def log_overlap_terms(policy_log_probs: Array, actor_log_probs: Array, lam: float | Array) -> Array:
     """log min(q, p/λ), shape (..., vocab), for laws that the caller has already checked."""
+    check_alike(policy_log_probs=policy_log_probs, actor_log_probs=actor_log_probs)
     xp = namespace(policy_log_probs, actor_log_probs)
     lam = positive(per_state(lam, policy_log_probs, "lam"), "lam", policy_log_probs)
     return xp.minimum(actor_log_probs, policy_log_probs - xp.log(lam))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jackpot_sim.core import checks, numerics
-from jackpot_sim.core.backend import floating
+from jackpot_sim.core.backend import floating, to_numpy
 from tests.conftest import ToLibrary
 
 INF = math.inf
@@ -99,3 +99,73 @@ def test_bfloat16_log_probs_are_too_coarse_to_be_a_law() -> None:
     law = torch.log_softmax(torch.zeros(3), dim=-1).to(torch.bfloat16)
     with pytest.raises(ValueError, match="policy_log_probs is not normalised"):
         checks.check_log_probs(law, "policy_log_probs")
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.float64, np.uint8])
+def test_masks_of_numbers_are_refused(xp: ToLibrary, dtype: type) -> None:
+    values = xp(np.ones((2, 3)))
+    with pytest.raises(TypeError, match=r"mask must be boolean, .* pass mask != 0"):
+        checks.check_mask(xp(np.ones((2, 3)).astype(dtype)), values, "values")
+
+
+@pytest.mark.parametrize("shape", [(2, 1), (1, 3), (3,), (3, 2), (2, 3, 1), ()])
+def test_masks_do_not_broadcast(xp: ToLibrary, shape: tuple[int, ...]) -> None:
+    values, mask = xp(np.ones((2, 3))), xp(np.ones(shape, dtype=bool))
+    with pytest.raises(ValueError, match=r"values has shape \(2, 3\), mask has shape"):
+        checks.check_mask(mask, values, "values")
+
+
+def test_a_value_per_state_has_one_axis_less_or_one_token(xp: ToLibrary) -> None:
+    # As many states as tokens: axes that were aligned from the right would take a state for a token.
+    laws, values = xp(np.zeros((3, 3))), np.array([1.0, 2.0, 3.0])
+    for given in (values, values[:, None]):
+        np.testing.assert_array_equal(to_numpy(checks.per_state(xp(given), laws, "lam")), values[:, None])
+    assert float(checks.per_state(2, laws, "lam")) == 2
+    for wrong in (values[None], values[:2], np.ones((3, 3)), np.ones((3, 1, 1))):
+        with pytest.raises(ValueError, match="lam has shape"):
+            checks.per_state(xp(wrong), laws, "lam")
+
+
+def test_values_stand_beside_others_axis_by_axis(xp: ToLibrary) -> None:
+    like = xp(np.zeros((2, 3)))
+    for shape in ((2, 3), (2, 1), (1, 3), (1, 1), ()):
+        assert tuple(checks.beside(xp(np.ones(shape)), like, "lam", "log_ratio").shape) == shape
+    for wrong in ((3,), (2,), (1,), (3, 2), (1, 2, 3)):
+        with pytest.raises(ValueError, match=r"lam has shape .* log_ratio has shape .* each as long or 1"):
+            checks.beside(xp(np.ones(wrong)), like, "lam", "log_ratio")
+
+
+@pytest.mark.parametrize(("ids", "words"), [([0, 5], "got 0 to 5"), ([-1, 0], "got -1 to 0")])
+def test_ids_lie_in_the_vocabulary(xp: ToLibrary, ids: list[int], words: str) -> None:
+    assert checks.check_ids(xp(np.array([0, 4])), 5, "token") is not None
+    with pytest.raises(ValueError, match=f"token must lie from 0 to 4, {words}"):
+        checks.check_ids(xp(np.array(ids)), 5, "token")
+    with pytest.raises(TypeError, match="token must hold integers"):
+        checks.check_ids(xp([0.0, 1.0]), 5, "token")
+
+
+def test_no_ids_lie_nowhere() -> None:
+    assert checks.check_ids(np.zeros((0, 3), dtype=np.int64), 0, "token").shape == (0, 3)
+
+
+def test_alike_arrays_have_one_shape_and_hold_real_numbers(xp: ToLibrary) -> None:
+    checks.check_alike(p=xp([1.0]), q=xp([2.0]))
+    with pytest.raises(ValueError, match=r"p has shape \(1,\), q has shape \(2,\)"):
+        checks.check_alike(p=xp([1.0]), q=xp([2.0, 3.0]))
+    with pytest.raises(TypeError, match="q must hold real floating numbers"):
+        checks.check_alike(p=xp([1.0]), q=xp(np.array([2])))
+
+
+def test_states_agree_but_for_the_last_axis(xp: ToLibrary) -> None:
+    checks.check_same_states(xp(np.ones((2, 3))), xp(np.ones((2, 5))), "law", "uniforms")
+    for wrong in ((3, 5), (5,), (2, 1, 5), ()):
+        with pytest.raises(ValueError, match="all axes but the last must be the same"):
+            checks.check_same_states(xp(np.ones((2, 3))), xp(np.ones(wrong)), "law", "uniforms")
+
+
+@pytest.mark.parametrize("bad", [math.nan, INF, -INF])
+def test_advantages_are_finite(xp: ToLibrary, bad: float) -> None:
+    with pytest.raises(ValueError, match="advantage holds NaN or inf"):
+        checks.check_advantage(xp([1.0, bad]))
+    with pytest.raises(TypeError, match="advantage must hold real floating numbers"):
+        checks.check_advantage(xp(np.array([1, 2])))

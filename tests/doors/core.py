@@ -197,6 +197,14 @@ DOORS = (
     Door(log_ratios.masked_mean, {"values": array("n length"), **AGGREGATED}),
     # ---- numerics
     Door(numerics.log_softmax, {"logits": array("states vocab", any_shape=True)}),
+    *(
+        Door(function, same("p", "ratio", "q"))
+        for function in (divergences.kl_terms, divergences.chi_square_of_checked)
+    ),
+    Door(divergences.kl_of_checked, TWO),
+    Door(divergences.kl_to_measure, same("p", "ratio", "measure")),
+    Door(obrs.overlap_of_checked, PAIR | LAM),
+    Door(obrs.log_overlap_terms, PAIR | LAM),
     Door(numerics.log_ratio, PAIR),
     Door(numerics.mul_exp, same("x", "log_weight")),
     Door(numerics.exp_difference, same("log_first", "log_second")),
@@ -378,5 +386,44 @@ DOORS = (
     ),
 )
 
-EXEMPT: Mapping[str, str] = {}
+EXEMPT: Mapping[str, str] = {
+    **dict.fromkeys(
+        (f"core.backend.{name}" for name in ("as_array", "as_ids", "floating", "into", "kth_largest", "logsumexp")),
+        "what the array standard lacks: one array of any shape, or arrays that the caller has checked",
+    ),
+    **dict.fromkeys(
+        (f"core.backend.{name}" for name in ("searchsorted", "stop_gradient", "to_numpy", "topk", "topk_mask")),
+        "what the array standard lacks: one array of any shape, or arrays that the caller has checked",
+    ),
+    **dict.fromkeys(
+        (f"core.checks.{name}" for name in ("beside", "check_advantage", "check_at_most_one")),
+        "a check itself: tests/core/test_checks.py",
+    ),
+    **dict.fromkeys(
+        (f"core.checks.{name}" for name in ("check_beside", "check_ids", "check_integers", "check_log_probs")),
+        "a check itself: tests/core/test_checks.py",
+    ),
+    **dict.fromkeys(
+        (f"core.checks.{name}" for name in ("check_mask", "check_same_shape", "check_same_states", "check_shape")),
+        "a check itself: tests/core/test_checks.py",
+    ),
+    **dict.fromkeys(
+        (f"core.checks.{name}" for name in ("check_total", "per_state", "positive", "require_vocabulary")),
+        "a check itself: tests/core/test_checks.py",
+    ),
+    "core.heads.Head.require": "a check itself, of the doors Head.logits and ChunkedLaw.of",
+    "core.sequences.check_advantages": "a check itself: tests/core/test_sequences.py",
+    **dict.fromkeys((f"core.log_ratios.k{i}" for i in (1, 2, 3)), "elementwise: any shape and real dtype fits"),
+    "core.numerics.exp_remainder": "elementwise: any shape and real dtype fits",
+    "core.weighted_laws.log_mass": "elementwise: any shape and real dtype fits",
+    "core.hashing.splitmix64": "elementwise: any shape of unsigned integers",
+    **dict.fromkeys(
+        (f"core.gaussian.{name}" for name in ("kl", "kl_accepted", "overlap", "total_variation")),
+        "elementwise: any number or array-like fits, and is made float64",
+    ),
+    "core.heads.ChunkedLaw": "made by `ChunkedLaw.of` alone, which has a door",
+    "core.topk.TopK": "refuses any dtype but its two: tests/core/test_topk.py",
+    "core.scored.ScoredRollouts.take": "rows index as numpy's do, and the constructor checks the result",
+    "core.sequences.Sequences.take": "rows index as numpy's do, and the constructor checks the result",
+}
 """Public functions that take arrays and have no door, with the reason."""

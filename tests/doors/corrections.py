@@ -76,5 +76,32 @@ DOORS = (
     ),
 )
 
-EXEMPT: Mapping[str, str] = {}
+_IN = "estimators.corrections"
+EXEMPT: Mapping[str, str] = {
+    f"{_IN}.correction.Correction.weights": "each registered correction has a door of its own",
+    **dict.fromkeys(
+        (
+            f"{_IN}.{name}.in_the_limit"
+            for name in (
+                *("batch.BatchNormalized", "batch.SecondMomentMask", "composed.Combined", "composed.RaoBlackwell"),
+                "correction.Correction",
+            )
+        ),
+        "one check for all, of the doors m2po.in_the_limit and batch_normalize(tis).in_the_limit",
+    ),
+    **dict.fromkeys(
+        (
+            f"{_IN}.{name}.pieces"
+            for name in (
+                *("composed.RaoBlackwell", "correction.Correction", "jackpot.Jackpot", "token.NoCorrection"),
+                *("jackpot.OverlapTruncatedImportanceSampling", "token.ImportanceSampling", "token.RejectionSampling"),
+                "token.TruncatedImportanceSampling",
+            )
+        ),
+        "called by `path` with the overlap that it has computed",
+    ),
+    f"{_IN}.pieces.Piece": "a number or a path of thresholds, which `path` checks",
+    f"{_IN}.inputs.only_live": "called by `Correction.weights` after its checks",
+    f"{_IN}.parameters.log_of": "any number or array, made like another",
+}
 """Public functions that take arrays and have no door, with the reason."""

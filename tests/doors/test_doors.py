@@ -8,7 +8,8 @@ import torch
 
 from jackpot_sim.core.checks import check_same_shape
 from tests.doors.harness import Door, Outcome, array, knocks
-from tests.doors.registry import DOORS
+from tests.doors.public import taking_arrays
+from tests.doors.registry import DOORS, EXEMPT, PACKAGES
 
 SIZES = {
     "distinct": lambda letters: dict(zip(letters, (3, 4, 2, 5, 6), strict=False)),
@@ -43,3 +44,15 @@ def test_the_fuzz_sees_functions_without_checks(call: object, outcome: Outcome) 
     )  # type: ignore[arg-type]
     found = {knock.outcome for knock in knocks(door, {"n": 3, "length": 3}, 0) if knock.argument == "mask"}
     assert outcome in found
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_whatever_takes_arrays_has_a_door_or_a_reason(package: str) -> None:
+    doors = {str(door).split("[")[0] for door in DOORS}
+    found = set(taking_arrays(package))
+    assert len(found) > 5
+    assert found - doors - EXEMPT.keys() == set()
+    # A reason for what has a door, or is gone, is stale.
+    mine = {name for name in EXEMPT if name.startswith(package.replace("/", "."))}
+    assert mine & doors == set()
+    assert mine <= found
