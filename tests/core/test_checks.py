@@ -126,6 +126,17 @@ def test_a_value_per_state_has_one_axis_less_or_one_token(xp: ToLibrary) -> None
             checks.per_state(xp(wrong), laws, "lam")
 
 
+@pytest.mark.parametrize("states", [(2, 3), (), (2,)])
+def test_a_value_per_state_of_laws_with_any_axes(xp: ToLibrary, states: tuple[int, ...]) -> None:
+    laws, values = xp(np.zeros((*states, 4))), np.random.default_rng(0).random(states)
+    for given in (values, values[..., None]):
+        found = np.broadcast_to(to_numpy(checks.per_state(xp(given), laws, "lam")), (*states, 1))
+        np.testing.assert_array_equal(found, values[..., None])
+    for wrong in ((*states, 2), (*states, 4), (5, *states)):
+        with pytest.raises(ValueError, match="lam has shape"):
+            checks.per_state(xp(np.ones(wrong)), laws, "lam")
+
+
 def test_values_stand_beside_others_axis_by_axis(xp: ToLibrary) -> None:
     like = xp(np.zeros((2, 3)))
     for shape in ((2, 3), (2, 1), (1, 3), (1, 1), ()):
@@ -158,6 +169,12 @@ def test_alike_arrays_have_one_shape_and_hold_real_numbers(xp: ToLibrary) -> Non
 
 def test_states_agree_but_for_the_last_axis(xp: ToLibrary) -> None:
     checks.check_same_states(xp(np.ones((2, 3))), xp(np.ones((2, 5))), "law", "uniforms")
+    checks.check_same_states(xp(np.ones((2, 3, 4))), xp(np.ones((2, 3, 5))), "law", "uniforms")
+    checks.check_same_states(xp(np.ones(3)), xp(np.ones(5)), "law", "uniforms")
+    with pytest.raises(ValueError, match="all axes but the last must be the same"):
+        checks.check_same_states(xp(np.ones((2, 3, 4))), xp(np.ones((2, 4, 4))), "law", "uniforms")
+    with pytest.raises(ValueError, match="all axes but the last must be the same"):
+        checks.check_same_states(xp(np.ones(())), xp(np.ones(())), "law", "uniforms")
     for wrong in ((3, 5), (5,), (2, 1, 5), ()):
         with pytest.raises(ValueError, match="all axes but the last must be the same"):
             checks.check_same_states(xp(np.ones((2, 3))), xp(np.ones(wrong)), "law", "uniforms")
@@ -169,3 +186,17 @@ def test_advantages_are_finite(xp: ToLibrary, bad: float) -> None:
         checks.check_advantage(xp([1.0, bad]))
     with pytest.raises(TypeError, match="advantage must hold real floating numbers"):
         checks.check_advantage(xp(np.array([1, 2])))
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (2, 0)])
+def test_a_vocabulary_has_a_token(xp: ToLibrary, shape: tuple[int, ...]) -> None:
+    checks.require_vocabulary(xp(np.ones(1)), "law")
+    checks.require_vocabulary(xp(np.ones((0, 1))), "law")
+    with pytest.raises(ValueError, match=r"law has shape .*: the last axis is the vocabulary and must not be empty"):
+        checks.require_vocabulary(xp(np.ones(shape)), "law")
+
+
+def test_a_shape_is_exact() -> None:
+    checks.check_shape(np.ones((2, 3)), (2, 3), "prompt", "one row per sequence")
+    with pytest.raises(ValueError, match=r"prompt has shape \(3, 2\), not \(2, 3\): one row per sequence"):
+        checks.check_shape(np.ones((3, 2)), (2, 3), "prompt", "one row per sequence")
