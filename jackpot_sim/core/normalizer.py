@@ -136,7 +136,7 @@ def chunked(
     policy = ChunkedLaw.of(policy_head, policy_hidden, chunk)
     actor = ChunkedLaw.of(actor_head, actor_hidden, chunk)
     xp = namespace(policy_hidden, actor_hidden)
-    lam = positive(per_state(lam, policy_hidden, "lam"), "lam", policy.log_total)
+    lam = positive(per_state(lam, policy.log_total, "lam"), "lam", policy.log_total)
     # p/λ is p with log λ on its normaliser.
     scaled = replace(policy, log_total=policy.log_total + xp.log(lam))
     total = xp.zeros_like(policy.log_total[..., 0])
