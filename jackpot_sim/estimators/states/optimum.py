@@ -25,7 +25,8 @@ from jackpot_sim.estimators.corrections.correction import Correction
 from jackpot_sim.estimators.corrections.jackpot import Jackpot, OverlapTruncatedImportanceSampling
 from jackpot_sim.estimators.corrections.token import RejectionSampling, TruncatedImportanceSampling
 from jackpot_sim.estimators.states import path
-from jackpot_sim.estimators.states.sorted_state import A2, A2P, AP, A, Places, SortedState, Update, sorted_states
+from jackpot_sim.estimators.states.cumulated import Places
+from jackpot_sim.estimators.states.sorted_state import A2, A2P, AP, A, SortedState, Update, sorted_states
 from jackpot_sim.estimators.statistics import Denominator, Moments
 
 _CANDIDATES = 32
