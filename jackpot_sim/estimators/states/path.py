@@ -34,6 +34,9 @@ def exact(
     >>> path.bias.round(3)
     array([0.352, 0.117, 0.   ])
 
+    A bias keeps 12 digits even at 1e-10, where a coefficient that is not 1 (1/λ, Z, C/Z, a rate) is not rounded by as
+    much as the bias: it is known to 1e-16.
+
     Args:
         policy_log_probs: log p, shape (..., vocab), nats; computed with in numpy float64.
         actor_log_probs: log q, the same shape.

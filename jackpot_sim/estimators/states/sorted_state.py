@@ -5,9 +5,8 @@ moments follow from sums of q·r^k over stretches, times 1, A, Ap, A² and A²p.
 
 Sums of q·r^0 are cumulated from the largest r, all others from the smallest, as clips use them. The sum over a band
 is a difference of two cumulated sums, and is known to the rounding of the larger one. Terms that vanish where the
-laws meet (the law's distance from p, and the terms of the KL) have cumulated sums of their own: where the law of a
-piece is q or p itself, a bias keeps its digits however near the laws are; elsewhere it keeps as many as the
-coefficient of the piece has.
+laws meet (the law's distance from p, `policy_gaps`, and the terms of the KL) have cumulated sums of their own: a
+bias keeps its digits however small it is, and loses only those that the coefficient of a piece has lost.
 
 A state's likeliest token is left out of the sums with A. Where it is nearly certain (1 − p = t ≪ 1, as is common in
 language models) all gradients are of the order of t and its own terms of the order of 1: squares of sums that
@@ -104,6 +103,16 @@ class _Span(NamedTuple):
     start: Places
     stop: Places
     run: int
+
+    @property
+    def coefficient(self) -> Coefficient:
+        """c, where the law q·a·w is c·q·r^power."""
+        return self.accept.coefficient * self.weight.coefficient
+
+    @property
+    def power(self) -> int:
+        """The law's power of r."""
+        return self.accept.power + self.weight.power
 
 
 class SortedState:
@@ -271,10 +280,8 @@ class SortedState:
         for span in spans:
             for name, value in self._contributions(span).items():
                 totals[name] = totals[name] + value
-        divisor = totals["mean"] if denominator is Denominator.SELF_NORMALIZED else np.ones(shape)
-        if batch_rate is not None:
-            divisor = batch_rate
-        return self._moments(totals, self._error(spans, totals, divisor, denominator), divisor, denominator)
+        rate = np.ones(shape) if batch_rate is None else batch_rate
+        return self._moments(totals, spans, rate, denominator)
 
     def _spans(self, correction: Correction, shape: tuple[int, ...]) -> Iterator[_Span]:
         """The pieces of a correction as stretches of the sorted tokens."""
@@ -335,12 +342,14 @@ class SortedState:
         }
 
     def _moments(
-        self, t: dict[str, Floats], error: Update, divisor: Floats, denominator: Denominator
+        self, t: dict[str, Floats], spans: list[_Span], rate: Floats, denominator: Denominator
     ) -> StateStatistics:
         own = denominator is Denominator.SELF_NORMALIZED
+        divisor = t["mean"] if own else rate
         with np.errstate(divide="ignore", invalid="ignore"):
             top, ua, uap, ua_sq_p = (t[name] / divisor for name in ("u_top", "ua", "uap", "ua_sq_p"))
             estimate = Update(top * self.top_advantage, ua, uap, ua_sq_p, t["u_sq_a_sq"] / divisor**2)
+            error = self._own_error(spans, estimate) if own else self._error(spans, divisor)[1]
             estimate_sq = self.norm_sq(estimate)
             second_moment = self.feature_sq(t["s_top"], t["sa_sq"], t["sa_sq_p"])
             if own:
@@ -370,41 +379,41 @@ class SortedState:
             **of_single_tokens(t["rate"], estimate_sq * divisor**2),
         )
 
-    def _error(self, spans: list[_Span], t: dict[str, Floats], divisor: Floats, denominator: Denominator) -> Update:
-        """The update less the true gradient: Σ (law/D − p)f.
-
-        A self-normalised law has no scale of its own. It is first divided by the coefficient under which most of it
-        is p; its sum is then near 1 wherever the error is small, and what it misses of 1 is a sum of differences.
-        """
-        own = denominator is Denominator.SELF_NORMALIZED
-        scale = self._scale(spans, divisor) if own else np.where(divisor > 0, divisor, math.nan)
+    def _error(self, spans: list[_Span], scale: Coefficient) -> tuple[Floats, Update]:
+        """Σ (law/scale − p) and Σ (law/scale − p)·f."""
         mass, error = self._lost
         for span in spans:
-            (a, i), (w, j), start, stop, run = span
-            coefficient = a * w / scale
-            if own:  # a·w and the scale may be one number, rounded differently
-                coefficient = np.where(np.abs(coefficient - 1) < _ROUNDING, 1.0, coefficient)
-            more_mass, more = self.less_policy(coefficient, i + j, start, stop, run)
+            coefficient = span.coefficient / scale
+            # Two coefficients of one law may be the same number, rounded differently.
+            same = (np.asarray(scale) != 1) & (np.abs(coefficient - 1) < _ROUNDING)
+            coefficient = np.where(same, 1.0, coefficient)
+            more_mass, more = self.less_policy(coefficient, span.power, span.start, span.stop, span.run)
             mass, error = mass + more_mass, Update(*(x + y for x, y in zip(error, more, strict=True)))
-        if not own:
-            return error
-        less_one = mass / (self.top_p + self.rest_p)
+        return mass, error
+
+    def _own_error(self, spans: list[_Span], estimate: Update) -> Update:
+        """The error of the self-normalised update, whose law has no scale of its own.
+
+        The law is first divided by its coefficient where most of p lies. Wherever the error is small the sum of this
+        law is near 1, and what it misses of 1 is a sum of differences.
+        """
+        most, scale = np.zeros(()), np.asarray(math.nan)
+        for span in spans:
+            mass = np.where(span.coefficient > 0, self.sums(1, ONE, span.start, span.stop), 0.0)
+            most, scale = np.maximum(most, mass), np.where(mass > most, span.coefficient, scale)
+        # A division by a number near 1 would round more than it brings near.
+        total, error = self._error(spans, np.where(np.abs(scale - 1) < 1e-3, 1.0, scale))
+        less_one = self._less_one(total)
         rest = Update(*(x - less_one * y for x, y in zip(error, self.policy_update, strict=True)))
         square = error.a_sq_m - less_one * (2 * error.a_sq_p - less_one * self.policy_update.a_sq_m)
-        return Update(*(x / (1 + less_one) for x in rest))._replace(a_sq_m=square / (1 + less_one) ** 2)
-
-    def _scale(self, spans: list[_Span], mean: Floats) -> Floats:
-        """The coefficient c under which a law is c·p for most of the policy's mass; otherwise the law's mean."""
-        scale = np.where(mean > 0, mean, math.nan)
-        for (a, i), (w, j), start, stop, _ in spans:
-            if i + j == 1:
-                most = self.sums(1, ONE, start, stop) > (self.top_p + self.rest_p) / 2
-                scale = np.where(most & (a * w > 0), a * w, scale)
-        return scale
+        near = Update(*(x / (1 + less_one) for x in rest))._replace(a_sq_m=square / (1 + less_one) ** 2)
+        return Update(
+            *(np.where(np.abs(less_one) < 0.5, x, y) for x, y in zip(near, self.error(estimate), strict=True))
+        )
 
     def _less_one(self, less_policy: Floats) -> Floats:
-        """Σ law/Σ p − 1, from the sum of law − p over all pieces."""
-        return (less_policy + self._lost[0]) / (self.top_p + self.rest_p)
+        """Σ law/Σ p − 1, from the sum of law − p over all tokens."""
+        return less_policy / (self.top_p + self.rest_p)
 
     def _kl_terms(self, coefficient: Coefficient, power: int, start: Places, stop: Places) -> Floats:
         """Σ [p log(p/m) − p + m] of m = c·q·r^power over a piece whose c is near 1, for a power of 0 or 1."""
@@ -417,7 +426,7 @@ class SortedState:
 
         nan where the law has no mass.
         """
-        less_one = self._less_one(less_policy)
+        less_one = self._less_one(less_policy + self._lost[0])
         near = (np.abs(less_one) < 0.5) & np.isfinite(log_law)
         missing = np.asarray(exp_remainder(np.log1p(np.where(near, less_one, 0.0))))
         with np.errstate(divide="ignore", invalid="ignore"):
