@@ -26,7 +26,7 @@ from jackpot_sim.core.backend import BLOCK_ELEMENTS, as_array, floating, into, n
 from jackpot_sim.core.checks import check_same_shape, check_shape, check_total, require_vocabulary
 
 ATTAINABILITY_TOLERANCE = 1e-12
-"""The distance from the attainable maximum within which an acceptance rate means the maximum."""
+"""The share of the attainable maximum by which an acceptance rate may miss it and still mean the maximum."""
 
 _SAMPLE = 2048
 _STORED = 1 << 20
@@ -148,7 +148,8 @@ class _Tokens:
 
     def solve(self, rate: float) -> float:
         """The λ at which the mean acceptance is `rate`."""
-        target, near = rate * self._states, 2 * self._states * _tolerance(self._log_p)
+        target = rate * self._states
+        near = 2 * target * _tolerance(self._log_p)
         highest = 2 / rate  # Z ≤ P/λ, and the checks let P miss 1 by less than this
         lam, first = self._guess(rate, highest), True
         while True:
@@ -263,7 +264,7 @@ def _at_maximum(rate: Array, attainable: Array) -> Array:
     xp = namespace(rate)
     if bool(xp.any(attainable <= 0)):
         raise ValueError("policy and actor share no token at some state: nothing can be accepted there")
-    tolerance = _tolerance(rate)
+    tolerance = _tolerance(rate) * attainable
     bad = xp.reshape(rate > attainable + tolerance, (-1,))
     if bool(xp.any(bad)):
         worst = int(xp.argmax(xp.astype(bad, xp.int64)))

@@ -113,7 +113,8 @@ def chi_square(log_ratio: Array, mask: Array | None = None, how: Aggregate | Non
         log_ratio: ℓ, shape (..., length), nats.
         mask: the same shape, boolean; None: every token counts.
         how: None takes the mean of r² over tokens (verl `chi2_token`), SUM the mean of e^{2S} over
-            sequences (verl `chi2_seq`), MEAN the mean of e^{2G} over sequences (ms-swift's χ² of sequences).
+            sequences (verl `chi2_seq`), MEAN the mean of e^{2G} over sequences (ms-swift's χ² of sequences). verl
+            clamps ℓ and S at ±20, and counts rows without a token as sequences of ratio 1.
 
     Raises:
         TypeError: `mask` is not boolean, or ℓ holds no real floating numbers.
@@ -138,7 +139,7 @@ def effective_sample_size(weight: Array, mask: Array | None = None) -> Array:
     >>> round(float(effective_sample_size(np.array([1.0, 1.0, 2.0]))), 3)
     0.889
 
-    verl clamps the weights to [1/C, C] first, and counts a sequence's weight once for each of its tokens.
+    verl counts a sequence's weight once for each of its tokens, and its ESS is of weights clamped to [0, C].
 
     Args:
         weight: w ≥ 0, any shape. Infinite weights outweigh all others and count alike; if all weights are 0,

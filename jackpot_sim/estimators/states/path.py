@@ -34,6 +34,9 @@ def exact(
     >>> path.bias.round(3)
     array([0.352, 0.117, 0.   ])
 
+    A bias keeps 12 digits even at 1e-10, where a coefficient that is not 1 (1/λ, Z, C/Z, a rate) is not rounded by as
+    much as the bias: it is known to 1e-16.
+
     Args:
         policy_log_probs: log p, shape (..., vocab), nats; computed with in numpy float64.
         actor_log_probs: log q, the same shape.
@@ -50,9 +53,13 @@ def exact(
     thresholds = np.broadcast_shapes((1,), *(np.shape(v) for v in correction.parameters().values()))
     if len(thresholds) != 1:
         raise ValueError(f"a path needs parameters of shape (thresholds,), got {thresholds}")
+    laws, by_sign = (policy_log_probs, actor_log_probs, advantage), "advantages" in correction.needs
+    batch_rate = None
+    if denominator is Denominator.ACCEPTED:
+        rates = [state.acceptance_rate(correction, thresholds) for state in sorted_states(*laws, by_sign)]
+        batch_rate = np.mean(rates, axis=0)
     rows = [
-        state.statistics(correction, denominator, thresholds)
-        for state in sorted_states(policy_log_probs, actor_log_probs, advantage, "advantages" in correction.needs)
+        state.statistics(correction, denominator, thresholds, batch_rate) for state in sorted_states(*laws, by_sign)
     ]
     columns = {
         field.name: np.stack([getattr(row, field.name) for row in rows], axis=-1)

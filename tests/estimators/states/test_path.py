@@ -89,7 +89,7 @@ def assert_is_exact(cell: Cell, correction: Any, parameter: str, thresholds: Any
             np.testing.assert_allclose(
                 together[name][index], value, rtol=1e-10, atol=1e-10, err_msg=f"{name} at {parameter} = {threshold}"
             )
-        np.testing.assert_allclose(along.bias[index], expected.bias, rtol=1e-6, atol=1e-6)
+        np.testing.assert_allclose(along.bias[index], expected.bias, rtol=1e-10, atol=1e-14)
 
 
 @each("family, cell, denominator", rotating(FAMILIES, ALL, DENOMINATORS))
