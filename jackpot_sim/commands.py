@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal
 from typing import TypeAlias
 
 import cyclopts
@@ -20,6 +22,8 @@ FLAG = Parameter(negative=())
 """An option without a value, and without a `--no-…` form."""
 MANY = Parameter(consume_multiple=True, negative_iterable=())
 """An option with any number of values."""
+_LARGEST = 10**19
+"""The size from which on a whole number is left as text: no count comes near it."""
 UNPARSED = Parameter(parse=False)
 """An argument that is no option, and comes from `Split`."""
 
@@ -36,6 +40,18 @@ def app_of(module: str, about: str, epilogue: str = "", default_parameter: Param
         version_flags=[],
         default_parameter=default_parameter,
     )
+
+
+def whole_number(text: str) -> int | str:
+    """The whole number that a text means in powers of ten; any other text as it is.
+
+    >>> whole_number("1e9"), whole_number("2.5E+3"), whole_number("1e-9"), whole_number("12"), whole_number("1e99")
+    (1000000000, 2500, '1e-9', '12', '1e99')
+    """
+    if not re.fullmatch(r"[+-]?\d+(\.\d+)?[eE]\+?\d\d?", text):
+        return text
+    number = Decimal(text)
+    return int(number) if number == int(number) and abs(number) < _LARGEST else text
 
 
 def answer(
@@ -68,7 +84,7 @@ def answer(
             app.help_print(tokens=[])
             return 0
         unparsed, options = split(tokens)
-        function, bound, _ = app.parse_args(options, exit_on_error=False, print_error=False)
+        function, bound = _parsed(app, options)
         return int(function(*bound.args, **bound.kwargs, **unparsed))
     except answers as error:
         return _fail(name, str(error), 2)
@@ -78,6 +94,18 @@ def answer(
         return _fail(name, f"the system refuses: {error}", 2)
     except KeyboardInterrupt:
         return _fail(name, f"interrupted; {again}" if again else "interrupted", 130)
+
+
+def _parsed(app: App, options: list[str]) -> tuple[Callable[..., object], inspect.BoundArguments]:
+    """The function of a command, and its arguments."""
+    try:
+        function, bound, _ = app.parse_args(options, exit_on_error=False, print_error=False)
+    except cyclopts.CoercionError:
+        numbers = [str(whole_number(token)) for token in options]
+        if numbers == options:
+            raise
+        function, bound, _ = app.parse_args(numbers, exit_on_error=False, print_error=False)
+    return function, bound
 
 
 def _hint(app: App, tokens: Sequence[str]) -> str:
