@@ -29,6 +29,7 @@ MAY_IMPORT = {
     CORE: (),
     REQUIREMENTS: (),
     COMMANDS: (REQUIREMENTS,),
+    "jackpot_sim.__main__": (REQUIREMENTS,),  # it names the commands, and imports the one that is asked for
     ESTIMATORS: (CORE,),
     ENVIRONMENTS: (CORE, REQUIREMENTS, COMMANDS),
     STUDIES: (CORE, ESTIMATORS, ENVIRONMENTS, REQUIREMENTS, COMMANDS),

@@ -204,4 +204,6 @@ def _parts(schema: pa.Schema) -> tuple[list[pa.Field], list[pa.Field], list[pa.F
 
 def _unreadable(path: Path, error: Exception) -> StudyError:
     reason = " ".join(str(error).split())[:120]
-    return StudyError(f"shard {path} is missing, cut short or damaged ({reason}): move it away, and the same command makes it anew")
+    return StudyError(
+        f"shard {path} is missing, cut short or damaged ({reason}): move it away, and the same command makes it anew"
+    )

@@ -280,7 +280,10 @@ REFUSED: list[tuple[dict[str, Any], tuple[str, ...]]] = [
     ({"env": {"kind": "top-k"}}, ("env: ", "k")),
     ({"env": [ENV, ENV | {"base": {"kind": "zipf", "vocab": 0}}]}, ("env.1.base", "vocab", "got 0")),
     ({"env": {"kind": "hf", "policy": "a", "actor": "b"}}, ("env.prompts: it is missing: give --env.prompts",)),
-    ({"env": {"kind": "small-lm", "source": {"sigma": 1}}}, ("env.source: its kind is missing: give --env.source.kind",)),
+    (
+        {"env": {"kind": "small-lm", "source": {"sigma": 1}}},
+        ("env.source: its kind is missing: give --env.source.kind",),
+    ),
     ({"config": 1}, ("config", "no such field")),
     ({"seeds": -1}, ("seeds", "got -1")),
     ({"seeds": 0}, ("seeds", "got 0")),
