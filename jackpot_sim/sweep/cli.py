@@ -13,6 +13,7 @@ from jackpot_sim.studies.dotted import Nested, split_dotted
 from jackpot_sim.studies.errors import StudyError
 from jackpot_sim.studies.executors import ExecutorKind, opened, processes
 from jackpot_sim.studies.help_texts import columns_table
+from jackpot_sim.studies.kinds import SWEEP, require_kind
 from jackpot_sim.sweep import column_meanings, plan, records, spec, summary
 from jackpot_sim.sweep.display import cost_table, shown
 from jackpot_sim.sweep.epilogue import EPILOGUE
@@ -160,7 +161,7 @@ def study_from(config: Path | None, env: Mapping[str, object], rao_blackwell: bo
         StudyError: the file cannot be read, or a field is unknown or out of range.
     """
     bundled = TRAITS[world_of(env.get("kind"))].study
-    mapping = spec.bundled(bundled) if config is None else {"name": _name_of(config)} | read_mapping(config)
+    mapping = spec.bundled(bundled) if config is None else _read(config)
     if config is None and bundled != "default":
         # Its budgets suit this world; the rest of the options is laid over its environments.
         env = {key: value for key, value in env.items() if key != "kind"}
@@ -179,5 +180,8 @@ def study_from(config: Path | None, env: Mapping[str, object], rao_blackwell: bo
     return study.model_copy(update={"estimators": both})
 
 
-def _name_of(config: Path) -> str:
-    return re.sub(r"[^\w.-]", "-", config.stem)
+def _read(config: Path) -> dict[str, object]:
+    """The study in a file, by default named after it."""
+    mapping = read_mapping(config)
+    require_kind(SWEEP, config, mapping)
+    return {"name": re.sub(r"[^\w.-]", "-", config.stem)} | mapping

@@ -117,6 +117,10 @@ def check_possible(study: Study) -> None:
             raise StudyError(str(error)) from error
     for task, problems in {(run.training.task, run.training.evaluation.problems) for run in study.runs}:
         try:
+            task.held_out(0)  # the problems can be read
+        except ValueError as error:
+            raise StudyError(str(error)) from error
+        try:
             task.held_out(problems)
         except ValueError as error:
             raise StudyError(f"{error} (evaluation.problems is {problems})") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import shutil
 from pathlib import Path
@@ -100,6 +101,27 @@ def test_without_a_folder_it_takes_the_latest_run(
     # A figure's own study, deeper down, is not what was asked for.
     assert capsys.readouterr().out.startswith("runs/three, the latest run below runs/.\n")
     assert (tmp_path / "runs" / "three" / "analysis" / "lowest_mse.csv").exists()
+
+
+def test_the_latest_run_is_one_that_has_something_to_analyse(
+    small: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    trained = {"config_hash": "abc", "config": {"grid": {}}}
+    for name, manifest in (("trained", json.dumps(trained)), ("damaged", "{")):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        (tmp_path / "runs" / name / "manifest.json").write_text(manifest)
+    shutil.copytree(small.root, tmp_path / "runs" / "empty", ignore=lambda *_: ["records"])
+    assert main([]) == 2
+    assert "no run below runs/ (of 3 other folders of studies none" in capsys.readouterr().err
+    shutil.copytree(small.root, tmp_path / "runs" / "good")
+    os.utime(tmp_path / "runs" / "good" / "manifest.json", (1e9, 1e9))
+    assert main(["--replicates", "5"]) == 0
+    assert capsys.readouterr().out.startswith("runs/good, the latest run below runs/.\n")
+    assert main(["runs/trained"]) == 2
+    error = capsys.readouterr().err
+    assert "runs/trained holds a study of training: the `python -m jackpot_sim.training` command" in error
+    assert "delete" not in error
 
 
 @pytest.mark.parametrize("width", [40, 80, 100, 160])

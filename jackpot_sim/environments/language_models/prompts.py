@@ -177,8 +177,13 @@ def encoded(
     if tokenizer is None:
         raise ValueError("prompts need a tokenizer: there is none beside the model's weights")
     has_template = getattr(tokenizer, "chat_template", None) is not None
-    if not has_template and (chat or any(prompt.messages is not None for prompt in prompts)):
-        raise ValueError("the tokenizer has no chat template: give texts as prompts, and not chat=True")
+    if not has_template and any(prompt.messages is not None for prompt in prompts):
+        raise ValueError(
+            "the prompts are chat messages, and the tokenizer has no chat template: give texts as prompts (a benchmark "
+            "does so with chat: false), or a tokenizer with a template"
+        )
+    if not has_template and chat:
+        raise ValueError("chat is true, and the tokenizer has no chat template: leave chat out, or give false")
     in_chat = has_template if chat is None else chat
 
     def ids(prompt: Prompt) -> Ints:
