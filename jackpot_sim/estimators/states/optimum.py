@@ -142,19 +142,18 @@ def _refined(
     breaks = _breaks(pair, correction, parameter)
     if not breaks.size:
         raise ValueError("policy and actor share no token: there is no threshold to choose")
-    low, high = float(breaks[0]) - 1.0, float(breaks[-1]) + 1.0
-    grid = np.union1d(np.linspace(low, high, _GRID), breaks)
+    grid = np.union1d(np.linspace(breaks[0] - 1.0, breaks[-1] + 1.0, _GRID), breaks)
     # Points within each piece, as both of its ends may lie above what is between them.
     grid = np.union1d(grid, (grid[1:] + grid[:-1]) / 2)
     mse = _mse(along, grid)
     for _ in range(_WIDENINGS):  # the best threshold may lie beyond the breaks, or at the end of the axis
-        at = int(np.nanargmin(mse))
-        if 0 < at < len(grid) - 1:
+        least = int(np.argmin(mse))
+        if 0 < least < len(grid) - 1:
             break
         beyond = np.linspace(0.0, _STRIDE, _GRID)[1:]
-        more = grid[0] - beyond[::-1] if at == 0 else grid[-1] + beyond
+        more = grid[0] - beyond[::-1] if least == 0 else grid[-1] + beyond
         grid, mse = (
-            np.concatenate([new, old] if at == 0 else [old, new])
+            np.concatenate([new, old] if least == 0 else [old, new])
             for new, old in ((more, grid), (_mse(along, more), mse))
         )
     at = _minima(mse)

@@ -88,7 +88,8 @@ class PolicyGaps:
         if power == 1 or not np.any(coefficient):
             more = np.asarray(coefficient, dtype=np.float64) - 1
             policy = self._of_policy(start, stop)
-            return Gap(*(more * policy), more**2 * policy[-1])
+            mass, a, ap, a_sq_p = more * policy
+            return Gap(mass, a, ap, a_sq_p, more**2 * policy[-1])
         offset = np.asarray(coefficient, dtype=np.float64) - 1
         first = self._runs[run].first
         turn = np.clip(first + np.searchsorted(self._offsets[run], offset), start, stop)
@@ -102,7 +103,8 @@ class PolicyGaps:
             sums, squares = (
                 total + np.where(below, x - y, 0.0) for total, x, y in zip((sums, squares), *ends, strict=True)
             )
-        return Gap(*sums, squares)
+        mass, a, ap, a_sq_p = sums
+        return Gap(mass, a, ap, a_sq_p, squares)
 
     def _of_policy(self, start: Places, stop: Places) -> Floats:
         """Σ p·f, shape (4, thresholds), cumulated from the end that leaves the smaller part to subtract."""

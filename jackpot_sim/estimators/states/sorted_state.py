@@ -375,7 +375,7 @@ class SortedState:
 
     def _error(self, spans: list[_Span], scale: Coefficient) -> tuple[Floats, Update]:
         """Σ (law/scale − p) and Σ (law/scale − p)·f."""
-        mass, error = self._lost
+        mass, error = np.asarray(self._lost[0]), self._lost[1]
         for span in spans:
             coefficient = span.coefficient / scale
             # Two coefficients of one law may be the same number, rounded differently.
