@@ -39,9 +39,35 @@ Split: TypeAlias = Callable[[list[str]], tuple[Mapping[str, object], list[str]]]
 
 
 _SIGNS = {
-    **{"‖": "||", "±": "+-", "−": "-", "–": "-", "—": "-", "…": "...", "·": ".", "×": "x", "√": "sqrt", "∇": "grad "},
-    **{"≤": "<=", "≥": ">=", "≠": "!=", "≈": "~", "≪": "<<", "→": "->", "←": "<-", "↑": "^", "∈": "in", "∞": "inf"},
-    **{"⟨": "<", "⟩": ">", "∂": "d", "∝": "~", "ℓ": "l", "λ": "lambda", "Σ": "sum ", "′": "'", "’": "'"},
+    "‖": "||",
+    "±": "+-",
+    "−": "-",
+    "–": "-",
+    "—": "-",
+    "…": "...",
+    "·": ".",
+    "×": "x",
+    "√": "sqrt",
+    "∇": "grad ",
+    "≤": "<=",
+    "≥": ">=",
+    "≠": "!=",
+    "≈": "~",
+    "≪": "<<",
+    "→": "->",
+    "←": "<-",
+    "↑": "^",
+    "∈": "in",
+    "∞": "inf",
+    "⟨": "<",
+    "⟩": ">",
+    "∂": "d",
+    "∝": "~",
+    "ℓ": "l",
+    "λ": "lambda",
+    "Σ": "sum ",
+    "′": "'",
+    "’": "'",
 }
 """Signs in ASCII, for an output that cannot show them."""
 
@@ -148,7 +174,7 @@ def answer(
         return _fail(name, f"interrupted; {again}" if again else "interrupted", 130)
 
 
-def _parsed(app: App, options: list[str]) -> tuple[Callable[..., object], inspect.BoundArguments]:
+def _parsed(app: App, options: list[str]) -> tuple[Callable[..., int], inspect.BoundArguments]:
     """The function of a command, and its arguments."""
     try:
         function, bound, _ = app.parse_args(options, exit_on_error=False, print_error=False)

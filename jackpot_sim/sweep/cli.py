@@ -14,6 +14,7 @@ from jackpot_sim.studies.errors import StudyError
 from jackpot_sim.studies.executors import ExecutorKind, opened, processes
 from jackpot_sim.studies.help_texts import columns_table
 from jackpot_sim.studies.kinds import SWEEP, require_kind
+from jackpot_sim.studies.tables import print_table
 from jackpot_sim.sweep import column_meanings, plan, records, spec, summary
 from jackpot_sim.sweep.display import cost_table, shown
 from jackpot_sim.sweep.epilogue import EPILOGUE
@@ -48,6 +49,7 @@ def sweep(
     dry_run: Annotated[bool, FLAG] = False,
     quiet: Annotated[bool, FLAG] = False,
     columns: Annotated[bool, FLAG] = False,
+    wide: Annotated[bool, FLAG] = False,
     env: Annotated[Mapping[str, object] | None, UNPARSED] = None,
 ) -> int:
     """Run a study.
@@ -69,6 +71,7 @@ def sweep(
         dry_run: Show the cells and their cost, and run nothing.
         quiet: No progress bar and no summary.
         columns: Alone: explain every column of the records.
+        wide: Tables with all their columns, however narrow the terminal is.
         env: The environment options, by name.
     """
     options = [name for name, value in locals().items() if value]
@@ -102,7 +105,7 @@ def sweep(
     with shown(study, quiet) as report, opened(executor, count) as pool:
         progress = run(study, root, pool, in_flight=2 * count, report=report)
     if not quiet:
-        _print_results(root, progress)
+        _print_results(root, progress, wide)
     return 0
 
 
@@ -116,10 +119,10 @@ def _print_plan(study: Study, root: Path) -> None:
     output.print(f"Records would go to {root}.", soft_wrap=True)
 
 
-def _print_results(root: Path, progress: Progress) -> None:
+def _print_results(root: Path, progress: Progress, wide: bool) -> None:
     rows, output = records.load(root), console()
     for table in (*summary.tables(rows), *rollout_tables(root)):
-        output.print(table)
+        print_table(output, table, wide=wide)
     output.print(summary.legend(rows))
     resumed = f" ({progress.already_there} were there already)" if progress.already_there else ""
     output.print(f"{progress.total} cells{resumed}; records in {root}.", soft_wrap=True)

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
+import re
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from rich.console import Console
 
 from analysis import show, tables
@@ -137,6 +141,32 @@ def test_no_number_is_cut(small: Run, width: int) -> None:
             assert with_error(value, error) in words
 
 
+@given(value=st.floats(-1e12, 1e12), error=st.floats(1e-15, 1e12))
+def test_a_figure_and_its_error_can_be_read_back(value: float, error: float) -> None:
+    text = with_error(value, error)
+    found = re.fullmatch(r"(-?\d+)(?:\.(\d+))?(?:\((\d+)\))?(e[+-]\d+)?", text)
+    assert found, text
+    if found[3] is None:
+        assert float(text) == pytest.approx(value, rel=1e-3, abs=1e-12)
+        return
+    unit = 10.0 ** (int((found[4] or "e0")[1:]) - len(found[2] or ""))
+    assert abs(float(text.replace(f"({found[3]})", "")) - value) <= 0.51 * max(unit, error)
+    assert abs(int(found[3]) * unit - error) <= 0.51 * 10.0 ** math.floor(math.log10(error))
+    assert found[4] is None or len(found[1].lstrip("-")) == 1, "one digit before the point of a power of ten"
+
+
+def test_long_names_fold_on_a_narrow_console(small: Run) -> None:
+    found = tables.build(small.records, small.states, [16], Options(replicates=10))
+    long = "batch-normalize(rao-blackwell(jackpot(c1=2, lam=1.5)))"
+    for frame in (found.acceptance_vs_kl, found.kl_before_after):
+        frame["estimator"] = frame["estimator"].replace("tis(clip=2)", long)
+    console = Console(width=60, file=io.StringIO(), highlight=False)
+    show._print_by_estimator("KL", found.kl_before_after, "kl_effective", console)
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert max(map(len, lines)) <= 60
+    assert long.replace(" ", "") in "".join(line[:30].strip() for line in lines).replace(" ", "")
+
+
 def lowest(mse: list[float], rescaled: list[float], probability: float = 1.0) -> str:
     """The table of one environment with one estimator, `e`, at n = 1, 2, ..."""
     about = {"environment": "{}", "label": "top-p on zipf p=0.8", "env_kind": "top-p", "base_kind": "zipf"}
@@ -182,6 +212,13 @@ def test_help_says_what_it_is_for(capsys: pytest.CaptureFixture[str]) -> None:
         (np.nan, np.nan, "nan"),
         (0.25, np.inf, "0.25(inf)"),
         (0.002, 0.03, "0.00(3)"),
+        (9.6e-6, 3e-6, "1.0(3)e-05"),
+        (9.96e-6, 3e-8, "9.96(3)e-06"),
+        (9.996e-6, 3e-8, "1.000(3)e-05"),
+        (-9.6e-6, 3e-6, "-1.0(3)e-05"),
+        (-2e-6, 3e-5, "0(3)e-05"),
+        (99996.0, 30.0, "1.0000(3)e+05"),
+        (123.0, 40.0, "123(40)"),
     ],
 )
 def test_figures_are_written_as_far_as_they_are_known(value: float, error: float, text: str) -> None:

@@ -56,12 +56,17 @@ def test_an_error_of_the_block_stays_what_it_is(tmp_path: Path) -> None:
 
 def failing(root: Path, *files: str, error: type[BaseException] = ValueError) -> None:
     """A study that writes a manifest and these files, and fails."""
-    with pytest.raises(error), folder(root).claimed("abc"):
-        folder(root).write_manifest({"config_hash": "abc", "cells": [1]})
-        for name in files:
-            (root / name).parent.mkdir(parents=True, exist_ok=True)
-            (root / name).write_text("x")
-        raise error
+
+    def run() -> None:
+        with folder(root).claimed("abc"):
+            folder(root).write_manifest({"config_hash": "abc", "cells": [1]})
+            for name in files:
+                (root / name).parent.mkdir(parents=True, exist_ok=True)
+                (root / name).write_text("x")
+            raise error
+
+    with pytest.raises(error):
+        run()
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])

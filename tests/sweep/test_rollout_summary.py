@@ -42,13 +42,45 @@ def test_tables_show_what_is_recorded(finished: Path) -> None:
     assert f"at {int(kappa['tokens']):,} tokens" in text
 
 
-def shown(root: Path) -> str:
-    console = Console(width=200, record=True, file=io.StringIO())
+def printed(root: Path, width: int = 200) -> str:
+    console = Console(width=width, record=True, file=io.StringIO())
     found = records.load(root)
     for table in (*summary.tables(found), *rollout_tables(root)):
         console.print(table)
     console.print(summary.legend(found))
-    return " ".join(console.export_text().split())
+    return console.export_text()
+
+
+def shown(root: Path) -> str:
+    return " ".join(printed(root).split())
+
+
+@pytest.mark.parametrize("width", [60, 80, 100])
+def test_no_name_is_lost_on_a_narrow_terminal(checkpoints: Path, tmp_path: Path, width: int) -> None:
+    few = {"n_samples": 2, "replicates": 3, "estimators": ["none", {"kind": "jackpot", "rao_blackwell": True, "c1": 4}]}
+    env = {"actor": [{"kind": "weight-noise", "sigma": 0.5}, {"kind": "weight-noise", "sigma": 0.05}]}
+    asked = study(checkpoints, env, **few, denominators=["proposed", "accepted"], normalizers={"k": [1, 2]})
+    text = printed(run_serially(asked, tmp_path / "run"), width)
+    assert "…" not in text.replace("server-…", "")
+    assert max(map(len, text.splitlines())) <= width
+    firsts = [line.split()[0] for line in text.splitlines() if line.startswith(" ") and line.strip()]
+    for name in ("none", "server-bias-corrected", "probability_correlation", "weight-noise"):
+        assert name in firsts
+    assert "rao-blackwell(jackpot(c1=4))" in "".join(firsts)
+
+
+def test_a_figure_that_was_not_asked_for_has_no_column(checkpoints: Path, tmp_path: Path) -> None:
+    few = {"n_samples": 2, "replicates": 3, "estimators": ["none", "tis"]}
+    text = shown(run_serially(study(checkpoints, {"gradients": "off"}, **few), tmp_path / "off"))
+    assert "estimator accept KL acc. KL eff. weights ─" in text
+    assert "effective rollouts" not in text
+    assert "bias is nan" not in text
+    assert "nan" not in text.split("the mismatch")[0]
+    assert "MSE" not in text
+    env = {"actor": {"kind": "weight-noise", "sigma": [0.01 * n for n in range(1, 8)]}, "gradients": "off"}
+    text = shown(run_serially(study(checkpoints, env, **few), tmp_path / "many"))
+    assert "undefined" not in text
+    assert "MSE" not in text.split("side by side")[0].partition("knob KL before")[2]
 
 
 def test_what_is_not_resolved_is_not_told(checkpoints: Path, tmp_path: Path) -> None:
