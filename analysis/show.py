@@ -50,7 +50,9 @@ def with_error(value: float, error: float) -> str:
         return f"{value:g}"
     if abs(value) < _ZERO and not error > _ZERO:
         return "0"
-    if not math.isfinite(error):
+    if math.isnan(error):  # a single seed has none
+        return f"{value:.3g}"
+    if math.isinf(error):
         return f"{value:.3g}({error:g})"
     if error < 1e-9 * abs(value):
         return f"{value:.4g}"

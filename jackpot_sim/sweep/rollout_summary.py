@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
-from jackpot_sim.estimators.mismatch.summaries import descriptions
+from jackpot_sim.estimators.mismatch.summaries import OF_THE_SAMPLE, descriptions
 from jackpot_sim.studies.tables import FittedTable
 from jackpot_sim.sweep import records
 from jackpot_sim.sweep.labels import labels
@@ -17,6 +18,10 @@ _ON_WAYS = (
     "top-k. kept: mean estimate / mean Z. mean error: |estimate − Z|/Z, state by state. > 1: share of estimates above "
     "1, which no Z is. outside: share of states whose exact Z lies outside the bracket. s: the trainer's time for all "
     "tokens. Recommended for a trainer: server-calibrated (normalizer.bracket_on_topk, then normalizer.calibrated)."
+)
+_ON_UNRESOLVED = (
+    "unresolved: there are too few sequences, or their weights are too heavy-tailed, for an interval that covers; more "
+    "rollouts may give one. No interval: the figure describes the tokens drawn alone."
 )
 _DETAILED = 3
 """The most environments with tables of their own; the records have all."""
@@ -51,13 +56,28 @@ def _diagnostics(rows: pd.DataFrame, label: str) -> FittedTable:
         ["figure"],
         {"value": 0, "low": 1, "high": 2},
         prose="meaning",
-        caption="p: the policy, q: the actor, r = p/q and ℓ = log r at the tokens drawn.",
+        caption=f"p: the policy, q: the actor, r = p/q and ℓ = log r at the tokens drawn. {_ON_UNRESOLVED}",
     )
     explained = descriptions() | _REWARDS
     for figure, group in rows[~rows["figure"].isin(_OMITTED)].groupby("figure", sort=False):
-        mean = group[["value", "low", "high"]].mean()
-        table.add_row([str(figure)], (f"{mean[name]:.3g}" for name in mean.index), explained[str(figure)])
+        value, low, high = mean_interval(group)
+        ends = (f"{low:.3g}", f"{high:.3g}")
+        if math.isnan(low):
+            ends = ("", "") if figure in OF_THE_SAMPLE else ("unresolved", "")
+        table.add_row([str(figure)], (f"{value:.3g}", *ends), explained[str(figure)])
     return table
+
+
+def mean_interval(rows: pd.DataFrame) -> tuple[float, float, float]:
+    """The mean over seeds of a figure, and the ends of its interval, whose distances add up in squares.
+
+    The ends are nan where those of a seed are.
+    """
+    value = float(rows["value"].mean())
+    if not math.isfinite(value):
+        return value, value, value
+    below, above = (np.sqrt(((rows["value"] - rows[end]) ** 2).sum(skipna=False)) for end in ("low", "high"))
+    return value, value - float(below) / len(rows), value + float(above) / len(rows)
 
 
 _COMPARED = {
