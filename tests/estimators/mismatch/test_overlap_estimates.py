@@ -281,12 +281,12 @@ def test_errors_name_the_argument() -> None:
     p, q, tokens, uniforms, cluster = vars(block).values()
     with pytest.raises(ValueError, match=r"policy_log_probs has shape \(4, 6\), actor_log_probs has shape \(3, 6\)"):
         LawBlock(p, q[:3], tokens, uniforms, cluster)
-    with pytest.raises(ValueError, match=r"policy_log_probs has shape \(6,\), not \(rows, vocab\)"):
+    with pytest.raises(ValueError, match=r"policy_log_probs has shape \(6,\): it must be \(rows, vocab\)"):
         LawBlock(p[0], q[0], tokens, uniforms, cluster)
     for wrong in (
         (tokens[:3], uniforms, cluster),
         (tokens, uniforms[:, None], cluster),
         (tokens, uniforms, cluster[1:]),
     ):
-        with pytest.raises(ValueError, match=r"(tokens|uniforms|cluster) has shape .*: there are 4 rows"):
+        with pytest.raises(ValueError, match=r"(tokens|uniforms|cluster) has shape .*, not \(4,\): one number per row"):
             LawBlock(p, q, *wrong)

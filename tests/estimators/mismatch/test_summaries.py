@@ -261,7 +261,7 @@ def test_every_figure_has_its_description() -> None:
         ({"mine": np.full((4, 3), np.nan)}, {}, r"states\['mine'\] holds NaN or -inf"),
         ({"mine": np.full((4, 3), -INF)}, {}, r"states\['mine'\] holds NaN or -inf"),
         ({}, {"replicates": 1}, "replicates must be at least 2, got 1"),
-        ({}, {"cluster": np.zeros(3, dtype=int)}, r"cluster has shape \(3,\): there are 4 sequences"),
+        ({}, {"cluster": np.zeros(3, dtype=int)}, r"cluster has shape \(3,\), not \(4,\): one number per sequence"),
         ({}, {"cluster": np.zeros(4, dtype=int)}, "needs at least 2"),
     ],
 )

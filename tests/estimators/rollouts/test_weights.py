@@ -177,7 +177,7 @@ def test_an_overlap_that_is_needed_is_asked_for() -> None:
 
 def test_errors_name_the_argument() -> None:
     mask, weight = SCORED.mask, np.ones(SCORED.mask.shape)
-    with pytest.raises(ValueError, match=r"replicate has shape \(2,\): there are 48 sequences"):
+    with pytest.raises(ValueError, match=r"replicate has shape \(2,\), not \(48,\): one number per sequence"):
         scored.weigh(SCORED, estimators.get("none"), replicate=np.zeros(2, int))
     with pytest.raises(ValueError, match=r"weight has shape \(48,\)"):
         scored.scale(SCORED, mask, np.ones(48), "proposed", Level.TOKEN, REPLICATE)
