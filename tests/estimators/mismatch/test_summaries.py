@@ -273,3 +273,17 @@ def test_errors_name_the_argument(states: Any, options: Any, message: str) -> No
 def test_replicates_too_large_to_square_have_no_finite_error() -> None:
     found = summaries._summary("x", 1e200, np.array([1e200, 2e200, 3e200]), 3)
     assert (found.low, found.high, found.se) == (1e200, 3e200, np.inf)
+
+
+def test_figures_and_clusters_of_another_kind_are_refused() -> None:
+    given = random_rollouts(4, 3)
+    for kind in (np.int64, np.bool_):
+        with pytest.raises(TypeError, match=r"states\['mine'\] must hold real floating numbers"):
+            found(given, {"mine": np.ones((4, 3), dtype=kind)})
+    for shape in ((4, 1), (4,), (3, 4), (1, 3)):
+        with pytest.raises(ValueError, match=r"states\['mine'\] has shape"):
+            found(given, {"mine": np.ones(shape)})
+    with pytest.raises(TypeError, match="cluster must hold integers"):
+        found(given, {}, cluster=np.arange(4.0))
+    with pytest.raises(ValueError, match=r"cluster has shape \(4, 1\)"):
+        found(given, {}, cluster=np.arange(4)[:, None])
