@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import math
 
-from jackpot_sim.core.arrays import Array
+import numpy as np
+
+from jackpot_sim.core.arrays import Array, Floats
 from jackpot_sim.core.backend import as_array, floating, namespace, overflow_to_inf, stop_gradient
 
 _NORMALISATION_TOLERANCE = {8: 1e-6, 4: 1e-4}
@@ -118,6 +120,57 @@ def per_state(value: float | Array, laws: Array, name: str) -> Array:
     return out[..., None]
 
 
+def check_alike(**arrays: Array) -> list[Array]:
+    """The arrays, any shape, in float32 at least; refused unless they are of one library and of one shape.
+
+    Args:
+        arrays: by the caller's names for them.
+
+    Raises:
+        TypeError: an array is not one of real floating numbers, or they are of several libraries.
+        ValueError: the shapes differ.
+    """
+    out = [floating(array, name) for name, array in arrays.items()]
+    namespace(*out)
+    first = next(iter(arrays))
+    for name, array in arrays.items():
+        check_same_shape(arrays[first], array, first, name)
+    return out
+
+
+def check_numpy(**arrays: object) -> None:
+    """Refuses what is not a numpy array with a TypeError, by name: for functions that compute in numpy alone."""
+    for name, array in arrays.items():
+        if not isinstance(array, np.ndarray):
+            raise TypeError(f"{name} must be a numpy array, got {type(array).__name__}")
+
+
+def check_axes(array: Array, name: str, *axes: str) -> None:
+    """Refuses an array that does not have as many axes as are named, for instance "states" and "vocab"."""
+    if array.ndim != len(axes):
+        raise ValueError(f"{name} has shape {tuple(array.shape)}: it must be ({', '.join(axes)})")
+
+
+def check_floats(values: Floats, shape: tuple[int, ...], name: str, axes: str) -> Floats:
+    """`values`, refused unless it is a numpy array of real floating numbers of this shape.
+
+    Args:
+        values: the array.
+        shape: the shape that it must have.
+        name: the caller's name for the array.
+        axes: the meaning of the shape, as in `check_shape`.
+
+    Raises:
+        TypeError: it is not a numpy array, or its numbers are of another kind.
+        ValueError: it has another shape.
+    """
+    check_numpy(**{name: values})
+    if values.dtype.kind != "f":
+        raise TypeError(f"{name} must hold real floating numbers, got dtype {values.dtype}")
+    check_shape(values, shape, name, axes)
+    return values
+
+
 def positive(value: float | Array, name: str, like: Array) -> Array:
     """`value`, any shape, as an array like `like`; refused unless every entry is positive and finite."""
     xp = namespace(like)
@@ -201,18 +254,6 @@ def check_advantage(advantage: Array, name: str = "advantage") -> Array:
     if not bool(xp.all(xp.isfinite(advantage))):
         raise ValueError(f"{name} holds NaN or inf")
     return advantage
-
-
-def check_alike(**arrays: Array) -> None:
-    """Refuses arrays, by the caller's names for them, that are not of one shape and of real floating numbers.
-
-    Raises:
-        TypeError: an array holds other numbers.
-        ValueError: the shapes differ.
-    """
-    (first_name, first), *others = ((name, floating(each, name)) for name, each in arrays.items())
-    for name, each in others:
-        check_same_shape(first, each, first_name, name)
 
 
 def check_same_states(first: Array, second: Array, first_name: str, second_name: str) -> None:

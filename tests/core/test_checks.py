@@ -200,3 +200,48 @@ def test_a_shape_is_exact() -> None:
     checks.check_shape(np.ones((2, 3)), (2, 3), "prompt", "one row per sequence")
     with pytest.raises(ValueError, match=r"prompt has shape \(3, 2\), not \(2, 3\): one row per sequence"):
         checks.check_shape(np.ones((3, 2)), (2, 3), "prompt", "one row per sequence")
+
+
+def test_alike_arrays_have_one_shape_and_one_library(xp: ToLibrary) -> None:
+    given = {"first": xp([[0.5, 1.0]]), "second": xp([[2.0, 3.0]])}
+    assert all(found is array for found, array in zip(checks.check_alike(**given), given.values(), strict=True))
+    for wrong in (xp([0.5, 1.0]), xp([[0.5]]), xp([[0.5], [1.0]]), xp(0.5)):
+        with pytest.raises(ValueError, match=r"first has shape \(1, 2\), second has shape"):
+            checks.check_alike(**given | {"second": wrong})
+    for kind in (np.int64, np.bool_, np.complex128):
+        with pytest.raises(TypeError, match="second must hold real floating numbers"):
+            checks.check_alike(**given | {"second": np.ones((1, 2), dtype=kind)})
+    strange: Any = [[2.0, 3.0]]
+    with pytest.raises(TypeError):
+        checks.check_alike(**given | {"second": strange})
+
+
+def test_alike_arrays_of_two_libraries_are_refused() -> None:
+    torch = pytest.importorskip("torch")
+    with pytest.raises(TypeError, match="namespaces"):
+        checks.check_alike(first=np.ones(2), second=torch.ones(2, dtype=torch.float64))
+    half = checks.check_alike(first=torch.ones(2, dtype=torch.bfloat16), second=torch.ones(2))
+    assert [x.dtype for x in half] == [torch.float32] * 2
+
+
+def test_check_floats_takes_numpy_arrays_of_one_shape() -> None:
+    good = np.ones((2, 3))
+    assert checks.check_floats(good, (2, 3), "z", "one number per token") is good
+    checks.check_floats(good.astype(np.float32), (2, 3), "z", "one number per token")  # type: ignore[arg-type]
+    for shape in ((3, 2), (2,), (2, 1), (2, 3, 1), ()):
+        with pytest.raises(ValueError, match=r"z has shape .*, not \(2, 3\): one number per token"):
+            checks.check_floats(np.ones(shape), (2, 3), "z", "one number per token")
+    for kind in (np.int64, np.bool_, np.complex128, np.str_):
+        with pytest.raises(TypeError, match="z must hold real floating numbers"):
+            checks.check_floats(np.ones((2, 3)).astype(kind), (2, 3), "z", "one number per token")
+    torch = pytest.importorskip("torch")
+    for strange in ([[1.0]], 1.0, torch.ones(2, 3)):
+        with pytest.raises(TypeError, match="z must be a numpy array, got"):
+            checks.check_floats(strange, (2, 3), "z", "one number per token")
+
+
+def test_check_axes_counts_them(xp: ToLibrary) -> None:
+    checks.check_axes(xp([[1.0]]), "p", "states", "vocab")
+    for wrong in (xp(1.0), xp([1.0]), xp([[[1.0]]])):
+        with pytest.raises(ValueError, match=r"p has shape .*: it must be \(states, vocab\)"):
+            checks.check_axes(wrong, "p", "states", "vocab")

@@ -19,7 +19,7 @@ import numpy as np
 from jackpot_sim.core import intervals, log_ratios
 from jackpot_sim.core.arrays import Array, Floats, Ints
 from jackpot_sim.core.backend import overflow_to_inf
-from jackpot_sim.core.checks import check_same_shape
+from jackpot_sim.core.checks import check_floats, check_integers, check_numpy, check_shape
 from jackpot_sim.core.intervals import Interval, Scale
 from jackpot_sim.core.log_ratios import Aggregate
 from jackpot_sim.core.numerics import exp_difference
@@ -133,8 +133,8 @@ def summaries(rollouts: ScoredRollouts, states: Mapping[str, Floats], *, cluster
             figure; or there are fewer than 2 clusters.
     """
     cluster = np.arange(len(rollouts)) if cluster is None else cluster
-    if cluster.shape != (len(rollouts),):
-        raise ValueError(f"cluster has shape {cluster.shape}: there are {len(rollouts)} sequences")
+    check_numpy(cluster=cluster)
+    check_shape(check_integers(cluster, "cluster"), (len(rollouts),), "cluster", "one number per sequence")
     place = np.unique(cluster, return_inverse=True)[1]
     count = int(place.max()) + 1
     if count < 2:
@@ -231,7 +231,7 @@ def _checked(name: str, table: Floats, rollouts: ScoredRollouts) -> Floats:
     """A figure of states at the tokens, shape (tokens,)."""
     if name in SAMPLED:
         raise ValueError(f"states: {name!r} is the name of a sampled figure: give it another")
-    check_same_shape(rollouts.mask, table, "mask", f"states[{name!r}]")
+    check_floats(table, rollouts.mask.shape, f"states[{name!r}]", "one number per token")
     values = table[rollouts.mask].astype(np.float64)
     if not np.all(values > -math.inf):
         raise ValueError(f"states[{name!r}] holds NaN or -inf at a token")

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from jackpot_sim.core.arrays import Array, Floats, Ints
 from jackpot_sim.core.backend import to_numpy
-from jackpot_sim.core.checks import check_advantage, check_pair, check_same_shape
+from jackpot_sim.core.checks import check_advantage, check_alike, check_pair
 from jackpot_sim.core.log_ratios import ess_fraction
 from jackpot_sim.core.policy_gradient import feature_norm_sq, policy_gradient
 from jackpot_sim.core.sampling import categorical
@@ -59,7 +59,7 @@ def estimate(
         raise ValueError(f"n_samples must be at least 1, got {n_samples}")
     if replicates < 3:
         raise ValueError(f"replicates must be at least 3, got {replicates}")
-    check_same_shape(policy_log_probs, advantage, "policy_log_probs", "advantage")
+    check_alike(policy_log_probs=policy_log_probs, actor_log_probs=actor_log_probs, advantage=advantage)
     check_pair(policy_log_probs, actor_log_probs)
     check_advantage(advantage)
     vocab = policy_log_probs.shape[-1]

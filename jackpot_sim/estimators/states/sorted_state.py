@@ -23,8 +23,8 @@ from typing import NamedTuple
 import numpy as np
 
 from jackpot_sim.core.arrays import Array, Flags, Floats, Ints
-from jackpot_sim.core.backend import floating, namespace, overflow_to_inf, to_numpy
-from jackpot_sim.core.checks import check_advantage, check_pair, check_same_shape
+from jackpot_sim.core.backend import namespace, overflow_to_inf, to_numpy
+from jackpot_sim.core.checks import check_advantage, check_alike, check_floats, check_pair
 from jackpot_sim.core.divergences import kl_terms
 from jackpot_sim.core.numerics import exp_difference, exp_remainder, log_ratio
 from jackpot_sim.core.policy_gradient import gradient_under
@@ -73,10 +73,12 @@ def sorted_states(
         actor_log_probs: log q, the same shape.
         advantage: A(x), the same shape.
         by_sign: as in `SortedState`.
+
+    Raises:
+        TypeError: an array is not one of real floating numbers, or they are of several libraries.
+        ValueError: a law is not normalised, the shapes differ, or an advantage is not finite.
     """
-    check_same_shape(policy_log_probs, actor_log_probs, "policy_log_probs", "actor_log_probs")
-    check_same_shape(policy_log_probs, advantage, "policy_log_probs", "advantage")
-    laws = [floating(x) for x in (policy_log_probs, actor_log_probs, advantage)]
+    laws = check_alike(policy_log_probs=policy_log_probs, actor_log_probs=actor_log_probs, advantage=advantage)
     shape = tuple(laws[0].shape)
     if len(shape) == 0 or math.prod(shape) == 0:
         check_pair(laws[0], laws[1])
@@ -118,6 +120,8 @@ class SortedState:
     """
 
     def __init__(self, log_p: Floats, log_q: Floats, advantage: Floats, by_sign: bool = False) -> None:
+        for name, values in {"log_p": log_p, "log_q": log_q, "advantage": advantage}.items():
+            check_floats(values, (np.size(log_p),), name, "one number per token of the state")
         p, q = np.exp(log_p), np.exp(log_q)
         # The true gradient runs over all tokens, whether or not the actor can propose them.
         top = int(np.argmax(p))

@@ -277,10 +277,24 @@ def test_every_figure_has_its_description() -> None:
         ({"mine": np.ones((4, 2))}, {}, r"states\['mine'\] has shape \(4, 2\)"),
         ({"mine": np.full((4, 3), np.nan)}, {}, r"states\['mine'\] holds NaN or -inf"),
         ({"mine": np.full((4, 3), -INF)}, {}, r"states\['mine'\] holds NaN or -inf"),
-        ({}, {"cluster": np.zeros(3, dtype=int)}, r"cluster has shape \(3,\): there are 4 sequences"),
+        ({}, {"cluster": np.zeros(3, dtype=int)}, r"cluster has shape \(3,\), not \(4,\): one number per sequence"),
         ({}, {"cluster": np.zeros(4, dtype=int)}, "need at least 2"),
     ],
 )
 def test_errors_name_the_argument(states: Any, options: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         found(random_rollouts(4, 3), states, **options)
+
+
+def test_figures_and_clusters_of_another_kind_are_refused() -> None:
+    given = random_rollouts(4, 3)
+    for kind in (np.int64, np.bool_):
+        with pytest.raises(TypeError, match=r"states\['mine'\] must hold real floating numbers"):
+            found(given, {"mine": np.ones((4, 3), dtype=kind)})
+    for shape in ((4, 1), (4,), (3, 4), (1, 3)):
+        with pytest.raises(ValueError, match=r"states\['mine'\] has shape"):
+            found(given, {"mine": np.ones(shape)})
+    with pytest.raises(TypeError, match="cluster must hold integers"):
+        found(given, {}, cluster=np.arange(4.0))
+    with pytest.raises(ValueError, match=r"cluster has shape \(4, 1\)"):
+        found(given, {}, cluster=np.arange(4)[:, None])

@@ -341,3 +341,40 @@ def test_errors_name_the_argument() -> None:
         figures(actor, policy, n_samples=0)
     with pytest.raises(ValueError, match="tokens"):
         figures(actor, policy, n_samples=12, actor_spread="tokens")
+
+
+@pytest.mark.parametrize("name", ["add", "add_sequence"])
+def test_a_gradient_has_one_number_per_parameter(name: str) -> None:
+    updates = Updates(3, 4)
+    place = (0,) if name == "add" else (0, 0)
+    add = getattr(updates, name)
+    for wrong in (np.ones(1), np.ones(()), np.ones((4, 1)), np.ones((1, 4)), np.ones(3), np.ones(5)):
+        with pytest.raises(ValueError, match=r"gradient has shape .*, not \(4,\): one number per parameter"):
+            add(*place, wrong)
+    for kind in (np.int64, np.bool_, np.complex128):
+        with pytest.raises(TypeError, match="gradient must hold real floating numbers"):
+            add(*place, np.ones(4, dtype=kind))
+    for replicate in (-1, 3):
+        with pytest.raises(ValueError, match=f"replicate must lie from 0 to 2, got {replicate}"):
+            add(replicate, *place[1:], np.ones(4))
+    assert not updates.total.any()
+    add(*place, np.arange(4.0))
+    np.testing.assert_array_equal(updates.total[0], np.arange(4.0))
+
+
+@pytest.mark.parametrize("name", ["actor", "policy"])
+def test_a_replicate_without_a_gradient_is_no_update_of_zero(name: str) -> None:
+    given = dict(zip(("actor", "policy"), vectors(0), strict=True))
+    whole = figures(**given, n_samples=12)
+    lacking = Updates(10, 4, 2)
+    for replicate in range(10):
+        if replicate != 7:
+            lacking.add(replicate, given[name].total[replicate])
+    with pytest.raises(ValueError, match=f"{name} holds no gradient of replicate 7"):
+        figures(**given | {name: lacking}, n_samples=12)
+    lacking.add(7, given[name].total[7])
+    assert figures(**given | {name: lacking}, n_samples=12) == whole
+    zero = Updates(10, 4, 2)
+    for replicate in range(10):
+        zero.add(replicate, np.zeros(4))
+    figures(**given | {name: zero}, n_samples=12)
