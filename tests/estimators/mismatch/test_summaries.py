@@ -294,6 +294,9 @@ def test_figures_and_clusters_of_another_kind_are_refused() -> None:
     for shape in ((4, 1), (4,), (3, 4), (1, 3)):
         with pytest.raises(ValueError, match=r"states\['mine'\] has shape"):
             found(given, {"mine": np.ones(shape)})
+    strange: Any = [0, 1, 2, 3]
+    with pytest.raises(TypeError, match="cluster must be a numpy array, got list"):
+        found(given, {}, cluster=strange)
     with pytest.raises(TypeError, match="cluster must hold integers"):
         found(given, {}, cluster=np.arange(4.0))
     with pytest.raises(ValueError, match=r"cluster has shape \(4, 1\)"):

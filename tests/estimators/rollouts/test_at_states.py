@@ -55,3 +55,21 @@ def test_a_kl_per_state_and_a_correction_that_fits_a_table() -> None:
         at_states(*given, np.zeros(3, dtype=int), estimators.get("none"))
     with pytest.raises(ValueError, match="sequence-is looks at more"):
         at_states(*given, np.zeros(3), estimators.get("sequence-is"))
+
+
+def test_laws_have_two_axes() -> None:
+    for fold in (lambda law: law[0], lambda law: law[None]):
+        folded = {name: fold(law) for name, law in LAWS.items()}
+        with pytest.raises(ValueError, match=r"policy has shape .*: it must be \(rows, vocab\)"):
+            add(**folded)
+        with pytest.raises(ValueError, match=r"policy_log_probs has shape .*: it must be \(states, vocab\)"):
+            at_states(*folded.values(), np.zeros(folded["policy"].shape[0]), estimators.get("none"))
+
+
+def test_places_and_tokens_are_numpy() -> None:
+    torch = pytest.importorskip("torch")
+    for name, place in PLACES.items():
+        with pytest.raises(TypeError, match=f"{name} must be a numpy array, got Tensor"):
+            add(**{name: torch.as_tensor(place)})
+    with pytest.raises(TypeError, match="tokens must be a numpy array, got Tensor"):
+        add(torch.as_tensor(TOKENS))

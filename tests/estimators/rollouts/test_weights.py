@@ -217,6 +217,8 @@ def test_replicates_are_integers_of_one_axis(kind: type) -> None:
             measure(REPLICATE.astype(kind))
         with pytest.raises(ValueError, match=r"replicate has shape \(48, 1\)"):
             measure(REPLICATE[:, None])
+        with pytest.raises(TypeError, match="replicate must be a numpy array, got list"):
+            measure(REPLICATE.tolist())
 
 
 def test_a_number_per_token_does_not_broadcast() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -86,5 +88,8 @@ def test_proposals_have_an_advantage_and_a_probability_each() -> None:
         part = updates.Proposals(laws, sequences, np.ones(n))
         with pytest.raises(ValueError, match=r"probability has shape .*one number per sequence"):
             updates.in_the_limit([part], [wrong], estimators.get("is"), updates.UpdateTarget.REFERENCE)
+    strange: Any = [1.0] * n
+    with pytest.raises(TypeError, match="advantage must be a numpy array, got list"):
+        updates.Proposals(laws, sequences, strange)
     with pytest.raises(TypeError, match="advantage must hold real floating numbers"):
         updates.Proposals(laws, sequences, np.ones(n, dtype=int))

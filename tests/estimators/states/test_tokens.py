@@ -46,6 +46,9 @@ def test_drawn_tokens_are_ids_of_one_state() -> None:
     for kind in (float, bool):
         with pytest.raises(TypeError, match="drawn must hold integers"):
             drawn_tokens(one, np.zeros((1, 2), dtype=kind), TIS)
+    torch = pytest.importorskip("torch")
+    with pytest.raises(TypeError, match="namespaces"):
+        drawn_tokens(one, torch.zeros((1, 2), dtype=torch.int64), TIS)
     with pytest.raises(ValueError, match=r"drawn has shape \(2,\): it must be \(m, n\)"):
         drawn_tokens(one, np.zeros(2, dtype=int), TIS)
     with pytest.raises(ValueError, match=r"tokens has shape \(3, 3\), not \(1, 3\)"):
