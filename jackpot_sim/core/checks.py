@@ -73,7 +73,7 @@ def check_beside(value: float | Array, like: Array, name: str, like_name: str) -
     """
     if isinstance(value, int | float):
         return
-    namespace(value, like)
+    namespace(value)
     if value.ndim == 0:
         return
     fits = value.ndim == like.ndim and all(n in (1, m) for n, m in zip(value.shape, like.shape, strict=True))

@@ -17,6 +17,8 @@ import numpy as np
 from scipy import stats
 
 from jackpot_sim.core.arrays import Floats, Ints
+from jackpot_sim.core.backend import floating
+from jackpot_sim.core.checks import check_axes, check_integers, check_numpy, check_shape
 
 LEVEL = 0.95
 """The coverage of the intervals, unless another is asked for."""
@@ -79,6 +81,7 @@ def of_left_out(value: float, left_out: Floats, scale: Scale = LINEAR, level: fl
         scale: the scale on which the figure is nearly symmetric.
         level: the coverage.
     """
+    check_axes(floating(left_out, "left_out"), "left_out", "clusters")
     number = len(left_out)
     with np.errstate(all="ignore"):
         if np.all(np.abs(left_out - value) <= _EQUAL * abs(value)):
@@ -119,6 +122,7 @@ def _straightened(quantile: Floats, skewness: float) -> Floats:
 
 def student(values: Floats, level: float = LEVEL) -> Interval:
     """The standard error and Student's interval of the mean of independent values, (n,); nan for fewer than 2."""
+    check_axes(floating(values, "values"), "values", "n")
     number = len(values)
     if number < 2:
         return Interval(math.nan, math.nan, math.nan)
@@ -133,6 +137,9 @@ def stratified_mean(values: Floats, stratum: Ints) -> tuple[float, Floats]:
 
     Only the spread within strata counts, each with its own size. A stratum with one value has none: nan.
     """
+    check_numpy(values=values, stratum=stratum)
+    check_axes(floating(values, "values"), "values", "n")
+    check_shape(check_integers(stratum, "stratum"), (len(values),), "stratum", "one number per value")
     number, at = len(values), np.unique(stratum, return_inverse=True)[1]
     size = np.bincount(at)
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -29,7 +29,7 @@ def weighted_less_policy(q: Array, p: Array, weight: Array, ratio: Array) -> Arr
     """
     check_alike(q=q, p=p, ratio=ratio)
     check_beside(q, floating(weight, "weight"), "q", "weight")
-    xp = namespace(q, p)
+    xp = namespace(q, weight)
     near = xp.abs(ratio) < 1
     small = xp.where(near, ratio, 0.0)
     # A weight of r, rounding included, leaves 0; a weight of 1 leaves q − p.
@@ -54,7 +54,7 @@ def over_divisor(law: Array, excess: Array, p: Array, divisor: Array, divisor_le
     check_alike(divisor=divisor, divisor_less_one=divisor_less_one)
     check_beside(floating(p, "p"), law, "p", "law")
     check_beside(divisor, law, "divisor", "law")
-    xp = namespace(law)
+    xp = namespace(law, p, divisor)
     close = (excess - divisor_less_one * p) / divisor
     return xp.where(xp.abs(divisor_less_one) < 0.5, close, law / divisor - p)
 

@@ -12,6 +12,7 @@ from jackpot_sim.core import (
     budget,
     checks,
     divergences,
+    intervals,
     log_ratios,
     normalizer,
     numerics,
@@ -375,6 +376,13 @@ DOORS = (
         {"first": array("states vocab", shares), "second": array("states vocab", shares)},
         torch=False,
     ),
+    Door(intervals.student, {"values": array("*n")}, torch=False),
+    Door(intervals.of_left_out, {"left_out": array("*n")}, fixed(value=0.5), torch=False),
+    Door(
+        intervals.stratified_mean,
+        {"values": array("n"), "stratum": array("n", lambda generator, shape, sizes: np.arange(shape[0]) % 2)},
+        torch=False,
+    ),
     Door(
         sequence_divergences.ratio_of_means,
         {
@@ -406,6 +414,9 @@ EXEMPT: Mapping[str, str] = {
     **dict.fromkeys(
         (f"core.checks.{name}" for name in ("check_mask", "check_same_shape", "check_same_states", "check_shape")),
         "a check itself: tests/core/test_checks.py",
+    ),
+    **dict.fromkeys(
+        (f"core.checks.{name}" for name in ("check_axes", "check_floats")), "a check itself: tests/core/test_checks.py"
     ),
     **dict.fromkeys(
         (f"core.checks.{name}" for name in ("check_total", "per_state", "positive", "require_vocabulary")),

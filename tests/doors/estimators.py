@@ -23,24 +23,27 @@ POSITIVE = numbers(0.5, 2.0)
 
 EXEMPT: Mapping[str, str] = {
     **{
-        f"estimators.mismatch.bootstrap.{name}": "called by summaries alone, with arrays that it has checked"
-        for name in ("Means", "Ordered", "Largest", "Weights", "Correlation", "relative")
+        f"estimators.mismatch.clusters.{name}": "called by summaries alone, with arrays that it has checked"
+        for name in (
+            *("Units", "Units.correlation", "Units.effective_share", "Units.mean", "Units.quantile", "Units.summed"),
+            *("Units.trimmed_mean", "relative"),
+        )
     },
-    "estimators.replicates.jackknife": "takes a list of numbers",
-    "estimators.rollouts.at_states.AtState": "a result of at_states",
     "estimators.sequences.sampled.Truth": "estimate checks it against the laws of its rollouts",
     **{
         f"estimators.sequences.spaces.Space.{name}": "of a protocol, whose two classes check"
         for name in ("update", "along", "path_norm_sq")
     },
-    "estimators.sequences.spaces.Space": "a protocol, whose two classes check",
     "estimators.sequences.spaces.check_features": "a check itself",
     "estimators.states.optimum.Best": "a result of best",
     "estimators.states.optimum.with_parameter": "path.exact checks the shape of a correction's parameters",
-    "estimators.states.sorted_state.SortedState.feature_sq": "takes the state's own sums, in the inner loop of a path",
-    "estimators.states.sorted_state.SortedState.norm_sq": "takes the state's own sums, in the inner loop of a path",
-    "estimators.states.sorted_state.Update": "holds the sums of a state, in the inner loop of a path",
-    "estimators.statistics.Moments": "a result of combine",
+    **{
+        f"estimators.states.{name}": "takes the tables of a state that sorted_states has checked"
+        for name in (
+            *("cumulated.cumulated", "cumulated.runs_of", "policy_gaps.PolicyGaps"),
+            *("sorted_state.SortedState.feature_sq", "sorted_state.SortedState.statistics"),
+        )
+    },
 }
 """Public functions and classes with array arguments that have no door, and the reason."""
 

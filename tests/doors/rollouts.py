@@ -79,8 +79,7 @@ def _weight_figures(mask: Any, weight: Any, replicate: Any, rollouts: ScoredRoll
 
 
 def _summaries(states: Any, cluster: Any, rollouts: ScoredRollouts) -> object:
-    generator = np.random.default_rng(0)
-    return summaries.summaries(rollouts, {"mine": states}, generator, replicates=20, cluster=cluster)
+    return summaries.summaries(rollouts, {"mine": states}, cluster=cluster)
 
 
 LAWS = {name: array("rows vocab", laws) for name in ("policy", "actor", "believed")}

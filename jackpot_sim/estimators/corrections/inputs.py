@@ -99,6 +99,7 @@ class Tokens:
         for name in ("overlap", "advantages"):
             given = getattr(self, name)
             if given is not None:
+                namespace(log_ratio, given)
                 check_beside(given, log_ratio, name, "log_ratio")
         object.__setattr__(self, "log_ratio", log_ratio)
 
