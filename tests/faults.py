@@ -168,9 +168,9 @@ def chosen(modules: Sequence[Path], number: int, seed: int, without: frozenset[C
     return some
 
 
-def described(fault: Fault, root: Path = ROOT) -> tuple[Change, str]:
+def described(fault: Fault, root: Path | None = None) -> tuple[Change, str]:
     """A fault's change, and a digest of the function that it is in."""
-    tree = ast.parse((root / fault.module).read_text())
+    tree = ast.parse(((root or ROOT) / fault.module).read_text())
     nodes = list(ast.walk(tree))
     target = nodes[fault.node]
     above = {child: node for node in nodes for child in ast.iter_child_nodes(node)}
@@ -180,13 +180,13 @@ def described(fault: Fault, root: Path = ROOT) -> tuple[Change, str]:
     statement = next((node for node in line if isinstance(node, ast.stmt)), tree)
     scopes = [node for node in line[1:] if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)]
     digest = hashlib.sha256(ast.unparse(scopes[0] if scopes else tree).encode()).hexdigest()[:16]
-    before = _head(statement)
+    before = head(statement)
     _Planted(target, list(changes(target))[fault.option]).visit(tree)
     name = ".".join(scope.name for scope in reversed(scopes))
-    return Change(str(fault.module), name, before, _head(ast.fix_missing_locations(statement))), digest
+    return Change(str(fault.module), name, before, head(ast.fix_missing_locations(statement))), digest
 
 
-def _head(statement: ast.AST) -> str:
+def head(statement: ast.AST) -> str:
     """A statement on one line; of one with a body, what stands before it."""
     lines = [line for line in ast.unparse(statement).splitlines() if not line.startswith("@")]
     return lines[0] if hasattr(statement, "body") or hasattr(statement, "cases") else " ".join(map(str.strip, lines))

@@ -87,16 +87,17 @@ def run(copy: Path, tests: Sequence[Path], limit: float) -> int | None:
     if process == 0:
         _run_forked(copy, tests)
     end = time.monotonic() + limit
-    while True:
-        ended, status = os.waitpid(process, os.WNOHANG)
-        if ended:
-            return os.waitstatus_to_exitcode(status)
-        if time.monotonic() > end:
+    ended, status = 0, 0
+    try:
+        while not ended and time.monotonic() < end:
+            ended, status = os.waitpid(process, os.WNOHANG)
+            time.sleep(0.02)
+        return os.waitstatus_to_exitcode(status) if ended else None
+    finally:
+        if not ended:
             with suppress(ProcessLookupError):
                 os.killpg(process, signal.SIGKILL)
             os.waitpid(process, 0)
-            return None
-        time.sleep(0.05)
 
 
 def _run_forked(copy: Path, tests: Sequence[Path]) -> None:
@@ -104,6 +105,7 @@ def _run_forked(copy: Path, tests: Sequence[Path]) -> None:
     code = 70
     try:
         os.setsid()
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         nowhere = os.open(os.devnull, os.O_RDWR)
         for stream in (0, 1, 2):
             os.dup2(nowhere, stream)
@@ -192,9 +194,13 @@ class Results:
                 stream.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
-def digest_of_tests(module: Path, root: Path = ROOT) -> str:
+def digest_of_tests(module: Path, root: Path | None = None) -> str:
     """A digest of the tests of a module."""
-    files = (file for path in mirror(module) for file in (sorted((root / path).rglob("*.py")) or [root / path]))
+    files = (
+        file
+        for path in mirror(module)
+        for file in (sorted(((root or ROOT) / path).rglob("*.py")) or [(root or ROOT) / path])
+    )
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
 
 
@@ -265,6 +271,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.list:
         print(*(described(fault)[0] for fault in faults), sep="\n")
         return 0
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the copy goes, and the tests end
     os.environ.update(ENVIRONMENT)
     for name in HEAVY:
         with suppress(ImportError):
