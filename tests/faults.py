@@ -69,6 +69,8 @@ class Fault:
     """Its place in the order of `ast.walk`."""
     option: int
     """Which of the changes that the node allows."""
+    turns_axis: bool = False
+    """True where it makes axis 1 of axis −1: the same for two axes, and with axis 0 the like is drawn anyway."""
 
 
 def changes(node: ast.AST) -> Iterator[ast.expr]:
@@ -138,9 +140,11 @@ def _expressions(tree: ast.AST) -> Iterator[tuple[int, ast.AST]]:
 
 def faults_of(module: Path) -> list[Fault]:
     """All faults of a module, in the order of its syntax tree."""
+    tree = ast.parse((ROOT / module).read_text())
+    axes = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.keyword) and node.arg == "axis"}
     return [
-        Fault(module, index, option)
-        for index, node in _expressions(ast.parse((ROOT / module).read_text()))
+        Fault(module, index, option, id(node) in axes and isinstance(node, ast.UnaryOp))
+        for index, node in _expressions(tree)
         for option, _ in enumerate(changes(node))
     ]
 
@@ -157,7 +161,7 @@ def chosen(modules: Sequence[Path], number: int, seed: int, without: frozenset[C
     for module in modules:
         found = faults_of(module)
         random.Random(f"{seed} {module}").shuffle(found)
-        queues.append(found)
+        queues.append([fault for fault in found if not fault.turns_axis])
     turns = (queue[turn] for turn in range(max(map(len, queues))) for queue in queues if turn < len(queue))
     some: list[Fault] = []
     for fault in turns:
