@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import os
 import random
+import textwrap
 import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,6 +14,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 ROOT = Path(__file__).parent.parent
+_SHOWN = 40
+"""So many letters of a long statement are shown before the change."""
 EQUIVALENT = Path(__file__).with_name("equivalent_faults.toml")
 
 OPERATORS: dict[type[ast.AST], tuple[type[ast.AST], ...]] = {
@@ -57,7 +61,9 @@ class Change(NamedTuple):
     after: str
 
     def __str__(self) -> str:
-        return f"{self.module}  {self.function or '(module)'}\n      {self.before}\n   -> {self.after}"
+        start = max(len(os.path.commonprefix([self.before, self.after])) - _SHOWN, 0)
+        before, after = (textwrap.shorten(text[start:], 3 * _SHOWN) for text in (self.before, self.after))
+        return f"{self.module}  {self.function or '(module)'}\n      {before}\n   -> {after}"
 
 
 @dataclass(frozen=True)
