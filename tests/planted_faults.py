@@ -6,8 +6,8 @@ Each fault is one small change of a module's syntax tree (`tests.faults`): a com
 a constant off by one, a `not` or an `abs` left out, the branches of a `where` exchanged, a term of a sum left out.
 Without a MODULE they are drawn evenly from all modules of core, the estimators and the training objective. A fault is
 written into a temporary copy of the tree, and tests run there until the first failure: for jackpot_sim/X/y.py those
-are its examples, tests/X/test_y.py and tests/X/test_y_*.py, then the tests that import y (all of tests/X where there
-is none of these), and the contract tests too for estimators.
+are its examples, tests/X/test_y.py and tests/X/test_y_*.py, the tests that import y, all of tests/X where there is no
+test_y.py, and the contract tests for estimators.
 
 A row of the table is `caught` where a test failed, `time` where the tests took longer than the limit (a hang, which
 counts as caught), and `UNCAUGHT` where all passed. What is not caught is either a hole in the tests, or a change
@@ -43,11 +43,26 @@ from tests.faults import ROOT, Change, Fault, chosen, described, faults_of, know
 COPIED = ("jackpot_sim", "analysis", "paper_figures", "tests", "pyproject.toml", "README.md", "constraints-cpu.txt")
 CONTRACTS = Path("tests/contracts/test_corrections.py")
 ELSEWHERE = {
-    "weighted_laws": ("tests/estimators/states/test_small_differences.py", "tests/estimators/states/test_moments.py"),
-    "scored": ("tests/estimators/rollouts/test_weights.py", "tests/estimators/rollouts/test_gradients.py"),
-    "replicates": ("tests/estimators/states/test_sampled.py", "tests/estimators/sequences/test_sampled.py"),
-    "cumulated": ("tests/estimators/states/test_policy_gaps.py", "tests/estimators/states/test_path.py"),
-    "sorted_state": ("tests/estimators/states/test_path.py", "tests/estimators/states/test_small_differences.py"),
+    "jackpot_sim/core/weighted_laws.py": (
+        "tests/estimators/states/test_small_differences.py",
+        "tests/estimators/states/test_moments.py",
+    ),
+    "jackpot_sim/core/scored.py": (
+        "tests/estimators/rollouts/test_weights.py",
+        "tests/estimators/rollouts/test_gradients.py",
+    ),
+    "jackpot_sim/estimators/replicates.py": (
+        "tests/estimators/states/test_sampled.py",
+        "tests/estimators/sequences/test_sampled.py",
+    ),
+    "jackpot_sim/estimators/states/cumulated.py": (
+        "tests/estimators/states/test_policy_gaps.py",
+        "tests/estimators/states/test_path.py",
+    ),
+    "jackpot_sim/estimators/states/sorted_state.py": (
+        "tests/estimators/states/test_path.py",
+        "tests/estimators/states/test_small_differences.py",
+    ),
 }
 """Tests of modules that others use and no test of their own mirrors."""
 DEFAULT = ("core", "estimators", "training/objective")
@@ -72,13 +87,13 @@ def mirror(module: Path) -> list[Path]:
         rf"(from {re.escape(package)} import [^\n]*\b{module.stem}\b|{re.escape(package)}\.{module.stem}\b)"
     )
     own = [ROOT / folder / f"test_{module.stem}.py", *sorted((ROOT / folder).glob(f"test_{module.stem}_*.py"))]
-    elsewhere = [ROOT / path for path in ELSEWHERE.get(module.stem, ())]
+    elsewhere = [ROOT / path for path in ELSEWHERE.get(str(module), ())]
     importing = [path for path in sorted(top.rglob("test_*.py")) if imports.search(path.read_text())]
     found = [path.relative_to(ROOT) for path in dict.fromkeys([*own, *elsewhere, *importing]) if path.exists()]
     doctests = [module] if ">>>" in (ROOT / module).read_text() else []
-    if "estimators" not in folder.parts:
-        return doctests + (found or [folder])
-    return doctests + ([*found, CONTRACTS] if found else [CONTRACTS, folder])
+    contracts = [CONTRACTS] if "estimators" in folder.parts else []
+    mirrored = own[0].exists() or elsewhere
+    return [*doctests, *found, *contracts] if mirrored else [*doctests, *found, folder, *contracts]
 
 
 def run(copy: Path, tests: Sequence[Path], limit: float) -> int | None:
