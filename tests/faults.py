@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import hashlib
-import os
 import random
 import textwrap
 import tomllib
@@ -61,7 +60,8 @@ class Change(NamedTuple):
     after: str
 
     def __str__(self) -> str:
-        start = max(len(os.path.commonprefix([self.before, self.after])) - _SHOWN, 0)
+        differ = (at for at, (x, y) in enumerate(zip(self.before, self.after, strict=False)) if x != y)
+        start = max(next(differ, 0) - _SHOWN, 0)
         before, after = (textwrap.shorten(text[start:], 3 * _SHOWN) for text in (self.before, self.after))
         return f"{self.module}  {self.function or '(module)'}\n      {before}\n   -> {after}"
 
