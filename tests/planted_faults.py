@@ -6,8 +6,8 @@ Each fault is one small change of a module's syntax tree (`tests.faults`): a com
 a constant off by one, a `not` or an `abs` left out, the branches of a `where` exchanged, a term of a sum left out.
 Without a MODULE they are drawn evenly from all modules of core, the estimators and the training objective. A fault is
 written into a temporary copy of the tree, and tests run there until the first failure: for jackpot_sim/X/y.py those
-are its examples, tests/X/test_y.py and tests/X/test_y_*.py, the tests that import y, all of tests/X where there is no
-test_y.py, and the contract tests for estimators.
+are its examples, tests/X/test_y.py and tests/X/test_y_*.py, the contract tests for estimators, the tests that import
+y, and all of tests/X where there is no test_y.py.
 
 A row of the table is `caught` where a test failed, `time` where the tests took longer than the limit (a hang, which
 counts as caught), and `UNCAUGHT` where all passed. What is not caught is either a hole in the tests, or a change
@@ -87,13 +87,13 @@ def mirror(module: Path) -> list[Path]:
         rf"(from {re.escape(package)} import [^\n]*\b{module.stem}\b|{re.escape(package)}\.{module.stem}\b)"
     )
     own = [ROOT / folder / f"test_{module.stem}.py", *sorted((ROOT / folder).glob(f"test_{module.stem}_*.py"))]
-    elsewhere = [ROOT / path for path in ELSEWHERE.get(str(module), ())]
+    own += [ROOT / path for path in ELSEWHERE.get(str(module), ())]
+    is_mirrored = own[0].exists() or str(module) in ELSEWHERE
+    own += [ROOT / CONTRACTS] if "estimators" in folder.parts else []
     importing = [path for path in sorted(top.rglob("test_*.py")) if imports.search(path.read_text())]
-    found = [path.relative_to(ROOT) for path in dict.fromkeys([*own, *elsewhere, *importing]) if path.exists()]
+    found = [path.relative_to(ROOT) for path in dict.fromkeys([*own, *importing]) if path.exists()]
     doctests = [module] if ">>>" in (ROOT / module).read_text() else []
-    contracts = [CONTRACTS] if "estimators" in folder.parts else []
-    mirrored = own[0].exists() or elsewhere
-    return [*doctests, *found, *contracts] if mirrored else [*doctests, *found, folder, *contracts]
+    return [*doctests, *found, *([] if is_mirrored else [folder])]
 
 
 def run(copy: Path, tests: Sequence[Path], limit: float) -> int | None:
