@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import random
+import textwrap
 import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 ROOT = Path(__file__).parent.parent
+_SHOWN = 40
+"""So many letters of a long statement are shown before the change."""
 EQUIVALENT = Path(__file__).with_name("equivalent_faults.toml")
 
 OPERATORS: dict[type[ast.AST], tuple[type[ast.AST], ...]] = {
@@ -57,7 +60,10 @@ class Change(NamedTuple):
     after: str
 
     def __str__(self) -> str:
-        return f"{self.module}  {self.function or '(module)'}\n      {self.before}\n   -> {self.after}"
+        differ = (at for at, (x, y) in enumerate(zip(self.before, self.after, strict=False)) if x != y)
+        start = max(next(differ, 0) - _SHOWN, 0)
+        before, after = (textwrap.shorten(text[start:], 3 * _SHOWN) for text in (self.before, self.after))
+        return f"{self.module}  {self.function or '(module)'}\n      {before}\n   -> {after}"
 
 
 @dataclass(frozen=True)
@@ -69,6 +75,8 @@ class Fault:
     """Its place in the order of `ast.walk`."""
     option: int
     """Which of the changes that the node allows."""
+    turns_axis: bool = False
+    """True where it makes axis 1 of axis −1: the same for two axes, and with axis 0 the like is drawn anyway."""
 
 
 def changes(node: ast.AST) -> Iterator[ast.expr]:
@@ -138,9 +146,11 @@ def _expressions(tree: ast.AST) -> Iterator[tuple[int, ast.AST]]:
 
 def faults_of(module: Path) -> list[Fault]:
     """All faults of a module, in the order of its syntax tree."""
+    tree = ast.parse((ROOT / module).read_text())
+    axes = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.keyword) and node.arg == "axis"}
     return [
-        Fault(module, index, option)
-        for index, node in _expressions(ast.parse((ROOT / module).read_text()))
+        Fault(module, index, option, id(node) in axes and isinstance(node, ast.UnaryOp))
+        for index, node in _expressions(tree)
         for option, _ in enumerate(changes(node))
     ]
 
@@ -157,7 +167,7 @@ def chosen(modules: Sequence[Path], number: int, seed: int, without: frozenset[C
     for module in modules:
         found = faults_of(module)
         random.Random(f"{seed} {module}").shuffle(found)
-        queues.append(found)
+        queues.append([fault for fault in found if not fault.turns_axis])
     turns = (queue[turn] for turn in range(max(map(len, queues))) for queue in queues if turn < len(queue))
     some: list[Fault] = []
     for fault in turns:
@@ -168,9 +178,9 @@ def chosen(modules: Sequence[Path], number: int, seed: int, without: frozenset[C
     return some
 
 
-def described(fault: Fault, root: Path = ROOT) -> tuple[Change, str]:
+def described(fault: Fault, root: Path | None = None) -> tuple[Change, str]:
     """A fault's change, and a digest of the function that it is in."""
-    tree = ast.parse((root / fault.module).read_text())
+    tree = ast.parse(((root or ROOT) / fault.module).read_text())
     nodes = list(ast.walk(tree))
     target = nodes[fault.node]
     above = {child: node for node in nodes for child in ast.iter_child_nodes(node)}
@@ -180,13 +190,13 @@ def described(fault: Fault, root: Path = ROOT) -> tuple[Change, str]:
     statement = next((node for node in line if isinstance(node, ast.stmt)), tree)
     scopes = [node for node in line[1:] if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)]
     digest = hashlib.sha256(ast.unparse(scopes[0] if scopes else tree).encode()).hexdigest()[:16]
-    before = _head(statement)
+    before = head(statement)
     _Planted(target, list(changes(target))[fault.option]).visit(tree)
     name = ".".join(scope.name for scope in reversed(scopes))
-    return Change(str(fault.module), name, before, _head(ast.fix_missing_locations(statement))), digest
+    return Change(str(fault.module), name, before, head(ast.fix_missing_locations(statement))), digest
 
 
-def _head(statement: ast.AST) -> str:
+def head(statement: ast.AST) -> str:
     """A statement on one line; of one with a body, what stands before it."""
     lines = [line for line in ast.unparse(statement).splitlines() if not line.startswith("@")]
     return lines[0] if hasattr(statement, "body") or hasattr(statement, "cases") else " ".join(map(str.strip, lines))

@@ -6,8 +6,8 @@ Each fault is one small change of a module's syntax tree (`tests.faults`): a com
 a constant off by one, a `not` or an `abs` left out, the branches of a `where` exchanged, a term of a sum left out.
 Without a MODULE they are drawn evenly from all modules of core, the estimators and the training objective. A fault is
 written into a temporary copy of the tree, and tests run there until the first failure: for jackpot_sim/X/y.py those
-are its examples, tests/X/test_y.py and tests/X/test_y_*.py, then the tests that import y (all of tests/X where there
-is none of these), and the contract tests too for estimators.
+are its examples, tests/X/test_y.py and tests/X/test_y_*.py, the contract tests for estimators, the tests that import
+y, and all of tests/X where there is no test_y.py.
 
 A row of the table is `caught` where a test failed, `time` where the tests took longer than the limit (a hang, which
 counts as caught), and `UNCAUGHT` where all passed. What is not caught is either a hole in the tests, or a change
@@ -43,11 +43,26 @@ from tests.faults import ROOT, Change, Fault, chosen, described, faults_of, know
 COPIED = ("jackpot_sim", "analysis", "paper_figures", "tests", "pyproject.toml", "README.md", "constraints-cpu.txt")
 CONTRACTS = Path("tests/contracts/test_corrections.py")
 ELSEWHERE = {
-    "weighted_laws": ("tests/estimators/states/test_small_differences.py", "tests/estimators/states/test_moments.py"),
-    "scored": ("tests/estimators/rollouts/test_weights.py", "tests/estimators/rollouts/test_gradients.py"),
-    "replicates": ("tests/estimators/states/test_sampled.py", "tests/estimators/sequences/test_sampled.py"),
-    "cumulated": ("tests/estimators/states/test_policy_gaps.py", "tests/estimators/states/test_path.py"),
-    "sorted_state": ("tests/estimators/states/test_path.py", "tests/estimators/states/test_small_differences.py"),
+    "jackpot_sim/core/weighted_laws.py": (
+        "tests/estimators/states/test_small_differences.py",
+        "tests/estimators/states/test_moments.py",
+    ),
+    "jackpot_sim/core/scored.py": (
+        "tests/estimators/rollouts/test_weights.py",
+        "tests/estimators/rollouts/test_gradients.py",
+    ),
+    "jackpot_sim/estimators/replicates.py": (
+        "tests/estimators/states/test_sampled.py",
+        "tests/estimators/sequences/test_sampled.py",
+    ),
+    "jackpot_sim/estimators/states/cumulated.py": (
+        "tests/estimators/states/test_policy_gaps.py",
+        "tests/estimators/states/test_path.py",
+    ),
+    "jackpot_sim/estimators/states/sorted_state.py": (
+        "tests/estimators/states/test_path.py",
+        "tests/estimators/states/test_small_differences.py",
+    ),
 }
 """Tests of modules that others use and no test of their own mirrors."""
 DEFAULT = ("core", "estimators", "training/objective")
@@ -72,13 +87,13 @@ def mirror(module: Path) -> list[Path]:
         rf"(from {re.escape(package)} import [^\n]*\b{module.stem}\b|{re.escape(package)}\.{module.stem}\b)"
     )
     own = [ROOT / folder / f"test_{module.stem}.py", *sorted((ROOT / folder).glob(f"test_{module.stem}_*.py"))]
-    elsewhere = [ROOT / path for path in ELSEWHERE.get(module.stem, ())]
+    own += [ROOT / path for path in ELSEWHERE.get(str(module), ())]
+    is_mirrored = own[0].exists() or str(module) in ELSEWHERE
+    own += [ROOT / CONTRACTS] if "estimators" in folder.parts else []
     importing = [path for path in sorted(top.rglob("test_*.py")) if imports.search(path.read_text())]
-    found = [path.relative_to(ROOT) for path in dict.fromkeys([*own, *elsewhere, *importing]) if path.exists()]
+    found = [path.relative_to(ROOT) for path in dict.fromkeys([*own, *importing]) if path.exists()]
     doctests = [module] if ">>>" in (ROOT / module).read_text() else []
-    if "estimators" not in folder.parts:
-        return doctests + (found or [folder])
-    return doctests + ([*found, CONTRACTS] if found else [CONTRACTS, folder])
+    return [*doctests, *found, *([] if is_mirrored else [folder])]
 
 
 def run(copy: Path, tests: Sequence[Path], limit: float) -> int | None:
@@ -87,16 +102,17 @@ def run(copy: Path, tests: Sequence[Path], limit: float) -> int | None:
     if process == 0:
         _run_forked(copy, tests)
     end = time.monotonic() + limit
-    while True:
-        ended, status = os.waitpid(process, os.WNOHANG)
-        if ended:
-            return os.waitstatus_to_exitcode(status)
-        if time.monotonic() > end:
+    ended, status = 0, 0
+    try:
+        while not ended and time.monotonic() < end:
+            ended, status = os.waitpid(process, os.WNOHANG)
+            time.sleep(0.02)
+        return os.waitstatus_to_exitcode(status) if ended else None
+    finally:
+        if not ended:
             with suppress(ProcessLookupError):
                 os.killpg(process, signal.SIGKILL)
             os.waitpid(process, 0)
-            return None
-        time.sleep(0.05)
 
 
 def _run_forked(copy: Path, tests: Sequence[Path]) -> None:
@@ -104,6 +120,7 @@ def _run_forked(copy: Path, tests: Sequence[Path]) -> None:
     code = 70
     try:
         os.setsid()
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         nowhere = os.open(os.devnull, os.O_RDWR)
         for stream in (0, 1, 2):
             os.dup2(nowhere, stream)
@@ -192,9 +209,13 @@ class Results:
                 stream.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
-def digest_of_tests(module: Path, root: Path = ROOT) -> str:
+def digest_of_tests(module: Path, root: Path | None = None) -> str:
     """A digest of the tests of a module."""
-    files = (file for path in mirror(module) for file in (sorted((root / path).rglob("*.py")) or [root / path]))
+    files = (
+        file
+        for path in mirror(module)
+        for file in (sorted(((root or ROOT) / path).rglob("*.py")) or [(root or ROOT) / path])
+    )
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
 
 
@@ -265,6 +286,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.list:
         print(*(described(fault)[0] for fault in faults), sep="\n")
         return 0
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the copy goes, and the tests end
     os.environ.update(ENVIRONMENT)
     for name in HEAVY:
         with suppress(ImportError):
