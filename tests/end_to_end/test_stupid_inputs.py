@@ -9,6 +9,7 @@ import pytest
 
 from tests.cases import each
 from tests.end_to_end.stupid_inputs import MAINS, Answer, Input, answer, inputs, things
+from tests.end_to_end.stupid_lines import HF
 
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
@@ -31,6 +32,29 @@ def test_there_are_two_hundred_over_all_commands() -> None:
 def test_it_is_answered_in_one_sentence_and_nothing_changes(asked: Input) -> None:
     given = answer(asked)
     assert given.faults(asked) == [], given
+
+
+@each(
+    "command, line, part",
+    [
+        ("sweep", "--config study.yaml --executor serial --seeds 1 --out ascii", "KL(policy||.)"),
+        ("sweep", f"{HF} --env.length 2 --executor serial --out ascii-real", "KL(p||q)"),
+        ("sweep", "--columns", "lambda"),
+        ("analysis", "ascii --replicates 5", "KL(policy||.) before"),
+        ("training", "--config train.yaml --dry-run", "Records would go"),
+        ("training", "--columns", "||"),
+        ("training", "--help", "Usage"),
+        ("bench", "--help", "Usage"),
+        ("figure1", "", "+-"),
+        ("overhead", "", "k"),
+        ("jackpot_sim", "", "sweep"),
+    ],
+)
+def test_what_can_be_done_is_done_in_ascii_too(command: str, line: str, part: str) -> None:
+    given = answer(Input(command, line, ""))
+    assert given.code in (0, 1), given  # 1: drawn, and the paper's numbers are others
+    assert given.err == ""
+    assert part in given.out
 
 
 def test_what_is_wrong_with_an_answer_is_seen() -> None:
