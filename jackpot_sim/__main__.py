@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if name not in COMMANDS:
         near = difflib.get_close_matches(name.replace("-", "_"), COMMANDS, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
-        print(f"jackpot_sim: there is no command {name!r}{hint} (there are {', '.join(COMMANDS)})", file=sys.stderr)
+        print(f"jackpot_sim: there is no command {name!a}{hint} (there are {', '.join(COMMANDS)})", file=sys.stderr)
         return 2
     return run(name, COMMANDS[name][0], rest)
 

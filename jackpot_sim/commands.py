@@ -11,7 +11,7 @@ import sys
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
-from typing import TypeAlias, TypeVar
+from typing import TypeAlias, TypeVar, get_args
 
 import cyclopts
 from cyclopts import App, Parameter
@@ -115,8 +115,22 @@ def app_of(module: str, about: str, epilogue: str = "", default_parameter: Param
         help=about,
         help_epilogue=epilogue,
         version_flags=[],
-        default_parameter=default_parameter,
+        default_parameter=Parameter.combine(Parameter(converter=_converted), default_parameter),
     )
+
+
+def _converted(kind: type, tokens: Sequence[cyclopts.Token]) -> object:
+    """The value of an option; a number with a fraction is no count, where cyclopts would round it."""
+    if kind is int or int in get_args(kind):
+        tokens = [token.evolve(value=_counted(token.value)) for token in tokens]
+    return cyclopts.convert(kind, tokens)
+
+
+def _counted(text: str) -> str:
+    number = whole_number(re.sub(r"\.0*$", "", text))
+    if isinstance(number, str) and not re.fullmatch(r"[+-]?\d+", number):
+        raise ValueError(f"{text!r} is no whole number")
+    return str(number)
 
 
 def whole_number(text: str) -> int | str:
@@ -162,7 +176,7 @@ def answer(
             app.help_print(tokens=[])
             return 0
         unparsed, options = split(tokens)
-        function, bound = _parsed(app, options)
+        function, bound, _ = app.parse_args(options, exit_on_error=False, print_error=False)
         return int(function(*bound.args, **bound.kwargs, **unparsed))
     except answers as error:
         return _fail(name, str(error), 2)
@@ -172,18 +186,6 @@ def answer(
         return _fail(name, f"the system refuses: {error}", 2)
     except KeyboardInterrupt:
         return _fail(name, f"interrupted; {again}" if again else "interrupted", 130)
-
-
-def _parsed(app: App, options: list[str]) -> tuple[Callable[..., int], inspect.BoundArguments]:
-    """The function of a command, and its arguments."""
-    try:
-        function, bound, _ = app.parse_args(options, exit_on_error=False, print_error=False)
-    except cyclopts.CoercionError:
-        numbers = [str(whole_number(token)) for token in options]
-        if numbers == options:
-            raise
-        function, bound, _ = app.parse_args(numbers, exit_on_error=False, print_error=False)
-    return function, bound
 
 
 def _hint(app: App, tokens: Sequence[str]) -> str:

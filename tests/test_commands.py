@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated
 
 import pytest
-from cyclopts import App
+from cyclopts import App, Parameter
 from rich import box
 from rich.table import Table
 from rich.text import Text
@@ -87,6 +87,38 @@ def test_a_failure_is_one_sentence(
 def test_an_error_that_is_a_bug_is_not_dressed_up() -> None:
     with pytest.raises(ZeroDivisionError):
         answer(app_that(ZeroDivisionError()), "test", [])
+
+
+# --- numbers ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        *(("3", 3), ("2.0", 2), ("1e3", 1000), ("2.5E2", 250), ("-1e1", -10)),
+        *((text, None) for text in ("1.5", "1e-3", "x", "", ".0")),
+    ],
+)
+def test_a_count_is_a_whole_number_however_it_is_written(
+    text: str, number: int | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    app = app_of("some.module", "Tests numbers.", default_parameter=Parameter(consume_multiple=True))
+    got: list[object] = []
+
+    @app.default
+    def run(*, n: int | None = None, several: list[int] | None = None, size: float = 0.5) -> int:
+        """Run."""
+        got.extend([n, several, size])
+        return 0
+
+    wanted = 0 if number is not None else 2
+    assert answer(app, "test", ["--n", text, "--size", "1.5"]) == wanted
+    assert answer(app, "test", ["--several", "7", text]) == wanted
+    if number is None:
+        sentences = capsys.readouterr().err.splitlines()
+        assert len(sentences) == 2
+        assert all(f"{text!r} is no whole number" in sentence for sentence in sentences)
+    assert got == ([number, None, 1.5, None, [7, number], 0.5] if number is not None else [])
 
 
 # --- encodings and widths ---------------------------------------------------------------------------------

@@ -32,12 +32,12 @@ def test_a_command_is_the_one_of_its_name(name: str, capsys: Captured) -> None:
     assert out[: len(out) // 2] == out[len(out) // 2 :]
 
 
-@pytest.mark.parametrize(("name", "near"), [("swep", "sweep"), ("paper-figures", "paper_figures"), ("x\ny", None)])
+@pytest.mark.parametrize(("name", "near"), [("swep", "sweep"), ("paper-figures", "paper_figures"), ("x\nλ", None)])
 def test_a_mistyped_command_is_one_sentence(name: str, near: str | None, capsys: Captured) -> None:
     assert main([name, "--help"]) == 2
     out, error = capsys.readouterr()
     assert (out, error.count("\n")) == ("", 1)
-    assert error.startswith(f"jackpot_sim: there is no command {name!r}")
+    assert error.startswith(f"jackpot_sim: there is no command {name!a}")
     assert (f"did you mean {near}?" in error) == (near is not None)
 
 

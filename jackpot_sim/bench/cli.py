@@ -99,6 +99,9 @@ def bench(
         raise CannotMeasureError("only overhead has options of its own: name it among the benchmarks")
     runs = _CASES | {Case.OVERHEAD: lambda: overhead(options)}
     console = Console(highlight=False, soft_wrap=True)
+    if out is not None and out.is_dir():
+        raise CannotMeasureError(f"{out} is a folder: give a file to write")
+    new = out is not None and not out.exists()
     if out is not None:
         try:
             out.touch()
@@ -108,12 +111,15 @@ def bench(
     try:
         with threadpool_limits(limits=1):
             for case in cases:
-                console.print(f"[bold]{case}[/bold]")
-                for finding in runs[case]():
+                for count, finding in enumerate(runs[case]()):
+                    if not count:  # options that cannot be are refused before anything is printed
+                        console.print(f"[bold]{case}[/bold]")
                     findings.append(finding)
                     console.print(_line(finding))
     finally:  # hours of measuring are not lost because the last model did not fit
-        if out is not None:
+        if out is not None and new and not findings:
+            out.unlink(missing_ok=True)
+        elif out is not None and findings:
             written = {"machine": machine(), "findings": [_plain(finding) for finding in findings]}
             out.write_text(json.dumps(written, indent=1) + "\n")
     missed = [finding.what for finding in findings if finding.met is False]

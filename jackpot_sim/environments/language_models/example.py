@@ -10,6 +10,7 @@ between states. Python's sources differ between its versions, and so do the mode
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import re
@@ -109,9 +110,20 @@ def make(out: Path, example: Example, report: Report = lambda *_: None) -> Made:
     Raises:
         ValueError: the folder holds something already, or cannot be written.
     """
+    out = Path(out)
+    new = not out.exists()
+    try:
+        return _made_in(out, example, report)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            if new:
+                out.rmdir()  # where nothing was written yet
+        raise
+
+
+def _made_in(out: Path, example: Example, report: Report) -> Made:
     import torch
 
-    out = Path(out)
     try:
         out.mkdir(parents=True, exist_ok=True)
         if any(out.iterdir()):
@@ -268,7 +280,7 @@ def example(
         seed: The seed of weights and text.
     """
     console = Console(highlight=False, soft_wrap=True)
-    with Progress(console=Console(stderr=True), transient=True) as bars:
+    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bars:
         tasks: dict[str, TaskID] = {}
 
         def report(name: str, done: int, total: int) -> None:
