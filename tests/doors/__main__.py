@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             sizes = dict(zip(letters, generator.integers(1, 6, size=len(letters)).tolist(), strict=True))
             if generator.random() < 0.3:
                 sizes = dict.fromkeys(letters, int(generator.integers(2, 5)))
-            library = torch.as_tensor if door.torch and generator.random() < 0.5 else np.asarray
+            library = torch.as_tensor if door.torch and (not door.numpy or generator.random() < 0.5) else np.asarray
             for knock in knocks(door, sizes, int(generator.integers(1 << 30)), library):
                 counts[knock.door, knock.outcome] += 1
                 if knock.is_fault:

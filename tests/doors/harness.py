@@ -31,11 +31,12 @@ class Given:
     """An array argument: its shape in letters, and a function that makes one.
 
     Attributes:
-        shape: a letter for each axis; "1" is an axis of length 1.
+        shape: a letter for each axis; "1" is an axis of length 1, and so on.
         make: a random array of a given shape, for these sizes of the letters.
         also: other shapes that the function documents.
         any_shape: True where the documented shape is "any".
         any_dtype: True where any real dtype means the same.
+        free: letters of axes that may have any length.
     """
 
     shape: tuple[str, ...]
@@ -43,10 +44,17 @@ class Given:
     also: tuple[tuple[str, ...], ...] = ()
     any_shape: bool = False
     any_dtype: bool = False
+    free: frozenset[str] = frozenset()
 
     def allowed(self, shape: tuple[int, ...], sizes: Sizes) -> bool:
         """True for the shapes that the function documents."""
-        return self.any_shape or shape in {_numbers(each, sizes) for each in (self.shape, *self.also)}
+        if self.any_shape:
+            return True
+        if len(shape) == len(self.shape):
+            letters = zip(self.shape, _numbers(self.shape, sizes), shape, strict=True)
+            if all(letter in self.free or expected == size for letter, expected, size in letters):
+                return True
+        return shape in {_numbers(each, sizes) for each in self.also}
 
 
 @dataclass(frozen=True)
@@ -59,7 +67,9 @@ class Door:
         fixed: the other arguments, for these sizes and this generator.
         name: the name in reports; the function's own by default.
         torch: True where the function takes tensors too.
+        numpy: False where the function takes tensors alone.
         letters: letters that `fixed` needs besides those of the shapes.
+        says: other names by which errors call an argument: fields of objects that are made of the arrays.
     """
 
     call: Callable[..., object]
@@ -67,7 +77,9 @@ class Door:
     fixed: Callable[[np.random.Generator, Sizes], Mapping[str, Any]] = lambda generator, sizes: {}
     name: str = ""
     torch: bool = True
+    numpy: bool = True
     letters: tuple[str, ...] = ()
+    says: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         own = f"{self.call.__module__}.{self.call.__qualname__}"
@@ -77,7 +89,7 @@ class Door:
     def axes(self) -> tuple[str, ...]:
         """The letters whose sizes a knock chooses."""
         every = [letter for given in self.given.values() for letter in given.shape]
-        return tuple(dict.fromkeys(letter for letter in (*every, *self.letters) if letter != "1"))
+        return tuple(dict.fromkeys(letter for letter in (*every, *self.letters) if not letter.isdecimal()))
 
 
 class Outcome(StrEnum):
@@ -115,7 +127,7 @@ class Knock:
 
 
 def _numbers(shape: tuple[str, ...], sizes: Sizes) -> tuple[int, ...]:
-    return tuple(1 if letter == "1" else sizes[letter] for letter in shape)
+    return tuple(int(letter) if letter.isdecimal() else sizes[letter] for letter in shape)
 
 
 def wrong_shapes(x: Values) -> Iterator[tuple[str, Values]]:
@@ -190,7 +202,7 @@ def _judged(door: Door, result: object, fits: object, way: str) -> tuple[Outcome
         )
     said = str(result)
     # An array of a strange library is named by its type, not by the argument that holds it.
-    names = (*door.given, *inspect.signature(door.call).parameters)
+    names = (*door.given, *door.says, *inspect.signature(door.call).parameters)
     named = way in ("a list", "another library", "strings") or any(name in said for name in names)
     fine = isinstance(result, ValueError | TypeError) and named and "\n" not in said and 0 < len(said) <= LONGEST
     return (Outcome.REFUSED if fine else Outcome.RAW), f"{type(result).__name__}: {said}"
@@ -264,6 +276,14 @@ def shares(generator: np.random.Generator, shape: tuple[int, ...], sizes: Sizes)
     return np.asarray(weights / weights.sum())
 
 
-def array(shape: str, make: Make = floats, *also: str, any_shape: bool = False, any_dtype: bool = False) -> Given:
+def array(
+    shape: str,
+    make: Make = floats,
+    *also: str,
+    any_shape: bool = False,
+    any_dtype: bool = False,
+    free: str = "",
+) -> Given:
     """An argument, with shapes as words: "states vocab"; "" is a number."""
-    return Given(tuple(shape.split()), make, tuple(tuple(each.split()) for each in also), any_shape, any_dtype)
+    words = tuple(tuple(each.split()) for each in also)
+    return Given(tuple(shape.split()), make, words, any_shape, any_dtype, frozenset(free.split()))

@@ -199,3 +199,11 @@ def test_a_budget_below_what_is_always_rejected_is_refused(log_ratio: list[float
     beyond = sum(l < -1000 for l in log_ratio)
     with pytest.raises(ValueError, match=rf"no lam rejects as few as 0.3 .* {beyond} of {len(log_ratio)} are beyond"):
         lam_at(0.3, log_ratio)
+
+
+@pytest.mark.parametrize(
+    "mask", [torch.ones(2, 2, dtype=torch.int64), torch.ones(2, 1, dtype=torch.bool), torch.ones(2, dtype=torch.bool)]
+)
+def test_a_mask_that_would_index_or_broadcast_has_no_threshold(mask: Any) -> None:
+    with pytest.raises((TypeError, ValueError), match="mask "):
+        closed_loop.lam_at(0.3, torch.zeros(2, 2), mask)
