@@ -46,11 +46,14 @@ def check_shape(array: Array, shape: tuple[int, ...], name: str, axes: str) -> N
         raise ValueError(f"{name} has shape {tuple(array.shape)}, not {shape}: {axes}")
 
 
-def check_reals(values: Array, name: str) -> Array:
-    """`values`, any shape, refused with a TypeError unless they are real floating numbers; half precision stays."""
+def check_reals(values: Array, name: str, *axes: str) -> Array:
+    """`values`, refused with a TypeError unless they are real floating numbers; half precision stays.
+
+    Their axes are as `check_axes` says; without any the shape is not looked at.
+    """
     if not namespace(values).isdtype(values.dtype, "real floating"):
         raise TypeError(f"{name} must hold real floating numbers, got dtype {values.dtype}")
-    return values
+    return check_axes(values, name, *axes) if axes else values
 
 
 def check_per_token(mask: Array, **values: Array | None) -> None:
@@ -95,11 +98,11 @@ def check_rows(rows: Array | slice, name: str = "rows") -> None:
             raise ValueError(f"{name} has shape {tuple(rows.shape)}: it must be a slice, or integers of shape (m,)")
 
 
-def check_integers(values: Array, name: str) -> Array:
-    """`values`, any shape, refused with a TypeError unless they are integers."""
+def check_integers(values: Array, name: str, *axes: str) -> Array:
+    """`values`, refused with a TypeError unless they are integers; axes as in `check_reals`."""
     if not namespace(values).isdtype(values.dtype, "integral"):
         raise TypeError(f"{name} must hold integers, got dtype {values.dtype}")
-    return values
+    return check_axes(values, name, *axes) if axes else values
 
 
 def check_ids(ids: Array, below: int, name: str) -> Array:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from jackpot_sim.core.checks import check_axes, check_integers, check_same_states
+from jackpot_sim.core.checks import check_integers, check_same_states
 from jackpot_sim.environments.language_models.library import Model, logits, takes_any_mask
 
 if TYPE_CHECKING:
@@ -55,8 +55,8 @@ def packed_logits(model: Model, ids: Tensor, places: Tensor, samples: int) -> Te
         TypeError: ids or places are no integers.
         ValueError: a shape differs, or the rows are no whole groups.
     """
-    check_axes(check_integers(ids, "ids"), "ids", "n", "longest")
-    check_axes(check_integers(places, "places"), "places", "n", "length")
+    check_integers(ids, "ids", "n", "longest")
+    check_integers(places, "places", "n", "length")
     check_same_states(ids, places, "ids", "places")
     if len(ids) % samples:
         raise ValueError(f"samples must divide the rows of ids, got {samples} and {len(ids)}")

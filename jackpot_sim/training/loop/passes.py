@@ -13,7 +13,6 @@ import numpy as np
 
 from jackpot_sim.core.arrays import Flags, Ints
 from jackpot_sim.core.checks import (
-    check_axes,
     check_ids,
     check_integers,
     check_mask,
@@ -54,8 +53,8 @@ class PaddedSequences:
     samples: int = 1
 
     def __post_init__(self) -> None:
-        check_axes(check_integers(self.ids, "ids"), "ids", "n", "longest")
-        check_axes(check_integers(self.places, "places"), "places", "n", "length")
+        check_integers(self.ids, "ids", "n", "longest")
+        check_integers(self.places, "places", "n", "length")
         check_same_states(self.ids, self.places, "ids", "places")
         check_mask(self.mask, self.places, "places")
 
@@ -79,12 +78,12 @@ class PaddedSequences:
         """
         import torch
 
-        check_mask(mask, check_axes(check_integers(tokens, "tokens"), "tokens", "n", "length"), "tokens")
+        check_mask(mask, check_integers(tokens, "tokens", "n", "length"), "tokens")
         check_padding(mask)
         check_shape(prompt, (len(tokens),), "prompt", "one index for each row of tokens")
         check_ids(prompt, len(prompts), "prompt")
         for each in prompts:
-            check_axes(check_integers(each, "prompts"), "prompts", "length of a prompt")
+            check_integers(each, "prompts", "length of a prompt")
         length = int(mask.sum(axis=-1).max())
         lengths = np.array([len(each) for each in prompts])[prompt]
         rows = [np.concatenate([prompts[each], row[:length]]) for each, row in zip(prompt, tokens, strict=True)]

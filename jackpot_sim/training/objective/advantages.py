@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from jackpot_sim.core.checks import check_axes, check_reals
+from jackpot_sim.core.checks import check_reals
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,7 +37,7 @@ def advantages(rewards: Tensor, samples: int, standardisation: Standardisation =
         TypeError: rewards are no real floating numbers.
         ValueError: rewards are not of shape (n,), are no whole groups, or a group has one rollout only.
     """
-    check_axes(check_reals(rewards, "rewards"), "rewards", "n")
+    check_reals(rewards, "rewards", "n")
     if samples < 2 or len(rewards) % samples:
         raise ValueError(
             f"samples must be at least 2 and divide the number of rewards, got {samples} and {len(rewards)}"

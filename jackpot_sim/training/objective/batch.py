@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from jackpot_sim.core.backend import namespace
-from jackpot_sim.core.checks import check_axes, check_per_token, check_reals, check_rows, check_same_states, check_shape
+from jackpot_sim.core.checks import check_per_token, check_reals, check_rows, check_same_states, check_shape
 from jackpot_sim.core.topk import TopK
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ class ModelPass(NamedTuple):
 
     def _check_states(self) -> None:
         namespace(self.logits, self.log_normaliser)
-        check_axes(check_reals(self.logits, "logits"), "logits", "n", "length", "vocab")
+        check_reals(self.logits, "logits", "n", "length", "vocab")
         check_shape(
             check_reals(self.log_normaliser, "log_normaliser"),
             tuple(self.logits.shape[:-1]),

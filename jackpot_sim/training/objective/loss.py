@@ -6,7 +6,7 @@ import math
 from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from jackpot_sim.core.checks import check_axes, check_mask, check_per_token, check_reals, check_same_shape
+from jackpot_sim.core.checks import check_mask, check_per_token, check_reals, check_same_shape
 from jackpot_sim.estimators import Correction, Level, TokenWeights, UpdateTarget
 from jackpot_sim.training.objective.batch import ModelPass, Proposed, check_per_sequence
 from jackpot_sim.training.objective.weights import draw, weigh
@@ -220,7 +220,7 @@ def surrogate(
     """
     import torch
 
-    check_axes(check_reals(new_log_probs, "new_log_probs"), "new_log_probs", "n", "length")
+    check_reals(new_log_probs, "new_log_probs", "n", "length")
     check_same_shape(new_log_probs, check_reals(old_log_probs, "old_log_probs"), "new_log_probs", "old_log_probs")
     check_per_sequence(advantage, new_log_probs, "new_log_probs")
     log_ratio, gain = new_log_probs - old_log_probs, advantage[:, None]
@@ -254,7 +254,7 @@ def distillation(policy_law: Tensor, actor_law: Tensor, direction: Direction) ->
         TypeError: an array holds no real floating numbers.
         ValueError: a shape differs.
     """
-    check_axes(check_reals(policy_law, "policy_law"), "policy_law", "n", "length", "vocab")
+    check_reals(policy_law, "policy_law", "n", "length", "vocab")
     check_same_shape(policy_law, check_reals(actor_law, "actor_law"), "policy_law", "actor_law")
     policy_law = policy_law.detach()
     first, second = (policy_law, actor_law) if direction is Direction.FORWARD else (actor_law, policy_law)
