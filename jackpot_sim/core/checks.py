@@ -41,15 +41,68 @@ def check_shape(array: Array, shape: tuple[int, ...], name: str, axes: str) -> N
         name: the caller's name for the array.
         axes: the meaning of the shape, for the error: "one number per sequence".
     """
+    namespace(array)
     if tuple(array.shape) != shape:
         raise ValueError(f"{name} has shape {tuple(array.shape)}, not {shape}: {axes}")
 
 
-def check_integers(values: Array, name: str) -> Array:
-    """`values`, any shape, refused with a TypeError unless they are integers."""
+def check_reals(values: Array, name: str, *axes: str) -> Array:
+    """`values`, refused with a TypeError unless they are real floating numbers; half precision stays.
+
+    Their axes are as `check_axes` says; without any the shape is not looked at.
+    """
+    if not namespace(values).isdtype(values.dtype, "real floating"):
+        raise TypeError(f"{name} must hold real floating numbers, got dtype {values.dtype}")
+    return check_axes(values, name, *axes) if axes else values
+
+
+def check_per_token(mask: Array, **values: Array | None) -> None:
+    """Refuses a mask that is not boolean of shape (n, length), and values of tokens in another shape.
+
+    Args:
+        mask: True on tokens.
+        values: real floating numbers, one per token, by the caller's name for them; None where there are none.
+
+    Raises:
+        TypeError: the mask is not boolean, values are no real floating numbers, or libraries differ.
+        ValueError: a shape differs.
+    """
+    check_mask(mask, mask, "mask")
+    check_axes(mask, "mask", "n", "length")
+    for name, value in values.items():
+        if value is not None:
+            check_same_shape(mask, check_reals(value, name), "mask", name)
+
+
+def check_axes(array: Array, name: str, *axes: str) -> Array:
+    """`array`, refused unless it has these axes, each at least 1 long: "n", "length"."""
+    namespace(array)
+    if array.ndim != len(axes) or 0 in array.shape:
+        meant = f"({', '.join(axes)}{',' if len(axes) == 1 else ''})"
+        raise ValueError(f"{name} has shape {tuple(array.shape)}: it must be {meant}, none of them 0")
+    return array
+
+
+def check_padding(mask: Array, name: str = "mask") -> None:
+    """Refuses a boolean mask (n, length) that marks a token after padding, or a sequence without any token."""
+    xp = namespace(mask)
+    if bool(xp.any(mask[:, 1:] & ~mask[:, :-1])) or not bool(xp.all(mask[:, 0])):
+        raise ValueError(f"{name} has padding before a token: a sequence begins with its tokens, at least one")
+
+
+def check_rows(rows: Array | slice, name: str = "rows") -> None:
+    """Refuses row numbers that are neither a slice nor integers of shape (m,): a mask, or a single row."""
+    if not isinstance(rows, slice):
+        check_integers(rows, name)
+        if rows.ndim != 1:
+            raise ValueError(f"{name} has shape {tuple(rows.shape)}: it must be a slice, or integers of shape (m,)")
+
+
+def check_integers(values: Array, name: str, *axes: str) -> Array:
+    """`values`, refused with a TypeError unless they are integers; axes as in `check_reals`."""
     if not namespace(values).isdtype(values.dtype, "integral"):
         raise TypeError(f"{name} must hold integers, got dtype {values.dtype}")
-    return values
+    return check_axes(values, name, *axes) if axes else values
 
 
 def check_ids(ids: Array, below: int, name: str) -> Array:
@@ -145,12 +198,6 @@ def check_numpy(**arrays: object) -> None:
             raise TypeError(f"{name} must be a numpy array, got {type(array).__name__}")
 
 
-def check_axes(array: Array, name: str, *axes: str) -> None:
-    """Refuses an array that does not have as many axes as are named, for instance "states" and "vocab"."""
-    if array.ndim != len(axes):
-        raise ValueError(f"{name} has shape {tuple(array.shape)}: it must be ({', '.join(axes)})")
-
-
 def check_floats(values: Floats, shape: tuple[int, ...], name: str, axes: str) -> Floats:
     """`values`, refused unless it is a numpy array of real floating numbers of this shape.
 
@@ -165,8 +212,7 @@ def check_floats(values: Floats, shape: tuple[int, ...], name: str, axes: str) -
         ValueError: it has another shape.
     """
     check_numpy(**{name: values})
-    if values.dtype.kind != "f":
-        raise TypeError(f"{name} must hold real floating numbers, got dtype {values.dtype}")
+    check_reals(values, name)
     check_shape(values, shape, name, axes)
     return values
 
@@ -238,7 +284,7 @@ def check_pair(policy_log_probs: Array, actor_log_probs: Array) -> tuple[Array, 
 
 
 def check_same_shape(first: Array, second: Array, first_name: str, second_name: str) -> None:
-    """Refuses two arrays of different shapes, naming both, and arrays of two libraries."""
+    """Refuses two arrays of different shapes, naming both, or of different libraries."""
     namespace(first, second)
     if tuple(first.shape) != tuple(second.shape):
         raise ValueError(
@@ -257,7 +303,7 @@ def check_advantage(advantage: Array, name: str = "advantage") -> Array:
 
 
 def check_same_states(first: Array, second: Array, first_name: str, second_name: str) -> None:
-    """Refuses two arrays whose shapes differ in more than the last axis, naming both."""
+    """Refuses two arrays whose shapes differ in more than the last axis, naming both, or of different libraries."""
     namespace(first, second)
     if first.ndim != second.ndim or tuple(first.shape[:-1]) != tuple(second.shape[:-1]) or first.ndim == 0:
         raise ValueError(

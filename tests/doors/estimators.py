@@ -17,7 +17,7 @@ from jackpot_sim.estimators import Denominator, Tokens, replicates, statistics
 from jackpot_sim.estimators.states import moments, optimum, path, sampled, sorted_state, tokens
 from tests.doors import rollouts, sequences
 from tests.doors.harness import Door, Given, Make, Sizes, array, floats, ids, laws, numbers
-from tests.doors.sized import free, sized
+from tests.doors.sized import sized
 
 POSITIVE = numbers(0.5, 2.0)
 
@@ -119,7 +119,7 @@ STATES = (
     door(
         _drawn_tokens,
         "states.tokens.drawn_tokens",
-        {"drawn": free("m n", ids("vocab"))},
+        {"drawn": array("*m *n", ids("vocab"))},
         fixed=_one_state,
         torch=False,
         letters=("vocab",),
@@ -170,7 +170,7 @@ def _positive(*names: str, shape: str = "a b") -> Mapping[str, Given]:
 
 STATISTICS = (
     door(_combined, "statistics.StateStatistics", _positive(*COLUMNS, shape="cells states"), torch=False),
-    door(_combined_cell, "statistics.combine_cell", {"acceptance_rate": free("states", POSITIVE)}, torch=False),
+    door(_combined_cell, "statistics.combine_cell", {"acceptance_rate": array("*states", POSITIVE)}, torch=False),
     door(_divisor, "statistics.divisor", _positive("acceptance_rate", "weight_mean")),
     door(statistics.of_single_tokens, "statistics.of_single_tokens", _positive("acceptance_rate", "weighted_sq")),
     door(

@@ -31,8 +31,8 @@ class Given:
     """An array argument: its shape in letters, and a function that makes one.
 
     Attributes:
-        shape: a letter for each axis; "1" is an axis of length 1, "*x" an axis x whose length is free, and "..." stands
-            for any axes in front (two, where an array is made).
+        shape: a letter for each axis; "1" or another number is an axis of that length, "*x" an axis x whose length is
+            free, and "..." stands for any axes in front (two, where an array is made).
         make: a random array of a given shape, for these sizes of the letters.
         also: other shapes that the function documents.
         any_shape: True where the documented shape is "any".
@@ -62,6 +62,7 @@ class Door:
         torch: True where the function takes tensors.
         numpy: True where the function takes numpy arrays.
         letters: letters that `fixed` needs besides those of the shapes.
+        says: other names by which errors call an argument: fields of objects that are made of the arrays.
     """
 
     call: Callable[..., object]
@@ -71,6 +72,7 @@ class Door:
     torch: bool = True
     numpy: bool = True
     letters: tuple[str, ...] = ()
+    says: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         own = f"{self.call.__module__}.{self.call.__qualname__}"
@@ -80,7 +82,8 @@ class Door:
     def axes(self) -> tuple[str, ...]:
         """The letters whose sizes a knock chooses."""
         every = [letter.removeprefix("*") for given in self.given.values() for letter in given.shape]
-        return tuple(dict.fromkeys(letter for letter in (*every, *self.letters) if letter not in ("1", "...")))
+        letters = dict.fromkeys(letter for letter in (*every, *self.letters) if letter != "...")
+        return tuple(letter for letter in letters if not letter.isdecimal())
 
 
 class Outcome(StrEnum):
@@ -119,8 +122,8 @@ class Knock:
 
 def _numbers(shape: tuple[str, ...], sizes: Sizes) -> tuple[int, ...]:
     front = (2, 3) if shape[:1] == ("...",) else ()
-    letters = shape[1:] if front else shape
-    return (*front, *(1 if letter == "1" else sizes[letter.removeprefix("*")] for letter in letters))
+    plain = [letter.removeprefix("*") for letter in (shape[1:] if front else shape)]
+    return (*front, *(int(each) if each.isdecimal() else sizes[each] for each in plain))
 
 
 def _fits(shape: tuple[int, ...], letters: tuple[str, ...], sizes: Sizes) -> bool:
@@ -202,7 +205,7 @@ def _judged(door: Door, result: object, fits: object, way: str) -> tuple[Outcome
         )
     said = str(result)
     # An array of a strange library is named by its type, not by the argument that holds it.
-    names = (*door.given, *inspect.signature(door.call).parameters)
+    names = (*door.given, *door.says, *inspect.signature(door.call).parameters)
     named = way in ("a list", "another library", "strings") or any(name in said for name in names)
     fine = isinstance(result, ValueError | TypeError) and named and "\n" not in said and 0 < len(said) <= LONGEST
     return (Outcome.REFUSED if fine else Outcome.RAW), f"{type(result).__name__}: {said}"
@@ -276,6 +279,13 @@ def shares(generator: np.random.Generator, shape: tuple[int, ...], sizes: Sizes)
     return np.asarray(weights / weights.sum())
 
 
-def array(shape: str, make: Make = floats, *also: str, any_shape: bool = False, any_dtype: bool = False) -> Given:
+def array(
+    shape: str,
+    make: Make = floats,
+    *also: str,
+    any_shape: bool = False,
+    any_dtype: bool = False,
+) -> Given:
     """An argument, with shapes as words: "states vocab"; "" is a number."""
-    return Given(tuple(shape.split()), make, tuple(tuple(each.split()) for each in also), any_shape, any_dtype)
+    words = tuple(tuple(each.split()) for each in also)
+    return Given(tuple(shape.split()), make, words, any_shape, any_dtype)

@@ -13,7 +13,7 @@ from jackpot_sim.estimators import Level, TokenWeights
 from jackpot_sim.estimators.mismatch import overlap_estimates, summaries
 from jackpot_sim.estimators.rollouts import at_states, gradients, weights
 from tests.doors.harness import Door, Given, Make, Sizes, Values, array, floats, ids, laws, negative, numbers
-from tests.doors.sized import free, sized
+from tests.doors.sized import sized
 
 JACKPOT = estimators.get("jackpot")
 SHARE = numbers(0.1, 1.0)
@@ -135,7 +135,7 @@ DOORS: tuple[Door, ...] = (
     _numpy(
         _visited,
         "rollouts.at_states.Visited",
-        {"tokens": free("n length", ids("vocab"))} | PLACES | LAWS,
+        {"tokens": array("*n *length", ids("vocab"))} | PLACES | LAWS,
     ),
     _numpy(
         _updates,

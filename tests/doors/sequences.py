@@ -12,13 +12,13 @@ from jackpot_sim.core.sequences import Enumeration, SampledSequences, SequenceLa
 from jackpot_sim.estimators import UpdateTarget
 from jackpot_sim.estimators.sequences import enumerated, sampled, spaces, updates
 from tests.doors.harness import Door, Given, Make, Sizes, Values, array, floats, laws, shares
-from tests.doors.sized import free, sized
+from tests.doors.sized import sized
 
 REPLICATES = 3
 TABLE = ("prefixes", "vocab")
 
 
-FEATURES = {"features": free("prefixes vocab parameters", floats, (2,))}
+FEATURES = {"features": array("prefixes vocab *parameters", floats)}
 
 
 def chain(sizes: Sizes) -> Sequences:
@@ -131,11 +131,11 @@ DOORS: tuple[Door, ...] = (
     _door(_exact, "enumerated.exact", FEATURES, _enumerations),
     _door(_referee, "enumerated.Referee", FEATURES, _enumerations),
     _door(_estimate, "sampled.estimate", {"along": array("prefixes vocab")} | FEATURES, _rollouts),
-    _door(_logits, "spaces.Logits", {"p": free("prefixes vocab", _probabilities)}),
+    _door(_logits, "spaces.Logits", {"p": array("*prefixes *vocab", _probabilities)}),
     _door(_update, "spaces.Logits.update", {"mass": array("prefixes vocab")}, _logit_space),
     _door(_along, "spaces.Logits.along", {"vector": array("prefixes vocab")}, _logit_space),
     _door(_path_norm_sq, "spaces.Logits.path_norm_sq", COEFFICIENTS, _logit_space, TABLE),
-    _door(_parameters, "spaces.Parameters", {"features": free("prefixes vocab parameters", floats)}),
+    _door(_parameters, "spaces.Parameters", {"features": array("*prefixes *vocab *parameters", floats)}),
     _door(_update, "spaces.Parameters.update", {"mass": array("prefixes vocab")}, _parameter_space, ("parameters",)),
     _door(_along, "spaces.Parameters.along", {"vector": array("parameters")}, _parameter_space, TABLE),
     _door(_path_norm_sq, "spaces.Parameters.path_norm_sq", COEFFICIENTS, _parameter_space, (*TABLE, "parameters")),

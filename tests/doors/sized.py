@@ -19,28 +19,15 @@ class Sized(Given):
 
     Attributes:
         of: the shape.
-        free: the axes that may have any length.
     """
 
     of: Shape = lambda sizes: ()
-    free: tuple[int, ...] = ()
 
     @override
     def allowed(self, shape: tuple[int, ...], sizes: Sizes) -> bool:
-        wanted = self.of(sizes)
-        same = all(axis in self.free or n == m for axis, (n, m) in enumerate(zip(shape, wanted, strict=False)))
-        return len(shape) == len(wanted) and same
+        return shape == self.of(sizes)
 
 
-def sized(letters: str, of: Shape, make: Make, free: tuple[int, ...] = ()) -> Sized:
+def sized(letters: str, of: Shape, make: Make) -> Sized:
     """An argument of a shape that is made from letters."""
-    return Sized(
-        tuple(letters.split()), lambda generator, shape, sizes: make(generator, of(sizes), sizes), of=of, free=free
-    )
-
-
-def free(letters: str, make: Make, axes: tuple[int, ...] | None = None) -> Sized:
-    """An argument whose axes are letters, some of which (by default all) may have any length."""
-    names = tuple(letters.split())
-    every = tuple(range(len(names)))
-    return sized(letters, lambda sizes: tuple(sizes[name] for name in names), make, every if axes is None else axes)
+    return Sized(tuple(letters.split()), lambda generator, shape, sizes: make(generator, of(sizes), sizes), of=of)

@@ -15,6 +15,7 @@ from fnmatch import fnmatchcase
 import numpy as np
 
 from jackpot_sim.core.arrays import Flags, Floats, Ints
+from jackpot_sim.core.checks import check_reals
 from jackpot_sim.environments.fields import check_positive
 from jackpot_sim.environments.language_models.completions import Completions
 from jackpot_sim.environments.language_models.library import Model, Tensor
@@ -119,6 +120,7 @@ def gradients(
 
 def _checked(coefficients: Floats, completions: Completions) -> Floats:
     """The coefficients, 0 at padding; (kinds, n, length)."""
+    check_reals(coefficients, "coefficients")
     shape = completions.tokens.shape
     if coefficients.ndim != 3 or coefficients.shape[1:] != shape or not len(coefficients):
         raise ValueError(f"coefficients has shape {coefficients.shape}: (kinds, *{shape}) is expected")

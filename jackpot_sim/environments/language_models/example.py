@@ -26,6 +26,7 @@ from rich.progress import Progress, TaskID
 
 from jackpot_sim.commands import answer, app_of
 from jackpot_sim.core.arrays import Ints
+from jackpot_sim.core.checks import check_integers
 from jackpot_sim.environments.corpus import split_text
 from jackpot_sim.environments.fields import check_count
 from jackpot_sim.environments.language_models.library import Model, Tensor, Tokenizer, fresh, library, logits, quiet
@@ -170,6 +171,7 @@ def trained_model(
     """A Qwen3 after the example's steps on pieces of the text `ids`, (tokens,); float32 and in eval mode."""
     import torch
 
+    check_integers(ids, "ids", "tokens")
     torch.manual_seed(int(keyed_generator(example.seed, "example weights", name).integers(2**62)))
     config = library().Qwen3Config(
         vocab_size=len(tokenizer),
@@ -206,6 +208,7 @@ def loss_on(model: Model, ids: Ints, context: int, pieces: int = 64) -> float:
     """Cross-entropy per token on the first pieces of a text, (tokens,); nats."""
     import torch
 
+    check_integers(ids, "ids", "tokens")
     count = min(pieces, (len(ids) - 1) // context)
     rows = ids[np.arange(count)[:, None] * context + np.arange(context + 1)]
     with torch.inference_mode():

@@ -13,6 +13,7 @@ from typing import Literal, TypeAlias, TypeVar
 import numpy as np
 
 from jackpot_sim.core.arrays import Flags, Ints
+from jackpot_sim.core.checks import check_integers
 from jackpot_sim.environments.fields import FORBID_EXTRA, check_count
 from jackpot_sim.environments.language_models.checkpoints import first_line
 from jackpot_sim.environments.language_models.library import Tokenizer, quiet
@@ -217,6 +218,8 @@ def left_padded(prompts: Sequence[Ints], pad: int = 0) -> tuple[Ints, Flags]:
     Returns:
         ids (n, longest), and True on tokens, the same shape.
     """
+    for prompt in prompts:
+        check_integers(prompt, "prompts", "length of a prompt")
     width = max(len(prompt) for prompt in prompts)
     ids: Ints = np.full((len(prompts), width), pad, dtype=np.int64)
     mask: Flags = np.zeros((len(prompts), width), dtype=np.bool_)

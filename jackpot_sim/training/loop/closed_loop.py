@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field, model_validator
 
+from jackpot_sim.core.checks import check_per_token
 from jackpot_sim.studies.estimator_spec import Frozen
 
 if TYPE_CHECKING:
@@ -85,14 +86,16 @@ def lam_at(rejected: float, log_ratio: Tensor, mask: Tensor) -> float:
     Args:
         rejected: a share in (0, 1).
         log_ratio: log p/q of the tokens, (n, length), nats; one of −inf is rejected at any λ.
-        mask: True on tokens.
+        mask: True on tokens, (n, length).
 
     Raises:
-        ValueError: no λ rejects so few, since the policy gives probability 0 to a larger share of the tokens; no λ
-            rejects so many, since e^ℓ of a larger share than is left is infinite; or there is no token.
+        TypeError: the mask is not boolean, or the log-ratios are no real floating numbers.
+        ValueError: a shape differs; no λ rejects so few, since the policy gives probability 0 to a larger share of the
+            tokens; no λ rejects so many, since e^ℓ of a larger share than is left is infinite; or there is no token.
     """
     import torch
 
+    check_per_token(mask, log_ratio=log_ratio)
     ratio = torch.sort(torch.exp(log_ratio[mask].double())).values
     if not len(ratio):
         raise ValueError("mask is False everywhere: there is no token whose rejection lam could set")

@@ -212,3 +212,11 @@ def test_a_budget_above_what_is_ever_rejected_is_refused(rejected: float, log_ra
 def test_a_budget_of_no_token_is_refused() -> None:
     with pytest.raises(ValueError, match="mask is False everywhere"):
         closed_loop.lam_at(0.3, torch.zeros(2, 3), torch.zeros(2, 3, dtype=torch.bool))
+
+
+@pytest.mark.parametrize(
+    "mask", [torch.ones(2, 2, dtype=torch.int64), torch.ones(2, 1, dtype=torch.bool), torch.ones(2, dtype=torch.bool)]
+)
+def test_a_mask_that_would_index_or_broadcast_has_no_threshold(mask: Any) -> None:
+    with pytest.raises((TypeError, ValueError), match="mask "):
+        closed_loop.lam_at(0.3, torch.zeros(2, 2), mask)
