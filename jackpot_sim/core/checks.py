@@ -77,9 +77,11 @@ def check_per_token(mask: Array, **values: Array | None) -> None:
 def check_axes(array: Array, name: str, *axes: str) -> Array:
     """`array`, refused unless it has these axes, each at least 1 long: "n", "length"."""
     namespace(array)
-    if array.ndim != len(axes) or 0 in array.shape:
+    if array.ndim != len(axes):
         meant = f"({', '.join(axes)}{',' if len(axes) == 1 else ''})"
-        raise ValueError(f"{name} has shape {tuple(array.shape)}: it must be {meant}, none of them 0")
+        raise ValueError(f"{name} has shape {tuple(array.shape)}: it must be {meant}")
+    if 0 in array.shape:
+        raise ValueError(f"{name} has shape {tuple(array.shape)}: it is empty")
     return array
 
 

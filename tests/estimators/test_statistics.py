@@ -47,7 +47,7 @@ def test_statistics_have_an_axis_of_states() -> None:
     assert combine(StateStatistics(**COLUMNS), "proposed").bias.shape == (2,)
     for shape in ((1, 4), (4, 1)):
         stack = StateStatistics(**{name: np.ones(shape) for name in COLUMNS})
-        with pytest.raises(ValueError, match=r"acceptance_rate has shape .*: it must be \(states\)"):
+        with pytest.raises(ValueError, match=r"acceptance_rate has shape .*: it must be \(states,\)"):
             combine_cell(stack, "proposed")
 
 
