@@ -26,6 +26,7 @@ import numpy as np
 import pandas as pd
 
 from jackpot_sim.core.arrays import Floats, Ints
+from jackpot_sim.core.checks import check_reals
 from jackpot_sim.estimators import statistics
 from jackpot_sim.estimators.statistics import StateStatistics
 from jackpot_sim.studies.errors import StudyError
@@ -167,7 +168,12 @@ def interval(value: float, replicates: Floats, level: float) -> Interval:
     """The percentile interval and standard error of a figure from its replicates, (replicates,).
 
     Ends are order statistics, never interpolated, so that an infinite replicate counts as the largest.
+
+    Raises:
+        TypeError: replicates are no real floating numbers.
+        ValueError: replicates have another shape.
     """
+    check_reals(replicates, "replicates", "replicates")
     finite = float(np.mean(np.isfinite(replicates)))
     if np.isnan(replicates).any():
         return Interval(value, np.nan, np.nan, np.nan, finite)

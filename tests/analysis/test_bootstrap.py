@@ -198,3 +198,9 @@ def test_tables_that_do_not_belong_together(small: Run) -> None:
         list(bootstrap.environments(small.records, small.states.iloc[12:], QUICK))
     with pytest.raises(StudyError, match="no exact figures"):
         list(bootstrap.environments(small.records.assign(method="monte_carlo"), small.states, QUICK))
+
+
+def test_replicates_of_one_figure_have_one_axis() -> None:
+    for wrong in (np.ones((3, 1)), np.ones(()), np.arange(3)):
+        with pytest.raises((TypeError, ValueError), match="replicates "):
+            bootstrap.interval(0.5, wrong, 0.95)

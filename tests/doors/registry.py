@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from tests.doors import core, corrections, environments, estimators, objective
+from tests.doors import core, corrections, environments, estimators, figures, objective
 from tests.doors.harness import Door
 
-DOORS: tuple[Door, ...] = (*core.DOORS, *corrections.DOORS, *estimators.DOORS, *environments.DOORS, *objective.DOORS)
+DOORS: tuple[Door, ...] = (
+    *core.DOORS,
+    *corrections.DOORS,
+    *estimators.DOORS,
+    *environments.DOORS,
+    *figures.DOORS,
+    *objective.DOORS,
+)
