@@ -17,6 +17,7 @@ import pandas as pd
 from analysis import bootstrap
 from analysis.bootstrap import Draws, Environment, Options
 from jackpot_sim.core.arrays import Flags, Floats
+from jackpot_sim.core.checks import check_reals, check_same_shape
 from jackpot_sim.studies.errors import StudyError
 from jackpot_sim.sweep.labels import labels
 
@@ -176,7 +177,12 @@ def undominated(bias: Floats, variance: Floats) -> Flags:
 
     >>> undominated(np.array([0.0, 1.0, 1.0]), np.array([2.0, 1.0, 3.0])).tolist()
     [True, True, False]
+
+    Raises:
+        TypeError: an array holds no real floating numbers.
+        ValueError: the shapes differ.
     """
+    check_same_shape(check_reals(bias, "bias"), check_reals(variance, "variance"), "bias", "variance")
     out = np.isfinite(bias) & np.isfinite(variance)
     for index in range(len(bias)):
         as_good = _at_most(bias, bias[index]) & _at_most(variance, variance[index])
@@ -187,6 +193,7 @@ def undominated(bias: Floats, variance: Floats) -> Flags:
 
 def is_lowest(values: Floats) -> Flags:
     """True where `values` is within rounding of its least along the first axis, shape as given; nan is never least."""
+    check_reals(values, "values")
     least = np.min(np.where(np.isnan(values), np.inf, values), axis=0)
     return np.asarray(np.isfinite(values) & (values <= least * (1 + ROUNDING)))
 

@@ -34,9 +34,13 @@ def power_law(values: ArrayLike, factors: Mapping[str, ArrayLike], clusters: Arr
     Raises:
         StudyError: a value or a factor is not positive and finite, there are too few clusters, or the factors
             do not vary apart from each other.
+        ValueError: a shape is not (n,).
     """
     columns = {name: _logs(name, each) for name, each in factors.items()}
     target = _logs("what is fitted", values)
+    for name, each in (*columns.items(), ("clusters", np.asarray(clusters))):
+        if target.ndim != 1 or each.shape != target.shape:
+            raise ValueError(f"{name} has shape {each.shape}, values has shape {target.shape}: they must be (n,)")
     design = np.column_stack([np.ones(len(target)), *columns.values()])
     labels, codes = np.unique(np.asarray(clusters), return_inverse=True)
     (rows, count), groups = design.shape, len(labels)
@@ -61,8 +65,14 @@ def geometric(values: pd.Series[float]) -> Fitted:
 
 
 def jackknifed(numerators: ArrayLike, denominators: ArrayLike) -> Fitted:
-    """Σ numerators / Σ denominators over independent draws, both of shape (n,), with its jackknife standard error."""
+    """Σ numerators / Σ denominators over independent draws, both of shape (n,), with its jackknife standard error.
+
+    Raises:
+        ValueError: a shape is not (n,).
+    """
     above, below = (np.asarray(each, dtype=np.float64) for each in (numerators, denominators))
+    if above.ndim != 1 or above.shape != below.shape:
+        raise ValueError(f"numerators has shape {above.shape}, denominators has shape {below.shape}: they must be (n,)")
     left_out = (above.sum() - above) / (below.sum() - below)
     n = len(above)
     error = np.sqrt((n - 1) / n * np.sum((left_out - left_out.mean()) ** 2)) if n > 1 else np.nan

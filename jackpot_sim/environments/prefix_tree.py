@@ -18,7 +18,7 @@ import numpy as np
 import psutil
 
 from jackpot_sim.core.arrays import Flags, Floats, Ints
-from jackpot_sim.core.checks import check_reals, check_same_shape, check_shape
+from jackpot_sim.core.checks import check_numpy, check_reals, check_same_shape, check_shape
 from jackpot_sim.core.policy_gradient import gradient_under
 from jackpot_sim.core.sampling import categorical
 from jackpot_sim.core.sequences import Sequences, kl_of_measures, occupancy
@@ -231,6 +231,7 @@ def policy_gradient(sequences: Sequences, log_probs: Floats, reward: Floats) -> 
 
 
 def _check_objective(sequences: Sequences, log_probs: Floats, reward: Floats) -> None:
+    check_numpy(log_probs=log_probs, reward=reward)
     check_reals(log_probs, "log_probs", "prefixes", "vocab")
     check_shape(check_reals(reward, "reward"), (len(sequences),), "reward", "one number per sequence")
 

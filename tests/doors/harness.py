@@ -154,7 +154,7 @@ def wrong_shapes(x: Values) -> Iterator[tuple[str, Values]]:
 def wrong_dtypes(x: Values) -> Iterator[tuple[str, Values]]:
     """The array in dtypes of another kind."""
     kinds = {"b": (np.int64, np.uint8, np.float64), "i": (np.float64, np.bool_), "f": (np.int64, np.bool_)}
-    for dtype in (*kinds[x.dtype.kind], np.complex128):
+    for dtype in (*kinds[x.dtype.kind.replace("u", "i")], np.complex128):
         yield np.dtype(dtype).name, x.astype(dtype)
     yield "strings", x.astype(str)
 

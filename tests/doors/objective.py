@@ -18,14 +18,11 @@ from jackpot_sim.training import objective
 from jackpot_sim.training.loop import closed_loop, measures, packing
 from jackpot_sim.training.loop.passes import PaddedSequences, model_pass
 from jackpot_sim.training.objective import Aggregation, Direction, Divisor, ModelPass, Proposed, Standardisation
+from jackpot_sim.training.objective.batch import check_per_sequence
 from jackpot_sim.training.tasks.addition import Addition
 from tests.doors.harness import Door, Given, Make, Sizes, Values, array, ids, laws, masks, negative, numbers
 
-EXEMPT: Mapping[str, str] = {
-    "training.objective.loss.PolicyLoss": "a result",
-    "training.objective.loss.ActorLoss": "a result",
-    "training.tasks.splitting.Grid": "its field is a function",
-}
+EXEMPT: Mapping[str, str] = {}
 """The public functions without a door, and why."""
 
 UPDATE = SimpleNamespace(aggregation=Aggregation.TOKEN_MEAN, clip=0.2, clip_high=None)
@@ -205,6 +202,16 @@ DOORS = (
         {"log_probs": array("n length k")},
         fixed=with_topk,
         letters=("vocab",),
+    ),
+    named(
+        "objective.batch.check_per_sequence",
+        lambda advantage, tokens: check_per_sequence(advantage, tokens, "tokens"),
+        {"advantage": array("n"), "tokens": array("n *length", any_dtype=True)},
+    ),
+    named(
+        "objective.batch.ModelPass.check",
+        lambda mask, **fields: ModelPass(**fields).check(mask),
+        {**PASS, "logits": array("n length *vocab"), **MASK},
     ),
     named(
         "objective.batch.ModelPass.on",

@@ -63,3 +63,14 @@ def test_jackknife_of_a_mean_is_its_standard_error() -> None:
     values = np.array([1.0, 4, 2, 8, 5])
     found = fits.jackknifed(values, np.ones(5))
     assert found == pytest.approx((values.mean(), values.std(ddof=1) / np.sqrt(5)))
+
+
+def test_values_factors_and_clusters_are_one_per_row() -> None:
+    rows = np.arange(1.0, 7.0)
+    for wrong in (rows[:, None], rows[None], rows[:5], rows[0]):
+        for values, length, clusters in ((wrong, rows, rows), (rows, wrong, rows), (rows, rows, wrong)):
+            with pytest.raises(ValueError, match="has shape"):
+                fits.power_law(values, {"T": length}, clusters)
+        for above, below in ((wrong, rows), (rows, wrong)):
+            with pytest.raises(ValueError, match="has shape"):
+                fits.jackknifed(above, below)

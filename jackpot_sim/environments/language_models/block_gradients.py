@@ -107,6 +107,7 @@ def gradients(
             matches, the model is in training mode, or a result would be larger than `limit`.
     """
     check_positive("temperature", temperature)
+    check_reals(coefficients, "coefficients", "kinds", "n", "length")
     block = block_of(model, patterns)
     _require_fits(len(coefficients), sum(weight.numel() for weight in block.values()), limit)
     completions = Completions.checked(model, prompts, prompt, tokens, mask)
@@ -120,9 +121,8 @@ def gradients(
 
 def _checked(coefficients: Floats, completions: Completions) -> Floats:
     """The coefficients, 0 at padding; (kinds, n, length)."""
-    check_reals(coefficients, "coefficients")
     shape = completions.tokens.shape
-    if coefficients.ndim != 3 or coefficients.shape[1:] != shape or not len(coefficients):
+    if coefficients.shape[1:] != shape:
         raise ValueError(f"coefficients has shape {coefficients.shape}: (kinds, *{shape}) is expected")
     return np.where(completions.mask, coefficients, 0.0)
 

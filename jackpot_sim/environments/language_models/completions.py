@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from jackpot_sim.core.arrays import Flags, Ints
+from jackpot_sim.core.backend import namespace
 from jackpot_sim.core.checks import check_integers, check_mask, check_rows, check_shape
 from jackpot_sim.environments.language_models.build import check_positions
 from jackpot_sim.environments.language_models.library import Cache, Model, Tensor, logits
@@ -54,6 +55,7 @@ class Completions:
             ValueError: a token is none of the vocabulary, the context is too short, or a shape is off.
         """
         check_mask(mask, check_integers(tokens, "tokens", "n", "length"), "tokens")
+        namespace(tokens, prompt)
         prompts = checked_prompts(model, prompts, prompt, tokens.shape)
         tokens = check_tokens(model, np.where(mask, tokens, 0), "tokens", 2)
         if np.any(mask[:, 1:] & ~mask[:, :-1]):

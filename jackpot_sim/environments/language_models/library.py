@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from typing_extensions import override
 
-from jackpot_sim.core.checks import check_integers, check_reals, check_same_shape
+from jackpot_sim.core.checks import check_integers, check_reals, check_same_shape, check_shape
 from jackpot_sim.environments.fields import check_count
 from jackpot_sim.requirements import RequirementError, imported, require
 
@@ -218,6 +218,8 @@ def logits_of_states(model: Model, states: Tensor) -> Tensor:
     check_reals(states, "states", "rows", "width")
 
     def replaced(_: object, __: object, output: Any) -> object:
+        width = tuple(output.last_hidden_state.shape[2:])
+        check_shape(states, (*states.shape[:1], *width), "states", "rows of the model's width")
         output.last_hidden_state = states[None]
         return output
 

@@ -15,7 +15,7 @@ from typing import ClassVar, TypeAlias
 import numpy as np
 
 from jackpot_sim.core.arrays import Floats, Ints
-from jackpot_sim.core.checks import check_integers, check_same_shape
+from jackpot_sim.core.checks import check_integers, check_reals, check_same_shape
 from jackpot_sim.environments.knobs import OneKnob
 from jackpot_sim.environments.language_models.build import LanguageModel, Model
 from jackpot_sim.environments.language_models.library import Tensor
@@ -102,6 +102,7 @@ def moved(model: Model, directions: Mapping[str, Tensor], amount: float) -> Mode
     """A copy of the model with `amount` times its direction added to every parameter that has one.
 
     Raises:
+        TypeError: a direction holds no real floating numbers.
         ValueError: a direction has another shape than its parameter.
     """
     import torch
@@ -109,6 +110,6 @@ def moved(model: Model, directions: Mapping[str, Tensor], amount: float) -> Mode
     out = copy.deepcopy(model)
     with torch.no_grad():
         for name, direction in directions.items():
-            check_same_shape(out.get_parameter(name), direction, name, "directions")
+            check_same_shape(out.get_parameter(name), check_reals(direction, "directions"), name, "directions")
             out.get_parameter(name).add_(direction, alpha=amount)
     return out

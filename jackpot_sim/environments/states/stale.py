@@ -48,7 +48,8 @@ class StaleLogits(Mismatch):
 
     @override
     def laws(self, base: Floats, advantage: Floats, seed: int) -> Laws:
-        check_same_shape(check_reals(base, "base"), check_reals(advantage, "advantage"), "base", "advantage")
+        check_reals(base, "base", "states", "vocab")
+        check_same_shape(base, check_reals(advantage, "advantage"), "base", "advantage")
         ascent = Ascent(base, advantage, self.learning_rate)
         return lambda steps: (ascent.log_probs_after(int(steps)), base)
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from typing_extensions import override
 
 from jackpot_sim.core.arrays import Floats
-from jackpot_sim.core.checks import check_ids, check_reals, check_shape
+from jackpot_sim.core.checks import check_ids, check_numpy, check_reals, check_shape
 from jackpot_sim.environments.fields import check_count, check_share
 from jackpot_sim.environments.knobs import Divergence
 from jackpot_sim.environments.states.mismatch import TransformedLaw
@@ -27,6 +27,7 @@ class Ranked:
     """Laws of shape (states, vocab) with their tokens ranked from the likeliest on; ties go to the lower id."""
 
     def __init__(self, log_probs: Floats) -> None:
+        check_numpy(log_probs=log_probs)
         check_reals(log_probs, "log_probs", "states", "vocab")
         self.log_probs = log_probs
         self.ids = np.argsort(-log_probs, axis=-1, kind="stable")

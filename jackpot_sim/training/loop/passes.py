@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from jackpot_sim.core.arrays import Flags, Ints
+from jackpot_sim.core.backend import namespace
 from jackpot_sim.core.checks import (
     check_ids,
     check_integers,
@@ -80,6 +81,7 @@ class PaddedSequences:
 
         check_mask(mask, check_integers(tokens, "tokens", "n", "length"), "tokens")
         check_padding(mask)
+        namespace(tokens, prompt)
         check_shape(prompt, (len(tokens),), "prompt", "one index for each row of tokens")
         check_ids(prompt, len(prompts), "prompt")
         for each in prompts:
