@@ -75,8 +75,8 @@ class Fault:
     """Its place in the order of `ast.walk`."""
     option: int
     """Which of the changes that the node allows."""
-    turns_axis: bool = False
-    """True where it makes axis 1 of axis −1: the same for two axes, and with axis 0 the like is drawn anyway."""
+    says_the_same: bool = False
+    """True where it makes axis 1 of axis −1, which is the same for two axes, or drops a `strict` of `zip`."""
 
 
 def changes(node: ast.AST) -> Iterator[ast.expr]:
@@ -147,9 +147,14 @@ def _expressions(tree: ast.AST) -> Iterator[tuple[int, ast.AST]]:
 def faults_of(module: Path) -> list[Fault]:
     """All faults of a module, in the order of its syntax tree."""
     tree = ast.parse((ROOT / module).read_text())
-    axes = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.keyword) and node.arg == "axis"}
+    left_out = {
+        id(node.value)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.keyword)
+        and (node.arg == "strict" or (node.arg == "axis" and isinstance(node.value, ast.UnaryOp)))
+    }
     return [
-        Fault(module, index, option, id(node) in axes and isinstance(node, ast.UnaryOp))
+        Fault(module, index, option, id(node) in left_out)
         for index, node in _expressions(tree)
         for option, _ in enumerate(changes(node))
     ]
@@ -167,7 +172,7 @@ def chosen(modules: Sequence[Path], number: int, seed: int, without: frozenset[C
     for module in modules:
         found = faults_of(module)
         random.Random(f"{seed} {module}").shuffle(found)
-        queues.append([fault for fault in found if not fault.turns_axis])
+        queues.append([fault for fault in found if not fault.says_the_same])
     turns = (queue[turn] for turn in range(max(map(len, queues))) for queue in queues if turn < len(queue))
     some: list[Fault] = []
     for fault in turns:

@@ -59,6 +59,11 @@ ELSEWHERE = {
         "tests/estimators/states/test_policy_gaps.py",
         "tests/estimators/states/test_path.py",
     ),
+    "jackpot_sim/estimators/states/tokens.py": (
+        "tests/estimators/test_new_correction.py",
+        "tests/estimators/states/test_sampled.py",
+        "tests/estimators/states/test_moments.py",
+    ),
     "jackpot_sim/estimators/states/sorted_state.py": (
         "tests/estimators/states/test_path.py",
         "tests/estimators/states/test_small_differences.py",

@@ -9,7 +9,7 @@ import pytest
 
 from jackpot_sim.core.sequence_divergences import NAMES, ratio_of_means, sampled
 from jackpot_sim.core.sequences import SampledSequences, SequenceLaws, Sequences
-from tests.core.laws import normalised
+from tests.core.laws import normalised, of_probabilities
 
 
 def test_a_ratio_of_means_by_hand() -> None:
@@ -50,3 +50,13 @@ def test_errors_of_prompts_add_up_in_squares() -> None:
     for name in NAMES:
         assert both[0][name] == pytest.approx((alone[0][0][name] + alone[1][0][name]) / 2, rel=1e-13), name
         assert both[1][name] == pytest.approx(math.hypot(alone[0][1][name], alone[1][1][name]) / 2, rel=1e-13), name
+
+
+def test_a_policy_that_the_actor_cannot_follow_has_an_infinite_chi_square() -> None:
+    # The actor's own sequences cannot show it: at all that it writes both laws are finite.
+    policy, actor = (np.tile(of_probabilities(*law), (2, 1)) for law in ((0.5, 0.3, 0.2), (0.5, 0.5, 0.0)))
+    prefix, token = np.zeros((2, 2), dtype=np.int64), np.array([[0, 1], [1, 0]])
+    drawn = Sequences(prefix, token, np.ones((2, 2), dtype=bool))
+    values, _ = sampled([SampledSequences(SequenceLaws(policy, actor, policy), drawn, np.zeros(2), drawn, np.zeros(2))])
+    assert values["kl_sequence"] == values["chi_square_sequence"] == math.inf
+    assert math.isfinite(values["mean_length"])

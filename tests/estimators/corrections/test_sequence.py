@@ -256,3 +256,23 @@ def test_combined_names_its_parameters_and_cuts_them_to_rows() -> None:
     cut = combined(estimators.get("tis", clip=np.array([[1.0], [2.0]])), mask).at(slice(1, 2))
     assert isinstance(cut, Combined)
     assert cut.parts[0].parameters()["clip"] == 2.0
+
+
+@pytest.mark.parametrize(
+    ("correction", "log_ratio"),
+    [
+        (estimators.get("gspo", low=0.5, high=1.0), math.log(0.5)),
+        (estimators.get("gspo", low=0.5, high=1.0), math.log(2.0)),
+        (estimators.get("veto", threshold=0.25), math.log(0.25)),
+        (estimators.get("opsm", delta=0.5), -0.5),
+    ],
+    ids=["gspo, low", "gspo, high", "veto", "opsm"],
+)
+def test_a_sequence_at_its_bound_is_kept(correction: Any, log_ratio: float) -> None:
+    # One token, so that the mean is the token's ratio itself.
+    def accept(at: float) -> list[float]:
+        values = np.full((2, 1), at)
+        return list(correction.weights(values, advantages=np.array([[1.0], [-1.0]])).accept[:, 0])
+
+    assert accept(log_ratio) == [1, 1]
+    assert 0 in accept(log_ratio * (1 + 1e-12))

@@ -258,6 +258,31 @@ def test_sequences_tell_the_same_variance_with_less_noise() -> None:
             assert first[0][name] == pytest.approx(second[0][name], nan_ok=True), name
 
 
+@pytest.mark.parametrize("spread", list(Spread))
+def test_errors_are_the_jackknife_over_whole_replicates(spread: Spread) -> None:
+    generator, replicates, n = np.random.default_rng(1), 5, 3
+    drawn = generator.normal(size=(2, 2, replicates, n, 4)) + MEANS[..., None, None, :]
+
+    def updates(kept: list[int]) -> list[Updates]:
+        out = []
+        for x in drawn:
+            each = Updates(len(kept), 4, 2)
+            for prompt in range(2):
+                for at, replicate in enumerate(kept):
+                    for gradient in x[prompt, replicate]:
+                        each.add_sequence(at, prompt, gradient / (2 * n))
+            out.append(each)
+        return out
+
+    options: Any = {"n_samples": n, "actor_spread": spread, "policy_spread": spread}
+    everyone = list(range(replicates))
+    _, errors = figures(*updates(everyone), **options)
+    left_out = [figures(*updates([r for r in everyone if r != gone]), **options)[0] for gone in everyone]
+    for name in ("variance", "on_policy_variance", "mse", "gain", "grad_norm_sq"):
+        values = np.array([each[name] for each in left_out])
+        assert errors[name] == pytest.approx(math.sqrt((replicates - 1) * values.var()), rel=1e-9), name
+
+
 def test_the_variance_of_sequences_is_the_pooled_one() -> None:
     replicates, n, generator = 4, 3, np.random.default_rng(0)
     x = generator.normal(size=(2, replicates, n, 5)) + np.array([3.0, -1.0])[:, None, None, None]

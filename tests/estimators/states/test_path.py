@@ -263,6 +263,16 @@ def test_every_library_gives_the_same(name: str, xp: ToLibrary) -> None:
         np.testing.assert_array_equal(to_numpy(value), expected[column], err_msg=column)
 
 
+def test_thresholds_may_be_of_another_library() -> None:
+    cell = random_cell(states=3, vocab=6, seed=4)
+    for name, parameter in (("tis", "clip"), ("obrs", "lam"), ("jackpot", "lam"), ("jackpot", "c1")):
+        correction = estimators.get(name, **{parameter: torch.tensor([0.5, 2.0], dtype=torch.float64)})
+        expected = path.exact(*cell, estimators.get(name, **{parameter: np.array([0.5, 2.0])}))
+        found = path.exact(*cell, correction)
+        assert isinstance(found.bias, np.ndarray)
+        np.testing.assert_array_equal(found.bias, expected.bias)
+
+
 def test_leading_axes_are_flattened() -> None:
     cell = random_cell(states=6, vocab=5, seed=10)
     correction = estimators.get("tis", clip=np.array([0.5, 2.0]))
