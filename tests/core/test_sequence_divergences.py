@@ -70,7 +70,7 @@ def test_chi_square_of_sequences_is_infinite_where_the_kl_is() -> None:
     drawn = rollouts(5)
     impossible = drawn.laws.actor_log_probs.copy()
     impossible[drawn.policy.prefix[0, 0]] = [-math.inf, -math.inf, 0.0]
-    laws = SequenceLaws(drawn.laws.policy_log_probs, impossible, drawn.laws.advantage)
+    laws = dataclasses.replace(drawn.laws, actor_log_probs=impossible)
     unseen = Sequences(drawn.actor.prefix, np.full_like(drawn.actor.token, 2), drawn.actor.mask)
     values, errors = sampled([dataclasses.replace(drawn, laws=laws, actor=unseen)])
     assert values["kl_sequence"] == values["chi_square_sequence"] == math.inf
