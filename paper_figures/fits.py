@@ -23,8 +23,8 @@ class Fitted(NamedTuple):
 def power_law(values: ArrayLike, factors: Mapping[str, ArrayLike], clusters: ArrayLike) -> dict[str, Fitted]:
     """The exponents of values = c · Π factor^exponent, by ordinary least squares in logarithms.
 
-    Rows of one cluster share their models and so their errors. Standard errors are those of the sandwich over
-    clusters, times √(G/(G − 1) · (N − 1)/(N − K)) for G clusters, N rows and K coefficients.
+    Rows of one cluster share their models and so their errors. Standard errors are those of the jackknife over
+    clusters (CR3), since the sandwich is too small where clusters are few.
 
     Args:
         values: the values to explain, > 0, shape (n,).
@@ -43,15 +43,16 @@ def power_law(values: ArrayLike, factors: Mapping[str, ArrayLike], clusters: Arr
             raise ValueError(f"{name} has shape {each.shape}, values has shape {target.shape}: they must be (n,)")
     design = np.column_stack([np.ones(len(target)), *columns.values()])
     labels, codes = np.unique(np.asarray(clusters), return_inverse=True)
-    (rows, count), groups = design.shape, len(labels)
+    count, groups = design.shape[1], len(labels)
     if groups <= count or np.linalg.matrix_rank(design) < count:
         raise StudyError(f"{groups} clusters cannot tell the exponents of {', '.join(columns)} apart: add seeds")
-    bread = np.linalg.inv(design.T @ design)
-    coefficients = bread @ (design.T @ target)
-    scores = np.zeros((groups, count))
-    np.add.at(scores, codes, design * (target - design @ coefficients)[:, None])
-    corrected = groups / (groups - 1) * (rows - 1) / (rows - count)
-    errors = np.sqrt(np.diag(bread @ (scores.T @ scores) @ bread) * corrected)
+    coefficients = np.linalg.lstsq(design, target, rcond=None)[0]
+    left_out = np.full((groups, count), np.nan)
+    for group in range(groups):
+        others = codes != group
+        if np.linalg.matrix_rank(design[others]) == count:  # else the errors are not known: nan
+            left_out[group] = np.linalg.lstsq(design[others], target[others], rcond=None)[0]
+    errors = np.sqrt((groups - 1) / groups * np.sum((left_out - left_out.mean(axis=0)) ** 2, axis=0))
     pairs = zip(coefficients[1:].tolist(), errors[1:].tolist(), strict=True)
     return {name: Fitted(*pair) for name, pair in zip(columns, pairs, strict=True)}
 

@@ -19,6 +19,7 @@ Where a figure is printed as ± its standard error, the interval is that of Stud
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -26,11 +27,23 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
+import pandas as pd
 from scipy import stats
+from scipy.special import softmax
 
+from analysis import bootstrap
+from jackpot_sim import estimators
 from jackpot_sim.core.arrays import Floats
 from jackpot_sim.core.scored import ScoredRollouts
+from jackpot_sim.core.sequence_divergences import ratio_of_means
 from jackpot_sim.estimators.mismatch import summaries
+from jackpot_sim.estimators.mismatch.overlap_estimates import LawBlock, Way, compare
+from jackpot_sim.estimators.states import sampled
+from jackpot_sim.estimators.statistics import StateStatistics
+from jackpot_sim.sweep.subjects.rollouts import _reward
+from jackpot_sim.training.summary import mean_and_error
+from paper_figures import fits
+from paper_figures.training import statistics
 
 Interval: TypeAlias = tuple[str, float, float, float]
 """A figure, the ends of its interval (nan: marked), and the true value."""
@@ -129,6 +142,160 @@ def diagnostics(world: World, clusters: int) -> Study:
     return study
 
 
+# ------------------------------------------------------------------------------- other clusters and printed ±
+
+
+def plus_minus(figure: str, value: float, error: float, freedom: int, true: float) -> Interval:
+    """The interval of what is printed as value ± error."""
+    half = float(stats.t.ppf(0.5 + LEVEL / 2, freedom)) * error
+    return figure, value - half, value + half, true
+
+
+def rewards(mean: float, count: int) -> Study:
+    """The mean reward of rollouts of four fixed prompts, of which some are easier; a reward is 0 or 1."""
+    chance = mean * np.array([0.5, 0.8, 1.2, 1.5])
+    prompt = np.arange(count) % 4
+
+    def study(generator: np.random.Generator) -> Iterator[Interval]:
+        found = _reward("actor", (generator.random(count) < chance[prompt]).astype(np.float64), prompt)
+        yield "reward", found.low, found.high, mean
+
+    return study
+
+
+def analysed(seeds: int, states: int) -> Study:
+    """The figures of the analysis: seeds differ by their acceptance rate; states by all, errors skewed."""
+    names = [field.name for field in dataclasses.fields(StateStatistics)]
+    true = {"acceptance_rate": 0.5, "kl_effective": 0.3, "variance": 2.0}
+    if seeds == 1:  # the mean of a ratio over few states is not the ratio of means
+        true["bias"] = 0.5
+
+    def study(generator: np.random.Generator) -> Iterator[Interval]:
+        rows, table = [], []
+        for seed in range(seeds):
+            shift = 0.05 * generator.normal() if seeds > 1 else 0.0
+            key = {"cell": str(seed), "estimator": "e", "denominator": "proposed"}
+            columns = {name: np.ones(states) for name in names} | {
+                "acceptance_rate": 0.5 + shift + 0.1 * generator.normal(size=states),
+                "error_sq": generator.exponential(0.25, size=states),
+                "kl_effective": generator.gamma(1, 0.3, size=states),
+                "estimate_sq": np.zeros(states),
+                "second_moment": generator.gamma(0.5, 4, size=states),
+            }
+            rows.append(key | {"environment": "e", "method": "exact", "n_samples": 10})
+            table.append(pd.DataFrame(key | {"kl_policy_actor": np.ones(states)} | columns))
+        options = bootstrap.Options(replicates=2)
+        (found,) = bootstrap.environments(pd.DataFrame(rows), pd.concat(table), options)
+        for name, value in true.items():
+            interval = bootstrap.interval(found.candidates[0].draws(name), options)
+            yield f"analysis {name}", interval.low, interval.high, value
+
+    return study
+
+
+def trained(seeds: int) -> Study:
+    """The mean over seeds of trained runs, with its interval and as ±, and the geometric mean."""
+
+    def study(generator: np.random.Generator) -> Iterator[Interval]:
+        values = pd.Series(generator.beta(6, 4, size=seeds), index=pd.Index(range(seeds), name="seed"))
+        found = statistics.interval(values)
+        yield "training difference", found.low, found.high, 0.6
+        mean, error = (float(each) for each in mean_and_error(1000 * values).split(" ± "))
+        yield plus_minus("training mean ±", mean, error, seeds - 1, 600)
+        logs = fits.geometric(np.exp(values))
+        yield plus_minus("geometric mean ×/", logs.value, logs.se, seeds - 1, 0.6)
+
+    return study
+
+
+def fitted(clusters: int) -> Study:
+    """Exponents of a power law whose clusters share an error, and a ratio of sums of skewed sizes."""
+
+    def study(generator: np.random.Generator) -> Iterator[Interval]:
+        label = np.repeat(np.arange(clusters), 3)
+        length = np.repeat(generator.integers(2, 9, size=clusters), 3).astype(np.float64)
+        length[:3] = 2 if length[0] != 2 else 8  # lengths that differ at all
+        distance = np.tile([0.01, 0.03, 0.1], clusters)
+        noise = np.repeat(0.3 * generator.normal(size=clusters), 3) + 0.1 * generator.normal(size=3 * clusters)
+        found = fits.power_law(length**1.5 * distance**0.8 * np.exp(noise), {"T": length, "distance": distance}, label)
+        for name, true in (("T", 1.5), ("distance", 0.8)):
+            yield plus_minus(f"exponent of {name} ±", *found[name], clusters - 1, true)
+        size = generator.gamma(4, size=clusters)
+        share = fits.jackknifed(size * generator.beta(6, 4, size=clusters), size)
+        yield plus_minus("pooled share ±", *share, clusters - 1, 0.6)
+
+    return study
+
+
+def overlaps(clusters: int) -> Study:
+    """Estimates of Z from a rollout's top-4 of 32 tokens; clusters are drawn from 400 with eight states each."""
+    pool, vocab, k = np.random.default_rng(0), 32, 4
+    heat = pool.uniform(0.5, 3, size=(400, 1, 1))
+    logits = heat * pool.normal(size=(400, 8, vocab))
+    q, p = (softmax(each, axis=-1) for each in (logits, logits + 0.3 * pool.normal(size=logits.shape)))
+    z, top = np.minimum(q, p).sum(axis=-1), np.argsort(-q, axis=-1)[..., :k]
+    smaller, inside = np.minimum(q, p), np.zeros(q.shape, dtype=bool)
+    np.put_along_axis(inside, top, True, axis=-1)
+    low = np.where(inside, smaller, 0).sum(axis=-1)
+    outside = np.minimum(np.where(inside, q, 1.0).min(axis=-1, keepdims=True), p)
+    high = low + np.minimum(1 - np.where(inside, q, 0).sum(axis=-1), np.where(inside, 0, outside).sum(axis=-1))
+    estimates = {
+        Way.SERVER_TOPK: low,
+        Way.SERVER_BIAS_CORRECTED: low * z.mean() / low.mean(),
+        Way.SERVER_CALIBRATED: low + (high - low) * (z - low).mean() / (high - low).mean(),
+    }
+
+    def study(generator: np.random.Generator) -> Iterator[Interval]:
+        drawn = generator.integers(400, size=clusters)
+        of_p, of_q = (each[drawn].reshape(-1, vocab) for each in (p, q))
+        token = np.argmax(np.cumsum(of_q, axis=-1) > generator.random((len(of_q), 1)), axis=-1)
+        cluster = np.repeat(np.arange(clusters), 8)
+        block = LawBlock(np.log(of_p), np.log(of_q), token, generator.random(len(token)), cluster)
+        for found in compare([block], [k]):
+            if found.way in estimates:
+                estimate = estimates[found.way]
+                kept = float(estimate.mean() / z.mean())
+                yield plus_minus(f"{found.way} kept ±", found.kept, found.kept_se, clusters - 1, kept)
+                error = float((np.abs(estimate - z) / z).mean())
+                yield plus_minus(f"{found.way} error ±", found.error, found.error_se, clusters - 1, error)
+
+    return study
+
+
+def updates(replicates: int) -> Study:
+    """The figures of simulated updates with importance weights, at three states with eight tokens."""
+    pool = np.random.default_rng(0)
+    logits = pool.normal(size=(3, 8))
+    p, q = (softmax(each, axis=-1) for each in (logits, logits + 0.3 * pool.normal(size=logits.shape)))
+    advantage = pool.normal(size=(3, 8))
+    score = np.eye(8) - p[:, None, :]  # ∇ log p in logits, (states, tokens, logits)
+    proposal = np.sum((advantage[..., None] * score) ** 2, axis=-1)
+    signal = np.sum(np.sum((p * advantage)[..., None] * score, axis=1) ** 2)
+    noise, own = (float(np.sum(law * proposal) - signal) for law in (p**2 / q, p))
+    true = {"gain": 1.0, "bias_sq": 0.0, "variance": noise / own, "mse": noise / float(signal) / 16}
+
+    def study(generator: np.random.Generator) -> Iterator[Interval]:
+        laws = (np.log(p), np.log(q), advantage)
+        found = sampled.estimate(*laws, estimators.get("is"), generator, n_samples=16, replicates=replicates)
+        for name, value in true.items():
+            yield plus_minus(f"updates {name} ±", found.value[name], found.standard_error[name], replicates - 1, value)
+
+    return study
+
+
+def ratios(world: World, clusters: int) -> Study:
+    """A mean over tokens as the tables of a sweep print it, ± its standard error by the delta method."""
+    true = truths(world)
+
+    def study(generator: np.random.Generator) -> Iterator[Interval]:
+        scored, states = rollouts(world, clusters, generator)
+        for name, values in states.items():
+            found = ratio_of_means(np.where(scored.mask, values, 0).sum(axis=1), scored.lengths)
+            yield plus_minus(f"{name} ±", *found, clusters - 1, true[name])
+
+    return study
+
+
 # ------------------------------------------------------------------------------------------------- the table
 
 
@@ -175,6 +342,19 @@ def studies() -> Iterator[tuple[str, int, Study, float]]:
     for name, world in WORLDS.items():
         for clusters in CLUSTERS:
             yield name, clusters, diagnostics(world, clusters), 1.0
+            yield name, clusters, ratios(world, clusters), 1.0
+    for count in (8, 16, 64, 256):
+        yield "half right", count, rewards(0.5, count), 1.0
+        yield "rare", count, rewards(0.1, count), 1.0
+    for states in (8, 16, 64, 256):
+        yield "one seed", states, analysed(1, states), 0.3
+    for seeds in (2, 3, 5, 12):
+        yield "seeds", seeds, analysed(seeds, 30), 0.3
+        yield "seeds", seeds, trained(seeds), 1.0
+    for clusters in (8, 16, 64):
+        yield "models", clusters, fitted(clusters), 1.0
+        yield "top-k", clusters, overlaps(clusters), 0.5
+        yield "updates", clusters, updates(clusters), 0.5
 
 
 def simulate(study: Study, repeats: int, seed: int, wanted: Sequence[str] = ()) -> dict[str, Row]:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from rich.console import Console
 
 from jackpot_sim.sweep import records, summary
-from jackpot_sim.sweep.rollout_summary import rollout_tables
+from jackpot_sim.sweep.rollout_summary import mean_interval, rollout_tables
 from tests.sweep.studies import run_serially
 from tests.sweep.subjects.test_rollouts import study
 
@@ -110,3 +112,20 @@ def test_of_many_environments_none_wins_in_noise(checkpoints: Path, tmp_path: Pa
     env = {"actor": {"kind": "weight-noise", "sigma": [0.01 * n for n in range(1, 8)]}, "temperature": 0.01}
     text = shown(run_serially(study(checkpoints, env, **few), tmp_path / "many"))
     assert text.count("lost lost") == 7
+
+
+def test_an_unresolved_figure_says_so_and_a_maximum_has_no_interval(finished: Path) -> None:
+    told = records.load(finished, "diagnostics").set_index("figure")
+    assert told.loc["abs_log_ratio_p99", ["low", "high"]].isna().all()
+    text = shown(finished)
+    assert f"abs_log_ratio_p99 {told.loc['abs_log_ratio_p99', 'value']:.3g} unresolved 99th" in text
+    assert f"abs_log_ratio_max {told.loc['abs_log_ratio_max', 'value']:.3g} largest" in text
+    assert "unresolved: there are too few sequences" in text
+
+
+def test_intervals_of_seeds_are_narrower_together() -> None:
+    rows = pd.DataFrame({"value": [1.0, 3.0], "low": [0.7, 2.6], "high": [1.3, 4.0]})
+    assert mean_interval(rows) == pytest.approx((2.0, 2 - math.hypot(0.3, 0.4) / 2, 2 + math.hypot(0.3, 1.0) / 2))
+    unresolved = mean_interval(pd.concat([rows, rows.assign(low=math.nan)]))
+    assert math.isnan(unresolved[1])
+    assert mean_interval(pd.DataFrame({"value": [math.inf], "low": [math.inf], "high": [math.inf]}))[2] == math.inf

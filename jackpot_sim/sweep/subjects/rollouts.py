@@ -148,11 +148,18 @@ def _diagnostics(cell: Cell, observed: Observed) -> list[Row]:
     return [labels | dataclasses.asdict(each) for each in everything]
 
 
+_DIFFERING = 12
+"""The fewest rollouts with a reward other than their prompt's mean for which the mean reward has an interval."""
+
+
 def _reward(role: Role, rewards: Floats, prompt: Ints) -> Summary:
-    """The mean reward of rollouts, prompts being fixed; unresolved where none differs from its prompt's others."""
+    """The mean reward of rollouts, prompts being fixed; unresolved where few differ from their prompt's mean.
+
+    Equal rewards say nothing of the others that were possible.
+    """
     mean, left_out = stratified_mean(rewards, prompt)
     interval = intervals.of_left_out(mean, left_out)
-    if not interval.se > 0:  # equal rewards say nothing of the others that were possible
+    if np.count_nonzero(left_out != mean) < _DIFFERING:
         interval = Interval(interval.se, math.nan, math.nan)
     return Summary(f"reward_{role}", mean, *interval, len(rewards))
 
