@@ -10,7 +10,7 @@ import pytest
 
 from jackpot_sim.core.sequence_divergences import NAMES, ratio_of_means, sampled
 from jackpot_sim.core.sequences import SampledSequences, SequenceLaws, Sequences
-from tests.core.laws import normalised, of_probabilities
+from tests.core.laws import normalised
 
 
 def test_a_ratio_of_means_by_hand() -> None:
