@@ -236,7 +236,9 @@ def test_rewards_are_told_of_each_role(checkpoints: Path, tmp_path: Path) -> Non
         written = found.write(role, 0, FEW["n_samples"], FEW["replicates"])
         figure = told.loc[f"reward_{role}"]
         assert figure["value"] == pytest.approx(found.reward(written.prompt, written.tokens, written.mask).mean())
-        assert figure[["low", "high"]].isna().all()  # of so few rollouts
+        wanted = rollouts._reward(role, found.reward(written.prompt, written.tokens, written.mask), written.prompt)
+        ends = figure[["se", "low", "high"]].tolist()
+        assert ends == pytest.approx([wanted.se, wanted.low, wanted.high], nan_ok=True)
     assert told.loc["reward_actor", "value"] != told.loc["reward_policy", "value"]
 
 
