@@ -13,7 +13,8 @@ coverage lying outside by less than two of its standard errors, the row is `ok?`
 The worlds of rollouts: the lengths of sequences are uniform from 4 to 12, and ℓ = log p − log q at a token is
 Gaussian with mean −(s² + τ²)/2, a part that its whole sequence shares (standard deviation s) and one of its own (τ).
 mild has s = 0.05 and τ = 0.1, strong 0.1 and 0.5, and sequence, in which whole sequences differ, 0.5 and 0.3.
-Where a figure is printed as ± its standard error, the interval is that of Student's t.
+A figure whose name ends in ± is printed with its standard error, which promises no coverage. Its row shows that of
+Student's interval, and is `short` or `long` where this lies outside; neither counts against the product.
 """
 
 from __future__ import annotations
@@ -325,9 +326,15 @@ class Row:
         """The share of all intervals that are marked as unresolved."""
         return self.marked / (self.marked + self.printed)
 
+    def judged(self, figure: str) -> str:
+        """The verdict of the table on the row of a figure; see the module on ±."""
+        if self.verdict == "OUTSIDE" and figure.endswith("±"):
+            return "short" if self.coverage < LOWEST else "long"
+        return self.verdict
+
     @property
     def verdict(self) -> str:
-        """What the table says of the row."""
+        """The verdict on the row of an interval."""
         if self.share_marked >= MARKED:
             return "unresolved"
         if LOWEST <= self.coverage <= HIGHEST:
@@ -379,8 +386,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for world, clusters, study, share in studies():
         repeats = max(1, round(options.repeats * share))
         for figure, row in simulate(study, repeats, options.seed, options.figures).items():
-            verdicts.append(row.verdict)
-            shown = f"{row.coverage:10.3f}{row.share_marked:8.2f}  {row.verdict}"
+            verdicts.append(row.judged(figure))
+            shown = f"{row.coverage:10.3f}{row.share_marked:8.2f}  {verdicts[-1]}"
             print(f"{figure:32}{world:10}{clusters:8}{shown}", flush=True)
     counts = ", ".join(f"{verdicts.count(each)} {each}" for each in dict.fromkeys(verdicts))
     print(f"{len(verdicts)} rows: {counts}; {time.monotonic() - began:.0f} s")

@@ -40,3 +40,7 @@ def test_a_row_says_what_it_is() -> None:
     assert Row(printed=1000, covered=890).verdict == Row(printed=1000, covered=999).verdict == "OUTSIDE"
     assert Row(printed=1000, covered=910).verdict == "ok?"
     assert Row(printed=1, covered=0, marked=9).verdict == "unresolved"
+    assert Row(printed=1000, covered=890).judged("kl") == "OUTSIDE"
+    assert Row(printed=1000, covered=890).judged("kl ±") == "short"
+    assert Row(printed=1000, covered=999).judged("kl ±") == "long"
+    assert Row(printed=1000, covered=950).judged("kl ±") == "ok"

@@ -32,8 +32,8 @@ WIDEST_MEAN = 1.6
 """The largest standard deviation over clusters of log mean r² for which the mean of r² has an interval."""
 WIDEST_SHARE = 1.2
 """The same for effective shares, whose own variance is smaller and whose tail is the same."""
-FEW, WIDEST_OF_FEW = 12, 0.6
-"""The number of clusters below which either is `WIDEST_OF_FEW`."""
+FEWEST_WEIGHTS = 12
+"""The fewest clusters for which either has an interval."""
 
 STATES = {
     "kl_policy_actor": "KL(p‖q) at the states that the actor visits, nats",
@@ -217,12 +217,12 @@ def _effective_share(units: Units, log_weight: Floats) -> tuple[float, Interval]
 
 
 def _resolved(interval: Interval, units: Units, log_weight: Floats, widest: float) -> Interval:
-    """The interval, with ends of nan where log mean w² of the clusters has a standard deviation above `widest`.
+    """The interval; ends of nan for few clusters, or where their log mean w² has a standard deviation above `widest`.
 
     The draws cannot show how heavy the tail of exponentials is, but the spread of their exponents can.
     """
     logs = np.log(units.summed(np.exp(2 * relative(log_weight))) / units.summed(None))
-    if np.std(logs, ddof=1) <= (WIDEST_OF_FEW if units.count < FEW else widest):
+    if units.count >= FEWEST_WEIGHTS and np.std(logs, ddof=1) <= widest:
         return interval
     return Interval(interval.se, math.nan, math.nan)
 

@@ -301,3 +301,12 @@ def test_figures_and_clusters_of_another_kind_are_refused() -> None:
         found(given, {}, cluster=np.arange(4.0))
     with pytest.raises(ValueError, match=r"cluster has shape \(4, 1\)"):
         found(given, {}, cluster=np.arange(4)[:, None])
+
+
+def test_weights_of_few_clusters_are_unresolved() -> None:
+    weights = [name for name in summaries.SAMPLED if name.startswith(("chi_square_", "ess_fraction_"))]
+    judged = set(weights) - set(summaries.OF_THE_SAMPLE) - {"chi_square_token_trimmed"}
+    for count in (11, 12):
+        each = found(random_rollouts(count, 6, seed=2, scale=0.03))
+        assert {each[name].unresolved for name in judged} == {count < 12}
+        assert not each["k3"].unresolved
