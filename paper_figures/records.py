@@ -98,7 +98,7 @@ def _run(name: str, wanted: Study, root: Path, say: Callable[[str], None]) -> No
         if config_hash != wanted.config_hash:
             raise StudyError(
                 f"{root} holds a run of another study (config {config_hash}, {name} is {wanted.config_hash}): "
-                "delete it, or name the folder of a run with --records"
+                "move it away, or name the folder of a run with --records"
             )
     cells = plan.cells(wanted)
     missing = [cell for cell in cells if not (root / "records" / f"{cell.id}.parquet").exists()]

@@ -225,9 +225,9 @@ def _result(name: str, future: Future[None]) -> None:
     try:
         future.result()
     except StudyError as error:
-        raise StudyError(f"{error} (finished runs and checkpoints are kept)") from error
+        raise StudyError(f"{error} (what was finished is kept)") from error
     except ValueError as error:
-        raise StudyError(f"{name}: {error} (finished runs and checkpoints are kept)") from error
+        raise StudyError(f"{name}: {error} (what was finished is kept)") from error
     except BrokenExecutor:
         raise
     except (MemoryError, RuntimeError) as error:  # torch's is a RuntimeError

@@ -171,7 +171,7 @@ def _quickly(name: str) -> Path:
     require("torch", "transformers", purpose="--quick, which trains models,")
     study, root = read(config(name), quick=True), Path("runs") / "figures" / f"{name}-quick"
     if (root / conduct.MANIFEST).exists() and conduct.manifest(root)["config_hash"] != study.config_hash:
-        raise StudyError(f"{root} holds another version of the quick study: delete it, and run this again")
+        raise StudyError(f"{root} holds another version of the quick study: move it away, and run this again")
     processes = min(os.cpu_count() or 1, len(study.runs))
     with progress.shown(study, quiet=False) as report, opened(ExecutorKind.LOKY, processes) as pool:
         options = conduct.Options(keep_policies=False)

@@ -175,7 +175,7 @@ def test_a_run_that_fails_keeps_what_is_finished_and_the_same_command_goes_on(
 
     with monkeypatch.context() as patched:
         patched.setattr(conduct_module, "train", failing)
-        with pytest.raises(StudyError, match=r"run\.stale\.0: cannot go on \(finished runs and checkpoints are kept\)"):
+        with pytest.raises(StudyError, match=r"run\.stale\.0: cannot go on \(what was finished is kept\)"):
             run_all(STUDY, tmp_path / "study", models, keep_policies=True)
     with pytest.raises(StudyError, match="holds no finished study: run it to its end first"):
         load(tmp_path / "study")

@@ -63,7 +63,7 @@ def newest(folder: Path) -> Checkpoint | None:
         if isinstance(state, dict):
             return state
     if damaged := _paths(folder):
-        raise StudyError(f"{damaged[0]} cannot be read, nor one before it: delete {folder} to begin this run anew")
+        raise StudyError(f"{damaged[0]} cannot be read, nor one before it: move {folder} away to begin this run anew")
     return None
 
 

@@ -124,5 +124,5 @@ def test_something_else_in_its_place_is_passed_over(folder: Path) -> None:
     (folder / "checkpoint-000200.pt").mkdir()
     assert newest(folder) == 100
     (folder / "checkpoint-000100.pt").write_bytes(b"")
-    with pytest.raises(StudyError, match=r"checkpoint-000200.pt cannot be read, nor one before it: delete"):
+    with pytest.raises(StudyError, match=r"checkpoint-000200.pt cannot be read, nor one before it: move"):
         newest(folder)
