@@ -186,9 +186,10 @@ def _detail(rows: pd.DataFrame, records: pd.DataFrame) -> Table:
 
 
 def _overview(records: pd.DataFrame) -> Table:
-    samples = records["n_samples"].iloc[0]
+    samples, seeds = records["n_samples"].iloc[0], records["seed"].nunique()
+    over = "1 seed" if seeds == 1 else f"means over {seeds} seeds"
     table = Table(
-        title=f"Which estimator is best at {samples} samples a state or prompt (means over seeds)",
+        title=f"Which estimator is best at {samples} samples a state or prompt ({over})",
         title_justify="left",
         title_style="bold",
         box=box.SIMPLE_HEAD,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, get_args
@@ -14,12 +15,11 @@ from jackpot_sim.studies.executors import ExecutorKind, opened, processes
 from jackpot_sim.studies.help_texts import columns_table, fields, kinds, scalars
 from jackpot_sim.training import progress, summary
 from jackpot_sim.training.actors import Distillation, JointActor, OnPolicy, Served, SmallActor, StaleActor
-from jackpot_sim.training.conduct import Options, Progress, check_possible, conduct, load
+from jackpot_sim.training.conduct import Options, conduct, load, shortages
 from jackpot_sim.training.config import Evaluation, Given, Sampling, Taught, Training, Update
 from jackpot_sim.training.loop.closed_loop import Budget, Feedback
-from jackpot_sim.training.loop.run import POLICY
 from jackpot_sim.training.records import COLUMNS
-from jackpot_sim.training.study import Study, read
+from jackpot_sim.training.study import read
 from jackpot_sim.training.tasks import AnyTask
 
 ROOTS = tuple(Training.model_fields)
@@ -56,7 +56,8 @@ A config file holds these fields for every run, and `settings`, `methods` and `s
 `paper_figures/configs/figure1.yaml`. A study can be killed at any time: the same command goes on from its checkpoints.
 Studies that name the same `--models` folder teach a policy only once.
 
-Exit codes: 0 done, 2 something asked for cannot be done (one sentence says what), 130 interrupted.
+Exit codes: 0 done; 1 done, but a run diverged (a sentence says at which step, why, and which checkpoint is kept;
+--quiet too); 2 something asked for cannot be done (one sentence says what); 130 interrupted.
 """
 
 app = app_of(
@@ -77,7 +78,7 @@ def training(
     models: Path | None = None,
     workers: int | None = None,
     executor: ExecutorKind | None = None,
-    keep_policies: Annotated[bool, FLAG] = False,
+    keep_policies: bool = True,
     tensorboard: Annotated[bool, FLAG] = False,
     dry_run: Annotated[bool, FLAG] = False,
     quiet: Annotated[bool, FLAG] = False,
@@ -94,7 +95,8 @@ def training(
         models: The folder of taught policies and distilled actors, which studies may share; by default in `out`.
         workers: Worker processes, of one thread each; by default one per processor.
         executor: loky, worker processes, or serial, this process alone.
-        keep_policies: Save every policy when its training ends, as save_pretrained does; later it is gone.
+        keep_policies: Keep the policy of every run as it is when training ends, in RUN/policy, as save_pretrained
+            writes it; with --no-keep-policies it is gone.
         tensorboard: Write events for TensorBoard into every run's folder.
         dry_run: Show the runs, and train nothing.
         quiet: No progress display and no summary.
@@ -109,7 +111,8 @@ def training(
     processes(executor, workers, 1)  # refuses what contradicts itself before anything is read
     study = read(config, {**(overrides or {}), **({} if seeds is None else {"seeds": seeds})}, quick=quick)
     root = out or Path("runs") / f"{study.name}-{study.config_hash[:8]}"
-    check_possible(study)
+    for few in shortages(study) if not quiet else ():
+        _say(few)
     if dry_run:
         output.print(summary.runs_table(study))
         output.print(f"Records would go to {root}.", soft_wrap=True)
@@ -121,20 +124,20 @@ def training(
     options = Options(keep_policies=keep_policies, tensorboard=tensorboard, models=models)
     with progress.shown(study, quiet) as report, opened(executor or ExecutorKind.LOKY, count) as pool:
         done = conduct(study, root, pool, in_flight=count, options=options, report=report)
-    if not quiet:
-        _print_results(study, root, done)
-        lost = [run.id for run in study.runs if keep_policies and not (root / "runs" / run.id / POLICY).is_dir()]
-        if lost:
-            output.print(f"No policy is kept of {', '.join(lost)}: trained without --keep-policies, or diverged.")
-    return 0
-
-
-def _print_results(study: Study, root: Path, progress: Progress) -> None:
     steps, outcomes = load(root)
-    output = console()
-    output.print(summary.outcomes_table(study, steps, outcomes))
-    resumed = f" ({progress.already_there} were there already)" if progress.already_there else ""
-    output.print(f"{progress.total} runs{resumed}; records in {root}.", soft_wrap=True)
+    if not quiet:
+        output.print(summary.outcomes_table(study, steps, outcomes))
+        resumed = f" ({done.already_there} were there already)" if done.already_there else ""
+        output.print(f"{done.total} run{'s' * (done.total > 1)}{resumed}; records in {root}.", soft_wrap=True)
+        output.print(summary.policies(root, study), soft_wrap=True)
+    diverged = summary.divergences(root, study, outcomes)
+    for sentence in diverged:
+        _say(sentence)
+    return 1 if diverged else 0
+
+
+def _say(sentence: str) -> None:
+    print(f"training: {sentence}", file=sys.stderr)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -52,8 +52,8 @@ class Progress:
 class Options:
     """The options that do not change the records."""
 
-    keep_policies: bool = False
-    """True saves the policies of the runs that are still to be trained."""
+    keep_policies: bool = True
+    """True saves the policies of the runs that are still to be trained, False lets them go."""
     tensorboard: bool = False
     """True writes events for TensorBoard."""
     models: Path | None = None
@@ -105,7 +105,7 @@ def conduct(
 
 
 def check_possible(study: Study) -> None:
-    """Refuses missing devices, and tests of more problems than a task holds out, before anything is taught.
+    """Refuses missing devices, and tasks without a problem to test on, before anything is taught.
 
     Raises:
         StudyError: see above, or the problems of a task cannot be read.
@@ -115,11 +115,33 @@ def check_possible(study: Study) -> None:
             resolved_device(device)
         except ValueError as error:
             raise StudyError(str(error)) from error
-    for task, problems in {(run.training.task, run.training.evaluation.problems) for run in study.runs}:
+    for task in {run.training.task for run in study.runs}:
         try:
-            task.held_out(problems)
+            held_out = task.held_out(1)
         except ValueError as error:
-            raise StudyError(f"{error} (evaluation.problems is {problems})") from error
+            raise StudyError(str(error)) from error
+        if not held_out:
+            how = "give a larger task.held_out_share" if hasattr(task, "held_out_share") else "make the task larger"
+            raise StudyError(f"{task.kind} holds out no problem to test on: {how}")
+
+
+def shortages(study: Study) -> tuple[str, ...]:
+    """The problems that tasks have fewer of than runs ask for, in sentences: all of them are then taken.
+
+    Raises:
+        StudyError: the problems of a task cannot be read.
+    """
+    check_possible(study)
+    said = []
+    for training in (run.training for run in study.runs):
+        task, tested, drawn = training.task, training.evaluation.problems, training.rollout.prompts
+        if (held_out := len(task.held_out(tested))) < tested:
+            few = f"holds out {held_out} problems, fewer than evaluation.problems ({tested}): tests use them all"
+            said.append(f"{task.kind} {few}")
+        if task.different is not None and task.different < drawn:
+            few = f"has {task.different} problems to train on, fewer than rollout.prompts ({drawn})"
+            said.append(f"{task.kind} {few}: each batch repeats some")
+    return tuple(dict.fromkeys(said))
 
 
 def _begin(root: Path, study: Study) -> None:

@@ -45,7 +45,7 @@ class Sampling(Frozen):
     """The batch of rollouts of every step."""
 
     prompts: Count = 32
-    """Prompts in a batch."""
+    """Prompts in a batch; a task with fewer repeats some of them."""
     samples: Annotated[int, Field(ge=2)] = 8
     """Rollouts of each prompt: the size of GRPO's groups."""
     length: Count | None = None
@@ -105,7 +105,7 @@ class Evaluation(Frozen):
     every: Count = 5
     """Steps between tests; the first test is before any step, the last after all."""
     problems: Count = 128
-    """Held-out problems, the same in every test of every run."""
+    """The most held-out problems of a test, the same in every test of every run; a task may hold out fewer."""
     samples: Annotated[int, Field(ge=0)] = 4
     """k of Mean@k and Pass@k; 0: greedy accuracy alone."""
 

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 from rich.table import Table
 
+from jackpot_sim.training.loop import checkpoints
+from jackpot_sim.training.loop.run import POLICY
 from jackpot_sim.training.study import Study
 
+ENDS = ("finished", "collapsed")
+"""The ends of runs that did not diverge; that of a run that did is its reason."""
 LAST = 20
 """The number of steps at the end over which the last figures are means."""
 
 
 def outcomes_table(study: Study, steps: pd.DataFrame, outcomes: pd.DataFrame) -> Table:
-    """Accuracy and KL of every setting and method, means over seeds ± their standard error."""
-    table = Table(title=f"{study.name}: means over {len(study.seeds)} seeds ± standard error", title_justify="left")
+    """Accuracy and KL of every setting and method, means over seeds ± their standard error where there are several."""
+    table = Table(title=f"{study.name}: {over_seeds(len(study.seeds))}", title_justify="left")
     for heading in ("setting", "method", "best accuracy", "last accuracy", "Mean@k", "Pass@k", "last KL(p‖q)", "ended"):
         table.add_column(heading, justify="left" if heading in ("setting", "method", "ended") else "right")
     late = steps[steps["step"] >= steps.groupby(["setting", "method", "seed"])["step"].transform("max") - LAST]
@@ -34,6 +40,15 @@ def outcomes_table(study: Study, steps: pd.DataFrame, outcomes: pd.DataFrame) ->
     return table
 
 
+def over_seeds(count: int) -> str:
+    """The seeds behind the figures of a table, in words.
+
+    >>> over_seeds(1), over_seeds(3)
+    ('1 seed', 'means over 3 seeds ± standard error')
+    """
+    return "1 seed" if count == 1 else f"means over {count} seeds ± standard error"
+
+
 def mean_and_error(values: pd.Series[float]) -> str:
     """The mean over seeds, with its standard error where there are two at least."""
     known = values.dropna().to_numpy(dtype=np.float64)
@@ -43,11 +58,48 @@ def mean_and_error(values: pd.Series[float]) -> str:
     return f"{np.mean(known):.3f}{error}"
 
 
+def divergences(root: Path, study: Study, outcomes: pd.DataFrame) -> list[str]:
+    """A sentence for each run that diverged: its step, its reason, and the checkpoint that is kept.
+
+    Args:
+        root: the folder of the study.
+        study: the study.
+        outcomes: the outcomes of its runs.
+    """
+    ended = outcomes.set_index(["setting", "method", "seed"])["ended"]
+    reasons = {run.id: str(ended[run.setting, run.method, run.seed]) for run in study.runs}
+    return [
+        f"{run} stopped at {reason}; {_kept(root / 'runs' / run)}"
+        for run, reason in reasons.items()
+        if reason not in ENDS
+    ]
+
+
+def policies(root: Path, study: Study) -> str:
+    """The sentences that say where the trained policies of a study in `root` are, and of which runs there is none."""
+    folders = {run.id: root / "runs" / run.id / POLICY for run in study.runs}
+    there = [folder for folder in folders.values() if folder.is_dir()]
+    why = "diverged, or trained with --no-keep-policies"
+    if not there:
+        return f"No trained policy is kept: {why}."
+    kib = sum(file.stat().st_size for folder in there for file in folder.iterdir()) / 2**10
+    size = f"{kib:,.0f} KiB" if kib < 2**10 else f"{kib / 2**10:,.0f} MiB"
+    where = there[0] if len(folders) == 1 else root / "runs" / "*" / POLICY
+    gone = ", ".join(name for name, folder in folders.items() if folder not in there)
+    lost = f" No policy is kept of {gone}: {why}." if gone else ""
+    return f"Trained policies: {where} ({size} in all), as save_pretrained writes them.{lost}"
+
+
+def _kept(folder: Path) -> str:
+    path = checkpoints.latest(folder)
+    return "no checkpoint is left" if path is None else f"its last good checkpoint is {path}"
+
+
 def _ended(outcomes: pd.DataFrame) -> str:
     """The ends of the runs, in words; a policy with accuracy 0 throughout counts as never right, not as collapsed."""
     wrong = int((outcomes["best_accuracy"] == 0).sum())
     collapsed = outcomes["collapsed_at"].dropna().to_numpy(dtype=np.float64)
-    diverged = int((~outcomes["ended"].isin(["finished", "collapsed"])).sum())
+    diverged = int((~outcomes["ended"].isin(ENDS)).sum())
     parts = [f"{wrong} of {len(outcomes)} never right"] if wrong else []
     if len(collapsed):
         parts.append(f"{len(collapsed)} of {len(outcomes)} collapsed, at step {np.median(collapsed):.0f}")

@@ -20,7 +20,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from rich.table import Table
 
-from jackpot_sim.training.summary import mean_and_error
+from jackpot_sim.training.summary import mean_and_error, over_seeds
 from paper_figures import style
 from paper_figures.command import report_table
 from paper_figures.style import Look
@@ -176,8 +176,8 @@ def tables(trained: Trained, runs: pd.DataFrame, title: str) -> list[Table]:
     out = []
     for setting in trained.settings:
         where = f"{title}, {setting}" if len(trained.settings) > 1 else title
-        over = f"means over {trained.seeds} seeds ± standard error" if trained.seeds > 1 else "one seed"
-        shown = report_table(f"{where}: {over}", "method", "last accuracy", "best accuracy", "last KL", "runs lost")
+        title_of = f"{where}: {over_seeds(trained.seeds)}"
+        shown = report_table(title_of, "method", "last accuracy", "best accuracy", "last KL", "runs lost")
         for method in trained.grid[setting]:
             mine = group(runs, setting, method)
             kl, diverged = geometric(mine["kl"]), int(mine["diverged"].sum())

@@ -174,7 +174,8 @@ def _quickly(name: str) -> Path:
         raise StudyError(f"{root} holds another version of the quick study: delete it, and run this again")
     processes = min(os.cpu_count() or 1, len(study.runs))
     with progress.shown(study, quiet=False) as report, opened(ExecutorKind.LOKY, processes) as pool:
-        conduct.conduct(study, root, pool, in_flight=processes, report=report)
+        options = conduct.Options(keep_policies=False)
+        conduct.conduct(study, root, pool, in_flight=processes, options=options, report=report)
     return root
 
 

@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from jackpot_sim.training.summary import mean_and_error
+from jackpot_sim.training.summary import mean_and_error, over_seeds
 from paper_figures import style
 from paper_figures.command import report_table
 from paper_figures.style import Look
@@ -144,14 +144,13 @@ def _standard_error(values: pd.Series[float]) -> tuple[float, float]:
 
 def our_table(trained: Trained, runs: pd.DataFrame, title: str, best: bool = False, with_shares: bool = True) -> Table:
     """A table of our scores, the last or the best: a row for each setting and method."""
-    over = f"means over {trained.seeds} seeds ± standard error" if trained.seeds > 1 else "one seed"
     figures = [f"best_{each}" if best else each for each in ("accuracy", "mean_at_k", "pass_at_k")]
     scored = runs[figures]
     if with_shares:
         scored = scored.assign(share=shares(runs, figures[1]))
     columns = ("accuracy", "Mean@k", "Pass@k", *(["of on-policy"] if with_shares else []), *([] if best else ["lost"]))
     several = len(trained.settings) > 1
-    table = report_table(f"{title}: {over}", *(["setting"] if several else []), "method", *columns)
+    table = report_table(f"{title}: {over_seeds(trained.seeds)}", *(["setting"] if several else []), "method", *columns)
     table.columns[int(several)].justify = "left"
     for setting in trained.settings:
         for method in trained.grid[setting]:

@@ -144,7 +144,10 @@ def test_the_manifest_tells_of_the_seeds_that_were_added(tmp_path: Path, models:
     ("change", "error"),
     [
         ({"device": "cuda:7"}, "device='cuda:7' is not there"),
-        ({"evaluation": {"problems": 3}}, "were asked for: ask for fewer .evaluation.problems is 3."),
+        (
+            {"task": {"kind": "modular", "modulus": 2, "operations": ["+"]}},
+            "modular holds out no problem to test on: make",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_taught(tmp_path: Path, change: Any, error: str) -> None:

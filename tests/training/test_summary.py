@@ -40,3 +40,15 @@ def test_what_did_not_collapse_is_not_called_stable(
     best: list[float], collapsed_at: list[float], reasons: list[str], told: str
 ) -> None:
     assert ended(best, collapsed_at, reasons) == told
+
+
+@pytest.mark.parametrize(("seeds", "told"), [(1, "1 seed"), (2, "means over 2 seeds ± standard error")])
+def test_the_seeds_are_told_as_they_are(seeds: int, told: str) -> None:
+    study = of_mapping({"steps": 40, "seeds": seeds}, {})
+    keys = [{"setting": "run", "method": "run", "seed": seed} for seed in range(seeds)]
+    steps = pd.DataFrame(
+        [{**key, "step": 40, "mean_at_k": 0.1, "pass_at_k": 0.1, "kl_policy_actor": 0.1} for key in keys]
+    )
+    outcomes = pd.DataFrame([{**key, "best_accuracy": 0.5, "last_accuracy": 0.5} for key in keys])
+    outcomes = outcomes.assign(collapsed_at=math.nan, ended="finished")
+    assert outcomes_table(study, steps, outcomes).title == f"training: {told}"

@@ -57,9 +57,9 @@ def test_a_study_is_trained_and_summed_up(command: list[str], capsys: pytest.Cap
     teaching, *lines = error.splitlines()
     assert teaching.startswith("study: teaching a policy and distilling its actors: models ")
     assert lines == [f"study: {done} of 2 runs finished" for done in (0, 1, 2)]
-    assert "study: means over 1 seeds" in out
+    assert out.startswith("study: 1 seed ")
     assert re.search(r"stale .* (not collapsed|never right)", out)
-    assert out.endswith("2 runs; records in study.\n")
+    assert "2 runs; records in study.\n" in out
     assert len(load(Path("study"))[0]) == 6
     assert main(command) == 0
     assert "2 runs (2 were there already); records in study." in capsys.readouterr().out
@@ -83,16 +83,70 @@ def test_options_change_every_run(command: list[str]) -> None:
     assert set(outcomes["steps"]) == {1}
 
 
-def test_policies_are_kept_when_asked_for_and_not_made_up_later(
+def test_policies_are_kept_and_the_last_line_says_where(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(command) == 0
+    assert re.search(r"Trained policies: study/runs/\*/policy \(\d+ KiB in all\)", capsys.readouterr().out)
+    for method in METHODS:
+        assert Path(f"study/runs/run.{method}.0/policy/model.safetensors").is_file()
+
+
+def test_policies_that_are_not_kept_are_not_made_up_later(
     command: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
+    assert main([*command, "--quick", "--no-keep-policies"]) == 0
+    none = "1 run; records in study.\nNo trained policy is kept: diverged, or trained with --no-keep-policies.\n"
+    assert capsys.readouterr().out.endswith(none)
     assert main([*command, "--quick"]) == 0
-    assert main([*command, "--quick", "--keep-policies"]) == 0
-    assert "No policy is kept of run.none.0: trained without --keep-policies, or diverged." in capsys.readouterr().out
-    kept = [*command[:3], "kept", *command[4:], "--quick", "--keep-policies"]
-    assert main(kept) == 0
-    assert "No policy" not in capsys.readouterr().out
-    assert Path("kept/runs/run.none.0/policy/model.safetensors").is_file()
+    assert capsys.readouterr().out.endswith(
+        "No trained policy is kept: diverged, or trained with --no-keep-policies.\n"
+    )
+    assert not Path("study/runs/run.none.0/policy").exists()
+
+
+@pytest.mark.parametrize("quiet", [[], ["--quiet"]])
+def test_a_run_that_diverges_is_told_with_its_step_and_checkpoint(
+    command: list[str], capsys: pytest.CaptureFixture[str], quiet: list[str]
+) -> None:
+    methods = {"wild": {"update": {"learning_rate": 1e30}}, "calm": {}}
+    written(Path("study.yaml"), TINY | {"steps": 2, "methods": methods})
+    for _ in range(2):  # the same command says it again
+        assert main([*command, *quiet]) == 1
+        out, error = capsys.readouterr()
+        (told,) = [line for line in error.splitlines() if line.startswith("training: ")]
+        step, path = re.fullmatch(
+            r"training: run\.wild\.0 stopped at step (\d): training diverged: .+; its last good checkpoint is (\S+)",
+            told,
+        ).groups()
+        assert load(Path("study"))[1]["steps"].tolist()[0] == int(step)
+        assert Path(path).is_file()
+        assert Path(path).parent == Path("study/runs/run.wild.0")
+        assert "No policy is kept of run.wild.0: diverged" in out or quiet
+
+
+def test_a_task_with_few_problems_is_trained_on_them_and_says_so(
+    command: list[str], capsys: pytest.CaptureFixture[str], checkpoints: Path
+) -> None:
+    capsys.readouterr()  # what saving the checkpoint prints
+    rows = [{"prompt": p, "answer": "a"} for p in "abcdefghijkl"]
+    Path("prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    options = [
+        "--task",
+        "prompts",
+        "--task.prompts",
+        "prompts.jsonl",
+        "--task.reward",
+        "answer",
+        "--rollout.length",
+        "2",
+    ]
+    options += ["--policy", str(checkpoints / "policy"), "--evaluation.problems", "128", "--rollout.prompts", "32"]
+    assert main([*command, *options, "--quick"]) == 0
+    _, error = capsys.readouterr()
+    assert [line for line in error.splitlines() if line.startswith("training: ")] == [
+        "training: prompts holds out 2 problems, fewer than evaluation.problems (128): tests use them all",
+        "training: prompts has 10 problems to train on, fewer than rollout.prompts (32): each batch repeats some",
+    ]
+    assert load(Path("study"))[0]["accuracy"].notna().all()
 
 
 def test_a_dry_run_needs_no_torch(command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,7 +217,6 @@ def test_ctrl_c_is_answered_in_one_sentence(
         (["--actor.kind", "nobody"], "there is no kind 'nobody'"),
         (["--task.kind", "benchmark", "--task.name", "gsm8k"], "a policy cannot be taught the task benchmark"),
         (["--policy.kind", "checkpoint", "--policy.path", "no/such/folder"], "no/such/folder: no such folder"),
-        (["--evaluation.problems", "3"], "addition holds out 2 problems, and 3 were asked for"),
         (["--rollout.length", "70", "--policy.most-steps", "1"], "reads at most 64 tokens"),
         (["--device", "abacus"], "device='abacus' is not there: give 'auto' or 'cpu'"),
         (["--workers", "2"], "--workers 2 cannot go with --executor serial"),
@@ -241,7 +294,7 @@ def test_models_with_other_tokens_are_refused(
     options = ["--task.kind", "prompts", "--task.prompts.kind", "file", "--task.prompts.path", "prompts.jsonl"]
     options += ["--policy.kind", "checkpoint", "--policy.path", str(checkpoints / "policy")]
     options += ["--actor.kind", "frozen", "--actor.model.kind", "checkpoint", "--actor.model.path", "turned"]
-    options += ["--evaluation.problems", "1"]
+    options += ["--evaluation.problems", "1", "--rollout.prompts", "2"]
     capsys.readouterr()  # what saving a checkpoint prints
     assert "they must agree" in refusal([*command, *options], capsys)
 

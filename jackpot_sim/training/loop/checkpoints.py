@@ -67,6 +67,11 @@ def newest(folder: Path) -> Checkpoint | None:
     return None
 
 
+def latest(folder: Path) -> Path | None:
+    """The path of the last checkpoint, None if there is none."""
+    return next(iter(_paths(folder)), None)
+
+
 def delete(folder: Path) -> None:
     """Deletes all checkpoints of a run."""
     for path in _paths(folder):

@@ -3,7 +3,7 @@
 RUN/checkpoint-000050.pt    while the run is under way
 RUN/log.jsonl               a line for each step, to look at
 RUN/tensorboard             events, on request
-RUN/policy                  the trained policy, as save_pretrained writes it, on request
+RUN/policy                  the trained policy, as save_pretrained writes it, unless it is not to be kept
 RUN/steps.parquet           a row for each step; written last, so a run that has it is finished
 """
 
@@ -48,7 +48,7 @@ def train(
     *,
     watch: Watch = lambda _: None,
     reward: RewardOf | None = None,
-    keep_policy: bool = False,
+    keep_policy: bool = True,
     tensorboard: bool = False,
 ) -> None:
     """Trains until the run is finished, has collapsed, or diverges; a finished run is left as it is.

@@ -59,11 +59,12 @@ class Task(Protocol):
         ...
 
     def held_out(self, n: int) -> tuple[Problem, ...]:
-        """n problems for evaluation, the same in every run; fewer are the first of more.
+        """n problems for evaluation, the same in every run, or all there are; fewer are the first of more."""
+        ...
 
-        Raises:
-            ValueError: fewer are held out.
-        """
+    @property
+    def different(self) -> int | None:
+        """The number of different problems to train on; None where they are drawn from a law."""
         ...
 
     def rewards(self, completions: Sequence[str], problems: Sequence[Problem]) -> Floats:

@@ -10,13 +10,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
+from typing_extensions import override
 
 from jackpot_sim.core.arrays import Floats
 from jackpot_sim.environments.fields import FORBID_EXTRA, check_count, check_share
 from jackpot_sim.environments.language_models.prompts import Prompt
 from jackpot_sim.training.tasks.base import Problem, Solved, check_as_many
-from jackpot_sim.training.tasks.listed import Parted, last_held_out
+from jackpot_sim.training.tasks.listed import OfList, Parted, last_held_out
 from jackpot_sim.training.tasks.scoring import MARK, MathReward, marked_answer
 from jackpot_sim.training.tasks.tables import Row, read_rows
 
@@ -71,7 +71,7 @@ PUBLISHED = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Benchmark:
+class Benchmark(OfList):
     r"""A published set of problems, read when it is first needed.
 
     Attributes:
@@ -121,22 +121,6 @@ class Benchmark:
         """None: the model's tokenizer reads the problems."""
         return
 
-    def problems(self, generator: np.random.Generator, n: int) -> tuple[Problem, ...]:
-        """n problems drawn for training: all different if there are so many.
-
-        Raises:
-            ValueError: the set cannot be read, or a row lacks a column or an answer.
-        """
-        return self._parted.drawn(generator, n)
-
-    def held_out(self, n: int) -> tuple[Problem, ...]:
-        """The first n held-out problems.
-
-        Raises:
-            ValueError: fewer are held out, the set cannot be read, or a row lacks a column or an answer.
-        """
-        return self._parted.held_out(n)
-
     def rewards(self, completions: Sequence[str], problems: Sequence[Problem]) -> Floats:
         """1 where the answers are equal as mathematics, else 0; shape (n,)."""
         check_as_many(completions, problems)
@@ -152,6 +136,7 @@ class Benchmark:
         return PUBLISHED[Name(self.name)]
 
     @cached_property
+    @override
     def _parted(self) -> Parted:
         source = self.published.hub if self.path is None else self.path
         training = self._read(source, self.split, self.limit)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -44,17 +45,39 @@ class Parted:
         return tuple(self.training[at] for at in generator.choice(many, n, replace=n > many).tolist())
 
     def held_out(self, n: int) -> tuple[Problem, ...]:
-        """The first n held-out problems.
+        """The first n held-out problems; all of them if they are fewer."""
+        check_count("n", n, 0)
+        return self.evaluation[:n]
+
+
+class OfList(ABC):
+    """A task whose problems are a list, read when it is first needed."""
+
+    @property
+    @abstractmethod
+    def _parted(self) -> Parted:
+        """The problems; a ValueError where they cannot be read."""
+
+    def problems(self, generator: np.random.Generator, n: int) -> tuple[Problem, ...]:
+        """n problems drawn for training: all different if there are so many.
 
         Raises:
-            ValueError: fewer are held out.
+            ValueError: the problems cannot be read.
         """
-        check_count("n", n, 0)
-        if n > len(self.evaluation):
-            raise ValueError(
-                f"{self.name} holds out {len(self.evaluation)} problems, and {n} were asked for: ask for fewer"
-            )
-        return self.evaluation[:n]
+        return self._parted.drawn(generator, n)
+
+    def held_out(self, n: int) -> tuple[Problem, ...]:
+        """The first n held-out problems; all of them if they are fewer.
+
+        Raises:
+            ValueError: the problems cannot be read.
+        """
+        return self._parted.held_out(n)
+
+    @property
+    def different(self) -> int:
+        """The number of problems to train on."""
+        return len(self._parted.training)
 
 
 def last_held_out(name: str, problems: Sequence[Problem], share: float) -> Parted:

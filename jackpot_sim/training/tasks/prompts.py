@@ -7,19 +7,19 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
-import numpy as np
+from typing_extensions import override
 
 from jackpot_sim.core.arrays import Floats
 from jackpot_sim.environments.fields import BY_KIND, FORBID_EXTRA, check_count, check_share
 from jackpot_sim.environments.language_models.prompts import PromptFile, Prompts
 from jackpot_sim.environments.rollouts.answers import AnswerReward
 from jackpot_sim.training.tasks.base import Problem, check_as_many
-from jackpot_sim.training.tasks.listed import Parted, last_held_out
+from jackpot_sim.training.tasks.listed import OfList, Parted, last_held_out
 from jackpot_sim.training.tasks.scoring import MathReward
 
 
 @dataclass(frozen=True, kw_only=True)
-class PromptTask:
+class PromptTask(OfList):
     """Prompts with answers from a file or a data set, read when they are first needed.
 
     Attributes:
@@ -49,22 +49,6 @@ class PromptTask:
         """None: the model's own tokenizer reads the prompts."""
         return
 
-    def problems(self, generator: np.random.Generator, n: int) -> tuple[Problem, ...]:
-        """n problems drawn for training: all different if there are so many.
-
-        Raises:
-            ValueError: the prompts cannot be read, or one has no answer.
-        """
-        return self._parted.drawn(generator, n)
-
-    def held_out(self, n: int) -> tuple[Problem, ...]:
-        """The first n held-out problems.
-
-        Raises:
-            ValueError: fewer are held out, the prompts cannot be read, or one has no answer.
-        """
-        return self._parted.held_out(n)
-
     def rewards(self, completions: Sequence[str], problems: Sequence[Problem]) -> Floats:
         """R of shape (n,), as `reward` gives it."""
         check_as_many(completions, problems)
@@ -75,6 +59,7 @@ class PromptTask:
         return problem.answer
 
     @cached_property
+    @override
     def _parted(self) -> Parted:
         name = str(self.prompts.path if isinstance(self.prompts, PromptFile) else self.prompts.name)
         problems = []

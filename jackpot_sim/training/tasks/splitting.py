@@ -58,16 +58,10 @@ class Grid:
         return rows
 
     def held_out(self, n: int) -> Ints:
-        """n different held-out rows in a fixed order, shape (n, columns).
-
-        Raises:
-            ValueError: fewer are held out.
-        """
+        """n different held-out rows in a fixed order, shape (n, columns); all of them if they are fewer."""
         check_count("n", n, 0)
         generator = keyed_generator(0, "held out", self.name, self.sizes)
         rows = self._listed(generator) if math.prod(self.sizes) <= _LISTED else self._drawn_held_out(generator, n)
-        if len(rows) < n:
-            raise ValueError(f"{self.name} holds out {len(rows)} problems, and {n} were asked for: ask for fewer")
         return rows[:n]
 
     def is_held_out(self, rows: Ints) -> Flags:
@@ -115,9 +109,13 @@ class OfGrid(ABC):
         return self._made(self._grid.training(generator, n))
 
     def held_out(self, n: int) -> tuple[Problem, ...]:
-        """n held-out problems, the same in every run; a problem with the same key as one is never trained on.
+        """n held-out problems, the same in every run; all of them if they are fewer.
 
-        Raises:
-            ValueError: fewer are held out.
+        A problem with the same key as one is never trained on.
         """
         return self._made(self._grid.held_out(n))
+
+    @property
+    def different(self) -> None:
+        """None: training draws from all rows with replacement."""
+        return

@@ -148,7 +148,7 @@ def test_one_seed_is_drawn_too(tmp_path: Path, capsys: Captured) -> None:
     for module, fates in ((table1, TABLE1), (table2, TABLE2), (table3, TABLE3)):
         given = write(tmp_path / module.NAME, module.NAME, fates, seeds=1)
         assert module.main(["--records", str(given), "--out", str(tmp_path)]) == 0
-        assert "one seed" in capsys.readouterr().out
+        assert ": 1 seed" in capsys.readouterr().out
 
 
 def test_records_of_another_study_are_refused(tmp_path: Path, capsys: Captured) -> None:
