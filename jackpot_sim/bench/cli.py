@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import statistics
 from collections.abc import Callable, Iterator, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
+import psutil
 from cyclopts import Parameter
 from rich.console import Console
 from threadpoolctl import threadpool_limits
 
 from jackpot_sim.bench import estimation, figures, sequences, sweeping
 from jackpot_sim.bench.errors import CannotMeasureError
-from jackpot_sim.bench.machine import machine
+from jackpot_sim.bench.machine import idle_processors, machine
 from jackpot_sim.bench.overhead import overhead
 from jackpot_sim.bench.settings import DEFAULT, Options
 from jackpot_sim.bench.timing import Finding
 from jackpot_sim.commands import answer, app_of
 from jackpot_sim.studies.errors import StudyError
 from jackpot_sim.studies.files import unwritable
+
+_QUIET = 0.75
+"""The least share of idle processors of a quiet machine."""
 
 
 class Case(StrEnum):
@@ -65,8 +70,9 @@ _CASES: dict[Case, Callable[[], Iterator[Finding]]] = {
 app = app_of(
     "jackpot_sim.bench",
     "Measure accuracy, speed and memory side by side, and compare each with its target.\n\n"
-    "Ratios are medians over rounds in which the candidates take turns, so that they mean something on a "
-    "noisy machine; single times do not. Exit codes: 0 every target met, 1 one missed, 2 bad input.",
+    "Targets of speed are ratios within this run: candidates take turns, and a ratio is the median over the rounds, "
+    "with their range in brackets. Seconds are shown and never judged. Where the rounds lie on both sides of a target "
+    "the noise leaves it open. Exit codes: 0 no target missed, 1 one missed, 2 bad input.",
     "On a machine with a GPU: `python -m jackpot_sim.bench overhead "
     "--shape qwen3-0.6b qwen3-1.7b qwen3-8b --device cuda --out overhead-gpu.json`, and "
     "`python -m paper_figures.overhead --records overhead-gpu.json` draws it.",
@@ -98,17 +104,19 @@ def bench(
     if Case.OVERHEAD not in cases and options != DEFAULT:
         raise CannotMeasureError("only overhead has options of its own: name it among the benchmarks")
     runs = _CASES | {Case.OVERHEAD: lambda: overhead(options)}
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True, markup=False)
     if out is not None:
         try:
             out.touch()
         except OSError as error:
             raise unwritable(out, error) from error
+    if busy := _busy():
+        console.print(busy)
     findings: list[Finding] = []
     try:
         with threadpool_limits(limits=1):
             for case in cases:
-                console.print(f"[bold]{case}[/bold]")
+                console.print(str(case), style="bold")
                 for finding in runs[case]():
                     findings.append(finding)
                     console.print(_line(finding))
@@ -116,11 +124,15 @@ def bench(
         if out is not None:
             written = {"machine": machine(), "findings": [_plain(finding) for finding in findings]}
             out.write_text(json.dumps(written, indent=1) + "\n")
-    missed = [finding.what for finding in findings if finding.met is False]
-    with_target = sum(finding.met is not None for finding in findings)
-    console.print(
-        "\n".join([f"{with_target - len(missed)} of {with_target} targets met", *(f"  missed: {m}" for m in missed)])
-    )
+    judged = [finding for finding in findings if finding.has_target]
+    missed = [finding for finding in judged if finding.met is False]
+    opened = [finding for finding in judged if finding.met is None]
+    console.print(f"{len(judged) - len(missed) - len(opened)} of {len(judged)} targets met")
+    for word, some in (("missed", missed), ("left open by the noise", opened)):
+        for finding in some:
+            console.print(f"  {word}: {finding.what}")
+    if noise := [finding.noise for finding in findings if finding.rounds]:
+        console.print(f"Noise: the rounds of a timed figure lie within {_percent(noise)} of its median.")
     return 1 if missed else 0
 
 
@@ -129,15 +141,34 @@ def main(argv: Sequence[str] | None = None) -> int:
     return answer(app, "bench", argv, failures=(CannotMeasureError, StudyError))
 
 
+def _busy() -> str:
+    """The sentence about a machine on which other programs run; empty on a quiet one."""
+    processors, idle = psutil.cpu_count() or 1, idle_processors()
+    if idle > _QUIET * processors:
+        return ""
+    return (
+        f"This machine is busy: {processors - idle:.1f} of {processors} processors were in use before. Ratios are "
+        "still taken within each round, but the rounds differ more, and other programs slow some work more than other: "
+        "measure what matters again on a quiet machine."
+    )
+
+
+def _percent(noise: Sequence[float]) -> str:
+    usual, most = (f"±{100 * each:.0f} %" for each in (statistics.median(noise), max(noise)))
+    return f"{usual} (median of {len(noise)} figures; the noisiest {most})"
+
+
 def _line(finding: Finding) -> str:
     target = ""
     if finding.at_most is not None:
         target = f"at most {finding.at_most:g}"
     elif finding.at_least is not None:
         target = f"at least {finding.at_least:g}"
-    verdict = {None: "", True: "met", False: "MISSED"}[finding.met]
+    verdict = {None: "open" if finding.has_target else "", True: "met", False: "MISSED"}[finding.met]
     note = f"({finding.note})" if finding.note else ""
-    return f"  {finding.what:58s} {finding.value:10.4g} {finding.unit:4s} {target:16s} {verdict:6s} {note}".rstrip()
+    several = f"[{min(finding.rounds):.3g}, {max(finding.rounds):.3g}]" if finding.rounds else ""
+    figure = f"{finding.value:10.4g} {finding.unit:4s} {several:16s}"
+    return f"  {finding.what:58s} {figure} {target:16s} {verdict:6s} {note}".rstrip()
 
 
 def _plain(finding: Finding) -> dict[str, object]:

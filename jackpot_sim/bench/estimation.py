@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from scipy.optimize import brentq
 
 from jackpot_sim import estimators
 from jackpot_sim.bench.laws import pairs
-from jackpot_sim.bench.timing import Finding, in_turn, median_ratio, peak_bytes
+from jackpot_sim.bench.timing import Finding, in_turn, peak_bytes, ratios
 from jackpot_sim.core.arrays import Floats
 from jackpot_sim.core.numerics import log_softmax
 from jackpot_sim.core.obrs import overlap, solve_lam
@@ -53,9 +54,10 @@ def _budget(p: Floats, q: Floats, rate: float, where: str, rounds: int) -> Itera
     one_by_one = [each / _BRENTQ_STATES * states for each in seconds["brentq"]]
     error = float(np.max(np.abs(np.asarray(overlap(p, q, solve_lam(p, q, rate))) - rate)))
     yield Finding(f"|Z(lam) - budget|, {where}", error, at_most=1e-11)
-    yield Finding(f"solve_lam / two exp, {where}", median_ratio(seconds["ours"], seconds["floor"]), "x", at_most=4)
+    yield Finding.over_rounds(f"solve_lam / two exp, {where}", ratios(seconds["ours"], seconds["floor"]), at_most=4)
     note = f"brentq on {_BRENTQ_STATES} of {states} states, scaled"
-    yield Finding(f"brentq / solve_lam, {where}", median_ratio(one_by_one, seconds["ours"]), "x", at_least=3, note=note)
+    in_rounds = ratios(one_by_one, seconds["ours"])
+    yield Finding.over_rounds(f"brentq / solve_lam, {where}", in_rounds, at_least=3, note=note)
 
 
 def _brentq(log_p: Floats, log_q: Floats, rate: float) -> float:
@@ -64,7 +66,7 @@ def _brentq(log_p: Floats, log_q: Floats, rate: float) -> float:
     return float(np.exp(-root))
 
 
-def paths(states: int = 16, thresholds: int = 200) -> Iterator[Finding]:
+def paths(states: int = 16, thresholds: int = 200, rounds: int = 5) -> Iterator[Finding]:
     """Three families of thresholds along the path, against the direct formula one by one."""
     pair = pairs(states)["logit-noise on lm-like"]
     laws = (pair.policy_log_probs, pair.actor_log_probs, pair.advantage)
@@ -74,33 +76,41 @@ def paths(states: int = 16, thresholds: int = 200) -> Iterator[Finding]:
         "obrs lam": (estimators.get("obrs"), "lam"),
         "jackpot c1": (estimators.get("jackpot"), "c1"),
     }
-    along, direct, worst = 0.0, 0.0, dict.fromkeys(("bias_sq", "variance", "direction_bias", "bias"), 0.0)
     checked = range(0, thresholds, _DIRECT_EVERY)
-    for correction, parameter in families.values():
-        started = time.perf_counter()
-        path_moments = path.exact(*laws, estimators.optimum.with_parameter(correction, parameter, grid), n_samples=256)
-        along += time.perf_counter() - started
-        for index in checked:
-            started = time.perf_counter()
-            one = estimators.optimum.with_parameter(correction, parameter, float(grid[index]))
-            exact = moments.exact(*laws, one, n_samples=256)
-            direct += (time.perf_counter() - started) * _DIRECT_EVERY
-            figures = {
-                name: float(getattr(path_moments, name)[index]) for name in ("variance", "direction_bias", "bias")
-            }
-            worst["bias_sq"] = max(worst["bias_sq"], abs(figures["bias"] ** 2 - exact.bias**2))
-            for name, value in figures.items():
-                worst[name] = max(worst[name], abs(value - getattr(exact, name)))
-    for name, value in worst.items():
-        yield Finding(f"path against direct, {name}", value, at_most=1e-6 if name == "bias" else 1e-10)
+    found: dict[str, dict[str, Any]] = {"path": {}, "direct": {}}
+
+    def along() -> None:
+        for name, (correction, parameter) in families.items():
+            at_all = estimators.optimum.with_parameter(correction, parameter, grid)
+            found["path"][name] = path.exact(*laws, at_all, n_samples=256)
+
+    def one_by_one() -> None:
+        for name, (correction, parameter) in families.items():
+            at_each = [estimators.optimum.with_parameter(correction, parameter, float(grid[at])) for at in checked]
+            found["direct"][name] = [moments.exact(*laws, each, n_samples=256) for each in at_each]
+
+    seconds = in_turn({"path": along, "direct": one_by_one}, rounds)
+    for figure in ("bias_sq", "variance", "direction_bias", "bias"):
+        worst = max(
+            abs(_figure(found["path"][name], figure)[at] - _figure(exact, figure))
+            for name in families
+            for at, exact in zip(checked, found["direct"][name], strict=True)
+        )
+        yield Finding(f"path against direct, {figure}", float(worst), at_most=1e-6 if figure == "bias" else 1e-10)
     note = f"direct formula at every {_DIRECT_EVERY}th threshold, scaled"
     what = f"{len(families)} families x {thresholds} thresholds, {states} states"
-    yield Finding(f"path of {what}", along, "s")
-    yield Finding(f"direct / path, {what}", direct / along, "x", at_least=50, note=note)
-    started = time.perf_counter()
+    yield Finding.over_rounds(f"path of {what}", seconds["path"], "s")
+    scaled = [each * _DIRECT_EVERY for each in seconds["direct"]]
+    yield Finding.over_rounds(f"direct / path, {what}", ratios(scaled, seconds["path"]), at_least=50, note=note)
+    started = time.process_time()
     best = estimators.optimum.best(*laws, estimators.get("tis"), n_samples=256)
-    seconds = time.perf_counter() - started
-    yield Finding("exact minimiser of the MSE, tis clip", seconds, "s", note=f"C = {best.threshold:.4g}")
+    spent = time.process_time() - started
+    yield Finding("exact minimiser of the MSE, tis clip", spent, "s", note=f"C = {best.threshold:.4g}")
+
+
+def _figure(of: Any, name: str) -> Any:
+    """A figure of moments; bias² from the bias."""
+    return of.bias**2 if name == "bias_sq" else getattr(of, name)
 
 
 def memory(vocab: int = 4096) -> Iterator[Finding]:

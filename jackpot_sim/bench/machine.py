@@ -25,6 +25,11 @@ def machine() -> dict[str, object]:
     }
 
 
+def idle_processors(seconds: float = 1.0) -> float:
+    """The number of processors that nothing else uses now; this process sleeps while it looks."""
+    return (psutil.cpu_count() or 1) * (1 - psutil.cpu_percent(interval=seconds) / 100)
+
+
 def _processor() -> str:
     """The model of the processor; Linux names it in /proc/cpuinfo alone."""
     information = Path("/proc/cpuinfo")

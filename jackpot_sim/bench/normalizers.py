@@ -10,7 +10,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from jackpot_sim.bench.timing import Finding, in_turn, median_ratio, peak_bytes
+from jackpot_sim.bench.timing import Finding, in_turn, peak_bytes, ratios
 from jackpot_sim.core import normalizer, obrs
 from jackpot_sim.core.arrays import Array
 from jackpot_sim.core.backend import namespace
@@ -32,7 +32,7 @@ _HELD_UNTIL = 0.02
 
 
 def normalizers(
-    tokens: int = 512, vocab: int = 32_768, hidden: int = 256, rounds: int = 3, batches: int = 8
+    tokens: int = 512, vocab: int = 32_768, hidden: int = 256, rounds: int = 5, batches: int = 8
 ) -> Iterator[Finding]:
     """Chunks of the vocabulary against whole laws, then the estimates from the top-k against the exact Z."""
     models = _models(tokens, vocab, hidden)
@@ -113,18 +113,15 @@ def _times(models: _Models, rounds: int) -> Iterator[Finding]:
     seconds = in_turn(candidates, rounds)
     where = f"{p.shape[0]} x {p.shape[1]}, hidden {models.policy_hidden.shape[1]}, float32"
     labels: dict[str, str | float] = {"tokens": p.shape[0], "vocab": p.shape[1], "k": K}
-    ratio = median_ratio(seconds["chunked"], seconds["full"])
-    yield Finding(
-        "time of chunked / full, from hidden states", ratio, "x", note=where, labels={"way": "chunked"} | labels
-    )
+    in_rounds = ratios(seconds["chunked"], seconds["full"])
+    what = "time of chunked / full, from hidden states"
+    yield Finding.over_rounds(what, in_rounds, note=where, labels={"way": "chunked"} | labels)
     for way in ("top-k", "calibrated", "bracket_on_topk", "server-calibrated"):
-        ratio = median_ratio(seconds[way], seconds["overlap"])
-        what = f"time of {way} / exact, from log-probs at hand"
-        yield Finding(what, ratio, "x", labels={"way": way} | labels)
-    ratio = median_ratio(seconds["bracket_on_topk"], seconds["full"])
-    yield Finding(
-        "time of bracket_on_topk / full", ratio, "x", at_most=0.03, labels={"way": "bracket_on_topk"} | labels
-    )
+        what, in_rounds = f"time of {way} / exact, from log-probs at hand", ratios(seconds[way], seconds["overlap"])
+        yield Finding.over_rounds(what, in_rounds, labels={"way": way} | labels)
+    labels |= {"way": "bracket_on_topk"}
+    in_rounds = ratios(seconds["bracket_on_topk"], seconds["full"])
+    yield Finding.over_rounds("time of bracket_on_topk / full", in_rounds, at_most=0.03, labels=labels)
 
 
 def _accuracy(batches: int, states: int = 256, vocab: int = 8192) -> Iterator[Finding]:

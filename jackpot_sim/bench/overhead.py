@@ -11,7 +11,7 @@ import gc
 import logging
 import statistics
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -23,7 +23,7 @@ from jackpot_sim.bench.errors import CannotMeasureError
 from jackpot_sim.bench.grpo_step import Rollouts, Seconds, Trainer, WayToZ, Weigh
 from jackpot_sim.bench.memory import torch_peak_bytes
 from jackpot_sim.bench.settings import DEFAULT, Options, Setting, require_room, settings
-from jackpot_sim.bench.timing import Finding, in_turn, median_ratio
+from jackpot_sim.bench.timing import Finding, in_turn, ratios
 from jackpot_sim.core.topk import TopK
 from jackpot_sim.environments.language_models.threads import torch_threads
 from jackpot_sim.estimators import Correction
@@ -81,9 +81,9 @@ class _Measured:
 
     steps: list[Seconds] = field(default_factory=list)
 
-    def share(self) -> float:
-        """The median over rounds of the correction's part, in percent of its step."""
-        return 100 * statistics.median(each.weights / each.step for each in self.steps[1:])
+    def shares(self) -> list[float]:
+        """The correction's part in each round, in percent of its step."""
+        return [100 * each.weights / each.step for each in self.steps[1:]]
 
 
 def overhead(options: Options = DEFAULT) -> Iterator[Finding]:
@@ -107,7 +107,7 @@ def _measure(setting: Setting) -> Iterator[Finding]:
     weighs: dict[Method, Weigh | None] = {method: method.weigh() for method in methods}
     if COMPILED in weighs and (failed := _failure(trainer, weighs[COMPILED])):
         del weighs[COMPILED]
-        yield _finding(setting, COMPILED, "compiles", 0.0, "", note=failed)
+        yield _finding(setting, COMPILED, "compiles", [0.0], "", note=failed)
     peaks = {method: _bytes(trainer, method, weigh) for method, weigh in weighs.items()}
     measured = {method: _Measured() for method in weighs}
     candidates = {
@@ -117,18 +117,18 @@ def _measure(setting: Setting) -> Iterator[Finding]:
     plain = [each.step for each in measured[NONE].steps[1:]]
     seconds = statistics.median(plain)
     note = f"{setting.shape.parameters:,} parameters, {setting.batch} x {setting.length} tokens"
-    yield _finding(setting, NONE, "step", seconds, "s", note=note)
+    yield _finding(setting, NONE, "step", plain, "s", note=note)
     for method in list(weighs)[1:]:
         bracket = method.way is WayToZ.BRACKET and not method.compiled
         target = setting.percent_at_most if bracket else None
         steps = measured[method].steps[1:]
         part = statistics.median(each.weights for each in steps)
         note = f"{1e3 * part:.3g} ms"
-        yield _finding(setting, method, "weights share", measured[method].share(), "%", note=note, at_most=target)
-        yield _finding(setting, method, "step / none", median_ratio([each.step for each in steps], plain), "x")
+        yield _finding(setting, method, "weights share", measured[method].shares(), "%", note=note, at_most=target)
+        yield _finding(setting, method, "step / none", ratios([each.step for each in steps], plain), "x")
         stored = rollouts.stored_bytes(method.correction, method.way) / setting.tokens
         note = f"{stored:,.0f} bytes stored per token"
-        yield _finding(setting, method, "memory / none", peaks[method] / peaks[NONE], "x", note=note)
+        yield _finding(setting, method, "memory / none", [peaks[method] / peaks[NONE]], "x", note=note)
     yield _at_rollout(setting, rollouts, seconds)
 
 
@@ -159,14 +159,15 @@ def _at_rollout(setting: Setting, rollouts: Rollouts, seconds: float) -> Finding
     in_turn({"top-k": store}, setting.rounds)
     method = Method(estimators.get("jackpot"), WayToZ.BRACKET)
     note = f"top-{setting.k} of the actor's laws, {at_once} tokens at once; not in the step"
-    return _finding(setting, method, "top-k at rollout", 100 * statistics.median(spent[1:]) / seconds, "%", note=note)
+    shares = [100 * each / seconds for each in spent[1:]]
+    return _finding(setting, method, "top-k at rollout", shares, "%", note=note)
 
 
 def _finding(
     setting: Setting,
     method: Method,
     figure: str,
-    value: float,
+    rounds: Sequence[float],
     unit: str,
     *,
     note: str = "",
@@ -174,7 +175,9 @@ def _finding(
 ) -> Finding:
     what = f"{setting.name}, V={setting.shape.vocab:,}, {method.name}: {figure}"
     labels = {"figure": figure, **setting.labels(), **method.labels()}
-    return Finding(what, value, unit, at_most=at_most, note=note, labels=labels)
+    if len(rounds) == 1:  # not timed, or in a single round
+        return Finding(what, rounds[0], unit, at_most=at_most, note=note, labels=labels)
+    return Finding.over_rounds(what, rounds, unit, at_most=at_most, note=note, labels=labels)
 
 
 def _failure(trainer: Trainer, weigh: Weigh | None) -> str:

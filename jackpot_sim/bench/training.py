@@ -28,7 +28,7 @@ from typing_extensions import override
 
 from jackpot_sim.bench.errors import CannotMeasureError
 from jackpot_sim.bench.grpo_step import now
-from jackpot_sim.bench.timing import Finding, median_ratio
+from jackpot_sim.bench.timing import Finding, ratios
 from jackpot_sim.core.topk import TopK
 from jackpot_sim.environments.language_models.build import Model, TinyQwen3, build
 from jackpot_sim.environments.language_models.library import quiet
@@ -99,15 +99,15 @@ def training(rounds: int = 9, setting: Training = SETTING, model: TinyQwen3 = MO
     with torch_threads(1):
         _train_with_trl(trl, same, texts, setting, rounds + 1, theirs, turn)
     name = f"training, {setting.rollout.prompts} x {setting.rollout.samples} rollouts"
-    ratio = median_ratio(ours.per_second(), theirs.per_second())
+    in_rounds = ratios(ours.per_second(), theirs.per_second())
     note = f"aim {AIM:g}; {same.num_parameters():,} parameters, {setting.update.minibatches} updates a step"
-    yield Finding(f"{name}: tokens/s, ours / TRL's", ratio, "x", at_least=AT_LEAST, note=note)
+    yield Finding.over_rounds(f"{name}: tokens/s, ours / TRL's", in_rounds, at_least=AT_LEAST, note=note)
     for who, turns in (("ours", ours), ("TRL", theirs)):
         note = f"{statistics.median(turns.per_second()):,.0f} completion tokens/s"
-        yield Finding(f"{name}, {who}: step", statistics.median(turns.seconds[1:]), "s", note=note)
+        yield Finding.over_rounds(f"{name}, {who}: step", turns.seconds[1:], "s", note=note)
     for part, seconds in trainer.parts.items():
-        share = statistics.median(each / whole for each, whole in zip(seconds[1:], ours.seconds[1:], strict=True))
-        yield Finding(f"{name}, ours: {part}", 100 * share, "%")
+        shares = [100 * each for each in ratios(seconds[1:], ours.seconds[1:])]
+        yield Finding.over_rounds(f"{name}, ours: {part}", shares, "%")
 
 
 class _TimedTrainer(Trainer):

@@ -5,16 +5,24 @@ from __future__ import annotations
 import dataclasses
 import json
 import platform
+import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from jackpot_sim.bench import cli, estimation, figures, sequences
+from jackpot_sim.bench import cli, estimation, figures, sequences, sweeping
 from jackpot_sim.bench.errors import CannotMeasureError
 from jackpot_sim.bench.settings import Device, Options, Precision
-from jackpot_sim.bench.timing import Finding, in_turn, median_ratio, peak_bytes
+from jackpot_sim.bench.timing import Finding, in_turn, peak_bytes, ratios
+from jackpot_sim.sweep import spec
+
+TINY_SWEEP = {
+    "env": {"kind": "temperature", "tau": 1.1, "base": {"kind": "zipf", "vocab": 10, "states": 2}},
+    "estimators": ["none"],
+}
 
 
 @pytest.mark.parametrize(
@@ -26,6 +34,10 @@ from jackpot_sim.bench.timing import Finding, in_turn, median_ratio, peak_bytes
         (Finding("x", 2.9, at_least=3), False),
         (Finding("x", float("nan"), at_most=3), False),
         (Finding("x", 3.0), None),
+        (Finding.over_rounds("x", [2.0, 2.5, 3.0], at_most=3), True),
+        (Finding.over_rounds("x", [3.1, 4.0, 9.0], at_most=3), False),
+        (Finding.over_rounds("x", [2.0, 2.1, 3.1], at_most=3), None),
+        (Finding.over_rounds("x", [2.9, 3.1, 3.2], at_least=3), None),
     ],
 )
 def test_a_finding_meets_its_target_or_not(finding: Finding, met: bool | None) -> None:
@@ -39,8 +51,36 @@ def test_candidates_take_turns_and_the_first_round_does_not_count() -> None:
     assert {name: len(each) for name, each in seconds.items()} == {"a": 2, "b": 2}
 
 
+def test_the_time_of_other_programs_does_not_count() -> None:
+    (slept,) = in_turn({"sleeps": lambda: time.sleep(0.05)}, rounds=1)["sleeps"]
+    assert slept < 0.025
+    (waited,) = in_turn({"sleeps": lambda: time.sleep(0.05)}, 1, time.perf_counter)["sleeps"]
+    assert waited >= 0.05
+
+
 def test_a_ratio_is_taken_within_each_round() -> None:
-    assert median_ratio([2.0, 20.0, 3.0], [1.0, 10.0, 1.0]) == 2.0
+    assert ratios([2.0, 20.0, 3.0], [1.0, 10.0, 1.0]) == [2.0, 2.0, 3.0]
+    found = Finding.over_rounds("x", [2.0, 2.0, 3.0])
+    assert (found.value, found.noise) == (2.0, 0.25)
+
+
+def test_seconds_have_no_target(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweeping, "idle_processors", lambda: 8.0)
+    monkeypatch.setattr(sweeping, "_study", lambda: spec.parse(TINY_SWEEP))
+    found = [*sequences.enumeration(vocab=3, length=2, rounds=1), *estimation.paths(states=1, thresholds=3, rounds=1)]
+    found += sweeping.workers(rounds=1)
+    assert {finding.unit for finding in found if finding.has_target and finding.rounds} == {"x"}
+    assert not [finding for finding in found if finding.unit == "s" and finding.has_target]
+    assert [finding.what for finding in found if finding.unit == "x" and not finding.rounds] == []
+
+
+def test_two_workers_are_not_judged_where_they_have_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweeping, "idle_processors", lambda: 0.4)
+    monkeypatch.setattr(sweeping, "_study", lambda: spec.parse(TINY_SWEEP))
+    *_, same, ratio = sweeping.workers(rounds=1)
+    assert same.met
+    assert not ratio.has_target
+    assert ratio.note == "no target: 0.4 processors were idle at first, and two workers need 2"
 
 
 def test_peak_memory_counts_what_is_held_at_once() -> None:
@@ -59,22 +99,31 @@ def test_memory_of_the_exact_moments_does_not_grow() -> None:
 
 
 def test_scoring_by_prefix_is_scoring_and_every_estimator_is_measured() -> None:
-    scores, _, measured, _ = sequences.enumeration(vocab=3, length=3, rounds=1)
+    scores, _, measured, ratio, _ = sequences.enumeration(vocab=3, length=3, rounds=1)
     assert scores.met, scores
     assert "3 denominators, 27 sequences, 13 prefixes" in measured.what
+    assert (measured.unit, ratio.unit) == ("s", "x")
 
 
 def test_the_command_line_reports_and_writes(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    missed = [Finding("good", 1.0, at_most=2), Finding("bad", 3.0, at_most=2)]
-    monkeypatch.setitem(cli._CASES, cli.Case.MEMORY, lambda: iter(missed))
+    noisy = Finding.over_rounds("noisy", [1.0, 1.5, 3.0], at_most=2)
+    found = [Finding("good", 1.0, at_most=2), noisy, Finding("bad", 3.0, at_most=2)]
+    monkeypatch.setattr(cli, "idle_processors", lambda: 1e9)
+    monkeypatch.setitem(cli._CASES, cli.Case.MEMORY, lambda: iter(found))
     assert cli.main(["memory", "--out", str(tmp_path / "found.json")]) == 1
-    assert "1 of 2 targets met" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert re.search(r"noisy +1\.5 x +\[1, 3\] +at most 2 +open", out)
+    assert "1 of 3 targets met\n  missed: bad\n  left open by the noise: noisy\nNoise: " in out
+    assert "±67 % (median of 1 figures; the noisiest ±67 %)" in out
+    assert "busy" not in out
     written = json.loads((tmp_path / "found.json").read_text())
-    assert [finding["met"] for finding in written["findings"]] == [True, False]
-    monkeypatch.setitem(cli._CASES, cli.Case.MEMORY, lambda: iter(missed[:1]))
+    assert [finding["met"] for finding in written["findings"]] == [True, None, False]
+    monkeypatch.setattr(cli, "idle_processors", lambda: 0.0)
+    monkeypatch.setitem(cli._CASES, cli.Case.MEMORY, lambda: iter(found[:2]))
     assert cli.main(["memory"]) == 0
+    assert capsys.readouterr().out.startswith("This machine is busy: ")
 
 
 def test_what_was_found_before_it_failed_is_written(

@@ -1,0 +1,132 @@
+"""The findings of training with their seeds and intervals, from the records that ship: the table in README.md.
+
+A study of one seed has no interval, and so no line here: its figure shows single runs, and decides nothing. Intervals
+are Student's over seeds, at 95 %, of differences paired by seed. The rate of an event over seeds has the one-sided
+Clopper–Pearson bound by which `training.statistics.mostly` decides.
+
+    python -m paper_figures.findings
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from jackpot_sim import commands
+from jackpot_sim.studies.errors import StudyError
+from paper_figures import ablation, figure1, table1
+from paper_figures.training import tables
+from paper_figures.training.curves import name_of
+from paper_figures.training.records import Trained, load
+from paper_figures.training.statistics import CONFIDENCE, Difference, difference, interval, mostly, of, per_run
+
+STUDIES = ("sizes", "collapse_map", "table2", "table3", "table3_slow", "no_clipping", "long_run", "closed_loop")
+"""The other studies of training, of which a line would need more than one seed."""
+
+
+class Finding(NamedTuple):
+    """A line of the table."""
+
+    study: str
+    seeds: int
+    figure: str
+    """The figure that was measured."""
+    value: str
+    """Its value, with the interval."""
+    decided: str
+    """The answer; "open" where the interval gives none."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Prints the table."""
+    app = commands.app_of("paper_figures.findings", "The findings of training, with their seeds and 95 % intervals.")
+
+    @app.default
+    def findings() -> int:
+        """Read the records that ship, and print the table in Markdown."""
+        print(markdown())
+        return 0
+
+    return commands.answer(app, "findings", argv, failures=(StudyError,))
+
+
+def markdown() -> str:
+    """The table, and the sentence on studies of one seed, as they stand in README.md."""
+    lines = ["| study | seeds | figure | value [95 % interval] | answer |", "|---|---|---|---|---|"]
+    lines += [f"| {' | '.join(map(str, finding))} |" for finding in every()]
+    single = [name for name in STUDIES if load(name, None).seeds == 1]
+    names = ", ".join(f"`{name}`" for name in single)
+    return "\n".join([*lines, "", f"One seed, which decides nothing: {names}."])
+
+
+def every() -> list[Finding]:
+    """The lines of all studies with several seeds."""
+    parts: dict[str, Callable[[Trained, pd.DataFrame], Iterator[tuple[str, str, str]]]] = {
+        figure1.NAME: _figure1,
+        table1.NAME: _table1,
+        ablation.NAME: _ablation,
+    }
+    out = []
+    for name, of_study in parts.items():
+        trained = load(name, None)
+        out += [Finding(f"`{name}`", trained.seeds, *line) for line in of_study(trained, per_run(trained))]
+    return out
+
+
+def _figure1(_: Trained, runs: pd.DataFrame) -> Iterator[tuple[str, str, str]]:
+    yield _rate("no correction: runs lost", of(runs, "none", "lost_at").notna())
+    yield _rate("TIS: runs lost", of(runs, "tis", "lost_at").notna())
+    for first, second in (("tis", "none"), ("jackpot", "none"), ("jackpot", "tis"), ("rao-blackwell", "jackpot")):
+        yield _gain(runs, first, second, "accuracy", "last accuracy")
+    log_kl = pd.Series(np.log(of(runs, "jackpot", "kl").to_numpy(dtype=float)), of(runs, "jackpot", "kl").index)
+    mean, low, high = (math.exp(each) for each in interval(log_kl)[:3])
+    answer = "above the paper's 0.1" if low > 0.1 else "open"
+    yield "Jackpot: KL at the end, nats, geometric mean", f"{mean:.2f} [{low:.2f}, {high:.2f}]", answer
+
+
+def _table1(_: Trained, runs: pd.DataFrame) -> Iterator[tuple[str, str, str]]:
+    for first, second in (("tis", "distillation"), ("jackpot", "tis"), ("rao-blackwell", "jackpot")):
+        yield _gain(runs, first, second, "mean_at_k", "Mean@k")
+    share = interval(tables.shares(runs, "mean_at_k").xs("jackpot", level="method"))
+    value = f"{share.mean:.2f} [{share.low:.2f}, {share.high:.2f}]"
+    yield "Jackpot: share of the on-policy Mean@k", value, "below 1" if share.high < 1 else "open"
+
+
+def _ablation(_: Trained, runs: pd.DataFrame) -> Iterator[tuple[str, str, str]]:
+    changes = ablation.parts_of(runs)
+    opened = [change for change in changes.values() if change.above is None]
+    for part, change in changes.items():
+        if change not in opened:
+            yield f"{part}, with less without: last accuracy", str(change), _sign(change)
+    if opened:
+        means, narrowest = [change.mean for change in opened], min(opened, key=lambda each: each.high - each.low)
+        value = f"{min(means):+.3f} to {max(means):+.3f}, narrowest {narrowest}"
+        yield f"{len(opened)} parts of Jackpot, with less without: last accuracy", value, "open"
+
+
+def _gain(runs: pd.DataFrame, first: str, second: str, figure: str, label: str) -> tuple[str, str, str]:
+    gain = difference(of(runs, first, figure), of(runs, second, figure))
+    return f"{name_of(first)} − {name_of(second)}: {label}", str(gain), _sign(gain)
+
+
+def _rate(figure: str, happened: pd.Series[bool]) -> tuple[str, str, str]:
+    """A line on an event, with the bound of its rate over all seeds on the side of the answer."""
+    count, n = int(happened.sum()), len(happened)
+    least = float(stats.beta.ppf(1 - CONFIDENCE, count, n - count + 1)) if count else 0.0
+    most = float(stats.beta.ppf(CONFIDENCE, count + 1, n - count)) if count < n else 1.0
+    answers = {True: f"more than {least:.0%} of all", False: f"less than {most:.0%} of all", None: "open"}
+    return figure, f"{count} of {n}", answers[mostly(happened)]
+
+
+def _sign(change: Difference) -> str:
+    return {True: "above 0", False: "below 0", None: "open"}[change.above]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
