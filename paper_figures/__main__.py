@@ -51,7 +51,7 @@ FIGURES: dict[str, Callable[[Sequence[str]], int]] = {
 _ABOUT = f"""Draw every figure: {", ".join(FIGURES)}.
 
 Those of numerical studies run them first, into runs/figures/NAME, and find them there the next time; those of
-sequences and topk_accuracy need torch and transformers, and take some minutes each. overhead and the figures of
+sequences need torch and transformers, and take some minutes each. topk_accuracy, overhead and the figures of
 training (figure1, table1 to table3, sizes, collapse_map, ablation, no_clipping, long_run, closed_loop) read what
 was measured and trained before, which ships with them, and need no torch; --quick of each of the latter trains
 its short version. One figure alone, or from other records: `python -m paper_figures.NAME [--records DIR]`."""

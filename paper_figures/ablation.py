@@ -88,8 +88,7 @@ def parts_of(runs: pd.DataFrame) -> dict[str, Difference]:
 
 
 def _way(change: Difference) -> str:
-    undecided = "no difference is seen" if change.pairs > 1 else "left open"
-    return {True: "HELPS", False: "HARMS", None: undecided}[change.above]
+    return {True: "HELPS", False: "HARMS", None: "LEFT OPEN"}[change.above]
 
 
 def _table(parts: Mapping[str, Difference]) -> Table:

@@ -2,8 +2,8 @@
 
 Left, the KL between policy and actor over the steps, with the paper's values as open marks at step 300;
 right, the accuracy on held-out problems. The task, the models and their distance are ours, so the comparison is of
-shapes, not of heights: training without a correction collapses, TIS does so later, and Jackpot is stable, at a low KL
-and near the on-policy accuracy.
+shapes, not of heights. The paper's are: training without a correction collapses, TIS does so later, and Jackpot is
+stable, at a low KL and near the on-policy accuracy. The verdict says which of them our seeds decide.
 
     python -m paper_figures.figure1
 """

@@ -19,10 +19,13 @@ from analysis.bootstrap import Options
 from jackpot_sim.studies.configuration import read_mapping
 from jackpot_sim.studies.errors import StudyError
 from jackpot_sim.studies.executors import SerialExecutor
-from jackpot_sim.sweep import plan, records, spec
-from jackpot_sim.sweep.run import run
+from jackpot_sim.sweep import display, plan, records, spec
+from jackpot_sim.sweep.run import Progress, run
 from jackpot_sim.sweep.spec import Study
 from jackpot_sim.sweep.worlds import Environment
+
+_SAY_EVERY = 15.0
+"""The least number of seconds between two lines about the progress."""
 
 
 @dataclass(frozen=True)
@@ -102,9 +105,27 @@ def _run(name: str, wanted: Study, root: Path, say: Callable[[str], None]) -> No
     if missing:
         say(f"{name}: measuring {len(missing)} of {len(cells)} cells into {root}")
     started = time.perf_counter()
-    run(wanted, root, SerialExecutor())
+    with display.shown(wanted, quiet=False) as bar:
+        run(wanted, root, SerialExecutor(), report=_told(name, bar, say))
     if missing:
         say(f"{name}: done in {time.perf_counter() - started:.0f} s")
+
+
+def _told(
+    name: str, bar: Callable[[Progress], None], say: Callable[[str], None], every: float = _SAY_EVERY
+) -> Callable[[Progress], None]:
+    """A function that tells of finished cells: by the bar, which a terminal alone shows, and in lines elsewhere."""
+    begun = told = time.monotonic()
+
+    def report(progress: Progress) -> None:
+        nonlocal told
+        bar(progress)
+        now = time.monotonic()
+        if not sys.stderr.isatty() and progress.already_there < progress.finished and now - told >= every:
+            told = now
+            say(f"{name}: {progress.finished} of {progress.total} cells after {now - begun:.0f} s")
+
+    return report
 
 
 def _fitting(name: str, wanted: Study, loaded: Loaded) -> Loaded:

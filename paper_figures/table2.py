@@ -1,4 +1,4 @@
-"""Table 2 of [J] in small: where the mismatch is small, Jackpot adds little to what clipping or TIS achieve.
+"""Table 2 of [J] in small: the gain of Jackpot over clipping and over TIS where the mismatch is small; [J]: little.
 
 Ours are differences in Mean@k at the end, paired by seed, with 95 % intervals; the paper's are in the mean over
 its benchmarks. "Little" is at most 0.05, ours: the paper has no number.

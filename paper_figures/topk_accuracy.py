@@ -6,8 +6,9 @@ for the batch. Here this estimate is compared, state by state, with the exact Z:
 language model, and on those that rollouts of a small trained model visit. κ and the calibration of the bracket use
 batches of 256 tokens. Lines are means over seeds; bars are two standard errors.
 
-The trained models are those of `python -m jackpot_sim.environments.language_models.example runs/example`, which
-runs first where they are missing.
+The study takes ten minutes and more, so that its records ship with the figure, as measured/topk_accuracy.parquet.
+`--measure` makes them anew, as runs/figures/topk_accuracy/topk_accuracy.parquet. The trained models are those of
+`python -m jackpot_sim.environments.language_models.example runs/example`, which then runs first where they are missing.
 
     python -m paper_figures.topk_accuracy
 """
@@ -19,8 +20,9 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -28,6 +30,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from rich.table import Table
 
+from jackpot_sim.commands import FLAG
 from jackpot_sim.studies.errors import StudyError
 from paper_figures import command, records, style
 from paper_figures.command import Made, report_table
@@ -64,22 +67,44 @@ class Compared:
 def main(argv: Sequence[str] | None = None) -> int:
     """Draws the figure, and judges κ and the calibrated bracket."""
     about = "The share of Z that the k likeliest tokens keep, and the error of each way to the rest."
-    return command.run_from(load, NAME, about, make, argv)
+
+    def figure(
+        *, records: Path | None = None, measure: Annotated[bool, FLAG] = False, out: Path = Path("figures")
+    ) -> int:
+        """Read and draw.
+
+        Args:
+            records: The folder of a run that compares ways to Z; by default the records that ship with the figure.
+            measure: Run the figure's own study, in runs/figures/topk_accuracy; needs torch and ten minutes or more.
+            out: The folder for the PDF and the PNG.
+        """
+        return command.draw(NAME, load(NAME, records, measure), make, out)
+
+    return command.answer(NAME, about, figure, argv)
 
 
-def load(name: str, given: Path | None) -> Compared:
-    """The figure's own study, run first if need be, or another run that compares ways to Z.
+def load(name: str, given: Path | None, measure: bool = False) -> Compared:
+    """The records that ship with the figure, those of its own study, run first, or another run that compares ways to Z.
 
     Raises:
         StudyError: the folder holds no such run, or the trained models cannot be made.
     """
-    if given is None and not (_EXAMPLE / "prompts.jsonl").exists():
+    if measure and given is not None:
+        raise StudyError("give --records or --measure, not both")
+    if given is None and not measure:
+        shipped = Path(str(resources.files("paper_figures").joinpath("measured", f"{NAME}.parquet")))
+        return Compared(shipped, summarised(pd.read_parquet(shipped)))
+    if measure and not (_EXAMPLE / "prompts.jsonl").exists():
         _make_example()
     root = records.finished(name, given)
     ways = records.table(root, "normalizers")
     if ways.empty:
         raise StudyError(f"{root} compares no ways to Z: {name} needs a study with `normalizers`")
-    return Compared(root, summarised(ways, records.table(root, "records")))
+    kl = records.table(root, "records").drop_duplicates("cell").set_index("cell")["kl_policy_actor"]
+    ways = ways.assign(kl=ways["cell"].map(kl))
+    if measure:
+        ways.to_parquet(root / f"{NAME}.parquet", compression="zstd", index=False)
+    return Compared(root, summarised(ways))
 
 
 def _make_example() -> None:
@@ -90,10 +115,13 @@ def _make_example() -> None:
         raise StudyError(f"the trained models could not be made: python -m {what} {_EXAMPLE} says why")
 
 
-def summarised(ways: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
-    """Means over seeds, with the law and the KL of each environment."""
-    kl = rows.drop_duplicates("cell").set_index("cell")["kl_policy_actor"]
-    labelled = ways.assign(law=ways["environment"].map(lambda text: law_of(json.loads(text))), kl=ways["cell"].map(kl))
+def summarised(ways: pd.DataFrame) -> pd.DataFrame:
+    """Means over seeds, with the law of each environment.
+
+    Args:
+        ways: the table `normalizers` of a run, with the `kl` of each cell, nats.
+    """
+    labelled = ways.assign(law=ways["environment"].map(lambda text: law_of(json.loads(text))))
     grouped = labelled.groupby(["law", "environment", "way", "k"], sort=False)
     means = grouped[["kl", "overlap", "kept", "error", "above_one", "outside", "width"]].mean()
     for name in ("kept", "error"):

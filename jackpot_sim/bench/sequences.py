@@ -20,7 +20,7 @@ from jackpot_sim.estimators.statistics import Denominator
 
 _SLICE = 1 << 13
 """The number of sequences that are scored one by one; their time is scaled to all."""
-_ESTIMATORS_AT_MOST = 0.0
+_ESTIMATORS_AT_MOST = 5.0
 """The largest time of all estimators, in times of scoring one model by its prefixes."""
 
 

@@ -20,7 +20,7 @@ from jackpot_sim.bench.timing import Finding, in_turn, peak_bytes, ratios
 from jackpot_sim.sweep import spec
 
 TINY_SWEEP = {
-    "env": {"kind": "temperature", "tau": 1.1, "base": {"kind": "zipf", "vocab": 10, "states": 2}},
+    "env": {"kind": "temperature", "temperature": 1.1, "base": {"kind": "zipf", "vocab": 10, "states": 2}},
     "estimators": ["none"],
 }
 
@@ -120,10 +120,23 @@ def test_the_command_line_reports_and_writes(
     assert "busy" not in out
     written = json.loads((tmp_path / "found.json").read_text())
     assert [finding["met"] for finding in written["findings"]] == [True, None, False]
-    monkeypatch.setattr(cli, "idle_processors", lambda: 0.0)
     monkeypatch.setitem(cli._CASES, cli.Case.MEMORY, lambda: iter(found[:2]))
     assert cli.main(["memory"]) == 0
-    assert capsys.readouterr().out.startswith("This machine is busy: ")
+
+
+@pytest.mark.parametrize(("idle", "code", "told"), [(1e9, 1, "missed"), (0.0, 0, "left open by the noise")])
+def test_a_target_of_speed_is_not_missed_on_a_busy_machine(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], idle: float, code: int, told: str
+) -> None:
+    slow = Finding.over_rounds("slow", [3.0, 4.0], at_most=2)
+    monkeypatch.setattr(cli, "idle_processors", lambda: idle)
+    monkeypatch.setitem(cli._CASES, cli.Case.MEMORY, lambda: iter([slow]))
+    assert cli.main(["memory"]) == code
+    out = capsys.readouterr().out
+    assert f"0 of 1 targets met\n  {told}: slow\n" in out
+    assert out.startswith("This machine is busy: ") == (code == 0)
+    monkeypatch.setitem(cli._CASES, cli.Case.MEMORY, lambda: iter([Finding("wrong", 3.0, at_most=2)]))
+    assert cli.main(["memory"]) == 1  # an error is one on any machine
 
 
 def test_what_was_found_before_it_failed_is_written(

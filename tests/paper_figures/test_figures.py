@@ -13,8 +13,8 @@ import pytest
 from jackpot_sim.studies.configuration import read_mapping
 from jackpot_sim.studies.executors import SerialExecutor
 from jackpot_sim.sweep import spec
-from jackpot_sim.sweep.run import run
-from paper_figures import figure2
+from jackpot_sim.sweep.run import Progress, run
+from paper_figures import figure2, records
 from paper_figures.__main__ import main as everything
 from tests.paper_figures.conftest import MAINS, Drawn
 
@@ -147,6 +147,19 @@ def test_a_run_that_was_killed_is_finished(
 
 
 @pytest.mark.usefixtures("sketched")
+def test_finished_cells_are_told_in_lines_where_there_is_no_terminal() -> None:
+    lines: list[str] = []
+    bar: list[int] = []
+    report = records._told("some", lambda progress: bar.append(progress.finished), lines.append, every=0.0)
+    for finished in (1, 2, 3):
+        report(Progress(finished, total=3, already_there=1))
+    assert bar == [1, 2, 3]
+    assert lines == [f"some: {finished} of 3 cells after 0 s" for finished in (2, 3)]
+    silent = records._told("some", lambda _: None, lines.append, every=60.0)
+    silent(Progress(2, total=3, already_there=1))
+    assert len(lines) == 2
+
+
 def test_a_larger_run_may_be_given(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Other seeds, other numbers of states and more estimators are fine; two numbers of states are not."""
     asked = read_mapping(Path(figure2.__file__).parent / "configs" / "figure2.yaml")

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from jackpot_sim.sweep import spec
+from jackpot_sim.sweep import plan, spec
 from paper_figures import records, topk_accuracy
 from paper_figures.topk_accuracy import SEPARATE, TRAINED, judge, law_of, load, main
 from tests.sweep.studies import run_serially
@@ -92,7 +92,7 @@ def test_models_that_cannot_be_made_are_one_sentence(
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(topk_accuracy.subprocess, "run", fails)
-    assert main([]) == 2
+    assert main(["--measure"]) == 2
     assert "could not be made" in capsys.readouterr().err.splitlines()[-1]
 
 
@@ -101,3 +101,29 @@ def test_its_own_study_asks_for_what_it_shows() -> None:
     assert study.normalizers is not None
     assert topk_accuracy.K in study.normalizers.k
     assert {env.kind for env in study.env} == {"logit-noise", "hf"}
+
+
+def test_the_records_that_ship_are_those_of_its_study_and_need_no_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], sketched: None
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(records, "run", lambda *_, **__: pytest.fail("it measures"))
+    assert main([]) == 0
+    assert "the target of 1% is reached" in capsys.readouterr().out
+    study = records.study("topk_accuracy")
+    found = load("topk_accuracy", None).rows
+    assert sorted(found["environment"].unique()) == sorted({cell.environment for cell in plan.cells(study)})
+    assert study.normalizers is not None
+    assert set(found["k"]) == set(study.normalizers.k)
+
+
+def test_what_it_measures_can_be_shipped(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sketched: None
+) -> None:
+    monkeypatch.setattr(topk_accuracy, "_EXAMPLE", tmp_path)
+    (tmp_path / "prompts.jsonl").write_text("")
+    monkeypatch.setattr(records, "finished", lambda *_: root)
+    measured = load("topk_accuracy", None, measure=True).rows
+    again = topk_accuracy.summarised(pd.read_parquet(root / "topk_accuracy.parquet"))
+    pd.testing.assert_frame_equal(again, measured)
+    assert main(["--measure", "--records", str(root)]) == 2

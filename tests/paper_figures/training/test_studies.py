@@ -66,20 +66,20 @@ def drawn(module: ModuleType, tmp_path: Path, fates: Fates, **overrides: int) ->
     return code
 
 
-@pytest.mark.parametrize(("z", "told"), [(0.3, "HELPS"), (-0.3, "HARMS"), (0.0, "no difference is seen")])
+@pytest.mark.parametrize(("z", "told"), [(0.3, "HELPS"), (-0.3, "HARMS"), (0.0, "LEFT OPEN")])
 def test_ablation_says_what_each_part_does(tmp_path: Path, capsys: Captured, z: float, told: str) -> None:
     fates = ALIKE | {"tis": Fate(0.8 - z)}
     assert drawn(ablation, tmp_path, fates, seeds=4, steps=60) == 0
     shown = capsys.readouterr().out
     assert f"the factor Z (and its clip): {told}" in shown
-    assert "the clip c2: no difference is seen" in shown
+    assert "the clip c2: LEFT OPEN" in shown
     assert "…" not in shown
 
 
 def test_ablation_of_one_seed_is_open(tmp_path: Path, capsys: Captured) -> None:
     assert drawn(ablation, tmp_path, ALIKE | {"tis": Fate(0.3)}, seeds=1, steps=60) == 0
     told = capsys.readouterr().out.split("VERDICT")[1]
-    assert told.count("left open (") == len(ablation.PARTS)
+    assert told.count("LEFT OPEN (") == len(ablation.PARTS)
 
 
 def _differ(first: Any, second: Any, path: str = "") -> dict[str, tuple[Any, Any]]:
