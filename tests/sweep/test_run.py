@@ -20,7 +20,7 @@ import pytest
 from jackpot_sim.studies import executors, files
 from jackpot_sim.studies.errors import StudyError
 from jackpot_sim.studies.executors import ExecutorKind, SerialExecutor
-from jackpot_sim.sweep import plan, records
+from jackpot_sim.sweep import plan, records, summary
 from jackpot_sim.sweep.cell import measure
 from jackpot_sim.sweep.cli import main
 from jackpot_sim.sweep.estimates import Measured
@@ -443,3 +443,11 @@ def test_an_interrupted_run_keeps_its_cells_and_frees_its_folder(
 def test_an_error_that_is_a_bug_is_not_dressed_up(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError):
         run(STUDY, tmp_path / "run", Failing(ZeroDivisionError(), False))
+
+
+@pytest.mark.parametrize(("seeds", "told"), [(1, "(1 seed)"), (2, "(means over 2 seeds)")])
+def test_the_table_of_many_environments_tells_how_many_seeds(tmp_path: Path, seeds: int, told: str) -> None:
+    env = {"kind": "logit-noise", "base": BASE, "sigma": [0.1 * n for n in range(1, 8)]}
+    study = small(env=env, estimators=["is"], seeds=seeds, methods=["exact"])
+    (table,) = summary.tables(records.load(run_serially(study, tmp_path / "run")))
+    assert str(table.title).endswith(told)
