@@ -282,7 +282,10 @@ def test_a_policy_that_cannot_be_tested_even_once_has_an_outcome(
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"evaluation": {"problems": 3}}, "run.run.0: addition holds out 2 problems, and 3 were asked for"),
+        (
+            {"task": {"kind": "modular", "modulus": 2, "operations": ["+"]}},
+            "run.run.0: modular holds out no problem to test on: make the task larger",
+        ),
         ({"rollout": {"length": 99}}, "reads at most 64 tokens: .* give a model with a larger context, or a smaller"),
         ({"policy": {"kind": "checkpoint", "path": "/no/such"}}, "/no/such: no such folder"),
         ({"device": "abacus"}, "device='abacus' is not there"),
