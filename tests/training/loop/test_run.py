@@ -334,3 +334,9 @@ def test_without_tensorboard_the_wish_is_refused(tmp_path: Path, models: Path, m
     without(monkeypatch, "tensorboard")
     with pytest.raises(StudyError, match="--tensorboard needs tensorboard, which is missing: pip install"):
         go(run_of(), tmp_path, models, tensorboard=True)
+
+
+def test_a_trained_policy_is_kept_unless_told_otherwise(tmp_path: Path, models: Path) -> None:
+    run = run_of({"steps": 1})
+    train(run, tmp_path / "run", models)
+    assert weights_of(tmp_path / "run")
