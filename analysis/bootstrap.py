@@ -1,23 +1,24 @@
-"""The uncertainty of a study's figures: a bootstrap over states and over seeds.
+"""The uncertainty of a study's figures: intervals over states or seeds, and a bootstrap for what is compared.
 
-A cell's figures are exact for its states; the draw of the states and of the seeds is uncertain. A replicate
-draws the seeds of an environment with replacement, and for each of them the states of its cell with replacement;
-`statistics.combine` turns the resampled states into figures, as it did for the records, and their mean over seeds is
-the replicate. All estimators of an environment see the same draws, so that their differences are compared on equal
-states.
+A cell's figures are exact for its states; the draw of the states and of the seeds is uncertain. With two seeds or more
+an interval is Student's over the seeds' figures, which holds the noise of their states too. With a single seed, or
+where only the states are to vary, it is that of `core.intervals` from the states left out, in up to 200 groups.
 
-Limits. Where seeds differ only by their states, both levels together count the noise of the states twice (in variance
-by a factor of up to 2 − 1/seeds): the intervals are then too wide, not too narrow. A knob that was solved for a target
-KL is not solved again in a replicate. Where seeds do differ, a few of them hardly show how much, and the intervals are
-too narrow: with three seeds `seeds` alone is far from its nominal level, and so is `both` when the differences between
-seeds outweigh those between states.
+Probabilities (of the lowest MSE, or of a place on the frontier) come from a bootstrap. A replicate draws the seeds of
+an environment with replacement, and for each of them the states of its cell with replacement; `statistics.combine`
+turns the resampled states into figures, as it did for the records, and their mean over seeds is the replicate. All
+estimators of an environment see the same draws, so that they are compared on equal states.
+
+Limits. A knob that was solved for a target KL is not solved again. With two or three seeds Student's interval is wide;
+and Student's interval takes the figures of seeds for normal.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
@@ -25,6 +26,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from jackpot_sim.core import intervals as core
 from jackpot_sim.core.arrays import Floats, Ints
 from jackpot_sim.estimators import statistics
 from jackpot_sim.estimators.statistics import StateStatistics
@@ -72,12 +74,34 @@ class Interval(NamedTuple):
     value: float
     """The mean over seeds of the cells' figures."""
     se: float
-    """Standard deviation of the replicates; inf or nan where one of them is."""
+    """Its standard error; inf where the value is infinite."""
     low: float
     high: float
-    """Ends of the percentile interval; nan where a replicate is nan."""
+    """Ends of the interval; nan where there is none."""
     finite: float
     """Share of the replicates that are finite numbers."""
+
+
+class Draws(NamedTuple):
+    """A figure of each cell, (seeds,), resampled, (seeds, replicates), and with states left out, (seeds, groups)."""
+
+    per_seed: Floats
+    resampled: Floats
+    left_out: Floats
+
+    def combined(self, of: Callable[[Floats, Floats], Floats], other: Draws) -> Draws:
+        """A function of this figure and another, elementwise."""
+        return Draws(*(np.asarray(of(*pair)) for pair in zip(self, other, strict=True)))
+
+    @property
+    def centre(self) -> float:
+        """The mean over seeds."""
+        return float(_mean_over_seeds(self.per_seed))
+
+    @property
+    def replicates(self) -> Floats:
+        """The mean over the seeds of each replicate, shape (replicates,)."""
+        return _mean_over_seeds(self.resampled)
 
 
 @dataclass(frozen=True)
@@ -91,23 +115,23 @@ class Candidate:
     resampled: dict[str, Floats]
     """The value of each figure in each cell of each replicate, (seeds, replicates)."""
 
-    def centre(self, figure: str) -> float:
-        """The mean over seeds."""
-        return float(_mean_over_seeds(self.per_seed[figure]))
+    left_out: dict[str, Floats]
+    """The value of each figure in each cell without each group of its states, (seeds, groups)."""
 
-    def replicates(self, figure: str) -> Floats:
-        """The mean over the seeds of each replicate, shape (replicates,)."""
-        return _mean_over_seeds(self.resampled[figure])
+    def draws(self, figure: str) -> Draws:
+        """A figure in each of the three ways."""
+        return Draws(*(part[figure] for part in self._parts()))
 
-    def mse_at(self, n_samples: int) -> tuple[float, Floats]:
-        """The MSE at `n_samples` proposals per state: the mean over seeds, and over those of each replicate."""
-        centre, replicates = (_mean_over_seeds(_mse(part, n_samples)) for part in (self.per_seed, self.resampled))
-        return float(centre), replicates
+    def mse_at(self, n_samples: int) -> Draws:
+        """The MSE at `n_samples` proposals per state."""
+        return Draws(*(_mse(part, n_samples) for part in self._parts()))
 
-    def mse_rescaled_at(self, n_samples: int) -> tuple[float, Floats]:
+    def mse_rescaled_at(self, n_samples: int) -> Draws:
         """The counterpart for the MSE of the update's best multiple."""
-        centre, replicates = (_mean_over_seeds(_rescaled(part, n_samples)) for part in (self.per_seed, self.resampled))
-        return float(centre), replicates
+        return Draws(*(_rescaled(part, n_samples) for part in self._parts()))
+
+    def _parts(self) -> tuple[dict[str, Floats], ...]:
+        return self.per_seed, self.resampled, self.left_out
 
 
 @dataclass(frozen=True)
@@ -119,7 +143,7 @@ class Environment:
 
 
 def environments(records: pd.DataFrame, states: pd.DataFrame, options: Options) -> Iterator[Environment]:
-    """Bootstraps one environment after the other, in the order of the records.
+    """Resamples one environment after the other, in the order of the records.
 
     Args:
         records: the table `records` of a run; its rows with method `exact` are used.
@@ -158,23 +182,26 @@ def environments(records: pd.DataFrame, states: pd.DataFrame, options: Options) 
                     str(denominator),
                     _figures(np.moveaxis(stacked, -1, 0), str(denominator), n_samples),
                     _figures(np.stack([column[draws] for column in flat.T]), str(denominator), n_samples),
+                    _left_out(stacked, str(denominator), n_samples),
                 )
             )
         yield Environment(str(name), tuple(candidates))
 
 
-def interval(value: float, replicates: Floats, level: float) -> Interval:
-    """The percentile interval and standard error of a figure from its replicates, (replicates,).
-
-    Ends are order statistics, never interpolated, so that an infinite replicate counts as the largest.
-    """
-    finite = float(np.mean(np.isfinite(replicates)))
-    if np.isnan(replicates).any():
-        return Interval(value, np.nan, np.nan, np.nan, finite)
-    tail = (1 - level) / 2
-    low, high = np.quantile(replicates, [tail, 1 - tail], method="inverted_cdf")
-    se = float(np.std(replicates, ddof=1)) if finite == 1 else np.inf
-    return Interval(value, se, float(low), float(high), finite)
+def interval(draws: Draws, options: Options) -> Interval:
+    """The interval and standard error of a figure's mean over seeds, see the module."""
+    value, finite = draws.centre, float(np.mean(np.isfinite(draws.replicates)))
+    if not math.isfinite(value):
+        return Interval(value, abs(value), value, value, finite)
+    if len(draws.per_seed) > 1 and options.resample is not Resample.STATES:
+        return Interval(value, *core.student(draws.per_seed, options.level), finite)
+    if options.resample is Resample.SEEDS:
+        return Interval(value, math.nan, math.nan, math.nan, finite)
+    # The mean of several cells has the pseudo-values of all: each moves it as much as one of so many clusters would.
+    groups = draws.left_out.shape[1]
+    change = (draws.left_out - draws.left_out.mean(axis=1, keepdims=True)) * (groups - 1)
+    left_out = value + change.ravel() / (change.size - 1)
+    return Interval(value, *core.of_left_out(value, left_out, level=options.level), finite)
 
 
 def intervals(environment: Environment, options: Options) -> pd.DataFrame:
@@ -185,12 +212,27 @@ def intervals(environment: Environment, options: Options) -> pd.DataFrame:
             "estimator": candidate.estimator,
             "denominator": candidate.denominator,
             "figure": figure,
-            **interval(candidate.centre(figure), candidate.replicates(figure), options.level)._asdict(),
+            **interval(candidate.draws(figure), options)._asdict(),
         }
         for candidate in environment.candidates
         for figure in FIGURES
     ]
     return pd.DataFrame(rows)
+
+
+_GROUPS = 200
+"""The most groups in which states are left out."""
+
+
+def _left_out(stacked: Floats, denominator: str, n_samples: int) -> dict[str, Floats]:
+    """The figures of each cell without each group of its states, (seeds, groups), from (seeds, states, columns)."""
+    states = stacked.shape[1]
+    groups = min(states, _GROUPS)
+    if groups < 2:
+        return {name: np.full((len(stacked), 1), math.nan) for name in ("kl_policy_actor", *_MEASURED)}
+    without = [stacked[:, np.arange(states) % groups != group] for group in range(groups)]
+    parts = [_figures(np.moveaxis(each, -1, 0), denominator, n_samples) for each in without]
+    return {name: np.stack([part[name] for part in parts], axis=-1) for name in parts[0]}
 
 
 def _draws(environment: str, seeds: int, states: int, options: Options) -> Ints:

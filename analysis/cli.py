@@ -65,6 +65,11 @@ def analyse(
     root = _chosen(run)
     grid = _GRID if n_samples is None else tuple(dict.fromkeys(n_samples))
     rows, states = records.load(root), records.load(root, "states")
+    if states.empty:
+        raise StudyError(
+            f"{root} holds no exact figures, and only these have the per-state table to resample: its own command "
+            "prints its tables again, with standard errors"
+        )
     built = tables.build(rows, states, grid, options)
     folder = out or root / "analysis"
     written = write(built, folder)
@@ -89,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _chosen(runs: Sequence[Path]) -> Path:
-    """The run that is given, or else the latest below runs/.
+    """The run that is given, or else the latest below runs/ with a finished cell.
 
     Raises:
         StudyError: several are given, or none and there is no run.
@@ -99,9 +104,14 @@ def _chosen(runs: Sequence[Path]) -> Path:
     if runs:
         return runs[0]
     manifests = [path for path in Path("runs").glob(f"*/{MANIFEST}") if path.is_file()]
-    if not manifests:
-        raise StudyError("there is no run below runs/: name a run's folder, or run `python -m jackpot_sim.sweep` first")
-    return max(manifests, key=lambda path: (path.stat().st_mtime_ns, str(path))).parent
+    latest = sorted(manifests, key=lambda path: (path.stat().st_mtime_ns, str(path)), reverse=True)
+    found = next((path.parent for path in latest if records.has_finished(path.parent)), None)
+    if found is None:
+        others = f" (of {len(latest)} other folders of studies none is one with a finished cell)" if latest else ""
+        raise StudyError(
+            f"there is no run below runs/{others}: name a run's folder, or run `python -m jackpot_sim.sweep` first"
+        )
+    return found
 
 
 _OVER = {Resample.STATES: "states", Resample.SEEDS: "seeds", Resample.BOTH: "seeds and states"}

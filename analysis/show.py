@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from analysis.tables import Tables, tied
+from jackpot_sim.studies.tables import folded
 from jackpot_sim.sweep.labels import kinds_of
 
 _ZERO = 1e-12
@@ -22,6 +23,8 @@ _SURE = 0.99
 """The probability from which on a comparison is shown without it."""
 _GAP = 2
 """The characters between two columns."""
+_LEAST_NAME = 20
+"""The width to which names are folded on the narrowest console; on a wider one they get up to half of a line."""
 
 Row = tuple[str, ...]
 
@@ -37,23 +40,34 @@ def with_error(value: float, error: float) -> str:
 
     >>> with_error(0.97163, 0.0003), with_error(4.1234e-5, 3e-7), with_error(1.3e-16, 0.0)
     ('0.9716(3)', '4.12(3)e-05', '0')
+
+    The power of ten is that of the figure as it is rounded:
+
+    >>> with_error(9.6e-6, 3e-6), with_error(-2e-6, 3e-5), with_error(99999.0, 20.0)
+    ('1.0(3)e-05', '0(3)e-05', '1.0000(2)e+05')
     """
     if not math.isfinite(value):
         return f"{value:g}"
     if abs(value) < _ZERO and not error > _ZERO:
         return "0"
-    if not math.isfinite(error):
+    if math.isnan(error):  # a single seed has none
+        return f"{value:.3g}"
+    if math.isinf(error):
         return f"{value:.3g}({error:g})"
     if error < 1e-9 * abs(value):
         return f"{value:.4g}"
-    exponent = math.floor(math.log10(max(abs(value), error)))
+    last = _exponent(float(f"{error:.0e}"))  # 0.0097 is 0.01
+    exponent = _exponent(max(abs(round(value, -last)), error))  # and 9.6e-6 is 10e-6 where the last digit is 1e-6
     scale = 0 if -3 <= exponent <= 4 else exponent
-    error, value = error / 10.0**scale, value / 10.0**scale
-    digits = max(0, -math.floor(math.log10(error)))
-    shown = round(error * 10**digits)
-    if shown == 10 and digits > 0:  # 0.0097 is 0.01: one digit fewer
-        digits, shown = digits - 1, 1
-    return f"{value:.{digits}f}({shown})" + (f"e{scale:+03d}" if scale else "")
+    digits = max(0, scale - last)
+    mantissa, shown = f"{value / 10.0**scale:.{digits}f}", round(error / 10.0 ** (scale - digits))
+    if not float(mantissa):
+        mantissa = mantissa.removeprefix("-")
+    return f"{mantissa}({shown})" + (f"e{scale:+03d}" if scale else "")
+
+
+def _exponent(size: float) -> int:
+    return math.floor(math.log10(size))
 
 
 def print_tables(tables: Tables, console: Console) -> None:
@@ -101,8 +115,9 @@ def _print_by_estimator(title: str, frame: pd.DataFrame, figure: str, console: C
         text_of = dict(zip(rows["estimator"], rows["text"], strict=True))
         column = (f"{first['kl_before']:.3g}", *(text_of[name] for name in names))
         columns.append((_folded(first, max(map(len, column))), column))
-    labels = ("KL before", *names)
-    room = console.width - max(map(len, labels)) - _GAP
+    labels = tuple(folded(name, max(_LEAST_NAME, console.width // 2)) for name in ("KL before", *names))
+    name_width = _width("", labels)
+    room = console.width - name_width - _GAP
     blocks: list[list[tuple[str, Row]]] = [[]]
     for each in columns:
         if blocks[-1] and sum(_width(heading, cells) + _GAP for heading, cells in [*blocks[-1], each]) > room:
@@ -115,12 +130,12 @@ def _print_by_estimator(title: str, frame: pd.DataFrame, figure: str, console: C
             table.add_column(Text(heading), justify="right", no_wrap=True)
         for row in zip(labels, *(cells for _, cells in block), strict=True):
             table.add_row(*map(Text, row), style="dim" if row[0] == "KL before" else "")
-        _print_whole(table, console, sum(_width(*each) + _GAP for each in block) + max(map(len, labels)))
+        _print_whole(table, console, sum(_width(*each) + _GAP for each in block) + name_width)
     console.print()
 
 
 def _width(heading: str, cells: Row) -> int:
-    return max(map(len, [*heading.split("\n"), *cells]))
+    return max(len(line) for text in (heading, *cells) for line in text.split("\n"))
 
 
 def _folded(row: pd.Series, width: int) -> str:

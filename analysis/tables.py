@@ -15,8 +15,9 @@ import numpy as np
 import pandas as pd
 
 from analysis import bootstrap
-from analysis.bootstrap import Environment, Options
+from analysis.bootstrap import Draws, Environment, Options
 from jackpot_sim.core.arrays import Flags, Floats
+from jackpot_sim.core.checks import check_reals, check_same_shape
 from jackpot_sim.studies.errors import StudyError
 from jackpot_sim.sweep.labels import labels
 
@@ -106,10 +107,9 @@ def frontier(environment: Environment, options: Options) -> pd.DataFrame:
     frontier, and dominates nothing.
     """
     candidates = environment.candidates
-    centres = {figure: [each.centre(figure) for each in candidates] for figure in ("bias", "variance")}
-    draws = {figure: np.stack([each.replicates(figure) for each in candidates]) for figure in ("bias", "variance")}
-    on = undominated(np.array(centres["bias"]), np.array(centres["variance"]))
-    share = undominated(draws["bias"], draws["variance"]).mean(axis=-1)
+    draws = {figure: [each.draws(figure) for each in candidates] for figure in ("bias", "variance")}
+    on = undominated(*(np.array([each.centre for each in of]) for of in draws.values()))
+    share = undominated(*(np.stack([each.replicates for each in of]) for of in draws.values())).mean(axis=-1)
     rows = []
     for index, candidate in enumerate(candidates):
         row: Row = {
@@ -118,7 +118,7 @@ def frontier(environment: Environment, options: Options) -> pd.DataFrame:
             "denominator": candidate.denominator,
         }
         for figure in ("bias", "variance"):
-            interval = bootstrap.interval(centres[figure][index], draws[figure][index], options.level)
+            interval = bootstrap.interval(draws[figure][index], options)
             row[figure] = interval.value
             row |= {f"{figure}_{name}": getattr(interval, name) for name in ("se", "low", "high")}
         rows.append(row | {"on_frontier": bool(on[index]), "probability": float(share[index])})
@@ -152,13 +152,13 @@ def lowest_mse(environment: Environment, n_samples: Sequence[int], options: Opti
     return pd.DataFrame(rows)
 
 
-def _compared(suffix: str, mses: list[tuple[float, Floats]], options: Options) -> list[Row]:
+def _compared(suffix: str, mses: list[Draws], options: Options) -> list[Row]:
     """For each candidate its MSE with the interval, a flag for the lowest, and the probability of that."""
-    best = is_lowest(np.array([centre for centre, _ in mses]))
-    share = is_lowest(np.stack([replicates for _, replicates in mses])).mean(axis=-1)
+    best = is_lowest(np.array([mse.centre for mse in mses]))
+    share = is_lowest(np.stack([mse.replicates for mse in mses])).mean(axis=-1)
     rows: list[Row] = []
-    for index, (centre, replicates) in enumerate(mses):
-        figure = bootstrap.interval(centre, replicates, options.level)
+    for index, mse in enumerate(mses):
+        figure = bootstrap.interval(mse, options)
         rows.append(
             {
                 f"mse{suffix}": figure.value,
@@ -177,7 +177,12 @@ def undominated(bias: Floats, variance: Floats) -> Flags:
 
     >>> undominated(np.array([0.0, 1.0, 1.0]), np.array([2.0, 1.0, 3.0])).tolist()
     [True, True, False]
+
+    Raises:
+        TypeError: an array holds no real floating numbers.
+        ValueError: the shapes differ.
     """
+    check_same_shape(check_reals(bias, "bias"), check_reals(variance, "variance"), "bias", "variance")
     out = np.isfinite(bias) & np.isfinite(variance)
     for index in range(len(bias)):
         as_good = _at_most(bias, bias[index]) & _at_most(variance, variance[index])
@@ -188,6 +193,7 @@ def undominated(bias: Floats, variance: Floats) -> Flags:
 
 def is_lowest(values: Floats) -> Flags:
     """True where `values` is within rounding of its least along the first axis, shape as given; nan is never least."""
+    check_reals(values, "values")
     least = np.min(np.where(np.isnan(values), np.inf, values), axis=0)
     return np.asarray(np.isfinite(values) & (values <= least * (1 + ROUNDING)))
 

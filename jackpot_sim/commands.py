@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import codecs
 import inspect
+import io
+import os
+import re
 import sys
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
-from typing import TypeAlias
+from decimal import Decimal
+from typing import TypeAlias, TypeVar, get_args
 
 import cyclopts
 from cyclopts import App, Parameter
-from rich.console import Console
+from rich.console import Console, ConsoleRenderable, RenderHook
+from rich.table import Table
+from rich.text import Text
+from typing_extensions import override
 
 from jackpot_sim.requirements import RequirementError, require
 
@@ -20,11 +29,83 @@ FLAG = Parameter(negative=())
 """An option without a value, and without a `--no-…` form."""
 MANY = Parameter(consume_multiple=True, negative_iterable=())
 """An option with any number of values."""
+_LARGEST = 10**19
+"""The size from which on a whole number is left as text: no count comes near it."""
 UNPARSED = Parameter(parse=False)
 """An argument that is no option, and comes from `Split`."""
 
 Split: TypeAlias = Callable[[list[str]], tuple[Mapping[str, object], list[str]]]
 """A command line → the unparsed arguments of the function, and the rest of the line."""
+
+
+_SIGNS = {
+    "‖": "||",
+    "±": "+-",
+    "−": "-",
+    "–": "-",
+    "—": "-",
+    "…": "...",
+    "·": ".",
+    "×": "x",
+    "√": "sqrt",
+    "∇": "grad ",
+    "≤": "<=",
+    "≥": ">=",
+    "≠": "!=",
+    "≈": "~",
+    "≪": "<<",
+    "→": "->",
+    "←": "<-",
+    "↑": "^",
+    "∈": "in",
+    "∞": "inf",
+    "⟨": "<",
+    "⟩": ">",
+    "∂": "d",
+    "∝": "~",
+    "ℓ": "l",
+    "λ": "lambda",
+    "Σ": "sum ",
+    "′": "'",
+    "’": "'",
+}
+"""Signs in ASCII, for an output that cannot show them."""
+
+
+def in_ascii(text: str) -> str:
+    """A text with its signs written out; what has no letters is a question mark.
+
+    >>> in_ascii("KL(p‖q) ≤ 0.1±0.02, χ²"), in_ascii("½ café, 日")
+    ('KL(p||q) <= 0.1+-0.02, chi^2', '1/2 cafe, ?')
+    """
+    return "".join(each if each.isascii() else _SIGNS.get(each) or _letters(each) for each in text)
+
+
+def _letters(sign: str) -> str:
+    """A letter without its accents, a Greek one by its name, a power with ^; else a question mark."""
+    if unicodedata.combining(sign):
+        return ""
+    name = unicodedata.name(sign, "")
+    if name.startswith("GREEK "):
+        return name.split()[-1].lower()
+    plain = unicodedata.normalize("NFKD", sign).replace("\N{FRACTION SLASH}", "/").encode("ascii", "ignore").decode()
+    return f"^{plain}" if "<super>" in unicodedata.decomposition(sign) else plain or "?"
+
+
+def _spelt_out(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return in_ascii(error.object[error.start : error.end]), error.end
+
+
+codecs.register_error("signs", _spelt_out)
+
+
+def _fail_on_no_sign() -> None:
+    """Makes standard output and error write out the signs that their encoding lacks."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="signs")
 
 
 def app_of(module: str, about: str, epilogue: str = "", default_parameter: Parameter | None = None) -> App:
@@ -34,8 +115,34 @@ def app_of(module: str, about: str, epilogue: str = "", default_parameter: Param
         help=about,
         help_epilogue=epilogue,
         version_flags=[],
-        default_parameter=default_parameter,
+        default_parameter=Parameter.combine(Parameter(converter=_converted), default_parameter),
     )
+
+
+def _converted(kind: type, tokens: Sequence[cyclopts.Token]) -> object:
+    """The value of an option; a number with a fraction is no count, where cyclopts would round it."""
+    if kind is int or int in get_args(kind):
+        tokens = [token.evolve(value=_counted(token.value)) for token in tokens]
+    return cyclopts.convert(kind, tokens)
+
+
+def _counted(text: str) -> str:
+    number = whole_number(re.sub(r"\.0*$", "", text))
+    if isinstance(number, str) and not re.fullmatch(r"[+-]?\d+", number):
+        raise ValueError(f"{text!r} is no whole number")
+    return str(number)
+
+
+def whole_number(text: str) -> int | str:
+    """The whole number that a text means in powers of ten; any other text as it is.
+
+    >>> whole_number("1e9"), whole_number("2.5E+3"), whole_number("1e-9"), whole_number("12"), whole_number("1e99")
+    (1000000000, 2500, '1e-9', '12', '1e99')
+    """
+    if not re.fullmatch(r"[+-]?\d+(\.\d+)?[eE]\+?\d\d?", text):
+        return text
+    number = Decimal(text)
+    return int(number) if number == int(number) and abs(number) < _LARGEST else text
 
 
 def answer(
@@ -62,6 +169,7 @@ def answer(
     """
     tokens = list(sys.argv[1:] if argv is None else argv)
     answers: tuple[type[Exception], ...] = (*failures, RequirementError)
+    _fail_on_no_sign()
     try:
         require()
         if any(token in ("--help", "-h") for token in tokens):
@@ -94,5 +202,32 @@ def _fail(name: str, sentence: str, code: int) -> int:
 
 
 def console() -> Console:
-    """The console for tables on standard output."""
-    return Console(width=None if sys.stdout.isatty() else WIDE, highlight=False, markup=False, emoji=False)
+    """The console for tables on standard output: as wide as the terminal, or as COLUMNS says; else wide enough."""
+    told = sys.stdout.isatty() or os.environ.get("COLUMNS", "").isdecimal()
+    output = Console(width=None if told else WIDE, highlight=False, markup=False, emoji=False)
+    if not output.encoding.startswith("utf"):
+        output.push_render_hook(_InAscii())
+    return output
+
+
+class _InAscii(RenderHook):
+    """Writes signs out before tables are laid out, so that columns stay aligned."""
+
+    @override
+    def process_renderables(self, renderables: list[ConsoleRenderable]) -> list[ConsoleRenderable]:
+        for each in renderables:
+            if isinstance(each, Table):
+                each.title, each.caption = _plain(each.title), _plain(each.caption)
+                for column in each.columns:
+                    column.header, column._cells = _plain(column.header), [_plain(cell) for cell in column._cells]
+        return [_plain(each) for each in renderables]
+
+
+Shown = TypeVar("Shown")
+
+
+def _plain(shown: Shown) -> Shown:
+    """A text in ASCII; anything else as it is."""
+    if isinstance(shown, Text):
+        shown.plain = in_ascii(shown.plain)
+    return in_ascii(shown) if isinstance(shown, str) else shown  # type: ignore[return-value]

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import functools
 import importlib
-import io
 import sys
+from collections.abc import Sequence
 from importlib import metadata
 from types import ModuleType
 
@@ -60,24 +60,20 @@ def imported(name: str) -> ModuleType:
         ) from error
 
 
-def run(name: str, module: str) -> int:
+def run(name: str, module: str, argv: Sequence[str] | None = None) -> int:
     """Runs `main()` of a command's module, after a check of the packages that it imports.
-
-    A terminal whose encoding has no λ shows a question mark in its place.
 
     Args:
         name: the command, at the head of its sentences.
         module: the module of its `main`, imported here and not before.
+        argv: the arguments; None: those of the process.
 
     Returns:
         Its exit code; 2 for a package that is missing or too old, 130 for an interruption during the imports.
     """
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
     try:
         require()
-        return int(importlib.import_module(module).main())
+        return int(importlib.import_module(module).main(argv))
     except RequirementError as error:
         print(f"{name}: {error}", file=sys.stderr)
         return 2

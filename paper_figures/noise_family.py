@@ -69,13 +69,9 @@ def measure(loaded: Loaded) -> pd.DataFrame:
     for environment in bootstrap.environments(loaded.records, loaded.states, options):
         (candidate,) = environment.candidates
         after, before = "kl_accepted", "kl_policy_actor"
-        per_seed = candidate.per_seed[after] / candidate.per_seed[before]
-        resampled = candidate.resampled[after] / candidate.resampled[before]
-        ratio = bootstrap.interval(float(np.mean(per_seed)), np.mean(resampled, axis=0), options.level)
-        rate = bootstrap.interval(
-            candidate.centre("acceptance_rate"), candidate.replicates("acceptance_rate"), options.level
-        )
-        kl = candidate.centre(before)
+        ratio = bootstrap.interval(candidate.draws(after).combined(np.divide, candidate.draws(before)), options)
+        rate = bootstrap.interval(candidate.draws("acceptance_rate"), options)
+        kl = candidate.draws(before).centre
         rows.append(
             {
                 "env_kind": about.loc[environment.name, "env_kind"],

@@ -120,17 +120,13 @@ def masking_noise(loaded: Loaded) -> pd.DataFrame:
     rows = []
     for environment in bootstrap.environments(chosen, loaded.states, options):
         candidates = {candidate.estimator: candidate for candidate in environment.candidates}
-        masked, blackwell = (candidates[name] for name in names)
-        gap = bootstrap.interval(
-            masked.centre("variance") - blackwell.centre("variance"),
-            masked.replicates("variance") - blackwell.replicates("variance"),
-            options.level,
-        )
+        masked, blackwell = (candidates[name].draws("variance") for name in names)
+        gap = bootstrap.interval(masked.combined(np.subtract, blackwell), options)
         rows.append(
             {
                 "kl_before": kl_before[environment.name],
-                "jackpot": masked.centre("variance"),
-                "rao_blackwell": blackwell.centre("variance"),
+                "jackpot": masked.centre,
+                "rao_blackwell": blackwell.centre,
                 "gap": gap.value,
                 "gap_se": gap.se,
             }

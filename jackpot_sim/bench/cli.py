@@ -107,24 +107,31 @@ def bench(
         raise CannotMeasureError("only overhead has options of its own: name it among the benchmarks")
     runs = _CASES | {Case.OVERHEAD: lambda: overhead(options)}
     console = Console(highlight=False, soft_wrap=True, markup=False)
+    if out is not None and out.is_dir():
+        raise CannotMeasureError(f"{out} is a folder: give a file to write")
+    new = out is not None and not out.exists()
     if out is not None:
         try:
             out.touch()
         except OSError as error:
             raise unwritable(out, error) from error
     busy = _busy()
-    if busy:
-        console.print(busy)
     findings: list[Finding] = []
     try:
         with threadpool_limits(limits=1):
             for case in cases:
-                console.print(str(case), style="bold")
-                for finding in runs[case]():
+                for count, finding in enumerate(runs[case]()):
+                    # Options that cannot be are refused before anything is printed.
+                    if busy and not findings:
+                        console.print(busy)
+                    if not count:
+                        console.print(str(case), style="bold")
                     findings.append(finding)
                     console.print(_line(finding, bool(busy)))
     finally:  # hours of measuring are not lost because the last model did not fit
-        if out is not None:
+        if out is not None and new and not findings:
+            out.unlink(missing_ok=True)
+        elif out is not None and findings:
             written = {"machine": machine(), "findings": [_plain(finding) for finding in findings]}
             out.write_text(json.dumps(written, indent=1) + "\n")
     judged = [finding for finding in findings if finding.has_target]

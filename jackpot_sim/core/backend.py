@@ -28,8 +28,17 @@ def namespace(*arrays: Array) -> Namespace:
     return array_api_compat.array_namespace(*arrays)
 
 
-def floating(x: Array) -> Array:
+def overflow_to_inf() -> np.errstate:
+    """A context in which numpy, like torch, turns an overflow into inf without a warning."""
+    return np.errstate(over="ignore")
+
+
+def floating(x: Array, name: str = "the array") -> Array:
     """`x`, any shape, as a floating array: half precision becomes float32, and integers are refused.
+
+    Args:
+        x: the array.
+        name: the caller's name for it, used in the error.
 
     Raises:
         TypeError: `x` is not an array of real floating numbers.
@@ -38,15 +47,22 @@ def floating(x: Array) -> Array:
     if str(x.dtype).rsplit(".", 1)[-1] in _HALF:
         return xp.astype(x, xp.float32)
     if not xp.isdtype(x.dtype, "real floating"):
-        raise TypeError(f"expected an array of real floating numbers, got dtype {x.dtype}")
+        raise TypeError(f"{name} must hold real floating numbers, got dtype {x.dtype}")
     return x
 
 
 def as_array(value: float | Array, like: Array) -> Array:
-    """`value`, a number or an array of any shape, with the dtype and the device of `like`."""
+    """`value`, a number or an array of any shape, with the dtype and the device of `like`.
+
+    Raises:
+        TypeError: `value` holds complex numbers.
+    """
     xp = namespace(like)
     device = array_api_compat.device(like)
     if array_api_compat.is_array_api_obj(value):
+        given = cast("Array", value)
+        if namespace(given).isdtype(given.dtype, "complex floating"):
+            raise TypeError(f"the array must hold real numbers, got dtype {given.dtype}")
         return xp.astype(xp.asarray(value, device=device), like.dtype)
     return xp.asarray(value, dtype=like.dtype, device=device)
 

@@ -23,10 +23,10 @@ import numpy as np
 
 from jackpot_sim.core.arrays import Array
 from jackpot_sim.core.backend import BLOCK_ELEMENTS, as_array, floating, into, namespace, row_blocks, stop_gradient
-from jackpot_sim.core.numerics import check_same_shape, check_total, require_vocabulary
+from jackpot_sim.core.checks import check_same_shape, check_shape, check_total, require_vocabulary
 
 ATTAINABILITY_TOLERANCE = 1e-12
-"""The distance from the attainable maximum within which an acceptance rate means the maximum."""
+"""The share of the attainable maximum by which an acceptance rate may miss it and still mean the maximum."""
 
 _SAMPLE = 2048
 _STORED = 1 << 20
@@ -53,7 +53,10 @@ def solve_lam(
         ValueError: ā is not attainable (the error gives the maximum), a law is not normalised, the
             shapes differ, or the supports are disjoint.
     """
-    log_p, log_q = stop_gradient(floating(policy_log_probs)), stop_gradient(floating(actor_log_probs))
+    log_p, log_q = (
+        stop_gradient(floating(each, name))
+        for each, name in ((policy_log_probs, "policy_log_probs"), (actor_log_probs, "actor_log_probs"))
+    )
     check_same_shape(log_p, log_q, "policy_log_probs", "actor_log_probs")
     require_vocabulary(log_p, "policy_log_probs")
     xp = namespace(log_p, log_q)
@@ -64,6 +67,8 @@ def solve_lam(
     rate = as_array(acceptance_rate, log_p)
     if not per_state and rate.ndim > 0:
         raise ValueError("acceptance_rate must be a single number when per_state is False")
+    if rate.ndim:
+        check_shape(rate, shape, "acceptance_rate", "a number, or one per state")
     if not bool(xp.all(rate >= xp.finfo(rate.dtype).smallest_normal)):
         raise ValueError(f"acceptance_rate must be positive, got {acceptance_rate}")
     log_p, log_q = xp.reshape(log_p, (states, vocab)), xp.reshape(log_q, (states, vocab))
@@ -143,7 +148,8 @@ class _Tokens:
 
     def solve(self, rate: float) -> float:
         """The λ at which the mean acceptance is `rate`."""
-        target, near = rate * self._states, 2 * self._states * _tolerance(self._log_p)
+        target = rate * self._states
+        near = 2 * target * _tolerance(self._log_p)
         highest = 2 / rate  # Z ≤ P/λ, and the checks let P miss 1 by less than this
         lam, first = self._guess(rate, highest), True
         while True:
@@ -258,7 +264,7 @@ def _at_maximum(rate: Array, attainable: Array) -> Array:
     xp = namespace(rate)
     if bool(xp.any(attainable <= 0)):
         raise ValueError("policy and actor share no token at some state: nothing can be accepted there")
-    tolerance = _tolerance(rate)
+    tolerance = _tolerance(rate) * attainable
     bad = xp.reshape(rate > attainable + tolerance, (-1,))
     if bool(xp.any(bad)):
         worst = int(xp.argmax(xp.astype(bad, xp.int64)))

@@ -19,15 +19,9 @@ import math
 from collections.abc import Callable
 
 from jackpot_sim.core.arrays import Array
-from jackpot_sim.core.backend import logsumexp, namespace
-from jackpot_sim.core.numerics import (
-    check_pair,
-    exp_difference,
-    exp_remainder,
-    log_ratio,
-    mul_exp,
-    overflow_to_inf,
-)
+from jackpot_sim.core.backend import logsumexp, namespace, overflow_to_inf
+from jackpot_sim.core.checks import check_alike, check_pair
+from jackpot_sim.core.numerics import exp_difference, exp_remainder, log_ratio, mul_exp
 
 
 def kl(p: Array, q: Array) -> Array:
@@ -43,6 +37,7 @@ def kl_of_checked(p: Array, q: Array) -> Array:
 
 def kl_terms(p: Array, ratio: Array, q: Array) -> Array:
     """p·ℓ − p + q ≥ 0, elementwise, from log p, ℓ = log p/q and log q."""
+    check_alike(p=p, ratio=ratio, q=q)
     xp = namespace(p, q)
     # For p near q, p(e^−ℓ − 1 + ℓ) keeps the digits that pℓ − p + q would cancel.
     near = ratio > -1.0
@@ -52,7 +47,7 @@ def kl_terms(p: Array, ratio: Array, q: Array) -> Array:
 
 
 def kl_to_measure(p: Array, ratio: Array, measure: Array) -> Array:
-    """KL(p‖m/Σm), nats, shape (...); nan where m has no mass. Nothing is checked.
+    """KL(p‖m/Σm), nats, shape (...); nan where m has no mass. That p are laws is not checked.
 
     Args:
         p: log p of laws, shape (..., vocab).
@@ -60,6 +55,7 @@ def kl_to_measure(p: Array, ratio: Array, measure: Array) -> Array:
             log p − log m keeps its digits only where both logs are exact.
         measure: log m, the same shape; m itself may be too small for a float.
     """
+    check_alike(p=p, ratio=ratio, measure=measure)
     xp = namespace(p, ratio, measure)
     log_total = logsumexp(measure, keepdims=True)
     has_mass = log_total > -math.inf
@@ -91,6 +87,7 @@ def chi_square(p: Array, q: Array) -> Array:
 
 def chi_square_of_checked(p: Array, ratio: Array, q: Array) -> Array:
     """`chi_square` from checked log p, ℓ = log p/q and log q, each (..., vocab)."""
+    check_alike(p=p, ratio=ratio, q=q)
     xp = namespace(p, q)
     # Small ratios: q·expm1(ℓ)². Large ones: exp(log p + ℓ) − 2p + q, which is inf only if p·r is.
     near = ratio <= 1.0

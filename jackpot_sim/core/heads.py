@@ -12,8 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from jackpot_sim.core.arrays import Array
-from jackpot_sim.core.backend import floating, into, namespace, stop_gradient
-from jackpot_sim.core.numerics import overflow_to_inf
+from jackpot_sim.core.backend import floating, into, namespace, overflow_to_inf, stop_gradient
 
 DEFAULT_CHUNKS = 64
 """The number of slices of a vocabulary by default: an array of one slice takes 1/64 of full log-probs."""
@@ -37,9 +36,9 @@ class Head:
     temperature: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.weight.ndim != 2 or 0 in self.weight.shape:
+        if floating(self.weight, "weight").ndim != 2 or 0 in self.weight.shape:
             raise ValueError(f"weight has shape {tuple(self.weight.shape)}: it must be (vocab, hidden), and not empty")
-        if self.bias is not None and tuple(self.bias.shape) != (self.vocab,):
+        if self.bias is not None and tuple(floating(self.bias, "bias").shape) != (self.vocab,):
             raise ValueError(f"bias has shape {tuple(self.bias.shape)}: it must be ({self.vocab},) like the weight")
         if not (self.temperature > 0 and math.isfinite(self.temperature)):
             raise ValueError(f"temperature must be positive and finite, got {self.temperature}")
@@ -61,19 +60,28 @@ class Head:
         for start in range(0, self.vocab, step):
             yield slice(start, min(start + step, self.vocab))
 
+    def require(self, hidden: Array, name: str = "hidden") -> None:
+        """Refuses hidden states that are not of this head's size.
+
+        Raises:
+            TypeError: `hidden` holds no real floating numbers.
+            ValueError: the last axis has another length.
+        """
+        if floating(hidden, name).ndim == 0 or hidden.shape[-1] != self.weight.shape[1]:
+            raise ValueError(
+                f"{name} has shape {tuple(hidden.shape)}, the head's weight has shape {tuple(self.weight.shape)}: "
+                "the last axes must be the same"
+            )
+
     def logits(self, hidden: Array, tokens: slice = slice(None)) -> Array:
         """The logits of some tokens, from hidden states (..., hidden) to shape (..., tokens), nats.
 
         The dtype is the wider of those of the head and the hidden states, and at least float32.
 
         Raises:
-            ValueError: the hidden states are not of this head's size.
+            ValueError: the hidden states are not of this head's size, or as `require`.
         """
-        if hidden.ndim == 0 or hidden.shape[-1] != self.weight.shape[1]:
-            raise ValueError(
-                f"hidden states have shape {tuple(hidden.shape)}, the head's weight has shape "
-                f"{tuple(self.weight.shape)}: the last axes must be the same"
-            )
+        self.require(hidden)
         xp = namespace(hidden, self.weight)
         weight = floating(stop_gradient(self.weight[tokens, ...]))
         states = floating(stop_gradient(hidden))
@@ -112,6 +120,7 @@ class ChunkedLaw:
             ValueError: a state's logits hold NaN or +inf, or nothing but −inf; chunk < 1, or the hidden
                 states are not of the head's size.
         """
+        head.require(hidden)
         xp = namespace(hidden, head.weight)
         running: tuple[Array, Array] | None = None
         with overflow_to_inf():

@@ -12,8 +12,9 @@ from enum import StrEnum
 from typing import TypeVar, cast
 
 from jackpot_sim.core.arrays import Array, Floats
-from jackpot_sim.core.backend import as_array, floating, namespace
-from jackpot_sim.core.numerics import exp_remainder, overflow_to_inf
+from jackpot_sim.core.backend import as_array, floating, namespace, overflow_to_inf
+from jackpot_sim.core.checks import check_mask
+from jackpot_sim.core.numerics import exp_remainder
 
 A = TypeVar("A", bound=Array)
 F = TypeVar("F", float, Floats, Array)
@@ -62,7 +63,15 @@ def aggregate(values: Array, mask: Array, how: Aggregate) -> Array:
 
     Returns:
         Shape (..., 1).
+
+    Raises:
+        TypeError: `mask` is not boolean, or the values are no real floating numbers.
+        ValueError: the shapes differ, or are ().
     """
+    values = floating(values, "values")
+    check_mask(mask, values, "values")
+    if values.ndim == 0:
+        raise ValueError("values has shape (): it must be (..., length), with the tokens along the last axis")
     xp = namespace(values, mask)
     if how is Aggregate.MAX and values.shape[-1]:
         largest = xp.max(xp.where(mask, values, -math.inf), axis=-1, keepdims=True)
@@ -104,15 +113,17 @@ def chi_square(log_ratio: Array, mask: Array | None = None, how: Aggregate | Non
         log_ratio: ℓ, shape (..., length), nats.
         mask: the same shape, boolean; None: every token counts.
         how: None takes the mean of r² over tokens (verl `chi2_token`), SUM the mean of e^{2S} over
-            sequences (verl `chi2_seq`), MEAN the mean of e^{2G} over sequences (ms-swift's χ² of sequences).
+            sequences (verl `chi2_seq`), MEAN the mean of e^{2G} over sequences (ms-swift's χ² of sequences). verl
+            clamps ℓ and S at ±20, and counts rows without a token as sequences of ratio 1.
 
     Raises:
-        ValueError: no token counts, or `how` is MAX.
+        TypeError: `mask` is not boolean, or ℓ holds no real floating numbers.
+        ValueError: no token counts, `how` is MAX, or the shapes differ.
     """
     if how is Aggregate.MAX:
         raise ValueError("chi_square: how must be sum or mean, or None for tokens, got max")
-    log_ratio = floating(log_ratio)
-    live = _mask(log_ratio, mask)
+    log_ratio = floating(log_ratio, "log_ratio")
+    live = _mask(log_ratio, mask, "log_ratio")
     xp = namespace(log_ratio, live)
     if how is not None:
         log_ratio = aggregate(log_ratio, live, how)
@@ -128,7 +139,7 @@ def effective_sample_size(weight: Array, mask: Array | None = None) -> Array:
     >>> round(float(effective_sample_size(np.array([1.0, 1.0, 2.0]))), 3)
     0.889
 
-    verl clamps the weights to [1/C, C] first, and counts a sequence's weight once for each of its tokens.
+    verl counts a sequence's weight once for each of its tokens, and its ESS is of weights clamped to [0, C].
 
     Args:
         weight: w ≥ 0, any shape. Infinite weights outweigh all others and count alike; if all weights are 0,
@@ -136,10 +147,11 @@ def effective_sample_size(weight: Array, mask: Array | None = None) -> Array:
         mask: True on the weights that count, the same shape; None: all weights count.
 
     Raises:
-        ValueError: no weight counts.
+        TypeError: `mask` is not boolean, or the weights are no real floating numbers.
+        ValueError: no weight counts, or the shapes differ.
     """
-    weight = floating(weight)
-    live = _mask(weight, mask)
+    weight = floating(weight, "weight")
+    live = _mask(weight, mask, "weight")
     xp = namespace(weight, live)
     weight = xp.where(live, weight, 0.0)
     peak = xp.max(weight)
@@ -158,17 +170,19 @@ def masked_mean(values: Array, mask: Array | None = None) -> Array:
         mask: True on the values that count, the same shape; None: all values count.
 
     Raises:
-        ValueError: no value counts.
+        TypeError: `mask` is not boolean, or the values are no real floating numbers.
+        ValueError: no value counts, or the shapes differ.
     """
-    live = _mask(values, mask)
+    values = floating(values, "values")
+    live = _mask(values, mask, "values")
     xp = namespace(values, live)
     return xp.sum(xp.where(live, values, 0.0)) / xp.sum(as_array(live, values))
 
 
-def _mask(values: Array, mask: Array | None) -> Array:
-    """`mask`, or one that is True everywhere; refused if it is True nowhere."""
+def _mask(values: Array, mask: Array | None, name: str) -> Array:
+    """`mask`, checked, or one that is True everywhere; refused if it is True nowhere."""
     xp = namespace(values)
-    live = xp.ones_like(values, dtype=xp.bool) if mask is None else mask
-    if not bool(xp.any(live)):
+    live = xp.ones_like(values, dtype=xp.bool) if mask is None else check_mask(mask, values, name)
+    if not bool(namespace(live).any(live)):
         raise ValueError("mask leaves nothing to average: no position counts")
     return live

@@ -21,17 +21,20 @@ import math
 from dataclasses import replace
 
 from jackpot_sim.core.arrays import Array
-from jackpot_sim.core.backend import floating, into, namespace, topk_mask
-from jackpot_sim.core.heads import ChunkedLaw, Head
-from jackpot_sim.core.numerics import (
+from jackpot_sim.core.backend import floating, into, namespace, overflow_to_inf, topk_mask
+from jackpot_sim.core.checks import (
+    check_alike,
     check_at_most_one,
+    check_ids,
     check_log_probs,
     check_pair,
     check_same_shape,
-    overflow_to_inf,
+    check_same_states,
+    per_state,
     positive,
     require_vocabulary,
 )
+from jackpot_sim.core.heads import ChunkedLaw, Head
 from jackpot_sim.core.obrs import log_overlap_terms
 
 
@@ -78,7 +81,8 @@ def bracket_on_topk(
         ValueError: the arrays are empty or differ in shape, one holds NaN or more mass than one, or λ is
             not positive.
     """
-    policy, actor = floating(policy_topk_log_probs), floating(actor_topk_log_probs)
+    policy = floating(policy_topk_log_probs, "policy_topk_log_probs")
+    actor = floating(actor_topk_log_probs, "actor_topk_log_probs")
     check_same_shape(policy, actor, "policy_topk_log_probs", "actor_topk_log_probs")
     require_vocabulary(actor, "actor_topk_log_probs")
     xp = namespace(policy, actor)
@@ -126,17 +130,15 @@ def chunked(
             f"policy_head has {policy_head.vocab} tokens, actor_head has {actor_head.vocab}: "
             "the vocabularies must be the same"
         )
-    if tuple(policy_hidden.shape[:-1]) != tuple(actor_hidden.shape[:-1]):
-        raise ValueError(
-            f"policy_hidden has shape {tuple(policy_hidden.shape)}, actor_hidden has shape "
-            f"{tuple(actor_hidden.shape)}: all axes but the last must be the same"
-        )
+    check_same_states(policy_hidden, actor_hidden, "policy_hidden", "actor_hidden")
+    policy_head.require(policy_hidden, "policy_hidden")
+    actor_head.require(actor_hidden, "actor_hidden")
     policy = ChunkedLaw.of(policy_head, policy_hidden, chunk)
     actor = ChunkedLaw.of(actor_head, actor_hidden, chunk)
     xp = namespace(policy_hidden, actor_hidden)
-    lam = positive(lam, "lam", policy.log_total)
+    lam = positive(per_state(lam, policy.log_total, "lam"), "lam", policy.log_total)
     # p/λ is p with log λ on its normaliser.
-    scaled = replace(policy, log_total=policy.log_total + xp.log(lam if lam.ndim == 0 else lam[..., None]))
+    scaled = replace(policy, log_total=policy.log_total + xp.log(lam))
     total = xp.zeros_like(policy.log_total[..., 0])
     for tokens in policy_head.chunks(chunk):
         terms = xp.minimum(scaled.log_probs(tokens), actor.log_probs(tokens))
@@ -161,17 +163,20 @@ def actor_topk_bracket(
         lam: λ > 0, a number or shape (...).
 
     Raises:
+        TypeError: an id is no integer.
         ValueError: the two top-k arrays are empty or differ in shape, they hold NaN or more mass than
-            one, the policy is not normalised, or λ is not positive.
+            one, an id lies outside the vocabulary, the policy is not normalised or of other states, or λ is
+            not positive.
     """
     policy_log_probs = check_log_probs(policy_log_probs, "policy_log_probs")
-    actor_topk_log_probs = floating(actor_topk_log_probs)
+    actor_topk_log_probs = floating(actor_topk_log_probs, "actor_topk_log_probs")
     check_same_shape(actor_topk_ids, actor_topk_log_probs, "actor_topk_ids", "actor_topk_log_probs")
     require_vocabulary(actor_topk_log_probs, "actor_topk_log_probs")
+    check_same_states(policy_log_probs, actor_topk_ids, "policy_log_probs", "actor_topk_ids")
+    check_ids(actor_topk_ids, policy_log_probs.shape[-1], "actor_topk_ids")
     xp = namespace(policy_log_probs, actor_topk_log_probs)
-    lam = positive(lam, "lam", policy_log_probs)
-    log_lam = xp.log(lam if lam.ndim == 0 else lam[..., None])
-    scaled = policy_log_probs - log_lam
+    lam = positive(per_state(lam, policy_log_probs, "lam"), "lam", policy_log_probs)
+    scaled = policy_log_probs - xp.log(lam)
     ids = xp.astype(actor_topk_ids, xp.int64)
     on_topk = xp.exp(xp.take_along_axis(scaled, ids, axis=-1))
     least = xp.min(actor_topk_log_probs, axis=-1, keepdims=True)
@@ -194,9 +199,11 @@ def bias_correction(topk_overlap: Array, accepted: Array) -> Array:
         accepted: the mask of the proposed tokens, or their acceptance probabilities, any shape.
 
     Raises:
+        TypeError: Z_k holds no real floating numbers.
         ValueError: the mean of Z_k is zero.
     """
-    xp = namespace(topk_overlap)
+    topk_overlap = floating(topk_overlap, "topk_overlap")
+    xp = namespace(topk_overlap, accepted)
     mean = xp.mean(topk_overlap)
     if not bool(mean > 0):
         raise ValueError("topk_overlap is zero everywhere: kappa = accepted / mean(Z_k) does not exist")
@@ -218,8 +225,9 @@ def calibrated(low: Array, high: Array, acceptance_probability: Array) -> Array:
     Raises:
         ValueError: the shapes of the bracket's ends differ.
     """
-    check_same_shape(low, high, "low", "high")
-    xp = namespace(low, high)
+    check_alike(low=low, high=high)
+    acceptance_probability = floating(acceptance_probability, "acceptance_probability")
+    xp = namespace(low, high, acceptance_probability)
     width = xp.mean(high - low)
     missing = xp.mean(acceptance_probability) - xp.mean(low)
     with overflow_to_inf():
@@ -238,14 +246,17 @@ def calibrated_on_topk(
     Arguments and errors as those two; Ẑ has the dtype of `acceptance_probability`.
     """
     ends = bracket_on_topk(policy_topk_log_probs, actor_topk_log_probs, lam)
-    xp = namespace(*ends)
+    acceptance_probability = floating(acceptance_probability, "acceptance_probability")
+    xp = namespace(*ends, acceptance_probability)
     low, high = (xp.astype(end, acceptance_probability.dtype, copy=False) for end in ends)
     return calibrated(low, high, acceptance_probability)
 
 
 def _close(low: Array, policy_rest: Array, actor_rest: Array, lam: float | Array) -> tuple[Array, Array]:
     """(low, high) from the sum of the known terms and the masses of p and q on the other tokens."""
-    return low, low + namespace(low).minimum(actor_rest, policy_rest / positive(lam, "lam", low))
+    lam = per_state(lam, low[..., None], "lam")
+    lam = positive(lam if lam.ndim == 0 else lam[..., 0], "lam", low)
+    return low, low + namespace(low).minimum(actor_rest, policy_rest / lam)
 
 
 def _split_at_topk(

@@ -10,7 +10,7 @@ import math
 from jackpot_sim.core.arrays import Array
 from jackpot_sim.core.backend import floating, logsumexp, namespace
 from jackpot_sim.core.budget import solve_lam
-from jackpot_sim.core.numerics import check_pair, positive
+from jackpot_sim.core.checks import beside, check_alike, check_pair, per_state, positive
 
 __all__ = [
     "acceptance_probability",
@@ -27,14 +27,15 @@ def acceptance_probability(log_ratio: Array, lam: float | Array) -> Array:
 
     Args:
         log_ratio: policy over actor, any shape, nats.
-        lam: λ > 0, a number or an array that broadcasts against `log_ratio`.
+        lam: λ > 0, a number or an array with the axes of `log_ratio`, each as long or 1.
 
     Raises:
-        ValueError: λ is not positive and finite.
+        TypeError: `log_ratio` holds no real floating numbers.
+        ValueError: λ is not positive and finite, or its shape does not fit.
     """
-    log_ratio = floating(log_ratio)
+    log_ratio = floating(log_ratio, "log_ratio")
     xp = namespace(log_ratio)
-    log_lam = xp.log(positive(lam, "lam", log_ratio))
+    log_lam = xp.log(positive(beside(lam, log_ratio, "lam", "log_ratio"), "lam", log_ratio))
     return xp.exp(xp.minimum(log_ratio - log_lam, xp.zeros_like(log_ratio)))
 
 
@@ -44,13 +45,13 @@ def overlap(policy_log_probs: Array, actor_log_probs: Array, lam: float | Array 
     Args:
         policy_log_probs: log p, shape (..., vocab), nats.
         actor_log_probs: log q, the same shape.
-        lam: λ > 0, a number or one per state, shape (...).
+        lam: λ > 0, a number or one per state, shape (...) or, as `at_budget` leaves it, (..., 1).
 
     Returns:
         Z, shape (...).
 
     Raises:
-        ValueError: λ is not positive, a law is not normalised, or the shapes differ.
+        ValueError: λ is not positive, a law is not normalised, or a shape does not fit.
     """
     return overlap_of_checked(*check_pair(policy_log_probs, actor_log_probs), lam)
 
@@ -80,7 +81,7 @@ def accepted_log_probs(policy_log_probs: Array, actor_log_probs: Array, lam: flo
 
 def log_overlap_terms(policy_log_probs: Array, actor_log_probs: Array, lam: float | Array) -> Array:
     """log min(q, p/λ), shape (..., vocab), for laws that the caller has already checked."""
+    check_alike(policy_log_probs=policy_log_probs, actor_log_probs=actor_log_probs)
     xp = namespace(policy_log_probs, actor_log_probs)
-    lam = positive(lam, "lam", policy_log_probs)
-    log_lam = xp.log(lam if lam.ndim == 0 else lam[..., None])
-    return xp.minimum(actor_log_probs, policy_log_probs - log_lam)
+    lam = positive(per_state(lam, policy_log_probs, "lam"), "lam", policy_log_probs)
+    return xp.minimum(actor_log_probs, policy_log_probs - xp.log(lam))

@@ -10,10 +10,12 @@ import array_api_compat
 
 from jackpot_sim.core.arrays import Array
 from jackpot_sim.core.backend import namespace
+from jackpot_sim.core.checks import check_alike
 
 
 def gradient_under(law: Array, p: Array, advantage: Array) -> Array:
     """Σ_x law(x) A(x) (e_x − p), the gradient in logits under any signed law; all (..., vocab)."""
+    check_alike(law=law, p=p, advantage=advantage)
     xp = namespace(p)
     terms, top = law * advantage, _likeliest(p)
     at_top = xp.sum(xp.where(top, terms, 0.0), axis=-1, keepdims=True)
@@ -24,6 +26,7 @@ def gradient_under(law: Array, p: Array, advantage: Array) -> Array:
 
 def policy_gradient(p: Array, advantage: Array) -> Array:
     """g = E_p[f]: exactly 0 where the advantage is constant; all (..., vocab)."""
+    check_alike(p=p, advantage=advantage)
     # A constant advantage has no gradient; it is subtracted first, lest its rounding pass for a gradient.
     xp = namespace(p)
     constant = xp.sum(xp.where(_likeliest(p), advantage, 0.0), axis=-1, keepdims=True)
@@ -32,6 +35,7 @@ def policy_gradient(p: Array, advantage: Array) -> Array:
 
 def feature_norm_sq(p: Array, advantage: Array) -> Array:
     """‖f(x)‖² = A(x)²(1 − 2p_x + ‖p‖²) of every token; all (..., vocab)."""
+    check_alike(p=p, advantage=advantage)
     xp = namespace(p)
     others = xp.where(_likeliest(p), 0.0, p)
     rest, rest_sq = (xp.sum(x, axis=-1, keepdims=True) for x in (others, others**2))
@@ -44,11 +48,3 @@ def _likeliest(p: Array) -> Array:
     xp = namespace(p)
     ids = xp.arange(p.shape[-1], dtype=xp.int64, device=array_api_compat.device(p))
     return ids == xp.argmax(p, axis=-1, keepdims=True)
-
-
-def check_advantage(advantage: Array) -> Array:
-    """`advantage`, any shape, refused unless finite."""
-    xp = namespace(advantage)
-    if not bool(xp.all(xp.isfinite(advantage))):
-        raise ValueError("advantage holds NaN or inf")
-    return advantage

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from jackpot_sim.core.arrays import Array
-from jackpot_sim.core.backend import namespace, searchsorted
-from jackpot_sim.core.numerics import check_log_probs
+from jackpot_sim.core.backend import floating, namespace, searchsorted
+from jackpot_sim.core.checks import check_log_probs, check_same_states
 
 
 def categorical(log_probs: Array, uniforms: Array) -> Array:
@@ -22,11 +22,8 @@ def categorical(log_probs: Array, uniforms: Array) -> Array:
     """
     log_probs = check_log_probs(log_probs, "log_probs")
     xp = namespace(log_probs, uniforms)
-    if tuple(uniforms.shape[:-1]) != tuple(log_probs.shape[:-1]) or uniforms.ndim != log_probs.ndim:
-        raise ValueError(
-            f"log_probs has shape {tuple(log_probs.shape)}, uniforms has shape {tuple(uniforms.shape)}: "
-            "all axes but the last must be the same"
-        )
+    uniforms = floating(uniforms, "uniforms")
+    check_same_states(log_probs, uniforms, "log_probs", "uniforms")
     if not bool(xp.all((uniforms >= 0) & (uniforms < 1))):
         raise ValueError("uniforms must lie in [0, 1)")
     # In float32 a running sum over a large vocabulary would lose the unlikely tokens.

@@ -12,7 +12,9 @@ from functools import cached_property
 import numpy as np
 
 from jackpot_sim.core.arrays import Flags, Floats, Ints
-from jackpot_sim.core.numerics import check_same_shape, log_ratio
+from jackpot_sim.core.backend import floating
+from jackpot_sim.core.checks import check_advantage, check_integers, check_mask, check_shape
+from jackpot_sim.core.numerics import log_ratio
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +29,8 @@ class ScoredRollouts:
         prompt: the number of the prompt of each sequence, int64, shape (n,).
 
     Raises:
-        ValueError: the shapes differ, a sequence has no token, or a log-prob of a token is NaN or +inf, or an
+        TypeError: the mask is not boolean, prompts are no integers, or the other arrays no real floating numbers.
+        ValueError: the shapes do not fit, a sequence has no token, a log-prob of a token is NaN or +inf, or an
             advantage is not finite.
     """
 
@@ -39,15 +42,17 @@ class ScoredRollouts:
 
     def __post_init__(self) -> None:
         for name in ("policy_log_probs", "actor_log_probs"):
-            values = getattr(self, name)
-            check_same_shape(self.mask, values, "mask", name)
+            values: Floats = getattr(self, name)
+            floating(values, name)
+            check_mask(self.mask, values, name)
             if not np.all(values[self.mask] < np.inf):  # False for NaN too
                 raise ValueError(f"{name} holds NaN or +inf at a token")
+        if self.mask.ndim != 2:
+            raise ValueError(f"mask has shape {self.mask.shape}: it must be (n, length), one row per sequence")
+        check_advantage(self.advantage)
+        check_integers(self.prompt, "prompt")
         for name in ("advantage", "prompt"):
-            if getattr(self, name).shape != (len(self.mask),):
-                raise ValueError(f"{name} has shape {getattr(self, name).shape}: there are {len(self.mask)} sequences")
-        if not np.all(np.isfinite(self.advantage)):
-            raise ValueError("advantage holds NaN or inf")
+            check_shape(getattr(self, name), (len(self.mask),), name, "one number per sequence")
         if self.mask.size == 0 or not np.all(self.mask.any(axis=-1)):
             raise ValueError("mask leaves a sequence without any token")
 

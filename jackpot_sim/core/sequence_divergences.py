@@ -15,6 +15,7 @@ import numpy as np
 
 from jackpot_sim.core import divergences
 from jackpot_sim.core.arrays import Array, Floats, Ints
+from jackpot_sim.core.checks import check_alike, check_integers, check_shape
 from jackpot_sim.core.log_ratios import chi_square_term
 from jackpot_sim.core.sequences import Enumeration, SampledSequences, SequenceLaws, occupancy, per_sequence
 
@@ -96,7 +97,15 @@ def ratio_of_means(values: Floats, counts: Floats, stratum: Ints | None = None) 
         counts: its denominator.
         stratum: the prompt of each sequence, (n,), where prompts are fixed: only the spread among sequences of
             the same prompt then counts as error. None: all sequences are one sample.
+
+    Raises:
+        ValueError: a shape is not (n,).
     """
+    check_alike(values=values, counts=counts)
+    if values.ndim != 1:
+        raise ValueError(f"values has shape {values.shape}: it must be (n,), one number per sequence")
+    if stratum is not None:
+        check_shape(check_integers(stratum, "stratum"), (len(values),), "stratum", "one number per sequence")
     ratio = float(values.sum() / counts.sum())
     if not math.isfinite(ratio):
         return ratio, math.nan

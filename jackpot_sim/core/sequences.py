@@ -18,8 +18,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jackpot_sim.core.arrays import Flags, Floats, Ints
+from jackpot_sim.core.backend import floating
+from jackpot_sim.core.checks import (
+    check_advantage,
+    check_alike,
+    check_beside,
+    check_integers,
+    check_log_probs,
+    check_mask,
+    check_same_shape,
+    check_shape,
+)
 from jackpot_sim.core.divergences import kl_to_measure
-from jackpot_sim.core.numerics import check_log_probs, check_same_shape, log_ratio
+from jackpot_sim.core.numerics import log_ratio
+
+_MISSING = 1e-6
+"""The largest |Σ p(y) − 1| of an enumeration for each token of its length: the tolerance of a law."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +43,11 @@ class Sequences:
     Attributes:
         prefix: the row of the prefix at which each token was chosen, int64; at padding any row of the table.
         token: the token chosen, int64; at padding any token.
-        mask: True on tokens, which come before all padding.
+        mask: True on tokens, which come before all padding; boolean.
+
+    Raises:
+        TypeError: the mask is not boolean, or the others are no integers.
+        ValueError: the shapes differ, or a prefix or token is negative.
     """
 
     prefix: Ints
@@ -37,8 +55,11 @@ class Sequences:
     mask: Flags
 
     def __post_init__(self) -> None:
-        check_same_shape(self.prefix, self.token, "prefix", "token")
-        check_same_shape(self.prefix, self.mask, "prefix", "mask")
+        check_same_shape(check_integers(self.prefix, "prefix"), check_integers(self.token, "token"), "prefix", "token")
+        check_mask(self.mask, self.prefix, "prefix")
+        if self.prefix.ndim != 2:
+            raise ValueError(f"prefix has shape {self.prefix.shape}: it must be (n, length), one row per sequence")
+        self._require_within((math.inf, math.inf))
 
     def __len__(self) -> int:
         return len(self.prefix)
@@ -53,8 +74,15 @@ class Sequences:
 
         Args:
             table: shape (prefixes, vocab), or (prefixes,) for values of prefixes.
+
+        Raises:
+            ValueError: a prefix or a token lies outside the table.
         """
-        cells = self.prefix if table.ndim == 1 else self._cells(table.shape[1])
+        table = np.asarray(table)
+        if table.ndim not in (1, 2):
+            raise ValueError(f"table has shape {table.shape}: it must be (prefixes, vocab) or (prefixes,)")
+        self._require_within(table.shape)
+        cells = self.prefix if table.ndim == 1 else self.prefix * table.shape[1] + self.token
         values = np.take(table, cells)
         return values if self._no_padding else np.where(self.mask, values, 0.0)
 
@@ -64,20 +92,53 @@ class Sequences:
         Args:
             values: shape (n, length), or (n, 1) for values of whole sequences.
             shape: the shape of the table, (prefixes, vocab).
+
+        Raises:
+            ValueError: the values have another shape, or a prefix or a token lies outside the table.
         """
-        cells, added = self._cells(shape[1]).reshape(-1), np.where(self.mask, values, 0.0).reshape(-1)
+        check_beside(values, self.prefix, "values", "prefix")
+        cells, added = self.cells(shape).reshape(-1), np.where(self.mask, values, 0.0).reshape(-1)
         return np.bincount(cells, weights=added, minlength=shape[0] * shape[1]).astype(np.float64).reshape(shape)
 
-    def _cells(self, vocab: int) -> Ints:
-        """The place of each (prefix, token) in a flat table."""
-        return self.prefix * vocab + self.token
+    def cells(self, shape: tuple[int, int]) -> Ints:
+        """The place of each (prefix, token) in a flat table of shape (prefixes, vocab).
+
+        Raises:
+            ValueError: a prefix or a token lies outside the table.
+        """
+        self._require_within(shape)
+        return self.prefix * shape[1] + self.token
+
+    @cached_property
+    def _range(self) -> dict[str, tuple[int, int]]:
+        """The smallest and the largest prefix and token, padding included."""
+        if not self.mask.size:
+            return {}
+        return {
+            name: (int(ids.min()), int(ids.max())) for name, ids in (("prefix", self.prefix), ("token", self.token))
+        }
+
+    def _require_within(self, shape: tuple[float, ...]) -> None:
+        """Refuses a table, of shape (prefixes, vocab) or (prefixes,), in which a prefix or a token has no place."""
+        for (name, (least, largest)), size in zip(self._range.items(), shape, strict=False):
+            if least < 0 or largest >= size:
+                raise ValueError(
+                    f"{name} must lie from 0 to {size - 1} in a table of shape {shape}, got {least} to {largest}"
+                )
 
     @cached_property
     def _no_padding(self) -> bool:
         return bool(self.mask.all())
 
     def log_probs(self, table: Floats) -> Floats:
-        """log p(y) of every sequence, shape (n,), from log p(x|s) of shape (prefixes, vocab); nats."""
+        """log p(y) of every sequence, shape (n,), from log p(x|s) of shape (prefixes, vocab); nats.
+
+        Raises:
+            TypeError: the table holds no real floating numbers.
+            ValueError: it has another shape, or a sequence leaves it.
+        """
+        if floating(table, "table").ndim != 2:
+            raise ValueError(f"table has shape {table.shape}: it must be (prefixes, vocab)")
         return per_sequence(self.gather(table))
 
     def log_ratio(self, policy_log_probs: Floats, actor_log_probs: Floats) -> Floats:
@@ -85,7 +146,13 @@ class Sequences:
 
         It is the sum of the tokens' log-ratios: log p(y) − log q(y) would have few digits for near-equal policies.
         It is −inf where p(y) = 0, whatever q(y) is.
+
+        Raises:
+            TypeError: a table holds no real floating numbers.
+            ValueError: the shapes differ or are not (prefixes, vocab), or a sequence leaves the tables.
         """
+        if floating(policy_log_probs, "policy_log_probs").ndim != 2:
+            raise ValueError(f"policy_log_probs has shape {policy_log_probs.shape}: it must be (prefixes, vocab)")
         ratios = self.gather(np.asarray(log_ratio(policy_log_probs, actor_log_probs)))
         lost = (ratios == -math.inf).any(axis=-1, keepdims=True)
         return np.where(lost[:, 0], -math.inf, per_sequence(np.where(lost, 0.0, ratios)))
@@ -106,7 +173,7 @@ class SequenceLaws:
             where no update lies between them.
 
     Raises:
-        ValueError: the shapes differ, or a law is not normalised.
+        ValueError: the shapes differ or are not (prefixes, vocab), or a law is not normalised.
     """
 
     policy_log_probs: Floats
@@ -114,6 +181,8 @@ class SequenceLaws:
     reference_log_probs: Floats
 
     def __post_init__(self) -> None:
+        if floating(self.policy_log_probs, "policy_log_probs").ndim != 2:
+            raise ValueError(f"policy_log_probs has shape {self.policy_log_probs.shape}, not (prefixes, vocab)")
         for field in dataclasses.fields(self):
             check_log_probs(getattr(self, field.name), field.name)
             check_same_shape(self.policy_log_probs, getattr(self, field.name), "policy_log_probs", field.name)
@@ -132,6 +201,10 @@ class Enumeration:
         laws: the policies at every prefix.
         sequences: every sequence, each once.
         advantage: A(y) of every sequence, shape (n,).
+
+    Raises:
+        ValueError: a sequence is missing or stands twice, one leaves the table of laws, or an advantage is not
+            finite.
     """
 
     laws: SequenceLaws
@@ -139,7 +212,17 @@ class Enumeration:
     advantage: Floats
 
     def __post_init__(self) -> None:
-        check_advantages(self.advantage, self.sequences)
+        last = np.maximum(self.sequences.mask.sum(axis=-1) - 1, 0)[:, None]
+        ends = np.take_along_axis(self.sequences.cells(self.laws.shape), last, axis=-1)
+        if len(np.unique(ends)) < len(self.sequences):
+            raise ValueError("sequences holds a sequence twice: an enumeration has every sequence once")
+        for field in dataclasses.fields(self.laws):
+            total = float(np.exp(self.sequences.log_probs(getattr(self.laws, field.name))).sum())
+            if not abs(total - 1) <= _MISSING * max(1, self.sequences.mask.shape[-1]):
+                raise ValueError(
+                    f"sequences is not every sequence: their probabilities under {field.name} add up to {total:.6g}"
+                )
+        check_advantages(self.advantage, self.sequences, "advantage")
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,25 +246,29 @@ class SampledSequences:
     end_token: int | None = None
 
     def __post_init__(self) -> None:
-        check_advantages(self.actor_advantage, self.actor)
-        check_advantages(self.policy_advantage, self.policy)
+        check_advantages(self.actor_advantage, self.actor, "actor_advantage")
+        check_advantages(self.policy_advantage, self.policy, "policy_advantage")
         if len(self.actor) != len(self.policy):
             raise ValueError(f"there are {len(self.actor)} sequences of the actor and {len(self.policy)} of the policy")
 
 
-def check_advantages(advantage: Floats, sequences: Sequences) -> None:
+def check_advantages(advantage: Floats, sequences: Sequences, name: str) -> None:
     """Refuses advantages that are not finite, or not of shape (n,)."""
-    if advantage.shape != (len(sequences),):
-        raise ValueError(f"advantage has shape {advantage.shape}: there are {len(sequences)} sequences")
-    if not np.all(np.isfinite(advantage)):
-        raise ValueError("advantage holds NaN or inf")
+    check_shape(check_advantage(advantage, name), (len(sequences),), name, "one number per sequence")
 
 
 def per_sequence(values: Floats, *factors: Floats) -> Floats:
     """Σ_t of the product of arrays of shape (n, length), shape (n,).
 
     It uses einsum, since numpy's own sum is slow along so short an axis.
+
+    Raises:
+        ValueError: the shapes differ, or are not (n, length).
     """
+    if floating(values, "values").ndim != 2:
+        raise ValueError(f"values has shape {values.shape}: it must be (n, length), one row per sequence")
+    for factor in factors:
+        check_same_shape(values, factor, "values", "a factor")
     operands = (values, *factors)
     return np.asarray(np.einsum(",".join(["nt"] * len(operands)) + "->n", *operands))
 
@@ -193,7 +280,11 @@ def occupancy(sequences: Sequences, probability: Floats, shape: tuple[int, int])
         sequences: n sequences.
         probability: the probability of each, shape (n,).
         shape: the shape of the table, (prefixes, vocab).
+
+    Raises:
+        ValueError: `probability` has another shape, or a sequence leaves the table.
     """
+    check_shape(floating(probability, "probability"), (len(sequences),), "probability", "one number per sequence")
     return sequences.scatter(probability[:, None], shape)
 
 
@@ -203,7 +294,11 @@ def kl_of_measures(first: Floats, second: Floats) -> float:
     It is inf where the first has mass and the second has none, be it by underflow, and nan if either has no mass
     at all. Near-equal measures keep their digits: if both are known to a relative 1e-16 and differ by a relative
     s, the KL is known to a relative 1e-16/s.
+
+    Raises:
+        ValueError: the shapes differ.
     """
+    check_alike(first=first, second=second)
     if not (first > 0).any() or not (second > 0).any():
         return math.nan
     near = np.abs(first - second) < second / 2

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from jackpot_sim.core import backend
 from jackpot_sim.core.arrays import Array
-from jackpot_sim.core.backend import namespace, stop_gradient
-from jackpot_sim.core.numerics import check_log_probs, check_same_shape, require_vocabulary
+from jackpot_sim.core.backend import floating, namespace, stop_gradient
+from jackpot_sim.core.checks import check_ids, check_log_probs, check_same_shape, check_same_states, require_vocabulary
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,12 +71,9 @@ class TopK:
         """Another law, of shape (..., vocab), on these tokens: shape (..., k), in its own dtype.
 
         Raises:
-            ValueError: the leading shapes differ.
+            ValueError: the leading shapes differ, or an id lies outside the vocabulary.
         """
-        if tuple(log_probs.shape[:-1]) != tuple(self.ids.shape[:-1]):
-            raise ValueError(
-                f"log_probs has shape {tuple(log_probs.shape)}, ids has shape {tuple(self.ids.shape)}: "
-                "all axes but the last must be the same"
-            )
+        check_same_states(floating(log_probs, "log_probs"), self.ids, "log_probs", "ids")
+        check_ids(self.ids, log_probs.shape[-1], "ids of log_probs")
         xp = namespace(log_probs, self.ids)
         return xp.take_along_axis(log_probs, xp.astype(self.ids, xp.int64), axis=-1)

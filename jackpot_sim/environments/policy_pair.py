@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from jackpot_sim.core.arrays import Floats
-from jackpot_sim.core.numerics import check_log_probs, check_same_shape
+from jackpot_sim.core.checks import check_log_probs, check_same_shape
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,6 +18,7 @@ import numpy as np
 import psutil
 
 from jackpot_sim.core.arrays import Flags, Floats, Ints
+from jackpot_sim.core.checks import check_numpy, check_reals, check_same_shape, check_shape
 from jackpot_sim.core.policy_gradient import gradient_under
 from jackpot_sim.core.sampling import categorical
 from jackpot_sim.core.sequences import Sequences, kl_of_measures, occupancy
@@ -116,7 +117,13 @@ class PrefixTree:
         return _padded(parts, self.length)
 
     def reach(self, log_probs: Floats) -> Floats:
-        """log P(prefix) under a law, shape (prefixes,), from log p(x|s) of shape (prefixes, vocab); nats."""
+        """log P(prefix) under a law, shape (prefixes,), from log p(x|s) of shape (prefixes, vocab); nats.
+
+        Raises:
+            TypeError: the table holds no real floating numbers.
+            ValueError: the table has another shape.
+        """
+        self.check_table(log_probs, "log_probs")
         out = np.zeros(self.prefixes)
         for rows in self.levels[1:]:
             parent = self.parent[rows]
@@ -124,7 +131,15 @@ class PrefixTree:
         return out
 
     def draw(self, log_probs: Floats, uniforms: Floats) -> Sequences:
-        """Sequences drawn token by token, one per row of `uniforms`, shape (n, length), in [0, 1)."""
+        """Sequences drawn token by token, one per row of `uniforms`, shape (n, length), in [0, 1).
+
+        Raises:
+            TypeError: an array holds no real floating numbers.
+            ValueError: a shape differs, a law is not normalised, or a uniform lies outside [0, 1).
+        """
+        self.check_table(log_probs, "log_probs")
+        check_reals(uniforms, "uniforms", "n", "length")
+        check_shape(uniforms, (len(uniforms), self.length), "uniforms", "one number per token of the tree's length")
         prefix, token = (np.zeros(uniforms.shape, dtype=np.int64) for _ in range(2))
         mask: Flags = np.zeros(uniforms.shape, dtype=bool)
         at, alive = np.zeros(len(uniforms), dtype=np.int64), np.arange(len(uniforms))
@@ -137,6 +152,10 @@ class PrefixTree:
             at[alive] = self.child[here, token[alive, step]]
             alive = alive[at[alive] >= 0]
         return Sequences(prefix, token, mask)
+
+    def check_table(self, table: Floats, name: str) -> None:
+        """Refuses a table that does not hold real floating numbers in the shape (prefixes, vocab)."""
+        check_shape(check_reals(table, name), (self.prefixes, self.vocab), name, "(prefixes, vocab) of the tree")
 
     def bytes_needed(self, prompts: int = 1) -> int:
         """About the most bytes that the enumeration of so many prompts holds at a time."""
@@ -174,26 +193,47 @@ class PrefixTree:
 def require_an_end(tree: PrefixTree, log_probs: Floats, name: str) -> None:
     """Refuses a policy that gives the end token no chance at any prefix.
 
+    Args:
+        tree: the prefixes.
+        log_probs: log p at any prefixes, (states, vocab), nats.
+        name: the name of the policy, for the error.
+
     Raises:
-        ValueError: it calls the policy `name`.
+        TypeError: `log_probs` holds no real floating numbers.
+        ValueError: the policy gives the end token no chance, or `log_probs` has another shape.
     """
+    check_reals(log_probs, "log_probs", "states", "vocab")
+    check_shape(log_probs, (len(log_probs), tree.vocab), "log_probs", "(states, vocab) of the tree")
     if tree.end_token is not None and not np.any(np.exp(log_probs[:, tree.end_token]) > 0):
         raise ValueError(f"the end token {tree.end_token} is never reached: {name} gives it probability 0 everywhere")
 
 
 def objective(sequences: Sequences, log_probs: Floats, reward: Floats) -> float:
-    """J = Σ_y p(y) R(y), from log p(x|s) of shape (prefixes, vocab) and R of shape (n,)."""
+    """J = Σ_y p(y) R(y), from log p(x|s) of shape (prefixes, vocab) and R of shape (n,).
+
+    Raises:
+        TypeError: an array holds no real floating numbers.
+        ValueError: a shape differs, or a sequence leaves the table.
+    """
+    _check_objective(sequences, log_probs, reward)
     return float(np.exp(sequences.log_probs(log_probs)) @ reward)
 
 
 def policy_gradient(sequences: Sequences, log_probs: Floats, reward: Floats) -> Floats:
     """∇J with respect to the logits at every prefix, shape (prefixes, vocab).
 
-    Σ_y p(y) R(y) Σ_t (e_{y_t} − p(·|s_t)) at row s_t.
+    Σ_y p(y) R(y) Σ_t (e_{y_t} − p(·|s_t)) at row s_t. Arguments and errors as `objective`.
     """
+    _check_objective(sequences, log_probs, reward)
     shape = log_probs.shape[0], log_probs.shape[1]
     value = occupancy(sequences, np.exp(sequences.log_probs(log_probs)) * reward, shape)
-    return np.asarray(gradient_under(value, np.exp(log_probs), np.asarray(1.0)))
+    return np.asarray(gradient_under(value, np.exp(log_probs), np.ones(shape)))
+
+
+def _check_objective(sequences: Sequences, log_probs: Floats, reward: Floats) -> None:
+    check_numpy(log_probs=log_probs, reward=reward)
+    check_reals(log_probs, "log_probs", "prefixes", "vocab")
+    check_shape(check_reals(reward, "reward"), (len(sequences),), "reward", "one number per sequence")
 
 
 @dataclass(frozen=True)
@@ -211,7 +251,15 @@ class PrefixShift:
 
 
 def prefix_shift(tree: PrefixTree, policy_log_probs: Floats, actor_log_probs: Floats) -> PrefixShift:
-    """The exact shift of the prefix law between policy and actor, both of shape (prefixes, vocab)."""
+    """The exact shift of the prefix law between policy and actor, both of shape (prefixes, vocab).
+
+    Raises:
+        TypeError: an array holds no real floating numbers.
+        ValueError: a shape is not that of the tree.
+    """
+    check_same_shape(policy_log_probs, actor_log_probs, "policy_log_probs", "actor_log_probs")
+    tree.check_table(policy_log_probs, "policy_log_probs")
+    tree.check_table(actor_log_probs, "actor_log_probs")
     p, q = np.exp(tree.reach(policy_log_probs)), np.exp(tree.reach(actor_log_probs))
     by_depth = [(np.abs(p[rows] - q[rows]).sum() + abs(p[rows].sum() - q[rows].sum())) / 2 for rows in tree.levels]
     return PrefixShift(np.array(by_depth), kl_of_measures(p, q))

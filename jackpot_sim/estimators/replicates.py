@@ -14,6 +14,7 @@ from functools import cached_property
 import numpy as np
 
 from jackpot_sim.core.arrays import Floats
+from jackpot_sim.core.checks import check_floats, check_shape
 from jackpot_sim.estimators.statistics import mean_squared_error, mean_squared_error_rescaled
 
 
@@ -57,14 +58,22 @@ def gradient_figures(
 
 
 def off_diagonal(gram: Floats) -> float:
-    """The mean inner product of two different replicates, from a matrix (replicates, replicates)."""
-    replicates = len(gram)
+    """The mean inner product of two different replicates, from a matrix (replicates, replicates).
+
+    Raises:
+        ValueError: the matrix is not square, or of fewer than 2 replicates.
+    """
+    replicates = np.shape(gram)[0] if np.ndim(gram) else 0
+    check_floats(gram, (replicates, replicates), "gram", "one inner product for each two replicates")
+    if replicates < 2:
+        raise ValueError(f"gram has shape {gram.shape}: it must hold at least 2 replicates")
     return float((gram.sum() - np.trace(gram)) / (replicates * (replicates - 1)))
 
 
 def jackknife(left_out: list[float]) -> float:
     """The delete-one standard error, from a figure with each replicate left out; nan if one is not finite."""
     values = np.array(left_out)
+    check_shape(values, (len(left_out),), "left_out", "one figure per replicate")
     if not np.isfinite(values).all():
         return math.nan
     return math.sqrt((len(values) - 1) * float(values.var()))

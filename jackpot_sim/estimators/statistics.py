@@ -19,6 +19,7 @@ from typing_extensions import TypeVar
 
 from jackpot_sim.core.arrays import Array, Floats
 from jackpot_sim.core.backend import namespace
+from jackpot_sim.core.checks import check_alike, check_axes, check_floats
 from jackpot_sim.core.log_ratios import ess_fraction
 
 Figure: TypeAlias = float | Floats
@@ -49,7 +50,11 @@ def divisor(denominator: Denominator, acceptance_rate: A, weight_mean: A) -> A:
         denominator: the rule.
         acceptance_rate: the share of tokens kept, over the whole batch; any shape.
         weight_mean: E[Σ mw] / E[units] of the state, the same shape.
+
+    Raises:
+        ValueError: the shapes differ.
     """
+    check_alike(acceptance_rate=acceptance_rate, weight_mean=weight_mean)
     if denominator is Denominator.PROPOSED:
         return cast("A", namespace(weight_mean).ones_like(weight_mean))
     return acceptance_rate if denominator is Denominator.ACCEPTED else weight_mean
@@ -57,7 +62,12 @@ def divisor(denominator: Denominator, acceptance_rate: A, weight_mean: A) -> A:
 
 @dataclass(frozen=True)
 class StateStatistics:
-    """The statistics of each state; every field has shape (..., states), float64."""
+    """The statistics of each state; every field has shape (..., states), float64.
+
+    Raises:
+        TypeError: a field is not a numpy array of real floating numbers.
+        ValueError: the shapes differ, or are ().
+    """
 
     acceptance_rate: Floats
     """E[kept tokens] / E[tokens]; for a single token E_q[a]."""
@@ -102,9 +112,17 @@ class StateStatistics:
     length_var: Floats
     """Var(tokens)."""
 
+    def __post_init__(self) -> None:
+        shape = np.shape(self.acceptance_rate)
+        for name, values in vars(self).items():
+            check_floats(values, shape, name, "one number per state, as acceptance_rate has")
+        if not shape:
+            raise ValueError("acceptance_rate has shape (): it must be (..., states)")
+
 
 def of_single_tokens(acceptance_rate: A, weighted_sq: A) -> dict[str, A]:
     """The columns that are trivial where a proposal is one token, from E[a] and ‖g_w‖², arrays of one shape."""
+    check_alike(acceptance_rate=acceptance_rate, weighted_sq=weighted_sq)
     one, zero = acceptance_rate * 0 + 1.0, acceptance_rate * 0
     columns = {
         "kl_prefix": zero,
@@ -146,28 +164,51 @@ class Moments(Generic[F]):
 
 
 def mean_squared_error(bias_sq: Figure, variance: Figure, noise_to_signal: Figure, n_samples: int) -> Figure:
-    """bias² + variance · noise_to_signal / n_samples, elementwise, in units of ‖g‖²."""
+    """bias² + variance · noise_to_signal / n_samples, in units of ‖g‖²; numbers, or arrays of one shape.
+
+    Raises:
+        TypeError: a figure is neither a float nor a numpy array of real floating numbers.
+        ValueError: the shapes differ.
+    """
+    _check_figures(bias_sq=bias_sq, variance=variance, noise_to_signal=noise_to_signal)
     return bias_sq + variance * noise_to_signal / n_samples
 
 
 def mean_squared_error_rescaled(gain: Figure, size: Figure) -> Floats:
-    """The MSE of the best non-negative multiple of the update, elementwise: 1 − gain²/size, and 1 where gain ≤ 0.
+    """The MSE of the best non-negative multiple of the update: 1 − gain²/size, and 1 where gain ≤ 0.
 
     A smaller update has less variance, so that with few samples the MSE rewards any correction that shrinks the
     update; no update at all has an MSE of 1. The rescaled MSE removes that reward: it is the MSE under the best
     learning rate (ours).
 
     Args:
-        gain: ⟨ĝ, g⟩/‖g‖².
-        size: E‖update‖²/‖g‖², which is mse + 2·gain − 1.
+        gain: ⟨ĝ, g⟩/‖g‖², a number or any shape.
+        size: E‖update‖²/‖g‖², which is mse + 2·gain − 1; the same shape.
+
+    Raises:
+        TypeError: as `mean_squared_error`.
+        ValueError: the shapes differ.
     """
+    _check_figures(gain=gain, size=size)
     aligned = (gain > 0) & (size > 0)
     rescaled = 1 - np.where(aligned, gain, 0.0) ** 2 / np.where(aligned, size, 1.0)
     return np.where(np.isnan(gain) | np.isnan(size), math.nan, rescaled)
 
 
+def _check_figures(**figures: Figure) -> None:
+    first = next(iter(figures))
+    for name, figure in figures.items():
+        values = np.asarray(figure) if isinstance(figure, float | np.floating) else figure
+        check_floats(values, np.shape(figures[first]), name, f"figures are all numbers, or of the shape of {first}")
+
+
 def combine_cell(states: StateStatistics, denominator: Denominator | str, n_samples: int | None = None) -> Moments:
-    """The moments of one cell as numbers, by `combine`, from statistics of shape (states,)."""
+    """The moments of one cell as numbers, by `combine`, from statistics of shape (states,).
+
+    Raises:
+        ValueError: the statistics have another shape, or as `combine`.
+    """
+    check_axes(states.acceptance_rate, "acceptance_rate", "states")
     moments = combine(states, denominator, n_samples)
     skipped = ("n_samples", "per_state")
     names = [field.name for field in dataclasses.fields(Moments) if field.name not in skipped]

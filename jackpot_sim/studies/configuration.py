@@ -14,6 +14,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from jackpot_sim.commands import whole_number
 from jackpot_sim.studies.errors import StudyError
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -93,11 +94,34 @@ def parse(
         StudyError: a field is unknown, missing or out of range; the message names the first one.
     """
     try:
-        return model.model_validate(mapping)
+        return _validated(model, mapping)
     except ValidationError as error:
         # A misspelt field often leaves another one missing: the misspelling comes first.
         errors = sorted(error.errors(include_url=False), key=lambda each: each["type"] not in _UNKNOWN_FIELD)
         raise StudyError(_sentence(errors[0], len(errors), kinds, place)) from error
+
+
+def _validated(model: type[Model], mapping: Mapping[str, object]) -> Model:
+    """The model, with texts such as 1e9 read as whole numbers where they are not taken as they are."""
+    try:
+        return model.model_validate(mapping)
+    except ValidationError as error:
+        numbers = _with_whole_numbers(mapping)
+        if numbers == mapping:
+            raise
+        try:
+            return model.model_validate(numbers)
+        except ValidationError as other:
+            raise (other if other.error_count() <= error.error_count() else error) from None
+
+
+def _with_whole_numbers(value: object) -> object:
+    """A configuration with the whole numbers in powers of ten, which YAML and a command line give as text."""
+    if isinstance(value, Mapping):
+        return {key: _with_whole_numbers(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_with_whole_numbers(each) for each in value]
+    return whole_number(value) if isinstance(value, str) else value
 
 
 def _sentence(error: ErrorDetails, count: int, kinds: Kinds, place: Place) -> str:
@@ -112,9 +136,19 @@ def _sentence(error: ErrorDetails, count: int, kinds: Kinds, place: Place) -> st
         hint = f"; did you mean {near[0]!r}?" if near else ""
         message = f"there is no kind {error['ctx']['tag']!r}{hint} (known: {', '.join(known_kinds)})"
     elif kind == "union_tag_not_found":
-        message = "its kind is missing"
+        message = "its kind is missing" + _option(f"{where}.kind")
+    elif kind == "missing":
+        message = "it is missing" + _option(where)
     more = f" (and {count - 1} more)" if count > 1 else ""
     return f"{where}: {message}{more}"
+
+
+def _option(place: str) -> str:
+    """The option that gives a field below others; nothing for a place in a list, which no option names."""
+    _, *below = place.split(".")
+    if not below or any(part.isdecimal() for part in below):
+        return ""
+    return f": give --{place.replace('_', '-')}"
 
 
 def _known_fields(location: Location, configurations: Mapping[int | str, type]) -> str:
@@ -123,7 +157,7 @@ def _known_fields(location: Location, configurations: Mapping[int | str, type]) 
     if not kinds:
         return ""
     names = [name for name in field_types(configurations[kinds[-1]]) if name != "kind"]
-    return f" ({kinds[-1]} has {', '.join(names)})"
+    return f" ({kinds[-1]} has {', '.join(names) or 'no fields'})"
 
 
 def kinds_of(model: type) -> Kinds:
@@ -157,6 +191,8 @@ def place_in(model: type) -> Place:
                 candidates = [each for each in candidates if kind_of(each) == part]
                 continue
             parts.append(str(part))
+            if isinstance(part, int):  # a place in a list
+                continue
             one = len(candidates) == 1
             candidates = _configurations(field_types(candidates[0]).get(str(part))) if one else []
         return ".".join(parts)

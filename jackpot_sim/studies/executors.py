@@ -94,7 +94,9 @@ def landing(
     *,
     every: float | None = None,
 ) -> Iterator[tuple[str, Future[T]]]:
-    """Hands tasks out, `in_flight` at a time, and gives each that has ended; of those that end together, errors last.
+    """Hands tasks out, `in_flight` at a time, and gives each that has ended before it hands out another.
+
+    Of tasks that end together, errors come last.
 
     Args:
         tasks: the calls, in order.
@@ -111,7 +113,8 @@ def landing(
     # Tasks that fly when this is left early are for the executor's owner to end: a future that is cancelled here
     # and then failed by an executor that shuts down makes loky print a traceback.
     while True:
-        while len(flying) < in_flight and (task := next(queue, None)) is not None:
+        # An executor that runs a task at once has its result here, which must not wait for the next one's.
+        while len(flying) < in_flight and not any(map(Future.done, flying)) and (task := next(queue, None)) is not None:
             look([*flying.values(), task.name])
             flying[executor.submit(task.work, *task.arguments)] = task.name
         if not flying:

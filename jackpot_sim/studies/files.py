@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -44,6 +44,25 @@ def write_atomically(path: Path, write: Callable[..., object]) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
+
+
+def remove_if_empty(root: Path, nothing: Collection[str], absent: Iterable[Path] = ()) -> None:
+    """Removes a folder in which no file is left but half-written ones and those of the names in `nothing`.
+
+    Args:
+        root: the folder; a file of another name keeps all of it.
+        nothing: names of files that are no results.
+        absent: the folders that were not there before, innermost first: they are removed too, where they are empty.
+    """
+    below = sorted(root.rglob("*"), reverse=True)  # what lies deeper comes first
+    files = [path for path in below if not path.is_dir()]
+    if any(path.name not in nothing and not (path.name[0] == "." and path.suffix == ".tmp") for path in files):
+        return
+    with contextlib.suppress(OSError):  # what cannot be removed stays
+        for path in files:
+            path.unlink()
+        for folder in (*(path for path in below if path not in files), *absent):
+            folder.rmdir()
 
 
 def unwritable(path: Path, error: OSError) -> StudyError:

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from jackpot_sim.studies.errors import StudyError
-from jackpot_sim.studies.files import LOCK, locked, unwritable, write_atomically
+from jackpot_sim.studies.files import LOCK, locked, remove_if_empty, unwritable, write_atomically
+from jackpot_sim.studies.kinds import kind_of_folder
 
 MANIFEST = "manifest.json"
 
@@ -41,24 +42,37 @@ class StudyFolder:
     def claimed(self, config_hash: str) -> Iterator[None]:
         """The folder, created or found to hold the study with this hash, and locked against other processes.
 
+        A study that begins in the block and fails before it has a result leaves nothing behind.
+
         Raises:
             StudyError: it holds another study or something else, is in use, or cannot be written.
         """
-        with contextlib.ExitStack() as stack:
-            try:
-                self._require_own(config_hash)
-                stack.enter_context(locked(self.root))
-                self._require_own(config_hash)  # again: another process may have begun and ended in between
-            except OSError as error:
-                raise unwritable(Path(error.filename or self.root), error) from error
-            yield
+        begins, absent = False, list[Path]()
+        try:
+            with contextlib.ExitStack() as stack:
+                try:
+                    self._require_own(config_hash)
+                    absent = [folder for folder in (self.root, *self.root.parents) if not folder.exists()]
+                    stack.enter_context(locked(self.root))
+                    self._require_own(config_hash)  # again: another process may have begun and ended in between
+                except OSError as error:
+                    raise unwritable(Path(error.filename or self.root), error) from error
+                begins = not self.has_manifest
+                yield
+        except BaseException:
+            if begins:
+                remove_if_empty(self.root, (LOCK, MANIFEST), absent)
+            raise
 
     def _require_own(self, config_hash: str) -> None:
         if self.has_manifest:
-            if (other := self.manifest()["config_hash"]) != config_hash:
+            try:
+                other = self.manifest()["config_hash"]
+            except StudyError as error:
+                raise StudyError(f"{error}; choose another --out") from error
+            if other != config_hash:
                 raise StudyError(
-                    f"{self.root} holds another study (config {other}, this one is {config_hash}): choose another "
-                    "--out, or delete it"
+                    f"{self.root} holds another study (config {other}, this one is {config_hash}): choose another --out"
                 )
         elif self.root.is_dir() and any(path.name not in _EARLY for path in self.root.iterdir()):
             raise StudyError(f"{self.root} holds files but no {self.noun}: choose an empty or a new folder with --out")
@@ -69,19 +83,22 @@ class StudyFolder:
         """The manifest.
 
         Raises:
-            StudyError: there is none, or it cannot be read.
+            StudyError: there is none, it cannot be read, or it is that of another kind of study.
         """
         path = self.root / MANIFEST
         content: dict[str, Any] = {}
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
+            kind = kind_of_folder(content) if isinstance(content, dict) else None
+            if kind is not None and kind.noun != self.noun:
+                raise StudyError(f"{self.root} holds {kind.reading.format(root=self.root)}")
             whole = isinstance(content["config_hash"], str) and self.is_manifest(content)
         except OSError as error:
             raise StudyError(f"{self.root} holds no {self.noun}: {path} cannot be read ({error.strerror})") from error
         except (ValueError, TypeError, KeyError):
             whole = False
         if not whole:
-            raise StudyError(f"{path} is not the manifest of a {self.noun}: delete the folder and run the study again")
+            raise StudyError(f"{path} is not the manifest of a {self.noun}: it is damaged, or something else's")
         return content
 
     def write_manifest(self, content: Mapping[str, object]) -> None:

@@ -13,6 +13,8 @@ from jackpot_sim.studies.dotted import Nested, split_dotted
 from jackpot_sim.studies.errors import StudyError
 from jackpot_sim.studies.executors import ExecutorKind, opened, processes
 from jackpot_sim.studies.help_texts import columns_table
+from jackpot_sim.studies.kinds import SWEEP, require_kind
+from jackpot_sim.studies.tables import print_table
 from jackpot_sim.sweep import column_meanings, plan, records, spec, summary
 from jackpot_sim.sweep.display import cost_table, shown
 from jackpot_sim.sweep.epilogue import EPILOGUE
@@ -47,6 +49,7 @@ def sweep(
     dry_run: Annotated[bool, FLAG] = False,
     quiet: Annotated[bool, FLAG] = False,
     columns: Annotated[bool, FLAG] = False,
+    wide: Annotated[bool, FLAG] = False,
     env: Annotated[Mapping[str, object] | None, UNPARSED] = None,
 ) -> int:
     """Run a study.
@@ -68,6 +71,7 @@ def sweep(
         dry_run: Show the cells and their cost, and run nothing.
         quiet: No progress bar and no summary.
         columns: Alone: explain every column of the records.
+        wide: Tables with all their columns, however narrow the terminal is.
         env: The environment options, by name.
     """
     options = [name for name, value in locals().items() if value]
@@ -101,7 +105,7 @@ def sweep(
     with shown(study, quiet) as report, opened(executor, count) as pool:
         progress = run(study, root, pool, in_flight=2 * count, report=report)
     if not quiet:
-        _print_results(root, progress)
+        _print_results(root, progress, wide)
     return 0
 
 
@@ -115,10 +119,10 @@ def _print_plan(study: Study, root: Path) -> None:
     output.print(f"Records would go to {root}.", soft_wrap=True)
 
 
-def _print_results(root: Path, progress: Progress) -> None:
+def _print_results(root: Path, progress: Progress, wide: bool) -> None:
     rows, output = records.load(root), console()
     for table in (*summary.tables(rows), *rollout_tables(root)):
-        output.print(table)
+        print_table(output, table, wide=wide)
     output.print(summary.legend(rows))
     resumed = f" ({progress.already_there} were there already)" if progress.already_there else ""
     output.print(f"{progress.total} cells{resumed}; records in {root}.", soft_wrap=True)
@@ -160,7 +164,7 @@ def study_from(config: Path | None, env: Mapping[str, object], rao_blackwell: bo
         StudyError: the file cannot be read, or a field is unknown or out of range.
     """
     bundled = TRAITS[world_of(env.get("kind"))].study
-    mapping = spec.bundled(bundled) if config is None else {"name": _name_of(config)} | read_mapping(config)
+    mapping = spec.bundled(bundled) if config is None else _read(config)
     if config is None and bundled != "default":
         # Its budgets suit this world; the rest of the options is laid over its environments.
         env = {key: value for key, value in env.items() if key != "kind"}
@@ -179,5 +183,8 @@ def study_from(config: Path | None, env: Mapping[str, object], rao_blackwell: bo
     return study.model_copy(update={"estimators": both})
 
 
-def _name_of(config: Path) -> str:
-    return re.sub(r"[^\w.-]", "-", config.stem)
+def _read(config: Path) -> dict[str, object]:
+    """The study in a file, by default named after it."""
+    mapping = read_mapping(config)
+    require_kind(SWEEP, config, mapping)
+    return {"name": re.sub(r"[^\w.-]", "-", config.stem)} | mapping

@@ -128,8 +128,8 @@ _DIAGNOSTICS = {
     **_CELL,
     "figure": "name of the figure; the tables that a run prints explain each",
     "value": "its value over all rollouts of the actor",
-    "se": "standard deviation of bootstrap replicates, which resample sequences; of rewards over rollouts",
-    "low": "lower end of the 95 % interval",
+    "se": "standard error, by the jackknife over sequences; of rewards over rollouts; nan where a figure has none",
+    "low": "lower end of the 95 % interval; nan where no interval covers (too few sequences, or heavy-tailed weights)",
     "high": "upper end",
     "clusters": "sequences",
 }

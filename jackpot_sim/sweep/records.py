@@ -136,6 +136,15 @@ def read_manifest(root: Path) -> dict[str, Any]:
     return _folder(root).manifest()
 
 
+def has_finished(root: Path) -> bool:
+    """True for the folder of a run of which a cell is finished."""
+    try:
+        cells = read_manifest(root)["cells"]
+    except StudyError:
+        return False
+    return any((root / "records" / f"{each['cell']}.parquet").exists() for each in cells)
+
+
 def _folder(root: Path) -> StudyFolder:
     return StudyFolder(root, "run", lambda manifest: all(isinstance(each["cell"], str) for each in manifest["cells"]))
 
@@ -195,4 +204,6 @@ def _parts(schema: pa.Schema) -> tuple[list[pa.Field], list[pa.Field], list[pa.F
 
 def _unreadable(path: Path, error: Exception) -> StudyError:
     reason = " ".join(str(error).split())[:120]
-    return StudyError(f"shard {path} is missing, cut short or damaged ({reason}): delete it and run again to remake it")
+    return StudyError(
+        f"shard {path} is missing, cut short or damaged ({reason}): move it away, and the same command makes it anew"
+    )

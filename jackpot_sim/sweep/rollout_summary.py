@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
-from rich import box
-from rich.table import Table
-from rich.text import Text
 
-from jackpot_sim.estimators.mismatch.summaries import descriptions
+from jackpot_sim.estimators.mismatch.summaries import OF_THE_SAMPLE, descriptions
+from jackpot_sim.studies.tables import FittedTable
 from jackpot_sim.sweep import records
 from jackpot_sim.sweep.labels import labels
 
@@ -19,6 +18,10 @@ _ON_WAYS = (
     "top-k. kept: mean estimate / mean Z. mean error: |estimate − Z|/Z, state by state. > 1: share of estimates above "
     "1, which no Z is. outside: share of states whose exact Z lies outside the bracket. s: the trainer's time for all "
     "tokens. Recommended for a trainer: server-calibrated (normalizer.bracket_on_topk, then normalizer.calibrated)."
+)
+_ON_UNRESOLVED = (
+    "unresolved: there are too few sequences, or their weights are too heavy-tailed, for an interval that covers; more "
+    "rollouts may give one. No interval: the figure describes the tokens drawn alone."
 )
 _DETAILED = 3
 """The most environments with tables of their own; the records have all."""
@@ -34,7 +37,7 @@ _REWARDS = {
 }
 
 
-def rollout_tables(root: Path) -> list[Table]:
+def rollout_tables(root: Path) -> list[FittedTable]:
     """The tables of diagnostics and of normalisers of a run, if it has them; several environments side by side."""
     diagnostics, ways = (records.load(root, name) for name in ("diagnostics", "normalizers"))
     out = []
@@ -47,19 +50,34 @@ def rollout_tables(root: Path) -> list[Table]:
     return out
 
 
-def _diagnostics(rows: pd.DataFrame, label: str) -> Table:
-    table = _table(
+def _diagnostics(rows: pd.DataFrame, label: str) -> FittedTable:
+    table = FittedTable(
         f"{label}: the mismatch, from the actor's rollouts (95 % intervals over sequences)",
-        "p: the policy, q: the actor, r = p/q and ℓ = log r at the tokens drawn.",
+        ["figure"],
+        {"value": 0, "low": 1, "high": 2},
+        prose="meaning",
+        caption=f"p: the policy, q: the actor, r = p/q and ℓ = log r at the tokens drawn. {_ON_UNRESOLVED}",
     )
-    for heading in ("figure", "value", "low", "high"):
-        table.add_column(heading, justify="left" if heading == "figure" else "right", no_wrap=True)
-    table.add_column("meaning", overflow="fold")
     explained = descriptions() | _REWARDS
     for figure, group in rows[~rows["figure"].isin(_OMITTED)].groupby("figure", sort=False):
-        mean = group[["value", "low", "high"]].mean()
-        table.add_row(str(figure), *(f"{mean[name]:.3g}" for name in mean.index), explained[str(figure)])
+        value, low, high = mean_interval(group)
+        ends = (f"{low:.3g}", f"{high:.3g}")
+        if math.isnan(low):
+            ends = ("", "") if figure in OF_THE_SAMPLE else ("unresolved", "")
+        table.add_row([str(figure)], (f"{value:.3g}", *ends), explained[str(figure)])
     return table
+
+
+def mean_interval(rows: pd.DataFrame) -> tuple[float, float, float]:
+    """The mean over seeds of a figure, and the ends of its interval, whose distances add up in squares.
+
+    The ends are nan where those of a seed are.
+    """
+    value = float(rows["value"].mean())
+    if not math.isfinite(value):
+        return value, value, value
+    below, above = (np.sqrt(((rows["value"] - rows[end]) ** 2).sum(skipna=False)) for end in ("low", "high"))
+    return value, value - float(below) / len(rows), value + float(above) / len(rows)
 
 
 _COMPARED = {
@@ -76,11 +94,14 @@ _COMPARED = {
 """The figures by which environments are compared, with their headings."""
 
 
-def _side_by_side(diagnostics: pd.DataFrame, ways: pd.DataFrame) -> Table:
-    table = _table("The environments side by side, the nearest first (all figures: the tables of diagnostics)")
+def _side_by_side(diagnostics: pd.DataFrame, ways: pd.DataFrame) -> FittedTable:
     k = int(ways["k"].max()) if len(ways) else 0
-    for heading in ("environment", *_COMPARED.values(), *([f"error of Z, k={k}"] if k else [])):
-        table.add_column(heading, justify="left" if heading == "environment" else "right", overflow="fold")
+    headings = [*_COMPARED.values(), *([f"error of Z, k={k}"] if k else [])]
+    table = FittedTable(
+        "The environments side by side, the nearest first (all figures: the tables of diagnostics)",
+        ["environment"],
+        {heading: rank for rank, heading in enumerate(headings)},
+    )
     by_name = labels(list(diagnostics["environment"].unique()))
     means = diagnostics.pivot_table(index="environment", columns="figure", values="value", sort=False)
     for environment, row in means.sort_values("kl_actor_policy").iterrows():
@@ -88,21 +109,22 @@ def _side_by_side(diagnostics: pd.DataFrame, ways: pd.DataFrame) -> Table:
         if k:
             chosen = (ways["environment"] == environment) & (ways["way"] == "server-calibrated") & (ways["k"] == k)
             cells.append(f"{ways[chosen]['error'].mean():.2%}")
-        table.add_row(by_name[str(environment)], *cells)
+        table.add_row([by_name[str(environment)]], cells)
     return table
 
 
-def _normalizers(rows: pd.DataFrame, label: str) -> Table:
+_WAYS = {"kept of Z": 1, "mean error": 0, "worst": 2, "> 1": 4, "outside": 5, "bytes a token": 6, "s": 3}
+"""The figures of the ways to Z, by their headings, with their ranks: the last are left out where room is short."""
+
+
+def _normalizers(rows: pd.DataFrame, label: str) -> FittedTable:
     first = rows[(rows["way"] == rows["way"].iloc[0]) & (rows["k"] == rows["k"].iloc[0])]
     tokens, overlap = int(first["tokens"].sum()), first["overlap"].mean()
-    table = _table(f"{label}: ways to Z(λ={rows['lam'].iloc[0]:g}) = {overlap:.4f} at {tokens:,} tokens", _ON_WAYS)
-    for heading in ("way", "k", "kept of Z", "mean error", "worst", "> 1", "outside", "bytes a token", "s"):
-        table.add_column(heading, justify="left" if heading == "way" else "right", no_wrap=True)
+    title = f"{label}: ways to Z(λ={rows['lam'].iloc[0]:g}) = {overlap:.4f} at {tokens:,} tokens"
+    table = FittedTable(title, ["way", "k"], _WAYS, caption=_ON_WAYS)
     for (way, k), group in rows.groupby(["way", "k"], sort=False):
         mean = group.mean(numeric_only=True)
-        table.add_row(
-            str(way),
-            str(k),
+        figures = (
             f"{mean['kept']:.4f}",
             f"{mean['error']:.2%}",
             f"{group['error_max'].max():.1%}",
@@ -111,17 +133,5 @@ def _normalizers(rows: pd.DataFrame, label: str) -> Table:
             f"{mean['bytes_per_token']:.0f}",
             f"{mean['seconds']:.2g}",
         )
+        table.add_row([str(way), str(k)], figures)
     return table
-
-
-def _table(title: str, caption: str = "") -> Table:
-    return Table(
-        title=Text(title, no_wrap=True, overflow="ignore"),  # not cut to the width of what is below it
-        title_justify="left",
-        title_style="bold",
-        caption=caption,
-        caption_justify="left",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        collapse_padding=True,
-    )

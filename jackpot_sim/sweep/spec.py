@@ -26,7 +26,7 @@ from jackpot_sim.environments.states.families import FAMILIES
 from jackpot_sim.environments.worlds import Sizes
 from jackpot_sim.estimators import Denominator, UpdateTarget
 from jackpot_sim.studies import configuration
-from jackpot_sim.studies.configuration import expand, kinds_of
+from jackpot_sim.studies.configuration import Location, expand, kinds_of, place_in
 from jackpot_sim.studies.errors import StudyError
 from jackpot_sim.studies.estimator_spec import EstimatorSpec, Frozen
 from jackpot_sim.studies.provenance import VERSION
@@ -54,8 +54,10 @@ def _as_environments(value: object) -> list[object]:
 def _as_seeds(value: object) -> object:
     if isinstance(value, str) and value.isdecimal():
         value = int(value)
-    if not isinstance(value, int) or isinstance(value, bool):
+    if isinstance(value, list | tuple):
         return value
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ValueError(f"give a list of seeds, or how many, not {value!r}")
     if not 1 <= value <= MOST_SEEDS:
         raise ValueError(f"their number must lie between 1 and {MOST_SEEDS}, got {value}")
     return tuple(range(value))
@@ -200,4 +202,13 @@ def parse(mapping: Mapping[str, object]) -> Study:
     Raises:
         StudyError: a field is unknown, missing or out of range; the message names the first one.
     """
-    return configuration.parse(Study, mapping, kinds_of(Study))
+    several = isinstance(env := mapping.get("env"), list | tuple) and len(env) > 1
+
+    def place(location: Location) -> str:
+        # One environment has no number, though the grid that it spans has.
+        return _PLACE_IN(location if several or location[:1] != ("env",) else [location[0], *location[2:]])
+
+    return configuration.parse(Study, mapping, kinds_of(Study), place)
+
+
+_PLACE_IN = place_in(Study)

@@ -10,6 +10,7 @@ from rich import box
 from rich.table import Table
 
 from jackpot_sim.environments.worlds import World
+from jackpot_sim.studies.tables import FittedTable
 from jackpot_sim.sweep.labels import kinds_of, settings
 from jackpot_sim.sweep.worlds import world_of
 
@@ -21,27 +22,33 @@ _ROUNDING = 1e-12
 """The size below which a figure is 0 but for rounding."""
 
 _COLUMNS = {
-    "acceptance_rate": "accept",
-    "kl_accepted": "KL acc.",
-    "kl_effective": "KL eff.",
-    "kl_prefix": "KL prefix",
-    "bias": "bias",
-    "gain": "gain",
-    "variance": "var.",
-    "mse": "MSE",
-    "mse_rescaled": "rescaled",
+    "acceptance_rate": ("accept", 2),
+    "kl_accepted": ("KL acc.", 7),
+    "kl_effective": ("KL eff.", 3),
+    "kl_prefix": ("KL prefix", 8),
+    "bias": ("bias", 4),
+    "gain": ("gain", 6),
+    "variance": ("var.", 5),
+    "mse": ("MSE", 0),
+    "mse_rescaled": ("rescaled", 1),
 }
+"""The figures of a table, each with its heading and its rank: where room is short, the last ranks are left out."""
+_WEIGHTS = "weights", 9
 
 _ON_MSE = (
     "MSE: squared error of the update over the squared true gradient; no update at all has 1. A smaller update has "
     "less variance, so that the MSE rewards shrinking it; rescaled, the MSE of the update's best multiple, does not."
 )
-_ON_COLUMNS = (
+_ON_KLS = (
     "KL acc. and KL eff.: KL(policy‖·) of the accepted tokens and of the law that the weighted update samples; inf "
-    "where a token of the policy is out of reach, nan where some state accepts nothing. gain: the share of the "
-    "gradient that is left. var.: variance of one proposal, over that of one of the policy's own. *: the least of its "
-    "column."
+    "where a token of the policy is out of reach, nan where some state accepts nothing."
 )
+_ON_GRADIENT = (
+    "gain: the share of the gradient that is left. var.: variance of one proposal, over that of one of the policy's "
+    "own. *: the least of its column, where it lies more than {:g} standard errors below all others."
+)
+_APART = 2.0
+"""The standard errors of a difference by which a figure must be less than another to be called the least."""
 _OF_GRADIENT = ("bias", "gain", "mse", "mse_rescaled")
 """Figures in units of the true gradient."""
 _FEW = 100
@@ -56,9 +63,8 @@ _ON_NOISE = (
     "lost: the true gradient does not stand out from its noise (‖g‖² = {}), so that bias, gain and MSE mean nothing: "
     "give more replicates, n_samples or prompts, or a reward that differs among rollouts (‖g‖² = 0: all earn the same)."
 )
-_ON_MONTE_CARLO = (
-    "monte_carlo: ± one standard error; a bias is nan where the unbiased estimate of its square is negative."
-)
+_ON_MONTE_CARLO = "monte_carlo: ± one standard error."
+_ON_BIAS = "A bias is nan where the unbiased estimate of its square is negative."
 _ON_TOO_MANY = (
     "Some environments have too many sequences to enumerate within memory_limit_gib; theirs were drawn. A smaller "
     "vocab or length gives exact figures."
@@ -78,22 +84,28 @@ _ON_SEQUENCES = (
 
 def legend(records: pd.DataFrame) -> str:
     """The meaning of the tables' words."""
-    sentences = [_ON_MSE]
+    measured = _has_gradients(records)
+    sentences = [_ON_MSE] * measured
     small, real = (_of(records, world) for world in (World.SEQUENCES, World.ROLLOUTS))
     if records["environment"].nunique() <= _DETAILED:
         sequences, rollouts = [_ON_SEQUENCES] * (len(small) > 0), [_ON_REAL_MODELS] * (len(real) > 0)
-        sentences = [_ON_COLUMNS, *sequences, *rollouts, _ON_MSE]
+        sentences = [_ON_KLS, *[_ON_GRADIENT.format(_APART)] * measured, *sequences, *rollouts, *sentences]
     if (records["method"] == "monte_carlo").any():
-        sentences.append(_ON_MONTE_CARLO)
+        sentences += [_ON_MONTE_CARLO, *[_ON_BIAS] * measured]
     else:
         sentences.append("All figures are exact for their states; `python -m analysis` gives their uncertainty.")
     if small["prefix_total_variation"].isna().any():  # known wherever sequences are enumerated
         sentences.append(_ON_TOO_MANY)
-    if _thin(records):
+    if measured and _thin(records):
         sentences.append(_ON_THIN)
     if len(lost := _lost(records)):
         sentences.append(_ON_NOISE.format(", ".join(lost)))
     return " ".join(sentences)
+
+
+def _has_gradients(rows: pd.DataFrame) -> bool:
+    """True unless gradients were not asked for: then no estimator has a figure of them."""
+    return bool(rows[[*_OF_GRADIENT, "variance", "grad_norm_sq"]].notna().to_numpy().any())
 
 
 def _of(records: pd.DataFrame, world: World) -> pd.DataFrame:
@@ -117,7 +129,7 @@ def _lost(records: pd.DataFrame) -> list[str]:
     return [f"{row['grad_norm_sq']:.2g} ± {row['grad_norm_sq_se']:.1g}" for row in weak.to_dict("records")]
 
 
-def tables(records: pd.DataFrame) -> list[Table]:
+def tables(records: pd.DataFrame) -> list[FittedTable | Table]:
     """A table for each environment, or for many environments one table of the best estimators."""
     exact = records[records["method"] == "exact"]
     environments = [rows for _, rows in records.groupby("environment", sort=False)]
@@ -140,33 +152,24 @@ def describe(rows: pd.DataFrame, records: pd.DataFrame) -> tuple[str, str, str]:
     return ", ".join([kinds_of(first["env_kind"], first["base_kind"]), *others]), knob, distance
 
 
-def _detail(rows: pd.DataFrame, records: pd.DataFrame) -> Table:
+def _detail(rows: pd.DataFrame, records: pd.DataFrame) -> FittedTable:
     name, knob, distance = describe(rows, records)
-    table = Table(
-        title=f"{name}, {knob}: KL before {distance}; {rows['n_samples'].iloc[0]} samples a {_state(rows)}, "
-        f"{_updates(rows)}{_count(rows['seed'].nunique(), 'seed')}",
-        title_justify="left",
-        title_style="bold",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        collapse_padding=True,
-    )
     means = _means(rows)
-    shown = [key for key in _KEYS if key == "estimator" or rows[key].nunique() > 1]
-    for key in shown:
-        table.add_column(key, overflow="fold")  # names give way before figures do
-    # States have no prefix, and of real models the prefixes' law is not known.
-    enumerated = _state(rows) == "prompt" and means["kl_prefix"].notna().any()
-    columns = {name: heading for name, heading in _COLUMNS.items() if name != "kl_prefix" or enumerated}
+    keys = [key for key in _KEYS if key == "estimator" or rows[key].nunique() > 1]
+    columns = _columns_of(rows, means)
     timed = rows["weight_seconds"].notna().any()
-    for heading in (*columns.values(), *(["weights"] if timed else [])):
-        table.add_column(heading, justify="right", no_wrap=True)
+    table = FittedTable(
+        f"{name}, {knob}: KL before {distance}; {rows['n_samples'].iloc[0]} samples a {_state(rows)}, "
+        f"{_updates(rows)}{_count(rows['seed'].nunique(), 'seed')}",
+        keys,
+        dict([*(_COLUMNS[column] for column in columns), *([_WEIGHTS] if timed else [])]),
+    )
     thin, lost = _thin(rows), bool(_lost(rows))
     resolved = _without(means, thin)
     ranked = resolved[resolved["method"] == means["method"].iloc[0]]  # a noisy row does not beat its own exact twin
-    least = {column: math.nan if lost else ranked[column].min() for column in ("mse", "mse_rescaled")}
+    least = {column: math.nan if lost else _standing_out(ranked, column) for column in ("mse", "mse_rescaled")}
     for row in means.to_dict("records"):
-        cells = [str(row[key]) for key in shown]
+        cells = []
         unresolved = tuple(row[key] for key in _KEYS) in thin
         for column in columns:
             if lost and column in _OF_GRADIENT:
@@ -181,8 +184,31 @@ def _detail(rows: pd.DataFrame, records: pd.DataFrame) -> Table:
             cells.append(f"{shown_value}{error}{star}")
         if timed:
             cells.append(f"{1e3 * row['weight_seconds']:.2g} ms")
-        table.add_row(*cells)
+        table.add_row([str(row[key]) for key in keys], cells)
     return table
+
+
+def _columns_of(rows: pd.DataFrame, means: pd.DataFrame) -> list[str]:
+    """The figures that an environment can have and that were asked for."""
+    # States have no prefix, and of real models the prefixes' law is not known.
+    enumerated = _state(rows) == "prompt" and means["kl_prefix"].notna().any()
+    left_out = {"kl_prefix"} if not enumerated else set()
+    if not _has_gradients(rows):
+        left_out |= {*_OF_GRADIENT, "variance"}
+    return [column for column in _COLUMNS if column not in left_out]
+
+
+def _standing_out(means: pd.DataFrame, column: str) -> float:
+    """The least figure of a column; nan where the noise does not tell it from another."""
+    return math.nan if _rivals(means, column) else float(means[column].min())
+
+
+def _rivals(means: pd.DataFrame, column: str) -> int:
+    """The number of estimators whose figure is not the least, but within the noise of it."""
+    least, errors = means[column].min(), means[f"{column}_se"].fillna(0.0)
+    tied = means[column] <= least * (1 + _TIE)
+    noise = np.hypot(errors, errors[tied].max())
+    return int((~tied & (means[column] - least <= _APART * noise)).sum())
 
 
 def _overview(records: pd.DataFrame) -> Table:
@@ -196,11 +222,12 @@ def _overview(records: pd.DataFrame) -> Table:
         pad_edge=False,
         collapse_padding=True,
     )
-    for heading in ("environment", "knob", "KL before", "lowest MSE", "lowest rescaled MSE"):
+    winning = {"mse": "lowest MSE", "mse_rescaled": "lowest rescaled MSE"} if _has_gradients(records) else {}
+    for heading in ("environment", "knob", "KL before", *winning.values()):
         table.add_column(heading, overflow="fold")
     for _, rows in records.groupby("environment", sort=False):
         resolved, lost = _without(_means(rows), _thin(rows)), bool(_lost(rows))
-        winners = ("lost" if lost else _winner(resolved, column) for column in ("mse", "mse_rescaled"))
+        winners = ("lost" if lost else _winner(resolved, column) for column in winning)
         table.add_row(*describe(rows, records), *winners)
     return table
 
@@ -251,4 +278,6 @@ def _winner(means: pd.DataFrame, column: str) -> str:
     name = str(first["estimator"])
     if means["denominator"].nunique() > 1:
         name += f" / {first['denominator']}"
+    if rivals := _rivals(means, column):
+        return f"tie of {1 + len(others) + rivals} within the noise; least: {name} {least:.3g}"
     return f"{name}{f' and {len(others)} more' if others else ''}: {least:.3g}"

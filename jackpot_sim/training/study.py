@@ -33,6 +33,7 @@ from jackpot_sim.environments.language_models.build import Checkpoint
 from jackpot_sim.studies import configuration
 from jackpot_sim.studies.errors import StudyError
 from jackpot_sim.studies.estimator_spec import Frozen
+from jackpot_sim.studies.kinds import TRAINING, require_kind
 from jackpot_sim.studies.provenance import VERSION
 from jackpot_sim.training.actors import SmallActor
 from jackpot_sim.training.config import Given, Training
@@ -150,6 +151,8 @@ def read(path: Path | None, overrides: Mapping[str, object] | None = None, *, qu
         StudyError: the file cannot be read, or a field is unknown or out of range.
     """
     mapping = {"name": path.stem} | configuration.read_mapping(path) if path else {}
+    if path:
+        require_kind(TRAINING, path, mapping)
     return of_mapping(mapping, overrides or {}, quick=quick)
 
 

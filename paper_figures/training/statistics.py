@@ -22,6 +22,7 @@ from scipy import stats
 from typing_extensions import override
 
 from jackpot_sim.core.arrays import Floats, Ints
+from jackpot_sim.core.checks import check_integers, check_reals, check_same_shape
 from jackpot_sim.training.loop.collapse import WINDOW
 from paper_figures.training.records import Trained
 
@@ -79,7 +80,12 @@ def running_mean(steps: Ints, values: Floats, width: int) -> Floats:
         steps: ascending, shape (n,).
         values: shape (n,).
         width: steps.
+
+    Raises:
+        TypeError: steps are no integers, or values no real floating numbers.
+        ValueError: a shape is not (n,).
     """
+    check_same_shape(check_integers(steps, "steps", "n"), check_reals(values, "values"), "steps", "values")
     known = ~np.isnan(values)
     at, of_known = steps[known], values[known]
     first, last = np.searchsorted(at, steps - width, side="right"), np.searchsorted(at, steps, side="right")

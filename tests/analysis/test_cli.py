@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import io
+import json
+import math
 import os
+import re
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from rich.console import Console
 
 from analysis import show, tables
@@ -102,6 +107,27 @@ def test_without_a_folder_it_takes_the_latest_run(
     assert (tmp_path / "runs" / "three" / "analysis" / "lowest_mse.csv").exists()
 
 
+def test_the_latest_run_is_one_that_has_something_to_analyse(
+    small: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    trained = {"config_hash": "abc", "config": {"grid": {}}}
+    for name, manifest in (("trained", json.dumps(trained)), ("damaged", "{")):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        (tmp_path / "runs" / name / "manifest.json").write_text(manifest)
+    shutil.copytree(small.root, tmp_path / "runs" / "empty", ignore=lambda *_: ["records"])
+    assert main([]) == 2
+    assert "no run below runs/ (of 3 other folders of studies none" in capsys.readouterr().err
+    shutil.copytree(small.root, tmp_path / "runs" / "good")
+    os.utime(tmp_path / "runs" / "good" / "manifest.json", (1e9, 1e9))
+    assert main(["--replicates", "5"]) == 0
+    assert capsys.readouterr().out.startswith("runs/good, the latest run below runs/.\n")
+    assert main(["runs/trained"]) == 2
+    error = capsys.readouterr().err
+    assert "runs/trained holds a study of training: the `python -m jackpot_sim.training` command" in error
+    assert "delete" not in error
+
+
 @pytest.mark.parametrize("width", [40, 80, 100, 160])
 def test_no_number_is_cut(small: Run, width: int) -> None:
     found = tables.build(small.records, small.states, [16, 64], Options(replicates=10))
@@ -113,6 +139,32 @@ def test_no_number_is_cut(small: Run, width: int) -> None:
     for value, error in found.acceptance_vs_kl[["acceptance_rate", "acceptance_rate_se"]].to_numpy():
         if value < 1 - 1e-9:
             assert with_error(value, error) in words
+
+
+@given(value=st.floats(-1e12, 1e12), error=st.floats(1e-15, 1e12))
+def test_a_figure_and_its_error_can_be_read_back(value: float, error: float) -> None:
+    text = with_error(value, error)
+    found = re.fullmatch(r"(-?\d+)(?:\.(\d+))?(?:\((\d+)\))?(e[+-]\d+)?", text)
+    assert found, text
+    if found[3] is None:
+        assert float(text) == pytest.approx(value, rel=1e-3, abs=1e-12)
+        return
+    unit = 10.0 ** (int((found[4] or "e0")[1:]) - len(found[2] or ""))
+    assert abs(float(text.replace(f"({found[3]})", "")) - value) <= 0.51 * max(unit, error)
+    assert abs(int(found[3]) * unit - error) <= 0.51 * 10.0 ** math.floor(math.log10(error))
+    assert found[4] is None or len(found[1].lstrip("-")) == 1, "one digit before the point of a power of ten"
+
+
+def test_long_names_fold_on_a_narrow_console(small: Run) -> None:
+    found = tables.build(small.records, small.states, [16], Options(replicates=10))
+    long = "batch-normalize(rao-blackwell(jackpot(c1=2, lam=1.5)))"
+    for frame in (found.acceptance_vs_kl, found.kl_before_after):
+        frame["estimator"] = frame["estimator"].replace("tis(clip=2)", long)
+    console = Console(width=60, file=io.StringIO(), highlight=False)
+    show._print_by_estimator("KL", found.kl_before_after, "kl_effective", console)
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert max(map(len, lines)) <= 60
+    assert long.replace(" ", "") in "".join(line[:30].strip() for line in lines).replace(" ", "")
 
 
 def lowest(mse: list[float], rescaled: list[float], probability: float = 1.0) -> str:
@@ -160,6 +212,13 @@ def test_help_says_what_it_is_for(capsys: pytest.CaptureFixture[str]) -> None:
         (np.nan, np.nan, "nan"),
         (0.25, np.inf, "0.25(inf)"),
         (0.002, 0.03, "0.00(3)"),
+        (9.6e-6, 3e-6, "1.0(3)e-05"),
+        (9.96e-6, 3e-8, "9.96(3)e-06"),
+        (9.996e-6, 3e-8, "1.000(3)e-05"),
+        (-9.6e-6, 3e-6, "-1.0(3)e-05"),
+        (-2e-6, 3e-5, "0(3)e-05"),
+        (99996.0, 30.0, "1.0000(3)e+05"),
+        (123.0, 40.0, "123(40)"),
     ],
 )
 def test_figures_are_written_as_far_as_they_are_known(value: float, error: float, text: str) -> None:

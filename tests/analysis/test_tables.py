@@ -183,3 +183,12 @@ def test_same_seed_same_tables(small: Run, found: Tables) -> None:
     again = tables.build(small.records, small.states, COUNTS, Options(replicates=100))
     for name, frame in vars(found).items():
         pd.testing.assert_frame_equal(frame, vars(again)[name])
+
+
+def test_biases_and_variances_are_one_per_candidate() -> None:
+    bias = np.array([0.1, 0.2])
+    for variance in (bias[:, None], bias[:1], bias[None], bias > 0):
+        with pytest.raises((TypeError, ValueError), match="variance "):
+            tables.undominated(bias, variance)
+    with pytest.raises(TypeError, match="values must hold real"):
+        tables.is_lowest(np.array([1, 2]))

@@ -153,6 +153,20 @@ def test_what_was_found_before_it_failed_is_written(
     assert finding["labels"] == {"shape": "tiny"}
 
 
+@pytest.mark.parametrize("before", [None, "mine"])
+def test_where_nothing_was_found_no_file_is_made_or_lost(
+    before: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "found.json"
+    if before is not None:
+        file.write_text(before)
+    assert cli.main(["overhead", "--rounds", "0", "--out", str(file)]) == 2
+    assert capsys.readouterr().out == ""
+    assert [path.read_text() for path in tmp_path.iterdir()] == ([] if before is None else [before])
+    assert cli.main(["memory", "--out", str(tmp_path)]) == 2
+    assert capsys.readouterr() == ("", f"bench: {tmp_path} is a folder: give a file to write\n")
+
+
 def test_the_machine_is_told_without_its_name(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import pickle
+import re
 import zlib
 from typing import Any
 
@@ -172,6 +173,11 @@ def test_a_parameter_per_state_is_that_parameter_in_each_state(correction: Corre
             for field in ("accept", "weight"):
                 np.testing.assert_array_equal(getattr(together, field)[row], getattr(alone, field))
                 np.testing.assert_array_equal(getattr(cut, field)[0], getattr(alone, field))
+        # With flat tokens a (states, 1) parameter would make a (states, states) table of weights.
+        with pytest.raises(
+            ValueError, match=rf"{re.escape(correction.name)}: .*{name} has shape \(3, 1\), log_ratio has"
+        ):
+            weigh(_replaced(correction, **{name: values}), log_ratio[:, 0])
 
 
 def _replaced(correction: Correction, **changes: Any) -> Any:
@@ -272,7 +278,7 @@ def test_a_senseless_mask_is_refused(correction: Correction) -> None:
     context: dict[str, Any] = {"advantages": np.ones((2, 1))}
     with pytest.raises(ValueError, match=r"mask has shape \(2, 1\)"):
         correction.weights(np.zeros((2, 3)), mask=np.ones((2, 1), dtype=bool), **context)
-    with pytest.raises(ValueError, match="mask must be boolean, True on tokens that count, got dtype float64"):
+    with pytest.raises(TypeError, match="mask must be boolean, True on what counts, got dtype float64: pass mask != 0"):
         correction.weights(np.zeros((2, 3)), mask=np.ones((2, 3)), **context)
     with pytest.raises(ValueError, match=r"log_ratio of shape \(\.\.\., length\)"):
         correction.weights(np.zeros(()), advantages=np.ones(()))

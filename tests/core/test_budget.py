@@ -154,7 +154,9 @@ def test_budgets_of_their_own() -> None:
     lam = solve_lam(*pair, rates)
     assert lam.shape == (2, 3)
     np.testing.assert_allclose(np.asarray(z(pair, lam), float), rates, rtol=0, atol=EXACT)
-    np.testing.assert_array_equal(solve_lam(*pair, rates[0]), solve_lam(*pair, np.stack([rates[0]] * 2)))
+    for wrong in (rates[0], rates.T, rates[..., None]):  # none of them one per state, and all would broadcast
+        with pytest.raises(ValueError, match=r"acceptance_rate has shape .* not \(2, 3\): a number, or one per state"):
+            solve_lam(*pair, wrong)
     assert solve_lam(pair.policy[0, 0], pair.actor[0, 0], 0.5).shape == ()
 
 
@@ -264,6 +266,23 @@ def test_the_maximum_and_what_lies_beside_it(per_state: bool, path: str) -> None
     for rate in (0.9 + 1e-9, 0.95, 1.0, 7.0, math.inf):
         with pytest.raises(ValueError, match=r"not attainable: it must lie in \(0, 0\.9\]"):
             solve_lam(*pair, rate, per_state=per_state)
+
+
+@each("mass, per_state", every([1e-6, 1e-13, 1e-100], [True, False]))
+def test_a_small_maximum_is_known_as_closely(mass: float, per_state: bool, path: str) -> None:
+    # Ratios 2 and 1/2 on a support to which the actor gives `mass`.
+    policy, actor = of_probabilities(1 / 3, 2 / 3, 0.0), np.log([2 * mass / 3, mass / 3, 1.0])
+    pair = Pair(np.tile(policy, (2, 1)), np.tile(actor - np.log(1 + mass), (2, 1)))
+    attainable = float(np.sum(np.exp(pair.actor[0, :2])))
+    lowest = float(np.exp(pair.policy - pair.actor)[0, 0])
+    for share in (1 - 3e-13, 1.0, 1 + 3e-13):
+        np.testing.assert_allclose(solve_lam(*pair, share * attainable, per_state=per_state), lowest, rtol=1e-12)
+    for share in (0.5, 0.9, 1 - 1e-9):
+        reached = z(pair, solve_lam(*pair, share * attainable, per_state=per_state))
+        np.testing.assert_allclose(reached.astype(float), share * attainable, rtol=1e-11)
+    for share in (1 + 1e-9, 2.0):
+        with pytest.raises(ValueError, match="not attainable"):
+            solve_lam(*pair, share * attainable, per_state=per_state)
 
 
 def test_the_error_names_the_state_that_cannot() -> None:

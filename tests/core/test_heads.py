@@ -133,7 +133,7 @@ def test_errors_name_the_argument(xp: ToLibrary) -> None:
     for chunk in (0, -1):
         with pytest.raises(ValueError, match=f"chunk must be at least 1, got {chunk}"):
             ChunkedLaw.of(Head(weight), xp(np.ones((1, 2))), chunk)
-    with pytest.raises(ValueError, match=r"hidden states have shape \(1, 3\), the head's weight has shape \(3, 2\)"):
+    with pytest.raises(ValueError, match=r"hidden has shape \(1, 3\), the head's weight has shape \(3, 2\)"):
         Head(weight).logits(xp(np.ones((1, 3))))
 
 

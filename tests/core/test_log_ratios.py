@@ -143,3 +143,15 @@ def test_nothing_to_average_is_refused(function: Any) -> None:
 def test_chi_square_of_a_maximum_is_refused() -> None:
     with pytest.raises(ValueError, match="how must be sum or mean"):
         log_ratios.chi_square(np.ones((2, 2)), how=Aggregate.MAX)
+
+
+@pytest.mark.parametrize(
+    "mask", [[[True], [False]], [[True, False, True]], [True, False, True], [[1, 0, 1], [1, 1, 1]]]
+)
+def test_a_mask_never_broadcasts_into_a_number(mask: Any) -> None:
+    values, mask = np.ones((2, 3)), np.array(mask)
+    for statistic in (log_ratios.masked_mean, log_ratios.chi_square, log_ratios.effective_sample_size):
+        with pytest.raises((TypeError, ValueError), match="mask"):
+            statistic(values, mask)
+    with pytest.raises((TypeError, ValueError), match="mask"):
+        log_ratios.aggregate(values, mask, Aggregate.SUM)

@@ -1,4 +1,4 @@
-"""Log-space arithmetic and the checks at the door."""
+"""Log-space arithmetic, and the array libraries behind it."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import scipy.special
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jackpot_sim.core import numerics
-from jackpot_sim.core.backend import floating, kth_largest, logsumexp, searchsorted, to_numpy
+from jackpot_sim.core import checks, numerics
+from jackpot_sim.core.backend import kth_largest, logsumexp, searchsorted, to_numpy
 from tests.conftest import ToLibrary
 
 INF = math.inf
@@ -38,7 +38,7 @@ def test_log_softmax_keeps_the_digits_of_large_float32_logits() -> None:
     logits = np.array([4096.0, 4095.0, 4090.5], dtype=np.float32)
     expected = scipy.special.log_softmax(logits.astype(np.float64))
     np.testing.assert_allclose(numerics.log_softmax(logits), expected, rtol=3e-7)
-    numerics.check_log_probs(numerics.log_softmax(logits), "law")
+    checks.check_log_probs(numerics.log_softmax(logits), "law")
 
 
 @given(logits_lists, st.floats(-1e3, 1e3))
@@ -67,7 +67,7 @@ def test_log_softmax_refuses_logits_without_a_law(xp: ToLibrary, bad: Any) -> No
 
 @pytest.mark.parametrize("shape", [(0,), (3, 0), ()])
 def test_an_empty_vocabulary_is_refused(xp: ToLibrary, shape: tuple[int, ...]) -> None:
-    for function in (numerics.log_softmax, lambda x: numerics.check_log_probs(x, "logits")):
+    for function in (numerics.log_softmax, lambda x: checks.check_log_probs(x, "logits")):
         with pytest.raises(ValueError, match=r"logits has shape .*vocabulary"):
             function(xp(np.zeros(shape)))
 
@@ -129,95 +129,6 @@ def test_entropy_gradient_is_finite_with_holes() -> None:
     assert entropy.item() == pytest.approx(math.log(2), rel=1e-15)
     expected = [-0.5 * (1 - math.log(2))] * 2 + [0.0]  # −p(log p + 1), and 0 where p = 0
     np.testing.assert_allclose(log_p.grad.numpy(), expected, rtol=1e-15)
-
-
-# --------------------------------------------------------- checks and errors
-
-
-@pytest.mark.parametrize("bad", [0.0, -1.0, math.nan, INF, -INF, [1.0, 0.0], [1.0, math.nan]])
-def test_positive_names_what_it_refuses(xp: ToLibrary, bad: Any) -> None:
-    with pytest.raises(ValueError, match="lam must be positive and finite, got"):
-        numerics.positive(bad, "lam", xp([0.0]))
-
-
-def test_positive_takes_the_dtype_it_is_compared_with(xp: ToLibrary) -> None:
-    like = xp([0.0])
-    for value in (2, 2.0, np.float64(2.0)):
-        out = numerics.positive(value, "lam", like)
-        assert out.dtype == like.dtype
-        assert float(out) == 2.0
-
-
-@pytest.mark.parametrize(
-    ("law", "words"),
-    [
-        ([math.nan, 0.0], "actor_log_probs holds NaN"),
-        ([[0.0, -INF], [math.nan, 0.0]], "actor_log_probs holds NaN"),
-        ([0.0, 0.0], r"actor_log_probs is not normalised: .* miss 1 by 1 "),
-        ([-INF, -INF], r"actor_log_probs is not normalised: .* miss 1 by 1 "),
-        ([[0.0, -INF], [math.log(0.5), math.log(0.49)]], r"actor_log_probs is not normalised: .* miss 1 by 0\.01 "),
-        ([1000.0, 0.0], "actor_log_probs is not normalised: .* miss 1 by inf"),
-    ],
-)
-def test_check_log_probs_names_what_is_wrong(xp: ToLibrary, law: Any, words: str) -> None:
-    with pytest.raises(ValueError, match=words):
-        numerics.check_log_probs(xp(law), "actor_log_probs")
-
-
-@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float64, 1e-6), (np.float32, 1e-4)])
-def test_normalisation_tolerance(dtype: type, tolerance: float) -> None:
-    def shifted(by: float) -> Any:
-        return np.log(np.array([0.5, 0.5 + by])).astype(dtype)
-
-    numerics.check_log_probs(shifted(0.8 * tolerance), "law")
-    numerics.check_log_probs(shifted(-0.8 * tolerance), "law")
-    for by in (1.3 * tolerance, -1.3 * tolerance):
-        with pytest.raises(ValueError, match="law is not normalised"):
-            numerics.check_log_probs(shifted(by), "law")
-
-
-def test_check_at_most_one(xp: ToLibrary) -> None:
-    numerics.check_at_most_one(xp([0.0, 1.0, 1.0 + 1e-9]), "kept")
-    for bad in (1.1, math.nan):
-        with pytest.raises(ValueError, match="kept holds NaN, or"):
-            numerics.check_at_most_one(xp([0.5, bad]), "kept")
-
-
-def test_check_pair_names_which_law_is_wrong(xp: ToLibrary) -> None:
-    good, bad = xp([0.0, -INF]), xp([0.0, 0.0])
-    numerics.check_pair(good, good)
-    with pytest.raises(ValueError, match="policy_log_probs is not normalised"):
-        numerics.check_pair(bad, good)
-    with pytest.raises(ValueError, match="actor_log_probs is not normalised"):
-        numerics.check_pair(good, bad)
-    with pytest.raises(ValueError, match=r"policy_log_probs has shape \(2,\), actor_log_probs has shape \(1, 2\)"):
-        numerics.check_pair(good, xp([[0.0, -INF]]))
-
-
-@pytest.mark.parametrize("dtype", [np.int64, np.bool_, np.complex128])
-def test_other_dtypes_are_refused(dtype: type) -> None:
-    with pytest.raises(TypeError, match="real floating"):
-        floating(np.zeros(3, dtype=dtype))
-
-
-def test_half_precision_becomes_float32() -> None:
-    assert floating(np.zeros(3, dtype=np.float16)).dtype == np.float32
-    torch = pytest.importorskip("torch")
-    for dtype in (torch.bfloat16, torch.float16):
-        logits = torch.tensor([1.0, 2.0, 3.0], dtype=dtype)
-        law = numerics.log_softmax(logits)
-        assert law.dtype == torch.float32
-        torch.testing.assert_close(law, torch.log_softmax(logits.to(torch.float32), dim=-1))
-        certain = numerics.check_log_probs(torch.tensor([0.0, -INF], dtype=dtype), "law")
-        assert certain.dtype == torch.float32
-
-
-def test_bfloat16_log_probs_are_too_coarse_to_be_a_law() -> None:
-    # Rounding log(1/3) to 8 bits misses 1 by 0.0014: refused, not renormalised in silence.
-    torch = pytest.importorskip("torch")
-    law = torch.log_softmax(torch.zeros(3), dim=-1).to(torch.bfloat16)
-    with pytest.raises(ValueError, match="policy_log_probs is not normalised"):
-        numerics.check_log_probs(law, "policy_log_probs")
 
 
 # ------------------------------------------------------------------- backend

@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from jackpot_sim import estimators
 from jackpot_sim.core import divergences, obrs
 from jackpot_sim.core.backend import to_numpy
 from jackpot_sim.core.numerics import log_ratio, log_softmax
 from jackpot_sim.core.sampling import categorical
+from jackpot_sim.estimators.corrections.at_budget import at_budget
 from tests.cases import each
 from tests.conftest import ToLibrary
 from tests.core.laws import Pair, normalised, of_probabilities
@@ -252,3 +254,12 @@ def test_figure_2_of_jackpot(kl: float, acceptance: float, kl_after: float | Non
     if kl_after is not None:
         after = divergences.kl(np.log(p), obrs.accepted_log_probs(np.log(p), q, 1.0))
         assert float(np.mean(after)) == pytest.approx(kl_after, abs=0.0001)
+
+
+def test_the_lam_that_a_budget_leaves_in_a_correction_gives_one_overlap_per_state() -> None:
+    pair = [normalised(np.random.default_rng(seed).normal(size=(3, 3))) for seed in (0, 1)]
+    correction = at_budget(estimators.get("jackpot"), *pair, 0.7)
+    assert np.shape(correction.overlap_lam) == (3, 1)
+    z = obrs.overlap(*pair, correction.overlap_lam)
+    assert z.shape == (3,)
+    np.testing.assert_allclose(z, 0.7, rtol=1e-12)

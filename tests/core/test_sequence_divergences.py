@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -50,3 +51,27 @@ def test_errors_of_prompts_add_up_in_squares() -> None:
     for name in NAMES:
         assert both[0][name] == pytest.approx((alone[0][0][name] + alone[1][0][name]) / 2, rel=1e-13), name
         assert both[1][name] == pytest.approx(math.hypot(alone[0][1][name], alone[1][1][name]) / 2, rel=1e-13), name
+
+
+def test_chi_square_of_sequences_is_the_mean_squared_ratio_of_the_actors_own() -> None:
+    drawn = rollouts(4)
+    actor, laws = drawn.actor, drawn.laws
+    square = np.empty(len(actor))
+    for row in range(len(actor)):
+        at = [(s, t) for s, t, live in zip(actor.prefix[row], actor.token[row], actor.mask[row], strict=True) if live]
+        square[row] = math.prod(math.exp(laws.policy_log_probs[x] - laws.actor_log_probs[x]) for x in at) ** 2
+    values, errors = sampled([drawn])
+    assert values["chi_square_sequence"] == pytest.approx(square.mean() - 1, rel=1e-12)
+    assert errors["chi_square_sequence"] == pytest.approx(square.std(ddof=1) / math.sqrt(len(square)), rel=1e-12)
+
+
+def test_chi_square_of_sequences_is_infinite_where_the_kl_is() -> None:
+    """The actor never writes what makes it so; the policy's own sequences show it."""
+    drawn = rollouts(5)
+    impossible = drawn.laws.actor_log_probs.copy()
+    impossible[drawn.policy.prefix[0, 0]] = [-math.inf, -math.inf, 0.0]
+    laws = dataclasses.replace(drawn.laws, actor_log_probs=impossible)
+    unseen = Sequences(drawn.actor.prefix, np.full_like(drawn.actor.token, 2), drawn.actor.mask)
+    values, errors = sampled([dataclasses.replace(drawn, laws=laws, actor=unseen)])
+    assert values["kl_sequence"] == values["chi_square_sequence"] == math.inf
+    assert math.isnan(errors["chi_square_sequence"])

@@ -139,20 +139,22 @@ def test_laws_are_checked_by_name(field: str, change: Any, message: str) -> None
 @pytest.mark.parametrize(
     ("advantage", "message"),
     [
-        (np.ones(3), "there are 2 sequences"),
-        (np.ones((2, 1)), "there are 2 sequences"),
+        (np.ones(3), r"advantage has shape \(3,\), not \(2,\): one number per sequence"),
+        (np.ones((2, 1)), r"advantage has shape \(2, 1\), not \(2,\)"),
+        (np.ones(2, dtype=np.int64), "advantage must hold real floating numbers"),
         (np.array([1.0, math.nan]), "NaN"),
         (np.array([1.0, -math.inf]), "NaN or inf"),
     ],
 )
 def test_advantages_are_checked(advantage: Any, message: str) -> None:
     laws, good = SequenceLaws(LAW, LAW, LAW), np.array([1.0, 2.0])
-    assert Enumeration(laws, PATHS, good).advantage is good
-    with pytest.raises(ValueError, match=message):
-        Enumeration(laws, PATHS, advantage)
-    with pytest.raises(ValueError, match=message):
+    single = Sequences(np.zeros((2, 1), dtype=np.int64), np.array([[0], [1]]), np.ones((2, 1), dtype=bool))
+    assert Enumeration(laws, single, good).advantage is good
+    with pytest.raises((TypeError, ValueError), match=message):
+        Enumeration(laws, single, advantage)
+    with pytest.raises((TypeError, ValueError), match=message):
         SampledSequences(laws, PATHS, advantage, PATHS, good)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         SampledSequences(laws, PATHS, good, PATHS, advantage)
 
 
@@ -160,3 +162,44 @@ def test_as_many_sequences_of_the_policy_as_of_the_actor() -> None:
     laws = SequenceLaws(LAW, LAW, normalised(np.zeros((3, 2))))
     with pytest.raises(ValueError, match="2 sequences of the actor and 1 of the policy"):
         SampledSequences(laws, PATHS, np.ones(2), PATHS.take(slice(0, 1)), np.ones(1))
+
+
+COMPLETE = Sequences(
+    np.array([[0, 1], [0, 1], [0, 2], [0, 2]]),
+    np.array([[0, 0], [0, 1], [1, 0], [1, 1]]),
+    np.ones((4, 2), dtype=bool),
+)
+"""Every sequence of two tokens over two, at the prefixes (), (0) and (1)."""
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([0, 1, 2], "is not every sequence: their probabilities under policy_log_probs add up to 0"),
+        ([0, 1, 2, 3, 3], "holds a sequence twice"),
+        ([0, 1, 2, 3] * 2, "holds a sequence twice"),
+    ],
+)
+def test_an_enumeration_has_every_sequence_once(rows: list[int], message: str) -> None:
+    laws = SequenceLaws(LAW, LAW, LAW)
+    assert len(Enumeration(laws, COMPLETE, np.ones(4)).sequences) == 4
+    with pytest.raises(ValueError, match=message):
+        Enumeration(laws, COMPLETE.take(np.array(rows)), np.ones(len(rows)))
+
+
+def test_a_sequence_that_the_policy_never_writes_may_be_one_that_the_actor_writes() -> None:
+    certain = np.array([[0.0, -math.inf], LAW[1], LAW[2]])
+    laws = SequenceLaws(certain, LAW, LAW)
+    with pytest.raises(ValueError, match="under actor_log_probs"):
+        Enumeration(laws, COMPLETE.take(slice(2)), np.ones(2))
+
+
+@pytest.mark.parametrize("field", ["prefix", "token"])
+@pytest.mark.parametrize("bad", [-1, 3])
+def test_prefixes_and_tokens_lie_in_the_table(field: str, bad: int) -> None:
+    fields = {name: getattr(COMPLETE, name).copy() for name in ("prefix", "token", "mask")}
+    fields[field][0, 1] = bad
+    with pytest.raises(ValueError, match=f"{field} must lie from 0 to"):
+        Sequences(**fields).gather(LAW)
+    with pytest.raises(ValueError, match=f"{field} must lie from 0 to"):
+        Sequences(**fields).scatter(np.ones((4, 2)), (3, 2))

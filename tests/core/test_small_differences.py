@@ -80,10 +80,12 @@ def test_divergences(xp: ToLibrary, name: str, scale: float) -> None:
 @pytest.mark.parametrize("near", [1.0, -1.0])
 def test_renyi_near_one_of_laws_that_are_not_close(near: float) -> None:
     pair = close_pair(2.0)
-    for distance in (1e-3, 1e-6, 1e-9):
+    for distance in (1e-3, 1e-6, 1e-9, 1e-12, 1e-13, 1e-14, 1e-15, 2.0**-52):
         alpha = 1 + near * distance
         found = float(divergences.renyi(pair.policy, pair.actor, alpha))
         assert found == pytest.approx(float(exact_renyi(pair, alpha)), rel=RTOL)
+        # D_α is KL + O(α − 1).
+        assert found == pytest.approx(float(divergences.kl(pair.policy, pair.actor)), rel=10 * distance + 1e-15)
 
 
 @pytest.mark.parametrize("x", [0.0, 1e-18, 1e-9, -1e-9, 1e-3, 0.12, -0.12, 0.13, -0.13, 3.0, -40.0, 700.0])

@@ -170,3 +170,17 @@ def test_a_failing_cell_does_not_wait_for_long_ones(tmp_path: Path) -> None:
     assert error.count("\n") == 1
     assert time.monotonic() - began < 30
     assert workers(process) == []
+
+
+def test_a_finished_cell_is_on_disk_before_the_next_begins_in_this_process(tmp_path: Path) -> None:
+    """The second cell would take minutes; serial is the executor of real models, and of one worker."""
+    kind, long = {"kind": "logit-noise", "sigma": 0.1}, {"kind": "dirichlet", "vocab": 20000, "states": 200}
+    env = [kind | {"base": {"kind": "dirichlet", "vocab": 9, "states": 2}}, kind | {"base": long}]
+    config, root = tmp_path / "study.yaml", tmp_path / "run"
+    config.write_text(json.dumps(STUDY | {"env": env, "seeds": 1, "n_samples": 5000, "replicates": 200}))
+    with start("--config", config, "--out", root, "--executor", "serial") as process:
+        try:
+            wait_until(lambda: bool(shards(root)), process, timeout=30)
+        finally:
+            kill_all(process)
+    assert len(records.load(root)) == 6

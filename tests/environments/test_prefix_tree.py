@@ -252,3 +252,50 @@ def test_an_end_that_a_policy_never_writes_is_refused() -> None:
     never[2] = laws[2]
     require_an_end(tree, never, "the actor")
     require_an_end(PrefixTree(3, 2), laws, "the policy")
+
+
+# ------------------------------------------------------------------------------------------ wrong shapes
+
+
+SQUARE = PrefixTree(3, 2, None)
+"""As many prefixes but one as tokens, so that a column broadcasts."""
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [lambda law: law[:, :1], lambda law: law[:1], lambda law: law[None], lambda law: law[:, 0]],
+)
+def test_a_table_of_another_shape_is_refused(wrong: Any) -> None:
+    law = random_laws(SQUARE, 0)
+    uniforms = np.full((2, 2), 0.5)
+    for call in (
+        lambda: SQUARE.reach(wrong(law)),
+        lambda: SQUARE.draw(wrong(law), uniforms),
+        lambda: prefix_shift(SQUARE, law, wrong(law)),
+        lambda: prefix_shift(SQUARE, wrong(law), wrong(law)),
+    ):
+        with pytest.raises(ValueError, match="log_probs has shape"):
+            call()
+    for dtype in (np.int64, np.bool_, np.complex128):
+        with pytest.raises(TypeError, match="log_probs must hold real"):
+            SQUARE.reach(law.astype(dtype))
+
+
+@pytest.mark.parametrize("shape", [(9, 1), (1,), (1, 9), (9, 9), ()])
+def test_rewards_are_one_per_sequence(shape: tuple[int, ...]) -> None:
+    for function in (objective, policy_gradient):
+        with pytest.raises(ValueError, match="reward has shape"):
+            function(SQUARE.sequences, random_laws(SQUARE, 0), np.ones(shape))
+        with pytest.raises(ValueError, match="log_probs has shape"):
+            function(SQUARE.sequences, random_laws(SQUARE, 0)[:, 0], np.ones(9))
+
+
+def test_uniforms_are_one_per_token_of_the_tree() -> None:
+    for shape in ((5, 1), (5, 3), (2,), (5, 2, 1)):
+        with pytest.raises(ValueError, match="uniforms has shape"):
+            SQUARE.draw(random_laws(SQUARE, 0), np.full(shape, 0.5))
+
+
+def test_the_chance_of_an_end_is_read_from_laws_of_the_tree() -> None:
+    with pytest.raises(ValueError, match="log_probs has shape"):
+        require_an_end(PrefixTree(3, 2, 0), random_laws(SQUARE, 0)[:, :2], "the policy")

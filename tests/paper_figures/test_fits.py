@@ -32,6 +32,17 @@ def test_exponents_are_recovered_within_their_errors() -> None:
     assert np.abs(np.mean(off, axis=0)).max() < 0.25
 
 
+def test_errors_of_few_clusters_are_not_too_small() -> None:
+    """Those of a sandwich of eight clusters are 0.8 of the scatter."""
+    off = []
+    for seed in range(200):
+        data = noisy(np.random.default_rng(seed), clusters=8)
+        found = fits.power_law(data["values"], {"T": data["T"], "D": data["distance"]}, data["clusters"])
+        off.append((found["T"].value - 1.5, found["T"].se))
+    scatter, stated = np.sqrt(np.mean(np.square(off), axis=0))
+    assert stated > 0.95 * scatter
+
+
 def test_without_noise_it_is_exact() -> None:
     length = np.array([1.0, 2, 3, 4, 5])
     found = fits.power_law(7 * length**2, {"T": length}, np.arange(5))
@@ -63,3 +74,14 @@ def test_jackknife_of_a_mean_is_its_standard_error() -> None:
     values = np.array([1.0, 4, 2, 8, 5])
     found = fits.jackknifed(values, np.ones(5))
     assert found == pytest.approx((values.mean(), values.std(ddof=1) / np.sqrt(5)))
+
+
+def test_values_factors_and_clusters_are_one_per_row() -> None:
+    rows = np.arange(1.0, 7.0)
+    for wrong in (rows[:, None], rows[None], rows[:5], rows[0]):
+        for values, length, clusters in ((wrong, rows, rows), (rows, wrong, rows), (rows, rows, wrong)):
+            with pytest.raises(ValueError, match="has shape"):
+                fits.power_law(values, {"T": length}, clusters)
+        for above, below in ((wrong, rows), (rows, wrong)):
+            with pytest.raises(ValueError, match="has shape"):
+                fits.jackknifed(above, below)

@@ -106,7 +106,8 @@ def test_a_mapping_becomes_the_model_asked_for() -> None:
             {"shape": {"kind": "rounded"}},
             "shape: there is no kind 'rounded'; did you mean 'round'? (known: round, square)",
         ),
-        ({"shape": {}}, "shape: its kind is missing"),
+        ({"shape": {}}, "shape: its kind is missing: give --shape.kind"),
+        ({"copies": 2}, "shape: it is missing"),
         ({"copies": 0, "shap": 1}, "shap: there is no such field (and 2 more)"),
     ],
 )

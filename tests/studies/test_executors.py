@@ -62,6 +62,21 @@ class InBatches(Executor):
         return future
 
 
+class Together(SerialExecutor):
+    """Ends all of its tasks before the last of them is handed out."""
+
+    def __init__(self, size: int) -> None:
+        self.size, self.waiting = size, list[tuple[Future[Any], Callable[[], Any]]]()
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        self.waiting.append((future, lambda: fn(*args, **kwargs)))
+        if len(self.waiting) == self.size:
+            for each in self.waiting:
+                _end(*each)
+        return future
+
+
 def _end(future: Future[Any], task: Callable[[], Any]) -> None:
     try:
         future.set_result(task())
@@ -85,9 +100,18 @@ def test_tasks_are_handed_out_a_few_at_a_time_and_named() -> None:
 
 
 def test_errors_land_after_the_results_beside_them() -> None:
-    landed = list(landing(tasks("x", "2", "y", "4"), SerialExecutor(), 4))
+    landed = list(landing(tasks("x", "2", "y", "4"), Together(4), 4))
     assert [name for name, _ in landed][-2:] in (["task x", "task y"], ["task y", "task x"])
     assert {name for name, _ in landed[:2]} == {"task 2", "task 4"}
+
+
+@pytest.mark.parametrize("in_flight", [1, 2, 9])
+def test_a_result_lands_before_the_next_task_begins_in_this_process(in_flight: int) -> None:
+    happened: list[str] = []
+    begun = [Task(name, happened.append, (f"{name} begun",)) for name in "abc"]
+    for name, _ in landing(begun, SerialExecutor(), in_flight):
+        happened.append(f"{name} landed")
+    assert happened == [f"{name} {what}" for name in "abc" for what in ("begun", "landed")]
 
 
 def test_looks_come_while_tasks_run() -> None:

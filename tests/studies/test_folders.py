@@ -54,6 +54,55 @@ def test_an_error_of_the_block_stays_what_it_is(tmp_path: Path) -> None:
     begun(tmp_path / "run")
 
 
+def failing(root: Path, *files: str, error: type[BaseException] = ValueError) -> None:
+    """A study that writes a manifest and these files, and fails."""
+
+    def run() -> None:
+        with folder(root).claimed("abc"):
+            folder(root).write_manifest({"config_hash": "abc", "cells": [1]})
+            for name in files:
+                (root / name).parent.mkdir(parents=True, exist_ok=True)
+                (root / name).write_text("x")
+            raise error
+
+    with pytest.raises(error):
+        run()
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_a_study_that_fails_at_once_leaves_nothing(tmp_path: Path, error: type[BaseException]) -> None:
+    failing(tmp_path / "runs" / "one", "records/.half.parquet.tmp", "states/deep/.lock", error=error)
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "mine").mkdir()
+    failing(tmp_path / "mine")
+    assert [path.name for path in tmp_path.rglob("*")] == ["mine"], "the user made it"
+
+
+def test_a_study_that_fails_later_loses_nothing(tmp_path: Path) -> None:
+    failing(tmp_path / "run", "records/one.parquet")
+    assert folder(tmp_path / "run").manifest()["config_hash"] == "abc"
+    assert (tmp_path / "run" / "records" / "one.parquet").read_text() == "x"
+    begun(tmp_path / "begun")
+    failing(tmp_path / "begun")
+    assert folder(tmp_path / "begun").has_manifest, "it was begun before"
+
+
+def test_a_study_of_the_other_kind_is_called_what_it_is(tmp_path: Path) -> None:
+    root = tmp_path / "trained"
+    training = StudyFolder(root, "study", lambda manifest: "config" in manifest)
+    with training.claimed("abc"):
+        training.write_manifest({"config_hash": "abc", "config": {"grid": {}}})
+    told = r"trained holds a study of training: the `python -m jackpot_sim\.training` command that made it"
+    with pytest.raises(StudyError, match=told):
+        folder(root).manifest()
+    with pytest.raises(StudyError, match=f"{told}.*; choose another --out$"), folder(root).claimed("abc"):
+        pytest.fail("it was claimed")
+    own = begun(tmp_path / "run").root
+    told = r"run holds a run of `python -m jackpot_sim\.sweep`, which `python -m analysis \S*run` reads"
+    with pytest.raises(StudyError, match=told):
+        StudyFolder(own, "study", lambda manifest: "config" in manifest).manifest()
+
+
 @pytest.mark.parametrize("content", ["", "[1]", "null", '{"config_hash": 1, "cells": [1]}', '{"config_hash": "abc"}'])
 def test_a_damaged_manifest_is_named(tmp_path: Path, content: str) -> None:
     own = begun(tmp_path / "run")

@@ -28,6 +28,7 @@ from jackpot_sim.sweep.records import RunDirectory
 from jackpot_sim.sweep.rows import SAMPLED
 from jackpot_sim.sweep.run import Progress, run
 from jackpot_sim.sweep.spec import Study
+from tests.studies.test_executors import Together
 from tests.sweep.studies import BASE, SMALL, assert_same_run, figures, run_serially, shards, small
 
 STUDY = small()
@@ -355,9 +356,15 @@ def test_a_target_that_cannot_be_met_names_its_cell_and_keeps_the_others(
     assert len(kept) >= (6 if executor == ["serial"] else 3), "all that came before"
 
 
+def test_a_study_that_fails_at_once_leaves_no_folder(tmp_path: Path) -> None:
+    bad = small(env={"kind": "temperature", "base": BASE, "target_kl": 1e9})
+    assert "unattainable" in refused(bad, tmp_path / "runs" / "bad")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_cells_that_land_beside_a_failure_are_kept(tmp_path: Path) -> None:
     study = small(**UNATTAINABLE)
-    message = refused(study, tmp_path / "run", SerialExecutor(), in_flight=10)
+    message = refused(study, tmp_path / "run", Together(10), in_flight=10)
     assert message.endswith("finished cells are kept")
     assert len(shards(tmp_path / "run")) == 8
 

@@ -15,6 +15,7 @@ import pytest
 
 from jackpot_sim.studies.errors import StudyError
 from jackpot_sim.studies.executors import ExecutorKind, opened
+from jackpot_sim.studies.tables import FittedTable
 from jackpot_sim.sweep import plan, records, spec, summary
 from jackpot_sim.sweep.cli import split_env_options, study_from
 from jackpot_sim.sweep.rows import DIVERGENCES, SAMPLED, SEQUENCE_DIVERGENCES
@@ -123,7 +124,9 @@ def test_beyond_the_memory_limit_sequences_are_drawn_and_every_figure_has_its_er
         assert (off <= 5 * first[f"{name}_se"].to_numpy()).all(), name
     assert drawn["prefix_total_variation"].isna().all()
     (table,) = summary.tables(drawn)
-    assert all("±" in cell for column in table.columns if column.header == "gain" for cell in column.cells)
+    assert isinstance(table, FittedTable)
+    gain = list(table.figures).index("gain")
+    assert all("±" in figures[gain] for _, figures, _ in table.rows)
     assert "too many sequences to enumerate" in summary.legend(drawn)
     assert "too many sequences" not in summary.legend(exact)
 
@@ -150,7 +153,8 @@ def test_the_tables_speak_of_prompts(finished: Path) -> None:
     (table,) = summary.tables(rows)
     assert "weight-noise on small-lm, vocab=4, length=3, sigma=0.3" in str(table.title)
     assert "samples a prompt" in str(table.title)
-    assert "KL prefix" in [column.header for column in table.columns]
+    assert isinstance(table, FittedTable)
+    assert "KL prefix" in table.figures
     assert "visits to (prefix, token)" in summary.legend(rows)
 
 

@@ -253,7 +253,7 @@ REFUSED: list[tuple[dict[str, Any], tuple[str, ...]]] = [
     ({"estimators": [{"kind": "tis", "clip": float("nan")}]}, ("estimators.0", "clip", "nan")),
     ({"estimators": [{"kind": "tis", "parameters": 5}]}, ("estimators.0.parameters", "dictionary")),
     ({"estimators": [{"kind": "tis", "clip": 2, "parameters": {"clip": 3}}]}, ("estimators.0", "clip is given twice")),
-    ({"estimators": [{"clip": 2}]}, ("estimators.0.kind", "required")),
+    ({"estimators": [{"clip": 2}]}, ("estimators.0.kind", "missing")),
     ({"estimators": [{"kind": "obrs", "lam": 0}]}, ("estimators.0", "lam must be positive")),
     ({"estimators": [{"kind": "obrs", "lam": 1, "acceptance_rate": 0.9}]}, ("estimators.0", "lam or acceptance_rate")),
     ({"estimators": [{"kind": "tis", "acceptance_rate": 0.9}]}, ("estimators.0", "tis has no lam")),
@@ -268,15 +268,22 @@ REFUSED: list[tuple[dict[str, Any], tuple[str, ...]]] = [
     ({"env": [ENV, {"kind": "top-k", "k": []}]}, ("env", "k is empty")),
     ({"env": [ENV, ENV]}, ("env holds", "twice")),
     ({"env": [{"kind": "logit-noise", "sigma": [0.1, 0.1]}]}, ("env holds", "twice")),
-    ({"env": {"kind": "nonsense"}}, ("env.0", "'nonsense'", "logit-noise")),
-    ({"env": {"sigma": 0.1}}, ("env.0", "kind is missing")),
-    ({"env": ENV | {"simga": 1}}, ("env.0.logit-noise.simga", "no such field")),
-    ({"env": ENV | {"base": {"vocab": 5}}}, ("env.0.logit-noise.base", "kind is missing")),
-    ({"env": ENV | {"base": {"kind": "zipf", "vocab": 0}}}, ("env.0.logit-noise.base.zipf", "vocab", "got 0")),
-    ({"env": ENV | {"base": {"kind": "zipf", "size": 5}}}, ("env.0.logit-noise.base.zipf.size", "no such field")),
-    ({"env": ENV | {"target_kl": 0.1}}, ("env.0.logit-noise", "sigma and target_kl")),
-    ({"env": ENV | {"sigma": float("nan")}}, ("env.0.logit-noise", "sigma", "nan")),
-    ({"env": 5}, ("env.0", "dictionary")),
+    ({"env": {"kind": "nonsense"}}, ("env", "'nonsense'", "logit-noise")),
+    ({"env": {"sigma": 0.1}}, ("env", "kind is missing")),
+    ({"env": ENV | {"simga": 1}}, ("env.simga", "no such field")),
+    ({"env": ENV | {"base": {"vocab": 5}}}, ("env.base", "kind is missing")),
+    ({"env": ENV | {"base": {"kind": "zipf", "vocab": 0}}}, ("env.base", "vocab", "got 0")),
+    ({"env": ENV | {"base": {"kind": "zipf", "size": 5}}}, ("env.base.size", "no such field")),
+    ({"env": ENV | {"target_kl": 0.1}}, ("env", "sigma and target_kl")),
+    ({"env": ENV | {"sigma": float("nan")}}, ("env", "sigma", "nan")),
+    ({"env": 5}, ("env", "dictionary")),
+    ({"env": {"kind": "top-k"}}, ("env: ", "k")),
+    ({"env": [ENV, ENV | {"base": {"kind": "zipf", "vocab": 0}}]}, ("env.1.base", "vocab", "got 0")),
+    ({"env": {"kind": "hf", "policy": "a", "actor": "b"}}, ("env.prompts: it is missing: give --env.prompts",)),
+    (
+        {"env": {"kind": "small-lm", "source": {"sigma": 1}}},
+        ("env.source: its kind is missing: give --env.source.kind",),
+    ),
     ({"config": 1}, ("config", "no such field")),
     ({"seeds": -1}, ("seeds", "got -1")),
     ({"seeds": 0}, ("seeds", "got 0")),
@@ -285,7 +292,8 @@ REFUSED: list[tuple[dict[str, Any], tuple[str, ...]]] = [
     ({"seeds": [0, -4]}, ("seeds.1", "greater than or equal to 0")),
     ({"seeds": [2**63]}, ("seeds.0", "less than")),
     ({"seeds": [1, 1]}, ("seeds holds 1 twice",)),
-    ({"seeds": True}, ("seeds",)),
+    ({"seeds": True}, ("seeds: give a list of seeds, or how many, not True",)),
+    ({"seeds": "1.5"}, ("seeds: give a list of seeds, or how many, not '1.5'",)),
     ({"seeds": [0.5]}, ("seeds.0", "integer")),
     ({"denominators": ["bogus"]}, ("denominators.0", "'proposed'")),
     ({"denominators": []}, ("denominators is empty",)),
@@ -306,6 +314,17 @@ def test_what_cannot_be_is_refused_in_a_sentence_that_names_it(change: dict[str,
 
 def test_the_number_of_further_errors_is_told() -> None:
     assert error_of(seeds=[-1, -2], n_samples=0).endswith("(and 2 more)")
+
+
+def test_whole_numbers_may_be_written_in_powers_of_ten() -> None:
+    base = {"kind": "zipf", "vocab": 120, "states": 3}
+    env = {"kind": "top-k", "k": "1e1", "base": base | {"vocab": "1.2e2"}}
+    study = small(n_samples="1e9", seeds="1e1", env=env)
+    assert (study.n_samples, len(study.seeds)) == (10**9, 10)
+    assert study.config_hash == small(n_samples=10**9, seeds=10, env=env | {"k": 10, "base": base}).config_hash
+    assert small(name="1e9").name == "1e9", "it is taken as it is"
+    assert "integer" in error_of(n_samples="1e-9")
+    assert "less than" in error_of(n_samples="9.3e18", replicates="1e18", seeds="1e1")
 
 
 _SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.just("logit-noise")

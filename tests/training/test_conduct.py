@@ -245,7 +245,7 @@ def folders(tmp_path: Path) -> dict[str, Path]:
         ("files", "holds files but no study: choose an empty or a new folder with --out"),
         ("file", "is not a folder: choose another --out"),
         ("below", "cannot write "),
-        ("broken", "is not the manifest of a study: delete the folder and run the study again"),
+        ("broken", "is not the manifest of a study: it is damaged, or something else's"),
         ("other", "holds another study (config x, this one is "),
     ],
 )

@@ -251,6 +251,14 @@ def test_a_config_that_is_none_is_one_sentence(
     assert sentence in refusal(["--config", name, *command[2:], "--quick"], capsys)
 
 
+def test_prompts_that_cannot_be_read_are_not_put_down_to_the_tests(
+    command: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("empty.jsonl").write_text("")
+    told = refusal([*command, "--task", "prompts", "--task.prompts", "empty.jsonl", "--policy", "any"], capsys)
+    assert told == "training: empty.jsonl: there is no prompt"
+
+
 def test_a_config_without_its_option_gets_a_hint(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert "give a study's file as --config study.yaml" in refusal(["study.yaml"], capsys)
 

@@ -15,6 +15,7 @@ from fnmatch import fnmatchcase
 import numpy as np
 
 from jackpot_sim.core.arrays import Flags, Floats, Ints
+from jackpot_sim.core.checks import check_reals
 from jackpot_sim.environments.fields import check_positive
 from jackpot_sim.environments.language_models.completions import Completions
 from jackpot_sim.environments.language_models.library import Model, Tensor
@@ -106,6 +107,7 @@ def gradients(
             matches, the model is in training mode, or a result would be larger than `limit`.
     """
     check_positive("temperature", temperature)
+    check_reals(coefficients, "coefficients", "kinds", "n", "length")
     block = block_of(model, patterns)
     _require_fits(len(coefficients), sum(weight.numel() for weight in block.values()), limit)
     completions = Completions.checked(model, prompts, prompt, tokens, mask)
@@ -120,7 +122,7 @@ def gradients(
 def _checked(coefficients: Floats, completions: Completions) -> Floats:
     """The coefficients, 0 at padding; (kinds, n, length)."""
     shape = completions.tokens.shape
-    if coefficients.ndim != 3 or coefficients.shape[1:] != shape or not len(coefficients):
+    if coefficients.shape[1:] != shape:
         raise ValueError(f"coefficients has shape {coefficients.shape}: (kinds, *{shape}) is expected")
     return np.where(completions.mask, coefficients, 0.0)
 

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from jackpot_sim.core.arrays import Flags, Ints
-from jackpot_sim.core.numerics import check_same_shape
+from jackpot_sim.core.backend import namespace
+from jackpot_sim.core.checks import check_integers, check_mask, check_rows, check_shape
 from jackpot_sim.environments.language_models.build import check_positions
 from jackpot_sim.environments.language_models.library import Cache, Model, Tensor, logits
 from jackpot_sim.environments.language_models.walking import check_tokens, on_device
@@ -29,12 +30,22 @@ class Completions:
         prompt: the index of the prompt of each completion, (n,).
         tokens: ids, int64 (n, length).
         mask: True on the tokens whose laws are wanted, (n, length).
+
+    Raises:
+        TypeError: ids or indices are no integers, or the mask is not boolean.
+        ValueError: a shape differs.
     """
 
     prompts: Sequence[Ints]
     prompt: Ints
     tokens: Ints
     mask: Flags
+
+    def __post_init__(self) -> None:
+        check_mask(self.mask, check_integers(self.tokens, "tokens"), "tokens")
+        check_shape(
+            check_integers(self.prompt, "prompt"), self.tokens.shape[:-1], "prompt", "one for each row of tokens"
+        )
 
     @classmethod
     def checked(cls, model: Model, prompts: Sequence[Ints], prompt: Ints, tokens: Ints, mask: Flags) -> Completions:
@@ -43,8 +54,9 @@ class Completions:
         Raises:
             ValueError: a token is none of the vocabulary, the context is too short, or a shape is off.
         """
+        check_mask(mask, check_integers(tokens, "tokens", "n", "length"), "tokens")
+        namespace(tokens, prompt)
         prompts = checked_prompts(model, prompts, prompt, tokens.shape)
-        check_same_shape(tokens, mask, "tokens", "mask")
         tokens = check_tokens(model, np.where(mask, tokens, 0), "tokens", 2)
         if np.any(mask[:, 1:] & ~mask[:, :-1]):
             raise ValueError("mask has a token after padding: tokens come before all padding")
@@ -53,7 +65,8 @@ class Completions:
         return out
 
     def take(self, rows: slice | Ints) -> Completions:
-        """Some of the completions."""
+        """Some of the completions, by rows (m,) or a slice."""
+        check_rows(rows)
         return dataclasses.replace(self, prompt=self.prompt[rows], tokens=self.tokens[rows], mask=self.mask[rows])
 
     def ids(self) -> Ints:
@@ -102,6 +115,7 @@ def checked_prompts(model: Model, prompts: Sequence[Ints], prompt: Ints, shape: 
     Raises:
         ValueError: a token is none of the vocabulary, a shape is off, or an index has no prompt.
     """
+    check_integers(prompt, "prompt")
     if len(shape) != 2 or 0 in shape or prompt.shape != shape[:1]:
         raise ValueError(
             f"prompt has shape {prompt.shape} and the sequences {shape}: one prompt each for n sequences of a length "
@@ -121,13 +135,22 @@ def logits_along(model: Model, prompts: Ints, tokens: Ints, cache: Cache | None 
         prompts: ids, (n, prompt_length).
         tokens: ids, (n, length).
         cache: an empty cache that the model is to read with; None reads without one.
+
+    Raises:
+        TypeError: ids are no integers.
+        ValueError: a shape differs.
     """
+    check_integers(prompts, "prompts", "n", "prompt_length")
+    check_integers(tokens, "tokens", "n", "length")
+    check_shape(prompts, (len(tokens), prompts.shape[1]), "prompts", "one for each row of tokens")
     ids = on_device(model, np.concatenate([prompts, tokens[:, :-1]], axis=1))
     return logits(model, ids, slice(prompts.shape[1] - 1, None), cache=cache)
 
 
 def right_padded(rows: Sequence[Ints], pad: int = 0) -> tuple[Ints, Flags]:
     """Rows of different lengths as one array, their beginnings aligned: ids (n, longest), and True on tokens."""
+    for row in rows:
+        check_integers(row, "rows", "length of a row")
     ids: Ints = np.full((len(rows), max(map(len, rows))), pad, dtype=np.int64)
     mask: Flags = np.zeros(ids.shape, dtype=np.bool_)
     for line, live, row in zip(ids, mask, rows, strict=True):

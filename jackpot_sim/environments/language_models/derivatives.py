@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from jackpot_sim.core.arrays import Floats, Ints
+from jackpot_sim.core.checks import check_reals
 from jackpot_sim.environments.language_models.library import (
     LAST,
     Cache,
@@ -55,6 +56,7 @@ def parameter_gradient(model: Model, prompts: Ints, tree: PrefixTree, table: Flo
 
     prompts = check_tree(model, prompts, tree)
     shape = len(prompts), tree.prefixes, tree.vocab
+    check_reals(table, "table")
     if table.shape != shape:
         raise ValueError(f"table has shape {table.shape}: prompts, prefixes and tokens make {shape}")
     at_once = rows_at_once(model, prompts.shape[1] + tree.length)

@@ -10,6 +10,7 @@ between states. Python's sources differ between its versions, and so do the mode
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import re
@@ -25,6 +26,7 @@ from rich.progress import Progress, TaskID
 
 from jackpot_sim.commands import answer, app_of
 from jackpot_sim.core.arrays import Ints
+from jackpot_sim.core.checks import check_integers
 from jackpot_sim.environments.corpus import split_text
 from jackpot_sim.environments.fields import check_count
 from jackpot_sim.environments.language_models.library import Model, Tensor, Tokenizer, fresh, library, logits, quiet
@@ -109,9 +111,20 @@ def make(out: Path, example: Example, report: Report = lambda *_: None) -> Made:
     Raises:
         ValueError: the folder holds something already, or cannot be written.
     """
+    out = Path(out)
+    new = not out.exists()
+    try:
+        return _made_in(out, example, report)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            if new:
+                out.rmdir()  # where nothing was written yet
+        raise
+
+
+def _made_in(out: Path, example: Example, report: Report) -> Made:
     import torch
 
-    out = Path(out)
     try:
         out.mkdir(parents=True, exist_ok=True)
         if any(out.iterdir()):
@@ -158,6 +171,7 @@ def trained_model(
     """A Qwen3 after the example's steps on pieces of the text `ids`, (tokens,); float32 and in eval mode."""
     import torch
 
+    check_integers(ids, "ids", "tokens")
     torch.manual_seed(int(keyed_generator(example.seed, "example weights", name).integers(2**62)))
     config = library().Qwen3Config(
         vocab_size=len(tokenizer),
@@ -194,6 +208,7 @@ def loss_on(model: Model, ids: Ints, context: int, pieces: int = 64) -> float:
     """Cross-entropy per token on the first pieces of a text, (tokens,); nats."""
     import torch
 
+    check_integers(ids, "ids", "tokens")
     count = min(pieces, (len(ids) - 1) // context)
     rows = ids[np.arange(count)[:, None] * context + np.arange(context + 1)]
     with torch.inference_mode():
@@ -268,7 +283,7 @@ def example(
         seed: The seed of weights and text.
     """
     console = Console(highlight=False, soft_wrap=True)
-    with Progress(console=Console(stderr=True), transient=True) as bars:
+    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bars:
         tasks: dict[str, TaskID] = {}
 
         def report(name: str, done: int, total: int) -> None:

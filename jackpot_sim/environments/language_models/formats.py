@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+from jackpot_sim.core.checks import check_reals
 from jackpot_sim.environments.language_models.library import Tensor
 
 
@@ -31,8 +32,13 @@ def rounded(values: Tensor, to: Format, group: int | None = None) -> Tensor:
         values: shape (..., n).
         to: the format.
         group: entries per scale; the last group may be shorter. None is the whole vector.
+
+    Raises:
+        TypeError: the values are no real floating numbers.
     """
     import torch
+
+    check_reals(values, "values")
 
     if group is not None:
         return torch.cat([rounded(part, to) for part in torch.split(values, group, dim=-1)], dim=-1)

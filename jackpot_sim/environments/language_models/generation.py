@@ -14,6 +14,14 @@ import numpy as np
 
 from jackpot_sim.core.arrays import Flags, Floats, Ints
 from jackpot_sim.core.backend import logsumexp, namespace, to_numpy
+from jackpot_sim.core.checks import (
+    check_integers,
+    check_mask,
+    check_reals,
+    check_same_shape,
+    check_same_states,
+    check_shape,
+)
 from jackpot_sim.core.sampling import categorical
 from jackpot_sim.core.topk import TopK
 from jackpot_sim.environments.fields import check_count
@@ -38,6 +46,10 @@ class Written:
         raw_log_probs: log q of each token under the model's own law, before temperature, top-k and top-p.
         topk: the likeliest tokens of the law that was sampled from, numpy (n, length, k); ids 0 with −inf at padding.
             None if none were asked for.
+
+    Raises:
+        TypeError: an array has another dtype.
+        ValueError: a shape differs.
     """
 
     prompt: Ints
@@ -46,6 +58,14 @@ class Written:
     log_probs: Floats
     raw_log_probs: Floats
     topk: TopK | None = None
+
+    def __post_init__(self) -> None:
+        check_mask(self.mask, check_integers(self.tokens, "tokens", "n", "length"), "tokens")
+        check_shape(check_integers(self.prompt, "prompt"), (len(self.tokens),), "prompt", "one for each row of tokens")
+        for name in ("log_probs", "raw_log_probs"):
+            check_same_shape(self.tokens, check_reals(getattr(self, name), name), "tokens", name)
+        if self.topk is not None:
+            check_same_states(self.tokens[..., None], self.topk.ids, "tokens[..., None]", "topk")
 
 
 def generate(
@@ -77,6 +97,7 @@ def generate(
         ValueError: a token is none of the vocabulary, the context is too short, a shape is off, a number is out of
             range, or the model gives NaN.
     """
+    check_reals(uniforms, "uniforms", "n", "length")
     checked = checked_prompts(scorer.model, prompts, prompt, uniforms.shape)
     check_positions(scorer.model, max(map(len, checked)) + uniforms.shape[1], "the model")
     check_count("batch_size", batch_size, 1)

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from typing_extensions import override
 
+from jackpot_sim.core.checks import check_integers, check_reals, check_same_shape, check_shape
 from jackpot_sim.environments.fields import check_count
 from jackpot_sim.requirements import RequirementError, imported, require
 
@@ -171,9 +172,16 @@ def logits(
             lets each token see all before it.
         positions: those of the new tokens, (rows, new); None counts from the end of the cache.
         weights: stand in for the model's own, by name.
+
+    Raises:
+        TypeError: ids or positions are no integers.
+        ValueError: a shape differs.
     """
     import torch
 
+    check_integers(ids, "ids", "rows", "new")
+    if positions is not None:
+        check_same_shape(ids, check_integers(positions, "positions"), "ids", "positions")
     offered = _parameters(model)
     options = _cache_options(model, cache)
     if mask is not None:
@@ -194,6 +202,7 @@ def logits(
 
 def hidden_states(model: Model, ids: Tensor, cache: Cache | None = None) -> Tensor:
     """The last hidden states at every token of `ids` (rows, new), (rows, new, width): the input of the head."""
+    check_integers(ids, "ids", "rows", "new")
     layers = model.base_model
     states: Tensor = layers(ids, **_cache_options(layers, cache)).last_hidden_state
     return states
@@ -206,7 +215,11 @@ def logits_of_states(model: Model, states: Tensor) -> Tensor:
     """
     import torch
 
+    check_reals(states, "states", "rows", "width")
+
     def replaced(_: object, __: object, output: Any) -> object:
+        width = tuple(output.last_hidden_state.shape[2:])
+        check_shape(states, (*states.shape[:1], *width), "states", "rows of the model's width")
         output.last_hidden_state = states[None]
         return output
 
@@ -292,6 +305,7 @@ def rounding_cache(config: Config, round_: Callable[[Tensor], Tensor]) -> Cache:
 
 def gathered(cache: Cache, rows: Tensor) -> Cache:
     """A cache with these rows of another, which does not change; `rows` of shape (n,) may repeat and reorder."""
+    check_integers(rows, "rows", "n")
     out = copy.copy(cache)
     out.layers = []
     for layer in _layers(cache):

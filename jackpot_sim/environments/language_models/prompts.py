@@ -13,6 +13,7 @@ from typing import Literal, TypeAlias, TypeVar
 import numpy as np
 
 from jackpot_sim.core.arrays import Flags, Ints
+from jackpot_sim.core.checks import check_integers
 from jackpot_sim.environments.fields import FORBID_EXTRA, check_count
 from jackpot_sim.environments.language_models.checkpoints import first_line
 from jackpot_sim.environments.language_models.library import Tokenizer, quiet
@@ -177,8 +178,13 @@ def encoded(
     if tokenizer is None:
         raise ValueError("prompts need a tokenizer: there is none beside the model's weights")
     has_template = getattr(tokenizer, "chat_template", None) is not None
-    if not has_template and (chat or any(prompt.messages is not None for prompt in prompts)):
-        raise ValueError("the tokenizer has no chat template: give texts as prompts, and not chat=True")
+    if not has_template and any(prompt.messages is not None for prompt in prompts):
+        raise ValueError(
+            "the prompts are chat messages, and the tokenizer has no chat template: give texts as prompts (a benchmark "
+            "does so with chat: false), or a tokenizer with a template"
+        )
+    if not has_template and chat:
+        raise ValueError("chat is true, and the tokenizer has no chat template: leave chat out, or give false")
     in_chat = has_template if chat is None else chat
 
     def ids(prompt: Prompt) -> Ints:
@@ -212,6 +218,8 @@ def left_padded(prompts: Sequence[Ints], pad: int = 0) -> tuple[Ints, Flags]:
     Returns:
         ids (n, longest), and True on tokens, the same shape.
     """
+    for prompt in prompts:
+        check_integers(prompt, "prompts", "length of a prompt")
     width = max(len(prompt) for prompt in prompts)
     ids: Ints = np.full((len(prompts), width), pad, dtype=np.int64)
     mask: Flags = np.zeros((len(prompts), width), dtype=np.bool_)

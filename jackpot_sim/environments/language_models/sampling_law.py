@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from jackpot_sim.core.arrays import Array
 from jackpot_sim.core.backend import namespace, topk_mask
+from jackpot_sim.core.checks import check_reals
 from jackpot_sim.core.numerics import log_softmax
 from jackpot_sim.environments.fields import FORBID_EXTRA, check_count, check_positive, check_share
 
@@ -52,9 +53,10 @@ class SamplingLaw:
             single: whether to compute in float32 instead of float64, for half the memory.
 
         Raises:
+            TypeError: logits are no real floating numbers.
             ValueError: a logit is NaN or +inf, or a whole row is −inf.
         """
-        xp = namespace(logits)
+        xp = namespace(check_reals(logits, "logits"))
         law = log_softmax(xp.astype(logits, xp.float32 if single else xp.float64) / self.temperature)
         if self.top_k is not None and self.top_k < law.shape[-1]:
             law = _cut_to(law, topk_mask(law, self.top_k))

@@ -15,6 +15,7 @@ import numpy as np
 from typing_extensions import override
 
 from jackpot_sim.core.arrays import Flags, Floats, Ints
+from jackpot_sim.core.checks import check_reals
 from jackpot_sim.core.numerics import log_softmax
 from jackpot_sim.core.sampling import categorical
 from jackpot_sim.environments.language_models.build import check_positions
@@ -141,6 +142,7 @@ class CausalLM:
             Tokens, int64, and True on tokens, both (n, length); after its end a sequence holds 0.
         """
         prompt = check_tokens(self.model, prompt, "prompt", 1)
+        check_reals(uniforms, "uniforms", "n", "length")
         check_positions(self.model, len(prompt) + uniforms.shape[1], "the model")
         tokens: Ints = np.zeros(uniforms.shape, dtype=np.int64)
         mask: Flags = np.zeros(uniforms.shape, dtype=bool)

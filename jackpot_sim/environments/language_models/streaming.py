@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from jackpot_sim.core.arrays import Array, Flags, Ints
+from jackpot_sim.core.checks import check_integers, check_reals, check_shape
 from jackpot_sim.environments.fields import check_count
 from jackpot_sim.environments.language_models.completions import Completions
 from jackpot_sim.environments.language_models.library import Model, Tensor, hidden_states, logits_of_states
@@ -36,6 +37,9 @@ class StreamedLaws:
     step: Ints
     log_probs: Array
 
+    def __post_init__(self) -> None:
+        _check_rows(self.sequence, self.step, self.log_probs, "log_probs")
+
 
 @dataclass(frozen=True, eq=False)
 class StreamedStates:
@@ -50,6 +54,18 @@ class StreamedStates:
     sequence: Ints
     step: Ints
     states: Tensor
+
+    def __post_init__(self) -> None:
+        _check_rows(self.sequence, self.step, self.states, "states")
+
+
+def _check_rows(sequence: Ints, step: Ints, values: Array, name: str) -> None:
+    """Refuses values that are not (rows, any), and indices that are not one for each row."""
+    check_reals(values, name, "rows", "width")
+    for index, index_name in ((sequence, "sequence"), (step, "step")):
+        check_shape(
+            check_integers(index, index_name), tuple(values.shape[:1]), index_name, f"one for each row of {name}"
+        )
 
 
 def laws(

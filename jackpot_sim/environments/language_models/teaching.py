@@ -18,6 +18,7 @@ import numpy as np
 from typing_extensions import override
 
 from jackpot_sim.core.arrays import Flags, Floats, Ints
+from jackpot_sim.core.checks import check_integers
 from jackpot_sim.core.sampling import categorical
 from jackpot_sim.environments.language_models.completions import logits_along
 from jackpot_sim.environments.language_models.library import LAST, Model, Tensor, logits
@@ -165,6 +166,7 @@ class PolicyGradientAscent(TrainingPath):
         generator: np.random.Generator,
     ) -> None:
         super().__init__(start, learning_rate, generator)
+        check_integers(prompts, "prompts", "prompts", "prompt_length")
         self._prompts, self._tree, self._reward = prompts, tree, reward
 
     @override
@@ -190,6 +192,7 @@ class Distillation(TrainingPath):
         generator: np.random.Generator,
     ) -> None:
         super().__init__(start, learning_rate, generator)
+        check_integers(prompts, "prompts", "prompts", "prompt_length")
         self._teacher, self._prompts, self._tree = teacher, prompts, tree
 
     @override

@@ -13,6 +13,7 @@ import numpy as np
 from jackpot_sim.core import divergences
 from jackpot_sim.core.arrays import Array, Flags, Floats, Ints
 from jackpot_sim.core.backend import to_numpy
+from jackpot_sim.core.checks import check_integers, check_reals, check_same_shape, check_shape
 from jackpot_sim.core.sequence_divergences import ratio_of_means
 from jackpot_sim.core.sequences import per_sequence
 from jackpot_sim.environments.fields import check_count
@@ -52,6 +53,13 @@ class LawPair:
     actor_log_probs: Array
     believed_log_probs: Array
 
+    def __post_init__(self) -> None:
+        laws = check_reals(self.policy_log_probs, "policy_log_probs", "rows", "vocab")
+        for name in ("actor_log_probs", "believed_log_probs"):
+            check_same_shape(laws, check_reals(getattr(self, name), name), "policy_log_probs", name)
+        for name in ("sequence", "step"):
+            check_shape(check_integers(getattr(self, name), name), tuple(laws.shape[:1]), name, "one index per row")
+
 
 @dataclass(frozen=True, eq=False)
 class Setup:
@@ -76,6 +84,10 @@ class Setup:
     believes_raw: bool
     batch_size: int
     rows: int
+
+    def __post_init__(self) -> None:
+        for each in self.prompts:
+            check_integers(each, "prompts", "length of a prompt")
 
     def write(self, scorer: CausalLM, role: Role, prompt: Ints, uniforms: Floats) -> Written:
         """A rollout after each of the prompts numbered `prompt`, shape (n,), from uniforms (n, length)."""
@@ -166,6 +178,10 @@ class RealisedRollouts:
     reward: RewardAfter
     baseline: Floats
     block: str | None
+
+    def __post_init__(self) -> None:
+        shape = (len(self.setup.prompts),)
+        check_shape(check_reals(self.baseline, "baseline"), shape, "baseline", "one number per prompt")
 
     def with_batches_of(self, batch_size: int) -> RealisedRollouts:
         """This environment with another batch size."""

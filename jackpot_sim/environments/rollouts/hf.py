@@ -20,6 +20,7 @@ from typing import ClassVar, Literal, cast
 import numpy as np
 
 from jackpot_sim.core.arrays import Flags, Floats, Ints
+from jackpot_sim.core.checks import check_reals
 from jackpot_sim.environments.fields import BY_KIND, FORBID_EXTRA, check_count, check_positive
 from jackpot_sim.environments.knobs import Divergence
 from jackpot_sim.environments.language_models.build import check_model, check_same_vocabulary
@@ -290,5 +291,6 @@ def mean_of_each(rewards: Floats) -> Floats:
 
     So rounding alone makes no advantage.
     """
+    check_reals(rewards, "rewards", "prompts", "n")
     least = rewards.min(axis=-1)
     return np.asarray(least + np.mean(rewards - least[:, None], axis=-1))

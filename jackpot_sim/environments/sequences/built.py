@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from jackpot_sim.core.arrays import Floats, Ints
+from jackpot_sim.core.checks import check_integers, check_reals, check_shape
 from jackpot_sim.core.sequences import Enumeration, SampledSequences, SequenceLaws
 from jackpot_sim.environments.fields import check_count
 from jackpot_sim.environments.language_models.scoring import Scorer
@@ -75,6 +76,13 @@ class RealisedSequences:
     models: Models
     reward: RewardOf
     baseline: Floats
+
+    def __post_init__(self) -> None:
+        check_integers(self.prompts, "prompts", "prompts", "prompt_length")
+        check_shape(check_reals(self.baseline, "baseline"), self.prompts.shape[:1], "baseline", "one number per prompt")
+        for each in self.features or ():
+            check_reals(each, "features", "prefixes", "vocab", "parameters")
+            check_shape(each, (self.tree.prefixes, self.tree.vocab, each.shape[2]), "features", "one row per prefix")
 
     def rollouts(self, seed: int, n: int, replicates: int) -> tuple[SampledSequences, ...]:
         """After each prompt, replicates · n sequences of the actor and as many of the policy.

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from jackpot_sim.core.arrays import Flags, Floats, Ints
+from jackpot_sim.core.checks import check_ids, check_integers, check_mask, check_padding, check_same_shape
 from jackpot_sim.core.sequences import Sequences
 from jackpot_sim.environments.language_models.scoring import Scorer
 
@@ -32,9 +33,20 @@ class DrawnPrefixes:
     example: Ints
     depth: Ints
 
+    def __post_init__(self) -> None:
+        check_ids(check_integers(self.example, "example", "rows"), len(self.sequences), "example")
+        check_same_shape(self.example, check_integers(self.depth, "depth"), "example", "depth")
+
     @classmethod
     def of(cls, tokens: Ints, mask: Flags) -> DrawnPrefixes:
-        """The prefixes of sequences of shape (n, length); the mask, of that shape, is True on tokens."""
+        """The prefixes of sequences of shape (n, length); the mask, of that shape, is True on tokens.
+
+        Raises:
+            TypeError: tokens are no integers, or the mask is not boolean.
+            ValueError: the shapes differ, a token is negative, or padding comes before a token.
+        """
+        check_mask(mask, check_integers(tokens, "tokens", "n", "length"), "tokens")
+        check_padding(mask)
         prefix = np.zeros(tokens.shape, dtype=np.int64)
         example, depth = [np.zeros(1, dtype=np.int64)], [np.zeros(1, dtype=np.int64)]
         count, vocab = 1, int(tokens.max()) + 1

@@ -15,6 +15,7 @@ import numpy as np
 
 from jackpot_sim.core import divergences
 from jackpot_sim.core.arrays import Floats, Ints
+from jackpot_sim.core.checks import check_integers, check_reals, check_shape
 from jackpot_sim.core.sequence_divergences import ratio_of_means
 from jackpot_sim.core.sequences import per_sequence
 from jackpot_sim.environments.language_models.scoring import Scorer
@@ -54,6 +55,7 @@ class ExactKL:
     """
 
     def __init__(self, tree: PrefixTree, prompts: Ints) -> None:
+        check_integers(prompts, "prompts", "prompts", "prompt_length")
         self._tree = tree
         self.table = lru_cache(maxsize=_CACHED)(lambda scorer: scorer.log_probs(prompts, tree))
         """The laws of a model at every prefix of every prompt, (prompts, prefixes, vocab), nats."""
@@ -82,6 +84,9 @@ class SampledKL:
     """
 
     def __init__(self, prompts: Ints, uniforms: Floats, end_token: int | None) -> None:
+        check_integers(prompts, "prompts", "prompts", "prompt_length")
+        check_reals(uniforms, "uniforms", "prompts", "n", "length")
+        check_shape(uniforms, (len(prompts), *uniforms.shape[1:]), "uniforms", "one table for each of prompts")
         self._prompts, self._uniforms, self._end_token = prompts, uniforms, end_token
         self._of = lru_cache(maxsize=_CACHED)(self._sampled)
 

@@ -13,6 +13,7 @@ import numpy as np
 from scipy.special import ndtri
 
 from jackpot_sim.core.arrays import Flags, Floats, Ints
+from jackpot_sim.core.checks import check_ids, check_integers, check_mask, check_padding
 from jackpot_sim.core.hashing import splitmix64
 from jackpot_sim.environments.fields import FORBID_EXTRA, check_count, check_positive
 
@@ -36,6 +37,7 @@ class SumReward:
 
     def of(self, tokens: Ints, mask: Flags, vocab: int, generator: np.random.Generator) -> Floats:
         """R of shape (n,) for tokens and mask of shape (n, length); nothing is drawn."""
+        _check(tokens, mask, vocab)
         right: Flags = np.sum(tokens, axis=-1, where=mask) % self.modulus == self.target
         return right.astype(np.float64)
 
@@ -58,6 +60,7 @@ class RandomReward:
 
     def of(self, tokens: Ints, mask: Flags, vocab: int, generator: np.random.Generator) -> Floats:
         """R of shape (n,) for tokens and mask of shape (n, length); a fresh generator gives the same."""
+        _check(tokens, mask, vocab)
         state = np.full(len(tokens), generator.integers(2**64, dtype=np.uint64))
         for token, live in zip(tokens.T, mask.T, strict=True):
             state = np.where(live, splitmix64(state ^ splitmix64(token.astype(np.uint64))), state)
@@ -85,6 +88,7 @@ class TokenShareReward:
             ValueError: the token is none of the vocabulary.
         """
         check_count("token of the reward", self.token, 0, vocab - 1)
+        _check(tokens, mask, vocab)
         share: Floats = np.sum((tokens == self.token) & mask, axis=-1) / np.sum(mask, axis=-1)
         return share
 
@@ -99,10 +103,18 @@ class DistinctShareReward:
 
     def of(self, tokens: Ints, mask: Flags, vocab: int, generator: np.random.Generator) -> Floats:
         """R of shape (n,) for tokens and mask of shape (n, length); nothing is drawn."""
+        _check(tokens, mask, vocab)
         ordered = np.sort(np.where(mask, tokens, -1), axis=-1)
         new = np.diff(ordered, axis=-1, prepend=-1) != 0
         share: Floats = np.sum(new, axis=-1) / np.sum(mask, axis=-1)
         return share
+
+
+def _check(tokens: Ints, mask: Flags, vocab: int) -> None:
+    """Refuses tokens and mask that are not of one shape (n, length), and tokens beyond the vocabulary."""
+    check_mask(mask, check_integers(tokens, "tokens", "n", "length"), "tokens")
+    check_padding(mask)
+    check_ids(np.where(mask, tokens, 0), vocab, "tokens")
 
 
 Reward: TypeAlias = SumReward | RandomReward | TokenShareReward | DistinctShareReward

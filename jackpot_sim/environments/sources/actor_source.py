@@ -15,6 +15,7 @@ from typing import ClassVar, TypeAlias
 import numpy as np
 
 from jackpot_sim.core.arrays import Floats, Ints
+from jackpot_sim.core.checks import check_integers, check_reals, check_same_shape
 from jackpot_sim.environments.knobs import OneKnob
 from jackpot_sim.environments.language_models.build import LanguageModel, Model
 from jackpot_sim.environments.language_models.library import Tensor
@@ -43,6 +44,9 @@ class TinyTask:
     prompts: Ints
     tree: PrefixTree
     reward: RewardOf
+
+    def __post_init__(self) -> None:
+        check_integers(self.prompts, "prompts", "prompts", "prompt_length")
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,11 +99,17 @@ class ActorSource(OneKnob):
 
 
 def moved(model: Model, directions: Mapping[str, Tensor], amount: float) -> Model:
-    """A copy of the model with `amount` times its direction added to every parameter that has one."""
+    """A copy of the model with `amount` times its direction added to every parameter that has one.
+
+    Raises:
+        TypeError: a direction holds no real floating numbers.
+        ValueError: a direction has another shape than its parameter.
+    """
     import torch
 
     out = copy.deepcopy(model)
     with torch.no_grad():
         for name, direction in directions.items():
+            check_same_shape(out.get_parameter(name), check_reals(direction, "directions"), name, "directions")
             out.get_parameter(name).add_(direction, alpha=amount)
     return out

@@ -10,6 +10,7 @@ import numpy as np
 from typing_extensions import override
 
 from jackpot_sim.core.arrays import Flags, Floats, Ints
+from jackpot_sim.core.checks import check_reals
 from jackpot_sim.core.numerics import log_softmax
 from jackpot_sim.core.sampling import categorical
 from jackpot_sim.environments.fields import BY_KIND, check_count, check_positive, check_share
@@ -167,6 +168,7 @@ class GeometricMixture:
 
     def draw(self, prompt: Ints, uniforms: Floats, end_token: int | None) -> tuple[Ints, Flags]:
         """Tokens and mask from uniforms, all of shape (n, length); each step reads its prefixes anew."""
+        check_reals(uniforms, "uniforms", "n", "length")
         tokens, mask = np.zeros(uniforms.shape, dtype=np.int64), np.zeros(uniforms.shape, dtype=np.bool_)
         alive = np.arange(len(uniforms))
         for step in range(uniforms.shape[1]):

@@ -12,7 +12,8 @@ import numpy as np
 from typing_extensions import override
 
 from jackpot_sim.core.arrays import Floats
-from jackpot_sim.core.numerics import check_same_shape, log_softmax
+from jackpot_sim.core.checks import check_reals, check_same_shape
+from jackpot_sim.core.numerics import log_softmax
 from jackpot_sim.environments.fields import check_share
 from jackpot_sim.environments.states.base_laws import LogitsFile, read_log_probs
 from jackpot_sim.environments.states.mismatch import TransformedLaw
@@ -48,6 +49,7 @@ class ActorFile(TransformedLaw):
 
     @override
     def actor_law(self, base: Floats) -> Callable[[float], Floats]:
+        check_reals(base, "base", "states", "vocab")
         actor = read_log_probs(self.path)
         base_name = self.base.path if isinstance(self.base, LogitsFile) else f"the base law ({self.base.kind})"
         check_same_shape(actor, base, str(self.path), str(base_name))

@@ -12,6 +12,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 
 from jackpot_sim.core.arrays import Floats
+from jackpot_sim.core.checks import check_reals
 from jackpot_sim.environments.fields import FORBID_EXTRA, check_non_negative, check_share
 from jackpot_sim.environments.files import load_array
 
@@ -30,6 +31,7 @@ class NormalAdvantage:
 
     def draw(self, log_probs: Floats, generator: np.random.Generator) -> Floats:
         """A of shape (states, vocab), for laws of that shape."""
+        check_reals(log_probs, "log_probs", "states", "vocab")
         return self.scale * generator.standard_normal(log_probs.shape)
 
 
@@ -51,6 +53,7 @@ class BinaryReward:
 
     def draw(self, log_probs: Floats, generator: np.random.Generator) -> Floats:
         """A of shape (states, vocab), centred under exp(`log_probs`)."""
+        check_reals(log_probs, "log_probs", "states", "vocab")
         reward = (generator.random(log_probs.shape) < self.correct).astype(np.float64)
         baseline: Floats = np.sum(np.exp(log_probs) * reward, axis=-1, keepdims=True)
         return reward - baseline
@@ -76,6 +79,7 @@ class FileAdvantage:
             ValueError: the file cannot be read, does not fit the laws, or holds anything but finite numbers; the
                 error names it.
         """
+        check_reals(log_probs, "log_probs", "states", "vocab")
         array = load_array(self.path, "an advantage")
         if not (np.issubdtype(array.dtype, np.integer) or np.issubdtype(array.dtype, np.floating)):
             raise ValueError(f"{self.path}: an advantage must hold real numbers, got dtype {array.dtype}")

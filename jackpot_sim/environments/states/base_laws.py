@@ -13,7 +13,8 @@ from typing import Literal, TypeAlias
 import numpy as np
 
 from jackpot_sim.core.arrays import Floats
-from jackpot_sim.core.numerics import log_softmax, overflow_to_inf
+from jackpot_sim.core.backend import overflow_to_inf
+from jackpot_sim.core.numerics import log_softmax
 from jackpot_sim.environments.fields import FORBID_EXTRA, check_count, check_non_negative, check_positive, check_share
 from jackpot_sim.environments.files import load_array
 from jackpot_sim.environments.states.ngram import Ngram

@@ -14,6 +14,7 @@ import numpy as np
 from typing_extensions import override
 
 from jackpot_sim.core.arrays import Floats
+from jackpot_sim.core.checks import check_reals
 from jackpot_sim.core.numerics import log_softmax
 from jackpot_sim.environments.fields import check_count
 from jackpot_sim.environments.randomness import keyed_generator
@@ -42,6 +43,7 @@ class QuantizedLogits(TransformedLaw):
 
     @override
     def actor_law(self, base: Floats) -> Callable[[float], Floats]:
+        check_reals(base, "base", "states", "vocab")
         high = np.max(base, axis=-1, keepdims=True)
         low = np.min(base, axis=-1, keepdims=True, where=np.isfinite(base), initial=0.0)
 
@@ -76,6 +78,7 @@ class LowRank(TransformedLaw):
 
     @override
     def actor_law(self, base: Floats) -> Callable[[float], Floats]:
+        check_reals(base, "base", "states", "vocab")
         if not np.all(np.isfinite(base)):
             raise ValueError("low-rank needs a base law that vanishes nowhere, and this one holds log-probs of -inf")
         left, singular, right = np.linalg.svd(base - np.mean(base, axis=-1, keepdims=True), full_matrices=False)
@@ -92,6 +95,7 @@ class LowRank(TransformedLaw):
 
     @override
     def solve(self, target: Target, base: Floats) -> float:
+        check_reals(base, "base", "states", "vocab")
         return target.nearest(range(1, min(base.shape) + 1))
 
 
@@ -117,6 +121,7 @@ class LowerOrder(Mismatch):
 
     @override
     def laws(self, base: Floats, advantage: Floats, seed: int) -> Laws:
+        check_reals(base, "base", "states", "vocab")
         contexts = self.base.contexts(keyed_generator(seed, "base", self.base))
         return lambda order: (base, self.base.log_probs_at(contexts, int(order)))
 

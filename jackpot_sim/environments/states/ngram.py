@@ -95,6 +95,7 @@ class Ngram:
 
     def log_probs_at(self, contexts: Packed, order: int) -> Floats:
         """The laws of one order, log P, at packed contexts of at least order − 1 bytes, shape (contexts, 256)."""
+        _check(contexts, np.uint64, "contexts")
         law = np.full((len(contexts), VOCAB), 1.0 / VOCAB)
         for length in range(1, order + 1):
             suffixes = contexts & np.uint64((1 << 8 * (length - 1)) - 1)
@@ -106,10 +107,17 @@ class Ngram:
 
 def pack(symbols: NDArray[np.uint8], order: int) -> Packed:
     """The runs of `order` bytes as integers, in the order of the text."""
+    _check(symbols, np.uint8, "symbols")
     grams = np.zeros(max(len(symbols) - order + 1, 0), dtype=np.uint64)
     for offset in range(order):
         grams = (grams << _BYTE) | symbols[offset : offset + len(grams)].astype(np.uint64)
     return grams
+
+
+def _check(array: NDArray[np.generic], dtype: type[np.generic], name: str) -> None:
+    if not (isinstance(array, np.ndarray) and array.dtype == dtype and array.ndim == 1):
+        given = f"{getattr(array, 'dtype', type(array).__name__)} of shape {getattr(array, 'shape', ())}"
+        raise TypeError(f"{name} must be a numpy array of {dtype.__name__} of shape (n,), got {given}")
 
 
 @lru_cache(maxsize=16)

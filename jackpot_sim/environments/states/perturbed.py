@@ -15,6 +15,7 @@ import numpy as np
 from typing_extensions import override
 
 from jackpot_sim.core.arrays import Floats
+from jackpot_sim.core.checks import check_numpy, check_reals
 from jackpot_sim.core.numerics import log_softmax
 from jackpot_sim.environments.fields import check_non_negative, check_positive, check_share
 from jackpot_sim.environments.states.base_laws import log_dirichlet
@@ -52,6 +53,8 @@ class DirichletMixture(Mismatch):
 
     @override
     def laws(self, base: Floats, advantage: Floats, seed: int) -> Laws:
+        check_numpy(base=base)
+        check_reals(base, "base", "states", "vocab")
         shape = (base.shape[0], base.shape[1])
         noise = log_dirichlet(self.noise(seed), self.noise_concentration, shape)
 
@@ -85,6 +88,8 @@ class LogitNoise(Mismatch):
 
     @override
     def laws(self, base: Floats, advantage: Floats, seed: int) -> Laws:
+        check_numpy(base=base)
+        check_reals(base, "base", "states", "vocab")
         noise = self.noise(seed).standard_normal(base.shape)
         return lambda sigma: (base, np.asarray(log_softmax(base + sigma * noise)))
 
@@ -123,6 +128,8 @@ class Temperature(TransformedLaw):
 
     @override
     def actor_law(self, base: Floats) -> Callable[[float], Floats]:
+        check_numpy(base=base)
+        check_reals(base, "base", "states", "vocab")
         return lambda temperature: np.asarray(log_softmax(base / temperature))
 
     @override

@@ -9,6 +9,7 @@ import numpy as np
 from typing_extensions import override
 
 from jackpot_sim.core.arrays import Floats
+from jackpot_sim.core.checks import check_reals, check_same_shape
 from jackpot_sim.core.numerics import log_softmax
 from jackpot_sim.environments.fields import check_count, check_positive
 from jackpot_sim.environments.states.mismatch import Laws, Mismatch
@@ -47,6 +48,8 @@ class StaleLogits(Mismatch):
 
     @override
     def laws(self, base: Floats, advantage: Floats, seed: int) -> Laws:
+        check_reals(base, "base", "states", "vocab")
+        check_same_shape(base, check_reals(advantage, "advantage"), "base", "advantage")
         ascent = Ascent(base, advantage, self.learning_rate)
         return lambda steps: (ascent.log_probs_after(int(steps)), base)
 
@@ -59,6 +62,9 @@ class Ascent:
     """The path of exact policy-gradient ascent; it goes on from the nearest step that was asked for before."""
 
     def __init__(self, start: Floats, reward: Floats, learning_rate: float) -> None:
+        check_same_shape(
+            check_reals(start, "start", "states", "vocab"), check_reals(reward, "reward"), "start", "reward"
+        )
         self._start, self._reward, self._learning_rate = start, reward, learning_rate
         self._logits_after = {0: start}
 

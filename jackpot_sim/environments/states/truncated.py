@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from typing_extensions import override
 
 from jackpot_sim.core.arrays import Floats
+from jackpot_sim.core.checks import check_ids, check_numpy, check_reals, check_shape
 from jackpot_sim.environments.fields import check_count, check_share
 from jackpot_sim.environments.knobs import Divergence
 from jackpot_sim.environments.states.mismatch import TransformedLaw
@@ -26,6 +27,8 @@ class Ranked:
     """Laws of shape (states, vocab) with their tokens ranked from the likeliest on; ties go to the lower id."""
 
     def __init__(self, log_probs: Floats) -> None:
+        check_numpy(log_probs=log_probs)
+        check_reals(log_probs, "log_probs", "states", "vocab")
         self.log_probs = log_probs
         self.ids = np.argsort(-log_probs, axis=-1, kind="stable")
 
@@ -37,7 +40,8 @@ class Ranked:
 
     def keep(self, count: NDArray[np.int64]) -> Floats:
         """The laws cut to their first `count` ranks, (states,), and renormalised; −inf elsewhere."""
-        vocab = self.log_probs.shape[-1]
+        states, vocab = self.log_probs.shape
+        check_shape(check_ids(count, vocab + 1, "count"), (states,), "count", "one number per state")
         inside = np.empty(self.log_probs.shape, dtype=np.bool_)
         np.put_along_axis(inside, self.ids, np.arange(vocab) < count[:, None], axis=-1)
         log_mass = np.log1p(-np.take_along_axis(self.tail, count[:, None], axis=-1))
@@ -60,6 +64,7 @@ class TopKTruncation(TransformedLaw):
 
     @override
     def actor_law(self, base: Floats) -> Callable[[float], Floats]:
+        check_reals(base, "base", "states", "vocab")
         states, vocab = base.shape
         ranked = Ranked(base)
 
@@ -72,6 +77,7 @@ class TopKTruncation(TransformedLaw):
     @override
     def solve(self, target: Target, base: Floats) -> float:
         # The kept mass grows with k, so the KL falls.
+        check_reals(base, "base", "states", "vocab")
         return target.nearest_ordered(range(base.shape[-1], 0, -1))
 
 
@@ -95,6 +101,7 @@ class TopPTruncation(TransformedLaw):
 
     @override
     def actor_law(self, base: Floats) -> Callable[[float], Floats]:
+        check_reals(base, "base", "states", "vocab")
         states, vocab = base.shape
         ranked = Ranked(base)
 
@@ -111,6 +118,7 @@ class TopPTruncation(TransformedLaw):
     @override
     def solve(self, target: Target, base: Floats) -> float:
         # A larger p keeps more, so the KL falls.
+        check_reals(base, "base", "states", "vocab")
         steps = np.unique(np.clip(1 - Ranked(base).tail[:, 1:], 0.0, 1.0))[::-1]
         middles = (steps + np.append(steps[1:], 0.0)) / 2
         candidates: list[float] = [1.0, *middles[middles > 0].tolist()]

@@ -14,7 +14,7 @@ import numpy as np
 from typing_extensions import override
 
 from jackpot_sim.core.arrays import Array, Floats
-from jackpot_sim.core.backend import as_array, namespace, to_numpy
+from jackpot_sim.core.backend import as_array, floating, namespace, to_numpy
 from jackpot_sim.core.log_ratios import k2
 from jackpot_sim.estimators.corrections.composed import Wrapper
 from jackpot_sim.estimators.corrections.correction import Correction, Level, TokenCorrection
@@ -196,7 +196,7 @@ class _Scaled(Wrapper):
 
 def _law(log_ratio: Array, probability: Array) -> Array:
     """`probability` as a column, shape (n, 1), for log-ratios of shape (n, length)."""
-    column = as_array(probability, log_ratio)[..., None]
+    column = as_array(floating(probability, "probability"), log_ratio)[..., None]
     rows = log_ratio.shape[:-1]
     if log_ratio.ndim != 2 or column.shape[:-1] != rows:
         raise ValueError(

@@ -20,8 +20,8 @@ from typing import Any, ClassVar
 from typing_extensions import override
 
 from jackpot_sim.core.arrays import Array, Floats
-from jackpot_sim.core.backend import namespace
-from jackpot_sim.core.numerics import overflow_to_inf
+from jackpot_sim.core.backend import namespace, overflow_to_inf
+from jackpot_sim.core.checks import check_beside
 from jackpot_sim.estimators.corrections.inputs import Tokens, TokenWeights, only_live
 from jackpot_sim.estimators.corrections.parameters import Parameter, log_of
 from jackpot_sim.estimators.corrections.pieces import Piece
@@ -119,7 +119,8 @@ class Correction(ABC):
             advantages: as in `Tokens`.
 
         Raises:
-            ValueError: a field that the correction needs is missing or holds NaN where it counts, or as `Tokens`.
+            ValueError: a field that the correction needs is missing or holds NaN where it counts, a parameter
+                does not fit the tokens' shape, or as `Tokens`.
             TypeError: other arguments are given beside a `Tokens`, or as `Tokens`.
         """
         fields = {
@@ -137,7 +138,9 @@ class Correction(ABC):
         tokens = self.checked(tokens)
         with overflow_to_inf():
             pair = self.pair(tokens)
-        return pair if tokens.mask is None and self.level is Level.TOKEN else only_live(pair, tokens.live)
+        for field, value in zip(TokenWeights._fields, pair, strict=True):
+            check_beside(value, tokens.log_ratio, f"{self.name}: {field}", "log_ratio")
+        return only_live(pair, tokens.live)
 
     def checked(self, tokens: Tokens) -> Tokens:
         """The tokens, in which the fields that the correction needs are present and checked.
@@ -147,6 +150,9 @@ class Correction(ABC):
         """
         if self.level is Level.SEQUENCE and tokens.log_ratio.ndim == 0:
             raise ValueError(f"{self.name} needs log_ratio of shape (..., length), tokens along the last axis, got ()")
+        for name, value in self.parameters().items():
+            if getattr(value, "ndim", 0):
+                check_beside(value, tokens.log_ratio, f"{self.name}: {name}", "log_ratio")
         return tokens.with_needed(self.needs, self.name)
 
     def pair(self, tokens: Tokens) -> TokenWeights:

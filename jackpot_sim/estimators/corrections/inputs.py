@@ -11,10 +11,10 @@ from typing_extensions import TypeVar
 
 from jackpot_sim.core.arrays import Array, Floats
 from jackpot_sim.core.backend import as_array, floating, namespace, stop_gradient
-from jackpot_sim.core.numerics import check_same_shape
+from jackpot_sim.core.checks import check_beside, check_mask, check_same_shape
 
 HOW_TO_GIVE = {
-    "overlap": "pass Z(lam), for instance obrs.overlap(policy, actor, lam)",
+    "overlap": "pass Z(lam), for instance obrs.overlap(policy, actor, lam)[..., None] beside log-ratios of whole laws",
     "policy_log_probs": "pass log p of each token, or log q as actor_log_probs",
     "actor_log_probs": "pass log q of each token, or log p as policy_log_probs",
     "advantages": "pass one per sequence, shape (..., 1), or one per token",
@@ -61,18 +61,18 @@ class Tokens:
             the last axis is time, shape (..., length).
         policy_log_probs: log p of each token, the shape of `log_ratio`, nats.
         actor_log_probs: log q of each token, the same shape, nats.
-        overlap: Z(λ) at the correction's `overlap_lam`; it broadcasts against `log_ratio`, so that one per
-            state or sequence has shape (..., 1).
+        overlap: Z(λ) at the correction's `overlap_lam`; a number or the axes of `log_ratio`, each as long or 1,
+            so that one per state or sequence has shape (..., 1).
         log_reference_ratio: log p_ref − log p_new of each token, the same shape, where the target is p_new;
             None: the target is p_ref.
         mask: True on tokens that count, boolean, the shape of `log_ratio`; None: all tokens count. The other
             tokens may hold anything, NaN included; their a and w are 0.
-        advantages: A of each token; it broadcasts against `log_ratio`, so that one per sequence has
-            shape (..., 1).
+        advantages: A of each token; a number or the axes of `log_ratio`, each as long or 1, so that one per
+            sequence has shape (..., 1).
 
     Raises:
-        ValueError: `log_ratio` holds NaN at a token that counts, `mask` is not boolean, or a shape differs.
-        TypeError: `log_ratio` holds no real floating numbers.
+        ValueError: `log_ratio` holds NaN at a token that counts, or a shape does not fit.
+        TypeError: `mask` is not boolean, or another field holds no real floating numbers.
     """
 
     log_ratio: Array
@@ -85,19 +85,22 @@ class Tokens:
     advantages: Array | None = None
 
     def __post_init__(self) -> None:
-        log_ratio = floating(self.log_ratio)
+        log_ratio = floating(self.log_ratio, "log_ratio")
         xp = namespace(log_ratio)
         if self.mask is not None:
-            if not namespace(self.mask).isdtype(self.mask.dtype, "bool"):
-                raise ValueError(f"mask must be boolean, True on tokens that count, got dtype {self.mask.dtype}")
-            check_same_shape(log_ratio, self.mask, "log_ratio", "mask")
+            check_mask(self.mask, log_ratio, "log_ratio")
             log_ratio = namespace(log_ratio, self.mask).where(self.mask, log_ratio, 0.0)
         if bool(xp.any(xp.isnan(log_ratio))):
             raise ValueError("log_ratio holds NaN: no correction can weigh it")
         for name in ("policy_log_probs", "actor_log_probs", "log_reference_ratio"):
             given = getattr(self, name)
             if given is not None:
-                check_same_shape(log_ratio, given, "log_ratio", name)
+                check_same_shape(log_ratio, floating(given, name), "log_ratio", name)
+        for name in ("overlap", "advantages"):
+            given = getattr(self, name)
+            if given is not None:
+                namespace(log_ratio, given)
+                check_beside(given, log_ratio, name, "log_ratio")
         object.__setattr__(self, "log_ratio", log_ratio)
 
     @property
@@ -145,19 +148,8 @@ class Tokens:
                 raise ValueError(f"{owner}: overlap holds NaN or a negative number")
             return value
         if name == "advantages":
-            value = self._advantage_of_each(value)
+            value = namespace(self.log_ratio).broadcast_to(as_array(value, self.log_ratio), self.log_ratio.shape)
         return self._without_nan(name, value, owner)
-
-    def _advantage_of_each(self, advantages: Array) -> Array:
-        xp = namespace(self.log_ratio)
-        try:
-            each = xp.broadcast_to(as_array(advantages, self.log_ratio), self.log_ratio.shape)
-        except (RuntimeError, ValueError):
-            raise ValueError(
-                f"advantages has shape {tuple(advantages.shape)}: it does not broadcast against log_ratio, "
-                f"of shape {tuple(self.log_ratio.shape)} (one per sequence has shape (..., 1))"
-            ) from None
-        return each
 
     def _without_nan(self, name: str, value: Array, owner: str) -> Array:
         xp = namespace(value)

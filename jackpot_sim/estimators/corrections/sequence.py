@@ -111,7 +111,11 @@ class GeometricTruncatedImportanceSampling(SequenceTruncatedImportanceSampling):
 @register("sequence-mis")
 @dataclass(frozen=True)
 class SequenceMaskedImportanceSampling(SequenceImportanceSampling):
-    """(1[low ≤ e^S ≤ high], e^S): TRL's default, `sequence_mask` with at most 3; SkyRL 0.5-2."""
+    """(1[low ≤ e^S ≤ high], e^S): TRL's default, `sequence_mask` with at most 3; SkyRL 0.5-2.
+
+    verl's IcePop of sequences has these weights, and keeps a sequence of weight 0 in the count of tokens, which is
+    the `proposed` denominator here.
+    """
 
     low: float = 0.0
     """Smallest ratio kept."""

@@ -143,7 +143,11 @@ class _RatioBand(_Band):
 @register("mis", "icepop")
 @dataclass(frozen=True)
 class MaskedImportanceSampling(_RatioBand):
-    """(1[low ≤ r ≤ high], r): masked importance sampling, IcePop (Ling)."""
+    """(1[low ≤ r ≤ high], r): masked importance sampling, IcePop (Ling).
+
+    A token outside the band is rejected. verl gives it a weight of 0 and keeps it in the count of tokens, which is
+    the `proposed` denominator here.
+    """
 
     _kept = RATIO
     c2: float | None = None

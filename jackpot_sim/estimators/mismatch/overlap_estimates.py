@@ -18,7 +18,8 @@ import numpy as np
 from jackpot_sim.core import normalizer, obrs
 from jackpot_sim.core.arrays import Array, Flags, Floats, Ints
 from jackpot_sim.core.backend import as_ids, floating, namespace, to_numpy
-from jackpot_sim.core.numerics import check_same_shape, log_ratio
+from jackpot_sim.core.checks import check_alike, check_axes, check_ids, check_integers, check_shape
+from jackpot_sim.core.numerics import log_ratio
 from jackpot_sim.core.sequence_divergences import ratio_of_means
 from jackpot_sim.core.topk import TopK
 
@@ -62,7 +63,8 @@ class LawBlock:
         cluster: the sequence, or other independently sampled unit, of each token, integers of shape (rows,).
 
     Raises:
-        ValueError: the shapes do not fit.
+        TypeError: laws or uniforms are not arrays of real floating numbers, or tokens or clusters of integers.
+        ValueError: the shapes do not fit, or a token lies outside the vocabulary.
     """
 
     policy_log_probs: Array
@@ -72,12 +74,13 @@ class LawBlock:
     cluster: Array
 
     def __post_init__(self) -> None:
-        check_same_shape(self.policy_log_probs, self.actor_log_probs, "policy_log_probs", "actor_log_probs")
-        if self.policy_log_probs.ndim != 2:
-            raise ValueError(f"policy_log_probs has shape {tuple(self.policy_log_probs.shape)}, not (rows, vocab)")
+        check_alike(policy_log_probs=self.policy_log_probs, actor_log_probs=self.actor_log_probs)
+        check_axes(self.policy_log_probs, "policy_log_probs", "rows", "vocab")
+        floating(self.uniforms, "uniforms")
+        check_integers(self.cluster, "cluster")
+        check_ids(self.tokens, int(self.policy_log_probs.shape[1]), "tokens")
         for name in ("tokens", "uniforms", "cluster"):
-            if tuple(getattr(self, name).shape) != (len(self),):
-                raise ValueError(f"{name} has shape {tuple(getattr(self, name).shape)}: there are {len(self)} rows")
+            check_shape(getattr(self, name), (len(self),), name, "one number per row")
 
     def __len__(self) -> int:
         return int(self.policy_log_probs.shape[0])

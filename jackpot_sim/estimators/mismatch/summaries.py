@@ -1,8 +1,8 @@
 """Summaries of the distance between two policies on rollouts of real models, with intervals.
 
 The tokens of a sequence are not independent: where two policies disagree once, they tend to disagree again.
-So a standard error that counts tokens is too small. Here whole sequences (clusters) are resampled with
-replacement, and a mean over tokens is the ratio of two sums over clusters.
+So a standard error that counts tokens is too small. Here whole sequences (clusters) are left out one at a time, and
+a mean over tokens is the ratio of two sums over clusters.
 
 Figures that square an importance ratio depend on a handful of tokens. Beside each such mean there are robust
 companions, and figures of how few tokens carry it.
@@ -16,17 +16,24 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jackpot_sim.core import log_ratios
-from jackpot_sim.core.arrays import Floats, Ints
+from jackpot_sim.core import intervals, log_ratios
+from jackpot_sim.core.arrays import Array, Floats, Ints
+from jackpot_sim.core.backend import overflow_to_inf
+from jackpot_sim.core.checks import check_floats, check_integers, check_numpy, check_shape
+from jackpot_sim.core.intervals import Interval, Scale
 from jackpot_sim.core.log_ratios import Aggregate
-from jackpot_sim.core.numerics import check_same_shape, exp_difference, overflow_to_inf
+from jackpot_sim.core.numerics import exp_difference
 from jackpot_sim.core.scored import ScoredRollouts
-from jackpot_sim.estimators.mismatch.bootstrap import Correlation, Group, Largest, Means, Ordered, Weights, relative
+from jackpot_sim.estimators.mismatch.clusters import Units, relative
 
-LEVEL = 0.95
-"""The coverage of the intervals."""
 TRIMMED = 0.01
 """The share of the tokens that a trimmed mean leaves out at either end."""
+WIDEST_MEAN = 1.6
+"""The largest standard deviation over clusters of log mean r² for which the mean of r² has an interval."""
+WIDEST_SHARE = 1.2
+"""The same for effective shares, whose own variance is smaller and whose tail is the same."""
+FEWEST_WEIGHTS = 12
+"""The fewest clusters for which either has an interval."""
 
 STATES = {
     "kl_policy_actor": "KL(p‖q) at the states that the actor visits, nats",
@@ -43,7 +50,7 @@ SAMPLED = {
     "k3": "mean over tokens of r − 1 − ℓ, nats: unbiased like k1, with less variance (verl k3_kl)",
     "abs_log_ratio_median": "median of |ℓ| over tokens, nats",
     "abs_log_ratio_p99": "99th percentile of |ℓ| over tokens, nats",
-    "abs_log_ratio_max": "largest |ℓ| of any token, nats; a maximum has no bootstrap interval",
+    "abs_log_ratio_max": "largest |ℓ| of any token, nats; a maximum has no interval",
     "chi_square_token": "mean over tokens of r², less 1 (verl chi2_token)",
     "chi_square_token_trimmed": "chi_square_token without the largest and the smallest 1 % of the ratios",
     "chi_square_largest_share": "share of Σ r² at the token with the largest ratio, in [0, 1]",
@@ -58,6 +65,9 @@ SAMPLED = {
 }
 """Descriptions of the summaries of ℓ = log p − log q at the drawn tokens; r = e^ℓ is policy over actor."""
 
+OF_THE_SAMPLE = ("abs_log_ratio_max", "chi_square_largest_share", "chi_square_half_tokens")
+"""The figures that describe the tokens drawn and estimate nothing: more of them would change what they measure."""
+
 _OF_STATES = {
     "": "mean over tokens of ",
     "_median": "median over tokens of ",
@@ -67,16 +77,16 @@ _OF_STATES = {
 
 @dataclass(frozen=True)
 class Summary:
-    """A figure with its uncertainty, from a bootstrap over clusters.
+    """A figure with its uncertainty over clusters.
 
-    An infinite value has infinite ends and a standard error of nan, as more sequences would not make it finite. The
-    interval is nan where a replicate is nan.
+    An infinite value has infinite ends and a standard error of nan, as more sequences would not make it finite.
+    Figures `OF_THE_SAMPLE` have neither a standard error nor an interval.
 
     Attributes:
         figure: a name that `descriptions` explains.
         value: the figure of the rollouts themselves.
-        se: the standard deviation of the replicates.
-        low: the lower end of the 95 % percentile interval.
+        se: its standard error, by the jackknife over clusters.
+        low: the lower end of the 95 % interval; nan where the figure is unresolved.
         high: its upper end.
         clusters: the number of clusters.
     """
@@ -87,6 +97,11 @@ class Summary:
     low: float
     high: float
     clusters: int
+
+    @property
+    def unresolved(self) -> bool:
+        """True where the clusters are too few, or their weights too heavy-tailed, for any interval that covers."""
+        return math.isnan(self.low) and self.figure not in OF_THE_SAMPLE
 
 
 def descriptions(states: Iterable[str] = tuple(STATES)) -> dict[str, str]:
@@ -100,131 +115,132 @@ def descriptions(states: Iterable[str] = tuple(STATES)) -> dict[str, str]:
     } | SAMPLED
 
 
-def summaries(
-    rollouts: ScoredRollouts,
-    states: Mapping[str, Floats],
-    generator: np.random.Generator,
-    *,
-    replicates: int = 1000,
-    cluster: Ints | None = None,
-) -> list[Summary]:
+def summaries(rollouts: ScoredRollouts, states: Mapping[str, Floats], *, cluster: Ints | None = None) -> list[Summary]:
     """The figures of `descriptions(states)`, each with its uncertainty.
 
-    A single state at which KL(p‖q) is infinite makes the mean infinite, however rarely the actor visits it. No
-    resample shows tokens that were never drawn: where a few tokens carry a figure, its interval is too short.
+    A single state at which KL(p‖q) is infinite makes the mean infinite, however rarely the actor visits it. Tokens
+    that were never drawn leave no trace: where rare tokens carry a figure, its interval is too short.
 
     Args:
         rollouts: sequences that the actor wrote.
         states: exact figures of the visited states, by name, each of shape (n, length), inf allowed; at padding
             they may hold anything.
-        generator: the source of the bootstrap's draws.
-        replicates: the number of resamples, at least 2.
         cluster: the cluster of each sequence, shape (n,); None: each sequence is its own. Give the prompts if they
             are themselves a sample and several sequences follow each.
 
     Raises:
         ValueError: a figure of states has a wrong shape, holds NaN or −inf at a token, or has the name of a sampled
-            figure; there are fewer than 2 clusters or replicates.
+            figure; or there are fewer than 2 clusters.
     """
-    if replicates < 2:
-        raise ValueError(f"replicates must be at least 2, got {replicates}")
     cluster = np.arange(len(rollouts)) if cluster is None else cluster
-    if cluster.shape != (len(rollouts),):
-        raise ValueError(f"cluster has shape {cluster.shape}: there are {len(rollouts)} sequences")
+    check_numpy(cluster=cluster)
+    check_shape(check_integers(cluster, "cluster"), (len(rollouts),), "cluster", "one number per sequence")
     place = np.unique(cluster, return_inverse=True)[1]
     count = int(place.max()) + 1
     if count < 2:
-        raise ValueError("a bootstrap over clusters needs at least 2 of them: give more sequences, or other clusters")
+        raise ValueError("errors over clusters need at least 2 of them: give more sequences, or other clusters")
     with overflow_to_inf(), np.errstate(invalid="ignore", divide="ignore"):
-        groups = list(_groups(rollouts, states, place, count))
-        value = _evaluate(groups, np.ones((1, count)))
-        resamples = _resampled(generator, replicates, count, int(rollouts.mask.sum()))
-        drawn = [_evaluate(groups, times) for times in resamples]
-    resampled = {name: np.concatenate([each[name] for each in drawn]) for name in value}
-    return [_summary(name, float(value[name][0]), resampled[name], count) for name in descriptions(states)]
+        found = dict(_figures(rollouts, states, place, count))
+    return [_summary(name, *found[name], count) for name in descriptions(states)]
 
 
-def _groups(rollouts: ScoredRollouts, states: Mapping[str, Floats], place: Ints, count: int) -> Iterator[Group]:
-    """Groups of figures that share sums over clusters."""
-    live, sequences = rollouts.mask, place
-    tokens = np.broadcast_to(place[:, None], live.shape)[live]
+def _figures(
+    rollouts: ScoredRollouts, states: Mapping[str, Floats], place: Ints, count: int
+) -> Iterator[tuple[str, tuple[float, Interval | None]]]:
+    """The figures by name, each with its interval, or None where it describes the sample itself."""
+    live = rollouts.mask
+    tokens = Units(np.broadcast_to(place[:, None], live.shape)[live], count)
+    sequences = Units(place, count)
     log_ratio, log_p, log_q = (
         each[live] for each in (rollouts.log_ratio, rollouts.policy_log_probs, rollouts.actor_log_probs)
     )
     p, q = np.exp(log_p), np.exp(log_q)
-    of_tokens = {
-        "k1": log_ratios.k1(log_ratio),
-        "k2": log_ratios.k2(log_ratio),
-        "k3": log_ratios.k3(log_ratio),
-        "chi_square_token": log_ratios.chi_square_term(log_ratio),
-        "probability_gap": np.abs(np.asarray(exp_difference(log_p, log_q))),
-    }
     for name, table in states.items():
         values = _checked(name, table, rollouts)
-        of_tokens[name] = values
-        yield Ordered(values, tokens, count, quantiles={f"{name}_median": 0.5}, trimmed={f"{name}_trimmed": TRIMMED})
-    yield Means(of_tokens, tokens, count)
+        scale = intervals.LOG if np.all(values >= 0) else intervals.LINEAR
+        yield name, _mean(tokens, values, scale)
+        yield f"{name}_median", tokens.quantile(values, 0.5)
+        yield f"{name}_trimmed", _trimmed(tokens, values, scale)
+    yield "k1", _mean(tokens, log_ratios.k1(log_ratio), intervals.LINEAR)
+    yield "k2", _mean(tokens, log_ratios.k2(log_ratio), intervals.LOG)
+    yield "k3", _mean(tokens, log_ratios.k3(log_ratio), intervals.LOG)
+    yield "probability_gap", _mean(tokens, np.abs(np.asarray(exp_difference(log_p, log_q))), intervals.LOG)
+    correlation = tokens.correlation(p, q)
+    yield "probability_correlation", (correlation.value, intervals.of_left_out(*correlation, intervals.FISHER))
+    size = np.abs(log_ratio)
+    yield "abs_log_ratio_median", tokens.quantile(size, 0.5)
+    yield "abs_log_ratio_p99", tokens.quantile(size, 0.99)
+    yield "abs_log_ratio_max", (float(size.max()), None)
     total, mean = (
         np.asarray(log_ratios.aggregate(rollouts.log_ratio, live, how)[:, 0]) for how in (Aggregate.SUM, Aggregate.MEAN)
     )
-    of_sequences = {
-        "chi_square_sequence": log_ratios.chi_square_term(total),
-        "chi_square_geometric": log_ratios.chi_square_term(mean),
-        "log_perplexity_gap": np.asarray(log_ratios.k1(mean)),
-    }
-    yield Means(of_sequences, sequences, count)
-    size = np.abs(log_ratio)
-    yield Ordered(size, tokens, count, quantiles={"abs_log_ratio_median": 0.5, "abs_log_ratio_p99": 0.99})
-    yield Largest("abs_log_ratio_max", size, tokens, count)
-    yield Ordered(log_ratios.chi_square_term(log_ratio), tokens, count, trimmed={"chi_square_token_trimmed": TRIMMED})
-    peak = relative(log_ratio)
-    yield Ordered(-peak, tokens, count, measure=np.exp(2 * peak), counted={"chi_square_half_tokens": 0.5})
-    yield Weights(log_ratio, tokens, count, ess="ess_fraction_token", largest="chi_square_largest_share")
-    yield Weights(total, sequences, count, ess="ess_fraction_sequence")
-    yield Correlation("probability_correlation", p, q, tokens, count)
+    yield "log_perplexity_gap", _mean(sequences, log_ratios.k1(mean), intervals.LINEAR)
+    yield "chi_square_token", _chi_square(tokens, log_ratio)
+    yield "chi_square_token_trimmed", _trimmed(tokens, log_ratios.chi_square_term(log_ratio), intervals.LOG1P)
+    yield "chi_square_sequence", _chi_square(sequences, total)
+    yield "chi_square_geometric", _chi_square(sequences, mean)
+    yield "ess_fraction_token", _effective_share(tokens, log_ratio)
+    yield "ess_fraction_sequence", _effective_share(sequences, total)
+    yield from _concentration(log_ratio)
+
+
+def _concentration(log_ratio: Floats) -> Iterator[tuple[str, tuple[float, None]]]:
+    """The share of Σ r² in the largest token, and the number of tokens that carry half of it."""
+    square = np.sort(np.exp(2 * relative(log_ratio)))[::-1]
+    upto = np.cumsum(square)
+    # Rounding must not add a token to the count.
+    half = 1 + float(np.searchsorted(upto, upto[-1] / 2 * (1 - 1e-9)))
+    exists = upto[-1] > 0
+    yield "chi_square_largest_share", (float(square[0] / upto[-1]) if exists else math.nan, None)
+    yield "chi_square_half_tokens", (half if exists else math.nan, None)
+
+
+def _mean(units: Units, values: Array, scale: Scale) -> tuple[float, Interval]:
+    mean = units.mean(np.asarray(values))
+    return mean.value, intervals.of_left_out(*mean, scale)
+
+
+def _trimmed(units: Units, values: Floats, scale: Scale) -> tuple[float, Interval]:
+    trimmed = units.trimmed_mean(values, TRIMMED)
+    return trimmed.value, intervals.of_left_out(*trimmed, scale)
+
+
+def _chi_square(units: Units, log_ratio: Floats) -> tuple[float, Interval]:
+    value, interval = _mean(units, log_ratios.chi_square_term(log_ratio), intervals.LOG1P)
+    return value, _resolved(interval, units, log_ratio, WIDEST_MEAN)
+
+
+def _effective_share(units: Units, log_weight: Floats) -> tuple[float, Interval]:
+    share = units.effective_share(relative(log_weight))
+    interval = intervals.of_left_out(*share, intervals.LOGIT)
+    return share.value, _resolved(interval, units, log_weight, WIDEST_SHARE)
+
+
+def _resolved(interval: Interval, units: Units, log_weight: Floats, widest: float) -> Interval:
+    """The interval; ends of nan for few clusters, or where their log mean w² has a standard deviation above `widest`.
+
+    The draws cannot show how heavy the tail of exponentials is, but the spread of their exponents can.
+    """
+    logs = np.log(units.summed(np.exp(2 * relative(log_weight))) / units.summed(None))
+    if units.count >= FEWEST_WEIGHTS and np.std(logs, ddof=1) <= widest:
+        return interval
+    return Interval(interval.se, math.nan, math.nan)
 
 
 def _checked(name: str, table: Floats, rollouts: ScoredRollouts) -> Floats:
     """A figure of states at the tokens, shape (tokens,)."""
     if name in SAMPLED:
         raise ValueError(f"states: {name!r} is the name of a sampled figure: give it another")
-    check_same_shape(rollouts.mask, table, "mask", f"states[{name!r}]")
+    check_floats(table, rollouts.mask.shape, f"states[{name!r}]", "one number per token")
     values = table[rollouts.mask].astype(np.float64)
     if not np.all(values > -math.inf):
         raise ValueError(f"states[{name!r}] holds NaN or -inf at a token")
     return values
 
 
-_BLOCK = 1 << 22
-"""The number of elements of the largest array of a block of replicates."""
-
-
-def _resampled(generator: np.random.Generator, replicates: int, count: int, tokens: int) -> Iterator[Floats]:
-    """The multiplicity of each cluster, a block of replicates at a time: (k, clusters)."""
-    step = max(1, _BLOCK // max(count, Ordered.width(tokens, count), Ordered.BINS))
-    even = np.full(count, 1 / count)
-    for start in range(0, replicates, step):
-        yield generator.multinomial(count, even, size=min(step, replicates - start)).astype(np.float64)
-
-
-def _evaluate(groups: Iterable[Group], times: Floats) -> dict[str, Floats]:
-    return {name: values for group in groups for name, values in group(times).items()}
-
-
-def _summary(name: str, value: float, replicates: Floats, count: int) -> Summary:
-    if name == "abs_log_ratio_max":
+def _summary(name: str, value: float, interval: Interval | None, count: int) -> Summary:
+    if interval is None:
         return Summary(name, value, math.nan, math.nan, math.nan, count)
     if math.isinf(value):
         return Summary(name, value, math.nan, value, value, count)
-    finite = bool(np.isfinite(replicates).all())
-    tail = (1 - LEVEL) / 2
-    low, high = (math.nan, math.nan) if np.isnan(replicates).any() else _ends(replicates, tail)
-    with overflow_to_inf():  # squares of finite figures may overflow
-        error = float(np.std(replicates, ddof=1)) if finite else math.nan
-    return Summary(name, value, error, low, high, count)
-
-
-def _ends(replicates: Floats, tail: float) -> tuple[float, float]:
-    # Without interpolation, which fails between a number and inf.
-    low, high = np.quantile(replicates, [tail, 1 - tail], method="inverted_cdf")
-    return float(low), float(high)
+    return Summary(name, value, *interval, count)

@@ -13,8 +13,8 @@ import numpy as np
 
 from jackpot_sim.core import divergences, obrs
 from jackpot_sim.core.arrays import Array, Floats, Ints
-from jackpot_sim.core.backend import namespace, to_numpy
-from jackpot_sim.core.numerics import overflow_to_inf
+from jackpot_sim.core.backend import floating, namespace, overflow_to_inf, to_numpy
+from jackpot_sim.core.checks import check_alike, check_axes, check_ids, check_integers, check_numpy, check_shape
 from jackpot_sim.core.weighted_laws import kl_to_weighted
 from jackpot_sim.estimators.corrections.correction import Correction
 from jackpot_sim.estimators.states.tokens import tokens_of_states
@@ -43,8 +43,18 @@ def at_states(
             from where a recording error is studied.
         kl: KL(p‖q) at each state, shape (states,), nats: the KL of a correction that leaves the law unchanged.
         correction: a correction that fits a table and whose parameters are numbers.
+
+    Raises:
+        TypeError: an array is not one of real floating numbers, or they are of several libraries.
+        ValueError: a shape does not fit, or the correction fits no table.
     """
-    xp = namespace(policy_log_probs)
+    if not correction.fits_a_table:
+        raise ValueError(f"correction must fit a table of states and tokens, and {correction.name} looks at more")
+    laws = {"actor_log_probs": actor_log_probs, "believed_log_probs": believed_log_probs}
+    check_alike(policy_log_probs=policy_log_probs, **laws)
+    check_axes(policy_log_probs, "policy_log_probs", "states", "vocab")
+    xp = namespace(policy_log_probs, floating(kl, "kl"))
+    check_shape(kl, tuple(policy_log_probs.shape[:1]), "kl", "one number per state")
     q = xp.exp(actor_log_probs)
     live = q > 0
     with overflow_to_inf():
@@ -72,9 +82,15 @@ class Visited:
         tokens: the ids of the tokens that were written, shape (n, length).
         corrections: the corrections to measure.
         lams: each λ at which Z is wanted besides those that the corrections need.
+
+    Raises:
+        TypeError: ids or places are not numpy arrays of integers, or as `at_states`.
+        ValueError: a shape does not fit, a place lies outside the rollouts, or an id outside the vocabulary.
     """
 
     def __init__(self, tokens: Ints, corrections: Sequence[Correction], lams: Sequence[float] = ()) -> None:
+        check_numpy(tokens=tokens)
+        check_axes(check_integers(tokens, "tokens"), "tokens", "n", "length")
         self._tokens, self._corrections = tokens, corrections
         needed = [each.overlap_lam for each in corrections]
         self.overlap = {lam: self._empty() for lam in dict.fromkeys([*lams, *(x for x in needed if x is not None)])}
@@ -86,7 +102,13 @@ class Visited:
 
     def add(self, sequence: Ints, step: Ints, policy: Array, actor: Array, believed: Array) -> None:
         """Adds the states of a few tokens, at places (rows,), from their three laws, (rows, vocab), nats."""
+        check_alike(policy=policy, actor=actor, believed=believed)
+        check_axes(policy, "policy", "rows", "vocab")
+        check_numpy(sequence=sequence, step=step)
         rows = sequence, step
+        for place, below, name in zip(rows, self._tokens.shape, ("sequence", "step"), strict=True):
+            check_shape(check_ids(place, below, name), tuple(policy.shape[:1]), name, "one place per row of the laws")
+        check_ids(self._tokens[rows], policy.shape[1], "tokens")
         distances = {name: divergence(policy, actor) for name, divergence in divergences.BY_NAME.items()}
         for name, values in distances.items():
             self.divergences[name][rows] = to_numpy(values)

@@ -19,7 +19,8 @@ from enum import StrEnum
 
 import numpy as np
 
-from jackpot_sim.core.arrays import Floats
+from jackpot_sim.core.arrays import Flags, Floats
+from jackpot_sim.core.checks import check_floats
 from jackpot_sim.estimators.replicates import Gram, gradient_figures, jackknife
 
 
@@ -64,6 +65,8 @@ class Updates:
         self.total: Floats = np.zeros((replicates, parameters))
         """X_r, (replicates, parameters)."""
         self.prompts = prompts
+        self.filled: Flags = np.zeros(replicates, dtype=np.bool_)
+        """True for replicates to which a gradient was added, (replicates,)."""
         self._in_parts = False
         self._strata: dict[int, _Stratum] = {}
         """The sums of each prompt whose sequences were added; sequences may still be added to the last."""
@@ -72,8 +75,14 @@ class Updates:
         """Σ x of the open prompt, by replicate."""
 
     def add(self, replicate: int, gradient: Floats) -> None:
-        """Adds a part of an update, (parameters,), already divided by the divisor of the update."""
-        self.total[replicate] += gradient
+        """Adds a part of an update, (parameters,), already divided by the divisor of the update.
+
+        Raises:
+            TypeError: the gradient is not a numpy array of real floating numbers.
+            ValueError: the gradient has another shape, or there is no such replicate.
+        """
+        self._check(replicate, gradient)
+        self._add(replicate, gradient)
         self._in_parts = True
 
     def add_sequence(self, replicate: int, prompt: int, gradient: Floats) -> None:
@@ -83,15 +92,27 @@ class Updates:
         of one prompt are held.
 
         Raises:
-            ValueError: a prompt comes back after another, or there are more prompts than announced.
+            TypeError: the gradient is not a numpy array of real floating numbers.
+            ValueError: a prompt comes back after another, there are more prompts than announced, the gradient has
+                another shape, or there is no such replicate.
         """
+        self._check(replicate, gradient)
         if prompt != self._open:
             self._begin(prompt)
         stratum = self._strata[prompt]
-        self.total[replicate] += gradient
+        self._add(replicate, gradient)
         self._sums[replicate] += gradient
         stratum.count[replicate] += 1
         stratum.square[replicate] += gradient @ gradient
+
+    def _check(self, replicate: int, gradient: Floats) -> None:
+        if not 0 <= replicate < len(self.total):
+            raise ValueError(f"replicate must lie from 0 to {len(self.total) - 1}, got {replicate}")
+        check_floats(gradient, self.total.shape[1:], "gradient", "one number per parameter")
+
+    def _add(self, replicate: int, gradient: Floats) -> None:
+        self.total[replicate] += gradient
+        self.filled[replicate] = True
 
     def _begin(self, prompt: int) -> None:
         if prompt in self._strata:
@@ -175,7 +196,8 @@ def figures(
         policy_spread: the same for the policy's updates, whose sequences are always independent.
 
     Raises:
-        ValueError: the two differ in shape or prompts, n_samples < 1, or as `Updates.variance`.
+        ValueError: the two differ in shape or prompts, a replicate holds no gradient, n_samples < 1, or as
+            `Updates.variance`.
     """
     if n_samples < 1:
         raise ValueError(f"n_samples must be at least 1, got {n_samples}")
@@ -184,6 +206,12 @@ def figures(
             f"actor holds {_size(actor)} and policy {_size(policy)}: both need the same replicates, "
             "parameters and prompts"
         )
+    for name, updates in (("actor", actor), ("policy", policy)):
+        if not updates.filled.all():
+            raise ValueError(
+                f"{name} holds no gradient of replicate {int(np.argmin(updates.filled))}: add one to every replicate, "
+                "even if it is 0"
+            )
     draws = _Draws(actor, policy, n_samples, Spread(actor_spread), Spread(policy_spread))
     value = draws.figures(None)
     left_out = [draws.figures(without) for without in range(len(actor.total))]

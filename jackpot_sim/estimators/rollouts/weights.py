@@ -12,8 +12,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from jackpot_sim.core.arrays import Flags, Floats, Ints
+from jackpot_sim.core.backend import overflow_to_inf
+from jackpot_sim.core.checks import check_floats, check_integers, check_mask, check_numpy, check_shape
 from jackpot_sim.core.log_ratios import ess_fraction
-from jackpot_sim.core.numerics import check_same_shape, overflow_to_inf
 from jackpot_sim.core.scored import ScoredRollouts
 from jackpot_sim.estimators.corrections.correction import Correction, Level
 from jackpot_sim.estimators.corrections.inputs import Tokens, TokenWeights, in_numpy
@@ -34,10 +35,11 @@ def weigh(
         replicate: the batch of each sequence, (n,), for corrections that look at the batch; None: a single batch.
 
     Raises:
+        TypeError: `overlap` is not a numpy array of real floating numbers, or `replicate` not one of integers.
         ValueError: as `Correction.weights`, or a shape differs.
     """
     if overlap is not None:
-        check_same_shape(rollouts.mask, overlap, "mask", "overlap")
+        _check_per_token(rollouts, overlap, "overlap")
         overlap = np.where(rollouts.mask, overlap, 1.0)
     if replicate is not None:
         _check_replicate(rollouts, replicate)
@@ -61,7 +63,13 @@ def tokens_of_rollouts(rollouts: ScoredRollouts, overlap: Floats | None = None) 
     Args:
         rollouts: sequences that the actor wrote.
         overlap: Z(λ) at the state of each token, (n, length), for a correction that needs it.
+
+    Raises:
+        TypeError: `overlap` is not a numpy array of real floating numbers.
+        ValueError: `overlap` has another shape.
     """
+    if overlap is not None:
+        _check_per_token(rollouts, overlap, "overlap")
     return Tokens(
         rollouts.log_ratio,
         policy_log_probs=rollouts.policy_log_probs,
@@ -73,7 +81,14 @@ def tokens_of_rollouts(rollouts: ScoredRollouts, overlap: Floats | None = None) 
 
 
 def draw(rollouts: ScoredRollouts, pair: TokenWeights[Floats], generator: np.random.Generator) -> tuple[Flags, Floats]:
-    """The mask m, drawn for every token from its accept probability, and m·w; both (n, length)."""
+    """The mask m, drawn for every token from its accept probability, and m·w; both (n, length).
+
+    Raises:
+        TypeError: a or w is not a numpy array of real floating numbers.
+        ValueError: a or w has another shape than the rollouts.
+    """
+    for name, values in pair._asdict().items():
+        _check_per_token(rollouts, values, name)
     mask = (generator.random(pair.accept.shape) < pair.accept) & rollouts.mask
     return mask, np.where(mask, pair.weight, 0.0)
 
@@ -101,7 +116,9 @@ def scale(
         replicate: the update of each sequence, (n,).
 
     Raises:
-        ValueError: a shape differs, or the denominator is unknown.
+        TypeError: the mask is not boolean, weights are no real floating numbers, replicates no integers, or one of
+            them no numpy array.
+        ValueError: a shape differs, the mask keeps what is no token, or the denominator is unknown.
     """
     denominator = Denominator(denominator)
     _check_kept(rollouts, mask, weight)
@@ -126,7 +143,8 @@ def weight_figures(
     of `scale`.
 
     Raises:
-        ValueError: a shape differs, or there are fewer than 3 replicates.
+        TypeError: as `scale`.
+        ValueError: a shape differs, the mask keeps what is no token, or there are fewer than 3 replicates.
     """
     _check_kept(rollouts, mask, weight)
     _check_replicate(rollouts, replicate)
@@ -174,10 +192,17 @@ def _batches(replicate: Ints) -> Iterator[Ints]:
 
 
 def _check_kept(rollouts: ScoredRollouts, mask: Flags, weight: Floats) -> None:
-    check_same_shape(rollouts.mask, mask, "rollouts.mask", "mask")
-    check_same_shape(rollouts.mask, weight, "rollouts.mask", "weight")
+    check_numpy(mask=mask)
+    check_mask(mask, rollouts.mask, "rollouts.mask")
+    if np.any(mask & ~rollouts.mask):
+        raise ValueError("mask keeps what is no token: it must be False where rollouts.mask is")
+    _check_per_token(rollouts, weight, "weight")
+
+
+def _check_per_token(rollouts: ScoredRollouts, values: Floats, name: str) -> None:
+    check_floats(values, rollouts.mask.shape, name, "one number per token")
 
 
 def _check_replicate(rollouts: ScoredRollouts, replicate: Ints) -> None:
-    if replicate.shape != (len(rollouts),):
-        raise ValueError(f"replicate has shape {replicate.shape}: there are {len(rollouts)} sequences")
+    check_numpy(replicate=replicate)
+    check_shape(check_integers(replicate, "replicate"), (len(rollouts),), "replicate", "one number per sequence")

@@ -24,13 +24,13 @@ from functools import cached_property
 import numpy as np
 
 from jackpot_sim.core.arrays import Floats
-from jackpot_sim.core.numerics import overflow_to_inf
+from jackpot_sim.core.backend import overflow_to_inf
 from jackpot_sim.core.sequences import Enumeration, kl_of_measures, occupancy, per_sequence
 from jackpot_sim.core.weighted_laws import over_divisor, weighted_less_policy
 from jackpot_sim.estimators.corrections.correction import Correction, Level
 from jackpot_sim.estimators.corrections.inputs import TokenWeights
 from jackpot_sim.estimators.sequences.sampled import Truth
-from jackpot_sim.estimators.sequences.spaces import Logits, Parameters, Space
+from jackpot_sim.estimators.sequences.spaces import Logits, Parameters, Space, check_features
 from jackpot_sim.estimators.sequences.updates import Proposals, UpdateTarget, in_the_limit, weigh
 from jackpot_sim.estimators.statistics import Denominator, Moments, StateStatistics, combine_cell, divisor
 
@@ -69,9 +69,15 @@ class Referee:
         enumerations: one for each prompt.
         features: ∂log p(x|s)/∂θ of each prompt, shape (prefixes, vocab, parameters), to measure gradients
             in the parameters; None measures them in the logits at every prefix.
+
+    Raises:
+        TypeError: features are not numpy arrays of real floating numbers.
+        ValueError: features have another shape, or are not one array per prompt.
     """
 
     def __init__(self, enumerations: Sequence[Enumeration], features: Sequence[Floats] | None = None) -> None:
+        if features is not None:
+            check_features(features, [each.laws for each in enumerations])
         spaces = [
             Logits(np.exp(each.laws.policy_log_probs)) if features is None else Parameters(features[index])
             for index, each in enumerate(enumerations)

@@ -20,12 +20,15 @@ import numpy as np
 from scipy import sparse
 
 from jackpot_sim.core.arrays import Flags, Floats, Ints
+from jackpot_sim.core.backend import overflow_to_inf
+from jackpot_sim.core.checks import check_floats
 from jackpot_sim.core.log_ratios import ess_fraction
-from jackpot_sim.core.numerics import log_ratio, overflow_to_inf
-from jackpot_sim.core.sequences import SampledSequences, Sequences
+from jackpot_sim.core.numerics import log_ratio
+from jackpot_sim.core.sequences import SampledSequences, SequenceLaws, Sequences
 from jackpot_sim.estimators.corrections.correction import Correction, Level
 from jackpot_sim.estimators.corrections.inputs import TokenWeights
 from jackpot_sim.estimators.replicates import Gram, Sampled, gradient_figures, jackknife
+from jackpot_sim.estimators.sequences.spaces import check_features
 from jackpot_sim.estimators.sequences.updates import Proposals, UpdateTarget, weigh, weight_tables
 from jackpot_sim.estimators.statistics import Denominator, divisor
 
@@ -73,9 +76,11 @@ def estimate(
 
     Raises:
         ValueError: fewer than 3 replicates, or sequences that cannot be split evenly; the denominator or the target
-            is unknown or does not fit the correction.
+            is unknown or does not fit the correction; a shape of `truth` or `features` does not fit the laws.
+        TypeError: an array of `truth` or `features` is not a numpy array of real floating numbers.
     """
     denominator, target = Denominator(denominator), UpdateTarget(target)
+    _check_given([each.laws for each in rollouts], truth, features)
     n_samples = _per_replicate(rollouts, replicates)
     draws = _Draws(len(rollouts), replicates, truth)
     parts = [Proposals(each.laws, each.actor, each.actor_advantage) for each in rollouts]
@@ -101,6 +106,17 @@ def estimate(
     left_out = [draws.figures(n_samples, without) for without in range(replicates)]
     error = {name: jackknife([each[name] for each in left_out]) for name in value}
     return Sampled(value, error, n_samples, replicates)
+
+
+def _check_given(laws: Sequence[SequenceLaws], truth: Truth | None, features: Sequence[Floats] | None) -> None:
+    if features is not None:
+        check_features(features, laws)
+    if truth is None:
+        return
+    if len(truth.along) != len(laws):
+        raise ValueError(f"truth holds {len(truth.along)} tables for {len(laws)} prompts")
+    for along, own in zip(truth.along, laws, strict=True):
+        check_floats(along, own.shape, "truth.along", "one number per prefix and token")
 
 
 def _per_replicate(rollouts: Sequence[SampledSequences], replicates: int) -> int:

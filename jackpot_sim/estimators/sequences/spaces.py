@@ -6,17 +6,38 @@ prefix, so that tokens at different prefixes are orthogonal; in parameters they 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
 from typing_extensions import override
 
 from jackpot_sim.core.arrays import Floats
+from jackpot_sim.core.checks import check_axes, check_floats
 from jackpot_sim.core.policy_gradient import feature_norm_sq, gradient_under
-from jackpot_sim.core.sequences import Sequences, per_sequence
+from jackpot_sim.core.sequences import SequenceLaws, Sequences, per_sequence
 
 _BLOCK = 1 << 22
 """The number of elements of per-sequence gradients in parameters that are held at a time."""
+_ON_TABLE, _ON_TOKENS = "one number per prefix and token", "one number per token of each sequence"
+
+
+def check_features(features: Sequence[Floats], laws: Sequence[SequenceLaws]) -> None:
+    """Refuses features that are not one array of shape (prefixes, vocab, parameters) for each prompt.
+
+    Raises:
+        TypeError: one is not a numpy array of real floating numbers.
+        ValueError: there are more or fewer than prompts, or a shape does not fit the laws.
+    """
+    if len(features) != len(laws):
+        raise ValueError(f"features holds {len(features)} arrays for {len(laws)} prompts")
+    for each, own in zip(features, laws, strict=True):
+        _check_features(each, own.shape)
+
+
+def _check_features(features: Floats, table: tuple[int, ...]) -> None:
+    check_floats(features, (*table, *np.shape(features)[2:]), "features", "one number per prefix, token and parameter")
+    check_axes(features, "features", "prefixes", "vocab", "parameters")
 
 
 class Space(Protocol):
@@ -39,42 +60,60 @@ class Space(Protocol):
 
 
 class Logits(Space):
-    """The logits at every prefix, from laws p of shape (prefixes, vocab); vectors have the same shape."""
+    """The logits at every prefix, from laws p of shape (prefixes, vocab); vectors have the same shape.
+
+    Raises:
+        TypeError: an array is not a numpy array of real floating numbers.
+        ValueError: an array has another shape than its space wants.
+    """
 
     def __init__(self, p: Floats) -> None:
+        check_axes(check_floats(p, np.shape(p), "p", _ON_TABLE), "p", "prefixes", "vocab")
         self._p = p
         self.norm_sq: Floats = np.asarray(feature_norm_sq(p, np.ones_like(p)))
 
     @override
     def update(self, mass: Floats) -> Floats:
+        check_floats(mass, self._p.shape, "mass", _ON_TABLE)
         return np.asarray(gradient_under(mass, self._p, np.ones_like(self._p)))
 
     @override
     def along(self, vector: Floats) -> Floats:
+        check_floats(vector, self._p.shape, "vector", _ON_TABLE)
         return np.asarray(vector - np.sum(self._p * vector, axis=-1, keepdims=True))
 
     @override
     def path_norm_sq(self, sequences: Sequences, coefficients: Floats) -> Floats:
+        check_floats(coefficients, sequences.mask.shape, "coefficients", _ON_TOKENS)
         return per_sequence(coefficients, coefficients, sequences.gather(self.norm_sq))
 
 
 class Parameters(Space):
-    """A model's parameters, from ∂log p(x|s)/∂θ, (prefixes, vocab, parameters); vectors are (parameters,)."""
+    """A model's parameters, from ∂log p(x|s)/∂θ, (prefixes, vocab, parameters); vectors are (parameters,).
+
+    Raises:
+        TypeError: an array is not a numpy array of real floating numbers.
+        ValueError: an array has another shape than its space wants.
+    """
 
     def __init__(self, features: Floats) -> None:
+        _check_features(features, np.shape(features)[:2])
         self._features = features
         self.norm_sq: Floats = np.asarray(np.einsum("sxp,sxp->sx", features, features))
 
     @override
     def update(self, mass: Floats) -> Floats:
+        check_floats(mass, self.norm_sq.shape, "mass", _ON_TABLE)
         return np.asarray(np.tensordot(mass, self._features, axes=2))
 
     @override
     def along(self, vector: Floats) -> Floats:
+        check_floats(vector, self._features.shape[2:], "vector", "one number per parameter")
         return np.asarray(self._features @ vector)
 
     @override
     def path_norm_sq(self, sequences: Sequences, coefficients: Floats) -> Floats:
+        check_floats(coefficients, sequences.mask.shape, "coefficients", _ON_TOKENS)
         out = np.zeros(len(sequences))
         step = max(1, _BLOCK // self._features.shape[-1])
         for start in range(0, len(sequences), step):

@@ -16,9 +16,10 @@ from functools import cached_property
 import numpy as np
 
 from jackpot_sim.core.arrays import Floats
+from jackpot_sim.core.checks import check_floats, check_numpy
 from jackpot_sim.core.numerics import log_ratio
 from jackpot_sim.core.obrs import overlap
-from jackpot_sim.core.sequences import SequenceLaws, Sequences
+from jackpot_sim.core.sequences import SequenceLaws, Sequences, check_advantages
 from jackpot_sim.estimators.corrections.correction import Correction
 from jackpot_sim.estimators.corrections.inputs import Tokens, TokenWeights, given, in_numpy
 
@@ -40,11 +41,19 @@ class Proposals:
         laws: the policies at every prefix.
         sequences: n sequences to which the actor gives a positive probability.
         advantage: A(y) of each, shape (n,).
+
+    Raises:
+        TypeError: the advantages are not a numpy array of real floating numbers.
+        ValueError: an advantage is not finite, or there is not one per sequence.
     """
 
     laws: SequenceLaws
     sequences: Sequences
     advantage: Floats
+
+    def __post_init__(self) -> None:
+        check_numpy(advantage=self.advantage)
+        check_advantages(self.advantage, self.sequences, "advantage")
 
     def aim(self, target: UpdateTarget) -> Floats:
         """log p_target at every (prefix, token), shape (prefixes, vocab), nats."""
@@ -114,7 +123,13 @@ def in_the_limit(
         probability: q(y) of each, a part for each prompt, shapes (n,).
         correction: any correction.
         target: the policy that the correction leads to.
+
+    Raises:
+        TypeError: probabilities are not a numpy array of real floating numbers.
+        ValueError: there is not one probability per sequence, or as `Correction.in_the_limit`.
     """
+    for part, each in zip(parts, probability, strict=True):
+        check_floats(each, (len(part.sequences),), "probability", "one number per sequence")
     if not correction.looks_at_batch:
         return correction
     tokens = tokens_of_sequences(parts, correction, target)

@@ -18,9 +18,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from jackpot_sim.core.arrays import Array
-from jackpot_sim.core.backend import floating, namespace, row_blocks, stop_gradient, to_numpy
-from jackpot_sim.core.numerics import check_pair, check_same_shape, log_ratio, overflow_to_inf
-from jackpot_sim.core.policy_gradient import check_advantage, feature_norm_sq, gradient_under, policy_gradient
+from jackpot_sim.core.backend import namespace, overflow_to_inf, row_blocks, stop_gradient, to_numpy
+from jackpot_sim.core.checks import check_advantage, check_alike, check_pair
+from jackpot_sim.core.numerics import log_ratio
+from jackpot_sim.core.policy_gradient import feature_norm_sq, gradient_under, policy_gradient
 from jackpot_sim.core.weighted_laws import kl_to_weighted, over_divisor, weighted_less_policy
 from jackpot_sim.estimators import statistics
 from jackpot_sim.estimators.corrections.correction import Correction
@@ -70,9 +71,8 @@ def exact(
             is neither a number nor one per state, the denominator is unknown, or n_samples < 1.
     """
     denominator = Denominator(denominator)
-    check_same_shape(policy_log_probs, actor_log_probs, "policy_log_probs", "actor_log_probs")
-    check_same_shape(policy_log_probs, advantage, "policy_log_probs", "advantage")
-    log_p, log_q, values = (stop_gradient(floating(x)) for x in (policy_log_probs, actor_log_probs, advantage))
+    arrays = check_alike(policy_log_probs=policy_log_probs, actor_log_probs=actor_log_probs, advantage=advantage)
+    log_p, log_q, values = (stop_gradient(x) for x in arrays)
     blocks = _Blocks(log_p, log_q, values, correction)
     batch_rate = None
     if denominator is Denominator.ACCEPTED:

@@ -6,8 +6,8 @@ therefore contributes a piecewise quadratic; added up over all states its pieces
 of every state, and each piece's minimum is known in closed form. No search is needed, and the
 minimiser is exact but for the rounding of sums over all ratios.
 
-For Jackpot's λ, and for the other denominators, the MSE is not a polynomial between ratios. There the best
-point of a grid is refined by finer grids around it, which gives a local minimum.
+For Jackpot's λ, and for the other denominators, the MSE is not a polynomial between ratios. There the lowest local
+minima of a grid that holds the ratios are each refined by finer grids; of more than a thousand ratios it holds some.
 """
 
 from __future__ import annotations
@@ -19,19 +19,23 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jackpot_sim.core.arrays import Array, Floats
+from jackpot_sim.core.arrays import Array, Floats, Ints
 from jackpot_sim.estimators.corrections.composed import RaoBlackwell
 from jackpot_sim.estimators.corrections.correction import Correction
 from jackpot_sim.estimators.corrections.jackpot import Jackpot, OverlapTruncatedImportanceSampling
+from jackpot_sim.estimators.corrections.pieces import number
 from jackpot_sim.estimators.corrections.token import RejectionSampling, TruncatedImportanceSampling
 from jackpot_sim.estimators.states import path
-from jackpot_sim.estimators.states.sorted_state import A2, A2P, AP, A, Places, SortedState, Update, sorted_states
+from jackpot_sim.estimators.states.cumulated import Places
+from jackpot_sim.estimators.states.sorted_state import A2, A2P, AP, A, SortedState, Update, sorted_states
 from jackpot_sim.estimators.statistics import Denominator, Moments
 
 _CANDIDATES = 32
 _NEARLY_ZERO = 1e-24
-_GRID = 64
-_REFINEMENTS = 6
+_GRID = 128
+_BREAKS = 1000
+_STARTS = 16
+_FINER, _REFINEMENTS = 17, 9
 _WIDENINGS, _STRIDE = 6, 4.0
 
 _THRESHOLD: dict[type[Correction], str] = {
@@ -115,7 +119,7 @@ def best(
         moved = with_parameter(correction, parameter, thresholds)
         return path.exact(*pair, moved, denominator=denominator, n_samples=n_samples)
 
-    thresholds = _vertices(pair, correction, n_samples) if is_exact else _refined(pair, along)
+    thresholds = _vertices(pair, correction, n_samples) if is_exact else _refined(pair, correction, parameter, along)
     if not thresholds.size:
         raise ValueError("policy and actor share no token: there is no threshold to choose")
     mse = along(thresholds).mse
@@ -131,32 +135,82 @@ def with_parameter(correction: Correction, parameter: str, value: float | Floats
     return dataclasses.replace(correction, **{parameter: value})
 
 
-def _refined(pair: tuple[Array, Array, Array], along: Callable[[Floats], Moments[Floats]]) -> Floats:
-    """The last of several grids, each between the neighbours of the best point of the one before."""
-    low, high = math.inf, -math.inf
-    for state in sorted_states(*pair):
-        finite = state.log_ratio[np.isfinite(state.log_ratio)]
-        if finite.size:
-            low, high = min(low, float(finite[0])), max(high, float(finite[-1]))
-    if not low <= high:
+def _refined(
+    pair: tuple[Array, Array, Array], correction: Correction, parameter: str, along: Callable[[Floats], Moments[Floats]]
+) -> Floats:
+    """The best points of a grid that holds the breaks of the MSE, each refined by finer grids around it."""
+    breaks = _breaks(pair, correction, parameter)
+    if not breaks.size:
         raise ValueError("policy and actor share no token: there is no threshold to choose")
-    low, high = low - 1.0, high + 1.0
-    for _ in range(_WIDENINGS):  # the best threshold may lie beyond the ratios: c1, for one, is on the scale of Z·r
-        grid = np.exp(np.linspace(low, high, _GRID))
-        at = _least(along(grid).mse)
-        if 0 < at < _GRID - 1:
+    grid = np.union1d(np.linspace(breaks[0] - 1.0, breaks[-1] + 1.0, _GRID), breaks)
+    # Points within each piece, as both of its ends may lie above what is between them.
+    grid = np.union1d(grid, (grid[1:] + grid[:-1]) / 2)
+    mse = _mse(along, grid)
+    for _ in range(_WIDENINGS):  # the best threshold may lie beyond the breaks, or at the end of the axis
+        least = int(np.argmin(mse))
+        if 0 < least < len(grid) - 1:
             break
-        low, high = (low - _STRIDE, high) if at == 0 else (low, high + _STRIDE)
+        beyond = np.linspace(0.0, _STRIDE, _GRID)[1:]
+        more = grid[0] - beyond[::-1] if least == 0 else grid[-1] + beyond
+        grid, mse = (
+            np.concatenate([new, old] if least == 0 else [old, new])
+            for new, old in ((more, grid), (_mse(along, more), mse))
+        )
+    at = _minima(mse)
+    low, high = grid[np.maximum(at - 1, 0)], grid[np.minimum(at + 1, len(grid) - 1)]
     for _ in range(_REFINEMENTS):
-        low, high = np.log(grid[max(at - 1, 0)]), np.log(grid[min(at + 1, _GRID - 1)])
-        grid = np.exp(np.linspace(low, high, _GRID))
-        at = _least(along(grid).mse)
-    return grid
+        finer = np.linspace(low, high, _FINER, axis=-1)
+        at = np.argmin(_mse(along, finer.ravel()).reshape(finer.shape), axis=-1)[:, None]
+        low, high, best = (
+            np.take_along_axis(finer, np.clip(at + step, 0, _FINER - 1), axis=-1)[:, 0] for step in (-1, 1, 0)
+        )
+    thresholds: Floats = np.exp(best)
+    return thresholds
 
 
-def _least(mse: Floats) -> int:
+def _breaks(pair: tuple[Array, Array, Array], correction: Correction, parameter: str) -> Floats:
+    """The logs of the thresholds where the MSE's formula changes, ascending; of very many, some, evenly."""
+    found = []
+    c1 = correction.parameters().get("c1", math.inf)
+    for state in sorted_states(*pair):
+        ratio = np.unique(np.exp(state.log_ratio[np.isfinite(state.log_ratio)]))
+        if parameter == "c1" and ratio.size:
+            lam = number(correction.overlap_lam or 1.0)
+            ratio = state.overlap(lam) * np.append(ratio, lam)
+        elif c1 < math.inf and ratio.size:
+            ratio = np.concatenate([ratio, _clip_turns(state, ratio, c1)])
+        found.append(np.log(ratio))
+    breaks = np.unique(np.concatenate(found))
+    some: Floats = breaks[np.unique(np.linspace(0, len(breaks) - 1, min(len(breaks), _BREAKS)).round().astype(int))]
+    return some
+
+
+def _clip_turns(state: SortedState, ratio: Floats, c1: float) -> Floats:
+    """The λ at which Z(λ)·max(λ, r) passes c1 for some token, from ascending ratios, (tokens,)."""
+    z = state.overlap(ratio)
+    # Between ratios Z is linear in 1/λ, and λZ in λ.
+    inverse = np.interp(c1 / ratio, np.append(0.0, z[::-1]), np.append(0.0, 1 / ratio[::-1]))
+    turns = np.append(1 / inverse[inverse > 0], np.interp(c1, np.append(0.0, ratio * z), np.append(0.0, ratio)))
+    inside: Floats = turns[(turns > 0) & np.isfinite(turns)]
+    return inside
+
+
+def _mse(along: Callable[[Floats], Moments[Floats]], log_thresholds: Floats) -> Floats:
+    """The MSE at each threshold; inf where it has none."""
+    mse = along(np.exp(log_thresholds)).mse
     _require_signal(mse)
-    return int(np.nanargmin(mse))
+    return np.where(np.isnan(mse), math.inf, mse)
+
+
+def _minima(mse: Floats) -> Ints:
+    """The places of the least value and of the lowest local minima, among them both ends of a plateau."""
+    left, right = np.append(math.inf, mse[:-1]), np.append(mse[1:], math.inf)
+    less, more = mse * (1 - 1e-12), mse * (1 + 1e-12)  # rounding ripples a plateau
+    is_minimum = (less <= left) & (less <= right) & ((more < left) | (more < right))
+    is_minimum[np.argmin(mse)] = True
+    places = np.flatnonzero(is_minimum)
+    lowest: Ints = places[np.argsort(mse[places], kind="stable")[:_STARTS]]
+    return lowest
 
 
 def _require_signal(mse: Floats) -> None:

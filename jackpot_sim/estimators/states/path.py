@@ -34,11 +34,14 @@ def exact(
     >>> path.bias.round(3)
     array([0.352, 0.117, 0.   ])
 
+    A bias keeps 12 digits even at 1e-10, where a coefficient that is not 1 (1/λ, Z, C/Z, a rate) is not rounded by as
+    much as the bias: it is known to 1e-16.
+
     Args:
         policy_log_probs: log p, shape (..., vocab), nats; computed with in numpy float64.
         actor_log_probs: log q, the same shape.
         advantage: A(x), the same shape.
-        correction: a token correction with one or more parameters of shape (thresholds,).
+        correction: a token correction with one or more parameters of one shape (thresholds,), the others numbers.
         denominator: a `Denominator` or its name.
         n_samples: proposals per state, for `mse`.
 
@@ -47,15 +50,30 @@ def exact(
         TypeError: the correction is not piecewise monomial in r.
     """
     denominator = Denominator(denominator)
-    thresholds = np.broadcast_shapes((1,), *(np.shape(v) for v in correction.parameters().values()))
-    if len(thresholds) != 1:
-        raise ValueError(f"a path needs parameters of shape (thresholds,), got {thresholds}")
+    thresholds = _thresholds(correction)
+    laws, by_sign = (policy_log_probs, actor_log_probs, advantage), "advantages" in correction.needs
+    batch_rate = None
+    if denominator is Denominator.ACCEPTED:
+        rates = [state.acceptance_rate(correction, thresholds) for state in sorted_states(*laws, by_sign)]
+        batch_rate = np.mean(rates, axis=0)
     rows = [
-        state.statistics(correction, denominator, thresholds)
-        for state in sorted_states(policy_log_probs, actor_log_probs, advantage, "advantages" in correction.needs)
+        state.statistics(correction, denominator, thresholds, batch_rate) for state in sorted_states(*laws, by_sign)
     ]
     columns = {
         field.name: np.stack([getattr(row, field.name) for row in rows], axis=-1)
         for field in dataclasses.fields(StateStatistics)
     }
     return combine(StateStatistics(**columns), denominator, n_samples)
+
+
+def _thresholds(correction: Correction) -> tuple[int, ...]:
+    """The shape (thresholds,) of the parameters that are no numbers; (1,) if all are numbers."""
+    shapes = {name: np.shape(value) for name, value in correction.parameters().items() if np.ndim(value)}
+    thresholds = next(iter(shapes.values()), (1,))
+    for name, shape in shapes.items():
+        if len(shape) != 1 or shape != thresholds:
+            raise ValueError(
+                f"{correction.name}: {name} has shape {shape}: along a path each parameter is a number or has the one "
+                f"shape (thresholds,), here {thresholds}"
+            )
+    return thresholds

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from jackpot_sim.core.arrays import Array, Floats, Ints
 from jackpot_sim.core.backend import to_numpy
+from jackpot_sim.core.checks import check_advantage, check_alike, check_pair
 from jackpot_sim.core.log_ratios import ess_fraction
-from jackpot_sim.core.numerics import check_pair, check_same_shape
-from jackpot_sim.core.policy_gradient import check_advantage, feature_norm_sq, policy_gradient
+from jackpot_sim.core.policy_gradient import feature_norm_sq, policy_gradient
 from jackpot_sim.core.sampling import categorical
 from jackpot_sim.estimators.corrections.correction import Correction
 from jackpot_sim.estimators.corrections.inputs import TokenWeights, in_numpy
@@ -59,7 +59,7 @@ def estimate(
         raise ValueError(f"n_samples must be at least 1, got {n_samples}")
     if replicates < 3:
         raise ValueError(f"replicates must be at least 3, got {replicates}")
-    check_same_shape(policy_log_probs, advantage, "policy_log_probs", "advantage")
+    check_alike(policy_log_probs=policy_log_probs, actor_log_probs=actor_log_probs, advantage=advantage)
     check_pair(policy_log_probs, actor_log_probs)
     check_advantage(advantage)
     vocab = policy_log_probs.shape[-1]
@@ -108,8 +108,8 @@ def _simulate(
     """Draws tokens and masks of one state, and adds its updates to the sums."""
     replicates = draws.along.shape[0]
     vocab = len(log_p)
-    every = tokens_of_states(log_p, log_q, correction, advantage)
-    ratio = np.asarray(every.log_ratio)
+    every = tokens_of_states(log_p[None], log_q[None], correction, advantage[None])
+    ratio = np.asarray(every.log_ratio)[0]
 
     def drawn_from(law: Floats) -> tuple[Ints, TokenWeights[Floats]]:
         drawn = np.asarray(categorical(law, generator.random(replicates * n_samples)))
@@ -135,8 +135,8 @@ def _simulate(
     draws.grad_norm_sq += float(gradient @ gradient)
     draws.on_policy_variance += float(p @ feature_norm_sq(p, advantage) - gradient @ gradient)
     draws.mass[:, state] = accept.mean(axis=1), (accept * weight).mean(axis=1)
-    possible = correction.weights(every)
-    missed = (log_p > -math.inf) & ((log_q == -math.inf) | (possible.accept == 0))
+    possible = in_numpy(correction.weights(every))
+    missed = (log_p > -math.inf) & ((log_q == -math.inf) | (possible.accept[0] == 0))
     tokens, (accept, weight) = drawn_from(log_p)
     with np.errstate(divide="ignore", invalid="ignore"):
         accepted = ratio[tokens] - np.log(accept)

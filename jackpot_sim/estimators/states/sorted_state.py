@@ -5,9 +5,8 @@ moments follow from sums of q·r^k over stretches, times 1, A, Ap, A² and A²p.
 
 Sums of q·r^0 are cumulated from the largest r, all others from the smallest, as clips use them. The sum over a band
 is a difference of two cumulated sums, and is known to the rounding of the larger one. Terms that vanish where the
-laws meet (the law's distance from p, and the terms of the KL) have cumulated sums of their own: where the law of a
-piece is q or p itself, a bias keeps its digits however near the laws are; elsewhere it keeps as many as the
-coefficient of the piece has.
+laws meet (the law's distance from p, `policy_gaps`, and the terms of the KL) have cumulated sums of their own: a
+bias keeps its digits however small it is, and loses only those that the coefficient of a piece has lost.
 
 A state's likeliest token is left out of the sums with A. Where it is nearly certain (1 − p = t ≪ 1, as is common in
 language models) all gradients are of the order of t and its own terms of the order of 1: squares of sums that
@@ -16,35 +15,27 @@ include it would be off by ε/t² of ‖g‖². `Update` shows how it enters.
 
 from __future__ import annotations
 
-import itertools
 import math
 import operator
 from collections.abc import Callable, Iterator
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import numpy as np
 
 from jackpot_sim.core.arrays import Array, Flags, Floats, Ints
-from jackpot_sim.core.backend import floating, namespace, to_numpy
+from jackpot_sim.core.backend import namespace, overflow_to_inf, to_numpy
+from jackpot_sim.core.checks import check_advantage, check_alike, check_floats, check_pair
 from jackpot_sim.core.divergences import kl_terms
-from jackpot_sim.core.numerics import (
-    check_pair,
-    check_same_shape,
-    exp_difference,
-    exp_remainder,
-    log_ratio,
-    overflow_to_inf,
-)
-from jackpot_sim.core.policy_gradient import check_advantage, gradient_under
+from jackpot_sim.core.numerics import exp_difference, exp_remainder, log_ratio
+from jackpot_sim.core.policy_gradient import gradient_under
 from jackpot_sim.estimators.corrections.correction import Correction
-from jackpot_sim.estimators.corrections.pieces import Piece, number
+from jackpot_sim.estimators.corrections.pieces import Monomial, number
+from jackpot_sim.estimators.states.cumulated import Coefficient, Places, cumulated, runs_of
+from jackpot_sim.estimators.states.policy_gaps import PolicyGaps
 from jackpot_sim.estimators.statistics import Denominator, StateStatistics, of_single_tokens
 
-Places: TypeAlias = int | Ints
-"""Places in a table of cumulated sums: a number, or one for each threshold."""
-
-Coefficient: TypeAlias = float | Floats
-"""A number, or one for each threshold."""
+_ROUNDING = 1e-15
+"""A difference of two coefficients from 1 that may come from the rounding of products alone."""
 
 _FAINT = 1e-290
 """A probability so small that its share in a KL is lost in rounding, whatever the log-ratio."""
@@ -82,10 +73,12 @@ def sorted_states(
         actor_log_probs: log q, the same shape.
         advantage: A(x), the same shape.
         by_sign: as in `SortedState`.
+
+    Raises:
+        TypeError: an array is not one of real floating numbers, or they are of several libraries.
+        ValueError: a law is not normalised, the shapes differ, or an advantage is not finite.
     """
-    check_same_shape(policy_log_probs, actor_log_probs, "policy_log_probs", "actor_log_probs")
-    check_same_shape(policy_log_probs, advantage, "policy_log_probs", "advantage")
-    laws = [floating(x) for x in (policy_log_probs, actor_log_probs, advantage)]
+    laws = check_alike(policy_log_probs=policy_log_probs, actor_log_probs=actor_log_probs, advantage=advantage)
     shape = tuple(laws[0].shape)
     if len(shape) == 0 or math.prod(shape) == 0:
         check_pair(laws[0], laws[1])
@@ -98,30 +91,24 @@ def sorted_states(
         yield SortedState(log_p, log_q, np.asarray(check_advantage(values)), by_sign)
 
 
-class _Run(NamedTuple):
-    """Tokens of a state in ascending order of r; their advantages have one sign where the sign matters."""
+class _Span(NamedTuple):
+    """A piece of a correction, and its tokens at each threshold: from `start` to `stop` in the tables of a run."""
 
-    sign: int
-    tokens: slice
-    """The run's place among the sorted tokens."""
-    first: int
-    """The run's first place in the tables of cumulated sums, in which it has one entry more than tokens."""
-    log_ratio: Floats
+    accept: Monomial
+    weight: Monomial
+    start: Places
+    stop: Places
+    run: int
 
     @property
-    def last(self) -> int:
-        """The run's last place in the tables."""
-        return self.first + len(self.log_ratio)
+    def coefficient(self) -> Coefficient:
+        """c, where the law q·a·w is c·q·r^power."""
+        return self.accept.coefficient * self.weight.coefficient
 
-
-def _runs(log_ratio: Floats, sign: Ints) -> list[_Run]:
-    """The runs of sorted tokens; a single empty run if there is no token."""
-    starts = [0, *(np.flatnonzero(np.diff(sign)) + 1).tolist()]
-    spans = itertools.pairwise([*starts, len(sign)])
-    return [
-        _Run(int(sign[start]) if start < stop else 0, slice(start, stop), start + before, log_ratio[start:stop])
-        for before, (start, stop) in enumerate(spans)
-    ]
+    @property
+    def power(self) -> int:
+        """The law's power of r."""
+        return self.accept.power + self.weight.power
 
 
 class SortedState:
@@ -133,6 +120,8 @@ class SortedState:
     """
 
     def __init__(self, log_p: Floats, log_q: Floats, advantage: Floats, by_sign: bool = False) -> None:
+        for name, values in {"log_p": log_p, "log_q": log_q, "advantage": advantage}.items():
+            check_floats(values, (np.size(log_p),), name, "one number per token of the state")
         p, q = np.exp(log_p), np.exp(log_q)
         # The true gradient runs over all tokens, whether or not the actor can propose them.
         top = int(np.argmax(p))
@@ -163,7 +152,7 @@ class SortedState:
         sign = np.sign(advantage[order]).astype(np.int64) if by_sign else np.zeros(len(order), dtype=np.int64)
         rank = np.lexsort((ratio, sign)) if by_sign else np.argsort(ratio)
         self.log_ratio, order = ratio[rank], order[rank]
-        self._runs = _runs(self.log_ratio, sign[rank])
+        self._runs = runs_of(self.log_ratio, sign[rank])
         # The part of the error that no weight changes: −p of the tokens that the actor cannot write.
         lost, lost_terms = np.where(live, 0.0, p), np.where(live | ~others, 0.0, p * advantage)
         self._lost = (
@@ -180,31 +169,24 @@ class SortedState:
         with overflow_to_inf():
             powers = (q, p, p * (p / q))
         gap = np.asarray(exp_difference(log_q, log_p))
-        self._top_place, self._top_powers, self._top_gap = -1, [0.0] * len(powers), 0.0
+        self._top_place, self._top_powers, self._top_offset = -1, [0.0] * len(powers), 0.0
         if live[top]:
             token = int(np.flatnonzero(order == top)[0])
             self._top_place = token + sum(run.tokens.stop <= token for run in self._runs)
-            self._top_powers, self._top_gap = [float(base[token]) for base in powers], float(gap[token])
+            self._top_powers = [float(base[token]) for base in powers]
+            self._top_offset = float(np.expm1(self.log_ratio[token]))
         self._sums = [
             [self._cumulated(base * values, from_top=power == 0) for values in factors]
             for power, base in enumerate(powers)
         ]
-        self._gaps = [self._cumulated(gap * values, from_top=True) for values in factors]
-        self._gap_sq = self._cumulated(factors[A2] * gap * gap, from_top=True)
+        self._gap = self._cumulated(gap, from_top=True)
+        self._gaps = PolicyGaps(p, q, np.stack([factors[each] for each in (ONE, A, AP, A2P)]), self._runs)
         self._kl = self._cumulated(np.asarray(kl_terms(log_p, self.log_ratio, log_q)), from_top=True)
         self._a_sq_q_sq = self._cumulated(factors[A2] * q * q, from_top=True)
         self._p_log_ratio = self._cumulated(p * np.where(p > 0, self.log_ratio, 0.0), from_top=False)
 
     def _cumulated(self, values: Floats, from_top: bool) -> Floats:
-        """The table whose entry i of a run sums its first i values or, `from_top`, those from the i-th on."""
-        table = np.zeros(len(values) + len(self._runs))
-        for run in self._runs:
-            own, out = values[run.tokens], table[run.first : run.last + 1]
-            if from_top:
-                np.cumsum(own[::-1], out=out[-2::-1])
-            else:
-                np.cumsum(own, out=out[1:])
-        return table
+        return cumulated(values, self._runs, from_top)
 
     def place(self, log_threshold: Coefficient, closed: bool, run: int = 0) -> Ints:
         """The place of the first token of a run above a threshold on log r, or at it unless `closed`."""
@@ -229,33 +211,20 @@ class SortedState:
         total: Floats = self._a_sq_q_sq[start] - self._a_sq_q_sq[stop]
         return total
 
-    def less_policy(self, coefficient: Coefficient, power: int, factor: int, start: Places, stop: Places) -> Floats:
-        """Σ (c·q·r^power − p)·factor over the tokens from `start` to `stop`, for a power of 0 or 1."""
-        more, policy = coefficient - 1, self.sums(1, factor, start, stop)
-        if power == 1:
-            return more * policy
-        gap = self._gaps[factor][start] - self._gaps[factor][stop]
-        return np.where(
-            _near_one(coefficient),
-            coefficient * gap + more * policy,
-            coefficient * self.sums(0, factor, start, stop) - policy,
-        )
-
-    def update_less_policy(self, coefficient: Coefficient, power: int, start: Places, stop: Places) -> Update:
-        """Σ (c·q·r^power − p)·f over the tokens from `start` to `stop`, for a power of 0 or 1."""
-        a, ap, a_sq_p = (self.less_policy(coefficient, power, each, start, stop) for each in (A, AP, A2P))
-        factor = np.asarray(coefficient, dtype=np.float64)
-        more, p_sq, square = factor - 1, self.sums(1, A2P, start, stop), factor**2
-        at_top = self.top_advantage * ((start <= self._top_place) & (self._top_place < stop))
+    def less_policy(
+        self, coefficient: Coefficient, power: int, start: Places, stop: Places, run: int = 0
+    ) -> tuple[Floats, Update]:
+        """Σ (c·q·r^power − p) and Σ (c·q·r^power − p)·f over the tokens from `start` to `stop`, power 0 or 1."""
+        gap = self._gaps.sums(coefficient, power, start, stop, run)
+        at_top = (start <= self._top_place) & (self._top_place < stop)
         top_q, top_p = self._top_powers[:2]
-        if power == 1:
-            return Update(np.asarray(at_top * more * top_p), a, ap, a_sq_p, more**2 * p_sq)
-        top = np.where(_near_one(coefficient), factor * self._top_gap + more * top_p, factor * top_q - top_p)
-        # With e = c·gap + (c − 1)p, e² = c²·gap² + (c − 1)(2ep − (c − 1)p²).
-        near = square * (self._gap_sq[start] - self._gap_sq[stop]) + more * (2 * a_sq_p - more * p_sq)
-        apart = square * self.a_sq_q_sq(0, start, stop) - 2 * a_sq_p - p_sq
-        a_sq_m: Floats = np.where(_near_one(coefficient), near, apart)
-        return Update(np.asarray(at_top * top), a, ap, a_sq_p, a_sq_m)
+        more = np.asarray(coefficient, dtype=np.float64) - 1
+        top = (
+            more * top_p
+            if power == 1
+            else np.where(np.asarray(coefficient) == 0, -top_p, top_q * (more - self._top_offset))
+        )
+        return gap.mass, Update(np.where(at_top, self.top_advantage * top, 0.0), *gap[1:])
 
     def feature_sq(self, top: Floats, a_sq: Floats, a_sq_p: Floats) -> Floats:
         """Σ m‖f‖² for a law m, from m_k, Σ'mA² and Σ'mA²p."""
@@ -290,32 +259,44 @@ class SortedState:
             total = total + (self.sums(1, ONE, run.first, turn) / lam + self.sums(0, ONE, turn, run.last))
         return total
 
-    def statistics(self, correction: Correction, denominator: Denominator, shape: tuple[int, ...]) -> StateStatistics:
-        """The statistics of this state at every threshold, fields of the given shape (thresholds,)."""
-        lam = correction.overlap_lam
+    def acceptance_rate(self, correction: Correction, shape: tuple[int, ...]) -> Floats:
+        """The share of this state's tokens that is accepted at every threshold, (thresholds,)."""
+        rate: Floats = np.zeros(shape)
+        for span in self._spans(correction, shape):
+            rate = rate + span.accept.coefficient * self.sums(span.accept.power, ONE, span.start, span.stop)
+        return rate
+
+    def statistics(
+        self, correction: Correction, denominator: Denominator, shape: tuple[int, ...], batch_rate: Floats | None = None
+    ) -> StateStatistics:
+        """The statistics of this state at every threshold, fields of the given shape (thresholds,).
+
+        For `accepted`, `batch_rate` is the acceptance rate of all states together, (thresholds,).
+        """
         totals: dict[str, Floats] = {name: np.zeros(shape) for name in _TOTALS}
-        error = Update(*(x + np.zeros(shape) for x in self._lost[1]))
+        spans = list(self._spans(correction, shape))
+        for span in spans:
+            for name, value in self._contributions(span).items():
+                totals[name] = totals[name] + value
+        rate = np.ones(shape) if batch_rate is None else batch_rate
+        return self._moments(totals, spans, rate, denominator)
+
+    def _spans(self, correction: Correction, shape: tuple[int, ...]) -> Iterator[_Span]:
+        """The pieces of a correction as stretches of the sorted tokens."""
+        lam = correction.overlap_lam
         overlap = None if lam is None else self.overlap(number(lam))
         for index, run in enumerate(self._runs):
             start = np.full(shape, run.first, dtype=np.intp)
             for piece in correction.pieces(overlap, run.sign):
                 stop = np.maximum(start, self.place(piece.upper, piece.closed, index))
-                for name, value in self._contributions(piece, start, stop).items():
-                    totals[name] = totals[name] + value
-                error = Update(*(x + y for x, y in zip(error, self._error_of(piece, start, stop), strict=True)))
+                # No token reaches an infinite clip; inf times an empty sum must not be nan.
+                weight = Monomial(np.where(stop > start, piece.weight.coefficient, 0.0), piece.weight.power)
+                yield _Span(piece.accept, weight, start, stop, index)
                 start = stop
-        return self._moments(totals, error, denominator)
 
-    def _error_of(self, piece: Piece, start: Places, stop: Places) -> Update:
-        """The contribution of one piece's tokens to the update less the true gradient."""
-        (a, i), (w, j) = piece.accept, piece.weight
-        return self.update_less_policy(a * np.where(stop > start, w, 0.0), i + j, start, stop)
-
-    def _contributions(self, piece: Piece, start: Places, stop: Places) -> dict[str, Floats]:
-        """The contribution of one piece's tokens to each total; u = q·a·w is the law and s = q·a·w² its square."""
-        (a, i), (w, j) = piece.accept, piece.weight
-        # No token reaches an infinite clip; inf times an empty sum must not be nan.
-        w = np.where(stop > start, w, 0.0)
+    def _contributions(self, span: _Span) -> dict[str, Floats]:
+        """The contribution of a stretch to each total; u = q·a·w is the law and s = q·a·w² its square."""
+        (a, i), (w, j), start, stop, run = span
         law, square = a * w, a * w**2
         u, s = i + j, i + 2 * j
         if s > 2:
@@ -326,7 +307,9 @@ class SortedState:
 
         p_log_ratio = self._p_log_ratio[stop] - self._p_log_ratio[start]
         log_accepted, log_effective = (_log_law(c, k, total(1, ONE), p_log_ratio) for c, k in ((a, i), (law, u)))
-        rate_less_policy, mean_less_policy = (self.less_policy(c, k, ONE, start, stop) for c, k in ((a, i), (law, u)))
+        rate_less_policy, mean_less_policy = (
+            self._gaps.sums(c, k, start, stop, run).mass for c, k in ((a, i), (law, u))
+        )
 
         def kl_terms_of(coefficient: Coefficient, power: int, log_law: Floats, less_policy: Floats) -> Floats:
             near = _near_one(coefficient)
@@ -356,14 +339,15 @@ class SortedState:
             "mean_less_policy": mean_less_policy,
         }
 
-    def _moments(self, t: dict[str, Floats], less_policy: Update, denominator: Denominator) -> StateStatistics:
+    def _moments(
+        self, t: dict[str, Floats], spans: list[_Span], rate: Floats, denominator: Denominator
+    ) -> StateStatistics:
         own = denominator is Denominator.SELF_NORMALIZED
-        divisor = t["mean"] if own else np.ones_like(t["mean"])
+        divisor = t["mean"] if own else rate
         with np.errstate(divide="ignore", invalid="ignore"):
             top, ua, uap, ua_sq_p = (t[name] / divisor for name in ("u_top", "ua", "uap", "ua_sq_p"))
             estimate = Update(top * self.top_advantage, ua, uap, ua_sq_p, t["u_sq_a_sq"] / divisor**2)
-            divisor_less_one = self._less_one(t["mean_less_policy"]) if own else np.zeros(())
-            error = self._error(estimate, less_policy, divisor, divisor_less_one)
+            error = self._own_error(spans, estimate) if own else self._error(spans, divisor)[1]
             estimate_sq = self.norm_sq(estimate)
             second_moment = self.feature_sq(t["s_top"], t["sa_sq"], t["sa_sq_p"])
             if own:
@@ -393,23 +377,45 @@ class SortedState:
             **of_single_tokens(t["rate"], estimate_sq * divisor**2),
         )
 
-    def _error(self, estimate: Update, less_policy: Update, divisor: Floats, less_one: Floats) -> Update:
-        """The error of an estimate, from Σ(law − p)f and D − 1 where D is near 1."""
-        rest = Update(*(x - less_one * y for x, y in zip(less_policy, self.policy_update, strict=True)))
-        square = less_policy.a_sq_m - less_one * (2 * less_policy.a_sq_p - less_one * self.policy_update.a_sq_m)
-        near = Update(*(x / divisor for x in rest))._replace(a_sq_m=square / divisor**2)
+    def _error(self, spans: list[_Span], scale: Coefficient) -> tuple[Floats, Update]:
+        """Σ (law/scale − p) and Σ (law/scale − p)·f."""
+        mass, error = np.asarray(self._lost[0]), self._lost[1]
+        for span in spans:
+            coefficient = span.coefficient / scale
+            # Two coefficients of one law may be the same number, rounded differently.
+            same = (np.asarray(scale) != 1) & (np.abs(coefficient - 1) < _ROUNDING)
+            coefficient = np.where(same, 1.0, coefficient)
+            more_mass, more = self.less_policy(coefficient, span.power, span.start, span.stop, span.run)
+            mass, error = mass + more_mass, Update(*(x + y for x, y in zip(error, more, strict=True)))
+        return mass, error
+
+    def _own_error(self, spans: list[_Span], estimate: Update) -> Update:
+        """The error of the self-normalised update, whose law has no scale of its own.
+
+        The law is first divided by its coefficient where most of p lies. Wherever the error is small the sum of this
+        law is near 1, and what it misses of 1 is a sum of differences.
+        """
+        most, scale = np.zeros(()), np.asarray(math.nan)
+        for span in spans:
+            mass = np.where(span.coefficient > 0, self.sums(1, ONE, span.start, span.stop), 0.0)
+            most, scale = np.maximum(most, mass), np.where(mass > most, span.coefficient, scale)
+        # A division by a number near 1 would round more than it brings near.
+        total, error = self._error(spans, np.where(np.abs(scale - 1) < 1e-3, 1.0, scale))
+        less_one = self._less_one(total)
+        rest = Update(*(x - less_one * y for x, y in zip(error, self.policy_update, strict=True)))
+        square = error.a_sq_m - less_one * (2 * error.a_sq_p - less_one * self.policy_update.a_sq_m)
+        near = Update(*(x / (1 + less_one) for x in rest))._replace(a_sq_m=square / (1 + less_one) ** 2)
         return Update(
             *(np.where(np.abs(less_one) < 0.5, x, y) for x, y in zip(near, self.error(estimate), strict=True))
         )
 
     def _less_one(self, less_policy: Floats) -> Floats:
-        """Σ law/Σ p − 1, from the sum of law − p over all pieces."""
-        return (less_policy + self._lost[0]) / (self.top_p + self.rest_p)
+        """Σ law/Σ p − 1, from the sum of law − p over all tokens."""
+        return less_policy / (self.top_p + self.rest_p)
 
     def _kl_terms(self, coefficient: Coefficient, power: int, start: Places, stop: Places) -> Floats:
         """Σ [p log(p/m) − p + m] of m = c·q·r^power over a piece whose c is near 1, for a power of 0 or 1."""
-        tables = (self._gaps[ONE], self._kl)
-        gap, kl = (np.asarray(table[start] - table[stop] if power == 0 else 0.0) for table in tables)
+        gap, kl = (np.asarray(table[start] - table[stop] if power == 0 else 0.0) for table in (self._gap, self._kl))
         apart = np.asarray(exp_remainder(np.log(coefficient))) * self.sums(1, ONE, start, stop)
         return kl + apart + (coefficient - 1) * gap
 
@@ -418,7 +424,7 @@ class SortedState:
 
         nan where the law has no mass.
         """
-        less_one = self._less_one(less_policy)
+        less_one = self._less_one(less_policy + self._lost[0])
         near = (np.abs(less_one) < 0.5) & np.isfinite(log_law)
         missing = np.asarray(exp_remainder(np.log1p(np.where(near, less_one, 0.0))))
         with np.errstate(divide="ignore", invalid="ignore"):

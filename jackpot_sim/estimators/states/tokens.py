@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from jackpot_sim.core.arrays import Array
+from jackpot_sim.core.backend import namespace
+from jackpot_sim.core.checks import check_alike, check_axes, check_ids, check_shape
 from jackpot_sim.core.numerics import log_ratio
 from jackpot_sim.core.obrs import overlap_of_checked
 from jackpot_sim.estimators.corrections.correction import Correction
@@ -15,14 +17,19 @@ def tokens_of_states(
     """The tokens of whole states, shape (..., vocab), with the overlap that the correction needs, (..., 1).
 
     Args:
-        policy_log_probs: log p, shape (..., vocab), nats, checked by the caller.
+        policy_log_probs: log p, shape (..., vocab), nats, checked by the caller for being laws.
         actor_log_probs: log q, the same shape.
-        correction: a correction of single tokens, whose λ is a number or has shape (...) or (..., 1).
+        correction: a correction of single tokens, whose λ is a number or has shape (..., 1).
         advantage: A(x), the same shape; None where it is unknown.
+
+    Raises:
+        TypeError: an array is not one of real floating numbers, or they are of several libraries.
+        ValueError: the shapes differ.
     """
+    more = {} if advantage is None else {"advantage": advantage}
+    check_alike(policy_log_probs=policy_log_probs, actor_log_probs=actor_log_probs, **more)
     overlap, lam = None, correction.overlap_lam
     if lam is not None:
-        lam = lam[..., 0] if not isinstance(lam, int | float) and lam.ndim else lam
         overlap = overlap_of_checked(policy_log_probs, actor_log_probs, lam)[..., None]
     return Tokens(
         log_ratio(policy_log_probs, actor_log_probs),
@@ -37,13 +44,20 @@ def drawn_tokens(tokens: Tokens, drawn: Array, correction: Correction) -> Tokens
     """Some tokens of one state, with the fields that the correction needs.
 
     Args:
-        tokens: all tokens of the state, shape (vocab,).
-        drawn: the ids of the tokens; the result has the same shape, which may be any.
+        tokens: all tokens of the state, shape (1, vocab).
+        drawn: the ids of the tokens; the result has the same shape, (m, n).
         correction: a correction of single tokens.
+
+    Raises:
+        TypeError: the ids are not integers, or of another library than the tokens.
+        ValueError: a shape does not fit, or an id lies outside the vocabulary.
     """
+    check_shape(tokens.log_ratio, (1, tokens.log_ratio.shape[-1]), "tokens", "the tokens of one state")
+    namespace(tokens.log_ratio, drawn)
+    check_axes(check_ids(drawn, tokens.log_ratio.shape[-1], "drawn"), "drawn", "m", "n")
     needed = {name: getattr(tokens, name) for name in correction.needs - {"overlap"}}
-    fields = {name: value[drawn] for name, value in needed.items() if value is not None}
-    return Tokens(tokens.log_ratio[drawn], overlap=tokens.overlap, **fields)
+    fields = {name: value[0, drawn] for name, value in needed.items() if value is not None}
+    return Tokens(tokens.log_ratio[0, drawn], overlap=tokens.overlap, **fields)
 
 
 def check_parameters(correction: Correction, states: int) -> None:
@@ -55,7 +69,7 @@ def check_parameters(correction: Correction, states: int) -> None:
         )
     for parameter, value in correction.parameters().items():
         shape = tuple(getattr(value, "shape", ()))
-        if shape not in ((), (1,), (1, 1), (states, 1)):
+        if shape not in ((), (1, 1), (states, 1)):
             raise ValueError(
                 f"{correction.name}: {parameter} has shape {shape}: it must be a number or have shape ({states}, 1), "
                 "one per state (a path of thresholds belongs to path.exact)"

@@ -14,12 +14,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from jackpot_sim.core import intervals
 from jackpot_sim.core.arrays import Floats, Ints
+from jackpot_sim.core.intervals import Interval, stratified_mean
 from jackpot_sim.core.sequence_divergences import ratio_of_means
 from jackpot_sim.core.sequences import per_sequence
 from jackpot_sim.environments.language_models.memory import run_fitting
 from jackpot_sim.environments.language_models.threads import torch_threads
-from jackpot_sim.environments.randomness import keyed_generator
 from jackpot_sim.environments.rollouts.built import RealisedRollouts, Role
 from jackpot_sim.environments.rollouts.hf import HuggingFace
 from jackpot_sim.estimators import Correction, Denominator
@@ -140,18 +141,27 @@ def _divergences(observed: Observed) -> Figures:
 
 def _diagnostics(cell: Cell, observed: Observed) -> list[Row]:
     """The distance between the models, from the actor's rollouts, and the rewards of both."""
-    generator = keyed_generator(cell.seed, "bootstrap")
     states = observed.visited.divergences | {"overlap": observed.visited.overlap[LAM]}
     rewards = [_reward(role, observed.rewards[role], each.prompt) for role, each in observed.written.items()]
     labels = {"cell": cell.id, "environment": cell.environment}
-    everything = [*summaries.summaries(observed.actor, states, generator), *rewards]
+    everything = [*summaries.summaries(observed.actor, states), *rewards]
     return [labels | dataclasses.asdict(each) for each in everything]
 
 
+_DIFFERING = 12
+"""The fewest rollouts with a reward other than their prompt's mean for which the mean reward has an interval."""
+
+
 def _reward(role: Role, rewards: Floats, prompt: Ints) -> Summary:
-    """The mean reward of rollouts, prompts being fixed, with a normal interval."""
-    mean, error = ratio_of_means(rewards, np.ones(len(rewards)), prompt)
-    return Summary(f"reward_{role}", mean, error, mean - 1.96 * error, mean + 1.96 * error, len(rewards))
+    """The mean reward of rollouts, prompts being fixed; unresolved where few differ from their prompt's mean.
+
+    Equal rewards say nothing of the others that were possible.
+    """
+    mean, left_out = stratified_mean(rewards, prompt)
+    interval = intervals.of_left_out(mean, left_out)
+    if np.count_nonzero(left_out != mean) < _DIFFERING:
+        interval = Interval(interval.se, math.nan, math.nan)
+    return Summary(f"reward_{role}", mean, *interval, len(rewards))
 
 
 def _columns(values: Figures) -> Row:

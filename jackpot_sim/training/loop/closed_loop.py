@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field, model_validator
 
+from jackpot_sim.core.checks import check_per_token
 from jackpot_sim.studies.estimator_spec import Frozen
 
 if TYPE_CHECKING:
@@ -85,14 +86,19 @@ def lam_at(rejected: float, log_ratio: Tensor, mask: Tensor) -> float:
     Args:
         rejected: a share in (0, 1).
         log_ratio: log p/q of the tokens, (n, length), nats; one of −inf is rejected at any λ.
-        mask: True on tokens.
+        mask: True on tokens, (n, length).
 
     Raises:
-        ValueError: no λ rejects so few, since the policy gives probability 0 to a larger share of the tokens.
+        TypeError: the mask is not boolean, or the log-ratios are no real floating numbers.
+        ValueError: a shape differs; no λ rejects so few, since the policy gives probability 0 to a larger share of the
+            tokens; no λ rejects so many, since e^ℓ of a larger share than is left is infinite; or there is no token.
     """
     import torch
 
+    check_per_token(mask, log_ratio=log_ratio)
     ratio = torch.sort(torch.exp(log_ratio[mask].double())).values
+    if not len(ratio):
+        raise ValueError("mask is False everywhere: there is no token whose rejection lam could set")
     accepted = (1 - rejected) * len(ratio)
     below = torch.cumsum(ratio, 0)  # Σ of the k smallest
     ones = torch.arange(len(ratio) - 1, -1, -1, dtype=torch.float64, device=ratio.device)
@@ -100,8 +106,14 @@ def lam_at(rejected: float, log_ratio: Tensor, mask: Tensor) -> float:
     root = (accepted - ones) / below
     fits = torch.nonzero((root * ratio <= 1) & (root > 0))  # the k-th is below the bend indeed
     if not len(fits):
+        beyond, endless = int((ratio == 0).sum()), int(torch.isinf(ratio).sum())
+        if beyond >= rejected * len(ratio):
+            raise ValueError(
+                f"no lam rejects as few as {rejected:g} of the tokens: {beyond} of {len(ratio)} are "
+                "beyond the policy, and rejected at any lam; give a larger share"
+            )
         raise ValueError(
-            f"no lam rejects as few as {rejected:g} of the tokens: {int((ratio == 0).sum())} of {len(ratio)} are "
-            "beyond the policy, and rejected at any lam; give a larger share"
+            f"no lam rejects as many as {rejected:g} of the tokens: {endless} of {len(ratio)} have an infinite "
+            "importance ratio, and are kept at any lam; give a smaller share"
         )
     return float(1 / root[int(fits[-1])])

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from jackpot_sim.core import divergences
 from jackpot_sim.core.backend import logsumexp
-from jackpot_sim.training.objective import PolicyLoss, Proposed
+from jackpot_sim.core.checks import check_mask, check_per_token, check_reals, check_shape
+from jackpot_sim.training.objective import PolicyLoss, Proposed, check_on_topk
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,9 +49,14 @@ def kl_to_actor(proposed: Proposed, log_probs: Tensor, on_topk: Tensor | None, v
         log_probs: log p of every token, (n, length), nats.
         on_topk: log p of the actor's likeliest tokens, (n, length, k), nats; None if none were stored.
         vocab: tokens of a whole law.
+
+    Raises:
+        TypeError: an array holds no real floating numbers.
+        ValueError: a shape is not that of the rollouts.
     """
     import torch
 
+    check_per_token(proposed.mask, log_probs=log_probs)
     laws = whole_laws(proposed, on_topk, vocab)
     if laws is not None:
         return torch.as_tensor(divergences.kl(*laws))
@@ -61,11 +67,14 @@ def kl_to_actor(proposed: Proposed, log_probs: Tensor, on_topk: Tensor | None, v
 def whole_laws(proposed: Proposed, on_topk: Tensor | None, vocab: int) -> tuple[Tensor, Tensor] | None:
     """A policy's law and the actor's at every token, (tokens, vocab), nats; None unless the actor's was stored whole.
 
-    Arguments as `kl_to_actor`.
+    Arguments and errors as `kl_to_actor`.
     """
     import torch
 
-    if proposed.topk is None or on_topk is None or proposed.topk.k < vocab:
+    if proposed.topk is None or on_topk is None:
+        return None
+    check_on_topk(on_topk, proposed.topk, "on_topk")
+    if proposed.topk.k < vocab:
         return None
     on_tokens = (on_topk[proposed.mask], proposed.topk.log_probs[proposed.mask])
     p, q = (torch.as_tensor(law).double() for law in on_tokens)
@@ -88,8 +97,16 @@ class Means:
             policy: the policy's loss over them.
             kl: KL(p_new‖q) of every token, (tokens,), nats.
             mask: True on tokens, (n, length).
+
+        Raises:
+            TypeError: the mask is not boolean, or another array holds no real floating numbers.
+            ValueError: a shape differs.
         """
+        check_per_token(mask, factor=policy.factor, accept=policy.weights.accept)
+        if policy.clipped is not None:
+            check_mask(policy.clipped, mask, "mask", "clipped")
         count = float(mask.sum())
+        check_shape(check_reals(kl, "kl"), (int(count),), "kl", "one number per token of the mask")
         weight = policy.factor[mask]
         self._add("kl_new_actor", float(kl.sum()), count)
         self._add("acceptance_rate", float(policy.weights.accept[mask].sum()), count)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from jackpot_sim.core.checks import check_integers, check_same_states
 from jackpot_sim.environments.language_models.library import Model, logits, takes_any_mask
 
 if TYPE_CHECKING:
@@ -49,10 +50,22 @@ def packed_logits(model: Model, ids: Tensor, places: Tensor, samples: int) -> Te
             by side.
         places: the index at which the law of each token of the completions is read, (n, length).
         samples: the number of completions of each prompt.
+
+    Raises:
+        TypeError: ids or places are no integers.
+        ValueError: a shape differs, or the rows are no whole groups.
     """
+    check_integers(ids, "ids", "n", "longest")
+    check_integers(places, "places", "n", "length")
+    check_same_states(ids, places, "ids", "places")
+    if len(ids) % samples:
+        raise ValueError(f"samples must divide the rows of ids, got {samples} and {len(ids)}")
     start = places[::samples, 0] + 1
+    longest = int(start.max())
+    if longest + places.shape[1] > ids.shape[1]:
+        raise ValueError(f"places lead beyond ids, which has shape {tuple(ids.shape)}: it must hold every token")
     completions = ids.gather(1, places[:, 1:])  # the last token is predicted, not read
-    return _together(model, ids[::samples, : int(start.max())], start, completions, samples)
+    return _together(model, ids[::samples, :longest], start, completions, samples)
 
 
 def _together(model: Model, prompts: Tensor, start: Tensor, completions: Tensor, samples: int) -> Tensor:

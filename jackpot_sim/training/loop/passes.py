@@ -12,6 +12,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from jackpot_sim.core.arrays import Flags, Ints
+from jackpot_sim.core.backend import namespace
+from jackpot_sim.core.checks import (
+    check_ids,
+    check_integers,
+    check_mask,
+    check_padding,
+    check_rows,
+    check_same_states,
+    check_shape,
+)
 from jackpot_sim.environments.language_models.completions import right_padded
 from jackpot_sim.environments.language_models.library import Model, logits
 from jackpot_sim.training.loop.packing import packed_logits
@@ -32,12 +42,22 @@ class PaddedSequences:
         mask: True on tokens of the completion; (n, length).
         samples: the number of rows side by side that follow the same prompt. A model that `packs` reads the prompt
             once for them where that pays; 1 reads every row by itself.
+
+    Raises:
+        TypeError: ids or places are no integers, or the mask is not boolean.
+        ValueError: a shape differs.
     """
 
     ids: Tensor
     places: Tensor
     mask: Tensor
     samples: int = 1
+
+    def __post_init__(self) -> None:
+        check_integers(self.ids, "ids", "n", "longest")
+        check_integers(self.places, "places", "n", "length")
+        check_same_states(self.ids, self.places, "ids", "places")
+        check_mask(self.mask, self.places, "places")
 
     @classmethod
     def of(
@@ -52,9 +72,20 @@ class PaddedSequences:
             mask: True on tokens, which come before all padding; the shape of `tokens`.
             device: the device of the tensors.
             samples: as in the class.
+
+        Raises:
+            TypeError: ids or indices are no integers, or the mask is not boolean.
+            ValueError: a shape differs, an index has no prompt, or padding comes before a token.
         """
         import torch
 
+        check_mask(mask, check_integers(tokens, "tokens", "n", "length"), "tokens")
+        check_padding(mask)
+        namespace(tokens, prompt)
+        check_shape(prompt, (len(tokens),), "prompt", "one index for each row of tokens")
+        check_ids(prompt, len(prompts), "prompt")
+        for each in prompts:
+            check_integers(each, "prompts", "length of a prompt")
         length = int(mask.sum(axis=-1).max())
         lengths = np.array([len(each) for each in prompts])[prompt]
         rows = [np.concatenate([prompts[each], row[:length]]) for each, row in zip(prompt, tokens, strict=True)]
@@ -70,9 +101,10 @@ class PaddedSequences:
         """Some of the sequences.
 
         Args:
-            rows: indices or a slice.
+            rows: indices (m,) or a slice.
             whole_groups: whether all rows of a prompt still lie side by side.
         """
+        check_rows(rows)
         samples = self.samples if whole_groups else 1
         return PaddedSequences(self.ids[rows], self.places[rows], self.mask[rows], samples)
 
@@ -97,6 +129,9 @@ def model_pass(model: Model, sequences: PaddedSequences, temperature: float = 1.
         model: a causal language model.
         sequences: n prompts with their completions.
         temperature: the divisor of the logits.
+
+    Raises:
+        ValueError: a place lies beyond the ids.
     """
     import torch
 
@@ -115,6 +150,10 @@ def _before_tokens(model: Model, sequences: PaddedSequences) -> Tensor:
     import torch
 
     first, last = int(sequences.places.min()), int(sequences.places.max())
+    if first < 0 or last + 1 >= sequences.ids.shape[1]:
+        raise ValueError(
+            f"places must lie from 0 to {sequences.ids.shape[1] - 2}, before a token of ids, got {first} to {last}"
+        )
     places = sequences.places - first
     scores: Tensor = logits(model, sequences.ids[:, :-1], slice(first, last + 1))
     in_line = torch.arange(places.shape[1], device=places.device)

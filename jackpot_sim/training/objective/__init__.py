@@ -7,7 +7,7 @@ from the actor to p_ref, or to p_new if its spec says so; then it carries p_ref/
 """
 
 from jackpot_sim.training.objective.advantages import Standardisation, advantages
-from jackpot_sim.training.objective.batch import ModelPass, Proposed, take_topk
+from jackpot_sim.training.objective.batch import ModelPass, Proposed, check_on_topk, take_topk
 from jackpot_sim.training.objective.loss import (
     ActorLoss,
     Aggregation,
@@ -35,6 +35,7 @@ __all__ = [
     "Standardisation",
     "actor_loss",
     "advantages",
+    "check_on_topk",
     "distillation",
     "divisor",
     "draw",

@@ -5,6 +5,8 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from jackpot_sim.core.checks import check_reals
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -30,7 +32,16 @@ def advantages(rewards: Tensor, samples: int, standardisation: Standardisation =
         rewards: R, shape (n,), the `samples` rollouts of a prompt side by side.
         samples: the size of a group.
         standardisation: the standard deviation (ddof 1) that divides; rewards that are all equal give A = 0.
+
+    Raises:
+        TypeError: rewards are no real floating numbers.
+        ValueError: rewards are not of shape (n,), are no whole groups, or a group has one rollout only.
     """
+    check_reals(rewards, "rewards", "n")
+    if samples < 2 or len(rewards) % samples:
+        raise ValueError(
+            f"samples must be at least 2 and divide the number of rewards, got {samples} and {len(rewards)}"
+        )
     groups = rewards.reshape(-1, samples)
     centred = groups - groups.mean(-1, keepdim=True)
     # A mean of equal numbers may miss them by its rounding.

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
+from jackpot_sim.core.backend import namespace
+from jackpot_sim.core.checks import check_per_token, check_reals, check_rows, check_same_states, check_shape
 from jackpot_sim.core.topk import TopK
 
 if TYPE_CHECKING:
@@ -23,6 +25,10 @@ class Proposed:
         topk: the actor's likeliest tokens of every state, (n, length, k); None if none were stored.
         reference_on_topk: log p_ref of these, (n, length, k); None where no correction needs it.
         uniforms: in [0, 1), one for each token: it is kept iff its uniform is below its accept probability.
+
+    Raises:
+        TypeError: the mask is not boolean, or another array holds no real floating numbers.
+        ValueError: a shape differs.
     """
 
     actor_log_probs: Tensor
@@ -33,8 +39,20 @@ class Proposed:
     reference_on_topk: Tensor | None
     uniforms: Tensor
 
+    def __post_init__(self) -> None:
+        given = ("actor_log_probs", "reference_log_probs", "uniforms")
+        check_per_token(self.mask, **{name: getattr(self, name) for name in given})
+        check_per_sequence(self.advantage, self.mask, "mask")
+        if self.topk is not None:
+            check_same_states(self.mask[..., None], self.topk.ids, "mask[..., None]", "topk")
+        if self.reference_on_topk is not None:
+            if self.topk is None:
+                raise ValueError("reference_on_topk is given without topk, whose tokens it is about")
+            check_on_topk(self.reference_on_topk, self.topk, "reference_on_topk")
+
     def take(self, rows: Tensor | slice) -> Proposed:
-        """Some of the sequences."""
+        """Some of the sequences, by rows (m,) or a slice."""
+        check_rows(rows)
         return Proposed(
             self.actor_log_probs[rows],
             self.reference_log_probs[rows],
@@ -47,8 +65,23 @@ class Proposed:
 
 
 def take_topk(topk: TopK, rows: Tensor | slice) -> TopK:
-    """The stored tokens of some sequences."""
+    """The stored tokens of some sequences, by rows (m,) or a slice."""
+    check_rows(rows)
     return TopK(topk.ids[rows], topk.log_probs[rows])
+
+
+def check_on_topk(log_probs: Tensor, topk: TopK, name: str) -> None:
+    """Refuses log-probs of the stored tokens that are no real floating numbers, or of another shape."""
+    namespace(log_probs, topk.ids)
+    shape = tuple(topk.ids.shape)
+    check_shape(check_reals(log_probs, name), shape, name, "one number per token of topk")
+
+
+def check_per_sequence(advantage: Tensor, tokens: Tensor, tokens_name: str) -> None:
+    """Refuses advantages that are no real floating numbers of shape (n,), for tokens (n, length)."""
+    namespace(advantage, tokens)
+    shape = tuple(tokens.shape[:1])
+    check_shape(check_reals(advantage, "advantage"), shape, "advantage", f"one number for each row of {tokens_name}")
 
 
 class ModelPass(NamedTuple):
@@ -65,8 +98,25 @@ class ModelPass(NamedTuple):
         """log p of other tokens of the same states, (n, length, k), nats, without a graph."""
         import torch
 
+        self._check_states()
         return torch.as_tensor(topk.gather(self.logits.detach())) - self.log_normaliser.detach()[..., None]
 
     def law(self) -> Tensor:
         """log p of the whole vocabulary, (n, length, vocab), nats."""
+        self._check_states()
         return self.logits - self.log_normaliser[..., None]
+
+    def check(self, mask: Tensor) -> None:
+        """Refuses a pass over other sequences than those of a mask (n, length)."""
+        check_per_token(mask, log_normaliser=self.log_normaliser, log_probs=self.log_probs)
+        self._check_states()
+
+    def _check_states(self) -> None:
+        namespace(self.logits, self.log_normaliser)
+        check_reals(self.logits, "logits", "n", "length", "vocab")
+        check_shape(
+            check_reals(self.log_normaliser, "log_normaliser"),
+            tuple(self.logits.shape[:-1]),
+            "log_normaliser",
+            "one number per state of logits",
+        )

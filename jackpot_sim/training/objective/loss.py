@@ -6,8 +6,9 @@ import math
 from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from jackpot_sim.core.checks import check_mask, check_per_token, check_reals, check_same_shape
 from jackpot_sim.estimators import Correction, Level, TokenWeights, UpdateTarget
-from jackpot_sim.training.objective.batch import ModelPass, Proposed
+from jackpot_sim.training.objective.batch import ModelPass, Proposed, check_per_sequence
 from jackpot_sim.training.objective.weights import draw, weigh
 
 if TYPE_CHECKING:
@@ -102,12 +103,15 @@ def policy_loss(
         shares: the `token_shares` of the minibatch that `given` is a part of, (n, length); None: `given` is all of it.
 
     Raises:
-        ValueError: as `weigh`.
+        TypeError: shares are no real floating numbers.
+        ValueError: as `weigh`, or the pass or the shares are of other sequences.
     """
     import torch
 
+    new.check(given.mask)
     if shares is None:
         shares = token_shares(given.mask, update.aggregation)
+    check_per_token(given.mask, shares=shares)
     with torch.no_grad():
         weights = weigh(correction, target, given, new)
         accepted, factor = draw(weights, given.uniforms)
@@ -147,7 +151,15 @@ def actor_loss(
         ppo: whether the actor is rewarded too.
         direction: the direction of the distillation's KL; None distils nothing.
         weight: λ_distill.
+
+    Raises:
+        TypeError: shares are no real floating numbers.
+        ValueError: a pass or the shares are of other sequences.
     """
+    check_per_token(given.mask, shares=shares)
+    for each in (new, own):
+        each.check(given.mask)
+    check_same_shape(new.logits, own.logits, "new.logits", "own.logits")
     loss = kl = 0.0 * _summed(own.log_probs, given.mask)
     if ppo:
         loss = loss + ppo_loss(shares, own.log_probs, given.actor_log_probs, given.advantage, given.mask, update)
@@ -172,9 +184,14 @@ def ppo_loss(
         advantage: A, shape (n,).
         mask: True on tokens, (n, length).
         update: clipping.
+
+    Raises:
+        TypeError: the mask is not boolean, or another array holds no real floating numbers.
+        ValueError: a shape differs.
     """
     import torch
 
+    check_per_token(mask, factor=factor, new_log_probs=new_log_probs, old_log_probs=old_log_probs)
     # A token that counts for nothing has no ratio either, which might overflow.
     log_probs = torch.where((factor > 0) & mask, new_log_probs, old_log_probs)
     return -_summed(factor * surrogate(log_probs, old_log_probs, advantage, update.clip, update.clip_high), mask)
@@ -196,9 +213,16 @@ def surrogate(
         advantage: A, shape (n,).
         clip: ε below 1 and, unless `clip_high` is given, above it; None does not clip.
         clip_high: ε above 1.
+
+    Raises:
+        TypeError: an array holds no real floating numbers.
+        ValueError: a shape differs.
     """
     import torch
 
+    check_reals(new_log_probs, "new_log_probs", "n", "length")
+    check_same_shape(new_log_probs, check_reals(old_log_probs, "old_log_probs"), "new_log_probs", "old_log_probs")
+    check_per_sequence(advantage, new_log_probs, "new_log_probs")
     log_ratio, gain = new_log_probs - old_log_probs, advantage[:, None]
     if clip is not None:
         # A·min(r, 1 + ε) where A > 0 and A·max(r, 1 − ε) where A < 0: clipped before exp, which might overflow.
@@ -225,7 +249,13 @@ def distillation(policy_law: Tensor, actor_law: Tensor, direction: Direction) ->
         policy_law: log p_new, (n, length, vocab).
         actor_law: log p_ω with its graph, the same shape.
         direction: the direction of the KL.
+
+    Raises:
+        TypeError: an array holds no real floating numbers.
+        ValueError: a shape differs.
     """
+    check_reals(policy_law, "policy_law", "n", "length", "vocab")
+    check_same_shape(policy_law, check_reals(actor_law, "actor_law"), "policy_law", "actor_law")
     policy_law = policy_law.detach()
     first, second = (policy_law, actor_law) if direction is Direction.FORWARD else (actor_law, policy_law)
     return (first.exp() * (first - second)).sum(-1)
@@ -242,7 +272,12 @@ def token_shares(mask: Tensor, aggregation: Aggregation) -> Tensor:
     Args:
         mask: True on tokens, (n, length).
         aggregation: the way from tokens to one loss.
+
+    Raises:
+        TypeError: the mask is not boolean.
+        ValueError: the mask is not of shape (n, length).
     """
+    check_per_token(mask)
     live = mask.double()
     if aggregation is Aggregation.TOKEN_MEAN:
         return live / live.sum()
@@ -260,9 +295,15 @@ def divisor(kind: Divisor, accepted: Tensor, factor: Tensor, mask: Tensor, unit:
         kind: the rule.
         accepted: m, the tokens that the correction's masks keep, (n, length).
         factor: m·w, (n, length).
-        mask: True on tokens.
+        mask: True on tokens, (n, length).
         unit: the unit of a mean of weights: tokens, or sequences, whose tokens all weigh the same.
+
+    Raises:
+        TypeError: a mask is not boolean, or the factor holds no real floating numbers.
+        ValueError: a shape differs.
     """
+    check_per_token(mask, factor=factor)
+    check_mask(accepted, mask, "mask", "accepted")
     if kind is Divisor.PROPOSED:
         return 1.0
     if kind is Divisor.ACCEPTED:

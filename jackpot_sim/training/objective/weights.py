@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from jackpot_sim.core import normalizer, obrs
+from jackpot_sim.core.checks import check_per_token, check_reals, check_same_shape, check_same_states
 from jackpot_sim.core.topk import TopK
 from jackpot_sim.estimators import Correction, Tokens, TokenWeights, UpdateTarget
-from jackpot_sim.training.objective.batch import ModelPass, Proposed
+from jackpot_sim.training.objective.batch import ModelPass, Proposed, check_on_topk
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,7 +24,8 @@ def weigh(correction: Correction, target: UpdateTarget, given: Proposed, new: Mo
         new: the policy's pass over them; only p_new needs it.
 
     Raises:
-        ValueError: as `Correction.weights`, or no top-k was stored where the correction needs Z.
+        ValueError: as `Correction.weights`, no top-k was stored where the correction needs Z, or the pass is over
+            other sequences.
     """
     return weights_of(correction, tokens_of(correction, target, given, new))
 
@@ -44,6 +46,8 @@ def tokens_of(correction: Correction, target: UpdateTarget, given: Proposed, new
     Arguments and errors as `weigh`.
     """
     to_new = target is UpdateTarget.POLICY
+    if to_new:
+        new.check(given.mask)
     actor, reference = given.actor_log_probs, given.reference_log_probs
     aim = new.log_probs.detach() if to_new else reference
     log_ratio = (aim - actor).double()
@@ -76,9 +80,16 @@ def estimated_overlap(policy_on_topk: Tensor, topk: TopK, log_ratio: Tensor, mas
         log_ratio: log p/q of the tokens drawn, float64 (n, length), nats.
         mask: True on tokens, (n, length).
         lam: λ.
+
+    Raises:
+        TypeError: the mask is not boolean, or another array holds no real floating numbers.
+        ValueError: a shape differs, or as `normalizer.calibrated_on_topk`.
     """
     import torch
 
+    check_per_token(mask, log_ratio=log_ratio)
+    check_same_states(mask[..., None], topk.ids, "mask[..., None]", "topk")
+    check_on_topk(policy_on_topk, topk, "policy_on_topk")
     out = torch.ones(mask.shape, dtype=torch.float64, device=mask.device)
     accept = obrs.acceptance_probability(log_ratio[mask], lam)
     # In float32, as they are stored: sums of whole laws miss 1 in its seventh digit, which float64 would not forgive.
@@ -93,8 +104,14 @@ def draw(weights: TokenWeights[Tensor], uniforms: Tensor) -> tuple[Tensor, Tenso
     Args:
         weights: a and w of every token, (n, length).
         uniforms: one in [0, 1) for each token.
+
+    Raises:
+        TypeError: an array holds no real floating numbers.
+        ValueError: the shapes differ.
     """
     import torch
 
+    for name, value in (("accept", weights.accept), ("weight", weights.weight)):
+        check_same_shape(check_reals(uniforms, "uniforms"), check_reals(value, name), "uniforms", name)
     accepted = uniforms < weights.accept
     return accepted, torch.where(accepted, weights.weight, torch.zeros_like(weights.weight))

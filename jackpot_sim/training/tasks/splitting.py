@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from jackpot_sim.core.arrays import Flags, Ints
+from jackpot_sim.core.checks import check_integers, check_shape
 from jackpot_sim.core.hashing import splitmix64
 from jackpot_sim.environments.fields import check_count
 from jackpot_sim.environments.randomness import keyed_generator
@@ -65,7 +66,14 @@ class Grid:
         return rows[:n]
 
     def is_held_out(self, rows: Ints) -> Flags:
-        """A mask of the held-out rows of (n, columns), shape (n,)."""
+        """A mask of the held-out rows of (n, columns), shape (n,).
+
+        Raises:
+            TypeError: rows are no integers.
+            ValueError: rows have another number of columns.
+        """
+        check_integers(rows, "rows")
+        check_shape(rows, (*rows.shape[:1], len(self.sizes)), "rows", "(n, columns)")
         key = self.key(rows).astype(np.uint64)
         state = np.zeros(len(rows), dtype=np.uint64)
         for column in range(key.shape[1]):

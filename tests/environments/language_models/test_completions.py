@@ -10,6 +10,7 @@ pytest.importorskip("transformers")
 
 from jackpot_sim.environments.language_models.completions import Completions, logits_along, right_padded  # noqa: E402
 from jackpot_sim.environments.language_models.library import logits  # noqa: E402
+from jackpot_sim.environments.language_models.prompts import left_padded  # noqa: E402
 from jackpot_sim.environments.language_models.walking import scoring_mode  # noqa: E402
 from tests.environments.language_models.tiny_models import MODEL  # noqa: E402
 
@@ -53,3 +54,34 @@ def test_only_the_tokens_that_are_read_have_to_fit_the_context() -> None:
     checked(prompts=[np.zeros(11, dtype=np.int64), PROMPTS[1]], mask=MASK & (PROMPT == 1)[:, None])
     with pytest.raises(ValueError, match="reads at most 12 tokens"):
         checked(prompts=[np.zeros(11, dtype=np.int64), PROMPTS[1]])
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"mask": MASK.astype(int)}, "mask must be boolean"),
+        ({"mask": MASK[:, :1]}, "mask has shape"),
+        ({"mask": MASK[0]}, "mask has shape"),
+        ({"prompt": PROMPT * 1.0}, "prompt must hold integers"),
+        ({"prompt": PROMPT > 0}, "prompt must hold integers"),
+        ({"prompt": PROMPT[:, None]}, "prompt has shape"),
+        ({"tokens": TOKENS[0]}, "tokens has shape"),
+    ],
+)
+def test_a_mask_and_indices_of_another_dtype_or_shape_are_refused(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=said):
+        checked(**changes)
+    if "tokens" not in changes:
+        with pytest.raises((TypeError, ValueError), match=said):
+            Completions(PROMPTS, **{"prompt": PROMPT, "tokens": TOKENS, "mask": MASK, **changes})
+
+
+def test_rows_are_no_mask_and_rows_of_ids_have_one_axis() -> None:
+    with pytest.raises(TypeError, match="rows must hold integers"):
+        checked().take(np.array([True, False, True, True]))
+    for padded in (right_padded, left_padded):
+        for row in (np.zeros((2, 2), dtype=int), np.zeros(2), np.int64(1)):
+            with pytest.raises((TypeError, ValueError), match=r"(rows|prompts) "):
+                padded([row])
+    with pytest.raises(ValueError, match="prompts has shape"):
+        logits_along(MODEL, TOKENS[:1], TOKENS)

@@ -9,6 +9,7 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
+from jackpot_sim.core.topk import TopK  # noqa: E402
 from jackpot_sim.environments.language_models.build import Model  # noqa: E402
 from jackpot_sim.environments.language_models.generation import Written, generate  # noqa: E402
 from jackpot_sim.environments.language_models.library import rounding_cache  # noqa: E402
@@ -157,3 +158,39 @@ def test_a_transform_and_a_model_in_training_mode_are_refused() -> None:
         )
     with pytest.raises(ValueError, match="training mode"):
         written(model.train())
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"mask": np.ones((2, 3), dtype=int)},
+        {"mask": np.ones((2, 1), dtype=bool)},
+        {"prompt": np.zeros((2, 1), dtype=int)},
+        {"prompt": np.zeros(2)},
+        {"tokens": np.zeros((2, 3))},
+        {"log_probs": np.zeros((2, 1))},
+        {"log_probs": np.zeros((2, 3), dtype=int)},
+        {"raw_log_probs": np.zeros(3)},
+        {"topk": TopK(np.zeros((2, 1, 1), dtype=np.int32), np.zeros((2, 1, 1), dtype=np.float32))},
+    ],
+    ids=lambda each: next(iter(each)),
+)
+def test_what_a_server_returns_has_one_shape(wrong: dict[str, Any]) -> None:
+    zeros = np.zeros((2, 3))
+    given: dict[str, Any] = {
+        "prompt": np.zeros(2, dtype=int),
+        "tokens": zeros.astype(int),
+        "mask": zeros == 0,
+        "log_probs": zeros,
+        "raw_log_probs": zeros,
+    }
+    Written(**given)
+    with pytest.raises((TypeError, ValueError), match=next(iter(wrong))):
+        Written(**(given | wrong))
+
+
+def test_uniforms_are_reals_of_each_step() -> None:
+    model = made("qwen3", torch.float32)
+    for uniforms in (np.zeros((len(PROMPT), 9), dtype=int), UNIFORMS[:, 0], UNIFORMS[None]):
+        with pytest.raises((TypeError, ValueError), match="uniforms "):
+            generate(CausalLM(model), PROMPTS, PROMPT, uniforms, sampling=COLD, end_tokens=ENDS, batch_size=2)

@@ -194,3 +194,15 @@ def test_loaded_weights_lie_where_torch_puts_its_own(checkpoints: Path) -> None:
     """A kernel's sums depend on where its numbers begin, and so would the last digits of a law."""
     model = read_model(checkpoints / "policy", torch.float32)
     assert {tensor.data_ptr() % 64 for tensor in model.parameters()} == {0}
+
+
+def test_hidden_states_of_another_width_are_refused() -> None:
+    model = made("qwen3", torch.float32)
+    width = int(model.config.hidden_size)
+    for shape in ((2, 1), (2, width + 1), (width,), (1, 2, width)):
+        with pytest.raises(ValueError, match="states has shape"):
+            library.logits_of_states(model, torch.zeros(shape))
+    with pytest.raises(ValueError, match="positions has shape"):
+        library.logits(model, torch.zeros((2, 3), dtype=torch.int64), positions=torch.zeros((1, 3), dtype=torch.int64))
+    with pytest.raises(ValueError, match="ids has shape"):
+        library.logits(model, torch.zeros(3, dtype=torch.int64))

@@ -163,8 +163,14 @@ def test_what_cannot_be_encoded_is_refused() -> None:
     texts, chats = [Prompt(text="a"), Prompt(text="a b c")], [Prompt(messages=tuple(CHAT))]
     with pytest.raises(ValueError, match="need a tokenizer"):
         encoded(texts, None)
-    for prompts, chat in ((texts, True), (chats, None), (chats, False)):
-        with pytest.raises(ValueError, match="no chat template"):
+    asked, given = "^chat is true, .* no chat template", "^the prompts are chat messages, .* no chat template"
+    for prompts, chat, told in (
+        (texts, True, asked),
+        (chats, None, given),
+        (chats, False, given),
+        (chats, True, given),
+    ):
+        with pytest.raises(ValueError, match=told):
             encoded(prompts, tokenizer(), chat=chat)
     with pytest.raises(ValueError, match="prompts: prompt 2: it has 3 tokens, and at most 2 fit"):
         encoded(texts, tokenizer(), most_tokens=2)

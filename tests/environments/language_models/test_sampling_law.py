@@ -127,3 +127,9 @@ def test_what_is_out_of_range_is_refused(changes: dict[str, Any], error: str) ->
 def test_nan_is_refused() -> None:
     with pytest.raises(ValueError, match="NaN"):
         SamplingLaw(temperature=0.5).log_probs(np.array([[0.0, np.nan]]))
+
+
+def test_logits_are_real_numbers() -> None:
+    for wrong in (np.array([1, 2]), np.array([True, False]), np.array([1j, 0])):
+        with pytest.raises(TypeError, match="logits must hold real floating numbers"):
+            SamplingLaw().log_probs(wrong)

@@ -12,7 +12,7 @@ transformers = pytest.importorskip("transformers")
 from jackpot_sim.environments.language_models.library import rounding_cache  # noqa: E402
 from jackpot_sim.environments.language_models.sampling_law import SamplingLaw  # noqa: E402
 from jackpot_sim.environments.language_models.scoring import CausalLM  # noqa: E402
-from jackpot_sim.environments.language_models.streaming import StreamedLaws, head_of, last_hidden, laws  # noqa: E402
+from jackpot_sim.environments.language_models.streaming import StreamedLaws, StreamedStates, head_of, last_hidden, laws  # noqa: E402
 from tests.environments.language_models.real_models import ARCHITECTURES, PROMPTS, VOCAB, along, made  # noqa: E402
 
 PROMPT = np.array([0, 0, 1, 2, 3, 3, 2])
@@ -137,3 +137,13 @@ def test_what_cannot_be_scored_is_refused(changes: dict[str, Any], error: str) -
     given |= {"mask": MASK, "sampling": COLD, "batch_size": 2, "rows": 2} | changes
     with pytest.raises(ValueError, match=error):
         next(laws(**given))
+
+
+def test_indices_stand_beside_each_row_of_a_stream() -> None:
+    rows = np.arange(2)
+    StreamedLaws(rows, rows, np.zeros((2, 3)))
+    for wrong in ((rows[:1], rows), (rows, rows[:, None]), (rows * 1.0, rows)):
+        with pytest.raises((TypeError, ValueError), match=r"(sequence|step) "):
+            StreamedLaws(*wrong, np.zeros((2, 3)))
+        with pytest.raises((TypeError, ValueError), match=r"(sequence|step) "):
+            StreamedStates(*wrong, torch.zeros((2, 3)))

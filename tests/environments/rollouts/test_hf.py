@@ -20,7 +20,7 @@ from tests.environments.tiny_checkpoints import END, WORDS, hf, save_checkpoint
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from jackpot_sim.environments.rollouts.built import RealisedRollouts  # noqa: E402
+from jackpot_sim.environments.rollouts.built import LawPair, RealisedRollouts  # noqa: E402
 
 AS_CONFIGURED = TypeAdapter(HuggingFace)
 
@@ -267,3 +267,14 @@ def test_lines_that_are_no_prompts_are_named(checkpoints: Path, tmp_path: Path) 
 def test_numbers_out_of_range(checkpoints: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         environment(checkpoints, **changes)
+
+
+def test_laws_of_a_pair_and_baselines_have_their_shapes() -> None:
+    rows, law = np.arange(2), np.log(np.full((2, 2), 0.5))
+    LawPair(rows, rows, law, law, law)
+    for wrong in ((rows, rows, law, law[:, :1], law), (rows, rows, law, law, law[:1]), (rows[:1], rows, law, law, law)):
+        with pytest.raises(ValueError, match="has shape"):
+            LawPair(*wrong)
+    for rewards in (np.zeros(2), np.zeros((1, 2, 3)), np.zeros((2, 3), dtype=int)):
+        with pytest.raises((TypeError, ValueError), match="rewards "):
+            mean_of_each(rewards)

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from jackpot_sim.core.arrays import Flags, Floats, Ints
+from jackpot_sim.environments.prefix_tree import PrefixTree
 from jackpot_sim.environments.sequences import drawn_prefixes
 from jackpot_sim.environments.sequences.drawn_prefixes import DrawnPrefixes
+from jackpot_sim.environments.sequences.mean_kl import ExactKL, SampledKL
 
 VOCAB = 3
 
@@ -54,3 +56,34 @@ def test_laws_are_those_of_every_prefix_in_blocks_of_any_size(at_once: int, monk
             assert laws[rows[t]].tolist() == name_of(prompt, y[:t])
     there = {tuple(y[:t]) for y, live in zip(tokens.tolist(), mask.sum(axis=1), strict=True) for t in range(live)}
     assert len(laws) == len(there)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (lambda tokens, mask: (tokens, mask.astype(int)), "mask must be boolean"),
+        (lambda tokens, mask: (tokens, mask[:, :1]), "mask has shape"),
+        (lambda tokens, mask: (tokens, mask[:, ::-1]), "mask has padding before a token"),
+        (lambda tokens, mask: (tokens * 1.0, mask), "tokens must hold integers"),
+        (lambda tokens, mask: (tokens[0], mask[0]), "tokens has shape"),
+    ],
+)
+def test_tokens_and_mask_that_do_not_fit_are_refused(wrong: Any, said: str) -> None:
+    tokens, mask = np.array([[1, 2], [1, 0]]), np.array([[True, True], [True, False]])
+    prefixes = DrawnPrefixes.of(tokens, mask)
+    with pytest.raises((TypeError, ValueError), match=said):
+        DrawnPrefixes.of(*wrong(tokens, mask))
+    with pytest.raises(ValueError, match="depth has shape"):
+        DrawnPrefixes(prefixes.sequences, prefixes.example, prefixes.depth[:1])
+    with pytest.raises(ValueError, match="example must lie from 0 to 1"):
+        DrawnPrefixes(prefixes.sequences, prefixes.example + 2, prefixes.depth)
+
+
+def test_uniforms_and_prompts_of_a_sampled_kl_belong_together() -> None:
+    prompts, uniforms = np.array([[1], [2]]), np.full((2, 3, 4), 0.5)
+    SampledKL(prompts, uniforms, 0)
+    for wrong in ((prompts, uniforms[0]), (prompts, uniforms[:1]), (prompts[0], uniforms), (prompts * 1.0, uniforms)):
+        with pytest.raises((TypeError, ValueError), match=r"(uniforms|prompts) "):
+            SampledKL(*wrong, 0)
+    with pytest.raises(ValueError, match="prompts has shape"):
+        ExactKL(PrefixTree(3, 2), prompts[:, 0])

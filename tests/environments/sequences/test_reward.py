@@ -5,7 +5,13 @@ import pytest
 from scipy import stats
 
 from jackpot_sim.environments.prefix_tree import PrefixTree
-from jackpot_sim.environments.sequences.reward import RandomReward, Reward, SumReward, TokenShareReward
+from jackpot_sim.environments.sequences.reward import (
+    DistinctShareReward,
+    RandomReward,
+    Reward,
+    SumReward,
+    TokenShareReward,
+)
 
 SEQUENCES = PrefixTree(5, 5, end_token=4).sequences
 TOKENS = np.array([[1, 2, 3], [4, 4, 1], [2, 4, 9]])
@@ -56,3 +62,21 @@ def test_bad_numbers_are_refused_by_name() -> None:
         RandomReward(scale=0.0)
     with pytest.raises(ValueError, match=r"^token must be"):
         TokenShareReward(token=-1)
+
+
+@pytest.mark.parametrize(
+    "reward", [SumReward(), RandomReward(), TokenShareReward(), DistinctShareReward()], ids=lambda each: each.kind
+)
+def test_tokens_and_mask_have_one_shape_and_are_integers_and_flags(reward: Reward) -> None:
+    for tokens, mask in (
+        (TOKENS, MASK.astype(int)),
+        (TOKENS, MASK[:, :1]),
+        (TOKENS, MASK[:1]),
+        (TOKENS, MASK[0]),
+        (TOKENS[0], MASK[0]),
+        (TOKENS, ~MASK),
+        (TOKENS * 1.0, MASK),
+        (TOKENS - 2, MASK),
+    ):
+        with pytest.raises((TypeError, ValueError), match=r"tokens|mask"):
+            reward.of(tokens, mask, 10, fresh())

@@ -17,7 +17,7 @@ from jackpot_sim.environments.prefix_tree import PrefixTree
 from jackpot_sim.environments.randomness import keyed_generator
 from jackpot_sim.environments.sequences.mean_kl import ExactKL
 from jackpot_sim.environments.sequences.reward import SumReward
-from jackpot_sim.environments.sources.actor_source import ActorSource, Setting, TinyTask
+from jackpot_sim.environments.sources.actor_source import ActorSource, Setting, TinyTask, moved
 from jackpot_sim.environments.sources.kinds import (
     TINY_SOURCES,
     DistilledActor,
@@ -287,3 +287,13 @@ def test_the_ends_of_a_mixture_are_its_models() -> None:
     gap = middle - (table(first) + table(second)) / 2
     np.testing.assert_allclose(gap, gap[..., :1] + np.zeros(4), atol=1e-12)
     np.testing.assert_allclose(np.exp(middle).sum(-1), 1, atol=1e-12)
+
+
+def test_a_direction_has_the_shape_of_its_parameter() -> None:
+    model = build(TinyQwen3(hidden=8, layers=1, heads=2), 4, np.random.default_rng(0))
+    name = "model.norm.weight"
+    for wrong in (torch.ones(1), torch.ones(()), torch.ones((1, 8)), torch.ones(8, dtype=torch.int64)):
+        with pytest.raises((TypeError, ValueError), match="directions "):
+            moved(model, {name: wrong}, 0.5)
+    with pytest.raises(ValueError, match="prompts has shape"):
+        TinyTask(np.array([1, 2]), TREE, lambda tokens, mask: mask.sum(-1) / 1.0)

@@ -19,7 +19,7 @@ from jackpot_sim.environments.states.compressed import LowerOrder, LowRank, Quan
 from jackpot_sim.environments.states.families import FAMILIES, Mismatch
 from jackpot_sim.environments.states.ngram import Ngram
 from jackpot_sim.environments.states.perturbed import DirichletMixture, LogitNoise, Temperature
-from jackpot_sim.environments.states.stale import StaleLogits
+from jackpot_sim.environments.states.stale import Ascent, StaleLogits
 from jackpot_sim.environments.states.truncated import Ranked, TopKTruncation, TopPTruncation
 from jackpot_sim.environments.targets import RELATIVE_TOLERANCE
 from tests.cases import each
@@ -520,3 +520,42 @@ def test_top_p_stops_at_a_mass_that_is_met_exactly(tokens: int, p: float, kept: 
     np.save(tmp_path / "flat.npy", np.zeros((1, tokens)))
     built = TopPTruncation(base=LogitsFile(path=tmp_path / "flat.npy"), p=p).build(0)
     assert np.isfinite(built.pair.actor_log_probs).sum() == kept
+
+
+@pytest.mark.parametrize(
+    "family",
+    [
+        QuantizedLogits(bits=2),
+        LowRank(rank=1),
+        Temperature(temperature=2.0),
+        TopKTruncation(k=1),
+        TopPTruncation(p=0.5),
+        DirichletMixture(epsilon=0.1),
+        LogitNoise(sigma=0.1),
+        StaleLogits(steps=1),
+    ],
+    ids=lambda each: each.kind,
+)
+def test_a_base_law_of_another_shape_is_refused(family: Any) -> None:
+    base = np.log(np.full((2, 2), 0.5))
+    assert family.knob is not None
+    for wrong in (base[0], base[None], base > 0):
+        with pytest.raises((TypeError, ValueError), match="base "):
+            family.laws(wrong, np.zeros(wrong.shape), 0)(family.knob)
+    for advantage in (NormalAdvantage(), BinaryReward()):
+        with pytest.raises(ValueError, match="log_probs has shape"):
+            advantage.draw(base[0], np.random.default_rng(0))
+
+
+def test_a_stale_actor_has_a_reward_for_each_token() -> None:
+    base = np.log(np.full((3, 2), 0.5))
+    for reward in (np.zeros((3, 1)), np.zeros((1, 2)), np.zeros(2), np.zeros((2, 3))):
+        with pytest.raises(ValueError, match="reward has shape"):
+            Ascent(base, reward, 1.0)
+
+
+def test_ranks_are_kept_by_a_count_for_each_state() -> None:
+    ranked = Ranked(np.log(np.full((2, 2), 0.5)))
+    for wrong in (np.array([1]), np.array([[1], [1]]), np.array([1.0, 1.0]), np.array([1, 3])):
+        with pytest.raises((TypeError, ValueError), match="count "):
+            ranked.keep(wrong)

@@ -114,3 +114,13 @@ def test_folder_without_text(tmp_path: Path) -> None:
 def test_bad_field_is_refused_by_name(field: str, bad: Any) -> None:
     with pytest.raises(ValueError, match=f"^{field} must .*got {bad}"):
         Ngram(**{field: bad})
+
+
+def test_texts_are_bytes_and_contexts_packed_ones() -> None:
+    text = np.frombuffer(b"abcabc", dtype=np.uint8)
+    assert len(pack(text, 2)) == 5
+    for wrong in (text.astype(np.int64), text[None], "abc"):
+        with pytest.raises(TypeError, match="symbols must be a numpy array of uint8"):
+            pack(wrong, 2)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="contexts must be a numpy array of uint64"):
+        Ngram(states=2, order=2).log_probs_at(np.array([97, 98]), 2)  # type: ignore[arg-type]

@@ -1,6 +1,7 @@
 """Against verl's rollout correction, its semantics written out as loops, and where they differ from ours.
 
-Read from verl at b178a3c (2026-01-29), `verl/trainer/ppo/rollout_corr_helper.py`. Every trap that has
+Read from the release 0.9.1, `verl/trainer/ppo/rollout_corr_helper.py`. It has IcePop, and its ESS clamps weights
+from above alone; at b178a3c (2026-01-29) there was no IcePop, and the clamp was to [1/C, C]. Every trap that has
 caught somebody has a test of that name.
 """
 
@@ -44,6 +45,19 @@ def verl_weights(log_ratio: Any, mask: Any, level: str, clip: float, normalise: 
         weights = [[min(math.exp(clamp(sum(row))), clip)] * len(row) for row in rows]
         mean = sum(row[0] for row in weights) / len(weights)
     return [[w / mean for w in row] for row in weights] if normalise else weights
+
+
+def verl_icepop(log_ratio: Any, mask: Any, level: str, low: float, high: float) -> list[list[float]]:
+    """The weights of the live tokens: the ratio, or 0 outside the band, of each token or of its sequence."""
+    weights = verl_weights(log_ratio, mask, level, math.inf)
+    return [[w if low <= w <= high else 0.0 for w in row] for row in weights]
+
+
+def verl_ess(weights: list[list[float]]) -> float:
+    """The ESS of a batch's weights, each counted at every live token."""
+    values = [w for row in weights for w in row]
+    mean = sum(values) / len(values)
+    return len(values) / sum((w / (mean + EPSILON)) ** 2 for w in values)
 
 
 def verl_statistic(x: float, kind: str) -> float:
@@ -91,6 +105,34 @@ def test_truncated_weights_are_verls(level: str, name: str, scale: float, normal
     expected = flat(verl_weights(log_ratio, mask, level, 2.0, normalise))
     # verl's clamp lets no weight fall below e^−20.
     np.testing.assert_allclose(flat(weights), expected, rtol=1e-12, atol=math.exp(-SAFETY) * 20)
+
+
+@pytest.mark.parametrize("scale", [0.3, 1.0, 5.0])
+@pytest.mark.parametrize(("level", "name"), [("token", "icepop"), ("sequence", "sequence-mis")])
+def test_icepop_is_verls_but_for_what_counts(level: str, name: str, scale: float) -> None:
+    low, high = 0.5, 5.0
+    dropped = 0
+    for seed in range(6):
+        log_ratio, mask = batch(scale, seed)
+        weights, kept = ours(estimators.get(name, low=low, high=high), log_ratio, mask)
+        expected = flat(verl_icepop(log_ratio, mask, level, low, high))
+        np.testing.assert_allclose(np.where(flat(kept), flat(weights), 0.0), expected, rtol=1e-12)
+        dropped += int((expected == 0).sum())
+    assert dropped
+
+
+def test_trap_verls_icepop_keeps_the_token_in_the_count() -> None:
+    # verl gives the token a weight of 0 and leaves the response mask alone, so that its token mean counts it; ours
+    # rejects the token, which the `accepted` denominator then leaves out and `proposed` counts, as verl does.
+    log_ratio, mask = batch(1.0, 4)
+    found = estimators.get("icepop", low=0.5, high=2.0).weights(log_ratio, mask=mask)
+    weights = flat(verl_icepop(log_ratio, mask, "token", 0.5, 2.0))
+    verl = weights.sum() / len(weights)
+    total = float((found.accept * found.weight)[mask].sum())
+    assert total / int(mask.sum()) == pytest.approx(verl, rel=1e-12)
+    rate = float(found.accept[mask].mean())
+    assert 0.1 < rate < 0.9
+    assert total / float(found.accept[mask].sum()) == pytest.approx(verl / rate, rel=1e-12)
 
 
 def test_trap_the_safety_clamp_gives_weight_to_what_the_policy_never_writes() -> None:
@@ -213,12 +255,40 @@ def test_chi_square_figures_are_verls() -> None:
         assert found == pytest.approx(sum(squares) / len(squares) - 1, rel=1e-12)
 
 
-def test_trap_verls_ess_is_of_weights_clamped_on_both_sides() -> None:
+def test_ess_of_tokens_is_verls() -> None:
     log_ratio, mask = batch(1.0, 2)
-    clamped = [max(w, 0.5) for row in verl_weights(log_ratio, mask, "token", 2.0) for w in row]
-    mean = sum(clamped) / len(clamped)
-    verl = 1 / (sum((w / (mean + EPSILON)) ** 2 for w in clamped) / len(clamped))
-    found = estimators.get("tis", clip=2.0, floor=0.5).weights(log_ratio, mask=mask).weight
-    assert float(log_ratios.effective_sample_size(found, mask)) == pytest.approx(verl, rel=1e-7)
-    honest = estimators.get("tis", clip=2.0).weights(log_ratio, mask=mask).weight
-    assert float(log_ratios.effective_sample_size(honest, mask)) < verl - 0.04
+    for correction, weights in (
+        (estimators.get("tis", clip=2.0), verl_weights(log_ratio, mask, "token", 2.0)),
+        (estimators.get("icepop", low=0.5, high=5.0), verl_icepop(log_ratio, mask, "token", 0.5, 5.0)),
+    ):
+        found = correction.weights(log_ratio, mask=mask)
+        ess = float(log_ratios.effective_sample_size(found.accept * found.weight, mask))
+        assert ess == pytest.approx(verl_ess(weights), rel=1e-7)
+
+
+def test_trap_verls_ess_of_sequences_counts_tokens() -> None:
+    log_ratio, mask = batch(0.5, 2)
+    weight = estimators.get("sequence-tis", clip=2.0).weights(log_ratio, mask=mask).weight
+    by_token = float(log_ratios.effective_sample_size(weight, mask))
+    assert by_token == pytest.approx(verl_ess(verl_weights(log_ratio, mask, "sequence", 2.0)), rel=1e-7)
+    by_sequence = float(log_ratios.effective_sample_size(weight[:, 0]))
+    assert abs(by_sequence - by_token) > 0.005
+
+
+def test_trap_empty_rows_count_in_verls_sequence_figures() -> None:
+    # A row without a token has S = 0 there, and adds a ratio of 1 to the mean over sequences.
+    log_ratio, mask = batch(0.5, 2)
+    mask[::3] = False
+    rows = live(log_ratio, mask)
+    verl = sum(math.exp(2 * clamp(sum(row))) for row in rows) / len(rows) - 1
+    full = [row for row in rows if row]
+    honest = sum(math.exp(2 * sum(row)) for row in full) / len(full) - 1
+    found = float(log_ratios.chi_square(log_ratio, mask, Aggregate.SUM))
+    assert found == pytest.approx(honest, rel=1e-12)
+    assert verl == pytest.approx(honest * len(full) / len(rows), rel=1e-12)
+
+
+def test_trap_the_safety_clamp_bounds_verls_chi_square() -> None:
+    log_ratio, mask = np.array([[12.0, 13.0]]), np.ones((1, 2), dtype=bool)
+    assert float(log_ratios.chi_square(log_ratio, mask, Aggregate.SUM)) == pytest.approx(math.exp(50), rel=1e-12)
+    assert math.exp(2 * clamp(25.0)) == math.exp(40)

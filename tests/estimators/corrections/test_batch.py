@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from jackpot_sim import estimators
 from jackpot_sim.core.backend import to_numpy
 from jackpot_sim.estimators import Level, Tokens, batch_normalize, combined, rao_blackwell
+from jackpot_sim.estimators.corrections.correction import TokenCorrection
 from tests.conftest import ToLibrary
 from tests.estimators.corrections.test_sequence import toy_law
 
@@ -53,6 +54,28 @@ def test_m2po_keeps_as_many_as_the_mean_allows(values: list[float]) -> None:
         assert np.all(accept[log_ratio**2 < square] >= accept[index])
         assert np.all((accept[log_ratio**2 < square] == 1) | (accept[index] == 0))
         assert np.all(accept[log_ratio**2 == square] == accept[index])
+
+
+def test_m2po_keeps_tokens_at_the_threshold_itself() -> None:
+    # ℓ² is 1/16 at three tokens and 1 at the last, all exact.
+    quarter = estimators.get("m2po", threshold=0.0625)
+    np.testing.assert_array_equal(quarter.weights(np.array([[0.25, -0.25], [0.25, 1.0]])).accept, [[1, 1], [1, 0]])
+
+
+class _TokensOfABatch(TokenCorrection):
+    """A rule of a user's own: each token has a weight of its own, which the other sequences change."""
+
+    name = "tokens-of-a-batch"
+
+    @property
+    def looks_at_batch(self) -> bool:
+        return True
+
+
+def test_what_looks_at_the_batch_is_not_of_tokens_alone() -> None:
+    correction = _TokensOfABatch()
+    assert correction.level is Level.TOKEN
+    assert not correction.is_per_token
 
 
 def test_m2po_by_hand() -> None:

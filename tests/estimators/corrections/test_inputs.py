@@ -68,10 +68,12 @@ def test_what_masked_tokens_hold_does_not_matter() -> None:
         ({"actor_log_probs": LOG_RATIO[0]}, "actor_log_probs has shape"),
         ({"policy_log_probs": LOG_RATIO.T}, "policy_log_probs has shape"),
         ({"log_reference_ratio": LOG_RATIO[:, :1]}, "log_reference_ratio has shape"),
+        ({"overlap": LOG_RATIO[:, 0]}, r"overlap has shape .*: overlap must be a number or have the same axes"),
+        ({"advantages": LOG_RATIO[0]}, r"advantages has shape .*: advantages must be a number or have the same axes"),
     ],
 )
 def test_tokens_that_are_none_are_refused(fields: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         Tokens(**({"log_ratio": LOG_RATIO} | fields))
 
 

@@ -128,7 +128,8 @@ def test_gspo_drops_what_its_clip_holds_back(ratio: float, advantage: float, kep
 def test_advantages_may_be_one_per_sequence_or_one_per_token() -> None:
     gspo, log_ratio = estimators.get("gspo", low=0.1, high=0.1), np.full((2, 2), 0.5)
     np.testing.assert_array_equal(gspo.weights(log_ratio, advantages=np.array([[1], [-1]])).accept, [[0, 0], [1, 1]])
-    np.testing.assert_array_equal(gspo.weights(log_ratio, advantages=np.array([1, -1])).accept, [[0, 1], [0, 1]])
+    np.testing.assert_array_equal(gspo.weights(log_ratio, advantages=np.array([[1, -1]] * 2)).accept, [[0, 1], [0, 1]])
+    np.testing.assert_array_equal(gspo.weights(log_ratio, advantages=-1.0).accept, np.ones((2, 2)))
 
 
 @pytest.mark.parametrize("name", ["gspo", "opsm"])
@@ -136,8 +137,9 @@ def test_missing_or_senseless_advantages_are_refused(name: str) -> None:
     correction, log_ratio = estimators.get(name), np.zeros((2, 3))
     with pytest.raises(ValueError, match=f"{name} needs advantages"):
         correction.weights(log_ratio)
-    for shape in ((2,), (4, 2, 3)):
-        with pytest.raises(ValueError, match=r"advantages has shape .* does not broadcast"):
+    # In a batch as large as its sequences are long, (3,) is one per sequence or one per token.
+    for shape in ((2,), (3,), (4, 2, 3), (3, 2)):
+        with pytest.raises(ValueError, match=r"advantages has shape .*: advantages must be a number or have the same"):
             correction.weights(log_ratio, advantages=np.ones(shape))
     with pytest.raises(ValueError, match="advantages holds NaN"):
         correction.weights(log_ratio, advantages=np.array([[1.0], [math.nan]]))
@@ -254,3 +256,23 @@ def test_combined_names_its_parameters_and_cuts_them_to_rows() -> None:
     cut = combined(estimators.get("tis", clip=np.array([[1.0], [2.0]])), mask).at(slice(1, 2))
     assert isinstance(cut, Combined)
     assert cut.parts[0].parameters()["clip"] == 2.0
+
+
+@pytest.mark.parametrize(
+    ("correction", "log_ratio"),
+    [
+        (estimators.get("gspo", low=0.5, high=1.0), math.log(0.5)),
+        (estimators.get("gspo", low=0.5, high=1.0), math.log(2.0)),
+        (estimators.get("veto", threshold=0.25), math.log(0.25)),
+        (estimators.get("opsm", delta=0.5), -0.5),
+    ],
+    ids=["gspo, low", "gspo, high", "veto", "opsm"],
+)
+def test_a_sequence_at_its_bound_is_kept(correction: Any, log_ratio: float) -> None:
+    # One token, so that the mean is the token's ratio itself.
+    def accept(at: float) -> list[float]:
+        values = np.full((2, 1), at)
+        return list(correction.weights(values, advantages=np.array([[1.0], [-1.0]])).accept[:, 0])
+
+    assert accept(log_ratio) == [1, 1]
+    assert 0 in accept(log_ratio * (1 + 1e-12))

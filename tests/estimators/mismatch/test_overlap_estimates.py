@@ -281,12 +281,27 @@ def test_errors_name_the_argument() -> None:
     p, q, tokens, uniforms, cluster = vars(block).values()
     with pytest.raises(ValueError, match=r"policy_log_probs has shape \(4, 6\), actor_log_probs has shape \(3, 6\)"):
         LawBlock(p, q[:3], tokens, uniforms, cluster)
-    with pytest.raises(ValueError, match=r"policy_log_probs has shape \(6,\), not \(rows, vocab\)"):
+    with pytest.raises(ValueError, match=r"policy_log_probs has shape \(6,\): it must be \(rows, vocab\)"):
         LawBlock(p[0], q[0], tokens, uniforms, cluster)
     for wrong in (
         (tokens[:3], uniforms, cluster),
         (tokens, uniforms[:, None], cluster),
         (tokens, uniforms, cluster[1:]),
     ):
-        with pytest.raises(ValueError, match=r"(tokens|uniforms|cluster) has shape .*: there are 4 rows"):
+        with pytest.raises(ValueError, match=r"(tokens|uniforms|cluster) has shape .*, not \(4,\): one number per row"):
             LawBlock(p, q, *wrong)
+
+
+def test_columns_of_another_kind_are_refused() -> None:
+    block = vars(drawn(*mixed(8, 4, 6)))
+    LawBlock(**block)
+    for name in ("tokens", "cluster"):
+        for kind in (np.float64, np.bool_):
+            with pytest.raises(TypeError, match=f"{name} must hold integers"):
+                LawBlock(**block | {name: block[name].astype(kind)})
+    for name in ("uniforms", "policy_log_probs", "actor_log_probs"):
+        with pytest.raises(TypeError, match=f"{name} must hold real floating numbers"):
+            LawBlock(**block | {name: block[name].astype(np.int64)})
+    for off in (-1, 6):
+        with pytest.raises(ValueError, match="tokens must lie from 0 to 5, got"):
+            LawBlock(**block | {"tokens": np.array([0, 1, 2, off])})

@@ -258,6 +258,31 @@ def test_sequences_tell_the_same_variance_with_less_noise() -> None:
             assert first[0][name] == pytest.approx(second[0][name], nan_ok=True), name
 
 
+@pytest.mark.parametrize("spread", list(Spread))
+def test_errors_are_the_jackknife_over_whole_replicates(spread: Spread) -> None:
+    generator, replicates, n = np.random.default_rng(1), 5, 3
+    drawn = generator.normal(size=(2, 2, replicates, n, 4)) + MEANS[..., None, None, :]
+
+    def updates(kept: list[int]) -> list[Updates]:
+        out = []
+        for x in drawn:
+            each = Updates(len(kept), 4, 2)
+            for prompt in range(2):
+                for at, replicate in enumerate(kept):
+                    for gradient in x[prompt, replicate]:
+                        each.add_sequence(at, prompt, gradient / (2 * n))
+            out.append(each)
+        return out
+
+    options: Any = {"n_samples": n, "actor_spread": spread, "policy_spread": spread}
+    everyone = list(range(replicates))
+    _, errors = figures(*updates(everyone), **options)
+    left_out = [figures(*updates([r for r in everyone if r != gone]), **options)[0] for gone in everyone]
+    for name in ("variance", "on_policy_variance", "mse", "gain", "grad_norm_sq"):
+        values = np.array([each[name] for each in left_out])
+        assert errors[name] == pytest.approx(math.sqrt((replicates - 1) * values.var()), rel=1e-9), name
+
+
 def test_the_variance_of_sequences_is_the_pooled_one() -> None:
     replicates, n, generator = 4, 3, np.random.default_rng(0)
     x = generator.normal(size=(2, replicates, n, 5)) + np.array([3.0, -1.0])[:, None, None, None]
@@ -341,3 +366,40 @@ def test_errors_name_the_argument() -> None:
         figures(actor, policy, n_samples=0)
     with pytest.raises(ValueError, match="tokens"):
         figures(actor, policy, n_samples=12, actor_spread="tokens")
+
+
+@pytest.mark.parametrize("name", ["add", "add_sequence"])
+def test_a_gradient_has_one_number_per_parameter(name: str) -> None:
+    updates = Updates(3, 4)
+    place = (0,) if name == "add" else (0, 0)
+    add = getattr(updates, name)
+    for wrong in (np.ones(1), np.ones(()), np.ones((4, 1)), np.ones((1, 4)), np.ones(3), np.ones(5)):
+        with pytest.raises(ValueError, match=r"gradient has shape .*, not \(4,\): one number per parameter"):
+            add(*place, wrong)
+    for kind in (np.int64, np.bool_, np.complex128):
+        with pytest.raises(TypeError, match="gradient must hold real floating numbers"):
+            add(*place, np.ones(4, dtype=kind))
+    for replicate in (-1, 3):
+        with pytest.raises(ValueError, match=f"replicate must lie from 0 to 2, got {replicate}"):
+            add(replicate, *place[1:], np.ones(4))
+    assert not updates.total.any()
+    add(*place, np.arange(4.0))
+    np.testing.assert_array_equal(updates.total[0], np.arange(4.0))
+
+
+@pytest.mark.parametrize("name", ["actor", "policy"])
+def test_a_replicate_without_a_gradient_is_no_update_of_zero(name: str) -> None:
+    given = dict(zip(("actor", "policy"), vectors(0), strict=True))
+    whole = figures(**given, n_samples=12)
+    lacking = Updates(10, 4, 2)
+    for replicate in range(10):
+        if replicate != 7:
+            lacking.add(replicate, given[name].total[replicate])
+    with pytest.raises(ValueError, match=f"{name} holds no gradient of replicate 7"):
+        figures(**given | {name: lacking}, n_samples=12)
+    lacking.add(7, given[name].total[7])
+    assert figures(**given | {name: lacking}, n_samples=12) == whole
+    zero = Updates(10, 4, 2)
+    for replicate in range(10):
+        zero.add(replicate, np.zeros(4))
+    figures(**given | {name: zero}, n_samples=12)

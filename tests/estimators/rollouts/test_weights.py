@@ -177,7 +177,7 @@ def test_an_overlap_that_is_needed_is_asked_for() -> None:
 
 def test_errors_name_the_argument() -> None:
     mask, weight = SCORED.mask, np.ones(SCORED.mask.shape)
-    with pytest.raises(ValueError, match=r"replicate has shape \(2,\): there are 48 sequences"):
+    with pytest.raises(ValueError, match=r"replicate has shape \(2,\), not \(48,\): one number per sequence"):
         scored.weigh(SCORED, estimators.get("none"), replicate=np.zeros(2, int))
     with pytest.raises(ValueError, match=r"weight has shape \(48,\)"):
         scored.scale(SCORED, mask, np.ones(48), "proposed", Level.TOKEN, REPLICATE)
@@ -187,3 +187,50 @@ def test_errors_name_the_argument() -> None:
         scored.scale(SCORED, mask, weight, "kept", Level.TOKEN, REPLICATE)
     with pytest.raises(ValueError, match="replicate names 2 replicates"):
         scored.weight_figures(SCORED, mask, weight, Level.TOKEN, np.arange(48) % 2)
+
+
+def test_masks_of_numbers_and_masks_of_padding_are_refused() -> None:
+    weight = np.ones(SCORED.mask.shape)
+    for measure in (
+        lambda mask: scored.scale(SCORED, mask, weight, "accepted", Level.TOKEN, REPLICATE),
+        lambda mask: scored.weight_figures(SCORED, mask, weight, Level.TOKEN, REPLICATE),
+    ):
+        for kind in (np.int64, np.uint8, np.float64):
+            with pytest.raises(TypeError, match="mask must be boolean"):
+                measure(SCORED.mask.astype(kind))
+        with pytest.raises(ValueError, match="mask keeps what is no token"):
+            measure(np.ones_like(SCORED.mask))
+        for wrong in (SCORED.mask.T, SCORED.mask[:, :1], SCORED.mask[:1], SCORED.mask[..., None]):
+            with pytest.raises(ValueError, match="mask has shape"):
+                measure(wrong)
+
+
+@pytest.mark.parametrize("kind", [np.float64, np.bool_])
+def test_replicates_are_integers_of_one_axis(kind: type) -> None:
+    mask, weight = SCORED.mask, np.ones(SCORED.mask.shape)
+    for measure in (
+        lambda replicate: scored.scale(SCORED, mask, weight, "accepted", Level.TOKEN, replicate),
+        lambda replicate: scored.weight_figures(SCORED, mask, weight, Level.TOKEN, replicate),
+        lambda replicate: scored.weigh(SCORED, estimators.get("none"), replicate=replicate),
+    ):
+        with pytest.raises(TypeError, match="replicate must hold integers"):
+            measure(REPLICATE.astype(kind))
+        with pytest.raises(ValueError, match=r"replicate has shape \(48, 1\)"):
+            measure(REPLICATE[:, None])
+        with pytest.raises(TypeError, match="replicate must be a numpy array, got list"):
+            measure(REPLICATE.tolist())
+
+
+def test_a_number_per_token_does_not_broadcast() -> None:
+    full, jackpot = np.ones(SCORED.mask.shape), estimators.get("jackpot")
+    for wrong in (full[:, :1], full[:1], full[:, 0], full.T, full[..., None], np.ones(())):
+        with pytest.raises(ValueError, match=r"overlap has shape .*one number per token"):
+            scored.weigh(SCORED, jackpot, wrong)
+        with pytest.raises(ValueError, match=r"overlap has shape .*one number per token"):
+            scored.tokens_of_rollouts(SCORED, wrong)
+        for name in ("accept", "weight"):
+            pair = TokenWeights(full, full)._replace(**{name: wrong})
+            with pytest.raises(ValueError, match=rf"{name} has shape .*one number per token"):
+                scored.draw(SCORED, pair, np.random.default_rng(0))
+    with pytest.raises(TypeError, match="overlap must hold real floating numbers"):
+        scored.weigh(SCORED, jackpot, full.astype(int))

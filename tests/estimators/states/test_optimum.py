@@ -16,7 +16,7 @@ from jackpot_sim.estimators.states import moments, optimum, path
 from jackpot_sim.estimators.states.optimum import with_parameter
 from jackpot_sim.estimators.states.sorted_state import sorted_states
 from tests.cases import each, every, rotating
-from tests.core.laws import of_probabilities
+from tests.core.laws import normalised, of_probabilities
 from tests.estimators.brute import CELLS, Cell
 from tests.estimators.cells import columns, random_cell
 from tests.estimators.states.test_path import extended, near_certain
@@ -218,6 +218,60 @@ def test_what_is_not_quadratic_is_the_best_of_a_grid(
     for factor in (0.999, 1.001):
         beside = mse(laws, form, moved, 8, found.threshold * factor, denominator)
         assert found.moments.mse[0] <= beside + 1e-9
+
+
+SEARCHED = [
+    ("jackpot", {"c1": 1.0}, "lam", "proposed"),
+    ("jackpot", {"c1": 2.0}, "lam", "self_normalized"),
+    ("jackpot", {"c1": 100.0}, "lam", "accepted"),
+    ("overlap-tis", {"c1": 100.0}, "lam", "proposed"),
+    ("obrs", {}, "lam", "self_normalized"),
+    ("obrs", {}, "lam", "accepted"),
+    ("tis", {}, "clip", "self_normalized"),
+    ("jackpot", {}, "c1", "accepted"),
+]
+
+
+def drawn_cell(seed: int) -> tuple[Cell, int]:
+    """Few states of few tokens, with several local minima of the MSE, and a number of samples."""
+    generator = np.random.default_rng(seed)
+    shape = (int(generator.integers(1, 5)), int(generator.choice([2, 3, 4, 6, 10])))
+    spread, shift = generator.choice([0.5, 1.0, 3.0]), generator.choice([0.3, 1.0, 2.0, 4.0])
+    logits = spread * generator.normal(size=shape)
+    actor = normalised(logits + shift * generator.normal(size=shape))
+    advantage = generator.normal(size=shape) + generator.choice([0.0, 3.0])
+    return Cell(normalised(logits), actor, advantage), int(generator.choice([1, 8, 64, 1000, 100_000]))
+
+
+@each("seed", [*range(24), 90])
+def test_no_dense_grid_beats_a_searched_threshold(seed: int) -> None:
+    name, parameters, moved, denominator = SEARCHED[seed % len(SEARCHED)]
+    laws, n_samples = drawn_cell(seed)
+    correction: Any = estimators.get(name, **parameters)
+    correction = rao_blackwell(correction) if seed % 3 == 0 else correction
+    found = optimum.best(*laws, correction, n_samples=n_samples, parameter=moved, denominator=denominator)
+    ratio = np.sort(np.exp(laws.policy - laws.actor).ravel())
+    inside = np.sqrt(ratio[1:] * ratio[:-1])
+    grid = np.concatenate([np.geomspace(ratio[0] / 1e3, ratio[-1] * 1e3, 2000), ratio, inside, ratio * (1 + 1e-3)])
+    along = path.exact(*laws, with_parameter(correction, moved, grid), denominator=denominator, n_samples=n_samples)
+    assert found.moments.mse[0] <= np.nanmin(along.mse) * (1 + 1e-6)
+
+
+@each("seed", [11, 65, 130, 276, 285])
+def test_both_ends_of_a_plateau_are_searched(seed: int) -> None:
+    # Just below max r the MSE of OBRS falls below that of all larger λ, in a well that a grid of hundreds misses.
+    laws, _ = drawn_cell(seed)
+    correction = estimators.get("obrs")
+    found = optimum.best(*laws, correction, n_samples=100_000, denominator="self_normalized")
+    top = float(np.exp(laws.policy - laws.actor).max())
+    near = path.exact(
+        *laws,
+        with_parameter(correction, "lam", top * np.linspace(0.95, 1.0, 200)),
+        denominator="self_normalized",
+        n_samples=100_000,
+    )
+    assert near.mse.min() < near.mse[-1] * (1 - 1e-5)
+    assert found.moments.mse[0] <= near.mse.min()
 
 
 def test_the_given_value_is_not_used() -> None:

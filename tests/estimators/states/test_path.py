@@ -89,7 +89,7 @@ def assert_is_exact(cell: Cell, correction: Any, parameter: str, thresholds: Any
             np.testing.assert_allclose(
                 together[name][index], value, rtol=1e-10, atol=1e-10, err_msg=f"{name} at {parameter} = {threshold}"
             )
-        np.testing.assert_allclose(along.bias[index], expected.bias, rtol=1e-6, atol=1e-6)
+        np.testing.assert_allclose(along.bias[index], expected.bias, rtol=1e-10, atol=1e-14)
 
 
 @each("family, cell, denominator", rotating(FAMILIES, ALL, DENOMINATORS))
@@ -179,7 +179,7 @@ def extended(cell: Cell, correction: Any, denominator: str, n_samples: int) -> A
         estimate, error = (kept * weight / divisor) @ feature, (kept * weight / divisor - p) @ feature
         centre = estimate if denominator == "self_normalized" else 0.0
         rows.append(
-            moments.StateStatistics(
+            dict(
                 acceptance_rate=rate,
                 weight_mean=mean,
                 weight_square=kept @ weight**2,
@@ -196,8 +196,7 @@ def extended(cell: Cell, correction: Any, denominator: str, n_samples: int) -> A
                 **statistics.of_single_tokens(rate, (estimate @ estimate) * divisor**2),
             )
         )
-    fields = vars(rows[0])
-    together = {name: np.array([getattr(row, name) for row in rows]) for name in fields}
+    together = {name: np.array([row[name] for row in rows]) for name in rows[0]}
     return statistics.combine(moments.StateStatistics(**together), denominator, n_samples)
 
 
@@ -264,6 +263,16 @@ def test_every_library_gives_the_same(name: str, xp: ToLibrary) -> None:
         np.testing.assert_array_equal(to_numpy(value), expected[column], err_msg=column)
 
 
+def test_thresholds_may_be_of_another_library() -> None:
+    cell = random_cell(states=3, vocab=6, seed=4)
+    for name, parameter in (("tis", "clip"), ("obrs", "lam"), ("jackpot", "lam"), ("jackpot", "c1")):
+        correction = estimators.get(name, **{parameter: torch.tensor([0.5, 2.0], dtype=torch.float64)})
+        expected = path.exact(*cell, estimators.get(name, **{parameter: np.array([0.5, 2.0])}))
+        found = path.exact(*cell, correction)
+        assert isinstance(found.bias, np.ndarray)
+        np.testing.assert_array_equal(found.bias, expected.bias)
+
+
 def test_leading_axes_are_flattened() -> None:
     cell = random_cell(states=6, vocab=5, seed=10)
     correction = estimators.get("tis", clip=np.array([0.5, 2.0]))
@@ -317,10 +326,11 @@ def test_errors_name_the_argument(cell: Cell, options: dict[str, Any], message: 
 
 
 def test_parameters_must_be_a_path() -> None:
-    with pytest.raises(ValueError, match=r"shape \(thresholds,\), got \(2, 1\)"):
+    with pytest.raises(ValueError, match=r"tis: clip has shape \(2, 1\): along a path"):
         path.exact(*TIED, estimators.get("tis", clip=np.ones((2, 1))))
-    with pytest.raises(ValueError, match="shape"):
-        path.exact(*TIED, estimators.get("jackpot", lam=np.ones(2), c1=np.ones(3)))
+    for c1 in (np.ones(3), np.ones(1)):
+        with pytest.raises(ValueError, match=r"jackpot: .* has shape .*: along a path .* shape \(thresholds,\)"):
+            path.exact(*TIED, estimators.get("jackpot", lam=np.ones(2), c1=c1))
 
 
 def test_float32_laws_of_a_real_vocabulary_are_taken_as_they_come() -> None:

@@ -154,3 +154,18 @@ def test_a_zero_gradient_has_no_bias() -> None:
     found = sampled.estimate(law, law, np.ones((1, 3)), estimators.get("tis"), np.random.default_rng(0), n_samples=8)
     assert math.isnan(found.value["bias_sq"])
     assert math.isnan(found.value["mse"])
+
+
+class _Zeros(np.random.Generator):
+    """A generator whose every number is 0, the least that a uniform number can be."""
+
+    def random(self, size: Any = None, dtype: Any = np.float64, out: Any = None) -> Any:
+        return np.zeros(size, dtype)
+
+
+def test_a_token_that_is_never_accepted_is_not_accepted_at_a_uniform_of_zero() -> None:
+    nowhere = estimators.get("mis", low=1e6, high=1e7)
+    zeros = _Zeros(np.random.PCG64(0))
+    found = sampled.estimate(*CELL, nowhere, zeros, n_samples=5)
+    assert found.value["acceptance_rate"] == 0.0
+    assert sampled.estimate(*CELL, estimators.get("none"), zeros, n_samples=5).value["acceptance_rate"] == 1.0

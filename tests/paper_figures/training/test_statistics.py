@@ -240,3 +240,10 @@ def test_a_verdict_says_of_each_claim_what_is_decided(tmp_path: Path) -> None:
     ]
     assert not agrees
     assert verdict(found, [claims[0], claims[2]])[1]
+
+
+def test_steps_and_values_are_one_per_test() -> None:
+    steps, values = np.arange(3), np.ones(3)
+    for wrong in ((steps, values[:, None]), (steps, values[:1]), (steps[:, None], values), (steps * 1.0, values)):
+        with pytest.raises((TypeError, ValueError), match=r"(steps|values) "):
+            running_mean(*wrong, 2)

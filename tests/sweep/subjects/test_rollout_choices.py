@@ -18,6 +18,7 @@ from pydantic import TypeAdapter
 from rich.console import Console
 
 from jackpot_sim import estimators
+from jackpot_sim.core import intervals
 from jackpot_sim.core.sequence_divergences import ratio_of_means
 from jackpot_sim.environments.randomness import keyed_generator
 from jackpot_sim.environments.rollouts import built as realised_rollouts
@@ -235,9 +236,20 @@ def test_rewards_are_told_of_each_role(checkpoints: Path, tmp_path: Path) -> Non
         written = found.write(role, 0, FEW["n_samples"], FEW["replicates"])
         figure = told.loc[f"reward_{role}"]
         assert figure["value"] == pytest.approx(found.reward(written.prompt, written.tokens, written.mask).mean())
-        ends = [figure["value"] + sign * 1.96 * figure["se"] for sign in (-1, 1)]
-        assert figure[["low", "high"]].tolist() == pytest.approx(ends)
+        wanted = rollouts._reward(role, found.reward(written.prompt, written.tokens, written.mask), written.prompt)
+        ends = figure[["se", "low", "high"]].tolist()
+        assert ends == pytest.approx([wanted.se, wanted.low, wanted.high], nan_ok=True)
     assert told.loc["reward_actor", "value"] != told.loc["reward_policy", "value"]
+
+
+def test_a_mean_reward_has_an_interval_where_enough_rewards_differ() -> None:
+    rewards, prompt = np.tile([1.0, 0.0, 0.0, 0.0], 3), np.repeat([0, 1, 2], 4)
+    found = rollouts._reward("actor", rewards, prompt)
+    assert (found.se, found.low, found.high) == intervals.of_left_out(*intervals.stratified_mean(rewards, prompt))
+    assert found.low < found.value < found.high
+    rewards[0] = 0.0  # one prompt fails throughout
+    assert rollouts._reward("actor", rewards, prompt).unresolved
+    assert rollouts._reward("actor", np.zeros(12), prompt).unresolved
 
 
 def test_where_lam_is_small_nothing_is_refused(checkpoints: Path, tmp_path: Path) -> None:
@@ -259,14 +271,13 @@ def test_one_draw_decides_masks_and_all_draws_are_of_the_seed(
         keys.add(key)
         return keyed_generator(*key)
 
-    for module in (rollouts, rollout_states):
-        monkeypatch.setattr(module, "keyed_generator", noted)
+    monkeypatch.setattr(rollout_states, "keyed_generator", noted)
     alike = [{"kind": "jackpot", "c1": c1} for c1 in (1e6, 2e6)]
     asked = study(checkpoints, estimators=alike, seeds=[7], normalizers={"k": [2], "batch": 2}, **FEW)
     found = records.load(run_serially(asked, tmp_path / "run"))
     assert found["ess_fraction"].iloc[0] == found["ess_fraction"].iloc[1] < 1
     assert {key[0] for key in keys} == {7}
-    assert {key[1] for key in keys} == {"masks", "bootstrap", "normalizers", "batches"}
+    assert {key[1] for key in keys} == {"masks", "normalizers", "batches"}
 
 
 def test_gradients_are_in_the_last_norm_unless_a_block_is_named(checkpoints: Path, tmp_path: Path) -> None:

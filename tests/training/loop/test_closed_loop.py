@@ -199,3 +199,24 @@ def test_a_budget_below_what_is_always_rejected_is_refused(log_ratio: list[float
     beyond = sum(l < -1000 for l in log_ratio)
     with pytest.raises(ValueError, match=rf"no lam rejects as few as 0.3 .* {beyond} of {len(log_ratio)} are beyond"):
         lam_at(0.3, log_ratio)
+
+
+@pytest.mark.parametrize(("rejected", "log_ratio"), [(0.6, [math.inf, 0.0]), (0.5, [800.0, -1.0]), (0.1, [math.inf])])
+def test_a_budget_above_what_is_ever_rejected_is_refused(rejected: float, log_ratio: list[float]) -> None:
+    values = torch.tensor([log_ratio], dtype=torch.float64)
+    told = rf"as many as {rejected} of the tokens: 1 of {len(log_ratio)} have an infinite .* smaller share"
+    with pytest.raises(ValueError, match=told):
+        closed_loop.lam_at(rejected, values, torch.ones_like(values, dtype=torch.bool))
+
+
+def test_a_budget_of_no_token_is_refused() -> None:
+    with pytest.raises(ValueError, match="mask is False everywhere"):
+        closed_loop.lam_at(0.3, torch.zeros(2, 3), torch.zeros(2, 3, dtype=torch.bool))
+
+
+@pytest.mark.parametrize(
+    "mask", [torch.ones(2, 2, dtype=torch.int64), torch.ones(2, 1, dtype=torch.bool), torch.ones(2, dtype=torch.bool)]
+)
+def test_a_mask_that_would_index_or_broadcast_has_no_threshold(mask: Any) -> None:
+    with pytest.raises((TypeError, ValueError), match="mask "):
+        closed_loop.lam_at(0.3, torch.zeros(2, 2), mask)

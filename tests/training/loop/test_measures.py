@@ -151,3 +151,18 @@ def test_without_weights_no_sample_is_effective() -> None:
     found = means.means()
     assert found["ess_fraction"] == 0
     assert "clipped_share" not in found
+
+
+@pytest.mark.parametrize("mask", [MASK.long(), MASK[:, :1], MASK[:1]], ids=str)
+def test_what_stands_beside_tokens_has_their_shape(mask: Any) -> None:
+    policy, actor = laws(MASK.shape)
+    given, ones = proposed(policy, actor, TOKENS, MASK, VOCAB), torch.ones(3, 3, dtype=torch.float64)
+    for call in (
+        lambda: kl_to_actor(given, ones[:, :1], given.reference_on_topk, VOCAB),
+        lambda: kl_to_actor(given, ones, given.reference_on_topk[..., :1], VOCAB),
+        lambda: Means().tokens(loss_of(ones, ones), torch.ones(6).double(), mask),
+        lambda: Means().tokens(loss_of(ones, ones, mask), torch.ones(6).double(), MASK),
+        lambda: Means().tokens(loss_of(ones, ones), torch.ones(9).double(), MASK),
+    ):
+        with pytest.raises((TypeError, ValueError), match=r"(mask|clipped|kl|log_probs|on_topk) (has shape|must)"):
+            call()

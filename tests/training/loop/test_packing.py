@@ -89,3 +89,15 @@ def test_parts_of_groups_are_read_row_by_row() -> None:
     rows = torch.tensor([3, 4, 5])
     assert whole.take(rows, whole_groups=True).samples == SAMPLES
     assert whole.take(rows).samples == 1
+
+
+@pytest.mark.parametrize(
+    ("ids", "places", "samples"),
+    [((2, 6), (2,), 2), ((2, 6), (1, 3), 1), ((3, 6), (3, 3), 2), ((2, 3), (2, 3), 1), ((6,), (2, 3), 2)],
+)
+def test_rows_that_are_no_whole_groups_or_too_short_are_refused(
+    ids: tuple[int, ...], places: tuple[int, ...], samples: int
+) -> None:
+    given = torch.ones(ids, dtype=torch.int64), torch.ones(places, dtype=torch.int64)
+    with pytest.raises(ValueError, match=r"ids|places"):
+        packing.packed_logits(None, *given, samples)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from types import SimpleNamespace
 from typing import Any
 
@@ -142,3 +143,37 @@ def test_laws_are_computed_in_float32_at_least(model: Any, dtype: Any, computed:
     torch.testing.assert_close(
         found.log_probs[given.mask].double(), scored(model, given).log_probs[given.mask], rtol=0, atol=0.05
     )
+
+
+TOKENS, THERE = np.array([[1, 2], [3, 0]]), np.array([[True, True], [True, False]])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"mask": THERE.astype(int)}, "mask must be boolean"),
+        ({"mask": THERE[:, :1]}, "mask has shape"),
+        ({"mask": ~THERE}, "mask has padding before a token"),
+        ({"prompt": np.array([0])}, "prompt has shape"),
+        ({"prompt": np.array([0, 1])}, "prompt must lie from 0 to 0"),
+        ({"prompt": np.array([0.0, 0.0])}, "prompt must hold integers"),
+        ({"tokens": TOKENS.astype(float)}, "tokens must hold integers"),
+        ({"prompts": [np.array([[1, 2]])]}, "prompts has shape"),
+    ],
+)
+def test_sequences_of_another_shape_or_dtype_are_refused(wrong: dict[str, Any], said: str) -> None:
+    given: dict[str, Any] = {"prompts": [np.array([1, 2])], "prompt": np.zeros(2, int), "tokens": TOKENS, "mask": THERE}
+    PaddedSequences.of(**given, device="cpu")
+    with pytest.raises((TypeError, ValueError), match=said):
+        PaddedSequences.of(**(given | wrong), device="cpu")
+
+
+def test_a_place_beyond_the_ids_is_refused(model: Any) -> None:
+    given = PaddedSequences(torch.tensor([[1, 2, 3]]), torch.tensor([[2]]), torch.tensor([[True]]))
+    with pytest.raises(ValueError, match="places must lie from 0 to 1"):
+        model_pass(model, given)
+    for field in ({"mask": given.mask.long()}, {"places": given.places[0]}, {"ids": given.ids.double()}):
+        with pytest.raises((TypeError, ValueError), match=next(iter(field))):
+            dataclasses.replace(given, **field)
+    with pytest.raises(TypeError, match="rows must hold integers"):
+        given.take(torch.tensor([True]))

@@ -332,6 +332,94 @@ def test_some_of_what_was_proposed() -> None:
     assert without.reference_on_topk is None
 
 
+# ------------------------------------------------------------------- wrong shapes and dtypes
+
+
+ONES = torch.ones(N, LENGTH, dtype=torch.float64)
+INTEGERS = MASK.long()
+LOG = -ONES
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: objective.divisor(Divisor.BATCH_NORMALIZED, MASK, ONES, INTEGERS),
+        lambda: objective.divisor(Divisor.ACCEPTED, INTEGERS, ONES, MASK),
+        lambda: objective.divisor(Divisor.PROPOSED, MASK, ONES, INTEGERS),
+        lambda: objective.token_shares(INTEGERS, Aggregation.TOKEN_MEAN),
+        lambda: objective.ppo_loss(ONES, LOG, LOG, ONES[:, 0], INTEGERS, Update()),
+        lambda: objective.estimated_overlap(
+            LAWS.proposed().reference_on_topk, LAWS.proposed().topk, LOG, INTEGERS, 1.0
+        ),
+        lambda: dataclasses.replace(LAWS.proposed(), mask=INTEGERS),
+        lambda: dataclasses.replace(LAWS.proposed(), mask=MASK.double()),
+    ],
+)
+def test_a_mask_of_numbers_is_refused_since_it_would_index(call: Any) -> None:
+    with pytest.raises(TypeError, match=r"(mask|accepted) must be boolean, .*: pass (mask|accepted) != 0$"):
+        call()
+
+
+@pytest.mark.parametrize("shape", [(3, 3), (3, 1), (1,), (), (1, 3), (3, 3, 1)])
+def test_advantages_are_one_per_sequence_even_where_there_are_as_many_tokens(shape: tuple[int, ...]) -> None:
+    square, advantage = -torch.ones(3, 3), torch.ones(shape)
+    with pytest.raises(ValueError, match="advantage has shape"):
+        objective.surrogate(square, square, advantage, 0.2)
+    with pytest.raises(ValueError, match="advantage has shape"):
+        objective.ppo_loss(-square, square, square, advantage, square < 0, Update())
+    with pytest.raises(ValueError, match="advantage has shape"):
+        dataclasses.replace(LAWS.proposed(), advantage=advantage.double())
+    assert objective.surrogate(square, square, torch.ones(3), 0.2).shape == (3, 3)
+
+
+@pytest.mark.parametrize("wrong", [ONES[:, :1], ONES[:1], ONES[:, 0], ONES.T, ONES[0, 0], ONES[None]], ids=str)
+def test_a_share_a_factor_and_a_uniform_stand_beside_each_token(wrong: Any) -> None:
+    given_, new, update = LAWS.proposed(), LAWS.new_pass(), Update()
+    is_, target = estimators.get("is"), UpdateTarget.REFERENCE
+    for name, call in {
+        "shares": lambda: objective.policy_loss(is_, target, given_, new, update, wrong),
+        "factor": lambda: objective.ppo_loss(wrong, LOG, LOG, ONES[:, 0], MASK, update),
+        "uniforms": lambda: objective.draw(TokenWeights(ONES, ONES), wrong),
+        "old_log_probs": lambda: objective.surrogate(LOG, wrong, ONES[:, 0], None),
+        "reference_log_probs": lambda: dataclasses.replace(given_, reference_log_probs=wrong),
+        "reference_on_topk": lambda: dataclasses.replace(given_, reference_on_topk=wrong),
+    }.items():
+        with pytest.raises(ValueError, match=f"{name} has shape"):
+            call()
+    with pytest.raises(ValueError, match="shares has shape"):
+        objective.actor_loss(given_, new, new, update, wrong, ppo=True, direction=None, weight=0.0)
+
+
+def test_a_pass_over_other_sequences_is_refused() -> None:
+    given_, update, shares = LAWS.proposed(), Update(), objective.token_shares(MASK, Aggregation.TOKEN_MEAN)
+    whole, jackpot = LAWS.new_pass(), estimators.get("jackpot")
+    part = ModelPass(*(field[:1] for field in whole))
+    for target in UpdateTarget:
+        with pytest.raises(ValueError, match="has shape"):
+            objective.policy_loss(jackpot, target, given_, part, update)
+    for new, own in ((part, whole), (whole, part), (whole, whole._replace(logits=whole.logits[..., :1]))):
+        with pytest.raises(ValueError, match="has shape"):
+            objective.actor_loss(given_, new, own, update, shares, ppo=True, direction=Direction.FORWARD, weight=1.0)
+    with pytest.raises(ValueError, match="log_normaliser has shape"):
+        whole._replace(log_normaliser=whole.log_normaliser[:, :1]).law()
+    with pytest.raises(ValueError, match="policy_law has shape"):
+        objective.distillation(LAWS.new, LAWS.actor[..., :1], Direction.FORWARD)
+
+
+@pytest.mark.parametrize("rows", [torch.tensor([True, False, True]), torch.tensor(1), torch.tensor([[0, 1]])], ids=str)
+def test_rows_are_numbers_of_sequences_and_no_mask(rows: Any) -> None:
+    given_ = LAWS.proposed()
+    for take in (given_.take, lambda rows: objective.take_topk(given_.topk, rows)):
+        with pytest.raises((TypeError, ValueError), match="rows "):
+            take(rows)
+
+
+def test_rewards_are_whole_groups_of_at_least_two() -> None:
+    for rewards, samples in ((torch.rand(6), 4), (torch.rand(6), 1), (torch.rand(3, 2), 2), (torch.arange(4), 2)):
+        with pytest.raises((TypeError, ValueError), match=r"rewards|samples"):
+            objective.advantages(rewards, samples)
+
+
 # ------------------------------------------------------------------- PPO's surrogate
 
 

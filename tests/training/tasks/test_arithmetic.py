@@ -75,6 +75,13 @@ def test_held_out_problems_are_fixed_and_the_fewer_are_the_first(task: Any) -> N
     assert task.held_out(50) == task.held_out(100)[:50] == type(task)(**vars(task)).held_out(50)
 
 
+def test_rows_with_other_columns_are_not_looked_up() -> None:
+    rows = np.array([[1, 2, 3], [4, 5, 6]])
+    for wrong in (rows, rows[:, :1], rows[:, :2].astype(float), rows[:, :2] > 1, rows[:, 0]):
+        with pytest.raises((TypeError, ValueError), match="rows "):
+            grid_of(Addition()).is_held_out(wrong)
+
+
 def test_about_the_share_is_held_out_and_all_else_can_be_drawn() -> None:
     task = Addition(digits=2)
     held = grid_of(task).is_held_out(np.array(list(product(range(100), repeat=2))))

@@ -1,0 +1,88 @@
+"""Intervals from clusters left out: by hand where they are symmetric, and beyond it where they are not."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from jackpot_sim.core import intervals
+from jackpot_sim.core.arrays import Floats
+from jackpot_sim.core.intervals import Interval, of_left_out, stratified_mean, student
+
+
+def of_mean(values: Floats, scale: intervals.Scale = intervals.LINEAR) -> Interval:
+    return of_left_out(float(values.mean()), (values.sum() - values) / (len(values) - 1), scale)
+
+
+SYMMETRIC = np.concatenate([np.arange(1, 11), -np.arange(1, 11)]).astype(float) + 50
+
+
+def test_of_symmetric_values_it_is_students() -> None:
+    found, wanted = of_mean(SYMMETRIC), student(SYMMETRIC)
+    assert found == pytest.approx(wanted, rel=1e-9)
+    assert wanted == pytest.approx((stats.sem(SYMMETRIC), *stats.t.interval(0.95, 19, 50, stats.sem(SYMMETRIC))))
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_of_skewed_values_it_reaches_further_to_the_side_of_the_tail(sign: int) -> None:
+    values = sign * np.random.default_rng(0).exponential(size=40)
+    found, plain = of_mean(values), student(values)
+    far, near = (found.high, found.low)[::sign]
+    far_of_plain, near_of_plain = (plain.high, plain.low)[::sign]
+    assert found.se == pytest.approx(plain.se, rel=1e-9)
+    assert sign * far > sign * far_of_plain
+    assert sign * near > sign * near_of_plain
+
+
+def test_halls_transformation_by_its_own_inverse() -> None:
+    """g(T) = T + κT²/3 + κ²T³/27 + κ/6 with κ the skewness over √n (Hall 1992, eq. 1.3)."""
+    wanted = np.array([-2.2, 2.2])
+    for skewness in (-0.8, -1e-7, 0.3):
+        t = intervals._straightened(wanted, skewness)
+        back = t + skewness * t**2 / 3 + skewness**2 * t**3 / 27 + skewness / 6
+        assert back == pytest.approx(wanted, abs=1e-6)
+
+
+def test_heavy_tails_leave_fewer_degrees_of_freedom() -> None:
+    spread = np.array([-1.0, 1.0] * 20)
+    heavy = np.concatenate([spread[:-2] / 100, [-4.0, 4.0]])
+    light, wide = ((found.high - found.low) / found.se for found in (of_mean(spread), of_mean(heavy)))
+    assert light == pytest.approx(2 * stats.t.ppf(0.975, 39), rel=1e-6)
+    assert wide > 1.3 * light
+
+
+@pytest.mark.parametrize("scale", [intervals.LOG, intervals.LOG1P, intervals.LOGIT, intervals.FISHER])
+def test_ends_stay_where_the_scale_lives(scale: intervals.Scale) -> None:
+    grid = np.array([0.01, 0.3, 0.9])
+    assert scale.backward(scale.forward(grid)) == pytest.approx(grid, rel=1e-12)
+    values = np.random.default_rng(3).choice([0.02, 0.9], p=[0.9, 0.1], size=9)
+    values[0] = 0.9
+    found = of_mean(values, scale)
+    bottom = {intervals.LOG1P: -1.0, intervals.FISHER: -1.0}.get(scale, 0.0)
+    assert bottom <= found.low < values.mean() < found.high
+
+
+def test_where_nothing_covers_there_are_no_ends() -> None:
+    values = np.arange(7.0)
+    assert math.isnan(of_mean(values).low)
+    assert of_mean(values).se == pytest.approx(stats.sem(values))
+    assert not math.isnan(of_mean(np.arange(8.0)).low)
+    alone = np.eye(9)[0]  # without the first, the mean is 0 and has no logarithm
+    assert math.isnan(of_mean(alone, intervals.LOG).high)
+    assert of_mean(np.full(9, 0.1)) == (0.0, pytest.approx(0.1), pytest.approx(0.1))
+
+
+def test_a_fixed_stratum_counts_only_the_spread_within() -> None:
+    values, stratum = np.array([1.0, 2, 3, 11, 15, 13, 12, 14]), np.array([5, 5, 5, 7, 7, 7, 7, 7])
+    mean, left_out = stratified_mean(values, stratum)
+    assert mean == values.mean()
+    # Σ n_s² · s²/n_s over n²: 3 · 1 and 5 · 2.5.
+    assert of_left_out(mean, left_out).se == pytest.approx(math.sqrt(3 * 1 + 5 * 2.5) / 8)
+    assert np.isnan(stratified_mean(values, np.arange(8))[1]).all()
+
+
+def test_one_value_has_no_error() -> None:
+    assert all(math.isnan(each) for each in student(np.array([1.0])))

@@ -1,0 +1,310 @@
+"""Lines that nobody should type, by command: the line, `|`, and a part of the one sentence that answers it.
+
+The folder that they are typed in is that of `tests.end_to_end.stupid_inputs.things`.
+"""
+
+from __future__ import annotations
+
+HF = "--env.kind hf --env.policy policy --env.actor actor --env.prompts prompts.jsonl"
+"""A study of real models, `@hf` below."""
+BASE = "--executor serial --env.kind temperature --env.temperature 2 --env.base.kind"
+"""A study of a base law, `@base` below."""
+
+SWEEP = """
+--config missing.yaml                                     | config missing.yaml cannot be read
+--config folder                                           | Is a directory
+--config broken.yaml                                      | cannot be parsed
+--config empty.yaml                                       | must hold a mapping
+--config list.yaml                                        | must hold a mapping
+--config binary.yaml                                      | cannot be parsed
+--config study.json                                       | must end in .yaml
+--config train.yaml                                       | run `python -m jackpot_sim.training --config train.yaml`
+--config misspelt.yaml                                    | sedes: there is no such field
+--config name.yaml                                        | name
+--config                                                  | --config
+--config study.yaml --config study.yaml                   | --config
+study.yaml                                                | --config study.yaml
+train.yaml                                                | --config train.yaml
+run                                                       | see --help
+--confg study.yaml                                        | --confg
+-config study.yaml                                        | -config
+--config study.yaml --out study.yaml                      | study.yaml is not a folder
+--config study.yaml --out study.yaml/below                | Not a directory
+--config study.yaml --out /proc/nope                      | cannot write /proc/nope
+--config study.yaml --out folder                          | holds files but no run
+--config study.yaml --out trained                         | trained holds a study of training
+--config study.yaml --out damaged                         | choose another --out
+--config study.yaml --out run --seeds 3                   | holds another study
+--config study.yaml --out                                 | --out
+--config study.yaml --out ''                              | holds files but no run
+--config study.yaml --seeds two                           | --seeds
+--config study.yaml --seeds 0                             | between 1 and
+--config study.yaml --seeds -1                            | between 1 and
+--config study.yaml --seeds 1.5                           | --seeds
+--config study.yaml --seeds 1e-3                          | --seeds
+--config study.yaml --seeds 1e9                           | between 1 and
+--config study.yaml --seeds 1 2                           | 2
+--config study.yaml --n-samples 0                         | n_samples
+--config study.yaml --n-samples -5                        | n_samples
+--config study.yaml --n-samples nan                       | --n-samples
+--config study.yaml --n-samples 1e99                      | --n-samples
+--config study.yaml --replicates 2                        | replicates
+--config study.yaml --workers 0                           | --workers must be at least 1
+--config study.yaml --workers many                        | --workers
+--config study.yaml --executor serial --workers 2         | cannot go with
+--config study.yaml --executor ray                        | --executor
+--config study.yaml --estimators                          | estimators
+--config study.yaml --estimators tiss                     | did you mean 'tis'
+--config study.yaml --estimators TIS                      | unknown estimator
+--config study.yaml --estimators tis,jackpot              | unknown estimator
+--config study.yaml --estimators tis tis                  | tis twice
+--config study.yaml --estimators 2                        | unknown estimator
+--config study.yaml --estimators sequence-is              | looks at whole sequences
+--config study.yaml --denominators all                    | denominators
+--config study.yaml --methods guess                       | methods
+--config study.yaml --topk 0                              | normalizers.k
+--config study.yaml --topk                                | normalizers
+--config study.yaml --columns                             | --columns stands alone
+--config study.yaml --quiet yes                           | yes
+--config study.yaml --no-quiet                            | --no-quiet
+--config study.yaml --env.sigma                           | needs a value
+--config study.yaml --env.sigma nan                       | sigma must be finite
+--config study.yaml --env.sigma -1                        | sigma
+--config study.yaml --env.sigma big                       | sigma
+--config study.yaml --env.sigma 1 --env.sigma 2           | given twice
+--config study.yaml --env.simga 1                         | no such field
+--config study.yaml --env.sigma 1 --env.target-kl 1       | sigma
+--config study.yaml --env.base.vocab 0                    | vocab
+--config study.yaml --env.base.vocab 2.5                  | vocab
+--config study.yaml --env.base.vocab 1e13 --executor serial | memory
+--config study.yaml --env.base.states -1                  | states
+--config study.yaml --env.base.size 3                     | no such field
+--config study.yaml --env..sigma 1                        | dotted
+--config study.yaml --env. 1                              | dotted
+--config study.yaml --env logit-noise                     | dotted
+--config study.yaml --environment logit-noise             | dotted
+--env.kind nope                                           | 'nope'
+--env.kind logit_noise --env.sigma 1                      | did you mean 'logit-noise'
+--env.kind                                                | needs a value
+--env.kind logit-noise                                    | sigma
+--env.kind logit-noise --env.sigma 1 --env.base.vocab 9   | --env.base.kind
+--env.kind top-k --env.k 0                                | k must
+--env.kind top-k --env.k 50 --env.base.kind zipf --env.base.vocab 9 --seeds 1 --executor serial | cell top-k-zipf
+--env.kind top-p --env.p 2                                | p must
+--env.kind temperature --env.temperature 0                | temperature
+--env.kind temperature --env.target-kl 99 --seeds 1 --executor serial | unattainable
+@base logits-file --env.base.path no.npy                  | no.npy
+@base logits-file --env.base.path prompts.jsonl           | .npy
+@base logits-file --env.base.path cut.npy                 | cut.npy
+@base logits-file --env.base.path nan.npy                 | nan.npy
+@base ngram --env.base.text folder                        | no *.py or *.txt
+--env.kind small-lm --env.length 0                        | length
+--env.kind small-lm --env.vocab 1000                      | vocab
+--env.kind small-lm --env.source.kind telepathy           | 'telepathy'
+--env.kind small-lm --env.source.kind weight-noise --env.source.sigma x | env.source
+--env.kind small-lm --topk 3                              | normalizers
+--env.kind hf                                             | --env.policy
+--env.kind hf --env.policy policy --env.actor actor       | --env.prompts
+--env.kind hf --env.policy policy --env.prompts prompts.jsonl | --env.actor
+--env.kind hf --env.policy no/such --env.actor actor --env.prompts prompts.jsonl | no such folder
+--env.kind hf --env.policy folder --env.actor actor --env.prompts prompts.jsonl | folder
+--env.kind hf --env.policy policy --env.actor no/such --env.prompts prompts.jsonl --env.length 2 | no such folder
+--env.kind hf --env.policy policy --env.actor actor --env.prompts no.jsonl | no.jsonl
+--env.kind hf --env.policy policy --env.actor actor --env.prompts empty.jsonl | there is no prompt
+--env.kind hf --env.policy policy --env.actor actor --env.prompts study.yaml | .jsonl or .txt
+--env.kind hf --env.policy policy --env.actor actor --env.prompts bad.jsonl | line 1
+--env.kind hf --env.policy policy --env.actor actor --env.prompts chat.jsonl | the prompts are chat messages
+@hf --env.chat true                                       | chat is true
+@hf --env.device cuda:9                                   | cuda
+@hf --env.length 0                                        | length
+@hf --env.length 999                                      | at most 32 tokens
+@hf --env.length 2 --env.block head                       | no parameter matches
+@hf --env.reward no                                       | env.reward
+@hf --env.gradients no                                    | gradients
+--env.kind hf --env.policy policy --env.actor quantised-weights --env.prompts prompts.jsonl | did you mean
+--env.kind hf --env.policy policy --env.actor weight-noise --env.prompts prompts.jsonl | sigma
+"""
+
+ANALYSIS = """
+nowhere                            | holds no run
+study.yaml                         | holds no run
+folder                             | holds no run
+trained                            | trained holds a study of training
+damaged                            | is not the manifest of a run
+begun                              | no finished cell
+real                               | real holds no exact figures
+run run                            | one run at a time
+--run run                          | --run
+run --n-samples 0                  | n_samples
+run --n-samples many               | --n-samples
+run --n-samples                    | n_samples
+run --replicates 1                 | replicates must be at least 2
+run --replicates x                 | --replicates
+run --level 95                     | level must lie
+run --level nan                    | level must lie
+run --seed -1                      | seed
+run --seed x                       | --seed
+run --resample tokens              | --resample
+run --out study.yaml               | cannot write
+run --out study.yaml/below         | cannot write
+run --replicates 5 --out /proc/no  | cannot write
+run --out                          | --out
+run --colour                       | --colour
+run --wide=3                       | --wide
+''                                 | holds no run
+"""
+
+TRAINING = """
+--config missing.yaml                                     | cannot be read
+--config folder                                           | Is a directory
+--config broken.yaml                                      | cannot be parsed
+--config empty.yaml                                       | must hold a mapping
+--config study.json                                       | must end in .yaml
+--config study.yaml                                       | run `python -m jackpot_sim.sweep --config study.yaml`
+--config train.yaml --quick                               | no quick version
+train.yaml                                                | --config train.yaml
+--config train.yaml --out folder                          | holds files but no study
+--config train.yaml --out train.yaml                      | is not a folder
+--config train.yaml --out run                             | run holds a run of `python -m jackpot_sim.sweep`
+--config train.yaml --out damaged                         | choose another --out
+--config train.yaml --out trained                         | holds another study
+--config train.yaml --out /proc/nope                      | cannot write
+--steps                                                   | --steps needs a value
+--steps 0                                                 | steps
+--steps x                                                 | steps
+--steps 1.5                                               | steps
+--steps 3 --steps 4                                       | given twice
+--step 3                                                  | --step
+--seeds 0                                                 | at least 1
+--seeds x                                                 | --seeds
+--workers 0                                               | --workers must be at least 1
+--executor serial --workers 3                             | cannot go with
+--executor threads                                        | --executor
+--device toaster                                          | toaster
+--precision fp8                                           | precision
+--precision bf16                                          | too coarse
+--actor nobody                                            | 'nobody'
+--actor on-policy --actor.kl 1                            | on-policy has no fields
+--actor.kind stale --actor.lag 0                          | lag
+--actor.kind stale --actor.kl 1                           | stale has lag
+--actor.kind frozen --actor.kl null                       | kl is null
+--actor.kind frozen --actor.model no/such --actor.kl 1    | no/such
+--correction nothing                                      | unknown estimator
+--correction tis --correction.clap 2                      | clip
+--correction tis --correction.clip -1                     | clip must be positive
+--correction.clip 2                                       | kind
+--correction tis --budget.rejected 0.1                    | no lam
+--correction jackpot --rollout.topk 0                     | rollout.topk
+--update.minibatches 99                                   | update.minibatches
+--update.cliq 1                                           | no such field
+--update 3                                                | update
+--update.clip null --update.clip-high 1                   | clip_high
+--rollout.prompts 0                                       | rollout.prompts
+--rollout.samples 1                                       | rollout.samples
+--evaluation.problems 1e7                                 | evaluation.problems
+--task juggling                                           | 'juggling'
+--task prompts                                            | --task.prompts
+--task prompts --task.prompts no.jsonl --policy policy    | no.jsonl
+--task prompts --task.prompts empty.jsonl --policy policy | there is no prompt
+--task prompts --task.prompts chat.jsonl --policy policy  | chat.jsonl
+--task prompts --task.prompts prompts.jsonl               | cannot be taught
+--task benchmark --task.name gsm9k --policy policy        | task.name
+--policy no/such/folder --quiet --executor serial         | no/such/folder
+--policy.accuracy 2                                       | policy.accuracy
+--policy.model.hidden 7 --steps 1                         | hidden
+--quiet=maybe                                             | --quiet
+--config train.yaml --dry-run extra                       | extra
+"""
+
+BENCH = """
+nothing                            | nothing
+figure2 nothing                    | nothing
+--out                              | --out
+memory --out folder                | folder is a folder
+overhead --rounds 0 --out new.json | rounds
+memory --out /proc/nope            | cannot write
+memory --out no/such/file.json     | cannot write
+memory --vocab 5                   | only overhead has options
+overhead --vocab x                 | --vocab
+overhead --vocab 0                 | vocab
+overhead --shape gpt5              | --shape
+overhead --device toaster          | --device
+overhead --device cuda             | CUDA
+overhead --precision int2          | --precision
+overhead --batch 0                 | batch
+overhead --length 0                | length
+overhead --rounds 0                | rounds
+overhead --topk 0                  | topk
+--bogus                            | --bogus
+"""
+
+EXAMPLE = """
+study.yaml                         | study.yaml
+models --steps x                   | --steps
+models --steps 0                   | steps
+--bogus                            | --bogus
+one two three                      | three
+new --prompts 1e6                  | ask for fewer prompts
+"""
+
+JACKPOT_SIM = """
+swep                               | did you mean sweep?
+train                              | did you mean training?
+--bogus                            | there is no command '--bogus'
+''                                 | there is no command ''
+sweep --bogus                      | sweep: Unknown option
+analysis nowhere                   | analysis: nowhere holds no run
+training --steps x                 | training: steps
+paper_figures figure2              | paper_figures: Unused Tokens
+λ                                  | there is no command
+"""
+
+FIGURES = {
+    "paper_figures": """
+figure2                            | figure2
+--records run                      | --records
+--out                              | --out
+""",
+    "figure1": """
+--records nowhere                  | holds no study
+--records run                      | run holds a run of `python -m jackpot_sim.sweep`
+--records folder                   | holds no study
+--records damaged                  | is not the manifest of a study
+--records trained                  | no finished study
+--records run --quick              | give --records or --quick, not both
+--out study.yaml                   | cannot write
+--bogus                            | --bogus
+stray                              | stray
+""",
+    "figure2": """
+--records nowhere                  | holds no run
+--records trained                  | trained holds a study of training
+--records run                      | run lacks
+--records damaged                  | is not the manifest
+--records                          | --records
+""",
+    "overhead": """
+--records nowhere                  | nowhere
+--records study.yaml               | study.yaml
+--records folder                   | folder
+""",
+    "table1": """
+--records nowhere                  | holds no study
+--quick now                        | now
+""",
+    "topk_accuracy": """
+--records run                      | run
+--records nowhere                  | holds no run
+""",
+}
+
+TABLES = {
+    "sweep": SWEEP,
+    "analysis": ANALYSIS,
+    "training": TRAINING,
+    "bench": BENCH,
+    "example": EXAMPLE,
+    "jackpot_sim": JACKPOT_SIM,
+    **FIGURES,
+}
+"""The lines of each command."""
