@@ -116,14 +116,15 @@ def bench(
         except OSError as error:
             raise unwritable(out, error) from error
     busy = _busy()
-    if busy:
-        console.print(busy)
     findings: list[Finding] = []
     try:
         with threadpool_limits(limits=1):
             for case in cases:
                 for count, finding in enumerate(runs[case]()):
-                    if not count:  # options that cannot be are refused before anything is printed
+                    # Options that cannot be are refused before anything is printed.
+                    if busy and not findings:
+                        console.print(busy)
+                    if not count:
                         console.print(str(case), style="bold")
                     findings.append(finding)
                     console.print(_line(finding, bool(busy)))

@@ -25,7 +25,7 @@ from jackpot_sim.studies.folders import MANIFEST as MANIFEST
 from jackpot_sim.studies.folders import StudyFolder
 from jackpot_sim.studies.provenance import provenance
 from jackpot_sim.training import records
-from jackpot_sim.training.loop import checkpoints
+from jackpot_sim.training.loop import checkpoints, evaluation
 from jackpot_sim.training.loop.run import LOG, STEPS, train
 from jackpot_sim.training.loop.trainer import Row
 from jackpot_sim.training.models.preparation import Pair, pairs, prepare
@@ -117,12 +117,9 @@ def check_possible(study: Study) -> None:
             raise StudyError(str(error)) from error
     for task in {run.training.task for run in study.runs}:
         try:
-            held_out = task.held_out(1)
+            evaluation.held_out(task, 1)
         except ValueError as error:
             raise StudyError(str(error)) from error
-        if not held_out:
-            how = "give a larger task.held_out_share" if hasattr(task, "held_out_share") else "make the task larger"
-            raise StudyError(f"{task.kind} holds out no problem to test on: {how}")
 
 
 def shortages(study: Study) -> tuple[str, ...]:
@@ -135,8 +132,8 @@ def shortages(study: Study) -> tuple[str, ...]:
     said = []
     for training in (run.training for run in study.runs):
         task, tested, drawn = training.task, training.evaluation.problems, training.rollout.prompts
-        if (held_out := len(task.held_out(tested))) < tested:
-            few = f"holds out {held_out} problems, fewer than evaluation.problems ({tested}): tests use them all"
+        if (there := len(task.held_out(tested))) < tested:
+            few = f"holds out {there} problems, fewer than evaluation.problems ({tested}): tests use them all"
             said.append(f"{task.kind} {few}")
         if task.different is not None and task.different < drawn:
             few = f"has {task.different} problems to train on, fewer than rollout.prompts ({drawn})"

@@ -13,7 +13,7 @@ from jackpot_sim.environments.language_models.sampling_law import SamplingLaw
 from jackpot_sim.environments.language_models.scoring import CausalLM
 from jackpot_sim.environments.randomness import keyed_generator
 from jackpot_sim.training.models.texts import Texts
-from jackpot_sim.training.tasks.base import Problem
+from jackpot_sim.training.tasks.base import Problem, Task
 
 _GREEDY = SamplingLaw(top_k=1)
 
@@ -27,6 +27,19 @@ class Scores(NamedTuple):
     """The mean reward of k samples."""
     pass_at_k: float
     """The mean over problems of the best reward of k samples."""
+
+
+def held_out(task: Task, most: int) -> tuple[Problem, ...]:
+    """The problems of a test: the first `most` that the task holds out, or all of them.
+
+    Raises:
+        ValueError: it holds out none, or they cannot be read.
+    """
+    problems = task.held_out(most)
+    if not problems:
+        how = "give a larger task.held_out_share" if hasattr(task, "held_out_share") else "make the task larger"
+        raise ValueError(f"{task.kind} holds out no problem to test on: {how}")
+    return problems
 
 
 def evaluated(

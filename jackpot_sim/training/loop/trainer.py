@@ -26,7 +26,7 @@ from jackpot_sim.training.actors import JointActor
 from jackpot_sim.training.config import Training
 from jackpot_sim.training.errors import DivergedError, LawError
 from jackpot_sim.training.loop.closed_loop import lam_at
-from jackpot_sim.training.loop.evaluation import Scores, evaluated
+from jackpot_sim.training.loop.evaluation import Scores, evaluated, held_out
 from jackpot_sim.training.loop.measures import Means, kl_to_actor, mismatch
 from jackpot_sim.training.loop.packing import packs
 from jackpot_sim.training.loop.passes import PaddedSequences, model_pass
@@ -221,7 +221,7 @@ class Trainer:
     @cached_property
     def _held_out(self) -> Sequence[Problem]:
         """The problems on which the policy is tested."""
-        return self.texts.task.held_out(self.config.evaluation.problems)
+        return held_out(self.texts.task, self.config.evaluation.problems)
 
     @property
     def _own(self) -> Model:

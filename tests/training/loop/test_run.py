@@ -282,7 +282,10 @@ def test_a_policy_that_cannot_be_tested_even_once_has_an_outcome(
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"evaluation": {"problems": 3}}, "run.run.0: addition holds out 2 problems, and 3 were asked for"),
+        (
+            {"task": {"kind": "modular", "modulus": 2, "operations": ["+"]}},
+            "run.run.0: modular holds out no problem to test on: make the task larger",
+        ),
         ({"rollout": {"length": 99}}, "reads at most 64 tokens: .* give a model with a larger context, or a smaller"),
         ({"policy": {"kind": "checkpoint", "path": "/no/such"}}, "/no/such: no such folder"),
         ({"device": "abacus"}, "device='abacus' is not there"),
@@ -331,3 +334,9 @@ def test_without_tensorboard_the_wish_is_refused(tmp_path: Path, models: Path, m
     without(monkeypatch, "tensorboard")
     with pytest.raises(StudyError, match="--tensorboard needs tensorboard, which is missing: pip install"):
         go(run_of(), tmp_path, models, tensorboard=True)
+
+
+def test_a_trained_policy_is_kept_unless_told_otherwise(tmp_path: Path, models: Path) -> None:
+    run = run_of({"steps": 1})
+    train(run, tmp_path / "run", models)
+    assert weights_of(tmp_path / "run")
