@@ -352,6 +352,13 @@ def test_an_update_that_keeps_nothing_is_nan() -> None:
 # ----------------------------------------------------------------------------------------- errors
 
 
+def first(drawn: SampledSequences, n: int) -> SampledSequences:
+    """The first n sequences of either policy."""
+    policies = ((drawn.actor, drawn.actor_advantage), (drawn.policy, drawn.policy_advantage))
+    cut = [part for each, advantage in policies for part in (each.take(slice(n)), advantage[:n])]
+    return SampledSequences(drawn.laws, *cut, drawn.end_token)
+
+
 @pytest.mark.parametrize(
     ("sizes", "options", "message"),
     [
@@ -366,6 +373,6 @@ def test_an_update_that_keeps_nothing_is_nan() -> None:
 )
 def test_errors_name_the_argument(sizes: tuple[int, int], options: dict[str, Any], message: str) -> None:
     generator = np.random.default_rng(0)
-    given = [draw(prompt, n, generator) for prompt, n in zip(PROMPTS[False], sizes, strict=True)]
+    given = [first(draw(prompt, 9, generator), n) for prompt, n in zip(PROMPTS[False], sizes, strict=True)]
     with pytest.raises(ValueError, match=message):
         rollouts.estimate(given, estimators.get("tis"), generator, **({"replicates": 3} | options))
