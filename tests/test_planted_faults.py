@@ -98,5 +98,5 @@ def test_every_known_equivalent_fault_still_has_its_statement() -> None:
 
 def test_the_default_covers_core_the_estimators_and_the_objective() -> None:
     names = {str(path) for path in planted_faults.default_modules()}
-    for name in ("core/backend", "core/weighted_laws", "estimators/mismatch/bootstrap", "training/objective/loss"):
+    for name in ("core/backend", "core/weighted_laws", "estimators/mismatch/clusters", "training/objective/loss"):
         assert f"jackpot_sim/{name}.py" in names
