@@ -168,7 +168,9 @@ def knocks(door: Door, sizes: Sizes, seed: int, library: Callable[[Values], Any]
     for name, x in arrays.items():
         given, others = door.given[name], {key: library(y) for key, y in arrays.items() if key != name}
         wrong: list[tuple[str, Any]] = [
-            (f"shape {y.shape}, {way}", library(y)) for way, y in wrong_shapes(x) if not given.allowed(y.shape, sizes)
+            (f"shape {y.shape}, {way}", library(np.asarray(y)))
+            for way, y in wrong_shapes(x)
+            if not given.allowed(y.shape, sizes)
         ]
         if not given.any_dtype:
             wrong += [(way, library(y)) for way, y in wrong_dtypes(x) if library is np.asarray or way != "strings"]

@@ -201,7 +201,7 @@ train.yaml                                                | --config train.yaml
 --update.clip null --update.clip-high 1                   | clip_high
 --rollout.prompts 0                                       | rollout.prompts
 --rollout.samples 1                                       | rollout.samples
---evaluation.problems 1e7                                 | evaluation.problems
+--evaluation.problems x                                   | evaluation.problems
 --task juggling                                           | 'juggling'
 --task prompts                                            | --task.prompts
 --task prompts --task.prompts no.jsonl --policy policy    | no.jsonl
