@@ -37,7 +37,10 @@ SETS: dict[str, tuple[str, ...]] = {
 }
 """The options that make uv choose these versions."""
 
-TESTS = ("tests/test_requirements.py", "tests/environments", "tests/training", "tests/sweep", "tests/bench")
+TESTS = (
+    *("tests/test_requirements.py", "tests/doors", "tests/studies"),
+    *("tests/environments", "tests/training", "tests/sweep", "tests/bench"),
+)
 
 SHOWN = ("numpy", "pandas", "pyarrow", "cyclopts", "pydantic", "torch", "transformers", "trl")
 """Packages whose versions the table shows."""
