@@ -148,7 +148,7 @@ def _diagnostics(cell: Cell, observed: Observed) -> list[Row]:
     return [labels | dataclasses.asdict(each) for each in everything]
 
 
-_DIFFERING = 12
+_DIFFERING = 24
 """The fewest rollouts with a reward other than their prompt's mean for which the mean reward has an interval."""
 
 

@@ -243,13 +243,13 @@ def test_rewards_are_told_of_each_role(checkpoints: Path, tmp_path: Path) -> Non
 
 
 def test_a_mean_reward_has_an_interval_where_enough_rewards_differ() -> None:
-    rewards, prompt = np.tile([1.0, 0.0, 0.0, 0.0], 3), np.repeat([0, 1, 2], 4)
+    rewards, prompt = np.tile([1.0, 0.0, 0.0, 0.0], 6), np.repeat(np.arange(6), 4)
     found = rollouts._reward("actor", rewards, prompt)
     assert (found.se, found.low, found.high) == intervals.of_left_out(*intervals.stratified_mean(rewards, prompt))
     assert found.low < found.value < found.high
     rewards[0] = 0.0  # one prompt fails throughout
     assert rollouts._reward("actor", rewards, prompt).unresolved
-    assert rollouts._reward("actor", np.zeros(12), prompt).unresolved
+    assert rollouts._reward("actor", np.zeros(24), prompt).unresolved
 
 
 def test_where_lam_is_small_nothing_is_refused(checkpoints: Path, tmp_path: Path) -> None:
