@@ -75,3 +75,11 @@ def test_chi_square_of_sequences_is_infinite_where_the_kl_is() -> None:
     values, errors = sampled([dataclasses.replace(drawn, laws=laws, actor=unseen)])
     assert values["kl_sequence"] == values["chi_square_sequence"] == math.inf
     assert math.isnan(errors["chi_square_sequence"])
+
+
+def test_only_the_spread_within_prompts_is_error() -> None:
+    # Of counts 1, prompt 7 holds 1 and 3, prompt 2 holds 10, 11 and 12: Σ(x − x̄)²·n/(n − 1) is 2·2 + 2·3/2.
+    values, prompt = np.array([10.0, 1.0, 11.0, 3.0, 12.0]), np.array([2, 7, 2, 7, 2])
+    ratio, error = ratio_of_means(values, np.ones(5), prompt)
+    assert ratio == pytest.approx(37 / 5, rel=1e-14)
+    assert error == pytest.approx(math.sqrt(2 * 2 + 2 * 3 / 2) / 5, rel=1e-14)

@@ -76,6 +76,11 @@ def test_what_looks_at_the_batch_is_not_of_tokens_alone() -> None:
     correction = _TokensOfABatch()
     assert correction.level is Level.TOKEN
     assert not correction.is_per_token
+    # Nor is one of whole sequences, though it looks at no other.
+    whole = estimators.get("sequence-tis")
+    assert not whole.looks_at_batch
+    assert not whole.is_per_token
+    assert estimators.get("tis").is_per_token
 
 
 def test_m2po_by_hand() -> None:
