@@ -298,7 +298,7 @@ DOORS = (
     ),
     Door(
         weighted_laws.weighted_less_policy,
-        same("q", "p", "ratio") | {"weight": array("states vocab", floats, "states *vocab")},
+        same("q", "p", "ratio") | {"weight": array("*states *vocab")},
     ),
     Door(
         weighted_laws.over_divisor,
