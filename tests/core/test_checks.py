@@ -245,3 +245,43 @@ def test_check_axes_counts_them(xp: ToLibrary) -> None:
     for wrong in (xp(1.0), xp([1.0]), xp([[[1.0]]])):
         with pytest.raises(ValueError, match=r"p has shape .*: it must be \(states, vocab\)"):
             checks.check_axes(wrong, "p", "states", "vocab")
+
+
+def test_rows_are_a_slice_or_integers_of_one_axis(xp: ToLibrary) -> None:
+    checks.check_rows(slice(1))
+    checks.check_rows(xp(np.array([0, 2])))
+    with pytest.raises(ValueError, match=r"rows has shape .*: it must be a slice, or integers of shape \(m,\)"):
+        checks.check_rows(xp(np.array([[0], [2]])))
+    with pytest.raises(TypeError, match="rows must hold integers"):
+        checks.check_rows(xp(np.array([True, False])))
+
+
+def test_padding_comes_after_all_tokens(xp: ToLibrary) -> None:
+    checks.check_padding(xp(np.array([[True, True, False], [True, False, False]])))
+    for wrong in ([[True, False, True]], [[False, False, False]], [[False, True, True]]):
+        with pytest.raises(ValueError, match="mask has padding before a token"):
+            checks.check_padding(xp(np.array(wrong)))
+
+
+def test_axes_are_as_many_as_are_named_and_not_empty(xp: ToLibrary) -> None:
+    checks.check_axes(xp(np.ones((1, 2))), "ids", "n", "length")
+    with pytest.raises(ValueError, match=r"ids has shape \(2,\): it must be \(n, length\)"):
+        checks.check_axes(xp(np.ones(2)), "ids", "n", "length")
+    with pytest.raises(ValueError, match=r"ids has shape \(2, 1\): it must be \(n,\)"):
+        checks.check_axes(xp(np.ones((2, 1))), "ids", "n")
+    with pytest.raises(ValueError, match=r"ids has shape \(0, 2\): it is empty"):
+        checks.check_axes(xp(np.ones((0, 2))), "ids", "n", "length")
+
+
+def test_values_of_tokens_have_the_shape_of_the_mask(xp: ToLibrary) -> None:
+    mask = xp(np.ones((2, 3), dtype=bool))
+    checks.check_per_token(mask, log_ratio=xp(np.ones((2, 3))), factor=None)
+    for wrong in (np.ones((2, 1)), np.ones(3), np.ones((3, 2))):
+        with pytest.raises(ValueError, match=r"mask has shape \(2, 3\), factor has shape"):
+            checks.check_per_token(mask, factor=xp(wrong))
+    with pytest.raises(TypeError, match="factor must hold real floating numbers"):
+        checks.check_per_token(mask, factor=xp(np.ones((2, 3), dtype=np.int64)))
+    with pytest.raises(TypeError, match="mask must be boolean"):
+        checks.check_per_token(xp(np.ones((2, 3), dtype=np.int64)))
+    with pytest.raises(ValueError, match=r"mask has shape \(3,\): it must be \(n, length\)"):
+        checks.check_per_token(xp(np.ones(3, dtype=bool)))

@@ -61,3 +61,15 @@ def test_one_bad_log_prob_of_a_token_is_refused(name: str, value: float) -> None
 def test_what_does_not_fit_is_refused(changed: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         rollouts(**changed)
+
+
+def test_no_sequence_at_all_is_refused_and_a_single_token_is_not() -> None:
+    for shape in ((0, 3), (1, 1)):
+        one = {name: np.full(shape, -1.0) for name in ("policy_log_probs", "actor_log_probs")}
+        per_sequence = {"advantage": np.ones(shape[0]), "prompt": np.zeros(shape[0], dtype=np.int64)}
+        given: dict[str, Any] = {**one, **per_sequence, "mask": np.ones(shape, dtype=bool)}
+        if shape[0]:
+            assert ScoredRollouts(**given).lengths.tolist() == [1]
+        else:
+            with pytest.raises(ValueError, match="mask leaves a sequence without any token"):
+                ScoredRollouts(**given)

@@ -51,11 +51,19 @@ def test_a_trimmed_mean_changes_as_its_clusters_say() -> None:
 def test_the_interval_of_a_median_holds_as_many_values_as_a_binomial_says() -> None:
     """Of independent values: Woodruff's ends are the order statistics m/2 ± 1.96·√m/2, but for the t and rounding."""
     values = np.arange(400.0)
-    value, (_, low, high) = Units(np.arange(400), 400).quantile(values, 0.5)
+    value, (error, low, high) = Units(np.arange(400), 400).quantile(values, 0.5)
     assert value == 199
+    assert error == pytest.approx((high - low) / (2 * 1.96), rel=1e-12)
     assert (low, high) == pytest.approx((199 - 19.6, 199 + 19.6), abs=2)
 
 
 def test_a_constant_has_no_error() -> None:
     value, interval = units.quantile(np.ones(len(of_value)), 0.5)
     assert (value, *interval) == (1, 0, 1, 1)
+
+
+def test_a_quantile_at_the_end_of_the_values_has_no_interval() -> None:
+    # Nothing lies below the least value, though half of the clusters hold it.
+    value, interval = Units(np.arange(40), 40).quantile(np.repeat([0.0, 1.0], [20, 20]), 0.5)
+    assert value == 0
+    assert np.isnan(interval).all()

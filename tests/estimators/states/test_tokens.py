@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jackpot_sim import estimators
+from jackpot_sim.estimators import Tokens
 from jackpot_sim.estimators.states import moments, path, sampled
 from jackpot_sim.estimators.states.sorted_state import SortedState
 from jackpot_sim.estimators.states.tokens import drawn_tokens, tokens_of_states
@@ -61,3 +62,9 @@ def test_a_sorted_state_is_one_state() -> None:
         for wrong in (good[:2], good[:1], good[:, None], good[None]):
             with pytest.raises(ValueError, match=r"has shape .*one number per token of the state"):
                 SortedState(**given | {name: wrong})
+
+
+def test_drawn_tokens_come_from_one_state() -> None:
+    for shape in ((3,), (2, 3)):
+        with pytest.raises(ValueError, match="the tokens of one state"):
+            drawn_tokens(Tokens(np.zeros(shape)), np.array([[0, 2]]), TIS)
