@@ -64,3 +64,9 @@ def test_figures_do_not_broadcast() -> None:
     with pytest.raises(ValueError, match=r"weighted_sq has shape \(3,\)"):
         of_single_tokens(column, figures)
     assert mean_squared_error(np.float32(1), 1.0, 2.0, 2) == 2.0
+
+
+def test_an_update_without_size_has_no_best_multiple() -> None:
+    # With noise a size of 0 may come with a gain; a division by it would be an MSE of minus infinity.
+    found = mean_squared_error_rescaled(np.array([0.5, 0.5]), np.array([0.0, 0.5]))
+    np.testing.assert_allclose(found, [1.0, 0.5])
