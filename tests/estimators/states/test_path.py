@@ -349,3 +349,17 @@ def test_laws_too_small_for_their_exponentials_have_finite_kls() -> None:
     cell = (policy, actor, np.array([[1.0, 0.0, -1.0]]))
     assert moments.exact(*cell, estimators.get("none")).kl_effective == pytest.approx(0.0, abs=1e-300)
     assert path.exact(*cell, estimators.get("none")).kl_effective[0] == pytest.approx(0.0, abs=1e-300)
+
+
+def test_a_token_that_neither_policy_writes_is_no_support_violation() -> None:
+    policy, actor = (of_probabilities(*law, 0.0)[None] for law in ((0.5, 0.3, 0.2), (0.2, 0.5, 0.3)))
+    advantage = np.array([[1.0, -2.0, 0.5, 3.0]])
+    for denominator in Denominator:
+        along = path.exact(
+            policy, actor, advantage, estimators.get("tis", clip=np.array([0.7, 1.5])), denominator=denominator
+        )
+        for at, clip in enumerate((0.7, 1.5)):
+            alone = moments.exact(policy, actor, advantage, estimators.get("tis", clip=clip), denominator=denominator)
+            assert math.isfinite(along.kl_effective[at])
+            assert along.kl_effective[at] == pytest.approx(alone.kl_effective, rel=1e-12)
+            assert along.bias[at] == pytest.approx(alone.bias, rel=1e-12)
