@@ -34,7 +34,7 @@ class Run(NamedTuple):
 
     @property
     def places(self) -> slice:
-        """All places of the run in the tables."""
+        """The slice of the tables that belongs to the run."""
         return slice(self.first, self.last + 1)
 
 
