@@ -44,11 +44,14 @@ def floating(x: Array, name: str = "the array") -> Array:
         TypeError: `x` is not an array of real floating numbers.
     """
     xp = namespace(x)
-    if str(x.dtype).rsplit(".", 1)[-1] in _HALF:
-        return xp.astype(x, xp.float32)
-    if not xp.isdtype(x.dtype, "real floating"):
+    require_floating(x, name)
+    return xp.astype(x, xp.float32) if str(x.dtype).rsplit(".", 1)[-1] in _HALF else x
+
+
+def require_floating(x: Array, name: str) -> None:
+    """Refuses an array of any other numbers than real floating ones with a TypeError; half precision is one."""
+    if not namespace(x).isdtype(x.dtype, "real floating"):
         raise TypeError(f"{name} must hold real floating numbers, got dtype {x.dtype}")
-    return x
 
 
 def as_array(value: float | Array, like: Array) -> Array:

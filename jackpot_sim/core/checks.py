@@ -11,7 +11,7 @@ import math
 import numpy as np
 
 from jackpot_sim.core.arrays import Array, Floats
-from jackpot_sim.core.backend import as_array, floating, namespace, overflow_to_inf, stop_gradient
+from jackpot_sim.core.backend import as_array, floating, namespace, overflow_to_inf, require_floating, stop_gradient
 
 _NORMALISATION_TOLERANCE = {8: 1e-6, 4: 1e-4}
 """The largest |Σ exp(log_probs) − 1| allowed, by bytes per number."""
@@ -51,8 +51,7 @@ def check_reals(values: Array, name: str, *axes: str) -> Array:
 
     Their axes are as `check_axes` says; without any the shape is not looked at.
     """
-    if not namespace(values).isdtype(values.dtype, "real floating"):
-        raise TypeError(f"{name} must hold real floating numbers, got dtype {values.dtype}")
+    require_floating(values, name)
     return check_axes(values, name, *axes) if axes else values
 
 

@@ -400,7 +400,10 @@ EXEMPT: Mapping[str, str] = {
         "what the array standard lacks: one array of any shape, or arrays that the caller has checked",
     ),
     **dict.fromkeys(
-        (f"core.backend.{name}" for name in ("searchsorted", "stop_gradient", "to_numpy", "topk", "topk_mask")),
+        (
+            f"core.backend.{name}"
+            for name in ("require_floating", "searchsorted", "stop_gradient", "to_numpy", "topk", "topk_mask")
+        ),
         "what the array standard lacks: one array of any shape, or arrays that the caller has checked",
     ),
     **dict.fromkeys(
