@@ -258,21 +258,16 @@ DOORS = (
     ),
     # ---- heads, top-k, sampling
     Door(Head, {"weight": array("vocab *hidden"), "bias": array("vocab")}),
-    Door(
-        head_logits,
-        {"hidden": array("... hidden")},
-        lambda generator, sizes: {"head": head_of(generator, sizes)},
-        name="core.heads.Head.logits",
-        numpy=False,
-        letters=("vocab",),
-    ),
-    Door(
-        chunked_law,
-        {"hidden": array("... hidden")},
-        lambda generator, sizes: {"head": head_of(generator, sizes)},
-        name="core.heads.ChunkedLaw.of",
-        numpy=False,
-        letters=("vocab",),
+    *(
+        Door(
+            call,
+            {"hidden": array("... hidden")},
+            lambda generator, sizes: {"head": head_of(generator, sizes)},
+            name=f"core.heads.{name}",
+            numpy=False,
+            letters=("vocab",),
+        )
+        for call, name in ((head_logits, "Head.logits"), (chunked_law, "ChunkedLaw.of"))
     ),
     Door(topk_of, {"log_probs": array("states vocab", laws, any_shape=True)}, fixed(k=2), name="core.topk.TopK.of"),
     Door(
