@@ -9,7 +9,7 @@ from jackpot_sim.core.log_ratios import Aggregate
 from jackpot_sim.estimators.corrections import batch, jackpot, sequence, token
 from jackpot_sim.estimators.corrections.at_budget import at_budget
 from jackpot_sim.estimators.corrections.batch import batch_normalize
-from jackpot_sim.estimators.corrections.composed import combined, rao_blackwell
+from jackpot_sim.estimators.corrections.composed import centred, combined, rao_blackwell
 from jackpot_sim.estimators.corrections.correction import Correction, Level
 from jackpot_sim.estimators.corrections.inputs import Tokens, TokenWeights
 from jackpot_sim.estimators.corrections.registry import get, names
@@ -30,6 +30,7 @@ __all__ = [
     "at_budget",
     "batch",
     "batch_normalize",
+    "centred",
     "combined",
     "enumerated",
     "get",

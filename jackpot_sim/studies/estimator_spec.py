@@ -46,6 +46,8 @@ class EstimatorSpec(Frozen):
     """With `acceptance_rate`: one λ for each state; False: one for the whole batch."""
     rao_blackwell: bool = False
     """Replace the mask by its mean."""
+    centred: bool = False
+    """Subtract from each token's term its mean over the actor's law at that state."""
     batch_normalize: bool = False
     """Divide the weights by their mean over the batch."""
     masked_by: EstimatorSpec | None = None
@@ -93,6 +95,8 @@ class EstimatorSpec(Frozen):
             correction = estimators.combined(correction, self.masked_by.correction())
         if self.rao_blackwell:
             correction = estimators.rao_blackwell(correction)
+        if self.centred:
+            correction = estimators.centred(correction)
         return estimators.batch_normalize(correction) if self.batch_normalize else correction
 
     @property
@@ -134,6 +138,8 @@ class EstimatorSpec(Frozen):
             label = f"{label} & {self.masked_by.label}"
         if self.rao_blackwell:
             label = f"rao-blackwell({label})"
+        if self.centred:
+            label = f"centred({label})"
         return f"batch-normalize({label})" if self.batch_normalize else label
 
 

@@ -127,6 +127,10 @@ def batch_normalize(correction: Correction) -> BatchNormalized:
 class BatchNormalized(Wrapper):
     """The correction that `batch_normalize` makes."""
 
+    def __post_init__(self) -> None:
+        if self.of.subtracts_mean:
+            raise ValueError(f"{self.of.name} subtracts the mean of each state: it cannot be divided by the batch's")
+
     @property
     @override
     def name(self) -> str:  # type: ignore[override]

@@ -1,7 +1,7 @@
 """Corrections made of other corrections: a wrapper changes one, and `combined` multiplies several.
 
-`rao_blackwell` is a wrapper that replaces the mask by its mean. `combined` applies several corrections at
-once, for instance an importance weight, a rejection mask and a veto.
+`rao_blackwell` is a wrapper that replaces the mask by its mean, and `centred` one that subtracts the mean term of each
+state. `combined` applies several corrections at once, for instance an importance weight, a rejection mask and a veto.
 """
 
 from __future__ import annotations
@@ -53,6 +53,11 @@ class Wrapper(Correction):
     @override
     def draws_mask(self) -> bool:
         return self.of.draws_mask
+
+    @property
+    @override
+    def subtracts_mean(self) -> bool:
+        return self.of.subtracts_mean
 
     @property
     @override
@@ -123,6 +128,48 @@ class RaoBlackwell(Wrapper):
         )
 
 
+def centred(correction: Correction) -> Centred:
+    """The score-centred form of a correction of single tokens (arXiv 2609.20807).
+
+    A token at state s adds A·(m·w·∇log p(y) − h_s) with h_s = E_q[a·w·∇log p | s], in place of A·m·w·∇log p(y). Its
+    mean is the correction's own with A − E_q[A | s] for A, so that a constant advantage moves nothing. With is, h is 0
+    on the actor's support. The pair (a, w) stays as it is; what takes the update subtracts h.
+
+    Raises:
+        ValueError: the correction looks at whole sequences or at the batch, or is centred already.
+    """
+    return Centred(correction)
+
+
+@dataclass(frozen=True)
+class Centred(Wrapper):
+    """The correction that `centred` makes."""
+
+    def __post_init__(self) -> None:
+        if not self.of.is_per_token:
+            raise ValueError(f"{self.of.name} looks at more than single tokens: centred needs a correction of these")
+        if self.of.subtracts_mean:
+            raise ValueError(f"{self.of.name} is centred already")
+
+    @property
+    @override
+    def name(self) -> str:  # type: ignore[override]
+        return f"centred({self.of.name})"
+
+    @property
+    @override
+    def subtracts_mean(self) -> bool:
+        return True
+
+    @override
+    def pair(self, tokens: Tokens) -> TokenWeights:
+        return self.of.pair(tokens)
+
+    @override
+    def pieces(self, overlap: Floats | None = None, sign: int = 0) -> tuple[Piece, ...]:
+        return self.of.pieces(overlap, sign)
+
+
 def combined(first: Correction, *others: Correction) -> Combined:
     """The product of corrections: accept with Π a and weigh with Π w, where each part sees the same raw tokens.
 
@@ -132,7 +179,7 @@ def combined(first: Correction, *others: Correction) -> Combined:
     ('tis & veto', {'tis.clip': 2.0, 'tis.floor': 0.0, 'tis.c2': None, 'veto.threshold': 0.0001})
 
     Raises:
-        ValueError: two parts need the overlap at different λ, of which `weights` takes only one.
+        ValueError: two parts need the overlap at different λ, of which `weights` takes only one, or a part is centred.
     """
     parts = (first, *others)
     return Combined(tuple(piece for part in parts for piece in (part.parts if isinstance(part, Combined) else (part,))))
@@ -148,6 +195,8 @@ class Combined(Correction):
         lams = self._lams
         if any(not np.array_equal(to_numpy(np.asarray(lam)), to_numpy(np.asarray(lams[0]))) for lam in lams[1:]):
             raise ValueError(f"{self.name}: its parts need the overlap at different lam: {lams}")
+        if any(part.subtracts_mean for part in self.parts):
+            raise ValueError(f"{self.name}: a part is centred; centre the combination instead")
 
     @property
     @override

@@ -82,6 +82,11 @@ class Correction(ABC):
         return False
 
     @property
+    def subtracts_mean(self) -> bool:
+        """True where a token's term loses its mean over the actor's law: the correction is `centred`."""
+        return False
+
+    @property
     def carries_reference_ratio(self) -> bool:
         """True where the weight has the factor p_ref/p_new if the target is p_new."""
         return getattr(self, "c2", None) is not None
