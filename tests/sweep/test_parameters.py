@@ -23,12 +23,12 @@ from jackpot_sim.sweep import column_meanings, parameters, records, schema, spec
 from jackpot_sim.sweep.cell import measure
 from jackpot_sim.sweep.plan import cells
 names = schema.RECORDS.names
-assert names[names.index("inverted") + 1] == "epsilon", names
-assert column_meanings.described()["records"]["epsilon"] == "parameter (gap-mask)"
+assert names.index("inverted") < names.index("gap") < names.index("acceptance_budget"), names
+assert column_meanings.described()["records"]["gap"] == "parameter (gap-mask)"
 study = spec.parse({"env": {"kind": "top-k", "k": 3, "base": {"kind": "zipf", "vocab": 5, "states": 2}}, "seeds": 1,
-                    "estimators": [{"kind": "gap-mask", "epsilon": 0.25}, "tis"]})
+                    "estimators": [{"kind": "gap-mask", "gap": 0.25}, "tis"]})
 rows = measure(cells(study)[0], study).rows
-assert [row.get("epsilon") for row in rows] == [0.25, None], rows
+assert [row.get("gap") for row in rows] == [0.25, None], rows
 """
 
 
