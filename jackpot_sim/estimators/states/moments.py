@@ -22,6 +22,7 @@ from jackpot_sim.core.backend import namespace, overflow_to_inf, row_blocks, sto
 from jackpot_sim.core.checks import check_advantage, check_alike, check_pair
 from jackpot_sim.core.numerics import log_ratio
 from jackpot_sim.core.policy_gradient import feature_norm_sq, gradient_under, policy_gradient
+from jackpot_sim.core.support import BelievedLaws
 from jackpot_sim.core.weighted_laws import kl_to_weighted, over_divisor, weighted_less_policy
 from jackpot_sim.estimators import statistics
 from jackpot_sim.estimators.corrections.correction import Correction
@@ -40,6 +41,7 @@ def exact(
     *,
     denominator: Denominator | str = Denominator.PROPOSED,
     n_samples: int | None = None,
+    believed: BelievedLaws | None = None,
 ) -> Moments:
     """The exact moments of `correction` over the given states.
 
@@ -65,6 +67,8 @@ def exact(
         correction: a correction of single tokens.
         denominator: a `Denominator` or its name.
         n_samples: proposals per state, for `mse`, which is nan without it.
+        believed: the laws of the ratios, and of the update's ∇log p̂, where a trainer has others than p and q; the
+            same shape. The wanted gradient and the KLs are those of p and q.
 
     Raises:
         ValueError: a law is not normalised, the shapes differ, an advantage is not finite, a parameter
@@ -73,7 +77,7 @@ def exact(
     denominator = Denominator(denominator)
     arrays = check_alike(policy_log_probs=policy_log_probs, actor_log_probs=actor_log_probs, advantage=advantage)
     log_p, log_q, values = (stop_gradient(x) for x in arrays)
-    blocks = _Blocks(log_p, log_q, values, correction)
+    blocks = _Blocks(log_p, log_q, values, correction, believed)
     batch_rate = None
     if denominator is Denominator.ACCEPTED:
         rates = [_expect(block.proposed(block.weigh().accept)) for block in blocks]
@@ -94,6 +98,8 @@ class _Block:
     log_q: Array
     advantage: Array
     correction: Correction
+    told: tuple[Array, Array]
+    """log p̂ and log q̂, of which ratios are taken, and ∇log p̂."""
 
     def __post_init__(self) -> None:
         xp = namespace(self.log_p)
@@ -108,8 +114,13 @@ class _Block:
     live: Array = dataclasses.field(init=False)
 
     def weigh(self) -> TokenWeights:
-        tokens = tokens_of_states(self.log_p, self.log_q, self.correction, self.advantage)
+        tokens = tokens_of_states(*self.told, self.correction, self.advantage)
         return self.correction.weights(tokens)
+
+    @property
+    def told_p(self) -> Array:
+        """p̂; p itself, the same array, where the trainer knows it."""
+        return self.p if self.told[0] is self.log_p else namespace(self.p).exp(self.told[0])
 
     def proposed(self, values: Array) -> Array:
         """q·values; 0 outside the actor's support, where values may be infinite."""
@@ -120,7 +131,9 @@ class _Block:
 class _Blocks:
     """Cache-sized blocks of states, checked as they are read; an iterable for several passes."""
 
-    def __init__(self, log_p: Array, log_q: Array, advantage: Array, correction: Correction) -> None:
+    def __init__(
+        self, log_p: Array, log_q: Array, advantage: Array, correction: Correction, believed: BelievedLaws | None
+    ) -> None:
         xp = namespace(log_p, log_q, advantage)
         if log_p.ndim == 0 or log_p.shape[-1] == 0 or math.prod(log_p.shape) == 0:
             check_pair(log_p, log_q)
@@ -129,18 +142,23 @@ class _Blocks:
         check_parameters(correction, flat[0])
         self._laws = tuple(xp.reshape(x, flat) for x in (log_p, log_q, advantage))
         self._correction = correction
+        self._told: tuple[Array, Array] | None = None
+        if believed is not None:
+            told = check_alike(log_p=log_p, p=believed.policy_log_probs, q=believed.actor_log_probs)[1:]
+            self._told = (xp.reshape(told[0], flat), xp.reshape(told[1], flat))
 
     def __iter__(self) -> Iterator[_Block]:
         log_p, log_q, advantage = self._laws
         for rows in row_blocks(*log_p.shape):
             with overflow_to_inf():
                 pair = check_pair(log_p[rows, :], log_q[rows, :])
-                yield _Block(*pair, check_advantage(advantage[rows, :]), self._correction.at(rows))
+                told = pair if self._told is None else (self._told[0][rows, :], self._told[1][rows, :])
+                yield _Block(*pair, check_advantage(advantage[rows, :]), self._correction.at(rows), told)
 
 
 def _statistics(block: _Block, denominator: Denominator, batch_rate: float | None) -> dict[str, Array]:
     """The columns of `StateStatistics`, each (states,)."""
-    p, advantage = block.p, block.advantage
+    p, advantage, told_p = block.p, block.advantage, block.told_p
     xp = namespace(p)
     accept, weight = block.weigh()
     accepted = block.proposed(accept)
@@ -160,11 +178,14 @@ def _statistics(block: _Block, denominator: Denominator, batch_rate: float | Non
     with np.errstate(divide="ignore", invalid="ignore"):
         error_law = over_divisor(law, excess, p, divisor[:, None], divisor_less_one[:, None])
         error = gradient_under(error_law, p, advantage)
-        estimate = gradient_under(law / divisor[:, None], p, advantage)
-    feature_sq = feature_norm_sq(p, advantage)
+        estimate = gradient_under(law / divisor[:, None], told_p, advantage)
+        if told_p is not p:  # every token's ∇log p̂ differs from ∇log p by p − p̂
+            error = error + _expect(law * advantage / divisor[:, None])[:, None] * (p - told_p)
+    own_sq = feature_norm_sq(p, advantage)
+    feature_sq = own_sq if told_p is p else feature_norm_sq(told_p, advantage)
     squared = law * xp.where(block.live, weight, 0.0)
     if denominator is Denominator.SELF_NORMALIZED:
-        inner = advantage * (estimate - xp.sum(p * estimate, axis=-1, keepdims=True))
+        inner = advantage * (estimate - xp.sum(told_p * estimate, axis=-1, keepdims=True))
         spread = feature_sq - 2 * inner + xp.sum(estimate**2, axis=-1, keepdims=True)
     else:
         spread = feature_sq
@@ -175,7 +196,7 @@ def _statistics(block: _Block, denominator: Denominator, batch_rate: float | Non
         weight_mean=weight_mean,
         weight_square=_expect(squared),
         grad_norm_sq=_expect(gradient**2),
-        on_policy_variance=_expect(p * feature_sq) - _expect(gradient**2),
+        on_policy_variance=_expect(p * own_sq) - _expect(gradient**2),
         divisor=divisor,
         error_sq=_expect(error**2),
         error_dot=_expect(error * gradient),

@@ -40,7 +40,9 @@ def measure(cell: Cell, study: Study, env: Mismatch) -> Measured:
     by_state = _divergences(pair)
 
     def exact(spec: EstimatorSpec, correction: Correction, denominator: Denominator) -> Estimate:
-        figures = moments.exact(*laws, correction, denominator=denominator, n_samples=study.n_samples)
+        figures = moments.exact(
+            *laws, correction, denominator=denominator, n_samples=study.n_samples, believed=pair.believed
+        )
         return Estimate(exact_columns(figures), state_columns(figures.per_state, by_state["kl_policy_actor"]))
 
     def monte_carlo(spec: EstimatorSpec, correction: Correction, denominator: Denominator) -> Estimate:
@@ -51,6 +53,7 @@ def measure(cell: Cell, study: Study, env: Mismatch) -> Measured:
             n_samples=study.n_samples,
             replicates=study.replicates,
             denominator=denominator,
+            believed=pair.believed,
         )
         return Estimate(sampled_columns(figures))
 
@@ -62,7 +65,7 @@ def measure(cell: Cell, study: Study, env: Mismatch) -> Measured:
         study,
         environment_columns(cell, realised) | {"states": states, "vocab": vocab} | means,
         {method: every[method] for method in study.methods},
-        correction=lambda spec: spec.correction_for(pair.policy_log_probs, pair.actor_log_probs),
+        correction=lambda spec: spec.correction_for(*pair.told),
         tables={"normalizers": _normalizers(cell, study, pair)},
     )
 
@@ -82,12 +85,12 @@ def _normalizers(cell: Cell, study: Study, pair: PolicyPair) -> list[Row]:
     comparison = study.normalizers
     if comparison is None:
         return []
-    p, q = pair.policy_log_probs, pair.actor_log_probs
+    p, q = pair.told
     generator = keyed_generator(cell.seed, "normalizers", cell.environment)
     uniforms, masks = generator.random((2, len(p)))
     index = np.arange(len(p))
-    blocks = (
-        LawBlock(p[rows], q[rows], categorical(q[rows], uniforms[rows, None])[:, 0], masks[rows], index[rows])
-        for rows in row_blocks(*p.shape)
+    drawn = np.concatenate(
+        [categorical(pair.actor_log_probs[rows], uniforms[rows, None])[:, 0] for rows in row_blocks(*p.shape)]
     )
+    blocks = (LawBlock(p[rows], q[rows], drawn[rows], masks[rows], index[rows]) for rows in row_blocks(*p.shape))
     return normalizer_rows(cell, compare(blocks, comparison.k, comparison.lam, comparison.batch, generator))
