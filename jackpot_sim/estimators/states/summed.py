@@ -219,7 +219,7 @@ def summed(shared: Shared, weights: TokenWeights) -> Summed | None:
     law = pair.q * both
     square = law * weight
     mean = xp.sum(law, axis=-1)
-    rate = mean if weighs_none else xp.sum(pair.q, axis=-1) if keeps_all else xp.vecdot(pair.q, accept)
+    rate = mean if weighs_none else xp.sum(pair.q, axis=-1) if keeps_all else xp.sum(pair.q * accept, axis=-1)
     excess = pair.less_policy(both)
     less_one = xp.sum(excess, axis=-1, keepdims=True) / pair.mass[:, None]
     # Far from 1 the law itself, less its share of p, has more digits.
