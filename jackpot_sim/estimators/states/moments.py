@@ -22,9 +22,9 @@ import numpy as np
 from jackpot_sim.core.arrays import Array
 from jackpot_sim.core.backend import namespace, overflow_to_inf, row_blocks, stop_gradient, to_numpy
 from jackpot_sim.core.checks import check_advantage, check_alike, check_pair
-from jackpot_sim.core.law_pair import LawPair
 from jackpot_sim.core.policy_gradient import feature_norm_sq, gradient_under, policy_gradient
 from jackpot_sim.core.support import BelievedLaws
+from jackpot_sim.core.two_laws import TwoLaws
 from jackpot_sim.core.weighted_laws import kl_to_weighted, over_divisor, weighted_less_policy
 from jackpot_sim.estimators import statistics
 from jackpot_sim.estimators.corrections.correction import Correction
@@ -193,9 +193,9 @@ class _Block:
         corrections: Sequence[Correction],
         told: tuple[Array, Array] | None,
     ) -> None:
-        self.pair, self.advantage, self.corrections = LawPair(log_p, log_q), advantage, corrections
+        self.pair, self.advantage, self.corrections = TwoLaws(log_p, log_q), advantage, corrections
         self.log_p, self.log_q, self.p, self.q = log_p, log_q, self.pair.p, self.pair.q
-        self.told = self.pair if told is None else LawPair(*told)
+        self.told = self.pair if told is None else TwoLaws(*told)
         """The laws p̂ and q̂ of which ratios are taken, and ∇log p̂."""
 
     @cached_property

@@ -16,7 +16,7 @@ import array_api_compat
 
 from jackpot_sim.core.arrays import Array
 from jackpot_sim.core.backend import namespace
-from jackpot_sim.core.law_pair import LawPair
+from jackpot_sim.core.two_laws import TwoLaws
 from jackpot_sim.estimators import statistics
 from jackpot_sim.estimators.corrections.inputs import TokenWeights
 from jackpot_sim.estimators.statistics import Denominator, of_single_tokens
@@ -103,7 +103,7 @@ class Shared:
         feature_sq: ‖f‖², the same shape.
     """
 
-    def __init__(self, pair: LawPair, advantage: Array, gradient: Array, feature_sq: Array) -> None:
+    def __init__(self, pair: TwoLaws, advantage: Array, gradient: Array, feature_sq: Array) -> None:
         xp = namespace(pair.p, advantage)
         self.pair, self._gradient, self.feature_sq = pair, gradient, feature_sq
         self._top = xp.argmax(pair.p, axis=-1, keepdims=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from jackpot_sim.core.arrays import Array
 from jackpot_sim.core.backend import namespace
 from jackpot_sim.core.checks import check_alike, check_axes, check_ids, check_shape
-from jackpot_sim.core.law_pair import LawPair
 from jackpot_sim.core.numerics import log_ratio
 from jackpot_sim.core.obrs import overlap_of_checked
+from jackpot_sim.core.two_laws import TwoLaws
 from jackpot_sim.estimators.corrections.correction import Correction
 from jackpot_sim.estimators.corrections.inputs import Tokens
 from jackpot_sim.estimators.corrections.parameters import Parameter
@@ -54,7 +54,7 @@ class StateTokens:
         ValueError: as `tokens_of_states`.
     """
 
-    def __init__(self, pair: LawPair, advantage: Array | None = None) -> None:
+    def __init__(self, pair: TwoLaws, advantage: Array | None = None) -> None:
         if advantage is not None:
             check_alike(policy_log_probs=pair.log_p, advantage=advantage)
         self._pair = pair

@@ -14,6 +14,7 @@ from functools import cached_property
 from jackpot_sim.core.arrays import Array
 from jackpot_sim.core.backend import BLOCK_ELEMENTS, namespace, overflow_to_inf
 from jackpot_sim.core.checks import check_alike
+from jackpot_sim.core.divergences import BY_NAME
 from jackpot_sim.core.numerics import NEAR, exp_remainder, log_ratio, near_exp_remainder
 from jackpot_sim.core.weighted_laws import kl_to_weighted, weighted_less_policy
 
@@ -24,7 +25,7 @@ _LEAST_MASS = 1e-9
 """The least Σqv that 1 + Σ(qv − p) still tells with seven digits."""
 
 
-class LawPair:
+class TwoLaws:
     """The policy's and the actor's laws at some states.
 
     Attributes:
@@ -109,6 +110,24 @@ class LawPair:
         """KL(p‖q/Σq), nats, shape (states,)."""
         return self.kl_to(self._xp.ones_like(self.q), self.gap)
 
+    def divergences(self) -> dict[str, Array]:
+        """The divergences of `divergences.BY_NAME`, each (states,)."""
+        if not self.is_plain:
+            return {name: divergence(self.log_p, self.log_q) for name, divergence in BY_NAME.items()}
+        xp = self._xp
+        kl, reverse = (xp.sum(terms, axis=-1) for terms in (self.kl_terms, self._reverse_kl_terms))
+        lacks_actor, lacks_policy = self._out_of_reach, xp.any((self.p == 0) & (self.q > 0), axis=-1)
+        if self._has_gaps:  # where p is 0 the term of KL(p‖q) is q
+            kl = kl + xp.sum(xp.where(self.p > 0, 0.0, self.q), axis=-1)
+            reverse = reverse + xp.sum(xp.where(self.q > 0, 0.0, self.p), axis=-1)
+        chi_square = xp.vecdot(self.q * self._ratio_less_one, self._ratio_less_one)
+        return {
+            "kl_policy_actor": xp.where(lacks_actor, math.inf, kl),
+            "kl_actor_policy": xp.where(lacks_policy, math.inf, reverse),
+            "total_variation": xp.sum(xp.abs(self.gap), axis=-1) / 2,
+            "chi_square": xp.where(lacks_actor, math.inf, chi_square),
+        }
+
     @cached_property
     def gap(self) -> Array:
         """q − p, with the digits of a small difference."""
@@ -164,6 +183,12 @@ class LawPair:
     def kl_terms(self) -> Array:
         """p·ψ(ℓ) = p·ℓ − p + q ≥ 0, whose sum is KL(p‖q); 0 where p or q is 0."""
         terms = _scaled_remainder(self.p, self._finite_log_ratio, self.q)
+        return self._xp.where(self._shared, terms, 0.0) if self._has_gaps else terms
+
+    @property
+    def _reverse_kl_terms(self) -> Array:
+        """q·ψ(−ℓ) = −q·ℓ − q + p, whose sum is KL(q‖p); 0 where p or q is 0."""
+        terms = _scaled_remainder(self.q, -self._finite_log_ratio, self.p)
         return self._xp.where(self._shared, terms, 0.0) if self._has_gaps else terms
 
     @cached_property
