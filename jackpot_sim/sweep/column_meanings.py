@@ -48,6 +48,7 @@ _RECORDS = {
     "target": "p_ref, the policy before the update, or p_new, the one that is trained",
     "rao_blackwell": "whether the mask is replaced by its mean",
     "batch_normalize": "whether weights are divided by their mean over the batch",
+    "centred": "whether each token's term loses its mean over the actor's law at its state (score centring)",
     **{
         name: f"{_PARAMETERS.get(name, 'parameter')} ({', '.join(owners)})"
         for name, owners in parameters.OWNERS.items()
