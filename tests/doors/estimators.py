@@ -35,6 +35,10 @@ EXEMPT: Mapping[str, str] = {
         for name in ("update", "along", "path_norm_sq")
     },
     "estimators.sequences.spaces.check_features": "a check itself",
+    **{
+        f"estimators.states.centring.{name}": "called by moments with the arrays of checked laws"
+        for name in ("Centring", "Centring.columns")
+    },
     "estimators.states.optimum.Best": "a result of best",
     "estimators.states.optimum.with_parameter": "path.exact checks the shape of a correction's parameters",
     **{

@@ -27,6 +27,7 @@ from jackpot_sim.core.policy_gradient import feature_norm_sq, gradient_under, po
 from jackpot_sim.core.weighted_laws import kl_to_weighted, over_divisor, weighted_less_policy
 from jackpot_sim.estimators import statistics
 from jackpot_sim.estimators.corrections.correction import Correction
+from jackpot_sim.estimators.states.centring import Centring, UpdateLaw
 from jackpot_sim.estimators.states.tokens import check_parameters, tokens_of_states
 from jackpot_sim.estimators.statistics import Denominator, Moments, StateStatistics, combine_cell, of_single_tokens
 
@@ -52,7 +53,7 @@ def exact(
     (0.0, 2.299)
 
     A token to which the actor gives less than the smallest normal number is never proposed here, though
-    the KLs still count it.
+    the KLs still count it. Acceptance rate, KLs and ESS of a centred correction are those of the correction inside.
 
     Between near-equal laws, bias, direction_bias and the KLs have as many digits as the weights: all digits where
     a·w is 1 or r, as for none, is, masks, and obrs and tis at a threshold of 1. Any other a·w near 1 is rounded
@@ -189,10 +190,11 @@ class _Blocks:
 class _Weighed:
     """One correction at a block of states; what is named a law has shape (states, vocab), all else (states,)."""
 
-    def __init__(self, block: _Block, index: int) -> None:
+    def __init__(self, block: _Block, index: int, advantage: Array | None = None) -> None:
         correction = block.corrections[index]
-        self._block = block
-        tokens = tokens_of_states(block.log_p, block.log_q, correction, block.advantage)
+        self._block, self._index, self._correction = block, index, correction
+        values = block.advantage if advantage is None else advantage
+        tokens = tokens_of_states(block.log_p, block.log_q, correction, values)
         self.accept, self.weight = correction.weights(tokens)
         self.accepted = block.proposed(self.accept)
         self.rate = _expect(self.accepted)
@@ -258,7 +260,7 @@ class _Weighed:
         if own:
             inner = advantage * (estimate - xp.sum(p * estimate, axis=-1, keepdims=True))
             spread = spread - 2 * inner + xp.sum(estimate**2, axis=-1, keepdims=True)
-        return self._without_divisor | {
+        columns = self._without_divisor | {
             "divisor": divisor,
             "error_sq": _expect(error**2),
             "error_dot": _expect(error * gradient),
@@ -267,6 +269,23 @@ class _Weighed:
             "second_moment": _expect(self._squared * spread),
             **of_single_tokens(self.rate, _expect(estimate**2) * divisor**2),
         }
+        if self._centring is None:
+            return columns
+        return columns | self._centring.columns(gradient, divisor, divisor_less_one, own)
+
+    @cached_property
+    def _centring(self) -> Centring | None:
+        """The columns that differ in the centred form; None for a correction that subtracts no mean."""
+        block, correction = self._block, self._correction
+        if not correction.subtracts_mean:
+            return None
+        own, of_sign = UpdateLaw(self._law, self._excess), None
+        if "advantages" in correction.needs:
+            ones = namespace(block.p).ones_like(block.p)
+            above, below = (_Weighed(block, self._index, sign * ones) for sign in (1.0, -1.0))
+            of_sign = UpdateLaw(above._law, above._excess), UpdateLaw(below._law, below._excess)
+        q = block.proposed(namespace(block.p).ones_like(block.p))
+        return Centring(block.p, q, block.advantage, self.accepted, self._squared, own, of_sign)
 
 
 def _expect(terms: Array) -> Array:
