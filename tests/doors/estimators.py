@@ -36,7 +36,7 @@ EXEMPT: Mapping[str, str] = {
     },
     **{
         f"estimators.sequences.centring.{name}": "called with the sequences and tables of checked laws"
-        for name in ("Centring", "Centring.along", "Centring.path_norm_sq")
+        for name in ("Centring", "Centring.along", "Centring.path_norm_sq", "MeanTerm")
     },
     "estimators.sequences.spaces.check_features": "a check itself",
     **{
