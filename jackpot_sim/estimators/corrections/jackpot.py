@@ -88,8 +88,13 @@ class Jackpot(TokenCorrection):
     @override
     def pieces(self, overlap: Floats | None = None, sign: int = 0) -> tuple[Piece, ...]:
         z, lam = given(overlap), number(self.lam)
-        most = number(self.c1) * (1.0 if self.clip_on is ClipOn.WEIGHT else z * lam)
-        turn = _turn(self.c1, z) if self.clip_on is ClipOn.WEIGHT else lam * number(self.c1)
+        most: float | Floats = number(self.c1)
+        turn: float | Floats = _turn(self.c1, z)
+        if self.clip_on is ClipOn.RATIO:
+            turn = lam * most
+            # Where Z = 0 nothing is ever accepted; 0·inf must not make it nan.
+            with np.errstate(invalid="ignore"):
+                most = np.where(z > 0, z * turn, 0.0)
         flat = Monomial(np.minimum(z * lam, most), 0)
         return (
             Piece(log(self.lam), True, Monomial(1 / lam, 1), flat),
