@@ -13,7 +13,7 @@ from jackpot_sim.estimators.states import moments, sampled
 from tests.cases import each, every
 from tests.conftest import ToLibrary
 from tests.core.laws import normalised
-from tests.estimators.brute import Cell, rule_of, spread
+from tests.estimators.brute import Cell, Seen, rule_of, spread
 from tests.estimators.cells import assert_same, random_cell
 
 NAMES = ("none", "tis", "mis", "obrs", "jackpot")
@@ -42,7 +42,7 @@ def enumerated(told: BelievedLaws, correction: Any, denominator: str) -> tuple[f
         p, q, vocab = np.exp(log_p), np.exp(log_q), len(log_p)
         z = sum(min(q_hat[x], p_hat[x]) for x in range(vocab))
         drawn = [x for x in range(vocab) if q[x] > 0]
-        rules = {x: rule(p_hat[x] / q_hat[x], z) for x in drawn}
+        rules = {x: rule(Seen(p_hat[x] / q_hat[x], z, p_hat[x], q_hat[x], advantage[x])) for x in drawn}
         true = {x: advantage[x] * (np.eye(vocab)[x] - p) for x in range(vocab)}
         feature = {x: advantage[x] * (np.eye(vocab)[x] - p_hat) for x in range(vocab)}
         g = sum(p[x] * true[x] for x in range(vocab))
