@@ -59,10 +59,11 @@ class Sampling(Frozen):
     log_probs: Literal["processed", "support"] = "processed"
     """The trainer's view of a sampler that cuts: `processed`, the whole policy against what the actor sampled from.
 
-    Then r = S·(p/S)/q at every token, S being the policy's mass on the tokens kept: an actor that is the policy itself
-    has r = S. With `support` these tokens are recorded, and p_ref, p_new and a trained actor are renormalised on them,
-    in ratios, losses, distillation and KLs. Gradients are then those of the renormalised law: training goes after the
-    reward of the policy as it was cut, a biased target for the whole policy, which is the one that is tested.
+    Then r = S·(p/S)/q at every token, S being the policy's mass on the tokens kept: an actor that cuts the policy itself
+    has r = S, and exact KLs of whole laws are inf. With `support` these tokens are recorded, and p_ref, p_new and a
+    trained actor are renormalised on them, in ratios, losses, distillation and KLs. Gradients are then those of the
+    renormalised law: training goes after the reward of the policy as it was cut, a biased target for the whole policy,
+    which is the one that is tested.
     """
     topk: Annotated[int, Field(ge=0)] = 20
     """The number of the actor's likeliest tokens that are stored at every state, to estimate the overlap Z."""
