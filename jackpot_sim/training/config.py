@@ -59,7 +59,7 @@ class Sampling(Frozen):
     log_probs: Literal["processed", "support"] = "processed"
     """The trainer's view of a sampler that cuts: `processed`, the whole policy against what the actor sampled from.
 
-    Then r = S·(p/S)/q at every token, S being the policy's mass on the tokens kept: an actor that cuts the policy itself
+    Then r = S·(p/S)/q at every token, S the policy's mass on the tokens kept. An actor that cuts the policy itself
     has r = S, and exact KLs of whole laws are inf. With `support` these tokens are recorded, and p_ref, p_new and a
     trained actor are renormalised on them, in ratios, losses, distillation and KLs. Gradients are then those of the
     renormalised law: training goes after the reward of the policy as it was cut, a biased target for the whole policy,
