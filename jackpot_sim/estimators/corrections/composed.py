@@ -184,6 +184,15 @@ def require_uncentred(correction: Correction, instead: str) -> None:
         raise ValueError(f"{correction.name} subtracts the mean of each state, which is not known here: {instead}")
 
 
+def require_known_laws(correction: Correction, believed: object | None) -> None:
+    """Refuses a centred correction where a trainer takes other laws, `believed`, for those at work."""
+    if correction.subtracts_mean and believed is not None:
+        raise ValueError(
+            f"{correction.name} needs the laws that are at work, and the trainer is told others: leave log_probs at "
+            "processed, or measure the correction without centring"
+        )
+
+
 def combined(first: Correction, *others: Correction) -> Combined:
     """The product of corrections: accept with Π a and weigh with Π w, where each part sees the same raw tokens.
 

@@ -20,9 +20,7 @@ import numpy as np
 from jackpot_sim.core.arrays import Array
 from jackpot_sim.core.backend import namespace
 from jackpot_sim.core.policy_gradient import feature_norm_sq, gradient_under
-from jackpot_sim.core.support import BelievedLaws
 from jackpot_sim.core.weighted_laws import over_divisor
-from jackpot_sim.estimators.corrections.correction import Correction
 
 
 class UpdateLaw(NamedTuple):
@@ -32,15 +30,6 @@ class UpdateLaw(NamedTuple):
     """q·a·w."""
     excess: Array
     """q·a·w − p, with the digits of a small difference."""
-
-
-def require_known_laws(correction: Correction, believed: BelievedLaws | None) -> None:
-    """Refuses a centred correction where a trainer takes other laws for those at work."""
-    if correction.subtracts_mean and believed is not None:
-        raise ValueError(
-            f"{correction.name} needs the laws that are at work, and the trainer is told others: leave log_probs at "
-            "processed, or measure the correction without centring"
-        )
 
 
 @dataclass(frozen=True, eq=False)

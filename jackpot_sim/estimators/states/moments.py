@@ -27,9 +27,10 @@ from jackpot_sim.core.support import BelievedLaws
 from jackpot_sim.core.two_laws import TwoLaws
 from jackpot_sim.core.weighted_laws import kl_to_weighted, over_divisor, weighted_less_policy
 from jackpot_sim.estimators import statistics
+from jackpot_sim.estimators.corrections.composed import require_known_laws
 from jackpot_sim.estimators.corrections.correction import Correction
 from jackpot_sim.estimators.corrections.inputs import TokenWeights
-from jackpot_sim.estimators.states.centring import Centring, UpdateLaw, require_known_laws
+from jackpot_sim.estimators.states.centring import Centring, UpdateLaw
 from jackpot_sim.estimators.states.summed import Shared, Summed, summed
 from jackpot_sim.estimators.states.tokens import StateTokens, check_parameters
 from jackpot_sim.estimators.statistics import Denominator, Moments, StateStatistics, combine_cell, of_single_tokens

@@ -21,10 +21,10 @@ from jackpot_sim.core.numerics import log_ratio
 from jackpot_sim.core.policy_gradient import feature_norm_sq, policy_gradient
 from jackpot_sim.core.sampling import categorical
 from jackpot_sim.core.support import BelievedLaws
+from jackpot_sim.estimators.corrections.composed import require_known_laws
 from jackpot_sim.estimators.corrections.correction import Correction
 from jackpot_sim.estimators.corrections.inputs import Tokens, TokenWeights, in_numpy
 from jackpot_sim.estimators.replicates import Sampled, gradient_figures, jackknife, off_diagonal
-from jackpot_sim.estimators.states.centring import require_known_laws
 from jackpot_sim.estimators.states.tokens import check_parameters, drawn_tokens, tokens_of_states
 from jackpot_sim.estimators.statistics import Denominator
 
