@@ -53,7 +53,7 @@ class Sampling(Frozen):
     temperature: Positive = 1.0
     """The temperature of actor and policy: both laws are those of logits / temperature."""
     topk: Annotated[int, Field(ge=0)] = 20
-    """The number of the actor's likeliest tokens that are stored at every state, to estimate the overlap Z."""
+    """The number of the actor's likeliest tokens that are stored at every state: for the overlap Z, and to centre."""
     batch_size: Count = 256
     """Sequences that are written at a time; the results do not depend on it."""
 
@@ -174,6 +174,8 @@ class Training(Frozen):
             raise ValueError("give budget or the correction's lam, not both")
         if correction.overlap_lam is not None and self.rollout.topk < 1:
             raise ValueError(f"{self.correction.label} needs the overlap: give rollout.topk of at least 1")
+        if correction.subtracts_mean and self.rollout.topk < 1:
+            raise ValueError(f"{self.correction.label} needs the actor's law: give rollout.topk of at least 1")
         if correction.looks_at_batch and self.update.batch_size is not None:
             raise ValueError(f"{self.correction.label} looks at the whole minibatch: give no update.batch_size")
         return self

@@ -44,8 +44,8 @@ def copy(whole: Path, tmp_path: Path) -> Path:
 
 GOLDEN_RECORDS = """
 cell environment env_kind base_kind knob_name knob target_divergence target_kl achieved_kl achieved_kl_se vocab states
-length seed space estimator estimator_kind level masked_by target rao_blackwell batch_normalize clip floor low high
-bound lam c1 c2 threshold delta aggregate inverted acceptance_budget budget_per_state denominator method
+length seed space estimator estimator_kind level masked_by target rao_blackwell batch_normalize centred clip floor low
+high bound lam c1 c2 threshold delta aggregate inverted acceptance_budget budget_per_state denominator method
 kl_policy_actor kl_actor_policy total_variation chi_square kl_sequence chi_square_sequence mean_length
 kl_policy_actor_se kl_actor_policy_se total_variation_se chi_square_se kl_sequence_se chi_square_sequence_se
 mean_length_se prefix_total_variation acceptance_rate kl_accepted kl_effective kl_prefix bias_sq bias direction_bias
@@ -217,6 +217,16 @@ def test_parameters_of_other_versions_are_read(whole: Path, copy: Path) -> None:
     pd.testing.assert_frame_equal(loaded[expected.columns], expected, check_exact=True)
     assert loaded["epsilon"].dropna().tolist() == [0.5] * len(table)
     assert set(loaded.columns) == {*expected.columns, "epsilon"}
+    again(copy)
+
+
+def test_records_from_before_there_was_centring_are_read(whole: Path, copy: Path) -> None:
+    older, expected = shards(copy)[0], records.load(whole)
+    pq.write_table(pq.read_table(older).drop_columns(["centred"]), older)
+    loaded = records.load(copy)
+    pd.testing.assert_frame_equal(loaded, expected, check_exact=True)
+    assert loaded["centred"].dtype == bool
+    assert not loaded["centred"].any()
     again(copy)
 
 

@@ -20,6 +20,7 @@ from jackpot_sim.core.checks import check_floats, check_numpy
 from jackpot_sim.core.numerics import log_ratio
 from jackpot_sim.core.obrs import overlap
 from jackpot_sim.core.sequences import SequenceLaws, Sequences, check_advantages
+from jackpot_sim.estimators.corrections.composed import require_uncentred
 from jackpot_sim.estimators.corrections.correction import Correction
 from jackpot_sim.estimators.corrections.inputs import Tokens, TokenWeights, given, in_numpy
 
@@ -101,6 +102,7 @@ def weigh(parts: Sequence[Proposals], correction: Correction, target: UpdateTarg
         ValueError: as `require_target` and `Correction.weights`.
     """
     require_target(correction, target)
+    require_uncentred(correction, "measure the correction that it wraps")
     if correction.fits_a_table:
         tables = [weight_tables(part, correction, target) for part in parts]
         return [

@@ -7,6 +7,7 @@ from jackpot_sim.core.backend import namespace
 from jackpot_sim.core.checks import check_alike, check_axes, check_ids, check_shape
 from jackpot_sim.core.numerics import log_ratio
 from jackpot_sim.core.obrs import overlap_of_checked
+from jackpot_sim.estimators.corrections.composed import require_uncentred
 from jackpot_sim.estimators.corrections.correction import Correction
 from jackpot_sim.estimators.corrections.inputs import Tokens
 
@@ -67,6 +68,7 @@ def check_parameters(correction: Correction, states: int) -> None:
             f"{correction.name} looks at whole sequences, which independent states do not have: "
             "measure it with sequences.enumerated.exact or sequences.sampled.estimate"
         )
+    require_uncentred(correction, "measure the correction that it wraps")
     for parameter, value in correction.parameters().items():
         shape = tuple(getattr(value, "shape", ()))
         if shape not in ((), (1, 1), (states, 1)):
