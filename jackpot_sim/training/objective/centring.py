@@ -53,11 +53,14 @@ def mean_loss(
     if topk is None or on_topk is None:
         raise ValueError(f"{correction.name} needs the actor's likeliest tokens, and the rollouts hold no top-k of it")
     live = given.mask & (given.advantage != 0)[:, None]
+    if not bool(live.any()):
+        return torch.zeros_like(shares).sum()
     log_probs = new.on(topk, graph=True)[live].double()
     advantage = given.advantage[:, None].expand(live.shape)[live].double()
     with torch.no_grad():
         actor, before, after = (
-            torch.as_tensor(with_tail(each.double())) for each in (topk.log_probs[live], on_topk[live], log_probs)
+            torch.as_tensor(with_tail(each.double()))
+            for each in (torch.as_tensor(topk.log_probs)[live], on_topk[live], log_probs)
         )
         to_new = target is UpdateTarget.POLICY
         expected = torch.as_tensor(
