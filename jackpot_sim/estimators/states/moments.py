@@ -24,6 +24,7 @@ from jackpot_sim.core.backend import namespace, overflow_to_inf, row_blocks, sto
 from jackpot_sim.core.checks import check_advantage, check_alike, check_pair
 from jackpot_sim.core.numerics import log_ratio
 from jackpot_sim.core.policy_gradient import feature_norm_sq, gradient_under, policy_gradient
+from jackpot_sim.core.support import BelievedLaws
 from jackpot_sim.core.weighted_laws import kl_to_weighted, over_divisor, weighted_less_policy
 from jackpot_sim.estimators import statistics
 from jackpot_sim.estimators.corrections.correction import Correction
@@ -41,6 +42,7 @@ def exact(
     *,
     denominator: Denominator | str = Denominator.PROPOSED,
     n_samples: int | None = None,
+    believed: BelievedLaws | None = None,
 ) -> Moments:
     """The exact moments of `correction` over the given states.
 
@@ -66,6 +68,8 @@ def exact(
         correction: a correction of single tokens.
         denominator: a `Denominator` or its name.
         n_samples: proposals per state, for `mse`, which is nan without it.
+        believed: the laws of the ratios, and of the update's ∇log p̂, where a trainer has others than p and q; the
+            same shape. The wanted gradient and the KLs are those of p and q.
 
     Raises:
         ValueError: a law is not normalised, the shapes differ, an advantage is not finite, a parameter
@@ -73,7 +77,7 @@ def exact(
     """
     denominator = Denominator(denominator)
     laws = policy_log_probs, actor_log_probs, advantage
-    (found,) = measure(*laws, [correction], denominators=[denominator], n_samples=n_samples)
+    (found,) = measure(*laws, [correction], denominators=[denominator], n_samples=n_samples, believed=believed)
     return found[denominator]
 
 
@@ -85,6 +89,7 @@ def measure(
     *,
     denominators: Sequence[Denominator | str] = tuple(Denominator),
     n_samples: int | None = None,
+    believed: BelievedLaws | None = None,
 ) -> list[dict[Denominator, Moments]]:
     """The exact moments of many corrections, by denominator, in the order of the corrections: `exact` of each.
 
@@ -94,7 +99,7 @@ def measure(
     wanted = [Denominator(each) for each in denominators]
     arrays = check_alike(policy_log_probs=policy_log_probs, actor_log_probs=actor_log_probs, advantage=advantage)
     log_p, log_q, values = (stop_gradient(x) for x in arrays)
-    blocks = _Blocks(log_p, log_q, values, corrections)
+    blocks = _Blocks(log_p, log_q, values, corrections, believed)
     rates = _acceptance_rates(blocks) if Denominator.ACCEPTED in wanted else None
     rows: list[dict[Denominator, list[Columns]]] = [{each: [] for each in wanted} for _ in corrections]
     for block in blocks:
@@ -126,9 +131,18 @@ def _acceptance_rates(blocks: _Blocks) -> list[float]:
 class _Block:
     """A few states, with the arrays that no correction changes, each of shape (states, vocab) unless it says more."""
 
-    def __init__(self, log_p: Array, log_q: Array, advantage: Array, corrections: Sequence[Correction]) -> None:
+    def __init__(
+        self,
+        log_p: Array,
+        log_q: Array,
+        advantage: Array,
+        corrections: Sequence[Correction],
+        told: tuple[Array, Array] | None,
+    ) -> None:
         xp = namespace(log_p)
         self.log_p, self.log_q, self.advantage, self.corrections = log_p, log_q, advantage, corrections
+        self.told = (log_p, log_q) if told is None else told
+        """log p̂ and log q̂, of which ratios are taken, and ∇log p̂."""
         self.p, self.q = xp.exp(log_p), xp.exp(log_q)
         self.live = self.q >= xp.finfo(self.q.dtype).smallest_normal
 
@@ -136,6 +150,11 @@ class _Block:
         """q·values; 0 outside the actor's support, where values may be infinite."""
         xp = namespace(self.q)
         return xp.where(self.live, self.q * xp.where(self.live, values, 0.0), 0.0)
+
+    @cached_property
+    def told_p(self) -> Array:
+        """p̂; p itself, the same array, where the trainer knows it."""
+        return self.p if self.told[0] is self.log_p else namespace(self.p).exp(self.told[0])
 
     @cached_property
     def log_ratio(self) -> Array:
@@ -158,6 +177,11 @@ class _Block:
         return feature_norm_sq(self.p, self.advantage)
 
     @cached_property
+    def told_feature_sq(self) -> Array:
+        """‖f̂(x)‖² of the update's features f̂(x) = A(x)(e_x − p̂)."""
+        return self.feature_sq if self.told_p is self.p else feature_norm_sq(self.told_p, self.advantage)
+
+    @cached_property
     def on_policy_variance(self) -> Array:
         """The variance of one token of the policy, (states,)."""
         return _expect(self.p * self.feature_sq) - self.grad_norm_sq
@@ -166,7 +190,14 @@ class _Block:
 class _Blocks:
     """Cache-sized blocks of states, checked as they are read; an iterable for several passes."""
 
-    def __init__(self, log_p: Array, log_q: Array, advantage: Array, corrections: Sequence[Correction]) -> None:
+    def __init__(
+        self,
+        log_p: Array,
+        log_q: Array,
+        advantage: Array,
+        corrections: Sequence[Correction],
+        believed: BelievedLaws | None,
+    ) -> None:
         xp = namespace(log_p, log_q, advantage)
         if log_p.ndim == 0 or log_p.shape[-1] == 0 or math.prod(log_p.shape) == 0:
             check_pair(log_p, log_q)
@@ -177,13 +208,19 @@ class _Blocks:
         self.corrections = len(corrections)
         self._laws = tuple(xp.reshape(x, flat) for x in (log_p, log_q, advantage))
         self._corrections = corrections
+        self._told: tuple[Array, Array] | None = None
+        if believed is not None:
+            told = check_alike(log_p=log_p, p=believed.policy_log_probs, q=believed.actor_log_probs)[1:]
+            self._told = (xp.reshape(told[0], flat), xp.reshape(told[1], flat))
 
     def __iter__(self) -> Iterator[_Block]:
         log_p, log_q, advantage = self._laws
         for rows in row_blocks(*log_p.shape):
             with overflow_to_inf():
                 pair = check_pair(log_p[rows, :], log_q[rows, :])
-                yield _Block(*pair, check_advantage(advantage[rows, :]), [each.at(rows) for each in self._corrections])
+                told = None if self._told is None else (self._told[0][rows, :], self._told[1][rows, :])
+                own = [each.at(rows) for each in self._corrections]
+                yield _Block(*pair, check_advantage(advantage[rows, :]), own, told)
 
 
 class _Weighed:
@@ -192,7 +229,7 @@ class _Weighed:
     def __init__(self, block: _Block, index: int) -> None:
         correction = block.corrections[index]
         self._block = block
-        tokens = tokens_of_states(block.log_p, block.log_q, correction, block.advantage)
+        tokens = tokens_of_states(*block.told, correction, block.advantage)
         self.accept, self.weight = correction.weights(tokens)
         self.accepted = block.proposed(self.accept)
         self.rate = _expect(self.accepted)
@@ -244,7 +281,7 @@ class _Weighed:
     def statistics(self, denominator: Denominator, batch_rate: float | None) -> Columns:
         """The columns of `StateStatistics`."""
         block = self._block
-        p, advantage, gradient = block.p, block.advantage, block.gradient
+        p, told_p, advantage, gradient = block.p, block.told_p, block.advantage, block.gradient
         xp = namespace(p)
         rate = xp.ones_like(self.rate) * batch_rate if batch_rate is not None else self.rate
         divisor = statistics.divisor(denominator, rate, self._weight_mean)
@@ -253,10 +290,12 @@ class _Weighed:
         with np.errstate(divide="ignore", invalid="ignore"):
             error_law = over_divisor(self._law, self._excess, p, divisor[:, None], divisor_less_one[:, None])
             error = gradient_under(error_law, p, advantage)
-            estimate = gradient_under(self._law / divisor[:, None], p, advantage)
-        spread = block.feature_sq
+            estimate = gradient_under(self._law / divisor[:, None], told_p, advantage)
+            if told_p is not p:  # every token's ∇log p̂ differs from ∇log p by p − p̂
+                error = error + _expect(self._law * advantage / divisor[:, None])[:, None] * (p - told_p)
+        spread = block.told_feature_sq
         if own:
-            inner = advantage * (estimate - xp.sum(p * estimate, axis=-1, keepdims=True))
+            inner = advantage * (estimate - xp.sum(told_p * estimate, axis=-1, keepdims=True))
             spread = spread - 2 * inner + xp.sum(estimate**2, axis=-1, keepdims=True)
         return self._without_divisor | {
             "divisor": divisor,

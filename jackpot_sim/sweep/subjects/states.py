@@ -43,7 +43,7 @@ def measure(cell: Cell, study: Study, env: Mismatch) -> Measured:
     pair = realised.pair
     laws = pair.policy_log_probs, pair.actor_log_probs, pair.advantage
     by_state = _divergences(pair)
-    corrections = {spec.label: spec.correction_for(*laws[:2]) for spec in study.estimators}
+    corrections = {spec.label: spec.correction_for(*pair.told) for spec in study.estimators}
     exact = _Exact(study, pair, corrections, by_state["kl_policy_actor"])
 
     def monte_carlo(spec: EstimatorSpec, correction: Correction, denominator: Denominator) -> Estimate:
@@ -54,6 +54,7 @@ def measure(cell: Cell, study: Study, env: Mismatch) -> Measured:
             n_samples=study.n_samples,
             replicates=study.replicates,
             denominator=denominator,
+            believed=pair.believed,
         )
         return Estimate(sampled_columns(figures))
 
@@ -87,6 +88,7 @@ class _Exact:
             list(self._corrections.values()),
             denominators=study.denominators,
             n_samples=study.n_samples,
+            believed=pair.believed,
         )
         rows = len(found) * len(study.denominators)
         return dict(zip(self._corrections, found, strict=True)), (time.perf_counter() - started) / rows
@@ -113,12 +115,12 @@ def _normalizers(cell: Cell, study: Study, pair: PolicyPair) -> list[Row]:
     comparison = study.normalizers
     if comparison is None:
         return []
-    p, q = pair.policy_log_probs, pair.actor_log_probs
+    p, q = pair.told
     generator = keyed_generator(cell.seed, "normalizers", cell.environment)
     uniforms, masks = generator.random((2, len(p)))
     index = np.arange(len(p))
-    blocks = (
-        LawBlock(p[rows], q[rows], categorical(q[rows], uniforms[rows, None])[:, 0], masks[rows], index[rows])
-        for rows in row_blocks(*p.shape)
+    drawn = np.concatenate(
+        [categorical(pair.actor_log_probs[rows], uniforms[rows, None])[:, 0] for rows in row_blocks(*p.shape)]
     )
+    blocks = (LawBlock(p[rows], q[rows], drawn[rows], masks[rows], index[rows]) for rows in row_blocks(*p.shape))
     return normalizer_rows(cell, compare(blocks, comparison.k, comparison.lam, comparison.batch, generator))
