@@ -32,7 +32,12 @@ class AtState(NamedTuple):
 
 
 def at_states(
-    policy_log_probs: Array, actor_log_probs: Array, believed_log_probs: Array, kl: Array, correction: Correction
+    policy_log_probs: Array,
+    actor_log_probs: Array,
+    believed_log_probs: Array,
+    kl: Array,
+    correction: Correction,
+    believed_policy_log_probs: Array | None = None,
 ) -> AtState:
     """The exact figures of a correction of single tokens at each state.
 
@@ -43,6 +48,7 @@ def at_states(
             from where a recording error is studied.
         kl: KL(p‖q) at each state, shape (states,), nats: the KL of a correction that leaves the law unchanged.
         correction: a correction that fits a table and whose parameters are numbers.
+        believed_policy_log_probs: log p as the correction sees it, the same shape; None: log p.
 
     Raises:
         TypeError: an array is not one of real floating numbers, or they are of several libraries.
@@ -50,15 +56,16 @@ def at_states(
     """
     if not correction.fits_a_table:
         raise ValueError(f"correction must fit a table of states and tokens, and {correction.name} looks at more")
+    told = policy_log_probs if believed_policy_log_probs is None else believed_policy_log_probs
     laws = {"actor_log_probs": actor_log_probs, "believed_log_probs": believed_log_probs}
-    check_alike(policy_log_probs=policy_log_probs, **laws)
+    check_alike(policy_log_probs=policy_log_probs, **laws, believed_policy_log_probs=told)
     check_axes(policy_log_probs, "policy_log_probs", "states", "vocab")
     xp = namespace(policy_log_probs, floating(kl, "kl"))
     check_shape(kl, tuple(policy_log_probs.shape[:1]), "kl", "one number per state")
     q = xp.exp(actor_log_probs)
     live = q > 0
     with overflow_to_inf():
-        accept, weight = correction.weights(tokens_of_states(policy_log_probs, believed_log_probs, correction))
+        accept, weight = correction.weights(tokens_of_states(told, believed_log_probs, correction))
     keeps_all, weighs_none = (bool(xp.all((each == 1.0) | ~live)) for each in (accept, weight))
     accept, weight = (xp.where(live, each, 0.0) for each in (accept, weight))
     kl_accepted = kl if keeps_all else kl_to_weighted(policy_log_probs, actor_log_probs, accept)
@@ -74,9 +81,10 @@ class Visited:
 
     Attributes:
         divergences: the divergences, by the names of `divergences.BY_NAME`.
-        overlap: Z(λ) between the policy and the believed law, by λ.
+        overlap: Z(λ) between the laws as corrections see them, by λ.
         at: the figures of each correction, in their order; None for corrections that fit no table.
         policy_log_probs: log p of the tokens that were written.
+        told_log_probs: the same as corrections see it.
 
     Args:
         tokens: the ids of the tokens that were written, shape (n, length).
@@ -95,14 +103,23 @@ class Visited:
         needed = [each.overlap_lam for each in corrections]
         self.overlap = {lam: self._empty() for lam in dict.fromkeys([*lams, *(x for x in needed if x is not None)])}
         self.divergences = {name: self._empty() for name in divergences.BY_NAME}
-        self.policy_log_probs = self._empty()
+        self.policy_log_probs, self.told_log_probs = self._empty(), self._empty()
         self.at = [
             AtState(self._empty(), self._empty(), self._empty()) if each.fits_a_table else None for each in corrections
         ]
 
-    def add(self, sequence: Ints, step: Ints, policy: Array, actor: Array, believed: Array) -> None:
-        """Adds the states of a few tokens, at places (rows,), from their three laws, (rows, vocab), nats."""
-        check_alike(policy=policy, actor=actor, believed=believed)
+    def add(
+        self,
+        sequence: Ints,
+        step: Ints,
+        policy: Array,
+        actor: Array,
+        believed: Array,
+        believed_policy: Array | None = None,
+    ) -> None:
+        """Adds the states of a few tokens, at places (rows,), from their laws, (rows, vocab), nats."""
+        told = policy if believed_policy is None else believed_policy
+        check_alike(policy=policy, actor=actor, believed=believed, believed_policy=told)
         check_axes(policy, "policy", "rows", "vocab")
         check_numpy(sequence=sequence, step=step)
         rows = sequence, step
@@ -113,13 +130,14 @@ class Visited:
         for name, values in distances.items():
             self.divergences[name][rows] = to_numpy(values)
         for lam, overlap in self.overlap.items():
-            overlap[rows] = to_numpy(obrs.overlap(policy, believed, lam))
+            overlap[rows] = to_numpy(obrs.overlap(told, believed, lam))
         xp = namespace(policy)
         chosen = xp.asarray(self._tokens[rows], device=policy.device)
-        self.policy_log_probs[rows] = to_numpy(xp.take_along_axis(policy, chosen[:, None], axis=-1)[:, 0])
+        for drawn, law in ((self.policy_log_probs, policy), (self.told_log_probs, told)):
+            drawn[rows] = to_numpy(xp.take_along_axis(law, chosen[:, None], axis=-1)[:, 0])
         for correction, columns in zip(self._corrections, self.at, strict=True):
             if columns is not None:
-                at = at_states(policy, actor, believed, distances["kl_policy_actor"], correction)
+                at = at_states(policy, actor, believed, distances["kl_policy_actor"], correction, believed_policy)
                 for column, values in zip(columns, at, strict=True):
                     column[rows] = to_numpy(values)
 

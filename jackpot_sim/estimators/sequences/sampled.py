@@ -28,7 +28,7 @@ from jackpot_sim.core.sequences import SampledSequences, SequenceLaws, Sequences
 from jackpot_sim.estimators.corrections.correction import Correction, Level
 from jackpot_sim.estimators.corrections.inputs import TokenWeights
 from jackpot_sim.estimators.replicates import Gram, Sampled, gradient_figures, jackknife
-from jackpot_sim.estimators.sequences.spaces import check_features
+from jackpot_sim.estimators.sequences.spaces import believed_features, check_features
 from jackpot_sim.estimators.sequences.updates import Proposals, UpdateTarget, weigh, weight_tables
 from jackpot_sim.estimators.statistics import Denominator, divisor
 
@@ -83,7 +83,7 @@ def estimate(
     _check_given([each.laws for each in rollouts], truth, features)
     n_samples = _per_replicate(rollouts, replicates)
     draws = _Draws(len(rollouts), replicates, truth)
-    parts = [Proposals(each.laws, each.actor, each.actor_advantage) for each in rollouts]
+    parts = [Proposals(each.laws.told, each.actor, each.actor_advantage) for each in rollouts]
     with overflow_to_inf():
         pairs = _weigh(parts, correction, target, replicates)
     drawn = [_masked(part, pair, generator) for part, pair in zip(parts, pairs, strict=True)]
@@ -93,7 +93,7 @@ def estimate(
     for index, (each, (_, weight)) in enumerate(zip(rollouts, drawn, strict=True)):
         own = None if features is None else features[index]
         pull = weight * each.actor_advantage[:, None] * np.repeat(scale[index], n_samples)[:, None]
-        updates = _Updates.of(each, each.actor, pull, replicates, own)
+        updates = _Updates.of_trainer(each, pull, replicates, own)
         if truth is None:
             wanted = each.policy_advantage[:, None] / n_samples * each.policy.mask
             draws.add(updates, _Updates.of(each, each.policy, wanted, replicates, own))
@@ -175,6 +175,32 @@ class _Updates:
         shape = (replicates, prefixes)
         return cls(
             (pulls, _table(value, row, prefix, shape), _table(value * p[prefix, token], row, prefix, shape)),
+            np.sum(p**2, axis=-1),
+        )
+
+    @classmethod
+    def of_trainer(cls, rollouts: SampledSequences, pull: Floats, replicates: int, features: Floats | None) -> _Updates:
+        """The updates that a trainer makes of the actor's sequences: in ∇log p̂, where it believes in another law."""
+        laws, sequences = rollouts.laws, rollouts.actor
+        if laws.told.policy_log_probs is laws.policy_log_probs:
+            return cls.of(rollouts, sequences, pull, replicates, features)
+        if features is not None:
+            return cls.of(rollouts, sequences, pull, replicates, believed_features(features, laws))
+        # e_x − p̂ adds up to 0 over the tokens, so that no multiple of p is left to subtract.
+        (prefixes, vocab), live = laws.shape, sequences.mask
+        row = np.broadcast_to(np.repeat(np.arange(replicates), len(sequences) // replicates)[:, None], live.shape)[live]
+        prefix, token, value = sequences.prefix[live], sequences.token[live], pull[live]
+        change = value[:, None] * (np.eye(vocab)[token] - np.exp(laws.told.policy_log_probs[prefix]))
+        cells, rows = prefix[:, None] * vocab + np.arange(vocab), np.repeat(row, vocab)
+        p = np.exp(laws.policy_log_probs)
+        expected = np.sum(change * p[prefix], axis=-1)
+        shape = (replicates, prefixes)
+        return cls(
+            (
+                _table(change.reshape(-1), rows, cells.reshape(-1), (replicates, prefixes * vocab)),
+                sparse.csr_array(shape),
+                _table(expected, row, prefix, shape),
+            ),
             np.sum(p**2, axis=-1),
         )
 
