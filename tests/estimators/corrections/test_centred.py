@@ -9,9 +9,7 @@ import numpy as np
 import pytest
 
 from jackpot_sim import estimators
-from jackpot_sim.core.scored import ScoredRollouts
 from jackpot_sim.estimators import Tokens, batch_normalize, centred, combined, optimum
-from jackpot_sim.estimators.rollouts import weights
 from tests.cases import each
 from tests.estimators.brute import CELLS
 
@@ -30,15 +28,8 @@ def test_the_pair_and_its_pieces_are_those_of_the_correction_inside() -> None:
     assert estimators.rao_blackwell(centred(jackpot)).subtracts_mean
 
 
-def _on_rollouts(correction: Any) -> Any:
-    laws, mask = np.log(np.full((1, 2), 0.5)), np.ones((1, 2), dtype=bool)
-    rollouts = ScoredRollouts(laws, laws, mask, np.ones(1), np.zeros(1, dtype=np.int64))
-    return weights.weigh(rollouts, correction)
-
-
 REFUSALS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "the best threshold": (lambda c: optimum.best(*CELL, c, n_samples=4), "optimise the correction that it wraps"),
-    "scored rollouts": (_on_rollouts, "weigh with the correction that it wraps"),
 }
 
 
