@@ -45,7 +45,7 @@ class Stored:
 
     def __init__(self, shape: tuple[int, ...], k: int, vocab: int) -> None:
         size = (*shape, min(k, vocab))
-        self.ids = np.zeros(size, dtype=np.int32)
+        self.ids = np.zeros(size, dtype=np.int64)
         self.policy_log_probs, self.actor_log_probs = np.zeros(size), np.zeros(size)
 
     def add(self, pair: LawPair) -> None:
@@ -188,6 +188,8 @@ def weigh(observed: Observed, corrections: Mapping[str, Correction], replicate: 
         mask, weight = scored.draw(observed.actor, pair, keyed_generator(seed, "masks"))
         seconds = time.perf_counter() - started
         value, error = scored.weight_figures(observed.actor, mask, weight, correction.unit, replicate)
-        mean = observed.stored.coefficients(correction, observed.actor, overlap) if correction.subtracts_mean else None
+        mean = None
+        if correction.subtracts_mean and observed.stored is not None:
+            mean = observed.stored.coefficients(correction, observed.actor, overlap)
         weighed[label] = Weighed(mask, weight, mean, {name: (value[name], error[name]) for name in value}, seconds)
     return weighed
