@@ -129,11 +129,11 @@ def _draw(axes: Axes, rows: pd.DataFrame, column: str) -> None:
 
 def judge(rows: pd.DataFrame) -> tuple[str, bool]:
     """The sentence about k, and whether the usual k leaves little of an uncorrected h on all laws but the flat one."""
-    worst = rows[rows["law"] != FLAT].groupby("k")["left"].max()
-    enough = [int(k) for k, value in worst.items() if value <= MOST]
+    likely = rows[rows["law"] != FLAT]
+    enough = [k for k in KS if likely.loc[likely["k"] == k, "left"].max() <= MOST]
     at_usual = rows[rows["k"] == USUAL]
     usual, flat = at_usual[at_usual["law"] != FLAT], at_usual[at_usual["law"] == FLAT]
-    own = usual.loc[usual["error"].idxmax()]
+    own = usual.sort_values("error").iloc[-1]
     found = f"k = {min(enough)} is enough" if enough else f"no k up to {max(KS)} is enough"
     sentence = (
         f"VERDICT: to leave at most {MOST:.0%} of an uncorrected update's mean term h, on each law with likely tokens, "
@@ -153,7 +153,8 @@ def _table(rows: pd.DataFrame) -> Table:
     )
     for (law, name), line in rows.groupby(["law", "estimator"], sort=False):
         at = line.set_index("k")
-        cells = (f"{at.loc[k, 'error']:.1%} ({at.loc[k, 'left']:.1%})" for k in shown)
+        own, left = (at[name].to_dict() for name in ("error", "left"))
+        cells = (f"{own[k]:.1%} ({left[k]:.1%})" for k in shown)
         first = line.iloc[0]
         table.add_row(LAWS[str(law)], f"{first['kl']:.2g}", str(name), *cells)
     return table

@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from jackpot_sim.core import divergences
-from jackpot_sim.environments.worlds import World
+from jackpot_sim.environments.rollouts.hf import HuggingFace
+from jackpot_sim.environments.sequences.small_lm import SmallLM
 from jackpot_sim.estimators.states.topk_centring import topk_errors
 from jackpot_sim.studies.errors import StudyError
 from jackpot_sim.sweep.plan import cells
@@ -28,7 +29,8 @@ def errors(study: Study, ks: Sequence[int]) -> Iterator[Row]:
         ValueError: as `topk_errors`, or an environment cannot be built.
     """
     for cell in cells(study):
-        if (env := cell.env).world is not World.STATES:
+        env = cell.env
+        if isinstance(env, SmallLM | HuggingFace):
             raise StudyError(f"{env.kind} has no table of laws: the error of centring needs states")
         pair = env.build(cell.seed).pair
         laws = pair.policy_log_probs, pair.actor_log_probs

@@ -52,6 +52,19 @@ class Sampling(Frozen):
     """The most new tokens; None: as many as the task's longest solution needs."""
     temperature: Positive = 1.0
     """The temperature of actor and policy: both laws are those of logits / temperature."""
+    top_k: Count | None = None
+    """The number of likeliest tokens from which the actor samples; None: all. Not `topk`, the number stored."""
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """The mass of the nucleus from which the actor samples."""
+    log_probs: Literal["processed", "support"] = "processed"
+    """The trainer's view of a sampler that cuts: `processed`, the whole policy against what the actor sampled from.
+
+    Then r = S·(p/S)/q at every token, S the policy's mass on the tokens kept. An actor that cuts the policy itself
+    has r = S, and exact KLs of whole laws are inf. With `support` these tokens are recorded, and p_ref, p_new and a
+    trained actor are renormalised on them, in ratios, losses, distillation and KLs. Gradients are then those of the
+    renormalised law: training goes after the reward of the policy as it was cut, a biased target for the whole policy,
+    which is the one that is tested.
+    """
     topk: Annotated[int, Field(ge=0)] = 20
     """The number of the actor's likeliest tokens that are stored at every state: for the overlap Z, and to centre."""
     batch_size: Count = 256

@@ -63,4 +63,4 @@ def _of_block(log_p: Array, log_q: Array, correction: Correction, ks: Sequence[i
 
 
 def _norm_sq(vectors: Array) -> Floats:
-    return np.sum(to_numpy(vectors).astype(np.float64) ** 2, axis=-1)
+    return np.asarray(np.sum(to_numpy(vectors) ** 2, axis=-1), dtype=np.float64)

@@ -62,6 +62,9 @@ def mean_loss(
             torch.as_tensor(with_tail(each.double()))
             for each in (torch.as_tensor(topk.log_probs)[live], on_topk[live], log_probs)
         )
+        # A token that the actor cannot write counts for nothing, and may have no ratio: 1 stands for it.
+        never = actor.isneginf()
+        old, moved = (each.masked_fill(never, 0.0) for each in (before, after))
         to_new = target is UpdateTarget.POLICY
         expected = torch.as_tensor(
             expected_with_tail(
@@ -70,16 +73,16 @@ def mean_loss(
                 actor,
                 overlap=None if tokens.overlap is None else torch.as_tensor(tokens.overlap)[live],
                 advantages=advantage,
-                log_reference_ratio=before - after if to_new else None,
+                log_reference_ratio=old - moved if to_new else None,
             )
         )
     with torch.enable_grad():
-        gain = surrogate(after.requires_grad_(), before, advantage)
-        (slope,) = torch.autograd.grad(gain.sum(), after)
+        gain = surrogate(moved.requires_grad_(), old, advantage)
+        (slope,) = torch.autograd.grad(gain.sum(), moved)
     with torch.no_grad():
-        after, gain = after.detach(), gain.detach()
         means = (actor.exp() * expected * gain).sum(-1)
         coefficient = torch.as_tensor(coefficients(expected * slope, after, actor))
+    log_probs = log_probs.masked_fill(never[..., :-1], 0.0)
     # The second sum is 0, and has the gradient.
     means = means + (coefficient * (log_probs - log_probs.detach())).sum(-1)
     return (shares[live] * means).sum()

@@ -206,6 +206,42 @@ def test_padding_does_not_matter_to_a_centred_loss(padding: float, target: Updat
     assert bool(results[0][1].isfinite().all())
 
 
+@pytest.mark.parametrize("target", list(UpdateTarget))
+@pytest.mark.parametrize("k", [4, VOCAB])
+def test_on_a_recorded_support_the_mean_is_over_that_support(k: int, target: UpdateTarget) -> None:
+    """An actor cut to 3 tokens, of which the policy is renormalised on the same ones; more are stored."""
+    kept = torch.zeros_like(LAWS.actor, dtype=torch.bool).scatter_(-1, LAWS.actor.topk(3).indices, True)
+    kept.scatter_(-1, LAWS.tokens, True)
+    actor, before, new = (
+        torch.log_softmax(law.masked_fill(~kept, -math.inf), -1) for law in (LAWS.actor, LAWS.before, LAWS.new)
+    )
+    topk = TopK.of(actor, k)
+    given_ = dataclasses.replace(
+        LAWS.proposed(),
+        actor_log_probs=LAWS.of(actor),
+        reference_log_probs=LAWS.of(before),
+        topk=topk,
+        reference_on_topk=topk.gather(before),
+    )
+    scores = new.clone().requires_grad_()
+    correction, update = estimators.get("jackpot"), Update(clip=None)
+    losses = [
+        objective.policy_loss(each, target, given_, pass_of(scores), update).loss
+        for each in (estimators.centred(correction), correction)
+    ]
+    found = torch.autograd.grad(losses[0] - losses[1], scores)[0]
+    aim = new if target is UpdateTarget.POLICY else before
+    ratio, z = (aim - actor).exp(), torch.minimum(aim.exp(), actor.exp()).sum(-1, keepdim=True)
+    back = (before - new).exp().clamp(max=2.0) if target is UpdateTarget.POLICY else 1.0
+    law = actor.exp() * ratio.clamp(max=1) * (z * ratio.clamp(min=1)).clamp(max=2) * back * (new - before).exp()
+    law = (
+        torch.where(kept, law, 0.0)
+        * (LAWS.advantage[:, None] * objective.token_shares(MASK, update.aggregation))[..., None]
+    )
+    expected = law - new.exp() * law.sum(-1, keepdim=True)
+    torch.testing.assert_close(found, torch.where(MASK[..., None], expected, 0.0), rtol=0, atol=1e-6)
+
+
 def test_without_any_advantage_a_centred_loss_is_zero() -> None:
     given_ = dataclasses.replace(LAWS.proposed(2), advantage=torch.zeros(N, dtype=torch.float64))
     loss = objective.policy_loss(CENTRED, UpdateTarget.REFERENCE, given_, LAWS.new_pass(), Update()).loss
@@ -581,6 +617,26 @@ def test_distillation_is_the_divergence(direction: Direction) -> None:
     expected = divergences.kl(*((LAWS.new, LAWS.actor) if forward else (LAWS.actor, LAWS.new)))
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
     assert not torch.allclose(divergences.kl(LAWS.new, LAWS.actor), divergences.kl(LAWS.actor, LAWS.new))
+
+
+@pytest.mark.parametrize("direction", Direction)
+def test_distillation_on_a_support_is_that_of_the_laws_there(direction: Direction) -> None:
+    """Tokens outside are none, in the divergence and in its gradient."""
+    inside = [0, 2]
+    policy, actor = (torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    gradients = []
+    for keep in (True, False):
+        logits = actor.clone().requires_grad_()
+        laws = []
+        for each in (policy, logits):
+            cut = torch.full((2, 3, 4), -math.inf)
+            cut[..., inside] = each[..., inside]
+            laws.append(torch.log_softmax(cut if keep else each[..., inside], -1))
+        found = objective.distillation(*laws, direction)
+        found.sum().backward()
+        gradients.append((found.detach(), logits.grad))
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other)
 
 
 @pytest.mark.parametrize("direction", list(Direction))
