@@ -137,10 +137,6 @@ class Study(Frozen):
                 if spec.needs_sequences and not traits.whole_sequences:
                     kinds = kinds_with("whole_sequences")
                     raise ValueError(f"{spec.label} looks at whole sequences: it needs env.kind {kinds}, not {kind}")
-                if spec.centred and not traits.centring:
-                    raise ValueError(
-                        f"{spec.label} subtracts a mean of whole laws, which {kind} does not form: use {spec.kind}"
-                    )
                 if spec.acceptance_rate is not None and not traits.budgets:
                     raise ValueError(f"{spec.label}: an acceptance_rate needs independent states; with {kind} give lam")
                 if spec.target is not UpdateTarget.REFERENCE and not traits.p_new:

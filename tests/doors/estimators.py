@@ -15,6 +15,7 @@ import numpy as np
 from jackpot_sim import estimators
 from jackpot_sim.estimators import Denominator, Tokens, replicates, statistics
 from jackpot_sim.estimators.states import moments, optimum, path, sampled, sorted_state, tokens
+from jackpot_sim.estimators.states.topk_centring import topk_errors
 from tests.doors import rollouts, sequences
 from tests.doors.harness import Door, Given, Make, Sizes, array, floats, ids, laws, numbers
 from tests.doors.sized import sized
@@ -145,6 +146,11 @@ STATES = (
         CELL | {name: array("thresholds", POSITIVE, "", any_dtype=True) for name in ("lam", "c1")},
     ),
     door(_best, "states.optimum.best", CELL),
+    door(
+        lambda **laws: topk_errors(**laws, correction=estimators.get("jackpot"), ks=[1, 2]),
+        "states.topk_centring.topk_errors",
+        {name: CELL[name] for name in ("policy_log_probs", "actor_log_probs")},
+    ),
     door(_sampled, "states.sampled.estimate", CELL | PER_STATE),
     door(_sorted_states, "states.sorted_state.sorted_states", CELL),
     door(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from enum import StrEnum
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from jackpot_sim.core.checks import check_mask, check_per_token, check_reals, check_same_shape
 from jackpot_sim.estimators import Correction, Level, TokenWeights, UpdateTarget
 from jackpot_sim.training.objective.batch import ModelPass, Proposed, check_per_sequence
-from jackpot_sim.training.objective.weights import draw, weigh
+from jackpot_sim.training.objective.centring import mean_loss
+from jackpot_sim.training.objective.weights import draw, tokens_of, weights_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -73,7 +75,10 @@ class PolicyLoss(NamedTuple):
     """The policy's loss over some sequences and what made it; (n, length) unless said."""
 
     loss: Tensor
-    """−Σ share · m·w · min(r A, clip(r) A) over tokens, a number with its graph; a `divisor` is not applied yet."""
+    """−Σ share · m·w · min(r A, clip(r) A) over tokens, a number with its graph; a `divisor` is not applied yet.
+
+    A centred correction adds `mean_loss`; shares and divisor are those of the token's own terms.
+    """
     weights: TokenWeights[Tensor]
     """Accept probability and weight of every token, 0 at padding."""
     accepted: Tensor
@@ -113,10 +118,14 @@ def policy_loss(
         shares = token_shares(given.mask, update.aggregation)
     check_per_token(given.mask, shares=shares)
     with torch.no_grad():
-        weights = weigh(correction, target, given, new)
+        tokens = tokens_of(correction, target, given, new)
+        weights = weights_of(correction, tokens)
         accepted, factor = draw(weights, given.uniforms)
         clipped = _clipped(new.log_probs.detach(), given, update)
     loss = ppo_loss(factor * shares, new.log_probs, given.reference_log_probs, given.advantage, given.mask, update)
+    if correction.subtracts_mean:
+        gain = partial(surrogate, clip=update.clip, clip_high=update.clip_high)
+        loss = loss + mean_loss(correction, target, tokens, given, new, shares, gain)
     return PolicyLoss(loss, weights, accepted, factor, clipped)
 
 
