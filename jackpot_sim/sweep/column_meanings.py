@@ -50,6 +50,7 @@ _RECORDS = {
     "target": "p_ref, the policy before the update, or p_new, the one that is trained",
     "rao_blackwell": "whether the mask is replaced by its mean",
     "batch_normalize": "whether weights are divided by their mean over the batch",
+    "centred": "whether each token's term loses its mean over the actor's law at its state (score centring)",
     "acceptance_budget": "the acceptance rate that λ was solved for",
     "budget_per_state": "whether each state got a λ of its own",
     "denominator": "divisor of the weighted sum: proposed, all tokens; accepted, the share of the batch's tokens that "

@@ -84,7 +84,8 @@ Estimators: {"; ".join(f"{name} {fields(registered(name))}".strip() for name in 
 given in a config file, beside their kind:
 `estimators: [none, {{kind: tis, clip: [1.5, 2, 5]}}, {{kind: jackpot, acceptance_rate: 0.9, rao_blackwell: true}}]`.
 
-In a config file an estimator also takes `rao_blackwell: true`, `batch_normalize: true`, `masked_by: ANOTHER` (accept
+In a config file an estimator also takes `rao_blackwell: true`, `centred: true` (arXiv 2609.20807: each token's term
+loses its mean over the actor's law), `batch_normalize: true`, `masked_by: ANOTHER` (accept
 probabilities and weights are multiplied: `{{kind: tis, masked_by: veto}}`) and, on small-lm, `target: p_new`: a
 correction with a c2 aims at the policy being trained instead of the one before the update, see `updates`. m2po and
 batch_normalize look at the whole batch: their exact figures are the limit of an infinitely large batch, and

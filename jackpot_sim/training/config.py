@@ -179,6 +179,8 @@ class Training(Frozen):
         if isinstance(self.policy, Given) and isinstance(own, TinyQwen3):
             raise ValueError("the policy is a checkpoint, and the actor is not: give actor.model as a checkpoint too")
         correction = self.correction.correction()
+        if self.correction.centred:
+            raise ValueError(f"{self.correction.label} subtracts a mean that training does not form: leave centred out")
         if self.correction.acceptance_rate is not None:
             raise ValueError("correction.acceptance_rate needs whole laws: give budget.rejected, a share of the batch")
         if self.budget is not None and "lam" not in correction.parameters():

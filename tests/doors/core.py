@@ -243,7 +243,10 @@ DOORS = (
     Door(numerics.exp_difference, same("log_first", "log_second")),
     Door(checks.check_pair, PAIR),
     # ---- normalizer
-    *(Door(function, PAIR | LAM, fixed(k=2)) for function in (normalizer.topk, normalizer.bracket)),
+    *(
+        Door(function, PAIR | LAM, fixed(k=2))
+        for function in (normalizer.topk, normalizer.bracket, normalizer.intersection)
+    ),
     Door(
         normalizer.bracket_on_topk,
         {"policy_topk_log_probs": array("states k", on_topk), "actor_topk_log_probs": array("states k", on_topk)} | LAM,
@@ -429,7 +432,15 @@ EXEMPT: Mapping[str, str] = {
     **dict.fromkeys(
         (
             f"core.backend.{name}"
-            for name in ("require_floating", "searchsorted", "stop_gradient", "to_numpy", "topk", "topk_mask")
+            for name in (
+                "cumulative_minimum",
+                "require_floating",
+                "searchsorted",
+                "stop_gradient",
+                "to_numpy",
+                "topk",
+                "topk_mask",
+            )
         ),
         "what the array standard lacks: one array of any shape, or arrays that the caller has checked",
     ),

@@ -20,7 +20,6 @@ from jackpot_sim.core.checks import (
     check_axes,
     check_ids,
     check_integers,
-    check_log_probs,
     check_numpy,
     check_pair,
     check_shape,
@@ -100,12 +99,6 @@ def _kl_effective(pair: TwoLaws, accept: Array, weight: Array) -> Array:
     return kl_to_weighted(pair.log_p, pair.log_q, accept, weight)
 
 
-def _told(pair: TwoLaws, policy: Array | None, actor: Array) -> TwoLaws:
-    """The laws as corrections see them; the policy of `pair` where there is no other."""
-    own = pair.log_p if policy is None else check_log_probs(policy, "believed_policy_log_probs")
-    return TwoLaws(own, check_log_probs(actor, "believed_log_probs"))
-
-
 class Visited:
     """The figures at every token of n rollouts; arrays of shape (n, length), 0 where there is no token.
 
@@ -148,37 +141,37 @@ class Visited:
         believed_policy: Array | None = None,
     ) -> None:
         """Adds the states of a few tokens, at places (rows,), from their laws, (rows, vocab), nats."""
-        own = policy if believed_policy is None else believed_policy
-        check_alike(policy=policy, actor=actor, believed=believed, believed_policy=own)
+        told = policy if believed_policy is None else believed_policy
+        check_alike(policy=policy, actor=actor, believed=believed, believed_policy=told)
         check_axes(policy, "policy", "rows", "vocab")
         check_numpy(sequence=sequence, step=step)
         rows = sequence, step
         for place, below, name in zip(rows, self._tokens.shape, ("sequence", "step"), strict=True):
             check_shape(check_ids(place, below, name), tuple(policy.shape[:1]), name, "one place per row of the laws")
         check_ids(self._tokens[rows], policy.shape[1], "tokens")
-        same = believed is actor and own is policy
+        same = believed is actor and told is policy
         # A few states at a time, whose temporaries stay in the cache.
         for few in row_blocks(*policy.shape):
             with overflow_to_inf():
                 pair = TwoLaws(*check_pair(policy[few, :], actor[few, :]))
-                told = pair if same else _told(pair, None if own is policy else own[few, :], believed[few, :])
-            self._add((sequence[few], step[few]), pair, told)
+                seen = pair if same else TwoLaws(*check_pair(told[few, :], believed[few, :]))
+            self._add((sequence[few], step[few]), pair, seen)
 
-    def _add(self, rows: tuple[Ints, Ints], pair: TwoLaws, laws: TwoLaws) -> None:
+    def _add(self, rows: tuple[Ints, Ints], pair: TwoLaws, told: TwoLaws) -> None:
         """Adds states from the laws at work, and from those that the corrections see."""
-        told = StateTokens(laws)
+        tokens = StateTokens(told)
         distances = pair.divergences()
         for name, values in distances.items():
             self.divergences[name][rows] = to_numpy(values)
         for lam, overlap in self.overlap.items():
-            overlap[rows] = to_numpy(told.overlap(lam))
+            overlap[rows] = to_numpy(tokens.overlap(lam))
         xp = namespace(pair.log_p)
         chosen = xp.asarray(self._tokens[rows], device=pair.log_p.device)
-        for drawn, law in ((self.policy_log_probs, pair.log_p), (self.told_log_probs, laws.log_p)):
+        for drawn, law in ((self.policy_log_probs, pair.log_p), (self.told_log_probs, told.log_p)):
             drawn[rows] = to_numpy(xp.take_along_axis(law, chosen[:, None], axis=-1)[:, 0])
         for correction, columns in zip(self._corrections, self.at, strict=True):
             if columns is not None:
-                at = _at(pair, told, distances["kl_policy_actor"], correction)
+                at = _at(pair, tokens, distances["kl_policy_actor"], correction)
                 for column, values in zip(columns, at, strict=True):
                     column[rows] = to_numpy(values)
 
