@@ -45,3 +45,9 @@ def test_row_blocks_cover_every_row_once(rows: int, columns: int, step: int, mon
     blocks = list(backend.row_blocks(rows, columns))
     assert [row for block in blocks for row in range(block.start, block.stop)] == list(range(rows))
     assert all(block.stop - block.start == step for block in blocks[:-1])
+
+
+def test_booleans_are_placed_in_the_order_of_a_mask(xp: ToLibrary) -> None:
+    mask = np.array([False, True, True, False, True])
+    placed = backend.placed(xp(np.array([True, False, True])), xp(mask))
+    assert to_numpy(placed).tolist() == [False, True, False, False, True]
