@@ -12,7 +12,8 @@ from jackpot_sim.estimators.corrections.batch import batch_normalize
 from jackpot_sim.estimators.corrections.composed import centred, combined, rao_blackwell
 from jackpot_sim.estimators.corrections.correction import Correction, Level
 from jackpot_sim.estimators.corrections.inputs import Tokens, TokenWeights
-from jackpot_sim.estimators.corrections.registry import get, names
+from jackpot_sim.estimators.corrections.presets import get, presets
+from jackpot_sim.estimators.corrections.registry import names
 from jackpot_sim.estimators.sequences import enumerated
 from jackpot_sim.estimators.sequences.updates import UpdateTarget
 from jackpot_sim.estimators.states import moments, optimum, path
@@ -39,6 +40,7 @@ __all__ = [
     "names",
     "optimum",
     "path",
+    "presets",
     "probability",
     "rao_blackwell",
     "sequence",
