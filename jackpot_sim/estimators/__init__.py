@@ -6,7 +6,16 @@ MaskedImportanceSampling(low=0.5, high=5.0, c2=None)
 """
 
 from jackpot_sim.core.log_ratios import Aggregate
-from jackpot_sim.estimators.corrections import batch, jackpot, probability, sequence, shaped, token
+from jackpot_sim.estimators.corrections import (
+    batch,
+    jackpot,
+    probability,
+    sequence,
+    sequence_objectives,
+    shaped,
+    token,
+    token_in_sequence,
+)
 from jackpot_sim.estimators.corrections.at_budget import at_budget
 from jackpot_sim.estimators.corrections.batch import batch_normalize
 from jackpot_sim.estimators.corrections.composed import centred, combined, rao_blackwell
@@ -44,6 +53,8 @@ __all__ = [
     "probability",
     "rao_blackwell",
     "sequence",
+    "sequence_objectives",
     "shaped",
     "token",
+    "token_in_sequence",
 ]
