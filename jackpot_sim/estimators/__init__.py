@@ -8,6 +8,7 @@ MaskedImportanceSampling(low=0.5, high=5.0, c2=None)
 from jackpot_sim.core.log_ratios import Aggregate
 from jackpot_sim.estimators.corrections import (
     batch,
+    clipped,
     jackpot,
     probability,
     sequence,
@@ -41,6 +42,7 @@ __all__ = [
     "batch",
     "batch_normalize",
     "centred",
+    "clipped",
     "combined",
     "enumerated",
     "get",

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-SCALES = {"near": 0.05, "far": 0.5, "wild": 2.0}
+SCALES = {"tiny": 0.002, "near": 0.05, "far": 0.5, "wild": 2.0}
 """Standard deviations of ℓ by the name of a batch, nats."""
 CLAMPED = "clamped"
 """A batch with log-ratios beyond ±20, which frameworks clamp."""

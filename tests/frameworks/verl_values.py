@@ -52,6 +52,15 @@ LOSSES: dict[str, dict[str, Any]] = {
 MODES = ("token-mean", "seq-mean-token-mean", "seq-mean-token-sum")
 
 
+METRICS = (
+    *("kl", "k3_kl", "chi2_token", "chi2_seq", "log_ppl_diff", "ppl_ratio"),
+    *(f"rollout_is_{name}" for name in ("mean", "min", "max", "eff_sample_size", "oob_ratio", "batch_norm_factor")),
+    *("rollout_is_ratio_fraction_high", "rollout_is_ratio_fraction_low"),
+    *("rollout_rs_masked_fraction", "rollout_rs_seq_masked_fraction"),
+)
+"""The metrics that we have too."""
+
+
 def values() -> dict[str, Any]:
     """All that verl computes, as JSON has it."""
     given = batches()
@@ -116,8 +125,14 @@ def _correction(batch: Mapping[str, torch.Tensor], options: Mapping[str, Any]) -
     return {
         "weights": None if weights is None else _rounded(weights.batch["rollout_is_weights"]),
         "mask": mask.int().tolist(),
-        "metrics": {name.removeprefix("rollout_corr/"): float(f"{value:.10g}") for name, value in metrics.items()},
+        "metrics": {name: float(f"{metrics[f'rollout_corr/{name}']:.10g}") for name in _shown(metrics, options)},
     }
+
+
+def _shown(metrics: Mapping[str, float], options: Mapping[str, Any]) -> list[str]:
+    """The metrics that are stored: those that look at no correction once, where there is none."""
+    off = options.get("rollout_is") is None and options.get("rollout_rs") is None
+    return [name for name in METRICS if f"rollout_corr/{name}" in metrics and (off or name.startswith("rollout"))]
 
 
 def _loss(

@@ -125,13 +125,13 @@ def get(name: str, **parameters: Parameter | str | None) -> Correction:
 
 
 def named(name: str) -> Preset | None:
-    """The preset called `name`; None where the name is not one of a preset, since it has no colon.
+    """The preset called `name`; None where the name has no colon, or is that of a registered correction.
 
     Raises:
         ValueError: no such preset, or another version of its framework.
     """
     before, colon, rule = name.partition(":")
-    if not colon:
+    if not colon or registry.is_registered(name):
         return None
     framework, at, version = before.partition("@")
     preset = presets().get(f"{framework}:{rule}")
