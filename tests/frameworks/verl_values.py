@@ -11,11 +11,12 @@ from importlib.metadata import version
 from typing import Any
 
 import torch
-from tests.frameworks.batches import CLAMPED, batches
 from verl.trainer.config.algorithm import RolloutCorrectionConfig
 from verl.trainer.ppo.core_algos import agg_loss, get_policy_loss_fn
 from verl.trainer.ppo.rollout_corr_helper import compute_rollout_correction_and_rejection_mask
 from verl.workers.config.actor import ActorConfig, PolicyLossConfig
+
+from tests.frameworks.batches import CLAMPED, batches
 
 CORRECTIONS: dict[str, dict[str, Any]] = {
     "token-normalized": {"rollout_is": "token", "rollout_is_batch_normalize": True},
