@@ -25,7 +25,7 @@ from tests.doors.harness import Door, Given, Make, Sizes, Values, array, ids, la
 EXEMPT: Mapping[str, str] = {}
 """The public functions without a door, and why."""
 
-UPDATE = SimpleNamespace(aggregation=Aggregation.TOKEN_MEAN, clip=0.2, clip_high=None)
+UPDATE = SimpleNamespace(aggregation=Aggregation.TOKEN_MEAN, clip=0.2, clip_high=None, bypass=False)
 
 
 def given_tokens(dtype: Any = np.float64) -> Callable[[Make], Make]:
@@ -225,6 +225,7 @@ DOORS = (
         lambda logits, log_normaliser: ModelPass(logits, log_normaliser, log_normaliser).law(),
         {"logits": array("n length *vocab"), "log_normaliser": array(TOKENS)},
     ),
+    named("objective.loss.bypassed", of_both(objective.bypassed), PROPOSED | PASS),
     named("objective.loss.policy_loss", policy_loss_of, PROPOSED | PASS | SHARES),
     named(
         "objective.loss.actor_loss",

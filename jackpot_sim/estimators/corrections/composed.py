@@ -56,6 +56,11 @@ class Wrapper(Correction):
 
     @property
     @override
+    def weighs(self) -> bool:
+        return self.of.weighs
+
+    @property
+    @override
     def subtracts_mean(self) -> bool:
         return self.of.subtracts_mean
 
@@ -105,6 +110,11 @@ class RaoBlackwell(Wrapper):
     @override
     def draws_mask(self) -> bool:
         return False
+
+    @property
+    @override
+    def weighs(self) -> bool:
+        return True
 
     @override
     def pair(self, tokens: Tokens) -> TokenWeights:
@@ -222,6 +232,11 @@ class Combined(Correction):
     @override
     def draws_mask(self) -> bool:
         return any(part.draws_mask for part in self.parts)
+
+    @property
+    @override
+    def weighs(self) -> bool:
+        return any(part.weighs for part in self.parts)
 
     @property
     @override

@@ -82,6 +82,11 @@ class Correction(ABC):
         return False
 
     @property
+    def weighs(self) -> bool:
+        """True where it has weights besides 1: a correction without any only masks."""
+        return type(self).weight is not Correction.weight
+
+    @property
     def subtracts_mean(self) -> bool:
         """True where a token's term loses its mean over the actor's law: the correction is `centred`."""
         return False
