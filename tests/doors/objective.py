@@ -225,7 +225,6 @@ DOORS = (
         lambda logits, log_normaliser: ModelPass(logits, log_normaliser, log_normaliser).law(),
         {"logits": array("n length *vocab"), "log_normaliser": array(TOKENS)},
     ),
-    named("objective.loss.bypassed", of_both(objective.bypassed), PROPOSED | PASS),
     named("objective.loss.policy_loss", policy_loss_of, PROPOSED | PASS | SHARES),
     named(
         "objective.loss.actor_loss",

@@ -57,8 +57,7 @@ def _block() -> str:
 
 
 def _tensors(batch: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    out = {name: torch.tensor(batch[name], dtype=torch.float64) for name in ("policy", "actor", "advantage", "mask")}
-    return out
+    return {name: torch.tensor(batch[name], dtype=torch.float64) for name in ("policy", "actor", "advantage", "mask")}
 
 
 def _ratio(batch: Mapping[str, Any], mode: str) -> list[list[float]]:

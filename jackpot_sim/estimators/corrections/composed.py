@@ -59,6 +59,10 @@ class Wrapper(Correction):
     def weighs(self) -> bool:
         return self.of.weighs
 
+    @override
+    def outside(self, tokens: Tokens) -> tuple[Array, Array] | None:
+        return self.of.outside(tokens)
+
     @property
     @override
     def subtracts_mean(self) -> bool:
@@ -237,6 +241,12 @@ class Combined(Correction):
     @override
     def weighs(self) -> bool:
         return any(part.weighs for part in self.parts)
+
+    @override
+    def outside(self, tokens: Tokens) -> tuple[Array, Array] | None:
+        """Below, and above, the bounds of any part."""
+        found = [pair for part in self.parts if (pair := part.outside(tokens)) is not None]
+        return reduce(lambda x, y: (x[0] | y[0], x[1] | y[1]), found) if found else None
 
     @property
     @override

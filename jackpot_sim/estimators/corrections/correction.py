@@ -106,6 +106,17 @@ class Correction(ABC):
         """The fields of `Tokens` that the pair depends on, besides `log_ratio` and `mask`."""
         return self._looks_at if self.overlap_lam is None else self._looks_at | {"overlap"}
 
+    def outside(self, tokens: Tokens) -> tuple[Array, Array] | None:
+        """The tokens whose ratio lies below, and above, the bounds within which the correction leaves it alone.
+
+        Both are boolean, of the shape of log_ratio or (..., 1) for the ratio of a sequence, before masking; None for a
+        correction without bounds on a ratio.
+
+        Args:
+            tokens: checked, as in `accept`.
+        """
+        return None
+
     def weights(
         self,
         tokens: Tokens | Array,

@@ -8,9 +8,9 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from jackpot_sim.core.checks import check_mask, check_per_token, check_reals, check_same_shape
-from jackpot_sim.estimators import Correction, Level, TokenWeights, UpdateTarget
+from jackpot_sim.estimators import Correction, Level, Tokens, TokenWeights, UpdateTarget
 from jackpot_sim.training.objective.batch import ModelPass, Proposed, check_per_sequence
-from jackpot_sim.training.objective.weights import draw, weigh
+from jackpot_sim.training.objective.weights import draw, tokens_of, weights_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -94,6 +94,8 @@ class PolicyLoss(NamedTuple):
     """m·w, of which no gradient is taken."""
     clipped: Tensor | None
     """True on the tokens whose term is clipped and so has no gradient; None where PPO does not clip."""
+    outside: tuple[Tensor, Tensor] | None = None
+    """True on tokens below, and above, the bounds of the correction; None where it has none."""
 
 
 def policy_loss(
@@ -125,7 +127,8 @@ def policy_loss(
         shares = token_shares(given.mask, update.aggregation)
     check_per_token(given.mask, shares=shares)
     with torch.no_grad():
-        weights = weigh(correction, target, bypassed(given, new) if update.bypass else given, new)
+        tokens = tokens_of(correction, target, _bypassed(given, new) if update.bypass else given, new)
+        weights = weights_of(correction, tokens)
         accepted, factor = draw(weights, given.uniforms)
         if update.aggregation is Aggregation.KEPT_MEAN:
             shares = shares * _tokens_over_kept(accepted, given.mask)
@@ -134,10 +137,20 @@ def policy_loss(
             old = new.log_probs.detach() if update.clip is None else given.actor_log_probs
         clipped = _clipped(new.log_probs.detach(), old, given.advantage, update)
     loss = ppo_loss(factor * shares, new.log_probs, old, given.advantage, given.mask, update)
-    return PolicyLoss(loss, weights, accepted, factor, clipped)
+    return PolicyLoss(loss, weights, accepted, factor, clipped, _outside(correction, tokens, given.mask))
 
 
-def bypassed(given: Proposed, new: ModelPass) -> Proposed:
+def _outside(correction: Correction, tokens: Tokens, mask: Tensor) -> tuple[Tensor, Tensor] | None:
+    """The tokens below, and above, the bounds of a correction, (n, length); None where it has none."""
+    import torch
+
+    if (found := correction.outside(tokens)) is None:
+        return None
+    below, above = (torch.as_tensor(each) & mask for each in found)
+    return below, above
+
+
+def _bypassed(given: Proposed, new: ModelPass) -> Proposed:
     """The rollouts with p_new in the place of p_ref, which is the policy that a correction leads to in bypass mode."""
     return dataclasses.replace(
         given,
