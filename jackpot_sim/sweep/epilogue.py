@@ -77,6 +77,9 @@ Estimators: {"; ".join(f"{name} {fields(registered(name))}".strip() for name in 
 given in a config file, beside their kind:
 `estimators: [none, {{kind: tis, clip: [1.5, 2, 5]}}, {{kind: jackpot, acceptance_rate: 0.9, rao_blackwell: true}}]`.
 
+Presets are the rules of training frameworks by their own names, `--estimators verl:decoupled_token_is trl:sequence_mask`,
+and are measured with their framework's denominator unless denominators are given; `--presets` lists them.
+
 In a config file an estimator also takes `rao_blackwell: true`, `batch_normalize: true`, `masked_by: ANOTHER` (accept
 probabilities and weights are multiplied: `{{kind: tis, masked_by: veto}}`) and, on small-lm, `target: p_new`: a
 correction with a c2 aims at the policy being trained instead of the one before the update, see `updates`. m2po and
