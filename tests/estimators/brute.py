@@ -47,7 +47,10 @@ TABLE: dict[str, Rule] = {
     "mask-k2": lambda r, z, bound: (float(log(r) ** 2 / 2 <= bound), 1.0),
     "mask-k3": lambda r, z, bound: (float(r - 1 - log(r) <= bound), 1.0),
     "obrs": lambda r, z, lam: (min(1.0, r / lam), 1.0),
-    "jackpot": lambda r, z, lam, c1: (min(1.0, r / lam), min(z * max(lam, r), c1)),
+    "jackpot": lambda r, z, lam, c1, clip_on: (
+        min(1.0, r / lam),
+        min(z * max(lam, r), c1) if clip_on == "weight" else lam * z * min(max(r / lam, 1.0), c1),
+    ),
     "overlap-tis": lambda r, z, lam, c1: (1.0, min(z * r, c1)),
 }
 """(a, w) from r = p/q, Z(λ) and the parameters but for c2, for r finite."""
@@ -259,10 +262,12 @@ def divergence(p: Vector, mass: Vector) -> float:
     return total
 
 
-def moments(cell: Cell, rule: Rule, lam: float | None, denominator: str, n_samples: int) -> dict[str, float]:
+def moments(
+    cell: Cell, rule: Rule, lam: float | None, denominator: str, n_samples: int, centred: bool = False
+) -> dict[str, float]:
     """Every column of `Moments`, by enumeration. `rule` is called with a `Seen`."""
     states = [
-        _State(np.exp(log_p), np.exp(log_q), advantage, rule, lam)
+        _State(np.exp(log_p), np.exp(log_q), advantage, rule, lam, centred)
         for log_p, log_q, advantage in zip(*cell, strict=True)
     ]
     count = len(states)
@@ -311,7 +316,7 @@ def moments(cell: Cell, rule: Rule, lam: float | None, denominator: str, n_sampl
 class _State:
     """One state, its tokens enumerated."""
 
-    def __init__(self, p: Vector, q: Vector, advantage: Vector, rule: Rule, lam: float | None) -> None:
+    def __init__(self, p: Vector, q: Vector, advantage: Vector, rule: Rule, lam: float | None, centred: bool) -> None:
         vocab = len(p)
         self.p, self.q = p, q
         z = None if lam is None else sum(min(q[x], p[x] / lam) for x in range(vocab))
@@ -324,15 +329,27 @@ class _State:
         self.rate, self.weight = sum(self.accepted), sum(self.law)
         self.weight_square = sum(self.law[x] * self.weights[x] for x in range(vocab))
         self.gradient = sum((p[x] * self.features[x] for x in range(vocab)), np.zeros(vocab))
-        self.update = sum((self.law[x] * self.features[x] for x in range(vocab)), np.zeros(vocab))
+        self.lost = [np.zeros(vocab)] * vocab
+        if centred:
+            self.lost = [advantage[x] * self._mean(rule, z, math.copysign(1.0, advantage[x])) for x in range(vocab)]
+        self.update = sum((chance * x for chance, x in self.outcomes(lambda kept, w, x: x)), np.zeros(vocab))
         self.on_policy_variance = spread([(p[x], self.features[x]) for x in range(vocab)])
 
+    def _mean(self, rule: Rule, z: float | None, sign: float) -> Vector:
+        """h = E_q[a·w·(e_x − p)], where the rule sees this sign of the advantage."""
+        total = np.zeros(len(self.p))
+        for x, (p, q) in enumerate(zip(self.p, self.q, strict=True)):
+            accept, weight = rule(Seen(p / q, z, p, q, sign)) if q > 0 else (0.0, 0.0)
+            total = total + (q * accept * weight * (np.eye(len(self.p))[x] - self.p) if accept > 0 else 0.0)
+        return total
+
     def outcomes(self, value: Callable[[bool, float, Vector], Vector]) -> list[tuple[float, Vector]]:
-        """Everything that one proposal can give: (probability, value(kept, weight, feature))."""
+        """Everything that one proposal can give: (probability, value(kept, weight, its term X of the update))."""
         found = []
         for x in range(len(self.p)):
-            found.append((self.accepted[x], value(True, self.weights[x], self.features[x])))
-            found.append((self.q[x] - self.accepted[x], value(False, self.weights[x], self.features[x])))
+            for kept, chance in ((True, self.accepted[x]), (False, self.q[x] - self.accepted[x])):
+                term = (self.weights[x] * self.features[x] if kept else 0.0) - self.lost[x]
+                found.append((chance, value(kept, self.weights[x], term)))
         return found
 
 
@@ -345,13 +362,12 @@ def spread(outcomes: list[tuple[float, Vector]]) -> float:
 def _variance(states: list[_State], index: int, denominator: str, divisor: float, estimates: list[Vector]) -> float:
     """n times the (delta-method) variance of state `index`'s update, its outcomes enumerated."""
     state, estimate = states[index], estimates[index]
-    nothing = np.zeros_like(estimate)
     if denominator == "proposed":
-        return spread(state.outcomes(lambda kept, w, f: w * f if kept else nothing))
+        return spread(state.outcomes(lambda kept, w, x: x))
     if denominator == "self_normalized":
-        return spread(state.outcomes(lambda kept, w, f: w * (f - estimate) / divisor if kept else nothing))
+        return spread(state.outcomes(lambda kept, w, x: (x - kept * w * estimate) / divisor))
     # The update is a sum over the state divided by a count over the batch, and every state's masks move the count.
     share = estimate / len(states)
-    own = spread(state.outcomes(lambda kept, w, f: (w * f - share) / divisor if kept else nothing))
+    own = spread(state.outcomes(lambda kept, w, x: (x - kept * share) / divisor))
     others = (other for position, other in enumerate(states) if position != index)
-    return own + sum(spread(other.outcomes(lambda kept, w, f: -kept * share / divisor)) for other in others)
+    return own + sum(spread(other.outcomes(lambda kept, w, x: -kept * share / divisor)) for other in others)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -71,8 +71,9 @@ def _overlap(step: Step, lam: float) -> float:
     return sum(min(q, p / lam) for p, q in zip(step.target, step.actor, strict=True))
 
 
-def _jackpot(step: Step, lam: float, c1: float, c2: float) -> tuple[float, float]:
-    weight = min(_overlap(step, lam) * max(lam, step.ratio), c1)
+def _jackpot(step: Step, lam: float, c1: float, c2: float, clip_on: str = "weight") -> tuple[float, float]:
+    z = _overlap(step, lam)
+    weight = min(z * max(lam, step.ratio), c1) if clip_on == "weight" else lam * z * min(max(step.ratio / lam, 1.0), c1)
     return min(1.0, step.ratio / lam), weight * (1.0 if step.back is None else min(step.back, c2))
 
 
@@ -144,7 +145,7 @@ TOKEN: dict[str, Rule] = {
     "tis": lambda y, clip: [(1.0, min(s.ratio, clip)) for s in y],
     "mis": lambda y, low, high: [(float(low <= s.ratio <= high), s.ratio) for s in y],
     "obrs": lambda y, lam: [(min(1.0, s.ratio / lam), 1.0) for s in y],
-    "jackpot": lambda y, lam, c1, c2: [_jackpot(s, lam, c1, c2) for s in y],
+    "jackpot": lambda y, **given: [_jackpot(s, **given) for s in y],
     "tv-mask": lambda y, epsilon: _probability_mask(y, lambda p, q: abs(p - q) > epsilon, False),
     "binary-kl-mask": lambda y, bound: _probability_mask(
         y, lambda p, q: max(_two_point_kl(p, q), _two_point_kl(q, p)) > bound, False
@@ -215,6 +216,18 @@ def score(phi: Phi, string: Prefix, factors: list[float]) -> Vector:
     return sum(factor * phi[string[:t], token] for t, (token, factor) in enumerate(zip(string, factors, strict=True)))
 
 
+def mean_of(prompt: Prompt, s: Prefix, rule: Rule, target: str, phi: Phi, advantage: float) -> Vector:
+    """h(s) = Σ_x q(x|s)·a·w·φ(s, x) of a rule of single tokens, where the sequence has this advantage."""
+    total: Vector = 0.0
+    for x, q in enumerate(prompt.actor[s]):
+        if q == 0:
+            continue
+        given = replace(prompt, advantage=prompt.advantage | {(*s, x): advantage})
+        ((a, w),) = rule(steps_of(given, (*s, x), target)[-1:])
+        total = total + q * a * w * surrogate(prompt, (*s, x))[-1] * phi[s, x]
+    return total
+
+
 class Outcome(NamedTuple):
     """One sequence with one pattern of masks."""
 
@@ -230,7 +243,9 @@ class Outcome(NamedTuple):
 class State:
     """One prompt under one correction."""
 
-    def __init__(self, shape: Shape, prompt: Prompt, rule: Rule, level: str, target: str, phi: Phi) -> None:
+    def __init__(
+        self, shape: Shape, prompt: Prompt, rule: Rule, level: str, target: str, phi: Phi, centred: bool = False
+    ) -> None:
         self.gradient: Vector = 0.0
         on_policy = 0.0
         self.policy_visits: dict[tuple[Prefix, int], float] = {}
@@ -252,13 +267,14 @@ class State:
             _visit(self.accepted, y, [q * a for a, _ in pairs])
             _visit(self.law, y, [q * a * w if a > 0 else 0.0 for a, w in pairs])
             units = float(len(y)) if level == "token" else 1.0
+            lost = sum(mean_of(prompt, y[:t], rule, target, phi, advantage) for t in range(len(y))) if centred else 0.0
             for mask, probability in _masks([a for a, _ in pairs]):
                 kept = [w if m else 0.0 for m, (_, w) in zip(mask, pairs, strict=True)]
                 share = units / len(y)
                 self.outcomes.append(
                     Outcome(
                         q * probability,
-                        advantage * score(phi, y, kept),
+                        advantage * (score(phi, y, kept) - lost),
                         float(sum(mask)),
                         float(len(y)),
                         sum(kept) * share,
@@ -311,10 +327,16 @@ def by_prefix(visits: dict[tuple[Prefix, int], float]) -> dict[Prefix, float]:
 
 
 def states_of(
-    shape: Shape, prompts: list[Prompt], rule: Rule, level: str, target: str, phis: list[Phi] | None = None
+    shape: Shape,
+    prompts: list[Prompt],
+    rule: Rule,
+    level: str,
+    target: str,
+    phis: list[Phi] | None = None,
+    centred: bool = False,
 ) -> list[State]:
     phis = [logits(shape, prompt) for prompt in prompts] if phis is None else phis
-    return [State(shape, prompt, rule, level, target, phi) for prompt, phi in zip(prompts, phis, strict=True)]
+    return [State(shape, prompt, rule, level, target, phi, centred) for prompt, phi in zip(prompts, phis, strict=True)]
 
 
 def moments(states: list[State], denominator: str, n_samples: int) -> dict[str, float]:

@@ -116,6 +116,7 @@ class Differentiation:
             coefficients,
             patterns=[self._block(self.realised.policy.model)],
             temperature=self.realised.setup.policy_law.temperature,
+            kept=written.kept,
             batches=batches,
         )
 
