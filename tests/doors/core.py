@@ -244,6 +244,7 @@ DOORS = (
         )
         for how in (None, Aggregate.SUM)
     ),
+    Door(log_ratios.perplexity_ratio, {"log_ratio": array("n length"), **AGGREGATED}),
     Door(log_ratios.effective_sample_size, {"weight": array("n length", numbers(0.5, 2.0)), **AGGREGATED}),
     Door(log_ratios.masked_mean, {"values": array("n length"), **AGGREGATED}),
     # ---- numerics

@@ -85,6 +85,16 @@ def sapo(t: Seen, tau_positive: float, tau_negative: float) -> tuple[float, floa
     return 1.0, t.ratio / math.cosh(half) ** 2 if half < 300 else 0.0
 
 
+def ppo_clip(t: Seen, low: float, high: float, dual: float) -> tuple[float, float]:
+    """Whether PPO's objective, with the dual clip where A < 0, moves with r, by a finite difference."""
+
+    def objective(r: float) -> float:
+        least = min(r * t.advantage, min(max(r, 1 - low), 1 + high) * t.advantage)
+        return max(least, dual * t.advantage) if t.advantage < 0 else least
+
+    return float(not t.advantage or objective(t.ratio * (1 + 1e-7) + 1e-300) != objective(t.ratio)), t.ratio
+
+
 TOKEN_TABLE: dict[str, Callable[..., tuple[float, float]]] = {
     "tv-mask": lambda t, epsilon: (float(-epsilon <= t.p - t.q <= epsilon), t.ratio),
     "binary-kl-mask": binary_kl_mask,
@@ -92,6 +102,7 @@ TOKEN_TABLE: dict[str, Callable[..., tuple[float, float]]] = {
     "dppo-kl": lambda t, delta: dppo(t, two_point_kl(t.q, t.p), delta),
     "cispo": lambda t, low, high: (1.0, sorted([1 - low, t.ratio, 1 + high])[1]),
     "sapo": sapo,
+    "ppo-clip": ppo_clip,
     "topr": lambda t: (1.0, 1.0 if t.advantage > 0 or t.ratio > 1 else t.ratio),
 }
 """(a, w) of one token from all that it shows and the parameters but for c2."""
