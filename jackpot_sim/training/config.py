@@ -179,6 +179,11 @@ class Training(Frozen):
         if isinstance(self.policy, Given) and isinstance(own, TinyQwen3):
             raise ValueError("the policy is a checkpoint, and the actor is not: give actor.model as a checkpoint too")
         correction = self.correction.correction()
+        if self.correction.centred and self.rollout.log_probs == "support":
+            raise ValueError(
+                f"{self.correction.label} subtracts a mean of ∇log p over the whole vocabulary, which a law on a "
+                "recorded support does not have: give rollout.log_probs processed, or no centring"
+            )
         if self.correction.centred:
             raise ValueError(f"{self.correction.label} subtracts a mean that training does not form: leave centred out")
         if self.correction.acceptance_rate is not None:
@@ -189,11 +194,6 @@ class Training(Frozen):
             raise ValueError("give budget or the correction's lam, not both")
         if correction.overlap_lam is not None and self.rollout.topk < 1:
             raise ValueError(f"{self.correction.label} needs the overlap: give rollout.topk of at least 1")
-        if self.correction.centred and self.rollout.log_probs == "support":
-            raise ValueError(
-                f"{self.correction.label} subtracts a mean of ∇log p over the whole vocabulary, which a law on a "
-                "recorded support does not have: give rollout.log_probs processed, or no centring"
-            )
         if correction.looks_at_batch and self.update.batch_size is not None:
             raise ValueError(f"{self.correction.label} looks at the whole minibatch: give no update.batch_size")
         return self
