@@ -203,6 +203,7 @@ DOORS = (
         for function in (divergences.kl_terms, divergences.chi_square_of_checked)
     ),
     Door(divergences.kl_of_checked, TWO),
+    Door(divergences.binary_kl, {name: array("states vocab", negative, any_shape=True) for name in ("p", "q")}),
     Door(divergences.kl_to_measure, same("p", "ratio", "measure")),
     Door(obrs.overlap_of_checked, PAIR | LAM),
     Door(obrs.log_overlap_terms, PAIR | LAM),

@@ -22,7 +22,7 @@ from tests.sweep.studies import run_serially
 STUDY = {
     "env": {"kind": "top-k", "k": 3, "base": {"kind": "zipf", "vocab": 5, "states": 2}},
     "seeds": 1,
-    "estimators": [{"kind": "gap-mask", "epsilon": 0.25}, {"kind": "tis", "masked_by": "strict"}, "tis"],
+    "estimators": [{"kind": "gap-mask", "gap": 0.25}, {"kind": "tis", "masked_by": "strict"}, "tis"],
 }
 
 
@@ -51,15 +51,15 @@ def test_new_parameters_of_new_corrections_are_recorded_and_described(tmp_path: 
     root = run_serially(spec.parse(STUDY), tmp_path / "run")
     own = schema.RECORDS.names
     end = own.index(schema.AFTER_PARAMETERS)
-    names = [*own[:end], "epsilon", "hard", "how", *own[end:]]
+    names = [*own[:end], "gap", "hard", "how", *own[end:]]
     (shard,) = (root / "records").glob("*.parquet")
     assert pq.read_schema(shard).names == names
     assert list(column_meanings.described(["strict", "tis", "gap-mask"])["records"]) == names
     told = column_meanings.described(["gap-mask", "strict"])["records"]
-    assert told["epsilon"] == "parameter (gap-mask)"
+    assert told["gap"] == "parameter (gap-mask)"
     assert told["clip"] == f"C, the largest weight ({', '.join(parameters.owners()['clip'])}, strict)"
     rows = records.load(root)
-    assert rows["epsilon"].dropna().tolist() == [0.25]
+    assert rows["gap"].dropna().tolist() == [0.25]
     assert list(rows.columns) == names
 
 
@@ -72,7 +72,7 @@ def test_records_are_read_without_the_correction_that_made_them(
         root = run_serially(spec.parse(STUDY | {"estimators": ["gap-mask", "none"]}), tmp_path / "run")
     assert "gap-mask" not in estimators.names()
     rows = records.load(root)
-    assert rows["epsilon"].tolist()[0] == ProbabilityGapMask.epsilon
+    assert rows["gap"].tolist()[0] == ProbabilityGapMask.gap
     assert set(rows["estimator"]) == {"gap-mask", "none"}
 
 

@@ -49,7 +49,7 @@ class Required(Halved):
 
 def test_a_new_correction_is_known_by_its_name_and_its_aliases() -> None:
     registry.register("gap-mask", "vendor:gap")(ProbabilityGapMask)
-    assert estimators.get("vendor:gap", epsilon=0.3) == ProbabilityGapMask(0.3)
+    assert estimators.get("vendor:gap", gap=0.3) == ProbabilityGapMask(0.3)
     assert "gap-mask" in estimators.names()
     assert "vendor:gap" not in estimators.names()
     assert registry.plugged_in(["tis", "vendor:gap", "gap-mask", "no such name"]) == ("gap-mask",)
