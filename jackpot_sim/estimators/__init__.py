@@ -5,14 +5,17 @@
 MaskedImportanceSampling(low=0.5, high=5.0, c2=None)
 """
 
+from jackpot_sim.core.arrays import Array
 from jackpot_sim.core.log_ratios import Aggregate
 from jackpot_sim.estimators.corrections import batch, jackpot, probability, sequence, shaped, token
 from jackpot_sim.estimators.corrections.at_budget import at_budget
 from jackpot_sim.estimators.corrections.batch import batch_normalize
 from jackpot_sim.estimators.corrections.composed import centred, combined, rao_blackwell
-from jackpot_sim.estimators.corrections.correction import Correction, Level
-from jackpot_sim.estimators.corrections.inputs import Tokens, TokenWeights
-from jackpot_sim.estimators.corrections.registry import get, names
+from jackpot_sim.estimators.corrections.correction import Correction, Level, TokenCorrection
+from jackpot_sim.estimators.corrections.inputs import Tokens, TokenWeights, given
+from jackpot_sim.estimators.corrections.parameters import require_positive
+from jackpot_sim.estimators.corrections.registry import get, names, register
+from jackpot_sim.estimators.corrections.sequence import SequenceCorrection
 from jackpot_sim.estimators.sequences import enumerated
 from jackpot_sim.estimators.sequences.updates import UpdateTarget
 from jackpot_sim.estimators.states import moments, optimum, path
@@ -20,10 +23,13 @@ from jackpot_sim.estimators.statistics import Denominator, Moments
 
 __all__ = [
     "Aggregate",
+    "Array",
     "Correction",
     "Denominator",
     "Level",
     "Moments",
+    "SequenceCorrection",
+    "TokenCorrection",
     "TokenWeights",
     "Tokens",
     "UpdateTarget",
@@ -34,6 +40,7 @@ __all__ = [
     "combined",
     "enumerated",
     "get",
+    "given",
     "jackpot",
     "moments",
     "names",
@@ -41,6 +48,8 @@ __all__ = [
     "path",
     "probability",
     "rao_blackwell",
+    "register",
+    "require_positive",
     "sequence",
     "shaped",
     "token",

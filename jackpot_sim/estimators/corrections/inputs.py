@@ -9,7 +9,7 @@ from typing import Generic, NamedTuple, cast
 import numpy as np
 from typing_extensions import TypeVar
 
-from jackpot_sim.core.arrays import Array, Floats
+from jackpot_sim.core.arrays import Array, Floats, Namespace
 from jackpot_sim.core.backend import as_array, floating, namespace, stop_gradient
 from jackpot_sim.core.checks import check_beside, check_mask, check_same_shape
 
@@ -108,6 +108,11 @@ class Tokens:
         """The mask, the shape of `log_ratio`; all True where none was given."""
         xp = namespace(self.log_ratio)
         return xp.ones_like(self.log_ratio, dtype=xp.bool) if self.mask is None else self.mask
+
+    @property
+    def xp(self) -> Namespace:
+        """The functions of the tokens' array library: `xp.exp`, `xp.where`, `xp.minimum`."""
+        return namespace(self.log_ratio)
 
     def ones(self) -> Array:
         """1 for each token, the shape of `log_ratio`: the accept probability or weight without effect."""

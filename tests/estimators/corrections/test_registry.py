@@ -11,6 +11,7 @@ import pytest
 from jackpot_sim import estimators
 from jackpot_sim.estimators import Tokens
 from jackpot_sim.estimators.corrections import registry
+from jackpot_sim.estimators.corrections.completeness import RegistrationError
 from jackpot_sim.estimators.corrections.correction import Correction, TokenCorrection, is_ours
 from tests.estimators.gap_mask import ProbabilityGapMask
 
@@ -75,7 +76,7 @@ def test_a_class_that_is_defined_again_takes_the_place_of_its_old_self() -> None
     ],
 )
 def test_what_is_no_whole_correction_is_refused(correction: Any, sentence: str) -> None:
-    with pytest.raises(TypeError, match=sentence):
+    with pytest.raises(RegistrationError, match=sentence):
         registry.register("new")(correction)
     assert "new" not in estimators.names()
 
@@ -106,7 +107,7 @@ def test_a_name_that_is_taken_or_a_parameter_that_does_not_fit_is_refused(
 ) -> None:
     registry.register("half")(halved())
     before = estimators.names()
-    with pytest.raises(ValueError, match=sentence):
+    with pytest.raises(RegistrationError, match=sentence):
         registry.register(*names)(correction)
     assert estimators.names() == before
 
