@@ -10,6 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
 from jackpot_sim import estimators
 from jackpot_sim.core.arrays import Array
 from jackpot_sim.estimators import Correction, UpdateTarget
+from jackpot_sim.estimators.corrections import registry
 from jackpot_sim.estimators.sequences.updates import require_target
 
 
@@ -73,6 +74,10 @@ class EstimatorSpec(Frozen):
 
     @model_validator(mode="after")
     def _known(self) -> EstimatorSpec:
+        if hidden := registry.defaults(registry.registered(self.kind)).keys() & type(self).model_fields.keys():
+            raise ValueError(
+                f"{self.kind}: give its parameter {min(hidden)} another name, studies mean their own by it"
+            )
         if self.masked_by is not None:
             if self.acceptance_rate is not None or self.masked_by.acceptance_rate is not None:
                 raise ValueError("an acceptance_rate is not solved for together with masked_by: give lam")

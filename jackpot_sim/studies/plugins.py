@@ -26,7 +26,7 @@ from jackpot_sim.studies.errors import StudyError
 from jackpot_sim.studies.help_texts import fields
 
 Option: TypeAlias = Annotated[list[str] | None, MANY]
-"""The option --plugin of a command, which gives its values to `load`."""
+"""The option --plugin of a command, which `of_option` takes."""
 
 _OPTION = "--plugin"
 
@@ -181,6 +181,17 @@ def of_line(tokens: Sequence[str]) -> list[str]:
         elif takes:
             sources.append(token)
     return sources
+
+
+def of_option(option: Sequence[str] | None) -> tuple[str, ...]:
+    """Runs the plug-ins of the option --plugin, and gives them as they were given; none where it was not used.
+
+    Raises:
+        StudyError: as `load`, or the option has no value.
+    """
+    if option is not None and not option:
+        raise StudyError(f"{_OPTION}: name a file that ends in .py, or a module")
+    return loaded_of(option)
 
 
 def help_text(tokens: Sequence[str]) -> str:

@@ -81,7 +81,7 @@ def sweep(
     if columns:
         if set(options) - {"plugin"} != {"columns"}:
             raise StudyError("--columns stands alone")
-        plugins.load(plugin or ())
+        plugins.of_option(plugin)
         for table, meanings in column_meanings.described(names()).items():
             console().print(columns_table(f"RUN/{table}/*.parquet", meanings))
         return 0
@@ -90,7 +90,7 @@ def sweep(
         config,
         env or {},
         rao_blackwell,
-        plugins=plugin,
+        plugins=plugins.of_option(plugin) or None,
         estimators=estimators,
         denominators=denominators,
         methods=methods,

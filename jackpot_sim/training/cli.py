@@ -111,7 +111,11 @@ def training(
             output.print(columns_table(file, meanings))
         return 0
     processes(executor, workers, 1)  # refuses what contradicts itself before anything is read
-    own = {name: value for name, value in {"seeds": seeds, "plugins": plugin}.items() if value is not None}
+    own = {
+        name: value
+        for name, value in {"seeds": seeds, "plugins": plugins.of_option(plugin) or None}.items()
+        if value is not None
+    }
     study = read(config, {**(overrides or {}), **own}, quick=quick)
     root = out or Path("runs") / f"{study.name}-{study.config_hash[:8]}"
     for few in shortages(study) if not quiet else ():

@@ -23,7 +23,7 @@ def checked_pair(
         name: the correction's name, for errors.
         accept: gives a.
         weight: gives w.
-        tokens: checked tokens.
+        tokens: checked tokens, with the fields alone that the correction needs.
 
     Raises:
         ValueError: a function fails, or what it gives has a wrong shape or library, holds NaN, or lies out of range;

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
 from typing import Generic, NamedTuple, cast
 
@@ -133,7 +134,11 @@ class Tokens:
             fields["log_reference_ratio"] = self._without_nan("log_reference_ratio", self.log_reference_ratio, owner)
         return self._replaced(fields) if fields else self
 
-    def _replaced(self, fields: dict[str, Array]) -> Tokens:
+    def only(self, fields: frozenset[str]) -> Tokens:
+        """The tokens, in which all optional fields but these and the mask are None."""
+        return self._replaced(dict.fromkeys({*HOW_TO_GIVE, "log_reference_ratio"} - fields))
+
+    def _replaced(self, fields: Mapping[str, Array | None]) -> Tokens:
         """The tokens with other values in some fields, which are not checked again."""
         tokens = copy.copy(self)
         for name, value in fields.items():
