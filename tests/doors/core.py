@@ -21,6 +21,7 @@ from jackpot_sim.core import (
     sampling,
     sequence_divergences,
     sequences,
+    support,
     weighted_laws,
 )
 from jackpot_sim.core.heads import ChunkedLaw, Head
@@ -162,6 +163,7 @@ DOORS = (
         },
     ),
     Door(obrs.overlap, PAIR | LAM),
+    *(Door(call, PAIR) for call in (support.BelievedLaws, support.cuts, support.on_support)),
     Door(obrs.accepted_log_probs, PAIR | LAM),
     Door(
         budget.solve_lam,
