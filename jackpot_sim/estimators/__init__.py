@@ -7,7 +7,16 @@ MaskedImportanceSampling(low=0.5, high=5.0, c2=None)
 
 from jackpot_sim.core.arrays import Array
 from jackpot_sim.core.log_ratios import Aggregate
-from jackpot_sim.estimators.corrections import batch, jackpot, probability, sequence, shaped, token
+from jackpot_sim.estimators.corrections import (
+    batch,
+    jackpot,
+    probability,
+    sequence,
+    sequence_objectives,
+    shaped,
+    token,
+    token_in_sequence,
+)
 from jackpot_sim.estimators.corrections.at_budget import at_budget
 from jackpot_sim.estimators.corrections.batch import batch_normalize
 from jackpot_sim.estimators.corrections.composed import centred, combined, rao_blackwell
@@ -51,6 +60,8 @@ __all__ = [
     "register",
     "require_positive",
     "sequence",
+    "sequence_objectives",
     "shaped",
     "token",
+    "token_in_sequence",
 ]

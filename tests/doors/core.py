@@ -400,7 +400,15 @@ EXEMPT: Mapping[str, str] = {
     **dict.fromkeys(
         (
             f"core.backend.{name}"
-            for name in ("require_floating", "searchsorted", "stop_gradient", "to_numpy", "topk", "topk_mask")
+            for name in (
+                "cumulative_minimum",
+                "require_floating",
+                "searchsorted",
+                "stop_gradient",
+                "to_numpy",
+                "topk",
+                "topk_mask",
+            )
         ),
         "what the array standard lacks: one array of any shape, or arrays that the caller has checked",
     ),

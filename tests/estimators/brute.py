@@ -115,8 +115,8 @@ def importance(l: list[float], advantage: float, aggregate: str) -> list[tuple[f
     return same_for_all(l, True, math.exp(aggregated(l, aggregate)))
 
 
-def truncated(l: list[float], advantage: float, aggregate: str, clip: float) -> list[tuple[float, float]]:
-    return same_for_all(l, True, min(math.exp(aggregated(l, aggregate)), clip))
+def truncated(l: list[float], advantage: float, aggregate: str, clip: float, floor: float) -> list[tuple[float, float]]:
+    return same_for_all(l, True, min(max(math.exp(aggregated(l, aggregate)), floor), clip))
 
 
 def masked(l: list[float], advantage: float, aggregate: str, low: float, high: float) -> list[tuple[float, float]]:
@@ -141,6 +141,30 @@ def gspo(l: list[float], advantage: float, low: float, high: float) -> list[tupl
     return same_for_all(l, objective(ratio * (1 + 1e-7)) != objective(ratio), ratio)
 
 
+def gmpo(l: list[float], advantage: float, low: float, high: float) -> list[tuple[float, float]]:
+    """A token is dropped if its factor in the objective's geometric mean does not move with it."""
+
+    def factor(x: float) -> float:
+        ratio, clipped = math.exp(x), math.exp(min(max(x, -low), high))
+        return min(ratio, clipped) if advantage > 0 else max(ratio, clipped) if advantage < 0 else ratio
+
+    mean = math.prod(factor(x) for x in l) ** (1 / len(l))
+    return [(float(factor(x + 1e-9) != factor(x)), mean) for x in l]
+
+
+def vespo(l: list[float], advantage: float, **parameters: float) -> list[tuple[float, float]]:
+    """s^k e^(−λs), over its value at s = 1."""
+    sign = "negative" if advantage < 0 else "positive"
+    k, decay = parameters[f"k_{sign}"], parameters[f"lambda_{sign}"]
+    s = math.exp(sum(l))
+    return same_for_all(l, True, s**k * math.exp(-decay * s) / math.exp(-decay))
+
+
+def vaco(l: list[float], advantage: float, bound: float) -> list[tuple[float, float]]:
+    far = sum(abs(math.exp(x) - 1) for x in l) / len(l) > bound
+    return [(0.0 if far and x * advantage > 0 else 1.0, 1.0) for x in l]
+
+
 def second_moment(l: list[float], advantage: float, threshold: float) -> list[tuple[float, float]]:
     """M2PO on a batch of one sequence, without ties."""
     kept = sorted(l, key=abs)
@@ -163,7 +187,18 @@ SEQUENCE_TABLE: dict[str, Callable[..., list[tuple[float, float]]]] = {
     "sequence-mask-k3": lambda l, a, bound, aggregate: same_for_all(
         l, aggregated([math.exp(x) - 1 - x for x in l], aggregate) <= bound
     ),
+    "sequence-mask-error": lambda l, a, bound, aggregate: same_for_all(
+        l, aggregated([max(math.exp(x), math.exp(-x)) for x in l], aggregate) <= bound
+    ),
+    "geometric-band-is": lambda l, a, low, high: [
+        (float(low <= math.exp(sum(l) / len(l)) <= high), math.exp(x)) for x in l
+    ],
+    "minpro": lambda l, a: [(1.0, math.exp(x) * min(map(math.exp, l[:t]), default=1.0)) for t, x in enumerate(l)],
+    "vaco": vaco,
     "gspo": gspo,
+    "luspo": lambda l, a, low, high: [(accept, len(l) * weight) for accept, weight in gspo(l, a, low, high)],
+    "gmpo": gmpo,
+    "vespo": vespo,
     "veto": lambda l, a, threshold: same_for_all(l, not any(math.exp(x) < threshold for x in l)),
     "opsm": lambda l, a, delta: same_for_all(l, not (a < 0 and sum(-x for x in l) / len(l) > delta)),
     "m2po": second_moment,

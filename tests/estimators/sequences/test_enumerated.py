@@ -32,6 +32,22 @@ CORRECTIONS: list[tuple[str, dict[str, float]]] = [
     ("geometric-is", {}),
     ("geometric-tis", {"clip": 1.1}),
     ("veto", {"threshold": 0.4}),
+    ("tv-mask", {"epsilon": 0.1}),
+    ("binary-kl-mask", {"bound": 0.03}),
+    ("dppo-tv", {"delta": 0.05}),
+    ("dppo-kl", {"delta": 0.01}),
+    ("cispo", {"low": 0.3, "high": 0.1}),
+    ("sapo", {"tau_positive": 1.0, "tau_negative": 3.0}),
+    ("topr", {}),
+    ("minpro", {}),
+    ("vaco", {"bound": 0.3}),
+    ("sequence-tis", {"clip": 1.2, "floor": 0.7}),
+    ("sequence-mask-error", {"bound": 1.5}),
+    ("geometric-band-is", {"low": 0.7, "high": 1.2}),
+    ("gspo", {"low": 0.2, "high": 0.1}),
+    ("luspo", {"low": 0.2, "high": 0.1}),
+    ("gmpo", {"low": 0.2, "high": 0.1}),
+    ("vespo", {}),
 ]
 every_correction = pytest.mark.parametrize(("name", "parameters"), CORRECTIONS, ids=lambda x: str(x))
 CASES = {updated: cases(updated) for updated in (False, True)}
