@@ -58,7 +58,7 @@ def run(
         progress = Progress(len(done), len(everything), len(done))
         report(progress)
         plugins = load(study.plugins)
-        tasks = [Task(cell.id, _measure, (plugins, cell, study)) for cell in missing]
+        tasks = [Task(cell.id, _measure, (cell, study, plugins)) for cell in missing]
         for _, future in landing(tasks, executor, in_flight):
             directory.write(_result(future, "; finished cells are kept" if progress.finished else ""))
             progress = Progress(progress.finished + 1, progress.total, len(done))
@@ -66,7 +66,7 @@ def run(
         return progress
 
 
-def _measure(plugins: tuple[Plugin, ...], cell: Cell, study: Study) -> Measured:
+def _measure(cell: Cell, study: Study, plugins: tuple[Plugin, ...]) -> Measured:
     require_unchanged(plugins)
     return measure(cell, study)
 

@@ -212,11 +212,11 @@ def test_parameters_of_other_versions_are_read(whole: Path, copy: Path) -> None:
     pq.write_table(pq.read_table(older).drop_columns(["delta"]), older)
     table = pq.read_table(newer)
     place = table.column_names.index("acceptance_budget")
-    pq.write_table(table.add_column(place, "epsilon", pa.array([0.5] * len(table))), newer)
+    pq.write_table(table.add_column(place, "unheard_of", pa.array([0.5] * len(table))), newer)
     loaded = records.load(copy)
     pd.testing.assert_frame_equal(loaded[expected.columns], expected, check_exact=True)
-    assert loaded["epsilon"].dropna().tolist() == [0.5] * len(table)
-    assert set(loaded.columns) == {*expected.columns, "epsilon"}
+    assert loaded["unheard_of"].dropna().tolist() == [0.5] * len(table)
+    assert set(loaded.columns) == {*expected.columns, "unheard_of"}
     again(copy)
 
 
