@@ -142,7 +142,7 @@ def does_not_see_masked_tokens(correction: Correction) -> None:
     signs = np.array([[1.0], [-1.0], [1.0], [-1.0]])
     every = np.ones(short.shape, dtype=bool)
     for name, make in libraries().items():
-        plain = tokens_of(correction, short, np.full((4, 1), OVERLAP), make, every, advantages=signs)
+        plain = tokens_of(correction, short, np.full((4, 1), OVERLAP), make, every, {"advantages": signs})
         expected = correction.weights(plain)
         for junk in (np.nan, INF, -INF, 0.0, 1.0):
             mask = _padded(every, False).astype(bool)
@@ -154,7 +154,7 @@ def does_not_see_masked_tokens(correction: Correction) -> None:
                     np.full((4, 1), OVERLAP),
                     make,
                     mask,
-                    **(fields | {"advantages": advantages}),
+                    fields | {"advantages": advantages},
                 )
                 for field, values in correction.weights(tokens)._asdict().items():
                     found = to_numpy(values)
@@ -177,8 +177,8 @@ def drops_a_sequence_without_tokens(correction: Correction) -> None:
     """A sequence in which nothing counts has a = w = 0, and the next one is weighed as without it."""
     mask = np.array([[True, True], [False, False]])
     log_ratio = np.array([[0.1, -0.1], [np.nan, INF]])
-    fields = {name: np.zeros((2, 2)) for name in ("policy_log_probs", "actor_log_probs")}
-    pair = correction.weights(tokens_of(correction, log_ratio, mask=mask, advantages=np.ones((2, 1)), **fields))
+    fields = {"advantages": np.ones((2, 1)), "policy_log_probs": np.zeros((2, 2)), "actor_log_probs": np.zeros((2, 2))}
+    pair = correction.weights(tokens_of(correction, log_ratio, mask=mask, fields=fields))
     for field, values in pair._asdict().items():
         require_close(np.asarray(values)[1], 0.0, f"{field} of a sequence without tokens", 0.0)
 
@@ -216,7 +216,9 @@ def refuses_a_missing_overlap(correction: Correction) -> None:
 def has_a_limit_in_large_batches(correction: Correction) -> None:
     """`in_the_limit` gives a correction that does not look at the batch; one that never does is its own limit."""
     log_ratio = draws((3, 4))
-    limit = correction.in_the_limit(tokens_of(correction, log_ratio, advantages=np.ones((3, 1))), np.full(3, 1 / 3))
+    limit = correction.in_the_limit(
+        tokens_of(correction, log_ratio, fields={"advantages": np.ones((3, 1))}), np.full(3, 1 / 3)
+    )
     require(not limit.looks_at_batch, "its limit looks at the batch")
     require((limit == correction) is not correction.looks_at_batch, "it is not its own limit")
     require(limit.name == correction.name, f"its limit is called {limit.name}")
@@ -237,7 +239,7 @@ def is_a_frozen_value(correction: Correction) -> None:
     """It pickles, hashes and compares by its parameters, which cannot be set; records can rebuild it by name."""
     copy = pickle.loads(pickle.dumps(correction))
     require(copy == correction and hash(copy) == hash(correction), "after pickling it is another one")
-    field = next(iter(dataclasses.fields(correction)), None)  # type: ignore[arg-type]
+    field = next(iter(dataclasses.fields(correction)), None)
     try:
         setattr(correction, field.name if field else "anything", 1.0)
     except dataclasses.FrozenInstanceError:

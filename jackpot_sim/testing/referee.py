@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -63,7 +63,7 @@ CELLS = {
 }
 
 
-def divergence(p: Floats, mass: Floats) -> float:
+def divergence(p: Sequence[float] | Floats, mass: Sequence[float] | Floats) -> float:
     """KL(p‖mass/Σ mass); nan where nothing has mass."""
     if sum(mass) <= 0:
         return math.nan

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
 import numpy as np
@@ -51,7 +51,7 @@ def tokens_of(
     overlap: float | Floats = OVERLAP,
     to_library: ToLibrary = np.asarray,
     mask: Flags | None = None,
-    **fields: Floats,
+    fields: Mapping[str, Floats] | None = None,
 ) -> Tokens:
     """Tokens with the fields that the correction needs; for sequences with a mask, in which all tokens count.
 
@@ -63,7 +63,11 @@ def tokens_of(
         mask: another mask.
         fields: other values of fields, which are taken where the correction needs them.
     """
-    values = {name: values for name, values in (fields_beside(log_ratio) | fields).items() if name in correction.needs}
+    values = {
+        name: values
+        for name, values in (fields_beside(log_ratio) | dict(fields or {})).items()
+        if name in correction.needs
+    }
     if correction.overlap_lam is not None:
         values["overlap"] = np.asarray(overlap, dtype=np.float64)
     if mask is None and not weighs_tokens(correction):

@@ -182,7 +182,7 @@ def of_mapping(mapping: Mapping[str, object], overrides: Mapping[str, object], *
         listed = [axis for axis in _AXES if isinstance(shortened.get(axis), list)]
         chosen = {axis: _chosen(_named(whole.get(axis), axis), f"quick.{axis}", shortened[axis]) for axis in listed}
         whole = laid_over(whole, {key: value for key, value in shortened.items() if key not in chosen}) | chosen
-    study = {key: whole.pop(key) for key in ("name", "seeds") if key in whole}
+    study: dict[str, object] = {key: whole.pop(key) for key in ("name", "seeds") if key in whole}
     study |= {key: overrides[key] for key in ("name", "seeds") if key in overrides}
     study["plugins"] = plugins.loaded_of(whole.pop("plugins", None), overrides.get("plugins"))
     own = spelt_out({key: value for key, value in overrides.items() if key not in ("name", "seeds", "plugins")})

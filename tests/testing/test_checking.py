@@ -59,6 +59,10 @@ class Singular(ProbabilityGapMask):
     """A correction that no other is equal to."""
 
     name = "wrong"
+    __hash__ = object.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
 
 
 @dataclass(frozen=True)
