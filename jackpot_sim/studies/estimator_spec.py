@@ -74,10 +74,6 @@ class EstimatorSpec(Frozen):
 
     @model_validator(mode="after")
     def _known(self) -> EstimatorSpec:
-        if hidden := registry.defaults(registry.registered(self.kind)).keys() & type(self).model_fields.keys():
-            raise ValueError(
-                f"{self.kind}: give its parameter {min(hidden)} another name, studies mean their own by it"
-            )
         if self.masked_by is not None:
             if self.acceptance_rate is not None or self.masked_by.acceptance_rate is not None:
                 raise ValueError("an acceptance_rate is not solved for together with masked_by: give lam")
@@ -91,6 +87,9 @@ class EstimatorSpec(Frozen):
             if "lam" not in self.correction().parameters():
                 raise ValueError(f"{self.kind} has no lam: an acceptance_rate fits obrs and jackpot")
         require_target(self.correction(), self.target)
+        for name in registry.plugged_in([self.kind]):
+            if hidden := registry.defaults(registry.registered(name)).keys() & type(self).model_fields.keys():
+                raise ValueError(f"{name}: give its parameter {min(hidden)} another name, studies mean their own by it")
         return self
 
     def correction(self) -> Correction:
