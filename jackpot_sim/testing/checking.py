@@ -30,6 +30,7 @@ CONTRACTS: tuple[Contract, ...] = (
     contracts.is_a_frozen_value,
     figures.has_pieces_that_are_its_weights,
     figures.has_the_moments_of_brute_force,
+    figures.has_the_moments_of_brute_force_along_sequences,
     figures.agrees_with_monte_carlo,
 )
 """The contracts of a correction, the most telling ones first; each can be called alone."""

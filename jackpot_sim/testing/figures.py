@@ -12,10 +12,13 @@ import numpy as np
 from jackpot_sim.core.arrays import Floats
 from jackpot_sim.estimators import Correction, Denominator, Tokens, moments, statistics
 from jackpot_sim.estimators.corrections.pieces import Piece
+from jackpot_sim.estimators.sequences import enumerated
 from jackpot_sim.estimators.states import sampled
-from jackpot_sim.testing import referee
+from jackpot_sim.testing import referee, sequence_referee
 from jackpot_sim.testing.contracts import require, require_close
+from jackpot_sim.testing.prompts import enumeration, random_prompt
 from jackpot_sim.testing.referee import CELLS, Cell, Rule, Seen
+from jackpot_sim.testing.sequence_referee import Shape, Step
 from jackpot_sim.testing.tokens import INF, OVERLAP, draws, weighs_tokens
 
 N_SAMPLES = 7
@@ -130,3 +133,59 @@ def _evaluated(pieces: Sequence[Piece], log_ratio: Floats) -> tuple[Floats, Floa
         found.append([part.coefficient * math.exp(part.power * value) for part in (piece.accept, piece.weight)])
     accept, weight = np.array(found).T
     return accept, weight
+
+
+def own_sequence_rule(correction: Correction) -> sequence_referee.Rule:
+    """(a, w) of the tokens of one sequence as the correction gives them, as `own_rule` for a token."""
+
+    def rule(steps: list[Step]) -> list[tuple[float, float]]:
+        seen = [(step.target[step.token], step.actor[step.token], step.advantage) for step in steps]
+        p, q, advantages = np.array(seen).T[:, None, :]
+        with np.errstate(divide="ignore"):
+            policy, actor = np.log(p), np.log(q)
+        tokens = Tokens(
+            policy - actor,
+            policy_log_probs=policy,
+            actor_log_probs=actor,
+            overlap=None if correction.overlap_lam is None else _overlaps(correction, steps),
+            advantages=advantages,
+        )
+        accept, weight = (np.asarray(field)[0].tolist() for field in correction.weights(tokens))
+        return list(zip(accept, weight, strict=True))
+
+    return rule
+
+
+def _overlaps(correction: Correction, steps: list[Step]) -> Floats:
+    lam = float(np.asarray(correction.overlap_lam))
+    return np.array([[sum(min(q, p / lam) for p, q in zip(s.target, s.actor, strict=True)) for s in steps]])
+
+
+def has_the_moments_of_brute_force_along_sequences(
+    correction: Correction, rule: sequence_referee.Rule | None = None
+) -> None:
+    """Exact figures are those of an enumeration of every sequence and every mask, for every denominator.
+
+    A correction that looks at the batch has figures in the limit alone, and is skipped.
+
+    Args:
+        correction: the correction.
+        rule: its definition, written once more for the steps of a sequence; None: its own weights of that sequence.
+    """
+    if correction.looks_at_batch:
+        return
+    shape = Shape(2, 3, None)
+    trees = [random_prompt(shape, seed) for seed in (1, 2)]
+    rule = own_sequence_rule(correction) if rule is None else rule
+    states = sequence_referee.states_of(shape, trees, rule, str(correction.unit), "p_ref")
+    weighed = enumerated.Referee([enumeration(shape, tree) for tree in trees]).weigh(correction)
+    if not any(outcome.weight for state in states for outcome in state.outcomes):
+        bias = weighed.moments(Denominator.PROPOSED, N_SAMPLES).bias
+        require_close(bias, 1.0, "bias along sequences, of which it keeps none", 1e-10)
+        return
+    for denominator in Denominator:
+        found = weighed.moments(denominator, N_SAMPLES)
+        figures: Mapping[str, float] = dataclasses.asdict(found)
+        for figure, value in sequence_referee.moments(states, denominator, N_SAMPLES).items():
+            exact = found.bias**2 if figure == "bias_sq" else figures[figure]
+            require_close(exact, value, f"{figure} along sequences, {denominator}", 1e-10, 1e-11)

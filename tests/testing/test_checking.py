@@ -128,6 +128,11 @@ WRONG: list[tuple[Contract, Correction]] = [
         figures.has_the_moments_of_brute_force,
         wrong(weight=lambda self, tokens: ratio(tokens) / tokens.xp.max(ratio(tokens), axis=-1, keepdims=True)),
     ),
+    # It weighs a sequence by the others of the batch, and does not say so.
+    (
+        figures.has_the_moments_of_brute_force_along_sequences,
+        wrong(SequenceCorrection, weight=lambda self, tokens: ratio(tokens) / tokens.xp.max(ratio(tokens))),
+    ),
     (
         figures.agrees_with_monte_carlo,
         wrong(weight=lambda self, tokens: ratio(tokens) / tokens.xp.sum(ratio(tokens), axis=-1, keepdims=True)),
