@@ -169,6 +169,11 @@ def stop_gradient(x: Array) -> Array:
     return x.detach() if array_api_compat.is_torch_array(x) else x
 
 
+def is_differentiated(x: Array) -> bool:
+    """True for a tensor of torch through which a gradient flows."""
+    return array_api_compat.is_torch_array(x) and bool(x.requires_grad)
+
+
 def to_numpy(x: Array | float) -> np.ndarray[Any, Any]:
     """`x`, any shape, as a numpy array: a view where possible, fetched from its device and detached from its graph."""
     if array_api_compat.is_torch_array(x):
@@ -184,6 +189,13 @@ def into(out: Array, operation: str, *operands: Array) -> Array:
         return written
     out[...] = function(*operands)
     return out
+
+
+def placed(some: Array, mask: Array) -> Array:
+    """Booleans at the True entries of a mask, in their order, and False elsewhere; `some` and `mask` have one axis."""
+    xp = namespace(some, mask)
+    order = xp.cumulative_sum(xp.astype(mask, xp.int64)) - 1
+    return mask & xp.take(some, xp.where(mask, order, 0))
 
 
 def row_blocks(rows: int, columns: int) -> Iterator[slice]:

@@ -40,6 +40,7 @@ def sweep(
     plugin: plugins.Option = None,
     estimators: Annotated[list[str] | None, MANY] = None,
     rao_blackwell: Annotated[bool, FLAG] = False,
+    centred: Annotated[bool, FLAG] = False,
     denominators: Annotated[list[str] | None, MANY] = None,
     methods: Annotated[list[str] | None, MANY] = None,
     seeds: int | None = None,
@@ -62,6 +63,7 @@ def sweep(
         plugin: Files or modules that register corrections of your own, which then are estimators like all others.
         estimators: Estimators by name, in place of the study's.
         rao_blackwell: Add the Rao-Blackwell form of every estimator that draws a mask.
+        centred: Add the score-centred form of every estimator of single tokens.
         denominators: proposed, accepted, self_normalized.
         methods: exact, monte_carlo, or both.
         seeds: The number of seeds: 3 means 0, 1 and 2.
@@ -90,6 +92,7 @@ def sweep(
         config,
         env or {},
         rao_blackwell,
+        centred,
         plugins=plugins.of_option(plugin) or None,
         estimators=estimators,
         denominators=denominators,
@@ -162,7 +165,9 @@ def split_env_options(tokens: Sequence[str]) -> tuple[Nested, list[str]]:
     return env, rest
 
 
-def study_from(config: Path | None, env: Mapping[str, object], rao_blackwell: bool, **fields: object) -> Study:
+def study_from(
+    config: Path | None, env: Mapping[str, object], rao_blackwell: bool, centred: bool = False, **fields: object
+) -> Study:
     """The study that a config file and the overrides make.
 
     Raises:
@@ -184,11 +189,13 @@ def study_from(config: Path | None, env: Mapping[str, object], rao_blackwell: bo
         }
     study = spec.parse(spec.with_overrides(mapping, overrides, env))
     schema.tables(study.kinds)  # refuses a parameter that cannot be a column before anything is measured
-    if not rao_blackwell:
-        return study
-    added = [each.model_copy(update={"rao_blackwell": True}) for each in study.estimators if each.draws_a_mask]
-    both = (*study.estimators, *(each for each in added if each not in study.estimators))
-    return study.model_copy(update={"estimators": both})
+    if rao_blackwell:
+        masked = (each for each in study.estimators if each.draws_a_mask)
+        study = study.with_added(each.model_copy(update={"rao_blackwell": True}) for each in masked)
+    if centred:
+        of_tokens = (each for each in study.estimators if not each.needs_sequences)
+        study = study.with_added(each.model_copy(update={"centred": True}) for each in of_tokens)
+    return study
 
 
 def _read(config: Path) -> dict[str, object]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from functools import cached_property
 from importlib import resources
@@ -140,6 +140,10 @@ class Study(Frozen):
                 if spec.needs_sequences and not traits.whole_sequences:
                     kinds = kinds_with("whole_sequences")
                     raise ValueError(f"{spec.label} looks at whole sequences: it needs env.kind {kinds}, not {kind}")
+                if spec.centred and not traits.centring:
+                    raise ValueError(
+                        f"{spec.label} subtracts a mean of whole laws, which {kind} does not form: use {spec.kind}"
+                    )
                 if spec.acceptance_rate is not None and not traits.budgets:
                     raise ValueError(f"{spec.label}: an acceptance_rate needs independent states; with {kind} give lam")
                 if spec.target is not UpdateTarget.REFERENCE and not traits.p_new:
@@ -160,6 +164,20 @@ class Study(Frozen):
     def corrections(self) -> dict[str, str]:
         """A digest of each correction in the study that is not ours, by its name."""
         return digests(self.kinds)
+
+    def with_added(self, forms: Iterable[EstimatorSpec]) -> Study:
+        """The study with those of these forms of its estimators that it does not hold yet.
+
+        Raises:
+            StudyError: the world of an environment does not offer one.
+        """
+        together = list(self.estimators)
+        together.extend(each for each in forms if each not in together)
+        study = self.model_copy(update={"estimators": tuple(together)})
+        try:
+            return Study._fitting(study)  # type: ignore[operator, no-any-return]
+        except ValueError as error:
+            raise StudyError(str(error)) from error
 
     @cached_property
     def config_hash(self) -> str:

@@ -52,6 +52,19 @@ class Sampling(Frozen):
     """The most new tokens; None: as many as the task's longest solution needs."""
     temperature: Positive = 1.0
     """The temperature of actor and policy: both laws are those of logits / temperature."""
+    top_k: Count | None = None
+    """The number of likeliest tokens from which the actor samples; None: all. Not `topk`, the number stored."""
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """The mass of the nucleus from which the actor samples."""
+    log_probs: Literal["processed", "support"] = "processed"
+    """The trainer's view of a sampler that cuts: `processed`, the whole policy against what the actor sampled from.
+
+    Then r = S·(p/S)/q at every token, S the policy's mass on the tokens kept. An actor that cuts the policy itself
+    has r = S, and exact KLs of whole laws are inf. With `support` these tokens are recorded, and p_ref, p_new and a
+    trained actor are renormalised on them, in ratios, losses, distillation and KLs. Gradients are then those of the
+    renormalised law: training goes after the reward of the policy as it was cut, a biased target for the whole policy,
+    which is the one that is tested.
+    """
     topk: Annotated[int, Field(ge=0)] = 20
     """The number of the actor's likeliest tokens that are stored at every state, to estimate the overlap Z."""
     batch_size: Count = 256
@@ -166,6 +179,8 @@ class Training(Frozen):
         if isinstance(self.policy, Given) and isinstance(own, TinyQwen3):
             raise ValueError("the policy is a checkpoint, and the actor is not: give actor.model as a checkpoint too")
         correction = self.correction.correction()
+        if self.correction.centred:
+            raise ValueError(f"{self.correction.label} subtracts a mean that training does not form: leave centred out")
         if self.correction.acceptance_rate is not None:
             raise ValueError("correction.acceptance_rate needs whole laws: give budget.rejected, a share of the batch")
         if self.budget is not None and "lam" not in correction.parameters():
@@ -174,6 +189,11 @@ class Training(Frozen):
             raise ValueError("give budget or the correction's lam, not both")
         if correction.overlap_lam is not None and self.rollout.topk < 1:
             raise ValueError(f"{self.correction.label} needs the overlap: give rollout.topk of at least 1")
+        if self.correction.centred and self.rollout.log_probs == "support":
+            raise ValueError(
+                f"{self.correction.label} subtracts a mean of ∇log p over the whole vocabulary, which a law on a "
+                "recorded support does not have: give rollout.log_probs processed, or no centring"
+            )
         if correction.looks_at_batch and self.update.batch_size is not None:
             raise ValueError(f"{self.correction.label} looks at the whole minibatch: give no update.batch_size")
         return self

@@ -26,7 +26,8 @@ FIGURES = {
     "tested",
     "mean_at_k": "mean reward of k samples of the policy, likewise",
     "pass_at_k": "mean over held-out problems of the best reward of k samples, likewise",
-    "kl_policy_actor": "KL(p_ref‖q) per token of the rollouts, before the step's updates, nats",
+    "kl_policy_actor": "KL(p_ref‖q) per token of the rollouts, before the step's updates, nats; inf where the actor's "
+    "sampler cuts whole laws; with rollout.log_probs support p_ref, here and below, is renormalised on the tokens kept",
     "kl_actor_policy": "KL(q‖p_ref), likewise",
     "overlap": "Z(1) = Σ min(p_ref, q), likewise",
     "kl_exact": "1 where the three were computed over whole laws, 0 where from the tokens drawn",

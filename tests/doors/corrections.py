@@ -9,13 +9,14 @@ from jackpot_sim import estimators
 from jackpot_sim.estimators import Tokens
 from jackpot_sim.estimators.corrections.at_budget import at_budget
 from jackpot_sim.estimators.corrections.batch import batch_normalize
-from jackpot_sim.estimators.corrections.composed import combined, rao_blackwell
+from jackpot_sim.estimators.corrections.composed import centred, combined, rao_blackwell
 from jackpot_sim.estimators.corrections.correction import Correction
 from jackpot_sim.estimators.corrections.inputs import TokenWeights
 from tests.doors.harness import Door, Given, Values, array, floats, laws, masks, negative, numbers, shares
 
 CORRECTIONS = {name: estimators.get(name) for name in estimators.names()} | {
     "rao_blackwell(jackpot)": rao_blackwell(estimators.get("jackpot")),
+    "centred(jackpot)": centred(estimators.get("jackpot")),
     "batch_normalize(tis)": batch_normalize(estimators.get("tis")),
     "combined(jackpot, gspo)": combined(estimators.get("jackpot"), estimators.get("gspo")),
 }
@@ -96,7 +97,7 @@ EXEMPT: Mapping[str, str] = {
                 *("composed.Centred", "composed.RaoBlackwell", "correction.Correction", "jackpot.Jackpot"),
                 *("shaped.ClippedWeight", "shaped.TaperedWeight", "token.NoCorrection"),
                 *("jackpot.OverlapTruncatedImportanceSampling", "token.ImportanceSampling", "token.RejectionSampling"),
-                "token.TruncatedImportanceSampling",
+                *("token.TruncatedImportanceSampling", "composed.Centred"),
             )
         ),
         "called by `path` with the overlap that it has computed",

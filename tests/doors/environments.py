@@ -272,7 +272,9 @@ def realised_rollouts(baseline: Any, first: Any, second: Any) -> RealisedRollout
 
 def setup_of(*prompts: Any) -> Setup:
     """The setup of rollouts after these prompts."""
-    return Setup(prompts, LENGTH, frozenset({END}), SamplingLaw(), SamplingLaw(temperature=0.5), False, 2, 3)
+    return Setup(
+        prompts, LENGTH, frozenset({END}), SamplingLaw(), SamplingLaw(temperature=0.5), LogProbs.PROCESSED, 2, 3
+    )
 
 
 def drawn(tokens: Any, mask: Any, prompt: Any) -> Any:

@@ -32,9 +32,17 @@ EXEMPT: Mapping[str, str] = {
     "estimators.sequences.sampled.Truth": "estimate checks it against the laws of its rollouts",
     **{
         f"estimators.sequences.spaces.Space.{name}": "of a protocol, whose two classes check"
-        for name in ("update", "along", "path_norm_sq")
+        for name in ("update", "along", "path_norm_sq", "centred_path_norm_sq")
+    },
+    **{
+        f"estimators.sequences.centring.{name}": "called with the sequences and tables of checked laws"
+        for name in ("Centring", "Centring.along", "Centring.path_norm_sq", "MeanTerm")
     },
     "estimators.sequences.spaces.check_features": "a check itself",
+    **{
+        f"estimators.states.centring.{name}": "called by moments with the arrays of checked laws"
+        for name in ("Centring", "Centring.columns")
+    },
     "estimators.states.optimum.Best": "a result of best",
     "estimators.states.optimum.with_parameter": "path.exact checks the shape of a correction's parameters",
     **{

@@ -39,7 +39,10 @@ TABLE: dict[str, Rule] = {
     "mask-k2": lambda r, z, bound: (float(log(r) ** 2 / 2 <= bound), 1.0),
     "mask-k3": lambda r, z, bound: (float(r - 1 - log(r) <= bound), 1.0),
     "obrs": lambda r, z, lam: (min(1.0, r / lam), 1.0),
-    "jackpot": lambda r, z, lam, c1: (min(1.0, r / lam), min(z * max(lam, r), c1)),
+    "jackpot": lambda r, z, lam, c1, clip_on: (
+        min(1.0, r / lam),
+        min(z * max(lam, r), c1) if clip_on == "weight" else lam * z * min(max(r / lam, 1.0), c1),
+    ),
     "overlap-tis": lambda r, z, lam, c1: (1.0, min(z * r, c1)),
 }
 """(a, w) from r = p/q, Z(λ) and the parameters but for c2, for r finite."""

@@ -33,8 +33,9 @@ def _overlap(step: Step, lam: float) -> float:
     return sum(min(q, p / lam) for p, q in zip(step.target, step.actor, strict=True))
 
 
-def _jackpot(step: Step, lam: float, c1: float, c2: float) -> tuple[float, float]:
-    weight = min(_overlap(step, lam) * max(lam, step.ratio), c1)
+def _jackpot(step: Step, lam: float, c1: float, c2: float, clip_on: str = "weight") -> tuple[float, float]:
+    z = _overlap(step, lam)
+    weight = min(z * max(lam, step.ratio), c1) if clip_on == "weight" else lam * z * min(max(step.ratio / lam, 1.0), c1)
     return min(1.0, step.ratio / lam), weight * (1.0 if step.back is None else min(step.back, c2))
 
 
@@ -104,7 +105,7 @@ TOKEN: dict[str, Rule] = {
     "tis": lambda y, clip: [(1.0, min(s.ratio, clip)) for s in y],
     "mis": lambda y, low, high: [(float(low <= s.ratio <= high), s.ratio) for s in y],
     "obrs": lambda y, lam: [(min(1.0, s.ratio / lam), 1.0) for s in y],
-    "jackpot": lambda y, lam, c1, c2: [_jackpot(s, lam, c1, c2) for s in y],
+    "jackpot": lambda y, **given: [_jackpot(s, **given) for s in y],
     "tv-mask": lambda y, epsilon: _probability_mask(y, lambda p, q: abs(p - q) > epsilon, False),
     "binary-kl-mask": lambda y, bound: _probability_mask(
         y, lambda p, q: max(_two_point_kl(p, q), _two_point_kl(q, p)) > bound, False

@@ -15,7 +15,8 @@ from fnmatch import fnmatchcase
 import numpy as np
 
 from jackpot_sim.core.arrays import Flags, Floats, Ints
-from jackpot_sim.core.checks import check_reals
+from jackpot_sim.core.checks import check_reals, check_shape
+from jackpot_sim.core.support import SamplingMask
 from jackpot_sim.environments.fields import check_positive
 from jackpot_sim.environments.language_models.completions import Completions
 from jackpot_sim.environments.language_models.library import Model, Tensor
@@ -78,6 +79,7 @@ def gradients(
     patterns: Sequence[str],
     batches: Iterable[slice],
     temperature: float = 1.0,
+    kept: SamplingMask | None = None,
     limit: int = 2 << 30,
 ) -> Iterator[tuple[slice, Floats]]:
     """The gradient of every slice of sequences, a row for each set of coefficients; slices of one are per sequence.
@@ -95,6 +97,7 @@ def gradients(
         patterns: the block, see `block_of`.
         batches: the sequences that go through the model together, one slice after the other.
         temperature: the divisor of the logits, positive.
+        kept: the tokens on which log p is renormalised, at every token of the sequences; None: all.
         limit: the most bytes that one result may hold.
 
     Yields:
@@ -114,9 +117,14 @@ def gradients(
     coefficients = _checked(coefficients, completions)
     with scoring_mode(model, differentiable=True):  # refuses here what it would refuse at the first slice
         pass
-    return (
-        (rows, _of_slice(model, block, completions.take(rows), coefficients[:, rows], temperature)) for rows in batches
-    )
+    if kept is not None:
+        check_shape(kept.places, completions.tokens.shape, "kept.places", "one place per token")
+
+    def of(rows: slice) -> Floats:
+        own = None if kept is None else kept.take(rows)
+        return _of_slice(model, block, completions.take(rows), coefficients[:, rows], temperature, own)
+
+    return ((rows, of(rows)) for rows in batches)
 
 
 def _checked(coefficients: Floats, completions: Completions) -> Floats:
@@ -136,7 +144,12 @@ def _require_fits(kinds: int, parameters: int, limit: int) -> None:
 
 
 def _of_slice(
-    model: Model, block: dict[str, Tensor], completions: Completions, coefficients: Floats, temperature: float
+    model: Model,
+    block: dict[str, Tensor],
+    completions: Completions,
+    coefficients: Floats,
+    temperature: float,
+    kept: SamplingMask | None,
 ) -> Floats:
     """The gradients of some completions, (kinds, parameters), from their coefficients (kinds, n, length)."""
     import torch
@@ -152,7 +165,8 @@ def _of_slice(
     with scoring_mode(model, differentiable=True):
         weights = {name: weight.detach() for name, weight in model.named_parameters()}
         leaves = [weights[name].requires_grad_() for name in block]
-        log_probs = _log_probs(model, weights, completions, temperature)
+        own = None if kept is None else dataclasses.replace(kept, places=kept.places[rows][wanted])
+        log_probs = _log_probs(model, weights, completions, temperature, own)
         finite = np.array([bool(np.isfinite(each).all()) for each in coefficients])
         out[~finite] = np.nan
         for kind in np.flatnonzero(finite):
@@ -168,12 +182,20 @@ def _of_slice(
     return out
 
 
-def _log_probs(model: Model, weights: dict[str, Tensor], completions: Completions, temperature: float) -> Tensor:
+def _log_probs(
+    model: Model,
+    weights: dict[str, Tensor],
+    completions: Completions,
+    temperature: float,
+    kept: SamplingMask | None = None,
+) -> Tensor:
     """log p of every token wanted, with its graph, (tokens,); `weights` stand in for the model's own."""
     import torch
 
     scores = completions.logits(model, weights=weights)
     # Half precision has too few digits for a law over a large vocabulary.
     scores = scores.to(torch.promote_types(scores.dtype, torch.float32)) / temperature
+    if kept is not None:
+        scores = scores.masked_fill(~on_device(model, kept.dense(scores.shape[-1])), -torch.inf)
     token = on_device(model, completions.tokens[completions.mask])
     return torch.log_softmax(scores, dim=-1).gather(-1, token[:, None])[:, 0]

@@ -170,6 +170,29 @@ class Centred(Wrapper):
         return self.of.pieces(overlap, sign)
 
 
+def require_uncentred(correction: Correction, instead: str) -> None:
+    """Refuses a centred correction where its mean cannot be subtracted.
+
+    Args:
+        correction: any correction.
+        instead: the advice, for instance `measure it with moments.exact`.
+
+    Raises:
+        ValueError: the correction subtracts the mean of each state.
+    """
+    if correction.subtracts_mean:
+        raise ValueError(f"{correction.name} subtracts the mean of each state, which is not known here: {instead}")
+
+
+def require_known_laws(correction: Correction, believed: object | None) -> None:
+    """Refuses a centred correction where a trainer takes other laws, `believed`, for those at work."""
+    if correction.subtracts_mean and believed is not None:
+        raise ValueError(
+            f"{correction.name} needs the laws that are at work, and the trainer is told others: leave log_probs at "
+            "processed, or measure the correction without centring"
+        )
+
+
 def combined(first: Correction, *others: Correction) -> Combined:
     """The product of corrections: accept with Π a and weigh with Π w, where each part sees the same raw tokens.
 

@@ -23,7 +23,7 @@ from jackpot_sim.core.arrays import Array, Floats
 from jackpot_sim.core.backend import namespace, overflow_to_inf
 from jackpot_sim.core.checks import check_beside
 from jackpot_sim.estimators.corrections.foreign import checked_pair, in_range
-from jackpot_sim.estimators.corrections.inputs import Tokens, TokenWeights, only_live
+from jackpot_sim.estimators.corrections.inputs import Tokens, TokenWeights, of_all, only_live
 from jackpot_sim.estimators.corrections.parameters import Parameter, log_of
 from jackpot_sim.estimators.corrections.pieces import Piece
 
@@ -149,7 +149,9 @@ class Correction(ABC):
             pair = in_range(self.name, pair, tokens)
         for field, value in zip(TokenWeights._fields, pair, strict=True):
             check_beside(value, tokens.log_ratio, f"{self.name}: {field}", "log_ratio")
-        return only_live(pair, tokens.live)
+        if tokens.mask is None:
+            return of_all(pair, tokens.log_ratio.shape)
+        return only_live(pair, tokens.mask)
 
     def checked(self, tokens: Tokens) -> Tokens:
         """The tokens, in which the fields that the correction needs are present and checked.

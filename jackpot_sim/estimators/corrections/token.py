@@ -48,7 +48,7 @@ class ImportanceSampling(TokenCorrection):
     @override
     def weight(self, tokens: Tokens) -> Array:
         """w = r."""
-        return namespace(tokens.log_ratio).exp(tokens.log_ratio)
+        return tokens.ratio
 
     @override
     def pieces(self, overlap: Floats | None = None, sign: int = 0) -> tuple[Piece, ...]:
@@ -156,7 +156,7 @@ class MaskedImportanceSampling(_RatioBand):
     @override
     def weight(self, tokens: Tokens) -> Array:
         """w = r."""
-        return namespace(tokens.log_ratio).exp(tokens.log_ratio)
+        return tokens.ratio
 
 
 @register("mask-k1")

@@ -16,6 +16,7 @@ from jackpot_sim.core.backend import to_numpy
 from jackpot_sim.core.scored import ScoredRollouts
 from jackpot_sim.environments.language_models.generation import Written
 from jackpot_sim.environments.randomness import keyed_generator
+from jackpot_sim.environments.recorded import LogProbs
 from jackpot_sim.environments.rollouts.built import ROLES, RealisedRollouts, Role
 from jackpot_sim.estimators import Correction
 from jackpot_sim.estimators.mismatch import overlap_estimates
@@ -40,7 +41,7 @@ class Observed:
         rewards: R of each rollout, (n,).
         advantage: R − b of each rollout, (n,).
         visited: the figures at the states of the actor's rollouts.
-        actor: the actor's rollouts, with the actor's log-probs as corrections are given them.
+        actor: the actor's rollouts, with both log-probs as corrections are given them.
         log_ratio: log p − log q of the law that the actor sampled from, at its tokens, (n, length), nats.
         policy_kl: KL(p‖q) at every token of the policy's rollouts, (n, length), nats.
         comparisons: the ways to estimate Z, if the study compares them.
@@ -82,13 +83,13 @@ def observe(realised: RealisedRollouts, study: Study, seed: int, corrections: Ma
     else:
         k, lam, batch = study.normalizers.k, study.normalizers.lam, study.normalizers.batch
         comparisons = overlap_estimates.compare(blocks, k, lam, batch, keyed_generator(seed, "batches"))
-    believed = actor.raw_log_probs if realised.setup.believes_raw else actor.log_probs
+    believed = actor.raw_log_probs if realised.setup.log_probs is LogProbs.RAW else actor.log_probs
     return Observed(
         written=written,
         rewards=rewards,
         advantage=advantage,
         visited=visited,
-        actor=ScoredRollouts(visited.policy_log_probs, believed, actor.mask, advantage["actor"], actor.prompt),
+        actor=ScoredRollouts(visited.told_log_probs, believed, actor.mask, advantage["actor"], actor.prompt),
         log_ratio=np.where(actor.mask, visited.policy_log_probs - actor.log_probs, 0.0),
         policy_kl=_kl_at_tokens(realised, policy),
         comparisons=comparisons,
@@ -101,8 +102,8 @@ def _visit(realised: RealisedRollouts, written: Written, visited: Visited, seed:
     for pair in realised.pairs(written):
         laws = pair.policy_log_probs, pair.actor_log_probs, pair.believed_log_probs
         at = pair.sequence, pair.step
-        visited.add(*at, *laws)
-        yield LawBlock(laws[0], laws[2], written.tokens[at], uniforms[at], pair.sequence)
+        visited.add(*at, *laws, pair.believed_policy_log_probs)
+        yield LawBlock(*pair.told, written.tokens[at], uniforms[at], pair.sequence)
 
 
 def _kl_at_tokens(realised: RealisedRollouts, written: Written) -> Floats:

@@ -115,6 +115,7 @@ class Differentiation:
             coefficients,
             patterns=[self._block(self.realised.policy.model)],
             temperature=self.realised.setup.policy_law.temperature,
+            kept=written.kept,
             batches=batches,
         )
 

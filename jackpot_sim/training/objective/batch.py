@@ -88,7 +88,7 @@ class ModelPass(NamedTuple):
     """The result of a forward pass over sequences, with its graph if it has one."""
 
     logits: Tensor
-    """(n, length, vocab), divided by the temperature."""
+    """(n, length, vocab), divided by the temperature; −inf on tokens outside a recorded support."""
     log_normaliser: Tensor
     """log Σ exp(logits), (n, length)."""
     log_probs: Tensor

@@ -258,7 +258,10 @@ def distillation(policy_law: Tensor, actor_law: Tensor, direction: Direction) ->
     check_same_shape(policy_law, check_reals(actor_law, "actor_law"), "policy_law", "actor_law")
     policy_law = policy_law.detach()
     first, second = (policy_law, actor_law) if direction is Direction.FORWARD else (actor_law, policy_law)
-    return (first.exp() * (first - second)).sum(-1)
+    share, outside = first.exp(), first.isneginf()
+    if bool(outside.any()):  # of a recorded support: 0·log 0 is 0, and has no gradient
+        first, second = (law.masked_fill(outside, 0.0) for law in (first, second))
+    return (share * (first - second)).sum(-1)
 
 
 # --- From tokens to a minibatch ---------------------------------------------------------------------------------------

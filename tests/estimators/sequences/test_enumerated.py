@@ -18,7 +18,7 @@ from tests.estimators.cells import columns
 from tests.estimators.sequence_brute import Prompt, Shape
 from tests.estimators.sequence_cells import cases, enumeration, feature_table
 
-CORRECTIONS: list[tuple[str, dict[str, float]]] = [
+CORRECTIONS: list[tuple[str, dict[str, Any]]] = [
     ("none", {}),
     ("is", {}),
     ("tis", {"clip": 1.1}),
@@ -26,6 +26,7 @@ CORRECTIONS: list[tuple[str, dict[str, float]]] = [
     ("obrs", {"lam": 1.3}),
     ("jackpot", {"lam": 0.9, "c1": 1.05, "c2": 1.1}),
     ("jackpot", {"lam": 1.0, "c1": math.inf, "c2": math.inf}),
+    ("jackpot", {"lam": 0.9, "c1": 1.3, "c2": 1.1, "clip_on": "ratio"}),
     ("sequence-is", {}),
     ("sequence-tis", {"clip": 1.2}),
     ("sequence-mis", {"low": 0.3, "high": 1.7}),
@@ -70,7 +71,7 @@ def assert_agrees(found: Any, expected: dict[str, float], note: Any, rel: float 
 
 @every_correction
 @pytest.mark.parametrize("case", CASES[False])
-def test_every_column_is_that_of_brute_force(case: str, name: str, parameters: dict[str, float]) -> None:
+def test_every_column_is_that_of_brute_force(case: str, name: str, parameters: dict[str, Any]) -> None:
     correction = estimators.get(name, **parameters)
     level, rules = ("token", brute.TOKEN) if name in brute.TOKEN else ("sequence", brute.SEQUENCE)
     # Every one of them at p_ref, and at p_new, where allowed, those that undo the surrogate's ratio.

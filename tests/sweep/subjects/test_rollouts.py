@@ -13,7 +13,8 @@ from jackpot_sim import estimators
 from jackpot_sim.core import divergences, obrs
 from jackpot_sim.core.arrays import Floats, Ints
 from jackpot_sim.core.numerics import log_ratio
-from jackpot_sim.core.sequences import SequenceLaws, occupancy
+from jackpot_sim.core.sequences import SequenceLaws, Sequences, occupancy
+from jackpot_sim.core.support import SamplingMask, on_support
 from jackpot_sim.environments.language_models.sampling_law import SamplingLaw
 from jackpot_sim.environments.prefix_tree import PrefixTree
 from jackpot_sim.environments.rollouts.built import RealisedRollouts
@@ -131,8 +132,18 @@ def test_what_corrections_do_at_the_states(finished: Path, exact: dict[str, Any]
     assert np.isnan(row(finished, "sequence-is")["kl_effective"])
 
 
-def true_gradient(exact: dict[str, Any], weights: list[Floats]) -> Floats:
-    """Mean over prompts of Σ_y weight(y) A(y) Σ_t ∇ log p(y_t|s_t) in the final norm's gain, by autograd."""
+def support_of(laws: SequenceLaws, sequences: Sequences) -> SamplingMask:
+    """The tokens that the actor may draw at every prefix, as if recorded along sequences."""
+    kept = laws.actor_log_probs > -np.inf
+    offsets = np.concatenate([[0], np.cumsum(kept.sum(axis=-1))])
+    return SamplingMask(np.nonzero(kept)[1].astype(np.int32), offsets, sequences.prefix)
+
+
+def true_gradient(exact: dict[str, Any], weights: list[Floats], on_support: bool = False) -> Floats:
+    """Mean over prompts of Σ_y weight(y) A(y) Σ_t ∇ log p(y_t|s_t) in the final norm's gain, by autograd.
+
+    With `on_support` p is renormalised on the tokens that the actor may draw.
+    """
     from jackpot_sim.environments.language_models.block_gradients import gradients
 
     sequences, built = exact["tree"].sequences, exact["built"]
@@ -151,6 +162,7 @@ def true_gradient(exact: dict[str, Any], weights: list[Floats]) -> Floats:
             patterns=["model.norm.weight"],
             batches=[slice(0, len(sequences))],
             temperature=built.setup.policy_law.temperature,
+            kept=support_of(exact["laws"][index], sequences) if on_support else None,
         )
         total = total + found[0]
     return np.asarray(total / len(weights))
@@ -226,6 +238,43 @@ def test_a_heated_and_cut_actor_that_records_raw_log_probs(checkpoints: Path, tm
     told = records.load(found, "diagnostics").set_index("figure").loc["overlap"]
     assert abs(told["value"] - wanted) < 4 * told["se"]
     assert ways["overlap"].iloc[0] == pytest.approx(told["value"])
+
+
+def test_an_actor_whose_support_is_replayed(checkpoints: Path, tmp_path: Path) -> None:
+    """Ratios, and the updates' gradients, on the support; what is wanted stays the whole policy's."""
+    env = {"top_k": 3, "log_probs": "support", "batch_size": 120, "rows": 512}
+    asked = study(
+        checkpoints, env, estimators=["none", "tis", "jackpot"], normalizers={"k": [5]}, n_samples=16, replicates=24
+    )
+    found, exact = run_serially(asked, tmp_path / "support"), enumerated(checkpoints, **env)
+
+    def told(laws: SequenceLaws) -> Floats:
+        return np.asarray(on_support(laws.policy_log_probs, laws.actor_log_probs))
+
+    def overlap(laws: SequenceLaws) -> Floats:
+        return np.asarray(obrs.overlap(told(laws), laws.actor_log_probs))
+
+    def weighed(power: int) -> float:
+        def of(laws: SequenceLaws) -> Floats:
+            weight = np.minimum(np.exp(np.asarray(log_ratio(told(laws), laws.actor_log_probs))), 2.0)
+            return np.asarray(np.sum(np.exp(laws.actor_log_probs) * weight**power, axis=-1))
+
+        return mean_over_states(exact, "actor", of)
+
+    wanted = mean_over_states(exact, "actor", overlap)
+    assert_near(row(found, "jackpot"), "acceptance_rate", wanted)
+    assert_near(row(found, "tis"), "ess_fraction", weighed(1) ** 2 / weighed(2))
+    assert records.load(found, "normalizers")["overlap"].iloc[0] == pytest.approx(wanted, rel=0.02)
+    assert row(found, "none")["kl_policy_actor"] == np.inf
+    p, q = (
+        [np.exp(exact["tree"].sequences.log_probs(law)) for law in laws]
+        for laws in zip(*((each.policy_log_probs, each.actor_log_probs) for each in exact["laws"]), strict=True)
+    )
+    g, replayed, plain = true_gradient(exact, p), true_gradient(exact, q, on_support=True), true_gradient(exact, q)
+    none = row(found, "none")
+    assert abs(none["grad_norm_sq"] - g @ g) < 4 * none["grad_norm_sq_se"]
+    assert_near(none, "gain", replayed @ g / (g @ g))
+    assert abs(replayed - plain).max() > 0.05 * abs(g).max(), "another gradient"
 
 
 def test_the_kl_of_the_policy_is_over_what_the_policy_writes(checkpoints: Path, tmp_path: Path) -> None:

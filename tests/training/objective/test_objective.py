@@ -521,6 +521,26 @@ def test_distillation_is_the_divergence(direction: Direction) -> None:
     assert not torch.allclose(divergences.kl(LAWS.new, LAWS.actor), divergences.kl(LAWS.actor, LAWS.new))
 
 
+@pytest.mark.parametrize("direction", Direction)
+def test_distillation_on_a_support_is_that_of_the_laws_there(direction: Direction) -> None:
+    """Tokens outside are none, in the divergence and in its gradient."""
+    inside = [0, 2]
+    policy, actor = (torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    gradients = []
+    for keep in (True, False):
+        logits = actor.clone().requires_grad_()
+        laws = []
+        for each in (policy, logits):
+            cut = torch.full((2, 3, 4), -math.inf)
+            cut[..., inside] = each[..., inside]
+            laws.append(torch.log_softmax(cut if keep else each[..., inside], -1))
+        found = objective.distillation(*laws, direction)
+        found.sum().backward()
+        gradients.append((found.detach(), logits.grad))
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other)
+
+
 @pytest.mark.parametrize("direction", list(Direction))
 def test_distillation_moves_the_actor_alone(direction: Direction) -> None:
     policy, actor = LAWS.new.clone().requires_grad_(), LAWS.actor.clone().requires_grad_()
