@@ -18,6 +18,7 @@ from jackpot_sim.studies.tables import print_table
 from jackpot_sim.sweep import column_meanings, plan, records, spec, summary
 from jackpot_sim.sweep.display import cost_table, shown
 from jackpot_sim.sweep.epilogue import EPILOGUE
+from jackpot_sim.sweep.presets import presets_tables
 from jackpot_sim.sweep.rollout_summary import rollout_tables
 from jackpot_sim.sweep.run import Progress, run
 from jackpot_sim.sweep.spec import Study
@@ -38,6 +39,7 @@ def sweep(
     out: Path | None = None,
     estimators: Annotated[list[str] | None, MANY] = None,
     rao_blackwell: Annotated[bool, FLAG] = False,
+    centred: Annotated[bool, FLAG] = False,
     denominators: Annotated[list[str] | None, MANY] = None,
     methods: Annotated[list[str] | None, MANY] = None,
     seeds: int | None = None,
@@ -49,6 +51,7 @@ def sweep(
     dry_run: Annotated[bool, FLAG] = False,
     quiet: Annotated[bool, FLAG] = False,
     columns: Annotated[bool, FLAG] = False,
+    presets: Annotated[bool, FLAG] = False,
     wide: Annotated[bool, FLAG] = False,
     env: Annotated[Mapping[str, object] | None, UNPARSED] = None,
 ) -> int:
@@ -57,9 +60,10 @@ def sweep(
     Args:
         config: A study in YAML or TOML; without it the default study.
         out: The folder for the records; by default runs/NAME-HASH of the study.
-        estimators: Estimators by name, in place of the study's.
+        estimators: Estimators by name, or presets such as verl:decoupled_token_is, in place of the study's.
         rao_blackwell: Add the Rao-Blackwell form of every estimator that draws a mask.
-        denominators: proposed, accepted, self_normalized.
+        centred: Add the score-centred form of every estimator of single tokens.
+        denominators: proposed, accepted, self_normalized; by default proposed, and its framework's for a preset.
         methods: exact, monte_carlo, or both.
         seeds: The number of seeds: 3 means 0, 1 and 2.
         n_samples: Proposals per state, for the MSE and for Monte Carlo.
@@ -71,6 +75,7 @@ def sweep(
         dry_run: Show the cells and their cost, and run nothing.
         quiet: No progress bar and no summary.
         columns: Alone: explain every column of the records.
+        presets: Alone, or with --wide: list the rules of training frameworks that estimators may name.
         wide: Tables with all their columns, however narrow the terminal is.
         env: The environment options, by name.
     """
@@ -81,11 +86,18 @@ def sweep(
         for table, meanings in column_meanings.described().items():
             console().print(columns_table(f"RUN/{table}/*.parquet", meanings))
         return 0
+    if presets:
+        if set(options) - {"wide"} != {"presets"}:
+            raise StudyError("--presets stands alone, or with --wide")
+        for each in presets_tables():
+            print_table(console(), each, wide=wide)
+        return 0
     processes(executor, workers, 1)  # refuses what contradicts itself before anything is read
     study = study_from(
         config,
         env or {},
         rao_blackwell,
+        centred,
         estimators=estimators,
         denominators=denominators,
         methods=methods,
@@ -157,7 +169,9 @@ def split_env_options(tokens: Sequence[str]) -> tuple[Nested, list[str]]:
     return env, rest
 
 
-def study_from(config: Path | None, env: Mapping[str, object], rao_blackwell: bool, **fields: object) -> Study:
+def study_from(
+    config: Path | None, env: Mapping[str, object], rao_blackwell: bool, centred: bool = False, **fields: object
+) -> Study:
     """The study that a config file and the overrides make.
 
     Raises:
@@ -176,11 +190,13 @@ def study_from(config: Path | None, env: Mapping[str, object], rao_blackwell: bo
             "k": overrides.pop("topk"),
         }
     study = spec.parse(spec.with_overrides(mapping, overrides, env))
-    if not rao_blackwell:
-        return study
-    added = [each.model_copy(update={"rao_blackwell": True}) for each in study.estimators if each.draws_a_mask]
-    both = (*study.estimators, *(each for each in added if each not in study.estimators))
-    return study.model_copy(update={"estimators": both})
+    if rao_blackwell:
+        masked = (each for each in study.estimators if each.draws_a_mask)
+        study = study.with_added(each.model_copy(update={"rao_blackwell": True}) for each in masked)
+    if centred:
+        of_tokens = (each for each in study.estimators if not each.needs_sequences)
+        study = study.with_added(each.model_copy(update={"centred": True}) for each in of_tokens)
+    return study
 
 
 def _read(config: Path) -> dict[str, object]:

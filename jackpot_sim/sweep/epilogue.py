@@ -9,6 +9,7 @@ from jackpot_sim import estimators
 from jackpot_sim.environments.language_models.build import LanguageModel
 from jackpot_sim.environments.language_models.checkpoints import Precision
 from jackpot_sim.environments.language_models.formats import Format
+from jackpot_sim.environments.recorded import LogProbs
 from jackpot_sim.environments.rollouts.answers import AnswerReward, Match
 from jackpot_sim.environments.rollouts.hf import HuggingFace
 from jackpot_sim.environments.sequences.reward import Reward
@@ -64,10 +65,16 @@ set. Either takes a limit. The actor is another checkpoint, or made from the pol
 Formats are {", ".join(Format)}; precisions {", ".join(Precision)}.
 `--env.reward.kind` is {AnswerReward.kind} (match={" or ".join(Match)}; the default where every prompt carries an
 answer), distinct-share (the default elsewhere) or another of those above. temperature is that of both models; top_k and
-top_p are the actor's sampling. `--env.log-probs raw` studies the mistake of recording the actor's log-probs before
-temperature, top_k and top_p. Gradients are measured in the space of the parameters that block names. n_samples counts
+top_p are the actor's sampling. Gradients are measured in the space of the parameters that block names. n_samples counts
 rollouts of each prompt in an update, and an update takes those of all prompts; by default there are 8 of them and 4
 replicates, from which bias and variance are estimated.
+
+A sampler that cuts, by top-k or top-p: `--env.log-probs` says what the trainer gets, in every kind of environment.
+{LogProbs.PROCESSED} (the default): the actor's log-probs after the cut, against the whole policy. r is right for the
+whole policy on the tokens kept, and S, their mass, times that of the policy as it was cut: a policy and its own nucleus
+have r = S. {LogProbs.RAW}: the actor's log-probs before temperature, top-k and top-p: r is blind to the cut.
+{LogProbs.SUPPORT}: the tokens kept are recorded, and the policy is renormalised on them, in ratios and in the update's
+gradient: right for the policy as it was cut. Bias and KLs are against the whole policy in all three.
 
 Base laws (`--env.base.kind`): {kinds(get_args(BaseLaw))}.
 
@@ -77,7 +84,11 @@ Estimators: {"; ".join(f"{name} {fields(registered(name))}".strip() for name in 
 given in a config file, beside their kind:
 `estimators: [none, {{kind: tis, clip: [1.5, 2, 5]}}, {{kind: jackpot, acceptance_rate: 0.9, rao_blackwell: true}}]`.
 
-In a config file an estimator also takes `rao_blackwell: true`, `batch_normalize: true`, `masked_by: ANOTHER` (accept
+Presets are the rules of training frameworks by their own names, `--estimators verl:decoupled_token_is trl:token_mask`.
+They are measured with their framework's denominator unless denominators are given; `--presets` lists them.
+
+In a config file an estimator also takes `rao_blackwell: true`, `centred: true` (arXiv 2609.20807: each token's term
+loses its mean over the actor's law), `batch_normalize: true`, `masked_by: ANOTHER` (accept
 probabilities and weights are multiplied: `{{kind: tis, masked_by: veto}}`) and, on small-lm, `target: p_new`: a
 correction with a c2 aims at the policy being trained instead of the one before the update, see `updates`. m2po and
 batch_normalize look at the whole batch: their exact figures are the limit of an infinitely large batch, and

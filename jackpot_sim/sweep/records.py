@@ -10,7 +10,7 @@ A shard is written to a dot-file, flushed to disk and renamed, and `records` is 
 there means that the cell is finished, at whatever instant the run was killed.
 
 Parameters of estimators have a column each, which their corrections name. Records of other versions may lack some
-or have others: they are read all the same.
+or have others, and old ones lack `centred`: they are read all the same.
 """
 
 from __future__ import annotations
@@ -164,7 +164,11 @@ def load(root: Path, table: str = "records") -> pd.DataFrame:
     if not shards:
         raise StudyError(f"{root} holds no finished cell yet: run the study first")
     parts = [_read_shard(shard, TABLES[table]) for shard in shards]
-    frame: pd.DataFrame = pa.concat_tables(parts, promote_options="default").to_pandas()
+    whole = pa.concat_tables(parts, promote_options="default")
+    if "centred" in whole.column_names:  # before there was centring, nothing was centred
+        place, column = whole.column_names.index("centred"), whole["centred"]
+        whole = whole.set_column(place, "centred", column.fill_null(False))
+    frame: pd.DataFrame = whole.to_pandas()
     return frame
 
 

@@ -85,6 +85,16 @@ def sapo(t: Seen, tau_positive: float, tau_negative: float) -> tuple[float, floa
     return 1.0, t.ratio / math.cosh(half) ** 2 if half < 300 else 0.0
 
 
+def ppo_clip(t: Seen, low: float, high: float, dual: float) -> tuple[float, float]:
+    """Whether PPO's objective, with the dual clip where A < 0, moves with r, by a finite difference."""
+
+    def objective(r: float) -> float:
+        least = min(r * t.advantage, min(max(r, 1 - low), 1 + high) * t.advantage)
+        return max(least, dual * t.advantage) if t.advantage < 0 else least
+
+    return float(not t.advantage or objective(t.ratio * (1 + 1e-7) + 1e-300) != objective(t.ratio)), t.ratio
+
+
 TOKEN_TABLE: dict[str, Callable[..., tuple[float, float]]] = {
     "tv-mask": lambda t, epsilon: (float(-epsilon <= t.p - t.q <= epsilon), t.ratio),
     "binary-kl-mask": binary_kl_mask,
@@ -92,6 +102,7 @@ TOKEN_TABLE: dict[str, Callable[..., tuple[float, float]]] = {
     "dppo-kl": lambda t, delta: dppo(t, two_point_kl(t.q, t.p), delta),
     "cispo": lambda t, low, high: (1.0, sorted([1 - low, t.ratio, 1 + high])[1]),
     "sapo": sapo,
+    "ppo-clip": ppo_clip,
     "topr": lambda t: (1.0, 1.0 if t.advantage > 0 or t.ratio > 1 else t.ratio),
 }
 """(a, w) of one token from all that it shows and the parameters but for c2."""
@@ -251,10 +262,12 @@ def divergence(p: Vector, mass: Vector) -> float:
     return total
 
 
-def moments(cell: Cell, rule: Rule, lam: float | None, denominator: str, n_samples: int) -> dict[str, float]:
+def moments(
+    cell: Cell, rule: Rule, lam: float | None, denominator: str, n_samples: int, centred: bool = False
+) -> dict[str, float]:
     """Every column of `Moments`, by enumeration. `rule` is called with a `Seen`."""
     states = [
-        _State(np.exp(log_p), np.exp(log_q), advantage, rule, lam)
+        _State(np.exp(log_p), np.exp(log_q), advantage, rule, lam, centred)
         for log_p, log_q, advantage in zip(*cell, strict=True)
     ]
     count = len(states)
@@ -303,7 +316,7 @@ def moments(cell: Cell, rule: Rule, lam: float | None, denominator: str, n_sampl
 class _State:
     """One state, its tokens enumerated."""
 
-    def __init__(self, p: Vector, q: Vector, advantage: Vector, rule: Rule, lam: float | None) -> None:
+    def __init__(self, p: Vector, q: Vector, advantage: Vector, rule: Rule, lam: float | None, centred: bool) -> None:
         vocab = len(p)
         self.p, self.q = p, q
         z = None if lam is None else sum(min(q[x], p[x] / lam) for x in range(vocab))
@@ -316,15 +329,27 @@ class _State:
         self.rate, self.weight = sum(self.accepted), sum(self.law)
         self.weight_square = sum(self.law[x] * self.weights[x] for x in range(vocab))
         self.gradient = sum((p[x] * self.features[x] for x in range(vocab)), np.zeros(vocab))
-        self.update = sum((self.law[x] * self.features[x] for x in range(vocab)), np.zeros(vocab))
+        self.lost = [np.zeros(vocab)] * vocab
+        if centred:
+            self.lost = [advantage[x] * self._mean(rule, z, math.copysign(1.0, advantage[x])) for x in range(vocab)]
+        self.update = sum((chance * x for chance, x in self.outcomes(lambda kept, w, x: x)), np.zeros(vocab))
         self.on_policy_variance = spread([(p[x], self.features[x]) for x in range(vocab)])
 
+    def _mean(self, rule: Rule, z: float | None, sign: float) -> Vector:
+        """h = E_q[a·w·(e_x − p)], where the rule sees this sign of the advantage."""
+        total = np.zeros(len(self.p))
+        for x, (p, q) in enumerate(zip(self.p, self.q, strict=True)):
+            accept, weight = rule(Seen(p / q, z, p, q, sign)) if q > 0 else (0.0, 0.0)
+            total = total + (q * accept * weight * (np.eye(len(self.p))[x] - self.p) if accept > 0 else 0.0)
+        return total
+
     def outcomes(self, value: Callable[[bool, float, Vector], Vector]) -> list[tuple[float, Vector]]:
-        """Everything that one proposal can give: (probability, value(kept, weight, feature))."""
+        """Everything that one proposal can give: (probability, value(kept, weight, its term X of the update))."""
         found = []
         for x in range(len(self.p)):
-            found.append((self.accepted[x], value(True, self.weights[x], self.features[x])))
-            found.append((self.q[x] - self.accepted[x], value(False, self.weights[x], self.features[x])))
+            for kept, chance in ((True, self.accepted[x]), (False, self.q[x] - self.accepted[x])):
+                term = (self.weights[x] * self.features[x] if kept else 0.0) - self.lost[x]
+                found.append((chance, value(kept, self.weights[x], term)))
         return found
 
 
@@ -337,13 +362,12 @@ def spread(outcomes: list[tuple[float, Vector]]) -> float:
 def _variance(states: list[_State], index: int, denominator: str, divisor: float, estimates: list[Vector]) -> float:
     """n times the (delta-method) variance of state `index`'s update, its outcomes enumerated."""
     state, estimate = states[index], estimates[index]
-    nothing = np.zeros_like(estimate)
     if denominator == "proposed":
-        return spread(state.outcomes(lambda kept, w, f: w * f if kept else nothing))
+        return spread(state.outcomes(lambda kept, w, x: x))
     if denominator == "self_normalized":
-        return spread(state.outcomes(lambda kept, w, f: w * (f - estimate) / divisor if kept else nothing))
+        return spread(state.outcomes(lambda kept, w, x: (x - kept * w * estimate) / divisor))
     # The update is a sum over the state divided by a count over the batch, and every state's masks move the count.
     share = estimate / len(states)
-    own = spread(state.outcomes(lambda kept, w, f: (w * f - share) / divisor if kept else nothing))
+    own = spread(state.outcomes(lambda kept, w, x: (x - kept * share) / divisor))
     others = (other for position, other in enumerate(states) if position != index)
-    return own + sum(spread(other.outcomes(lambda kept, w, f: -kept * share / divisor)) for other in others)
+    return own + sum(spread(other.outcomes(lambda kept, w, x: -kept * share / divisor)) for other in others)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -216,6 +216,18 @@ def score(phi: Phi, string: Prefix, factors: list[float]) -> Vector:
     return sum(factor * phi[string[:t], token] for t, (token, factor) in enumerate(zip(string, factors, strict=True)))
 
 
+def mean_of(prompt: Prompt, s: Prefix, rule: Rule, target: str, phi: Phi, advantage: float) -> Vector:
+    """h(s) = Σ_x q(x|s)·a·w·φ(s, x) of a rule of single tokens, where the sequence has this advantage."""
+    total: Vector = 0.0
+    for x, q in enumerate(prompt.actor[s]):
+        if q == 0:
+            continue
+        given = replace(prompt, advantage=prompt.advantage | {(*s, x): advantage})
+        ((a, w),) = rule(steps_of(given, (*s, x), target)[-1:])
+        total = total + q * a * w * surrogate(prompt, (*s, x))[-1] * phi[s, x]
+    return total
+
+
 class Outcome(NamedTuple):
     """One sequence with one pattern of masks."""
 
@@ -231,7 +243,9 @@ class Outcome(NamedTuple):
 class State:
     """One prompt under one correction."""
 
-    def __init__(self, shape: Shape, prompt: Prompt, rule: Rule, level: str, target: str, phi: Phi) -> None:
+    def __init__(
+        self, shape: Shape, prompt: Prompt, rule: Rule, level: str, target: str, phi: Phi, centred: bool = False
+    ) -> None:
         self.gradient: Vector = 0.0
         on_policy = 0.0
         self.policy_visits: dict[tuple[Prefix, int], float] = {}
@@ -253,13 +267,14 @@ class State:
             _visit(self.accepted, y, [q * a for a, _ in pairs])
             _visit(self.law, y, [q * a * w if a > 0 else 0.0 for a, w in pairs])
             units = float(len(y)) if level == "token" else 1.0
+            lost = sum(mean_of(prompt, y[:t], rule, target, phi, advantage) for t in range(len(y))) if centred else 0.0
             for mask, probability in _masks([a for a, _ in pairs]):
                 kept = [w if m else 0.0 for m, (_, w) in zip(mask, pairs, strict=True)]
                 share = units / len(y)
                 self.outcomes.append(
                     Outcome(
                         q * probability,
-                        advantage * score(phi, y, kept),
+                        advantage * (score(phi, y, kept) - lost),
                         float(sum(mask)),
                         float(len(y)),
                         sum(kept) * share,
@@ -312,10 +327,16 @@ def by_prefix(visits: dict[tuple[Prefix, int], float]) -> dict[Prefix, float]:
 
 
 def states_of(
-    shape: Shape, prompts: list[Prompt], rule: Rule, level: str, target: str, phis: list[Phi] | None = None
+    shape: Shape,
+    prompts: list[Prompt],
+    rule: Rule,
+    level: str,
+    target: str,
+    phis: list[Phi] | None = None,
+    centred: bool = False,
 ) -> list[State]:
     phis = [logits(shape, prompt) for prompt in prompts] if phis is None else phis
-    return [State(shape, prompt, rule, level, target, phi) for prompt, phi in zip(prompts, phis, strict=True)]
+    return [State(shape, prompt, rule, level, target, phi, centred) for prompt, phi in zip(prompts, phis, strict=True)]
 
 
 def moments(states: list[State], denominator: str, n_samples: int) -> dict[str, float]:

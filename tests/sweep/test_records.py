@@ -44,8 +44,8 @@ def copy(whole: Path, tmp_path: Path) -> Path:
 
 GOLDEN_RECORDS = """
 cell environment env_kind base_kind knob_name knob target_divergence target_kl achieved_kl achieved_kl_se vocab states
-length seed space estimator estimator_kind level masked_by target rao_blackwell batch_normalize clip floor low high
-bound lam c1 c2 threshold delta aggregate inverted direction clip_on tau_positive tau_negative epsilon k_positive
+length seed space estimator estimator_kind level masked_by target rao_blackwell batch_normalize centred clip floor low
+high bound lam c1 c2 threshold delta aggregate inverted direction clip_on tau_positive tau_negative epsilon k_positive
 lambda_positive k_negative lambda_negative acceptance_budget budget_per_state denominator method
 kl_policy_actor kl_actor_policy total_variation chi_square kl_sequence chi_square_sequence mean_length
 kl_policy_actor_se kl_actor_policy_se total_variation_se chi_square_se kl_sequence_se chi_square_sequence_se
@@ -218,6 +218,16 @@ def test_parameters_of_other_versions_are_read(whole: Path, copy: Path) -> None:
     pd.testing.assert_frame_equal(loaded[expected.columns], expected, check_exact=True)
     assert loaded["another"].dropna().tolist() == [0.5] * len(table)
     assert set(loaded.columns) == {*expected.columns, "another"}
+    again(copy)
+
+
+def test_records_from_before_there_was_centring_are_read(whole: Path, copy: Path) -> None:
+    older, expected = shards(copy)[0], records.load(whole)
+    pq.write_table(pq.read_table(older).drop_columns(["centred"]), older)
+    loaded = records.load(copy)
+    pd.testing.assert_frame_equal(loaded, expected, check_exact=True)
+    assert loaded["centred"].dtype == bool
+    assert not loaded["centred"].any()
     again(copy)
 
 

@@ -82,6 +82,11 @@ class Correction(ABC):
         return False
 
     @property
+    def weighs(self) -> bool:
+        """True where it has weights besides 1: a correction without any only masks."""
+        return type(self).weight is not Correction.weight
+
+    @property
     def subtracts_mean(self) -> bool:
         """True where a token's term loses its mean over the actor's law: the correction is `centred`."""
         return False
@@ -100,6 +105,17 @@ class Correction(ABC):
     def needs(self) -> frozenset[str]:
         """The fields of `Tokens` that the pair depends on, besides `log_ratio` and `mask`."""
         return self._looks_at if self.overlap_lam is None else self._looks_at | {"overlap"}
+
+    def outside(self, tokens: Tokens) -> tuple[Array, Array] | None:
+        """The tokens whose ratio lies below, and above, the bounds within which the correction leaves it alone.
+
+        Both are boolean, of the shape of log_ratio or (..., 1) for the ratio of a sequence, before masking; None for a
+        correction without bounds on a ratio.
+
+        Args:
+            tokens: checked, as in `accept`.
+        """
+        return None
 
     def weights(
         self,

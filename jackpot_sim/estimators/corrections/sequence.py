@@ -99,6 +99,12 @@ class SequenceTruncatedImportanceSampling(_Aggregated):
             raise ValueError(f"{self.name}: floor must lie between 0 and clip, got {self.floor} and {self.clip}")
 
     @override
+    def outside(self, tokens: Tokens) -> tuple[Array, Array]:
+        total = self._aggregated(tokens)
+        floor = math.log(self.floor) if self.floor > 0 else -math.inf
+        return total < floor, total > math.log(self.clip)
+
+    @override
     def weight(self, tokens: Tokens) -> Array:
         """w = min(max(e^S, floor), C), or with e^G."""
         xp, total = namespace(tokens.log_ratio), self._aggregated(tokens)
@@ -139,6 +145,11 @@ class SequenceMaskedImportanceSampling(SequenceImportanceSampling):
         """a = 1[low ≤ e^S ≤ high], or of e^G."""
         return self._kept(self._aggregated(tokens), *log_band(self.low, self.high))
 
+    @override
+    def outside(self, tokens: Tokens) -> tuple[Array, Array]:
+        (low, high), total = log_band(self.low, self.high), self._aggregated(tokens)
+        return total < low, total > high
+
 
 @register("geometric-mis")
 @dataclass(frozen=True)
@@ -175,6 +186,11 @@ class SequenceRatioMask(_Aggregated):
         """a = 1[low ≤ e^G ≤ high], or of e^S."""
         band = log_band(self.low, self.high, self.inverted)
         return self._kept(self._aggregated(tokens), *band)
+
+    @override
+    def outside(self, tokens: Tokens) -> tuple[Array, Array]:
+        (low, high), total = log_band(self.low, self.high, self.inverted), self._aggregated(tokens)
+        return total < low, total > high
 
 
 class _StatisticMask(_Aggregated):

@@ -44,6 +44,12 @@ class GeometricBandImportanceSampling(SequenceCorrection):
         return namespace(mean).astype((mean >= low) & (mean <= high), mean.dtype)
 
     @override
+    def outside(self, tokens: Tokens) -> tuple[Array, Array]:
+        mean = aggregate(tokens.log_ratio, tokens.live, Aggregate.MEAN)
+        low, high = log_band(self.low, self.high)
+        return mean < low, mean > high
+
+    @override
     def weight(self, tokens: Tokens) -> Array:
         """w = r."""
         return namespace(tokens.log_ratio).exp(tokens.log_ratio)

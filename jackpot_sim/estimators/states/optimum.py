@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from jackpot_sim.core.arrays import Array, Floats, Ints
-from jackpot_sim.estimators.corrections.composed import RaoBlackwell
+from jackpot_sim.estimators.corrections.composed import RaoBlackwell, require_uncentred
 from jackpot_sim.estimators.corrections.correction import Correction
 from jackpot_sim.estimators.corrections.jackpot import ClipOn, Jackpot, OverlapTruncatedImportanceSampling
 from jackpot_sim.estimators.corrections.pieces import number
@@ -98,6 +98,7 @@ def best(
     """
     if n_samples < 1:
         raise ValueError(f"n_samples must be at least 1, got {n_samples}")
+    require_uncentred(correction, "optimise the correction that it wraps, or compare thresholds with moments.exact")
     inner = correction.of if isinstance(correction, RaoBlackwell) else correction
     parameter = parameter or _THRESHOLD.get(type(inner))
     if parameter is None or parameter not in ("clip", "lam", "c1") or parameter not in inner.parameters():
