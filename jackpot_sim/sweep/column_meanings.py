@@ -20,11 +20,14 @@ _PARAMETERS = {
     "floor": "the smallest weight",
     "low": "lower bound on the ratio",
     "high": "upper bound on the ratio",
-    "bound": "upper bound on a k-statistic",
+    "bound": "upper bound on the statistic of a mask",
     "lam": "λ, where it is one number",
-    "c1": "cap on Z·max(λ, r)",
+    "c1": "cap on Z·max(λ, r), or on r/λ",
     "c2": "cap on p_ref/p_new",
     "aggregate": "the way from the tokens' values to one of the sequence",
+    "epsilon": "upper bound on |p − q|",
+    "direction": "which binary KL: of policy and actor, of actor and policy, or the larger",
+    "clip_on": "what c1 caps: the weight, or the ratio r/λ",
     "inverted": "whether bounds are on 1/r, as verl's k1 bounds are",
 }
 """The meaning of some parameters; of the others, the estimators that have them say enough."""

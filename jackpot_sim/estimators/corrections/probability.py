@@ -97,7 +97,7 @@ class BinaryKLMask(_ProbabilityMask):
     """(1[bKL ≤ b], r): KPop, with the larger of bKL(p, q) and bKL(q, p) or one of them (AReaL, OpenRLHF)."""
 
     bound: float = 0.05
-    """b > 0, nats."""
+    """b > 0, nats. The default is DPPO-KL's δ; OpenRLHF bounds the mean over a sequence instead, by 5e-3."""
     direction: BinaryKL = BinaryKL.LARGER
     """Which bKL: `policy-actor` is bKL(p, q), `actor-policy` bKL(q, p), `larger` the larger of the two."""
     c2: float | None = None

@@ -57,7 +57,7 @@ class SequencePolicyOptimisation(SequenceCorrection):
 @register("luspo")
 @dataclass(frozen=True)
 class LengthUnbiasedPolicyOptimisation(SequencePolicyOptimisation):
-    """GSPO times the number of tokens: (as gspo, |y|·e^G), LUSPO (arXiv 2602.05261; TRL).
+    """GSPO times the number of tokens: (as gspo, |y|·e^G), LUSPO (arXiv 2602.05261; TRL). Its bounds are GSPO's.
 
     The factor |y| undoes the 1/|y| of a loss that takes the mean over the tokens of each sequence. Where an update
     adds up the tokens of a sequence, as the moments of sequences do, gspo itself is LUSPO's update.
