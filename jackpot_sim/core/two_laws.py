@@ -73,7 +73,8 @@ class TwoLaws:
         return not (bool(xp.min(self.p) >= normal) and bool(xp.min(self.q) >= normal))
 
     def less_policy(self, weight: Array) -> Array:
-        """q·v − p, elementwise, for a finite weight v; full digits where v is 1 or r."""
+        """q·v − p, elementwise, for a finite weight v of the laws' shape; full digits where v is 1 or r."""
+        check_alike(policy_log_probs=self.log_p, weight=weight)
         if not self.is_plain:
             with overflow_to_inf():
                 return weighted_less_policy(self.q, self.p, weight, self.log_ratio)
@@ -90,6 +91,9 @@ class TwoLaws:
             weight: v ≥ 0, finite.
             less_policy: q·v − p, where the caller has it from `less_policy`.
         """
+        check_alike(policy_log_probs=self.log_p, weight=weight)
+        if less_policy is not None:
+            check_alike(policy_log_probs=self.log_p, less_policy=less_policy)
         xp = self._xp
         if not self.is_plain:
             return kl_to_weighted(self.log_p, self.log_q, weight)

@@ -5,6 +5,7 @@
 MaskedImportanceSampling(low=0.5, high=5.0, c2=None)
 """
 
+from jackpot_sim.core.arrays import Array
 from jackpot_sim.core.log_ratios import Aggregate
 from jackpot_sim.estimators.corrections import (
     batch,
@@ -20,10 +21,12 @@ from jackpot_sim.estimators.corrections import (
 from jackpot_sim.estimators.corrections.at_budget import at_budget
 from jackpot_sim.estimators.corrections.batch import batch_normalize
 from jackpot_sim.estimators.corrections.composed import centred, combined, rao_blackwell
-from jackpot_sim.estimators.corrections.correction import Correction, Level
-from jackpot_sim.estimators.corrections.inputs import Tokens, TokenWeights
+from jackpot_sim.estimators.corrections.correction import Correction, Level, TokenCorrection
+from jackpot_sim.estimators.corrections.inputs import Tokens, TokenWeights, given
+from jackpot_sim.estimators.corrections.parameters import require_positive
 from jackpot_sim.estimators.corrections.presets import get, presets
-from jackpot_sim.estimators.corrections.registry import names
+from jackpot_sim.estimators.corrections.registry import names, register
+from jackpot_sim.estimators.corrections.sequence import SequenceCorrection
 from jackpot_sim.estimators.sequences import enumerated
 from jackpot_sim.estimators.sequences.updates import UpdateTarget
 from jackpot_sim.estimators.states import moments, optimum, path
@@ -31,10 +34,13 @@ from jackpot_sim.estimators.statistics import Denominator, Moments
 
 __all__ = [
     "Aggregate",
+    "Array",
     "Correction",
     "Denominator",
     "Level",
     "Moments",
+    "SequenceCorrection",
+    "TokenCorrection",
     "TokenWeights",
     "Tokens",
     "UpdateTarget",
@@ -46,6 +52,7 @@ __all__ = [
     "combined",
     "enumerated",
     "get",
+    "given",
     "jackpot",
     "moments",
     "names",
@@ -54,6 +61,8 @@ __all__ = [
     "presets",
     "probability",
     "rao_blackwell",
+    "register",
+    "require_positive",
     "sequence",
     "sequence_objectives",
     "shaped",

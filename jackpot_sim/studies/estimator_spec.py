@@ -10,7 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
 from jackpot_sim import estimators
 from jackpot_sim.core.arrays import Array
 from jackpot_sim.estimators import Correction, Denominator, UpdateTarget
-from jackpot_sim.estimators.corrections import presets
+from jackpot_sim.estimators.corrections import presets, registry
 from jackpot_sim.estimators.corrections.presets import Preset
 from jackpot_sim.estimators.sequences.updates import require_target
 
@@ -88,6 +88,9 @@ class EstimatorSpec(Frozen):
             if "lam" not in self.correction().parameters():
                 raise ValueError(f"{self.kind} has no lam: an acceptance_rate fits obrs and jackpot")
         require_target(self.correction(), self.target)
+        for name in registry.plugged_in([self.kind]):
+            if hidden := registry.defaults(registry.registered(name)).keys() & type(self).model_fields.keys():
+                raise ValueError(f"{name}: give its parameter {min(hidden)} another name, studies mean their own by it")
         return self
 
     def correction(self) -> Correction:

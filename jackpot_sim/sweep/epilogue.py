@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import get_args
 
-from jackpot_sim import estimators
 from jackpot_sim.environments.language_models.build import LanguageModel
 from jackpot_sim.environments.language_models.checkpoints import Precision
 from jackpot_sim.environments.language_models.formats import Format
@@ -19,7 +19,8 @@ from jackpot_sim.environments.sources.kinds import REAL_SOURCES, TINY_SOURCES
 from jackpot_sim.environments.states.advantage import Advantage
 from jackpot_sim.environments.states.base_laws import BaseLaw
 from jackpot_sim.environments.states.families import FAMILIES
-from jackpot_sim.estimators.corrections.registry import registered
+from jackpot_sim.estimators.corrections.registry import ours, registered
+from jackpot_sim.studies import plugins
 from jackpot_sim.studies.help_texts import fields, kinds
 from jackpot_sim.sweep.spec import Study
 
@@ -34,7 +35,9 @@ def _sources(sources: tuple[type[ActorSource], ...]) -> str:
     return "; ".join(parts)
 
 
-EPILOGUE = f"""
+def epilogue(tokens: Sequence[str] = ()) -> str:
+    """The text, with the corrections of the plug-ins that a command line names."""
+    return f"""
 Environments are set by dotted options, whose values may be lists (each value is one environment):
 `--env.kind logit-noise --env.sigma 0.1 0.2 --env.base.kind zipf --env.base.vocab 5000`.
 With `--env.kind` they replace the study's environments; without it they change each of them.
@@ -80,7 +83,7 @@ Base laws (`--env.base.kind`): {kinds(get_args(BaseLaw))}.
 
 Advantages (`--env.advantage.kind`): {kinds(get_args(Advantage))}.
 
-Estimators: {"; ".join(f"{name} {fields(registered(name))}".strip() for name in estimators.names())}. Parameters are
+Estimators: {"; ".join(f"{name} {fields(registered(name))}".strip() for name in ours())}. Parameters are
 given in a config file, beside their kind:
 `estimators: [none, {{kind: tis, clip: [1.5, 2, 5]}}, {{kind: jackpot, acceptance_rate: 0.9, rao_blackwell: true}}]`.
 
@@ -93,6 +96,8 @@ probabilities and weights are multiplied: `{{kind: tis, masked_by: veto}}`) and,
 correction with a c2 aims at the policy being trained instead of the one before the update, see `updates`. m2po and
 batch_normalize look at the whole batch: their exact figures are the limit of an infinitely large batch, and
 Monte Carlo takes batches of n_samples sequences of every prompt.
+
+{plugins.help_text(tokens)}
 
 Denominators: proposed divides by all tokens, accepted by those kept in the batch, self_normalized by
 each state's own weights.

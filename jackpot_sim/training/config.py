@@ -70,7 +70,7 @@ class Sampling(Frozen):
     which is the one that is tested.
     """
     topk: Annotated[int, Field(ge=0)] = 20
-    """The number of the actor's likeliest tokens that are stored at every state, to estimate the overlap Z."""
+    """The number of the actor's likeliest tokens that are stored at every state: for the overlap Z, and to centre."""
     batch_size: Count = 256
     """Sequences that are written at a time; the results do not depend on it."""
 
@@ -209,6 +209,8 @@ class Training(Frozen):
     def _bypassing(self) -> Training:
         if self.update.bypass and self.correction.target is not UpdateTarget.REFERENCE:
             raise ValueError("update.bypass leads corrections to p_new by itself: give no correction.target")
+        if self.update.bypass and self.correction.centred:
+            raise ValueError(f"{self.correction.label} has no form for update.bypass: leave out one of the two")
         if self.update.bypass and self.update.clip is not None and self.correction.correction().weighs:
             raise ValueError(
                 f"with update.bypass PPO's ratio is p_new/q, which {self.correction.label} would weigh a second time: "
@@ -242,8 +244,6 @@ class Training(Frozen):
         if isinstance(self.policy, Given) and isinstance(own, TinyQwen3):
             raise ValueError("the policy is a checkpoint, and the actor is not: give actor.model as a checkpoint too")
         correction = self.correction.correction()
-        if self.correction.centred:
-            raise ValueError(f"{self.correction.label} subtracts a mean that training does not form: leave centred out")
         if self.correction.acceptance_rate is not None:
             raise ValueError("correction.acceptance_rate needs whole laws: give budget.rejected, a share of the batch")
         if self.budget is not None and "lam" not in correction.parameters():
@@ -252,11 +252,8 @@ class Training(Frozen):
             raise ValueError("give budget or the correction's lam, not both")
         if correction.overlap_lam is not None and self.rollout.topk < 1:
             raise ValueError(f"{self.correction.label} needs the overlap: give rollout.topk of at least 1")
-        if self.correction.centred and self.rollout.log_probs == "support":
-            raise ValueError(
-                f"{self.correction.label} subtracts a mean of ∇log p over the whole vocabulary, which a law on a "
-                "recorded support does not have: give rollout.log_probs processed, or no centring"
-            )
+        if correction.subtracts_mean and self.rollout.topk < 1:
+            raise ValueError(f"{self.correction.label} needs the actor's law: give rollout.topk of at least 1")
         if correction.looks_at_batch and self.update.batch_size is not None:
             raise ValueError(f"{self.correction.label} looks at the whole minibatch: give no update.batch_size")
         return self

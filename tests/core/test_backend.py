@@ -54,3 +54,9 @@ def test_the_cumulative_minimum_is_that_of_each_prefix(xp: ToLibrary) -> None:
     for end in range(5):
         np.testing.assert_array_equal(found[..., end], values[..., : end + 1].min(axis=-1))
     assert backend.cumulative_minimum(xp(np.zeros((2, 0)))).shape == (2, 0)
+
+
+def test_booleans_are_placed_in_the_order_of_a_mask(xp: ToLibrary) -> None:
+    mask = np.array([False, True, True, False, True])
+    placed = backend.placed(xp(np.array([True, False, True])), xp(mask))
+    assert to_numpy(placed).tolist() == [False, True, False, False, True]

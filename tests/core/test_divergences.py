@@ -436,3 +436,17 @@ def test_binary_kl_refuses_what_is_no_probability(xp: ToLibrary) -> None:
         divergences.binary_kl(xp(np.zeros(2)), xp(np.array([0.0, 0.1])))
     # By rounding alone: it counts as 1.
     assert float(divergences.binary_kl(xp(np.array([1e-9])), xp(np.array([0.0])))[0]) == 0
+
+
+@pytest.mark.parametrize("bound", [1e-30, 1e-3, 0.05, 0.5, 2.0, math.inf])
+def test_binary_kl_exceeds_a_bound_where_it_does(bound: float, xp: ToLibrary) -> None:
+    generator = np.random.default_rng(7)
+    log_probs = -np.abs(generator.standard_normal((3, 4000))) * np.array([[1e-9], [0.3], [20.0]])
+    near = np.minimum(log_probs + 0.5 * generator.standard_normal(log_probs.shape), 0.0)
+    edges = np.array([[-np.inf, -np.inf, 0.0, 0.0, -1.0], [-np.inf, -1.0, 0.0, -1.0, -np.inf]])
+    p, q = (np.concatenate([np.reshape(each, -1), edge]) for each, edge in zip((log_probs, near), edges, strict=True))
+    for first, second in ((p, q), (q, p)):
+        expected = divergences.binary_kl(first, second) > bound
+        np.testing.assert_array_equal(to_numpy(divergences.binary_kl_exceeds(xp(first), xp(second), bound)), expected)
+    with pytest.raises(ValueError, match="add up to more than 1"):
+        divergences.binary_kl_exceeds(xp(np.array([0.1])), xp(np.array([0.0])), bound)

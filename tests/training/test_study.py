@@ -151,6 +151,11 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"correction": {"kind": "jackpot", "c1": -1}}, "correction: jackpot: c1 must be positive, got -1.0"),
     ({"correction": {"kind": "jackpot", "acceptance_rate": 0.9}}, "give budget.rejected, a share of the batch"),
     ({"correction": "jackpot", "rollout": {"topk": 0}}, "jackpot needs the overlap: give rollout.topk of at least 1"),
+    (
+        {"correction": {"kind": "tis", "centred": True}, "rollout": {"topk": 0}},
+        "centred(tis) needs the actor's law: give rollout.topk of at least 1",
+    ),
+    ({"correction": {"kind": "gspo", "centred": True}}, "gspo looks at more than single tokens"),
     ({"correction": {"kind": "tis"}, "budget": {}}, "tis has no lam that a budget could set: give obrs or jackpot"),
     ({"correction": {"kind": "obrs", "lam": 1}, "budget": {}}, "give budget or the correction's lam, not both"),
     ({"correction": "obrs", "budget": {"rejected": 1}}, "budget.rejected: Input should be less than 1"),

@@ -86,6 +86,7 @@ class Setup:
         log_probs: the log-probs that corrections get.
         batch_size: sequences that a model reads at once.
         rows: states whose laws are held at once.
+        stored_topk: the actor's likeliest tokens that centred corrections are given at every state.
     """
 
     prompts: Sequence[Ints]
@@ -96,6 +97,7 @@ class Setup:
     log_probs: LogProbs
     batch_size: int
     rows: int
+    stored_topk: int = 128
 
     def __post_init__(self) -> None:
         for each in self.prompts:

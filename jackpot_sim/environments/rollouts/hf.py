@@ -79,6 +79,8 @@ class HuggingFace:
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         batch_size: sequences that a model reads at once.
         rows: states whose laws over the vocabulary are held at once.
+        stored_topk: the number of the actor's likeliest tokens from which centred corrections take the mean of each
+            state, with a model of the tail; as many as the vocabulary make it exact.
         block: the parameters in whose space gradients are measured, as a shell pattern of their names; None: the
             last vector of parameters, the final norm's gain.
         gradients: taken of every sequence by itself, of whole batches, which is faster, or off.
@@ -103,6 +105,7 @@ class HuggingFace:
     device: str = "auto"
     batch_size: int = 16
     rows: int = 16
+    stored_topk: int = 128
     block: str | None = None
     gradients: Literal["sequences", "batches", "off"] = "sequences"
     threads: int = 1
@@ -117,7 +120,7 @@ class HuggingFace:
     def __post_init__(self) -> None:
         object.__setattr__(self, "precision", Precision(self.precision))
         object.__setattr__(self, "log_probs", LogProbs(self.log_probs))
-        for name, least in (("length", 1), ("batch_size", 1), ("rows", 1), ("threads", 1)):
+        for name, least in (("length", 1), ("batch_size", 1), ("rows", 1), ("stored_topk", 1), ("threads", 1)):
             check_count(name, getattr(self, name), least)
         check_positive("temperature", self.temperature)
         self.actor_law  # noqa: B018  # its checks
@@ -221,6 +224,7 @@ class HuggingFace:
             log_probs=self.log_probs,
             batch_size=self.batch_size,
             rows=self.rows,
+            stored_topk=self.stored_topk,
         )
 
         def ascent(learning_rate: float, batch: int) -> RolloutAscent:

@@ -22,6 +22,7 @@ from typing_extensions import override
 from jackpot_sim.core.arrays import Array, Floats
 from jackpot_sim.core.backend import namespace, overflow_to_inf
 from jackpot_sim.core.checks import check_beside
+from jackpot_sim.estimators.corrections.foreign import checked_pair, in_range
 from jackpot_sim.estimators.corrections.inputs import Tokens, TokenWeights, of_all, only_live
 from jackpot_sim.estimators.corrections.parameters import Parameter, log_of
 from jackpot_sim.estimators.corrections.pieces import Piece
@@ -141,7 +142,8 @@ class Correction(ABC):
 
         Raises:
             ValueError: a field that the correction needs is missing or holds NaN where it counts, a parameter
-                does not fit the tokens' shape, or as `Tokens`.
+                does not fit the tokens' shape, or as `Tokens`; a correction that is not ours fails, or gives no
+                probabilities and weights.
             TypeError: other arguments are given beside a `Tokens`, or as `Tokens`.
         """
         fields = {
@@ -159,6 +161,8 @@ class Correction(ABC):
         tokens = self.checked(tokens)
         with overflow_to_inf():
             pair = self.pair(tokens)
+        if not is_ours(type(self)) and type(self).pair is not Correction.pair:
+            pair = in_range(self.name, pair, tokens)
         for field, value in zip(TokenWeights._fields, pair, strict=True):
             check_beside(value, tokens.log_ratio, f"{self.name}: {field}", "log_ratio")
         if tokens.mask is None:
@@ -180,7 +184,10 @@ class Correction(ABC):
 
     def pair(self, tokens: Tokens) -> TokenWeights:
         """The pair of checked tokens, before masking: masked tokens may have any values."""
-        accept, weight = self.accept(tokens), self.weight(tokens)
+        if is_ours(type(self)):
+            accept, weight = self.accept(tokens), self.weight(tokens)
+        else:
+            accept, weight = checked_pair(self.name, self.accept, self.weight, tokens.only(self.needs))
         cap: Parameter | None = getattr(self, "c2", None)
         if cap is None or tokens.log_reference_ratio is None:
             return TokenWeights(accept, weight)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import math
 from enum import StrEnum
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from jackpot_sim.core.checks import check_mask, check_per_token, check_reals, check_same_shape
 from jackpot_sim.estimators import Correction, Level, Tokens, TokenWeights, UpdateTarget
 from jackpot_sim.training.objective.batch import ModelPass, Proposed, check_per_sequence
+from jackpot_sim.training.objective.centring import mean_loss
 from jackpot_sim.training.objective.weights import draw, tokens_of, weights_of
 
 if TYPE_CHECKING:
@@ -84,7 +86,8 @@ class PolicyLoss(NamedTuple):
     loss: Tensor
     """−Σ share · m·w · min(r A, clip(r) A) over tokens, a number with its graph; a `divisor` is not applied yet.
 
-    With a bypass r is p_new/q where PPO clips, and else 1 with the gradient of log p_new.
+    A centred correction adds `mean_loss`; shares and divisor are those of the token's own terms. With a bypass r is
+    p_new/q where PPO clips, and else 1 with the gradient of log p_new.
     """
     weights: TokenWeights[Tensor]
     """Accept probability and weight of every token, 0 at padding."""
@@ -123,6 +126,8 @@ def policy_loss(
     import torch
 
     new.check(given.mask)
+    if update.bypass and correction.subtracts_mean:
+        raise ValueError(f"{correction.name} has no form for a bypass: leave bypass out, or the centring")
     if shares is None:
         shares = token_shares(given.mask, update.aggregation)
     check_per_token(given.mask, shares=shares)
@@ -137,6 +142,9 @@ def policy_loss(
             old = new.log_probs.detach() if update.clip is None else given.actor_log_probs
         clipped = _clipped(new.log_probs.detach(), old, given.advantage, update)
     loss = ppo_loss(factor * shares, new.log_probs, old, given.advantage, given.mask, update)
+    if correction.subtracts_mean:
+        gain = partial(surrogate, clip=update.clip, clip_high=update.clip_high)
+        loss = loss + mean_loss(correction, target, tokens, given, new, shares, gain)
     return PolicyLoss(loss, weights, accepted, factor, clipped, _outside(correction, tokens, given.mask))
 
 

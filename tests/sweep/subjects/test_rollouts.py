@@ -18,9 +18,11 @@ from jackpot_sim.core.support import SamplingMask, on_support
 from jackpot_sim.environments.language_models.sampling_law import SamplingLaw
 from jackpot_sim.environments.prefix_tree import PrefixTree
 from jackpot_sim.environments.rollouts.built import RealisedRollouts
+from jackpot_sim.estimators.corrections.centring import on_stored
 from jackpot_sim.studies.errors import StudyError
 from jackpot_sim.sweep import records, spec
 from jackpot_sim.sweep.rows import DIVERGENCES
+from jackpot_sim.sweep.subjects import rollout_states
 from tests.cases import each
 from tests.environments.tiny_checkpoints import END, WORDS, hf
 from tests.sweep.studies import assert_same_run, run_serially
@@ -29,6 +31,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 ESTIMATORS: list[Any] = ["none", "tis", "jackpot", {"kind": "jackpot", "rao_blackwell": True}, "sequence-is", "m2po"]
+CENTRED: list[Any] = [{"kind": "none", "centred": True}]
 
 
 def study(root: Path, env: dict[str, Any] | None = None, **changes: Any) -> spec.Study:
@@ -38,7 +41,8 @@ def study(root: Path, env: dict[str, Any] | None = None, **changes: Any) -> spec
 
 @pytest.fixture(scope="module")
 def finished(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    asked = study(checkpoints, {"batch_size": 120, "rows": 512}, normalizers={"k": [1, 2, 5]})
+    env, more = {"batch_size": 120, "rows": 512}, {"normalizers": {"k": [1, 2, 5]}}
+    asked = study(checkpoints, env, estimators=ESTIMATORS + CENTRED, **more)
     return run_serially(asked, tmp_path_factory.mktemp("runs") / "real")
 
 
@@ -182,6 +186,71 @@ def test_gradients_are_those_of_every_sequence(finished: Path, exact: dict[str, 
     assert_near(none, "bias_sq", float((biased - g) @ (biased - g) / (g @ g)))
     assert_near(unbiased, "gain", 1.0)
     assert_near(unbiased, "bias_sq", 0.0)
+
+
+def test_a_centred_update_is_that_of_every_sequence(finished: Path, exact: dict[str, Any]) -> None:
+    """Its mean has A(y) less E_q[A(y) | y_<t] at each token, which is what is left of a term without a weight."""
+    from jackpot_sim.environments.language_models.block_gradients import gradients
+
+    sequences, built, total = exact["tree"].sequences, exact["built"], 0.0
+    for index, (prompt, laws) in enumerate(zip(built.setup.prompts, exact["laws"], strict=True)):
+        p, q = (np.exp(sequences.log_probs(law)) for law in (laws.policy_log_probs, laws.actor_log_probs))
+        advantage, coefficients = exact["rewards"][index] - p @ exact["rewards"][index], np.zeros(sequences.mask.shape)
+        for step in range(coefficients.shape[1]):
+            at = sequences.prefix[:, step]
+            for prefix in np.unique(at[sequences.mask[:, step]]):
+                rows = (at == prefix) & sequences.mask[:, step]
+                coefficients[rows, step] = q[rows] * (advantage[rows] - q[rows] @ advantage[rows] / q[rows].sum())
+        ((_, found),) = gradients(
+            built.policy.model,
+            [prompt],
+            np.zeros(len(sequences), dtype=np.int64),
+            sequences.token,
+            sequences.mask,
+            coefficients[None],
+            patterns=["model.norm.weight"],
+            batches=[slice(0, len(sequences))],
+        )
+        total = total + found[0] / len(built.setup.prompts)
+    g = true_gradient(
+        exact, [np.exp(exact["tree"].sequences.log_probs(laws.policy_log_probs)) for laws in exact["laws"]]
+    )
+    plain, centred = row(finished, "none"), row(finished, "centred(none)")
+    assert_near(centred, "gain", total @ g / (g @ g))
+    assert_near(centred, "bias_sq", float((total - g) @ (total - g) / (g @ g)))
+    assert centred["centred"]
+    for name in ("acceptance_rate", "ess_fraction", "grad_norm_sq"):
+        assert centred[name] == plain[name]
+    assert centred["gain"] != plain["gain"]
+
+
+@pytest.mark.parametrize(
+    "env", [{}, {"top_k": 3, "log_probs": "support"}, {"temperature": 0.5, "log_probs": "raw"}], ids=str
+)
+@pytest.mark.parametrize("k", [2, 128])
+def test_the_mean_terms_are_those_of_the_laws_that_corrections_get(
+    checkpoints: Path, env: dict[str, Any], k: int
+) -> None:
+    specs = [{"kind": kind, "centred": True} for kind in ("tis", "jackpot", "topr")]
+    asked = study(checkpoints, env | {"stored_topk": k}, estimators=specs, n_samples=2, replicates=3)
+    built = asked.env[0].build(0)
+    corrections = {each.label: each.correction() for each in asked.estimators}
+    observed = rollout_states.observe(built, asked, 0, corrections)
+    weighed = rollout_states.weigh(observed, corrections, np.repeat(np.arange(3), len(observed.actor) // 3), 0)
+    assert observed.stored is not None
+    for pair in built.pairs(observed.written["actor"]):
+        for row_, (i, t) in enumerate(zip(pair.sequence, pair.step, strict=True)):
+            policy, actor = (each[row_].numpy() for each in pair.told)
+            ids = np.argsort(-actor, kind="stable")[:k]
+            np.testing.assert_array_equal(observed.stored.ids[i, t], ids)
+            z = np.asarray(obrs.overlap(policy, actor))
+            for label, correction in corrections.items():
+                beside = {"overlap": z, "advantages": observed.actor.advantage[i]}
+                expected = on_stored(correction, policy[ids], actor[ids], **beside)
+                mean = weighed[label].mean
+                assert mean is not None
+                np.testing.assert_allclose(mean[i, t], expected, rtol=1e-4, atol=1e-6)
+    assert not observed.stored.ids[~observed.actor.mask].any()
 
 
 def test_effective_sample_size(finished: Path, exact: dict[str, Any]) -> None:
