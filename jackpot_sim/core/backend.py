@@ -99,6 +99,18 @@ def searchsorted(ascending: Array, values: Array, side: Literal["left", "right"]
     return cast("Array", places)
 
 
+def cumulative_minimum(x: Array) -> Array:
+    """The minimum of all entries up to each one along the last axis, the shape of `x` (no NaN)."""
+    xp = namespace(x)
+    if array_api_compat.is_torch_array(x):
+        smallest: Array = xp.cummin(x, dim=-1)[0]
+        return smallest
+    if array_api_compat.is_numpy_array(x):
+        return cast("Array", np.minimum.accumulate(x, axis=-1))
+    prefixes = [xp.min(x[..., : end + 1], axis=-1) for end in range(x.shape[-1])]
+    return xp.stack(prefixes, axis=-1) if prefixes else x
+
+
 def kth_largest(x: Array, k: int) -> Array:
     """The k-th largest entry along the last axis, shape (..., 1)."""
     xp = namespace(x)

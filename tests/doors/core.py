@@ -30,6 +30,7 @@ from jackpot_sim.core.scored import ScoredRollouts
 from jackpot_sim.core.topk import TopK
 from jackpot_sim.core.two_laws import TwoLaws
 from tests.doors.harness import Door, Given, Sizes, Values, array, floats, ids, laws, masks, negative, numbers, shares
+from tests.doors.sized import sized
 
 PAIR = {"policy_log_probs": array("states vocab", laws), "actor_log_probs": array("states vocab", laws)}
 TWO = {"p": array("states vocab", laws), "q": array("states vocab", laws)}
@@ -104,6 +105,16 @@ def sequence_laws(generator: np.random.Generator, sizes: Sizes) -> dict[str, Any
 def head_of(generator: np.random.Generator, sizes: Sizes) -> Head:
     """A head whose arrays are tensors, as are all of these doors."""
     return Head(torch.as_tensor(generator.normal(size=(sizes["vocab"], sizes["hidden"]))))
+
+
+def one_each(generator: np.random.Generator, shape: tuple[int, ...], sizes: Sizes) -> Values:
+    """The offsets of states that keep one token each."""
+    return np.arange(shape[0])
+
+
+def sampling_mask(states: int) -> support.SamplingMask:
+    """States that keep one token each, for as many sequences of one token."""
+    return support.SamplingMask(np.zeros(states, dtype=np.int32), np.arange(states + 1), np.arange(states)[:, None])
 
 
 def gather(table: Values, sequence: sequences.Sequences) -> Values:
@@ -183,6 +194,24 @@ DOORS = (
     ),
     Door(obrs.overlap, PAIR | LAM),
     *(Door(call, PAIR) for call in (support.BelievedLaws, support.cuts, support.on_support)),
+    Door(
+        support.SamplingMask,
+        {
+            "ids": array("n", ids("vocab")),
+            "offsets": sized("n", lambda sizes: (sizes["n"] + 1,), one_each),
+            "places": array("*rows *length", ids("n"), any_shape=True),
+        },
+        torch=False,
+        letters=("vocab",),
+    ),
+    Door(
+        lambda rows, mask: mask.take(rows),
+        {"rows": array("*rows", ids("n"))},
+        lambda generator, sizes: {"mask": sampling_mask(sizes["n"])},
+        name="core.support.SamplingMask.take",
+        torch=False,
+        letters=("n",),
+    ),
     Door(obrs.accepted_log_probs, PAIR | LAM),
     Door(
         budget.solve_lam,
@@ -215,6 +244,7 @@ DOORS = (
         )
         for how in (None, Aggregate.SUM)
     ),
+    Door(log_ratios.perplexity_ratio, {"log_ratio": array("n length"), **AGGREGATED}),
     Door(log_ratios.effective_sample_size, {"weight": array("n length", numbers(0.5, 2.0)), **AGGREGATED}),
     Door(log_ratios.masked_mean, {"values": array("n length"), **AGGREGATED}),
     # ---- numerics
@@ -239,7 +269,10 @@ DOORS = (
     Door(numerics.exp_difference, same("log_first", "log_second")),
     Door(checks.check_pair, PAIR),
     # ---- normalizer
-    *(Door(function, PAIR | LAM, fixed(k=2)) for function in (normalizer.topk, normalizer.bracket)),
+    *(
+        Door(function, PAIR | LAM, fixed(k=2))
+        for function in (normalizer.topk, normalizer.bracket, normalizer.intersection)
+    ),
     Door(
         normalizer.bracket_on_topk,
         {"policy_topk_log_probs": array("states k", on_topk), "actor_topk_log_probs": array("states k", on_topk)} | LAM,
@@ -428,7 +461,15 @@ EXEMPT: Mapping[str, str] = {
     **dict.fromkeys(
         (
             f"core.backend.{name}"
-            for name in ("require_floating", "searchsorted", "stop_gradient", "to_numpy", "topk", "topk_mask")
+            for name in (
+                "cumulative_minimum",
+                "require_floating",
+                "searchsorted",
+                "stop_gradient",
+                "to_numpy",
+                "topk",
+                "topk_mask",
+            )
         ),
         "what the array standard lacks: one array of any shape, or arrays that the caller has checked",
     ),

@@ -16,6 +16,7 @@ from jackpot_sim import estimators
 from jackpot_sim.core.two_laws import TwoLaws
 from jackpot_sim.estimators import Denominator, Tokens, replicates, statistics
 from jackpot_sim.estimators.states import moments, optimum, path, sampled, sorted_state, tokens
+from jackpot_sim.estimators.states.topk_centring import topk_errors
 from tests.doors import rollouts, sequences
 from tests.doors.harness import Door, Given, Make, Sizes, array, floats, ids, laws, numbers
 from tests.doors.sized import sized
@@ -38,9 +39,17 @@ EXEMPT: Mapping[str, str] = {
     "estimators.sequences.sampled.Truth": "estimate checks it against the laws of its rollouts",
     **{
         f"estimators.sequences.spaces.Space.{name}": "of a protocol, whose two classes check"
-        for name in ("update", "along", "path_norm_sq")
+        for name in ("update", "along", "path_norm_sq", "centred_path_norm_sq")
+    },
+    **{
+        f"estimators.sequences.centring.{name}": "called with the sequences and tables of checked laws"
+        for name in ("Centring", "Centring.along", "Centring.path_norm_sq", "MeanTerm")
     },
     "estimators.sequences.spaces.check_features": "a check itself",
+    **{
+        f"estimators.states.centring.{name}": "called by moments with the arrays of checked laws"
+        for name in ("Centring", "Centring.columns")
+    },
     "estimators.states.optimum.Best": "a result of best",
     "estimators.states.optimum.with_parameter": "path.exact checks the shape of a correction's parameters",
     **{
@@ -149,6 +158,11 @@ STATES = (
         CELL | {name: array("thresholds", POSITIVE, "", any_dtype=True) for name in ("lam", "c1")},
     ),
     door(_best, "states.optimum.best", CELL),
+    door(
+        lambda **laws: topk_errors(**laws, correction=estimators.get("jackpot"), ks=[1, 2]),
+        "states.topk_centring.topk_errors",
+        {name: CELL[name] for name in ("policy_log_probs", "actor_log_probs")},
+    ),
     door(_sampled, "states.sampled.estimate", CELL | PER_STATE),
     door(_sorted_states, "states.sorted_state.sorted_states", CELL),
     door(

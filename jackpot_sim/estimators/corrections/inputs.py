@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass
 from typing import Generic, NamedTuple, cast
 
 import numpy as np
 from typing_extensions import TypeVar
 
-from jackpot_sim.core.arrays import Array, Floats
+from jackpot_sim.core.arrays import Array, Floats, Namespace
 from jackpot_sim.core.backend import (
     as_array,
     floating,
@@ -120,6 +120,11 @@ class Tokens:
         xp = namespace(self.log_ratio)
         return xp.ones_like(self.log_ratio, dtype=xp.bool) if self.mask is None else self.mask
 
+    @property
+    def xp(self) -> Namespace:
+        """The functions of the tokens' array library: `xp.exp`, `xp.where`, `xp.minimum`."""
+        return namespace(self.log_ratio)
+
     def once(self, name: str, compute: Callable[[], Array]) -> Array:
         """What `compute` makes of the log-ratios and log-probs, kept under a name for other corrections.
 
@@ -174,7 +179,11 @@ class Tokens:
             fields["log_reference_ratio"] = self._without_nan("log_reference_ratio", self.log_reference_ratio, owner)
         return self._replaced(fields) if fields else self
 
-    def _replaced(self, fields: dict[str, Array]) -> Tokens:
+    def only(self, fields: frozenset[str]) -> Tokens:
+        """The tokens, in which all optional fields but these and the mask are None."""
+        return self._replaced(dict.fromkeys({*HOW_TO_GIVE, "log_reference_ratio"} - fields))
+
+    def _replaced(self, fields: Mapping[str, Array | None]) -> Tokens:
         """The tokens with other values in some fields, which are not checked again."""
         tokens = copy.copy(self)
         for name, value in fields.items():

@@ -20,7 +20,7 @@ from jackpot_sim.core.divergences import binary_kl_exceeds
 from jackpot_sim.core.numerics import exp_difference
 from jackpot_sim.estimators.corrections.correction import TokenCorrection
 from jackpot_sim.estimators.corrections.inputs import Tokens, given
-from jackpot_sim.estimators.corrections.parameters import require_positive
+from jackpot_sim.estimators.corrections.parameters import one_of, require_positive
 from jackpot_sim.estimators.corrections.registry import register
 
 _PROBABILITIES = frozenset({"policy_log_probs", "actor_log_probs"})
@@ -105,10 +105,7 @@ class BinaryKLMask(_ProbabilityMask):
 
     def __post_init__(self) -> None:
         require_positive(self, "bound", "c2")
-        known = [each.value for each in BinaryKL]
-        if self.direction not in known:
-            raise ValueError(f"{self.name}: direction must be one of {', '.join(known)}, got {self.direction!r}")
-        object.__setattr__(self, "direction", BinaryKL(self.direction))
+        object.__setattr__(self, "direction", one_of(self, "direction", BinaryKL))
 
     @override
     def _kept(self, tokens: Tokens) -> Array:

@@ -46,6 +46,12 @@ class ClippedWeight(TokenCorrection):
             raise ValueError(f"{self.name}: low must lie in [0, 1] and high be >= 0, got {self.low} and {self.high}")
 
     @override
+    def outside(self, tokens: Tokens) -> tuple[Array, Array]:
+        log_ratio = tokens.log_ratio
+        floor = math.log1p(-self.low) if self.low < 1 else -math.inf
+        return log_ratio < floor, log_ratio > log_of(1 + self.high, log_ratio)
+
+    @override
     def weight(self, tokens: Tokens) -> Array:
         """w = min(max(r, 1 − low), 1 + high)."""
         log_ratio = tokens.log_ratio

@@ -20,7 +20,6 @@ from jackpot_sim.core.checks import (
     check_axes,
     check_ids,
     check_integers,
-    check_log_probs,
     check_numpy,
     check_pair,
     check_shape,
@@ -43,7 +42,12 @@ class AtState(NamedTuple):
 
 
 def at_states(
-    policy_log_probs: Array, actor_log_probs: Array, believed_log_probs: Array, kl: Array, correction: Correction
+    policy_log_probs: Array,
+    actor_log_probs: Array,
+    believed_log_probs: Array,
+    kl: Array,
+    correction: Correction,
+    believed_policy_log_probs: Array | None = None,
 ) -> AtState:
     """The exact figures of a correction of single tokens at each state.
 
@@ -54,18 +58,20 @@ def at_states(
             from where a recording error is studied.
         kl: KL(p‖q) at each state, shape (states,), nats: the KL of a correction that leaves the law unchanged.
         correction: a correction that fits a table and whose parameters are numbers.
+        believed_policy_log_probs: log p as the correction sees it, the same shape; None: log p.
 
     Raises:
         TypeError: an array is not one of real floating numbers, or they are of several libraries.
         ValueError: a shape does not fit, or the correction fits no table.
     """
+    told = policy_log_probs if believed_policy_log_probs is None else believed_policy_log_probs
     laws = {"actor_log_probs": actor_log_probs, "believed_log_probs": believed_log_probs}
-    check_alike(policy_log_probs=policy_log_probs, **laws)
+    check_alike(policy_log_probs=policy_log_probs, **laws, believed_policy_log_probs=told)
     check_axes(policy_log_probs, "policy_log_probs", "states", "vocab")
     namespace(policy_log_probs, floating(kl, "kl"))
     check_shape(kl, tuple(policy_log_probs.shape[:1]), "kl", "one number per state")
     pair = TwoLaws(policy_log_probs, actor_log_probs)
-    return _at(pair, StateTokens(TwoLaws(policy_log_probs, believed_log_probs)), kl, correction)
+    return _at(pair, StateTokens(TwoLaws(told, believed_log_probs)), kl, correction)
 
 
 def _at(pair: TwoLaws, believed: StateTokens, kl: Array, correction: Correction) -> AtState:
@@ -98,9 +104,10 @@ class Visited:
 
     Attributes:
         divergences: the divergences, by the names of `divergences.BY_NAME`.
-        overlap: Z(λ) between the policy and the believed law, by λ.
+        overlap: Z(λ) between the laws as corrections see them, by λ.
         at: the figures of each correction, in their order; None for corrections that fit no table.
         policy_log_probs: log p of the tokens that were written.
+        told_log_probs: the same as corrections see it.
 
     Args:
         tokens: the ids of the tokens that were written, shape (n, length).
@@ -119,41 +126,52 @@ class Visited:
         needed = [each.overlap_lam for each in corrections]
         self.overlap = {lam: self._empty() for lam in dict.fromkeys([*lams, *(x for x in needed if x is not None)])}
         self.divergences = {name: self._empty() for name in divergences.BY_NAME}
-        self.policy_log_probs = self._empty()
+        self.policy_log_probs, self.told_log_probs = self._empty(), self._empty()
         self.at = [
             AtState(self._empty(), self._empty(), self._empty()) if each.fits_a_table else None for each in corrections
         ]
 
-    def add(self, sequence: Ints, step: Ints, policy: Array, actor: Array, believed: Array) -> None:
-        """Adds the states of a few tokens, at places (rows,), from their three laws, (rows, vocab), nats."""
-        check_alike(policy=policy, actor=actor, believed=believed)
+    def add(
+        self,
+        sequence: Ints,
+        step: Ints,
+        policy: Array,
+        actor: Array,
+        believed: Array,
+        believed_policy: Array | None = None,
+    ) -> None:
+        """Adds the states of a few tokens, at places (rows,), from their laws, (rows, vocab), nats."""
+        told = policy if believed_policy is None else believed_policy
+        check_alike(policy=policy, actor=actor, believed=believed, believed_policy=told)
         check_axes(policy, "policy", "rows", "vocab")
         check_numpy(sequence=sequence, step=step)
         rows = sequence, step
         for place, below, name in zip(rows, self._tokens.shape, ("sequence", "step"), strict=True):
             check_shape(check_ids(place, below, name), tuple(policy.shape[:1]), name, "one place per row of the laws")
         check_ids(self._tokens[rows], policy.shape[1], "tokens")
-        same = believed is actor
+        same = believed is actor and told is policy
         # A few states at a time, whose temporaries stay in the cache.
         for few in row_blocks(*policy.shape):
             with overflow_to_inf():
                 pair = TwoLaws(*check_pair(policy[few, :], actor[few, :]))
-                told = pair if same else TwoLaws(pair.log_p, check_log_probs(believed[few, :], "believed_log_probs"))
-            self._add((sequence[few], step[few]), pair, StateTokens(told))
+                seen = pair if same else TwoLaws(*check_pair(told[few, :], believed[few, :]))
+            self._add((sequence[few], step[few]), pair, seen)
 
-    def _add(self, rows: tuple[Ints, Ints], pair: TwoLaws, told: StateTokens) -> None:
-        """Adds states from the laws at work, and from the tokens as the corrections see them."""
+    def _add(self, rows: tuple[Ints, Ints], pair: TwoLaws, told: TwoLaws) -> None:
+        """Adds states from the laws at work, and from those that the corrections see."""
+        tokens = StateTokens(told)
         distances = pair.divergences()
         for name, values in distances.items():
             self.divergences[name][rows] = to_numpy(values)
         for lam, overlap in self.overlap.items():
-            overlap[rows] = to_numpy(told.overlap(lam))
+            overlap[rows] = to_numpy(tokens.overlap(lam))
         xp = namespace(pair.log_p)
         chosen = xp.asarray(self._tokens[rows], device=pair.log_p.device)
-        self.policy_log_probs[rows] = to_numpy(xp.take_along_axis(pair.log_p, chosen[:, None], axis=-1)[:, 0])
+        for drawn, law in ((self.policy_log_probs, pair.log_p), (self.told_log_probs, told.log_p)):
+            drawn[rows] = to_numpy(xp.take_along_axis(law, chosen[:, None], axis=-1)[:, 0])
         for correction, columns in zip(self._corrections, self.at, strict=True):
             if columns is not None:
-                at = _at(pair, told, distances["kl_policy_actor"], correction)
+                at = _at(pair, tokens, distances["kl_policy_actor"], correction)
                 for column, values in zip(columns, at, strict=True):
                     column[rows] = to_numpy(values)
 

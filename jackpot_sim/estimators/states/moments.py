@@ -27,8 +27,10 @@ from jackpot_sim.core.support import BelievedLaws
 from jackpot_sim.core.two_laws import TwoLaws
 from jackpot_sim.core.weighted_laws import kl_to_weighted, over_divisor, weighted_less_policy
 from jackpot_sim.estimators import statistics
+from jackpot_sim.estimators.corrections.composed import require_known_laws
 from jackpot_sim.estimators.corrections.correction import Correction
 from jackpot_sim.estimators.corrections.inputs import TokenWeights
+from jackpot_sim.estimators.states.centring import Centring, UpdateLaw
 from jackpot_sim.estimators.states.summed import Shared, Summed, summed
 from jackpot_sim.estimators.states.tokens import StateTokens, check_parameters
 from jackpot_sim.estimators.statistics import Denominator, Moments, StateStatistics, combine_cell, of_single_tokens
@@ -56,7 +58,7 @@ def exact(
     (0.0, 2.299)
 
     A token to which the actor gives less than the smallest normal number is never proposed here, though
-    the KLs still count it.
+    the KLs still count it. Acceptance rate, KLs and ESS of a centred correction are those of the correction inside.
 
     Between near-equal laws, bias, direction_bias and the KLs have as many digits as the weights: all digits where
     a·w is 1 or r, as for none, is, masks, and obrs and tis at a threshold of 1. Any other a·w near 1 is rounded
@@ -209,9 +211,10 @@ class _Block:
         xp = namespace(self.q)
         return xp.where(self.live, self.q * xp.where(self.live, values, 0.0), 0.0)
 
-    def weigh(self, index: int) -> TokenWeights:
-        """The weights of a correction."""
-        return self.corrections[index].weights(self._tokens.of(self.corrections[index]))
+    def weigh(self, index: int, advantage: Array | None = None) -> TokenWeights:
+        """The weights of a correction, at the advantages of the states or at others."""
+        tokens = self._tokens if advantage is None else StateTokens(self.told, advantage)
+        return self.corrections[index].weights(tokens.of(self.corrections[index]))
 
     @cached_property
     def _tokens(self) -> StateTokens:
@@ -281,6 +284,7 @@ class _Blocks:
         flat = (math.prod(log_p.shape[:-1]), log_p.shape[-1])
         for correction in corrections:
             check_parameters(correction, flat[0])
+            require_known_laws(correction, believed)
         self._rows = list(row_blocks(*flat))
         self._laws = tuple(xp.reshape(x, flat) for x in (log_p, log_q, advantage))
         self._corrections = corrections
@@ -306,10 +310,10 @@ class _Blocks:
 class _Weighed:
     """One correction at a block of states; what is named a law has shape (states, vocab), all else (states,)."""
 
-    def __init__(self, block: _Block, index: int) -> None:
-        self._block = block
+    def __init__(self, block: _Block, index: int, advantage: Array | None = None) -> None:
+        self._block, self._index, self._correction = block, index, block.corrections[index]
         with overflow_to_inf():
-            self.accept, self.weight = block.weigh(index)
+            self.accept, self.weight = block.weigh(index, advantage)
         self.accepted = block.proposed(self.accept)
         self.rate = _expect(self.accepted)
 
@@ -374,7 +378,7 @@ class _Weighed:
         if own:
             inner = advantage * (estimate - xp.sum(told_p * estimate, axis=-1, keepdims=True))
             spread = spread - 2 * inner + xp.sum(estimate**2, axis=-1, keepdims=True)
-        return self._without_divisor | {
+        columns = self._without_divisor | {
             "divisor": divisor,
             "error_sq": _expect(error**2),
             "error_dot": _expect(error * gradient),
@@ -383,6 +387,23 @@ class _Weighed:
             "second_moment": _expect(self._squared * spread),
             **of_single_tokens(self.rate, _expect(estimate**2) * divisor**2),
         }
+        if self._centring is None:
+            return columns
+        return columns | self._centring.columns(gradient, divisor, divisor_less_one, own)
+
+    @cached_property
+    def _centring(self) -> Centring | None:
+        """The columns that differ in the centred form; None for a correction that subtracts no mean."""
+        block, correction = self._block, self._correction
+        if not correction.subtracts_mean:
+            return None
+        own, of_sign = UpdateLaw(self._law, self._excess), None
+        if "advantages" in correction.needs:
+            ones = namespace(block.p).ones_like(block.p)
+            above, below = (_Weighed(block, self._index, sign * ones) for sign in (1.0, -1.0))
+            of_sign = UpdateLaw(above._law, above._excess), UpdateLaw(below._law, below._excess)
+        q = block.proposed(namespace(block.p).ones_like(block.p))
+        return Centring(block.p, q, block.advantage, self.accepted, self._squared, own, of_sign)
 
 
 def _expect(terms: Array) -> Array:

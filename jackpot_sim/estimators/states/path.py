@@ -11,6 +11,7 @@ import dataclasses
 import numpy as np
 
 from jackpot_sim.core.arrays import Array, Floats
+from jackpot_sim.estimators.corrections.composed import require_uncentred
 from jackpot_sim.estimators.corrections.correction import Correction
 from jackpot_sim.estimators.states.sorted_state import sorted_states
 from jackpot_sim.estimators.statistics import Denominator, Moments, StateStatistics, combine
@@ -49,6 +50,7 @@ def exact(
         ValueError: the shapes of the parameters do not agree, or as `moments.exact`.
         TypeError: the correction is not piecewise monomial in r.
     """
+    require_uncentred(correction, "measure it with moments.exact")
     denominator = Denominator(denominator)
     thresholds = _thresholds(correction)
     laws, by_sign = (policy_log_probs, actor_log_probs, advantage), "advantages" in correction.needs
