@@ -34,7 +34,7 @@ _STORED = 1 << 20
 _TILE = 1 << 18
 """The number of tokens that are worked on at a time where probabilities are held: fewer calls, each of one pass."""
 _HEAVY = 8.0
-"""The probability, in units of the mean one, above which every token is in the sample."""
+"""The probability, in units of the mean one, above which every token of the actor is in the sample."""
 _LEVEL = 1e-3
 """The least share of a mass that is known well enough as a difference from the whole."""
 _NEAR = 0.25
@@ -221,15 +221,15 @@ class _Tokens:
         return lam if 0 < lam < math.inf else highest
 
     def _guess_of_stored(self, rate: float, highest: float) -> float:
-        """As `_guess`, from all likely tokens and a sample of the others, once the probabilities are held."""
+        """As `_guess`, from the actor's likely tokens and a sample of the others, once the probabilities are held."""
         xp, likely = self._xp, _HEAVY / self._vocab
         stride = max(1, self._log_p.shape[0] // _SAMPLE) | 1
         parts: list[tuple[Array, Array]] = []
         for p, q, _, _ in self._read():
-            (places,) = xp.nonzero((p > likely) | (q > likely))
+            (places,) = xp.nonzero(q > likely)
             parts.append((xp.take(p, places), xp.take(q, places)))
             some_p, some_q = p[stride // 2 :: stride], q[stride // 2 :: stride]
-            rare = stride * xp.astype((some_p <= likely) & (some_q <= likely), p.dtype)
+            rare = stride * xp.astype(some_q <= likely, p.dtype)
             parts.append((some_p * rare, some_q * rare))
         p, q = (xp.concat(list(each)) for each in zip(*parts, strict=True))
         lam = _newton(p, q, rate * float(xp.sum(q)), highest, within=1e-3)
