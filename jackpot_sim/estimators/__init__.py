@@ -6,13 +6,24 @@ MaskedImportanceSampling(low=0.5, high=5.0, c2=None)
 """
 
 from jackpot_sim.core.log_ratios import Aggregate
-from jackpot_sim.estimators.corrections import batch, jackpot, probability, sequence, shaped, token
+from jackpot_sim.estimators.corrections import (
+    batch,
+    clipped,
+    jackpot,
+    probability,
+    sequence,
+    sequence_objectives,
+    shaped,
+    token,
+    token_in_sequence,
+)
 from jackpot_sim.estimators.corrections.at_budget import at_budget
 from jackpot_sim.estimators.corrections.batch import batch_normalize
 from jackpot_sim.estimators.corrections.composed import centred, combined, rao_blackwell
 from jackpot_sim.estimators.corrections.correction import Correction, Level
 from jackpot_sim.estimators.corrections.inputs import Tokens, TokenWeights
-from jackpot_sim.estimators.corrections.registry import get, names
+from jackpot_sim.estimators.corrections.presets import get, presets
+from jackpot_sim.estimators.corrections.registry import names
 from jackpot_sim.estimators.sequences import enumerated
 from jackpot_sim.estimators.sequences.updates import UpdateTarget
 from jackpot_sim.estimators.states import moments, optimum, path
@@ -31,6 +42,7 @@ __all__ = [
     "batch",
     "batch_normalize",
     "centred",
+    "clipped",
     "combined",
     "enumerated",
     "get",
@@ -39,9 +51,12 @@ __all__ = [
     "names",
     "optimum",
     "path",
+    "presets",
     "probability",
     "rao_blackwell",
     "sequence",
+    "sequence_objectives",
     "shaped",
     "token",
+    "token_in_sequence",
 ]

@@ -18,6 +18,7 @@ from jackpot_sim.studies.tables import print_table
 from jackpot_sim.sweep import column_meanings, plan, records, spec, summary
 from jackpot_sim.sweep.display import cost_table, shown
 from jackpot_sim.sweep.epilogue import EPILOGUE
+from jackpot_sim.sweep.presets import presets_tables
 from jackpot_sim.sweep.rollout_summary import rollout_tables
 from jackpot_sim.sweep.run import Progress, run
 from jackpot_sim.sweep.spec import Study
@@ -50,6 +51,7 @@ def sweep(
     dry_run: Annotated[bool, FLAG] = False,
     quiet: Annotated[bool, FLAG] = False,
     columns: Annotated[bool, FLAG] = False,
+    presets: Annotated[bool, FLAG] = False,
     wide: Annotated[bool, FLAG] = False,
     env: Annotated[Mapping[str, object] | None, UNPARSED] = None,
 ) -> int:
@@ -58,10 +60,10 @@ def sweep(
     Args:
         config: A study in YAML or TOML; without it the default study.
         out: The folder for the records; by default runs/NAME-HASH of the study.
-        estimators: Estimators by name, in place of the study's.
+        estimators: Estimators by name, or presets such as verl:decoupled_token_is, in place of the study's.
         rao_blackwell: Add the Rao-Blackwell form of every estimator that draws a mask.
         centred: Add the score-centred form of every estimator of single tokens.
-        denominators: proposed, accepted, self_normalized.
+        denominators: proposed, accepted, self_normalized; by default proposed, and its framework's for a preset.
         methods: exact, monte_carlo, or both.
         seeds: The number of seeds: 3 means 0, 1 and 2.
         n_samples: Proposals per state, for the MSE and for Monte Carlo.
@@ -73,6 +75,7 @@ def sweep(
         dry_run: Show the cells and their cost, and run nothing.
         quiet: No progress bar and no summary.
         columns: Alone: explain every column of the records.
+        presets: Alone, or with --wide: list the rules of training frameworks that estimators may name.
         wide: Tables with all their columns, however narrow the terminal is.
         env: The environment options, by name.
     """
@@ -82,6 +85,12 @@ def sweep(
             raise StudyError("--columns stands alone")
         for table, meanings in column_meanings.described().items():
             console().print(columns_table(f"RUN/{table}/*.parquet", meanings))
+        return 0
+    if presets:
+        if set(options) - {"wide"} != {"presets"}:
+            raise StudyError("--presets stands alone, or with --wide")
+        for each in presets_tables():
+            print_table(console(), each, wide=wide)
         return 0
     processes(executor, workers, 1)  # refuses what contradicts itself before anything is read
     study = study_from(

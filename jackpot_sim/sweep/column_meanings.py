@@ -56,8 +56,8 @@ _RECORDS = {
     "denominator": "divisor of the weighted sum: proposed, all tokens; accepted, the share of the batch's tokens that "
     "its drawn masks keep; self_normalized, the mean m·w of each state or prompt (for sequences with p_new/p_ref)",
     "method": "exact (closed form or enumeration) or monte_carlo",
-    "kl_policy_actor": "KL(p‖q): mean over states; of sequences per token that the policy writes; here and below p and q "
-    "are the whole policy and the law sampled from, whatever log_probs tells the trainer",
+    "kl_policy_actor": "KL(p‖q): mean over states; of sequences per token that the policy writes; here and below p and "
+    "q are the whole policy and the law sampled from, whatever log_probs tells the trainer",
     "kl_actor_policy": "KL(q‖p): mean over states; of sequences per token that the actor writes",
     "total_variation": "total variation of p and q, in [0, 1]; over states, or tokens that the actor writes",
     "chi_square": "χ²(p‖q) = Σ p²/q − 1; likewise",

@@ -84,6 +84,9 @@ Estimators: {"; ".join(f"{name} {fields(registered(name))}".strip() for name in 
 given in a config file, beside their kind:
 `estimators: [none, {{kind: tis, clip: [1.5, 2, 5]}}, {{kind: jackpot, acceptance_rate: 0.9, rao_blackwell: true}}]`.
 
+Presets are the rules of training frameworks by their own names, `--estimators verl:decoupled_token_is trl:token_mask`.
+They are measured with their framework's denominator unless denominators are given; `--presets` lists them.
+
 In a config file an estimator also takes `rao_blackwell: true`, `centred: true` (arXiv 2609.20807: each token's term
 loses its mean over the actor's law), `batch_normalize: true`, `masked_by: ANOTHER` (accept
 probabilities and weights are multiplied: `{{kind: tis, masked_by: veto}}`) and, on small-lm, `target: p_new`: a

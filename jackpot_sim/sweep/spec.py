@@ -90,8 +90,8 @@ class Study(Frozen):
     """The environments."""
     estimators: Annotated[tuple[EstimatorSpec, ...], BeforeValidator(expand)]
     """The estimators, by name or with parameters."""
-    denominators: tuple[Denominator, ...] = (Denominator.PROPOSED,)
-    """The divisors of the weighted sums."""
+    denominators: tuple[Denominator, ...] | None = None
+    """The divisors of the weighted sums; null: proposed, and the framework's own for its presets."""
     seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=_COLUMN)], ...], BeforeValidator(_as_seeds)] = tuple(
         range(_SIZES.seeds)
     )
@@ -118,10 +118,13 @@ class Study(Frozen):
     @model_validator(mode="after")
     def _some_and_distinct(self) -> Study:
         for field in ("env", "estimators", "denominators", "seeds", "methods"):
-            if not getattr(self, field):
+            items = getattr(self, field)
+            if items is None:
+                continue
+            if not items:
                 raise ValueError(f"{field} is empty")
             seen: list[object] = []
-            for item in getattr(self, field):
+            for item in items:
                 same = identity(dataclasses.asdict(item)) if field == "env" else getattr(item, "label", item)
                 if same in seen:
                     raise ValueError(f"{field} holds {getattr(item, 'label', item)} twice")
@@ -147,6 +150,10 @@ class Study(Frozen):
             if self.normalizers is not None and not traits.normalizers:
                 raise ValueError(f"normalizers are compared on states and on hf: the vocabulary of {kind} has no tail")
         return self
+
+    def denominators_of(self, spec: EstimatorSpec) -> tuple[Denominator, ...]:
+        """The denominators with which an estimator is measured: the study's, or where it names none its own."""
+        return (spec.denominator,) if self.denominators is None else self.denominators
 
     def with_added(self, forms: Iterable[EstimatorSpec]) -> Study:
         """The study with those of these forms of its estimators that it does not hold yet.
@@ -174,7 +181,10 @@ class Study(Frozen):
         except (ValueError, OSError) as error:
             raise StudyError(str(error)) from error
         fields = self.model_dump(mode="json")
-        content = fields | {"env": [identity(env) for env in fields["env"]]}
+        divisors = [self.denominators_of(spec) for spec in self.estimators]
+        # Where all estimators have the same denominators, it does not matter who named them.
+        denominators = divisors[0] if len(set(divisors)) == 1 else divisors
+        content = fields | {"env": [identity(env) for env in fields["env"]], "denominators": denominators}
         text = json.dumps([content, files, VERSION], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 

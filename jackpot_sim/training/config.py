@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field, field_validator, model_validator
 
 from jackpot_sim.environments.language_models.build import TinyQwen3
 from jackpot_sim.environments.language_models.checkpoints import Precision
+from jackpot_sim.estimators import Denominator, UpdateTarget
+from jackpot_sim.estimators.corrections import presets
+from jackpot_sim.estimators.corrections.presets import Preset
 from jackpot_sim.studies.estimator_spec import EstimatorSpec, Frozen
 from jackpot_sim.training.actors import Actor, OnPolicy, SmallActor
 from jackpot_sim.training.loop.closed_loop import Budget
@@ -91,7 +95,11 @@ class Update(Frozen):
     aggregation: Aggregation = Aggregation.TOKEN_MEAN
     """The way from tokens to the loss."""
     denominator: Divisor = Divisor.PROPOSED
-    """The divisor of the weighted sum: proposed (all tokens), accepted (those kept), batch_normalized (mean weight)."""
+    """The divisor of the weighted sum: proposed (all tokens), accepted (those kept), kept_sequences (the sequences of
+    which a token is kept) or batch_normalized (mean weight)."""
+    bypass: bool = False
+    """Bypass mode: the rollout's log-probs in the place of p_ref's. PPO's ratio is p_new/q, and a correction may only
+    mask; without a clip the correction, at p_new/q, is all that multiplies the advantage."""
     batch_size: Count | None = None
     """Sequences that go through the model at once; None: a whole minibatch. Estimates of Z are calibrated on these."""
 
@@ -109,7 +117,31 @@ class Update(Frozen):
     def _clipped_twice(self) -> Update:
         if self.clip is None and self.clip_high is not None:
             raise ValueError("clip_high is given without clip: give both, or neither")
+        if self.aggregation is Aggregation.KEPT_MEAN and self.denominator is Divisor.ACCEPTED:
+            raise ValueError(
+                "aggregation kept-mean divides by the tokens kept, and so does denominator accepted: give proposed or "
+                "kept_sequences"
+            )
         return self
+
+
+def settings_of(preset: Preset) -> dict[str, object]:
+    """The fields of `Update` that a preset sets."""
+    own: dict[str, object] = {"denominator": _DIVISORS[preset.denominator].value}
+    if preset.aggregation is not None:
+        own["aggregation"] = preset.aggregation
+    return own | ({"bypass": True, "clip": None} if preset.bypass else {})
+
+
+_DIVISORS = {
+    Denominator.PROPOSED: Divisor.PROPOSED,
+    Denominator.ACCEPTED: Divisor.ACCEPTED,
+    Denominator.SELF_NORMALIZED: Divisor.BATCH_NORMALIZED,
+}
+
+
+def _shown(value: object) -> str:
+    return "null" if value is None else str(value).lower()
 
 
 class Evaluation(Frozen):
@@ -152,6 +184,39 @@ class Training(Frozen):
     """Steps between checkpoints."""
     stop_after_collapse: Count | None = None
     """The number of steps for which the accuracy stays collapsed before a run stops; None never stops early."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_preset(cls, value: object) -> object:
+        """The update's settings that a preset brings with it; other ones beside it are refused."""
+        if not isinstance(value, Mapping):
+            return value
+        correction, update = value.get("correction"), value.get("update") or {}
+        kind = correction.get("kind") if isinstance(correction, Mapping) else correction
+        preset = presets.named(kind) if isinstance(kind, str) else None
+        if preset is None or not isinstance(update, Mapping):
+            return value
+        own = settings_of(preset)
+        for name, wanted in own.items():
+            if name in update and str(update[name]).lower() != str(wanted).lower():
+                raise ValueError(
+                    f"{preset.name} has update.{name} {_shown(wanted)}, and {_shown(update[name])} is given: leave it "
+                    f"out, or give the correction by its parts, {preset.becomes}"
+                )
+        return {**value, "update": {**update, **own}}
+
+    @model_validator(mode="after")
+    def _bypassing(self) -> Training:
+        if self.update.bypass and self.correction.target is not UpdateTarget.REFERENCE:
+            raise ValueError("update.bypass leads corrections to p_new by itself: give no correction.target")
+        if self.update.bypass and self.correction.centred:
+            raise ValueError(f"{self.correction.label} has no form for update.bypass: leave out one of the two")
+        if self.update.bypass and self.update.clip is not None and self.correction.correction().weighs:
+            raise ValueError(
+                f"with update.bypass PPO's ratio is p_new/q, which {self.correction.label} would weigh a second time: "
+                "give update.clip null, or a correction that only masks"
+            )
+        return self
 
     @model_validator(mode="after")
     def _fitting(self) -> Training:

@@ -38,6 +38,8 @@ FIGURES = {
     "weight_max": "largest m·w",
     "ess_fraction": "(Σ m·w)² / (n Σ (m·w)²) over tokens",
     "clipped_share": "share of tokens whose PPO term is clipped, and so has no gradient",
+    "share_below": "share of tokens whose ratio, or that of their sequence, is below the bounds of the correction",
+    "share_above": "the same above them",
     "loss": "mean loss of the policy's updates",
     "grad_norm": "mean norm of the policy's gradient before clipping",
     "actor_loss": "mean loss of a jointly trained actor",

@@ -114,7 +114,13 @@ EXEMPT: Mapping[str, str] = {
         (
             f"{_IN}.{name}.pieces"
             for name in (
-                *("composed.Centred", "composed.RaoBlackwell", "correction.Correction", "jackpot.Jackpot"),
+                *(
+                    "clipped.ClippedObjective",
+                    "composed.Centred",
+                    "composed.RaoBlackwell",
+                    "correction.Correction",
+                    "jackpot.Jackpot",
+                ),
                 *("shaped.ClippedWeight", "shaped.TaperedWeight", "token.NoCorrection"),
                 *("jackpot.OverlapTruncatedImportanceSampling", "token.ImportanceSampling", "token.RejectionSampling"),
                 *("token.TruncatedImportanceSampling", "composed.Centred"),

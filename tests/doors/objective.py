@@ -25,7 +25,7 @@ from tests.doors.harness import Door, Given, Make, Sizes, Values, array, ids, la
 EXEMPT: Mapping[str, str] = {"training.objective.centring.mean_loss": "a part of policy_loss, whose door is centred"}
 """The public functions without a door, and why."""
 
-UPDATE = SimpleNamespace(aggregation=Aggregation.TOKEN_MEAN, clip=0.2, clip_high=None)
+UPDATE = SimpleNamespace(aggregation=Aggregation.TOKEN_MEAN, clip=0.2, clip_high=None, bypass=False)
 
 
 def given_tokens(dtype: Any = np.float64) -> Callable[[Make], Make]:

@@ -47,7 +47,10 @@ TABLE: dict[str, Rule] = {
     "mask-k2": lambda r, z, bound: (float(log(r) ** 2 / 2 <= bound), 1.0),
     "mask-k3": lambda r, z, bound: (float(r - 1 - log(r) <= bound), 1.0),
     "obrs": lambda r, z, lam: (min(1.0, r / lam), 1.0),
-    "jackpot": lambda r, z, lam, c1: (min(1.0, r / lam), min(z * max(lam, r), c1)),
+    "jackpot": lambda r, z, lam, c1, clip_on: (
+        min(1.0, r / lam),
+        min(z * max(lam, r), c1) if clip_on == "weight" else lam * z * min(max(r / lam, 1.0), c1),
+    ),
     "overlap-tis": lambda r, z, lam, c1: (1.0, min(z * r, c1)),
 }
 """(a, w) from r = p/q, Z(λ) and the parameters but for c2, for r finite."""
@@ -82,6 +85,16 @@ def sapo(t: Seen, tau_positive: float, tau_negative: float) -> tuple[float, floa
     return 1.0, t.ratio / math.cosh(half) ** 2 if half < 300 else 0.0
 
 
+def ppo_clip(t: Seen, low: float, high: float, dual: float) -> tuple[float, float]:
+    """Whether PPO's objective, with the dual clip where A < 0, moves with r, by a finite difference."""
+
+    def objective(r: float) -> float:
+        least = min(r * t.advantage, min(max(r, 1 - low), 1 + high) * t.advantage)
+        return max(least, dual * t.advantage) if t.advantage < 0 else least
+
+    return float(not t.advantage or objective(t.ratio * (1 + 1e-7) + 1e-300) != objective(t.ratio)), t.ratio
+
+
 TOKEN_TABLE: dict[str, Callable[..., tuple[float, float]]] = {
     "tv-mask": lambda t, epsilon: (float(-epsilon <= t.p - t.q <= epsilon), t.ratio),
     "binary-kl-mask": binary_kl_mask,
@@ -89,6 +102,7 @@ TOKEN_TABLE: dict[str, Callable[..., tuple[float, float]]] = {
     "dppo-kl": lambda t, delta: dppo(t, two_point_kl(t.q, t.p), delta),
     "cispo": lambda t, low, high: (1.0, sorted([1 - low, t.ratio, 1 + high])[1]),
     "sapo": sapo,
+    "ppo-clip": ppo_clip,
     "topr": lambda t: (1.0, 1.0 if t.advantage > 0 or t.ratio > 1 else t.ratio),
 }
 """(a, w) of one token from all that it shows and the parameters but for c2."""
@@ -115,8 +129,8 @@ def importance(l: list[float], advantage: float, aggregate: str) -> list[tuple[f
     return same_for_all(l, True, math.exp(aggregated(l, aggregate)))
 
 
-def truncated(l: list[float], advantage: float, aggregate: str, clip: float) -> list[tuple[float, float]]:
-    return same_for_all(l, True, min(math.exp(aggregated(l, aggregate)), clip))
+def truncated(l: list[float], advantage: float, aggregate: str, clip: float, floor: float) -> list[tuple[float, float]]:
+    return same_for_all(l, True, min(max(math.exp(aggregated(l, aggregate)), floor), clip))
 
 
 def masked(l: list[float], advantage: float, aggregate: str, low: float, high: float) -> list[tuple[float, float]]:
@@ -141,6 +155,30 @@ def gspo(l: list[float], advantage: float, low: float, high: float) -> list[tupl
     return same_for_all(l, objective(ratio * (1 + 1e-7)) != objective(ratio), ratio)
 
 
+def gmpo(l: list[float], advantage: float, low: float, high: float) -> list[tuple[float, float]]:
+    """A token is dropped if its factor in the objective's geometric mean does not move with it."""
+
+    def factor(x: float) -> float:
+        ratio, clipped = math.exp(x), math.exp(min(max(x, -low), high))
+        return min(ratio, clipped) if advantage > 0 else max(ratio, clipped) if advantage < 0 else ratio
+
+    mean = math.prod(factor(x) for x in l) ** (1 / len(l))
+    return [(float(factor(x + 1e-9) != factor(x)), mean) for x in l]
+
+
+def vespo(l: list[float], advantage: float, **parameters: float) -> list[tuple[float, float]]:
+    """s^k e^(−λs), over its value at s = 1."""
+    sign = "negative" if advantage < 0 else "positive"
+    k, decay = parameters[f"k_{sign}"], parameters[f"lambda_{sign}"]
+    s = math.exp(sum(l))
+    return same_for_all(l, True, s**k * math.exp(-decay * s) / math.exp(-decay))
+
+
+def vaco(l: list[float], advantage: float, bound: float) -> list[tuple[float, float]]:
+    far = sum(abs(math.exp(x) - 1) for x in l) / len(l) > bound
+    return [(0.0 if far and x * advantage > 0 else 1.0, 1.0) for x in l]
+
+
 def second_moment(l: list[float], advantage: float, threshold: float) -> list[tuple[float, float]]:
     """M2PO on a batch of one sequence, without ties."""
     kept = sorted(l, key=abs)
@@ -163,7 +201,18 @@ SEQUENCE_TABLE: dict[str, Callable[..., list[tuple[float, float]]]] = {
     "sequence-mask-k3": lambda l, a, bound, aggregate: same_for_all(
         l, aggregated([math.exp(x) - 1 - x for x in l], aggregate) <= bound
     ),
+    "sequence-mask-error": lambda l, a, bound, aggregate: same_for_all(
+        l, aggregated([max(math.exp(x), math.exp(-x)) for x in l], aggregate) <= bound
+    ),
+    "geometric-band-is": lambda l, a, low, high: [
+        (float(low <= math.exp(sum(l) / len(l)) <= high), math.exp(x)) for x in l
+    ],
+    "minpro": lambda l, a: [(1.0, math.exp(x) * min(map(math.exp, l[:t]), default=1.0)) for t, x in enumerate(l)],
+    "vaco": vaco,
     "gspo": gspo,
+    "luspo": lambda l, a, low, high: [(accept, len(l) * weight) for accept, weight in gspo(l, a, low, high)],
+    "gmpo": gmpo,
+    "vespo": vespo,
     "veto": lambda l, a, threshold: same_for_all(l, not any(math.exp(x) < threshold for x in l)),
     "opsm": lambda l, a, delta: same_for_all(l, not (a < 0 and sum(-x for x in l) / len(l) > delta)),
     "m2po": second_moment,
@@ -213,10 +262,12 @@ def divergence(p: Vector, mass: Vector) -> float:
     return total
 
 
-def moments(cell: Cell, rule: Rule, lam: float | None, denominator: str, n_samples: int) -> dict[str, float]:
+def moments(
+    cell: Cell, rule: Rule, lam: float | None, denominator: str, n_samples: int, centred: bool = False
+) -> dict[str, float]:
     """Every column of `Moments`, by enumeration. `rule` is called with a `Seen`."""
     states = [
-        _State(np.exp(log_p), np.exp(log_q), advantage, rule, lam)
+        _State(np.exp(log_p), np.exp(log_q), advantage, rule, lam, centred)
         for log_p, log_q, advantage in zip(*cell, strict=True)
     ]
     count = len(states)
@@ -265,7 +316,7 @@ def moments(cell: Cell, rule: Rule, lam: float | None, denominator: str, n_sampl
 class _State:
     """One state, its tokens enumerated."""
 
-    def __init__(self, p: Vector, q: Vector, advantage: Vector, rule: Rule, lam: float | None) -> None:
+    def __init__(self, p: Vector, q: Vector, advantage: Vector, rule: Rule, lam: float | None, centred: bool) -> None:
         vocab = len(p)
         self.p, self.q = p, q
         z = None if lam is None else sum(min(q[x], p[x] / lam) for x in range(vocab))
@@ -278,15 +329,27 @@ class _State:
         self.rate, self.weight = sum(self.accepted), sum(self.law)
         self.weight_square = sum(self.law[x] * self.weights[x] for x in range(vocab))
         self.gradient = sum((p[x] * self.features[x] for x in range(vocab)), np.zeros(vocab))
-        self.update = sum((self.law[x] * self.features[x] for x in range(vocab)), np.zeros(vocab))
+        self.lost = [np.zeros(vocab)] * vocab
+        if centred:
+            self.lost = [advantage[x] * self._mean(rule, z, math.copysign(1.0, advantage[x])) for x in range(vocab)]
+        self.update = sum((chance * x for chance, x in self.outcomes(lambda kept, w, x: x)), np.zeros(vocab))
         self.on_policy_variance = spread([(p[x], self.features[x]) for x in range(vocab)])
 
+    def _mean(self, rule: Rule, z: float | None, sign: float) -> Vector:
+        """h = E_q[a·w·(e_x − p)], where the rule sees this sign of the advantage."""
+        total = np.zeros(len(self.p))
+        for x, (p, q) in enumerate(zip(self.p, self.q, strict=True)):
+            accept, weight = rule(Seen(p / q, z, p, q, sign)) if q > 0 else (0.0, 0.0)
+            total = total + (q * accept * weight * (np.eye(len(self.p))[x] - self.p) if accept > 0 else 0.0)
+        return total
+
     def outcomes(self, value: Callable[[bool, float, Vector], Vector]) -> list[tuple[float, Vector]]:
-        """Everything that one proposal can give: (probability, value(kept, weight, feature))."""
+        """Everything that one proposal can give: (probability, value(kept, weight, its term X of the update))."""
         found = []
         for x in range(len(self.p)):
-            found.append((self.accepted[x], value(True, self.weights[x], self.features[x])))
-            found.append((self.q[x] - self.accepted[x], value(False, self.weights[x], self.features[x])))
+            for kept, chance in ((True, self.accepted[x]), (False, self.q[x] - self.accepted[x])):
+                term = (self.weights[x] * self.features[x] if kept else 0.0) - self.lost[x]
+                found.append((chance, value(kept, self.weights[x], term)))
         return found
 
 
@@ -299,13 +362,12 @@ def spread(outcomes: list[tuple[float, Vector]]) -> float:
 def _variance(states: list[_State], index: int, denominator: str, divisor: float, estimates: list[Vector]) -> float:
     """n times the (delta-method) variance of state `index`'s update, its outcomes enumerated."""
     state, estimate = states[index], estimates[index]
-    nothing = np.zeros_like(estimate)
     if denominator == "proposed":
-        return spread(state.outcomes(lambda kept, w, f: w * f if kept else nothing))
+        return spread(state.outcomes(lambda kept, w, x: x))
     if denominator == "self_normalized":
-        return spread(state.outcomes(lambda kept, w, f: w * (f - estimate) / divisor if kept else nothing))
+        return spread(state.outcomes(lambda kept, w, x: (x - kept * w * estimate) / divisor))
     # The update is a sum over the state divided by a count over the batch, and every state's masks move the count.
     share = estimate / len(states)
-    own = spread(state.outcomes(lambda kept, w, f: (w * f - share) / divisor if kept else nothing))
+    own = spread(state.outcomes(lambda kept, w, x: (x - kept * share) / divisor))
     others = (other for position, other in enumerate(states) if position != index)
-    return own + sum(spread(other.outcomes(lambda kept, w, f: -kept * share / divisor)) for other in others)
+    return own + sum(spread(other.outcomes(lambda kept, w, x: -kept * share / divisor)) for other in others)

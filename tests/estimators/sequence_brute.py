@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -71,8 +71,9 @@ def _overlap(step: Step, lam: float) -> float:
     return sum(min(q, p / lam) for p, q in zip(step.target, step.actor, strict=True))
 
 
-def _jackpot(step: Step, lam: float, c1: float, c2: float) -> tuple[float, float]:
-    weight = min(_overlap(step, lam) * max(lam, step.ratio), c1)
+def _jackpot(step: Step, lam: float, c1: float, c2: float, clip_on: str = "weight") -> tuple[float, float]:
+    z = _overlap(step, lam)
+    weight = min(z * max(lam, step.ratio), c1) if clip_on == "weight" else lam * z * min(max(step.ratio / lam, 1.0), c1)
     return min(1.0, step.ratio / lam), weight * (1.0 if step.back is None else min(step.back, c2))
 
 
@@ -88,6 +89,54 @@ def every(steps: list[Step], accept: bool, weight: float) -> list[tuple[float, f
     return [(float(accept), weight) for _ in steps]
 
 
+def _two_point_kl(u: float, v: float) -> float:
+    return sum(a * math.log(a / b) for a, b in ((u, v), (1 - u, 1 - v)) if a > 0) if 0 < v < 1 or u == v else math.inf
+
+
+def _probability_mask(
+    steps: list[Step], far: Callable[[float, float], bool], signed: bool
+) -> list[tuple[float, float]]:
+    """r, or nothing where p and q are far apart (and a step along A·∇log p takes them further)."""
+    found = []
+    for s in steps:
+        p, q = s.target[s.token], s.actor[s.token]
+        widens = not signed or (p - q) * s.advantage > 0
+        found.append((float(not (far(p, q) and widens)), s.ratio))
+    return found
+
+
+def _sapo(s: Step, tau_positive: float, tau_negative: float) -> tuple[float, float]:
+    tau = tau_positive if s.advantage > 0 else tau_negative
+    # 4σ(1 − σ), without the cancellation in 1 − σ.
+    return 1.0, s.ratio / math.cosh(tau * (s.ratio - 1) / 2) ** 2
+
+
+def _vaco(steps: list[Step], bound: float) -> list[tuple[float, float]]:
+    far = sum(abs(s.ratio - 1) for s in steps) / len(steps) > bound
+    return [(0.0 if far and (s.ratio - 1) * s.advantage > 0 else 1.0, 1.0) for s in steps]
+
+
+def _gmpo(steps: list[Step], low: float, high: float) -> list[tuple[float, float]]:
+    """Bounds are on log r; a ratio at its bound no longer moves the mean."""
+    most, least = math.exp(high), math.exp(-low)
+    capped = [min(s.ratio, most) if s.advantage > 0 else max(s.ratio, least) for s in steps]
+    mean = math.prod(capped) ** (1 / len(steps))
+    return [(float(c == s.ratio), mean) for c, s in zip(capped, steps, strict=True)]
+
+
+def _gspo(steps: list[Step], low: float, high: float, times: float = 1.0) -> list[tuple[float, float]]:
+    s, advantage = _mean(steps), steps[0].advantage
+    held = s > 1 + high if advantage > 0 else s < 1 - low
+    return every(steps, not held, times * s)
+
+
+def _vespo(steps: list[Step]) -> list[tuple[float, float]]:
+    s = _product(steps)
+    return every(
+        steps, True, math.exp(2) * s**3 * math.exp(-2 * s) if steps[0].advantage < 0 else s**2 * math.exp(3 - 3 * s)
+    )
+
+
 Rule = Callable[..., list[tuple[float, float]]]
 
 TOKEN: dict[str, Rule] = {
@@ -96,14 +145,34 @@ TOKEN: dict[str, Rule] = {
     "tis": lambda y, clip: [(1.0, min(s.ratio, clip)) for s in y],
     "mis": lambda y, low, high: [(float(low <= s.ratio <= high), s.ratio) for s in y],
     "obrs": lambda y, lam: [(min(1.0, s.ratio / lam), 1.0) for s in y],
-    "jackpot": lambda y, lam, c1, c2: [_jackpot(s, lam, c1, c2) for s in y],
+    "jackpot": lambda y, **given: [_jackpot(s, **given) for s in y],
+    "tv-mask": lambda y, epsilon: _probability_mask(y, lambda p, q: abs(p - q) > epsilon, False),
+    "binary-kl-mask": lambda y, bound: _probability_mask(
+        y, lambda p, q: max(_two_point_kl(p, q), _two_point_kl(q, p)) > bound, False
+    ),
+    "dppo-tv": lambda y, delta: _probability_mask(y, lambda p, q: abs(p - q) > delta, True),
+    "dppo-kl": lambda y, delta: _probability_mask(y, lambda p, q: _two_point_kl(q, p) > delta, True),
+    "cispo": lambda y, low, high: [(1.0, max(1 - low, min(s.ratio, 1 + high))) for s in y],
+    "sapo": lambda y, tau_positive, tau_negative: [_sapo(s, tau_positive, tau_negative) for s in y],
+    "topr": lambda y: [(1.0, 1.0 if s.advantage > 0 else min(s.ratio, 1.0)) for s in y],
+    # Of sequences, but with weights that are averaged over tokens:
+    "minpro": lambda y: [(1.0, s.ratio * min((e.ratio for e in y[:t]), default=1.0)) for t, s in enumerate(y)],
+    "vaco": _vaco,
 }
 SEQUENCE: dict[str, Rule] = {
     "sequence-is": lambda y: every(y, True, _product(y)),
-    "sequence-tis": lambda y, clip: every(y, True, min(_product(y), clip)),
+    "sequence-tis": lambda y, clip, floor=0.0: every(y, True, min(max(_product(y), floor), clip)),
     "sequence-mis": lambda y, low, high: every(y, low <= _product(y) <= high, _product(y)),
     "geometric-is": lambda y: every(y, True, _mean(y)),
     "geometric-tis": lambda y, clip: every(y, True, min(_mean(y), clip)),
+    "sequence-mask-error": lambda y, bound: every(
+        y, sum(max(s.ratio, 1 / s.ratio) if s.ratio > 0 else math.inf for s in y) / len(y) <= bound, 1.0
+    ),
+    "geometric-band-is": lambda y, low, high: [(float(low <= _mean(y) <= high), s.ratio) for s in y],
+    "gspo": _gspo,
+    "luspo": lambda y, low, high: _gspo(y, low, high, len(y)),
+    "gmpo": _gmpo,
+    "vespo": _vespo,
     "veto": lambda y, threshold: every(y, all(s.ratio >= threshold for s in y), 1.0),
 }
 
@@ -147,6 +216,18 @@ def score(phi: Phi, string: Prefix, factors: list[float]) -> Vector:
     return sum(factor * phi[string[:t], token] for t, (token, factor) in enumerate(zip(string, factors, strict=True)))
 
 
+def mean_of(prompt: Prompt, s: Prefix, rule: Rule, target: str, phi: Phi, advantage: float) -> Vector:
+    """h(s) = Σ_x q(x|s)·a·w·φ(s, x) of a rule of single tokens, where the sequence has this advantage."""
+    total: Vector = 0.0
+    for x, q in enumerate(prompt.actor[s]):
+        if q == 0:
+            continue
+        given = replace(prompt, advantage=prompt.advantage | {(*s, x): advantage})
+        ((a, w),) = rule(steps_of(given, (*s, x), target)[-1:])
+        total = total + q * a * w * surrogate(prompt, (*s, x))[-1] * phi[s, x]
+    return total
+
+
 class Outcome(NamedTuple):
     """One sequence with one pattern of masks."""
 
@@ -162,7 +243,9 @@ class Outcome(NamedTuple):
 class State:
     """One prompt under one correction."""
 
-    def __init__(self, shape: Shape, prompt: Prompt, rule: Rule, level: str, target: str, phi: Phi) -> None:
+    def __init__(
+        self, shape: Shape, prompt: Prompt, rule: Rule, level: str, target: str, phi: Phi, centred: bool = False
+    ) -> None:
         self.gradient: Vector = 0.0
         on_policy = 0.0
         self.policy_visits: dict[tuple[Prefix, int], float] = {}
@@ -184,13 +267,14 @@ class State:
             _visit(self.accepted, y, [q * a for a, _ in pairs])
             _visit(self.law, y, [q * a * w if a > 0 else 0.0 for a, w in pairs])
             units = float(len(y)) if level == "token" else 1.0
+            lost = sum(mean_of(prompt, y[:t], rule, target, phi, advantage) for t in range(len(y))) if centred else 0.0
             for mask, probability in _masks([a for a, _ in pairs]):
                 kept = [w if m else 0.0 for m, (_, w) in zip(mask, pairs, strict=True)]
                 share = units / len(y)
                 self.outcomes.append(
                     Outcome(
                         q * probability,
-                        advantage * score(phi, y, kept),
+                        advantage * (score(phi, y, kept) - lost),
                         float(sum(mask)),
                         float(len(y)),
                         sum(kept) * share,
@@ -243,10 +327,16 @@ def by_prefix(visits: dict[tuple[Prefix, int], float]) -> dict[Prefix, float]:
 
 
 def states_of(
-    shape: Shape, prompts: list[Prompt], rule: Rule, level: str, target: str, phis: list[Phi] | None = None
+    shape: Shape,
+    prompts: list[Prompt],
+    rule: Rule,
+    level: str,
+    target: str,
+    phis: list[Phi] | None = None,
+    centred: bool = False,
 ) -> list[State]:
     phis = [logits(shape, prompt) for prompt in prompts] if phis is None else phis
-    return [State(shape, prompt, rule, level, target, phi) for prompt, phi in zip(prompts, phis, strict=True)]
+    return [State(shape, prompt, rule, level, target, phi, centred) for prompt, phi in zip(prompts, phis, strict=True)]
 
 
 def moments(states: list[State], denominator: str, n_samples: int) -> dict[str, float]:

@@ -172,6 +172,28 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"name": "a/b"}, "name: String should match pattern"),
     ({"update": 3}, "update: Input should be"),
     ({"update": {"minibatches": 33}}, "update.minibatches is 33, and a batch has 32 "),
+    (
+        {"correction": "tis", "update": {"bypass": True}},
+        "PPO's ratio is p_new/q, which tis would weigh a second time: give update.clip null",
+    ),
+    (
+        {"correction": {"kind": "tis", "c2": 2.0, "target": "p_new"}, "update": {"bypass": True, "clip": None}},
+        "update.bypass leads corrections to p_new by itself: give no correction.target",
+    ),
+    (
+        {"update": {"aggregation": "kept-mean", "denominator": "accepted"}},
+        "aggregation kept-mean divides by the tokens kept, and so does denominator accepted",
+    ),
+    (
+        {"correction": "verl:decoupled_geo_rs", "update": {"denominator": "proposed"}},
+        "verl:decoupled_geo_rs has update.denominator accepted, and proposed is given: leave it out, or give the "
+        "correction by its parts, sequence-mask-k1",
+    ),
+    (
+        {"correction": "verl:bypass_pg_is", "update": {"clip": 0.2}},
+        "verl:bypass_pg_is has update.clip null, and 0.2 is given",
+    ),
+    ({"correction": "verl:bypass"}, "unknown preset 'verl:bypass'"),
     ({"update": {"clip": None, "clip_high": 0.3}}, "clip_high is given without clip: give both, or neither"),
     ({"update": {"learning_rate": 0}}, "update.learning_rate: Input should be greater than 0"),
     ({"rollout": {"samples": 1}}, "rollout.samples: Input should be greater than or equal to 2"),

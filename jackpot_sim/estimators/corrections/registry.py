@@ -110,6 +110,11 @@ def registered(name: str) -> type[Correction]:
     raise ValueError(f"unknown estimator {name!r}{hint} (known: {', '.join(sorted(_REGISTRY))})")
 
 
+def is_registered(name: str) -> bool:
+    """True where a correction is registered as `name`, which may be an alias."""
+    return name in _REGISTRY
+
+
 def names() -> tuple[str, ...]:
     """The names of the registered corrections, without aliases, as records use them."""
     return tuple(sorted({correction.name for correction in _REGISTRY.values()}))

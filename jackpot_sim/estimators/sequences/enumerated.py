@@ -27,8 +27,10 @@ from jackpot_sim.core.arrays import Floats
 from jackpot_sim.core.backend import overflow_to_inf
 from jackpot_sim.core.sequences import Enumeration, SequenceLaws, kl_of_measures, occupancy, per_sequence
 from jackpot_sim.core.weighted_laws import over_divisor, weighted_less_policy
+from jackpot_sim.estimators.corrections.composed import require_known_laws
 from jackpot_sim.estimators.corrections.correction import Correction, Level
 from jackpot_sim.estimators.corrections.inputs import TokenWeights
+from jackpot_sim.estimators.sequences.centring import Centring, MeanTerm, mean_terms
 from jackpot_sim.estimators.sequences.sampled import Truth
 from jackpot_sim.estimators.sequences.spaces import Logits, Parameters, Space, believed_features, check_features
 from jackpot_sim.estimators.sequences.updates import Proposals, UpdateTarget, in_the_limit, weigh
@@ -86,11 +88,15 @@ class Referee:
     def weigh(self, correction: Correction, target: UpdateTarget | str = UpdateTarget.REFERENCE) -> Weighed:
         """The correction's weights on every sequence, for moments with any denominator."""
         target = UpdateTarget(target)
+        for prompt in self.prompts:
+            require_known_laws(correction, prompt.laws.believed)
         parts = [prompt.proposals for prompt in self.prompts]
         with overflow_to_inf():
             frozen = in_the_limit(parts, [prompt.actor for prompt in self.prompts], correction, target)
             pairs = weigh(parts, frozen, target)
-        return Weighed([_Weights(prompt, pair, correction) for prompt, pair in zip(self.prompts, pairs, strict=True)])
+            terms = [mean_terms(part, frozen, target) for part in parts]
+        weighed = zip(self.prompts, pairs, terms, strict=True)
+        return Weighed([_Weights(prompt, pair, correction, own) for prompt, pair, own in weighed])
 
     def truth(self) -> Truth:
         """The exact gradient, as an argument of `sequences.sampled.estimate`."""
@@ -218,8 +224,11 @@ class _Prompt:
 class _Weights:
     """The weights of one correction on every proposal of a prompt."""
 
-    def __init__(self, prompt: _Prompt, pair: TokenWeights[Floats], correction: Correction) -> None:
+    def __init__(
+        self, prompt: _Prompt, pair: TokenWeights[Floats], correction: Correction, terms: list[MeanTerm]
+    ) -> None:
         self.prompt, self.fits_a_table = prompt, correction.fits_a_table
+        self.centring = Centring(prompt.proposals, prompt.actor, prompt.space, terms) if terms else None
         per_token = correction.unit is Level.TOKEN
         self.accept, self.weight = pair
         self.law: Floats = pair.expected()
@@ -230,7 +239,9 @@ class _Weights:
         """√q(y), (n, 1): w² alone may overflow where q·w² does not."""
         sequences, q = prompt.proposals.sequences, prompt.actor
         self.mass = sequences.scatter((q * prompt.proposals.advantage)[:, None] * self.law, prompt.laws.shape)
-        """Σ_{y ∋ (s, x)} q(y) A(y) a·w."""
+        """Σ_{y ∋ (s, x)} q(y) A(y) a·w, less what a centred correction subtracts."""
+        if self.centring is not None:
+            self.mass = self.mass - self.centring.mass
         self.kept: Floats = per_sequence(self.accept)
         """E[kept tokens | y], (n,)."""
         self.kept_mean = float(q @ self.kept)
@@ -269,7 +280,7 @@ class _Weights:
         prompt, q = self.prompt, self.prompt.actor
         sequences, length, policy = prompt.proposals.sequences, prompt.length_mean, prompt.visits_policy
         kept_dot = float(q @ self._dot_count(np.ones_like(self.law)))
-        length_dot = float(q @ (per_sequence(self.law, self._along) * sequences.lengths))
+        length_dot = float(q @ (self._mean_dot * sequences.lengths))
         kept_sq = float(q @ (self.kept**2 + per_sequence(self._accept_var)))
         accepted = sequences.scatter(q[:, None] * self.accept, prompt.laws.shape)
         return {
@@ -316,10 +327,20 @@ class _Weights:
         return proposals.advantage[:, None] * proposals.sequences.gather(self.prompt.of_updates.along(self._weighted))
 
     @cached_property
+    def _mean_dot(self) -> Floats:
+        """E[⟨X, g_w⟩ | y] of every sequence, (n,)."""
+        own = per_sequence(self.law, self._along)
+        return own if self.centring is None else np.asarray(own - self.centring.along(self._weighted))
+
+    @cached_property
     def _second_moment(self) -> float:
         """E‖X‖²; a mask is drawn for each token, so that its variance adds to the square of the mean."""
         advantage = self.prompt.proposals.advantage[:, None]
-        mean = self.prompt.of_updates.path_norm_sq(self.prompt.proposals.sequences, self.root * advantage * self.law)
+        if self.centring is None:
+            coefficients = self.root * advantage * self.law
+            mean = self.prompt.of_updates.path_norm_sq(self.prompt.proposals.sequences, coefficients)
+        else:
+            mean = self.centring.path_norm_sq((self.root * advantage)[:, 0])
         pull = self.root * advantage * self.kept_weight
         return float(np.sum(mean + per_sequence(self._accept_var, pull, pull, self.prompt.path_norm)))
 
@@ -330,7 +351,10 @@ class _Weights:
         excess = weighted_less_policy(q, p, self.law, ratio)
         error_law = np.asarray(over_divisor(q * self.law, excess, p, np.asarray(divisor), np.asarray(divisor - 1)))
         reached = proposals.sequences.scatter(proposals.advantage[:, None] * error_law, prompt.laws.shape)
-        return np.asarray(reached - prompt.value_out_of_reach)
+        error = np.asarray(reached - prompt.value_out_of_reach)
+        if self.centring is None:
+            return error
+        return np.asarray(error - self.centring.mass / divisor)
 
     @property
     def _weight_square(self) -> Floats:
@@ -341,7 +365,7 @@ class _Weights:
     def _dot_count(self, counted: Floats) -> Floats:
         """E[⟨X, g_w⟩ Σ m·counted | y], with the same masks in both."""
         pull = self.law * self._along
-        apart = per_sequence(pull) * per_sequence(self.accept, counted)
+        apart = self._mean_dot * per_sequence(self.accept, counted)
         return np.asarray(apart + per_sequence(pull, counted, 1 - self.accept))
 
     def _divisor_noise(self) -> float:
@@ -352,7 +376,7 @@ class _Weights:
         weights = self.kept_weight * self.per_unit[:, None]
         mean = per_sequence(self.law) * self.per_unit
         count = self.units / self.units_mean
-        dot = float(q @ (self._dot_count(weights) / ratio - per_sequence(self.law, self._along) * count))
+        dot = float(q @ (self._dot_count(weights) / ratio - self._mean_dot * count))
         spread = per_sequence(self._accept_var, weights, weights) / ratio**2
         noise = float(q @ ((mean / ratio - count) ** 2 + spread))
         return -2 * dot + self._weighted_sq * (noise - 1)
@@ -368,6 +392,9 @@ class _Weights:
                     (prompt.value_actor, prompt.visits_actor),
                 )
             ]
+            if self.centring is not None:  # whoever writes on, a state loses its mean over the actor's tokens
+                q = np.exp(prompt.laws.actor_log_probs)
+                values = [value - np.sum(q * value, axis=-1, keepdims=True) for value in values]
             prefixes = [visits.sum(axis=-1, keepdims=True) for visits in (prompt.visits_policy, prompt.visits_actor)]
             weights = [
                 np.nan_to_num(prompt.visits_policy / prefixes[0]),

@@ -20,7 +20,6 @@ from jackpot_sim.core.checks import check_floats, check_numpy
 from jackpot_sim.core.numerics import log_ratio
 from jackpot_sim.core.obrs import overlap
 from jackpot_sim.core.sequences import SequenceLaws, Sequences, check_advantages
-from jackpot_sim.estimators.corrections.composed import require_uncentred
 from jackpot_sim.estimators.corrections.correction import Correction
 from jackpot_sim.estimators.corrections.inputs import Tokens, TokenWeights, given, in_numpy
 
@@ -102,7 +101,6 @@ def weigh(parts: Sequence[Proposals], correction: Correction, target: UpdateTarg
         ValueError: as `require_target` and `Correction.weights`.
     """
     require_target(correction, target)
-    require_uncentred(correction, "measure the correction that it wraps")
     if correction.fits_a_table:
         tables = [weight_tables(part, correction, target) for part in parts]
         return [
@@ -164,8 +162,12 @@ def tokens_of_sequences(parts: Sequence[Proposals], correction: Correction, targ
     )
 
 
-def weight_tables(part: Proposals, correction: Correction, target: UpdateTarget) -> TokenWeights[Floats]:
+def weight_tables(
+    part: Proposals, correction: Correction, target: UpdateTarget, sign: float | None = None
+) -> TokenWeights[Floats]:
     """The pair at every (prefix, token), shape (prefixes, vocab), of a correction that fits a table.
+
+    One that looks at the sign of the advantage fits a table for each `sign`.
 
     Tokens beyond the actor's reach have a meaningless weight, which may be infinite.
     """
@@ -176,6 +178,7 @@ def weight_tables(part: Proposals, correction: Correction, target: UpdateTarget)
         actor_log_probs=part.laws.actor_log_probs,
         overlap=None if z is None else z[:, None],
         log_reference_ratio=_log_reference_ratio(part, target),
+        advantages=None if sign is None else np.full((1, 1), sign),
     )
     accept, weight = in_numpy(correction.weights(tokens))
     return TokenWeights(accept, _times(weight, part.surrogate_ratio))

@@ -45,9 +45,10 @@ class Differentiation:
         proposals = study.n_samples * len(setup.prompts)
         replicate = replicates_of(study, len(observed.actor))
         coefficients, means = {}, []
+        denominators = {spec.label: study.denominators_of(spec) for spec in study.estimators}
         for label, correction in corrections.items():
             mask, weight = weighed[label].mask, weighed[label].weight
-            for denominator in study.denominators:
+            for denominator in denominators[label]:
                 share = scored.scale(observed.actor, mask, weight, denominator, correction.unit, replicate)
                 factor = observed.actor.advantage / (share * proposals)
                 coefficient, mean = weight * factor[:, None], weighed[label].mean

@@ -17,7 +17,7 @@ from jackpot_sim.estimators.sequences import enumerated
 from jackpot_sim.estimators.sequences import sampled as rollouts
 from tests.cases import each, every
 from tests.core.laws import normalised
-from tests.estimators.brute import rule_of
+from tests.estimators.brute import Seen, rule_of
 from tests.estimators.sequence_brute import Shape
 from tests.estimators.sequence_cells import enumeration, random_prompt
 
@@ -73,7 +73,8 @@ def by_hand(given: Enumeration, correction: Any, in_parameters: bool) -> tuple[A
         step, noise = np.zeros(true.shape[-1]), 0.0
         for s, x in path:
             law, reference = np.exp(seen.actor_log_probs[s]), np.exp(seen.reference_log_probs[s])
-            a, w = rule(reference[x] / law[x], float(np.sum(np.minimum(reference, law))))
+            z = float(np.sum(np.minimum(reference, law)))
+            a, w = rule(Seen(reference[x] / law[x], z, reference[x], law[x], advantage))
             w *= np.exp(seen.policy_log_probs[s, x]) / reference[x]
             step = step + advantage * a * w * used[s, x]
             noise += a * (1 - a) * (advantage * w) ** 2 * float(used[s, x] @ used[s, x])

@@ -125,8 +125,10 @@ def by_hand(correction: Correction, target: UpdateTarget, update: Update) -> tup
     value, gradient = 0.0, torch.zeros_like(new)
     for at in live:
         factor = float(pair.weight[at]) if LAWS.uniforms[at] < pair.accept[at] else 0.0
+        kept = int(((LAWS.uniforms < pair.accept) & MASK)[at[0]].sum())
         share = {
             Aggregation.TOKEN_MEAN: 1 / len(live),
+            Aggregation.KEPT_MEAN: 1 / (N * max(kept, 1)),
             Aggregation.SEQUENCE_MEAN: 1 / (N * int(MASK[at[0]].sum())),
             Aggregation.SEQUENCE_SUM: 1 / N,
         }[update.aggregation]
@@ -269,6 +271,27 @@ def test_parts_of_a_minibatch_add_up_to_it() -> None:
     ]
     assert float(sum(part.loss for part in parts).detach()) == pytest.approx(float(whole.loss.detach()), rel=1e-12)
     assert torch.equal(torch.cat([part.factor for part in parts]), whole.factor)
+
+
+def test_bypass_mode_takes_the_rollouts_log_probs_for_those_of_p_ref() -> None:
+    """What stands in for p_ref is never looked at: the ratio is p_new/q, and without a clip the weights' own."""
+    new, actor = LAWS.of(LAWS.new), LAWS.of(LAWS.actor)
+    tis, mask = estimators.get("tis", clip=1.1), estimators.get("mask-k2", bound=0.05)
+    given_ = dataclasses.replace(LAWS.proposed(), reference_log_probs=torch.full_like(new, NAN))
+    for correction, update in ((tis, Update(bypass=True, clip=None)), (mask, Update(bypass=True, clip=0.1))):
+        made = LAWS.new_pass()
+        found = objective.policy_loss(correction, UpdateTarget.REFERENCE, given_, made, update)
+        found.loss.backward()
+        pair = correction.weights((new - actor).double(), mask=MASK)
+        slope = LAWS.advantage[:, None].expand_as(new)
+        if update.clip is not None:
+            values = [
+                [one_surrogate(math.exp(x), float(a), update.clip, None)[1] for x in row]
+                for row, a in zip((new - actor).tolist(), LAWS.advantage, strict=True)
+            ]
+            slope = torch.tensor(values, dtype=torch.float64)
+        expected = -torch.as_tensor(pair.accept) * torch.as_tensor(pair.weight) * slope / MASK.sum()
+        torch.testing.assert_close(made.log_probs.grad, torch.where(MASK, expected, 0.0), rtol=1e-10, atol=1e-15)
 
 
 def test_clipped_tokens_have_no_gradient() -> None:
@@ -564,6 +587,7 @@ def test_at_ratio_one_the_gradient_is_the_advantage_with_or_without_a_clip() -> 
         (Aggregation.TOKEN_MEAN, [1 / 8, 1 / 8, 1 / 8]),
         (Aggregation.SEQUENCE_MEAN, [1 / 12, 1 / 3, 1 / 9]),
         (Aggregation.SEQUENCE_SUM, [1 / 3, 1 / 3, 1 / 3]),
+        (Aggregation.KEPT_MEAN, [1 / 12, 1 / 3, 1 / 9]),
     ],
 )
 def test_shares_of_tokens(aggregation: Aggregation, shares: list[float]) -> None:
@@ -578,9 +602,11 @@ def test_divisors_by_hand() -> None:
     kept = torch.tensor([[True, False, True, True], [True] * 4, [False, True, False, True]])
     factor = torch.where(MASK, torch.tensor([[1.0, 0.0, 3.0, 2.0], [5.0] * 4, [0.0, 1.0, 2.0, 9.0]]).double(), 0.0)
     found = [objective.divisor(kind, kept, factor, MASK) for kind in Divisor]
-    assert found == pytest.approx([1.0, (3 + 1 + 1) / 8, (6.0 + 5.0 + 3.0) / 8])
+    assert found == pytest.approx([1.0, (3 + 1 + 1) / 8, 1.0, (6.0 + 5.0 + 3.0) / 8])
     over = [objective.divisor(kind, kept, factor, MASK, Level.SEQUENCE) for kind in Divisor]
-    assert over == pytest.approx([1.0, (3 + 1 + 1) / 8, (6.0 / 4 + 5.0 + 3.0 / 3) / 3])
+    assert over == pytest.approx([1.0, (3 + 1 + 1) / 8, 1.0, (6.0 / 4 + 5.0 + 3.0 / 3) / 3])
+    padded = kept & torch.tensor([[True], [False], [True]])
+    assert objective.divisor(Divisor.KEPT_SEQUENCES, padded, factor, MASK) == pytest.approx(2 / 3)
 
 
 def test_the_share_kept_is_that_of_the_studies() -> None:
