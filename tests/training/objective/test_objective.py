@@ -349,7 +349,7 @@ def test_importing_the_objective_pulls_in_core_and_estimators_alone() -> None:
     own = [name for name in modules if name.startswith("jackpot_sim.")]
     packages = ("jackpot_sim.core", "jackpot_sim.estimators", "jackpot_sim.training.objective")
     assert [name for name in own if not name.startswith(packages)] == ["jackpot_sim.training"]
-    assert len(own) <= 60
+    assert len(own) <= 70
     assert not {"torch", "transformers", "pydantic"} & set(modules)
 
 
