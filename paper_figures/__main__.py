@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from paper_figures import (
     ablation,
     bias_variance_length,
+    centring,
     closed_loop,
     collapse_map,
     command,
@@ -35,6 +36,7 @@ FIGURES: dict[str, Callable[[Sequence[str]], int]] = {
     bias_variance_length.NAME: bias_variance_length.main,
     prefix_shift.NAME: prefix_shift.main,
     mismatch_sources.NAME: mismatch_sources.main,
+    centring.NAME: centring.main,
     topk_accuracy.NAME: topk_accuracy.main,
     overhead.NAME: overhead.main,
     table1.NAME: table1.main,
