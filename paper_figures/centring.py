@@ -79,6 +79,9 @@ def make(loaded: Loaded) -> Made:
         own = rows[rows["base_kind"] == base]
         _draw_bias(above, own, title)
         _draw_error(below, own)
+    low, high = np.array([each.get_ylim() for each in axes[3:]]).T
+    for below in axes[3:]:
+        below.set_ylim(low.min(), high.max())
     axes[0].set_ylabel("bias, ‖E[update] − g‖ / ‖g‖")
     axes[3].set_ylabel(f"MSE at n = {rows['n_samples'].iloc[0]}, centred / not")
     handles = [
@@ -114,21 +117,12 @@ def comparisons() -> Iterator[tuple[str, str]]:
     yield from (("centred(none)", name) for name in RIVALS)
 
 
-def counted(found: Sequence[Outcome]) -> str:
-    """The distances at which a comparison is won, of how many; and those at which it is lost."""
-    if not found:
-        return "no bias"
-    signs = [each.sign for each in found]
-    return f"{signs.count(-1)}/{len(signs)}" + (f" (worse {signs.count(1)})" if 1 in signs else "")
-
-
 def _range(found: Sequence[Outcome]) -> str:
     """The least and the largest ratio."""
-    ratios = [each.ratio for each in found]
-    if not ratios:
+    if not found:
         return "no bias"
-    low, high = (f"{value:.3f}" for value in (min(ratios), max(ratios)))
-    return low if low == high else f"{low} to {high}"
+    low, high = (f"{value:.3f}" for value in (min(each.ratio for each in found), max(each.ratio for each in found)))
+    return low if low == high else f"{low}–{high}"
 
 
 def _largest_difference_of_laws(rows: pd.DataFrame) -> float:
@@ -147,56 +141,66 @@ def _largest_difference_of_laws(rows: pd.DataFrame) -> float:
 
 def _table(rows: pd.DataFrame) -> Table:
     table = report_table(
-        "Ratios over the KLs, least to largest, and the KLs at which the first is lower (95 % over seeds)",
+        "Ratios, least to largest over the KLs; KLs at which the first is lower (<) or higher (>), 95 % over seeds",
         "first / second",
-        *(f"{name}{what}" for name in FIGURES.values() for what in ("", ": lower at")),
+        *FIGURES.values(),
     )
-    for base, (_, short) in ENVIRONMENTS.items():
+    for base, (title, _) in ENVIRONMENTS.items():
+        table.add_row(title)
         for first, second in comparisons():
             cells = [outcomes(rows, base, first, second, figure) for figure in FIGURES]
-            texts = [text for found in cells for text in (_range(found), counted(found))]
-            table.add_row(f"{short}: {_name(first)} / {_name(second)}", *texts)
+            table.add_row(f"  {_name(first)} / {_name(second)}", *(_told(found) for found in cells))
         table.add_section()
     return table
 
 
+def _told(found: Sequence[Outcome]) -> str:
+    signs = [each.sign for each in found]
+    marks = [f"{mark}{signs.count(sign)}" for mark, sign in (("<", -1), (">", 1)) if sign in signs]
+    return f"{_range(found)} {' '.join(marks) or '=':>5}"
+
+
 def _name(estimator: str) -> str:
-    inner = estimator.removeprefix("centred(").removesuffix(")") if estimator.startswith("centred(") else estimator
-    return NAMES[inner] if inner == estimator else f"centred {NAMES[inner]}"
+    if not estimator.startswith("centred("):
+        return NAMES[estimator]
+    return f"centred {NAMES[estimator.removeprefix('centred(').removesuffix(')')]}"
 
 
 def _verdict(rows: pd.DataFrame, off: float) -> str:
     """The measured sentence: where centred forms win, and what centring does to Jackpot."""
-
-    def over(first: str, second: str, figure: str) -> str:
-        return ", ".join(
-            f"{short} {counted(outcomes(rows, base, first, second, figure))}"
-            for base, (_, short) in ENVIRONMENTS.items()
-        )
-
-    def ranges(name: str, figure: str) -> str:
-        found = [each for base in ENVIRONMENTS for each in outcomes(rows, base, f"centred({name})", name, figure)]
-        return _range(found)
-
     n = rows["n_samples"].iloc[0]
-    own = [
-        f"centring lowers the {label} of {NAMES[name]} at {over(f'centred({name})', name, figure)} KLs"
-        for name in ("none", *RIVALS)
-        for figure, label in (("bias", "bias"), ("mse", f"MSE at n = {n}"))
-    ]
-    bare = [
-        f"without weights the centred update has less {label} than {NAMES[name]} at "
-        f"{over('centred(none)', name, figure)}"
-        for name in RIVALS
-        for figure, label in FIGURES.items()
-    ]
-    jackpots = [
-        f"it multiplies the bias of {NAMES[name]} by {ranges(name, 'bias')}, its variance by "
-        f"{ranges(name, 'variance')} and its MSE by {ranges(name, 'mse')}"
-        for name in ("jackpot", "rao-blackwell(jackpot)")
-    ]
-    laws = f"acceptance and effective law stay (largest change {off:.0e})"
-    return f"VERDICT: {'; '.join([*own, *bare, *jackpots, laws])}."
+    labels = {**FIGURES, "mse": f"MSE at n = {n}"}
+    changes = [(name, {each: _range(_everywhere(rows, name, each)) for each in FIGURES}) for name in PLAIN[3:]]
+
+    def against(first: str, second: str) -> str:
+        told = (f"in {labels[each]} {_where(rows, first, second, each)}" for each in FIGURES)
+        return f"{NAMES[second]} {', '.join(told)}"
+
+    def by(name: str, ranges: dict[str, str]) -> str:
+        return f"{NAMES[name]}'s {', '.join(f'{labels[each]} by {ratio}' for each, ratio in ranges.items())}"
+
+    bare = "; ".join(against("centred(none)", name) for name in RIVALS)
+    own = "; ".join(against(f"centred({name})", name) for name in PLAIN[:3])
+    return (
+        f"VERDICT: centred and without weights, the update beats {bare}. Centring improves {own}; it multiplies "
+        f"{' and '.join(by(*each) for each in changes)}; acceptance and effective laws stay (largest change {off:.0e})."
+    )
+
+
+def _where(rows: pd.DataFrame, first: str, second: str, figure: str) -> str:
+    """The environments where a comparison is won, with the number of KLs, and how often it is lost."""
+    signs = {
+        short: [each.sign for each in outcomes(rows, base, first, second, figure)]
+        for base, (_, short) in ENVIRONMENTS.items()
+    }
+    won = [f"{short} ({each.count(-1)} of {len(each)} KLs)" for short, each in signs.items() if -1 in each]
+    every = [sign for each in signs.values() for sign in each]
+    lost = f", worse at {every.count(1)} of {len(every)}" if 1 in every else ""
+    return (f"on {' and '.join(won)}" if won else "nowhere") + lost
+
+
+def _everywhere(rows: pd.DataFrame, name: str, figure: str) -> list[Outcome]:
+    return [each for base in ENVIRONMENTS for each in outcomes(rows, base, f"centred({name})", name, figure)]
 
 
 # ------------------------------------------------------------------------------------------- panels
