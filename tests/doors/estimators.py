@@ -34,7 +34,7 @@ EXEMPT: Mapping[str, str] = {
     "estimators.corrections.inputs.Tokens.with_overlap": "checks as the constructor does, which has a door",
     **{
         f"estimators.states.summed.{name}": "takes what moments.measure has checked"
-        for name in (*("Geometry", "Shared", "Shared.at_top", "Shared.sums", "Summed", "Sums.scaled", "Total.of"),)
+        for name in (*("Geometry", "Shared", "Shared.at_top", "Shared.sums", "Summed", "Sums.scaled"),)
     },
     "estimators.sequences.sampled.Truth": "estimate checks it against the laws of its rollouts",
     **{
