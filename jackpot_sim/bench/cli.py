@@ -15,7 +15,7 @@ from cyclopts import Parameter
 from rich.console import Console
 from threadpoolctl import threadpool_limits
 
-from jackpot_sim.bench import estimation, figures, sequences, sweeping
+from jackpot_sim.bench import estimation, figures, sequences, sweeping, vocabularies
 from jackpot_sim.bench.errors import CannotMeasureError
 from jackpot_sim.bench.machine import idle_processors, machine
 from jackpot_sim.bench.overhead import overhead
@@ -36,6 +36,8 @@ class Case(StrEnum):
     FIGURE2 = "figure2"
     BUDGET = "budget"
     PATHS = "paths"
+    CORRECTIONS = "corrections"
+    VISITED = "visited"
     MEMORY = "memory"
     WORKERS = "workers"
     ENUMERATION = "enumeration"
@@ -60,6 +62,8 @@ _CASES: dict[Case, Callable[[], Iterator[Finding]]] = {
     Case.FIGURE2: figures.figure2,
     Case.BUDGET: estimation.budget,
     Case.PATHS: estimation.paths,
+    Case.CORRECTIONS: vocabularies.corrections,
+    Case.VISITED: vocabularies.visited,
     Case.MEMORY: estimation.memory,
     Case.WORKERS: sweeping.workers,
     Case.ENUMERATION: sequences.enumeration,
@@ -94,8 +98,9 @@ def bench(
 
     Args:
         cases: The benchmarks, by default all: figure2 (acceptance and KL against the published points),
-            budget (solve_lam), paths (thresholds), memory, workers, enumeration (every sequence of a small
-            language model), normalizers (the cost and the error of each estimate of the overlap Z),
+            budget (solve_lam), paths (thresholds), corrections (all of single tokens with all denominators at a
+            vocabulary of 151,936), visited (the states of a real model's rollouts), memory, workers, enumeration (every
+            sequence of a small language model), normalizers (the cost and the error of each estimate of the overlap Z),
             overhead (the cost of corrections in a GRPO step; the other options are for it), training (a step of
             the training loop beside one of TRL's). The last two and enumeration need torch and transformers,
             training needs trl too.

@@ -20,11 +20,14 @@ _PARAMETERS = {
     "floor": "the smallest weight",
     "low": "lower bound on the ratio",
     "high": "upper bound on the ratio",
-    "bound": "upper bound on a k-statistic",
+    "bound": "upper bound on the statistic of a mask",
     "lam": "λ, where it is one number",
-    "c1": "cap on Z·max(λ, r)",
+    "c1": "cap on Z·max(λ, r), or on r/λ",
     "c2": "cap on p_ref/p_new",
     "aggregate": "the way from the tokens' values to one of the sequence",
+    "epsilon": "upper bound on |p − q|",
+    "direction": "which binary KL: of policy and actor, of actor and policy, or the larger",
+    "clip_on": "what c1 caps: the weight, or the ratio r/λ",
     "inverted": "whether bounds are on 1/r, as verl's k1 bounds are",
 }
 """The meaning of some parameters; of the others, the estimators that have them say enough."""
@@ -56,7 +59,8 @@ _RECORDS = {
     "denominator": "divisor of the weighted sum: proposed, all tokens; accepted, the share of the batch's tokens that "
     "its drawn masks keep; self_normalized, the mean m·w of each state or prompt (for sequences with p_new/p_ref)",
     "method": "exact (closed form or enumeration) or monte_carlo",
-    "kl_policy_actor": "KL(p‖q): mean over states; of sequences per token that the policy writes",
+    "kl_policy_actor": "KL(p‖q): mean over states; of sequences per token that the policy writes; here and below p and "
+    "q are the whole policy and the law sampled from, whatever log_probs tells the trainer",
     "kl_actor_policy": "KL(q‖p): mean over states; of sequences per token that the actor writes",
     "total_variation": "total variation of p and q, in [0, 1]; over states, or tokens that the actor writes",
     "chi_square": "χ²(p‖q) = Σ p²/q − 1; likewise",
@@ -76,7 +80,7 @@ _RECORDS = {
     "mse": "E‖update − g‖²/‖g‖² with n_samples proposals per state; 1 is that of no update",
     "mse_rescaled": "the same of the update's best multiple",
     "ess_fraction": "effective sample size E[mw]²/E[m w²], in [0, 1]",
-    "bias_share_prefix": "Shapley share of the bias: the actor's prefixes",
+    "bias_share_prefix": "Shapley share of the bias: the actor's prefixes; empty where log_probs is support",
     "bias_share_continuation": "likewise: its continuations",
     "bias_share_weight": "likewise: the token's own weight",
     "grad_norm_sq": "‖g‖², advantage²",

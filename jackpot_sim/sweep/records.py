@@ -51,7 +51,7 @@ class RunDirectory:
         self.root = root
         self._study, self._cells = study, cells
         self._folder, self._tables = _folder(root), tables_of(study)
-        self._schemas = tables(kind for spec in study.estimators for kind in spec.kinds)
+        self._schemas = tables(study.kinds)
         self._provenance = provenance()
 
     @contextlib.contextmanager
@@ -61,7 +61,7 @@ class RunDirectory:
         Raises:
             StudyError: the folder holds another study or something else, is in use, or cannot be written.
         """
-        with self._folder.claimed(self._study.config_hash):
+        with self._folder.claimed(self._study.config_hash, self._study.corrections):
             try:
                 self._prepare()
             except OSError as error:
@@ -120,6 +120,7 @@ class RunDirectory:
             "study": self._study.name,
             "config_hash": self._study.config_hash,
             "config": self._study.model_dump(mode="json"),
+            "corrections": self._study.corrections,
             "cells": [
                 {"cell": cell.id, "seed": cell.seed, "environment": json.loads(cell.environment)}
                 for cell in self._cells

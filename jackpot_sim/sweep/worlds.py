@@ -27,8 +27,6 @@ class Traits:
     """λ can be solved for an acceptance rate."""
     whole_sequences: bool = False
     """Tokens stand in sequences, and these in batches, for corrections that look at either."""
-    centring: bool = False
-    """The whole laws are at hand, so that a correction's mean at each state can be subtracted."""
     p_new: bool = False
     """The update distinguishes p_new, the policy being trained, from p_ref, the one before the update."""
     normalizers: bool = False
@@ -40,8 +38,8 @@ class Traits:
 
 
 TRAITS = {
-    World.STATES: Traits(study="default", budgets=True, centring=True, normalizers=True),
-    World.SEQUENCES: Traits(study="sequences", whole_sequences=True, centring=True, p_new=True),
+    World.STATES: Traits(study="default", budgets=True, normalizers=True),
+    World.SEQUENCES: Traits(study="sequences", whole_sequences=True, p_new=True),
     World.ROLLOUTS: Traits(study="hf", whole_sequences=True, normalizers=True, diagnostics=True, one_at_a_time=True),
 }
 
@@ -57,6 +55,14 @@ def world_of(kind: object) -> World:
 
 
 def identity(fields: Mapping[str, object]) -> dict[str, object]:
-    """The fields of an environment that say what it is, without those that say how it is run."""
-    run_by = getattr(BY_KIND[str(fields["kind"])], "RUN_BY", ())
-    return {name: value for name, value in fields.items() if name not in run_by}
+    """The fields of an environment that say what it is, without those that say how it is run.
+
+    Fields that came later are left out at the value that changes nothing: names and draws of older records stay.
+    """
+    kind = BY_KIND[str(fields["kind"])]
+    run_by, later = getattr(kind, "RUN_BY", ()), getattr(kind, "LATER", {})
+    return {
+        name: value
+        for name, value in fields.items()
+        if name not in run_by and not (name in later and value == later[name])
+    }

@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jackpot_sim.bench import cli, estimation, figures, sequences, sweeping
+from jackpot_sim import estimators
+from jackpot_sim.bench import cli, estimation, figures, sequences, sweeping, vocabularies
 from jackpot_sim.bench.errors import CannotMeasureError
 from jackpot_sim.bench.settings import Device, Options, Precision
 from jackpot_sim.bench.timing import Finding, in_turn, peak_bytes, ratios
@@ -96,6 +97,27 @@ def test_figure2_agrees_with_every_published_point() -> None:
 def test_memory_of_the_exact_moments_does_not_grow() -> None:
     findings = list(estimation.memory(vocab=1024))
     assert findings[-1].met, findings
+
+
+def test_every_correction_of_single_tokens_is_measured_in_reads_of_both_laws() -> None:
+    spent, reads, plain = vocabularies.corrections(states=2, vocab=50, rounds=1)
+    count = len([name for name in estimators.names() if estimators.get(name).is_per_token])
+    assert f"{count} corrections x 3 denominators, 2 x 50" in spent.what
+    assert (spent.unit, spent.has_target, reads.at_most, plain.has_target) == ("s", False, 2, False)
+    assert reads.value > 1  # so few tokens cost calls alone
+
+
+def test_visited_states_are_measured_with_as_many_estimators_as_a_study_has() -> None:
+    spent, reads = vocabularies.visited(tokens=2, vocab=50, rounds=1)
+    assert "11 estimators, vocabulary 50" in spent.what
+    assert (spent.unit, spent.has_target, reads.unit, reads.has_target) == ("s", False, "x", False)
+
+
+def test_budgets_are_solved_and_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(estimation, "pairs", lambda states: {"small": vocabularies._pair(states, 80)})
+    found = list(estimation.budget(states=4, rounds=1))
+    assert len(found) == 4 * len(estimation._BUDGETS)
+    assert all(each.met for each in found if each.what.startswith("|Z"))
 
 
 def test_scoring_by_prefix_is_scoring_and_every_estimator_is_measured() -> None:

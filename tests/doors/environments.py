@@ -32,6 +32,7 @@ from jackpot_sim.environments.language_models.sampling_law import SamplingLaw
 from jackpot_sim.environments.language_models.scoring import CausalLM
 from jackpot_sim.environments.policy_pair import PolicyPair
 from jackpot_sim.environments.prefix_tree import PrefixTree, objective, policy_gradient, prefix_shift, require_an_end
+from jackpot_sim.environments.recorded import LogProbs, believed
 from jackpot_sim.environments.rollouts.built import LawPair, RealisedRollouts, Setup
 from jackpot_sim.environments.rollouts.hf import mean_of_each
 from jackpot_sim.environments.sequences.built import RealisedSequences
@@ -50,6 +51,7 @@ from jackpot_sim.environments.states.truncated import Ranked, TopKTruncation, To
 from tests.doors.harness import Door, Given, Make, Sizes, Values, array, floats, ids, laws, masks, negative, numbers
 
 EXEMPT: Mapping[str, str] = {
+    "environments.language_models.block_gradients.OtherTokens.beside": "called by gradients, which has checked it",
     "environments.language_models.completions.Completions.logits": "its arrays are a model's parameters, by name",
     "environments.language_models.example.trained_model": "trains for minutes; its check is that of loss_on",
     "environments.language_models.scoring.Scorer.log_probs": "a protocol",
@@ -179,6 +181,23 @@ SOLVED: tuple[tuple[str, Any], ...] = (
 )
 
 STATES = (
+    *(
+        Door(
+            lambda told=told, **laws: believed(told, **laws),
+            dict.fromkeys(names, array("states vocab", laws)),
+            lambda generator, sizes, names=names: {
+                name: np.log(np.full((sizes["states"], sizes["vocab"]), 1 / sizes["vocab"]))
+                for name in {"actor_log_probs", "model_log_probs"} - set(names)
+            },
+            name="environments.recorded.believed",
+            torch=False,
+            says=("actor_log_probs",),
+        )
+        for told, names in (
+            (LogProbs.RAW, ("policy_log_probs", "model_log_probs")),
+            (LogProbs.SUPPORT, ("policy_log_probs", "actor_log_probs")),
+        )
+    ),
     numpy_alone(
         "policy_pair.PolicyPair",
         PolicyPair,
@@ -254,7 +273,9 @@ def realised_rollouts(baseline: Any, first: Any, second: Any) -> RealisedRollout
 
 def setup_of(*prompts: Any) -> Setup:
     """The setup of rollouts after these prompts."""
-    return Setup(prompts, LENGTH, frozenset({END}), SamplingLaw(), SamplingLaw(temperature=0.5), False, 2, 3)
+    return Setup(
+        prompts, LENGTH, frozenset({END}), SamplingLaw(), SamplingLaw(temperature=0.5), LogProbs.PROCESSED, 2, 3
+    )
 
 
 def drawn(tokens: Any, mask: Any, prompt: Any) -> Any:
@@ -401,6 +422,11 @@ MODELS = (
         "language_models.block_gradients.gradients",
         whole_gradients,
         {**COMPLETIONS, "coefficients": array("*kinds n length")},
+    ),
+    numpy_alone(
+        "language_models.block_gradients.OtherTokens",
+        lambda ids, factor, coefficients: block_gradients.OtherTokens(ids, [None, (factor, coefficients)]),
+        {"ids": array("n length j", tokens), "factor": array("n"), "coefficients": array("n length j")},
     ),
     numpy_alone(
         "language_models.completions.Completions", lambda **arrays: Completions(PROMPTS, **arrays), COMPLETIONS

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -139,6 +140,13 @@ def _door(call: Any, name: str, given: Mapping[str, Given], fixed: Any = None, l
 DOORS: tuple[Door, ...] = (
     _door(_exact, "enumerated.exact", FEATURES, _enumerations),
     _door(_referee, "enumerated.Referee", FEATURES, _enumerations),
+    _door(
+        spaces.believed_features,
+        "spaces.believed_features",
+        FEATURES,
+        lambda generator, sizes: {"laws": replace(_laws(generator, sizes), believed=_laws(generator, sizes))},
+        TABLE,
+    ),
     _door(_estimate, "sampled.estimate", {"along": array("prefixes vocab")} | FEATURES, _rollouts),
     _door(_logits, "spaces.Logits", {"p": array("*prefixes *vocab", _probabilities)}),
     _door(_update, "spaces.Logits.update", {"mass": array("prefixes vocab")}, _logit_space),

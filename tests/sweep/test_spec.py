@@ -194,13 +194,10 @@ def test_the_centred_option_adds_every_form_of_single_tokens_once() -> None:
     assert [each.label for each in mixed.estimators] == ["tis", "sequence-is", "m2po", "centred(tis)"]
 
 
-def test_a_centred_estimator_needs_whole_laws() -> None:
-    sentence = r"centred\(tis\) subtracts a mean of whole laws, which hf does not form: use tis"
+def test_real_models_centre_too() -> None:
     hf = {"kind": "hf", "policy": "a", "actor": "b", "prompts": "c.jsonl"}
-    with pytest.raises(StudyError, match=sentence):
-        study_from(None, hf, False, estimators=[{"kind": "tis", "centred": True}])
-    with pytest.raises(StudyError, match=sentence):
-        study_from(None, hf, False, True, estimators=["tis"])
+    made = study_from(None, hf, False, True, estimators=["tis", "gspo"])
+    assert [each.label for each in made.estimators] == ["tis", "gspo", "centred(tis)"]
 
 
 # --- the hash ---------------------------------------------------------------------------------------------

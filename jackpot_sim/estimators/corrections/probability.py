@@ -16,11 +16,11 @@ from typing_extensions import override
 
 from jackpot_sim.core.arrays import Array
 from jackpot_sim.core.backend import namespace
-from jackpot_sim.core.divergences import binary_kl
+from jackpot_sim.core.divergences import binary_kl_exceeds
 from jackpot_sim.core.numerics import exp_difference
 from jackpot_sim.estimators.corrections.correction import TokenCorrection
 from jackpot_sim.estimators.corrections.inputs import Tokens, given
-from jackpot_sim.estimators.corrections.parameters import require_positive
+from jackpot_sim.estimators.corrections.parameters import one_of, require_positive
 from jackpot_sim.estimators.corrections.registry import register
 
 _PROBABILITIES = frozenset({"policy_log_probs", "actor_log_probs"})
@@ -36,20 +36,20 @@ class BinaryKL(StrEnum):
     LARGER = "larger"
     """The larger of the two."""
 
-    def of(self, tokens: Tokens) -> Array:
-        """The binary KL of each token, the shape of the log-ratio, nats."""
+    def exceeds(self, tokens: Tokens, bound: float) -> Array:
+        """True at the tokens whose binary KL exceeds a bound, the shape of the log-ratio."""
         policy, actor = given(tokens.policy_log_probs), given(tokens.actor_log_probs)
         if self is BinaryKL.POLICY_ACTOR:
-            return binary_kl(policy, actor)
+            return binary_kl_exceeds(policy, actor, bound)
         if self is BinaryKL.ACTOR_POLICY:
-            return binary_kl(actor, policy)
-        return namespace(policy, actor).maximum(binary_kl(policy, actor), binary_kl(actor, policy))
+            return binary_kl_exceeds(actor, policy, bound)
+        return binary_kl_exceeds(policy, actor, bound) | binary_kl_exceeds(actor, policy, bound)
 
 
 def _total_variation(tokens: Tokens) -> Array:
     """|p − q| of each token, which is the TV of "this token" against "another"."""
     policy, actor = given(tokens.policy_log_probs), given(tokens.actor_log_probs)
-    return namespace(policy, actor).abs(exp_difference(policy, actor))
+    return tokens.once("total variation", lambda: namespace(policy, actor).abs(exp_difference(policy, actor)))
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class _ProbabilityMask(TokenCorrection):
     @override
     def weight(self, tokens: Tokens) -> Array:
         """w = r."""
-        return namespace(tokens.log_ratio).exp(tokens.log_ratio)
+        return tokens.ratio
 
 
 @register("tv-mask")
@@ -97,7 +97,7 @@ class BinaryKLMask(_ProbabilityMask):
     """(1[bKL ≤ b], r): KPop, with the larger of bKL(p, q) and bKL(q, p) or one of them (AReaL, OpenRLHF)."""
 
     bound: float = 0.05
-    """b > 0, nats."""
+    """b > 0, nats. The default is DPPO-KL's δ; OpenRLHF bounds the mean over a sequence instead, by 5e-3."""
     direction: BinaryKL = BinaryKL.LARGER
     """Which bKL: `policy-actor` is bKL(p, q), `actor-policy` bKL(q, p), `larger` the larger of the two."""
     c2: float | None = None
@@ -105,14 +105,11 @@ class BinaryKLMask(_ProbabilityMask):
 
     def __post_init__(self) -> None:
         require_positive(self, "bound", "c2")
-        known = [each.value for each in BinaryKL]
-        if self.direction not in known:
-            raise ValueError(f"{self.name}: direction must be one of {', '.join(known)}, got {self.direction!r}")
-        object.__setattr__(self, "direction", BinaryKL(self.direction))
+        object.__setattr__(self, "direction", one_of(self, "direction", BinaryKL))
 
     @override
     def _kept(self, tokens: Tokens) -> Array:
-        return self.direction.of(tokens) <= self.bound
+        return ~self.direction.exceeds(tokens, self.bound)
 
 
 @dataclass(frozen=True)
@@ -174,4 +171,4 @@ class DivergenceKL(_TrustRegion):
 
     @override
     def _far(self, tokens: Tokens) -> Array:
-        return BinaryKL.ACTOR_POLICY.of(tokens) > self.delta
+        return BinaryKL.ACTOR_POLICY.exceeds(tokens, self.delta)

@@ -16,7 +16,6 @@ from jackpot_sim.core.backend import overflow_to_inf
 from jackpot_sim.core.checks import check_floats, check_integers, check_mask, check_numpy, check_shape
 from jackpot_sim.core.log_ratios import ess_fraction
 from jackpot_sim.core.scored import ScoredRollouts
-from jackpot_sim.estimators.corrections.composed import require_uncentred
 from jackpot_sim.estimators.corrections.correction import Correction, Level
 from jackpot_sim.estimators.corrections.inputs import Tokens, TokenWeights, in_numpy
 from jackpot_sim.estimators.replicates import jackknife
@@ -39,7 +38,6 @@ def weigh(
         TypeError: `overlap` is not a numpy array of real floating numbers, or `replicate` not one of integers.
         ValueError: as `Correction.weights`, or a shape differs.
     """
-    require_uncentred(correction, "weigh with the correction that it wraps")
     if overlap is not None:
         _check_per_token(rollouts, overlap, "overlap")
         overlap = np.where(rollouts.mask, overlap, 1.0)

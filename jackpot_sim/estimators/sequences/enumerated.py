@@ -25,13 +25,14 @@ import numpy as np
 
 from jackpot_sim.core.arrays import Floats
 from jackpot_sim.core.backend import overflow_to_inf
-from jackpot_sim.core.sequences import Enumeration, kl_of_measures, occupancy, per_sequence
+from jackpot_sim.core.sequences import Enumeration, SequenceLaws, kl_of_measures, occupancy, per_sequence
 from jackpot_sim.core.weighted_laws import over_divisor, weighted_less_policy
+from jackpot_sim.estimators.corrections.composed import require_known_laws
 from jackpot_sim.estimators.corrections.correction import Correction, Level
 from jackpot_sim.estimators.corrections.inputs import TokenWeights
 from jackpot_sim.estimators.sequences.centring import Centring, MeanTerm, mean_terms
 from jackpot_sim.estimators.sequences.sampled import Truth
-from jackpot_sim.estimators.sequences.spaces import Logits, Parameters, Space, check_features
+from jackpot_sim.estimators.sequences.spaces import Logits, Parameters, Space, believed_features, check_features
 from jackpot_sim.estimators.sequences.updates import Proposals, UpdateTarget, in_the_limit, weigh
 from jackpot_sim.estimators.statistics import Denominator, Moments, StateStatistics, combine_cell, divisor
 
@@ -79,15 +80,16 @@ class Referee:
     def __init__(self, enumerations: Sequence[Enumeration], features: Sequence[Floats] | None = None) -> None:
         if features is not None:
             check_features(features, [each.laws for each in enumerations])
-        spaces = [
-            Logits(np.exp(each.laws.policy_log_probs)) if features is None else Parameters(features[index])
+        self.prompts = [
+            _Prompt(each, *_spaces(each.laws, None if features is None else features[index]))
             for index, each in enumerate(enumerations)
         ]
-        self.prompts = [_Prompt(each, space) for each, space in zip(enumerations, spaces, strict=True)]
 
     def weigh(self, correction: Correction, target: UpdateTarget | str = UpdateTarget.REFERENCE) -> Weighed:
         """The correction's weights on every sequence, for moments with any denominator."""
         target = UpdateTarget(target)
+        for prompt in self.prompts:
+            require_known_laws(correction, prompt.laws.believed)
         parts = [prompt.proposals for prompt in self.prompts]
         with overflow_to_inf():
             frozen = in_the_limit(parts, [prompt.actor for prompt in self.prompts], correction, target)
@@ -99,7 +101,7 @@ class Referee:
     def truth(self) -> Truth:
         """The exact gradient, as an argument of `sequences.sampled.estimate`."""
         return Truth(
-            along=[prompt.space.along(prompt.gradient) for prompt in self.prompts],
+            along=[prompt.of_updates.along(prompt.gradient) for prompt in self.prompts],
             grad_norm_sq=sum(prompt.grad_norm_sq for prompt in self.prompts),
             on_policy_variance=sum(prompt.on_policy_variance for prompt in self.prompts),
         )
@@ -139,8 +141,11 @@ class Weighed:
         return combine_cell(StateStatistics(**columns), denominator, n_samples)
 
     def bias_shares(self, denominator: Denominator | str = Denominator.PROPOSED) -> BiasShares | None:
-        """The shares of the bias; None without bias, and for corrections that fit no table of (prefix, token)."""
-        if not all(w.fits_a_table for w in self._prompts):
+        """The shares of the bias; None without bias, and for corrections that fit no table of (prefix, token).
+
+        None too where updates are gradients of another law than the policy's: they have a fourth factor.
+        """
+        if not all(w.fits_a_table and w.prompt.of_updates is w.prompt.space for w in self._prompts):
             return None
         divisors = self._divisors(Denominator(denominator))
         parts = [w.bias_parts(divisor) for w, divisor in zip(self._prompts, divisors, strict=True)]
@@ -161,16 +166,26 @@ class Weighed:
         return divisors
 
 
+def _spaces(laws: SequenceLaws, features: Floats | None) -> tuple[Space, Space]:
+    """The spaces of the policy's gradients and of the updates; the same one unless a trainer believes other laws."""
+    believes = laws.told.policy_log_probs is not laws.policy_log_probs
+    if features is None:
+        space: Space = Logits(np.exp(laws.policy_log_probs))
+        return space, Logits(np.exp(laws.told.policy_log_probs)) if believes else space
+    space = Parameters(features)
+    return space, Parameters(believed_features(features, laws)) if believes else space
+
+
 class _Prompt:
     """The laws of a prompt as measures of sequences and of visits, and its true gradient."""
 
-    def __init__(self, enumeration: Enumeration, space: Space) -> None:
+    def __init__(self, enumeration: Enumeration, space: Space, of_updates: Space) -> None:
         laws, sequences, advantage = enumeration.laws, enumeration.sequences, enumeration.advantage
-        self.space, self.laws = space, laws
+        self.space, self.of_updates, self.laws = space, of_updates, laws
         policy, actor = (np.exp(sequences.log_probs(x)) for x in (laws.policy_log_probs, laws.actor_log_probs))
         live = np.flatnonzero(actor > 0)
         # Sequences that the actor never writes play no part in any update.
-        self.proposals = Proposals(laws, sequences.take(live), advantage[live])
+        self.proposals = Proposals(laws.told, sequences.take(live), advantage[live])
         self.actor: Floats = actor[live]
         """q(y) of the proposals, (n,)."""
         self.length_mean = float(self.actor @ self.proposals.sequences.lengths)
@@ -202,8 +217,8 @@ class _Prompt:
 
     @cached_property
     def path_norm(self) -> Floats:
-        """‖φ‖² of every token of the proposals, shape (n, length)."""
-        return self.proposals.sequences.gather(self.space.norm_sq)
+        """‖φ‖² of every token of the proposals in their updates, shape (n, length)."""
+        return self.proposals.sequences.gather(self.of_updates.norm_sq)
 
 
 class _Weights:
@@ -243,8 +258,11 @@ class _Weights:
         """The row of `StateStatistics`."""
         prompt = self.prompt
         with np.errstate(divide="ignore", invalid="ignore"):
-            estimate = prompt.space.update(self.mass / np.float64(divisor))
+            mass = self.mass / np.float64(divisor)
+            estimate = prompt.of_updates.update(mass)
             error = prompt.space.update(self._error_mass(np.float64(divisor)))
+            if prompt.of_updates is not prompt.space:
+                error = error + estimate - prompt.space.update(mass)
         second = self._second_moment
         if denominator is Denominator.SELF_NORMALIZED:
             second = second + self._divisor_noise()
@@ -296,7 +314,7 @@ class _Weights:
     @cached_property
     def _weighted(self) -> Floats:
         """g_w."""
-        return self.prompt.space.update(self.mass)
+        return self.prompt.of_updates.update(self.mass)
 
     @cached_property
     def _weighted_sq(self) -> float:
@@ -306,7 +324,7 @@ class _Weights:
     def _along(self) -> Floats:
         """A(y)⟨φ, g_w⟩ of every token, shape (n, length)."""
         proposals = self.prompt.proposals
-        return proposals.advantage[:, None] * proposals.sequences.gather(self.prompt.space.along(self._weighted))
+        return proposals.advantage[:, None] * proposals.sequences.gather(self.prompt.of_updates.along(self._weighted))
 
     @cached_property
     def _mean_dot(self) -> Floats:
@@ -319,7 +337,8 @@ class _Weights:
         """E‖X‖²; a mask is drawn for each token, so that its variance adds to the square of the mean."""
         advantage = self.prompt.proposals.advantage[:, None]
         if self.centring is None:
-            mean = self.prompt.space.path_norm_sq(self.prompt.proposals.sequences, self.root * advantage * self.law)
+            coefficients = self.root * advantage * self.law
+            mean = self.prompt.of_updates.path_norm_sq(self.prompt.proposals.sequences, coefficients)
         else:
             mean = self.centring.path_norm_sq((self.root * advantage)[:, 0])
         pull = self.root * advantage * self.kept_weight

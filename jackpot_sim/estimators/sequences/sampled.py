@@ -25,11 +25,12 @@ from jackpot_sim.core.checks import check_floats
 from jackpot_sim.core.log_ratios import ess_fraction
 from jackpot_sim.core.numerics import log_ratio
 from jackpot_sim.core.sequences import SampledSequences, SequenceLaws, Sequences
+from jackpot_sim.estimators.corrections.composed import require_known_laws
 from jackpot_sim.estimators.corrections.correction import Correction, Level
 from jackpot_sim.estimators.corrections.inputs import TokenWeights
 from jackpot_sim.estimators.replicates import Gram, Sampled, gradient_figures, jackknife
 from jackpot_sim.estimators.sequences.centring import mean_terms
-from jackpot_sim.estimators.sequences.spaces import check_features
+from jackpot_sim.estimators.sequences.spaces import believed_features, check_features
 from jackpot_sim.estimators.sequences.updates import Proposals, UpdateTarget, weigh, weight_tables
 from jackpot_sim.estimators.statistics import Denominator, divisor
 
@@ -82,9 +83,11 @@ def estimate(
     """
     denominator, target = Denominator(denominator), UpdateTarget(target)
     _check_given([each.laws for each in rollouts], truth, features)
+    for each in rollouts:
+        require_known_laws(correction, each.laws.believed)
     n_samples = _per_replicate(rollouts, replicates)
     draws = _Draws(len(rollouts), replicates, truth)
-    parts = [Proposals(each.laws, each.actor, each.actor_advantage) for each in rollouts]
+    parts = [Proposals(each.laws.told, each.actor, each.actor_advantage) for each in rollouts]
     with overflow_to_inf():
         pairs = _weigh(parts, correction, target, replicates)
     drawn = [_masked(part, pair, generator) for part, pair in zip(parts, pairs, strict=True)]
@@ -96,7 +99,7 @@ def estimate(
         share = each.actor_advantage[:, None] * np.repeat(scale[index], n_samples)[:, None]
         pull, terms = weight * share, mean_terms(parts[index], correction, target)
         lost = [_Lost(np.where(term.chosen[:, None] & each.actor.mask, share, 0.0), term.law) for term in terms]
-        updates = _Updates.of(each, each.actor, pull, replicates, own, lost)
+        updates = _Updates.of_trainer(each, pull, replicates, own, lost)
         if truth is None:
             wanted = each.policy_advantage[:, None] / n_samples * each.policy.mask
             draws.add(updates, _Updates.of(each, each.policy, wanted, replicates, own))
@@ -200,6 +203,34 @@ class _Updates:
             total = total - each.multiply(law.sum(axis=-1)[None, :]).tocsr()
             expected = expected - each.multiply(np.sum(law * p, axis=-1)[None, :]).tocsr()
         return cls((pulls, total, expected), np.sum(p**2, axis=-1))
+
+    @classmethod
+    def of_trainer(
+        cls, rollouts: SampledSequences, pull: Floats, replicates: int, features: Floats | None, lost: list[_Lost]
+    ) -> _Updates:
+        """The updates that a trainer makes of the actor's sequences: in ∇log p̂, where it believes in another law."""
+        laws, sequences = rollouts.laws, rollouts.actor
+        if laws.told.policy_log_probs is laws.policy_log_probs:
+            return cls.of(rollouts, sequences, pull, replicates, features, lost)
+        if features is not None:
+            return cls.of(rollouts, sequences, pull, replicates, believed_features(features, laws))
+        # e_x − p̂ adds up to 0 over the tokens, so that no multiple of p is left to subtract.
+        (prefixes, vocab), live = laws.shape, sequences.mask
+        row = np.broadcast_to(np.repeat(np.arange(replicates), len(sequences) // replicates)[:, None], live.shape)[live]
+        prefix, token, value = sequences.prefix[live], sequences.token[live], pull[live]
+        change = value[:, None] * (np.eye(vocab)[token] - np.exp(laws.told.policy_log_probs[prefix]))
+        cells, rows = prefix[:, None] * vocab + np.arange(vocab), np.repeat(row, vocab)
+        p = np.exp(laws.policy_log_probs)
+        expected = np.sum(change * p[prefix], axis=-1)
+        shape = (replicates, prefixes)
+        return cls(
+            (
+                _table(change.reshape(-1), rows, cells.reshape(-1), (replicates, prefixes * vocab)),
+                sparse.csr_array(shape),
+                _table(expected, row, prefix, shape),
+            ),
+            np.sum(p**2, axis=-1),
+        )
 
     def dot(self, other: _Updates) -> Floats:
         """⟨X_r, Y_r'⟩, shape (replicates, replicates)."""

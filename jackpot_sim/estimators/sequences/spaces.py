@@ -40,6 +40,18 @@ def _check_features(features: Floats, table: tuple[int, ...]) -> None:
     check_axes(features, "features", "prefixes", "vocab", "parameters")
 
 
+def believed_features(features: Floats, laws: SequenceLaws) -> Floats:
+    """∂log p̂(x|s)/∂θ of the policy as a trainer believes it, from ∂log p/∂θ; (prefixes, vocab, parameters).
+
+    p̂ is p renormalised on a support, or p itself: ∂log p̂ = ∂log p − E_p̂[∂log p].
+    """
+    _check_features(features, laws.shape)
+    if laws.told.policy_log_probs is laws.policy_log_probs:
+        return features
+    p = np.exp(laws.told.policy_log_probs)
+    return np.asarray(features - np.einsum("sx,sxp->sp", p, features)[:, None])
+
+
 class Space(Protocol):
     """A space of gradients."""
 

@@ -21,7 +21,7 @@ from jackpot_sim.estimators.states import moments, sampled
 from jackpot_sim.estimators.statistics import Moments
 from jackpot_sim.studies.estimator_spec import EstimatorSpec
 from jackpot_sim.sweep.estimates import Estimate, Measured, measured, state_columns
-from jackpot_sim.sweep.plan import Cell
+from jackpot_sim.sweep.plan import Cell, estimates
 from jackpot_sim.sweep.rows import (
     Row,
     environment_columns,
@@ -43,7 +43,7 @@ def measure(cell: Cell, study: Study, env: Mismatch) -> Measured:
     pair = realised.pair
     laws = pair.policy_log_probs, pair.actor_log_probs, pair.advantage
     by_state = _divergences(pair)
-    corrections = {spec.label: spec.correction_for(*laws[:2]) for spec in study.estimators}
+    corrections = {spec.label: spec.correction_for(*pair.told) for spec in study.estimators}
     exact = _Exact(study, pair, corrections, by_state["kl_policy_actor"])
 
     def monte_carlo(spec: EstimatorSpec, correction: Correction, denominator: Denominator) -> Estimate:
@@ -54,6 +54,7 @@ def measure(cell: Cell, study: Study, env: Mismatch) -> Measured:
             n_samples=study.n_samples,
             replicates=study.replicates,
             denominator=denominator,
+            believed=pair.believed,
         )
         return Estimate(sampled_columns(figures))
 
@@ -80,16 +81,22 @@ class _Exact:
     def _moments(self) -> tuple[dict[str, dict[Denominator, Moments]], float]:
         """The moments by label and denominator, and the seconds that a row took."""
         study, pair, started = self._study, self._pair, time.perf_counter()
-        found = moments.measure(
-            pair.policy_log_probs,
-            pair.actor_log_probs,
-            pair.advantage,
-            list(self._corrections.values()),
-            denominators=study.denominators,
-            n_samples=study.n_samples,
-        )
-        rows = len(found) * len(study.denominators)
-        return dict(zip(self._corrections, found, strict=True)), (time.perf_counter() - started) / rows
+        together: dict[tuple[Denominator, ...], list[str]] = {}
+        for spec in study.estimators:
+            together.setdefault(study.denominators_of(spec), []).append(spec.label)
+        found: dict[str, dict[Denominator, Moments]] = {}
+        for denominators, labels in together.items():
+            measured_together = moments.measure(
+                pair.policy_log_probs,
+                pair.actor_log_probs,
+                pair.advantage,
+                [self._corrections[label] for label in labels],
+                denominators=denominators,
+                n_samples=study.n_samples,
+                believed=pair.believed,
+            )
+            found |= dict(zip(labels, measured_together, strict=True))
+        return found, (time.perf_counter() - started) / estimates(study)
 
     def estimate(self, spec: EstimatorSpec, correction: Correction, denominator: Denominator) -> Estimate:
         """Exact figures of one estimator."""
@@ -113,12 +120,12 @@ def _normalizers(cell: Cell, study: Study, pair: PolicyPair) -> list[Row]:
     comparison = study.normalizers
     if comparison is None:
         return []
-    p, q = pair.policy_log_probs, pair.actor_log_probs
+    p, q = pair.told
     generator = keyed_generator(cell.seed, "normalizers", cell.environment)
     uniforms, masks = generator.random((2, len(p)))
     index = np.arange(len(p))
-    blocks = (
-        LawBlock(p[rows], q[rows], categorical(q[rows], uniforms[rows, None])[:, 0], masks[rows], index[rows])
-        for rows in row_blocks(*p.shape)
+    drawn = np.concatenate(
+        [categorical(pair.actor_log_probs[rows], uniforms[rows, None])[:, 0] for rows in row_blocks(*p.shape)]
     )
+    blocks = (LawBlock(p[rows], q[rows], drawn[rows], masks[rows], index[rows]) for rows in row_blocks(*p.shape))
     return normalizer_rows(cell, compare(blocks, comparison.k, comparison.lam, comparison.batch, generator))

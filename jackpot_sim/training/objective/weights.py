@@ -8,7 +8,6 @@ from jackpot_sim.core import normalizer, obrs
 from jackpot_sim.core.checks import check_per_token, check_reals, check_same_shape, check_same_states
 from jackpot_sim.core.topk import TopK
 from jackpot_sim.estimators import Correction, Tokens, TokenWeights, UpdateTarget
-from jackpot_sim.estimators.corrections.composed import require_uncentred
 from jackpot_sim.training.objective.batch import ModelPass, Proposed, check_on_topk
 
 if TYPE_CHECKING:
@@ -46,7 +45,6 @@ def tokens_of(correction: Correction, target: UpdateTarget, given: Proposed, new
 
     Arguments and errors as `weigh`.
     """
-    require_uncentred(correction, "train with the correction that it wraps")
     to_new = target is UpdateTarget.POLICY
     if to_new:
         new.check(given.mask)

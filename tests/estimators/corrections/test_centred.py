@@ -7,15 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from jackpot_sim import estimators
-from jackpot_sim.core.scored import ScoredRollouts
-from jackpot_sim.estimators import Tokens, UpdateTarget, batch_normalize, centred, combined, optimum
-from jackpot_sim.estimators.rollouts import weights
-from jackpot_sim.training import objective
-from jackpot_sim.training.config import Training
-from jackpot_sim.training.objective import ModelPass, Proposed
+from jackpot_sim.estimators import Tokens, batch_normalize, centred, combined, optimum
 from tests.cases import each
 from tests.estimators.brute import CELLS
 
@@ -34,22 +28,8 @@ def test_the_pair_and_its_pieces_are_those_of_the_correction_inside() -> None:
     assert estimators.rao_blackwell(centred(jackpot)).subtracts_mean
 
 
-def _on_rollouts(correction: Any) -> Any:
-    laws, mask = np.log(np.full((1, 2), 0.5)), np.ones((1, 2), dtype=bool)
-    rollouts = ScoredRollouts(laws, laws, mask, np.ones(1), np.zeros(1, dtype=np.int64))
-    return weights.weigh(rollouts, correction)
-
-
-def _in_training(correction: Any) -> Any:
-    law, mask = torch.log(torch.full((1, 2), 0.5)), torch.ones((1, 2), dtype=torch.bool)
-    given = Proposed(law, law, mask, torch.ones(1), None, None, torch.zeros((1, 2)))
-    return objective.weigh(correction, UpdateTarget.REFERENCE, given, ModelPass(law, law, law))
-
-
 REFUSALS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "the best threshold": (lambda c: optimum.best(*CELL, c, n_samples=4), "optimise the correction that it wraps"),
-    "scored rollouts": (_on_rollouts, "weigh with the correction that it wraps"),
-    "training": (_in_training, "train with the correction that it wraps"),
 }
 
 
@@ -61,11 +41,6 @@ def test_a_world_that_cannot_subtract_the_mean_refuses_it(name: str) -> None:
         with pytest.raises(ValueError, match=r"tis\)+ subtracts the mean of each state, .*" + advice) as caught:
             act(form)
         assert len(str(caught.value).splitlines()) == 1
-
-
-def test_a_run_of_training_refuses_it() -> None:
-    with pytest.raises(ValueError, match=r"centred\(tis\) subtracts a mean that training does not form"):
-        Training.model_validate({"correction": {"kind": "tis", "centred": True}})
 
 
 @each("name", ["sequence-is", "gspo", "m2po"])

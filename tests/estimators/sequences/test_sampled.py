@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from jackpot_sim import estimators
-from jackpot_sim.core.sequences import SampledSequences, Sequences
+from jackpot_sim.core.sequences import SampledSequences, SequenceLaws, Sequences
 from jackpot_sim.environments.prefix_tree import PrefixTree
 from jackpot_sim.estimators.sequences import enumerated
 from jackpot_sim.estimators.sequences import sampled as rollouts
@@ -253,9 +253,7 @@ def visited_only(each: SampledSequences) -> tuple[SampledSequences, Any]:
         for paths in both
     ]
     laws = each.laws
-    few = dataclasses.replace(
-        laws, **{field.name: getattr(laws, field.name)[rows] for field in dataclasses.fields(laws)}
-    )
+    few = SequenceLaws(laws.policy_log_probs[rows], laws.actor_log_probs[rows], laws.reference_log_probs[rows])
     return dataclasses.replace(each, laws=few, actor=renamed[0], policy=renamed[1]), rows
 
 
