@@ -35,6 +35,7 @@ class SecondMomentMask(SequenceCorrection):
     AReaL asks for a mean below τ, and keeps one token where even the smallest ℓ² is too large.
     """
 
+    _threshold: ClassVar[str | None] = "threshold"
     threshold: float = 0.04
     """τ > 0, nats²."""
 

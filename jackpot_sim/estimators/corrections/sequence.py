@@ -84,6 +84,7 @@ class GeometricImportanceSampling(SequenceImportanceSampling):
 class SequenceTruncatedImportanceSampling(_Aggregated):
     """(1, min(e^S, C)): truncated (verl with C = 2, SkyRL 5, TRL `sequence_truncate`)."""
 
+    _threshold: ClassVar[str | None] = "clip"
     clip: float = 2.0
     """C > 0."""
     aggregate: Aggregate = Aggregate.SUM
@@ -117,6 +118,7 @@ class SequenceMaskedImportanceSampling(SequenceImportanceSampling):
     the `proposed` denominator here.
     """
 
+    _threshold: ClassVar[str | None] = "high"
     low: float = 0.0
     """Smallest ratio kept."""
     high: float = 3.0
@@ -150,6 +152,7 @@ class SequenceRatioMask(_Aggregated):
     `inverted` does the same.
     """
 
+    _threshold: ClassVar[str | None] = "high"
     low: float = 0.999
     """Smallest ratio kept."""
     high: float = 1.001
@@ -174,6 +177,7 @@ class _StatisticMask(_Aggregated):
     """A mask that keeps sequences whose aggregated statistic is at most `bound`."""
 
     _may_be_largest = True
+    _threshold: ClassVar[str | None] = "bound"
     bound: float
 
     @override
@@ -231,6 +235,7 @@ class SequencePolicyOptimisation(SequenceCorrection):
     """
 
     _looks_at = _SIGN
+    _threshold: ClassVar[str | None] = "high"
     low: float = 3e-4
     """The largest fall of s below 1 where A < 0, in [0, 1]."""
     high: float = 4e-4
@@ -259,6 +264,7 @@ class SequencePolicyOptimisation(SequenceCorrection):
 class Veto(SequenceCorrection):
     """(0 if any r < τ, 1): drops sequences with a token that the policy would hardly write (slime)."""
 
+    _threshold: ClassVar[str | None] = "threshold"
     threshold: float = 1e-4
     """τ > 0."""
 
@@ -279,6 +285,7 @@ class OffPolicySequenceMask(SequenceCorrection):
     """(0 if A < 0 and mean(−ℓ) > δ, 1): drops bad sequences that the policy no longer writes (slime)."""
 
     _looks_at = _SIGN
+    _threshold: ClassVar[str | None] = "delta"
     delta: float = 1e-4
     """δ > 0, nats per token."""
 
