@@ -1,0 +1,58 @@
+"""The best threshold of every estimator that has one, beside the threshold that the study gives it."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+import pandas as pd
+
+from jackpot_sim.core import intervals
+from jackpot_sim.core.arrays import Floats
+from jackpot_sim.estimators import Correction, Denominator
+from jackpot_sim.studies.estimator_spec import EstimatorSpec
+from jackpot_sim.sweep.estimates import Measured
+from jackpot_sim.sweep.rows import Row
+from jackpot_sim.sweep.spec import Method, Study
+
+
+class Found(NamedTuple):
+    """The best threshold of one estimator with one denominator, at the study's n_samples."""
+
+    threshold: float
+    mse: float
+    mse_rescaled: float
+    is_exact: bool
+
+
+Finder: TypeAlias = Callable[[EstimatorSpec, Correction, Denominator], Found]
+"""A way to find the best threshold of a correction."""
+
+_NOTHING = Found(math.nan, math.nan, math.nan, False)
+
+
+def with_thresholds(measured: Measured, study: Study, find: Finder) -> Measured:
+    """The measured cell with a row of `thresholds` for each estimator that has one, if the study asks for them."""
+    if not study.best_thresholds:
+        return measured
+    exact = {(row["estimator"], row["denominator"]): row for row in measured.rows if row["method"] == Method.EXACT}
+    found: dict[tuple[Correction, Denominator], tuple[Found, float]] = {}
+    rows: list[Row] = []
+    for spec in (each for each in study.estimators if each.has_threshold):
+        correction = spec.correction()
+        parameter = str(correction.threshold_parameter)
+        for denominator in study.denominators:
+            row = exact[spec.label, str(denominator)]
+            # Estimators that differ in their thresholds alone have the same best one.
+            key = with_parameter(correction, parameter, _NEUTRAL), denominator
+            if key not in found:
+                started = time.perf_counter()
+                has_signal = row["grad_norm_sq"] != 0
+                best = find(spec, correction, denominator) if has_signal else _NOTHING
+                found[key] = best, time.perf_counter() - started
+            rows.append(_row(row, correction, parameter, *found[key]))
+    return dataclasses.replace(measured, tables={**measured.tables, "thresholds": rows})
