@@ -20,7 +20,7 @@ from collections.abc import Callable
 
 from jackpot_sim.core.arrays import Array
 from jackpot_sim.core.backend import logsumexp, namespace, overflow_to_inf
-from jackpot_sim.core.checks import check_alike, check_pair
+from jackpot_sim.core.checks import check_alike, check_at_most_one, check_pair
 from jackpot_sim.core.numerics import exp_difference, exp_remainder, log_ratio, mul_exp
 
 
@@ -44,6 +44,44 @@ def kl_terms(p: Array, ratio: Array, q: Array) -> Array:
     close = mul_exp(exp_remainder(xp.where(near, -ratio, 0.0)), p)
     far = mul_exp(xp.where(near, 0.0, ratio), p) - xp.exp(p) + xp.exp(q)
     return xp.where(near, close, far)
+
+
+def binary_kl(p: Array, q: Array) -> Array:
+    """bKL(p, q) = p log(p/q) + (1−p) log((1−p)/(1−q)), elementwise: KL between "this token" and "another", nats.
+
+    It is the KL of the laws of one yes or no, and so at most the KL of the whole laws. Near-equal probabilities, and
+    those near 0 or 1, keep their digits. It is inf where q = 0 < p, and where p < 1 = q.
+
+    Args:
+        p: log-probabilities of tokens, any shape, nats.
+        q: the same shape.
+
+    Raises:
+        ValueError: the shapes differ, or a probability exceeds 1.
+    """
+    check_alike(p=p, q=q)
+    xp = namespace(p, q)
+    with overflow_to_inf():
+        check_at_most_one(xp.exp(p), "p")
+        check_at_most_one(xp.exp(q), "q")
+    # What passed the check exceeds 1 by rounding alone.
+    p, q = (xp.minimum(x, xp.zeros_like(x)) for x in (p, q))
+    rest_of_p, rest_of_q = _log_complement(p), _log_complement(q)
+    # log (1−p)/(1−q) from the difference q − p, where the two rests are so near that their logs would cancel.
+    gap, room = exp_difference(q, p), -xp.expm1(q)
+    slight = xp.abs(gap) < room / 2
+    close = xp.log1p(xp.where(slight, gap, 0.0) / xp.where(slight, room, 1.0))
+    rest_ratio = xp.where(slight, close, log_ratio(rest_of_p, rest_of_q))
+    return kl_terms(p, log_ratio(p, q), q) + kl_terms(rest_of_p, rest_ratio, rest_of_q)
+
+
+def _log_complement(log_prob: Array) -> Array:
+    """log(1 − e^x) for x ≤ 0, elementwise."""
+    xp = namespace(log_prob)
+    likely, certain = log_prob > -math.log(2), log_prob == 0
+    above = xp.log(-xp.expm1(xp.where(likely & ~certain, log_prob, -1.0)))
+    below = xp.log1p(-xp.exp(xp.where(likely, -1.0, log_prob)))
+    return xp.where(certain, -math.inf, xp.where(likely, above, below))
 
 
 def kl_to_measure(p: Array, ratio: Array, measure: Array) -> Array:

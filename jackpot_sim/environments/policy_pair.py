@@ -6,13 +6,13 @@ same arrays, whatever was built before, in any process.
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
 
 from jackpot_sim.core.arrays import Floats
 from jackpot_sim.core.checks import check_log_probs, check_same_shape
+from jackpot_sim.core.support import BelievedLaws
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,6 +24,7 @@ class PolicyPair:
         actor_log_probs: log q of the policy that generates, the same shape. −inf where p has support is a support
             violation: it stays as it is, and KL(p‖q) is inf.
         advantage: A, the same shape, finite.
+        believed: the laws in which a trainer believes, of the same shape; None: the two above.
 
     Raises:
         ValueError: an array is not float64 of shape (states, vocab), the shapes differ, a law is not normalised or
@@ -33,16 +34,25 @@ class PolicyPair:
     policy_log_probs: Floats
     actor_log_probs: Floats
     advantage: Floats
+    believed: BelievedLaws | None = None
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            _check_table(getattr(self, field.name), field.name)
+        for name in ("policy_log_probs", "actor_log_probs", "advantage"):
+            _check_table(getattr(self, name), name)
         check_same_shape(self.policy_log_probs, self.actor_log_probs, "policy_log_probs", "actor_log_probs")
         check_same_shape(self.policy_log_probs, self.advantage, "policy_log_probs", "advantage")
         check_log_probs(self.policy_log_probs, "policy_log_probs")
         check_log_probs(self.actor_log_probs, "actor_log_probs")
         if not np.all(np.isfinite(self.advantage)):
             raise ValueError("advantage holds NaN or inf")
+        if self.believed is not None:
+            check_same_shape(self.policy_log_probs, self.believed.policy_log_probs, "policy_log_probs", "believed")
+
+    @property
+    def told(self) -> tuple[Floats, Floats]:
+        """log p and log q as a trainer believes them, (states, vocab), nats."""
+        laws = self.believed or self
+        return np.asarray(laws.policy_log_probs), np.asarray(laws.actor_log_probs)
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,7 +6,7 @@ MaskedImportanceSampling(low=0.5, high=5.0, c2=None)
 """
 
 from jackpot_sim.core.log_ratios import Aggregate
-from jackpot_sim.estimators.corrections import batch, jackpot, sequence, token
+from jackpot_sim.estimators.corrections import batch, jackpot, probability, sequence, shaped, token
 from jackpot_sim.estimators.corrections.at_budget import at_budget
 from jackpot_sim.estimators.corrections.batch import batch_normalize
 from jackpot_sim.estimators.corrections.composed import centred, combined, rao_blackwell
@@ -39,7 +39,9 @@ __all__ = [
     "names",
     "optimum",
     "path",
+    "probability",
     "rao_blackwell",
     "sequence",
+    "shaped",
     "token",
 ]

@@ -100,6 +100,11 @@ class EstimatorSpec(Frozen):
         return estimators.batch_normalize(correction) if self.batch_normalize else correction
 
     @property
+    def kinds(self) -> tuple[str, ...]:
+        """The names of the corrections that it is made of."""
+        return (self.kind, *(self.masked_by.kinds if self.masked_by is not None else ()))
+
+    @property
     def needs_sequences(self) -> bool:
         """True if the weights depend on whole sequences, or on the batch."""
         return not self.correction().is_per_token

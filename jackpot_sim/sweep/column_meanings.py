@@ -6,6 +6,8 @@ unit is a number.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+
 from jackpot_sim.sweep import parameters, schema
 
 _CELL = {
@@ -48,10 +50,6 @@ _RECORDS = {
     "target": "p_ref, the policy before the update, or p_new, the one that is trained",
     "rao_blackwell": "whether the mask is replaced by its mean",
     "batch_normalize": "whether weights are divided by their mean over the batch",
-    **{
-        name: f"{_PARAMETERS.get(name, 'parameter')} ({', '.join(owners)})"
-        for name, owners in parameters.OWNERS.items()
-    },
     "acceptance_budget": "the acceptance rate that λ was solved for",
     "budget_per_state": "whether each state got a λ of its own",
     "denominator": "divisor of the weighted sum: proposed, all tokens; accepted, the share of the batch's tokens that "
@@ -154,15 +152,26 @@ _NORMALIZERS = {
 _TABLES = {"records": _RECORDS, "states": _STATES, "diagnostics": _DIAGNOSTICS, "normalizers": _NORMALIZERS}
 
 
-def described() -> dict[str, dict[str, str]]:
-    """The meaning of each column, by table and in its order."""
+def described(kinds: Iterable[str] = ()) -> dict[str, dict[str, str]]:
+    """The meaning of each column, by table and in its order.
+
+    Args:
+        kinds: as in `schema.tables`.
+
+    Raises:
+        StudyError: as `schema.tables`.
+    """
+    kinds = tuple(kinds)
+    owners, tables = parameters.owners(kinds), schema.tables(kinds)
     return {
-        table: {name: _meaning(name, meanings) for name in schema.TABLES[table].names}
+        table: {name: _meaning(name, meanings, owners) for name in tables[table].names}
         for table, meanings in _TABLES.items()
     }
 
 
-def _meaning(name: str, meanings: dict[str, str]) -> str:
+def _meaning(name: str, meanings: Mapping[str, str], owners: Mapping[str, tuple[str, ...]]) -> str:
+    if name not in meanings and name in owners:
+        return f"{_PARAMETERS.get(name, 'parameter')} ({', '.join(owners[name])})"
     if name not in meanings and name.endswith("_se"):
         return f"standard error of {name.removesuffix('_se')}, where it is sampled"
     return meanings[name]

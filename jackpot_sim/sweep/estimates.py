@@ -29,6 +29,8 @@ class Estimate(NamedTuple):
     row: Row
     states: Columns | None = None
     """The exact figures of each state or prompt by column, (states,)."""
+    seconds: float | None = None
+    """Its share of a measurement of several estimators at once; None: the call took all of its time."""
 
 
 Estimator: TypeAlias = Callable[[EstimatorSpec, Correction, Denominator], Estimate]
@@ -75,7 +77,7 @@ def measured(
             for method, estimator in methods.items():
                 started = time.perf_counter()
                 estimate = estimator(spec, chosen, denominator)
-                seconds = time.perf_counter() - started
+                seconds = time.perf_counter() - started if estimate.seconds is None else estimate.seconds
                 how = {"method": str(method), "n_samples": study.n_samples, "seconds": seconds}
                 rows.append(labels | estimate.row | how)
                 if estimate.states is not None:

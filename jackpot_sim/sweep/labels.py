@@ -15,11 +15,12 @@ Fields: TypeAlias = dict[str, object]
 
 _TARGETS = ("target_kl", "source.target_kl", "actor.target_kl")
 _ALWAYS: dict[World, Fields] = {
-    World.STATES: {},
+    World.STATES: {"log_probs": "processed"},
     World.SEQUENCES: {
         **dict.fromkeys(("vocab", "length", "source.format")),
         "source.steps": 0,
         "updates": 0,
+        "log_probs": "processed",
         "space": "logits",
     },
     World.ROLLOUTS: {
@@ -54,7 +55,9 @@ def labels(environments: Sequence[str]) -> dict[str, str]:
     out = {}
     for name, fields in by_name.items():
         targets = [key for key in _TARGETS if fields.get(key) is not None]
-        keys = _varied(fields, by_name.values()) or [*targets, *_always(fields)] or _own(fields)
+        keys = _varied(fields, by_name.values()) or [*targets, *_always(fields)]
+        if not set(keys) - {"log_probs"}:
+            keys = [*_own(fields), *keys]
         out[name] = " ".join([kinds_of(*_kinds(fields)), *_assignments(fields, keys)])
     return out
 
@@ -124,7 +127,7 @@ def _plain(key: str) -> str:
 
 def _own(fields: Fields) -> list[str]:
     """The numbers that an environment sets beside its base law; else all that it sets."""
-    own = [key for key in fields if "." not in key and key != "kind"]
+    own = [key for key in fields if "." not in key and key not in ("kind", "log_probs")]
     return [key for key in own if isinstance(fields[key], int | float)] or own
 
 

@@ -31,7 +31,7 @@ from jackpot_sim.studies.folders import StudyFolder
 from jackpot_sim.studies.provenance import provenance
 from jackpot_sim.sweep.estimates import Measured
 from jackpot_sim.sweep.plan import Cell
-from jackpot_sim.sweep.schema import AFTER_PARAMETERS, BEFORE_PARAMETERS, RECORDS, STATES, TABLES
+from jackpot_sim.sweep.schema import AFTER_PARAMETERS, BEFORE_PARAMETERS, STATES, TABLES, tables
 from jackpot_sim.sweep.spec import Study
 from jackpot_sim.sweep.worlds import TRAITS
 
@@ -51,6 +51,7 @@ class RunDirectory:
         self.root = root
         self._study, self._cells = study, cells
         self._folder, self._tables = _folder(root), tables_of(study)
+        self._schemas = tables(kind for spec in study.estimators for kind in spec.kinds)
         self._provenance = provenance()
 
     @contextlib.contextmanager
@@ -87,7 +88,7 @@ class RunDirectory:
             shards = {table: self.root / table / f"{cell.id}.parquet" for table in self._tables}
             if all(shard.exists() for shard in shards.values()):
                 for table, shard in shards.items():
-                    _readable(shard, TABLES[table])
+                    _readable(shard, self._schemas[table])
                 done.add(cell.id)
         return done
 
@@ -99,15 +100,15 @@ class RunDirectory:
         """
         name = f"{measured.cell.id}.parquet"
         origin = self._provenance | {"config_hash": self._study.config_hash}
-        rows = pa.Table.from_pylist([row | origin for row in measured.rows], schema=RECORDS)
+        rows = pa.Table.from_pylist([row | origin for row in measured.rows], schema=self._schemas["records"])
         states = STATES.empty_table()
         if columns := measured.state_rows:
             states = pa.table({field.name: columns[field.name] for field in STATES}, schema=STATES)
-        tables = {"records": rows, "states": states}
+        given = {"records": rows, "states": states}
         for folder in self._tables:
-            table = tables.get(folder)
+            table = given.get(folder)
             if table is None:
-                table = pa.Table.from_pylist(measured.tables.get(folder, []), schema=TABLES[folder])
+                table = pa.Table.from_pylist(measured.tables.get(folder, []), schema=self._schemas[folder])
             shard = self.root / folder / name
             try:
                 write_atomically(shard, lambda path, table=table: pq.write_table(table, path, write_page_checksum=True))
@@ -162,8 +163,8 @@ def load(root: Path, table: str = "records") -> pd.DataFrame:
     shards = [root / table / f"{name}.parquet" for name in names if (root / "records" / f"{name}.parquet").exists()]
     if not shards:
         raise StudyError(f"{root} holds no finished cell yet: run the study first")
-    tables = [_read_shard(shard, TABLES[table]) for shard in shards]
-    frame: pd.DataFrame = pa.concat_tables(tables, promote_options="default").to_pandas()
+    parts = [_read_shard(shard, TABLES[table]) for shard in shards]
+    frame: pd.DataFrame = pa.concat_tables(parts, promote_options="default").to_pandas()
     return frame
 
 

@@ -6,14 +6,17 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 
 import pyarrow as pa
 
 from jackpot_sim.estimators.statistics import StateStatistics
-from jackpot_sim.sweep.parameters import TYPES
+from jackpot_sim.studies.errors import StudyError
+from jackpot_sim.sweep import parameters
 from jackpot_sim.sweep.rows import DIVERGENCES, SAMPLED, SEQUENCE_DIVERGENCES
 
 _TEXT, _REAL, _WHOLE, _FLAG = pa.string(), pa.float64(), pa.int64(), pa.bool_()
+_PARAMETERS = {float: _REAL, str: _TEXT, bool: _FLAG}
 
 BEFORE_PARAMETERS, AFTER_PARAMETERS = "batch_normalize", "acceptance_budget"
 """The columns of the records between which parameters of estimators stand."""
@@ -28,7 +31,7 @@ RECORDS = pa.schema(
         ("space", _TEXT),
         *((name, _TEXT) for name in ("estimator", "estimator_kind", "level", "masked_by", "target")),
         *((name, _FLAG) for name in ("rao_blackwell", "batch_normalize")),
-        *((name, {float: _REAL, str: _TEXT, bool: _FLAG}[kind]) for name, kind in TYPES.items()),
+        *((name, _PARAMETERS[kind]) for name, kind in parameters.types().items()),
         ("acceptance_budget", _REAL),
         ("budget_per_state", _FLAG),
         *((name, _TEXT) for name in ("denominator", "method")),
@@ -74,6 +77,31 @@ NORMALIZERS = pa.schema(
 )
 
 TABLES = {"records": RECORDS, "states": STATES, "diagnostics": DIAGNOSTICS, "normalizers": NORMALIZERS}
+"""The tables of a study whose corrections are all ours."""
+
+
+def tables(kinds: Iterable[str]) -> dict[str, pa.Schema]:
+    """The tables of a study; its records have columns for the parameters of corrections that are not ours too.
+
+    Args:
+        kinds: the corrections that the study names.
+
+    Raises:
+        StudyError: a parameter has the name of a column that is no parameter's.
+    """
+    records, kinds = RECORDS, tuple(kinds)
+    owners, ours = parameters.owners(kinds), parameters.owners()
+    for parameter, kind in parameters.types(kinds).items():
+        if parameter in ours:
+            continue
+        if parameter in RECORDS.names:
+            raise StudyError(
+                f"{owners[parameter][0]}: the records have a column {parameter} already, which is no parameter: give "
+                "the parameter another name"
+            )
+        records = records.insert(records.get_field_index(AFTER_PARAMETERS), pa.field(parameter, _PARAMETERS[kind]))
+    return TABLES | {"records": records}
+
 
 NOT_FIGURES = ("seconds", "weight_seconds", "version", "numpy", "python", "commit")
 """Columns of time and provenance, which may differ between two runs of one study."""

@@ -55,6 +55,14 @@ def world_of(kind: object) -> World:
 
 
 def identity(fields: Mapping[str, object]) -> dict[str, object]:
-    """The fields of an environment that say what it is, without those that say how it is run."""
-    run_by = getattr(BY_KIND[str(fields["kind"])], "RUN_BY", ())
-    return {name: value for name, value in fields.items() if name not in run_by}
+    """The fields of an environment that say what it is, without those that say how it is run.
+
+    Fields that came later are left out at the value that changes nothing: names and draws of older records stay.
+    """
+    kind = BY_KIND[str(fields["kind"])]
+    run_by, later = getattr(kind, "RUN_BY", ()), getattr(kind, "LATER", {})
+    return {
+        name: value
+        for name, value in fields.items()
+        if name not in run_by and not (name in later and value == later[name])
+    }

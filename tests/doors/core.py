@@ -21,6 +21,7 @@ from jackpot_sim.core import (
     sampling,
     sequence_divergences,
     sequences,
+    support,
     weighted_laws,
 )
 from jackpot_sim.core.heads import ChunkedLaw, Head
@@ -162,6 +163,7 @@ DOORS = (
         },
     ),
     Door(obrs.overlap, PAIR | LAM),
+    *(Door(call, PAIR) for call in (support.BelievedLaws, support.cuts, support.on_support)),
     Door(obrs.accepted_log_probs, PAIR | LAM),
     Door(
         budget.solve_lam,
@@ -203,6 +205,7 @@ DOORS = (
         for function in (divergences.kl_terms, divergences.chi_square_of_checked)
     ),
     Door(divergences.kl_of_checked, TWO),
+    Door(divergences.binary_kl, {name: array("states vocab", negative, any_shape=True) for name in ("p", "q")}),
     Door(divergences.kl_to_measure, same("p", "ratio", "measure")),
     Door(obrs.overlap_of_checked, PAIR | LAM),
     Door(obrs.log_overlap_terms, PAIR | LAM),

@@ -93,7 +93,8 @@ EXEMPT: Mapping[str, str] = {
         (
             f"{_IN}.{name}.pieces"
             for name in (
-                *("composed.RaoBlackwell", "correction.Correction", "jackpot.Jackpot", "token.NoCorrection"),
+                *("composed.Centred", "composed.RaoBlackwell", "correction.Correction", "jackpot.Jackpot"),
+                *("shaped.ClippedWeight", "shaped.TaperedWeight", "token.NoCorrection"),
                 *("jackpot.OverlapTruncatedImportanceSampling", "token.ImportanceSampling", "token.RejectionSampling"),
                 "token.TruncatedImportanceSampling",
             )

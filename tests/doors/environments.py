@@ -32,6 +32,7 @@ from jackpot_sim.environments.language_models.sampling_law import SamplingLaw
 from jackpot_sim.environments.language_models.scoring import CausalLM
 from jackpot_sim.environments.policy_pair import PolicyPair
 from jackpot_sim.environments.prefix_tree import PrefixTree, objective, policy_gradient, prefix_shift, require_an_end
+from jackpot_sim.environments.recorded import LogProbs, believed
 from jackpot_sim.environments.rollouts.built import LawPair, RealisedRollouts, Setup
 from jackpot_sim.environments.rollouts.hf import mean_of_each
 from jackpot_sim.environments.sequences.built import RealisedSequences
@@ -179,6 +180,23 @@ SOLVED: tuple[tuple[str, Any], ...] = (
 )
 
 STATES = (
+    *(
+        Door(
+            lambda told=told, **laws: believed(told, **laws),
+            dict.fromkeys(names, array("states vocab", laws)),
+            lambda generator, sizes, names=names: {
+                name: np.log(np.full((sizes["states"], sizes["vocab"]), 1 / sizes["vocab"]))
+                for name in {"actor_log_probs", "model_log_probs"} - set(names)
+            },
+            name="environments.recorded.believed",
+            torch=False,
+            says=("actor_log_probs",),
+        )
+        for told, names in (
+            (LogProbs.RAW, ("policy_log_probs", "model_log_probs")),
+            (LogProbs.SUPPORT, ("policy_log_probs", "actor_log_probs")),
+        )
+    ),
     numpy_alone(
         "policy_pair.PolicyPair",
         PolicyPair,

@@ -88,6 +88,11 @@ def _moments(policy_log_probs: Any, actor_log_probs: Any, advantage: Any, lam: A
     return moments.exact(policy_log_probs, actor_log_probs, advantage, correction, denominator="accepted", n_samples=5)
 
 
+def _measured(policy_log_probs: Any, actor_log_probs: Any, advantage: Any, lam: Any) -> object:
+    corrections = [estimators.get("obrs", lam=lam), estimators.get("jackpot"), estimators.get("mis")]
+    return moments.measure(policy_log_probs, actor_log_probs, advantage, corrections, n_samples=5)
+
+
 def _path(policy_log_probs: Any, actor_log_probs: Any, advantage: Any, lam: Any, c1: Any) -> object:
     correction = estimators.get("jackpot", lam=lam, c1=c1)
     return path.exact(policy_log_probs, actor_log_probs, advantage, correction, n_samples=5)
@@ -125,6 +130,7 @@ STATES = (
         letters=("vocab",),
     ),
     door(_moments, "states.moments.exact", CELL | PER_STATE),
+    door(_measured, "states.moments.measure", CELL | PER_STATE),
     door(
         _path,
         "states.path.exact",

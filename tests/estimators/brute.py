@@ -1,7 +1,7 @@
 """Corrections and moments token by token: loops, vectors f(x), no formula of the package.
 
-`TABLE` is the table of corrections written once more. `moments` enumerates every token of every
-state, builds f(x) = A(x)(e_x − p) as a vector and averages.
+`TABLE`, `TOKEN_TABLE` and `SEQUENCE_TABLE` are the corrections written once more. `moments` enumerates every
+token of every state, builds f(x) = A(x)(e_x − p) as a vector and averages.
 """
 
 from __future__ import annotations
@@ -17,6 +17,17 @@ from tests.core.laws import of_probabilities
 
 Vector = Any
 Rule = Callable[..., tuple[float, float]]
+
+
+class Seen(NamedTuple):
+    """One token as a correction sees it."""
+
+    ratio: float
+    overlap: float | None
+    """Z(λ) at the correction's λ."""
+    p: float
+    q: float
+    advantage: float
 
 
 def log(r: float) -> float:
@@ -42,10 +53,54 @@ TABLE: dict[str, Rule] = {
 """(a, w) from r = p/q, Z(λ) and the parameters but for c2, for r finite."""
 
 
-def rule_of(correction: Any) -> Callable[[float, float | None], tuple[float, float]]:
-    """The correction's rule of (r, z), where its target is p_ref."""
+def entropy(*shares: float) -> float:
+    return -sum(share * math.log(share) for share in shares if share > 0)
+
+
+def two_point_kl(u: float, v: float) -> float:
+    """KL((u, 1 − u) ‖ (v, 1 − v)), as cross-entropy less entropy."""
+    pairs = [(u, v), (1 - u, 1 - v)]
+    if any(a > 0 and b == 0 for a, b in pairs):
+        return math.inf
+    return sum(-a * math.log(b) for a, b in pairs if a > 0) - entropy(u, 1 - u)
+
+
+def binary_kl_mask(t: Seen, bound: float, direction: str) -> tuple[float, float]:
+    found = {"policy-actor": two_point_kl(t.p, t.q), "actor-policy": two_point_kl(t.q, t.p)}
+    return float(found.get(direction, max(found.values())) <= bound), t.ratio
+
+
+def dppo(t: Seen, divergence: float, delta: float) -> tuple[float, float]:
+    """Dropped where a step along A·∇log p takes p further from q than δ allows."""
+    return float(not (divergence > delta and math.copysign(1.0, t.p - t.q) * t.advantage > 0 and t.p != t.q)), t.ratio
+
+
+def sapo(t: Seen, tau_positive: float, tau_negative: float) -> tuple[float, float]:
+    """r times the slope of 4σ(τ(r − 1))/τ, which is 1/cosh²(τ(r − 1)/2)."""
+    tau = tau_positive if t.advantage > 0 else tau_negative
+    half = abs(tau * (t.ratio - 1) / 2)
+    return 1.0, t.ratio / math.cosh(half) ** 2 if half < 300 else 0.0
+
+
+TOKEN_TABLE: dict[str, Callable[..., tuple[float, float]]] = {
+    "tv-mask": lambda t, epsilon: (float(-epsilon <= t.p - t.q <= epsilon), t.ratio),
+    "binary-kl-mask": binary_kl_mask,
+    "dppo-tv": lambda t, delta: dppo(t, abs(t.p - t.q), delta),
+    "dppo-kl": lambda t, delta: dppo(t, two_point_kl(t.q, t.p), delta),
+    "cispo": lambda t, low, high: (1.0, sorted([1 - low, t.ratio, 1 + high])[1]),
+    "sapo": sapo,
+    "topr": lambda t: (1.0, 1.0 if t.advantage > 0 or t.ratio > 1 else t.ratio),
+}
+"""(a, w) of one token from all that it shows and the parameters but for c2."""
+
+
+def rule_of(correction: Any) -> Callable[[Seen], tuple[float, float]]:
+    """The correction's rule of one token, where its target is p_ref."""
     parameters = {name: value for name, value in correction.parameters().items() if name != "c2"}
-    return functools.partial(TABLE[correction.name], **parameters)
+    if correction.name in TOKEN_TABLE:
+        return functools.partial(TOKEN_TABLE[correction.name], **parameters)
+    rule = TABLE[correction.name]
+    return lambda t: rule(t.ratio, t.overlap, **parameters)
 
 
 def aggregated(values: list[float], how: str) -> float:
@@ -158,12 +213,10 @@ def divergence(p: Vector, mass: Vector) -> float:
     return total
 
 
-def moments(
-    cell: Cell, rule: Rule, lam: float | None, denominator: str, n_samples: int, of_ratio: bool = True
-) -> dict[str, float]:
-    """Every column of `Moments`, by enumeration. `rule` is called with (r, z), or else with (p, q, A)."""
+def moments(cell: Cell, rule: Rule, lam: float | None, denominator: str, n_samples: int) -> dict[str, float]:
+    """Every column of `Moments`, by enumeration. `rule` is called with a `Seen`."""
     states = [
-        _State(np.exp(log_p), np.exp(log_q), advantage, rule, lam, of_ratio)
+        _State(np.exp(log_p), np.exp(log_q), advantage, rule, lam)
         for log_p, log_q, advantage in zip(*cell, strict=True)
     ]
     count = len(states)
@@ -212,13 +265,12 @@ def moments(
 class _State:
     """One state, its tokens enumerated."""
 
-    def __init__(self, p: Vector, q: Vector, advantage: Vector, rule: Rule, lam: float | None, of_ratio: bool) -> None:
+    def __init__(self, p: Vector, q: Vector, advantage: Vector, rule: Rule, lam: float | None) -> None:
         vocab = len(p)
         self.p, self.q = p, q
         z = None if lam is None else sum(min(q[x], p[x] / lam) for x in range(vocab))
         self.features = [advantage[x] * (np.eye(vocab)[x] - p) for x in range(vocab)]
-        looks_at = [(p[x] / q[x], z) if of_ratio and q[x] > 0 else (p[x], q[x], advantage[x]) for x in range(vocab)]
-        rules = [rule(*looks_at[x]) if q[x] > 0 else (0.0, 0.0) for x in range(vocab)]
+        rules = [rule(Seen(p[x] / q[x], z, p[x], q[x], advantage[x])) if q[x] > 0 else (0.0, 0.0) for x in range(vocab)]
         self.accept = [a for a, _ in rules]
         self.weights = [w if a > 0 else 0.0 for a, w in rules]
         self.accepted = [q[x] * self.accept[x] for x in range(vocab)]

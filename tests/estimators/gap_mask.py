@@ -17,18 +17,18 @@ from jackpot_sim.estimators.corrections.parameters import require_positive
 
 @dataclass(frozen=True)
 class ProbabilityGapMask(TokenCorrection):
-    """(0 if |p(x) − q(x)| > ε and the update would widen the gap, 1)."""
+    """(0 if |p(x) − q(x)| > γ and the update would widen the gap, 1)."""
 
     _looks_at: ClassVar[frozenset[str]] = frozenset({"policy_log_probs", "actor_log_probs", "advantages"})
-    epsilon: float = 0.1
-    """ε > 0."""
+    gap: float = 0.1
+    """γ > 0."""
 
     def __post_init__(self) -> None:
-        require_positive(self, "epsilon")
+        require_positive(self, "gap")
 
     @override
     def accept(self, tokens: Tokens) -> Array:
         xp = namespace(tokens.log_ratio)
         gap = xp.exp(given(tokens.policy_log_probs)) - xp.exp(given(tokens.actor_log_probs))
-        widened = xp.where(given(tokens.advantages) > 0, gap, -gap) > self.epsilon
+        widened = xp.where(given(tokens.advantages) > 0, gap, -gap) > self.gap
         return xp.astype(~(widened & (given(tokens.advantages) != 0)), tokens.log_ratio.dtype)

@@ -31,7 +31,7 @@ from tests.estimators.cells import columns, random_cell
 from tests.estimators.gap_mask import ProbabilityGapMask
 from tests.estimators.sequence_cells import cases, enumeration
 
-EPSILON = 0.05
+GAP = 0.05
 
 
 @pytest.fixture(autouse=True)
@@ -41,12 +41,12 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def gap_rule(p: float, q: float, advantage: float) -> tuple[float, float]:
-    widened = advantage * (p - q) > 0 and abs(p - q) > EPSILON
+    widened = advantage * (p - q) > 0 and abs(p - q) > GAP
     return float(not widened), 1.0
 
 
 def gap_mask() -> Any:
-    return estimators.get("gap-mask", epsilon=EPSILON)
+    return estimators.get("gap-mask", gap=GAP)
 
 
 def assert_agrees(found: Any, expected: dict[str, float]) -> None:
@@ -58,7 +58,8 @@ def assert_agrees(found: Any, expected: dict[str, float]) -> None:
 @each("cell, denominator", every([*CELLS.values(), random_cell(3, 9)], Denominator))
 def test_exact_moments_at_states(cell: Cell, denominator: Denominator) -> None:
     found = moments.exact(*cell, gap_mask(), denominator=denominator, n_samples=5)
-    assert_agrees(found, brute.moments(cell, gap_rule, None, denominator, 5, of_ratio=False))
+    expected = brute.moments(cell, lambda t: gap_rule(t.p, t.q, t.advantage), None, denominator, 5)
+    assert_agrees(found, expected)
 
 
 def test_the_example_drops_some_tokens_of_either_sign() -> None:
@@ -122,9 +123,9 @@ def test_what_it_is_not_given_is_named() -> None:
 
 
 def test_a_study_names_it_and_its_parameter() -> None:
-    spec = EstimatorSpec.model_validate({"kind": "gap-mask", "epsilon": EPSILON})
+    spec = EstimatorSpec.model_validate({"kind": "gap-mask", "gap": GAP})
     assert spec.correction() == gap_mask()
-    assert spec.label == "gap-mask(epsilon=0.05)"
+    assert spec.label == "gap-mask(gap=0.05)"
     assert not spec.needs_sequences
 
 

@@ -61,3 +61,18 @@ def test_several_tell_what_differs_and_checkpoints_by_what_tells_them_apart() ->
 def test_settings_stand_beside_the_knob() -> None:
     name = environment(actor={"kind": "stale", "steps": 4})
     assert settings([name], "steps") == {name: ["policy=policy"]}
+
+
+def test_states_tell_the_log_probs_that_are_not_usual() -> None:
+    nucleus = {"kind": "top-p", "p": 0.9, "target_kl": None, "base": {"kind": "zipf", "vocab": 9}}
+    told = {**nucleus, "log_probs": "support"}
+    target = {**told, "p": None, "target_kl": 0.1}
+    for fields, wanted in (
+        (nucleus, "top-p on zipf p=0.9"),
+        (told, "top-p on zipf p=0.9 log_probs=support"),
+        (target, "top-p on zipf target_kl=0.1 log_probs=support"),
+    ):
+        name = json.dumps(fields)
+        assert labels([name]) == {name: wanted}
+    both = [json.dumps(each) for each in (nucleus, told)]
+    assert list(labels(both).values()) == ["top-p on zipf p=0.9", "top-p on zipf p=0.9 log_probs=support"]

@@ -3,50 +3,101 @@
 from __future__ import annotations
 
 import dataclasses
-import subprocess
-import sys
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from jackpot_sim import estimators
-from jackpot_sim.estimators.corrections.registry import registered
-from jackpot_sim.sweep import parameters
-
-NEW = """
-import dataclasses
-from jackpot_sim.estimators.corrections.registry import register
-from tests.estimators.gap_mask import ProbabilityGapMask
-register("gap-mask")(ProbabilityGapMask)
-from jackpot_sim import estimators
+from jackpot_sim.estimators import Tokens
+from jackpot_sim.estimators.corrections import registry
+from jackpot_sim.estimators.corrections.correction import TokenCorrection
+from jackpot_sim.studies.errors import StudyError
 from jackpot_sim.sweep import column_meanings, parameters, records, schema, spec
-from jackpot_sim.sweep.cell import measure
-from jackpot_sim.sweep.plan import cells
-names = schema.RECORDS.names
-assert names[names.index("inverted") + 1] == "epsilon", names
-assert column_meanings.described()["records"]["epsilon"] == "parameter (gap-mask)"
-study = spec.parse({"env": {"kind": "top-k", "k": 3, "base": {"kind": "zipf", "vocab": 5, "states": 2}}, "seeds": 1,
-                    "estimators": [{"kind": "gap-mask", "epsilon": 0.25}, "tis"]})
-rows = measure(cells(study)[0], study).rows
-assert [row.get("epsilon") for row in rows] == [0.25, None], rows
-"""
+from tests.estimators.gap_mask import ProbabilityGapMask
+from tests.sweep.studies import run_serially
+
+STUDY = {
+    "env": {"kind": "top-k", "k": 3, "base": {"kind": "zipf", "vocab": 5, "states": 2}},
+    "seeds": 1,
+    "estimators": [{"kind": "gap-mask", "gap": 0.25}, {"kind": "tis", "masked_by": "strict"}, "tis"],
+}
 
 
-def test_a_new_parameter_of_a_new_correction_is_recorded_and_described() -> None:
-    finished = subprocess.run([sys.executable, "-c", NEW], capture_output=True, text=True, timeout=120, check=False)
-    assert finished.returncode == 0, finished.stderr
+@dataclasses.dataclass(frozen=True)
+class Strict(TokenCorrection):
+    """A correction with parameters of every type, one of them an older correction's."""
+
+    hard: bool = True
+    clip: float = 3.0
+    how: str = "soft"
+
+    def weight(self, tokens: Tokens) -> Any:
+        return 2 * tokens.ones()
+
+
+@pytest.fixture
+def plugged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two corrections that are not ours, registered after everything else was imported."""
+    monkeypatch.setattr(registry, "_REGISTRY", dict(registry._REGISTRY))
+    registry.register("strict")(Strict)
+    registry.register("gap-mask")(ProbabilityGapMask)
+
+
+@pytest.mark.usefixtures("plugged")
+def test_new_parameters_of_new_corrections_are_recorded_and_described(tmp_path: Path) -> None:
+    root = run_serially(spec.parse(STUDY), tmp_path / "run")
+    own = schema.RECORDS.names
+    end = own.index(schema.AFTER_PARAMETERS)
+    names = [*own[:end], "gap", "hard", "how", *own[end:]]
+    (shard,) = (root / "records").glob("*.parquet")
+    assert pq.read_schema(shard).names == names
+    assert list(column_meanings.described(["strict", "tis", "gap-mask"])["records"]) == names
+    told = column_meanings.described(["gap-mask", "strict"])["records"]
+    assert told["gap"] == "parameter (gap-mask)"
+    assert told["clip"] == f"C, the largest weight ({', '.join(parameters.owners()['clip'])}, strict)"
+    rows = records.load(root)
+    assert rows["gap"].dropna().tolist() == [0.25]
+    assert list(rows.columns) == names
+
+
+def test_records_are_read_without_the_correction_that_made_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(registry, "_REGISTRY", dict(registry._REGISTRY))
+        registry.register("gap-mask")(ProbabilityGapMask)
+        root = run_serially(spec.parse(STUDY | {"estimators": ["gap-mask", "none"]}), tmp_path / "run")
+    assert "gap-mask" not in estimators.names()
+    rows = records.load(root)
+    assert rows["gap"].tolist()[0] == ProbabilityGapMask.gap
+    assert set(rows["estimator"]) == {"gap-mask", "none"}
+
+
+@pytest.mark.usefixtures("plugged")
+def test_a_study_without_them_has_the_columns_of_before() -> None:
+    assert schema.tables(["tis", "no such name"]) == schema.TABLES
+    assert column_meanings.described()["records"].keys() == set(schema.RECORDS.names)
+
+
+def test_a_parameter_named_like_another_column_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_REGISTRY", dict(registry._REGISTRY))
+    registry.register("odd")(dataclasses.make_dataclass("Odd", [("bias", float, 1.0)], bases=(Strict,), frozen=True))
+    with pytest.raises(StudyError, match="odd: the records have a column bias already"):
+        schema.tables(["odd"])
 
 
 @pytest.mark.parametrize("name", estimators.names())
 def test_every_parameter_has_a_column(name: str) -> None:
-    fields = {field.name for field in dataclasses.fields(registered(name))}
-    assert fields <= set(parameters.TYPES)
+    fields = {field.name for field in dataclasses.fields(registry.registered(name))}
+    types = parameters.types()
+    assert fields <= set(types)
     columns = parameters.columns_of(estimators.get(name))
     given = {field: value for field, value in estimators.get(name).parameters().items() if value is not None}
     assert columns == given
-    assert {field: type(value) for field, value in columns.items()} == {
-        field: parameters.TYPES[field] for field in given
-    }
+    assert {field: type(value) for field, value in columns.items()} == {field: types[field] for field in given}
 
 
 def test_a_parameter_for_each_state_is_no_column_of_the_cell() -> None:
@@ -57,8 +108,3 @@ def test_a_parameter_for_each_state_is_no_column_of_the_cell() -> None:
 def test_parts_of_a_combination_have_no_columns() -> None:
     both = estimators.combined(estimators.get("tis"), estimators.get("veto"))
     assert parameters.columns_of(both) == {}
-
-
-def test_defaults_of_one_name_and_two_types_cannot_share_a_column() -> None:
-    with pytest.raises(TypeError, match="clip of a, b cannot be one column"):
-        parameters._type_of("clip", {"a": 1.0, "b": "soft"})

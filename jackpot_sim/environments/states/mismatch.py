@@ -8,7 +8,7 @@ scaled, curves over a knob are smooth, and a sweep over more knobs changes none 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import ClassVar, TypeAlias
@@ -22,6 +22,7 @@ from jackpot_sim.environments.fields import BY_KIND
 from jackpot_sim.environments.knobs import OneKnob
 from jackpot_sim.environments.policy_pair import PolicyPair, Realised
 from jackpot_sim.environments.randomness import keyed_generator
+from jackpot_sim.environments.recorded import LogProbs, believed
 from jackpot_sim.environments.states.advantage import Advantage, NormalAdvantage
 from jackpot_sim.environments.states.base_laws import BaseLaw, Dirichlet
 from jackpot_sim.environments.targets import Target
@@ -43,13 +44,25 @@ class Mismatch(OneKnob):
     Attributes:
         base: the law of one of the two policies.
         advantage: the worth of tokens.
+        log_probs: the log-probs that a trainer gets, see `LogProbs`. The KLs, and the gradient that is wanted, stay
+            those of the policy's whole law.
     """
 
     base: BaseLaw = field(default_factory=Dirichlet, metadata=BY_KIND)
     advantage: Advantage = field(default_factory=NormalAdvantage, metadata=BY_KIND)
+    log_probs: LogProbs = LogProbs.PROCESSED
 
+    only_samples: ClassVar[bool] = False
+    """True where the actor's model is the policy, and its sampler alone makes the difference."""
+    LATER: ClassVar[Mapping[str, object]] = {"log_probs": LogProbs.PROCESSED}
+    """Fields that older records do not have, with the values that leave everything as it was without them."""
     world: ClassVar[World] = World.STATES
     sizes: ClassVar[Sizes] = Sizes()
+
+    @override
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "log_probs", LogProbs(self.log_probs))
+        super().__post_init__()
 
     @property
     def family(self) -> str:
@@ -89,7 +102,9 @@ class Mismatch(OneKnob):
 
         label = f"{self.target_divergence} of {self.kind}"
         knob = self.resolved(lambda target_kl: self.solve(Target(label, target_kl, kl_at), base))
-        pair = PolicyPair(*laws(knob), advantage)
+        policy, actor = laws(knob)
+        told = believed(self.log_probs, policy, actor, policy if self.only_samples else actor)
+        pair = PolicyPair(policy, actor, advantage, told)
         return Realised(pair=pair, knob=float(knob), target_kl=self.target_kl, achieved=kl_at(knob))
 
     def noise(self, seed: int) -> np.random.Generator:

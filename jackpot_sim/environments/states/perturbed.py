@@ -115,6 +115,7 @@ class Temperature(TransformedLaw):
     colder: bool = False
 
     knob_name: ClassVar[str] = "temperature"
+    only_samples: ClassVar[bool] = True
 
     @override
     def __post_init__(self) -> None:

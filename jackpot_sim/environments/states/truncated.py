@@ -57,6 +57,7 @@ class TopKTruncation(TransformedLaw):
 
     knob_name: ClassVar[str] = "k"
     target_divergence: ClassVar[Divergence] = "kl_actor_policy"
+    only_samples: ClassVar[bool] = True
 
     @override
     def check_knob(self, knob: float) -> None:  # and at most the vocabulary, once the law is known
@@ -94,6 +95,7 @@ class TopPTruncation(TransformedLaw):
 
     knob_name: ClassVar[str] = "p"
     target_divergence: ClassVar[Divergence] = "kl_actor_policy"
+    only_samples: ClassVar[bool] = True
 
     @override
     def check_knob(self, knob: float) -> None:

@@ -234,6 +234,11 @@ class Correction(ABC):
         return dataclasses.replace(self, **cut) if cut else self
 
 
+def is_ours(correction: type[Correction]) -> bool:
+    """True for a correction of this package, False for one that a user or another package adds."""
+    return correction.__module__.partition(".")[0] == __name__.partition(".")[0]
+
+
 @dataclass(frozen=True)
 class TokenCorrection(Correction):
     """A correction of each token by itself. A subclass defines a and w."""

@@ -4,26 +4,73 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
 from typing import TypeVar
 
-from jackpot_sim.estimators.corrections.correction import Correction
+from jackpot_sim.estimators.corrections.completeness import require_complete
+from jackpot_sim.estimators.corrections.correction import Correction, is_ours
 from jackpot_sim.estimators.corrections.parameters import Parameter
 
 C = TypeVar("C", bound=type[Correction])
 
 _REGISTRY: dict[str, type[Correction]] = {}
+_NAME = r"\w[\w.:+-]*"
+_NOUNS: dict[type[bool] | type[str] | type[float], str] = {bool: "true or false", str: "a name", float: "a number"}
 
 
 def register(*names: str) -> Callable[[C], C]:
-    """A decorator that enters a correction into the registry under its name and any aliases."""
+    """A decorator that enters a correction into the registry under its name and any aliases.
+
+    A class that is defined again, in a notebook or by a file that is read again, takes the place of its old self.
+
+    Raises:
+        TypeError: the class is no correction, or is not complete; the message says what to write.
+        ValueError: a name is taken or cannot be one, or a parameter cannot have its name or its default.
+    """
 
     def enter(correction: C) -> C:
+        require_complete(correction)
+        for name in names or ("",):
+            _require_free(name, correction)
+        _require_parameters(correction, names[0])
         correction.name = names[0]
         _REGISTRY.update(dict.fromkeys(names, correction))
         return correction
 
     return enter
+
+
+def _require_free(name: str, correction: type[Correction]) -> None:
+    if not isinstance(name, str) or not re.fullmatch(_NAME, name):
+        raise ValueError(
+            f"{correction.__name__} is registered as {name!r}: give a name of letters, digits, hyphens, dots and colons"
+        )
+    taken = _REGISTRY.get(name)
+    if taken is None or (taken.__module__, taken.__qualname__) == (correction.__module__, correction.__qualname__):
+        return
+    whose = "an estimator of jackpot_sim" if is_ours(taken) else f"{taken.__qualname__} of {taken.__module__}"
+    raise ValueError(f"{correction.__name__}: the name {name!r} is taken by {whose}: register it under another")
+
+
+def _require_parameters(correction: type[Correction], name: str) -> None:
+    known = {
+        parameter: (type_of(default), other.name)
+        for other in _REGISTRY.values()
+        for parameter, default in defaults(other).items()
+        if other.name != name
+    }
+    for parameter, default in defaults(correction).items():
+        if hasattr(Correction, parameter) or parameter == "name":
+            raise ValueError(f"{name}: a parameter cannot be called {parameter}, as a part of every correction is")
+        if default is dataclasses.MISSING or not isinstance(default, int | float | str | None):
+            raise ValueError(f"{name}: give its parameter {parameter} a default, a number, a name, or true or false")
+        kind, owner = known.get(parameter, (type_of(default), ""))
+        if kind is not type_of(default):
+            raise ValueError(
+                f"{name}: its parameter {parameter} is {_NOUNS[type_of(default)]}, and that of {owner} is "
+                f"{_NOUNS[kind]}, in one column of the records: give it another name"
+            )
 
 
 def get(name: str, **parameters: Parameter | str | None) -> Correction:
@@ -41,10 +88,8 @@ def get(name: str, **parameters: Parameter | str | None) -> Correction:
         if parameter not in known:
             takes = f"it takes {', '.join(known)}" if known else "it takes no parameter"
             raise ValueError(f"estimator {name!r} has no parameter {parameter!r}: {takes}")
-        for kind, noun in ((bool, "true or false"), (str, "a name")):
-            if isinstance(value, kind) != isinstance(known[parameter], kind):
-                wanted = noun if isinstance(known[parameter], kind) else "a number"
-                raise ValueError(f"{name}: {parameter} must be {wanted}, got {value!r}")
+        if type_of(value) is not (wanted := type_of(known[parameter])):
+            raise ValueError(f"{name}: {parameter} must be {_NOUNS[wanted]}, got {value!r}")
     return correction(**parameters)
 
 
@@ -70,6 +115,33 @@ def names() -> tuple[str, ...]:
     return tuple(sorted({correction.name for correction in _REGISTRY.values()}))
 
 
+def ours() -> tuple[str, ...]:
+    """The names of the corrections of this package, without aliases, in alphabetical order."""
+    return tuple(name for name in names() if is_ours(_REGISTRY[name]))
+
+
+def plugged_in(kinds: Iterable[str]) -> tuple[str, ...]:
+    """Those of these corrections that are not ours, each once and without aliases, in alphabetical order."""
+    found = {_REGISTRY[kind] for kind in kinds if kind in _REGISTRY}
+    return tuple(sorted(correction.name for correction in found if not is_ours(correction)))
+
+
 def defaults(correction: type[Correction]) -> dict[str, object]:
     """The parameters of a registered correction and their defaults, by name."""
     return {field.name: field.default for field in dataclasses.fields(correction)}
+
+
+def parameter_types() -> dict[str, type[bool] | type[str] | type[float]]:
+    """The type of each parameter of the corrections registered so far; corrections that share a name share its type."""
+    return {
+        parameter: type_of(default)
+        for correction in _REGISTRY.values()
+        for parameter, default in defaults(correction).items()
+    }
+
+
+def type_of(default: object) -> type[bool] | type[str] | type[float]:
+    """The type of a parameter's values by its default: a flag, a name, or else a number."""
+    if isinstance(default, bool):
+        return bool
+    return str if isinstance(default, str) else float

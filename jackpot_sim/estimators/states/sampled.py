@@ -16,10 +16,12 @@ from jackpot_sim.core.arrays import Array, Floats, Ints
 from jackpot_sim.core.backend import to_numpy
 from jackpot_sim.core.checks import check_advantage, check_alike, check_pair
 from jackpot_sim.core.log_ratios import ess_fraction
+from jackpot_sim.core.numerics import log_ratio
 from jackpot_sim.core.policy_gradient import feature_norm_sq, policy_gradient
 from jackpot_sim.core.sampling import categorical
+from jackpot_sim.core.support import BelievedLaws
 from jackpot_sim.estimators.corrections.correction import Correction
-from jackpot_sim.estimators.corrections.inputs import TokenWeights, in_numpy
+from jackpot_sim.estimators.corrections.inputs import Tokens, TokenWeights, in_numpy
 from jackpot_sim.estimators.replicates import Sampled, gradient_figures, jackknife, off_diagonal
 from jackpot_sim.estimators.states.tokens import check_parameters, drawn_tokens, tokens_of_states
 from jackpot_sim.estimators.statistics import Denominator
@@ -35,6 +37,7 @@ def estimate(
     n_samples: int,
     replicates: int = 64,
     denominator: Denominator | str = Denominator.PROPOSED,
+    believed: BelievedLaws | None = None,
 ) -> Sampled:
     """The moments of `correction` from `replicates` simulated updates of `n_samples` proposals per state.
 
@@ -50,6 +53,7 @@ def estimate(
         n_samples: proposals per state and replicate.
         replicates: simulated updates, at least 3.
         denominator: a `Denominator` or its name.
+        believed: as in `moments.exact`.
 
     Raises:
         ValueError: as `moments.exact`, or fewer than 3 replicates.
@@ -63,12 +67,17 @@ def estimate(
     check_pair(policy_log_probs, actor_log_probs)
     check_advantage(advantage)
     vocab = policy_log_probs.shape[-1]
-    flat = [to_numpy(x).reshape(-1, vocab) for x in (policy_log_probs, actor_log_probs, advantage)]
+    told = (policy_log_probs, actor_log_probs)
+    if believed is not None:
+        told = (believed.policy_log_probs, believed.actor_log_probs)
+        check_alike(policy_log_probs=policy_log_probs, believed=told[0])
+    flat = [to_numpy(x).reshape(-1, vocab) for x in (policy_log_probs, actor_log_probs, advantage, *told)]
     check_parameters(correction, len(flat[0]))
     draws = _Draws(replicates, states=len(flat[0]))
-    for state, (log_p, log_q, values) in enumerate(zip(*flat, strict=True)):
+    for state, (log_p, log_q, values, *laws) in enumerate(zip(*flat, strict=True)):
         own = correction.at(slice(state, state + 1))
-        _simulate(draws, state, log_p, log_q, values, own, generator, n_samples, denominator)
+        every = tokens_of_states(laws[0][None], laws[1][None], own, values[None])
+        _simulate(draws, state, log_p, log_q, every, own, generator, n_samples, denominator)
     everything = np.ones(replicates, dtype=bool)
     value = _figures(draws, everything, denominator, n_samples)
     left_out = [_figures(draws, np.arange(replicates) != r, denominator, n_samples) for r in range(replicates)]
@@ -99,17 +108,17 @@ def _simulate(
     state: int,
     log_p: Floats,
     log_q: Floats,
-    advantage: Floats,
+    every: Tokens,
     correction: Correction,
     generator: np.random.Generator,
     n_samples: int,
     denominator: Denominator,
 ) -> None:
-    """Draws tokens and masks of one state, and adds its updates to the sums."""
+    """Draws tokens and masks of one state, and adds its updates to the sums; `every` is what the trainer sees."""
     replicates = draws.along.shape[0]
     vocab = len(log_p)
-    every = tokens_of_states(log_p[None], log_q[None], correction, advantage[None])
-    ratio = np.asarray(every.log_ratio)[0]
+    advantage, told = (np.asarray(each)[0] for each in (every.advantages, every.policy_log_probs))
+    ratio = np.asarray(log_ratio(log_p, log_q))
 
     def drawn_from(law: Floats) -> tuple[Ints, TokenWeights[Floats]]:
         drawn = np.asarray(categorical(law, generator.random(replicates * n_samples)))
@@ -123,7 +132,7 @@ def _simulate(
     updates = np.zeros((replicates, vocab))
     np.add.at(updates, (np.arange(replicates)[:, None], tokens), pull)
     p = np.exp(log_p, dtype=np.float64)
-    updates = (updates - pull.sum(axis=1, keepdims=True) * p) / n_samples
+    updates = (updates - pull.sum(axis=1, keepdims=True) * np.exp(told, dtype=np.float64)) / n_samples
     draws.accepted[state], draws.weight[state] = mask.mean(axis=1), masked_weight.mean(axis=1)
     draws.weight_sq[state] = (masked_weight**2).mean(axis=1)
     if denominator is Denominator.SELF_NORMALIZED:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Mapping
+from functools import cached_property
+
 import numpy as np
 
 from jackpot_sim.core import divergences
@@ -14,6 +18,7 @@ from jackpot_sim.environments.states.families import Mismatch
 from jackpot_sim.estimators import Correction, Denominator
 from jackpot_sim.estimators.mismatch.overlap_estimates import LawBlock, compare
 from jackpot_sim.estimators.states import moments, sampled
+from jackpot_sim.estimators.statistics import Moments
 from jackpot_sim.studies.estimator_spec import EstimatorSpec
 from jackpot_sim.sweep.estimates import Estimate, Measured, measured, state_columns
 from jackpot_sim.sweep.plan import Cell
@@ -38,10 +43,8 @@ def measure(cell: Cell, study: Study, env: Mismatch) -> Measured:
     pair = realised.pair
     laws = pair.policy_log_probs, pair.actor_log_probs, pair.advantage
     by_state = _divergences(pair)
-
-    def exact(spec: EstimatorSpec, correction: Correction, denominator: Denominator) -> Estimate:
-        figures = moments.exact(*laws, correction, denominator=denominator, n_samples=study.n_samples)
-        return Estimate(exact_columns(figures), state_columns(figures.per_state, by_state["kl_policy_actor"]))
+    corrections = {spec.label: spec.correction_for(*pair.told) for spec in study.estimators}
+    exact = _Exact(study, pair, corrections, by_state["kl_policy_actor"])
 
     def monte_carlo(spec: EstimatorSpec, correction: Correction, denominator: Denominator) -> Estimate:
         figures = sampled.estimate(
@@ -51,20 +54,50 @@ def measure(cell: Cell, study: Study, env: Mismatch) -> Measured:
             n_samples=study.n_samples,
             replicates=study.replicates,
             denominator=denominator,
+            believed=pair.believed,
         )
         return Estimate(sampled_columns(figures))
 
     states, vocab = pair.advantage.shape
     means = {name: float(values.mean()) for name, values in by_state.items()}
-    every = {Method.EXACT: exact, Method.MONTE_CARLO: monte_carlo}
+    every = {Method.EXACT: exact.estimate, Method.MONTE_CARLO: monte_carlo}
     return measured(
         cell,
         study,
         environment_columns(cell, realised) | {"states": states, "vocab": vocab} | means,
         {method: every[method] for method in study.methods},
-        correction=lambda spec: spec.correction_for(pair.policy_log_probs, pair.actor_log_probs),
+        correction=lambda spec: corrections[spec.label],
         tables={"normalizers": _normalizers(cell, study, pair)},
     )
+
+
+class _Exact:
+    """The exact figures of all estimators, measured together when the first is asked for."""
+
+    def __init__(self, study: Study, pair: PolicyPair, corrections: Mapping[str, Correction], kl: Floats) -> None:
+        self._study, self._pair, self._corrections, self._kl = study, pair, corrections, kl
+
+    @cached_property
+    def _moments(self) -> tuple[dict[str, dict[Denominator, Moments]], float]:
+        """The moments by label and denominator, and the seconds that a row took."""
+        study, pair, started = self._study, self._pair, time.perf_counter()
+        found = moments.measure(
+            pair.policy_log_probs,
+            pair.actor_log_probs,
+            pair.advantage,
+            list(self._corrections.values()),
+            denominators=study.denominators,
+            n_samples=study.n_samples,
+            believed=pair.believed,
+        )
+        rows = len(found) * len(study.denominators)
+        return dict(zip(self._corrections, found, strict=True)), (time.perf_counter() - started) / rows
+
+    def estimate(self, spec: EstimatorSpec, correction: Correction, denominator: Denominator) -> Estimate:
+        """Exact figures of one estimator."""
+        found, seconds = self._moments
+        figures = found[spec.label][denominator]
+        return Estimate(exact_columns(figures), state_columns(figures.per_state, self._kl), seconds)
 
 
 def _divergences(pair: PolicyPair) -> dict[str, Floats]:
@@ -82,12 +115,12 @@ def _normalizers(cell: Cell, study: Study, pair: PolicyPair) -> list[Row]:
     comparison = study.normalizers
     if comparison is None:
         return []
-    p, q = pair.policy_log_probs, pair.actor_log_probs
+    p, q = pair.told
     generator = keyed_generator(cell.seed, "normalizers", cell.environment)
     uniforms, masks = generator.random((2, len(p)))
     index = np.arange(len(p))
-    blocks = (
-        LawBlock(p[rows], q[rows], categorical(q[rows], uniforms[rows, None])[:, 0], masks[rows], index[rows])
-        for rows in row_blocks(*p.shape)
+    drawn = np.concatenate(
+        [categorical(pair.actor_log_probs[rows], uniforms[rows, None])[:, 0] for rows in row_blocks(*p.shape)]
     )
+    blocks = (LawBlock(p[rows], q[rows], drawn[rows], masks[rows], index[rows]) for rows in row_blocks(*p.shape))
     return normalizer_rows(cell, compare(blocks, comparison.k, comparison.lam, comparison.batch, generator))

@@ -466,3 +466,25 @@ def test_per_state_fields_are_what_they_say() -> None:
 def test_whole_sequences_have_no_moments_at_a_single_token(name: str) -> None:
     with pytest.raises(ValueError, match="looks at whole sequences"):
         moments.exact(*CELLS["one state"], estimators.get(name))
+
+
+def test_many_corrections_measured_together_are_each_as_if_alone(xp: ToLibrary) -> None:
+    cell = [xp(x) for x in random_cell(states=5, vocab=7, seed=12, shift=1.0)]
+    corrections = [by_name(name) for name in ("none", "jackpot", "rao_blackwell", "mis")]
+    corrections.append(estimators.get("obrs", lam=xp(np.linspace(0.5, 2.0, 5)[:, None])))
+    together = moments.measure(*cell, corrections, n_samples=4)
+    for correction, found in zip(corrections, together, strict=True):
+        assert list(found) == list(Denominator)
+        for denominator, figures in found.items():
+            alone = moments.exact(*cell, correction, denominator=denominator, n_samples=4)
+            for field in dataclasses.fields(StateStatistics):
+                np.testing.assert_array_equal(
+                    getattr(figures.per_state, field.name), getattr(alone.per_state, field.name), field.name
+                )
+            assert dataclasses.replace(figures, per_state=alone.per_state) == alone
+
+
+def test_the_states_are_read_for_no_correction_at_all() -> None:
+    assert moments.measure(*GOOD, []) == []
+    with pytest.raises(ValueError, match="actor_log_probs is not normalised"):
+        moments.measure(*_changed(GOOD, "actor", 0.5), [])

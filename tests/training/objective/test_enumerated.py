@@ -171,8 +171,12 @@ class Case:
                 continue
             lam = correction.overlap_lam or 1.0
             zs = [float(np.minimum(np.exp(self.q[s]), np.exp(aim[s]) / lam).sum()) for s, _ in cells]
-            rule = brute.rule_of(correction)
-            rules = [rule(math.exp(l), z) for l, z in zip(logs, zs, strict=True)]
+            rule, laws = brute.rule_of(correction), (np.exp(aim), np.exp(self.q))
+            both = [[float(law[s, x]) for law in laws] for s, x in cells]
+            rules = [
+                rule(brute.Seen(math.exp(l), z, p, q, float(advantage)))
+                for l, z, (p, q) in zip(logs, zs, both, strict=True)
+            ]
             if target is UpdateTarget.POLICY:
                 back = [min(math.exp(self.ref[s, x] - self.new[s, x]), parameters["c2"]) for s, x in cells]
                 rules = [(a, w * f) for (a, w), f in zip(rules, back, strict=True)]

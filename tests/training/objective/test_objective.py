@@ -214,7 +214,7 @@ def test_a_correction_may_look_at_the_probabilities_and_the_sign_of_the_advantag
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(ProbabilityGapMask, "name", "gap-mask", raising=False)
-    mask = ProbabilityGapMask(epsilon=0.05)
+    mask = ProbabilityGapMask(gap=0.05)
     accept = objective.weigh(mask, UpdateTarget.POLICY, LAWS.proposed(padding=NAN), LAWS.new_pass(NAN)).accept
     gap = LAWS.of(LAWS.new).exp() - LAWS.of(LAWS.actor).exp()
     expected = ~(LAWS.advantage[:, None] * gap > 0.05 * LAWS.advantage[:, None].abs()) & MASK
@@ -228,7 +228,7 @@ def test_importing_the_objective_pulls_in_core_and_estimators_alone() -> None:
     own = [name for name in modules if name.startswith("jackpot_sim.")]
     packages = ("jackpot_sim.core", "jackpot_sim.estimators", "jackpot_sim.training.objective")
     assert [name for name in own if not name.startswith(packages)] == ["jackpot_sim.training"]
-    assert len(own) <= 50
+    assert len(own) <= 60
     assert not {"torch", "transformers", "pydantic"} & set(modules)
 
 

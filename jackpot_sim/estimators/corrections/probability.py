@@ -1,0 +1,177 @@
+"""Corrections of each token by its probabilities p and q, of which the ratio r = p/q tells only the quotient.
+
+A ratio of 3 is a slip at q = 1e-6 and a change of mind at q = 0.3. Masks on |p − q|, or on the binary KL of "this
+token" against "another", tell the two apart. All have the weight r. The DPPO masks (arXiv 2602.04879) look at the
+sign of A too: they drop a token only where the update would move p further away from q.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import ClassVar
+
+from typing_extensions import override
+
+from jackpot_sim.core.arrays import Array
+from jackpot_sim.core.backend import namespace
+from jackpot_sim.core.divergences import binary_kl
+from jackpot_sim.core.numerics import exp_difference
+from jackpot_sim.estimators.corrections.correction import TokenCorrection
+from jackpot_sim.estimators.corrections.inputs import Tokens, given
+from jackpot_sim.estimators.corrections.parameters import require_positive
+from jackpot_sim.estimators.corrections.registry import register
+
+_PROBABILITIES = frozenset({"policy_log_probs", "actor_log_probs"})
+
+
+class BinaryKL(StrEnum):
+    """The direction of a binary KL."""
+
+    POLICY_ACTOR = "policy-actor"
+    """bKL(p, q) = p log(p/q) + (1−p) log((1−p)/(1−q)), as in KL(p‖q)."""
+    ACTOR_POLICY = "actor-policy"
+    """bKL(q, p), as in KL(q‖p)."""
+    LARGER = "larger"
+    """The larger of the two."""
+
+    def of(self, tokens: Tokens) -> Array:
+        """The binary KL of each token, the shape of the log-ratio, nats."""
+        policy, actor = given(tokens.policy_log_probs), given(tokens.actor_log_probs)
+        if self is BinaryKL.POLICY_ACTOR:
+            return binary_kl(policy, actor)
+        if self is BinaryKL.ACTOR_POLICY:
+            return binary_kl(actor, policy)
+        return namespace(policy, actor).maximum(binary_kl(policy, actor), binary_kl(actor, policy))
+
+
+def _total_variation(tokens: Tokens) -> Array:
+    """|p − q| of each token, which is the TV of "this token" against "another"."""
+    policy, actor = given(tokens.policy_log_probs), given(tokens.actor_log_probs)
+    return namespace(policy, actor).abs(exp_difference(policy, actor))
+
+
+@dataclass(frozen=True)
+class _ProbabilityMask(TokenCorrection):
+    """A mask by p and q, with weight r."""
+
+    _looks_at: ClassVar[frozenset[str]] = _PROBABILITIES
+
+    @abstractmethod
+    def _kept(self, tokens: Tokens) -> Array:
+        """True at the tokens that stay."""
+
+    @override
+    def accept(self, tokens: Tokens) -> Array:
+        """a = 1 where the token stays, else 0."""
+        return namespace(tokens.log_ratio).astype(self._kept(tokens), tokens.log_ratio.dtype)
+
+    @override
+    def weight(self, tokens: Tokens) -> Array:
+        """w = r."""
+        return namespace(tokens.log_ratio).exp(tokens.log_ratio)
+
+
+@register("tv-mask")
+@dataclass(frozen=True)
+class TotalVariationMask(_ProbabilityMask):
+    """(1[|p − q| ≤ ε], r): the mask of prime-rl's IPO (ε = 0.3) and of ROLL (0.2)."""
+
+    epsilon: float = 0.3
+    """ε > 0, a difference of probabilities."""
+    c2: float | None = None
+    """Cap on p_ref/p_new where the target is p_new; None refuses that target."""
+
+    def __post_init__(self) -> None:
+        require_positive(self, "epsilon", "c2")
+
+    @override
+    def _kept(self, tokens: Tokens) -> Array:
+        return _total_variation(tokens) <= self.epsilon
+
+
+@register("binary-kl-mask")
+@dataclass(frozen=True)
+class BinaryKLMask(_ProbabilityMask):
+    """(1[bKL ≤ b], r): KPop, with the larger of bKL(p, q) and bKL(q, p) or one of them (AReaL, OpenRLHF)."""
+
+    bound: float = 0.05
+    """b > 0, nats."""
+    direction: BinaryKL = BinaryKL.LARGER
+    """Which bKL: `policy-actor` is bKL(p, q), `actor-policy` bKL(q, p), `larger` the larger of the two."""
+    c2: float | None = None
+    """Cap on p_ref/p_new where the target is p_new; None refuses that target."""
+
+    def __post_init__(self) -> None:
+        require_positive(self, "bound", "c2")
+        known = [each.value for each in BinaryKL]
+        if self.direction not in known:
+            raise ValueError(f"{self.name}: direction must be one of {', '.join(known)}, got {self.direction!r}")
+        object.__setattr__(self, "direction", BinaryKL(self.direction))
+
+    @override
+    def _kept(self, tokens: Tokens) -> Array:
+        return self.direction.of(tokens) <= self.bound
+
+
+@dataclass(frozen=True)
+class _TrustRegion(_ProbabilityMask):
+    """(0 where A·(p − q) > 0 and the token's divergence exceeds δ, r).
+
+    A token with A = 0 stays; it moves nothing, and counts as accepted. verl counts it like one with A < 0.
+    """
+
+    _looks_at: ClassVar[frozenset[str]] = _PROBABILITIES | {"advantages"}
+
+    @abstractmethod
+    def _far(self, tokens: Tokens) -> Array:
+        """True where the token's divergence exceeds δ."""
+
+    @override
+    def _kept(self, tokens: Tokens) -> Array:
+        sign, log_ratio = given(tokens.advantages), tokens.log_ratio
+        widened = ((sign > 0) & (log_ratio > 0)) | ((sign < 0) & (log_ratio < 0))
+        return ~(widened & self._far(tokens))
+
+
+@register("dppo-tv")
+@dataclass(frozen=True)
+class DivergenceTotalVariation(_TrustRegion):
+    """(0 where A·(p − q) > 0 and |p − q| > δ, r): DPPO-TV (verl and SkyRL with δ = 0.2, arXiv 2602.04879 with 0.15).
+
+    A token with A = 0 stays. verl also truncates r, at 20 or 3: combine with `tis` for that.
+    """
+
+    delta: float = 0.2
+    """δ > 0, a difference of probabilities."""
+    c2: float | None = None
+    """Cap on p_ref/p_new where the target is p_new; None refuses that target."""
+
+    def __post_init__(self) -> None:
+        require_positive(self, "delta", "c2")
+
+    @override
+    def _far(self, tokens: Tokens) -> Array:
+        return _total_variation(tokens) > self.delta
+
+
+@register("dppo-kl")
+@dataclass(frozen=True)
+class DivergenceKL(_TrustRegion):
+    """(0 where A·(p − q) > 0 and bKL(q, p) > δ, r): DPPO-KL (arXiv 2602.04879; verl, SkyRL).
+
+    A token with A = 0 stays. verl also truncates r, at 20 or 3.
+    """
+
+    delta: float = 0.05
+    """δ > 0, nats."""
+    c2: float | None = None
+    """Cap on p_ref/p_new where the target is p_new; None refuses that target."""
+
+    def __post_init__(self) -> None:
+        require_positive(self, "delta", "c2")
+
+    @override
+    def _far(self, tokens: Tokens) -> Array:
+        return BinaryKL.ACTOR_POLICY.of(tokens) > self.delta
