@@ -78,6 +78,7 @@ class _ProbabilityMask(TokenCorrection):
 class TotalVariationMask(_ProbabilityMask):
     """(1[|p − q| ≤ ε], r): the mask of prime-rl's IPO (ε = 0.3) and of ROLL (0.2)."""
 
+    _threshold: ClassVar[str | None] = "epsilon"
     epsilon: float = 0.3
     """ε > 0, a difference of probabilities."""
     c2: float | None = None
@@ -87,8 +88,13 @@ class TotalVariationMask(_ProbabilityMask):
         require_positive(self, "epsilon", "c2")
 
     @override
+    def kept_from(self, tokens: Tokens) -> Array:
+        """|p − q|."""
+        return _total_variation(tokens)
+
+    @override
     def _kept(self, tokens: Tokens) -> Array:
-        return _total_variation(tokens) <= self.epsilon
+        return self.kept_from(tokens) <= self.epsilon
 
 
 @register("binary-kl-mask")
@@ -96,6 +102,7 @@ class TotalVariationMask(_ProbabilityMask):
 class BinaryKLMask(_ProbabilityMask):
     """(1[bKL ≤ b], r): KPop, with the larger of bKL(p, q) and bKL(q, p) or one of them (AReaL, OpenRLHF)."""
 
+    _threshold: ClassVar[str | None] = "bound"
     bound: float = 0.05
     """b > 0, nats."""
     direction: BinaryKL = BinaryKL.LARGER
@@ -111,8 +118,13 @@ class BinaryKLMask(_ProbabilityMask):
         object.__setattr__(self, "direction", BinaryKL(self.direction))
 
     @override
+    def kept_from(self, tokens: Tokens) -> Array:
+        """The token's bKL."""
+        return self.direction.of(tokens)
+
+    @override
     def _kept(self, tokens: Tokens) -> Array:
-        return self.direction.of(tokens) <= self.bound
+        return self.kept_from(tokens) <= self.bound
 
 
 @dataclass(frozen=True)
@@ -123,16 +135,23 @@ class _TrustRegion(_ProbabilityMask):
     """
 
     _looks_at: ClassVar[frozenset[str]] = _PROBABILITIES | {"advantages"}
+    _threshold: ClassVar[str | None] = "delta"
+    delta: float
 
     @abstractmethod
-    def _far(self, tokens: Tokens) -> Array:
-        """True where the token's divergence exceeds δ."""
+    def _divergence(self, tokens: Tokens) -> Array:
+        """The divergence of each token, of which δ is the largest allowed."""
+
+    @override
+    def kept_from(self, tokens: Tokens) -> Array:
+        """The divergence where the update would widen it; 0 elsewhere."""
+        sign, log_ratio = given(tokens.advantages), tokens.log_ratio
+        widened = ((sign > 0) & (log_ratio > 0)) | ((sign < 0) & (log_ratio < 0))
+        return namespace(log_ratio).where(widened, self._divergence(tokens), 0.0)
 
     @override
     def _kept(self, tokens: Tokens) -> Array:
-        sign, log_ratio = given(tokens.advantages), tokens.log_ratio
-        widened = ((sign > 0) & (log_ratio > 0)) | ((sign < 0) & (log_ratio < 0))
-        return ~(widened & self._far(tokens))
+        return self.kept_from(tokens) <= self.delta
 
 
 @register("dppo-tv")
@@ -152,8 +171,8 @@ class DivergenceTotalVariation(_TrustRegion):
         require_positive(self, "delta", "c2")
 
     @override
-    def _far(self, tokens: Tokens) -> Array:
-        return _total_variation(tokens) > self.delta
+    def _divergence(self, tokens: Tokens) -> Array:
+        return _total_variation(tokens)
 
 
 @register("dppo-kl")
@@ -173,5 +192,5 @@ class DivergenceKL(_TrustRegion):
         require_positive(self, "delta", "c2")
 
     @override
-    def _far(self, tokens: Tokens) -> Array:
-        return BinaryKL.ACTOR_POLICY.of(tokens) > self.delta
+    def _divergence(self, tokens: Tokens) -> Array:
+        return BinaryKL.ACTOR_POLICY.of(tokens)

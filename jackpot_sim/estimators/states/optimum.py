@@ -20,10 +20,14 @@ from typing import TypeAlias
 import numpy as np
 
 from jackpot_sim.core.arrays import Array, Floats, Ints
+from jackpot_sim.core.backend import to_numpy
+from jackpot_sim.core.support import BelievedLaws
 from jackpot_sim.estimators.corrections.composed import RaoBlackwell
 from jackpot_sim.estimators.corrections.correction import Correction
+from jackpot_sim.estimators.corrections.inputs import Tokens
 from jackpot_sim.estimators.corrections.jackpot import Jackpot, OverlapTruncatedImportanceSampling
 from jackpot_sim.estimators.corrections.pieces import number
+from jackpot_sim.estimators.corrections.shaped import ClippedWeight
 from jackpot_sim.estimators.corrections.token import RejectionSampling, TruncatedImportanceSampling
 from jackpot_sim.estimators.states import kept, moments, path
 from jackpot_sim.estimators.states.quadratics import vertices
@@ -36,12 +40,18 @@ _BREAKS = 1000
 _STARTS = 16
 _FINER, _REFINEMENTS = 17, 9
 _WIDENINGS, _STRIDE = 6, 4.0
-_COARSE = 48
+_COARSE, _ROUNDS = 48, 3
 """The points of the grid where each costs a pass over all tokens."""
 _HELD = 2**21
 """The most tokens of a cell that is held sorted, in 300 bytes a token; a larger one is sorted in every pass."""
 
-_QUADRATIC = (TruncatedImportanceSampling, RejectionSampling, Jackpot, OverlapTruncatedImportanceSampling)
+_QUADRATIC = (
+    TruncatedImportanceSampling,
+    ClippedWeight,
+    RejectionSampling,
+    Jackpot,
+    OverlapTruncatedImportanceSampling,
+)
 
 Laws: TypeAlias = tuple[Array, Array, Array]
 """log p, log q and A, shape (..., vocab)."""
@@ -108,8 +118,15 @@ def best(
 class SortedCell:
     """The states of a cell, sorted once for the best thresholds of several corrections; arguments as in `best`."""
 
-    def __init__(self, policy_log_probs: Array, actor_log_probs: Array, advantage: Array) -> None:
-        self._laws = policy_log_probs, actor_log_probs, advantage
+    def __init__(
+        self,
+        policy_log_probs: Array,
+        actor_log_probs: Array,
+        advantage: Array,
+        believed: BelievedLaws | None = None,
+    ) -> None:
+        """Takes `believed` as `moments.exact` does; with it no threshold is exact."""
+        self._laws, self._believed = (policy_log_probs, actor_log_probs, advantage), believed
         self._states = path.Sorted(self._laws, hold=math.prod(advantage.shape) <= _HELD)
 
     def best(
@@ -126,12 +143,14 @@ class SortedCell:
         denominator = Denominator(denominator)
         inner = correction.of if isinstance(correction, RaoBlackwell) else correction
         parameter = _chosen(correction, inner, parameter)
-        plain = denominator is Denominator.PROPOSED
-        has_path, own = _has_path(inner, plain), parameter == inner.threshold_parameter
+        plain = denominator is Denominator.PROPOSED and self._believed is None
+        has_path = self._believed is None and _has_path(inner, plain)
+        own = parameter == inner.threshold_parameter
 
         def along(values: Floats) -> Moments[Floats]:
             if not has_path:
-                return _one_by_one(self._laws, correction, parameter, values, denominator, n_samples)
+                every = [with_parameter(correction, parameter, each) for each in values.tolist()]
+                return _together(self._laws, every, denominator, n_samples, self._believed)
             moved = with_parameter(correction, parameter, values)
             return path.of_sorted(self._states, moved, denominator=denominator, n_samples=n_samples)
 
@@ -143,7 +162,9 @@ class SortedCell:
         elif has_path:
             values = _refined(self._states, correction, parameter, along)
         else:
-            values = _searched(self._laws, inner, parameter, along)
+            told = self._believed or BelievedLaws(*self._laws[:2])
+            tokens = tokens_of_states(told.policy_log_probs, told.actor_log_probs, inner, self._laws[2])
+            values = _searched(inner, parameter, _grid(inner, parameter, tokens), along)
         if not values.size:
             raise ValueError("policy and actor share no token: there is no threshold to choose")
         found = along(values)
@@ -169,7 +190,8 @@ def _chosen(correction: Correction, inner: Correction, parameter: str | None) ->
 
 def _has_path(correction: Correction, plain: bool) -> bool:
     """True where thresholds are measured by `path`; a grid of C would pass below a floor."""
-    return isinstance(correction, _QUADRATIC) and (plain or not getattr(correction, "floor", 0.0) > 0)
+    bounded = isinstance(correction, ClippedWeight) or getattr(correction, "floor", 0.0) > 0
+    return isinstance(correction, _QUADRATIC) and (plain or not bounded)
 
 
 def with_parameter(correction: Correction, parameter: str, value: float | Floats) -> Correction:
@@ -199,16 +221,14 @@ def _moved(correction: Correction, parameter: str, value: float) -> Correction |
         return None
 
 
-def _one_by_one(
-    laws: Laws, correction: Correction, parameter: str, thresholds: Floats, denominator: Denominator, n_samples: int
+def _together(
+    laws: Laws, corrections: list[Correction], denominator: Denominator, n_samples: int, believed: BelievedLaws | None
 ) -> Moments[Floats]:
-    """`path.exact` of a correction that has no path, by a pass over all tokens for each threshold."""
-    found = [
-        moments.exact(*laws, with_parameter(correction, parameter, each), denominator=denominator).per_state
-        for each in thresholds.tolist()
-    ]
+    """The moments of several corrections as those of a path, by passes over all tokens."""
+    found = moments.measure(*laws, corrections, denominators=[denominator], believed=believed)
+    rows = [each[denominator].per_state for each in found]
     columns = {
-        field.name: np.stack([getattr(each, field.name) for each in found])
+        field.name: np.stack([getattr(row, field.name) for row in rows])
         for field in dataclasses.fields(StateStatistics)
     }
     return combine(StateStatistics(**columns), denominator, n_samples)
@@ -220,25 +240,35 @@ def _only(found: Moments[Floats], at: int, denominator: Denominator) -> Moments[
     return combine(StateStatistics(**columns), denominator, found.n_samples)
 
 
-def _searched(laws: Laws, correction: Correction, parameter: str, along: Callable[[Floats], Moments[Floats]]) -> Floats:
-    """The points of a grid around the default, and of finer ones around its best point."""
+def _grid(correction: Correction, parameter: str, tokens: Tokens) -> Floats:
+    """Thresholds around the default; of a mask, quantiles of the tokens' own, each a little above it."""
+    enters = correction.kept_from(correction.checked(tokens))
+    if enters is not None:
+        own = np.asarray(to_numpy(enters), dtype=np.float64)
+        own = own[np.isfinite(own) & (own > 0)]
+        if own.size:
+            return np.quantile(own, np.linspace(0.0, 1.0, _COARSE)) * (1 + 1e-9)
     default = next(each.default for each in dataclasses.fields(correction) if each.name == parameter)
     centre = float(default) if isinstance(default, int | float) and default > 0 else 1.0
-    grid = centre * np.geomspace(1e-3, 1e3, _COARSE)
-    if _keeps_from(correction):
-        enters = np.asarray(correction.kept_from(tokens_of_states(*laws[:2], correction, laws[2])))
-        enters = enters[np.isfinite(enters) & (enters > 0)]
-        grid = np.quantile(enters, np.linspace(0.0, 1.0, _COARSE)) * (1 + 1e-9) if enters.size else grid
-    grid = np.append(grid, floor) if (floor := getattr(correction, "floor", 0.0)) > 0 else grid
+    floor = getattr(correction, "floor", 0.0)
+    return np.append(centre * np.geomspace(1e-3, 1e3, _COARSE), [floor] if floor > 0 else [])
+
+
+def _searched(
+    correction: Correction, parameter: str, grid: Floats, along: Callable[[Floats], Moments[Floats]]
+) -> Floats:
+    """The best point of a grid, and of finer ones around it; points that the correction refuses are left out."""
     tried, mse = np.zeros(0), np.zeros(0)
-    for _ in range(3):
-        grid = _allowed(np.setdiff1d(grid, tried), correction, parameter) if grid.size else grid
+    for _ in range(_ROUNDS):
+        grid = np.setdiff1d(grid, tried)
+        if not grid.size or not (grid := _allowed(grid, correction, parameter)).size:
+            break
         tried, mse = np.append(tried, grid), np.append(mse, _without_nan(along(grid).mse))
         order = np.argsort(tried)
         tried, mse = tried[order], mse[order]
         least = int(np.argmin(mse))
         grid = np.geomspace(tried[max(least - 1, 0)], tried[min(least + 1, len(tried) - 1)], _FINER)
-    return tried[least : least + 1]
+    return tried[least : least + 1] if tried.size else tried
 
 
 def _refined(

@@ -1,4 +1,4 @@
-"""The MSE as a piecewise quadratic of a threshold: C of tis, 1/λ of obrs, c1 of jackpot and overlap-tis.
+"""The MSE as a piecewise quadratic of a threshold: C of tis and cispo, 1/λ of obrs, c1 of jackpot and overlap-tis.
 
 Between two neighbouring ratios of a state the expected update is linear, and the MSE quadratic, in the threshold,
 with the `proposed` denominator. Each state therefore contributes a piecewise quadratic; added up over all states its
@@ -17,6 +17,7 @@ from jackpot_sim.core.arrays import Floats, Ints
 from jackpot_sim.estimators.corrections.composed import RaoBlackwell
 from jackpot_sim.estimators.corrections.correction import Correction
 from jackpot_sim.estimators.corrections.jackpot import Jackpot, OverlapTruncatedImportanceSampling
+from jackpot_sim.estimators.corrections.shaped import ClippedWeight
 from jackpot_sim.estimators.corrections.token import RejectionSampling, TruncatedImportanceSampling
 from jackpot_sim.estimators.states.cumulated import Places
 from jackpot_sim.estimators.states.sorted_state import A2, A2P, AP, A, SortedState, Update
@@ -68,6 +69,8 @@ def vertices(states: Iterable[SortedState], correction: Correction, n_samples: i
     # The sums above carry rounding; so the caller evaluates these candidates again, each from its own sums.
     candidates = inside[nearly_least(value, float(np.abs(pieces).max(initial=0.0)))]
     inner = correction.of if isinstance(correction, RaoBlackwell) else correction
+    if isinstance(inner, ClippedWeight):
+        return candidates - 1
     return 1 / candidates if isinstance(inner, RejectionSampling) else candidates
 
 
@@ -79,11 +82,11 @@ def _intervals(state: SortedState, correction: Correction) -> tuple[Floats, list
         ratio = np.exp(state.log_ratio)
         tokens = len(ratio)
         below = np.arange(tokens + 1)
-        if isinstance(inner, TruncatedImportanceSampling):  # x = C, from the floor on
-            floor = inner.floor
-            raised = int(np.searchsorted(ratio, floor)) if floor > 0 else 0
-            below = below[raised:]
-            return ratio[raised:], [
+        if isinstance(inner, TruncatedImportanceSampling | ClippedWeight):  # x = C, from the floor or 1 on
+            floor, lowest = _floor(inner), _lowest(inner)
+            raised, first = (int(np.searchsorted(ratio, end)) if end > 0 else 0 for end in (floor, lowest))
+            below = below[first:]
+            return ratio[first:], [
                 _Stretch(0, raised, (floor, 0.0), 0, (floor**2, 0.0, 0.0), 0),
                 _Stretch(raised, below, (1.0, 0.0), 1, (1.0, 0.0, 0.0), 2),
                 _Stretch(below, tokens, (0.0, 1.0), 0, (0.0, 0.0, 1.0), 0),
@@ -120,7 +123,14 @@ def _intervals(state: SortedState, correction: Correction) -> tuple[Floats, list
 def _lowest(correction: Correction) -> float:
     """The least x that the correction takes."""
     inner = correction.of if isinstance(correction, RaoBlackwell) else correction
+    if isinstance(inner, ClippedWeight):
+        return 1.0
     return inner.floor if isinstance(inner, TruncatedImportanceSampling) else 0.0
+
+
+def _floor(correction: TruncatedImportanceSampling | ClippedWeight) -> float:
+    """The least weight."""
+    return correction.floor if isinstance(correction, TruncatedImportanceSampling) else 1 - correction.low
 
 
 def nearly_least(values: Floats, scale: float) -> Ints:

@@ -320,6 +320,10 @@ MASKS = {
     "mask-k1, inverted": estimators.get("mask-k1", low=0.6, inverted=True),
     "mask-k2": estimators.get("mask-k2"),
     "mask-k3": estimators.get("mask-k3"),
+    "tv-mask": estimators.get("tv-mask"),
+    "binary-kl-mask": estimators.get("binary-kl-mask"),
+    "dppo-tv": estimators.get("dppo-tv"),
+    "dppo-kl": estimators.get("dppo-kl"),
 }
 
 
@@ -377,6 +381,16 @@ def test_a_floor_bounds_the_search(floor: float, denominator: str) -> None:
     assert found.threshold >= floor
     grid = [*np.geomspace(floor, 100 * max(1, floor), 300), *(c for c in kinks(laws, correction, "clip") if c >= floor)]
     least = min(mse(laws, correction, "clip", 8, float(each), denominator) for each in grid)
+    assert found.moments.mse[0] <= least * (1 + (1e-12 if found.is_exact else 1e-4))
+
+
+@each("low, denominator", every([0.2, 1.0], ["proposed", "self_normalized"]))
+def test_the_best_cispo_is_a_tis_with_a_floor(low: float, denominator: str) -> None:
+    laws = CELLS_TRIED["far"]
+    found = optimum.best(*laws, estimators.get("cispo", low=low), n_samples=64, denominator=denominator)
+    assert found.is_exact == (denominator == "proposed")
+    twins = [estimators.get("tis", clip=1 + high, floor=1 - low) for high in np.geomspace(1e-6, 1e3, 400)]
+    least = min(moments.exact(*laws, each, denominator=denominator, n_samples=64).mse for each in twins)
     assert found.moments.mse[0] <= least * (1 + (1e-12 if found.is_exact else 1e-4))
 
 
