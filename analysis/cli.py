@@ -23,8 +23,7 @@ other beats in both), best_thresholds (if the study asked for them: the best thr
 saves, and all estimators compared at their best), and figures (every figure of every estimator with its interval; CSV
 alone).
 
-Estimators are told apart from the best one only where their paired difference excludes 0, at the level for all
-comparisons of an environment together; the others tie.
+An estimator ties with the best one unless the interval of the ratio of their MSEs, paired by seeds, excludes 1.
 
 A figure is the mean over the seeds of an environment; 0.9716(3) has a standard error of 0.0003. All estimators are
 compared on the same resampled states. inf and nan are results too: they are shown, never dropped.

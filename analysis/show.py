@@ -36,8 +36,8 @@ _ON_MSE = (
 
 
 _ON_BEST = (
-    "The best threshold is the one with the least MSE for the states of each seed, which is more than a threshold chosen "
-    "beforehand can save; the value is the geometric mean over seeds. A single seed tells no estimators apart."
+    "Each seed has the best threshold of its own states: one that is chosen beforehand saves at most as much. The value "
+    "is the geometric mean over seeds. A single seed tells no estimators apart."
 )
 
 
@@ -117,12 +117,14 @@ def _print_worse(lowest: pd.DataFrame, kl: pd.DataFrame, console: Console) -> No
     counts = sorted(lowest["n_samples"].unique())
     n = counts[(len(counts) - 1) // 2]
     at = lowest[lowest["n_samples"] == n]
-    _print_texts(f"MSE over the least, at n={n} (tie: not told apart)", _beside(at, kl), _ratios(at, ""), console)
+    _print_texts(
+        f"MSE over the least, at n={n} (tie: not told apart from it)", _beside(at, kl), _ratios(at, ""), console
+    )
 
 
 def _ratios(frame: pd.DataFrame, suffix: str) -> list[str]:
     return [
-        "undefined" if math.isnan(worse) else "least" if worse == 1 else "tie" if is_tied else f"{worse:.3g}"
+        "undefined" if math.isnan(worse) else "least" if worse == 1 else f"{worse:.3g}{' tie' if is_tied else ''}"
         for worse, is_tied in zip(frame[f"worse{suffix}"], frame[f"tied{suffix}"], strict=True)
     ]
 
@@ -141,11 +143,11 @@ def _print_best(frame: pd.DataFrame, kl: pd.DataFrame, console: Console) -> None
     texts = [_with_ends(*row) for row in zip(has["best"], has["best_low"], has["best_high"], strict=True)]
     _print_texts(f"Best threshold at n={n} [interval over seeds]", named, texts, console)
     texts = [
-        _with_ends(*(100 * value for value in row), unit="%")
+        _with_ends(100 * row[0], 100 * row[1], 100 * row[2], "%")
         for row in zip(has["saved"], has["saved_low"], has["saved_high"], strict=True)
     ]
     _print_texts("MSE that the best threshold saves [interval]", named, texts, console)
-    title = f"MSE over the least with every estimator at its best threshold, at n={n} (tie: not told apart)"
+    title = f"MSE over the least with every estimator at its best threshold, at n={n} (tie: not told apart from it)"
     _print_texts(title, _beside(frame, kl), _ratios(frame, "_best"), console)
     _print_sentence(console, _ON_BEST)
     console.print()

@@ -147,8 +147,9 @@ def lowest_mse(environment: Environment, n_samples: Sequence[int], options: Opti
     multiple of the update. `probability` is the share of replicates in which the candidate's MSE is the
     lowest; a tie within rounding counts for each of the tied, so that shares may add up to more than 1.
 
-    `worse` is the MSE over the least of the environment, with the interval of the difference, paired by the draws and
-    at `level` for all comparisons with the least together. `tied` is True where it does not exclude 1.
+    `worse` is the MSE over the least of the environment: the geometric mean over seeds of the ratios, with the interval
+    of these pairs. `tied` is True where the interval does not exclude 1. The least is the single best with the level's
+    confidence if no other is tied with it, as each comparison has that level.
     """
     rows = []
     for n in n_samples:
@@ -193,34 +194,30 @@ def _compared(suffix: str, mses: list[Draws], options: Options) -> list[Row]:
 
 
 def _worse(mses: list[Draws], options: Options) -> list[Row]:
-    """The MSE of each candidate over the least, from paired differences."""
+    """The MSE of each candidate over the least, from their log ratios on the same draws."""
     least = mses[_least([mse.centre for mse in mses])]
-    together = dataclasses.replace(options, level=simultaneous(options.level, len(mses) - 1))
-    rows = []
-    for mse in mses:
-        with np.errstate(invalid="ignore"):
-            apart = bootstrap.interval(mse.combined(np.subtract, least), together)
-        rows.append(_over(mse.centre, least.centre, apart.low, apart.high))
-    return rows
-
-
-def simultaneous(level: float, comparisons: int) -> float:
-    """The coverage of each of several intervals that together cover with `level` (Bonferroni)."""
-    return 1 - (1 - level) / max(comparisons, 1)
+    return [_over(*bootstrap.interval(mse.combined(_log_ratio, least), options)[:4]) for mse in mses]
 
 
 def _least(values: Sequence[float]) -> int:
     return int(np.argmin(np.where(np.isnan(values), math.inf, values)))
 
 
-def _over(value: float, least: float, low: float, high: float) -> Row:
-    """The ratio to the least with its ends, and if the two are tied: a win must exclude the difference 0."""
-    if not math.isfinite(least) or math.isnan(value):
-        return {"worse": math.nan, "worse_low": math.nan, "worse_high": math.nan, "tied": False}
-    equal = bool(tied(np.asarray(value), np.asarray(least)))
-    scale = least if least > 0 else math.nan
-    ends = {"worse_low": 1 + low / scale, "worse_high": 1 + high / scale}
-    return {"worse": 1.0 if equal else value / scale, **ends, "tied": equal or not low > 0}
+def _log_ratio(value: Floats, least: Floats) -> Floats:
+    """log(value/least), 0 where the two are equal but for rounding: a nan or inf stays."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(np.abs(value - least) <= ROUNDING * least, 0.0, np.log(value) - np.log(least))
+
+
+def _over(log_ratio: float, se: float, low: float, high: float) -> Row:
+    """The ratio to the least with its ends, and if the two are tied."""
+    ratio, *ends = np.exp([log_ratio, low, high]).tolist()
+    return {
+        "worse": ratio,
+        "worse_low": ends[0],
+        "worse_high": ends[1],
+        "tied": not math.isnan(ratio) and not low > 0,
+    }
 
 
 def best_thresholds(records: pd.DataFrame, thresholds: pd.DataFrame, options: Options) -> pd.DataFrame:
@@ -252,25 +249,23 @@ def best_thresholds(records: pd.DataFrame, thresholds: pd.DataFrame, options: Op
 
 
 def against_least(values: Floats, level: float) -> list[Row]:
-    """The mean of each candidate over the least, with the interval of their paired difference, as in `lowest_mse`.
+    """The figure of each candidate over that of the one with the least mean, paired by seeds, as in `lowest_mse`.
 
     Args:
         values: an MSE of each candidate with each seed, shape (candidates, seeds).
-        level: the coverage of all intervals together.
+        level: the coverage of each interval.
 
     Raises:
         TypeError: the values are no real floating numbers.
     """
     check_reals(values, "values")
-    means = values.mean(axis=-1)
-    least, each = _least(means.tolist()), simultaneous(level, len(values) - 1)
+    least = values[_least(values.mean(axis=-1).tolist())]
     rows = []
-    for mean, own in zip(means.tolist(), values, strict=True):
-        with np.errstate(invalid="ignore"):
-            apart = own - values[least]
-        finite = bool(np.isfinite(apart).all())
-        low, high = core.student(apart, each)[1:] if finite else (mean - float(means[least]),) * 2
-        rows.append(_over(mean, float(means[least]), low, high))
+    for own in values:
+        ratio = _log_ratio(own, least)
+        value = float(ratio.mean())
+        ends = core.student(ratio, level) if math.isfinite(value) else (abs(value), value, value)
+        rows.append(_over(value, *ends))
     return rows
 
 

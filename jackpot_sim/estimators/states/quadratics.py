@@ -44,21 +44,24 @@ class _Stretch:
 
 def vertices(states: Iterable[SortedState], correction: Correction, n_samples: int) -> Floats:
     """The thresholds at the smallest minima of all quadratic pieces, those whose MSEs differ by rounding alone."""
-    first: Floats = np.zeros(3)
+    last: Floats = np.zeros(3)
     ends, steps = [], []
     for state in states:
         breaks, stretches = _intervals(state, correction)
         costs = _costs(state, stretches, len(breaks) + 1, n_samples)
-        first = first + costs[:, 0]
+        last = last + costs[:, -1]
         ends.append(breaks)
         steps.append(np.diff(costs, axis=1))
     breaks, step = np.concatenate(ends), np.concatenate(steps, axis=1)
     usable = np.isfinite(breaks) & (breaks > 0)
-    first = first + step[:, breaks <= 0].sum(axis=1)
+    last = last - step[:, breaks == math.inf].sum(axis=1)
     breaks, step = breaks[usable], step[:, usable]
     order = np.argsort(breaks)
     breaks = breaks[order]
-    pieces = np.concatenate([first[:, None], first[:, None] + np.cumsum(step[:, order], axis=1)], axis=1)
+    # Summed from the largest x on, where the coefficients of x and x² vanish: the other way round their rounding,
+    # multiplied by x², would hide the MSE.
+    step = step[:, order][:, ::-1]
+    pieces = np.concatenate([last[:, None], last[:, None] - np.cumsum(step, axis=1)], axis=1)[:, ::-1]
     low, high = np.concatenate([[_lowest(correction)], breaks]), np.concatenate([breaks, [math.inf]])
     constant, linear, quadratic = pieces
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
