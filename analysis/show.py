@@ -36,8 +36,8 @@ _ON_MSE = (
 
 
 _ON_BEST = (
-    "Each seed has the best threshold of its own states: one that is chosen beforehand saves at most as much. The value "
-    "is the geometric mean over seeds. A single seed tells no estimators apart."
+    "Each seed has the best threshold of its own states: one chosen beforehand saves at most as much. The value is the "
+    "geometric mean over seeds. A single seed tells no estimators apart."
 )
 
 

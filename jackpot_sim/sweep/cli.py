@@ -70,7 +70,7 @@ def sweep(
         executor: loky, worker processes, or serial, this process alone; by default loky, and serial for real
             models, each of which fills the memory by itself.
         best_thresholds: Find the threshold with the least MSE of every estimator that has one (clip of tis, high of
-            mis, lam of obrs, c1 of jackpot, ...) at n_samples, and the MSE that it saves (not on hf).
+            mis, lam of obrs, c1 of jackpot, ...) at n_samples, and the MSE that it saves (on independent states).
         topk: Compare the ways to estimate Z from so many tokens of each law (not on small-lm).
         dry_run: Show the cells and their cost, and run nothing.
         quiet: No progress bar and no summary.

@@ -157,7 +157,7 @@ class Study(Frozen):
         if not self.best_thresholds:
             return self
         if without := [env.kind for env in self.env if not TRAITS[env.world].thresholds]:
-            raise ValueError(f"best_thresholds need exact figures, which {without[0]} does not have: leave them out")
+            raise ValueError(f"best_thresholds need independent states, which {without[0]} has not: leave them out")
         if Method.EXACT not in self.methods:
             raise ValueError("best_thresholds are compared by exact figures: add exact to methods")
         if not any(spec.has_threshold for spec in self.estimators):

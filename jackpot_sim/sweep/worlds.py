@@ -32,7 +32,7 @@ class Traits:
     normalizers: bool = False
     """Ways to estimate Z can be compared: laws have a tail beyond their top-k."""
     thresholds: bool = False
-    """Figures may be exact, and the best threshold is found by them."""
+    """The best threshold of an estimator can be found, by exact figures at any threshold."""
     diagnostics: bool = False
     """Rollouts are summarised in a table of diagnostics."""
     one_at_a_time: bool = False
@@ -41,7 +41,7 @@ class Traits:
 
 TRAITS = {
     World.STATES: Traits(study="default", budgets=True, normalizers=True, thresholds=True),
-    World.SEQUENCES: Traits(study="sequences", whole_sequences=True, p_new=True, thresholds=True),
+    World.SEQUENCES: Traits(study="sequences", whole_sequences=True, p_new=True),
     World.ROLLOUTS: Traits(study="hf", whole_sequences=True, normalizers=True, diagnostics=True, one_at_a_time=True),
 }
 

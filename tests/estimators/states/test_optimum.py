@@ -275,6 +275,17 @@ def test_both_ends_of_a_plateau_are_searched(seed: int) -> None:
     assert found.moments.mse[0] <= near.mse.min()
 
 
+@each("family", FAMILIES)
+def test_tokens_that_the_policy_hardly_writes_hide_no_minimum(family: str) -> None:
+    # Ratios down to 1e-9: at λ of that size x = 1/λ multiplies the rounding of a quadratic's coefficients by 1e18.
+    correction, parameter = FAMILIES[family]
+    laws = random_cell(states=30, vocab=60, seed=5, shift=5.0)
+    found = optimum.best(*laws, correction, n_samples=256)
+    grid = np.geomspace(1e-10, 1e4, 400)
+    along = path.exact(*laws, with_parameter(correction, parameter, grid), n_samples=256).mse
+    assert found.moments.mse[0] <= along.min() * (1 + 1e-12)
+
+
 def test_the_given_value_is_not_used() -> None:
     first, second = (optimum.best(*CELL, estimators.get("tis", clip=c), n_samples=5) for c in (0.01, 7.0))
     assert first.threshold == second.threshold
