@@ -153,6 +153,7 @@ def answer(
     failures: tuple[type[Exception], ...] = (),
     again: str = "",
     split: Split = lambda tokens: ({}, tokens),
+    epilogue: Callable[[Sequence[str]], str] | None = None,
 ) -> int:
     """Runs the function of a command on the arguments given.
 
@@ -163,6 +164,7 @@ def answer(
         failures: the errors whose message is the whole answer.
         again: the effect of running the command again after an interruption.
         split: takes the unparsed arguments off the line.
+        epilogue: gives the end of the help text, where it depends on the command line.
 
     Returns:
         The function's exit code; 0 for help, 2 for what cannot be done, 130 for an interruption.
@@ -173,6 +175,7 @@ def answer(
     try:
         require()
         if any(token in ("--help", "-h") for token in tokens):
+            app.help_epilogue = epilogue(tokens) if epilogue else app.help_epilogue
             app.help_print(tokens=[])
             return 0
         unparsed, options = split(tokens)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from paper_figures import (
     ablation,
     bias_variance_length,
+    centring_topk,
     closed_loop,
     collapse_map,
     command,
@@ -36,6 +37,7 @@ FIGURES: dict[str, Callable[[Sequence[str]], int]] = {
     prefix_shift.NAME: prefix_shift.main,
     mismatch_sources.NAME: mismatch_sources.main,
     topk_accuracy.NAME: topk_accuracy.main,
+    centring_topk.NAME: centring_topk.main,
     overhead.NAME: overhead.main,
     table1.NAME: table1.main,
     table2.NAME: table2.main,

@@ -134,7 +134,8 @@ def _fitting(name: str, wanted: Study, loaded: Loaded) -> Loaded:
     asked = {_without_states(json.loads(cell.environment)): cell.env for cell in plan.cells(wanted)}
     has = {environment: _without_states(json.loads(environment)) for environment in rows["environment"].unique()}
     labels = [each.label for each in wanted.estimators]
-    exact = rows[(rows["method"] == "exact") & (rows["denominator"] == str(wanted.denominators[0]))]
+    denominator = wanted.denominators_of(wanted.estimators[0])[0]
+    exact = rows[(rows["method"] == "exact") & (rows["denominator"] == str(denominator))]
     exact = exact[exact["estimator"].isin(labels)]
     exact = exact.assign(asked=exact["environment"].map(has))
     spelt = exact.groupby("asked")["environment"].nunique()

@@ -35,6 +35,8 @@ MAY_IMPORT = {
     STUDIES: (CORE, ESTIMATORS, ENVIRONMENTS, REQUIREMENTS, COMMANDS),
     TRAINING: (CORE, ESTIMATORS, ENVIRONMENTS, STUDIES, REQUIREMENTS, COMMANDS),
     SWEEP: (CORE, ESTIMATORS, ENVIRONMENTS, STUDIES, REQUIREMENTS, COMMANDS),
+    # Tries corrections, and nothing imports it but tests.
+    "jackpot_sim.testing": (CORE, ESTIMATORS, ENVIRONMENTS),
     "jackpot_sim.diagnose": (CORE, ESTIMATORS, ENVIRONMENTS),
     "jackpot_sim.integrations": (CORE, ESTIMATORS),
     # Times everything, the paper's figures too, and nothing imports it.

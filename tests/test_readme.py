@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import importlib
 import re
+import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from jackpot_sim.estimators.corrections import registry
+from jackpot_sim.studies import plugins
+from jackpot_sim.sweep import records
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 
@@ -25,16 +30,31 @@ def test_the_python_example_runs() -> None:
     assert namespace["lam"].shape == (1,)
 
 
-def test_the_correction_of_the_readme_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "_REGISTRY", dict(registry._REGISTRY))
-    namespace: dict[str, Any] = {"__name__": "__main__"}
-    for example in (block("python"), block("python", "A correction of your own")):
-        exec(compile(example, "README", "exec", dont_inherit=True), namespace)
-    # Of the example's tokens only the one whose p and q differ by 0.3 is dropped, twice.
-    exact = namespace["estimators"].moments.exact
-    laws = namespace["policy"], namespace["actor"], namespace["advantage"]
-    assert exact(*laws, registry.get("gap-mask", epsilon=0.25)).acceptance_rate == pytest.approx(0.3)
-    assert exact(*laws, registry.get("gap-mask", epsilon=0.35)).acceptance_rate == 1.0
+def test_the_correction_of_the_readme_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for home, name in ((registry, "_REGISTRY"), (plugins, "_LOADED"), (plugins, "_DIGESTS")):
+        monkeypatch.setattr(home, name, dict(getattr(home, name)))
+    section = "### Your own correction"
+    (tmp_path / "my_corrections.py").write_text(block("python", section), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    sweep, training, check = block("sh", section).strip().splitlines()
+    assert run_line(sweep, "jackpot_sim.sweep.cli", *TINY.split(), "--quiet") == 0
+    rows = records.load(tmp_path / "run")
+    assert rows.groupby("estimator")["acceptance_rate"].mean()["gap-mask"] < 1
+    assert run_line(training, "jackpot_sim.training.cli", "--dry-run") == 0
+    monkeypatch.delitem(registry._REGISTRY, "gap-mask")  # the file is a module of its own there
+    monkeypatch.syspath_prepend(tmp_path)
+    exec(shlex.split(check)[2], {})
+    sys.modules.pop("my_corrections")
+
+
+TINY = "--env.kind top-k --env.k 1 --env.base.kind zipf --env.base.vocab 5 --seeds 1 --executor serial --out run"
+
+
+def run_line(line: str, module: str, *options: str) -> int:
+    """The exit code of a command of the README, with more options."""
+    started, dash_m, named, *given = shlex.split(line)
+    assert (started, dash_m, f"{named}.cli") == ("python", "-m", module)
+    return int(importlib.import_module(module).main([*given, *options]))
 
 
 def test_the_study_example_is_a_study() -> None:

@@ -99,6 +99,18 @@ def searchsorted(ascending: Array, values: Array, side: Literal["left", "right"]
     return cast("Array", places)
 
 
+def cumulative_minimum(x: Array) -> Array:
+    """The minimum of all entries up to each one along the last axis, the shape of `x` (no NaN)."""
+    xp = namespace(x)
+    if array_api_compat.is_torch_array(x):
+        smallest: Array = xp.cummin(x, dim=-1)[0]
+        return smallest
+    if array_api_compat.is_numpy_array(x):
+        return cast("Array", np.minimum.accumulate(x, axis=-1))
+    prefixes = [xp.min(x[..., : end + 1], axis=-1) for end in range(x.shape[-1])]
+    return xp.stack(prefixes, axis=-1) if prefixes else x
+
+
 def kth_largest(x: Array, k: int) -> Array:
     """The k-th largest entry along the last axis, shape (..., 1)."""
     xp = namespace(x)
@@ -157,6 +169,11 @@ def stop_gradient(x: Array) -> Array:
     return x.detach() if array_api_compat.is_torch_array(x) else x
 
 
+def is_differentiated(x: Array) -> bool:
+    """True for a tensor of torch through which a gradient flows."""
+    return array_api_compat.is_torch_array(x) and bool(x.requires_grad)
+
+
 def to_numpy(x: Array | float) -> np.ndarray[Any, Any]:
     """`x`, any shape, as a numpy array: a view where possible, fetched from its device and detached from its graph."""
     if array_api_compat.is_torch_array(x):
@@ -172,6 +189,13 @@ def into(out: Array, operation: str, *operands: Array) -> Array:
         return written
     out[...] = function(*operands)
     return out
+
+
+def placed(some: Array, mask: Array) -> Array:
+    """Booleans at the True entries of a mask, in their order, and False elsewhere; `some` and `mask` have one axis."""
+    xp = namespace(some, mask)
+    order = xp.cumulative_sum(xp.astype(mask, xp.int64)) - 1
+    return mask & xp.take(some, xp.where(mask, order, 0))
 
 
 def row_blocks(rows: int, columns: int) -> Iterator[slice]:

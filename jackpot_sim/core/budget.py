@@ -17,6 +17,7 @@ import math
 import operator
 from collections.abc import Iterator
 from functools import reduce
+from typing import NamedTuple
 
 import array_api_compat
 import numpy as np
@@ -30,6 +31,12 @@ ATTAINABILITY_TOLERANCE = 1e-12
 
 _SAMPLE = 2048
 _STORED = 1 << 20
+_TILE = 1 << 18
+"""The number of tokens that are worked on at a time where probabilities are held: fewer calls, each of one pass."""
+_HEAVY = 8.0
+"""The probability, in units of the mean one, above which every token is in the sample."""
+_LEVEL = 1e-3
+"""The least share of a mass that is known well enough as a difference from the whole."""
 _NEAR = 0.25
 """The longest Newton step, relative to λ, after which the tokens that it passes are picked out."""
 
@@ -72,8 +79,8 @@ def solve_lam(
     if not bool(xp.all(rate >= xp.finfo(rate.dtype).smallest_normal)):
         raise ValueError(f"acceptance_rate must be positive, got {acceptance_rate}")
     log_p, log_q = xp.reshape(log_p, (states, vocab)), xp.reshape(log_q, (states, vocab))
-    # A law may overflow before the checks refuse it, and inf · 0 is then nan.
-    with np.errstate(over="ignore", invalid="ignore"):
+    # A law may overflow before the checks refuse it, and inf · 0 is then nan; p/q may divide by 0.
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         if not per_state:
             return as_array(_Tokens(log_p, log_q).solve(float(rate)), log_p)
         rates = xp.reshape(xp.broadcast_to(rate, shape), (states,))
@@ -105,8 +112,13 @@ def _solve_rows(log_p: Array, log_q: Array, rate: Array) -> Array:
         lam, first = root if first else xp.minimum(root, lam), False
 
 
-def _newton(p: Array, q: Array, target: float, lam: float, level: float = 0.0, slope: float = 0.0) -> float:
-    """The root λ of level + slope/λ + Σ min(q, p/λ) = target, from any start; p and q are flat."""
+def _newton(
+    p: Array, q: Array, target: float, lam: float, level: float = 0.0, slope: float = 0.0, within: float = 0.0
+) -> float:
+    """The root λ of level + slope/λ + Σ min(q, p/λ) = target, from any start; p and q are flat.
+
+    The last step may be as short as `within`, relative to λ; the result is then not exact.
+    """
     xp = namespace(p)
     first = True
     while True:
@@ -114,7 +126,10 @@ def _newton(p: Array, q: Array, target: float, lam: float, level: float = 0.0, s
         root = _tangent_root(level + float((1 - linear) @ q), slope + float(linear @ p), target, lam)
         if not first and not root < lam:
             return lam
+        short = not first and root > lam * (1 - within)
         lam, first = root, False
+        if short:
+            return lam
 
 
 def _tangent_root(level: float, slope: float, target: float, otherwise: float) -> float:
@@ -122,28 +137,38 @@ def _tangent_root(level: float, slope: float, target: float, otherwise: float) -
     return slope / (target - level) if slope > 0 and target > level else otherwise
 
 
-def _buffers(like: Array, tokens: int) -> tuple[Array, Array] | None:
-    """Reusable memory for p and q, (tokens,) each, as fresh pages cost more than exp; None beyond `_STORED`."""
+def _buffers(like: Array, tokens: int) -> tuple[Array, ...] | None:
+    """Reusable memory for p, q and p/q, (tokens,) each, as fresh pages cost more than exp; None beyond `_STORED`."""
     if tokens > _STORED:
         return None
     device = array_api_compat.device(like)
-    first, second = (namespace(like).empty((tokens,), dtype=like.dtype, device=device) for _ in range(2))
-    return first, second
+    return tuple(namespace(like).empty((tokens,), dtype=like.dtype, device=device) for _ in range(3))
+
+
+class _Tile(NamedTuple):
+    """Some tokens that share one λ; flat arrays."""
+
+    p: Array
+    q: Array
+    ratio: Array
+    """p/q; inf or nan where q is 0, and such a token is never linear."""
+    mass: float
+    """Σq."""
 
 
 class _Tokens:
-    """The tokens that share one λ, read as flat tiles of (p, q).
+    """The tokens that share one λ, read as flat tiles.
 
     The first pass checks the laws. With `buffers` it also keeps the tiles; without them every pass
     exponentiates again.
     """
 
-    def __init__(self, log_p: Array, log_q: Array, buffers: tuple[Array, Array] | None = None) -> None:
+    def __init__(self, log_p: Array, log_q: Array, buffers: tuple[Array, ...] | None = None) -> None:
         self._xp = namespace(log_p)
         self._states, self._vocab = log_p.shape
         self._log_p, self._log_q = (self._xp.reshape(x, (-1,)) for x in (log_p, log_q))
         self._buffers = buffers or _buffers(log_p, self._log_p.shape[0])
-        self._tiles: list[tuple[Array, Array]] = []
+        self._tiles: list[_Tile] = []
         self._checked = False
 
     def solve(self, rate: float) -> float:
@@ -151,7 +176,7 @@ class _Tokens:
         target = rate * self._states
         near = 2 * target * _tolerance(self._log_p)
         highest = 2 / rate  # Z ≤ P/λ, and the checks let P miss 1 by less than this
-        lam, first = self._guess(rate, highest), True
+        lam, first = (self._guess if self._buffers is None else self._guess_of_stored)(rate, highest), True
         while True:
             level, slope = self._sums(lam)
             root = _tangent_root(level, slope, target, highest)
@@ -195,21 +220,37 @@ class _Tokens:
         lam = _newton(p, q, rate * float(xp.sum(q)), highest)
         return lam if 0 < lam < math.inf else highest
 
+    def _guess_of_stored(self, rate: float, highest: float) -> float:
+        """As `_guess`, from all likely tokens and a sample of the others, once the probabilities are held."""
+        xp, likely = self._xp, _HEAVY / self._vocab
+        stride = max(1, self._log_p.shape[0] // _SAMPLE) | 1
+        parts: list[tuple[Array, Array]] = []
+        for p, q, _, _ in self._read():
+            (places,) = xp.nonzero((p > likely) | (q > likely))
+            parts.append((xp.take(p, places), xp.take(q, places)))
+            some_p, some_q = p[stride // 2 :: stride], q[stride // 2 :: stride]
+            rare = stride * xp.astype((some_p <= likely) & (some_q <= likely), p.dtype)
+            parts.append((some_p * rare, some_q * rare))
+        p, q = (xp.concat(list(each)) for each in zip(*parts, strict=True))
+        lam = _newton(p, q, rate * float(xp.sum(q)), highest, within=1e-3)
+        return lam if 0 < lam < math.inf else highest
+
     def _sums(self, lam: float) -> tuple[float, float]:
         """(level, slope) with Z = level + slope/λ on the linear piece that holds `lam`."""
         level = slope = 0.0
-        for p, q in self._read():
-            linear = self._xp.astype(p < lam * q, p.dtype)  # a product beats where and sum severalfold
-            # Summed on its own: as Q less the linear part a small level would lose its digits.
-            level += float((1 - linear) @ q)
+        for p, q, ratio, mass in self._read():
+            linear = self._xp.astype(ratio < lam, p.dtype)  # a product beats where and sum severalfold
             slope += float(linear @ p)
+            rest = mass - float(linear @ q)
+            # Of a small level the difference would lose the digits.
+            level += rest if rest > _LEVEL * mass else float((1 - linear) @ q)
         return level, slope
 
     def _between(self, low: float, high: float) -> tuple[Array, Array] | None:
         """p and q of the tokens that are linear at `high` and saturated at `low`; None if too many."""
         xp, passed, count = self._xp, [], 0
-        for p, q in self._read():
-            (index,) = xp.nonzero((p < low * q) ^ (p < high * q))
+        for p, q, ratio, _ in self._read():
+            (index,) = xp.nonzero((ratio >= low) & (ratio < high))
             count += index.shape[0]
             if count > _STORED:
                 return None
@@ -219,14 +260,14 @@ class _Tokens:
     def _lowest_at_maximum(self, rate: float) -> float | None:
         """min r over the shared support if `rate` is the attainable maximum, else None; refuses rates beyond it."""
         attainable, lowest = 0.0, math.inf
-        for p, q in self._read():
-            mass, ratio = _shared(p, q)
+        for tile in self._read():
+            mass, ratio = _shared(tile.p, tile.q)
             attainable, lowest = attainable + float(mass), min(lowest, float(ratio))
         mean = as_array(attainable / self._states, self._log_p)
         return lowest if bool(_at_maximum(as_array(rate, self._log_p), mean)) else None
 
-    def _read(self) -> Iterator[tuple[Array, Array]]:
-        """Tiles of (p, q): whole rows where rows are short, pieces of one row where they are long."""
+    def _read(self) -> Iterator[_Tile]:
+        """Tiles: whole rows where rows are short, pieces of one row where they are long."""
         if self._tiles:
             yield from self._tiles
             return
@@ -234,17 +275,23 @@ class _Tokens:
         for rows in row_blocks(self._states, self._vocab):
             masses: list[tuple[Array, Array]] = []
             end, by_row = rows.stop * self._vocab, (rows.stop - rows.start, -1)
-            for start in range(rows.start * self._vocab, end, BLOCK_ELEMENTS):
-                place = slice(start, min(start + BLOCK_ELEMENTS, end))
+            step = BLOCK_ELEMENTS if self._buffers is None else _TILE
+            for start in range(rows.start * self._vocab, end, step):
+                place = slice(start, min(start + step, end))
                 if self._buffers is not None:
                     p = into(self._buffers[0][place], "exp", self._log_p[place])
                     q = into(self._buffers[1][place], "exp", self._log_q[place])
-                    self._tiles.append((p, q))
+                    ratio = into(self._buffers[2][place], "divide", p, q)
                 else:
                     p, q = xp.exp(self._log_p[place]), xp.exp(self._log_q[place])
+                    ratio = p / q
+                of_rows = xp.sum(xp.reshape(q, by_row), axis=-1)
+                tile = _Tile(p, q, ratio, float(xp.sum(of_rows)))
+                if self._buffers is not None:
+                    self._tiles.append(tile)
                 if not self._checked:
-                    masses.append((xp.sum(xp.reshape(p, by_row), axis=-1), xp.sum(xp.reshape(q, by_row), axis=-1)))
-                yield p, q
+                    masses.append((xp.sum(xp.reshape(p, by_row), axis=-1), of_rows))
+                yield tile
             if not self._checked:
                 for name, parts in zip(("policy_log_probs", "actor_log_probs"), zip(*masses, strict=True), strict=True):
                     check_total(reduce(operator.add, parts), name)

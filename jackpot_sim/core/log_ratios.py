@@ -132,6 +132,25 @@ def chi_square(log_ratio: Array, mask: Array | None = None, how: Aggregate | Non
         return masked_mean(chi_square_term(log_ratio), live)
 
 
+def perplexity_ratio(log_ratio: Array, mask: Array | None = None) -> Array:
+    """The mean over sequences of e^{−G}, the policy's perplexity over the actor's (verl `ppl_ratio`). A scalar array.
+
+    Args:
+        log_ratio: ℓ, shape (..., length), nats; G is its mean over a sequence's tokens.
+        mask: the same shape, boolean; None: every token counts. A sequence without tokens does not count.
+
+    Raises:
+        TypeError: `mask` is not boolean, or ℓ holds no real floating numbers.
+        ValueError: no token counts, or the shapes differ.
+    """
+    log_ratio = floating(log_ratio, "log_ratio")
+    live = _mask(log_ratio, mask, "log_ratio")
+    xp = namespace(log_ratio, live)
+    mean = aggregate(log_ratio, live, Aggregate.MEAN)
+    with overflow_to_inf():
+        return masked_mean(xp.exp(-mean), xp.any(live, axis=-1, keepdims=True))
+
+
 def effective_sample_size(weight: Array, mask: Array | None = None) -> Array:
     """1/mean((w/w̄)²), the effective share of the samples under weights w, in [0, 1]. A scalar array.
 

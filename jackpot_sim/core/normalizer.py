@@ -7,6 +7,7 @@ topk             Z_k, the terms of TopK(q) ∪ TopK(p): never more than Z ([J] �
 bias_correction  κ·Z_k with κ = accepted / mean Z_k: right for the batch mean, not state by state ([J] §4.4.2).
 bracket          Z_k ≤ Z ≤ Z_k + min(q_rest, p_rest/λ), which holds but for rounding.
 calibrated       the point inside a bracket that meets the batch's mean acceptance probability.
+intersection     the terms min(q/λ, p) of TopK(q) ∩ TopK(p), of Z at λ = 1 only (Sparrow, arXiv 2606.08446).
 
 The three brackets, by the log-probs that they need:
 
@@ -21,7 +22,7 @@ import math
 from dataclasses import replace
 
 from jackpot_sim.core.arrays import Array
-from jackpot_sim.core.backend import floating, into, namespace, overflow_to_inf, topk_mask
+from jackpot_sim.core.backend import as_array, floating, into, namespace, overflow_to_inf, topk_mask
 from jackpot_sim.core.checks import (
     check_alike,
     check_at_most_one,
@@ -52,6 +53,23 @@ def topk(policy_log_probs: Array, actor_log_probs: Array, k: int, lam: float | A
         ValueError: k < 1, λ is not positive, a law is not normalised, or the shapes differ.
     """
     return _split_at_topk(policy_log_probs, actor_log_probs, k, lam)[0]
+
+
+def intersection(policy_log_probs: Array, actor_log_probs: Array, k: int, lam: float | Array = 1.0) -> Array:
+    """Σ over TopK(q) ∩ TopK(p) of min(q/λ, p), shape (...): the estimate of [J]'s authors in Sparrow (2606.08446).
+
+    At λ = 1 it is at most Z_k. At any other λ it has terms of Z(1/λ)/λ, not of Z(λ) = Σ min(q, p/λ), and may lie on
+    either side of Z. It needs q on TopK(q) alone. Sparrow has k = 20, calibrates by `bias_correction` and caps at 1.
+
+    Arguments and errors as `topk`.
+    """
+    if k < 1:
+        raise ValueError(f"k must be at least 1, got {k}")
+    policy_log_probs, actor_log_probs = check_pair(policy_log_probs, actor_log_probs)
+    xp = namespace(policy_log_probs, actor_log_probs)
+    both = topk_mask(policy_log_probs, k) & topk_mask(actor_log_probs, k)
+    terms = log_overlap_terms(actor_log_probs, policy_log_probs, lam)
+    return xp.sum(xp.exp(xp.where(both, terms, -math.inf)), axis=-1)
 
 
 def bracket(policy_log_probs: Array, actor_log_probs: Array, k: int, lam: float | Array = 1.0) -> tuple[Array, Array]:
@@ -189,14 +207,15 @@ def actor_topk_bracket(
     return low, low + xp.maximum(xp.minimum(1 - mass, capped_outside), xp.zeros_like(low))
 
 
-def bias_correction(topk_overlap: Array, accepted: Array) -> Array:
-    """κ·Z_k, shape (...), with κ = mean accepted / mean Z_k over the batch ([J] §4.4.2).
+def bias_correction(topk_overlap: Array, accepted: Array, most: float = math.inf) -> Array:
+    """min(κ·Z_k, most), shape (...), with κ = mean accepted / mean Z_k over the batch ([J] §4.4.2).
 
     The batch mean is unbiased; at a single state κ·Z_k need not be nearer to Z than Z_k, and may exceed 1.
 
     Args:
         topk_overlap: Z_k, shape (...).
         accepted: the mask of the proposed tokens, or their acceptance probabilities, any shape.
+        most: the largest estimate; Sparrow's is 1, which biases the batch mean.
 
     Raises:
         TypeError: Z_k holds no real floating numbers.
@@ -207,7 +226,8 @@ def bias_correction(topk_overlap: Array, accepted: Array) -> Array:
     mean = xp.mean(topk_overlap)
     if not bool(mean > 0):
         raise ValueError("topk_overlap is zero everywhere: kappa = accepted / mean(Z_k) does not exist")
-    return topk_overlap * (xp.mean(xp.astype(accepted, topk_overlap.dtype)) / mean)
+    scaled = topk_overlap * (xp.mean(xp.astype(accepted, topk_overlap.dtype)) / mean)
+    return scaled if most == math.inf else xp.minimum(scaled, as_array(most, scaled))
 
 
 def calibrated(low: Array, high: Array, acceptance_probability: Array) -> Array:

@@ -74,16 +74,24 @@ def exp_difference(log_first: Array, log_second: Array) -> Array:
     return larger * xp.where(first_is_larger, -lacking, lacking)
 
 
+NEAR = 0.125
+"""The |x| up to which `near_exp_remainder` holds."""
+
+
 def exp_remainder(x: Array) -> Array:
     """e^x − 1 − x ≥ 0, elementwise, which is x²/2 at small x and keeps its digits there; inf at ±inf."""
     xp = namespace(x)
-    small, endless = xp.abs(x) < 0.125, x == math.inf
-    # With R = x·coth(x/2) − 2 = x²/6 − x⁴/360 + …, e^x − 1 is 2x/(2 − x + R): subtracting x cancels nothing.
-    inside = xp.where(small, x, 0.0)
-    square = inside * inside
-    even = square * (1 / 6 - square * (1 / 360 - square * (1 / 15120 - square / 604800)))
-    close = inside * (inside - even) / (2 - inside + even)
+    small, endless = xp.abs(x) < NEAR, x == math.inf
+    close = near_exp_remainder(xp.where(small, x, 0.0))
     outside = xp.where(small | endless, 0.0, x)
     # At x = inf the difference e^x − x would be nan.
     plain = xp.where(endless, math.inf, xp.expm1(outside) - outside)
     return xp.where(small, close, plain)
+
+
+def near_exp_remainder(x: Array) -> Array:
+    """`exp_remainder` of |x| < `NEAR`, elementwise."""
+    # With R = x·coth(x/2) − 2 = x²/6 − x⁴/360 + …, e^x − 1 is 2x/(2 − x + R): subtracting x cancels nothing.
+    square = x * x
+    even = square * (1 / 6 - square * (1 / 360 - square * (1 / 15120 - square / 604800)))
+    return x * (x - even) / (2 - x + even)

@@ -8,7 +8,6 @@ prefix, or only the visited ones.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from dataclasses import dataclass
 from functools import cached_property
@@ -162,6 +161,9 @@ class Sequences:
         return Sequences(self.prefix[rows], self.token[rows], self.mask[rows])
 
 
+_LAWS = ("policy_log_probs", "actor_log_probs", "reference_log_probs")
+
+
 @dataclass(frozen=True, eq=False)
 class SequenceLaws:
     """The policies at every prefix of one prompt; all float64 of shape (prefixes, vocab), nats.
@@ -171,6 +173,7 @@ class SequenceLaws:
         actor_log_probs: log q, the policy that wrote the rollouts.
         reference_log_probs: log p_ref, the policy before the update at hand; `policy_log_probs` itself
             where no update lies between them.
+        believed: the laws in which a trainer believes, of the same shape; None: the three above.
 
     Raises:
         ValueError: the shapes differ or are not (prefixes, vocab), or a law is not normalised.
@@ -179,13 +182,21 @@ class SequenceLaws:
     policy_log_probs: Floats
     actor_log_probs: Floats
     reference_log_probs: Floats
+    believed: SequenceLaws | None = None
 
     def __post_init__(self) -> None:
         if floating(self.policy_log_probs, "policy_log_probs").ndim != 2:
             raise ValueError(f"policy_log_probs has shape {self.policy_log_probs.shape}, not (prefixes, vocab)")
-        for field in dataclasses.fields(self):
-            check_log_probs(getattr(self, field.name), field.name)
-            check_same_shape(self.policy_log_probs, getattr(self, field.name), "policy_log_probs", field.name)
+        for name in _LAWS:
+            check_log_probs(getattr(self, name), name)
+            check_same_shape(self.policy_log_probs, getattr(self, name), "policy_log_probs", name)
+        if self.believed is not None:
+            check_same_shape(self.policy_log_probs, self.believed.policy_log_probs, "policy_log_probs", "believed")
+
+    @property
+    def told(self) -> SequenceLaws:
+        """The laws of ratios, and of the update's ∇log p, as a trainer believes them."""
+        return self if self.believed is None else self.believed
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -216,11 +227,11 @@ class Enumeration:
         ends = np.take_along_axis(self.sequences.cells(self.laws.shape), last, axis=-1)
         if len(np.unique(ends)) < len(self.sequences):
             raise ValueError("sequences holds a sequence twice: an enumeration has every sequence once")
-        for field in dataclasses.fields(self.laws):
-            total = float(np.exp(self.sequences.log_probs(getattr(self.laws, field.name))).sum())
+        for name in _LAWS:
+            total = float(np.exp(self.sequences.log_probs(getattr(self.laws, name))).sum())
             if not abs(total - 1) <= _MISSING * max(1, self.sequences.mask.shape[-1]):
                 raise ValueError(
-                    f"sequences is not every sequence: their probabilities under {field.name} add up to {total:.6g}"
+                    f"sequences is not every sequence: their probabilities under {name} add up to {total:.6g}"
                 )
         check_advantages(self.advantage, self.sequences, "advantage")
 

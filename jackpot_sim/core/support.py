@@ -11,9 +11,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from jackpot_sim.core.arrays import Array
+import numpy as np
+
+from jackpot_sim.core.arrays import Array, Flags, Ints
 from jackpot_sim.core.backend import namespace
-from jackpot_sim.core.checks import check_pair
+from jackpot_sim.core.checks import check_ids, check_integers, check_numpy, check_pair, check_rows
 from jackpot_sim.core.numerics import log_softmax
 
 
@@ -64,3 +66,51 @@ def cuts(policy_log_probs: Array, actor_log_probs: Array) -> bool:
     policy_log_probs, actor_log_probs = check_pair(policy_log_probs, actor_log_probs)
     xp = namespace(policy_log_probs)
     return bool(xp.any((actor_log_probs == -math.inf) & (policy_log_probs > -math.inf)))
+
+
+@dataclass(frozen=True, eq=False)
+class SamplingMask:
+    """The tokens that a sampler kept at some states, as inference servers return them; numpy arrays.
+
+    Attributes:
+        ids: the tokens kept, one state after the other, int32 (total,).
+        offsets: state i kept ids[offsets[i] : offsets[i + 1]], int64 (states + 1,).
+        places: the state of each token of n sequences, (n, length) or any shape. A state without any ids was not cut.
+
+    Raises:
+        TypeError: an array is not a numpy array of integers.
+        ValueError: the offsets do not lead from 0 to the number of ids, or a place has no state.
+    """
+
+    ids: Ints
+    offsets: Ints
+    places: Ints
+
+    def __post_init__(self) -> None:
+        check_numpy(ids=self.ids, offsets=self.offsets, places=self.places)
+        check_integers(self.offsets, "offsets", "states + 1")
+        check_integers(self.ids, "ids", "total")
+        if self.offsets[0] != 0 or self.offsets[-1] != len(self.ids) or np.any(np.diff(self.offsets) < 0):
+            raise ValueError(f"offsets must grow from 0 to the number of ids, which is {len(self.ids)}")
+        check_ids(self.places, len(self.offsets) - 1, "places")
+
+    def take(self, rows: slice | Ints) -> SamplingMask:
+        """Those of some sequences, by rows (m,) or a slice."""
+        check_rows(rows)
+        return SamplingMask(self.ids, self.offsets, self.places[rows])
+
+    def dense(self, vocab: int) -> Flags:
+        """True on the tokens kept, (n, length, vocab); everywhere at a state that was not cut.
+
+        Raises:
+            ValueError: an id is none of the vocabulary.
+        """
+        check_ids(self.ids, vocab, "ids")
+        places = self.places.reshape(-1)
+        count = self.offsets[places + 1] - self.offsets[places]
+        row = np.repeat(np.arange(len(places)), count)
+        within = np.arange(len(row)) - np.repeat(np.cumsum(count) - count, count)
+        out: Flags = np.zeros((len(places), vocab), dtype=np.bool_)
+        out[row, self.ids[np.repeat(self.offsets[places], count) + within]] = True
+        out[count == 0] = True
+        return out.reshape(*self.places.shape, vocab)

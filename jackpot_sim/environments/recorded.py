@@ -12,11 +12,13 @@ class LogProbs(StrEnum):
     """The log-probs of the actor, and the law of the policy, between which a trainer takes its ratios.
 
     PROCESSED: the actor's are those of the law that it sampled from, after temperature, top-k and top-p; the policy's
-        law is whole. Where the actor cuts the policy itself, every ratio is the mass S that the cut leaves.
+        law is whole. r is p/q on the tokens kept: right for the whole policy but for the tokens that are never drawn,
+        and S times the ratio of the policy as it was cut. An actor that cuts the policy itself has r = S.
     RAW: the actor's are those of its model, before the sampler; the policy's law is whole. Ratios are those of the
         models, and blind to what the sampler did.
     SUPPORT: the tokens that the sampler kept are recorded, and both laws are renormalised on them. Ratios, and the
-        gradients of the update, are those of the policy cut as the actor was.
+        gradients of the update, are those of the policy cut as the actor was: with them importance sampling is
+        unbiased for that policy, and biased for the whole one.
     """
 
     PROCESSED = "processed"

@@ -9,7 +9,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
 
 from jackpot_sim import estimators
 from jackpot_sim.core.arrays import Array
-from jackpot_sim.estimators import Correction, UpdateTarget
+from jackpot_sim.estimators import Correction, Denominator, UpdateTarget
+from jackpot_sim.estimators.corrections import presets, registry
+from jackpot_sim.estimators.corrections.presets import Preset
 from jackpot_sim.estimators.sequences.updates import require_target
 
 
@@ -37,7 +39,7 @@ class EstimatorSpec(Frozen):
     """One estimator. In a file its parameters stand beside `kind`; a bare name takes the defaults."""
 
     kind: str
-    """A name from `estimators.names()`."""
+    """A name from `estimators.names()`, or a preset, `framework:rule`."""
     parameters: dict[str, Parameter] = {}
     """The arguments of `estimators.get` besides the name."""
     acceptance_rate: float | None = None
@@ -86,6 +88,9 @@ class EstimatorSpec(Frozen):
             if "lam" not in self.correction().parameters():
                 raise ValueError(f"{self.kind} has no lam: an acceptance_rate fits obrs and jackpot")
         require_target(self.correction(), self.target)
+        for name in registry.plugged_in([self.kind]):
+            if hidden := registry.defaults(registry.registered(name)).keys() & type(self).model_fields.keys():
+                raise ValueError(f"{name}: give its parameter {min(hidden)} another name, studies mean their own by it")
         return self
 
     def correction(self) -> Correction:
@@ -131,6 +136,16 @@ class EstimatorSpec(Frozen):
         return estimators.at_budget(
             self.correction(), policy_log_probs, actor_log_probs, self.acceptance_rate, self.per_state
         )
+
+    @property
+    def preset(self) -> Preset | None:
+        """The preset that it is, if it is one."""
+        return presets.named(self.kind)
+
+    @property
+    def denominator(self) -> Denominator:
+        """Its own denominator: a preset's, or `proposed`."""
+        return Denominator.PROPOSED if self.preset is None else self.preset.denominator
 
     @property
     def draws_a_mask(self) -> bool:

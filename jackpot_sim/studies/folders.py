@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from jackpot_sim.studies.errors import StudyError
@@ -39,10 +40,14 @@ class StudyFolder:
         return (self.root / MANIFEST).exists()
 
     @contextlib.contextmanager
-    def claimed(self, config_hash: str) -> Iterator[None]:
+    def claimed(self, config_hash: str, corrections: Mapping[str, str] = MappingProxyType({})) -> Iterator[None]:
         """The folder, created or found to hold the study with this hash, and locked against other processes.
 
         A study that begins in the block and fails before it has a result leaves nothing behind.
+
+        Args:
+            config_hash: the hash.
+            corrections: digests of the study's corrections that are not ours, which its manifest holds too.
 
         Raises:
             StudyError: it holds another study or something else, is in use, or cannot be written.
@@ -51,10 +56,11 @@ class StudyFolder:
         try:
             with contextlib.ExitStack() as stack:
                 try:
-                    self._require_own(config_hash)
+                    self._require_own(config_hash, corrections)
                     absent = [folder for folder in (self.root, *self.root.parents) if not folder.exists()]
                     stack.enter_context(locked(self.root))
-                    self._require_own(config_hash)  # again: another process may have begun and ended in between
+                    # Again: another process may have begun and ended in between.
+                    self._require_own(config_hash, corrections)
                 except OSError as error:
                     raise unwritable(Path(error.filename or self.root), error) from error
                 begins = not self.has_manifest
@@ -64,12 +70,18 @@ class StudyFolder:
                 remove_if_empty(self.root, (LOCK, MANIFEST), absent)
             raise
 
-    def _require_own(self, config_hash: str) -> None:
+    def _require_own(self, config_hash: str, corrections: Mapping[str, str]) -> None:
         if self.has_manifest:
             try:
-                other = self.manifest()["config_hash"]
+                begun = self.manifest()
             except StudyError as error:
                 raise StudyError(f"{error}; choose another --out") from error
+            other, before = begun["config_hash"], begun.get("corrections", {})
+            if changed := [name for name in corrections if before.get(name, corrections[name]) != corrections[name]]:
+                raise StudyError(
+                    f"{self.root} was begun with other code of {changed[0]}: put the plug-in back as it was, or choose "
+                    "another --out"
+                )
             if other != config_hash:
                 raise StudyError(
                     f"{self.root} holds another study (config {other}, this one is {config_hash}): choose another --out"

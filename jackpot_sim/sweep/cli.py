@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Annotated
 
 from jackpot_sim.commands import FLAG, MANY, UNPARSED, answer, app_of, console
+from jackpot_sim.estimators import names
+from jackpot_sim.studies import plugins
 from jackpot_sim.studies.configuration import read_mapping
 from jackpot_sim.studies.dotted import Nested, split_dotted
 from jackpot_sim.studies.errors import StudyError
@@ -15,9 +17,10 @@ from jackpot_sim.studies.executors import ExecutorKind, opened, processes
 from jackpot_sim.studies.help_texts import columns_table
 from jackpot_sim.studies.kinds import SWEEP, require_kind
 from jackpot_sim.studies.tables import print_table
-from jackpot_sim.sweep import column_meanings, plan, records, spec, summary
+from jackpot_sim.sweep import column_meanings, plan, records, schema, spec, summary
 from jackpot_sim.sweep.display import cost_table, shown
-from jackpot_sim.sweep.epilogue import EPILOGUE
+from jackpot_sim.sweep.epilogue import epilogue
+from jackpot_sim.sweep.presets import presets_tables
 from jackpot_sim.sweep.rollout_summary import rollout_tables
 from jackpot_sim.sweep.run import Progress, run
 from jackpot_sim.sweep.spec import Study
@@ -28,7 +31,6 @@ app = app_of(
     "jackpot_sim.sweep",
     "Measure estimators exactly in a grid of mismatched policy pairs, and record the results.\n\n"
     "With no options it runs the default study.",
-    EPILOGUE,
 )
 
 
@@ -37,8 +39,10 @@ def sweep(
     *,
     config: Path | None = None,
     out: Path | None = None,
+    plugin: plugins.Option = None,
     estimators: Annotated[list[str] | None, MANY] = None,
     rao_blackwell: Annotated[bool, FLAG] = False,
+    centred: Annotated[bool, FLAG] = False,
     denominators: Annotated[list[str] | None, MANY] = None,
     methods: Annotated[list[str] | None, MANY] = None,
     seeds: int | None = None,
@@ -51,6 +55,7 @@ def sweep(
     dry_run: Annotated[bool, FLAG] = False,
     quiet: Annotated[bool, FLAG] = False,
     columns: Annotated[bool, FLAG] = False,
+    presets: Annotated[bool, FLAG] = False,
     wide: Annotated[bool, FLAG] = False,
     env: Annotated[Mapping[str, object] | None, UNPARSED] = None,
 ) -> int:
@@ -59,9 +64,11 @@ def sweep(
     Args:
         config: A study in YAML or TOML; without it the default study.
         out: The folder for the records; by default runs/NAME-HASH of the study.
-        estimators: Estimators by name, in place of the study's.
+        plugin: Files or modules that register corrections of your own, which then are estimators like all others.
+        estimators: Estimators by name, or presets such as verl:decoupled_token_is, in place of the study's.
         rao_blackwell: Add the Rao-Blackwell form of every estimator that draws a mask.
-        denominators: proposed, accepted, self_normalized.
+        centred: Add the score-centred form of every estimator of single tokens.
+        denominators: proposed, accepted, self_normalized; by default proposed, and its framework's for a preset.
         methods: exact, monte_carlo, or both.
         seeds: The number of seeds: 3 means 0, 1 and 2.
         n_samples: Proposals per state, for the MSE and for Monte Carlo.
@@ -75,21 +82,31 @@ def sweep(
         dry_run: Show the cells and their cost, and run nothing.
         quiet: No progress bar and no summary.
         columns: Alone: explain every column of the records.
+        presets: Alone, or with --wide: list the rules of training frameworks that estimators may name.
         wide: Tables with all their columns, however narrow the terminal is.
         env: The environment options, by name.
     """
     options = [name for name, value in locals().items() if value]
     if columns:
-        if options != ["columns"]:
+        if set(options) - {"plugin"} != {"columns"}:
             raise StudyError("--columns stands alone")
-        for table, meanings in column_meanings.described().items():
+        plugins.of_option(plugin)
+        for table, meanings in column_meanings.described(names()).items():
             console().print(columns_table(f"RUN/{table}/*.parquet", meanings))
+        return 0
+    if presets:
+        if set(options) - {"wide"} != {"presets"}:
+            raise StudyError("--presets stands alone, or with --wide")
+        for each in presets_tables():
+            print_table(console(), each, wide=wide)
         return 0
     processes(executor, workers, 1)  # refuses what contradicts itself before anything is read
     study = study_from(
         config,
         env or {},
         rao_blackwell,
+        centred,
+        plugins=plugins.of_option(plugin) or None,
         estimators=estimators,
         denominators=denominators,
         methods=methods,
@@ -136,7 +153,7 @@ def _print_results(root: Path, progress: Progress, wide: bool) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Parses, runs, and turns every foreseeable failure into one sentence and exit code 2."""
     again = "the same command finishes the run"
-    return answer(app, "sweep", argv, failures=(StudyError,), again=again, split=_split)
+    return answer(app, "sweep", argv, failures=(StudyError,), again=again, split=_split, epilogue=epilogue)
 
 
 def _split(tokens: list[str]) -> tuple[dict[str, object], list[str]]:
@@ -162,7 +179,9 @@ def split_env_options(tokens: Sequence[str]) -> tuple[Nested, list[str]]:
     return env, rest
 
 
-def study_from(config: Path | None, env: Mapping[str, object], rao_blackwell: bool, **fields: object) -> Study:
+def study_from(
+    config: Path | None, env: Mapping[str, object], rao_blackwell: bool, centred: bool = False, **fields: object
+) -> Study:
     """The study that a config file and the overrides make.
 
     Raises:
@@ -174,6 +193,8 @@ def study_from(config: Path | None, env: Mapping[str, object], rao_blackwell: bo
         # Its budgets suit this world; the rest of the options is laid over its environments.
         env = {key: value for key, value in env.items() if key != "kind"}
     overrides = {name: value for name, value in fields.items() if value is not None}
+    if "plugins" in overrides:
+        overrides["plugins"] = plugins.loaded_of(mapping.get("plugins"), overrides["plugins"])
     if "topk" in overrides:
         normalizers = mapping.get("normalizers")
         overrides["normalizers"] = {
@@ -181,11 +202,14 @@ def study_from(config: Path | None, env: Mapping[str, object], rao_blackwell: bo
             "k": overrides.pop("topk"),
         }
     study = spec.parse(spec.with_overrides(mapping, overrides, env))
-    if not rao_blackwell:
-        return study
-    added = [each.model_copy(update={"rao_blackwell": True}) for each in study.estimators if each.draws_a_mask]
-    both = (*study.estimators, *(each for each in added if each not in study.estimators))
-    return study.model_copy(update={"estimators": both})
+    schema.tables(study.kinds)  # refuses a parameter that cannot be a column before anything is measured
+    if rao_blackwell:
+        masked = (each for each in study.estimators if each.draws_a_mask)
+        study = study.with_added(each.model_copy(update={"rao_blackwell": True}) for each in masked)
+    if centred:
+        of_tokens = (each for each in study.estimators if not each.needs_sequences)
+        study = study.with_added(each.model_copy(update={"centred": True}) for each in of_tokens)
+    return study
 
 
 def _read(config: Path) -> dict[str, object]:

@@ -70,7 +70,7 @@ def cost_table(study: Study) -> Table:
     table = Table(title=f"{study.name}: config {study.config_hash}", title_justify="left")
     for heading in ("environment", "cells", "states x vocab", "rows", "about, serial"):
         table.add_column(heading, justify="left" if heading == "environment" else "right")
-    rows = len(study.estimators) * len(study.denominators) * len(study.methods)
+    rows = plan.estimates(study) * len(study.methods)
     groups: dict[str, list[plan.Cell]] = {}
     for cell in plan.cells(study):
         groups.setdefault(kinds_of(cell.env.family, cell.env.base_kind), []).append(cell)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import get_args
 
-from jackpot_sim import estimators
 from jackpot_sim.environments.language_models.build import LanguageModel
 from jackpot_sim.environments.language_models.checkpoints import Precision
 from jackpot_sim.environments.language_models.formats import Format
+from jackpot_sim.environments.recorded import LogProbs
 from jackpot_sim.environments.rollouts.answers import AnswerReward, Match
 from jackpot_sim.environments.rollouts.hf import HuggingFace
 from jackpot_sim.environments.sequences.reward import Reward
@@ -18,7 +19,8 @@ from jackpot_sim.environments.sources.kinds import REAL_SOURCES, TINY_SOURCES
 from jackpot_sim.environments.states.advantage import Advantage
 from jackpot_sim.environments.states.base_laws import BaseLaw
 from jackpot_sim.environments.states.families import FAMILIES
-from jackpot_sim.estimators.corrections.registry import registered
+from jackpot_sim.estimators.corrections.registry import ours, registered
+from jackpot_sim.studies import plugins
 from jackpot_sim.studies.help_texts import fields, kinds
 from jackpot_sim.sweep.spec import Study
 
@@ -33,7 +35,9 @@ def _sources(sources: tuple[type[ActorSource], ...]) -> str:
     return "; ".join(parts)
 
 
-EPILOGUE = f"""
+def epilogue(tokens: Sequence[str] = ()) -> str:
+    """The text, with the corrections of the plug-ins that a command line names."""
+    return f"""
 Environments are set by dotted options, whose values may be lists (each value is one environment):
 `--env.kind logit-noise --env.sigma 0.1 0.2 --env.base.kind zipf --env.base.vocab 5000`.
 With `--env.kind` they replace the study's environments; without it they change each of them.
@@ -64,24 +68,36 @@ set. Either takes a limit. The actor is another checkpoint, or made from the pol
 Formats are {", ".join(Format)}; precisions {", ".join(Precision)}.
 `--env.reward.kind` is {AnswerReward.kind} (match={" or ".join(Match)}; the default where every prompt carries an
 answer), distinct-share (the default elsewhere) or another of those above. temperature is that of both models; top_k and
-top_p are the actor's sampling. `--env.log-probs raw` studies the mistake of recording the actor's log-probs before
-temperature, top_k and top_p. Gradients are measured in the space of the parameters that block names. n_samples counts
+top_p are the actor's sampling. Gradients are measured in the space of the parameters that block names. n_samples counts
 rollouts of each prompt in an update, and an update takes those of all prompts; by default there are 8 of them and 4
 replicates, from which bias and variance are estimated.
+
+A sampler that cuts, by top-k or top-p: `--env.log-probs` says what the trainer gets, in every kind of environment.
+{LogProbs.PROCESSED} (the default): the actor's log-probs after the cut, against the whole policy. r is right for the
+whole policy on the tokens kept, and S, their mass, times that of the policy as it was cut: a policy and its own nucleus
+have r = S. {LogProbs.RAW}: the actor's log-probs before temperature, top-k and top-p: r is blind to the cut.
+{LogProbs.SUPPORT}: the tokens kept are recorded, and the policy is renormalised on them, in ratios and in the update's
+gradient: right for the policy as it was cut. Bias and KLs are against the whole policy in all three.
 
 Base laws (`--env.base.kind`): {kinds(get_args(BaseLaw))}.
 
 Advantages (`--env.advantage.kind`): {kinds(get_args(Advantage))}.
 
-Estimators: {"; ".join(f"{name} {fields(registered(name))}".strip() for name in estimators.names())}. Parameters are
+Estimators: {"; ".join(f"{name} {fields(registered(name))}".strip() for name in ours())}. Parameters are
 given in a config file, beside their kind:
 `estimators: [none, {{kind: tis, clip: [1.5, 2, 5]}}, {{kind: jackpot, acceptance_rate: 0.9, rao_blackwell: true}}]`.
 
-In a config file an estimator also takes `rao_blackwell: true`, `batch_normalize: true`, `masked_by: ANOTHER` (accept
+Presets are the rules of training frameworks by their own names, `--estimators verl:decoupled_token_is trl:token_mask`.
+They are measured with their framework's denominator unless denominators are given; `--presets` lists them.
+
+In a config file an estimator also takes `rao_blackwell: true`, `centred: true` (arXiv 2609.20807: each token's term
+loses its mean over the actor's law), `batch_normalize: true`, `masked_by: ANOTHER` (accept
 probabilities and weights are multiplied: `{{kind: tis, masked_by: veto}}`) and, on small-lm, `target: p_new`: a
 correction with a c2 aims at the policy being trained instead of the one before the update, see `updates`. m2po and
 batch_normalize look at the whole batch: their exact figures are the limit of an infinitely large batch, and
 Monte Carlo takes batches of n_samples sequences of every prompt.
+
+{plugins.help_text(tokens)}
 
 Denominators: proposed divides by all tokens, accepted by those kept in the batch, self_normalized by
 each state's own weights.

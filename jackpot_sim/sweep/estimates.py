@@ -72,7 +72,7 @@ def measured(
     states: list[Columns] = []
     for spec in study.estimators:
         chosen = correction(spec)
-        for denominator in study.denominators:
+        for denominator in study.denominators_of(spec):
             labels = environment | estimator_columns(spec, chosen) | {"denominator": str(denominator)}
             for method, estimator in methods.items():
                 started = time.perf_counter()

@@ -42,13 +42,17 @@ def tokens(cell: Cell) -> int | None:
     return None if cost is None else cost.tokens
 
 
+def estimates(study: Study) -> int:
+    """The number of estimators, each as often as it has denominators."""
+    return sum(len(study.denominators_of(spec)) for spec in study.estimators)
+
+
 def seconds(cell: Cell, study: Study) -> float | None:
     """A rough estimate of the serial seconds that a cell takes; None where only building the environment tells."""
     cost = cell.env.cost()
     if cost is None:
         return None
-    estimators = len(study.estimators) * len(study.denominators)
     proposals = study.n_samples * study.replicates
     exact = 0.0 if cost.exact is None or Method.EXACT not in study.methods else cost.exact
     drawn = cost.draw * proposals if cost.exact is None or Method.MONTE_CARLO in study.methods else 0.0
-    return cost.build + cost.write * proposals + estimators * (exact + drawn)
+    return cost.build + cost.write * proposals + estimates(study) * (exact + drawn)

@@ -11,7 +11,7 @@ A shard is written to a dot-file, flushed to disk and renamed, and `records` is 
 there means that the cell is finished, at whatever instant the run was killed.
 
 Parameters of estimators have a column each, which their corrections name. Records of other versions may lack some
-or have others: they are read all the same.
+or have others, and old ones lack `centred`: they are read all the same.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class RunDirectory:
         self.root = root
         self._study, self._cells = study, cells
         self._folder, self._tables = _folder(root), tables_of(study)
-        self._schemas = tables(kind for spec in study.estimators for kind in spec.kinds)
+        self._schemas = tables(study.kinds)
         self._provenance = provenance()
 
     @contextlib.contextmanager
@@ -67,7 +67,7 @@ class RunDirectory:
         Raises:
             StudyError: the folder holds another study or something else, is in use, or cannot be written.
         """
-        with self._folder.claimed(self._study.config_hash):
+        with self._folder.claimed(self._study.config_hash, self._study.corrections):
             try:
                 self._prepare()
             except OSError as error:
@@ -126,6 +126,7 @@ class RunDirectory:
             "study": self._study.name,
             "config_hash": self._study.config_hash,
             "config": self._study.model_dump(mode="json"),
+            "corrections": self._study.corrections,
             "cells": [
                 {"cell": cell.id, "seed": cell.seed, "environment": json.loads(cell.environment)}
                 for cell in self._cells
@@ -170,7 +171,11 @@ def load(root: Path, table: str = "records") -> pd.DataFrame:
     if not shards:
         raise StudyError(f"{root} holds no finished cell yet: run the study first")
     parts = [_read_shard(shard, TABLES[table]) for shard in shards]
-    frame: pd.DataFrame = pa.concat_tables(parts, promote_options="default").to_pandas()
+    whole = pa.concat_tables(parts, promote_options="default")
+    if "centred" in whole.column_names:  # before there was centring, nothing was centred
+        place, column = whole.column_names.index("centred"), whole["centred"]
+        whole = whole.set_column(place, "centred", column.fill_null(False))
+    frame: pd.DataFrame = whole.to_pandas()
     return frame
 
 

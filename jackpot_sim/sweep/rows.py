@@ -76,6 +76,7 @@ def estimator_columns(spec: EstimatorSpec, correction: Correction) -> Row:
         "level": str(correction.level),
         "rao_blackwell": spec.rao_blackwell,
         "batch_normalize": spec.batch_normalize,
+        "centred": spec.centred,
         "masked_by": None if spec.masked_by is None else spec.masked_by.label,
         "target": str(spec.target),
         "acceptance_budget": spec.acceptance_rate,

@@ -9,9 +9,10 @@ from pathlib import Path
 
 from jackpot_sim.studies.errors import StudyError
 from jackpot_sim.studies.executors import Task, landing, outliving_workers
+from jackpot_sim.studies.plugins import Plugin, load, require_unchanged
 from jackpot_sim.sweep.cell import measure
 from jackpot_sim.sweep.estimates import Measured
-from jackpot_sim.sweep.plan import cells
+from jackpot_sim.sweep.plan import Cell, cells
 from jackpot_sim.sweep.records import RunDirectory
 from jackpot_sim.sweep.spec import Study
 
@@ -56,12 +57,18 @@ def run(
         missing = [cell for cell in everything if cell.id not in done]
         progress = Progress(len(done), len(everything), len(done))
         report(progress)
-        tasks = [Task(cell.id, measure, (cell, study)) for cell in missing]
+        plugins = load(study.plugins)
+        tasks = [Task(cell.id, _measure, (cell, study, plugins)) for cell in missing]
         for _, future in landing(tasks, executor, in_flight):
             directory.write(_result(future, "; finished cells are kept" if progress.finished else ""))
             progress = Progress(progress.finished + 1, progress.total, len(done))
             report(progress)
         return progress
+
+
+def _measure(cell: Cell, study: Study, plugins: tuple[Plugin, ...]) -> Measured:
+    require_unchanged(plugins)
+    return measure(cell, study)
 
 
 def _result(future: Future[Measured], addition: str) -> Measured:

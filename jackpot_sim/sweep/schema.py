@@ -19,7 +19,7 @@ _TEXT, _REAL, _WHOLE, _FLAG = pa.string(), pa.float64(), pa.int64(), pa.bool_()
 _PARAMETERS = {float: _REAL, str: _TEXT, bool: _FLAG}
 
 BEFORE_PARAMETERS, AFTER_PARAMETERS = "batch_normalize", "acceptance_budget"
-"""The columns of the records between which parameters of estimators stand."""
+"""The columns of the records between which `centred` and the parameters of estimators stand: records may lack these."""
 
 RECORDS = pa.schema(
     [
@@ -30,7 +30,7 @@ RECORDS = pa.schema(
         *((name, _WHOLE) for name in ("vocab", "states", "length", "seed")),
         ("space", _TEXT),
         *((name, _TEXT) for name in ("estimator", "estimator_kind", "level", "masked_by", "target")),
-        *((name, _FLAG) for name in ("rao_blackwell", "batch_normalize")),
+        *((name, _FLAG) for name in ("rao_blackwell", "batch_normalize", "centred")),
         *((name, _PARAMETERS[kind]) for name, kind in parameters.types().items()),
         ("acceptance_budget", _REAL),
         ("budget_per_state", _FLAG),

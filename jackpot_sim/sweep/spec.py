@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from functools import cached_property
 from importlib import resources
@@ -29,6 +29,7 @@ from jackpot_sim.studies import configuration
 from jackpot_sim.studies.configuration import Location, expand, kinds_of, place_in
 from jackpot_sim.studies.errors import StudyError
 from jackpot_sim.studies.estimator_spec import EstimatorSpec, Frozen
+from jackpot_sim.studies.plugins import Plugins, digests
 from jackpot_sim.studies.provenance import VERSION
 from jackpot_sim.sweep.worlds import BY_KIND, TRAITS, Environment, identity, kinds_with
 
@@ -86,12 +87,14 @@ class Study(Frozen):
 
     name: Annotated[str, Field(pattern=r"^[\w.-]+$")] = "study"
     """Names the default output folder."""
+    plugins: Plugins = ()
+    """Files or modules that register corrections of your own."""
     env: Annotated[tuple[Annotated[Environment, Field(discriminator="kind")], ...], BeforeValidator(_as_environments)]
     """The environments."""
     estimators: Annotated[tuple[EstimatorSpec, ...], BeforeValidator(expand)]
     """The estimators, by name or with parameters."""
-    denominators: tuple[Denominator, ...] = (Denominator.PROPOSED,)
-    """The divisors of the weighted sums."""
+    denominators: tuple[Denominator, ...] | None = None
+    """The divisors of the weighted sums; null: proposed, and the framework's own for its presets."""
     seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=_COLUMN)], ...], BeforeValidator(_as_seeds)] = tuple(
         range(_SIZES.seeds)
     )
@@ -121,10 +124,13 @@ class Study(Frozen):
     @model_validator(mode="after")
     def _some_and_distinct(self) -> Study:
         for field in ("env", "estimators", "denominators", "seeds", "methods"):
-            if not getattr(self, field):
+            items = getattr(self, field)
+            if items is None:
+                continue
+            if not items:
                 raise ValueError(f"{field} is empty")
             seen: list[object] = []
-            for item in getattr(self, field):
+            for item in items:
                 same = identity(dataclasses.asdict(item)) if field == "env" else getattr(item, "label", item)
                 if same in seen:
                     raise ValueError(f"{field} holds {getattr(item, 'label', item)} twice")
@@ -167,9 +173,37 @@ class Study(Frozen):
             )
         return self
 
+    def denominators_of(self, spec: EstimatorSpec) -> tuple[Denominator, ...]:
+        """The denominators with which an estimator is measured: the study's, or where it names none its own."""
+        return (spec.denominator,) if self.denominators is None else self.denominators
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The names of the corrections in the study."""
+        return tuple(dict.fromkeys(kind for spec in self.estimators for kind in spec.kinds))
+
+    @cached_property
+    def corrections(self) -> dict[str, str]:
+        """A digest of each correction in the study that is not ours, by its name."""
+        return digests(self.kinds)
+
+    def with_added(self, forms: Iterable[EstimatorSpec]) -> Study:
+        """The study with those of these forms of its estimators that it does not hold yet.
+
+        Raises:
+            StudyError: the world of an environment does not offer one.
+        """
+        together = list(self.estimators)
+        together.extend(each for each in forms if each not in together)
+        study = self.model_copy(update={"estimators": tuple(together)})
+        try:
+            return Study._fitting(study)  # type: ignore[operator, no-any-return]
+        except ValueError as error:
+            raise StudyError(str(error)) from error
+
     @cached_property
     def config_hash(self) -> str:
-        """A digest of all that the records depend on: this study, the contents of its files, and our version.
+        """A digest of all that the records depend on: this study, contents of files and plug-ins, and our version.
 
         Raises:
             StudyError: a file that it names cannot be read.
@@ -179,8 +213,12 @@ class Study(Frozen):
         except (ValueError, OSError) as error:
             raise StudyError(str(error)) from error
         fields = self.model_dump(mode="json")
-        content = fields | {"env": [identity(env) for env in fields["env"]]}
-        text = json.dumps([content, files, VERSION], sort_keys=True)
+        divisors = [self.denominators_of(spec) for spec in self.estimators]
+        # Where all estimators have the same denominators, it does not matter who named them.
+        denominators = divisors[0] if len(set(divisors)) == 1 else divisors
+        content = fields | {"env": [identity(env) for env in fields["env"]], "denominators": denominators}
+        del content["plugins"]  # their contents count, not their places
+        text = json.dumps([content, files, VERSION, *filter(None, [self.corrections])], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

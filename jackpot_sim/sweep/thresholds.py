@@ -41,7 +41,7 @@ def with_thresholds(measured: Measured, study: Study, find: Finder) -> Measured:
         correction = spec.correction()
         parameter = str(correction.threshold_parameter)
         fixed = {name: value for name, value in correction.parameters().items() if name != parameter}
-        for denominator in study.denominators:
+        for denominator in study.denominators_of(spec):
             row = exact[spec.label, str(denominator)]
             # Estimators that differ in their thresholds alone have the same best one.
             key = correction.name, spec.target, repr(fixed), denominator

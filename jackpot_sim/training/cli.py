@@ -9,6 +9,7 @@ from typing import Annotated, get_args
 
 from jackpot_sim.commands import FLAG, UNPARSED, answer, app_of, console
 from jackpot_sim.requirements import require
+from jackpot_sim.studies import plugins
 from jackpot_sim.studies.dotted import split_dotted
 from jackpot_sim.studies.errors import StudyError
 from jackpot_sim.studies.executors import ExecutorKind, opened, processes
@@ -48,8 +49,8 @@ coarse KV cache or noise (`--actor.source.kind quantized-weights --actor.source.
 frozen is a smaller model, distilled to a KL and then left alone, or `--actor.model FOLDER`. joint is the same, but
 trained beside the policy, with distillation {fields(Distillation)}.
 
-Corrections: any name of `python -m jackpot_sim.sweep --help`, with its parameters in a config file or as
-`--correction.kind jackpot --correction.lam 1 --correction.c1 2 --correction.target p_new
+Corrections: any name of `python -m jackpot_sim.sweep --help`, or of a plug-in, with its parameters in a config file or
+as `--correction.kind jackpot --correction.lam 1 --correction.c1 2 --correction.target p_new
 --correction.rao-blackwell true`. It leads to p_ref, the policy before the update, unless its target is p_new.
 
 A config file holds these fields for every run, and `settings`, `methods` and `seeds` that span a grid; see
@@ -64,7 +65,6 @@ app = app_of(
     "jackpot_sim.training",
     "Train a policy by GRPO on rollouts of an actor that differs from it, with any correction.\n\n"
     "With no options: a small policy, taught to add three-digit numbers now and then, on its own rollouts.",
-    _EPILOGUE,
 )
 
 
@@ -83,6 +83,7 @@ def training(
     dry_run: Annotated[bool, FLAG] = False,
     quiet: Annotated[bool, FLAG] = False,
     columns: Annotated[bool, FLAG] = False,
+    plugin: plugins.Option = None,
     overrides: Annotated[Mapping[str, object] | None, UNPARSED] = None,
 ) -> int:
     """Train.
@@ -101,6 +102,7 @@ def training(
         dry_run: Show the runs, and train nothing.
         quiet: No progress display and no summary.
         columns: Alone: explain every column of the records.
+        plugin: Files or modules that register corrections of your own.
         overrides: The fields of every run that are options.
     """
     output = console()
@@ -109,7 +111,12 @@ def training(
             output.print(columns_table(file, meanings))
         return 0
     processes(executor, workers, 1)  # refuses what contradicts itself before anything is read
-    study = read(config, {**(overrides or {}), **({} if seeds is None else {"seeds": seeds})}, quick=quick)
+    own = {
+        name: value
+        for name, value in {"seeds": seeds, "plugins": plugins.of_option(plugin) or None}.items()
+        if value is not None
+    }
+    study = read(config, {**(overrides or {}), **own}, quick=quick)
     root = out or Path("runs") / f"{study.name}-{study.config_hash[:8]}"
     for few in shortages(study) if not quiet else ():
         _say(few)
@@ -143,7 +150,11 @@ def _say(sentence: str) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Parses, trains, and turns every foreseeable failure into one sentence and exit code 2."""
     again = "the same command goes on from the checkpoints"
-    return answer(app, "training", argv, failures=(StudyError,), again=again, split=_split)
+    return answer(app, "training", argv, failures=(StudyError,), again=again, split=_split, epilogue=_epilogue)
+
+
+def _epilogue(tokens: Sequence[str]) -> str:
+    return f"{_EPILOGUE}\n{plugins.help_text(tokens)}"
 
 
 def _split(tokens: list[str]) -> tuple[dict[str, object], list[str]]:

@@ -23,6 +23,8 @@ from jackpot_sim.studies.executors import Task, landing, outliving_workers
 from jackpot_sim.studies.files import unwritable, write_atomically
 from jackpot_sim.studies.folders import MANIFEST as MANIFEST
 from jackpot_sim.studies.folders import StudyFolder
+from jackpot_sim.studies.plugins import Plugin, require_unchanged
+from jackpot_sim.studies.plugins import load as load_plugins
 from jackpot_sim.studies.provenance import provenance
 from jackpot_sim.training import records
 from jackpot_sim.training.loop import checkpoints, evaluation
@@ -88,7 +90,7 @@ def conduct(
     """
     try:
         with (
-            _folder(root).claimed(study.config_hash),
+            _folder(root).claimed(study.config_hash, study.corrections),
             outliving_workers("what is finished is kept, and so are checkpoints"),
         ):
             check_possible(study)
@@ -97,7 +99,7 @@ def conduct(
             already = len(study.runs) - len(missing)
             progress = Progress(len(study.runs), already, already)
             _prepared(pairs(missing), options.models_of(root), executor, in_flight, progress, report)
-            _trained(missing, root, executor, in_flight, options, progress, report)
+            _trained(missing, load_plugins(study.plugins), root, executor, in_flight, options, progress, report)
             join(study, root)
             return progress
     except OSError as error:
@@ -143,7 +145,13 @@ def shortages(study: Study) -> tuple[str, ...]:
 
 def _begin(root: Path, study: Study) -> None:
     config = study.model_dump(mode="json")
-    content = {"study": study.name, "config_hash": study.config_hash, "config": config, **provenance()}
+    content = {
+        "study": study.name,
+        "config_hash": study.config_hash,
+        "config": config,
+        "corrections": study.corrections,
+        **provenance(),
+    }
     if _folder(root).has_manifest:
         begun = manifest(root)
         if begun["config"] == config:
@@ -188,6 +196,7 @@ def _look_at_models(progress: Progress, names: Sequence[str], *, report: Callabl
 
 def _trained(
     runs: Sequence[Run],
+    plugins: Sequence[Plugin],
     root: Path,
     executor: Executor,
     in_flight: int,
@@ -201,14 +210,15 @@ def _trained(
         progress.under_way = {name: last_row(root / "runs" / name / LOG) for name in names}
         report(progress)
 
-    tasks = [Task(run.id, _train, (run, root, options)) for run in runs]
+    tasks = [Task(run.id, _train, (run, plugins, root, options)) for run in runs]
     for name, future in landing(tasks, executor, in_flight, look, every=_LOOK_EVERY):
         _result(name, future)
         progress.finished += 1
         report(progress)
 
 
-def _train(run: Run, root: Path, options: Options) -> None:
+def _train(run: Run, plugins: Sequence[Plugin], root: Path, options: Options) -> None:
+    require_unchanged(plugins)
     train(
         run,
         root / "runs" / run.id,

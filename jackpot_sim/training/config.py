@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field, field_validator, model_validator
 
 from jackpot_sim.environments.language_models.build import TinyQwen3
 from jackpot_sim.environments.language_models.checkpoints import Precision
+from jackpot_sim.estimators import Denominator, UpdateTarget
+from jackpot_sim.estimators.corrections import presets
+from jackpot_sim.estimators.corrections.presets import Preset
 from jackpot_sim.studies.estimator_spec import EstimatorSpec, Frozen
 from jackpot_sim.training.actors import Actor, OnPolicy, SmallActor
 from jackpot_sim.training.loop.closed_loop import Budget
@@ -52,8 +56,21 @@ class Sampling(Frozen):
     """The most new tokens; None: as many as the task's longest solution needs."""
     temperature: Positive = 1.0
     """The temperature of actor and policy: both laws are those of logits / temperature."""
+    top_k: Count | None = None
+    """The number of likeliest tokens from which the actor samples; None: all. Not `topk`, the number stored."""
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """The mass of the nucleus from which the actor samples."""
+    log_probs: Literal["processed", "support"] = "processed"
+    """The trainer's view of a sampler that cuts: `processed`, the whole policy against what the actor sampled from.
+
+    Then r = S·(p/S)/q at every token, S the policy's mass on the tokens kept. An actor that cuts the policy itself
+    has r = S, and exact KLs of whole laws are inf. With `support` these tokens are recorded, and p_ref, p_new and a
+    trained actor are renormalised on them, in ratios, losses, distillation and KLs. Gradients are then those of the
+    renormalised law: training goes after the reward of the policy as it was cut, a biased target for the whole policy,
+    which is the one that is tested.
+    """
     topk: Annotated[int, Field(ge=0)] = 20
-    """The number of the actor's likeliest tokens that are stored at every state, to estimate the overlap Z."""
+    """The number of the actor's likeliest tokens that are stored at every state: for the overlap Z, and to centre."""
     batch_size: Count = 256
     """Sequences that are written at a time; the results do not depend on it."""
 
@@ -78,7 +95,11 @@ class Update(Frozen):
     aggregation: Aggregation = Aggregation.TOKEN_MEAN
     """The way from tokens to the loss."""
     denominator: Divisor = Divisor.PROPOSED
-    """The divisor of the weighted sum: proposed (all tokens), accepted (those kept), batch_normalized (mean weight)."""
+    """The divisor of the weighted sum: proposed (all tokens), accepted (those kept), kept_sequences (the sequences of
+    which a token is kept) or batch_normalized (mean weight)."""
+    bypass: bool = False
+    """Bypass mode: the rollout's log-probs in the place of p_ref's. PPO's ratio is p_new/q, and a correction may only
+    mask; without a clip the correction, at p_new/q, is all that multiplies the advantage."""
     batch_size: Count | None = None
     """Sequences that go through the model at once; None: a whole minibatch. Estimates of Z are calibrated on these."""
 
@@ -96,7 +117,31 @@ class Update(Frozen):
     def _clipped_twice(self) -> Update:
         if self.clip is None and self.clip_high is not None:
             raise ValueError("clip_high is given without clip: give both, or neither")
+        if self.aggregation is Aggregation.KEPT_MEAN and self.denominator is Divisor.ACCEPTED:
+            raise ValueError(
+                "aggregation kept-mean divides by the tokens kept, and so does denominator accepted: give proposed or "
+                "kept_sequences"
+            )
         return self
+
+
+def settings_of(preset: Preset) -> dict[str, object]:
+    """The fields of `Update` that a preset sets."""
+    own: dict[str, object] = {"denominator": _DIVISORS[preset.denominator].value}
+    if preset.aggregation is not None:
+        own["aggregation"] = preset.aggregation
+    return own | ({"bypass": True, "clip": None} if preset.bypass else {})
+
+
+_DIVISORS = {
+    Denominator.PROPOSED: Divisor.PROPOSED,
+    Denominator.ACCEPTED: Divisor.ACCEPTED,
+    Denominator.SELF_NORMALIZED: Divisor.BATCH_NORMALIZED,
+}
+
+
+def _shown(value: object) -> str:
+    return "null" if value is None else str(value).lower()
 
 
 class Evaluation(Frozen):
@@ -140,6 +185,39 @@ class Training(Frozen):
     stop_after_collapse: Count | None = None
     """The number of steps for which the accuracy stays collapsed before a run stops; None never stops early."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _of_preset(cls, value: object) -> object:
+        """The update's settings that a preset brings with it; other ones beside it are refused."""
+        if not isinstance(value, Mapping):
+            return value
+        correction, update = value.get("correction"), value.get("update") or {}
+        kind = correction.get("kind") if isinstance(correction, Mapping) else correction
+        preset = presets.named(kind) if isinstance(kind, str) else None
+        if preset is None or not isinstance(update, Mapping):
+            return value
+        own = settings_of(preset)
+        for name, wanted in own.items():
+            if name in update and str(update[name]).lower() != str(wanted).lower():
+                raise ValueError(
+                    f"{preset.name} has update.{name} {_shown(wanted)}, and {_shown(update[name])} is given: leave it "
+                    f"out, or give the correction by its parts, {preset.becomes}"
+                )
+        return {**value, "update": {**update, **own}}
+
+    @model_validator(mode="after")
+    def _bypassing(self) -> Training:
+        if self.update.bypass and self.correction.target is not UpdateTarget.REFERENCE:
+            raise ValueError("update.bypass leads corrections to p_new by itself: give no correction.target")
+        if self.update.bypass and self.correction.centred:
+            raise ValueError(f"{self.correction.label} has no form for update.bypass: leave out one of the two")
+        if self.update.bypass and self.update.clip is not None and self.correction.correction().weighs:
+            raise ValueError(
+                f"with update.bypass PPO's ratio is p_new/q, which {self.correction.label} would weigh a second time: "
+                "give update.clip null, or a correction that only masks"
+            )
+        return self
+
     @model_validator(mode="after")
     def _fitting(self) -> Training:
         if self.precision not in (Precision.FP32, Precision.FP64):
@@ -174,6 +252,8 @@ class Training(Frozen):
             raise ValueError("give budget or the correction's lam, not both")
         if correction.overlap_lam is not None and self.rollout.topk < 1:
             raise ValueError(f"{self.correction.label} needs the overlap: give rollout.topk of at least 1")
+        if correction.subtracts_mean and self.rollout.topk < 1:
+            raise ValueError(f"{self.correction.label} needs the actor's law: give rollout.topk of at least 1")
         if correction.looks_at_batch and self.update.batch_size is not None:
             raise ValueError(f"{self.correction.label} looks at the whole minibatch: give no update.batch_size")
         return self

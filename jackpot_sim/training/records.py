@@ -26,7 +26,8 @@ FIGURES = {
     "tested",
     "mean_at_k": "mean reward of k samples of the policy, likewise",
     "pass_at_k": "mean over held-out problems of the best reward of k samples, likewise",
-    "kl_policy_actor": "KL(p_ref‖q) per token of the rollouts, before the step's updates, nats",
+    "kl_policy_actor": "KL(p_ref‖q) per token of the rollouts, before the step's updates, nats; inf where the actor's "
+    "sampler cuts whole laws; with rollout.log_probs support p_ref, here and below, is renormalised on the tokens kept",
     "kl_actor_policy": "KL(q‖p_ref), likewise",
     "overlap": "Z(1) = Σ min(p_ref, q), likewise",
     "kl_exact": "1 where the three were computed over whole laws, 0 where from the tokens drawn",
@@ -37,6 +38,8 @@ FIGURES = {
     "weight_max": "largest m·w",
     "ess_fraction": "(Σ m·w)² / (n Σ (m·w)²) over tokens",
     "clipped_share": "share of tokens whose PPO term is clipped, and so has no gradient",
+    "share_below": "share of tokens whose ratio, or that of their sequence, is below the bounds of the correction",
+    "share_above": "the same above them",
     "loss": "mean loss of the policy's updates",
     "grad_norm": "mean norm of the policy's gradient before clipping",
     "actor_loss": "mean loss of a jointly trained actor",

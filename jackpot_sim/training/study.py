@@ -30,10 +30,11 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from jackpot_sim.environments.files import files_of, fingerprint
 from jackpot_sim.environments.language_models.build import Checkpoint
-from jackpot_sim.studies import configuration
+from jackpot_sim.studies import configuration, plugins
 from jackpot_sim.studies.errors import StudyError
 from jackpot_sim.studies.estimator_spec import Frozen
 from jackpot_sim.studies.kinds import TRAINING, require_kind
+from jackpot_sim.studies.plugins import Plugins
 from jackpot_sim.studies.provenance import VERSION
 from jackpot_sim.training.actors import SmallActor
 from jackpot_sim.training.config import Given, Training
@@ -91,6 +92,8 @@ class Study(Frozen):
     """The name of the study, and of its default output folder."""
     seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(_as_seeds)] = (0,)
     """A list of seeds, or how many: 3 means 0, 1 and 2."""
+    plugins: Plugins = ()
+    """Files or modules that register corrections of your own."""
     grid: dict[Label, dict[Label, Training]]
     """The methods of each setting."""
 
@@ -116,8 +119,13 @@ class Study(Frozen):
         )
 
     @cached_property
+    def corrections(self) -> dict[str, str]:
+        """A digest of each correction in the study that is not ours, by its name."""
+        return plugins.digests(kind for run in self.runs for kind in run.training.correction.kinds)
+
+    @cached_property
     def config_hash(self) -> str:
-        """A digest of all that runs depend on besides their seeds: settings, methods, files, and our version.
+        """A digest of all that runs depend on besides their seeds: settings, methods, files, plug-ins, and our version.
 
         The seeds are not part of it, so that a study can be extended by more of them.
 
@@ -128,7 +136,8 @@ class Study(Frozen):
             contents = fingerprint(files_of([_reads(run.training) for run in self.runs]))
         except (ValueError, OSError) as error:
             raise StudyError(str(error)) from error
-        text = json.dumps([self.model_dump(mode="json", exclude={"seeds"}), contents, VERSION], sort_keys=True)
+        fields = self.model_dump(mode="json", exclude={"seeds", "plugins"})
+        text = json.dumps([fields, contents, VERSION, *filter(None, [self.corrections])], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -173,9 +182,10 @@ def of_mapping(mapping: Mapping[str, object], overrides: Mapping[str, object], *
         listed = [axis for axis in _AXES if isinstance(shortened.get(axis), list)]
         chosen = {axis: _chosen(_named(whole.get(axis), axis), f"quick.{axis}", shortened[axis]) for axis in listed}
         whole = laid_over(whole, {key: value for key, value in shortened.items() if key not in chosen}) | chosen
-    study = {key: whole.pop(key) for key in ("name", "seeds") if key in whole}
+    study: dict[str, object] = {key: whole.pop(key) for key in ("name", "seeds") if key in whole}
     study |= {key: overrides[key] for key in ("name", "seeds") if key in overrides}
-    own = spelt_out({key: value for key, value in overrides.items() if key not in ("name", "seeds")})
+    study["plugins"] = plugins.loaded_of(whole.pop("plugins", None), overrides.get("plugins"))
+    own = spelt_out({key: value for key, value in overrides.items() if key not in ("name", "seeds", "plugins")})
     whole = laid_over(_KINDS, whole)
     settings, methods = (_named(whole.pop(axis, None), axis) for axis in _AXES)
     grid = {}

@@ -45,3 +45,18 @@ def test_row_blocks_cover_every_row_once(rows: int, columns: int, step: int, mon
     blocks = list(backend.row_blocks(rows, columns))
     assert [row for block in blocks for row in range(block.start, block.stop)] == list(range(rows))
     assert all(block.stop - block.start == step for block in blocks[:-1])
+
+
+def test_the_cumulative_minimum_is_that_of_each_prefix(xp: ToLibrary) -> None:
+    values = np.random.default_rng(0).normal(size=(3, 2, 5))
+    values[0, 0, 1], values[1, 1, 0] = -np.inf, np.inf
+    found = to_numpy(backend.cumulative_minimum(xp(values)))
+    for end in range(5):
+        np.testing.assert_array_equal(found[..., end], values[..., : end + 1].min(axis=-1))
+    assert backend.cumulative_minimum(xp(np.zeros((2, 0)))).shape == (2, 0)
+
+
+def test_booleans_are_placed_in_the_order_of_a_mask(xp: ToLibrary) -> None:
+    mask = np.array([False, True, True, False, True])
+    placed = backend.placed(xp(np.array([True, False, True])), xp(mask))
+    assert to_numpy(placed).tolist() == [False, True, False, False, True]

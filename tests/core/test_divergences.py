@@ -409,3 +409,44 @@ def test_renyi_refuses_other_orders(alpha: float) -> None:
 
 def test_a_violation_by_a_probability_that_underflows_is_still_infinite() -> None:
     assert divergences.kl(np.array([0.0, -800.0]), np.array([0.0, -math.inf])) == math.inf
+
+
+def test_binary_kl_by_hand_and_at_its_ends(xp: ToLibrary) -> None:
+    # (1/2, 1/4): ½ log 2 + ½ log(2/3). Where p = 1: log 1/q. Where p = 0: log 1/(1 − q).
+    pairs = [
+        *((0.5, 0.25, math.log(2) / 2 + math.log(2 / 3) / 2), (0.3, 0.3, 0.0), (1.0, 1.0, 0.0), (0.0, 0.0, 0.0)),
+        *((1.0, 0.25, math.log(4)), (0.0, 0.25, math.log(4 / 3)), (0.25, 0.0, INF), (0.25, 1.0, INF)),
+        *((1.0, 0.0, INF), (0.0, 1.0, INF)),
+    ]
+    p, q, expected = (np.array(column) for column in zip(*pairs, strict=True))
+    with np.errstate(divide="ignore"):
+        logs = xp(np.log(p)), xp(np.log(q))
+    np.testing.assert_allclose(to_numpy(divergences.binary_kl(*logs)), expected, rtol=1e-15, atol=1e-16)
+
+
+@given(law_pairs())
+def test_binary_kl_of_a_token_is_no_larger_than_that_of_the_laws(pair: Pair) -> None:
+    # Merging all other tokens loses information: the inequality of data processing.
+    for p, q in ((pair.policy, pair.actor), (pair.actor, pair.policy)):
+        assert np.all(divergences.binary_kl(p, q) <= divergences.kl(p, q) * (1 + 1e-9) + 1e-13)
+
+
+def test_binary_kl_refuses_what_is_no_probability(xp: ToLibrary) -> None:
+    with pytest.raises(ValueError, match="q holds NaN, or probabilities that add up to more than 1"):
+        divergences.binary_kl(xp(np.zeros(2)), xp(np.array([0.0, 0.1])))
+    # By rounding alone: it counts as 1.
+    assert float(divergences.binary_kl(xp(np.array([1e-9])), xp(np.array([0.0])))[0]) == 0
+
+
+@pytest.mark.parametrize("bound", [1e-30, 1e-3, 0.05, 0.5, 2.0, math.inf])
+def test_binary_kl_exceeds_a_bound_where_it_does(bound: float, xp: ToLibrary) -> None:
+    generator = np.random.default_rng(7)
+    log_probs = -np.abs(generator.standard_normal((3, 4000))) * np.array([[1e-9], [0.3], [20.0]])
+    near = np.minimum(log_probs + 0.5 * generator.standard_normal(log_probs.shape), 0.0)
+    edges = np.array([[-np.inf, -np.inf, 0.0, 0.0, -1.0], [-np.inf, -1.0, 0.0, -1.0, -np.inf]])
+    p, q = (np.concatenate([np.reshape(each, -1), edge]) for each, edge in zip((log_probs, near), edges, strict=True))
+    for first, second in ((p, q), (q, p)):
+        expected = divergences.binary_kl(first, second) > bound
+        np.testing.assert_array_equal(to_numpy(divergences.binary_kl_exceeds(xp(first), xp(second), bound)), expected)
+    with pytest.raises(ValueError, match="add up to more than 1"):
+        divergences.binary_kl_exceeds(xp(np.array([0.1])), xp(np.array([0.0])), bound)

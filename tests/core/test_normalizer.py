@@ -57,6 +57,10 @@ def test_by_hand(xp: ToLibrary) -> None:
     # the masses outside are 7/16 of p and of q, and Z = (1 + 1 + 2 + 1 + 1)/16.
     p, q = (xp(np.log(np.array(x) / 16)) for x in ([8.0, 4, 2, 1, 1], [1.0, 1, 4, 8, 2]))
     assert float(normalizer.topk(p, q, 1)) == pytest.approx(2 / 16, rel=1e-14)
+    # Both top-1 share nothing, and both top-3, {0, 1, 2} and {3, 2, 4}, share token 2.
+    assert float(normalizer.intersection(p, q, 1)) == 0
+    assert float(normalizer.intersection(p, q, 3)) == pytest.approx(2 / 16, rel=1e-14)
+    assert float(normalizer.intersection(p, q, 5, 2.0)) == pytest.approx((0.5 + 0.5 + 2 + 1 + 1) / 16, rel=1e-14)
     low, high = normalizer.bracket(p, q, 1)
     assert [float(low), float(high)] == pytest.approx([2 / 16, 9 / 16], rel=1e-14)
     low, high = normalizer.bracket(p, q, 1, 2.0)
@@ -368,3 +372,27 @@ def test_actor_topk_errors_name_the_argument(xp: ToLibrary) -> None:
 def test_calibrated_compares_the_ends(xp: ToLibrary) -> None:
     with pytest.raises(ValueError, match=r"low has shape \(1,\), high has shape \(2,\)"):
         normalizer.calibrated(xp([0.1]), xp([0.2, 0.3]), xp([0.1]))
+
+
+@given(law_pairs(), ks, lams)
+def test_the_intersection_is_its_sum_and_no_more_than_the_union_at_lam_1(pair: Pair, k: int, lam: float) -> None:
+    both = [x for x in likeliest(pair.policy, k) if x in likeliest(pair.actor, k)]
+    expected = np.sum(np.minimum(pair.q[both] / np.longdouble(lam), pair.p[both]))
+    found = float(normalizer.intersection(pair.policy, pair.actor, k, lam))
+    assert found == pytest.approx(float(expected), rel=1e-12, abs=1e-300)
+    assert float(normalizer.intersection(pair.policy, pair.actor, k)) <= topk_by_sorting(pair, k, 1.0)[0] * (1 + 1e-12)
+
+
+def test_the_intersection_of_all_tokens_is_z_at_lam_1_only() -> None:
+    pair = random_pair(3, (40,))
+    for lam in (0.5, 1.0, 2.0):
+        found = float(normalizer.intersection(pair.policy, pair.actor, 40, lam))
+        assert (found == pytest.approx(exact(pair, lam), rel=1e-12)) is (lam == 1.0)
+        assert found == pytest.approx(exact(pair, 1 / lam) / lam, rel=1e-12)
+
+
+def test_a_kappa_may_be_cut(xp: ToLibrary) -> None:
+    # κ = 0.9/0.6, by hand.
+    overlap, accepted = xp(np.array([0.4, 0.8])), xp(np.array([0.8, 1.0]))
+    np.testing.assert_allclose(to_numpy(normalizer.bias_correction(overlap, accepted)), [0.6, 1.2], rtol=1e-14)
+    np.testing.assert_allclose(to_numpy(normalizer.bias_correction(overlap, accepted, 1.0)), [0.6, 1.0], rtol=1e-14)

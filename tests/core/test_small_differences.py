@@ -77,6 +77,21 @@ def test_divergences(xp: ToLibrary, name: str, scale: float) -> None:
     assert float(found) == pytest.approx(float(reference(pair)), rel=RTOL, abs=0)
 
 
+def exact_binary_kl(p: float, q: float) -> Exact:
+    with mpmath.workdps(800):  # of 1 − e⁻⁷⁰⁰ fifty digits are all nines
+        u, v = (mpmath.exp(mpmath.mpf(x)) for x in (p, q))
+        return u * mpmath.log(u / v) + (1 - u) * mpmath.log((1 - u) / (1 - v))
+
+
+@pytest.mark.parametrize("apart", [1e-12, 1e-9, 1e-3, 0.3, 5.0])
+@pytest.mark.parametrize("p", [-1e-15, -1e-6, -0.01, -math.log(2), -3.0, -40.0, -700.0])
+def test_binary_kl(xp: ToLibrary, p: float, apart: float) -> None:
+    # Near p = 1 it is the log-probs that hold the digits: q there is p times 1 − apart or 1 + apart.
+    for q in (p * (1 + apart), p * (1 - apart) if apart < 1 else p / (1 + apart)):
+        found = float(divergences.binary_kl(xp(np.array([p])), xp(np.array([q])))[0])
+        assert found == pytest.approx(float(exact_binary_kl(p, q)), rel=1e-12, abs=0), (p, q)
+
+
 @pytest.mark.parametrize("near", [1.0, -1.0])
 def test_renyi_near_one_of_laws_that_are_not_close(near: float) -> None:
     pair = close_pair(2.0)

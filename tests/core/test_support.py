@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from jackpot_sim.core.backend import to_numpy
-from jackpot_sim.core.support import BelievedLaws, cuts, on_support
+from jackpot_sim.core.support import BelievedLaws, SamplingMask, cuts, on_support
 from tests.conftest import ToLibrary
 from tests.core.laws import normalised, of_probabilities
 
@@ -34,3 +36,28 @@ def test_a_support_without_the_policy_is_refused() -> None:
         on_support(P, CUT + 0.1)
     with pytest.raises(ValueError, match="has shape"):
         BelievedLaws(P, CUT[:1])
+
+
+MASK = SamplingMask(np.array([2, 0, 1], dtype=np.int32), np.array([0, 1, 1, 3]), np.array([[0, 1], [2, 2]]))
+"""Of three states: one token kept, nothing recorded, two tokens kept; the last state has two tokens."""
+
+
+def test_a_recorded_support_is_where_it_was_recorded() -> None:
+    found = MASK.dense(3)
+    assert found.tolist() == [[[False, False, True], [True] * 3], [[True, True, False]] * 2]
+    assert MASK.take(np.array([1])).dense(4).tolist() == [[[True, True, False, False]] * 2]
+    assert MASK.take(slice(0, 1)).places.tolist() == [[0, 1]]
+
+
+def test_a_support_that_cannot_be_is_refused() -> None:
+    for changed, message in (
+        ({"offsets": np.array([0, 1, 1])}, "offsets must grow from 0 to the number of ids, which is 3"),
+        ({"offsets": np.array([0, 2, 1, 3])}, "offsets must grow"),
+        ({"places": np.array([[0, 3]])}, "places must lie from 0 to 2"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            dataclasses.replace(MASK, **changed)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="ids must hold integers"):
+        dataclasses.replace(MASK, ids=np.zeros(3))
+    with pytest.raises(ValueError, match="ids must lie from 0 to 1"):
+        MASK.dense(2)

@@ -28,7 +28,9 @@ from jackpot_sim.core.heads import ChunkedLaw, Head
 from jackpot_sim.core.log_ratios import Aggregate
 from jackpot_sim.core.scored import ScoredRollouts
 from jackpot_sim.core.topk import TopK
+from jackpot_sim.core.two_laws import TwoLaws
 from tests.doors.harness import Door, Given, Sizes, Values, array, floats, ids, laws, masks, negative, numbers, shares
+from tests.doors.sized import sized
 
 PAIR = {"policy_log_probs": array("states vocab", laws), "actor_log_probs": array("states vocab", laws)}
 TWO = {"p": array("states vocab", laws), "q": array("states vocab", laws)}
@@ -105,6 +107,16 @@ def head_of(generator: np.random.Generator, sizes: Sizes) -> Head:
     return Head(torch.as_tensor(generator.normal(size=(sizes["vocab"], sizes["hidden"]))))
 
 
+def one_each(generator: np.random.Generator, shape: tuple[int, ...], sizes: Sizes) -> Values:
+    """The offsets of states that keep one token each."""
+    return np.arange(shape[0])
+
+
+def sampling_mask(states: int) -> support.SamplingMask:
+    """States that keep one token each, for as many sequences of one token."""
+    return support.SamplingMask(np.zeros(states, dtype=np.int32), np.arange(states + 1), np.arange(states)[:, None])
+
+
 def gather(table: Values, sequence: sequences.Sequences) -> Values:
     """`Sequences.gather`."""
     return sequence.gather(table)
@@ -150,6 +162,24 @@ def along(generator: np.random.Generator, sizes: Sizes) -> dict[str, Any]:
     return {"sequence": paths(generator, sizes)}
 
 
+def two_laws(policy_log_probs: Any, actor_log_probs: Any) -> object:
+    both = TwoLaws(policy_log_probs, actor_log_probs)
+    return both.ratio, both.kl, both.divergences()
+
+
+def less_policy(policy_log_probs: Any, actor_log_probs: Any, weight: Any) -> object:
+    return TwoLaws(policy_log_probs, actor_log_probs).less_policy(weight)
+
+
+def kl_to(policy_log_probs: Any, actor_log_probs: Any, weight: Any) -> object:
+    return TwoLaws(policy_log_probs, actor_log_probs).kl_to(weight)
+
+
+def binary_kl_exceeds(p: Any, q: Any) -> object:
+    return divergences.binary_kl_exceeds(p, q, 0.1)
+
+
+WEIGHT = {"weight": array("states vocab", numbers(0.5, 2.0))}
 TABLE = array("prefixes vocab", floats, "*prefixes *vocab")
 AGGREGATED = {"mask": array("n length", masks)}
 
@@ -164,6 +194,24 @@ DOORS = (
     ),
     Door(obrs.overlap, PAIR | LAM),
     *(Door(call, PAIR) for call in (support.BelievedLaws, support.cuts, support.on_support)),
+    Door(
+        support.SamplingMask,
+        {
+            "ids": array("n", ids("vocab")),
+            "offsets": sized("n", lambda sizes: (sizes["n"] + 1,), one_each),
+            "places": array("*rows *length", ids("n"), any_shape=True),
+        },
+        torch=False,
+        letters=("vocab",),
+    ),
+    Door(
+        lambda rows, mask: mask.take(rows),
+        {"rows": array("*rows", ids("n"))},
+        lambda generator, sizes: {"mask": sampling_mask(sizes["n"])},
+        name="core.support.SamplingMask.take",
+        torch=False,
+        letters=("n",),
+    ),
     Door(obrs.accepted_log_probs, PAIR | LAM),
     Door(
         budget.solve_lam,
@@ -196,6 +244,7 @@ DOORS = (
         )
         for how in (None, Aggregate.SUM)
     ),
+    Door(log_ratios.perplexity_ratio, {"log_ratio": array("n length"), **AGGREGATED}),
     Door(log_ratios.effective_sample_size, {"weight": array("n length", numbers(0.5, 2.0)), **AGGREGATED}),
     Door(log_ratios.masked_mean, {"values": array("n length"), **AGGREGATED}),
     # ---- numerics
@@ -205,7 +254,13 @@ DOORS = (
         for function in (divergences.kl_terms, divergences.chi_square_of_checked)
     ),
     Door(divergences.kl_of_checked, TWO),
-    Door(divergences.binary_kl, {name: array("states vocab", negative, any_shape=True) for name in ("p", "q")}),
+    *(
+        Door(binary_kl, {name: array("states vocab", negative, any_shape=True) for name in ("p", "q")}, name=name)
+        for name, binary_kl in {
+            "core.divergences.binary_kl": divergences.binary_kl,
+            "core.divergences.binary_kl_exceeds": binary_kl_exceeds,
+        }.items()
+    ),
     Door(divergences.kl_to_measure, same("p", "ratio", "measure")),
     Door(obrs.overlap_of_checked, PAIR | LAM),
     Door(obrs.log_overlap_terms, PAIR | LAM),
@@ -214,7 +269,10 @@ DOORS = (
     Door(numerics.exp_difference, same("log_first", "log_second")),
     Door(checks.check_pair, PAIR),
     # ---- normalizer
-    *(Door(function, PAIR | LAM, fixed(k=2)) for function in (normalizer.topk, normalizer.bracket)),
+    *(
+        Door(function, PAIR | LAM, fixed(k=2))
+        for function in (normalizer.topk, normalizer.bracket, normalizer.intersection)
+    ),
     Door(
         normalizer.bracket_on_topk,
         {"policy_topk_log_probs": array("states k", on_topk), "actor_topk_log_probs": array("states k", on_topk)} | LAM,
@@ -304,6 +362,9 @@ DOORS = (
         | {"p": array("states vocab", floats, "states 1", "1 vocab", "1 1", "")}
         | dict.fromkeys(("divisor", "divisor_less_one"), array("states 1", numbers(0.5, 2.0))),
     ),
+    Door(two_laws, PAIR, name="core.two_laws.TwoLaws"),
+    Door(less_policy, PAIR | WEIGHT, name="core.two_laws.TwoLaws.less_policy"),
+    Door(kl_to, PAIR | WEIGHT, name="core.two_laws.TwoLaws.kl_to"),
     Door(weighted_laws.kl_to_weighted, {"log_p": array("states vocab", laws), "log_q": array("states vocab", laws)}),
     # ---- rollouts and sequences
     Door(ScoredRollouts, ROLLOUTS, torch=False),
@@ -400,10 +461,20 @@ EXEMPT: Mapping[str, str] = {
     **dict.fromkeys(
         (
             f"core.backend.{name}"
-            for name in ("require_floating", "searchsorted", "stop_gradient", "to_numpy", "topk", "topk_mask")
+            for name in (
+                "cumulative_minimum",
+                "require_floating",
+                "searchsorted",
+                "stop_gradient",
+                "to_numpy",
+                "topk",
+                "topk_mask",
+            )
         ),
         "what the array standard lacks: one array of any shape, or arrays that the caller has checked",
     ),
+    "core.backend.is_differentiated": "asks one array of any kind a question",
+    "core.backend.placed": "binary_kl_exceeds makes its mask: tests/core/test_backend.py",
     **dict.fromkeys(
         (f"core.checks.{name}" for name in ("beside", "check_advantage", "check_at_most_one")),
         "a check itself: tests/core/test_checks.py",
@@ -430,6 +501,7 @@ EXEMPT: Mapping[str, str] = {
     "core.heads.Head.require": "a check itself, of the doors Head.logits and ChunkedLaw.of",
     "core.sequences.check_advantages": "a check itself: tests/core/test_sequences.py",
     **dict.fromkeys((f"core.log_ratios.k{i}" for i in (1, 2, 3)), "elementwise: any shape and real dtype fits"),
+    "core.numerics.near_exp_remainder": "elementwise: any shape and real dtype fits",
     "core.numerics.exp_remainder": "elementwise: any shape and real dtype fits",
     "core.weighted_laws.log_mass": "elementwise: any shape and real dtype fits",
     "core.hashing.splitmix64": "elementwise: any shape of unsigned integers",

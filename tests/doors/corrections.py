@@ -9,13 +9,15 @@ from jackpot_sim import estimators
 from jackpot_sim.estimators import Tokens
 from jackpot_sim.estimators.corrections.at_budget import at_budget
 from jackpot_sim.estimators.corrections.batch import batch_normalize
-from jackpot_sim.estimators.corrections.composed import combined, rao_blackwell
+from jackpot_sim.estimators.corrections.centring import coefficients, expected_with_tail, on_stored, with_tail
+from jackpot_sim.estimators.corrections.composed import centred, combined, rao_blackwell
 from jackpot_sim.estimators.corrections.correction import Correction
 from jackpot_sim.estimators.corrections.inputs import TokenWeights
 from tests.doors.harness import Door, Given, Values, array, floats, laws, masks, negative, numbers, shares
 
 CORRECTIONS = {name: estimators.get(name) for name in estimators.names()} | {
     "rao_blackwell(jackpot)": rao_blackwell(estimators.get("jackpot")),
+    "centred(jackpot)": centred(estimators.get("jackpot")),
     "batch_normalize(tis)": batch_normalize(estimators.get("tis")),
     "combined(jackpot, gspo)": combined(estimators.get("jackpot"), estimators.get("gspo")),
 }
@@ -27,6 +29,13 @@ FIELDS: Mapping[str, Given] = {
     "overlap": array("n 1", numbers(0.3, 0.9), "n length", *BESIDE, any_dtype=True),
     "mask": array("n length", masks),
     "advantages": array("n 1", floats, "n length", *BESIDE, any_dtype=True),
+}
+JACKPOT = estimators.get("jackpot")
+STORED: Mapping[str, Given] = {
+    "policy_log_probs": array("states k", laws),
+    "actor_log_probs": array("states k", laws),
+    "overlap": array("states", numbers(0.3, 0.9), any_dtype=True),
+    "advantages": array("states", floats, any_dtype=True),
 }
 LAM = array("n 1", numbers(0.5, 2.0), "n length", *BESIDE, any_dtype=True)
 
@@ -74,6 +83,18 @@ DOORS = (
         },
         name="estimators.corrections.at_budget.at_budget",
     ),
+    Door(with_tail, {"log_probs": array("... k", laws, any_shape=True)}),
+    Door(
+        lambda **arrays: expected_with_tail(JACKPOT, **arrays),
+        STORED | {"log_reference_ratio": array("states k")},
+        name="estimators.corrections.centring.expected_with_tail",
+    ),
+    Door(
+        coefficients,
+        {"expected": array("states k", numbers(0.5, 2.0))}
+        | {name: STORED[name] for name in ("policy_log_probs", "actor_log_probs")},
+    ),
+    Door(lambda **arrays: on_stored(JACKPOT, **arrays), STORED, name="estimators.corrections.centring.on_stored"),
 )
 
 _IN = "estimators.corrections"
@@ -93,10 +114,16 @@ EXEMPT: Mapping[str, str] = {
         (
             f"{_IN}.{name}.pieces"
             for name in (
-                *("composed.Centred", "composed.RaoBlackwell", "correction.Correction", "jackpot.Jackpot"),
+                *(
+                    "clipped.ClippedObjective",
+                    "composed.Centred",
+                    "composed.RaoBlackwell",
+                    "correction.Correction",
+                    "jackpot.Jackpot",
+                ),
                 *("shaped.ClippedWeight", "shaped.TaperedWeight", "token.NoCorrection"),
                 *("jackpot.OverlapTruncatedImportanceSampling", "token.ImportanceSampling", "token.RejectionSampling"),
-                "token.TruncatedImportanceSampling",
+                *("token.TruncatedImportanceSampling", "composed.Centred"),
             )
         ),
         "called by `path` with the overlap that it has computed",

@@ -51,6 +51,7 @@ from jackpot_sim.environments.states.truncated import Ranked, TopKTruncation, To
 from tests.doors.harness import Door, Given, Make, Sizes, Values, array, floats, ids, laws, masks, negative, numbers
 
 EXEMPT: Mapping[str, str] = {
+    "environments.language_models.block_gradients.OtherTokens.beside": "called by gradients, which has checked it",
     "environments.language_models.completions.Completions.logits": "its arrays are a model's parameters, by name",
     "environments.language_models.example.trained_model": "trains for minutes; its check is that of loss_on",
     "environments.language_models.scoring.Scorer.log_probs": "a protocol",
@@ -272,7 +273,9 @@ def realised_rollouts(baseline: Any, first: Any, second: Any) -> RealisedRollout
 
 def setup_of(*prompts: Any) -> Setup:
     """The setup of rollouts after these prompts."""
-    return Setup(prompts, LENGTH, frozenset({END}), SamplingLaw(), SamplingLaw(temperature=0.5), False, 2, 3)
+    return Setup(
+        prompts, LENGTH, frozenset({END}), SamplingLaw(), SamplingLaw(temperature=0.5), LogProbs.PROCESSED, 2, 3
+    )
 
 
 def drawn(tokens: Any, mask: Any, prompt: Any) -> Any:
@@ -419,6 +422,11 @@ MODELS = (
         "language_models.block_gradients.gradients",
         whole_gradients,
         {**COMPLETIONS, "coefficients": array("*kinds n length")},
+    ),
+    numpy_alone(
+        "language_models.block_gradients.OtherTokens",
+        lambda ids, factor, coefficients: block_gradients.OtherTokens(ids, [None, (factor, coefficients)]),
+        {"ids": array("n length j", tokens), "factor": array("n"), "coefficients": array("n length j")},
     ),
     numpy_alone(
         "language_models.completions.Completions", lambda **arrays: Completions(PROMPTS, **arrays), COMPLETIONS

@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 
 from jackpot_sim import estimators
+from jackpot_sim.core.two_laws import TwoLaws
 from jackpot_sim.estimators import Denominator, Tokens, replicates, statistics
 from jackpot_sim.estimators.states import moments, optimum, path, sampled, sorted_state, tokens
+from jackpot_sim.estimators.states.topk_centring import topk_errors
 from tests.doors import rollouts, sequences
 from tests.doors.harness import Door, Given, Make, Sizes, array, floats, ids, laws, numbers
 from tests.doors.sized import sized
@@ -29,12 +31,25 @@ EXEMPT: Mapping[str, str] = {
             *("Units.trimmed_mean", "relative"),
         )
     },
+    "estimators.corrections.inputs.Tokens.with_overlap": "checks as the constructor does, which has a door",
+    **{
+        f"estimators.states.summed.{name}": "takes what moments.measure has checked"
+        for name in (*("Geometry", "Shared", "Shared.at_top", "Shared.sums", "Summed", "Sums.scaled", "Total.of"),)
+    },
     "estimators.sequences.sampled.Truth": "estimate checks it against the laws of its rollouts",
     **{
         f"estimators.sequences.spaces.Space.{name}": "of a protocol, whose two classes check"
-        for name in ("update", "along", "path_norm_sq")
+        for name in ("update", "along", "path_norm_sq", "centred_path_norm_sq")
+    },
+    **{
+        f"estimators.sequences.centring.{name}": "called with the sequences and tables of checked laws"
+        for name in ("Centring", "Centring.along", "Centring.path_norm_sq", "MeanTerm")
     },
     "estimators.sequences.spaces.check_features": "a check itself",
+    **{
+        f"estimators.states.centring.{name}": "called by moments with the arrays of checked laws"
+        for name in ("Centring", "Centring.columns")
+    },
     "estimators.states.optimum.Best": "a result of best",
     "estimators.states.optimum.with_parameter": "path.exact checks the shape of a correction's parameters",
     **{
@@ -72,6 +87,11 @@ PER_STATE = {"lam": array("states 1", POSITIVE, "1 1", "", any_dtype=True)}
 def _tokens_of_states(policy_log_probs: Any, actor_log_probs: Any, advantage: Any, lam: Any) -> object:
     correction = estimators.get("obrs", lam=lam)
     return tokens.tokens_of_states(policy_log_probs, actor_log_probs, correction, advantage)
+
+
+def _state_tokens(policy_log_probs: Any, actor_log_probs: Any, advantage: Any) -> object:
+    of = tokens.StateTokens(TwoLaws(policy_log_probs, actor_log_probs), advantage)
+    return [of.of(estimators.get("jackpot")), of.overlap(2.0)]
 
 
 def _drawn_tokens(drawn: Any, of: Tokens) -> object:
@@ -129,6 +149,7 @@ STATES = (
         torch=False,
         letters=("vocab",),
     ),
+    door(_state_tokens, "states.tokens.StateTokens", CELL),
     door(_moments, "states.moments.exact", CELL | PER_STATE),
     door(_measured, "states.moments.measure", CELL | PER_STATE),
     door(
@@ -137,6 +158,11 @@ STATES = (
         CELL | {name: array("thresholds", POSITIVE, "", any_dtype=True) for name in ("lam", "c1")},
     ),
     door(_best, "states.optimum.best", CELL),
+    door(
+        lambda **laws: topk_errors(**laws, correction=estimators.get("jackpot"), ks=[1, 2]),
+        "states.topk_centring.topk_errors",
+        {name: CELL[name] for name in ("policy_log_probs", "actor_log_probs")},
+    ),
     door(_sampled, "states.sampled.estimate", CELL | PER_STATE),
     door(_sorted_states, "states.sorted_state.sorted_states", CELL),
     door(

@@ -82,19 +82,18 @@ def _summaries(states: Any, cluster: Any, rollouts: ScoredRollouts) -> object:
     return summaries.summaries(rollouts, {"mine": states}, cluster=cluster)
 
 
-LAWS = {name: array("rows vocab", laws) for name in ("policy", "actor", "believed")}
+LAWS = {name: array("rows vocab", laws) for name in ("policy", "actor", "believed", "believed_policy")}
 PLACES = {"sequence": array("rows", ids("n")), "step": array("rows", ids("length"))}
 
 
-def _visited(tokens: Any, sequence: Any, step: Any, policy: Any, actor: Any, believed: Any) -> object:
+def _visited(tokens: Any, **given: Any) -> object:
     visited = at_states.Visited(tokens, [JACKPOT, estimators.get("is")], [1.0])
-    visited.add(sequence, step, policy, actor, believed)
-    return visited.divergences, visited.overlap, visited.at, visited.policy_log_probs
+    visited.add(**given)
+    return visited.divergences, visited.overlap, visited.at, visited.policy_log_probs, visited.told_log_probs
 
 
-def _at_states(policy_log_probs: Any, actor_log_probs: Any, believed_log_probs: Any, kl: Any) -> object:
-    given = policy_log_probs, actor_log_probs, believed_log_probs, kl
-    return [at_states.at_states(*given, correction) for correction in (JACKPOT, estimators.get("is"))]
+def _at_states(**given: Any) -> object:
+    return [at_states.at_states(**given, correction=each) for each in (JACKPOT, estimators.get("is"))]
 
 
 def _updates(gradient: Any, parameters: int, add: Callable[[gradients.Updates, Any], None]) -> object:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -105,6 +106,12 @@ def _path_norm_sq(coefficients: Any, space: spaces.Space, sequences: Sequences) 
     return space.path_norm_sq(sequences, coefficients)
 
 
+def _centred_path_norm_sq(
+    coefficients: Any, weight: Any, law: Any, space: spaces.Space, sequences: Sequences
+) -> object:
+    return space.centred_path_norm_sq(sequences, coefficients, weight, law)
+
+
 def _proposals(advantage: Any, laws: SequenceLaws, sequences: Sequences) -> object:
     return updates.Proposals(laws, sequences, advantage)
 
@@ -122,6 +129,9 @@ def _probabilities(generator: np.random.Generator, shape: tuple[int, ...], sizes
 COEFFICIENTS = {"coefficients": sized("prefixes vocab", lambda sizes: chain(sizes).mask.shape, _on_tokens)}
 
 
+CENTRED = COEFFICIENTS | {name: array("prefixes vocab") for name in ("weight", "law")}
+
+
 def _door(call: Any, name: str, given: Mapping[str, Given], fixed: Any = None, letters: tuple[str, ...] = ()) -> Door:
     more = {} if fixed is None else {"fixed": fixed}
     return Door(call, given, name=f"estimators.sequences.{name}", torch=False, letters=letters, **more)
@@ -130,15 +140,30 @@ def _door(call: Any, name: str, given: Mapping[str, Given], fixed: Any = None, l
 DOORS: tuple[Door, ...] = (
     _door(_exact, "enumerated.exact", FEATURES, _enumerations),
     _door(_referee, "enumerated.Referee", FEATURES, _enumerations),
+    _door(
+        spaces.believed_features,
+        "spaces.believed_features",
+        FEATURES,
+        lambda generator, sizes: {"laws": replace(_laws(generator, sizes), believed=_laws(generator, sizes))},
+        TABLE,
+    ),
     _door(_estimate, "sampled.estimate", {"along": array("prefixes vocab")} | FEATURES, _rollouts),
     _door(_logits, "spaces.Logits", {"p": array("*prefixes *vocab", _probabilities)}),
     _door(_update, "spaces.Logits.update", {"mass": array("prefixes vocab")}, _logit_space),
     _door(_along, "spaces.Logits.along", {"vector": array("prefixes vocab")}, _logit_space),
     _door(_path_norm_sq, "spaces.Logits.path_norm_sq", COEFFICIENTS, _logit_space, TABLE),
+    _door(_centred_path_norm_sq, "spaces.Logits.centred_path_norm_sq", CENTRED, _logit_space),
     _door(_parameters, "spaces.Parameters", {"features": array("*prefixes *vocab *parameters", floats)}),
     _door(_update, "spaces.Parameters.update", {"mass": array("prefixes vocab")}, _parameter_space, ("parameters",)),
     _door(_along, "spaces.Parameters.along", {"vector": array("parameters")}, _parameter_space, TABLE),
     _door(_path_norm_sq, "spaces.Parameters.path_norm_sq", COEFFICIENTS, _parameter_space, (*TABLE, "parameters")),
+    _door(
+        _centred_path_norm_sq,
+        "spaces.Parameters.centred_path_norm_sq",
+        CENTRED,
+        _parameter_space,
+        ("parameters",),
+    ),
     _door(_proposals, "updates.Proposals", {"advantage": _per_sequence(floats)}, _parts, TABLE),
     _door(_in_the_limit, "updates.in_the_limit", {"probability": _per_sequence(shares)}, _parts, TABLE),
 )

@@ -91,6 +91,8 @@ run                                                       | see --help
 --env.kind top-k --env.k 0                                | k must
 --env.kind top-k --env.k 50 --env.base.kind zipf --env.base.vocab 9 --seeds 1 --executor serial | cell top-k-zipf
 --env.kind top-p --env.p 2                                | p must
+--env.kind top-p --env.p 0.9 --env.log-probs mask          | 'processed', 'raw' or 'support'
+--env.kind small-lm --env.log-probs full                  | env.log_probs: Input should be
 --env.kind temperature --env.temperature 0                | temperature
 --env.kind temperature --env.target-kl 99 --seeds 1 --executor serial | unattainable
 @base logits-file --env.base.path no.npy                  | no.npy

@@ -79,7 +79,7 @@ def test_help_names_every_kind_and_estimator(capsys: Captured, line: str) -> Non
     for base in ("dirichlet", "zipf", "lm-like", "logits-file", "ngram"):
         assert base in words
     options = "config out estimators rao-blackwell denominators methods seeds n-samples replicates workers executor"
-    for option in (*options.split(), "dry-run", "quiet", "env.kind"):
+    for option in (*options.split(), "centred", "dry-run", "quiet", "env.kind"):
         assert f"--{option}" in words
 
 

@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from jackpot_sim.environments.policy_pair import PolicyPair
 from jackpot_sim.environments.recorded import LogProbs
-from jackpot_sim.environments.states.base_laws import Dirichlet
+from jackpot_sim.environments.states.base_laws import Dirichlet, LmLike
 from jackpot_sim.environments.states.families import LogitNoise, Mismatch, Temperature, TopKTruncation, TopPTruncation
 from tests.cases import each, every
 
@@ -35,6 +35,15 @@ def test_the_ratio_of_a_policy_to_its_own_nucleus(top_p: float, told: LogProbs) 
         wanted = mass[state] if told is LogProbs.PROCESSED else 1.0
         np.testing.assert_allclose(found, wanted, rtol=1e-12)
     np.testing.assert_allclose(mass, top_p, atol=1e-3)
+
+
+def test_at_states_like_those_of_text_less_is_lost() -> None:
+    """The README's means of S: near-certain states keep nearly all."""
+    means = []
+    for top_p in (0.99, 0.95, 0.9):
+        pair = TopPTruncation(p=top_p, base=LmLike()).build(0).pair
+        means.append(np.mean(np.sum(np.exp(pair.policy_log_probs), axis=-1, where=drawable(pair))))
+    assert [round(float(mean), 3) for mean in means] == [0.994, 0.979, 0.963]
 
 
 @each("family", (TopPTruncation(p=0.8), TopKTruncation(k=5)))

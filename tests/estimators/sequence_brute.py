@@ -1,78 +1,41 @@
-"""The moments of corrections along sequences, by loops: every sequence and every mask, no formula of the package.
-
-A prefix is a tuple of tokens, a policy a dictionary from prefixes to probabilities, and an update an explicit
-vector over all (prefix, token) or over parameters. Masks are enumerated too, so that variances, also those of
-ratios (by their influence function), are plain sums over outcomes.
-"""
+"""Corrections along sequences written once more, as rules of the steps of a sequence; the package has the referee."""
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import Callable
 
-import numpy as np
-
-Prefix = tuple[int, ...]
-Policy = dict[Prefix, list[float]]
-Vector = Any
-
-
-class Shape(NamedTuple):
-    vocab: int
-    length: int
-    end: int | None
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """`advantage` is that of whole sequences, end token included."""
-
-    policy: Policy
-    actor: Policy
-    reference: Policy
-    advantage: dict[Prefix, float]
-
-
-def prefixes(shape: Shape) -> list[Prefix]:
-    going_on = [token for token in range(shape.vocab) if token != shape.end]
-    return [prefix for depth in range(shape.length) for prefix in itertools.product(going_on, repeat=depth)]
-
-
-def strings(shape: Shape, prefix: Prefix = ()) -> list[Prefix]:
-    if len(prefix) == shape.length or (prefix and prefix[-1] == shape.end):
-        return [prefix]
-    return [found for token in range(shape.vocab) for found in strings(shape, (*prefix, token))]
-
-
-def chance(policy: Policy, string: Prefix) -> float:
-    return math.prod(policy[string[:t]][token] for t, token in enumerate(string))
-
-
-# ------------------------------------------------------------------------------------- corrections
-
-
-class Step(NamedTuple):
-    """One token of a sequence, as a correction sees it."""
-
-    ratio: float
-    target: list[float]
-    actor: list[float]
-    back: float | None
-    """p_ref/p_new, where p_new is the target."""
-    token: int
-    advantage: float
-    """A of the whole sequence."""
+from jackpot_sim.testing.sequence_referee import Outcome as Outcome
+from jackpot_sim.testing.sequence_referee import Phi as Phi
+from jackpot_sim.testing.sequence_referee import Policy as Policy
+from jackpot_sim.testing.sequence_referee import Prefix as Prefix
+from jackpot_sim.testing.sequence_referee import Prompt as Prompt
+from jackpot_sim.testing.sequence_referee import Rule as Rule
+from jackpot_sim.testing.sequence_referee import Shape as Shape
+from jackpot_sim.testing.sequence_referee import State as State
+from jackpot_sim.testing.sequence_referee import Step as Step
+from jackpot_sim.testing.sequence_referee import Vector as Vector
+from jackpot_sim.testing.sequence_referee import by_prefix as by_prefix
+from jackpot_sim.testing.sequence_referee import chance as chance
+from jackpot_sim.testing.sequence_referee import divergence as divergence
+from jackpot_sim.testing.sequence_referee import logits as logits
+from jackpot_sim.testing.sequence_referee import mean_of as mean_of
+from jackpot_sim.testing.sequence_referee import moments as moments
+from jackpot_sim.testing.sequence_referee import prefixes as prefixes
+from jackpot_sim.testing.sequence_referee import score as score
+from jackpot_sim.testing.sequence_referee import states_of as states_of
+from jackpot_sim.testing.sequence_referee import steps_of as steps_of
+from jackpot_sim.testing.sequence_referee import strings as strings
+from jackpot_sim.testing.sequence_referee import surrogate as surrogate
 
 
 def _overlap(step: Step, lam: float) -> float:
     return sum(min(q, p / lam) for p, q in zip(step.target, step.actor, strict=True))
 
 
-def _jackpot(step: Step, lam: float, c1: float, c2: float) -> tuple[float, float]:
-    weight = min(_overlap(step, lam) * max(lam, step.ratio), c1)
+def _jackpot(step: Step, lam: float, c1: float, c2: float, clip_on: str = "weight") -> tuple[float, float]:
+    z = _overlap(step, lam)
+    weight = min(z * max(lam, step.ratio), c1) if clip_on == "weight" else lam * z * min(max(step.ratio / lam, 1.0), c1)
     return min(1.0, step.ratio / lam), weight * (1.0 if step.back is None else min(step.back, c2))
 
 
@@ -88,7 +51,53 @@ def every(steps: list[Step], accept: bool, weight: float) -> list[tuple[float, f
     return [(float(accept), weight) for _ in steps]
 
 
-Rule = Callable[..., list[tuple[float, float]]]
+def _two_point_kl(u: float, v: float) -> float:
+    return sum(a * math.log(a / b) for a, b in ((u, v), (1 - u, 1 - v)) if a > 0) if 0 < v < 1 or u == v else math.inf
+
+
+def _probability_mask(
+    steps: list[Step], far: Callable[[float, float], bool], signed: bool
+) -> list[tuple[float, float]]:
+    """r, or nothing where p and q are far apart (and a step along A·∇log p takes them further)."""
+    found = []
+    for s in steps:
+        p, q = s.target[s.token], s.actor[s.token]
+        widens = not signed or (p - q) * s.advantage > 0
+        found.append((float(not (far(p, q) and widens)), s.ratio))
+    return found
+
+
+def _sapo(s: Step, tau_positive: float, tau_negative: float) -> tuple[float, float]:
+    tau = tau_positive if s.advantage > 0 else tau_negative
+    # 4σ(1 − σ), without the cancellation in 1 − σ.
+    return 1.0, s.ratio / math.cosh(tau * (s.ratio - 1) / 2) ** 2
+
+
+def _vaco(steps: list[Step], bound: float) -> list[tuple[float, float]]:
+    far = sum(abs(s.ratio - 1) for s in steps) / len(steps) > bound
+    return [(0.0 if far and (s.ratio - 1) * s.advantage > 0 else 1.0, 1.0) for s in steps]
+
+
+def _gmpo(steps: list[Step], low: float, high: float) -> list[tuple[float, float]]:
+    """Bounds are on log r; a ratio at its bound no longer moves the mean."""
+    most, least = math.exp(high), math.exp(-low)
+    capped = [min(s.ratio, most) if s.advantage > 0 else max(s.ratio, least) for s in steps]
+    mean = math.prod(capped) ** (1 / len(steps))
+    return [(float(c == s.ratio), mean) for c, s in zip(capped, steps, strict=True)]
+
+
+def _gspo(steps: list[Step], low: float, high: float, times: float = 1.0) -> list[tuple[float, float]]:
+    s, advantage = _mean(steps), steps[0].advantage
+    held = s > 1 + high if advantage > 0 else s < 1 - low
+    return every(steps, not held, times * s)
+
+
+def _vespo(steps: list[Step]) -> list[tuple[float, float]]:
+    s = _product(steps)
+    return every(
+        steps, True, math.exp(2) * s**3 * math.exp(-2 * s) if steps[0].advantage < 0 else s**2 * math.exp(3 - 3 * s)
+    )
+
 
 TOKEN: dict[str, Rule] = {
     "none": lambda y: every(y, True, 1.0),
@@ -96,214 +105,33 @@ TOKEN: dict[str, Rule] = {
     "tis": lambda y, clip: [(1.0, min(s.ratio, clip)) for s in y],
     "mis": lambda y, low, high: [(float(low <= s.ratio <= high), s.ratio) for s in y],
     "obrs": lambda y, lam: [(min(1.0, s.ratio / lam), 1.0) for s in y],
-    "jackpot": lambda y, lam, c1, c2: [_jackpot(s, lam, c1, c2) for s in y],
+    "jackpot": lambda y, **given: [_jackpot(s, **given) for s in y],
+    "tv-mask": lambda y, epsilon: _probability_mask(y, lambda p, q: abs(p - q) > epsilon, False),
+    "binary-kl-mask": lambda y, bound: _probability_mask(
+        y, lambda p, q: max(_two_point_kl(p, q), _two_point_kl(q, p)) > bound, False
+    ),
+    "dppo-tv": lambda y, delta: _probability_mask(y, lambda p, q: abs(p - q) > delta, True),
+    "dppo-kl": lambda y, delta: _probability_mask(y, lambda p, q: _two_point_kl(q, p) > delta, True),
+    "cispo": lambda y, low, high: [(1.0, max(1 - low, min(s.ratio, 1 + high))) for s in y],
+    "sapo": lambda y, tau_positive, tau_negative: [_sapo(s, tau_positive, tau_negative) for s in y],
+    "topr": lambda y: [(1.0, 1.0 if s.advantage > 0 else min(s.ratio, 1.0)) for s in y],
+    # Of sequences, but with weights that are averaged over tokens:
+    "minpro": lambda y: [(1.0, s.ratio * min((e.ratio for e in y[:t]), default=1.0)) for t, s in enumerate(y)],
+    "vaco": _vaco,
 }
 SEQUENCE: dict[str, Rule] = {
     "sequence-is": lambda y: every(y, True, _product(y)),
-    "sequence-tis": lambda y, clip: every(y, True, min(_product(y), clip)),
+    "sequence-tis": lambda y, clip, floor=0.0: every(y, True, min(max(_product(y), floor), clip)),
     "sequence-mis": lambda y, low, high: every(y, low <= _product(y) <= high, _product(y)),
     "geometric-is": lambda y: every(y, True, _mean(y)),
     "geometric-tis": lambda y, clip: every(y, True, min(_mean(y), clip)),
+    "sequence-mask-error": lambda y, bound: every(
+        y, sum(max(s.ratio, 1 / s.ratio) if s.ratio > 0 else math.inf for s in y) / len(y) <= bound, 1.0
+    ),
+    "geometric-band-is": lambda y, low, high: [(float(low <= _mean(y) <= high), s.ratio) for s in y],
+    "gspo": _gspo,
+    "luspo": lambda y, low, high: _gspo(y, low, high, len(y)),
+    "gmpo": _gmpo,
+    "vespo": _vespo,
     "veto": lambda y, threshold: every(y, all(s.ratio >= threshold for s in y), 1.0),
 }
-
-
-def steps_of(prompt: Prompt, string: Prefix, target: str) -> list[Step]:
-    aim = prompt.reference if target == "p_ref" else prompt.policy
-    found = []
-    for t, token in enumerate(string):
-        s = string[:t]
-        back = None
-        if target == "p_new":
-            back = prompt.reference[s][token] / prompt.policy[s][token] if prompt.policy[s][token] > 0 else math.inf
-        found.append(
-            Step(aim[s][token] / prompt.actor[s][token], aim[s], prompt.actor[s], back, token, prompt.advantage[string])
-        )
-    return found
-
-
-def surrogate(prompt: Prompt, string: Prefix) -> list[float]:
-    """p_new/p_ref of each token, 1 where they are the same, 0 included."""
-    pairs = [(prompt.policy[string[:t]][x], prompt.reference[string[:t]][x]) for t, x in enumerate(string)]
-    return [1.0 if new == old else new / old for new, old in pairs]
-
-
-# ------------------------------------------------------------------------------------- gradients
-
-
-Phi = dict[tuple[Prefix, int], Vector]
-
-
-def logits(shape: Shape, prompt: Prompt) -> Phi:
-    """e_{y_t} − p(·|s_t) in the row of s_t, as one flat vector."""
-    every = list(itertools.product(prefixes(shape), range(shape.vocab)))
-    return {
-        (s, x): np.array([(float(x == other) - prompt.policy[s][other]) * (s == row) for row, other in every])
-        for s, x in every
-    }
-
-
-def score(phi: Phi, string: Prefix, factors: list[float]) -> Vector:
-    return sum(factor * phi[string[:t], token] for t, (token, factor) in enumerate(zip(string, factors, strict=True)))
-
-
-class Outcome(NamedTuple):
-    """One sequence with one pattern of masks."""
-
-    chance: float
-    update: Vector
-    kept: float
-    tokens: float
-    weight: float
-    square: float
-    units: float
-
-
-class State:
-    """One prompt under one correction."""
-
-    def __init__(self, shape: Shape, prompt: Prompt, rule: Rule, level: str, target: str, phi: Phi) -> None:
-        self.gradient: Vector = 0.0
-        on_policy = 0.0
-        self.policy_visits: dict[tuple[Prefix, int], float] = {}
-        self.accepted: dict[tuple[Prefix, int], float] = {}
-        self.law: dict[tuple[Prefix, int], float] = {}
-        self.outcomes: list[Outcome] = []
-        for y in strings(shape):
-            p, q, advantage = chance(prompt.policy, y), chance(prompt.actor, y), prompt.advantage[y]
-            own = advantage * score(phi, y, [1.0] * len(y))
-            self.gradient = self.gradient + p * own
-            on_policy += p * float(own @ own)
-            _visit(self.policy_visits, y, [p] * len(y))
-            if q == 0:
-                continue
-            pairs = [
-                (a, w * ratio)
-                for (a, w), ratio in zip(rule(steps_of(prompt, y, target)), surrogate(prompt, y), strict=True)
-            ]
-            _visit(self.accepted, y, [q * a for a, _ in pairs])
-            _visit(self.law, y, [q * a * w if a > 0 else 0.0 for a, w in pairs])
-            units = float(len(y)) if level == "token" else 1.0
-            for mask, probability in _masks([a for a, _ in pairs]):
-                kept = [w if m else 0.0 for m, (_, w) in zip(mask, pairs, strict=True)]
-                share = units / len(y)
-                self.outcomes.append(
-                    Outcome(
-                        q * probability,
-                        advantage * score(phi, y, kept),
-                        float(sum(mask)),
-                        float(len(y)),
-                        sum(kept) * share,
-                        sum(w**2 for w in kept) * share,
-                        units,
-                    )
-                )
-        self.signal = float(self.gradient @ self.gradient)
-        self.on_policy_variance = on_policy - self.signal
-
-    def mean(self, value: Callable[[Outcome], Any]) -> Any:
-        return sum(o.chance * value(o) for o in self.outcomes)
-
-    def spread(self, value: Callable[[Outcome], Vector]) -> float:
-        centre = self.mean(value)
-        return float(self.mean(lambda o: float((value(o) - centre) @ (value(o) - centre))))
-
-
-def _visit(table: dict[tuple[Prefix, int], float], y: Prefix, masses: list[float]) -> None:
-    for t, (token, mass) in enumerate(zip(y, masses, strict=True)):
-        table[y[:t], token] = table.get((y[:t], token), 0.0) + mass
-
-
-def _masks(accept: list[float]) -> Iterator[tuple[tuple[bool, ...], float]]:
-    for mask in itertools.product((False, True), repeat=len(accept)):
-        probability = math.prod(a if m else 1 - a for m, a in zip(mask, accept, strict=True))
-        if probability > 0:
-            yield mask, probability
-
-
-def divergence(first: dict[Any, float], second: dict[Any, float]) -> float:
-    total, other, found = sum(first.values()), sum(second.values()), 0.0
-    if other == 0:
-        return math.nan
-    for key, mass in first.items():
-        if mass > 0:
-            against = second.get(key, 0.0)
-            found += math.inf if against == 0 else mass / total * math.log(mass / total * other / against)
-    return found
-
-
-def by_prefix(visits: dict[tuple[Prefix, int], float]) -> dict[Prefix, float]:
-    out: dict[Prefix, float] = {}
-    for (s, _), mass in visits.items():
-        out[s] = out.get(s, 0.0) + mass
-    return out
-
-
-# ------------------------------------------------------------------------------------- moments
-
-
-def states_of(
-    shape: Shape, prompts: list[Prompt], rule: Rule, level: str, target: str, phis: list[Phi] | None = None
-) -> list[State]:
-    phis = [logits(shape, prompt) for prompt in prompts] if phis is None else phis
-    return [State(shape, prompt, rule, level, target, phi) for prompt, phi in zip(prompts, phis, strict=True)]
-
-
-def moments(states: list[State], denominator: str, n_samples: int) -> dict[str, float]:
-    """Every column of `Moments`."""
-    count = len(states)
-    kept, tokens = (sum(s.mean(lambda o, i=i: o[i]) for s in states) for i in (2, 3))
-    scales = {
-        "proposed": [1.0] * count,
-        "accepted": [tokens / kept if kept else math.nan] * count,
-        "self_normalized": [s.mean(lambda o: o.units) / (s.mean(lambda o: o.weight) or math.nan) for s in states],
-    }[denominator]
-    updates = [s.mean(lambda o: o.update) for s in states]
-    estimates = [scale * update for scale, update in zip(scales, updates, strict=True)]
-    signal = sum(s.signal for s in states) / count
-    noise = sum(s.on_policy_variance for s in states) / count
-    variances = [_variance(states, index, denominator, updates[index]) for index in range(count)]
-    together, gradients = np.concatenate(estimates), np.concatenate([s.gradient for s in states])
-    error = together - gradients
-    bias_sq = float(error @ error) / count / signal
-    variance = sum(variances) / count / noise
-    gain = float(together @ gradients) / count / signal
-    noise_left = variance * noise / signal / n_samples
-    size = float(together @ together) / count / signal + noise_left
-    multiple = max(gain / size, 0.0)
-    weight, square, units = (sum(s.mean(lambda o, i=i: o[i]) for s in states) for i in (4, 5, 6))
-    return {
-        "acceptance_rate": kept / tokens,
-        "kl_accepted": sum(divergence(s.policy_visits, s.accepted) for s in states) / count,
-        "kl_effective": sum(divergence(s.policy_visits, s.law) for s in states) / count,
-        "kl_prefix": sum(divergence(by_prefix(s.policy_visits), by_prefix(s.law)) for s in states) / count,
-        "grad_norm_sq": signal,
-        "on_policy_variance": noise,
-        "bias_sq": bias_sq,
-        "direction_bias": 1 - float(together @ gradients) / math.sqrt((together @ together) * (gradients @ gradients)),
-        "gain": gain,
-        "variance": variance,
-        "noise_to_signal": noise / signal,
-        "mse": bias_sq + noise_left,
-        "mse_rescaled": multiple**2 * size - 2 * multiple * gain + 1,
-        "ess_fraction": weight**2 / (square * units),
-    }
-
-
-def _variance(states: list[State], index: int, denominator: str, update: Vector) -> float:
-    """n times the variance of U = X̄·C̄/D̄, by the influence of one outcome of each prompt."""
-    state = states[index]
-    if denominator == "proposed":
-        return state.spread(lambda o: o.update)
-    involved = states if denominator == "accepted" else [state]
-    counted, divided = (3, 2) if denominator == "accepted" else (6, 4)
-    c, d = (sum(s.mean(lambda o, i=i: o[i]) for s in involved) for i in (counted, divided))
-    if d == 0:
-        return math.nan
-    total = 0.0
-    for other in involved:
-        mine = float(other is state)
-        total += other.spread(
-            lambda o, mine=mine: mine * o.update * c / d + update * (o[counted] / d - c / d**2 * o[divided])
-        )
-    return total

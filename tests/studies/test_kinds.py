@@ -24,7 +24,7 @@ CONFIGS = [
 
 def test_the_fields_that_tell_the_kinds_apart_are_those_of_one_kind_alone() -> None:
     of_training = {*Training.model_fields, "settings", "quick"}
-    assert SWEEP.fields == {*Sweep.model_fields} - {"name", "seeds", "methods"}
+    assert SWEEP.fields == {*Sweep.model_fields} - {"name", "seeds", "methods", "plugins"}
     assert TRAINING.fields == of_training
     assert not SWEEP.fields & of_training
 

@@ -102,7 +102,7 @@ def test_every_parameter_has_a_column(name: str) -> None:
 
 def test_a_parameter_for_each_state_is_no_column_of_the_cell() -> None:
     correction = estimators.get("jackpot", lam=np.ones((3, 1)), c1=3)
-    assert parameters.columns_of(correction) == {"c1": 3.0, "c2": 2.0}
+    assert parameters.columns_of(correction) == {"c1": 3.0, "c2": 2.0, "clip_on": "weight"}
 
 
 def test_parts_of_a_combination_have_no_columns() -> None:

@@ -44,8 +44,9 @@ def copy(whole: Path, tmp_path: Path) -> Path:
 
 GOLDEN_RECORDS = """
 cell environment env_kind base_kind knob_name knob target_divergence target_kl achieved_kl achieved_kl_se vocab states
-length seed space estimator estimator_kind level masked_by target rao_blackwell batch_normalize clip floor low high
-bound lam c1 c2 threshold delta aggregate inverted acceptance_budget budget_per_state denominator method
+length seed space estimator estimator_kind level masked_by target rao_blackwell batch_normalize centred clip floor low
+high bound lam c1 c2 threshold delta aggregate inverted direction clip_on tau_positive tau_negative epsilon k_positive
+lambda_positive k_negative lambda_negative acceptance_budget budget_per_state denominator method
 kl_policy_actor kl_actor_policy total_variation chi_square kl_sequence chi_square_sequence mean_length
 kl_policy_actor_se kl_actor_policy_se total_variation_se chi_square_se kl_sequence_se chi_square_sequence_se
 mean_length_se prefix_total_variation acceptance_rate kl_accepted kl_effective kl_prefix bias_sq bias direction_bias
@@ -212,18 +213,28 @@ def test_parameters_of_other_versions_are_read(whole: Path, copy: Path) -> None:
     pq.write_table(pq.read_table(older).drop_columns(["delta"]), older)
     table = pq.read_table(newer)
     place = table.column_names.index("acceptance_budget")
-    pq.write_table(table.add_column(place, "epsilon", pa.array([0.5] * len(table))), newer)
+    pq.write_table(table.add_column(place, "another", pa.array([0.5] * len(table))), newer)
     loaded = records.load(copy)
     pd.testing.assert_frame_equal(loaded[expected.columns], expected, check_exact=True)
-    assert loaded["epsilon"].dropna().tolist() == [0.5] * len(table)
-    assert set(loaded.columns) == {*expected.columns, "epsilon"}
+    assert loaded["another"].dropna().tolist() == [0.5] * len(table)
+    assert set(loaded.columns) == {*expected.columns, "another"}
+    again(copy)
+
+
+def test_records_from_before_there_was_centring_are_read(whole: Path, copy: Path) -> None:
+    older, expected = shards(copy)[0], records.load(whole)
+    pq.write_table(pq.read_table(older).drop_columns(["centred"]), older)
+    loaded = records.load(copy)
+    pd.testing.assert_frame_equal(loaded, expected, check_exact=True)
+    assert loaded["centred"].dtype == bool
+    assert not loaded["centred"].any()
     again(copy)
 
 
 def test_a_parameter_elsewhere_or_of_another_type_is_no_parameter(copy: Path) -> None:
     shard = shards(copy)[0]
     table = pq.read_table(shard)
-    misplaced = table.append_column("epsilon", pa.array([0.5] * len(table)))
+    misplaced = table.append_column("another", pa.array([0.5] * len(table)))
     text = table.set_column(table.column_names.index("clip"), "clip", pa.array(["x"] * len(table)))
     for other in (misplaced, text):
         pq.write_table(other, shard)

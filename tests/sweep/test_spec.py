@@ -178,13 +178,35 @@ def test_the_rao_blackwell_option_adds_every_form_once() -> None:
     assert made.config_hash == study_from(None, {}, False, estimators=fields["estimators"]).config_hash
 
 
+def test_the_centred_option_adds_every_form_of_single_tokens_once() -> None:
+    fields = {"estimators": ["none", "jackpot", {"kind": "none", "centred": True}]}
+    plain = ["none", "jackpot", "centred(none)"]
+    made = study_from(None, {}, False, True, **fields)
+    assert [each.label for each in made.estimators] == [*plain, "centred(jackpot)"]
+    both = study_from(None, {}, True, True, **fields)
+    assert [each.label for each in both.estimators] == [
+        *plain,
+        "rao-blackwell(jackpot)",
+        "centred(jackpot)",
+        "centred(rao-blackwell(jackpot))",
+    ]
+    mixed = study_from(None, {"kind": "small-lm"}, False, True, estimators=["tis", "sequence-is", "m2po"])
+    assert [each.label for each in mixed.estimators] == ["tis", "sequence-is", "m2po", "centred(tis)"]
+
+
+def test_real_models_centre_too() -> None:
+    hf = {"kind": "hf", "policy": "a", "actor": "b", "prompts": "c.jsonl"}
+    made = study_from(None, hf, False, True, estimators=["tis", "gspo"])
+    assert [each.label for each in made.estimators] == ["tis", "gspo", "centred(tis)"]
+
+
 # --- the hash ---------------------------------------------------------------------------------------------
 
 
 def test_the_hash_is_the_same_in_every_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """A change here orphans every run on disk: make it only together with what the records say."""
     monkeypatch.setattr(spec, "VERSION", "0.3.0")
-    assert small().config_hash == "bf7219226e19d543"
+    assert small().config_hash == "a13b1784c19fc6d0"
     assert json.loads(json.dumps(SMALL)) == SMALL
 
 

@@ -151,6 +151,11 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"correction": {"kind": "jackpot", "c1": -1}}, "correction: jackpot: c1 must be positive, got -1.0"),
     ({"correction": {"kind": "jackpot", "acceptance_rate": 0.9}}, "give budget.rejected, a share of the batch"),
     ({"correction": "jackpot", "rollout": {"topk": 0}}, "jackpot needs the overlap: give rollout.topk of at least 1"),
+    (
+        {"correction": {"kind": "tis", "centred": True}, "rollout": {"topk": 0}},
+        "centred(tis) needs the actor's law: give rollout.topk of at least 1",
+    ),
+    ({"correction": {"kind": "gspo", "centred": True}}, "gspo looks at more than single tokens"),
     ({"correction": {"kind": "tis"}, "budget": {}}, "tis has no lam that a budget could set: give obrs or jackpot"),
     ({"correction": {"kind": "obrs", "lam": 1}, "budget": {}}, "give budget or the correction's lam, not both"),
     ({"correction": "obrs", "budget": {"rejected": 1}}, "budget.rejected: Input should be less than 1"),
@@ -167,6 +172,28 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"name": "a/b"}, "name: String should match pattern"),
     ({"update": 3}, "update: Input should be"),
     ({"update": {"minibatches": 33}}, "update.minibatches is 33, and a batch has 32 "),
+    (
+        {"correction": "tis", "update": {"bypass": True}},
+        "PPO's ratio is p_new/q, which tis would weigh a second time: give update.clip null",
+    ),
+    (
+        {"correction": {"kind": "tis", "c2": 2.0, "target": "p_new"}, "update": {"bypass": True, "clip": None}},
+        "update.bypass leads corrections to p_new by itself: give no correction.target",
+    ),
+    (
+        {"update": {"aggregation": "kept-mean", "denominator": "accepted"}},
+        "aggregation kept-mean divides by the tokens kept, and so does denominator accepted",
+    ),
+    (
+        {"correction": "verl:decoupled_geo_rs", "update": {"denominator": "proposed"}},
+        "verl:decoupled_geo_rs has update.denominator accepted, and proposed is given: leave it out, or give the "
+        "correction by its parts, sequence-mask-k1",
+    ),
+    (
+        {"correction": "verl:bypass_pg_is", "update": {"clip": 0.2}},
+        "verl:bypass_pg_is has update.clip null, and 0.2 is given",
+    ),
+    ({"correction": "verl:bypass"}, "unknown preset 'verl:bypass'"),
     ({"update": {"clip": None, "clip_high": 0.3}}, "clip_high is given without clip: give both, or neither"),
     ({"update": {"learning_rate": 0}}, "update.learning_rate: Input should be greater than 0"),
     ({"rollout": {"samples": 1}}, "rollout.samples: Input should be greater than or equal to 2"),

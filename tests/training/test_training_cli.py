@@ -70,6 +70,17 @@ def test_a_kind_may_stand_beside_its_fields(command: list[str], capsys: pytest.C
     assert "tis(clip=3)" in capsys.readouterr().out
 
 
+def test_a_centred_correction_is_trained_and_named(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    centred = [*command, "--quick", "--actor", "stale", "--correction", "tis", "--correction.clip", "1.05"]
+    centred += ["--correction.centred", "true", "--rollout.topk", "2", "--rollout.prompts", "8"]
+    assert main([*centred, "--dry-run"]) == 0
+    assert "centred(tis(clip=1.05))" in capsys.readouterr().out
+    assert main(centred) == 0
+    assert "1 run; records in study.\n" in capsys.readouterr().out
+    (manifest,) = Path("study").glob("*.json")
+    assert '"centred": true' in manifest.read_text()
+
+
 def test_quiet_says_nothing(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*command, "--quiet", "--quick"]) == 0
     assert capsys.readouterr() == ("", "")

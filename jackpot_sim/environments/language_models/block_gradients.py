@@ -2,20 +2,23 @@
 
     Σ_i Σ_t c[k, i, t] · ∂ log p(y_t | prompt, y_<t) / ∂θ_block
 
-for many sets of coefficients k at once. A slice of sequences goes through the model once; each set costs one backward
-pass through the layers above the block, as nothing below it is differentiated.
+for many sets of coefficients k at once; a set may also weigh other tokens at the same states. A slice of sequences goes
+through the model once; each set costs one backward pass through the layers above the block, as nothing below it is
+differentiated.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 import numpy as np
 
 from jackpot_sim.core.arrays import Flags, Floats, Ints
-from jackpot_sim.core.checks import check_reals
+from jackpot_sim.core.checks import check_integers, check_reals, check_same_shape, check_shape
+from jackpot_sim.core.support import SamplingMask
 from jackpot_sim.environments.fields import check_positive
 from jackpot_sim.environments.language_models.completions import Completions
 from jackpot_sim.environments.language_models.library import Model, Tensor
@@ -48,6 +51,40 @@ def block_of(model: Model, patterns: Sequence[str]) -> dict[str, Tensor]:
     return {name: weight for name, weight in model.named_parameters() if id(weight) in matching}
 
 
+@dataclass(frozen=True, eq=False)
+class OtherTokens:
+    """Tokens that might have stood in the place of those written, and join the weighted sums.
+
+    Attributes:
+        ids: the tokens, integers (n, length, j); at padding any of the vocabulary.
+        coefficients: for each set None, or the factor of each sequence, (n,), and a coefficient for each token,
+            (n, length, j), of any value at padding. Sets may share these arrays.
+
+    Raises:
+        TypeError: ids are no integers, or coefficients no real floating numbers.
+        ValueError: a shape differs.
+    """
+
+    ids: Ints
+    coefficients: Sequence[tuple[Floats, Floats] | None]
+
+    def __post_init__(self) -> None:
+        check_integers(self.ids, "ids", "n", "length", "j")
+        for factor, each in filter(None, self.coefficients):
+            check_same_shape(self.ids, check_reals(each, "coefficients"), "ids", "coefficients")
+            check_shape(check_reals(factor, "factor"), self.ids.shape[:1], "factor", "one number per sequence")
+
+    def beside(self, own: Floats, rows: slice, mask: Flags) -> Floats:
+        """Coefficients of the tokens written, (kinds, m, length), and after them those of the others, 0 at padding."""
+        out = np.zeros((*own.shape, 1 + self.ids.shape[-1]))
+        out[..., 0] = own
+        for kind, given in enumerate(self.coefficients):
+            if given is not None:
+                factor, each = (array[rows] for array in given)
+                out[kind, ..., 1:] = np.where(mask[..., None], factor[:, None, None] * each, 0.0)
+        return out
+
+
 def token_log_probs(
     model: Model, prompts: Sequence[Ints], prompt: Ints, tokens: Ints, mask: Flags, temperature: float = 1.0
 ) -> Tensor:
@@ -64,7 +101,7 @@ def token_log_probs(
     check_positive("temperature", temperature)
     completions = Completions.checked(model, prompts, prompt, tokens, mask)
     with scoring_mode(model, differentiable=True):
-        return _log_probs(model, dict(model.named_parameters()), completions, temperature)
+        return _log_probs(model, dict(model.named_parameters()), completions, temperature)[:, 0]
 
 
 def gradients(
@@ -78,6 +115,8 @@ def gradients(
     patterns: Sequence[str],
     batches: Iterable[slice],
     temperature: float = 1.0,
+    kept: SamplingMask | None = None,
+    others: OtherTokens | None = None,
     limit: int = 2 << 30,
 ) -> Iterator[tuple[slice, Floats]]:
     """The gradient of every slice of sequences, a row for each set of coefficients; slices of one are per sequence.
@@ -95,6 +134,8 @@ def gradients(
         patterns: the block, see `block_of`.
         batches: the sequences that go through the model together, one slice after the other.
         temperature: the divisor of the logits, positive.
+        kept: the tokens on which log p is renormalised, at every token of the sequences; None: all.
+        others: further tokens of the same states, with coefficients for each set; None: none.
         limit: the most bytes that one result may hold.
 
     Yields:
@@ -114,9 +155,24 @@ def gradients(
     coefficients = _checked(coefficients, completions)
     with scoring_mode(model, differentiable=True):  # refuses here what it would refuse at the first slice
         pass
-    return (
-        (rows, _of_slice(model, block, completions.take(rows), coefficients[:, rows], temperature)) for rows in batches
-    )
+    shape = completions.tokens.shape
+    if kept is not None:
+        check_shape(kept.places, shape, "kept.places", "one place per token")
+    if others is not None:
+        check_shape(others.ids, (*shape, others.ids.shape[-1]), "others.ids", "some tokens beside each")
+        if len(others.coefficients) != len(coefficients):
+            raise ValueError(f"others has {len(others.coefficients)} sets, coefficients has {len(coefficients)}")
+
+    def of(rows: slice) -> Floats:
+        own = None if kept is None else kept.take(rows)
+        part, columns = completions.take(rows), coefficients[:, rows, :, None]
+        ids = part.tokens[..., None]
+        if others is not None:
+            columns = others.beside(coefficients[:, rows], rows, part.mask)
+            ids = np.concatenate([ids, others.ids[rows]], axis=-1)
+        return _of_slice(model, block, part, ids, columns, temperature, own)
+
+    return ((rows, of(rows)) for rows in batches)
 
 
 def _checked(coefficients: Floats, completions: Completions) -> Floats:
@@ -136,13 +192,19 @@ def _require_fits(kinds: int, parameters: int, limit: int) -> None:
 
 
 def _of_slice(
-    model: Model, block: dict[str, Tensor], completions: Completions, coefficients: Floats, temperature: float
+    model: Model,
+    block: dict[str, Tensor],
+    completions: Completions,
+    ids: Ints,
+    coefficients: Floats,
+    temperature: float,
+    kept: SamplingMask | None,
 ) -> Floats:
-    """The gradients of some completions, (kinds, parameters), from their coefficients (kinds, n, length)."""
+    """The gradients of some completions, (kinds, parameters), from coefficients (kinds, n, length, j) of ids there."""
     import torch
 
     out = np.zeros((len(coefficients), sum(weight.numel() for weight in block.values())))
-    wanted = np.any(coefficients != 0, axis=0)
+    wanted = np.any(coefficients != 0, axis=(0, -1))
     rows = np.flatnonzero(wanted.any(axis=-1))
     if not rows.size:
         return out
@@ -152,7 +214,8 @@ def _of_slice(
     with scoring_mode(model, differentiable=True):
         weights = {name: weight.detach() for name, weight in model.named_parameters()}
         leaves = [weights[name].requires_grad_() for name in block]
-        log_probs = _log_probs(model, weights, completions, temperature)
+        own = None if kept is None else dataclasses.replace(kept, places=kept.places[rows][wanted])
+        log_probs = _log_probs(model, weights, completions, temperature, own, ids[rows][wanted])
         finite = np.array([bool(np.isfinite(each).all()) for each in coefficients])
         out[~finite] = np.nan
         for kind in np.flatnonzero(finite):
@@ -168,12 +231,21 @@ def _of_slice(
     return out
 
 
-def _log_probs(model: Model, weights: dict[str, Tensor], completions: Completions, temperature: float) -> Tensor:
-    """log p of every token wanted, with its graph, (tokens,); `weights` stand in for the model's own."""
+def _log_probs(
+    model: Model,
+    weights: dict[str, Tensor],
+    completions: Completions,
+    temperature: float,
+    kept: SamplingMask | None = None,
+    ids: Ints | None = None,
+) -> Tensor:
+    """log p of `ids`, (tokens, j), at every token wanted, or of these, j = 1; `weights` are in place of the model's."""
     import torch
 
     scores = completions.logits(model, weights=weights)
     # Half precision has too few digits for a law over a large vocabulary.
     scores = scores.to(torch.promote_types(scores.dtype, torch.float32)) / temperature
-    token = on_device(model, completions.tokens[completions.mask])
-    return torch.log_softmax(scores, dim=-1).gather(-1, token[:, None])[:, 0]
+    if kept is not None:
+        scores = scores.masked_fill(~on_device(model, kept.dense(scores.shape[-1])), -torch.inf)
+    chosen = completions.tokens[completions.mask][:, None] if ids is None else ids
+    return torch.log_softmax(scores, dim=-1).gather(-1, on_device(model, chosen))

@@ -23,6 +23,7 @@ from jackpot_sim.core.checks import (
     check_shape,
 )
 from jackpot_sim.core.sampling import categorical
+from jackpot_sim.core.support import SamplingMask
 from jackpot_sim.core.topk import TopK
 from jackpot_sim.environments.fields import check_count
 from jackpot_sim.environments.language_models.build import check_positions
@@ -46,6 +47,7 @@ class Written:
         raw_log_probs: log q of each token under the model's own law, before temperature, top-k and top-p.
         topk: the likeliest tokens of the law that was sampled from, numpy (n, length, k); ids 0 with −inf at padding.
             None if none were asked for.
+        kept: the tokens that the sampler kept at every state; None if they were not asked for, or all are.
 
     Raises:
         TypeError: an array has another dtype.
@@ -58,6 +60,7 @@ class Written:
     log_probs: Floats
     raw_log_probs: Floats
     topk: TopK | None = None
+    kept: SamplingMask | None = None
 
     def __post_init__(self) -> None:
         check_mask(self.mask, check_integers(self.tokens, "tokens", "n", "length"), "tokens")
@@ -66,6 +69,8 @@ class Written:
             check_same_shape(self.tokens, check_reals(getattr(self, name), name), "tokens", name)
         if self.topk is not None:
             check_same_states(self.tokens[..., None], self.topk.ids, "tokens[..., None]", "topk")
+        if self.kept is not None:
+            check_same_shape(self.tokens, self.kept.places, "tokens", "kept.places")
 
 
 def generate(
@@ -78,6 +83,7 @@ def generate(
     end_tokens: Collection[int],
     batch_size: int,
     topk: int = 0,
+    support: bool = False,
     report: Callable[[int], None] | None = None,
 ) -> Written:
     """One sequence after its prompt for every row of `uniforms`.
@@ -91,6 +97,7 @@ def generate(
         end_tokens: a sequence ends with the first of these, or at `length`.
         batch_size: sequences at a time.
         topk: the number of likeliest tokens to keep of every law; 0 keeps none.
+        support: whether to record the tokens that the sampler keeps, where it cuts any.
         report: called with the number of sequences written so far, after each batch.
 
     Raises:
@@ -104,7 +111,7 @@ def generate(
     check_count("topk", topk, 0)
     if scorer.transform is not None:
         raise ValueError("transform is given beside sampling: the cuts of a sampler belong into sampling")
-    pages = _Pages(uniforms, sampling, np.asarray(sorted(end_tokens), dtype=np.int64), topk, scorer.model)
+    pages = _Pages(uniforms, sampling, np.asarray(sorted(end_tokens), dtype=np.int64), topk, support, scorer.model)
     for start in range(0, len(uniforms), batch_size):
         rows = np.arange(start, min(start + batch_size, len(uniforms)))
         _write(scorer, checked, prompt[rows], rows, pages)
@@ -116,7 +123,9 @@ def generate(
 class _Pages:
     """The sequences so far: each step decides one token of every sequence and writes it down."""
 
-    def __init__(self, uniforms: Floats, sampling: SamplingLaw, ends: Ints, topk: int, model: Model) -> None:
+    def __init__(
+        self, uniforms: Floats, sampling: SamplingLaw, ends: Ints, topk: int, support: bool, model: Model
+    ) -> None:
         self._uniforms, self._sampling, self._ends, self._model = uniforms, sampling, ends, model
         shape = uniforms.shape
         self.length = shape[1]
@@ -127,6 +136,8 @@ class _Pages:
         k = min(topk, int(model.config.get_text_config().vocab_size))
         self._ids = np.zeros((*shape, k), dtype=np.int32)
         self._top = np.full((*shape, k), -np.inf, dtype=np.float32)
+        self._kept: list[tuple[Ints, Ints]] | None = [] if support and sampling.cuts else None
+        """The place of each token kept, row · length + step, and its id."""
 
     def draw(self, rows: Ints, step: int, scores: Tensor) -> tuple[Ints, Flags]:
         """The tokens of these sequences at this step, and True where a sequence goes on; both (rows,).
@@ -150,12 +161,24 @@ class _Pages:
         if self._ids.shape[-1]:
             top = TopK.of(law, self._ids.shape[-1])
             self._ids[rows, step], self._top[rows, step] = to_numpy(top.ids), to_numpy(top.log_probs)
+        if self._kept is not None:
+            row, ids = np.nonzero(to_numpy(law > -np.inf))
+            self._kept.append((rows[row] * self.length + step, ids.astype(np.int32)))
         return drawn, ~np.isin(drawn, self._ends)
 
     def written(self, prompt: Ints) -> Written:
         """The sequences with their log-probs, in the order of their rows."""
         topk = TopK(self._ids, self._top) if self._ids.shape[-1] else None
-        return Written(prompt, self._tokens, self._mask, self._log_probs, self._raw_log_probs, topk)
+        return Written(prompt, self._tokens, self._mask, self._log_probs, self._raw_log_probs, topk, self._support())
+
+    def _support(self) -> SamplingMask | None:
+        if self._kept is None:
+            return None
+        place, ids = (np.concatenate(part) for part in zip(*self._kept, strict=True))
+        count = np.bincount(place, minlength=self._tokens.size)
+        offsets = np.concatenate([[0], np.cumsum(count)])
+        places = np.arange(self._tokens.size).reshape(self._tokens.shape)
+        return SamplingMask(ids[np.argsort(place, kind="stable")], offsets, places)
 
 
 def _write(scorer: CausalLM, prompts: Sequence[Ints], prompt: Ints, rows: Ints, pages: _Pages) -> None:

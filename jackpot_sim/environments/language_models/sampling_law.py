@@ -45,6 +45,11 @@ class SamplingLaw:
         """True if the law is the model's own."""
         return self.temperature == 1 and self.top_k is None and self.top_p == 1
 
+    @property
+    def cuts(self) -> bool:
+        """True if tokens may be cut."""
+        return self.top_k is not None or self.top_p < 1
+
     def log_probs(self, logits: Array, *, single: bool = False) -> Array:
         """Log-probs of the law that is sampled from, shape (..., vocab), nats; −inf on tokens that are cut.
 

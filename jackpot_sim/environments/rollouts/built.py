@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, TypeVar
@@ -12,8 +13,9 @@ import numpy as np
 
 from jackpot_sim.core import divergences
 from jackpot_sim.core.arrays import Array, Flags, Floats, Ints
-from jackpot_sim.core.backend import to_numpy
+from jackpot_sim.core.backend import namespace, to_numpy
 from jackpot_sim.core.checks import check_integers, check_reals, check_same_shape, check_shape
+from jackpot_sim.core.numerics import log_softmax
 from jackpot_sim.core.sequence_divergences import ratio_of_means
 from jackpot_sim.core.sequences import per_sequence
 from jackpot_sim.environments.fields import check_count
@@ -23,6 +25,7 @@ from jackpot_sim.environments.language_models.sampling_law import SamplingLaw
 from jackpot_sim.environments.language_models.scoring import CausalLM
 from jackpot_sim.environments.language_models.streaming import laws
 from jackpot_sim.environments.randomness import keyed_generator
+from jackpot_sim.environments.recorded import LogProbs
 
 RewardAfter: TypeAlias = Callable[[Ints, Ints, Flags], Floats]
 """(index of the prompt (n,), tokens (n, length), mask) → R of shape (n,)."""
@@ -45,6 +48,7 @@ class LawPair:
         policy_log_probs: log p.
         actor_log_probs: log q of the law that the actor samples from.
         believed_log_probs: log q as corrections get it: another law only where raw log-probs are studied.
+        believed_policy_log_probs: log p as corrections get it, where it is another law: that on a recorded support.
     """
 
     sequence: Ints
@@ -52,13 +56,21 @@ class LawPair:
     policy_log_probs: Array
     actor_log_probs: Array
     believed_log_probs: Array
+    believed_policy_log_probs: Array | None = None
 
     def __post_init__(self) -> None:
         laws = check_reals(self.policy_log_probs, "policy_log_probs", "rows", "vocab")
-        for name in ("actor_log_probs", "believed_log_probs"):
+        also = [] if self.believed_policy_log_probs is None else ["believed_policy_log_probs"]
+        for name in ("actor_log_probs", "believed_log_probs", *also):
             check_same_shape(laws, check_reals(getattr(self, name), name), "policy_log_probs", name)
         for name in ("sequence", "step"):
             check_shape(check_integers(getattr(self, name), name), tuple(laws.shape[:1]), name, "one index per row")
+
+    @property
+    def told(self) -> tuple[Array, Array]:
+        """log p and log q as corrections get them."""
+        replayed = self.believed_policy_log_probs
+        return self.policy_log_probs if replayed is None else replayed, self.believed_log_probs
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,9 +83,10 @@ class Setup:
         end_tokens: the tokens that end a completion.
         policy_law: the policy's law, from its logits.
         actor_law: the law that the actor samples from, from its logits.
-        believes_raw: whether corrections get the actor's raw log-probs.
+        log_probs: the log-probs that corrections get.
         batch_size: sequences that a model reads at once.
         rows: states whose laws are held at once.
+        stored_topk: the actor's likeliest tokens that centred corrections are given at every state.
     """
 
     prompts: Sequence[Ints]
@@ -81,9 +94,10 @@ class Setup:
     end_tokens: frozenset[int]
     policy_law: SamplingLaw
     actor_law: SamplingLaw
-    believes_raw: bool
+    log_probs: LogProbs
     batch_size: int
     rows: int
+    stored_topk: int = 128
 
     def __post_init__(self) -> None:
         for each in self.prompts:
@@ -99,13 +113,14 @@ class Setup:
             sampling=self.actor_law if role == "actor" else self.policy_law,
             end_tokens=self.end_tokens,
             batch_size=self.batch_size,
+            support=role == "actor" and self.log_probs is LogProbs.SUPPORT,
             report=lambda done: LOG.info("the %s has written %d of %d rollouts", role, done, len(uniforms)),
         )
 
     def pairs(self, policy: CausalLM, actor: CausalLM, written: Written) -> Iterator[LawPair]:
         """The two laws at every token, a few rows at a time."""
         sampled_from = [(policy, self.policy_law), (actor, self.actor_law)]
-        if self.believes_raw:
+        if self.log_probs is LogProbs.RAW:
             sampled_from.append((actor, SamplingLaw()))
         streams = [
             laws(
@@ -126,7 +141,14 @@ class Setup:
                 done = int(p.sequence[-1])
                 LOG.info("scoring rollout %d of %d", done + 1, len(written.tokens))
             believed = others[0].log_probs if others else q.log_probs
-            yield LawPair(p.sequence, p.step, p.log_probs, q.log_probs, believed)
+            replayed = None
+            if written.kept is not None:
+                places = written.kept.places[p.sequence, p.step]
+                kept = dataclasses.replace(written.kept, places=places).dense(p.log_probs.shape[-1])
+                xp = namespace(p.log_probs)
+                on_device = xp.asarray(kept, device=p.log_probs.device)
+                replayed = log_softmax(xp.where(on_device, p.log_probs, -math.inf))
+            yield LawPair(p.sequence, p.step, p.log_probs, q.log_probs, believed, replayed)
 
     def kl(self, policy: CausalLM, actor: CausalLM, written: Written) -> tuple[float, float]:
         """KL(policy‖actor) per token over rollouts of the policy, nats, and its standard error; prompts are fixed."""

@@ -32,6 +32,7 @@ from jackpot_sim.environments.language_models.sampling_law import SamplingLaw
 from jackpot_sim.environments.language_models.scoring import CausalLM
 from jackpot_sim.environments.language_models.threads import torch_threads
 from jackpot_sim.environments.randomness import keyed_generator
+from jackpot_sim.environments.recorded import LogProbs
 from jackpot_sim.environments.rollouts.answers import AnswerReward
 from jackpot_sim.environments.rollouts.ascent import RolloutAscent
 from jackpot_sim.environments.rollouts.built import RealisedRollouts, RewardAfter, Setup
@@ -65,10 +66,12 @@ class HuggingFace:
         temperature: that of both policies: logits are divided by it before anything else.
         top_k: the number of likeliest tokens from which the actor samples; None: all.
         top_p: the mass of the nucleus from which the actor samples.
-        log_probs: the log-probs that the actor returns: `processed` ones, of the law that it sampled from, or `raw`
-            ones, of the model at temperature 1 before any cut, which is a mistake to study. Figures of ratios
-            (weights, k1, Z, …) are then those that a trainer would see; the KLs between laws, and the effect of
-            corrections on them, stay those of the law that was sampled from.
+        log_probs: the log-probs that a trainer gets: `processed` ones, of the law that the actor sampled from; `raw`
+            ones, of its model at temperature 1 before any cut, which is a mistake to study; or processed ones with the
+            `support`, the tokens that top_k and top_p kept, on which the policy is renormalised too, in ratios and in
+            the update's gradient. Figures of ratios (weights, k1, Z, …) are those that a trainer would see; the KLs
+            between laws, the effect of corrections on them, and the gradient that is wanted stay those of the law
+            that was sampled from and of the whole policy.
         reward: the reward of a completion; None: the prompts' answers where all carry one, else the share of
             different tokens. The advantage is R − b, b being the mean reward after the prompt of rollouts of the
             policy that enter no gradient.
@@ -76,6 +79,8 @@ class HuggingFace:
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         batch_size: sequences that a model reads at once.
         rows: states whose laws over the vocabulary are held at once.
+        stored_topk: the number of the actor's likeliest tokens from which centred corrections take the mean of each
+            state, with a model of the tail; as many as the vocabulary make it exact.
         block: the parameters in whose space gradients are measured, as a shell pattern of their names; None: the
             last vector of parameters, the final norm's gain.
         gradients: taken of every sequence by itself, of whole batches, which is faster, or off.
@@ -94,12 +99,13 @@ class HuggingFace:
     temperature: float = 1.0
     top_k: int | None = None
     top_p: float = 1.0
-    log_probs: Literal["processed", "raw"] = "processed"
+    log_probs: LogProbs = LogProbs.PROCESSED
     reward: Reward | AnswerReward | None = field(default=None, metadata=BY_KIND)
     precision: Precision = Precision.FP32
     device: str = "auto"
     batch_size: int = 16
     rows: int = 16
+    stored_topk: int = 128
     block: str | None = None
     gradients: Literal["sequences", "batches", "off"] = "sequences"
     threads: int = 1
@@ -113,7 +119,8 @@ class HuggingFace:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "precision", Precision(self.precision))
-        for name, least in (("length", 1), ("batch_size", 1), ("rows", 1), ("threads", 1)):
+        object.__setattr__(self, "log_probs", LogProbs(self.log_probs))
+        for name, least in (("length", 1), ("batch_size", 1), ("rows", 1), ("stored_topk", 1), ("threads", 1)):
             check_count(name, getattr(self, name), least)
         check_positive("temperature", self.temperature)
         self.actor_law  # noqa: B018  # its checks
@@ -214,9 +221,10 @@ class HuggingFace:
             end_tokens=frozenset(end_tokens(policy.model, policy.tokenizer)),
             policy_law=self.policy_law,
             actor_law=self.actor_law,
-            believes_raw=self.log_probs == "raw",
+            log_probs=self.log_probs,
             batch_size=self.batch_size,
             rows=self.rows,
+            stored_topk=self.stored_topk,
         )
 
         def ascent(learning_rate: float, batch: int) -> RolloutAscent:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from jackpot_sim.core.arrays import Floats, Ints
 from jackpot_sim.core.checks import check_integers, check_reals, check_shape
 from jackpot_sim.core.sequences import Enumeration, SampledSequences, SequenceLaws
+from jackpot_sim.core.support import on_support
 from jackpot_sim.environments.fields import check_count
-from jackpot_sim.environments.language_models.scoring import Scorer
+from jackpot_sim.environments.language_models.scoring import CausalLM, Scorer
 from jackpot_sim.environments.language_models.teaching import RewardOf
 from jackpot_sim.environments.language_models.threads import torch_threads
 from jackpot_sim.environments.prefix_tree import PrefixTree, objective
 from jackpot_sim.environments.randomness import keyed_generator
+from jackpot_sim.environments.recorded import LogProbs, believed
 from jackpot_sim.environments.sequences.drawn_prefixes import DrawnPrefixes
 from jackpot_sim.environments.sequences.mean_kl import ExactKL
 from jackpot_sim.environments.sources.actor_source import TinyTask
@@ -32,16 +34,30 @@ class Models:
         policy: p_new, whose gradient is wanted.
         actor: q, the policy that writes the rollouts.
         reference: p_ref, the policy before the update at hand; `policy` itself if there is none.
+        log_probs: the log-probs that a trainer gets.
     """
 
     policy: Scorer
     actor: Scorer
     reference: Scorer
+    log_probs: LogProbs = LogProbs.PROCESSED
 
     def laws(self, table_of: Callable[[Scorer], Floats]) -> SequenceLaws:
         """The laws of all three, from a function that gives those of one, (prefixes, vocab), nats."""
         policy, actor = table_of(self.policy), table_of(self.actor)
-        return SequenceLaws(policy, actor, policy if self.reference is self.policy else table_of(self.reference))
+        reference = policy if self.reference is self.policy else table_of(self.reference)
+        model = actor
+        if self.log_probs is LogProbs.RAW and isinstance(self.actor, CausalLM) and self.actor.transform is not None:
+            model = table_of(replace(self.actor, transform=None))
+        told = believed(self.log_probs, policy, actor, model)
+        if told is None:
+            return SequenceLaws(policy, actor, reference)
+        new, old = np.asarray(told.policy_log_probs), reference
+        if reference is policy:
+            old = new
+        elif self.log_probs is LogProbs.SUPPORT:
+            old = np.asarray(on_support(reference, actor))
+        return SequenceLaws(policy, actor, reference, SequenceLaws(new, np.asarray(told.actor_log_probs), old))
 
 
 @dataclass(frozen=True, eq=False)

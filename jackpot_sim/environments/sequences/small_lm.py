@@ -7,7 +7,7 @@ every sequence is enumerated; beyond that, sequences are drawn.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from typing import ClassVar, Literal
@@ -33,6 +33,7 @@ from jackpot_sim.environments.language_models.teaching import PolicyGradientAsce
 from jackpot_sim.environments.language_models.threads import torch_threads
 from jackpot_sim.environments.prefix_tree import PrefixTree, require_an_end
 from jackpot_sim.environments.randomness import keyed_generator
+from jackpot_sim.environments.recorded import LogProbs
 from jackpot_sim.environments.sequences.built import Models, enumerated, sampled_baseline
 from jackpot_sim.environments.sequences.built import RealisedSequences as RealisedSequences
 from jackpot_sim.environments.sequences.mean_kl import ExactKL, KLEstimator, MeanKL, SampledKL
@@ -80,6 +81,8 @@ class SmallLM:
         learning_rate: that of AdamW in these updates.
         space: the space of gradients: the logits at every prefix, or the model's parameters.
         memory_limit_gib: the most memory of an enumeration; sequences that need more are sampled.
+        log_probs: the log-probs that a trainer gets, see `LogProbs`. Support replay renormalises p_ref and p_new on the
+            tokens that the sampler kept. The KLs, and the gradient that is wanted, stay those of the whole policy.
 
     Raises:
         ValueError: a number is out of range, or the end token is none of the vocabulary.
@@ -99,13 +102,17 @@ class SmallLM:
     learning_rate: float = 1e-3
     space: Literal["logits", "parameters"] = "logits"
     memory_limit_gib: float = 4.0
+    log_probs: LogProbs = LogProbs.PROCESSED
 
     world: ClassVar[World] = World.SEQUENCES
     sizes: ClassVar[Sizes] = Sizes()
+    LATER: ClassVar[Mapping[str, object]] = {"log_probs": LogProbs.PROCESSED}
+    """Fields that older records do not have, with the values that leave everything as it was without them."""
 
     __pydantic_config__ = FORBID_EXTRA
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "log_probs", LogProbs(self.log_probs))
         check_count("vocab", self.vocab, 2, 64)
         check_count("length", self.length, 1, 12)
         check_count("prompts", self.prompts, 1)
@@ -215,7 +222,7 @@ class SmallLM:
         knob = self.source.resolved(solved)
         reference, actor = actors(knob)
         policy = self._updated(reference, task, generator("updates"))
-        models = Models(policy, actor, reference)
+        models = Models(policy, actor, reference, self.log_probs)
         enumerations = None
         if isinstance(estimator, ExactKL):
             enumerations, baseline = enumerated(estimator, models, task)

@@ -149,6 +149,11 @@ class BatchNormalized(Wrapper):
     def looks_at_batch(self) -> bool:
         return True
 
+    @property
+    @override
+    def weighs(self) -> bool:
+        return True
+
     @override
     def pair(self, tokens: Tokens) -> TokenWeights:
         one_each = namespace(tokens.log_ratio).ones_like(tokens.log_ratio[..., :1])

@@ -7,22 +7,24 @@ from jackpot_sim.estimators.corrections.correction import Correction, is_ours
 _BODY = ("accept", "weight", "pair")
 
 
-def require_complete(correction: object) -> None:
-    """Refuses what is no correction, or lacks a part of one.
+class RegistrationError(ValueError):
+    """A correction that cannot be registered; the message, one sentence, says what its author has to write."""
 
-    Raises:
-        TypeError: the message says what to write.
-    """
+
+def require_complete(correction: object) -> None:
+    """Refuses what is no correction, or lacks a part of one, with a RegistrationError."""
     if not isinstance(correction, type) or not issubclass(correction, Correction):
         name = getattr(correction, "__name__", repr(correction))
-        raise TypeError(f"{name} is no correction: derive its class from TokenCorrection or SequenceCorrection")
+        raise RegistrationError(f"{name} is no correction: derive its class from TokenCorrection or SequenceCorrection")
     name = correction.__name__
     if "__dataclass_fields__" not in vars(correction):
-        raise TypeError(f"{name} is no frozen dataclass: write @dataclass(frozen=True) above it, below @register")
+        raise RegistrationError(
+            f"{name} is no frozen dataclass: write @dataclass(frozen=True) above it, below @register"
+        )
     if missing := sorted(correction.__abstractmethods__):
-        raise TypeError(
+        raise RegistrationError(
             f"{name} lacks {', '.join(missing)}: derive it from TokenCorrection or SequenceCorrection, or define "
             f"{'it' if len(missing) == 1 else 'them'}"
         )
     if not is_ours(correction) and all(getattr(correction, part) is getattr(Correction, part) for part in _BODY):
-        raise TypeError(f"{name} defines neither accept nor weight: without one of them it changes nothing")
+        raise RegistrationError(f"{name} defines neither accept nor weight: without one of them it changes nothing")

@@ -56,6 +56,15 @@ class Wrapper(Correction):
 
     @property
     @override
+    def weighs(self) -> bool:
+        return self.of.weighs
+
+    @override
+    def outside(self, tokens: Tokens) -> tuple[Array, Array] | None:
+        return self.of.outside(tokens)
+
+    @property
+    @override
     def subtracts_mean(self) -> bool:
         return self.of.subtracts_mean
 
@@ -114,6 +123,11 @@ class RaoBlackwell(Wrapper):
     @override
     def draws_mask(self) -> bool:
         return False
+
+    @property
+    @override
+    def weighs(self) -> bool:
+        return True
 
     @override
     def pair(self, tokens: Tokens) -> TokenWeights:
@@ -179,6 +193,29 @@ class Centred(Wrapper):
         return self.of.pieces(overlap, sign)
 
 
+def require_uncentred(correction: Correction, instead: str) -> None:
+    """Refuses a centred correction where its mean cannot be subtracted.
+
+    Args:
+        correction: any correction.
+        instead: the advice, for instance `measure it with moments.exact`.
+
+    Raises:
+        ValueError: the correction subtracts the mean of each state.
+    """
+    if correction.subtracts_mean:
+        raise ValueError(f"{correction.name} subtracts the mean of each state, which is not known here: {instead}")
+
+
+def require_known_laws(correction: Correction, believed: object | None) -> None:
+    """Refuses a centred correction where a trainer takes other laws, `believed`, for those at work."""
+    if correction.subtracts_mean and believed is not None:
+        raise ValueError(
+            f"{correction.name} needs the laws that are at work, and the trainer is told others: leave log_probs at "
+            "processed, or measure the correction without centring"
+        )
+
+
 def combined(first: Correction, *others: Correction) -> Combined:
     """The product of corrections: accept with Π a and weigh with Π w, where each part sees the same raw tokens.
 
@@ -231,6 +268,17 @@ class Combined(Correction):
     @override
     def draws_mask(self) -> bool:
         return any(part.draws_mask for part in self.parts)
+
+    @property
+    @override
+    def weighs(self) -> bool:
+        return any(part.weighs for part in self.parts)
+
+    @override
+    def outside(self, tokens: Tokens) -> tuple[Array, Array] | None:
+        """Below, and above, the bounds of any part."""
+        found = [pair for part in self.parts if (pair := part.outside(tokens)) is not None]
+        return reduce(lambda x, y: (x[0] | y[0], x[1] | y[1]), found) if found else None
 
     @property
     @override

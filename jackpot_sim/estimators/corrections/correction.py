@@ -22,7 +22,8 @@ from typing_extensions import override
 from jackpot_sim.core.arrays import Array, Floats
 from jackpot_sim.core.backend import namespace, overflow_to_inf
 from jackpot_sim.core.checks import check_beside
-from jackpot_sim.estimators.corrections.inputs import Tokens, TokenWeights, only_live
+from jackpot_sim.estimators.corrections.foreign import checked_pair, in_range
+from jackpot_sim.estimators.corrections.inputs import Tokens, TokenWeights, of_all, only_live
 from jackpot_sim.estimators.corrections.parameters import Parameter, log_of
 from jackpot_sim.estimators.corrections.pieces import Piece
 
@@ -84,6 +85,11 @@ class Correction(ABC):
         return False
 
     @property
+    def weighs(self) -> bool:
+        """True where it has weights besides 1: a correction without any only masks."""
+        return type(self).weight is not Correction.weight
+
+    @property
     def subtracts_mean(self) -> bool:
         """True where a token's term loses its mean over the actor's law: the correction is `centred`."""
         return False
@@ -107,6 +113,17 @@ class Correction(ABC):
     def needs(self) -> frozenset[str]:
         """The fields of `Tokens` that the pair depends on, besides `log_ratio` and `mask`."""
         return self._looks_at if self.overlap_lam is None else self._looks_at | {"overlap"}
+
+    def outside(self, tokens: Tokens) -> tuple[Array, Array] | None:
+        """The tokens whose ratio lies below, and above, the bounds within which the correction leaves it alone.
+
+        Both are boolean, of the shape of log_ratio or (..., 1) for the ratio of a sequence, before masking; None for a
+        correction without bounds on a ratio.
+
+        Args:
+            tokens: checked, as in `accept`.
+        """
+        return None
 
     def weights(
         self,
@@ -132,7 +149,8 @@ class Correction(ABC):
 
         Raises:
             ValueError: a field that the correction needs is missing or holds NaN where it counts, a parameter
-                does not fit the tokens' shape, or as `Tokens`.
+                does not fit the tokens' shape, or as `Tokens`; a correction that is not ours fails, or gives no
+                probabilities and weights.
             TypeError: other arguments are given beside a `Tokens`, or as `Tokens`.
         """
         fields = {
@@ -150,9 +168,13 @@ class Correction(ABC):
         tokens = self.checked(tokens)
         with overflow_to_inf():
             pair = self.pair(tokens)
+        if not is_ours(type(self)) and type(self).pair is not Correction.pair:
+            pair = in_range(self.name, pair, tokens)
         for field, value in zip(TokenWeights._fields, pair, strict=True):
             check_beside(value, tokens.log_ratio, f"{self.name}: {field}", "log_ratio")
-        return only_live(pair, tokens.live)
+        if tokens.mask is None:
+            return of_all(pair, tokens.log_ratio.shape)
+        return only_live(pair, tokens.mask)
 
     def checked(self, tokens: Tokens) -> Tokens:
         """The tokens, in which the fields that the correction needs are present and checked.
@@ -169,7 +191,10 @@ class Correction(ABC):
 
     def pair(self, tokens: Tokens) -> TokenWeights:
         """The pair of checked tokens, before masking: masked tokens may have any values."""
-        accept, weight = self.accept(tokens), self.weight(tokens)
+        if is_ours(type(self)):
+            accept, weight = self.accept(tokens), self.weight(tokens)
+        else:
+            accept, weight = checked_pair(self.name, self.accept, self.weight, tokens.only(self.needs))
         cap: Parameter | None = getattr(self, "c2", None)
         if cap is None or tokens.log_reference_ratio is None:
             return TokenWeights(accept, weight)

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass
 from typing import Generic, NamedTuple, cast
 
 import numpy as np
 from typing_extensions import TypeVar
 
-from jackpot_sim.core.arrays import Array, Floats
-from jackpot_sim.core.backend import as_array, floating, namespace, stop_gradient
+from jackpot_sim.core.arrays import Array, Floats, Namespace
+from jackpot_sim.core.backend import (
+    as_array,
+    floating,
+    is_differentiated,
+    namespace,
+    overflow_to_inf,
+    stop_gradient,
+)
 from jackpot_sim.core.checks import check_beside, check_mask, check_same_shape
 
 HOW_TO_GIVE = {
@@ -102,12 +110,55 @@ class Tokens:
                 namespace(log_ratio, given)
                 check_beside(given, log_ratio, name, "log_ratio")
         object.__setattr__(self, "log_ratio", log_ratio)
+        # Shared by copies, which differ in the overlap alone unless there is a mask.
+        object.__setattr__(self, "_known", {})
+        object.__setattr__(self, "_without_nans", set())
 
     @property
     def live(self) -> Array:
         """The mask, the shape of `log_ratio`; all True where none was given."""
         xp = namespace(self.log_ratio)
         return xp.ones_like(self.log_ratio, dtype=xp.bool) if self.mask is None else self.mask
+
+    @property
+    def xp(self) -> Namespace:
+        """The functions of the tokens' array library: `xp.exp`, `xp.where`, `xp.minimum`."""
+        return namespace(self.log_ratio)
+
+    def once(self, name: str, compute: Callable[[], Array]) -> Array:
+        """What `compute` makes of the log-ratios and log-probs, kept under a name for other corrections.
+
+        It is computed anew for tokens with a mask, whose fields are changed, and where a gradient flows through them.
+        """
+        known: dict[str, Array] = vars(self)["_known"]
+        if self.mask is not None or is_differentiated(self.log_ratio):
+            return compute()
+        if name not in known:
+            known[name] = compute()
+        return known[name]
+
+    @property
+    def ratio(self) -> Array:
+        """r = e^ℓ of each token, the shape of `log_ratio`."""
+        with overflow_to_inf():
+            return self.once("ratio", lambda: namespace(self.log_ratio).exp(self.log_ratio))
+
+    @property
+    def ratio_less_one(self) -> Array:
+        """r − 1 of each token, likewise, with the digits of a small difference."""
+        with overflow_to_inf():
+            return self.once("ratio_less_one", lambda: namespace(self.log_ratio).expm1(self.log_ratio))
+
+    def with_overlap(self, overlap: Array) -> Tokens:
+        """The same tokens with another overlap, and with what is known of them.
+
+        Raises:
+            TypeError: the overlap is of another library.
+            ValueError: its shape does not fit.
+        """
+        namespace(self.log_ratio, overlap)
+        check_beside(overlap, self.log_ratio, "overlap", "log_ratio")
+        return self._replaced({"overlap": overlap})
 
     def ones(self) -> Array:
         """1 for each token, the shape of `log_ratio`: the accept probability or weight without effect."""
@@ -128,7 +179,11 @@ class Tokens:
             fields["log_reference_ratio"] = self._without_nan("log_reference_ratio", self.log_reference_ratio, owner)
         return self._replaced(fields) if fields else self
 
-    def _replaced(self, fields: dict[str, Array]) -> Tokens:
+    def only(self, fields: frozenset[str]) -> Tokens:
+        """The tokens, in which all optional fields but these and the mask are None."""
+        return self._replaced(dict.fromkeys({*HOW_TO_GIVE, "log_reference_ratio"} - fields))
+
+    def _replaced(self, fields: Mapping[str, Array | None]) -> Tokens:
         """The tokens with other values in some fields, which are not checked again."""
         tokens = copy.copy(self)
         for name, value in fields.items():
@@ -152,11 +207,13 @@ class Tokens:
         return self._without_nan(name, value, owner)
 
     def _without_nan(self, name: str, value: Array, owner: str) -> Array:
-        xp = namespace(value)
+        xp, without_nans = namespace(value), vars(self)["_without_nans"]
         if self.mask is not None:
             value = xp.where(self.mask, value, 0.0)
-        if bool(xp.any(xp.isnan(value))):
-            raise ValueError(f"{name} holds NaN: {owner} cannot weigh it")
+        if self.mask is not None or name not in without_nans:
+            if bool(xp.any(xp.isnan(value))):
+                raise ValueError(f"{name} holds NaN: {owner} cannot weigh it")
+            without_nans.add(name)
         return value
 
 
@@ -173,3 +230,8 @@ def only_live(pair: TokenWeights, live: Array) -> TokenWeights:
     """The pair, broadcast to the mask's shape, with a and w 0 at masked tokens."""
     xp = namespace(live)
     return TokenWeights(*(xp.where(live, field, 0.0) for field in pair))
+
+
+def of_all(pair: TokenWeights, shape: tuple[int, ...]) -> TokenWeights:
+    """The pair, broadcast to the tokens' shape."""
+    return TokenWeights(*(x if x.shape == shape else namespace(x).broadcast_to(x, shape) for x in pair))

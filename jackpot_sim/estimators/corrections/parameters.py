@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Protocol, TypeAlias
+from enum import StrEnum
+from typing import Protocol, TypeAlias, TypeVar
 
 from jackpot_sim.core.arrays import Array
 from jackpot_sim.core.backend import as_array, namespace, to_numpy
@@ -11,6 +12,9 @@ from jackpot_sim.core.backend import as_array, namespace, to_numpy
 Parameter: TypeAlias = float | Array
 """A number; or an array that broadcasts against the log-ratio: one number for each state, shape (states, 1), or a
 path of thresholds for `path.exact`."""
+
+
+E = TypeVar("E", bound=StrEnum)
 
 
 class _Named(Protocol):
@@ -41,6 +45,14 @@ def require_band(owner: _Band) -> None:
     """Refuses bounds `low` and `high` that no positive ratio satisfies."""
     if not 0 <= owner.low <= owner.high or owner.high <= 0:
         raise ValueError(f"{owner.name}: low and high must satisfy 0 <= low <= high, got {owner.low} and {owner.high}")
+
+
+def one_of(owner: _Named, parameter: str, choices: type[E]) -> E:
+    """The choice that a parameter names, refused if it is none of them."""
+    value, known = getattr(owner, parameter), [str(choice) for choice in choices]
+    if value not in known:
+        raise ValueError(f"{owner.name}: {parameter} must be one of {', '.join(known)}, got {value!r}")
+    return choices(value)
 
 
 def log_band(low: float, high: float, inverted: bool = False) -> tuple[float, float]:

@@ -16,11 +16,11 @@ from typing_extensions import override
 
 from jackpot_sim.core.arrays import Array
 from jackpot_sim.core.backend import namespace
-from jackpot_sim.core.divergences import binary_kl
+from jackpot_sim.core.divergences import binary_kl, binary_kl_exceeds
 from jackpot_sim.core.numerics import exp_difference
 from jackpot_sim.estimators.corrections.correction import TokenCorrection
 from jackpot_sim.estimators.corrections.inputs import Tokens, given
-from jackpot_sim.estimators.corrections.parameters import require_positive
+from jackpot_sim.estimators.corrections.parameters import one_of, require_positive
 from jackpot_sim.estimators.corrections.registry import register
 
 _PROBABILITIES = frozenset({"policy_log_probs", "actor_log_probs"})
@@ -45,11 +45,20 @@ class BinaryKL(StrEnum):
             return binary_kl(actor, policy)
         return namespace(policy, actor).maximum(binary_kl(policy, actor), binary_kl(actor, policy))
 
+    def exceeds(self, tokens: Tokens, bound: float) -> Array:
+        """True at the tokens whose binary KL exceeds a bound, the shape of the log-ratio."""
+        policy, actor = given(tokens.policy_log_probs), given(tokens.actor_log_probs)
+        if self is BinaryKL.POLICY_ACTOR:
+            return binary_kl_exceeds(policy, actor, bound)
+        if self is BinaryKL.ACTOR_POLICY:
+            return binary_kl_exceeds(actor, policy, bound)
+        return binary_kl_exceeds(policy, actor, bound) | binary_kl_exceeds(actor, policy, bound)
+
 
 def _total_variation(tokens: Tokens) -> Array:
     """|p − q| of each token, which is the TV of "this token" against "another"."""
     policy, actor = given(tokens.policy_log_probs), given(tokens.actor_log_probs)
-    return namespace(policy, actor).abs(exp_difference(policy, actor))
+    return tokens.once("total variation", lambda: namespace(policy, actor).abs(exp_difference(policy, actor)))
 
 
 @dataclass(frozen=True)
@@ -70,7 +79,7 @@ class _ProbabilityMask(TokenCorrection):
     @override
     def weight(self, tokens: Tokens) -> Array:
         """w = r."""
-        return namespace(tokens.log_ratio).exp(tokens.log_ratio)
+        return tokens.ratio
 
 
 @register("tv-mask")
@@ -112,10 +121,7 @@ class BinaryKLMask(_ProbabilityMask):
 
     def __post_init__(self) -> None:
         require_positive(self, "bound", "c2")
-        known = [each.value for each in BinaryKL]
-        if self.direction not in known:
-            raise ValueError(f"{self.name}: direction must be one of {', '.join(known)}, got {self.direction!r}")
-        object.__setattr__(self, "direction", BinaryKL(self.direction))
+        object.__setattr__(self, "direction", one_of(self, "direction", BinaryKL))
 
     @override
     def kept_from(self, tokens: Tokens) -> Array:
@@ -124,7 +130,7 @@ class BinaryKLMask(_ProbabilityMask):
 
     @override
     def _kept(self, tokens: Tokens) -> Array:
-        return self.kept_from(tokens) <= self.bound
+        return ~self.direction.exceeds(tokens, self.bound)
 
 
 @dataclass(frozen=True)
@@ -145,13 +151,21 @@ class _TrustRegion(_ProbabilityMask):
     @override
     def kept_from(self, tokens: Tokens) -> Array:
         """The divergence where the update would widen it; 0 elsewhere."""
-        sign, log_ratio = given(tokens.advantages), tokens.log_ratio
-        widened = ((sign > 0) & (log_ratio > 0)) | ((sign < 0) & (log_ratio < 0))
-        return namespace(log_ratio).where(widened, self._divergence(tokens), 0.0)
+        return namespace(tokens.log_ratio).where(_widened(tokens), self._divergence(tokens), 0.0)
+
+    def _far(self, tokens: Tokens) -> Array:
+        """True where the token's divergence exceeds δ."""
+        return self._divergence(tokens) > self.delta
 
     @override
     def _kept(self, tokens: Tokens) -> Array:
-        return self.kept_from(tokens) <= self.delta
+        return ~(_widened(tokens) & self._far(tokens))
+
+
+def _widened(tokens: Tokens) -> Array:
+    """True where the update would move p further away from q."""
+    sign, log_ratio = given(tokens.advantages), tokens.log_ratio
+    return ((sign > 0) & (log_ratio > 0)) | ((sign < 0) & (log_ratio < 0))
 
 
 @register("dppo-tv")
@@ -194,3 +208,7 @@ class DivergenceKL(_TrustRegion):
     @override
     def _divergence(self, tokens: Tokens) -> Array:
         return BinaryKL.ACTOR_POLICY.of(tokens)
+
+    @override
+    def _far(self, tokens: Tokens) -> Array:
+        return BinaryKL.ACTOR_POLICY.exceeds(tokens, self.delta)

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import re
+import traceback
 from collections.abc import Callable, Iterable
+from importlib import metadata
+from pathlib import Path
 from typing import TypeVar
 
-from jackpot_sim.estimators.corrections.completeness import require_complete
+from jackpot_sim.estimators.corrections.completeness import RegistrationError, require_complete
 from jackpot_sim.estimators.corrections.correction import Correction, is_ours
 from jackpot_sim.estimators.corrections.parameters import Parameter
 
 C = TypeVar("C", bound=type[Correction])
+
+GROUP = "jackpot_sim.corrections"
+"""The entry-point group in which an installed package names the module of its corrections."""
 
 _REGISTRY: dict[str, type[Correction]] = {}
 _NAME = r"\w[\w.:+-]*"
@@ -25,8 +32,8 @@ def register(*names: str) -> Callable[[C], C]:
     A class that is defined again, in a notebook or by a file that is read again, takes the place of its old self.
 
     Raises:
-        TypeError: the class is no correction, or is not complete; the message says what to write.
-        ValueError: a name is taken or cannot be one, or a parameter cannot have its name or its default.
+        RegistrationError: the class is no correction, or is not complete; a name is taken or cannot be one; a parameter
+            cannot have its name or its default.
     """
 
     def enter(correction: C) -> C:
@@ -43,14 +50,14 @@ def register(*names: str) -> Callable[[C], C]:
 
 def _require_free(name: str, correction: type[Correction]) -> None:
     if not isinstance(name, str) or not re.fullmatch(_NAME, name):
-        raise ValueError(
+        raise RegistrationError(
             f"{correction.__name__} is registered as {name!r}: give a name of letters, digits, hyphens, dots and colons"
         )
     taken = _REGISTRY.get(name)
     if taken is None or (taken.__module__, taken.__qualname__) == (correction.__module__, correction.__qualname__):
         return
     whose = "an estimator of jackpot_sim" if is_ours(taken) else f"{taken.__qualname__} of {taken.__module__}"
-    raise ValueError(f"{correction.__name__}: the name {name!r} is taken by {whose}: register it under another")
+    raise RegistrationError(f"{correction.__name__}: the name {name!r} is taken by {whose}: register it under another")
 
 
 def _require_parameters(correction: type[Correction], name: str) -> None:
@@ -62,12 +69,16 @@ def _require_parameters(correction: type[Correction], name: str) -> None:
     }
     for parameter, default in defaults(correction).items():
         if hasattr(Correction, parameter) or parameter == "name":
-            raise ValueError(f"{name}: a parameter cannot be called {parameter}, as a part of every correction is")
+            raise RegistrationError(
+                f"{name}: a parameter cannot be called {parameter}, as a part of every correction is"
+            )
         if default is dataclasses.MISSING or not isinstance(default, int | float | str | None):
-            raise ValueError(f"{name}: give its parameter {parameter} a default, a number, a name, or true or false")
+            raise RegistrationError(
+                f"{name}: give its parameter {parameter} a default, a number, a name, or true or false"
+            )
         kind, owner = known.get(parameter, (type_of(default), ""))
         if kind is not type_of(default):
-            raise ValueError(
+            raise RegistrationError(
                 f"{name}: its parameter {parameter} is {_NOUNS[type_of(default)]}, and that of {owner} is "
                 f"{_NOUNS[kind]}, in one column of the records: give it another name"
             )
@@ -90,7 +101,17 @@ def get(name: str, **parameters: Parameter | str | None) -> Correction:
             raise ValueError(f"estimator {name!r} has no parameter {parameter!r}: {takes}")
         if type_of(value) is not (wanted := type_of(known[parameter])):
             raise ValueError(f"{name}: {parameter} must be {_NOUNS[wanted]}, got {value!r}")
-    return correction(**parameters)
+    try:
+        return correction(**parameters)
+    except (ValueError, MemoryError):
+        raise
+    except Exception as error:
+        if is_ours(correction):
+            raise
+        told = " ".join(str(error).split())
+        raise ValueError(
+            f"{name}: its __post_init__ must refuse with a ValueError, not {type(error).__name__}: {told}"
+        ) from error
 
 
 def registered(name: str) -> type[Correction]:
@@ -99,6 +120,7 @@ def registered(name: str) -> type[Correction]:
     Raises:
         ValueError: no such correction.
     """
+    broken = {} if name in _REGISTRY else unusable_packages()
     if name in _REGISTRY:
         return _REGISTRY[name]
     near = difflib.get_close_matches(name.lower(), _REGISTRY, n=1)
@@ -107,17 +129,91 @@ def registered(name: str) -> type[Correction]:
         hint = "; names are separated by spaces"
     elif "(" in name:
         hint = "; parameters go beside the kind in a config file, or as arguments of get"
-    raise ValueError(f"unknown estimator {name!r}{hint} (known: {', '.join(sorted(_REGISTRY))})")
+    known = f"known: {', '.join(sorted(_REGISTRY))}"
+    raise ValueError(f"unknown estimator {name!r}{hint} ({'; '.join([known, *broken])})")
+
+
+def is_registered(name: str) -> bool:
+    """True where a correction is registered as `name`, which may be an alias."""
+    return name in _REGISTRY
 
 
 def names() -> tuple[str, ...]:
-    """The names of the registered corrections, without aliases, as records use them."""
+    """The names of the corrections that there are, without aliases, as records use them: ours and those of packages."""
+    unusable_packages()
     return tuple(sorted({correction.name for correction in _REGISTRY.values()}))
+
+
+@functools.cache
+def unusable_packages() -> tuple[str, ...]:
+    """Loads the corrections of installed packages, once; a sentence for each of those that cannot be used.
+
+    A package names a module, or a class, in the entry-point group `jackpot_sim.corrections`.
+    """
+    sentences = []
+    for entry in sorted(metadata.entry_points(group=GROUP), key=lambda each: (each.value, each.name)):
+        package = entry.module.partition(".")[0] if entry.dist is None else entry.dist.name
+        try:
+            load(entry.load, entry.module)
+        except RegistrationError as error:
+            sentences.append(f"the package {package} cannot be used: {error}")
+    return tuple(sentences)
+
+
+def load(run: Callable[[], object], module: str) -> tuple[str, ...]:
+    """Runs somebody's code that registers corrections; all of them are registered, or none.
+
+    Args:
+        run: imports or executes the code.
+        module: the name of its module.
+
+    Returns:
+        The names, without aliases, of the corrections that it has registered, now or when it was imported before.
+
+    Raises:
+        RegistrationError: it fails, or registers nothing; the message says where, why, and what to write.
+    """
+    before = dict(_REGISTRY)
+    try:
+        run()
+    except (Exception, SystemExit) as error:
+        _REGISTRY.clear()
+        _REGISTRY.update(before)
+        raise RegistrationError(_told(error)) from error
+    packages = (module, module.partition(".")[0])
+    mine = [
+        correction.name
+        for name, correction in _REGISTRY.items()
+        if before.get(name) is not correction or correction.__module__.partition(".")[0] in packages
+    ]
+    if not mine:
+        raise RegistrationError('it registers no correction: write @register("its-name") above a class')
+    return tuple(sorted(set(mine)))
+
+
+def _told(error: BaseException) -> str:
+    """The error of somebody's code in one line, with its place: the line of a module that failed while it was run."""
+    if isinstance(error, RegistrationError):
+        return str(error)
+    ran = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.name == "<module>"]
+    place = "it"
+    if isinstance(error, SyntaxError) and error.filename:
+        place = f"line {error.lineno} of {Path(error.filename).name}"
+    elif ran:
+        place = f"line {ran[-1].lineno} of {Path(ran[-1].filename).name}"
+    what = "it ends the program" if isinstance(error, SystemExit) else " ".join(str(error).split())
+    hint = ": write @dataclass(frozen=True)" if "non-frozen dataclass" in what else ""
+    return f"mend {place} ({type(error).__name__}: {what}{hint})"
+
+
+def has(names: Iterable[str]) -> bool:
+    """True where all of these names are registered by now."""
+    return all(name in _REGISTRY for name in names)
 
 
 def ours() -> tuple[str, ...]:
     """The names of the corrections of this package, without aliases, in alphabetical order."""
-    return tuple(name for name in names() if is_ours(_REGISTRY[name]))
+    return tuple(sorted({correction.name for correction in _REGISTRY.values() if is_ours(correction)}))
 
 
 def plugged_in(kinds: Iterable[str]) -> tuple[str, ...]:

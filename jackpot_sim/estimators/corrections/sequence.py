@@ -21,11 +21,9 @@ from jackpot_sim.core.arrays import Array
 from jackpot_sim.core.backend import namespace
 from jackpot_sim.core.log_ratios import Aggregate, aggregate, k2, k3
 from jackpot_sim.estimators.corrections.correction import Correction, Level
-from jackpot_sim.estimators.corrections.inputs import Tokens, given
+from jackpot_sim.estimators.corrections.inputs import Tokens
 from jackpot_sim.estimators.corrections.parameters import log_band, log_of, require_band, require_positive
 from jackpot_sim.estimators.corrections.registry import register
-
-_SIGN = frozenset({"advantages"})
 
 
 @dataclass(frozen=True)
@@ -82,23 +80,38 @@ class GeometricImportanceSampling(SequenceImportanceSampling):
 @register("sequence-tis")
 @dataclass(frozen=True)
 class SequenceTruncatedImportanceSampling(_Aggregated):
-    """(1, min(e^S, C)): truncated (verl with C = 2, SkyRL 5, TRL `sequence_truncate`)."""
+    """(1, min(e^S, C)): truncated (verl with C = 2, SkyRL 5, TRL `sequence_truncate`).
+
+    With a floor the weight is min(max(e^S, floor), C) (OpenRLHF).
+    """
 
     _threshold: ClassVar[str | None] = "clip"
     clip: float = 2.0
     """C > 0."""
+    floor: float = 0.0
+    """The smallest weight, in [0, C]."""
     aggregate: Aggregate = Aggregate.SUM
 
     @override
     def __post_init__(self) -> None:
         super().__post_init__()
         require_positive(self, "clip")
+        if not 0 <= self.floor <= self.clip:
+            raise ValueError(f"{self.name}: floor must lie between 0 and clip, got {self.floor} and {self.clip}")
+
+    @override
+    def outside(self, tokens: Tokens) -> tuple[Array, Array]:
+        total = self._aggregated(tokens)
+        floor = math.log(self.floor) if self.floor > 0 else -math.inf
+        return total < floor, total > math.log(self.clip)
 
     @override
     def weight(self, tokens: Tokens) -> Array:
-        """w = min(e^S, C), or min(e^G, C)."""
-        xp = namespace(tokens.log_ratio)
-        return xp.exp(xp.minimum(self._aggregated(tokens), log_of(self.clip, tokens.log_ratio)))
+        """w = min(max(e^S, floor), C), or with e^G."""
+        xp, total = namespace(tokens.log_ratio), self._aggregated(tokens)
+        if self.floor > 0:
+            total = xp.maximum(total, log_of(self.floor, total))
+        return xp.exp(xp.minimum(total, log_of(self.clip, total)))
 
 
 @register("geometric-tis")
@@ -133,6 +146,11 @@ class SequenceMaskedImportanceSampling(SequenceImportanceSampling):
     def accept(self, tokens: Tokens) -> Array:
         """a = 1[low ≤ e^S ≤ high], or of e^G."""
         return self._kept(self._aggregated(tokens), *log_band(self.low, self.high))
+
+    @override
+    def outside(self, tokens: Tokens) -> tuple[Array, Array]:
+        (low, high), total = log_band(self.low, self.high), self._aggregated(tokens)
+        return total < low, total > high
 
 
 @register("geometric-mis")
@@ -171,6 +189,11 @@ class SequenceRatioMask(_Aggregated):
         """a = 1[low ≤ e^G ≤ high], or of e^S."""
         band = log_band(self.low, self.high, self.inverted)
         return self._kept(self._aggregated(tokens), *band)
+
+    @override
+    def outside(self, tokens: Tokens) -> tuple[Array, Array]:
+        (low, high), total = log_band(self.low, self.high, self.inverted), self._aggregated(tokens)
+        return total < low, total > high
 
 
 class _StatisticMask(_Aggregated):
@@ -225,38 +248,19 @@ class SequenceBregmanMask(_StatisticMask):
         return k3(log_ratio)
 
 
-@register("gspo")
+@register("sequence-mask-error")
 @dataclass(frozen=True)
-class SequencePolicyOptimisation(SequenceCorrection):
-    """The gradient of GSPO's min(s·A, clip(s, 1−low, 1+high)·A) with s = e^G (arXiv 2507.18071).
+class SequenceErrorMask(_StatisticMask):
+    """(1[mean e^|ℓ| ≤ b], 1): a mask on the mean factor between p and q (NeMo-RL and Tunix, b = 2)."""
 
-    The weight is s; accept is 0 where the clipped branch is the minimum, for A > 0 and s > 1+high or A < 0 and
-    s < 1−low. ∇s = s·(1/|y|)·Σ_t ∇ log p; the factor 1/|y| belongs to the loss aggregation and is not included.
-    """
-
-    _looks_at = _SIGN
-    _threshold: ClassVar[str | None] = "high"
-    low: float = 3e-4
-    """The largest fall of s below 1 where A < 0, in [0, 1]."""
-    high: float = 4e-4
-    """The largest rise of s above 1 where A > 0, ≥ 0."""
-
-    def __post_init__(self) -> None:
-        if not (0 <= self.low <= 1 and self.high >= 0):
-            raise ValueError(f"{self.name}: low must lie in [0, 1] and high be >= 0, got {self.low} and {self.high}")
+    bound: float = 2.0
+    """b; a sequence without any mismatch has the mean 1."""
+    aggregate: Aggregate = Aggregate.MEAN
 
     @override
-    def accept(self, tokens: Tokens) -> Array:
-        """a = 0 where the clipped objective has no gradient, else 1."""
-        mean, sign = aggregate(tokens.log_ratio, tokens.live, Aggregate.MEAN), given(tokens.advantages)
-        low, high = log_band(1 - self.low, 1 + self.high)
-        clipped = ((sign > 0) & (mean > high)) | ((sign < 0) & (mean < low))
-        return namespace(mean).astype(~clipped, mean.dtype)
-
-    @override
-    def weight(self, tokens: Tokens) -> Array:
-        """w = e^G."""
-        return namespace(tokens.log_ratio).exp(aggregate(tokens.log_ratio, tokens.live, Aggregate.MEAN))
+    def _statistic(self, log_ratio: Array) -> Array:
+        xp = namespace(log_ratio)
+        return xp.exp(xp.abs(log_ratio))
 
 
 @register("veto")
@@ -277,23 +281,3 @@ class Veto(SequenceCorrection):
         xp = namespace(tokens.log_ratio)
         vetoed = xp.any(tokens.live & (tokens.log_ratio < math.log(self.threshold)), axis=-1, keepdims=True)
         return xp.astype(~vetoed, tokens.log_ratio.dtype)
-
-
-@register("opsm")
-@dataclass(frozen=True)
-class OffPolicySequenceMask(SequenceCorrection):
-    """(0 if A < 0 and mean(−ℓ) > δ, 1): drops bad sequences that the policy no longer writes (slime)."""
-
-    _looks_at = _SIGN
-    _threshold: ClassVar[str | None] = "delta"
-    delta: float = 1e-4
-    """δ > 0, nats per token."""
-
-    def __post_init__(self) -> None:
-        require_positive(self, "delta")
-
-    @override
-    def accept(self, tokens: Tokens) -> Array:
-        """a = 1 − 1[A < 0]·1[−G > δ]."""
-        drifted = aggregate(tokens.log_ratio, tokens.live, Aggregate.MEAN) < -self.delta
-        return namespace(tokens.log_ratio).astype(~((given(tokens.advantages) < 0) & drifted), tokens.log_ratio.dtype)

@@ -47,6 +47,12 @@ class ClippedWeight(TokenCorrection):
             raise ValueError(f"{self.name}: low must lie in [0, 1] and high be >= 0, got {self.low} and {self.high}")
 
     @override
+    def outside(self, tokens: Tokens) -> tuple[Array, Array]:
+        log_ratio = tokens.log_ratio
+        floor = math.log1p(-self.low) if self.low < 1 else -math.inf
+        return log_ratio < floor, log_ratio > log_of(1 + self.high, log_ratio)
+
+    @override
     def weight(self, tokens: Tokens) -> Array:
         """w = min(max(r, 1 − low), 1 + high)."""
         log_ratio = tokens.log_ratio
@@ -88,10 +94,9 @@ class SoftAdaptiveWeight(TokenCorrection):
         """w = 4σ(1 − σ)·r."""
         xp = namespace(tokens.log_ratio)
         steepness = xp.where(given(tokens.advantages) > 0, self.tau_positive * tokens.ones(), self.tau_negative)
-        ratio = xp.exp(tokens.log_ratio)
         # 4σ(1 − σ) is even in τ(r − 1), so that no exponential overflows. At r = inf it is 0, and so is the weight.
-        decay = xp.exp(-xp.abs(steepness * xp.expm1(tokens.log_ratio)))
-        return 4 * decay / (1 + decay) ** 2 * xp.where(decay > 0, ratio, 0.0)
+        decay = xp.exp(-xp.abs(steepness * tokens.ratio_less_one))
+        return 4 * decay / (1 + decay) ** 2 * xp.where(decay > 0, tokens.ratio, 0.0)
 
 
 @register("topr")

@@ -49,7 +49,7 @@ class ImportanceSampling(TokenCorrection):
     @override
     def weight(self, tokens: Tokens) -> Array:
         """w = r."""
-        return namespace(tokens.log_ratio).exp(tokens.log_ratio)
+        return tokens.ratio
 
     @override
     def pieces(self, overlap: Floats | None = None, sign: int = 0) -> tuple[Piece, ...]:
@@ -78,6 +78,12 @@ class TruncatedImportanceSampling(TokenCorrection):
         require_positive(self, "clip", "c2")
         if not ((self.floor >= 0) & (self.floor <= to_numpy(self.clip))).all():
             raise ValueError(f"{self.name}: floor must lie between 0 and clip, got {self.floor} and {self.clip}")
+
+    @override
+    def outside(self, tokens: Tokens) -> tuple[Array, Array]:
+        log_ratio = tokens.log_ratio
+        floor = math.log(self.floor) if self.floor > 0 else -math.inf
+        return log_ratio < floor, log_ratio > log_of(self.clip, log_ratio)
 
     @override
     def weight(self, tokens: Tokens) -> Array:
@@ -114,6 +120,11 @@ class _Band(TokenCorrection):
         (low, high), log_ratio = self._bounds(), tokens.log_ratio
         xp = namespace(log_ratio)
         return xp.astype((log_ratio >= low) & (log_ratio <= high), log_ratio.dtype)
+
+    @override
+    def outside(self, tokens: Tokens) -> tuple[Array, Array]:
+        low, high = self._bounds()
+        return tokens.log_ratio < low, tokens.log_ratio > high
 
     @override
     def pieces(self, overlap: Floats | None = None, sign: int = 0) -> tuple[Piece, ...]:
@@ -166,7 +177,7 @@ class MaskedImportanceSampling(_RatioBand):
     @override
     def weight(self, tokens: Tokens) -> Array:
         """w = r."""
-        return namespace(tokens.log_ratio).exp(tokens.log_ratio)
+        return tokens.ratio
 
 
 @register("mask-k1")

@@ -30,12 +30,21 @@ Ends: TypeAlias = tuple[Floats, Floats]
 """The low and the high end of a bracket at every token, each of shape (tokens,)."""
 
 
+class _Source(StrEnum):
+    """The tokens whose terms an estimate adds up."""
+
+    UNION = "union"
+    SERVER = "server"
+    INTERSECTION = "intersection"
+
+
 class Way(StrEnum):
     """The ways to estimate Z.
 
-    The first three use both laws on TopK(q) ∪ TopK(p), the others on the actor's TopK(q) alone, as an inference
+    The first three use both laws on TopK(q) ∪ TopK(p), the next three on the actor's TopK(q) alone, as an inference
     server returns it. Bias-corrected is κ·Z_k of [J] with the drawn masks; calibrated is the point of the bracket
-    that meets the mean acceptance probability.
+    that meets the mean acceptance probability. The last two are those of [J]'s authors in Sparrow: min(q/λ, p) over
+    TopK(q) ∩ TopK(p), right at λ = 1 only, and that times κ, at most 1.
     """
 
     TOPK = "top-k"
@@ -44,11 +53,20 @@ class Way(StrEnum):
     SERVER_TOPK = "server-top-k"
     SERVER_BIAS_CORRECTED = "server-bias-corrected"
     SERVER_CALIBRATED = "server-calibrated"
+    INTERSECTION = "intersection"
+    INTERSECTION_CORRECTED = "intersection-bias-corrected"
 
     @property
     def from_server(self) -> bool:
-        """True where only the actor's own top-k is known."""
-        return self in (Way.SERVER_TOPK, Way.SERVER_BIAS_CORRECTED, Way.SERVER_CALIBRATED)
+        """True where of the actor's law only its own top-k is known."""
+        return self not in (Way.TOPK, Way.BIAS_CORRECTED, Way.CALIBRATED)
+
+    @property
+    def source(self) -> _Source:
+        """The tokens that are known of both laws."""
+        if self in (Way.INTERSECTION, Way.INTERSECTION_CORRECTED):
+            return _Source.INTERSECTION
+        return _Source.SERVER if self.from_server else _Source.UNION
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,7 +125,8 @@ class Comparison:
         error_se: the standard error of `error`.
         error_max: the largest |Ẑ − Z|/Z.
         above_one: the share of tokens whose Ẑ exceeds 1, though Z ≤ 1.
-        outside: the share of tokens whose Z lies outside the way's bracket by more than `ROUNDING`.
+        outside: the share of tokens whose Z lies outside the way's bracket by more than `ROUNDING`. The two of the
+            intersection have no bracket but [0, 1].
         width: the mean of the width of this bracket over Z.
         bytes_per_token: the part of the actor's law that the rollout must store: 8·k for its top-k, or the whole
             law in float32, as TopK(p) is unknown when the rollout is written.
@@ -169,7 +188,7 @@ def compare(
     comparisons = []
     for k in ks:
         for way in Way:
-            brackets = [one.brackets[k, way.from_server] for one in measured]
+            brackets = [one.brackets[k, way.source] for one in measured]
             ends = tuple(np.concatenate([timed.ends[side] for timed in brackets])[order] for side in (0, 1))
             stored = 8 * min(k, vocab) if way.from_server else 4 * vocab
             spent = sum(timed.seconds for timed in brackets)
@@ -188,14 +207,14 @@ class _Timed:
 
 @dataclass(frozen=True, eq=False)
 class _MeasuredBlock:
-    """The figures of a block: numbers per token, and the bracket of each (k, from the server alone)."""
+    """The figures of a block: numbers per token, and the bracket of each k and source."""
 
     z: Floats
     accept: Floats
     mask: Flags
     cluster: Ints
     vocab: int
-    brackets: dict[tuple[int, bool], _Timed]
+    brackets: dict[tuple[int, _Source], _Timed]
 
 
 def _measure(block: LawBlock, ks: Sequence[int], lam: float) -> _MeasuredBlock:
@@ -208,14 +227,21 @@ def _measure(block: LawBlock, ks: Sequence[int], lam: float) -> _MeasuredBlock:
     brackets = {}
     longest = TopK.of(q, max(ks))
     for k in ks:
-        brackets[k, False] = _timed(normalizer.bracket, p, q, k, lam)
-        brackets[k, True] = _timed(_from_server, p, longest.first(k), lam)
+        brackets[k, _Source.UNION] = _timed(normalizer.bracket, p, q, k, lam)
+        brackets[k, _Source.SERVER] = _timed(_from_server, p, longest.first(k), lam)
+        brackets[k, _Source.INTERSECTION] = _timed(_on_intersection, p, q, k, lam)
     mask = to_numpy(block.uniforms) < accept
     return _MeasuredBlock(z, accept, mask, to_numpy(block.cluster), int(p.shape[-1]), brackets)
 
 
 def _from_server(policy_log_probs: Array, stored: TopK, lam: float) -> tuple[Array, Array]:
     return normalizer.bracket_on_topk(stored.gather(policy_log_probs), stored.log_probs, lam)
+
+
+def _on_intersection(p: Array, q: Array, k: int, lam: float) -> tuple[Array, Array]:
+    """The estimate on the intersection, twice: it bounds nothing."""
+    estimate = normalizer.intersection(p, q, k, lam)
+    return estimate, estimate
 
 
 def _timed(bracket: Callable[..., tuple[Array, Array]], *given: object) -> _Timed:
@@ -266,6 +292,8 @@ def _judge(way: Way, setting: tuple[int, float, int, float], drawn: _Drawn, ends
     fitted = _Fitted(
         *(np.concatenate([getattr(one, name) for one in values]) for name in ("value", "slope", "residual"))
     )
+    if way.source is _Source.INTERSECTION:
+        low, high = np.zeros_like(z), np.ones_like(z)
     error = _relative(np.abs(fitted.value - z), z)
     kept, kept_se = _ratio(fitted.value + fitted.residual, z, drawn.cluster)
     mean_error, error_se = _ratio(error + _through_fit(fitted, drawn), np.ones_like(z), drawn.cluster)
@@ -311,6 +339,14 @@ def _corrected(drawn: _Drawn, where: slice, low: Floats, high: Floats) -> _Fitte
     return _Fitted(value, low, mask - value)
 
 
+def _corrected_to_one(drawn: _Drawn, where: slice, low: Floats, high: Floats) -> _Fitted:
+    unbounded = _corrected(drawn, where, low, high)
+    free = ~(unbounded.value > 1)  # an estimate that is cut to 1 does not vary with κ
+    slope = np.where(free, low, 0.0)
+    share = np.mean(slope) / np.mean(low) if np.any(low > 0) else 0.0
+    return _Fitted(np.where(free, unbounded.value, 1.0), slope, share * unbounded.residual)
+
+
 def _calibrated(drawn: _Drawn, where: slice, low: Floats, high: Floats) -> _Fitted:
     accept = drawn.accept[where]
     value = np.asarray(normalizer.calibrated(low, high, accept))
@@ -326,6 +362,8 @@ _FIT: dict[Way, Callable[[_Drawn, slice, Floats, Floats], _Fitted]] = {
     Way.SERVER_TOPK: _plain,
     Way.SERVER_BIAS_CORRECTED: _corrected,
     Way.SERVER_CALIBRATED: _calibrated,
+    Way.INTERSECTION: _plain,
+    Way.INTERSECTION_CORRECTED: _corrected_to_one,
 }
 
 

@@ -60,6 +60,7 @@ SAMPLED = {
     "ess_fraction_token": "effective share of the tokens under weights r, in [0, 1]",
     "ess_fraction_sequence": "effective share of the sequences under weights e^S, in [0, 1]",
     "log_perplexity_gap": "mean over sequences of their mean log q − log p, nats (verl log_ppl_diff)",
+    "perplexity_ratio": "mean over sequences of e^−G, the policy's perplexity over the actor's (verl ppl_ratio)",
     "probability_gap": "mean over tokens of |p − q| of the token drawn (verl: below 0.005 good, above 0.01 bad)",
     "probability_correlation": "Pearson correlation over tokens of p and q of the token drawn, in [−1, 1]",
 }
@@ -175,6 +176,7 @@ def _figures(
         np.asarray(log_ratios.aggregate(rollouts.log_ratio, live, how)[:, 0]) for how in (Aggregate.SUM, Aggregate.MEAN)
     )
     yield "log_perplexity_gap", _mean(sequences, log_ratios.k1(mean), intervals.LINEAR)
+    yield "perplexity_ratio", _mean(sequences, np.exp(-mean), intervals.LOG)
     yield "chi_square_token", _chi_square(tokens, log_ratio)
     yield "chi_square_token_trimmed", _trimmed(tokens, log_ratios.chi_square_term(log_ratio), intervals.LOG1P)
     yield "chi_square_sequence", _chi_square(sequences, total)

@@ -25,12 +25,14 @@ import numpy as np
 
 from jackpot_sim.core.arrays import Floats
 from jackpot_sim.core.backend import overflow_to_inf
-from jackpot_sim.core.sequences import Enumeration, kl_of_measures, occupancy, per_sequence
+from jackpot_sim.core.sequences import Enumeration, SequenceLaws, kl_of_measures, occupancy, per_sequence
 from jackpot_sim.core.weighted_laws import over_divisor, weighted_less_policy
+from jackpot_sim.estimators.corrections.composed import require_known_laws
 from jackpot_sim.estimators.corrections.correction import Correction, Level
 from jackpot_sim.estimators.corrections.inputs import TokenWeights
+from jackpot_sim.estimators.sequences.centring import Centring, MeanTerm, mean_terms
 from jackpot_sim.estimators.sequences.sampled import Truth
-from jackpot_sim.estimators.sequences.spaces import Logits, Parameters, Space, check_features
+from jackpot_sim.estimators.sequences.spaces import Logits, Parameters, Space, believed_features, check_features
 from jackpot_sim.estimators.sequences.updates import Proposals, UpdateTarget, in_the_limit, weigh
 from jackpot_sim.estimators.statistics import Denominator, Moments, StateStatistics, combine_cell, divisor
 
@@ -78,25 +80,28 @@ class Referee:
     def __init__(self, enumerations: Sequence[Enumeration], features: Sequence[Floats] | None = None) -> None:
         if features is not None:
             check_features(features, [each.laws for each in enumerations])
-        spaces = [
-            Logits(np.exp(each.laws.policy_log_probs)) if features is None else Parameters(features[index])
+        self.prompts = [
+            _Prompt(each, *_spaces(each.laws, None if features is None else features[index]))
             for index, each in enumerate(enumerations)
         ]
-        self.prompts = [_Prompt(each, space) for each, space in zip(enumerations, spaces, strict=True)]
 
     def weigh(self, correction: Correction, target: UpdateTarget | str = UpdateTarget.REFERENCE) -> Weighed:
         """The correction's weights on every sequence, for moments with any denominator."""
         target = UpdateTarget(target)
+        for prompt in self.prompts:
+            require_known_laws(correction, prompt.laws.believed)
         parts = [prompt.proposals for prompt in self.prompts]
         with overflow_to_inf():
             frozen = in_the_limit(parts, [prompt.actor for prompt in self.prompts], correction, target)
             pairs = weigh(parts, frozen, target)
-        return Weighed([_Weights(prompt, pair, correction) for prompt, pair in zip(self.prompts, pairs, strict=True)])
+            terms = [mean_terms(part, frozen, target) for part in parts]
+        weighed = zip(self.prompts, pairs, terms, strict=True)
+        return Weighed([_Weights(prompt, pair, correction, own) for prompt, pair, own in weighed])
 
     def truth(self) -> Truth:
         """The exact gradient, as an argument of `sequences.sampled.estimate`."""
         return Truth(
-            along=[prompt.space.along(prompt.gradient) for prompt in self.prompts],
+            along=[prompt.of_updates.along(prompt.gradient) for prompt in self.prompts],
             grad_norm_sq=sum(prompt.grad_norm_sq for prompt in self.prompts),
             on_policy_variance=sum(prompt.on_policy_variance for prompt in self.prompts),
         )
@@ -136,8 +141,11 @@ class Weighed:
         return combine_cell(StateStatistics(**columns), denominator, n_samples)
 
     def bias_shares(self, denominator: Denominator | str = Denominator.PROPOSED) -> BiasShares | None:
-        """The shares of the bias; None without bias, and for corrections that fit no table of (prefix, token)."""
-        if not all(w.fits_a_table for w in self._prompts):
+        """The shares of the bias; None without bias, and for corrections that fit no table of (prefix, token).
+
+        None too where updates are gradients of another law than the policy's: they have a fourth factor.
+        """
+        if not all(w.fits_a_table and w.prompt.of_updates is w.prompt.space for w in self._prompts):
             return None
         divisors = self._divisors(Denominator(denominator))
         parts = [w.bias_parts(divisor) for w, divisor in zip(self._prompts, divisors, strict=True)]
@@ -158,16 +166,26 @@ class Weighed:
         return divisors
 
 
+def _spaces(laws: SequenceLaws, features: Floats | None) -> tuple[Space, Space]:
+    """The spaces of the policy's gradients and of the updates; the same one unless a trainer believes other laws."""
+    believes = laws.told.policy_log_probs is not laws.policy_log_probs
+    if features is None:
+        space: Space = Logits(np.exp(laws.policy_log_probs))
+        return space, Logits(np.exp(laws.told.policy_log_probs)) if believes else space
+    space = Parameters(features)
+    return space, Parameters(believed_features(features, laws)) if believes else space
+
+
 class _Prompt:
     """The laws of a prompt as measures of sequences and of visits, and its true gradient."""
 
-    def __init__(self, enumeration: Enumeration, space: Space) -> None:
+    def __init__(self, enumeration: Enumeration, space: Space, of_updates: Space) -> None:
         laws, sequences, advantage = enumeration.laws, enumeration.sequences, enumeration.advantage
-        self.space, self.laws = space, laws
+        self.space, self.of_updates, self.laws = space, of_updates, laws
         policy, actor = (np.exp(sequences.log_probs(x)) for x in (laws.policy_log_probs, laws.actor_log_probs))
         live = np.flatnonzero(actor > 0)
         # Sequences that the actor never writes play no part in any update.
-        self.proposals = Proposals(laws, sequences.take(live), advantage[live])
+        self.proposals = Proposals(laws.told, sequences.take(live), advantage[live])
         self.actor: Floats = actor[live]
         """q(y) of the proposals, (n,)."""
         self.length_mean = float(self.actor @ self.proposals.sequences.lengths)
@@ -199,15 +217,18 @@ class _Prompt:
 
     @cached_property
     def path_norm(self) -> Floats:
-        """‖φ‖² of every token of the proposals, shape (n, length)."""
-        return self.proposals.sequences.gather(self.space.norm_sq)
+        """‖φ‖² of every token of the proposals in their updates, shape (n, length)."""
+        return self.proposals.sequences.gather(self.of_updates.norm_sq)
 
 
 class _Weights:
     """The weights of one correction on every proposal of a prompt."""
 
-    def __init__(self, prompt: _Prompt, pair: TokenWeights[Floats], correction: Correction) -> None:
+    def __init__(
+        self, prompt: _Prompt, pair: TokenWeights[Floats], correction: Correction, terms: list[MeanTerm]
+    ) -> None:
         self.prompt, self.fits_a_table = prompt, correction.fits_a_table
+        self.centring = Centring(prompt.proposals, prompt.actor, prompt.space, terms) if terms else None
         per_token = correction.unit is Level.TOKEN
         self.accept, self.weight = pair
         self.law: Floats = pair.expected()
@@ -218,7 +239,9 @@ class _Weights:
         """√q(y), (n, 1): w² alone may overflow where q·w² does not."""
         sequences, q = prompt.proposals.sequences, prompt.actor
         self.mass = sequences.scatter((q * prompt.proposals.advantage)[:, None] * self.law, prompt.laws.shape)
-        """Σ_{y ∋ (s, x)} q(y) A(y) a·w."""
+        """Σ_{y ∋ (s, x)} q(y) A(y) a·w, less what a centred correction subtracts."""
+        if self.centring is not None:
+            self.mass = self.mass - self.centring.mass
         self.kept: Floats = per_sequence(self.accept)
         """E[kept tokens | y], (n,)."""
         self.kept_mean = float(q @ self.kept)
@@ -235,8 +258,11 @@ class _Weights:
         """The row of `StateStatistics`."""
         prompt = self.prompt
         with np.errstate(divide="ignore", invalid="ignore"):
-            estimate = prompt.space.update(self.mass / np.float64(divisor))
+            mass = self.mass / np.float64(divisor)
+            estimate = prompt.of_updates.update(mass)
             error = prompt.space.update(self._error_mass(np.float64(divisor)))
+            if prompt.of_updates is not prompt.space:
+                error = error + estimate - prompt.space.update(mass)
         second = self._second_moment
         if denominator is Denominator.SELF_NORMALIZED:
             second = second + self._divisor_noise()
@@ -254,7 +280,7 @@ class _Weights:
         prompt, q = self.prompt, self.prompt.actor
         sequences, length, policy = prompt.proposals.sequences, prompt.length_mean, prompt.visits_policy
         kept_dot = float(q @ self._dot_count(np.ones_like(self.law)))
-        length_dot = float(q @ (per_sequence(self.law, self._along) * sequences.lengths))
+        length_dot = float(q @ (self._mean_dot * sequences.lengths))
         kept_sq = float(q @ (self.kept**2 + per_sequence(self._accept_var)))
         accepted = sequences.scatter(q[:, None] * self.accept, prompt.laws.shape)
         return {
@@ -288,7 +314,7 @@ class _Weights:
     @cached_property
     def _weighted(self) -> Floats:
         """g_w."""
-        return self.prompt.space.update(self.mass)
+        return self.prompt.of_updates.update(self.mass)
 
     @cached_property
     def _weighted_sq(self) -> float:
@@ -298,13 +324,23 @@ class _Weights:
     def _along(self) -> Floats:
         """A(y)⟨φ, g_w⟩ of every token, shape (n, length)."""
         proposals = self.prompt.proposals
-        return proposals.advantage[:, None] * proposals.sequences.gather(self.prompt.space.along(self._weighted))
+        return proposals.advantage[:, None] * proposals.sequences.gather(self.prompt.of_updates.along(self._weighted))
+
+    @cached_property
+    def _mean_dot(self) -> Floats:
+        """E[⟨X, g_w⟩ | y] of every sequence, (n,)."""
+        own = per_sequence(self.law, self._along)
+        return own if self.centring is None else np.asarray(own - self.centring.along(self._weighted))
 
     @cached_property
     def _second_moment(self) -> float:
         """E‖X‖²; a mask is drawn for each token, so that its variance adds to the square of the mean."""
         advantage = self.prompt.proposals.advantage[:, None]
-        mean = self.prompt.space.path_norm_sq(self.prompt.proposals.sequences, self.root * advantage * self.law)
+        if self.centring is None:
+            coefficients = self.root * advantage * self.law
+            mean = self.prompt.of_updates.path_norm_sq(self.prompt.proposals.sequences, coefficients)
+        else:
+            mean = self.centring.path_norm_sq((self.root * advantage)[:, 0])
         pull = self.root * advantage * self.kept_weight
         return float(np.sum(mean + per_sequence(self._accept_var, pull, pull, self.prompt.path_norm)))
 
@@ -315,7 +351,10 @@ class _Weights:
         excess = weighted_less_policy(q, p, self.law, ratio)
         error_law = np.asarray(over_divisor(q * self.law, excess, p, np.asarray(divisor), np.asarray(divisor - 1)))
         reached = proposals.sequences.scatter(proposals.advantage[:, None] * error_law, prompt.laws.shape)
-        return np.asarray(reached - prompt.value_out_of_reach)
+        error = np.asarray(reached - prompt.value_out_of_reach)
+        if self.centring is None:
+            return error
+        return np.asarray(error - self.centring.mass / divisor)
 
     @property
     def _weight_square(self) -> Floats:
@@ -326,7 +365,7 @@ class _Weights:
     def _dot_count(self, counted: Floats) -> Floats:
         """E[⟨X, g_w⟩ Σ m·counted | y], with the same masks in both."""
         pull = self.law * self._along
-        apart = per_sequence(pull) * per_sequence(self.accept, counted)
+        apart = self._mean_dot * per_sequence(self.accept, counted)
         return np.asarray(apart + per_sequence(pull, counted, 1 - self.accept))
 
     def _divisor_noise(self) -> float:
@@ -337,7 +376,7 @@ class _Weights:
         weights = self.kept_weight * self.per_unit[:, None]
         mean = per_sequence(self.law) * self.per_unit
         count = self.units / self.units_mean
-        dot = float(q @ (self._dot_count(weights) / ratio - per_sequence(self.law, self._along) * count))
+        dot = float(q @ (self._dot_count(weights) / ratio - self._mean_dot * count))
         spread = per_sequence(self._accept_var, weights, weights) / ratio**2
         noise = float(q @ ((mean / ratio - count) ** 2 + spread))
         return -2 * dot + self._weighted_sq * (noise - 1)
@@ -353,6 +392,9 @@ class _Weights:
                     (prompt.value_actor, prompt.visits_actor),
                 )
             ]
+            if self.centring is not None:  # whoever writes on, a state loses its mean over the actor's tokens
+                q = np.exp(prompt.laws.actor_log_probs)
+                values = [value - np.sum(q * value, axis=-1, keepdims=True) for value in values]
             prefixes = [visits.sum(axis=-1, keepdims=True) for visits in (prompt.visits_policy, prompt.visits_actor)]
             weights = [
                 np.nan_to_num(prompt.visits_policy / prefixes[0]),

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import sparse
@@ -25,10 +25,12 @@ from jackpot_sim.core.checks import check_floats
 from jackpot_sim.core.log_ratios import ess_fraction
 from jackpot_sim.core.numerics import log_ratio
 from jackpot_sim.core.sequences import SampledSequences, SequenceLaws, Sequences
+from jackpot_sim.estimators.corrections.composed import require_known_laws
 from jackpot_sim.estimators.corrections.correction import Correction, Level
 from jackpot_sim.estimators.corrections.inputs import TokenWeights
 from jackpot_sim.estimators.replicates import Gram, Sampled, gradient_figures, jackknife
-from jackpot_sim.estimators.sequences.spaces import check_features
+from jackpot_sim.estimators.sequences.centring import mean_terms
+from jackpot_sim.estimators.sequences.spaces import believed_features, check_features
 from jackpot_sim.estimators.sequences.updates import Proposals, UpdateTarget, weigh, weight_tables
 from jackpot_sim.estimators.statistics import Denominator, divisor
 
@@ -81,9 +83,11 @@ def estimate(
     """
     denominator, target = Denominator(denominator), UpdateTarget(target)
     _check_given([each.laws for each in rollouts], truth, features)
+    for each in rollouts:
+        require_known_laws(correction, each.laws.believed)
     n_samples = _per_replicate(rollouts, replicates)
     draws = _Draws(len(rollouts), replicates, truth)
-    parts = [Proposals(each.laws, each.actor, each.actor_advantage) for each in rollouts]
+    parts = [Proposals(each.laws.told, each.actor, each.actor_advantage) for each in rollouts]
     with overflow_to_inf():
         pairs = _weigh(parts, correction, target, replicates)
     drawn = [_masked(part, pair, generator) for part, pair in zip(parts, pairs, strict=True)]
@@ -92,13 +96,15 @@ def estimate(
     scale = draws.scale(denominator, n_samples)
     for index, (each, (_, weight)) in enumerate(zip(rollouts, drawn, strict=True)):
         own = None if features is None else features[index]
-        pull = weight * each.actor_advantage[:, None] * np.repeat(scale[index], n_samples)[:, None]
-        updates = _Updates.of(each, each.actor, pull, replicates, own)
+        share = each.actor_advantage[:, None] * np.repeat(scale[index], n_samples)[:, None]
+        pull, terms = weight * share, mean_terms(parts[index], correction, target)
+        lost = [_Lost(np.where(term.chosen[:, None] & each.actor.mask, share, 0.0), term.law) for term in terms]
+        updates = _Updates.of_trainer(each, pull, replicates, own, lost)
         if truth is None:
             wanted = each.policy_advantage[:, None] / n_samples * each.policy.mask
             draws.add(updates, _Updates.of(each, each.policy, wanted, replicates, own))
         else:
-            draws.add_known(updates, replicates, pull, each.actor, truth.along[index])
+            draws.add_known(updates, replicates, pull, each.actor, truth.along[index], lost)
         if correction.fits_a_table:
             tables = weight_tables(parts[index], correction, target)
             draws.surprise(index, each, tables)
@@ -149,6 +155,15 @@ def _masked(part: Proposals, pair: TokenWeights[Floats], generator: np.random.Ge
     return mask, np.where(mask, pair.weight, 0.0)
 
 
+class _Lost(NamedTuple):
+    """What a centred correction subtracts: h of every token's prefix, times its coefficient."""
+
+    coefficient: Floats
+    """A·scale of every token that loses this h, 0 at all others; shape (replicates · n, length)."""
+    law: Floats
+    """q·a·w, of which h is the mean of φ; shape (prefixes, vocab)."""
+
+
 class _Updates:
     """The updates of every replicate in one prompt, and their inner products.
 
@@ -161,20 +176,59 @@ class _Updates:
 
     @classmethod
     def of(
-        cls, rollouts: SampledSequences, sequences: Sequences, pull: Floats, replicates: int, features: Floats | None
+        cls,
+        rollouts: SampledSequences,
+        sequences: Sequences,
+        pull: Floats,
+        replicates: int,
+        features: Floats | None,
+        lost: Sequence[_Lost] = (),
     ) -> _Updates:
-        """The updates from c·A·scale of every token, shape (replicates · n, length)."""
+        """The updates from c·A·scale of every token, shape (replicates · n, length), less what they lose."""
         prefixes, vocab = rollouts.laws.shape
         live = sequences.mask
         row = np.broadcast_to(np.repeat(np.arange(replicates), len(sequences) // replicates)[:, None], live.shape)[live]
         prefix, token, value = sequences.prefix[live], sequences.token[live], pull[live]
         pulls = _table(value, row, prefix * vocab + token, (replicates, prefixes * vocab))
+        visits = [_table(each.coefficient[live], row, prefix, (replicates, prefixes)) for each in lost]
+        for each, law in zip(visits, (each.law for each in lost), strict=True):
+            places = np.arange(prefixes * vocab)
+            pulls = pulls - each @ _table(law.reshape(-1), places // vocab, places, (prefixes, prefixes * vocab))
         if features is not None:
             return cls((pulls @ features.reshape(prefixes * vocab, -1),), None)
         p = np.exp(rollouts.laws.policy_log_probs)
         shape = (replicates, prefixes)
+        total, expected = (_table(x, row, prefix, shape) for x in (value, value * p[prefix, token]))
+        for each, law in zip(visits, (each.law for each in lost), strict=True):
+            total = total - each.multiply(law.sum(axis=-1)[None, :]).tocsr()
+            expected = expected - each.multiply(np.sum(law * p, axis=-1)[None, :]).tocsr()
+        return cls((pulls, total, expected), np.sum(p**2, axis=-1))
+
+    @classmethod
+    def of_trainer(
+        cls, rollouts: SampledSequences, pull: Floats, replicates: int, features: Floats | None, lost: list[_Lost]
+    ) -> _Updates:
+        """The updates that a trainer makes of the actor's sequences: in ∇log p̂, where it believes in another law."""
+        laws, sequences = rollouts.laws, rollouts.actor
+        if laws.told.policy_log_probs is laws.policy_log_probs:
+            return cls.of(rollouts, sequences, pull, replicates, features, lost)
+        if features is not None:
+            return cls.of(rollouts, sequences, pull, replicates, believed_features(features, laws))
+        # e_x − p̂ adds up to 0 over the tokens, so that no multiple of p is left to subtract.
+        (prefixes, vocab), live = laws.shape, sequences.mask
+        row = np.broadcast_to(np.repeat(np.arange(replicates), len(sequences) // replicates)[:, None], live.shape)[live]
+        prefix, token, value = sequences.prefix[live], sequences.token[live], pull[live]
+        change = value[:, None] * (np.eye(vocab)[token] - np.exp(laws.told.policy_log_probs[prefix]))
+        cells, rows = prefix[:, None] * vocab + np.arange(vocab), np.repeat(row, vocab)
+        p = np.exp(laws.policy_log_probs)
+        expected = np.sum(change * p[prefix], axis=-1)
+        shape = (replicates, prefixes)
         return cls(
-            (pulls, _table(value, row, prefix, shape), _table(value * p[prefix, token], row, prefix, shape)),
+            (
+                _table(change.reshape(-1), rows, cells.reshape(-1), (replicates, prefixes * vocab)),
+                sparse.csr_array(shape),
+                _table(expected, row, prefix, shape),
+            ),
             np.sum(p**2, axis=-1),
         )
 
@@ -231,10 +285,21 @@ class _Draws:
         self.cross.products += updates.dot(wanted)
         self.wanted.products += wanted.dot(wanted)
 
-    def add_known(self, updates: _Updates, replicates: int, pull: Floats, sequences: Sequences, along: Floats) -> None:
+    def add_known(
+        self,
+        updates: _Updates,
+        replicates: int,
+        pull: Floats,
+        sequences: Sequences,
+        along: Floats,
+        lost: Sequence[_Lost],
+    ) -> None:
         """Adds updates where g is known; every column of `cross` then holds ⟨X_r, g⟩."""
         self.own.products += updates.dot(updates)
-        known = np.sum(pull * sequences.gather(along), axis=-1).reshape(replicates, -1).sum(axis=-1)
+        known = pull * sequences.gather(along)
+        for each in lost:
+            known = known - each.coefficient * np.sum(each.law * along, axis=-1)[sequences.prefix]
+        known = known.sum(axis=-1).reshape(replicates, -1).sum(axis=-1)
         self.cross.products += known[:, None]
 
     def surprise(self, index: int, rollouts: SampledSequences, tables: TokenWeights[Floats]) -> None:

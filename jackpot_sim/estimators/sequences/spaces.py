@@ -40,6 +40,18 @@ def _check_features(features: Floats, table: tuple[int, ...]) -> None:
     check_axes(features, "features", "prefixes", "vocab", "parameters")
 
 
+def believed_features(features: Floats, laws: SequenceLaws) -> Floats:
+    """∂log p̂(x|s)/∂θ of the policy as a trainer believes it, from ∂log p/∂θ; (prefixes, vocab, parameters).
+
+    p̂ is p renormalised on a support, or p itself: ∂log p̂ = ∂log p − E_p̂[∂log p].
+    """
+    _check_features(features, laws.shape)
+    if laws.told.policy_log_probs is laws.policy_log_probs:
+        return features
+    p = np.exp(laws.told.policy_log_probs)
+    return np.asarray(features - np.einsum("sx,sxp->sp", p, features)[:, None])
+
+
 class Space(Protocol):
     """A space of gradients."""
 
@@ -56,6 +68,20 @@ class Space(Protocol):
 
     def path_norm_sq(self, sequences: Sequences, coefficients: Floats) -> Floats:
         """‖Σ_t c_t φ(s_t, y_t)‖² of every sequence, shape (n,), from c of shape (n, length), 0 at padding."""
+        ...
+
+    def centred_path_norm_sq(self, sequences: Sequences, coefficients: Floats, weight: Floats, law: Floats) -> Floats:
+        """‖Σ_t c_t (v(s_t, y_t) φ(s_t, y_t) − h(s_t))‖² of every sequence, with h(s) = Σ_x law(s, x) φ(s, x).
+
+        Args:
+            sequences: n sequences.
+            coefficients: c, shape (n, length), 0 at padding.
+            weight: v, shape (prefixes, vocab).
+            law: any measure, the same shape.
+
+        Returns:
+            Shape (n,).
+        """
         ...
 
 
@@ -87,6 +113,15 @@ class Logits(Space):
         check_floats(coefficients, sequences.mask.shape, "coefficients", _ON_TOKENS)
         return per_sequence(coefficients, coefficients, sequences.gather(self.norm_sq))
 
+    @override
+    def centred_path_norm_sq(self, sequences: Sequences, coefficients: Floats, weight: Floats, law: Floats) -> Floats:
+        check_floats(coefficients, sequences.mask.shape, "coefficients", _ON_TOKENS)
+        check_floats(weight, self._p.shape, "weight", _ON_TABLE)
+        check_floats(law, self._p.shape, "law", _ON_TABLE)
+        mean = self.update(law)  # the row of a prefix holds its h
+        across = -2 * weight * self.along(mean) + np.sum(mean**2, axis=-1, keepdims=True)
+        return per_sequence(coefficients, coefficients, sequences.gather(weight**2 * self.norm_sq + across))
+
 
 class Parameters(Space):
     """A model's parameters, from ∂log p(x|s)/∂θ, (prefixes, vocab, parameters); vectors are (parameters,).
@@ -114,13 +149,26 @@ class Parameters(Space):
     @override
     def path_norm_sq(self, sequences: Sequences, coefficients: Floats) -> Floats:
         check_floats(coefficients, sequences.mask.shape, "coefficients", _ON_TOKENS)
-        out = np.zeros(len(sequences))
-        step = max(1, _BLOCK // self._features.shape[-1])
-        for start in range(0, len(sequences), step):
-            rows = slice(start, start + step)
-            total: Floats = np.zeros(())
-            for t in range(sequences.mask.shape[1]):
-                phi = self._features[sequences.prefix[rows, t], sequences.token[rows, t]]
-                total = total + coefficients[rows, t, None] * phi
-            out[rows] = np.sum(total**2, axis=-1)
-        return out
+        return _path_norm_sq(self._features, sequences, coefficients)
+
+    @override
+    def centred_path_norm_sq(self, sequences: Sequences, coefficients: Floats, weight: Floats, law: Floats) -> Floats:
+        check_floats(coefficients, sequences.mask.shape, "coefficients", _ON_TOKENS)
+        check_floats(weight, self.norm_sq.shape, "weight", _ON_TABLE)
+        check_floats(law, self.norm_sq.shape, "law", _ON_TABLE)
+        mean = np.einsum("sx,sxp->sp", law, self._features)
+        return _path_norm_sq(weight[..., None] * self._features - mean[:, None, :], sequences, coefficients)
+
+
+def _path_norm_sq(features: Floats, sequences: Sequences, coefficients: Floats) -> Floats:
+    """‖Σ_t c_t·features(s_t, y_t)‖² of every sequence, (n,), a block of sequences at a time."""
+    out = np.zeros(len(sequences))
+    step = max(1, _BLOCK // features.shape[-1])
+    for start in range(0, len(sequences), step):
+        rows = slice(start, start + step)
+        total: Floats = np.zeros(())
+        for t in range(sequences.mask.shape[1]):
+            phi = features[sequences.prefix[rows, t], sequences.token[rows, t]]
+            total = total + coefficients[rows, t, None] * phi
+        out[rows] = np.sum(total**2, axis=-1)
+    return out

@@ -162,8 +162,12 @@ def tokens_of_sequences(parts: Sequence[Proposals], correction: Correction, targ
     )
 
 
-def weight_tables(part: Proposals, correction: Correction, target: UpdateTarget) -> TokenWeights[Floats]:
+def weight_tables(
+    part: Proposals, correction: Correction, target: UpdateTarget, sign: float | None = None
+) -> TokenWeights[Floats]:
     """The pair at every (prefix, token), shape (prefixes, vocab), of a correction that fits a table.
+
+    One that looks at the sign of the advantage fits a table for each `sign`.
 
     Tokens beyond the actor's reach have a meaningless weight, which may be infinite.
     """
@@ -174,6 +178,7 @@ def weight_tables(part: Proposals, correction: Correction, target: UpdateTarget)
         actor_log_probs=part.laws.actor_log_probs,
         overlap=None if z is None else z[:, None],
         log_reference_ratio=_log_reference_ratio(part, target),
+        advantages=None if sign is None else np.full((1, 1), sign),
     )
     accept, weight = in_numpy(correction.weights(tokens))
     return TokenWeights(accept, _times(weight, part.surrogate_ratio))

@@ -22,13 +22,17 @@ import numpy as np
 from jackpot_sim.core.arrays import Array
 from jackpot_sim.core.backend import namespace, overflow_to_inf, row_blocks, stop_gradient, to_numpy
 from jackpot_sim.core.checks import check_advantage, check_alike, check_pair
-from jackpot_sim.core.numerics import log_ratio
 from jackpot_sim.core.policy_gradient import feature_norm_sq, gradient_under, policy_gradient
 from jackpot_sim.core.support import BelievedLaws
+from jackpot_sim.core.two_laws import TwoLaws
 from jackpot_sim.core.weighted_laws import kl_to_weighted, over_divisor, weighted_less_policy
 from jackpot_sim.estimators import statistics
+from jackpot_sim.estimators.corrections.composed import require_known_laws
 from jackpot_sim.estimators.corrections.correction import Correction
-from jackpot_sim.estimators.states.tokens import check_parameters, tokens_of_states
+from jackpot_sim.estimators.corrections.inputs import TokenWeights
+from jackpot_sim.estimators.states.centring import Centring, UpdateLaw
+from jackpot_sim.estimators.states.summed import Shared, Summed, summed
+from jackpot_sim.estimators.states.tokens import StateTokens, check_parameters
 from jackpot_sim.estimators.statistics import Denominator, Moments, StateStatistics, combine_cell, of_single_tokens
 
 __all__ = ["Denominator", "Moments", "StateStatistics", "exact", "measure"]
@@ -54,7 +58,7 @@ def exact(
     (0.0, 2.299)
 
     A token to which the actor gives less than the smallest normal number is never proposed here, though
-    the KLs still count it.
+    the KLs still count it. Acceptance rate, KLs and ESS of a centred correction are those of the correction inside.
 
     Between near-equal laws, bias, direction_bias and the KLs have as many digits as the weights: all digits where
     a·w is 1 or r, as for none, is, masks, and obrs and tis at a threshold of 1. Any other a·w near 1 is rounded
@@ -93,39 +97,91 @@ def measure(
 ) -> list[dict[Denominator, Moments]]:
     """The exact moments of many corrections, by denominator, in the order of the corrections: `exact` of each.
 
-    The states are read once for all of them, and twice where `accepted` is among the denominators. Arguments and
-    errors are those of `exact`.
+    The states are read once for all of them; those at which sums would lose digits are read twice where `accepted` is
+    among the denominators. Arguments and errors are those of `exact`.
     """
     wanted = [Denominator(each) for each in denominators]
     arrays = check_alike(policy_log_probs=policy_log_probs, actor_log_probs=actor_log_probs, advantage=advantage)
     log_p, log_q, values = (stop_gradient(x) for x in arrays)
     blocks = _Blocks(log_p, log_q, values, corrections, believed)
-    rates = _acceptance_rates(blocks) if Denominator.ACCEPTED in wanted else None
-    rows: list[dict[Denominator, list[Columns]]] = [{each: [] for each in wanted} for _ in corrections]
+    measured = [_Measured(index, wanted) for index in range(len(corrections))]
     for block in blocks:
-        for index, of_one in enumerate(rows):
-            weighed = _Weighed(block, index)
-            for denominator, parts in of_one.items():
-                parts.append(weighed.statistics(denominator, None if rates is None else rates[index]))
-    return [{each: _combined(parts, each, n_samples) for each, parts in of_one.items()} for of_one in rows]
+        for each in measured:
+            each.add(block)
+    for place in sorted({place for each in measured for place in each.lacking()}):
+        block = blocks.at(place)
+        for each in measured:
+            each.complete(place, block)
+    return [each.moments(n_samples) for each in measured]
 
 
 Columns: TypeAlias = dict[str, Array]
 """Columns of `StateStatistics` of a block, each (states,)."""
 
 
-def _combined(parts: list[Columns], denominator: Denominator, n_samples: int | None) -> Moments:
-    columns = {
-        field.name: np.concatenate([to_numpy(part[field.name]) for part in parts], dtype=np.float64)
-        for field in dataclasses.fields(StateStatistics)
-    }
-    return combine_cell(StateStatistics(**columns), denominator, n_samples)
+class _Measured:
+    """One correction at all states, block by block; only numbers of each state are held."""
 
+    def __init__(self, index: int, wanted: Sequence[Denominator]) -> None:
+        self._index = index
+        self._columns: dict[Denominator, list[Columns | None]] = {each: [] for each in wanted}
+        self._rates: list[Array] = []
+        self._sums: list[Summed | None] = []
+        self._truth: list[Columns] = []
 
-def _acceptance_rates(blocks: _Blocks) -> list[float]:
-    """The share of tokens that each correction keeps, over all states."""
-    parts = [[to_numpy(_Weighed(block, index).rate) for index in range(blocks.corrections)] for block in blocks]
-    return [float(np.mean(np.concatenate(of_one))) for of_one in zip(*parts, strict=True)]
+    def add(self, block: _Block) -> None:
+        """Adds the next block."""
+        sums, weighed = block.summed(self._index), None
+        for denominator, parts in self._columns.items():
+            if denominator is not Denominator.ACCEPTED:  # whose divisor is known after the last block alone
+                columns = None if sums is None else sums.statistics(denominator)
+                if columns is None:
+                    weighed = weighed or _Weighed(block, self._index)
+                    columns = weighed.statistics(denominator, None)
+                parts.append(block.truth | columns)
+        if Denominator.ACCEPTED in self._columns:
+            self._sums.append(sums)
+            self._truth.append(block.truth)
+            self._rates.append((weighed or _Weighed(block, self._index)).rate if sums is None else sums.rate)
+
+    def lacking(self) -> list[int]:
+        """The places of the blocks from whose sums the update of `accepted` does not follow."""
+        if Denominator.ACCEPTED not in self._columns:
+            return []
+        for sums, truth in zip(self._sums, self._truth, strict=True):
+            columns = None if sums is None else sums.statistics(Denominator.ACCEPTED, self._batch_rate)
+            self._columns[Denominator.ACCEPTED].append(None if columns is None else truth | columns)
+        return [place for place, columns in enumerate(self._columns[Denominator.ACCEPTED]) if columns is None]
+
+    @cached_property
+    def _batch_rate(self) -> float:
+        """The share of tokens that is kept, over all states."""
+        return float(np.mean(np.concatenate([to_numpy(rate) for rate in self._rates])))
+
+    def complete(self, place: int, block: _Block) -> None:
+        """Adds what the block at a place lacks."""
+        parts = self._columns.get(Denominator.ACCEPTED, [])
+        if parts and parts[place] is None:
+            weighed = _Weighed(block, self._index)
+            parts[place] = block.truth | weighed.statistics(Denominator.ACCEPTED, self._batch_rate)
+
+    def moments(self, n_samples: int | None) -> dict[Denominator, Moments]:
+        """The moments by denominator."""
+        return {
+            denominator: combine_cell(
+                StateStatistics(
+                    **{
+                        field.name: np.concatenate(
+                            [to_numpy(part[field.name]) for part in parts if part is not None], dtype=np.float64
+                        )
+                        for field in dataclasses.fields(StateStatistics)
+                    }
+                ),
+                denominator,
+                n_samples,
+            )
+            for denominator, parts in self._columns.items()
+        }
 
 
 class _Block:
@@ -139,27 +195,50 @@ class _Block:
         corrections: Sequence[Correction],
         told: tuple[Array, Array] | None,
     ) -> None:
-        xp = namespace(log_p)
-        self.log_p, self.log_q, self.advantage, self.corrections = log_p, log_q, advantage, corrections
-        self.told = (log_p, log_q) if told is None else told
-        """log p̂ and log q̂, of which ratios are taken, and ∇log p̂."""
-        self.p, self.q = xp.exp(log_p), xp.exp(log_q)
-        self.live = self.q >= xp.finfo(self.q.dtype).smallest_normal
+        self.pair, self.advantage, self.corrections = TwoLaws(log_p, log_q), advantage, corrections
+        self.log_p, self.log_q, self.p, self.q = log_p, log_q, self.pair.p, self.pair.q
+        self.told = self.pair if told is None else TwoLaws(*told)
+        """The laws p̂ and q̂ of which ratios are taken, and ∇log p̂."""
+
+    @cached_property
+    def live(self) -> Array:
+        """True at tokens that are proposed."""
+        normal: float = namespace(self.q).finfo(self.q.dtype).smallest_normal
+        return self.q >= normal
 
     def proposed(self, values: Array) -> Array:
         """q·values; 0 outside the actor's support, where values may be infinite."""
         xp = namespace(self.q)
         return xp.where(self.live, self.q * xp.where(self.live, values, 0.0), 0.0)
 
-    @cached_property
-    def told_p(self) -> Array:
-        """p̂; p itself, the same array, where the trainer knows it."""
-        return self.p if self.told[0] is self.log_p else namespace(self.p).exp(self.told[0])
+    def weigh(self, index: int, advantage: Array | None = None) -> TokenWeights:
+        """The weights of a correction, at the advantages of the states or at others."""
+        tokens = self._tokens if advantage is None else StateTokens(self.told, advantage)
+        return self.corrections[index].weights(tokens.of(self.corrections[index]))
 
     @cached_property
-    def log_ratio(self) -> Array:
-        """ℓ."""
-        return log_ratio(self.log_p, self.log_q)
+    def _tokens(self) -> StateTokens:
+        return StateTokens(self.told, self.advantage)
+
+    def summed(self, index: int) -> Summed | None:
+        """The sums of a correction, if they serve."""
+        if self.told is not self.pair or not self.pair.is_plain or self.corrections[index].subtracts_mean:
+            return None
+        return summed(self._shared, self.weigh(index))
+
+    @cached_property
+    def _shared(self) -> Shared:
+        return Shared(self.pair, self.advantage, self.gradient, self.feature_sq)
+
+    @cached_property
+    def truth(self) -> Columns:
+        """The columns that no correction changes."""
+        return {"grad_norm_sq": self.grad_norm_sq, "on_policy_variance": self.on_policy_variance}
+
+    @property
+    def told_p(self) -> Array:
+        """p̂; p itself, the same array, where the trainer knows it."""
+        return self.told.p
 
     @cached_property
     def gradient(self) -> Array:
@@ -188,7 +267,7 @@ class _Block:
 
 
 class _Blocks:
-    """Cache-sized blocks of states, checked as they are read; an iterable for several passes."""
+    """Cache-sized blocks of states, checked as they are read."""
 
     def __init__(
         self,
@@ -205,7 +284,8 @@ class _Blocks:
         flat = (math.prod(log_p.shape[:-1]), log_p.shape[-1])
         for correction in corrections:
             check_parameters(correction, flat[0])
-        self.corrections = len(corrections)
+            require_known_laws(correction, believed)
+        self._rows = list(row_blocks(*flat))
         self._laws = tuple(xp.reshape(x, flat) for x in (log_p, log_q, advantage))
         self._corrections = corrections
         self._told: tuple[Array, Array] | None = None
@@ -214,23 +294,26 @@ class _Blocks:
             self._told = (xp.reshape(told[0], flat), xp.reshape(told[1], flat))
 
     def __iter__(self) -> Iterator[_Block]:
-        log_p, log_q, advantage = self._laws
-        for rows in row_blocks(*log_p.shape):
-            with overflow_to_inf():
-                pair = check_pair(log_p[rows, :], log_q[rows, :])
-                told = None if self._told is None else (self._told[0][rows, :], self._told[1][rows, :])
-                own = [each.at(rows) for each in self._corrections]
-                yield _Block(*pair, check_advantage(advantage[rows, :]), own, told)
+        return map(self.at, range(len(self._rows)))
+
+    def at(self, place: int) -> _Block:
+        """One block, by its place among them."""
+        rows = self._rows[place]
+        log_p, log_q, advantage = (each[rows, :] for each in self._laws)
+        with overflow_to_inf():
+            pair = check_pair(log_p, log_q)
+            told = None if self._told is None else (self._told[0][rows, :], self._told[1][rows, :])
+            own = [each.at(rows) for each in self._corrections]
+            return _Block(*pair, check_advantage(advantage), own, told)
 
 
 class _Weighed:
     """One correction at a block of states; what is named a law has shape (states, vocab), all else (states,)."""
 
-    def __init__(self, block: _Block, index: int) -> None:
-        correction = block.corrections[index]
-        self._block = block
-        tokens = tokens_of_states(*block.told, correction, block.advantage)
-        self.accept, self.weight = correction.weights(tokens)
+    def __init__(self, block: _Block, index: int, advantage: Array | None = None) -> None:
+        self._block, self._index, self._correction = block, index, block.corrections[index]
+        with overflow_to_inf():
+            self.accept, self.weight = block.weigh(index, advantage)
         self.accepted = block.proposed(self.accept)
         self.rate = _expect(self.accepted)
 
@@ -244,8 +327,6 @@ class _Weighed:
             "acceptance_rate": self.rate,
             "weight_mean": self._weight_mean,
             "weight_square": _expect(self._squared),
-            "grad_norm_sq": block.grad_norm_sq,
-            "on_policy_variance": block.on_policy_variance,
             "kl_accepted": kl_accepted,
             "kl_effective": (
                 kl_accepted if weighs_none else kl_to_weighted(block.log_p, block.log_q, accept, self._reachable)
@@ -275,7 +356,7 @@ class _Weighed:
     def _excess(self) -> Array:
         """The law less p."""
         block = self._block
-        near = weighted_less_policy(block.q, block.p, self.accept * self._reachable, block.log_ratio)
+        near = weighted_less_policy(block.q, block.p, self.accept * self._reachable, block.pair.log_ratio)
         return namespace(near).where(block.live, near, -block.p)
 
     def statistics(self, denominator: Denominator, batch_rate: float | None) -> Columns:
@@ -297,7 +378,7 @@ class _Weighed:
         if own:
             inner = advantage * (estimate - xp.sum(told_p * estimate, axis=-1, keepdims=True))
             spread = spread - 2 * inner + xp.sum(estimate**2, axis=-1, keepdims=True)
-        return self._without_divisor | {
+        columns = self._without_divisor | {
             "divisor": divisor,
             "error_sq": _expect(error**2),
             "error_dot": _expect(error * gradient),
@@ -306,6 +387,23 @@ class _Weighed:
             "second_moment": _expect(self._squared * spread),
             **of_single_tokens(self.rate, _expect(estimate**2) * divisor**2),
         }
+        if self._centring is None:
+            return columns
+        return columns | self._centring.columns(gradient, divisor, divisor_less_one, own)
+
+    @cached_property
+    def _centring(self) -> Centring | None:
+        """The columns that differ in the centred form; None for a correction that subtracts no mean."""
+        block, correction = self._block, self._correction
+        if not correction.subtracts_mean:
+            return None
+        own, of_sign = UpdateLaw(self._law, self._excess), None
+        if "advantages" in correction.needs:
+            ones = namespace(block.p).ones_like(block.p)
+            above, below = (_Weighed(block, self._index, sign * ones) for sign in (1.0, -1.0))
+            of_sign = UpdateLaw(above._law, above._excess), UpdateLaw(below._law, below._excess)
+        q = block.proposed(namespace(block.p).ones_like(block.p))
+        return Centring(block.p, q, block.advantage, self.accepted, self._squared, own, of_sign)
 
 
 def _expect(terms: Array) -> Array:

@@ -22,7 +22,7 @@ import numpy as np
 from jackpot_sim.core.arrays import Array, Floats, Ints
 from jackpot_sim.core.backend import to_numpy
 from jackpot_sim.core.support import BelievedLaws
-from jackpot_sim.estimators.corrections.composed import RaoBlackwell
+from jackpot_sim.estimators.corrections.composed import RaoBlackwell, require_uncentred
 from jackpot_sim.estimators.corrections.correction import Correction
 from jackpot_sim.estimators.corrections.inputs import Tokens
 from jackpot_sim.estimators.corrections.jackpot import Jackpot, OverlapTruncatedImportanceSampling
@@ -140,6 +140,7 @@ class SortedCell:
         """As the function `best`."""
         if n_samples < 1:
             raise ValueError(f"n_samples must be at least 1, got {n_samples}")
+        require_uncentred(correction, "optimise the correction that it wraps, or compare thresholds with moments.exact")
         denominator = Denominator(denominator)
         inner = correction.of if isinstance(correction, RaoBlackwell) else correction
         parameter = _chosen(correction, inner, parameter)

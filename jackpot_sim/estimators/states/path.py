@@ -13,6 +13,7 @@ import numpy as np
 from typing_extensions import override
 
 from jackpot_sim.core.arrays import Array, Floats
+from jackpot_sim.estimators.corrections.composed import require_uncentred
 from jackpot_sim.estimators.corrections.correction import Correction
 from jackpot_sim.estimators.states.sorted_state import SortedState, sorted_states
 from jackpot_sim.estimators.statistics import Denominator, Moments, StateStatistics, combine
@@ -79,6 +80,7 @@ def of_sorted(
     n_samples: int | None = None,
 ) -> Moments[Floats]:
     """`exact` of states that are sorted already, by the sign of A if the correction looks at it."""
+    require_uncentred(correction, "measure it with moments.exact")
     denominator = Denominator(denominator)
     thresholds = _thresholds(correction)
     batch_rate = None

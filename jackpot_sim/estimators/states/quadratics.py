@@ -16,7 +16,7 @@ import numpy as np
 from jackpot_sim.core.arrays import Floats, Ints
 from jackpot_sim.estimators.corrections.composed import RaoBlackwell
 from jackpot_sim.estimators.corrections.correction import Correction
-from jackpot_sim.estimators.corrections.jackpot import Jackpot, OverlapTruncatedImportanceSampling
+from jackpot_sim.estimators.corrections.jackpot import ClipOn, Jackpot, OverlapTruncatedImportanceSampling
 from jackpot_sim.estimators.corrections.shaped import ClippedWeight
 from jackpot_sim.estimators.corrections.token import RejectionSampling, TruncatedImportanceSampling
 from jackpot_sim.estimators.states.cumulated import Places
@@ -108,18 +108,21 @@ def _intervals(state: SortedState, correction: Correction) -> tuple[Floats, list
             _Stretch(0, below, (z, 0.0), 1, (z**2, 0.0, 0.0), 2),
             _Stretch(below, tokens, (0.0, 1.0), 0, (0.0, 0.0, 1.0), 0),
         ]
-    # x = c1: one interval up to λZ, where the clip also caps the rejected stretch r < λ.
+    # x = c1, in units of λZ if it clips the ratio: one interval up to λZ, where the clip also caps the rejected stretch
+    # r < λ.
+    unit = 1.0 if inner.clip_on is ClipOn.WEIGHT else z * lam
+    of_ratio = z if inner.clip_on is ClipOn.WEIGHT else 1 / lam
     turn = int(state.place(math.log(lam), True))
     split = np.concatenate([[turn], below[turn:]])
     rejected_to = np.concatenate([[0], np.full(tokens - turn + 1, turn)])
     capped_to = np.concatenate([[turn], np.zeros(tokens - turn + 1, dtype=int)])
     rejected = ((z**2, 0.0, 0.0), 2) if smooth else ((z**2 * lam, 0.0, 0.0), 1)
-    capped = ((0.0, 0.0, 1 / lam**2), 2) if smooth else ((0.0, 0.0, 1 / lam), 1)
-    return np.concatenate([[lam * z], z * ratio[turn:]]), [
-        _Stretch(0, capped_to, (0.0, 1 / lam), 1, *capped),
+    capped = ((0.0, 0.0, unit**2 / lam**2), 2) if smooth else ((0.0, 0.0, unit**2 / lam), 1)
+    return of_ratio * np.concatenate([[lam], ratio[turn:]]), [
+        _Stretch(0, capped_to, (0.0, unit / lam), 1, *capped),
         _Stretch(0, rejected_to, (z, 0.0), 1, *rejected),
         _Stretch(np.maximum(rejected_to, turn), split, (z, 0.0), 1, (z**2, 0.0, 0.0), 2),
-        _Stretch(split, tokens, (0.0, 1.0), 0, (0.0, 0.0, 1.0), 0),
+        _Stretch(split, tokens, (0.0, unit), 0, (0.0, 0.0, unit**2), 0),
     ]
 
 

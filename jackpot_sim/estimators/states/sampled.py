@@ -7,6 +7,7 @@ the standard errors (delete-one jackknife over replicates). `estimators.replicat
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -20,6 +21,7 @@ from jackpot_sim.core.numerics import log_ratio
 from jackpot_sim.core.policy_gradient import feature_norm_sq, policy_gradient
 from jackpot_sim.core.sampling import categorical
 from jackpot_sim.core.support import BelievedLaws
+from jackpot_sim.estimators.corrections.composed import require_known_laws
 from jackpot_sim.estimators.corrections.correction import Correction
 from jackpot_sim.estimators.corrections.inputs import Tokens, TokenWeights, in_numpy
 from jackpot_sim.estimators.replicates import Sampled, gradient_figures, jackknife, off_diagonal
@@ -73,6 +75,7 @@ def estimate(
         check_alike(policy_log_probs=policy_log_probs, believed=told[0])
     flat = [to_numpy(x).reshape(-1, vocab) for x in (policy_log_probs, actor_log_probs, advantage, *told)]
     check_parameters(correction, len(flat[0]))
+    require_known_laws(correction, believed)
     draws = _Draws(replicates, states=len(flat[0]))
     for state, (log_p, log_q, values, *laws) in enumerate(zip(*flat, strict=True)):
         own = correction.at(slice(state, state + 1))
@@ -133,6 +136,8 @@ def _simulate(
     np.add.at(updates, (np.arange(replicates)[:, None], tokens), pull)
     p = np.exp(log_p, dtype=np.float64)
     updates = (updates - pull.sum(axis=1, keepdims=True) * np.exp(told, dtype=np.float64)) / n_samples
+    if correction.subtracts_mean:
+        updates -= _lost(every, correction, np.exp(log_q, dtype=np.float64), p, advantage[tokens]) / n_samples
     draws.accepted[state], draws.weight[state] = mask.mean(axis=1), masked_weight.mean(axis=1)
     draws.weight_sq[state] = (masked_weight**2).mean(axis=1)
     if denominator is Denominator.SELF_NORMALIZED:
@@ -155,6 +160,19 @@ def _simulate(
     if missed.any():
         # Draws may miss a rare support violation, which makes the KL infinite; the whole laws show it.
         draws.surprise[:, state] = math.inf
+
+
+def _lost(every: Tokens, correction: Correction, q: Floats, p: Floats, advantage: Floats) -> Floats:
+    """Σ A·h over the tokens of each replicate, (replicates, vocab), from the advantages, (replicates, n_samples).
+
+    h = E_q[a·w·(e_x − p)] is that of the sign of A; corrections that do not look at it have the same for both.
+    """
+    total = np.zeros((len(advantage), len(p)))
+    for sign in (1.0, -1.0):
+        signed = dataclasses.replace(every, advantages=np.full((1, len(p)), sign))
+        law = q * np.where(q > 0, in_numpy(correction.weights(signed)).expected()[0], 0.0)
+        total += np.sum(advantage, axis=1, where=sign * advantage > 0)[:, None] * (law - law.sum() * p)
+    return total
 
 
 def _figures(draws: _Draws, keep: NDArray[np.bool_], denominator: Denominator, n_samples: int) -> dict[str, float]:

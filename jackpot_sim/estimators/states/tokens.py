@@ -7,8 +7,10 @@ from jackpot_sim.core.backend import namespace
 from jackpot_sim.core.checks import check_alike, check_axes, check_ids, check_shape
 from jackpot_sim.core.numerics import log_ratio
 from jackpot_sim.core.obrs import overlap_of_checked
+from jackpot_sim.core.two_laws import TwoLaws
 from jackpot_sim.estimators.corrections.correction import Correction
 from jackpot_sim.estimators.corrections.inputs import Tokens
+from jackpot_sim.estimators.corrections.parameters import Parameter
 
 
 def tokens_of_states(
@@ -38,6 +40,42 @@ def tokens_of_states(
         overlap=overlap,
         advantages=advantage,
     )
+
+
+class StateTokens:
+    """The tokens of whole states for many corrections, which share what they compute of them.
+
+    Args:
+        pair: the laws, shape (states, vocab).
+        advantage: A(x), the same shape; None where it is unknown.
+
+    Raises:
+        TypeError: as `tokens_of_states`.
+        ValueError: as `tokens_of_states`.
+    """
+
+    def __init__(self, pair: TwoLaws, advantage: Array | None = None) -> None:
+        if advantage is not None:
+            check_alike(policy_log_probs=pair.log_p, advantage=advantage)
+        self._pair = pair
+        self._overlaps: dict[float, Array] = {}
+        self._tokens = Tokens(
+            pair.log_ratio, policy_log_probs=pair.log_p, actor_log_probs=pair.log_q, advantages=advantage
+        )
+        self._tokens.once("ratio", lambda: pair.ratio)
+
+    def of(self, correction: Correction) -> Tokens:
+        """The tokens with the overlap that a correction of single tokens needs; its λ as in `tokens_of_states`."""
+        lam = correction.overlap_lam
+        return self._tokens if lam is None else self._tokens.with_overlap(self.overlap(lam)[..., None])
+
+    def overlap(self, lam: Parameter) -> Array:
+        """Z(λ), shape (states,); that of a number is kept."""
+        if not isinstance(lam, int | float):
+            return overlap_of_checked(self._pair.log_p, self._pair.log_q, lam)
+        if lam not in self._overlaps:
+            self._overlaps[lam] = overlap_of_checked(self._pair.log_p, self._pair.log_q, lam)
+        return self._overlaps[lam]
 
 
 def drawn_tokens(tokens: Tokens, drawn: Array, correction: Correction) -> Tokens:

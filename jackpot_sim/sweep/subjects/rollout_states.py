@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import math
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -12,12 +13,14 @@ import numpy as np
 
 from jackpot_sim.core import divergences
 from jackpot_sim.core.arrays import Flags, Floats, Ints
-from jackpot_sim.core.backend import to_numpy
+from jackpot_sim.core.backend import namespace, row_blocks, to_numpy, topk
 from jackpot_sim.core.scored import ScoredRollouts
 from jackpot_sim.environments.language_models.generation import Written
 from jackpot_sim.environments.randomness import keyed_generator
-from jackpot_sim.environments.rollouts.built import ROLES, RealisedRollouts, Role
+from jackpot_sim.environments.recorded import LogProbs
+from jackpot_sim.environments.rollouts.built import ROLES, LawPair, RealisedRollouts, Role
 from jackpot_sim.estimators import Correction
+from jackpot_sim.estimators.corrections.centring import on_stored
 from jackpot_sim.estimators.mismatch import overlap_estimates
 from jackpot_sim.estimators.mismatch.overlap_estimates import Comparison, LawBlock
 from jackpot_sim.estimators.rollouts import weights as scored
@@ -31,6 +34,49 @@ Figures: TypeAlias = Mapping[str, tuple[float, float]]
 """Figures with their standard errors, by name."""
 
 
+class Stored:
+    """The likeliest tokens of the actor at every state of n rollouts, and both laws there, as corrections get them.
+
+    Attributes:
+        ids: (n, length, k), likeliest first; 0 where there is no token.
+        policy_log_probs: log p, (n, length, k), nats.
+        actor_log_probs: log q, likewise.
+    """
+
+    def __init__(self, shape: tuple[int, ...], k: int, vocab: int) -> None:
+        size = (*shape, min(k, vocab))
+        self.ids = np.zeros(size, dtype=np.int64)
+        self.policy_log_probs, self.actor_log_probs = np.zeros(size), np.zeros(size)
+
+    def add(self, pair: LawPair) -> None:
+        """Adds the states of a few tokens."""
+        policy, actor = pair.told
+        values, ids = topk(actor, self.ids.shape[-1])
+        at = pair.sequence, pair.step
+        self.ids[at], self.actor_log_probs[at] = to_numpy(ids), to_numpy(values)
+        self.policy_log_probs[at] = to_numpy(namespace(policy).take_along_axis(policy, ids, axis=-1))
+
+    def coefficients(self, correction: Correction, rollouts: ScoredRollouts, overlap: Floats | None) -> Floats:
+        """The coefficients of ∇log p in the mean term of each state, (n, length, k), 0 where there is no token.
+
+        Args:
+            correction: a centred correction.
+            rollouts: the rollouts, of which advantages are taken.
+            overlap: Z(λ) at each state, (n, length), where the correction needs it.
+        """
+        out = np.zeros(self.ids.shape)
+        for rows in row_blocks(len(out), math.prod(out.shape[1:])):
+            live = rollouts.mask[rows]
+            out[rows][live] = on_stored(
+                correction,
+                self.policy_log_probs[rows][live],
+                self.actor_log_probs[rows][live],
+                overlap=None if overlap is None else overlap[rows][live],
+                advantages=np.broadcast_to(rollouts.advantage[rows, None], live.shape)[live],
+            )
+        return out
+
+
 @dataclass(frozen=True, eq=False)
 class Observed:
     """The rollouts of one cell; n of each role, replicate by replicate and in it prompt by prompt.
@@ -40,10 +86,11 @@ class Observed:
         rewards: R of each rollout, (n,).
         advantage: R − b of each rollout, (n,).
         visited: the figures at the states of the actor's rollouts.
-        actor: the actor's rollouts, with the actor's log-probs as corrections are given them.
+        actor: the actor's rollouts, with both log-probs as corrections are given them.
         log_ratio: log p − log q of the law that the actor sampled from, at its tokens, (n, length), nats.
         policy_kl: KL(p‖q) at every token of the policy's rollouts, (n, length), nats.
         comparisons: the ways to estimate Z, if the study compares them.
+        stored: the actor's likeliest tokens, if a correction is centred.
     """
 
     written: Mapping[Role, Written]
@@ -54,6 +101,7 @@ class Observed:
     log_ratio: Floats
     policy_kl: Floats
     comparisons: list[Comparison]
+    stored: Stored | None
 
 
 class Weighed(NamedTuple):
@@ -63,6 +111,8 @@ class Weighed(NamedTuple):
     """m, drawn for each token, (n, length)."""
     weight: Floats
     """m·w, (n, length)."""
+    mean: Floats | None
+    """The coefficients of ∇log p of the stored tokens in the mean term, (n, length, k), of a centred correction."""
     figures: Figures
     seconds: float
     """The time that masks and weights of all tokens took."""
@@ -75,34 +125,41 @@ def observe(realised: RealisedRollouts, study: Study, seed: int, corrections: Ma
     advantage = {role: rewards[role] - realised.baseline[each.prompt] for role, each in written.items()}
     actor, policy = written["actor"], written["policy"]
     visited = Visited(actor.tokens, list(corrections.values()), [LAM])
-    blocks = _visit(realised, actor, visited, seed)
+    centred = any(each.subtracts_mean for each in corrections.values())
+    stored = Stored(actor.tokens.shape, realised.setup.stored_topk, realised.vocab) if centred else None
+    blocks = _visit(realised, actor, visited, stored, seed)
     comparisons: list[Comparison] = []
     if study.normalizers is None:
         collections.deque(blocks, maxlen=0)
     else:
         k, lam, batch = study.normalizers.k, study.normalizers.lam, study.normalizers.batch
         comparisons = overlap_estimates.compare(blocks, k, lam, batch, keyed_generator(seed, "batches"))
-    believed = actor.raw_log_probs if realised.setup.believes_raw else actor.log_probs
+    believed = actor.raw_log_probs if realised.setup.log_probs is LogProbs.RAW else actor.log_probs
     return Observed(
         written=written,
         rewards=rewards,
         advantage=advantage,
         visited=visited,
-        actor=ScoredRollouts(visited.policy_log_probs, believed, actor.mask, advantage["actor"], actor.prompt),
+        actor=ScoredRollouts(visited.told_log_probs, believed, actor.mask, advantage["actor"], actor.prompt),
         log_ratio=np.where(actor.mask, visited.policy_log_probs - actor.log_probs, 0.0),
         policy_kl=_kl_at_tokens(realised, policy),
         comparisons=comparisons,
+        stored=stored,
     )
 
 
-def _visit(realised: RealisedRollouts, written: Written, visited: Visited, seed: int) -> Iterator[LawBlock]:
+def _visit(
+    realised: RealisedRollouts, written: Written, visited: Visited, stored: Stored | None, seed: int
+) -> Iterator[LawBlock]:
     """The actor's states on their way to the comparison of normalisers, measured as they pass."""
     uniforms = keyed_generator(seed, "normalizers").random(written.tokens.shape)
     for pair in realised.pairs(written):
         laws = pair.policy_log_probs, pair.actor_log_probs, pair.believed_log_probs
         at = pair.sequence, pair.step
-        visited.add(*at, *laws)
-        yield LawBlock(laws[0], laws[2], written.tokens[at], uniforms[at], pair.sequence)
+        visited.add(*at, *laws, pair.believed_policy_log_probs)
+        if stored is not None:
+            stored.add(pair)
+        yield LawBlock(*pair.told, written.tokens[at], uniforms[at], pair.sequence)
 
 
 def _kl_at_tokens(realised: RealisedRollouts, written: Written) -> Floats:
@@ -131,5 +188,8 @@ def weigh(observed: Observed, corrections: Mapping[str, Correction], replicate: 
         mask, weight = scored.draw(observed.actor, pair, keyed_generator(seed, "masks"))
         seconds = time.perf_counter() - started
         value, error = scored.weight_figures(observed.actor, mask, weight, correction.unit, replicate)
-        weighed[label] = Weighed(mask, weight, {name: (value[name], error[name]) for name in value}, seconds)
+        mean = None
+        if correction.subtracts_mean and observed.stored is not None:
+            mean = observed.stored.coefficients(correction, observed.actor, overlap)
+        weighed[label] = Weighed(mask, weight, mean, {name: (value[name], error[name]) for name in value}, seconds)
     return weighed

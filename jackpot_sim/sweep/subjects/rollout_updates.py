@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from jackpot_sim.core.arrays import Floats, Ints
-from jackpot_sim.environments.language_models.block_gradients import block_of, gradients
+from jackpot_sim.environments.language_models.block_gradients import OtherTokens, block_of, gradients
 from jackpot_sim.environments.language_models.generation import Written
 from jackpot_sim.environments.language_models.library import Model
 from jackpot_sim.environments.rollouts.built import RealisedRollouts
@@ -44,20 +44,24 @@ class Differentiation:
         study, setup = self.study, self.realised.setup
         proposals = study.n_samples * len(setup.prompts)
         replicate = replicates_of(study, len(observed.actor))
-        coefficients = {}
+        coefficients, means = {}, []
+        denominators = {spec.label: study.denominators_of(spec) for spec in study.estimators}
         for label, correction in corrections.items():
             mask, weight = weighed[label].mask, weighed[label].weight
-            for denominator in study.denominators:
+            for denominator in denominators[label]:
                 share = scored.scale(observed.actor, mask, weight, denominator, correction.unit, replicate)
-                coefficient = weight * (observed.actor.advantage / (share * proposals))[:, None]
+                factor = observed.actor.advantage / (share * proposals)
+                coefficient, mean = weight * factor[:, None], weighed[label].mean
                 if np.isfinite(coefficient).all():
                     coefficients[label, denominator] = coefficient
+                    means.append(None if mean is None else (-factor, mean))
         if not coefficients:
             return {}
         policy, actor = observed.written["policy"], observed.written["actor"]
         on_policy = (observed.advantage["policy"] / proposals)[:, None] * policy.mask
         own_updates, *_ = self._updates(policy, on_policy[None])
-        updates = self._updates(actor, np.array(list(coefficients.values())))
+        others = None if observed.stored is None else OtherTokens(observed.stored.ids, means)
+        updates = self._updates(actor, np.array(list(coefficients.values())), others)
         by_estimator: dict[tuple[str, Denominator], Figures] = {}
         for (label, denominator), each in zip(coefficients, updates, strict=True):
             value, error = figures(
@@ -84,7 +88,7 @@ class Differentiation:
         alone = denominator is Denominator.PROPOSED and not (correction and correction.looks_at_batch)
         return Spread.SEQUENCES if alone and self._one_by_one else Spread.REPLICATES
 
-    def _updates(self, written: Written, coefficients: Floats) -> list[Updates]:
+    def _updates(self, written: Written, coefficients: Floats, others: OtherTokens | None = None) -> list[Updates]:
         """The updates that each set of coefficients, (sets, n, length), makes of the rollouts."""
         setup, model = self.realised.setup, self.realised.policy.model
         parameters = sum(weight.numel() for weight in block_of(model, [self._block(model)]).values())
@@ -92,7 +96,7 @@ class Differentiation:
         out = [Updates(replicates, parameters, prompts, limit=_HELD // len(coefficients)) for _ in coefficients]
         replicate = replicates_of(self.study, len(written.tokens))
         slices = _singles(written.prompt) if self._one_by_one else _batches(replicate, setup.batch_size)
-        for done, (rows, by_set) in enumerate(self._gradients(written, coefficients, slices)):
+        for done, (rows, by_set) in enumerate(self._gradients(written, coefficients, slices, others)):
             first = rows.start
             if done % setup.batch_size == 0:
                 LOG.info("gradients: %d of %d rollouts", done if self._one_by_one else first, len(written.tokens))
@@ -104,7 +108,7 @@ class Differentiation:
         return out
 
     def _gradients(
-        self, written: Written, coefficients: Floats, batches: Iterable[slice]
+        self, written: Written, coefficients: Floats, batches: Iterable[slice], others: OtherTokens | None = None
     ) -> Iterator[tuple[slice, Floats]]:
         return gradients(
             self.realised.policy.model,
@@ -115,6 +119,8 @@ class Differentiation:
             coefficients,
             patterns=[self._block(self.realised.policy.model)],
             temperature=self.realised.setup.policy_law.temperature,
+            kept=written.kept,
+            others=others,
             batches=batches,
         )
 

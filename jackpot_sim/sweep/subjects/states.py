@@ -21,7 +21,7 @@ from jackpot_sim.estimators.states import moments, optimum, sampled
 from jackpot_sim.estimators.statistics import Moments
 from jackpot_sim.studies.estimator_spec import EstimatorSpec
 from jackpot_sim.sweep.estimates import Estimate, Measured, measured, state_columns
-from jackpot_sim.sweep.plan import Cell
+from jackpot_sim.sweep.plan import Cell, estimates
 from jackpot_sim.sweep.rows import (
     Row,
     environment_columns,
@@ -96,17 +96,22 @@ class _Exact:
     def _moments(self) -> tuple[dict[str, dict[Denominator, Moments]], float]:
         """The moments by label and denominator, and the seconds that a row took."""
         study, pair, started = self._study, self._pair, time.perf_counter()
-        found = moments.measure(
-            pair.policy_log_probs,
-            pair.actor_log_probs,
-            pair.advantage,
-            list(self._corrections.values()),
-            denominators=study.denominators,
-            n_samples=study.n_samples,
-            believed=pair.believed,
-        )
-        rows = len(found) * len(study.denominators)
-        return dict(zip(self._corrections, found, strict=True)), (time.perf_counter() - started) / rows
+        together: dict[tuple[Denominator, ...], list[str]] = {}
+        for spec in study.estimators:
+            together.setdefault(study.denominators_of(spec), []).append(spec.label)
+        found: dict[str, dict[Denominator, Moments]] = {}
+        for denominators, labels in together.items():
+            measured_together = moments.measure(
+                pair.policy_log_probs,
+                pair.actor_log_probs,
+                pair.advantage,
+                [self._corrections[label] for label in labels],
+                denominators=denominators,
+                n_samples=study.n_samples,
+                believed=pair.believed,
+            )
+            found |= dict(zip(labels, measured_together, strict=True))
+        return found, (time.perf_counter() - started) / estimates(study)
 
     def estimate(self, spec: EstimatorSpec, correction: Correction, denominator: Denominator) -> Estimate:
         """Exact figures of one estimator."""

@@ -115,6 +115,8 @@ class Means:
         self._largest = max(self._largest, float(weight.max()))
         if policy.clipped is not None:
             self._add("clipped_share", float(policy.clipped[mask].sum()), count)
+        for name, outside in zip(("share_below", "share_above"), policy.outside or (), strict=False):
+            self._add(name, float(outside[mask].sum()), count)
 
     def update(self, **figures: float) -> None:
         """Adds the figures of one update."""

@@ -5,6 +5,7 @@ Prompts and completions of different lengths are padded on the right, where a ca
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from jackpot_sim.core.arrays import Flags, Ints
-from jackpot_sim.core.backend import namespace
+from jackpot_sim.core.backend import namespace, to_numpy
 from jackpot_sim.core.checks import (
     check_ids,
     check_integers,
@@ -22,6 +23,7 @@ from jackpot_sim.core.checks import (
     check_same_states,
     check_shape,
 )
+from jackpot_sim.core.support import SamplingMask
 from jackpot_sim.environments.language_models.completions import right_padded
 from jackpot_sim.environments.language_models.library import Model, logits
 from jackpot_sim.training.loop.packing import packed_logits
@@ -42,6 +44,8 @@ class PaddedSequences:
         mask: True on tokens of the completion; (n, length).
         samples: the number of rows side by side that follow the same prompt. A model that `packs` reads the prompt
             once for them where that pays; 1 reads every row by itself.
+        kept: the tokens that the sampler kept before every token of the completions, (n, length), on which laws are
+            renormalised; None: all.
 
     Raises:
         TypeError: ids or places are no integers, or the mask is not boolean.
@@ -52,16 +56,26 @@ class PaddedSequences:
     places: Tensor
     mask: Tensor
     samples: int = 1
+    kept: SamplingMask | None = None
 
     def __post_init__(self) -> None:
         check_integers(self.ids, "ids", "n", "longest")
         check_integers(self.places, "places", "n", "length")
         check_same_states(self.ids, self.places, "ids", "places")
         check_mask(self.mask, self.places, "places")
+        if self.kept is not None:
+            check_shape(self.kept.places, tuple(self.mask.shape), "kept.places", "one place per token of mask")
 
     @classmethod
     def of(
-        cls, prompts: Sequence[Ints], prompt: Ints, tokens: Ints, mask: Flags, device: device | str, samples: int = 1
+        cls,
+        prompts: Sequence[Ints],
+        prompt: Ints,
+        tokens: Ints,
+        mask: Flags,
+        device: device | str,
+        samples: int = 1,
+        kept: SamplingMask | None = None,
     ) -> PaddedSequences:
         """The sequences in numpy arrays.
 
@@ -72,6 +86,7 @@ class PaddedSequences:
             mask: True on tokens, which come before all padding; the shape of `tokens`.
             device: the device of the tensors.
             samples: as in the class.
+            kept: as in the class; its places have the shape of `tokens`.
 
         Raises:
             TypeError: ids or indices are no integers, or the mask is not boolean.
@@ -92,7 +107,8 @@ class PaddedSequences:
         ids, _ = right_padded(rows)
         places = (lengths - 1)[:, None] + np.arange(length)
         given = [torch.as_tensor(array, device=device) for array in (ids, places, mask[:, :length])]
-        return cls(given[0], given[1], given[2], samples)
+        own = None if kept is None else dataclasses.replace(kept, places=kept.places[:, :length])
+        return cls(given[0], given[1], given[2], samples, own)
 
     def __len__(self) -> int:
         return int(self.ids.shape[0])
@@ -106,7 +122,8 @@ class PaddedSequences:
         """
         check_rows(rows)
         samples = self.samples if whole_groups else 1
-        return PaddedSequences(self.ids[rows], self.places[rows], self.mask[rows], samples)
+        kept = None if self.kept is None else self.kept.take(rows if isinstance(rows, slice) else to_numpy(rows))
+        return PaddedSequences(self.ids[rows], self.places[rows], self.mask[rows], samples, kept)
 
     def parts(self, size: int) -> Iterator[tuple[slice, PaddedSequences]]:
         """The rows and the sequences of each part, about `size` at a time, whole groups where that many fit."""
@@ -123,7 +140,7 @@ class PaddedSequences:
 
 
 def model_pass(model: Model, sequences: PaddedSequences, temperature: float = 1.0) -> ModelPass:
-    """The laws of `model` at every token of the completions, in float32 at least.
+    """The laws of `model` at every token of the completions, in float32 at least, on the tokens kept alone.
 
     Args:
         model: a causal language model.
@@ -140,6 +157,9 @@ def model_pass(model: Model, sequences: PaddedSequences, temperature: float = 1.
     else:
         scores = _before_tokens(model, sequences)
     scores = scores.to(torch.promote_types(scores.dtype, torch.float32)) / temperature
+    if sequences.kept is not None:
+        kept = torch.as_tensor(sequences.kept.dense(scores.shape[-1]), device=scores.device)
+        scores = scores.masked_fill(~kept, -torch.inf)
     log_normaliser = torch.logsumexp(scores, dim=-1)
     chosen = scores.gather(-1, sequences.tokens[..., None])[..., 0]
     return ModelPass(scores, log_normaliser, chosen - log_normaliser)

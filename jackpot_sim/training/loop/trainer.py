@@ -182,15 +182,18 @@ class Trainer:
                 problems,
                 config.samples,
                 self._generator("rollouts"),
-                sampling=SamplingLaw(temperature=config.temperature),
+                sampling=SamplingLaw(temperature=config.temperature, top_k=config.top_k, top_p=config.top_p),
                 topk=config.topk,
+                support=config.log_probs == "support",
             )
         except LawError as error:
             raise DivergedError(self.step, str(error)) from error
         repeated = [problem for problem in problems for _ in range(config.samples)]
         rewards = checked_rewards(self._reward, self.texts.completions(written), repeated, self.step)
         device = self.policy.device
-        sequences = PaddedSequences.of(prompts, written.prompt, written.tokens, written.mask, device, self._samples)
+        sequences = PaddedSequences.of(
+            prompts, written.prompt, written.tokens, written.mask, device, self._samples, written.kept
+        )
         length = sequences.mask.shape[1]
         uniforms = self._generator("masks").random(written.mask.shape)[:, :length]
         topk = None

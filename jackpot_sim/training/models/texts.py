@@ -59,6 +59,7 @@ class Texts:
         *,
         sampling: SamplingLaw = PLAIN,
         topk: int = 0,
+        support: bool = False,
     ) -> tuple[list[Ints], Written]:
         """The ids of the prompts, and `samples` completions of each, in rows side by side.
 
@@ -80,6 +81,7 @@ class Texts:
                 end_tokens=self.end_tokens,
                 batch_size=self.batch_size,
                 topk=topk,
+                support=support,
             )
         except ValueError as error:  # the prompts were checked, so the model is at fault
             raise LawError(str(error)) from error

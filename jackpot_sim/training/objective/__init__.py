@@ -8,6 +8,7 @@ from the actor to p_ref, or to p_new if its spec says so; then it carries p_ref/
 
 from jackpot_sim.training.objective.advantages import Standardisation, advantages
 from jackpot_sim.training.objective.batch import ModelPass, Proposed, check_on_topk, take_topk
+from jackpot_sim.training.objective.centring import mean_loss
 from jackpot_sim.training.objective.loss import (
     ActorLoss,
     Aggregation,
@@ -40,6 +41,7 @@ __all__ = [
     "divisor",
     "draw",
     "estimated_overlap",
+    "mean_loss",
     "policy_loss",
     "ppo_loss",
     "surrogate",

@@ -88,18 +88,19 @@ class ModelPass(NamedTuple):
     """The result of a forward pass over sequences, with its graph if it has one."""
 
     logits: Tensor
-    """(n, length, vocab), divided by the temperature."""
+    """(n, length, vocab), divided by the temperature; −inf on tokens outside a recorded support."""
     log_normaliser: Tensor
     """log Σ exp(logits), (n, length)."""
     log_probs: Tensor
     """log p of every token of the completions, (n, length), nats."""
 
-    def on(self, topk: TopK) -> Tensor:
-        """log p of other tokens of the same states, (n, length, k), nats, without a graph."""
+    def on(self, topk: TopK, *, graph: bool = False) -> Tensor:
+        """log p of other tokens of the same states, (n, length, k), nats, with the graph only where it is asked for."""
         import torch
 
         self._check_states()
-        return torch.as_tensor(topk.gather(self.logits.detach())) - self.log_normaliser.detach()[..., None]
+        logits, normaliser = (each if graph else each.detach() for each in (self.logits, self.log_normaliser))
+        return torch.as_tensor(topk.gather(logits)) - normaliser[..., None]
 
     def law(self) -> Tensor:
         """log p of the whole vocabulary, (n, length, vocab), nats."""

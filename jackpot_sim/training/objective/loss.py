@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from enum import StrEnum
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from jackpot_sim.core.checks import check_mask, check_per_token, check_reals, check_same_shape
-from jackpot_sim.estimators import Correction, Level, TokenWeights, UpdateTarget
+from jackpot_sim.estimators import Correction, Level, Tokens, TokenWeights, UpdateTarget
 from jackpot_sim.training.objective.batch import ModelPass, Proposed, check_per_sequence
-from jackpot_sim.training.objective.weights import draw, weigh
+from jackpot_sim.training.objective.centring import mean_loss
+from jackpot_sim.training.objective.weights import draw, tokens_of, weights_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,12 +27,15 @@ class Aggregation(StrEnum):
     """The mean over sequences of the mean over their tokens (GRPO)."""
     SEQUENCE_SUM = "sequence-sum"
     """The mean over sequences of the sum over their tokens: the policy gradient itself."""
+    KEPT_MEAN = "kept-mean"
+    """The mean over sequences of the mean over the tokens that masks keep (verl's seq-mean-token-mean)."""
 
 
 class Divisor(StrEnum):
     """The divisor of an update's weighted sum, beside the tokens or sequences that it aggregates.
 
-    PROPOSED: none. ACCEPTED: the share of the minibatch's tokens that its masks keep. BATCH_NORMALIZED: the mean
+    PROPOSED: none. ACCEPTED: the share of the minibatch's tokens that its masks keep. KEPT_SEQUENCES: the share of its
+    sequences of which they keep a token. BATCH_NORMALIZED: the mean
     m·w of the minibatch, over tokens or, for corrections of whole sequences, over sequences; p_new/p_ref is no part
     of it. PROPOSED and ACCEPTED are the denominators of the same names in `estimators.Denominator`, with a minibatch
     as the batch; `self_normalized` there is another estimator, which divides the update of each prompt by its own
@@ -38,6 +44,7 @@ class Divisor(StrEnum):
 
     PROPOSED = "proposed"
     ACCEPTED = "accepted"
+    KEPT_SEQUENCES = "kept_sequences"
     BATCH_NORMALIZED = "batch_normalized"
 
 
@@ -65,6 +72,10 @@ class LossSettings(Protocol):
     def clip_high(self) -> float | None:
         """PPO's ε above 1."""
 
+    @property
+    def bypass(self) -> bool:
+        """The rollout's log-probs take the place of p_ref's; without a clip, the correction that of PPO's ratio."""
+
 
 # --- The losses -------------------------------------------------------------------------------------------------------
 
@@ -73,7 +84,11 @@ class PolicyLoss(NamedTuple):
     """The policy's loss over some sequences and what made it; (n, length) unless said."""
 
     loss: Tensor
-    """−Σ share · m·w · min(r A, clip(r) A) over tokens, a number with its graph; a `divisor` is not applied yet."""
+    """−Σ share · m·w · min(r A, clip(r) A) over tokens, a number with its graph; a `divisor` is not applied yet.
+
+    A centred correction adds `mean_loss`; shares and divisor are those of the token's own terms. With a bypass r is
+    p_new/q where PPO clips, and else 1 with the gradient of log p_new.
+    """
     weights: TokenWeights[Tensor]
     """Accept probability and weight of every token, 0 at padding."""
     accepted: Tensor
@@ -82,6 +97,8 @@ class PolicyLoss(NamedTuple):
     """m·w, of which no gradient is taken."""
     clipped: Tensor | None
     """True on the tokens whose term is clipped and so has no gradient; None where PPO does not clip."""
+    outside: tuple[Tensor, Tensor] | None = None
+    """True on tokens below, and above, the bounds of the correction; None where it has none."""
 
 
 def policy_loss(
@@ -109,15 +126,45 @@ def policy_loss(
     import torch
 
     new.check(given.mask)
+    if update.bypass and correction.subtracts_mean:
+        raise ValueError(f"{correction.name} has no form for a bypass: leave bypass out, or the centring")
     if shares is None:
         shares = token_shares(given.mask, update.aggregation)
     check_per_token(given.mask, shares=shares)
     with torch.no_grad():
-        weights = weigh(correction, target, given, new)
+        tokens = tokens_of(correction, target, _bypassed(given, new) if update.bypass else given, new)
+        weights = weights_of(correction, tokens)
         accepted, factor = draw(weights, given.uniforms)
-        clipped = _clipped(new.log_probs.detach(), given, update)
-    loss = ppo_loss(factor * shares, new.log_probs, given.reference_log_probs, given.advantage, given.mask, update)
-    return PolicyLoss(loss, weights, accepted, factor, clipped)
+        if update.aggregation is Aggregation.KEPT_MEAN:
+            shares = shares * _tokens_over_kept(accepted, given.mask)
+        old = given.reference_log_probs
+        if update.bypass:
+            old = new.log_probs.detach() if update.clip is None else given.actor_log_probs
+        clipped = _clipped(new.log_probs.detach(), old, given.advantage, update)
+    loss = ppo_loss(factor * shares, new.log_probs, old, given.advantage, given.mask, update)
+    if correction.subtracts_mean:
+        gain = partial(surrogate, clip=update.clip, clip_high=update.clip_high)
+        loss = loss + mean_loss(correction, target, tokens, given, new, shares, gain)
+    return PolicyLoss(loss, weights, accepted, factor, clipped, _outside(correction, tokens, given.mask))
+
+
+def _outside(correction: Correction, tokens: Tokens, mask: Tensor) -> tuple[Tensor, Tensor] | None:
+    """The tokens below, and above, the bounds of a correction, (n, length); None where it has none."""
+    import torch
+
+    if (found := correction.outside(tokens)) is None:
+        return None
+    below, above = (torch.as_tensor(each) & mask for each in found)
+    return below, above
+
+
+def _bypassed(given: Proposed, new: ModelPass) -> Proposed:
+    """The rollouts with p_new in the place of p_ref, which is the policy that a correction leads to in bypass mode."""
+    return dataclasses.replace(
+        given,
+        reference_log_probs=new.log_probs.detach(),
+        reference_on_topk=None if given.topk is None else new.on(given.topk),
+    )
 
 
 class ActorLoss(NamedTuple):
@@ -233,11 +280,11 @@ def surrogate(
     return torch.exp(torch.where(gain == 0, torch.zeros_like(log_ratio), log_ratio)) * gain
 
 
-def _clipped(new_log_probs: Tensor, given: Proposed, update: LossSettings) -> Tensor | None:
+def _clipped(new_log_probs: Tensor, old_log_probs: Tensor, advantage: Tensor, update: LossSettings) -> Tensor | None:
     """True on the tokens at which `surrogate` is clipped, (n, length); None where it never is."""
     if update.clip is None:
         return None
-    ratio, gain = (new_log_probs - given.reference_log_probs).exp(), given.advantage[:, None]
+    ratio, gain = (new_log_probs - old_log_probs).exp(), advantage[:, None]
     high = update.clip if update.clip_high is None else update.clip_high
     return ((ratio > 1 + high) & (gain > 0)) | ((ratio < 1 - update.clip) & (gain < 0))
 
@@ -258,7 +305,10 @@ def distillation(policy_law: Tensor, actor_law: Tensor, direction: Direction) ->
     check_same_shape(policy_law, check_reals(actor_law, "actor_law"), "policy_law", "actor_law")
     policy_law = policy_law.detach()
     first, second = (policy_law, actor_law) if direction is Direction.FORWARD else (actor_law, policy_law)
-    return (first.exp() * (first - second)).sum(-1)
+    share, outside = first.exp(), first.isneginf()
+    if bool(outside.any()):  # of a recorded support: 0·log 0 is 0, and has no gradient
+        first, second = (law.masked_fill(outside, 0.0) for law in (first, second))
+    return (share * (first - second)).sum(-1)
 
 
 # --- From tokens to a minibatch ---------------------------------------------------------------------------------------
@@ -267,7 +317,7 @@ def distillation(policy_law: Tensor, actor_law: Tensor, direction: Direction) ->
 def token_shares(mask: Tensor, aggregation: Aggregation) -> Tensor:
     """The share of each token in the loss of a minibatch, float64 (n, length).
 
-    The shares add up to 1 for the two means.
+    The shares add up to 1 for the means; those of KEPT_MEAN are for sequences of which every token is kept.
 
     Args:
         mask: True on tokens, (n, length).
@@ -281,13 +331,19 @@ def token_shares(mask: Tensor, aggregation: Aggregation) -> Tensor:
     live = mask.double()
     if aggregation is Aggregation.TOKEN_MEAN:
         return live / live.sum()
-    if aggregation is Aggregation.SEQUENCE_MEAN:
+    if aggregation in (Aggregation.SEQUENCE_MEAN, Aggregation.KEPT_MEAN):
         return live / (live.sum(-1, keepdim=True) * len(mask))
     return live / len(mask)
 
 
+def _tokens_over_kept(accepted: Tensor, mask: Tensor) -> Tensor:
+    """The tokens of each sequence over those that are kept, (n, 1); 1 where none is."""
+    tokens, kept = (each.double().sum(-1, keepdim=True) for each in (mask, accepted & mask))
+    return (tokens / kept).where(kept > 0, 1.0)
+
+
 def divisor(kind: Divisor, accepted: Tensor, factor: Tensor, mask: Tensor, unit: Level = Level.TOKEN) -> float:
-    """The divisor of a minibatch's loss beside its number of tokens: 1, the share kept, or the mean m·w.
+    """The divisor of a minibatch's loss beside its number of tokens: 1, a share kept, or the mean m·w.
 
     It is 1 where the masks keep nothing: then the loss is 0.
 
@@ -308,6 +364,8 @@ def divisor(kind: Divisor, accepted: Tensor, factor: Tensor, mask: Tensor, unit:
         return 1.0
     if kind is Divisor.ACCEPTED:
         mean = float(accepted[mask].double().mean())
+    elif kind is Divisor.KEPT_SEQUENCES:
+        mean = float((accepted & mask).any(-1).double().mean())
     elif unit is Level.SEQUENCE:
         mean = float(((factor * mask).sum(-1) / mask.sum(-1)).mean())
     else:

@@ -11,7 +11,9 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
+from jackpot_sim.core.support import SamplingMask  # noqa: E402
 from jackpot_sim.environments.language_models.block_gradients import (  # noqa: E402
+    OtherTokens,
     block_of,
     gradients,
     token_log_probs,
@@ -275,3 +277,60 @@ def test_options_are_checked_before_anything_runs() -> None:
         gradients(MODEL, *DATA, patterns=("*",), batches=[], temperature=0.0)
     with pytest.raises(ValueError, match="training mode"):
         gradients(copy.deepcopy(MODEL).train(), *DATA, patterns=("*",), batches=[])
+
+
+def test_on_a_support_the_law_is_renormalised_before_it_is_differentiated() -> None:
+    keep = np.random.default_rng(4).random((6, 5, VOCAB)) < 0.6
+    np.put_along_axis(keep, TOKENS[..., None], True, axis=-1)
+    keep[0] = True
+    count = keep.sum(axis=-1).reshape(-1)
+    ids = np.nonzero(keep.reshape(-1, VOCAB))[1].astype(np.int32)
+    kept = SamplingMask(ids, np.concatenate([[0], np.cumsum(count)]), np.arange(30).reshape(6, 5))
+    block = list(block_of(MODEL, ("*",)).values())
+    for rows, found in together(MODEL, [slice(0, 4), slice(4, 6)], kept=kept, temperature=0.6):
+        expected = np.zeros_like(found)
+        for row in range(6)[rows]:
+            ids_read = torch.as_tensor(np.concatenate([PROMPTS[PROMPT[row]], TOKENS[row, : LENGTHS[row]]])[None])
+            with in_double(MODEL):
+                logits = MODEL(ids_read, use_cache=False).logits[0, -LENGTHS[row] - 1 : -1] / 0.6
+            scores = torch.where(torch.as_tensor(keep[row, : LENGTHS[row]]), logits, -torch.inf)
+            chosen = torch.log_softmax(scores, -1)[torch.arange(LENGTHS[row]), TOKENS[row, : LENGTHS[row]]]
+            for kind in range(3):
+                value = torch.as_tensor(COEFFICIENTS[kind, row, : LENGTHS[row]]) @ chosen
+                gradient = torch.autograd.grad(value, block, retain_graph=True)
+                expected[kind] += np.concatenate([each.flatten().numpy() for each in gradient])
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-10 * np.max(np.abs(expected)))
+    whole = dict(enumerate(each for _, each in together(MODEL, [slice(0, 1)], temperature=0.6)))
+    np.testing.assert_array_equal(together(MODEL, [slice(0, 1)], kept=kept, temperature=0.6)[0][1], whole[0])
+    with pytest.raises(ValueError, match=r"kept\.places has shape"):
+        together(MODEL, [slice(0, 6)], kept=kept.take(slice(0, 3)))
+
+
+def test_other_tokens_of_the_same_states_join_the_sums() -> None:
+    """As if each had been written in its place; sets share an array, and one has none."""
+    generator = np.random.default_rng(5)
+    ids = np.where(MASK[..., None], generator.integers(VOCAB, size=(6, 5, 2)), 0)
+    table = np.where(MASK[..., None], generator.normal(size=(6, 5, 2)), np.nan)
+    factors = generator.normal(size=(2, 6))
+    others = OtherTokens(ids, [(factors[0], table), None, (factors[1], table)])
+    block = list(block_of(MODEL, ("*",)).values())
+    plain_ = [found for _, found in together(MODEL, [slice(0, 4), slice(4, 6)])]
+    for (rows, found), without in zip(together(MODEL, [slice(0, 4), slice(4, 6)], others=others), plain_, strict=True):
+        expected = without.copy()
+        for row in range(6)[rows]:
+            read = torch.as_tensor(np.concatenate([PROMPTS[PROMPT[row]], TOKENS[row, : LENGTHS[row]]])[None])
+            with in_double(MODEL):
+                laws = torch.log_softmax(MODEL(read, use_cache=False).logits[0, -LENGTHS[row] - 1 : -1], -1)
+            at = laws.gather(-1, torch.as_tensor(ids[row, : LENGTHS[row]]))
+            value = (torch.as_tensor(table[row, : LENGTHS[row]]) * at).sum()
+            gradient = np.concatenate([each.flatten().numpy() for each in torch.autograd.grad(value, block)])
+            for kind, factor in ((0, factors[0]), (2, factors[1])):
+                expected[kind] += factor[row] * gradient
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-10 * np.max(np.abs(expected)))
+        np.testing.assert_allclose(found[1], without[1], rtol=0, atol=1e-12)
+    with pytest.raises(ValueError, match=r"others has 1 sets, coefficients has 3"):
+        together(MODEL, [slice(0, 6)], others=OtherTokens(ids, [None]))
+    with pytest.raises(ValueError, match=r"others\.ids has shape"):
+        together(MODEL, [slice(0, 6)], others=OtherTokens(ids[:3], [None] * 3))
+    with pytest.raises(ValueError, match=r"factor has shape"):
+        OtherTokens(ids, [(factors[0][:2], table)])

@@ -194,3 +194,20 @@ def test_uniforms_are_reals_of_each_step() -> None:
     for uniforms in (np.zeros((len(PROMPT), 9), dtype=int), UNIFORMS[:, 0], UNIFORMS[None]):
         with pytest.raises((TypeError, ValueError), match="uniforms "):
             generate(CausalLM(model), PROMPTS, PROMPT, uniforms, sampling=COLD, end_tokens=ENDS, batch_size=2)
+
+
+def test_the_support_that_is_recorded_is_that_of_every_law() -> None:
+    model = made(next(iter(ARCHITECTURES)), torch.float64)
+    out = written(model, support=True)
+    assert out.kept is not None
+    kept = out.kept.dense(VOCAB)
+    for row, law in enumerate(along(CausalLM(model), PROMPT, out.tokens, out.mask, COLD)):
+        assert (kept[row][out.mask[row]] == (law > -np.inf)).all()
+    assert kept[~out.mask].all(), "nothing is cut at padding"
+    assert np.take_along_axis(kept, out.tokens[..., None], axis=-1).all()
+    assert 0 < kept[out.mask].mean() < 0.9
+    smaller = written(model, support=True, batch_size=3)
+    assert smaller.kept is not None
+    assert (smaller.kept.dense(VOCAB) == kept).all()
+    assert written(model).kept is None
+    assert written(model, sampling=SamplingLaw(temperature=0.7), support=True).kept is None, "a sampler without cuts"

@@ -12,6 +12,7 @@ import pytest
 from pydantic import TypeAdapter
 
 from jackpot_sim.core import divergences
+from jackpot_sim.environments.recorded import LogProbs
 from jackpot_sim.environments.rollouts.answers import AnswerReward
 from jackpot_sim.environments.rollouts.hf import HuggingFace, mean_of_each
 from jackpot_sim.environments.rollouts.shorthand import spelt_out
@@ -174,6 +175,38 @@ def test_raw_log_probs_are_what_corrections_believe(checkpoints: Path) -> None:
         chosen = torch.as_tensor(written.tokens[at])[:, None]
         np.testing.assert_allclose(pair.believed_log_probs.gather(1, chosen)[:, 0], written.raw_log_probs[at])
         np.testing.assert_allclose(pair.actor_log_probs.gather(1, chosen)[:, 0], written.log_probs[at])
+
+
+@pytest.mark.parametrize("told", LogProbs)
+@pytest.mark.parametrize("cut", [{"top_p": 0.8}, {"top_k": 2}], ids=str)
+def test_the_ratio_of_a_policy_to_its_own_cut(checkpoints: Path, told: LogProbs, cut: dict[str, Any]) -> None:
+    """At every token it is the mass that the sampler keeps there; with raw log-probs, or on the support, it is 1."""
+    found = built(checkpoints, actor=str(checkpoints / "policy"), temperature=0.7, log_probs=told, **cut)
+    if told is LogProbs.RAW:  # before the temperature too
+        found = built(checkpoints, actor=str(checkpoints / "policy"), log_probs=told, **cut)
+    written = found.write("actor", 0, 6, 1)
+    assert (written.kept is not None) == (told is LogProbs.SUPPORT)
+    masses = []
+    for pair in found.pairs(written):
+        policy, actor = pair.told
+        kept = pair.actor_log_probs > -np.inf
+        mass = (pair.policy_log_probs.exp() * kept).sum(-1, keepdim=True)
+        wanted = (mass if told is LogProbs.PROCESSED else torch.ones_like(mass)).expand(kept.shape)
+        ratio = (policy - torch.where(kept, actor, 0.0)).exp()
+        np.testing.assert_allclose(ratio[kept], wanted[kept], rtol=1e-12)
+        if told is LogProbs.SUPPORT:
+            assert ((policy > -np.inf) == kept).all()
+        masses.append(mass.flatten())
+    assert float(torch.cat(masses).std()) > 0.01, "S differs from token to token"
+
+
+def test_a_sampler_that_cuts_nothing_records_nothing(checkpoints: Path) -> None:
+    found = built(checkpoints, log_probs="support", temperature=0.5)
+    written = found.write("actor", 0, 2, 1)
+    assert written.kept is None
+    assert all(pair.told == (pair.policy_log_probs, pair.actor_log_probs) for pair in found.pairs(written))
+    with pytest.raises(ValueError, match="'processed', 'raw' or 'support'"):
+        environment(checkpoints, log_probs="mask")
 
 
 def test_rewards_look_at_answers_where_all_prompts_have_one(checkpoints: Path, tmp_path: Path) -> None:

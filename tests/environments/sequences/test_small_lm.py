@@ -14,6 +14,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from jackpot_sim.core import divergences
 from jackpot_sim.environments.language_models.build import Checkpoint, TinyQwen3
 from jackpot_sim.environments.language_models.formats import Format
+from jackpot_sim.environments.recorded import LogProbs
 from jackpot_sim.environments.sequences.mean_kl import SampledKL
 from jackpot_sim.environments.sequences.reward import RandomReward, TokenShareReward
 from jackpot_sim.environments.sequences.small_lm import RealisedSequences, SmallLM
@@ -324,3 +325,50 @@ def test_nested_kinds_pick_their_classes() -> None:
         )
     with pytest.raises(ValidationError, match=r"stale\.stps"):
         ADAPTER.validate_python({"source": {"kind": "stale", "steps": 1, "stps": 1}})
+
+
+@pytest.mark.parametrize("told", LogProbs)
+@pytest.mark.parametrize("source", [TopPSource(p=0.8), TopKSource(k=2)], ids=["top-p", "top-k"])
+def test_the_ratio_of_a_policy_to_its_own_cut(told: LogProbs, source: TopPSource | TopKSource) -> None:
+    """At every prefix it is the mass that the sampler keeps there; with raw log-probs, or on the support, it is 1."""
+    realised = replace(QUICK, source=source, log_probs=told).build(0)
+    assert realised.enumerations is not None
+    masses = []
+    for each in realised.enumerations:
+        laws, kept = each.laws, each.laws.actor_log_probs > -np.inf
+        mass = np.sum(np.exp(laws.policy_log_probs), axis=-1, where=kept, keepdims=True)
+        wanted = np.broadcast_to(mass if told is LogProbs.PROCESSED else 1.0, kept.shape)
+        ratio = np.exp(laws.told.policy_log_probs[kept] - laws.told.actor_log_probs[kept])
+        np.testing.assert_allclose(ratio, wanted[kept], rtol=1e-12)
+        assert laws.told.reference_log_probs is laws.told.policy_log_probs, "no update lies between them"
+        masses.append(mass)
+    assert np.ptp(masses) > 0.01, "S differs from prefix to prefix"
+
+
+@pytest.mark.parametrize("told", [LogProbs.RAW, LogProbs.SUPPORT])
+def test_after_updates_and_where_sequences_are_drawn_the_laws_stand_on_the_support_too(told: LogProbs) -> None:
+    asked = replace(QUICK, source=TopKSource(k=2), updates=2, learning_rate=1e-2, log_probs=told)
+    realised = asked.build(0)
+    assert realised.enumerations is not None
+    drawn = replace(asked, memory_limit_gib=1e-6).build(0).rollouts(0, 4, 3)
+    for laws in (*(each.laws for each in realised.enumerations), *(each.laws for each in drawn)):
+        assert laws.believed is not None
+        new, old = laws.told.policy_log_probs, laws.told.reference_log_probs
+        if told is LogProbs.RAW:
+            np.testing.assert_array_equal(new, laws.policy_log_probs)
+            np.testing.assert_array_equal(old, laws.reference_log_probs)
+            np.testing.assert_allclose(laws.told.actor_log_probs, laws.reference_log_probs, rtol=1e-12)
+            continue
+        kept = laws.actor_log_probs > -np.inf
+        assert (kept == (new > -np.inf)).all()
+        np.testing.assert_allclose(np.exp(old), np.exp(laws.actor_log_probs), rtol=1e-12)
+        assert np.max(np.abs(new[kept] - old[kept])) > 0.01
+
+
+def test_a_sampler_that_cuts_nothing_leaves_the_laws_as_they_are() -> None:
+    for told in (LogProbs.RAW, LogProbs.SUPPORT):
+        realised = replace(QUICK, log_probs=told).build(0)
+        assert realised.enumerations is not None
+        assert all(each.laws.believed is None for each in realised.enumerations)
+    with pytest.raises(ValueError, match="'mask' is not a valid LogProbs"):
+        replace(QUICK, log_probs="mask")

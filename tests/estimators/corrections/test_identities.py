@@ -117,6 +117,13 @@ def check_i2(pair: Pair, lam: float, factor: float, jackpot: Make = Jackpot) -> 
     np.testing.assert_allclose(found.astype(float), expected.astype(float), rtol=1e-11)
 
 
+def check_i2_on_the_ratio(pair: Pair, lam: float, clip: float, jackpot: Make = Jackpot) -> None:
+    """E[m·w | x] is Z·min(r, λ·c1) if c1 ≥ 1, and Z·c1·min(r, λ) otherwise, where c1 clips the ratio."""
+    found, r = mean_weight(pair, jackpot(lam=lam, c1=clip, clip_on="ratio")), ratios(pair)
+    expected = overlap_of(pair, lam) * (np.minimum(r, lam * clip) if clip >= 1 else clip * np.minimum(r, lam))
+    np.testing.assert_allclose(found.astype(float), expected.astype(float), rtol=1e-11)
+
+
 def check_i3(pair: Pair, lam: float, factor: float, seed: int, jackpot: Make = Jackpot, smooth: Make = RaoBlackwell):  # type: ignore[no-untyped-def]
     """Var[jackpot] ≥ Var[rao_blackwell(jackpot)] = Z²·Var[TIS(c1/Z)], or (c1/λ)²·Var[TIS(λ)] where c1 < λZ."""
     z = overlap_of(pair, lam)
@@ -201,6 +208,11 @@ def test_i2_with_a_loose_clip(pair: Pair, lam: float, factor: float) -> None:
 @given(moderate_pairs(), thresholds, factors_below)
 def test_i2_with_a_tight_clip(pair: Pair, lam: float, factor: float) -> None:
     check_i2(pair, lam, factor)
+
+
+@given(moderate_pairs(), thresholds, factors_above | factors_below | st.just(1.0))
+def test_i2_where_c1_clips_the_ratio(pair: Pair, lam: float, clip: float) -> None:
+    check_i2_on_the_ratio(pair, lam, clip)
 
 
 @given(moderate_pairs(), thresholds)
@@ -313,6 +325,8 @@ PAIR = Pair(laws.of_probabilities(0.5, 0.3, 0.15, 0.05), laws.of_probabilities(0
                 (MinimumForMaximum, 0.5),
             ]
         ),
+        lambda: check_i2_on_the_ratio(PAIR, 0.8, 1.5, lambda lam, c1, clip_on: Jackpot(lam=lam, c1=c1)),
+        lambda: check_i2_on_the_ratio(PAIR, 0.8, 0.5, lambda lam, c1, clip_on: Jackpot(lam=lam, c1=c1)),
         lambda: check_i3(PAIR, 1.2, 1.5, 0, jackpot=WithoutOverlap),
         lambda: check_i3(PAIR, 1.2, 1.5, 0, smooth=ForgetsTheMask),
         lambda: check_i3(PAIR, 1.2, 1.5, 0, smooth=KeepsTheMask),

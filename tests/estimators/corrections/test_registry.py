@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from jackpot_sim import estimators
 from jackpot_sim.estimators import Tokens
 from jackpot_sim.estimators.corrections import registry
+from jackpot_sim.estimators.corrections.completeness import RegistrationError
 from jackpot_sim.estimators.corrections.correction import Correction, TokenCorrection, is_ours
 from tests.estimators.gap_mask import ProbabilityGapMask
 
@@ -75,7 +80,7 @@ def test_a_class_that_is_defined_again_takes_the_place_of_its_old_self() -> None
     ],
 )
 def test_what_is_no_whole_correction_is_refused(correction: Any, sentence: str) -> None:
-    with pytest.raises(TypeError, match=sentence):
+    with pytest.raises(RegistrationError, match=sentence):
         registry.register("new")(correction)
     assert "new" not in estimators.names()
 
@@ -106,7 +111,7 @@ def test_a_name_that_is_taken_or_a_parameter_that_does_not_fit_is_refused(
 ) -> None:
     registry.register("half")(halved())
     before = estimators.names()
-    with pytest.raises(ValueError, match=sentence):
+    with pytest.raises(RegistrationError, match=sentence):
         registry.register(*names)(correction)
     assert estimators.names() == before
 
@@ -117,3 +122,64 @@ def test_parameters_that_may_be_none_are_numbers() -> None:
     assert estimators.get("new", cap=2.0).parameters() == {"cap": 2.0, "c2": 1.5}
     with pytest.raises(ValueError, match="new: cap must be a number, got 'wide'"):
         estimators.get("new", cap="wide")
+
+
+# ------------------------------------------------------------------ installed packages
+
+PACKAGED = """
+from dataclasses import dataclass
+from jackpot_sim.estimators import TokenCorrection, register
+
+@register({name!r})
+@dataclass(frozen=True)
+class Packaged(TokenCorrection):
+    share: float = 0.5
+
+    def weight(self, tokens):
+        return self.share * tokens.ones()
+"""
+
+
+@pytest.fixture
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Five packages that name corrections in the entry-point group, three of which cannot be used."""
+    sources = {
+        "alpha_masks": PACKAGED.format(name="alpha-share"),
+        "broken_masks": f"{PACKAGED.format(name='broken-share')}\nimport no_such_package\n",
+        "clashing_masks": PACKAGED.format(name="tis"),
+        "empty_masks": "",
+        "omega_masks": PACKAGED.format(name="omega-share"),
+    }
+    for name, source in sources.items():
+        (tmp_path / f"{name}.py").write_text(source)
+        folder = tmp_path / f"{name}-1.0.dist-info"
+        folder.mkdir()
+        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name.replace('_', '-')}\nVersion: 1.0\n")
+        (folder / "entry_points.txt").write_text(f"[{registry.GROUP}]\nmasks = {name}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    registry.unusable_packages.cache_clear()
+    yield
+    registry.unusable_packages.cache_clear()
+    for name in sources:
+        sys.modules.pop(name, None)
+
+
+@pytest.mark.usefixtures("installed")
+def test_installed_packages_are_loaded_when_a_name_is_looked_up_that_is_not_ours() -> None:
+    assert estimators.get("tis") == estimators.get("tis")
+    assert "alpha_masks" not in sys.modules, "nobody asked for it"
+    assert estimators.get("omega-share", share=0.25).weights(np.zeros(2)).weight.tolist() == [0.25, 0.25]
+    assert {"alpha-share", "omega-share"} <= set(estimators.names())
+    assert "broken-share" not in estimators.names(), "a package that fails leaves nothing behind"
+
+
+@pytest.mark.usefixtures("installed")
+def test_a_broken_package_is_told_where_somebody_looks_for_what_is_not_there() -> None:
+    with pytest.raises(ValueError, match="unknown estimator 'broken-share'") as caught:
+        estimators.get("broken-share")
+    told = str(caught.value)
+    assert "the package broken-masks cannot be used: mend line 13 of broken_masks.py (ModuleNotFoundError" in told
+    assert "the package clashing-masks cannot be used: Packaged: the name 'tis' is taken by an estimator of" in told
+    assert "the package empty-masks cannot be used: it registers no correction" in told
+    assert "\n" not in told
+    assert len(registry.unusable_packages()) == 3

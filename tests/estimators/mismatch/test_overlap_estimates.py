@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jackpot_sim.bench.timing import peak_bytes
-from jackpot_sim.core import obrs
+from jackpot_sim.core import normalizer, obrs
 from jackpot_sim.estimators.mismatch.overlap_estimates import Comparison, LawBlock, Way, compare
 from tests.conftest import ToLibrary
 from tests.core.laws import Pair, law_pairs, normalised
@@ -23,6 +23,7 @@ INF = math.inf
 
 CORRECTED = (Way.BIAS_CORRECTED, Way.SERVER_BIAS_CORRECTED)
 CALIBRATED = (Way.CALIBRATED, Way.SERVER_CALIBRATED)
+INTERSECTION = (Way.INTERSECTION, Way.INTERSECTION_CORRECTED)
 
 
 def drawn(policy: Any, actor: Any, seed: int = 0, cluster: Any = None) -> LawBlock:
@@ -59,13 +60,18 @@ def assert_same(first: list[Comparison], second: list[Comparison], rel: float = 
 def by_hand(way: Way, block: LawBlock, k: int, lam: float) -> tuple[Any, Any, Any]:
     """(Ẑ, low, high), all tokens in one batch."""
     p, q = np.exp(block.policy_log_probs), np.exp(block.actor_log_probs)
-    known = np.zeros(p.shape, dtype=bool)
-    for law in (q,) if way.from_server else (p, q):
-        np.put_along_axis(known, np.argsort(-law, axis=-1, kind="stable")[:, :k], True, axis=-1)
-    low = np.sum(np.where(known, np.minimum(q, p / lam), 0), axis=-1)
-    high = low + np.minimum(np.sum(np.where(known, 0, q), -1), np.sum(np.where(known, 0, p), -1) / lam)
     at = np.arange(len(p)), block.tokens
     accept = np.minimum(1, p[at] / q[at] / lam)
+    kept = np.zeros((2, *p.shape), dtype=bool)
+    for index, law in enumerate((q, p)):
+        np.put_along_axis(kept[index], np.argsort(-law, axis=-1, kind="stable")[:, :k], True, axis=-1)
+    if way in INTERSECTION:
+        estimate = np.sum(np.where(kept.all(axis=0), np.minimum(q / lam, p), 0), axis=-1)
+        kappa = np.mean(block.uniforms < accept) / np.mean(estimate)
+        return (estimate if way is Way.INTERSECTION else np.minimum(1, kappa * estimate)), 0.0, 1.0
+    known = kept[0] if way.from_server else kept.any(axis=0)
+    low = np.sum(np.where(known, np.minimum(q, p / lam), 0), axis=-1)
+    high = low + np.minimum(np.sum(np.where(known, 0, q), -1), np.sum(np.where(known, 0, p), -1) / lam)
     if way in CORRECTED:
         return low * np.mean(block.uniforms < accept) / np.mean(low), low, high
     if way in CALIBRATED:
@@ -106,10 +112,10 @@ def test_no_z_lies_outside(pair: Pair, ks: list[int], lam: float) -> None:
         return
     for one in compare([drawn(policy, actor)], ks, lam):
         assert one.outside == 0
-        assert one.above_one == 0 or one.way in CORRECTED
-        if one.way in (Way.TOPK, Way.SERVER_TOPK):
+        assert one.above_one == 0 or one.way in (*CORRECTED, Way.INTERSECTION)
+        if one.way in (Way.TOPK, Way.SERVER_TOPK) or (one.way is Way.INTERSECTION and lam == 1):
             assert one.kept <= 1 + 1e-5
-        if one.k >= len(pair.policy):
+        if one.k >= len(pair.policy) and one.way not in INTERSECTION:
             assert one.width < 1e-5 / one.overlap
 
 
@@ -305,3 +311,34 @@ def test_columns_of_another_kind_are_refused() -> None:
     for off in (-1, 6):
         with pytest.raises(ValueError, match="tokens must lie from 0 to 5, got"):
             LawBlock(**block | {"tokens": np.array([0, 1, 2, off])})
+
+
+# ------------------------------------------------ the two of [J]'s authors
+
+
+def correlations(block: LawBlock, k: int, lam: float) -> tuple[float, float]:
+    """That of Z with κ·Ẑ on the intersection, at most 1, and with κ·Z_k on the union."""
+    laws, at = (block.policy_log_probs, block.actor_log_probs), (np.arange(len(block)), block.tokens)
+    accept = np.minimum(1, np.exp(laws[0][at] - laws[1][at]) / lam)
+    z = obrs.overlap(*laws, lam)
+    found = []
+    for estimate, most in ((normalizer.intersection(*laws, k, lam), 1.0), (normalizer.topk(*laws, k, lam), INF)):
+        calibrated = normalizer.bias_correction(estimate, block.uniforms < accept, most)
+        found.append(float(np.corrcoef(calibrated, z)[0, 1]))
+    return found[0], found[1]
+
+
+def test_the_intersection_keeps_less_than_the_union_and_is_right_at_lam_1_only() -> None:
+    """Laws of 500 tokens that are steep enough for k = 20 to keep three quarters of Z."""
+    rng = np.random.default_rng(0)
+    actor = 2.5 * rng.normal(size=(1000, 500))
+    apart = 0.6 * rng.normal(size=actor.shape)
+    block = drawn(normalised(actor + apart), normalised(actor), seed=9)
+    found = {one.way: one for one in compare([block], [20])}
+    kept = [found[way].kept for way in (Way.INTERSECTION, Way.TOPK, Way.INTERSECTION_CORRECTED)]
+    assert kept[0] < kept[1] < kept[2] < 1, "the cap takes from the mean what it cuts"
+    of_lab = {}
+    for lam in (0.5, 1.0, 2.0):
+        of_lab[lam], of_union = correlations(block, 20, lam)
+        assert of_lab[lam] < of_union
+    assert max(of_lab[0.5], of_lab[2.0]) < of_lab[1.0] / 2

@@ -48,6 +48,19 @@ def test_a_law_that_is_only_believed_gives_the_weights() -> None:
     np.testing.assert_allclose(found.kl_accepted, math.log(0.5 / 0.5), atol=1e-15)
 
 
+def test_a_policy_on_a_recorded_support_gives_the_weights_and_the_kls_stay_those_of_the_whole_one() -> None:
+    policy, actor, support = (of_probabilities(*x)[None] for x in ((0.4, 0.4, 0.2), (0.25, 0.75, 0), (0.5, 0.5, 0)))
+    visited = Visited(np.array([[1]]), [estimators.get("obrs")], [1.0])
+    at = np.array([0])
+    visited.add(at, at, policy, actor, actor, support)
+    (found,) = visited.at
+    assert found is not None
+    # On the support r is 2 and 2/3, and Z is 0.25 + 0.5.
+    np.testing.assert_allclose([found.acceptance_rate[0, 0], visited.overlap[1.0][0, 0]], 0.75, rtol=1e-14)
+    np.testing.assert_allclose(np.exp([visited.policy_log_probs[0, 0], visited.told_log_probs[0, 0]]), [0.4, 0.5])
+    assert found.kl_accepted[0, 0] == visited.divergences["kl_policy_actor"][0, 0] == math.inf
+
+
 def test_tokens_that_the_actor_cannot_write_are_left_out() -> None:
     policy, actor = of_probabilities(0.5, 0.3, 0.2)[None], of_probabilities(0.6, 0.4, 0.0)[None]
     kl = divergences.kl(policy, actor)
@@ -78,7 +91,7 @@ def test_visited_states_stand_at_their_tokens() -> None:
         *zip(visited.at[0], found, strict=True),
     ]
     for table, values in columns:
-        np.testing.assert_array_equal(table[places], values)
+        np.testing.assert_allclose(table[places], values, rtol=1e-14)
         assert table[1, 1] == 0
 
 

@@ -18,7 +18,7 @@ from tests.estimators.cells import columns
 from tests.estimators.sequence_brute import Prompt, Shape
 from tests.estimators.sequence_cells import cases, enumeration, feature_table
 
-CORRECTIONS: list[tuple[str, dict[str, float]]] = [
+CORRECTIONS: list[tuple[str, dict[str, Any]]] = [
     ("none", {}),
     ("is", {}),
     ("tis", {"clip": 1.1}),
@@ -26,12 +26,29 @@ CORRECTIONS: list[tuple[str, dict[str, float]]] = [
     ("obrs", {"lam": 1.3}),
     ("jackpot", {"lam": 0.9, "c1": 1.05, "c2": 1.1}),
     ("jackpot", {"lam": 1.0, "c1": math.inf, "c2": math.inf}),
+    ("jackpot", {"lam": 0.9, "c1": 1.3, "c2": 1.1, "clip_on": "ratio"}),
     ("sequence-is", {}),
     ("sequence-tis", {"clip": 1.2}),
     ("sequence-mis", {"low": 0.3, "high": 1.7}),
     ("geometric-is", {}),
     ("geometric-tis", {"clip": 1.1}),
     ("veto", {"threshold": 0.4}),
+    ("tv-mask", {"epsilon": 0.1}),
+    ("binary-kl-mask", {"bound": 0.03}),
+    ("dppo-tv", {"delta": 0.05}),
+    ("dppo-kl", {"delta": 0.01}),
+    ("cispo", {"low": 0.3, "high": 0.1}),
+    ("sapo", {"tau_positive": 1.0, "tau_negative": 3.0}),
+    ("topr", {}),
+    ("minpro", {}),
+    ("vaco", {"bound": 0.3}),
+    ("sequence-tis", {"clip": 1.2, "floor": 0.7}),
+    ("sequence-mask-error", {"bound": 1.5}),
+    ("geometric-band-is", {"low": 0.7, "high": 1.2}),
+    ("gspo", {"low": 0.2, "high": 0.1}),
+    ("luspo", {"low": 0.2, "high": 0.1}),
+    ("gmpo", {"low": 0.2, "high": 0.1}),
+    ("vespo", {}),
 ]
 every_correction = pytest.mark.parametrize(("name", "parameters"), CORRECTIONS, ids=lambda x: str(x))
 CASES = {updated: cases(updated) for updated in (False, True)}
@@ -54,7 +71,7 @@ def assert_agrees(found: Any, expected: dict[str, float], note: Any, rel: float 
 
 @every_correction
 @pytest.mark.parametrize("case", CASES[False])
-def test_every_column_is_that_of_brute_force(case: str, name: str, parameters: dict[str, float]) -> None:
+def test_every_column_is_that_of_brute_force(case: str, name: str, parameters: dict[str, Any]) -> None:
     correction = estimators.get(name, **parameters)
     level, rules = ("token", brute.TOKEN) if name in brute.TOKEN else ("sequence", brute.SEQUENCE)
     # Every one of them at p_ref, and at p_new, where allowed, those that undo the surrogate's ratio.

@@ -9,6 +9,11 @@ import pytest
 
 from jackpot_sim import estimators
 from jackpot_sim.core.support import BelievedLaws, on_support
+from jackpot_sim.environments.recorded import LogProbs, believed
+from jackpot_sim.environments.states.advantage import BinaryReward
+from jackpot_sim.environments.states.base_laws import LmLike
+from jackpot_sim.environments.states.perturbed import LogitNoise
+from jackpot_sim.environments.states.truncated import TopPTruncation
 from jackpot_sim.estimators.states import moments, sampled
 from tests.cases import each, every
 from tests.conftest import ToLibrary
@@ -113,6 +118,30 @@ def test_a_cut_policy_on_its_support_is_the_policy_gradient_of_the_cut_policy() 
         found = moments.exact(policy, actor, advantage, estimators.get(name), believed=told)
         assert found.bias**2 == pytest.approx(bias_sq, rel=1e-10), name
         assert found.ess_fraction == pytest.approx(1, rel=1e-12), name
+
+
+def test_importance_sampling_on_the_support_is_unbiased_for_the_policy_as_it_was_cut() -> None:
+    q = np.exp(TOLD["support"].policy_log_probs)
+    wanted, true = (
+        p * (CELL.advantage - np.sum(p * CELL.advantage, axis=-1, keepdims=True)) for p in (q, np.exp(CELL.policy))
+    )
+    bias_sq = np.sum((wanted - true) ** 2) / np.sum(true**2)
+    found = moments.exact(*CELL, estimators.get("is"), believed=TOLD["support"])
+    assert found.bias**2 == pytest.approx(bias_sq, rel=1e-10)
+
+
+def test_against_the_whole_policy_processed_ratios_have_the_least_bias() -> None:
+    """The README's figures: states like those of text, an actor with noise on its logits, cut by top-p 0.8."""
+    found: dict[LogProbs, list[float]] = {told: [] for told in LogProbs}
+    for seed in range(3):
+        noisy = LogitNoise(sigma=0.3, base=LmLike(vocab=1000, states=64), advantage=BinaryReward()).build(seed).pair
+        actor = TopPTruncation(p=0.8).actor_law(noisy.actor_log_probs)(0.8)
+        for told, biases in found.items():
+            seen = believed(told, noisy.policy_log_probs, actor, noisy.actor_log_probs)
+            given = noisy.policy_log_probs, actor, noisy.advantage, estimators.get("tis")
+            biases.append(moments.exact(*given, believed=seen).bias)
+    means = {told: round(float(np.mean(biases)), 2) for told, biases in found.items()}
+    assert means == {LogProbs.PROCESSED: 0.18, LogProbs.RAW: 0.28, LogProbs.SUPPORT: 0.29}
 
 
 def test_laws_of_other_states_are_refused() -> None:

@@ -34,19 +34,21 @@ FAMILIES = {
     "jackpot": (estimators.get("jackpot"), "c1"),
     "jackpot, lam 3": (estimators.get("jackpot", lam=3.0), "c1"),
     "jackpot, lam 0.4": (estimators.get("jackpot", lam=0.4), "c1"),
+    "jackpot, of the ratio": (estimators.get("jackpot", lam=0.8, clip_on="ratio"), "c1"),
     "overlap-tis": (estimators.get("overlap-tis", lam=2.0), "c1"),
 }
 FAMILIES |= {f"rao-blackwell({name})": (rao_blackwell(c), p) for name, (c, p) in FAMILIES.items()}
 
 
 def kinks(cell: Cell, correction: Any, parameter: str) -> Any:
-    """Where the MSE's formula changes, ascending: every ratio, or Z·r and λZ for c1."""
+    """Where the MSE's formula changes, ascending: every ratio, or Z·r and λZ for c1, or r/λ and 1 if on the ratio."""
     with np.errstate(invalid="ignore"):
         ratio = np.exp(cell.policy - cell.actor)
     if parameter == "c1":
         lam = correction.overlap_lam
         z = np.minimum(np.exp(cell.actor), np.exp(cell.policy) / lam).sum(axis=-1, keepdims=True)
-        ratio = np.concatenate([z * ratio, lam * z], axis=-1)
+        on_ratio = correction.parameters().get("clip_on") == "ratio"
+        ratio = np.concatenate([z * ratio, lam * z], axis=-1) / (lam * z if on_ratio else 1.0)
     return np.unique(ratio[np.isfinite(ratio) & (ratio > 0)])
 
 

@@ -51,11 +51,14 @@ FAMILIES = {
     "jackpot c1": (estimators.get("jackpot", lam=1.3), "c1"),
     "jackpot lam": (estimators.get("jackpot", c1=0.8), "lam"),
     "jackpot lam, unclipped": (estimators.get("jackpot", c1=INF), "lam"),
+    "jackpot c1, of the ratio": (estimators.get("jackpot", lam=1.3, clip_on="ratio"), "c1"),
+    "jackpot lam, the ratio clipped": (estimators.get("jackpot", c1=1.5, clip_on="ratio"), "lam"),
     "overlap-tis c1": (estimators.get("overlap-tis", lam=0.6), "c1"),
     "overlap-tis lam": (estimators.get("overlap-tis", c1=0.9), "lam"),
+    "cispo high": (estimators.get("cispo", low=0.4), "high"),
 }
 FAMILIES |= {f"rao-blackwell({name})": (rao_blackwell(c), p) for name, (c, p) in FAMILIES.items()}
-CONSTANT = [c for name in ("none", "is", "mis", "mask-k1", "mask-k2", "mask-k3") for c in [estimators.get(name)]]
+CONSTANT = [estimators.get(name) for name in ("none", "is", "mis", "mask-k1", "mask-k2", "mask-k3", "cispo", "topr")]
 
 
 def thresholds_for(cell: Cell, correction: Any, parameter: str) -> Any:

@@ -13,13 +13,16 @@ from jackpot_sim import estimators
 from jackpot_sim.core import divergences, obrs
 from jackpot_sim.core.arrays import Floats, Ints
 from jackpot_sim.core.numerics import log_ratio
-from jackpot_sim.core.sequences import SequenceLaws, occupancy
+from jackpot_sim.core.sequences import SequenceLaws, Sequences, occupancy
+from jackpot_sim.core.support import SamplingMask, on_support
 from jackpot_sim.environments.language_models.sampling_law import SamplingLaw
 from jackpot_sim.environments.prefix_tree import PrefixTree
 from jackpot_sim.environments.rollouts.built import RealisedRollouts
+from jackpot_sim.estimators.corrections.centring import on_stored
 from jackpot_sim.studies.errors import StudyError
 from jackpot_sim.sweep import records, spec
 from jackpot_sim.sweep.rows import DIVERGENCES
+from jackpot_sim.sweep.subjects import rollout_states
 from tests.cases import each
 from tests.environments.tiny_checkpoints import END, WORDS, hf
 from tests.sweep.studies import assert_same_run, run_serially
@@ -28,6 +31,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 ESTIMATORS: list[Any] = ["none", "tis", "jackpot", {"kind": "jackpot", "rao_blackwell": True}, "sequence-is", "m2po"]
+CENTRED: list[Any] = [{"kind": "none", "centred": True}]
 
 
 def study(root: Path, env: dict[str, Any] | None = None, **changes: Any) -> spec.Study:
@@ -37,7 +41,8 @@ def study(root: Path, env: dict[str, Any] | None = None, **changes: Any) -> spec
 
 @pytest.fixture(scope="module")
 def finished(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    asked = study(checkpoints, {"batch_size": 120, "rows": 512}, normalizers={"k": [1, 2, 5]})
+    env, more = {"batch_size": 120, "rows": 512}, {"normalizers": {"k": [1, 2, 5]}}
+    asked = study(checkpoints, env, estimators=ESTIMATORS + CENTRED, **more)
     return run_serially(asked, tmp_path_factory.mktemp("runs") / "real")
 
 
@@ -131,8 +136,18 @@ def test_what_corrections_do_at_the_states(finished: Path, exact: dict[str, Any]
     assert np.isnan(row(finished, "sequence-is")["kl_effective"])
 
 
-def true_gradient(exact: dict[str, Any], weights: list[Floats]) -> Floats:
-    """Mean over prompts of Σ_y weight(y) A(y) Σ_t ∇ log p(y_t|s_t) in the final norm's gain, by autograd."""
+def support_of(laws: SequenceLaws, sequences: Sequences) -> SamplingMask:
+    """The tokens that the actor may draw at every prefix, as if recorded along sequences."""
+    kept = laws.actor_log_probs > -np.inf
+    offsets = np.concatenate([[0], np.cumsum(kept.sum(axis=-1))])
+    return SamplingMask(np.nonzero(kept)[1].astype(np.int32), offsets, sequences.prefix)
+
+
+def true_gradient(exact: dict[str, Any], weights: list[Floats], on_support: bool = False) -> Floats:
+    """Mean over prompts of Σ_y weight(y) A(y) Σ_t ∇ log p(y_t|s_t) in the final norm's gain, by autograd.
+
+    With `on_support` p is renormalised on the tokens that the actor may draw.
+    """
     from jackpot_sim.environments.language_models.block_gradients import gradients
 
     sequences, built = exact["tree"].sequences, exact["built"]
@@ -151,6 +166,7 @@ def true_gradient(exact: dict[str, Any], weights: list[Floats]) -> Floats:
             patterns=["model.norm.weight"],
             batches=[slice(0, len(sequences))],
             temperature=built.setup.policy_law.temperature,
+            kept=support_of(exact["laws"][index], sequences) if on_support else None,
         )
         total = total + found[0]
     return np.asarray(total / len(weights))
@@ -170,6 +186,71 @@ def test_gradients_are_those_of_every_sequence(finished: Path, exact: dict[str, 
     assert_near(none, "bias_sq", float((biased - g) @ (biased - g) / (g @ g)))
     assert_near(unbiased, "gain", 1.0)
     assert_near(unbiased, "bias_sq", 0.0)
+
+
+def test_a_centred_update_is_that_of_every_sequence(finished: Path, exact: dict[str, Any]) -> None:
+    """Its mean has A(y) less E_q[A(y) | y_<t] at each token, which is what is left of a term without a weight."""
+    from jackpot_sim.environments.language_models.block_gradients import gradients
+
+    sequences, built, total = exact["tree"].sequences, exact["built"], 0.0
+    for index, (prompt, laws) in enumerate(zip(built.setup.prompts, exact["laws"], strict=True)):
+        p, q = (np.exp(sequences.log_probs(law)) for law in (laws.policy_log_probs, laws.actor_log_probs))
+        advantage, coefficients = exact["rewards"][index] - p @ exact["rewards"][index], np.zeros(sequences.mask.shape)
+        for step in range(coefficients.shape[1]):
+            at = sequences.prefix[:, step]
+            for prefix in np.unique(at[sequences.mask[:, step]]):
+                rows = (at == prefix) & sequences.mask[:, step]
+                coefficients[rows, step] = q[rows] * (advantage[rows] - q[rows] @ advantage[rows] / q[rows].sum())
+        ((_, found),) = gradients(
+            built.policy.model,
+            [prompt],
+            np.zeros(len(sequences), dtype=np.int64),
+            sequences.token,
+            sequences.mask,
+            coefficients[None],
+            patterns=["model.norm.weight"],
+            batches=[slice(0, len(sequences))],
+        )
+        total = total + found[0] / len(built.setup.prompts)
+    g = true_gradient(
+        exact, [np.exp(exact["tree"].sequences.log_probs(laws.policy_log_probs)) for laws in exact["laws"]]
+    )
+    plain, centred = row(finished, "none"), row(finished, "centred(none)")
+    assert_near(centred, "gain", total @ g / (g @ g))
+    assert_near(centred, "bias_sq", float((total - g) @ (total - g) / (g @ g)))
+    assert centred["centred"]
+    for name in ("acceptance_rate", "ess_fraction", "grad_norm_sq"):
+        assert centred[name] == plain[name]
+    assert centred["gain"] != plain["gain"]
+
+
+@pytest.mark.parametrize(
+    "env", [{}, {"top_k": 3, "log_probs": "support"}, {"temperature": 0.5, "log_probs": "raw"}], ids=str
+)
+@pytest.mark.parametrize("k", [2, 128])
+def test_the_mean_terms_are_those_of_the_laws_that_corrections_get(
+    checkpoints: Path, env: dict[str, Any], k: int
+) -> None:
+    specs = [{"kind": kind, "centred": True} for kind in ("tis", "jackpot", "topr")]
+    asked = study(checkpoints, env | {"stored_topk": k}, estimators=specs, n_samples=2, replicates=3)
+    built = asked.env[0].build(0)
+    corrections = {each.label: each.correction() for each in asked.estimators}
+    observed = rollout_states.observe(built, asked, 0, corrections)
+    weighed = rollout_states.weigh(observed, corrections, np.repeat(np.arange(3), len(observed.actor) // 3), 0)
+    assert observed.stored is not None
+    for pair in built.pairs(observed.written["actor"]):
+        for row_, (i, t) in enumerate(zip(pair.sequence, pair.step, strict=True)):
+            policy, actor = (each[row_].numpy() for each in pair.told)
+            ids = np.argsort(-actor, kind="stable")[:k]
+            np.testing.assert_array_equal(observed.stored.ids[i, t], ids)
+            z = np.asarray(obrs.overlap(policy, actor))
+            for label, correction in corrections.items():
+                beside = {"overlap": z, "advantages": observed.actor.advantage[i]}
+                expected = on_stored(correction, policy[ids], actor[ids], **beside)
+                mean = weighed[label].mean
+                assert mean is not None
+                np.testing.assert_allclose(mean[i, t], expected, rtol=1e-4, atol=1e-6)
+    assert not observed.stored.ids[~observed.actor.mask].any()
 
 
 def test_effective_sample_size(finished: Path, exact: dict[str, Any]) -> None:
@@ -226,6 +307,43 @@ def test_a_heated_and_cut_actor_that_records_raw_log_probs(checkpoints: Path, tm
     told = records.load(found, "diagnostics").set_index("figure").loc["overlap"]
     assert abs(told["value"] - wanted) < 4 * told["se"]
     assert ways["overlap"].iloc[0] == pytest.approx(told["value"])
+
+
+def test_an_actor_whose_support_is_replayed(checkpoints: Path, tmp_path: Path) -> None:
+    """Ratios, and the updates' gradients, on the support; what is wanted stays the whole policy's."""
+    env = {"top_k": 3, "log_probs": "support", "batch_size": 120, "rows": 512}
+    asked = study(
+        checkpoints, env, estimators=["none", "tis", "jackpot"], normalizers={"k": [5]}, n_samples=16, replicates=24
+    )
+    found, exact = run_serially(asked, tmp_path / "support"), enumerated(checkpoints, **env)
+
+    def told(laws: SequenceLaws) -> Floats:
+        return np.asarray(on_support(laws.policy_log_probs, laws.actor_log_probs))
+
+    def overlap(laws: SequenceLaws) -> Floats:
+        return np.asarray(obrs.overlap(told(laws), laws.actor_log_probs))
+
+    def weighed(power: int) -> float:
+        def of(laws: SequenceLaws) -> Floats:
+            weight = np.minimum(np.exp(np.asarray(log_ratio(told(laws), laws.actor_log_probs))), 2.0)
+            return np.asarray(np.sum(np.exp(laws.actor_log_probs) * weight**power, axis=-1))
+
+        return mean_over_states(exact, "actor", of)
+
+    wanted = mean_over_states(exact, "actor", overlap)
+    assert_near(row(found, "jackpot"), "acceptance_rate", wanted)
+    assert_near(row(found, "tis"), "ess_fraction", weighed(1) ** 2 / weighed(2))
+    assert records.load(found, "normalizers")["overlap"].iloc[0] == pytest.approx(wanted, rel=0.02)
+    assert row(found, "none")["kl_policy_actor"] == np.inf
+    p, q = (
+        [np.exp(exact["tree"].sequences.log_probs(law)) for law in laws]
+        for laws in zip(*((each.policy_log_probs, each.actor_log_probs) for each in exact["laws"]), strict=True)
+    )
+    g, replayed, plain = true_gradient(exact, p), true_gradient(exact, q, on_support=True), true_gradient(exact, q)
+    none = row(found, "none")
+    assert abs(none["grad_norm_sq"] - g @ g) < 4 * none["grad_norm_sq_se"]
+    assert_near(none, "gain", replayed @ g / (g @ g))
+    assert abs(replayed - plain).max() > 0.05 * abs(g).max(), "another gradient"
 
 
 def test_the_kl_of_the_policy_is_over_what_the_policy_writes(checkpoints: Path, tmp_path: Path) -> None:

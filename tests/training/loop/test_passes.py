@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from jackpot_sim.core.support import SamplingMask
 from jackpot_sim.core.topk import TopK
 from jackpot_sim.environments.language_models.build import TinyQwen3, build
 from jackpot_sim.environments.language_models.library import in_double
@@ -177,3 +178,26 @@ def test_a_place_beyond_the_ids_is_refused(model: Any) -> None:
             dataclasses.replace(given, **field)
     with pytest.raises(TypeError, match="rows must hold integers"):
         given.take(torch.tensor([True]))
+
+
+def test_laws_stand_on_the_tokens_that_the_sampler_kept(model: Any) -> None:
+    given = sequences()
+    keep = torch.rand((*given.mask.shape, VOCAB), generator=torch.Generator().manual_seed(0)) < 0.5
+    keep.scatter_(-1, torch.where(given.mask, given.tokens, 0)[..., None], value=True)
+    keep[0, 0] = True
+    count = keep.sum(-1).reshape(-1).numpy()
+    kept = SamplingMask(
+        torch.nonzero(keep.reshape(-1, VOCAB))[:, 1].int().numpy(),
+        np.concatenate([[0], np.cumsum(count)]),
+        np.arange(given.mask.numel()).reshape(given.mask.shape),
+    )
+    plain, cut = scored(model, given), scored(model, dataclasses.replace(given, kept=kept))
+    wanted = torch.log_softmax(plain.logits.masked_fill(~keep, -torch.inf), -1)
+    torch.testing.assert_close(cut.law()[given.mask], wanted[given.mask], rtol=0, atol=1e-12)
+    chosen = wanted.gather(-1, given.tokens[..., None])[..., 0]
+    torch.testing.assert_close(cut.log_probs[given.mask], chosen[given.mask], rtol=0, atol=1e-12)
+    rows = torch.tensor([2, 0])
+    part = scored(model, dataclasses.replace(given, kept=kept).take(rows))
+    torch.testing.assert_close(part.log_probs[given.mask[rows]], chosen[rows][given.mask[rows]], rtol=0, atol=1e-12)
+    with pytest.raises(ValueError, match=r"kept\.places has shape"):
+        dataclasses.replace(given, kept=kept.take(slice(0, 1)))

@@ -27,6 +27,24 @@ def equal(first: list[Any], second: list[Any]) -> bool:
     return all(map(torch.equal, first, second))
 
 
+def test_a_centred_step_differs_from_a_plain_one_and_little_from_another_k(models: Path) -> None:
+    found = []
+    for more in ({}, {"centred": True}, {"centred": True, "topk": 4}):
+        correction = {"kind": "tis", "clip": 2, "centred": more.get("centred", False)}
+        changes = {
+            "actor": MODES["frozen"]["actor"],
+            "correction": correction,
+            "rollout": {"topk": more.get("topk", 100)},
+        }
+        trainer = trainer_of(run_of(changes), models)
+        row = trainer.advance()
+        found.append((row["grad_norm"], row["loss"]))
+    plain, centred, few = found
+    assert plain != centred
+    assert few != centred
+    assert few[0] == pytest.approx(centred[0], rel=0.5)
+
+
 # --- what methods share -----------------------------------------------------------------------------------
 
 

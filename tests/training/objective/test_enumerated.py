@@ -299,6 +299,60 @@ def test_its_bias_is_what_the_referee_says(still: Case, correction: Correction) 
     assert share == pytest.approx(float(expected.bias) ** 2, rel=1e-4, abs=1e-12)
 
 
+# ------------------------------------------------------------------- centred corrections
+
+
+def mean_terms(
+    case: Case, correction: Correction, target: UpdateTarget = UpdateTarget.REFERENCE, advantage: float = 1.0
+) -> Any:
+    """Σ_v q·a·w·(p_new/p_ref)·∂ log p_new(v)/∂θ at each prefix by the tables of brute force, (prefixes, parameters)."""
+    aim = case.ref if target is UpdateTarget.REFERENCE else case.new
+    lam, rule, out = correction.overlap_lam or 1.0, brute.rule_of(correction), []
+    for q, p, ref, new, features in zip(*map(np.exp, (case.q, aim, case.ref, case.new)), case.features, strict=True):
+        z = float(np.minimum(q, p / lam).sum())
+        seen = [brute.Seen(pv / qv, z, pv, qv, advantage) for pv, qv in zip(p.tolist(), q.tolist(), strict=True)]
+        back = np.minimum(ref / new, correction.parameters()["c2"]) if target is UpdateTarget.POLICY else 1.0
+        out.append((q * [a * w for a, w in map(rule, seen)] * back * new / ref) @ features)
+    return np.array(out)
+
+
+def without_means(case: Case, correction: Correction, target: UpdateTarget = UpdateTarget.REFERENCE) -> Any:
+    """Σ_y q(y) A(y) Σ_t h(s_t), with the sign of A(y) where h depends on it."""
+    means = {sign: mean_terms(case, correction, target, sign) for sign in (-1.0, 1.0)}
+    weights = zip(case.chance * case.advantage, case.cells, strict=True)
+    return sum(weight * means[math.copysign(1.0, weight)][s] for weight, cells in weights for s, _ in cells)
+
+
+@each("correction", [correction for correction in CORRECTIONS if correction.is_per_token])
+def test_a_centred_update_lacks_the_mean_of_each_state(case: Case, correction: Correction) -> None:
+    factors = [[a * w for a, w in row] for row in case.pairs(correction)]
+    plain, subtracted = case.summed(factors, case.chance), without_means(case, correction)
+    smooth = estimators.centred(estimators.rao_blackwell(correction))
+    assert np.linalg.norm(case.mean(smooth) + plain - subtracted) <= STORED * np.linalg.norm(plain)
+
+
+@pytest.mark.parametrize("target", list(UpdateTarget))
+def test_a_centred_update_that_aims_elsewhere(under_way: Case, target: UpdateTarget) -> None:
+    jackpot = estimators.get("jackpot", c1=0.6, c2=1.05)
+    factors = [[a * w for a, w in row] for row in under_way.pairs(jackpot, target)]
+    subtracted = without_means(under_way, jackpot, target)
+    assert np.linalg.norm(subtracted) > 1e-3
+    expected = under_way.summed(factors, under_way.chance) - subtracted
+    smooth = estimators.centred(estimators.rao_blackwell(jackpot))
+    assert_near(under_way.mean(smooth, target), -expected, 10 * STORED)
+
+
+@pytest.mark.parametrize("name", ["none", "tis", "jackpot"])
+def test_a_constant_advantage_moves_nothing_once_centred(under_way: Case, name: str) -> None:
+    smooth = estimators.rao_blackwell(estimators.get(name))
+    constant = torch.as_tensor(len(under_way.paths) * under_way.chance)
+    found, centred = (
+        under_way.gradient(correction, advantage=constant) for correction in (smooth, estimators.centred(smooth))
+    )
+    assert np.linalg.norm(found) > 0.01
+    assert np.linalg.norm(centred) < STORED * np.linalg.norm(found)
+
+
 # ------------------------------------------------------------------- jackpot's two targets
 
 
@@ -398,3 +452,9 @@ def test_the_denominator_divides_the_whole_update(under_way: Case, name: str, de
     found = under_way.gradient(correction, denominator=denominator, uniforms=uniforms)
     uniform = np.full(len(under_way.paths), 1 / len(under_way.paths))
     assert_near(found, -under_way.summed(kept, uniform) / divisor, EXACT)
+    if not correction.fits_a_table:
+        return
+    found -= under_way.gradient(estimators.centred(correction), denominator=denominator, uniforms=uniforms)
+    means = mean_terms(under_way, correction)
+    expected = [a * means[s] for a, row in zip(under_way.advantage, under_way.cells, strict=True) for s, _ in row]
+    assert_near(found, -np.sum(expected, 0) / len(under_way.paths) / divisor, STORED)

@@ -125,8 +125,10 @@ def by_hand(correction: Correction, target: UpdateTarget, update: Update) -> tup
     value, gradient = 0.0, torch.zeros_like(new)
     for at in live:
         factor = float(pair.weight[at]) if LAWS.uniforms[at] < pair.accept[at] else 0.0
+        kept = int(((LAWS.uniforms < pair.accept) & MASK)[at[0]].sum())
         share = {
             Aggregation.TOKEN_MEAN: 1 / len(live),
+            Aggregation.KEPT_MEAN: 1 / (N * max(kept, 1)),
             Aggregation.SEQUENCE_MEAN: 1 / (N * int(MASK[at[0]].sum())),
             Aggregation.SEQUENCE_SUM: 1 / N,
         }[update.aggregation]
@@ -159,6 +161,104 @@ def test_the_loss_and_its_gradient_token_by_token(update: Update, target: Update
     assert 0 < int(found.factor.count_nonzero()) < int(MASK.sum())
 
 
+def pass_of(scores: Any, padding: float = 0.0) -> ModelPass:
+    """A forward pass whose figures all depend on its scores."""
+    there = torch.where(MASK[..., None], scores, padding)
+    chosen = torch.log_softmax(there, -1).gather(-1, LAWS.tokens)[..., 0]
+    return ModelPass(there, torch.logsumexp(there, -1), chosen)
+
+
+CENTRED = estimators.centred(estimators.get("tis", clip=1.1))
+
+
+@pytest.mark.parametrize("update", SETTINGS, ids=lambda each: f"{each.aggregation}-{each.clip}-{each.clip_high}")
+def test_a_centred_loss_adds_the_mean_of_the_same_terms(update: Update) -> None:
+    """Term by term over the whole vocabulary, clipped or not, and its gradient by autograd through all of it."""
+    scores = (LAWS.new * 1.5).requires_grad_()
+    found = objective.policy_loss(CENTRED, UpdateTarget.REFERENCE, LAWS.proposed(padding=NAN), pass_of(scores), update)
+    plain = objective.policy_loss(CENTRED.of, UpdateTarget.REFERENCE, LAWS.proposed(), pass_of(scores), update)
+    law, expected, clipped = torch.log_softmax(scores, -1), plain.loss, set()
+    shares = objective.token_shares(MASK, update.aggregation)
+    weight = (LAWS.before - LAWS.actor).exp().clamp(max=1.1) * LAWS.actor.exp()
+    for i, t in MASK.nonzero().tolist():
+        for v in range(VOCAB):
+            ratio, advantage = (law[i, t, v] - LAWS.before[i, t, v]).exp(), LAWS.advantage[i]
+            gain, slope = one_surrogate(float(ratio.detach()), float(advantage), update.clip, update.clip_high)
+            clipped.add(slope == 0)
+            term = ratio * advantage if slope else torch.tensor(gain)
+            expected = expected + shares[i, t] * weight[i, t, v] * term
+    assert clipped == {False} if update.clip is None else clipped == {True, False}
+    torch.testing.assert_close(found.loss, expected, rtol=0, atol=5e-6)  # stored in float32, with a tail of 1e-6
+    gradients = [torch.autograd.grad(each, scores, retain_graph=True)[0] for each in (found.loss, expected, plain.loss)]
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=0, atol=1e-7)
+    assert float((gradients[0] - gradients[2]).abs().max()) > 1e-3
+    assert torch.equal(found.factor, plain.factor)
+
+
+@pytest.mark.parametrize("target", list(UpdateTarget))
+@pytest.mark.parametrize("padding", [NAN, math.inf, -math.inf])
+def test_padding_does_not_matter_to_a_centred_loss(padding: float, target: UpdateTarget) -> None:
+    correction, results = estimators.centred(estimators.get("jackpot")), []
+    for there in (0.0, padding):
+        scores = LAWS.new.clone().requires_grad_()
+        new = pass_of(scores, there)
+        loss = objective.policy_loss(correction, target, LAWS.proposed(2, there), new, Update()).loss
+        results.append((loss.detach(), torch.autograd.grad(loss, scores)[0][MASK]))
+    torch.testing.assert_close(results[0], results[1], rtol=0, atol=0)
+    assert bool(results[0][1].isfinite().all())
+
+
+@pytest.mark.parametrize("target", list(UpdateTarget))
+@pytest.mark.parametrize("k", [4, VOCAB])
+def test_on_a_recorded_support_the_mean_is_over_that_support(k: int, target: UpdateTarget) -> None:
+    """An actor cut to 3 tokens, of which the policy is renormalised on the same ones; more are stored."""
+    kept = torch.zeros_like(LAWS.actor, dtype=torch.bool).scatter_(-1, LAWS.actor.topk(3).indices, True)
+    kept.scatter_(-1, LAWS.tokens, True)
+    actor, before, new = (
+        torch.log_softmax(law.masked_fill(~kept, -math.inf), -1) for law in (LAWS.actor, LAWS.before, LAWS.new)
+    )
+    topk = TopK.of(actor, k)
+    given_ = dataclasses.replace(
+        LAWS.proposed(),
+        actor_log_probs=LAWS.of(actor),
+        reference_log_probs=LAWS.of(before),
+        topk=topk,
+        reference_on_topk=topk.gather(before),
+    )
+    scores = new.clone().requires_grad_()
+    correction, update = estimators.get("jackpot"), Update(clip=None)
+    losses = [
+        objective.policy_loss(each, target, given_, pass_of(scores), update).loss
+        for each in (estimators.centred(correction), correction)
+    ]
+    found = torch.autograd.grad(losses[0] - losses[1], scores)[0]
+    aim = new if target is UpdateTarget.POLICY else before
+    ratio, z = (aim - actor).exp(), torch.minimum(aim.exp(), actor.exp()).sum(-1, keepdim=True)
+    back = (before - new).exp().clamp(max=2.0) if target is UpdateTarget.POLICY else 1.0
+    law = actor.exp() * ratio.clamp(max=1) * (z * ratio.clamp(min=1)).clamp(max=2) * back * (new - before).exp()
+    law = (
+        torch.where(kept, law, 0.0)
+        * (LAWS.advantage[:, None] * objective.token_shares(MASK, update.aggregation))[..., None]
+    )
+    expected = law - new.exp() * law.sum(-1, keepdim=True)
+    torch.testing.assert_close(found, torch.where(MASK[..., None], expected, 0.0), rtol=0, atol=1e-6)
+
+
+def test_without_any_advantage_a_centred_loss_is_zero() -> None:
+    given_ = dataclasses.replace(LAWS.proposed(2), advantage=torch.zeros(N, dtype=torch.float64))
+    loss = objective.policy_loss(CENTRED, UpdateTarget.REFERENCE, given_, LAWS.new_pass(), Update()).loss
+    loss.backward()
+    assert float(loss.detach()) == 0.0
+
+
+def test_a_centred_loss_without_stored_tokens_is_refused() -> None:
+    given_, new = LAWS.proposed(None), LAWS.new_pass()
+    with pytest.raises(
+        ValueError, match=r"centred\(tis\) needs the actor's likeliest tokens, and the rollouts hold no"
+    ):
+        objective.policy_loss(CENTRED, UpdateTarget.REFERENCE, given_, new, Update())
+
+
 def test_parts_of_a_minibatch_add_up_to_it() -> None:
     obrs_, update, given_, new = estimators.get("obrs"), Update(), LAWS.proposed(), LAWS.new_pass()
     shares, target = objective.token_shares(MASK, update.aggregation), UpdateTarget.REFERENCE
@@ -171,6 +271,27 @@ def test_parts_of_a_minibatch_add_up_to_it() -> None:
     ]
     assert float(sum(part.loss for part in parts).detach()) == pytest.approx(float(whole.loss.detach()), rel=1e-12)
     assert torch.equal(torch.cat([part.factor for part in parts]), whole.factor)
+
+
+def test_bypass_mode_takes_the_rollouts_log_probs_for_those_of_p_ref() -> None:
+    """What stands in for p_ref is never looked at: the ratio is p_new/q, and without a clip the weights' own."""
+    new, actor = LAWS.of(LAWS.new), LAWS.of(LAWS.actor)
+    tis, mask = estimators.get("tis", clip=1.1), estimators.get("mask-k2", bound=0.05)
+    given_ = dataclasses.replace(LAWS.proposed(), reference_log_probs=torch.full_like(new, NAN))
+    for correction, update in ((tis, Update(bypass=True, clip=None)), (mask, Update(bypass=True, clip=0.1))):
+        made = LAWS.new_pass()
+        found = objective.policy_loss(correction, UpdateTarget.REFERENCE, given_, made, update)
+        found.loss.backward()
+        pair = correction.weights((new - actor).double(), mask=MASK)
+        slope = LAWS.advantage[:, None].expand_as(new)
+        if update.clip is not None:
+            values = [
+                [one_surrogate(math.exp(x), float(a), update.clip, None)[1] for x in row]
+                for row, a in zip((new - actor).tolist(), LAWS.advantage, strict=True)
+            ]
+            slope = torch.tensor(values, dtype=torch.float64)
+        expected = -torch.as_tensor(pair.accept) * torch.as_tensor(pair.weight) * slope / MASK.sum()
+        torch.testing.assert_close(made.log_probs.grad, torch.where(MASK, expected, 0.0), rtol=1e-10, atol=1e-15)
 
 
 def test_clipped_tokens_have_no_gradient() -> None:
@@ -466,6 +587,7 @@ def test_at_ratio_one_the_gradient_is_the_advantage_with_or_without_a_clip() -> 
         (Aggregation.TOKEN_MEAN, [1 / 8, 1 / 8, 1 / 8]),
         (Aggregation.SEQUENCE_MEAN, [1 / 12, 1 / 3, 1 / 9]),
         (Aggregation.SEQUENCE_SUM, [1 / 3, 1 / 3, 1 / 3]),
+        (Aggregation.KEPT_MEAN, [1 / 12, 1 / 3, 1 / 9]),
     ],
 )
 def test_shares_of_tokens(aggregation: Aggregation, shares: list[float]) -> None:
@@ -480,9 +602,11 @@ def test_divisors_by_hand() -> None:
     kept = torch.tensor([[True, False, True, True], [True] * 4, [False, True, False, True]])
     factor = torch.where(MASK, torch.tensor([[1.0, 0.0, 3.0, 2.0], [5.0] * 4, [0.0, 1.0, 2.0, 9.0]]).double(), 0.0)
     found = [objective.divisor(kind, kept, factor, MASK) for kind in Divisor]
-    assert found == pytest.approx([1.0, (3 + 1 + 1) / 8, (6.0 + 5.0 + 3.0) / 8])
+    assert found == pytest.approx([1.0, (3 + 1 + 1) / 8, 1.0, (6.0 + 5.0 + 3.0) / 8])
     over = [objective.divisor(kind, kept, factor, MASK, Level.SEQUENCE) for kind in Divisor]
-    assert over == pytest.approx([1.0, (3 + 1 + 1) / 8, (6.0 / 4 + 5.0 + 3.0 / 3) / 3])
+    assert over == pytest.approx([1.0, (3 + 1 + 1) / 8, 1.0, (6.0 / 4 + 5.0 + 3.0 / 3) / 3])
+    padded = kept & torch.tensor([[True], [False], [True]])
+    assert objective.divisor(Divisor.KEPT_SEQUENCES, padded, factor, MASK) == pytest.approx(2 / 3)
 
 
 def test_the_share_kept_is_that_of_the_studies() -> None:
@@ -519,6 +643,26 @@ def test_distillation_is_the_divergence(direction: Direction) -> None:
     expected = divergences.kl(*((LAWS.new, LAWS.actor) if forward else (LAWS.actor, LAWS.new)))
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
     assert not torch.allclose(divergences.kl(LAWS.new, LAWS.actor), divergences.kl(LAWS.actor, LAWS.new))
+
+
+@pytest.mark.parametrize("direction", Direction)
+def test_distillation_on_a_support_is_that_of_the_laws_there(direction: Direction) -> None:
+    """Tokens outside are none, in the divergence and in its gradient."""
+    inside = [0, 2]
+    policy, actor = (torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    gradients = []
+    for keep in (True, False):
+        logits = actor.clone().requires_grad_()
+        laws = []
+        for each in (policy, logits):
+            cut = torch.full((2, 3, 4), -math.inf)
+            cut[..., inside] = each[..., inside]
+            laws.append(torch.log_softmax(cut if keep else each[..., inside], -1))
+        found = objective.distillation(*laws, direction)
+        found.sum().backward()
+        gradients.append((found.detach(), logits.grad))
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other)
 
 
 @pytest.mark.parametrize("direction", list(Direction))
