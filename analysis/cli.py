@@ -19,7 +19,11 @@ from jackpot_sim.sweep import records
 _EPILOGUE = """
 The tables are printed and written as CSV: lowest_mse (the best estimator at n proposals per state, and the best one
 if the learning rate is chosen to suit), acceptance_vs_kl, kl_before_after, bias_variance (the estimators that no
-other beats in both), and figures (every figure of every estimator with its interval; CSV alone).
+other beats in both), best_thresholds (if the study asked for them: the best threshold of each estimator, what it
+saves, and all estimators compared at their best), and figures (every figure of every estimator with its interval; CSV
+alone).
+
+An estimator ties with the best one unless the interval of the ratio of their MSEs, paired by seeds, excludes 1.
 
 A figure is the mean over the seeds of an environment; 0.9716(3) has a standard error of 0.0003. All estimators are
 compared on the same resampled states. inf and nan are results too: they are shown, never dropped.
@@ -70,7 +74,7 @@ def analyse(
             f"{root} holds no exact figures, and only these have the per-state table to resample: its own command "
             "prints its tables again, with standard errors"
         )
-    built = tables.build(rows, states, grid, options)
+    built = tables.build(rows, states, grid, options, records.load(root, "thresholds"))
     folder = out or root / "analysis"
     written = write(built, folder)
     if not quiet:
@@ -123,7 +127,7 @@ def write(built: tables.Tables, folder: Path) -> list[Path]:
     Raises:
         StudyError: the folder cannot be written.
     """
-    frames: dict[str, pd.DataFrame] = vars(built)
+    frames: dict[str, pd.DataFrame] = {name: frame for name, frame in vars(built).items() if len(frame)}
     written = []
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -35,6 +35,12 @@ _ON_MSE = (
 )
 
 
+_ON_BEST = (
+    "Each seed has the best threshold of its own states: one chosen beforehand saves at most as much. The value is the "
+    "geometric mean over seeds. A single seed tells no estimators apart."
+)
+
+
 def with_error(value: float, error: float) -> str:
     """`value` with the digits that `error` leaves, and the error in units of the last.
 
@@ -74,6 +80,9 @@ def print_tables(tables: Tables, console: Console) -> None:
     """Prints the tables at the console's width; where that is too little, wider lines break."""
     _print_lowest(tables.lowest_mse, console)
     acceptance, kl = tables.acceptance_vs_kl, tables.kl_before_after
+    _print_worse(tables.lowest_mse, kl, console)
+    if len(tables.best_thresholds):
+        _print_best(tables.best_thresholds, kl, console)
     rejecting = _with_acceptance_below_one(acceptance)
     rejecting_kl = kl.merge(acceptance[rejecting][["environment", "estimator", "denominator"]].drop_duplicates())
     if rejecting.any():
@@ -103,17 +112,67 @@ def _names(frame: pd.DataFrame) -> pd.Series[str]:
     return frame["estimator"] + " / " + frame["denominator"]
 
 
+def _print_worse(lowest: pd.DataFrame, kl: pd.DataFrame, console: Console) -> None:
+    """The MSE of every estimator over the least, at the middle one of the n."""
+    counts = sorted(lowest["n_samples"].unique())
+    n = counts[(len(counts) - 1) // 2]
+    at = lowest[lowest["n_samples"] == n]
+    _print_texts(
+        f"MSE over the least, at n={n} (tie: not told apart from it)", _beside(at, kl), _ratios(at, ""), console
+    )
+
+
+def _ratios(frame: pd.DataFrame, suffix: str) -> list[str]:
+    return [
+        "undefined" if math.isnan(worse) else "least" if worse == 1 else f"{worse:.3g}{' tie' if is_tied else ''}"
+        for worse, is_tied in zip(frame[f"worse{suffix}"], frame[f"tied{suffix}"], strict=True)
+    ]
+
+
+def _beside(frame: pd.DataFrame, kl: pd.DataFrame) -> pd.DataFrame:
+    """The rows under their full names, with KL before."""
+    before = kl.drop_duplicates("environment").set_index("environment")["kl_before"]
+    return frame.assign(estimator=_names(frame), kl_before=frame["environment"].map(before))
+
+
+def _print_best(frame: pd.DataFrame, kl: pd.DataFrame, console: Console) -> None:
+    n = int(frame["n_samples"].max())
+    has = frame[frame["parameter"].notna()]
+    named = _beside(has, kl)
+    named = named.assign(estimator=named["estimator"] + ": " + named["parameter"])
+    texts = [_with_ends(*row) for row in zip(has["best"], has["best_low"], has["best_high"], strict=True)]
+    _print_texts(f"Best threshold at n={n} [interval over seeds]", named, texts, console)
+    texts = [
+        _with_ends(100 * row[0], 100 * row[1], 100 * row[2], "%")
+        for row in zip(has["saved"], has["saved_low"], has["saved_high"], strict=True)
+    ]
+    _print_texts("MSE that the best threshold saves [interval]", named, texts, console)
+    title = f"MSE over the least with every estimator at its best threshold, at n={n} (tie: not told apart from it)"
+    _print_texts(title, _beside(frame, kl), _ratios(frame, "_best"), console)
+    _print_sentence(console, _ON_BEST)
+    console.print()
+
+
+def _with_ends(value: float, low: float, high: float, unit: str = "") -> str:
+    ends = "" if math.isnan(low) else f" [{low:.3g}, {high:.3g}]"
+    return f"{value:.3g}{unit}{ends}"
+
+
 def _print_by_estimator(title: str, frame: pd.DataFrame, figure: str, console: Console) -> None:
-    """A row per estimator and a column per environment, in as many blocks as the width needs."""
     texts = [with_error(value, error) for value, error in zip(frame[figure], frame[f"{figure}_se"], strict=True)]
     # KL and acceptance are the same for all denominators.
+    _print_texts(title, frame, texts, console)
+
+
+def _print_texts(title: str, frame: pd.DataFrame, texts: Sequence[str], console: Console) -> None:
+    """A row per estimator and a column per environment, in as many blocks as the width needs."""
     shown = frame.assign(text=texts).drop_duplicates(["environment", "estimator"])
     names = list(dict.fromkeys(shown["estimator"]))
     columns: list[tuple[str, Row]] = []
     for _, rows in shown.groupby("environment", sort=False):
         first = rows.iloc[0]
         text_of = dict(zip(rows["estimator"], rows["text"], strict=True))
-        column = (f"{first['kl_before']:.3g}", *(text_of[name] for name in names))
+        column = (f"{first['kl_before']:.3g}", *(text_of.get(name, "") for name in names))
         columns.append((_folded(first, max(map(len, column))), column))
     labels = tuple(folded(name, max(_LEAST_NAME, console.width // 2)) for name in ("KL before", *names))
     name_width = _width("", labels)

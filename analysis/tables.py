@@ -8,6 +8,7 @@ two separate errors.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import TypeAlias
 
@@ -16,9 +17,11 @@ import pandas as pd
 
 from analysis import bootstrap
 from analysis.bootstrap import Draws, Environment, Options
+from jackpot_sim.core import intervals as core
 from jackpot_sim.core.arrays import Flags, Floats
 from jackpot_sim.core.checks import check_reals, check_same_shape
 from jackpot_sim.studies.errors import StudyError
+from jackpot_sim.sweep import threshold_summary
 from jackpot_sim.sweep.labels import labels
 
 ROUNDING = 1e-9
@@ -44,9 +47,17 @@ class Tables:
     bias_variance: pd.DataFrame
     """See `frontier`."""
     lowest_mse: pd.DataFrame
+    best_thresholds: pd.DataFrame
+    """See `best_thresholds`; empty where the study did not ask for them."""
 
 
-def build(records: pd.DataFrame, states: pd.DataFrame, n_samples: Sequence[int], options: Options) -> Tables:
+def build(
+    records: pd.DataFrame,
+    states: pd.DataFrame,
+    n_samples: Sequence[int],
+    options: Options,
+    thresholds: pd.DataFrame | None = None,
+) -> Tables:
     """The summary of a run, from its records and its per-state figures.
 
     Args:
@@ -54,6 +65,7 @@ def build(records: pd.DataFrame, states: pd.DataFrame, n_samples: Sequence[int],
         states: the table `states`.
         n_samples: the numbers of proposals per state at which to compare MSEs.
         options: those of the bootstrap.
+        thresholds: the table `thresholds`, if the run has it.
 
     Raises:
         StudyError: `n_samples` is empty or holds a number below 1, or the run cannot be resampled.
@@ -68,7 +80,10 @@ def build(records: pd.DataFrame, states: pd.DataFrame, n_samples: Sequence[int],
         lowest.append(lowest_mse(environment, n_samples, options))
     parts = (measured, frontiers, lowest)
     every, frontier_of, lowest_of = (about.merge(pd.concat(part), on="environment", how="right") for part in parts)
-    return Tables(every, acceptance_vs_kl(every), kl_before_after(every), frontier_of, lowest_of)
+    tuned = pd.DataFrame()
+    if thresholds is not None and len(thresholds):
+        tuned = about.merge(best_thresholds(records, thresholds, options), on="environment", how="right")
+    return Tables(every, acceptance_vs_kl(every), kl_before_after(every), frontier_of, lowest_of, tuned)
 
 
 def figures(records: pd.DataFrame, states: pd.DataFrame, options: Options) -> pd.DataFrame:
@@ -131,6 +146,10 @@ def lowest_mse(environment: Environment, n_samples: Sequence[int], options: Opti
     MSEs are relative to ‖g‖²: 1 is that of no update at all. `mse_rescaled` is the MSE of the best
     multiple of the update. `probability` is the share of replicates in which the candidate's MSE is the
     lowest; a tie within rounding counts for each of the tied, so that shares may add up to more than 1.
+
+    `worse` is the MSE over the least of the environment: the geometric mean over seeds of the ratios, with the interval
+    of these pairs. `tied` is True where the interval does not exclude 1. The least is the single best with the level's
+    confidence if no other is tied with it, as each comparison has that level.
     """
     rows = []
     for n in n_samples:
@@ -156,6 +175,7 @@ def _compared(suffix: str, mses: list[Draws], options: Options) -> list[Row]:
     """For each candidate its MSE with the interval, a flag for the lowest, and the probability of that."""
     best = is_lowest(np.array([mse.centre for mse in mses]))
     share = is_lowest(np.stack([mse.replicates for mse in mses])).mean(axis=-1)
+    worse = _worse(mses, options)
     rows: list[Row] = []
     for index, mse in enumerate(mses):
         figure = bootstrap.interval(mse, options)
@@ -167,8 +187,85 @@ def _compared(suffix: str, mses: list[Draws], options: Options) -> list[Row]:
                 f"mse{suffix}_high": figure.high,
                 f"lowest{suffix}": bool(best[index]),
                 f"probability{suffix}": float(share[index]),
+                **{f"{name}{suffix}": value for name, value in worse[index].items()},
             }
         )
+    return rows
+
+
+def _worse(mses: list[Draws], options: Options) -> list[Row]:
+    """The MSE of each candidate over the least, from their log ratios on the same draws."""
+    least = mses[_least([mse.centre for mse in mses])]
+    return [_over(*bootstrap.interval(mse.combined(_log_ratio, least), options)[:4]) for mse in mses]
+
+
+def _least(values: Sequence[float]) -> int:
+    return int(np.argmin(np.where(np.isnan(values), math.inf, values)))
+
+
+def _log_ratio(value: Floats, least: Floats) -> Floats:
+    """log(value/least), 0 where the two are equal but for rounding: a nan or inf stays."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(np.abs(value - least) <= ROUNDING * least, 0.0, np.log(value) - np.log(least))
+
+
+def _over(log_ratio: float, se: float, low: float, high: float) -> Row:
+    """The ratio to the least with its ends, and if the two are tied."""
+    ratio, *ends = np.exp([log_ratio, low, high]).tolist()
+    return {
+        "worse": ratio,
+        "worse_low": ends[0],
+        "worse_high": ends[1],
+        "tied": not math.isnan(ratio) and not low > 0,
+    }
+
+
+def best_thresholds(records: pd.DataFrame, thresholds: pd.DataFrame, options: Options) -> pd.DataFrame:
+    """The best threshold of each candidate that has one, and all candidates compared at the best and as given.
+
+    Columns of thresholds are those of `threshold_summary.summarised`. `mse_best` of a candidate without a threshold is
+    its MSE. `worse` and `tied` compare the MSEs as given, `worse_best` and `tied_best` those at the best thresholds, as
+    in `lowest_mse`, by Student's interval over the seeds; a single seed tells none apart.
+    """
+    exact = records[records["method"] == "exact"][["cell", *threshold_summary.KEYS, "mse"]]
+    both = exact.merge(thresholds[["cell", *threshold_summary.KEYS[1:], "mse_best"]], how="left")
+    both["mse_best"] = both["mse_best"].fillna(both["mse"])
+    rows = []
+    for environment, group in both.groupby("environment", sort=False):
+        found: dict[tuple[str, str], Row] = {}
+        for figure, suffix in (("mse", ""), ("mse_best", "_best")):
+            wide = group.pivot_table(
+                index=["estimator", "denominator"], columns="cell", values=figure, sort=False, dropna=False
+            )
+            for key, row in zip(wide.index, against_least(wide.to_numpy(), options.level), strict=True):
+                named = {f"{name}{suffix}": value for name, value in row.items()}
+                found.setdefault(key, {}).update({figure: float(wide.loc[key].mean()), **named})
+        rows += [
+            {"environment": environment, "estimator": estimator, "denominator": denominator, **row}
+            for (estimator, denominator), row in found.items()
+        ]
+    tuned = threshold_summary.summarised(thresholds, options.level).drop(columns=["mse", "mse_best", "seeds"])
+    return pd.DataFrame(rows).merge(tuned, on=threshold_summary.KEYS, how="left", validate="one_to_one")
+
+
+def against_least(values: Floats, level: float) -> list[Row]:
+    """The figure of each candidate over that of the one with the least mean, paired by seeds, as in `lowest_mse`.
+
+    Args:
+        values: an MSE of each candidate with each seed, shape (candidates, seeds).
+        level: the coverage of each interval.
+
+    Raises:
+        TypeError: the values are no real floating numbers.
+    """
+    check_reals(values, "values")
+    least = values[_least(values.mean(axis=-1).tolist())]
+    rows = []
+    for own in values:
+        ratio = _log_ratio(own, least)
+        value = float(ratio.mean())
+        ends = core.student(ratio, level) if math.isfinite(value) else (abs(value), value, value)
+        rows.append(_over(value, *ends))
     return rows
 
 

@@ -110,6 +110,13 @@ class EstimatorSpec(Frozen):
         return (self.kind, *(self.masked_by.kinds if self.masked_by is not None else ()))
 
     @property
+    def has_threshold(self) -> bool:
+        """True if one number of it may be chosen for the least MSE; a budget decides λ, and a centred form has none."""
+        correction = self.correction()
+        chosen = self.acceptance_rate is not None or correction.subtracts_mean
+        return correction.threshold_parameter is not None and not chosen
+
+    @property
     def needs_sequences(self) -> bool:
         """True if the weights depend on whole sequences, or on the batch."""
         return not self.correction().is_per_token

@@ -24,6 +24,7 @@ from jackpot_sim.sweep.presets import presets_tables
 from jackpot_sim.sweep.rollout_summary import rollout_tables
 from jackpot_sim.sweep.run import Progress, run
 from jackpot_sim.sweep.spec import Study
+from jackpot_sim.sweep.threshold_summary import threshold_tables
 from jackpot_sim.sweep.worlds import TRAITS, world_of
 
 app = app_of(
@@ -50,6 +51,7 @@ def sweep(
     workers: int | None = None,
     executor: ExecutorKind | None = None,
     topk: Annotated[list[int] | None, MANY] = None,
+    best_thresholds: Annotated[bool, FLAG] = False,
     dry_run: Annotated[bool, FLAG] = False,
     quiet: Annotated[bool, FLAG] = False,
     columns: Annotated[bool, FLAG] = False,
@@ -74,6 +76,8 @@ def sweep(
         workers: Worker processes, of one thread each; by default one per processor.
         executor: loky, worker processes, or serial, this process alone; by default loky, and serial for real
             models, each of which fills the memory by itself.
+        best_thresholds: Find the threshold with the least MSE of every estimator that has one (clip of tis, high of
+            mis, lam of obrs, c1 of jackpot, ...) at n_samples, and the MSE that it saves (on independent states).
         topk: Compare the ways to estimate Z from so many tokens of each law (not on small-lm).
         dry_run: Show the cells and their cost, and run nothing.
         quiet: No progress bar and no summary.
@@ -110,6 +114,7 @@ def sweep(
         n_samples=n_samples,
         replicates=replicates,
         topk=topk,
+        best_thresholds=best_thresholds or None,
     )
     root = out or Path("runs") / f"{study.name}-{study.config_hash[:8]}"
     if dry_run:
@@ -138,7 +143,7 @@ def _print_plan(study: Study, root: Path) -> None:
 
 def _print_results(root: Path, progress: Progress, wide: bool) -> None:
     rows, output = records.load(root), console()
-    for table in (*summary.tables(rows), *rollout_tables(root)):
+    for table in (*summary.tables(rows), *rollout_tables(root), *threshold_tables(root)):
         print_table(output, table, wide=wide)
     output.print(summary.legend(rows))
     resumed = f" ({progress.already_there} were there already)" if progress.already_there else ""

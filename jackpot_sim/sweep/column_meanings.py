@@ -154,7 +154,30 @@ _NORMALIZERS = {
     "seconds": "the trainer's time for all tokens",
 }
 
-_TABLES = {"records": _RECORDS, "states": _STATES, "diagnostics": _DIAGNOSTICS, "normalizers": _NORMALIZERS}
+_THRESHOLDS = {
+    **_CELL,
+    "estimator": _RECORDS["estimator"],
+    "denominator": _RECORDS["denominator"],
+    "parameter": "the parameter that is the estimator's threshold; of a band its upper end, the lower one as given",
+    "n_samples": _RECORDS["n_samples"],
+    "given": "the threshold in the study, where it is one number",
+    "best": "the threshold with the least MSE at n_samples for the states of this cell; nan where no gradient is left",
+    "mse": "the MSE at the threshold given",
+    "mse_best": "the MSE at the best",
+    "mse_rescaled": "the rescaled MSE at the threshold given",
+    "mse_rescaled_best": "the rescaled MSE at the threshold with the least plain MSE",
+    "saved": "1 − mse_best/mse",
+    "is_exact": "true for the global minimum; false for the best point of a refined grid",
+    "seconds": "time that the search took, shared by estimators that differ in the threshold alone",
+}
+
+_TABLES = {
+    "records": _RECORDS,
+    "states": _STATES,
+    "diagnostics": _DIAGNOSTICS,
+    "normalizers": _NORMALIZERS,
+    "thresholds": _THRESHOLDS,
+}
 
 
 def described(kinds: Iterable[str] = ()) -> dict[str, dict[str, str]]:

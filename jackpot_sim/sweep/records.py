@@ -5,6 +5,7 @@
     DIR/states/<cell>.parquet      the per-state figures that the bootstrap needs
     DIR/diagnostics/<cell>.parquet the mismatch as rollouts of real models show it, with intervals
     DIR/normalizers/<cell>.parquet the ways to estimate Z, where a study compares them
+    DIR/thresholds/<cell>.parquet  the best threshold of each estimator, where a study asks for them
 
 A shard is written to a dot-file, flushed to disk and renamed, and `records` is written last: a shard
 there means that the cell is finished, at whatever instant the run was killed.
@@ -35,13 +36,18 @@ from jackpot_sim.sweep.schema import AFTER_PARAMETERS, BEFORE_PARAMETERS, STATES
 from jackpot_sim.sweep.spec import Study
 from jackpot_sim.sweep.worlds import TRAITS
 
-_OF_SOME_STUDIES = ("diagnostics", "normalizers")
+_OF_SOME_STUDIES = ("diagnostics", "normalizers", "thresholds")
 
 
 def tables_of(study: Study) -> tuple[str, ...]:
     """The tables of a study's run, `records` last: its shard marks a cell as finished."""
     diagnostics = any(TRAITS[env.world].diagnostics for env in study.env)
-    return (*(["diagnostics"] * diagnostics), *(["normalizers"] * (study.normalizers is not None)), "states", "records")
+    asked = {
+        "diagnostics": diagnostics,
+        "normalizers": study.normalizers is not None,
+        "thresholds": study.best_thresholds,
+    }
+    return (*(table for table, is_asked in asked.items() if is_asked), "states", "records")
 
 
 class RunDirectory:

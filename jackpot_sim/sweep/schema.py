@@ -76,7 +76,23 @@ NORMALIZERS = pa.schema(
     ]
 )
 
-TABLES = {"records": RECORDS, "states": STATES, "diagnostics": DIAGNOSTICS, "normalizers": NORMALIZERS}
+THRESHOLDS = pa.schema(
+    [
+        *((name, _TEXT) for name in ("cell", "environment", "estimator", "denominator", "parameter")),
+        ("n_samples", _WHOLE),
+        *((name, _REAL) for name in ("given", "best", "mse", "mse_best", "mse_rescaled", "mse_rescaled_best", "saved")),
+        ("is_exact", _FLAG),
+        ("seconds", _REAL),
+    ]
+)
+
+TABLES = {
+    "records": RECORDS,
+    "states": STATES,
+    "diagnostics": DIAGNOSTICS,
+    "normalizers": NORMALIZERS,
+    "thresholds": THRESHOLDS,
+}
 """The tables of a study whose corrections are all ours."""
 
 

@@ -108,6 +108,9 @@ class Study(Frozen):
     normalizers: NormalizerStudy | None = None
     """A comparison of ways to estimate Z beside the estimators; not on small-lm."""
 
+    best_thresholds: bool = False
+    """The best threshold of each estimator that has one, beside the one given; for exact figures only."""
+
     @model_validator(mode="before")
     @classmethod
     def _sized(cls, value: object) -> object:
@@ -152,6 +155,22 @@ class Study(Frozen):
                     )
             if self.normalizers is not None and not traits.normalizers:
                 raise ValueError(f"normalizers are compared on states and on hf: the vocabulary of {kind} has no tail")
+        return self
+
+    @model_validator(mode="after")
+    def _with_thresholds(self) -> Study:
+        """Refuses best thresholds where there are none, or no exact figures to compare them by."""
+        if not self.best_thresholds:
+            return self
+        if without := [env.kind for env in self.env if not TRAITS[env.world].thresholds]:
+            raise ValueError(f"best_thresholds need independent states, which {without[0]} has not: leave them out")
+        if Method.EXACT not in self.methods:
+            raise ValueError("best_thresholds are compared by exact figures: add exact to methods")
+        if not any(spec.has_threshold for spec in self.estimators):
+            raise ValueError(
+                "best_thresholds: none of the estimators has a threshold to choose: add one, for instance tis, mis, "
+                "obrs or jackpot (without an acceptance_rate, which decides lam)"
+            )
         return self
 
     def denominators_of(self, spec: EstimatorSpec) -> tuple[Denominator, ...]:

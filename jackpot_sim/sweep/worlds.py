@@ -31,6 +31,8 @@ class Traits:
     """The update distinguishes p_new, the policy being trained, from p_ref, the one before the update."""
     normalizers: bool = False
     """Ways to estimate Z can be compared: laws have a tail beyond their top-k."""
+    thresholds: bool = False
+    """The best threshold of an estimator can be found, by exact figures at any threshold."""
     diagnostics: bool = False
     """Rollouts are summarised in a table of diagnostics."""
     one_at_a_time: bool = False
@@ -38,7 +40,7 @@ class Traits:
 
 
 TRAITS = {
-    World.STATES: Traits(study="default", budgets=True, normalizers=True),
+    World.STATES: Traits(study="default", budgets=True, normalizers=True, thresholds=True),
     World.SEQUENCES: Traits(study="sequences", whole_sequences=True, p_new=True),
     World.ROLLOUTS: Traits(study="hf", whole_sequences=True, normalizers=True, diagnostics=True, one_at_a_time=True),
 }

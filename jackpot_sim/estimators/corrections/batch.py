@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from typing_extensions import override
@@ -35,6 +36,7 @@ class SecondMomentMask(SequenceCorrection):
     AReaL asks for a mean below τ, and keeps one token where even the smallest ℓ² is too large.
     """
 
+    _threshold: ClassVar[str | None] = "threshold"
     threshold: float = 0.04
     """τ > 0, nats²."""
 

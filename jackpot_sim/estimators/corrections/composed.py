@@ -80,6 +80,15 @@ class Wrapper(Correction):
 
     @property
     @override
+    def threshold_parameter(self) -> str | None:
+        return self.of.threshold_parameter
+
+    @override
+    def kept_from(self, tokens: Tokens) -> Array | None:
+        return self.of.kept_from(tokens)
+
+    @property
+    @override
     def needs(self) -> frozenset[str]:
         return self.of.needs
 

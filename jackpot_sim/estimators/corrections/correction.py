@@ -42,7 +42,8 @@ class Correction(ABC):
     """The base class of corrections, which are frozen dataclasses whose fields are the parameters.
 
     A subclass defines `accept` and `weight`, and names in `_looks_at` the fields of `Tokens` that they read
-    besides `log_ratio` and `mask`. A parameter may be an array that broadcasts against the log-ratio: a threshold
+    besides `log_ratio` and `mask`; in `_threshold` it names the parameter, if any, that `optimum.best` is to choose. A
+    parameter may be an array that broadcasts against the log-ratio: a threshold
     for each state, shape (states, 1), or a path of thresholds for `path.exact`.
 
     A subclass that may aim at p_new has a field `c2`, the cap on p_ref/p_new: where the tokens carry
@@ -51,6 +52,7 @@ class Correction(ABC):
 
     name: ClassVar[str]
     _looks_at: ClassVar[frozenset[str]] = frozenset()
+    _threshold: ClassVar[str | None] = None
 
     @property
     @abstractmethod
@@ -101,6 +103,11 @@ class Correction(ABC):
     def overlap_lam(self) -> Parameter | None:
         """The λ whose overlap Z(λ) the weights need; None where they need no overlap."""
         return None
+
+    @property
+    def threshold_parameter(self) -> str | None:
+        """The parameter that trades bias for variance, of which `optimum.best` finds the best value."""
+        return self._threshold
 
     @property
     def needs(self) -> frozenset[str]:
@@ -206,6 +213,14 @@ class Correction(ABC):
     def weight(self, tokens: Tokens) -> Array:
         """w ≥ 0, without p_ref/p_new; arguments and shapes as in `accept`."""
         return tokens.ones()
+
+    def kept_from(self, tokens: Tokens) -> Array | None:
+        """The least threshold at which each token is kept, the shape of log_ratio; inf for one that never is.
+
+        It is for masks that are 1 or 0, keep more tokens the larger the threshold is, and have weights that do not
+        depend on it: the MSE is then constant between two such numbers, and the best threshold exact. None for others.
+        """
+        return None
 
     def in_the_limit(self, tokens: Tokens, probability: Array) -> Correction:
         """The correction that this one becomes in an infinitely large batch drawn from a known law.

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import ClassVar
 
 import numpy as np
 from typing_extensions import override
@@ -46,6 +47,7 @@ class Jackpot(TokenCorrection):
     leads to p_ref, and the PPO ratio p_new/p_ref from there to p_new.
     """
 
+    _threshold: ClassVar[str | None] = "c1"
     lam: Parameter = 1.0
     """λ > 0 of the rejection."""
     c1: Parameter = 2.0
@@ -122,6 +124,7 @@ def _turn(c1: Parameter, overlap: Floats) -> Floats:
 class OverlapTruncatedImportanceSampling(TokenCorrection):
     """(1, Z·min(r, c1/Z)) with Z = Z(λ): Jackpot in expectation for c1 ≥ λZ, without a mask (I2)."""
 
+    _threshold: ClassVar[str | None] = "c1"
     lam: Parameter = 1.0
     """λ > 0 of the overlap."""
     c1: Parameter = 2.0

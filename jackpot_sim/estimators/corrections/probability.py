@@ -16,7 +16,7 @@ from typing_extensions import override
 
 from jackpot_sim.core.arrays import Array
 from jackpot_sim.core.backend import namespace
-from jackpot_sim.core.divergences import binary_kl_exceeds
+from jackpot_sim.core.divergences import binary_kl, binary_kl_exceeds
 from jackpot_sim.core.numerics import exp_difference
 from jackpot_sim.estimators.corrections.correction import TokenCorrection
 from jackpot_sim.estimators.corrections.inputs import Tokens, given
@@ -35,6 +35,15 @@ class BinaryKL(StrEnum):
     """bKL(q, p), as in KL(q‖p)."""
     LARGER = "larger"
     """The larger of the two."""
+
+    def of(self, tokens: Tokens) -> Array:
+        """The binary KL of each token, the shape of the log-ratio, nats."""
+        policy, actor = given(tokens.policy_log_probs), given(tokens.actor_log_probs)
+        if self is BinaryKL.POLICY_ACTOR:
+            return binary_kl(policy, actor)
+        if self is BinaryKL.ACTOR_POLICY:
+            return binary_kl(actor, policy)
+        return namespace(policy, actor).maximum(binary_kl(policy, actor), binary_kl(actor, policy))
 
     def exceeds(self, tokens: Tokens, bound: float) -> Array:
         """True at the tokens whose binary KL exceeds a bound, the shape of the log-ratio."""
@@ -78,6 +87,7 @@ class _ProbabilityMask(TokenCorrection):
 class TotalVariationMask(_ProbabilityMask):
     """(1[|p − q| ≤ ε], r): the mask of prime-rl's IPO (ε = 0.3) and of ROLL (0.2)."""
 
+    _threshold: ClassVar[str | None] = "epsilon"
     epsilon: float = 0.3
     """ε > 0, a difference of probabilities."""
     c2: float | None = None
@@ -87,8 +97,13 @@ class TotalVariationMask(_ProbabilityMask):
         require_positive(self, "epsilon", "c2")
 
     @override
+    def kept_from(self, tokens: Tokens) -> Array:
+        """|p − q|."""
+        return _total_variation(tokens)
+
+    @override
     def _kept(self, tokens: Tokens) -> Array:
-        return _total_variation(tokens) <= self.epsilon
+        return self.kept_from(tokens) <= self.epsilon
 
 
 @register("binary-kl-mask")
@@ -96,6 +111,7 @@ class TotalVariationMask(_ProbabilityMask):
 class BinaryKLMask(_ProbabilityMask):
     """(1[bKL ≤ b], r): KPop, with the larger of bKL(p, q) and bKL(q, p) or one of them (AReaL, OpenRLHF)."""
 
+    _threshold: ClassVar[str | None] = "bound"
     bound: float = 0.05
     """b > 0, nats. The default is DPPO-KL's δ; OpenRLHF bounds the mean over a sequence instead, by 5e-3."""
     direction: BinaryKL = BinaryKL.LARGER
@@ -106,6 +122,11 @@ class BinaryKLMask(_ProbabilityMask):
     def __post_init__(self) -> None:
         require_positive(self, "bound", "c2")
         object.__setattr__(self, "direction", one_of(self, "direction", BinaryKL))
+
+    @override
+    def kept_from(self, tokens: Tokens) -> Array:
+        """The token's bKL."""
+        return self.direction.of(tokens)
 
     @override
     def _kept(self, tokens: Tokens) -> Array:
@@ -120,16 +141,31 @@ class _TrustRegion(_ProbabilityMask):
     """
 
     _looks_at: ClassVar[frozenset[str]] = _PROBABILITIES | {"advantages"}
+    _threshold: ClassVar[str | None] = "delta"
+    delta: float
 
     @abstractmethod
+    def _divergence(self, tokens: Tokens) -> Array:
+        """The divergence of each token, of which δ is the largest allowed."""
+
+    @override
+    def kept_from(self, tokens: Tokens) -> Array:
+        """The divergence where the update would widen it; 0 elsewhere."""
+        return namespace(tokens.log_ratio).where(_widened(tokens), self._divergence(tokens), 0.0)
+
     def _far(self, tokens: Tokens) -> Array:
         """True where the token's divergence exceeds δ."""
+        return self._divergence(tokens) > self.delta
 
     @override
     def _kept(self, tokens: Tokens) -> Array:
-        sign, log_ratio = given(tokens.advantages), tokens.log_ratio
-        widened = ((sign > 0) & (log_ratio > 0)) | ((sign < 0) & (log_ratio < 0))
-        return ~(widened & self._far(tokens))
+        return ~(_widened(tokens) & self._far(tokens))
+
+
+def _widened(tokens: Tokens) -> Array:
+    """True where the update would move p further away from q."""
+    sign, log_ratio = given(tokens.advantages), tokens.log_ratio
+    return ((sign > 0) & (log_ratio > 0)) | ((sign < 0) & (log_ratio < 0))
 
 
 @register("dppo-tv")
@@ -149,8 +185,8 @@ class DivergenceTotalVariation(_TrustRegion):
         require_positive(self, "delta", "c2")
 
     @override
-    def _far(self, tokens: Tokens) -> Array:
-        return _total_variation(tokens) > self.delta
+    def _divergence(self, tokens: Tokens) -> Array:
+        return _total_variation(tokens)
 
 
 @register("dppo-kl")
@@ -168,6 +204,10 @@ class DivergenceKL(_TrustRegion):
 
     def __post_init__(self) -> None:
         require_positive(self, "delta", "c2")
+
+    @override
+    def _divergence(self, tokens: Tokens) -> Array:
+        return BinaryKL.ACTOR_POLICY.of(tokens)
 
     @override
     def _far(self, tokens: Tokens) -> Array:

@@ -85,6 +85,7 @@ class SequenceTruncatedImportanceSampling(_Aggregated):
     With a floor the weight is min(max(e^S, floor), C) (OpenRLHF).
     """
 
+    _threshold: ClassVar[str | None] = "clip"
     clip: float = 2.0
     """C > 0."""
     floor: float = 0.0
@@ -130,6 +131,7 @@ class SequenceMaskedImportanceSampling(SequenceImportanceSampling):
     the `proposed` denominator here.
     """
 
+    _threshold: ClassVar[str | None] = "high"
     low: float = 0.0
     """Smallest ratio kept."""
     high: float = 3.0
@@ -168,6 +170,7 @@ class SequenceRatioMask(_Aggregated):
     `inverted` does the same.
     """
 
+    _threshold: ClassVar[str | None] = "high"
     low: float = 0.999
     """Smallest ratio kept."""
     high: float = 1.001
@@ -197,6 +200,7 @@ class _StatisticMask(_Aggregated):
     """A mask that keeps sequences whose aggregated statistic is at most `bound`."""
 
     _may_be_largest = True
+    _threshold: ClassVar[str | None] = "bound"
     bound: float
 
     @override
@@ -264,6 +268,7 @@ class SequenceErrorMask(_StatisticMask):
 class Veto(SequenceCorrection):
     """(0 if any r < τ, 1): drops sequences with a token that the policy would hardly write (slime)."""
 
+    _threshold: ClassVar[str | None] = "threshold"
     threshold: float = 1e-4
     """τ > 0."""
 

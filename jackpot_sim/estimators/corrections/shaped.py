@@ -33,6 +33,7 @@ class ClippedWeight(TokenCorrection):
     weight is that of tis(clip = 1 + high, floor = 1 − low).
     """
 
+    _threshold: ClassVar[str | None] = "high"
     low: float = 0.2
     """The largest fall of the weight below 1, in [0, 1]."""
     high: Parameter = 0.2

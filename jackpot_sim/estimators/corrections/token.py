@@ -16,6 +16,7 @@ from typing_extensions import override
 
 from jackpot_sim.core.arrays import Array, Floats
 from jackpot_sim.core.backend import namespace, to_numpy
+from jackpot_sim.core.numerics import exp_remainder
 from jackpot_sim.core.obrs import acceptance_probability
 from jackpot_sim.estimators.corrections.correction import TokenCorrection
 from jackpot_sim.estimators.corrections.inputs import Tokens
@@ -65,6 +66,7 @@ class TruncatedImportanceSampling(TokenCorrection):
     tokens that the policy would hardly write (OpenRLHF, [0.5, 5]).
     """
 
+    _threshold: ClassVar[str | None] = "clip"
     clip: Parameter = 2.0
     """C > 0."""
     floor: float = 0.0
@@ -137,6 +139,7 @@ class _Band(TokenCorrection):
 
 @dataclass(frozen=True)
 class _RatioBand(_Band):
+    _threshold: ClassVar[str | None] = "high"
     low: float = 0.5
     """Smallest ratio kept."""
     high: float = 5.0
@@ -149,6 +152,13 @@ class _RatioBand(_Band):
     @override
     def _bounds(self) -> tuple[float, float]:
         return log_band(self.low, self.high)
+
+    @override
+    def kept_from(self, tokens: Tokens) -> Array:
+        """r, or 1/r, the ratio that high bounds; inf below low, which stays as it is."""
+        bounded = -tokens.log_ratio if getattr(self, "inverted", False) else tokens.log_ratio
+        xp = namespace(bounded)
+        return xp.where(bounded >= log_band(self.low, self.high)[0], xp.exp(bounded), math.inf)
 
 
 @register("mis", "icepop")
@@ -200,6 +210,7 @@ class SquaredMask(_Band):
     """(1[ℓ²/2 ≤ b], 1): a mask on the k2 statistic (verl)."""
 
     _kept = ONE
+    _threshold: ClassVar[str | None] = "bound"
     bound: float = 0.02
     """b > 0, nats²."""
     c2: float | None = None
@@ -213,6 +224,11 @@ class SquaredMask(_Band):
         half_width = math.sqrt(2 * self.bound)
         return -half_width, half_width
 
+    @override
+    def kept_from(self, tokens: Tokens) -> Array:
+        """ℓ²/2."""
+        return tokens.log_ratio**2 / 2
+
 
 @register("mask-k3")
 @dataclass(frozen=True)
@@ -223,6 +239,7 @@ class BregmanMask(_Band):
     """
 
     _kept = ONE
+    _threshold: ClassVar[str | None] = "bound"
     bound: float = 0.02
     """b > 0, nats."""
     c2: float | None = None
@@ -243,12 +260,18 @@ class BregmanMask(_Band):
         low, high = (-float(lambertw(inside, branch).real) for branch in (0, -1))
         return math.log(low), math.log(high)
 
+    @override
+    def kept_from(self, tokens: Tokens) -> Array:
+        """r − 1 − ℓ."""
+        return exp_remainder(tokens.log_ratio)
+
 
 @register("obrs")
 @dataclass(frozen=True)
 class RejectionSampling(TokenCorrection):
     """(min(1, r/λ), 1): optimal budgeted rejection sampling, without a weight ([V])."""
 
+    _threshold: ClassVar[str | None] = "lam"
     lam: Parameter = 1.0
     """λ > 0."""
     c2: float | None = None

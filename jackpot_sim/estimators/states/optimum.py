@@ -1,49 +1,60 @@
-"""The threshold with the least MSE at n samples: exact where the MSE is piecewise quadratic.
+"""The threshold with the least MSE at n samples: exact where the MSE is piecewise quadratic or constant.
 
-Between two neighbouring ratios of a state the expected update is linear, and the MSE quadratic, in
-C (tis), in 1/λ (obrs) and in c1 (jackpot, overlap-tis), with the `proposed` denominator. Each state
-therefore contributes a piecewise quadratic; added up over all states its pieces end at every ratio
-of every state, and each piece's minimum is known in closed form. No search is needed, and the
+With the `proposed` denominator the MSE is piecewise quadratic in C (tis), in 1/λ (obrs) and in c1 (jackpot,
+overlap-tis), see `quadratics`, and piecewise constant in the bound of a mask, see `kept`. No search is needed, and the
 minimiser is exact but for the rounding of sums over all ratios.
 
-For Jackpot's λ, and for the other denominators, the MSE is not a polynomial between ratios. There the lowest local
-minima of a grid that holds the ratios are each refined by finer grids; of more than a thousand ratios it holds some.
+For Jackpot's λ, and for the other denominators, the MSE is no polynomial between ratios. There the lowest local minima
+of a grid that holds the ratios are each refined by finer grids; of more than a thousand ratios it holds some. Any other
+correction with a `threshold_parameter` is measured on a coarser grid, refined around its best point.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 
 from jackpot_sim.core.arrays import Array, Floats, Ints
+from jackpot_sim.core.backend import to_numpy
+from jackpot_sim.core.support import BelievedLaws
 from jackpot_sim.estimators.corrections.composed import RaoBlackwell, require_uncentred
 from jackpot_sim.estimators.corrections.correction import Correction
-from jackpot_sim.estimators.corrections.jackpot import ClipOn, Jackpot, OverlapTruncatedImportanceSampling
+from jackpot_sim.estimators.corrections.inputs import Tokens
+from jackpot_sim.estimators.corrections.jackpot import Jackpot, OverlapTruncatedImportanceSampling
 from jackpot_sim.estimators.corrections.pieces import number
+from jackpot_sim.estimators.corrections.shaped import ClippedWeight
 from jackpot_sim.estimators.corrections.token import RejectionSampling, TruncatedImportanceSampling
-from jackpot_sim.estimators.states import path
-from jackpot_sim.estimators.states.cumulated import Places
-from jackpot_sim.estimators.states.sorted_state import A2, A2P, AP, A, SortedState, Update, sorted_states
-from jackpot_sim.estimators.statistics import Denominator, Moments
+from jackpot_sim.estimators.states import kept, moments, path
+from jackpot_sim.estimators.states.quadratics import vertices
+from jackpot_sim.estimators.states.sorted_state import SortedState
+from jackpot_sim.estimators.states.tokens import tokens_of_states
+from jackpot_sim.estimators.statistics import Denominator, Moments, StateStatistics, combine
 
-_CANDIDATES = 32
-_NEARLY_ZERO = 1e-24
 _GRID = 128
 _BREAKS = 1000
 _STARTS = 16
 _FINER, _REFINEMENTS = 17, 9
 _WIDENINGS, _STRIDE = 6, 4.0
+_COARSE, _ROUNDS = 48, 3
+"""The points of the grid where each costs a pass over all tokens."""
+_HELD = 2**21
+"""The most tokens of a cell that is held sorted, in 300 bytes a token; a larger one is sorted in every pass."""
 
-_THRESHOLD: dict[type[Correction], str] = {
-    TruncatedImportanceSampling: "clip",
-    RejectionSampling: "lam",
-    Jackpot: "c1",
-    OverlapTruncatedImportanceSampling: "c1",
-}
+_QUADRATIC = (
+    TruncatedImportanceSampling,
+    ClippedWeight,
+    RejectionSampling,
+    Jackpot,
+    OverlapTruncatedImportanceSampling,
+)
+
+Laws: TypeAlias = tuple[Array, Array, Array]
+"""log p, log q and A, shape (..., vocab)."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +63,8 @@ class Best:
 
     correction: Correction
     """The correction at that threshold."""
+    parameter: str
+    """The name of the threshold."""
     threshold: float
     moments: Moments[Floats]
     """The moments at that threshold, columns of shape (1,)."""
@@ -78,55 +91,108 @@ def best(
     >>> optimum.is_exact, round(optimum.threshold, 3)
     (True, 1.874)
 
-    The exact method takes time O(N log N) and memory O(N) for N tokens of all states together. With few
-    samples the infimum of the MSE may be that of no update at all, approached as C or c1 → 0 or λ → ∞; the
-    threshold is then so far out that its MSE misses the infimum by less than 1e-12.
+    The exact method takes time O(N log N) and memory O(N) for N tokens of all states together; of several corrections
+    `SortedCell` sorts the states once. Of the thresholds of a mask that keep the same tokens the result is the
+    geometric middle, and a band moves its upper end alone. With few samples the infimum of the MSE may be that of no
+    update at all, approached as C or c1 → 0 or λ → ∞; the threshold is then so far out that its MSE misses the infimum
+    by less than 1e-12.
 
     Args:
         policy_log_probs: log p, shape (..., vocab), nats.
         actor_log_probs: log q, the same shape.
         advantage: A(x), the same shape.
-        correction: tis, obrs, jackpot or overlap-tis, or the Rao-Blackwell form of one; its own value of the
-            parameter is ignored.
+        correction: a correction of single tokens with a `threshold_parameter`, or the Rao-Blackwell form of one; its
+            own value of the parameter is ignored.
         n_samples: proposals per state.
-        parameter: the name of the threshold; by default clip of tis, lam of obrs, and c1 of the other two.
+        parameter: the name of the threshold, by default the correction's own; or lam of jackpot or overlap-tis.
         denominator: a `Denominator` or its name; only for `proposed` is the result exact.
 
     Raises:
-        ValueError: the correction has no such threshold or has a floor, the laws share no token, the true
-            gradient is 0, or as `moments.exact`.
+        ValueError: the correction has no such threshold, the laws share no token, the true gradient is 0, or as
+            `moments.exact`.
     """
-    if n_samples < 1:
-        raise ValueError(f"n_samples must be at least 1, got {n_samples}")
-    require_uncentred(correction, "optimise the correction that it wraps, or compare thresholds with moments.exact")
-    inner = correction.of if isinstance(correction, RaoBlackwell) else correction
-    parameter = parameter or _THRESHOLD.get(type(inner))
-    if parameter is None or parameter not in ("clip", "lam", "c1") or parameter not in inner.parameters():
+    cell = SortedCell(policy_log_probs, actor_log_probs, advantage)
+    return cell.best(correction, n_samples=n_samples, parameter=parameter, denominator=denominator)
+
+
+class SortedCell:
+    """The states of a cell, sorted once for the best thresholds of several corrections; arguments as in `best`."""
+
+    def __init__(
+        self,
+        policy_log_probs: Array,
+        actor_log_probs: Array,
+        advantage: Array,
+        believed: BelievedLaws | None = None,
+    ) -> None:
+        """Takes `believed` as `moments.exact` does; with it no threshold is exact."""
+        self._laws, self._believed = (policy_log_probs, actor_log_probs, advantage), believed
+        self._states = path.Sorted(self._laws, hold=math.prod(advantage.shape) <= _HELD)
+
+    def best(
+        self,
+        correction: Correction,
+        *,
+        n_samples: int,
+        parameter: str | None = None,
+        denominator: Denominator | str = Denominator.PROPOSED,
+    ) -> Best:
+        """As the function `best`."""
+        if n_samples < 1:
+            raise ValueError(f"n_samples must be at least 1, got {n_samples}")
+        require_uncentred(correction, "optimise the correction that it wraps, or compare thresholds with moments.exact")
+        denominator = Denominator(denominator)
+        inner = correction.of if isinstance(correction, RaoBlackwell) else correction
+        parameter = _chosen(correction, inner, parameter)
+        plain = denominator is Denominator.PROPOSED and self._believed is None
+        has_path = self._believed is None and _has_path(inner, plain)
+        own = parameter == inner.threshold_parameter
+
+        def along(values: Floats) -> Moments[Floats]:
+            if not has_path:
+                every = [with_parameter(correction, parameter, each) for each in values.tolist()]
+                return _together(self._laws, every, denominator, n_samples, self._believed)
+            moved = with_parameter(correction, parameter, values)
+            return path.of_sorted(self._states, moved, denominator=denominator, n_samples=n_samples)
+
+        is_exact = own and plain and (has_path or _keeps_from(inner))
+        if is_exact and has_path:
+            values = vertices(self._states, correction, n_samples)
+        elif is_exact:
+            values = _allowed(kept.thresholds(self._laws, self._states, inner, n_samples), inner, parameter)
+        elif has_path:
+            values = _refined(self._states, correction, parameter, along)
+        else:
+            told = self._believed or BelievedLaws(*self._laws[:2])
+            tokens = tokens_of_states(told.policy_log_probs, told.actor_log_probs, inner, self._laws[2])
+            values = _searched(inner, parameter, _grid(inner, parameter, tokens), along)
+        if not values.size:
+            raise ValueError("policy and actor share no token: there is no threshold to choose")
+        found = along(values)
+        _require_signal(found.mse)
+        at = int(np.nanargmin(found.mse))
+        best, value = with_parameter(correction, parameter, float(values[at])), float(values[at])
+        return Best(best, parameter, value, _only(found, at, denominator), is_exact)
+
+
+def _chosen(correction: Correction, inner: Correction, parameter: str | None) -> str:
+    """The name of the threshold to optimise: the correction's own, or lam beside it."""
+    beside = ("lam",) if inner.overlap_lam is not None else ()
+    parameter = parameter or inner.threshold_parameter
+    if parameter is None or parameter not in (inner.threshold_parameter, *beside):
         raise ValueError(f"{correction.name} has no threshold {parameter or ''} to optimise".replace("  ", " "))
     for name, value in inner.parameters().items():
         if name != parameter and np.ndim(value):
             raise ValueError(
                 f"{correction.name}: {name} must be one number, not one per state, to optimise {parameter}"
             )
-    if np.any(np.asarray(inner.parameters().get("floor", 0.0)) > 0):
-        raise ValueError(
-            f"{correction.name}: with a floor the MSE is another function of {parameter}: leave floor at 0"
-        )
-    denominator = Denominator(denominator)
-    pair = (policy_log_probs, actor_log_probs, advantage)
-    is_exact = denominator is Denominator.PROPOSED and parameter == _THRESHOLD.get(type(inner))
+    return parameter
 
-    def along(thresholds: Floats) -> Moments[Floats]:
-        moved = with_parameter(correction, parameter, thresholds)
-        return path.exact(*pair, moved, denominator=denominator, n_samples=n_samples)
 
-    thresholds = _vertices(pair, correction, n_samples) if is_exact else _refined(pair, correction, parameter, along)
-    if not thresholds.size:
-        raise ValueError("policy and actor share no token: there is no threshold to choose")
-    mse = along(thresholds).mse
-    _require_signal(mse)
-    threshold = float(thresholds[np.nanargmin(mse)])
-    return Best(with_parameter(correction, parameter, threshold), threshold, along(np.array([threshold])), is_exact)
+def _has_path(correction: Correction, plain: bool) -> bool:
+    """True where thresholds are measured by `path`; a grid of C would pass below a floor."""
+    bounded = isinstance(correction, ClippedWeight) or getattr(correction, "floor", 0.0) > 0
+    return isinstance(correction, _QUADRATIC) and (plain or not bounded)
 
 
 def with_parameter(correction: Correction, parameter: str, value: float | Floats) -> Correction:
@@ -136,11 +202,84 @@ def with_parameter(correction: Correction, parameter: str, value: float | Floats
     return dataclasses.replace(correction, **{parameter: value})
 
 
+def _keeps_from(correction: Correction) -> bool:
+    """True for a mask that tells at which threshold it keeps a token."""
+    return type(correction).kept_from is not Correction.kept_from
+
+
+def _allowed(thresholds: Floats, correction: Correction, parameter: str) -> Floats:
+    """Those of the thresholds that the correction takes; its own value where all are alike, as none changes a mask."""
+    if not thresholds.size:
+        return np.array([float(correction.parameters()[parameter])])
+    return np.array([each for each in thresholds.tolist() if _moved(correction, parameter, each) is not None])
+
+
+def _moved(correction: Correction, parameter: str, value: float) -> Correction | None:
+    """The correction at another threshold; None where it refuses that, as a band does whose ends would cross."""
+    try:
+        return with_parameter(correction, parameter, value)
+    except ValueError:
+        return None
+
+
+def _together(
+    laws: Laws, corrections: list[Correction], denominator: Denominator, n_samples: int, believed: BelievedLaws | None
+) -> Moments[Floats]:
+    """The moments of several corrections as those of a path, by passes over all tokens."""
+    found = moments.measure(*laws, corrections, denominators=[denominator], believed=believed)
+    rows = [each[denominator].per_state for each in found]
+    columns = {
+        field.name: np.stack([getattr(row, field.name) for row in rows])
+        for field in dataclasses.fields(StateStatistics)
+    }
+    return combine(StateStatistics(**columns), denominator, n_samples)
+
+
+def _only(found: Moments[Floats], at: int, denominator: Denominator) -> Moments[Floats]:
+    """The moments at one of the thresholds, columns of shape (1,)."""
+    columns = {name: values[at : at + 1] for name, values in vars(found.per_state).items()}
+    return combine(StateStatistics(**columns), denominator, found.n_samples)
+
+
+def _grid(correction: Correction, parameter: str, tokens: Tokens) -> Floats:
+    """Thresholds around the default; of a mask, quantiles of the tokens' own, each a little above it."""
+    enters = correction.kept_from(correction.checked(tokens))
+    if enters is not None:
+        own = np.asarray(to_numpy(enters), dtype=np.float64)
+        own = own[np.isfinite(own) & (own > 0)]
+        if own.size:
+            return np.quantile(own, np.linspace(0.0, 1.0, _COARSE)) * (1 + 1e-9)
+    default = next(each.default for each in dataclasses.fields(correction) if each.name == parameter)
+    centre = float(default) if isinstance(default, int | float) and default > 0 else 1.0
+    floor = getattr(correction, "floor", 0.0)
+    return np.append(centre * np.geomspace(1e-3, 1e3, _COARSE), [floor] if floor > 0 else [])
+
+
+def _searched(
+    correction: Correction, parameter: str, grid: Floats, along: Callable[[Floats], Moments[Floats]]
+) -> Floats:
+    """The best point of a grid, and of finer ones around it; points that the correction refuses are left out."""
+    tried, mse = np.zeros(0), np.zeros(0)
+    for _ in range(_ROUNDS):
+        grid = np.setdiff1d(grid, tried)
+        if not grid.size or not (grid := _allowed(grid, correction, parameter)).size:
+            break
+        tried, mse = np.append(tried, grid), np.append(mse, _without_nan(along(grid).mse))
+        order = np.argsort(tried)
+        tried, mse = tried[order], mse[order]
+        least = int(np.argmin(mse))
+        grid = np.geomspace(tried[max(least - 1, 0)], tried[min(least + 1, len(tried) - 1)], _FINER)
+    return tried[least : least + 1] if tried.size else tried
+
+
 def _refined(
-    pair: tuple[Array, Array, Array], correction: Correction, parameter: str, along: Callable[[Floats], Moments[Floats]]
+    states: Iterable[SortedState],
+    correction: Correction,
+    parameter: str,
+    along: Callable[[Floats], Moments[Floats]],
 ) -> Floats:
     """The best points of a grid that holds the breaks of the MSE, each refined by finer grids around it."""
-    breaks = _breaks(pair, correction, parameter)
+    breaks = _breaks(states, correction, parameter)
     if not breaks.size:
         raise ValueError("policy and actor share no token: there is no threshold to choose")
     grid = np.union1d(np.linspace(breaks[0] - 1.0, breaks[-1] + 1.0, _GRID), breaks)
@@ -169,11 +308,11 @@ def _refined(
     return thresholds
 
 
-def _breaks(pair: tuple[Array, Array, Array], correction: Correction, parameter: str) -> Floats:
+def _breaks(states: Iterable[SortedState], correction: Correction, parameter: str) -> Floats:
     """The logs of the thresholds where the MSE's formula changes, ascending; of very many, some, evenly."""
     found = []
     c1 = correction.parameters().get("c1", math.inf)
-    for state in sorted_states(*pair):
+    for state in states:
         ratio = np.unique(np.exp(state.log_ratio[np.isfinite(state.log_ratio)]))
         if parameter == "c1" and ratio.size:
             lam = number(correction.overlap_lam or 1.0)
@@ -198,7 +337,10 @@ def _clip_turns(state: SortedState, ratio: Floats, c1: float) -> Floats:
 
 def _mse(along: Callable[[Floats], Moments[Floats]], log_thresholds: Floats) -> Floats:
     """The MSE at each threshold; inf where it has none."""
-    mse = along(np.exp(log_thresholds)).mse
+    return _without_nan(along(np.exp(log_thresholds)).mse)
+
+
+def _without_nan(mse: Floats) -> Floats:
     _require_signal(mse)
     return np.where(np.isnan(mse), math.inf, mse)
 
@@ -218,118 +360,3 @@ def _require_signal(mse: Floats) -> None:
     """Refuses cells where no threshold has an MSE."""
     if np.isnan(mse).all():
         raise ValueError("advantage gives a zero policy gradient at every state: no threshold has an MSE")
-
-
-@dataclass(frozen=True)
-class _Stretch:
-    """Tokens `start` to `stop` of a state on each interval of x, with their law and its square.
-
-    The law q·a·w is (law[0] + law[1]·x)·q·r^power, and q·a·w² is (Σ square[i]·x^i)·q·r^square_power.
-    """
-
-    start: Places
-    stop: Places
-    law: tuple[float, float]
-    power: int
-    square: tuple[float, float, float]
-    square_power: int
-
-
-def _vertices(pair: tuple[Array, Array, Array], correction: Correction, n_samples: int) -> Floats:
-    """The thresholds at the smallest minima of all quadratic pieces."""
-    first: Floats = np.zeros(3)
-    ends, steps = [], []
-    for state in sorted_states(*pair):
-        breaks, stretches = _intervals(state, correction)
-        costs = _costs(state, stretches, len(breaks) + 1, n_samples)
-        first = first + costs[:, 0]
-        ends.append(breaks)
-        steps.append(np.diff(costs, axis=1))
-    breaks, step = np.concatenate(ends), np.concatenate(steps, axis=1)
-    usable = np.isfinite(breaks) & (breaks > 0)
-    first = first + step[:, breaks <= 0].sum(axis=1)
-    breaks, step = breaks[usable], step[:, usable]
-    order = np.argsort(breaks)
-    breaks = breaks[order]
-    pieces = np.concatenate([first[:, None], first[:, None] + np.cumsum(step[:, order], axis=1)], axis=1)
-    low, high = np.concatenate([[0.0], breaks]), np.concatenate([breaks, [math.inf]])
-    constant, linear, quadratic = pieces
-    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        vertex = np.where(quadratic > 0, -linear / (2 * quadratic), math.nan)
-        inside = np.where((vertex > low) & (vertex < high), vertex, np.where(low > 0, low, _NEARLY_ZERO * high))
-        value = constant + inside * (linear + inside * quadratic)
-    value = np.where(np.isfinite(inside) & np.isfinite(value), value, math.inf)
-    # The sums above carry rounding; so the caller evaluates these candidates again, each from its own sums.
-    few = np.argsort(value)[:_CANDIDATES]
-    candidates = inside[few][np.isfinite(value[few])]
-    inner = correction.of if isinstance(correction, RaoBlackwell) else correction
-    return 1 / candidates if isinstance(inner, RejectionSampling) else candidates
-
-
-def _intervals(state: SortedState, correction: Correction) -> tuple[Floats, list[_Stretch]]:
-    """The breaks of the state's quadratic, ascending in x, and its stretches on each interval."""
-    smooth = isinstance(correction, RaoBlackwell)
-    inner = correction.of if isinstance(correction, RaoBlackwell) else correction
-    with np.errstate(over="ignore", divide="ignore"):
-        ratio = np.exp(state.log_ratio)
-        tokens = len(ratio)
-        below = np.arange(tokens + 1)
-        if isinstance(inner, TruncatedImportanceSampling):  # x = C
-            return ratio, [
-                _Stretch(0, below, (1.0, 0.0), 1, (1.0, 0.0, 0.0), 2),
-                _Stretch(below, tokens, (0.0, 1.0), 0, (0.0, 0.0, 1.0), 0),
-            ]
-        if isinstance(inner, RejectionSampling):  # x = 1/λ
-            square = ((0.0, 0.0, 1.0), 2) if smooth else ((0.0, 1.0, 0.0), 1)
-            return 1 / ratio[::-1], [
-                _Stretch(0, below[::-1], (0.0, 1.0), 1, *square),
-                _Stretch(below[::-1], tokens, (1.0, 0.0), 0, (1.0, 0.0, 0.0), 0),
-            ]
-    assert isinstance(inner, Jackpot | OverlapTruncatedImportanceSampling)
-    lam = float(inner.lam)
-    z = float(state.overlap(lam))
-    if isinstance(inner, OverlapTruncatedImportanceSampling):  # x = c1
-        return z * ratio, [
-            _Stretch(0, below, (z, 0.0), 1, (z**2, 0.0, 0.0), 2),
-            _Stretch(below, tokens, (0.0, 1.0), 0, (0.0, 0.0, 1.0), 0),
-        ]
-    # x = c1, in units of λZ if it clips the ratio: one interval up to λZ, where the clip also caps the rejected stretch
-    # r < λ.
-    unit = 1.0 if inner.clip_on is ClipOn.WEIGHT else z * lam
-    of_ratio = z if inner.clip_on is ClipOn.WEIGHT else 1 / lam
-    turn = int(state.place(math.log(lam), True))
-    split = np.concatenate([[turn], below[turn:]])
-    rejected_to = np.concatenate([[0], np.full(tokens - turn + 1, turn)])
-    capped_to = np.concatenate([[turn], np.zeros(tokens - turn + 1, dtype=int)])
-    rejected = ((z**2, 0.0, 0.0), 2) if smooth else ((z**2 * lam, 0.0, 0.0), 1)
-    capped = ((0.0, 0.0, unit**2 / lam**2), 2) if smooth else ((0.0, 0.0, unit**2 / lam), 1)
-    return of_ratio * np.concatenate([[lam], ratio[turn:]]), [
-        _Stretch(0, capped_to, (0.0, unit / lam), 1, *capped),
-        _Stretch(0, rejected_to, (z, 0.0), 1, *rejected),
-        _Stretch(np.maximum(rejected_to, turn), split, (z, 0.0), 1, (z**2, 0.0, 0.0), 2),
-        _Stretch(split, tokens, (0.0, unit), 0, (0.0, 0.0, unit**2), 0),
-    ]
-
-
-def _costs(state: SortedState, stretches: list[_Stretch], intervals: int, n_samples: int) -> Floats:
-    """The coefficients of 1, x and x² in ‖ĝ − g‖² + V/n on each interval, shape (3, intervals)."""
-    top, ua, uap, ua_sq_p, u_sq_a_sq, second_moment = (np.zeros((3, intervals)) for _ in range(6))
-    for stretch in stretches:
-        span = (stretch.start, stretch.stop)
-        law, square = np.array([*stretch.law, 0.0])[:, None], np.array(stretch.square)[:, None]
-        top += law * state.top_advantage * state.top(stretch.power, *span)
-        ua += law * state.sums(stretch.power, A, *span)
-        uap += law * state.sums(stretch.power, AP, *span)
-        ua_sq_p += law * state.sums(stretch.power, A2P, *span)
-        u_sq_a_sq += _product(law, law) * state.a_sq_q_sq(2 * stretch.power, *span)
-        a_sq, a_sq_p = (state.sums(stretch.square_power, factor, *span) for factor in (A2, A2P))
-        second_moment += square * state.feature_sq(state.top(stretch.square_power, *span), a_sq, a_sq_p)
-    estimate = Update(top, ua, uap, ua_sq_p, u_sq_a_sq)
-    error_sq = state.norm_sq(state.error(estimate, np.array([[1.0], [0.0], [0.0]])), _product)
-    cost: Floats = error_sq + (second_moment - state.norm_sq(estimate, _product)) / n_samples
-    return cost
-
-
-def _product(first: Floats, second: Floats) -> Floats:
-    """The product of two linear polynomials, coefficients along the first axis."""
-    return np.stack([first[0] * second[0], first[0] * second[1] + first[1] * second[0], first[1] * second[1]])

@@ -7,13 +7,15 @@ few look-ups. `optimum.best` finds the best threshold from the same sums.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable, Iterator
 
 import numpy as np
+from typing_extensions import override
 
 from jackpot_sim.core.arrays import Array, Floats
 from jackpot_sim.estimators.corrections.composed import require_uncentred
 from jackpot_sim.estimators.corrections.correction import Correction
-from jackpot_sim.estimators.states.sorted_state import sorted_states
+from jackpot_sim.estimators.states.sorted_state import SortedState, sorted_states
 from jackpot_sim.estimators.statistics import Denominator, Moments, StateStatistics, combine
 
 
@@ -50,17 +52,41 @@ def exact(
         ValueError: the shapes of the parameters do not agree, or as `moments.exact`.
         TypeError: the correction is not piecewise monomial in r.
     """
+    laws, by_sign = (policy_log_probs, actor_log_probs, advantage), "advantages" in correction.needs
+    return of_sorted(Sorted(laws, by_sign), correction, denominator=denominator, n_samples=n_samples)
+
+
+class Sorted(Iterable[SortedState]):
+    """The sorted states of a cell, for several passes: held, or sorted anew in every pass."""
+
+    def __init__(self, laws: tuple[Array, Array, Array], by_sign: bool = False, *, hold: bool = False) -> None:
+        self._laws, self._by_sign, self._hold = laws, by_sign, hold
+        self._held: list[SortedState] = []
+
+    @override
+    def __iter__(self) -> Iterator[SortedState]:
+        if not self._hold:
+            return sorted_states(*self._laws, self._by_sign)
+        if not self._held:
+            self._held = list(sorted_states(*self._laws, self._by_sign))
+        return iter(self._held)
+
+
+def of_sorted(
+    states: Iterable[SortedState],
+    correction: Correction,
+    *,
+    denominator: Denominator | str = Denominator.PROPOSED,
+    n_samples: int | None = None,
+) -> Moments[Floats]:
+    """`exact` of states that are sorted already, by the sign of A if the correction looks at it."""
     require_uncentred(correction, "measure it with moments.exact")
     denominator = Denominator(denominator)
     thresholds = _thresholds(correction)
-    laws, by_sign = (policy_log_probs, actor_log_probs, advantage), "advantages" in correction.needs
     batch_rate = None
     if denominator is Denominator.ACCEPTED:
-        rates = [state.acceptance_rate(correction, thresholds) for state in sorted_states(*laws, by_sign)]
-        batch_rate = np.mean(rates, axis=0)
-    rows = [
-        state.statistics(correction, denominator, thresholds, batch_rate) for state in sorted_states(*laws, by_sign)
-    ]
+        batch_rate = np.mean([state.acceptance_rate(correction, thresholds) for state in states], axis=0)
+    rows = [state.statistics(correction, denominator, thresholds, batch_rate) for state in states]
     columns = {
         field.name: np.stack([getattr(row, field.name) for row in rows], axis=-1)
         for field in dataclasses.fields(StateStatistics)

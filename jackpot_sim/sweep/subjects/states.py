@@ -17,7 +17,7 @@ from jackpot_sim.environments.randomness import keyed_generator
 from jackpot_sim.environments.states.families import Mismatch
 from jackpot_sim.estimators import Correction, Denominator
 from jackpot_sim.estimators.mismatch.overlap_estimates import LawBlock, compare
-from jackpot_sim.estimators.states import moments, sampled
+from jackpot_sim.estimators.states import moments, optimum, sampled
 from jackpot_sim.estimators.statistics import Moments
 from jackpot_sim.studies.estimator_spec import EstimatorSpec
 from jackpot_sim.sweep.estimates import Estimate, Measured, measured, state_columns
@@ -31,6 +31,7 @@ from jackpot_sim.sweep.rows import (
     sampled_columns,
 )
 from jackpot_sim.sweep.spec import Method, Study
+from jackpot_sim.sweep.thresholds import Finder, Found, with_thresholds
 
 
 def measure(cell: Cell, study: Study, env: Mismatch) -> Measured:
@@ -61,7 +62,7 @@ def measure(cell: Cell, study: Study, env: Mismatch) -> Measured:
     states, vocab = pair.advantage.shape
     means = {name: float(values.mean()) for name, values in by_state.items()}
     every = {Method.EXACT: exact.estimate, Method.MONTE_CARLO: monte_carlo}
-    return measured(
+    rows = measured(
         cell,
         study,
         environment_columns(cell, realised) | {"states": states, "vocab": vocab} | means,
@@ -69,6 +70,20 @@ def measure(cell: Cell, study: Study, env: Mismatch) -> Measured:
         correction=lambda spec: corrections[spec.label],
         tables={"normalizers": _normalizers(cell, study, pair)},
     )
+    return with_thresholds(rows, study, best_of(pair, study.n_samples))
+
+
+def best_of(pair: PolicyPair, n_samples: int) -> Finder:
+    """The search for best thresholds, which sorts the states once."""
+    laws = pair.policy_log_probs, pair.actor_log_probs, pair.advantage
+    states = optimum.SortedCell(*laws, pair.believed)
+
+    def find(spec: EstimatorSpec, correction: Correction, denominator: Denominator) -> Found:
+        best = states.best(correction, n_samples=n_samples, denominator=denominator)
+        mse, rescaled = float(best.moments.mse[0]), float(best.moments.mse_rescaled[0])
+        return Found(best.threshold, mse, rescaled, best.is_exact)
+
+    return find
 
 
 class _Exact:

@@ -12,9 +12,10 @@ import scipy.optimize
 
 from jackpot_sim import estimators
 from jackpot_sim.estimators.corrections.composed import RaoBlackwell, rao_blackwell
-from jackpot_sim.estimators.states import moments, optimum, path
+from jackpot_sim.estimators.states import moments, optimum, path, quadratics
 from jackpot_sim.estimators.states.optimum import with_parameter
 from jackpot_sim.estimators.states.sorted_state import sorted_states
+from jackpot_sim.estimators.states.tokens import tokens_of_states
 from tests.cases import each, every, rotating
 from tests.core.laws import normalised, of_probabilities
 from tests.estimators.brute import CELLS, Cell
@@ -104,8 +105,8 @@ def test_every_quadratic_is_the_mse_on_its_interval(family: str, cell: str) -> N
     for log_p, log_q, advantage in zip(*CELLS_TRIED[cell], strict=True):
         laws = Cell(log_p, log_q, advantage)
         (state,) = sorted_states(*laws)
-        breaks, stretches = optimum._intervals(state, correction)
-        costs = optimum._costs(state, stretches, len(breaks) + 1, 8)
+        breaks, stretches = quadratics._intervals(state, correction)
+        costs = quadratics._costs(state, stretches, len(breaks) + 1, 8)
         ends = np.concatenate([[0.0], breaks, [2 * breaks[np.isfinite(breaks)][-1]]])
         for index in range(len(breaks) + 1):
             x = (ends[index] + ends[index + 1]) / 2
@@ -128,8 +129,8 @@ def test_near_certain_states_keep_their_digits(family: str, rest: float) -> None
         referee = extended(laws, beside, "proposed", n_samples)
         assert found.moments.mse[0] <= referee.mse * (1 + 1e-12)
     (state, *_) = sorted_states(*laws)
-    breaks, stretches = optimum._intervals(state, correction)
-    costs = optimum._costs(state, stretches, len(breaks) + 1, n_samples)
+    breaks, stretches = quadratics._intervals(state, correction)
+    costs = quadratics._costs(state, stretches, len(breaks) + 1, n_samples)
     for index, (low, high) in enumerate(itertools.pairwise([0.0, *breaks, 2 * breaks[-1]])):
         x = (low + high) / 2
         if low < high:
@@ -276,6 +277,17 @@ def test_both_ends_of_a_plateau_are_searched(seed: int) -> None:
     assert found.moments.mse[0] <= near.mse.min()
 
 
+@each("family", FAMILIES)
+def test_tokens_that_the_policy_hardly_writes_hide_no_minimum(family: str) -> None:
+    # Ratios down to 1e-9: at λ of that size x = 1/λ multiplies the rounding of a quadratic's coefficients by 1e18.
+    correction, parameter = FAMILIES[family]
+    laws = random_cell(states=30, vocab=60, seed=5, shift=5.0)
+    found = optimum.best(*laws, correction, n_samples=256)
+    grid = np.geomspace(1e-10, 1e4, 400)
+    along = path.exact(*laws, with_parameter(correction, parameter, grid), n_samples=256).mse
+    assert found.moments.mse[0] <= along.min() * (1 + 1e-12)
+
+
 def test_the_given_value_is_not_used() -> None:
     first, second = (optimum.best(*CELL, estimators.get("tis", clip=c), n_samples=5) for c in (0.01, 7.0))
     assert first.threshold == second.threshold
@@ -286,10 +298,9 @@ def test_the_given_value_is_not_used() -> None:
     [
         (estimators.get("tis"), {"n_samples": 0}, "n_samples must be at least 1"),
         (estimators.get("none"), {}, "none has no threshold to optimise"),
-        (estimators.get("mis"), {}, "mis has no threshold to optimise"),
-        (rao_blackwell(estimators.get("mask-k2")), {}, "has no threshold to optimise"),
         (estimators.get("tis"), {"parameter": "lam"}, "tis has no threshold lam to optimise"),
-        (estimators.get("mis"), {"parameter": "high"}, "mis has no threshold high to optimise"),
+        (estimators.get("mis"), {"parameter": "low"}, "mis has no threshold low to optimise"),
+        (estimators.get("jackpot", lam=np.array([1.0, 2.0])), {}, "lam must be one number, not one per state"),
         (estimators.get("jackpot"), {"parameter": "c2"}, "jackpot has no threshold c2 to optimise"),
         (estimators.get("tis"), {"denominator": "kept"}, "kept"),
     ],
@@ -315,6 +326,90 @@ def test_there_must_be_something_to_choose(name: str, denominator: str) -> None:
         )
 
 
-def test_a_floor_is_refused() -> None:
-    with pytest.raises(ValueError, match="leave floor at 0"):
-        optimum.best(*CELLS["one state"], estimators.get("tis", floor=0.5), n_samples=4)
+MASKS = {
+    "mis": estimators.get("mis"),
+    "mis, low 0": estimators.get("mis", low=0.0),
+    "mask-k1": estimators.get("mask-k1"),
+    "mask-k1, inverted": estimators.get("mask-k1", low=0.6, inverted=True),
+    "mask-k2": estimators.get("mask-k2"),
+    "mask-k3": estimators.get("mask-k3"),
+    "tv-mask": estimators.get("tv-mask"),
+    "binary-kl-mask": estimators.get("binary-kl-mask"),
+    "dppo-tv": estimators.get("dppo-tv"),
+    "dppo-kl": estimators.get("dppo-kl"),
+}
+
+
+def densely(cell: Cell, correction: Any, denominator: str, n_samples: int) -> float:
+    """The least MSE of a grid that holds each token's own threshold, a little above and a little below."""
+    parameter = correction.threshold_parameter
+    enters = np.asarray(correction.kept_from(tokens_of_states(cell.policy, cell.actor, correction, cell.advantage)))
+    enters = np.unique(enters[np.isfinite(enters) & (enters > 0)])
+    low = getattr(correction, "low", 0.0)
+    grid = np.concatenate([np.geomspace(1e-4, 1e4, 100), enters * (1 + 1e-9), enters * (1 - 1e-9)])
+    return float(
+        np.nanmin([mse(cell, correction, parameter, n_samples, each, denominator) for each in grid if each >= low])
+    )
+
+
+@each("mask, cell, n_samples", rotating(MASKS, CELLS_TRIED, [1, 8, 200, 100_000]))
+def test_the_best_mask_is_that_of_a_dense_grid(mask: str, cell: str, n_samples: int) -> None:
+    correction, laws = MASKS[mask], CELLS_TRIED[cell]
+    found = optimum.best(*laws, correction, n_samples=n_samples)
+    assert found.is_exact
+    assert found.parameter == correction.threshold_parameter
+    assert found.moments.mse[0] == pytest.approx(densely(laws, correction, "proposed", n_samples), rel=1e-10, abs=1e-12)
+    wrapped = optimum.best(*laws, rao_blackwell(correction), n_samples=n_samples)
+    assert wrapped.threshold == found.threshold
+
+
+@each("mask", MASKS)
+def test_the_best_mask_keeps_its_digits_in_near_certain_states(mask: str) -> None:
+    laws = near_certain(1e-5)
+    found = optimum.best(*laws, MASKS[mask], n_samples=10**7)
+    assert found.moments.mse[0] <= densely(laws, MASKS[mask], "proposed", 10**7) * (1 + 1e-8)
+
+
+@each("mask, denominator", every(MASKS, ["accepted", "self_normalized"]))
+def test_masks_of_other_denominators_are_searched(mask: str, denominator: str) -> None:
+    correction, laws = MASKS[mask], CELLS_TRIED["random"]
+    found = optimum.best(*laws, correction, n_samples=8, denominator=denominator)
+    assert not found.is_exact
+    assert found.moments.mse[0] <= densely(laws, correction, denominator, 8) * 1.02
+
+
+def test_equal_laws_leave_nothing_to_choose() -> None:
+    laws = Cell(CELL.policy, CELL.policy, CELL.advantage)
+    found = optimum.best(*laws, estimators.get("mask-k2", bound=0.5), n_samples=8)
+    assert found.threshold == 0.5
+    assert found.moments.bias[0] == pytest.approx(0.0, abs=1e-12)
+
+
+@each("floor, denominator", every([0.01, 0.3, 0.8, 30.0], ["proposed", "self_normalized"]))
+def test_a_floor_bounds_the_search(floor: float, denominator: str) -> None:
+    laws = CELLS_TRIED["random"]
+    correction = estimators.get("tis", clip=50.0, floor=floor)
+    found = optimum.best(*laws, correction, n_samples=8, denominator=denominator)
+    assert found.is_exact == (denominator == "proposed")
+    assert found.threshold >= floor
+    grid = [*np.geomspace(floor, 100 * max(1, floor), 300), *(c for c in kinks(laws, correction, "clip") if c >= floor)]
+    least = min(mse(laws, correction, "clip", 8, float(each), denominator) for each in grid)
+    assert found.moments.mse[0] <= least * (1 + (1e-12 if found.is_exact else 1e-4))
+
+
+@each("low, denominator", every([0.2, 1.0], ["proposed", "self_normalized"]))
+def test_the_best_cispo_is_a_tis_with_a_floor(low: float, denominator: str) -> None:
+    laws = CELLS_TRIED["far"]
+    found = optimum.best(*laws, estimators.get("cispo", low=low), n_samples=64, denominator=denominator)
+    assert found.is_exact == (denominator == "proposed")
+    twins = [estimators.get("tis", clip=1 + high, floor=1 - low) for high in np.geomspace(1e-6, 1e3, 400)]
+    least = min(moments.exact(*laws, each, denominator=denominator, n_samples=64).mse for each in twins)
+    assert found.moments.mse[0] <= least * (1 + (1e-12 if found.is_exact else 1e-4))
+
+
+def test_several_corrections_share_the_sorted_states() -> None:
+    cell = optimum.SortedCell(*CELL)
+    for correction in (*FAMILIES.values(), *((mask, None) for mask in MASKS.values())):
+        assert (
+            cell.best(correction[0], n_samples=5).threshold == optimum.best(*CELL, correction[0], n_samples=5).threshold
+        )
