@@ -38,6 +38,8 @@ class FittedTable:
     """The heading of a last column of sentences, if there is one; it is left out before any figure."""
     caption: str = ""
     rows: list[tuple[tuple[str, ...], tuple[str, ...], str]] = field(default_factory=list)
+    recorded: bool = True
+    """True where the records hold what the table leaves out."""
 
     def add_row(self, names: Iterable[str], figures: Iterable[str], prose: str = "") -> None:
         """Adds a row: its names, its figures in the order of their headings, and its sentence."""
@@ -60,6 +62,7 @@ class FittedTable:
             in_ascii(self.prose),
             in_ascii(self.caption),
             rows,
+            self.recorded,
         )
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
@@ -72,9 +75,8 @@ class FittedTable:
             *([own.prose] if own.prose and not prose else []),
         ]
         if left_out:
-            yield Text(
-                f"Left out for lack of room: {', '.join(left_out)}. --wide shows them, and the records hold them."
-            )
+            where = "--wide shows them, and the records hold them." if self.recorded else "--wide shows them."
+            yield Text(f"Left out for lack of room: {', '.join(left_out)}. {where}")
         if own.caption:
             yield Text(own.caption)
 

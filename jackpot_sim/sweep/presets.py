@@ -18,6 +18,7 @@ def presets_tables() -> list[FittedTable]:
         ["preset", "becomes"],
         {"divisor": 0, "version": 1},
         prose="note",
+        recorded=False,
         caption=(
             "Estimators take a preset by its name, and its name with @VERSION. divisor: all tokens, the tokens kept, "
             "or own weights (--denominators proposed, accepted, self_normalized)."
@@ -28,7 +29,9 @@ def presets_tables() -> list[FittedTable]:
         known.add_row([preset.name, preset.becomes], [divisor, preset.version], _note(preset))
     tables = [known]
     if others := [each for each in every if not each.parts]:
-        rest = FittedTable("Rules that no correction here expresses", ["rule"], {"version": 0}, prose="reason")
+        rest = FittedTable(
+            "Rules that no correction here expresses", ["rule"], {"version": 0}, prose="reason", recorded=False
+        )
         for preset in others:
             rest.add_row([preset.name], [preset.version], preset.note)
         tables.append(rest)

@@ -11,7 +11,7 @@ the same numbers.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
@@ -114,6 +114,8 @@ class HuggingFace:
     sizes: ClassVar[Sizes] = Sizes(n_samples=8, seeds=1, replicates=4)
     RUN_BY: ClassVar[tuple[str, ...]] = ("batch_size", "rows")
     """The fields that do not change what is measured: a run that ran out of memory goes on with smaller ones."""
+    LATER: ClassVar[Mapping[str, object]] = {"stored_topk": 128}
+    """Fields that older records do not have, with the values that leave everything as it was without them."""
 
     __pydantic_config__ = FORBID_EXTRA
 

@@ -173,7 +173,7 @@ def _widened(tokens: Tokens) -> Array:
 class DivergenceTotalVariation(_TrustRegion):
     """(0 where A·(p − q) > 0 and |p − q| > δ, r): DPPO-TV (verl and SkyRL with δ = 0.2, arXiv 2602.04879 with 0.15).
 
-    A token with A = 0 stays. verl also truncates r, at 20 or 3: combine with `tis` for that.
+    A token with A = 0 stays. verl also truncates r, at 20 or 3, which is left out here.
     """
 
     delta: float = 0.2
