@@ -117,6 +117,7 @@ def truths(world: World) -> dict[str, float]:
         "ess_fraction_token": math.exp(-v),
         "ess_fraction_sequence": float(first**2 / second),
         "log_perplexity_gap": v / 2,
+        "perplexity_ratio": float(np.mean(np.exp(v / 2 + spread / (2 * n**2)))),
         "probability_gap": float(mean_q * gap),
         "probability_correlation": covariance / math.sqrt(p_variance * (mean_q2 - mean_q**2)),
         **{name: float(np.mean(values)) for name, values in states.items()},

@@ -59,6 +59,7 @@ def plain(each: ScoredRollouts, states: dict[str, Any]) -> dict[str, float]:
         "ess_fraction_token": log_ratios.effective_sample_size(np.exp(l)),
         "ess_fraction_sequence": log_ratios.effective_sample_size(np.exp(sums[0])),
         "log_perplexity_gap": -np.mean(sums[1]),
+        "perplexity_ratio": np.mean(np.exp(-sums[1])),
         "probability_gap": np.mean(abs(p - q)),
         "probability_correlation": np.corrcoef(p, q)[0, 1],
     }
