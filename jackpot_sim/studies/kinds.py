@@ -29,7 +29,7 @@ class Kind:
 SWEEP = Kind(
     "run",
     "jackpot_sim.sweep",
-    frozenset({"env", "estimators", "denominators", "n_samples", "replicates", "normalizers"}),
+    frozenset({"env", "estimators", "denominators", "n_samples", "replicates", "normalizers", "best_thresholds"}),
     "a run of `python -m jackpot_sim.sweep`, which `python -m analysis {root}` reads",
 )
 TRAINING = Kind(
