@@ -93,7 +93,6 @@ def test_without_a_cut_a_recorded_support_changes_nothing(models: Path) -> None:
         ({"top_p": 0}, "none", "rollout.top_p"),
         ({"top_p": 1.5}, "none", "rollout.top_p"),
         ({"top_k": 0}, "none", "rollout.top_k"),
-        ({"log_probs": "support"}, {"kind": "tis", "centred": True}, "rollout.log_probs processed, or no centring"),
     ],
 )
 def test_what_cannot_be_is_one_sentence(rollout: Any, correction: Any, message: str) -> None:
