@@ -445,6 +445,7 @@ def test_the_denominator_divides_the_whole_update(under_way: Case, name: str, de
     divisor = {
         Divisor.PROPOSED: 1.0,
         Divisor.ACCEPTED: np.mean([m for row in mask for m in row]),
+        Divisor.KEPT_SEQUENCES: np.mean([any(row) for row in mask]),
         Divisor.BATCH_NORMALIZED: np.mean(
             [np.mean(row) for row in kept] if name == "sequence-tis" else [w for row in kept for w in row]
         ),
