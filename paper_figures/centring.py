@@ -99,10 +99,10 @@ def make(loaded: Loaded) -> Made:
 
 def outcomes(rows: pd.DataFrame, base: str, first: str, second: str, figure: str) -> list[Outcome]:
     """One comparison of two estimators for each KL of an environment, in ascending order of the KL."""
-    own, found = rows[rows["base_kind"] == base], []
-    for _, at in own.groupby("target_kl"):
-        values = at.pivot_table(index="seed", columns="estimator", values=figure)
-        pair = values[[first, second]].to_numpy()
+    own, found = rows[(rows["base_kind"] == base) & rows["estimator"].isin([first, second])], []
+    values = own.pivot(index=["target_kl", "seed"], columns="estimator", values=figure)[[first, second]]
+    for _, at in values.groupby(level="target_kl"):
+        pair = at.to_numpy()
         if np.any(pair < _ROUNDING):
             continue
         logs = np.log(pair[:, 0] / pair[:, 1])
