@@ -22,7 +22,7 @@ import numpy as np
 from jackpot_sim.core.arrays import Array
 from jackpot_sim.core.backend import namespace, overflow_to_inf, row_blocks, stop_gradient, to_numpy
 from jackpot_sim.core.checks import check_advantage, check_alike, check_pair
-from jackpot_sim.core.policy_gradient import feature_norm_sq, gradient_under, policy_gradient
+from jackpot_sim.core.policy_gradient import feature_norm_sq, gradient_under, policy_gradient, score_dot
 from jackpot_sim.core.support import BelievedLaws
 from jackpot_sim.core.two_laws import TwoLaws
 from jackpot_sim.core.weighted_laws import kl_to_weighted, over_divisor, weighted_less_policy
@@ -376,8 +376,7 @@ class _Weighed:
                 error = error + _expect(self._law * advantage / divisor[:, None])[:, None] * (p - told_p)
         spread = block.told_feature_sq
         if own:
-            inner = advantage * (estimate - xp.sum(told_p * estimate, axis=-1, keepdims=True))
-            spread = spread - 2 * inner + xp.sum(estimate**2, axis=-1, keepdims=True)
+            spread = spread - 2 * advantage * score_dot(told_p, estimate) + xp.sum(estimate**2, axis=-1, keepdims=True)
         columns = self._without_divisor | {
             "divisor": divisor,
             "error_sq": _expect(error**2),
