@@ -43,6 +43,16 @@ def feature_norm_sq(p: Array, advantage: Array) -> Array:
     return advantage**2 * xp.where(_likeliest(p), rest**2 + rest_sq, 1 - 2 * p + p_sq)
 
 
+def score_dot(p: Array, vector: Array) -> Array:
+    """⟨e_x − p, v⟩ of every token x for a vector v of each state; all (..., vocab)."""
+    check_alike(p=p, vector=vector)
+    xp, top = namespace(p), _likeliest(p)
+    rest = xp.sum(xp.where(top, 0.0, p), axis=-1, keepdims=True)
+    elsewhere = xp.sum(xp.where(top, 0.0, p * vector), axis=-1, keepdims=True)
+    at_top = xp.sum(xp.where(top, p * vector, 0.0), axis=-1, keepdims=True)
+    return xp.where(top, rest * vector, vector - at_top) - elsewhere
+
+
 def _likeliest(p: Array) -> Array:
     """A mask of the likeliest token of each state."""
     xp = namespace(p)

@@ -21,6 +21,9 @@ from jackpot_sim.core.weighted_laws import kl_to_weighted, weighted_less_policy
 _KEPT = 1e-3
 """The least share of a sum that its terms may leave: with more than three digits lost, the general formula is taken."""
 
+_NEAR_ONE = 0.5
+"""The distance of r from 1 within which r − 1 has more digits than r."""
+
 _LEAST_MASS = 1e-9
 """The least Σqv that 1 + Σ(qv − p) still tells with seven digits."""
 
@@ -80,7 +83,8 @@ class TwoLaws:
                 return weighted_less_policy(self.q, self.p, weight, self.log_ratio)
         xp = self._xp
         # A weight of r, rounding included, leaves 0; a weight of 1 leaves q − p.
-        apart = ((weight - 1.0) - self._ratio_less_one) * xp.astype(weight != self.ratio, weight.dtype)
+        base, rest = self._ratio_in_parts
+        apart = ((weight - base) - rest) * xp.astype(weight != self.ratio, weight.dtype)
         less = self.q * apart
         return less if self._lost is None else less - self._lost
 
@@ -215,6 +219,14 @@ class TwoLaws:
         """r − 1; 0 where q is 0."""
         ratio = self._xp.where(self.q > 0, self.log_ratio, 0.0) if self._has_gaps else self.log_ratio
         return self._xp.expm1(ratio)
+
+    @cached_property
+    def _ratio_in_parts(self) -> tuple[Array | float, Array]:
+        """b and r − b, where b is 1 near r = 1, and 0 elsewhere, where r − 1 has fewer digits than r."""
+        near = self._xp.abs(self._ratio_less_one) < _NEAR_ONE
+        if bool(self._xp.all(near)):
+            return 1.0, self._ratio_less_one
+        return self._xp.astype(near, self.q.dtype), self._xp.where(near, self._ratio_less_one, self.ratio)
 
     @cached_property
     def _lost(self) -> Array | None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jackpot_sim.core.policy_gradient import feature_norm_sq, gradient_under, policy_gradient
+from jackpot_sim.core.policy_gradient import feature_norm_sq, gradient_under, policy_gradient, score_dot
 from tests.conftest import ToLibrary
 from tests.core.laws import normalised
 
@@ -25,7 +25,9 @@ def test_explicit_vectors(xp: ToLibrary) -> None:
     law = np.random.default_rng(2).normal(size=P.shape)  # signed, of any mass
     under = np.asarray(gradient_under(xp(law), xp(P), xp(ADVANTAGE)))
     gradient, norm = (np.asarray(f(xp(P), xp(ADVANTAGE))) for f in (policy_gradient, feature_norm_sq))
+    dot = np.asarray(score_dot(xp(P), xp(law)))
     for s in range(3):
+        np.testing.assert_allclose(dot[s], features(P[s], np.ones(4)) @ law[s], rtol=1e-13, atol=1e-15)
         f = features(P[s], ADVANTAGE[s])
         np.testing.assert_allclose(under[s], law[s] @ f, rtol=1e-13, atol=1e-15)
         np.testing.assert_allclose(gradient[s], P[s] @ f, rtol=1e-13, atol=1e-15)
@@ -58,6 +60,9 @@ def test_a_near_certain_token_keeps_its_digits(rest: float) -> None:
     found = float(feature_norm_sq(p, np.ones(3))[1])
     assert found == pytest.approx(rest**2 + (0.3**2 + 0.7**2) * rest**2, rel=1e-12, abs=0)
     assert math.isfinite(found)
+    # ⟨e − p, v⟩ of the likeliest token for v = e − p itself, whose component there is the rest as well.
+    vector = np.array([-p[0], rest, -p[2]])
+    assert float(score_dot(p, vector)[1]) == pytest.approx(found, rel=1e-12, abs=0)
 
 
 def test_components_add_up_to_zero() -> None:

@@ -51,6 +51,21 @@ def test_any_weight_gives_what_the_general_formulas_give(name: str, states: int,
         np.testing.assert_allclose(np.asarray(laws.kl_to(xp(weight), given)), kl, rtol=1e-12, atol=1e-18)
 
 
+@pytest.mark.parametrize("name", WEIGHTS)
+@pytest.mark.parametrize("certain", [0.0, 20.0, 40.0])
+def test_a_difference_from_a_nearly_certain_policy_keeps_its_digits(name: str, certain: float, xp: ToLibrary) -> None:
+    generator = np.random.default_rng(3)
+    actor = normalised(generator.standard_normal((2, 8)))
+    policy = normalised(actor + certain * np.eye(8)[:2] + 0.1 * generator.standard_normal((2, 8)))
+    weight = WEIGHTS[name](np.exp(policy - actor))
+    p, law = np.exp(policy), np.exp(actor) * weight
+    found = np.asarray(TwoLaws(xp(policy), xp(actor)).less_policy(xp(weight)))
+    # Each term has the rounding of its own law and p, of which most are far below that of q.
+    rounding = 8 * np.finfo(float).eps * (1 + np.abs(policy - actor)) * (law + p)
+    expected = weighted_less_policy(np.exp(actor), p, weight, policy - actor)
+    assert np.all(np.abs(found - expected) <= rounding)
+
+
 @pytest.mark.parametrize("name", ["1", "rejected", "smooth"])
 @pytest.mark.parametrize("scale", [1e-3, 1e-6, 1e-9])
 def test_near_equal_laws_keep_their_digits(name: str, scale: float) -> None:

@@ -352,6 +352,7 @@ DOORS = (
         policy_gradient.feature_norm_sq,
         {"p": array("states vocab", numbers(0.1, 0.9)), "advantage": array("states vocab")},
     ),
+    Door(policy_gradient.score_dot, {"p": array("states vocab", numbers(0.1, 0.9)), "vector": array("states vocab")}),
     Door(
         weighted_laws.weighted_less_policy,
         same("q", "p", "ratio") | {"weight": array("*states *vocab")},

@@ -73,6 +73,14 @@ AT_IMPORT = {
     ),
     "required": Wrong(correction("bound: float\ndef accept(self, tokens): ..."), "give its parameter bound a default"),
     "typed": Wrong(correction('clip: str = "hard"\ndef accept(self, tokens): ...'), "clip is a name, and that of "),
+    "unknown_field": Wrong(
+        correction("_looks_at = frozenset({'advantage'})\ndef accept(self, tokens): ..."),
+        "New has frozenset({'advantage'}) for _looks_at: give a frozenset of fields of Tokens: log_ratio,",
+    ),
+    "no_set": Wrong(
+        correction("_looks_at = ('advantages',)\ndef accept(self, tokens): ..."),
+        "New has ('advantages',) for _looks_at",
+    ),
     "hiding": Wrong(correction("unit: float = 1.0\ndef accept(self, tokens): ..."), "cannot be called unit"),
 }
 """Plug-ins that cannot be run, by the name of the file."""

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from jackpot_sim.estimators.corrections.correction import Correction, is_ours
+from jackpot_sim.estimators.corrections.inputs import Tokens
 
 _BODY = ("accept", "weight", "pair")
+_FIELDS = tuple(field.name for field in dataclasses.fields(Tokens) if field.init)
 
 
 class RegistrationError(ValueError):
@@ -25,6 +29,11 @@ def require_complete(correction: object) -> None:
         raise RegistrationError(
             f"{name} lacks {', '.join(missing)}: derive it from TokenCorrection or SequenceCorrection, or define "
             f"{'it' if len(missing) == 1 else 'them'}"
+        )
+    looks_at = correction._looks_at
+    if not isinstance(looks_at, frozenset) or not looks_at <= set(_FIELDS):
+        raise RegistrationError(
+            f"{name} has {looks_at!r} for _looks_at: give a frozenset of fields of Tokens: {', '.join(_FIELDS)}"
         )
     if not is_ours(correction) and all(getattr(correction, part) is getattr(Correction, part) for part in _BODY):
         raise RegistrationError(f"{name} defines neither accept nor weight: without one of them it changes nothing")

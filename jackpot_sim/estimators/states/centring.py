@@ -19,7 +19,7 @@ import numpy as np
 
 from jackpot_sim.core.arrays import Array
 from jackpot_sim.core.backend import namespace
-from jackpot_sim.core.policy_gradient import feature_norm_sq, gradient_under
+from jackpot_sim.core.policy_gradient import feature_norm_sq, gradient_under, score_dot
 from jackpot_sim.core.weighted_laws import over_divisor
 
 
@@ -120,16 +120,12 @@ class Centring:
         total = _sum(self.squared * feature_norm_sq(self.p, self.advantage))
         for chosen, h in self._means:
             a_sq = namespace(h).where(chosen, self.advantage**2, 0.0)
-            total = total - 2 * _sum(self.own.law * a_sq * self._along(h)) + _sum(self.q * a_sq) * _sum(h**2)
+            total = total - 2 * _sum(self.own.law * a_sq * score_dot(self.p, h)) + _sum(self.q * a_sq) * _sum(h**2)
         return total
-
-    def _along(self, vector: Array) -> Array:
-        """⟨f̂, v⟩ of every token for a vector v, both (states, vocab)."""
-        return vector - _sum(self.p * vector)[:, None]
 
     def _pull(self, law: Array, mean_law: Array, vector: Array) -> Array:
         """Σ law·A·⟨f̂, v⟩ − Σ mean_law·A·⟨h, v⟩ for a vector v of shape (states, vocab); (states,)."""
-        total = _sum(law * self.advantage * self._along(vector))
+        total = _sum(law * self.advantage * score_dot(self.p, vector))
         for chosen, h in self._means:
             own = namespace(h).where(chosen, self.advantage, 0.0)
             total = total - _sum(mean_law * own) * _sum(h * vector)

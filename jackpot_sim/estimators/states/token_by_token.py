@@ -13,7 +13,7 @@ import numpy as np
 
 from jackpot_sim.core.arrays import Array
 from jackpot_sim.core.backend import namespace, overflow_to_inf
-from jackpot_sim.core.policy_gradient import gradient_under
+from jackpot_sim.core.policy_gradient import gradient_under, score_dot
 from jackpot_sim.core.weighted_laws import kl_to_weighted, over_divisor, weighted_less_policy
 from jackpot_sim.estimators import statistics
 from jackpot_sim.estimators.states.blocks import Block, Columns, expect
@@ -90,8 +90,7 @@ class TokenByToken:
                 error = error + expect(self._law * advantage / divisor[:, None])[:, None] * (p - told_p)
         spread = block.told_feature_sq
         if own:
-            inner = advantage * (estimate - xp.sum(told_p * estimate, axis=-1, keepdims=True))
-            spread = spread - 2 * inner + xp.sum(estimate**2, axis=-1, keepdims=True)
+            spread = spread - 2 * advantage * score_dot(told_p, estimate) + xp.sum(estimate**2, axis=-1, keepdims=True)
         columns = self._without_divisor | {
             "divisor": divisor,
             "error_sq": expect(error**2),
