@@ -45,8 +45,8 @@ def copy(whole: Path, tmp_path: Path) -> Path:
 GOLDEN_RECORDS = """
 cell environment env_kind base_kind knob_name knob target_divergence target_kl achieved_kl achieved_kl_se vocab states
 length seed space estimator estimator_kind level masked_by target rao_blackwell batch_normalize centred clip floor low
-high bound lam c1 c2 threshold delta aggregate inverted direction clip_on tau_positive tau_negative epsilon k_positive
-lambda_positive k_negative lambda_negative acceptance_budget budget_per_state denominator method
+high bound lam c1 c2 threshold delta aggregate inverted direction clip_on dual tau_positive tau_negative epsilon
+k_positive lambda_positive k_negative lambda_negative acceptance_budget budget_per_state denominator method
 kl_policy_actor kl_actor_policy total_variation chi_square kl_sequence chi_square_sequence mean_length
 kl_policy_actor_se kl_actor_policy_se total_variation_se chi_square_se kl_sequence_se chi_square_sequence_se
 mean_length_se prefix_total_variation acceptance_rate kl_accepted kl_effective kl_prefix bias_sq bias direction_bias
