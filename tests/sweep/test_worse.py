@@ -37,7 +37,11 @@ def test_noise_is_two_standard_errors_of_the_difference(error: float, cell: str)
 def test_seeds_are_compared_in_pairs() -> None:
     """The environments differ a hundredfold, but b is worse in each of them; c is worse in one alone."""
     a = [0.01, 0.1, 1.0, 0.5]
-    assert cells({"a": a, "b": [x + 0.1 + 0.01 * x for x in a], "c": [0.01, 0.1, 2.0, 0.45]}) == ["least", "1.26", "tie"]
+    assert cells({"a": a, "b": [x + 0.1 + 0.01 * x for x in a], "c": [0.01, 0.1, 2.0, 0.45]}) == [
+        "least",
+        "1.26",
+        "tie",
+    ]
 
 
 def test_methods_are_compared_among_themselves() -> None:
