@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Hashable, Mapping
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,7 @@ from jackpot_sim.environments.worlds import World
 from jackpot_sim.studies.tables import FittedTable
 from jackpot_sim.sweep.labels import kinds_of, settings
 from jackpot_sim.sweep.worlds import world_of
+from jackpot_sim.sweep.worse import APART, worse
 
 _DETAILED = 6
 """The most environments that get a table each; more of them get a line each with the best estimators."""
@@ -33,7 +35,8 @@ _COLUMNS = {
     "mse_rescaled": ("rescaled", 1),
 }
 """The figures of a table, each with its heading and its rank: where room is short, the last ranks are left out."""
-_WEIGHTS = "weights", 9
+_WORSE = "worse", 9
+_WEIGHTS = "weights", 10
 
 _ON_MSE = (
     "MSE: squared error of the update over the squared true gradient; no update at all has 1. A smaller update has "
@@ -45,10 +48,10 @@ _ON_KLS = (
 )
 _ON_GRADIENT = (
     "gain: the share of the gradient that is left. var.: variance of one proposal, over that of one of the policy's "
-    "own. *: the least of its column, where it lies more than {:g} standard errors below all others."
+    "own. *: the least of its column, where it lies more than {:g} standard errors below all others. "
+    "worse: the MSE over the least one of the table; tie: not told apart from it, exact figures by their scatter over "
+    "seeds, which * ignores."
 )
-_APART = 2.0
-"""The standard errors of a difference by which a figure must be less than another to be called the least."""
 _OF_GRADIENT = ("bias", "gain", "mse", "mse_rescaled")
 """Figures in units of the true gradient."""
 _FEW = 100
@@ -89,7 +92,7 @@ def legend(records: pd.DataFrame) -> str:
     small, real = (_of(records, world) for world in (World.SEQUENCES, World.ROLLOUTS))
     if records["environment"].nunique() <= _DETAILED:
         sequences, rollouts = [_ON_SEQUENCES] * (len(small) > 0), [_ON_REAL_MODELS] * (len(real) > 0)
-        sentences = [_ON_KLS, *[_ON_GRADIENT.format(_APART)] * measured, *sequences, *rollouts, *sentences]
+        sentences = [_ON_KLS, *[_ON_GRADIENT.format(APART)] * measured, *sequences, *rollouts, *sentences]
     if (records["method"] == "monte_carlo").any():
         sentences += [_ON_MONTE_CARLO, *[_ON_BIAS] * measured]
     else:
@@ -157,20 +160,21 @@ def _detail(rows: pd.DataFrame, records: pd.DataFrame) -> FittedTable:
     means = _means(rows)
     keys = [key for key in _KEYS if key == "estimator" or rows[key].nunique() > 1]
     columns = _columns_of(rows, means)
-    timed = rows["weight_seconds"].notna().any()
+    timed, compared = rows["weight_seconds"].notna().any(), "mse" in columns
     table = FittedTable(
         f"{name}, {knob}: KL before {distance}; {rows['n_samples'].iloc[0]} samples a {_state(rows)}, "
         f"{_updates(rows)}{_count(rows['seed'].nunique(), 'seed')}",
         keys,
-        dict([*(_COLUMNS[column] for column in columns), *([_WEIGHTS] if timed else [])]),
+        dict([*(_COLUMNS[column] for column in columns), *[_WORSE] * compared, *[_WEIGHTS] * bool(timed)]),
     )
     thin, lost = _thin(rows), bool(_lost(rows))
     resolved = _without(means, thin)
     ranked = resolved[resolved["method"] == means["method"].iloc[0]]  # a noisy row does not beat its own exact twin
     least = {column: math.nan if lost else _standing_out(ranked, column) for column in ("mse", "mse_rescaled")}
+    ratios = dict(zip(map(_key, resolved.to_dict("records")), worse(rows, resolved, _KEYS), strict=True))
     for row in means.to_dict("records"):
         cells = []
-        unresolved = tuple(row[key] for key in _KEYS) in thin
+        unresolved = _key(row) in thin
         for column in columns:
             if lost and column in _OF_GRADIENT:
                 cells.append("lost")
@@ -182,6 +186,8 @@ def _detail(rows: pd.DataFrame, records: pd.DataFrame) -> FittedTable:
                 error = "?"
             star = "*" if column in least and not unresolved and row[column] <= least[column] * (1 + _TIE) else ""
             cells.append(f"{shown_value}{error}{star}")
+        if compared:
+            cells.append("lost" if lost else ratios.get(_key(row), "?"))
         if timed:
             cells.append(f"{1e3 * row['weight_seconds']:.2g} ms")
         table.add_row([str(row[key]) for key in keys], cells)
@@ -208,7 +214,7 @@ def _rivals(means: pd.DataFrame, column: str) -> int:
     least, errors = means[column].min(), means[f"{column}_se"].fillna(0.0)
     tied = means[column] <= least * (1 + _TIE)
     noise = np.hypot(errors, errors[tied].max())
-    return int((~tied & (means[column] - least <= _APART * noise)).sum())
+    return int((~tied & (means[column] - least <= APART * noise)).sum())
 
 
 def _overview(records: pd.DataFrame) -> Table:
@@ -249,6 +255,10 @@ def _state(rows: pd.DataFrame) -> str:
 _KEYS = ["estimator", "denominator", "method"]
 
 
+def _key(row: Mapping[Hashable, object]) -> tuple[object, ...]:
+    return tuple(row[key] for key in _KEYS)
+
+
 def _means(rows: pd.DataFrame) -> pd.DataFrame:
     grouped = rows.groupby(_KEYS, sort=False)
     means = grouped[[*_COLUMNS, "weight_seconds"]].mean()
@@ -259,7 +269,7 @@ def _means(rows: pd.DataFrame) -> pd.DataFrame:
 
 def _without(means: pd.DataFrame, thin: set[tuple[str, ...]]) -> pd.DataFrame:
     """The estimators that are not among `thin`."""
-    return means[[tuple(row[key] for key in _KEYS) not in thin for row in means.to_dict("records")]]
+    return means[[_key(row) not in thin for row in means.to_dict("records")]]
 
 
 def _sum_of_squares(values: pd.Series) -> float:

@@ -20,8 +20,9 @@ KEYS = ["environment", "estimator", "denominator"]
 
 _ON_BEST = (
     "best: the threshold with the least MSE at {n} samples, the geometric mean over seeds [95 % interval]. saved: the "
-    "share of the MSE at the threshold given that the best one saves, paired by seeds. Each seed has the best one of "
-    "its own states: a threshold chosen beforehand saves at most as much.{searched}"
+    "share of the MSE at the threshold given that the best one saves, paired by seeds; where its interval reaches 0, "
+    "the two tie. Each seed has the best one of its own states: a threshold chosen beforehand saves at most as much."
+    "{searched}"
 )
 _ON_SEARCHED = " ~: the best point of a refined grid, not exact."
 

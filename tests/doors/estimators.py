@@ -51,6 +51,9 @@ EXEMPT: Mapping[str, str] = {
         for name in ("Centring", "Centring.columns")
     },
     "estimators.states.optimum.Best": "a result of best",
+    "estimators.states.kept.thresholds": "called by SortedCell alone, with its arrays and their sorted states",
+    "estimators.states.path.Sorted": "hands its arrays to sorted_states, which checks them",
+    "estimators.states.quadratics.nearly_least": "takes the costs of intervals that its callers have made",
     "estimators.states.optimum.with_parameter": "path.exact checks the shape of a correction's parameters",
     **{
         f"estimators.states.{name}": "takes the tables of a state that sorted_states has checked"
@@ -122,6 +125,11 @@ def _best(policy_log_probs: Any, actor_log_probs: Any, advantage: Any) -> object
     return optimum.best(policy_log_probs, actor_log_probs, advantage, estimators.get("tis"), n_samples=5)
 
 
+def _best_of_cell(policy_log_probs: Any, actor_log_probs: Any, advantage: Any) -> object:
+    cell = optimum.SortedCell(policy_log_probs, actor_log_probs, advantage)
+    return cell.best(estimators.get("mis"), n_samples=5)
+
+
 def _sampled(policy_log_probs: Any, actor_log_probs: Any, advantage: Any, lam: Any) -> object:
     given = policy_log_probs, actor_log_probs, advantage, estimators.get("obrs", lam=lam), np.random.default_rng(0)
     return sampled.estimate(*given, n_samples=2, replicates=3)
@@ -158,6 +166,7 @@ STATES = (
         CELL | {name: array("thresholds", POSITIVE, "", any_dtype=True) for name in ("lam", "c1")},
     ),
     door(_best, "states.optimum.best", CELL),
+    door(_best_of_cell, "states.optimum.SortedCell", CELL),
     door(
         lambda **laws: topk_errors(**laws, correction=estimators.get("jackpot"), ks=[1, 2]),
         "states.topk_centring.topk_errors",

@@ -21,6 +21,7 @@ import numpy as np
 
 from jackpot_sim.core.arrays import Array, Floats, Ints
 from jackpot_sim.core.backend import to_numpy
+from jackpot_sim.core.checks import check_alike
 from jackpot_sim.core.support import BelievedLaws
 from jackpot_sim.estimators.corrections.composed import RaoBlackwell, require_uncentred
 from jackpot_sim.estimators.corrections.correction import Correction
@@ -126,8 +127,11 @@ class SortedCell:
         believed: BelievedLaws | None = None,
     ) -> None:
         """Takes `believed` as `moments.exact` does; with it no threshold is exact."""
-        self._laws, self._believed = (policy_log_probs, actor_log_probs, advantage), believed
-        self._states = path.Sorted(self._laws, hold=math.prod(advantage.shape) <= _HELD)
+        first, second, third = check_alike(
+            policy_log_probs=policy_log_probs, actor_log_probs=actor_log_probs, advantage=advantage
+        )
+        self._laws, self._believed = (first, second, third), believed
+        self._states = path.Sorted(self._laws, hold=math.prod(third.shape) <= _HELD)
 
     def best(
         self,
