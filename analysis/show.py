@@ -91,8 +91,7 @@ def print_tables(tables: Tables, console: Console) -> None:
         _print_by_estimator(title, rejecting_kl, "kl_accepted", console)
     shown = set(acceptance.loc[rejecting, "estimator"])
     if left_out := [name for name in dict.fromkeys(acceptance["estimator"]) if name not in shown]:
-        where = "above" if rejecting.any() else "here on acceptance"
-        _print_sentence(console, f"Not {where}, since they accept every token: {', '.join(left_out)}.")
+        _print_sentence(console, f"These accept every token: {', '.join(left_out)}.")
         console.print()
     title = "KL(policy‖·) before, and of the weighted update (nats)"
     _print_by_estimator(title, kl, "kl_effective", console)
@@ -117,9 +116,8 @@ def _print_worse(lowest: pd.DataFrame, kl: pd.DataFrame, console: Console) -> No
     counts = sorted(lowest["n_samples"].unique())
     n = counts[(len(counts) - 1) // 2]
     at = lowest[lowest["n_samples"] == n]
-    _print_texts(
-        f"MSE over the least, at n={n} (tie: not told apart from it)", _beside(at, kl), _ratios(at, ""), console
-    )
+    title = f"MSE as a multiple of the least, at n={n} (tie: not told apart from the least)"
+    _print_texts(title, _beside(at, kl), _ratios(at, ""), console)
 
 
 def _ratios(frame: pd.DataFrame, suffix: str) -> list[str]:
@@ -147,7 +145,7 @@ def _print_best(frame: pd.DataFrame, kl: pd.DataFrame, console: Console) -> None
         for row in zip(has["saved"], has["saved_low"], has["saved_high"], strict=True)
     ]
     _print_texts("MSE that the best threshold saves [interval]", named, texts, console)
-    title = f"MSE over the least with every estimator at its best threshold, at n={n} (tie: not told apart from it)"
+    title = f"MSE as a multiple of the least, with every estimator at its best threshold, at n={n}"
     _print_texts(title, _beside(frame, kl), _ratios(frame, "_best"), console)
     _print_sentence(console, _ON_BEST)
     console.print()
@@ -182,8 +180,9 @@ def _print_texts(title: str, frame: pd.DataFrame, texts: Sequence[str], console:
         if blocks[-1] and sum(_width(heading, cells) + _GAP for heading, cells in [*blocks[-1], each]) > room:
             blocks.append([])
         blocks[-1].append(each)
-    for index, block in enumerate(blocks):
-        table = _table(title if index == 0 else None)
+    console.print(Text(title, style="bold"))  # a table would fold it to its own width
+    for block in blocks:
+        table = _table(None)
         table.add_column("", no_wrap=True)
         for heading, _ in block:
             table.add_column(Text(heading), justify="right", no_wrap=True)

@@ -68,7 +68,7 @@ class Outcome(NamedTuple):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Draws the figure and says where centring is worth it."""
-    return run(NAME, "What centring the score does to bias, variance and MSE.", make, argv)
+    return run(NAME, "The effect of a centred score on bias, variance and MSE.", make, argv)
 
 
 def make(loaded: Loaded) -> Made:

@@ -106,7 +106,8 @@ def make(measured: Errors) -> Made:
     for axes, column, title in ((own, "error", "of the correction's own h"), (left, "left", "of the uncorrected h")):
         _draw(axes, rows, column)
         axes.axvline(USUAL, color="#444444", linewidth=0.7, linestyle=":")
-        axes.set(xscale="log", yscale="log", ylim=(1e-3, 1.5), xlabel="k", ylabel="error / ‖h‖", title=f"Share {title}")
+        axes.set(xscale="log", yscale="log", ylim=(1e-3, 1.5), title=f"Share {title}")
+        axes.set(xlabel="stored tokens k", ylabel="error of the mean term h / ‖h‖")
     left.axhline(MOST, color="#444444", linewidth=0.7)
     names = list(dict.fromkeys(rows["estimator"]))
     handles = [Line2D([], [], color=_look(name).color, marker=_look(name).marker) for name in names]
@@ -141,14 +142,15 @@ def judge(rows: pd.DataFrame) -> tuple[str, bool]:
         f"still misses up to {own['error']:.0%} there ({own['estimator']}, {LAWS[str(own['law'])]})"
     )
     if not flat.empty:
-        sentence += f", and on a flat law none misses {flat[flat['estimator'] == 'none']['error'].max():.0%}"
+        missed = flat[flat["estimator"] == "none"]["error"].max()
+        sentence += f", and on a flat law an update without one misses {missed:.0%}"
     return f"{sentence}.", bool(usual["left"].max() <= MOST)
 
 
 def _table(rows: pd.DataFrame) -> Table:
     shown = (16, USUAL, 1024)
     table = report_table(
-        "Error of h from the k likeliest tokens, of the correction's own h (of the uncorrected h)",
+        "Error of the mean term h from k stored tokens, as a share of the correction's own h (of the uncorrected h)",
         *("law", "KL", "correction", *(f"k = {k}" for k in shown)),
     )
     for (law, name), line in rows.groupby(["law", "estimator"], sort=False):

@@ -118,6 +118,11 @@ def test_files_that_it_names_exist() -> None:
     for module in set(re.findall(r"python -m ([\w.]+)", README)) - {"venv", "pytest"}:
         path = root / module.replace(".", "/")
         assert path.with_suffix(".py").exists() or (path / "__main__.py").exists(), module
+    figures = README[README.index("## Figures and tables") : README.index("## Test it")]
+    names = {name for line in re.findall(r"^- .*$", figures, re.MULTILINE) for name in re.findall(r"`(\w+)`", line)}
+    assert len(names) > 15
+    for name in names:
+        assert any(root.glob(f"paper_figures/**/{name}.py")), name
 
 
 def test_the_test_command_is_the_one_that_ci_runs() -> None:

@@ -81,7 +81,7 @@ def sweep(
         topk: Compare the ways to estimate Z from so many tokens of each law (not on small-lm).
         dry_run: Show the cells and their cost, and run nothing.
         quiet: No progress bar and no summary.
-        columns: Alone: explain every column of the records.
+        columns: Alone, or with --plugin: explain every column of the records.
         presets: Alone, or with --wide: list the rules of training frameworks that estimators may name.
         wide: Tables with all their columns, however narrow the terminal is.
         env: The environment options, by name.
@@ -89,7 +89,7 @@ def sweep(
     options = [name for name, value in locals().items() if value]
     if columns:
         if set(options) - {"plugin"} != {"columns"}:
-            raise StudyError("--columns stands alone")
+            raise StudyError("--columns stands alone, or with --plugin")
         plugins.of_option(plugin)
         for table, meanings in column_meanings.described(names()).items():
             console().print(columns_table(f"RUN/{table}/*.parquet", meanings))
@@ -204,10 +204,14 @@ def study_from(
     study = spec.parse(spec.with_overrides(mapping, overrides, env))
     schema.tables(study.kinds)  # refuses a parameter that cannot be a column before anything is measured
     if rao_blackwell:
-        masked = (each for each in study.estimators if each.draws_a_mask)
+        masked = [each for each in study.estimators if each.draws_a_mask]
+        if not masked:
+            raise StudyError("--rao-blackwell adds nothing: no estimator draws a mask at random")
         study = study.with_added(each.model_copy(update={"rao_blackwell": True}) for each in masked)
     if centred:
-        of_tokens = (each for each in study.estimators if not each.needs_sequences)
+        of_tokens = [each for each in study.estimators if not each.needs_sequences]
+        if not of_tokens:
+            raise StudyError("--centred adds nothing: no estimator looks at single tokens alone")
         study = study.with_added(each.model_copy(update={"centred": True}) for each in of_tokens)
     return study
 

@@ -29,6 +29,15 @@ _PARAMETERS = {
     "direction": "which binary KL: of policy and actor, of actor and policy, or the larger",
     "clip_on": "what c1 caps: the weight, or the ratio r/λ",
     "inverted": "whether bounds are on 1/r, as verl's k1 bounds are",
+    "threshold": "largest second moment of log r (m2po), or least r of any token (veto)",
+    "delta": "limit of the divergence or drift, beyond which tokens or sequences are dropped",
+    "dual": "largest ratio of a token with a negative advantage",
+    "tau_positive": "steepness of the weight where the advantage is positive",
+    "tau_negative": "steepness of the weight where the advantage is negative",
+    "k_positive": "exponent of the ratio where the advantage is positive",
+    "k_negative": "exponent of the ratio where the advantage is negative",
+    "lambda_positive": "decay of the weight in the ratio where the advantage is positive",
+    "lambda_negative": "decay of the weight in the ratio where the advantage is negative",
 }
 """The meaning of some parameters; of the others, the estimators that have them say enough."""
 

@@ -20,8 +20,9 @@ def presets_tables() -> list[FittedTable]:
         prose="note",
         recorded=False,
         caption=(
-            "Estimators take a preset by its name, and its name with @VERSION. divisor: all tokens, the tokens kept, "
-            "or own weights (--denominators proposed, accepted, self_normalized)."
+            "Estimators take a preset by its name, verl:gspo, or with the version that was read, verl@0.9.1:gspo; no "
+            "other version is there. divisor: all tokens, the tokens kept, or own weights (--denominators proposed, "
+            "accepted, self_normalized)."
         ),
     )
     for preset in (each for each in every if each.parts):
@@ -40,8 +41,10 @@ def presets_tables() -> list[FittedTable]:
 
 def _note(preset: Preset) -> str:
     """Its readings of terms that frameworks use differently, and its note."""
+    clips = any(part.kind == "ppo-clip" for part in preset.parts)
+    bypass = "PPO's clip, of p_new/p_rollout." if clips else "p_new/p_rollout, no PPO clip."
     readings = [
-        *(["p_new/p_rollout, no PPO clip."] if preset.bypass else []),
+        *([bypass] if preset.bypass else []),
         *([f"A sequence's ratio is {preset.sequence}."] if preset.sequence else []),
         *(["Bounds on 1/r."] if preset.inverted else []),
     ]

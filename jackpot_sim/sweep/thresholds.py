@@ -27,6 +27,8 @@ class Found(NamedTuple):
 Finder: TypeAlias = Callable[[EstimatorSpec, Correction, Denominator], Found]
 """A search for the best threshold of a correction."""
 
+_ROUNDING = 1e-12
+"""The share of an MSE below which nothing is saved."""
 _NOTHING = Found(math.nan, math.nan, math.nan, False)
 
 
@@ -57,5 +59,7 @@ def _row(row: Row, parameter: str, given: float, found: Found, seconds: float) -
     labels = {name: row[name] for name in ("cell", "environment", "estimator", "denominator", "n_samples")}
     mse = cast("float", row["mse"])
     figures = {"given": float(given), "mse": mse, "mse_rescaled": row["mse_rescaled"], "seconds": seconds}
+    if found.mse_best >= mse * (1 - _ROUNDING):  # the threshold given is as good: a flat stretch moves nothing
+        found = found._replace(best=float(given), mse_best=mse, mse_rescaled_best=cast("float", row["mse_rescaled"]))
     saved = 1 - found.mse_best / mse if mse else 0.0
     return labels | {"parameter": parameter, "saved": saved} | figures | found._asdict()

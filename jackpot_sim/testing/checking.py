@@ -52,8 +52,9 @@ def check_correction(correction: Correction, rule: Rule | None = None) -> None:
     for contract in CONTRACTS:
         try:
             contract(correction)
-        except AssertionError as error:
-            raise AssertionError(f"{correction.name}: {contract.__name__}: {error}") from error
+        except (AssertionError, ValueError) as error:  # their sentence says it, and a call of the contract shows where
+            told = str(error).removeprefix(f"{correction.name}: ")
+            raise AssertionError(f"{correction.name}: {contract.__name__}: {told}") from None
         except Exception as error:
             raise AssertionError(f"{correction.name}: {contract.__name__}: {type(error).__name__}: {error}") from error
     if rule is not None:

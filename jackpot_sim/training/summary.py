@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from rich import box
 from rich.table import Table
 
 from jackpot_sim.training.loop import checkpoints
@@ -20,9 +22,8 @@ LAST = 20
 
 def outcomes_table(study: Study, steps: pd.DataFrame, outcomes: pd.DataFrame) -> Table:
     """Accuracy and KL of every setting and method, means over seeds ± their standard error where there are several."""
-    table = Table(title=f"{study.name}: {over_seeds(len(study.seeds))}", title_justify="left")
-    for heading in ("setting", "method", "best accuracy", "last accuracy", "Mean@k", "Pass@k", "last KL(p‖q)", "ended"):
-        table.add_column(heading, justify="left" if heading in ("setting", "method", "ended") else "right")
+    headings = ("setting", "method", "best accuracy", "last accuracy", "Mean@k", "Pass@k", "last KL(p‖q)", "ended")
+    table = _table(f"{study.name}: {over_seeds(len(study.seeds))}", headings, ("setting", "method", "ended"))
     late = steps[steps["step"] >= steps.groupby(["setting", "method", "seed"])["step"].transform("max") - LAST]
     per_seed = late.groupby(["setting", "method", "seed"])[["mean_at_k", "pass_at_k", "kl_policy_actor"]].mean()
     for setting, methods in study.grid.items():
@@ -110,12 +111,19 @@ def _ended(outcomes: pd.DataFrame) -> str:
 
 def runs_table(study: Study) -> Table:
     """The runs of a study before any is trained."""
-    table = Table(title=f"{study.name}: config {study.config_hash}", title_justify="left")
-    for heading in ("setting", "method", "actor", "correction", "steps", "updates a step", "runs"):
-        table.add_column(heading, justify="right" if heading in ("steps", "updates a step", "runs") else "left")
+    names = ("setting", "method", "actor", "correction")
+    table = _table(f"{study.name}: config {study.config_hash}", (*names, "steps", "updates a step", "runs"), names)
     for setting, methods in study.grid.items():
         for method, training in methods.items():
             updates = training.update.minibatches * training.update.epochs
-            names = (setting, method, training.actor.kind, training.correction.label)
-            table.add_row(*names, str(training.steps), str(updates), str(len(study.seeds)))
+            named = (setting, method, training.actor.kind, training.correction.label)
+            table.add_row(*named, str(training.steps), str(updates), str(len(study.seeds)))
+    return table
+
+
+def _table(title: str, headings: Sequence[str], left: Sequence[str]) -> Table:
+    """An empty table that folds what is too wide, and cuts nothing."""
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    for heading in headings:
+        table.add_column(heading, justify="left" if heading in left else "right", overflow="fold")
     return table

@@ -101,7 +101,7 @@ IN_STUDY = {
     "misspelt": Wrong(weighing("tokens.log_ratios"), "its weight raised AttributeError in line 11 of misspelt.py"),
     "unlikely": Wrong(accepting("tokens.ones() * 1.5"), "its accept gives 1.5 for a token: mend it, it must be a prob"),
     "negative": Wrong(weighing("-tokens.ones()"), "its weight gives -1 for a token: mend it, it must be a weight"),
-    "nan": Wrong(weighing("tokens.ones() * float('nan')"), "its weight gives nan for a token"),
+    "nan": Wrong(weighing("tokens.ones() * float('nan')"), "it must be a weight, at least 0 (log r is "),
     "short": Wrong(
         weighing("tokens.ones()[..., :2]"), "weight has shape (2, 2), and the tokens have shape (2, 5): give"
     ),

@@ -44,6 +44,12 @@ def test_a_preset_has_its_own_denominator_unless_the_study_names_some() -> None:
         ("--estimators verl:nothing", "unknown preset 'verl:nothing'"),
         ("--estimators verl@0.1:decoupled_token_is", "the presets of verl are those of 0.9.1"),
         ("--estimators verl:decoupled_geo_rs", "looks at whole sequences: it needs env.kind"),
+        ("--estimators centred(tis)", "write {kind: tis, centred: true} in a config file"),
+        (
+            "--env.kind small-lm --estimators gspo --centred",
+            "--centred adds nothing: no estimator looks at single tokens",
+        ),
+        ("--estimators tis --rao-blackwell", "--rao-blackwell adds nothing: no estimator draws a mask"),
         ("--presets --dry-run", "--presets stands alone, or with --wide"),
     ],
 )
@@ -60,4 +66,5 @@ def test_the_table_fits_a_terminal(capsys: pytest.CaptureFixture[str], monkeypat
     shown = capsys.readouterr().out
     assert max(map(len, shown.splitlines())) <= 80
     assert TOKEN in shown
+    assert not any("PPO's clip" in row and "no PPO clip" in row for row in shown.splitlines())
     assert all(isinstance(table, FittedTable) for table in presets_tables())

@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -39,6 +40,16 @@ CHANGES: dict[str, Any] = {
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run_serially(small(**CHANGES), tmp_path_factory.mktemp("thresholds") / "run")
+
+
+def test_a_threshold_as_good_as_the_best_stays(tmp_path: Path) -> None:
+    """No |p − q| reaches the ε given, so that every larger one gives the same update."""
+    study = small(**{**CHANGES, "env": CHANGES["env"][:1], "estimators": [{"kind": "tv-mask", "epsilon": 0.99}]})
+    rows = records.load(run_serially(study, tmp_path / "run"), "thresholds")
+    unmoved = rows[np.isclose(rows["mse_best"], rows["mse"], rtol=1e-12, atol=0)]
+    assert len(unmoved) > 0
+    assert (unmoved["best"] == 0.99).all()
+    assert (unmoved["saved"] == 0).all()
 
 
 def test_a_row_for_each_estimator_that_has_a_threshold(whole: Path) -> None:

@@ -90,4 +90,7 @@ def _refuse(what: str, values: Array, right: Array, tokens: Tokens, meant: str) 
     wrong = xp.logical_not(right) & tokens.live
     if bool(xp.any(wrong)):
         value = stop_gradient(xp.broadcast_to(values, wrong.shape)[wrong])[0]
-        raise ValueError(f"{what} gives {float(value):.6g} for a token: mend it, it must be {meant}")
+        at = float(stop_gradient(xp.broadcast_to(tokens.log_ratio, wrong.shape)[wrong])[0])
+        raise ValueError(
+            f"{what} gives {float(value):.6g} for a token: mend it, it must be {meant} (log r is {at:.6g} there)"
+        )

@@ -134,6 +134,9 @@ def named(name: str) -> Preset | None:
     if not colon or registry.is_registered(name):
         return None
     framework, at, version = before.partition("@")
+    plain, late, wanted = rule.partition("@")
+    if late:
+        raise ValueError(f"{name!r}: the version stands behind the framework: write {framework}@{wanted}:{plain}")
     preset = presets().get(f"{framework}:{rule}")
     if preset is None:
         raise ValueError(f"unknown preset {name!r}{_hint(framework, rule)}; --presets lists all")
@@ -146,11 +149,13 @@ def named(name: str) -> Preset | None:
 
 
 def _hint(framework: str, rule: str) -> str:
-    """The names that are close to a wrong one."""
-    near = difflib.get_close_matches(f"{framework}:{rule}", presets(), n=3, cutoff=0.7)
+    """The names that are close to a wrong one, first those of the same framework."""
+    own = [name for name, each in presets().items() if each.framework == framework]
+    near = [f"{framework}:{rule}" for rule in difflib.get_close_matches(rule, [each.partition(":")[2] for each in own])]
+    near = near or difflib.get_close_matches(f"{framework}:{rule}", presets(), cutoff=0.7)
     if near:
-        return f"; did you mean {' or '.join(near)}?"
-    if own := [name for name, each in presets().items() if each.framework == framework]:
+        return f" (did you mean {' or '.join(near)}?)"
+    if own:
         return f" (of {framework} there are {', '.join(own)})"
     return f" (there are presets of {', '.join(dict.fromkeys(each.framework for each in presets().values()))})"
 

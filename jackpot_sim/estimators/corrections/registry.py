@@ -114,6 +114,10 @@ def get(name: str, **parameters: Parameter | str | None) -> Correction:
         ) from error
 
 
+_WRAPPERS = ("rao-blackwell", "centred", "batch-normalize")
+"""The wrappers, as labels in tables name them."""
+
+
 def registered(name: str) -> type[Correction]:
     """The class registered as `name`, which may be an alias.
 
@@ -128,7 +132,10 @@ def registered(name: str) -> type[Correction]:
     if "," in name:
         hint = "; names are separated by spaces"
     elif "(" in name:
+        wrapper, _, inside = name.partition("(")
         hint = "; parameters go beside the kind in a config file, or as arguments of get"
+        if wrapper in _WRAPPERS:
+            hint = f"; write {{kind: {inside.rstrip(')')}, {wrapper.replace('-', '_')}: true}} in a config file"
     known = f"known: {', '.join(sorted(_REGISTRY))}"
     raise ValueError(f"unknown estimator {name!r}{hint} ({'; '.join([known, *broken])})")
 

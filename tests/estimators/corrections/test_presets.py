@@ -79,6 +79,8 @@ def test_parameters_of_a_preset_can_be_changed() -> None:
     ("name", "told"),
     [
         ("verl@0.8.0:decoupled_token_is", "the presets of verl are those of 0.9.1: leave the version out, or give"),
+        ("verl:gspo@0.9.1", "the version stands behind the framework: write verl@0.9.1:gspo"),
+        ("verl:token_is", r"\(did you mean verl:decoupled_token_is"),
         ("verl:decoupled_token_iss", "did you mean verl:decoupled_token_is "),
         ("verl:zz", r"of verl there are verl:decoupled_token_is"),
         ("nobody:tis", "there are presets of verl"),
