@@ -106,9 +106,11 @@ def make(measured: Errors) -> Made:
     for axes, column, title in ((own, "error", "of the correction's own h"), (left, "left", "of the uncorrected h")):
         _draw(axes, rows, column)
         axes.axvline(USUAL, color="#444444", linewidth=0.7, linestyle=":")
+        axes.annotate(f"k = {USUAL}", (USUAL, 1.1e-3), (2, 0), textcoords="offset points", fontsize=7)
         axes.set(xscale="log", yscale="log", ylim=(1e-3, 1.5), title=f"Share {title}")
         axes.set(xlabel="stored tokens k", ylabel="error of the mean term h / ‖h‖")
     left.axhline(MOST, color="#444444", linewidth=0.7)
+    left.annotate(f"{MOST:.0%}", (KS[0], MOST), (0, 2), textcoords="offset points", fontsize=7)
     names = list(dict.fromkeys(rows["estimator"]))
     handles = [Line2D([], [], color=_look(name).color, marker=_look(name).marker) for name in names]
     laws = [law for law in LAWS if law in set(rows["law"])]
