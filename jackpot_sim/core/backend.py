@@ -164,6 +164,15 @@ def _torch_topk(x: Array, k: int) -> Array | None:
     return xp.sort(indices[..., :k], axis=-1)
 
 
+def read_only(array: Array) -> Array:
+    """The array, which numpy refuses to write into; of another library the array itself."""
+    if not isinstance(array, np.ndarray):
+        return array
+    view = array.view()
+    view.flags.writeable = False
+    return view
+
+
 def stop_gradient(x: Array) -> Array:
     """`x`, any shape, as a constant of differentiation: detached under torch, itself elsewhere."""
     return x.detach() if array_api_compat.is_torch_array(x) else x

@@ -466,6 +466,7 @@ EXEMPT: Mapping[str, str] = {
                 "cumulative_minimum",
                 "require_floating",
                 "searchsorted",
+                "read_only",
                 "stop_gradient",
                 "to_numpy",
                 "topk",

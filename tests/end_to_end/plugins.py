@@ -97,6 +97,14 @@ IN_STUDY = {
     "failing": Wrong(
         accepting("tokens.log_ratio[..., 99, 99, 99]"), "new: its accept raised IndexError in line 11 of failing"
     ),
+    "writing": Wrong(
+        correction("def accept(self, tokens):\n    tokens.log_ratio[...] = 0.0\n    return tokens.ones()"),
+        "its accept raised ValueError in line 11 of writing.py: assignment destination is read-only",
+    ),
+    "writing_ratio": Wrong(
+        correction("def weight(self, tokens):\n    ratio = tokens.ratio\n    ratio *= 2\n    return ratio"),
+        "its weight raised ValueError in line 12 of writing_ratio.py: output array is read-only",
+    ),
     "undeclared": Wrong(accepting("tokens.advantages > 0"), "None unless _looks_at names it"),
     "misspelt": Wrong(weighing("tokens.log_ratios"), "its weight raised AttributeError in line 11 of misspelt.py"),
     "unlikely": Wrong(accepting("tokens.ones() * 1.5"), "its accept gives 1.5 for a token: mend it, it must be a prob"),

@@ -194,7 +194,7 @@ class Correction(ABC):
         if is_ours(type(self)):
             accept, weight = self.accept(tokens), self.weight(tokens)
         else:
-            accept, weight = checked_pair(self.name, self.accept, self.weight, tokens.only(self.needs))
+            accept, weight = checked_pair(self.name, self.accept, self.weight, tokens.only(self.needs).read_only())
         cap: Parameter | None = getattr(self, "c2", None)
         if cap is None or tokens.log_reference_ratio is None:
             return TokenWeights(accept, weight)

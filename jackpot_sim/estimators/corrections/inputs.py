@@ -17,6 +17,7 @@ from jackpot_sim.core.backend import (
     is_differentiated,
     namespace,
     overflow_to_inf,
+    read_only,
     stop_gradient,
 )
 from jackpot_sim.core.checks import check_beside, check_mask, check_same_shape
@@ -182,6 +183,14 @@ class Tokens:
     def only(self, fields: frozenset[str]) -> Tokens:
         """The tokens, in which all optional fields but these and the mask are None."""
         return self._replaced(dict.fromkeys({*HOW_TO_GIVE, "log_reference_ratio"} - fields))
+
+    def read_only(self) -> Tokens:
+        """The tokens for code that might write into what other corrections read; numpy refuses that."""
+        given = {name: getattr(self, name) for name in ("log_ratio", "mask", "log_reference_ratio", *HOW_TO_GIVE)}
+        tokens = self._replaced({name: read_only(each) for name, each in given.items() if each is not None})
+        known = {name: read_only(each) for name, each in vars(self)["_known"].items()}
+        object.__setattr__(tokens, "_known", known)
+        return tokens
 
     def _replaced(self, fields: Mapping[str, Array | None]) -> Tokens:
         """The tokens with other values in some fields, which are not checked again."""
