@@ -50,6 +50,13 @@ EXEMPT: Mapping[str, str] = {
         f"estimators.states.centring.{name}": "called by moments with the arrays of checked laws"
         for name in ("Centring", "Centring.columns")
     },
+    **{
+        f"estimators.states.{name}": "takes what moments.measure has checked, or checks it as it reads"
+        for name in (
+            *("blocks.Block", "blocks.Block.proposed", "blocks.Block.weigh", "blocks.Blocks", "blocks.expect"),
+            "token_by_token.TokenByToken",
+        )
+    },
     "estimators.states.optimum.Best": "a result of best",
     "estimators.states.kept.thresholds": "called by SortedCell alone, with its arrays and their sorted states",
     "estimators.states.path.Sorted": "hands its arrays to sorted_states, which checks them",
