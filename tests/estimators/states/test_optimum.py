@@ -346,10 +346,10 @@ def densely(cell: Cell, correction: Any, denominator: str, n_samples: int) -> fl
     enters = np.asarray(correction.kept_from(tokens_of_states(cell.policy, cell.actor, correction, cell.advantage)))
     enters = np.unique(enters[np.isfinite(enters) & (enters > 0)])
     low = getattr(correction, "low", 0.0)
-    grid = np.concatenate([np.geomspace(1e-4, 1e4, 100), enters * (1 + 1e-9), enters * (1 - 1e-9)])
-    return float(
-        np.nanmin([mse(cell, correction, parameter, n_samples, each, denominator) for each in grid if each >= low])
-    )
+    grid = np.concatenate([np.geomspace(1e-4, 1e4, 9), enters * (1 + 1e-9), enters * (1 - 1e-9)])
+    tried = [with_parameter(correction, parameter, float(each)) for each in grid if each >= low]
+    found = moments.measure(*cell, tried, denominators=[denominator], n_samples=n_samples)
+    return float(np.nanmin([by_denominator[moments.Denominator(denominator)].mse for by_denominator in found]))
 
 
 @each("mask, cell, n_samples", rotating(MASKS, CELLS_TRIED, [1, 8, 200, 100_000]))
