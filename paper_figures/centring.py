@@ -1,4 +1,4 @@
-"""What the centred score buys: bias against KL with and without it, and the MSE of the two (ours).
+"""Bias against KL with and without the centred score, and the MSE of the two: what centring buys (ours).
 
 A centred correction (arXiv 2609.20807) subtracts from each token's term its mean over the actor's law. It is measured
 exactly where whole laws are known: on noise on the logits, on the paper's additive noise, and on every sequence of

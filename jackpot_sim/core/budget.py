@@ -221,7 +221,7 @@ class _Tokens:
         return lam if 0 < lam < math.inf else highest
 
     def _guess_of_stored(self, rate: float, highest: float) -> float:
-        """As `_guess`, from the actor's likely tokens and a sample of the others, once the probabilities are held."""
+        """The same guess from the actor's likely tokens and a sample of the others, once the probabilities are held."""
         xp, likely = self._xp, _HEAVY / self._vocab
         stride = max(1, self._log_p.shape[0] // _SAMPLE) | 1
         parts: list[tuple[Array, Array]] = []

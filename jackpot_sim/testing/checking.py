@@ -36,6 +36,15 @@ CONTRACTS: tuple[Contract, ...] = (
 """The contracts of a correction, the most telling ones first; each can be called alone."""
 
 
+def breach(contract: Contract, correction: Correction) -> str | None:
+    """The sentence that says how a correction breaks a contract; None where it keeps it."""
+    try:
+        contract(correction)
+    except (AssertionError, ValueError) as error:  # their sentence says it, and a call of the contract shows where
+        return str(error).removeprefix(f"{correction.name}: ")
+    return None
+
+
 def check_correction(correction: Correction, rule: Rule | None = None) -> None:
     """Tries a correction by every contract that ours pass, which takes a second or two.
 
@@ -51,11 +60,10 @@ def check_correction(correction: Correction, rule: Rule | None = None) -> None:
         raise AssertionError(f'{type(correction).__name__} is not registered: write @register("its-name") above it')
     for contract in CONTRACTS:
         try:
-            contract(correction)
-        except (AssertionError, ValueError) as error:  # their sentence says it, and a call of the contract shows where
-            told = str(error).removeprefix(f"{correction.name}: ")
-            raise AssertionError(f"{correction.name}: {contract.__name__}: {told}") from None
+            told = breach(contract, correction)
         except Exception as error:
             raise AssertionError(f"{correction.name}: {contract.__name__}: {type(error).__name__}: {error}") from error
+        if told is not None:
+            raise AssertionError(f"{correction.name}: {contract.__name__}: {told}")
     if rule is not None:
         figures.has_the_moments_of_brute_force(correction, rule)

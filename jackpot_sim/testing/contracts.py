@@ -35,7 +35,7 @@ def require_close(found: object, expected: object, what: str, rtol: float, atol:
 
 
 def require_same(found: TokenWeights[Floats], expected: TokenWeights[Floats], what: str, rtol: float = 0.0) -> None:
-    """As `require_close`, for both fields of a pair."""
+    """Raises an AssertionError that names the first entry of either field that is too far from `expected`."""
     for field in TokenWeights._fields:
         atol = 1e-300 if rtol else 0.0
         require_close(getattr(found, field), getattr(expected, field), f"{what}, {field}", rtol, atol)
@@ -125,7 +125,7 @@ def keeps_single_precision(correction: Correction) -> None:
 
 
 def bears_the_limits_of_the_ratio(correction: Correction) -> None:
-    """Where ℓ is ±inf or e^ℓ overflows, a is in [0, 1] and w at least 0; inf is allowed, nan is not."""
+    """a is in [0, 1] and w at least 0, even where ℓ is ±inf or e^ℓ overflows; inf is allowed, nan is not."""
     extremes = np.array([-INF, -1e4, -750.0, 750.0, 1e4, INF])
     for overlap in (0.0, 1e-300, OVERLAP, 1.3):
         pair = weigh(correction, extremes, overlap)

@@ -78,7 +78,7 @@ def agrees_with_monte_carlo(correction: Correction) -> None:
 def agrees_with_monte_carlo_at(
     correction: Correction, cell: str, denominator: Denominator, n_samples: int = 1500
 ) -> None:
-    """As `agrees_with_monte_carlo`, on one of the referee's cells with one denominator."""
+    """The exact figures on one of the referee's cells, with one denominator, lie within 4 standard errors of a draw."""
     found = _exact(correction, CELLS[cell], denominator)
     generator = np.random.default_rng(zlib.crc32(f"{correction}{cell}{denominator}".encode()))
     estimate = sampled.estimate(*CELLS[cell], correction, generator, n_samples=n_samples, denominator=denominator)

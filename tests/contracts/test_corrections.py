@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from jackpot_sim.estimators.corrections.composed import Centred, Combined, RaoBl
 from jackpot_sim.estimators.corrections.correction import Correction, Level, TokenCorrection
 from jackpot_sim.estimators.corrections.probability import BinaryKL
 from jackpot_sim.estimators.corrections.sequence import SequenceCorrection
-from jackpot_sim.testing import CONTRACTS, Contract, figures
+from jackpot_sim.testing import CONTRACTS, Contract, breach, figures
 from jackpot_sim.testing.tokens import INF, OVERLAP, draws, fields_beside, weigh, weighs_tokens
 from tests.cases import each, every, rotating
 from tests.estimators import brute
@@ -149,19 +150,21 @@ OF_FIGURES = (figures.has_the_moments_of_brute_force, figures.agrees_with_monte_
 
 @each("correction, contract", every(CASES, [each for each in CONTRACTS if each not in OF_FIGURES]))
 def test_contracts(correction: Correction, contract: Contract) -> None:
-    contract(correction)
+    assert breach(contract, correction) is None
 
 
 @every_token_case
 def test_moments_are_those_of_brute_force(correction: Correction) -> None:
-    figures.has_the_moments_of_brute_force(correction, rule_of(correction))
+    contract = partial(figures.has_the_moments_of_brute_force, rule=rule_of(correction))
+    assert breach(contract, correction) is None
 
 
 @each("correction, cell, denominator", rotating(SAMPLED_CASES, figures.SAMPLED_CELLS, DENOMINATORS))
 def test_monte_carlo_agrees_within_its_standard_error(
     correction: Correction, cell: str, denominator: Denominator
 ) -> None:
-    figures.agrees_with_monte_carlo_at(correction, cell, denominator)
+    contract = partial(figures.agrees_with_monte_carlo_at, cell=cell, denominator=denominator)
+    assert breach(contract, correction) is None
 
 
 # ------------------------------------------------------------------- the pair

@@ -127,7 +127,7 @@ class Tokens:
         return namespace(self.log_ratio)
 
     def once(self, name: str, compute: Callable[[], Array]) -> Array:
-        """What `compute` makes of the log-ratios and log-probs, kept under a name for other corrections.
+        """The result of `compute`, from log-ratios and log-probs, kept under a name for other corrections.
 
         It is computed anew for tokens with a mask, whose fields are changed, and where a gradient flows through them.
         """

@@ -162,7 +162,7 @@ def _hint(framework: str, rule: str) -> str:
 
 @cache
 def presets() -> Mapping[str, Preset]:
-    """All presets by name, in the order of the file."""
+    """The presets by name, in the order of the file."""
     text = (resources.files("jackpot_sim.estimators.corrections") / "presets.toml").read_text(encoding="utf-8")
     found = [
         _preset(framework, str(table["version"]), rule, cast("Mapping[str, object]", fields))

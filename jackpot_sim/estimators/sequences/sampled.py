@@ -156,7 +156,7 @@ def _masked(part: Proposals, pair: TokenWeights[Floats], generator: np.random.Ge
 
 
 class _Lost(NamedTuple):
-    """What a centred correction subtracts: h of every token's prefix, times its coefficient."""
+    """The part that a centred correction subtracts: h of every token's prefix, times its coefficient."""
 
     coefficient: Floats
     """A·scale of every token that loses this h, 0 at all others; shape (replicates · n, length)."""

@@ -141,7 +141,7 @@ class SortedCell:
         parameter: str | None = None,
         denominator: Denominator | str = Denominator.PROPOSED,
     ) -> Best:
-        """As the function `best`."""
+        """The best threshold of a correction, by the arguments of the function `best`."""
         if n_samples < 1:
             raise ValueError(f"n_samples must be at least 1, got {n_samples}")
         require_uncentred(correction, "optimise the correction that it wraps, or compare thresholds with moments.exact")

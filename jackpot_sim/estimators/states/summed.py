@@ -94,7 +94,7 @@ class Geometry:
 
 
 class Shared:
-    """What the sums of all corrections share at some states.
+    """The terms that the sums of all corrections share at some states.
 
     Args:
         pair: the laws, of which `pair.is_plain` is True.
