@@ -48,9 +48,9 @@ _ON_KLS = (
 )
 _ON_GRADIENT = (
     "gain: the share of the gradient that is left. var.: variance of one proposal, over that of one of the policy's "
-    "own. *: the least of its column, where it lies more than {:g} standard errors below all others. "
-    "worse: the MSE over the least one of the table; tie: not told apart from it, exact figures by their scatter over "
-    "seeds, which * ignores."
+    "own. *: the least of its column, where it lies more than {:g} standard errors below all others and ties with "
+    "none. worse: the MSE over the least one of the table; tie: not told apart from it, exact figures by their scatter over "
+    "seeds."
 )
 _OF_GRADIENT = ("bias", "gain", "mse", "mse_rescaled")
 """Figures in units of the true gradient."""
@@ -171,6 +171,10 @@ def _detail(rows: pd.DataFrame, records: pd.DataFrame) -> FittedTable:
     resolved = _without(means, thin)
     ranked = resolved[resolved["method"] == means["method"].iloc[0]]  # a noisy row does not beat its own exact twin
     least = {column: math.nan if lost else _standing_out(ranked, column) for column in ("mse", "mse_rescaled")}
+    for column in least:
+        above = ranked[column] > ranked[column].min() * (1 + _TIE)
+        if any(np.array(worse(rows, ranked, _KEYS, column), dtype=object)[above] == "tie"):
+            least[column] = math.nan
     ratios = dict(zip(map(_key, resolved.to_dict("records")), worse(rows, resolved, _KEYS), strict=True))
     for row in means.to_dict("records"):
         cells = []
