@@ -49,8 +49,8 @@ _ON_KLS = (
 _ON_GRADIENT = (
     "gain: the share of the gradient that is left. var.: variance of one proposal, over that of one of the policy's "
     "own. *: the least of its column, where it lies more than {:g} standard errors below all others and ties with "
-    "none. worse: the MSE over the least one of the table; tie: not told apart from it, exact figures by their scatter over "
-    "seeds."
+    "none. worse: the MSE over the least one of the table; tie: not told apart from it, exact figures by their "
+    "scatter over seeds."
 )
 _OF_GRADIENT = ("bias", "gain", "mse", "mse_rescaled")
 """Figures in units of the true gradient."""
