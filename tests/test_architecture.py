@@ -22,6 +22,8 @@ REQUIREMENTS = "jackpot_sim.requirements"
 """What is installed: every package may ask, and it imports none of them."""
 COMMANDS = "jackpot_sim.commands"
 """What command lines share."""
+DUMPS = "jackpot_sim.readers"
+"""What reads users' dumps."""
 READERS = (CORE, REQUIREMENTS, COMMANDS, STUDIES, SWEEP, "jackpot_sim.estimators.statistics")
 """What reads records: `statistics` is the one home of the formulas that a bootstrap needs."""
 
@@ -37,10 +39,15 @@ MAY_IMPORT = {
     SWEEP: (CORE, ESTIMATORS, ENVIRONMENTS, STUDIES, REQUIREMENTS, COMMANDS),
     # Tries corrections, and nothing imports it but tests.
     "jackpot_sim.testing": (CORE, ESTIMATORS, ENVIRONMENTS),
-    "jackpot_sim.diagnose": (CORE, ESTIMATORS, ENVIRONMENTS),
+    DUMPS: (CORE, REQUIREMENTS),
+    "jackpot_sim.record": (CORE, REQUIREMENTS, DUMPS),
+    "jackpot_sim.diagnose": (CORE, ESTIMATORS, ENVIRONMENTS, DUMPS, STUDIES, REQUIREMENTS, COMMANDS),
     "jackpot_sim.integrations": (CORE, ESTIMATORS),
     # Times everything, the paper's figures too, and nothing imports it.
-    "jackpot_sim.bench": (CORE, ESTIMATORS, ENVIRONMENTS, TRAINING, *READERS, "analysis", "paper_figures"),
+    "jackpot_sim.bench": (
+        *(CORE, ESTIMATORS, ENVIRONMENTS, TRAINING, *READERS, "analysis", "paper_figures"),
+        *(DUMPS, "jackpot_sim.diagnose"),
+    ),
     "analysis": READERS,
     "paper_figures": (*READERS, TRAINING, "analysis"),
 }
@@ -52,6 +59,11 @@ MAY_IMPORT_INSIDE = {
     f"{ESTIMATORS}.sequences": ("corrections",),
     f"{ESTIMATORS}.rollouts": ("corrections", "states"),  # figures at visited states are those of states
     f"{ESTIMATORS}.mismatch": (),
+    "jackpot_sim.diagnose.measure": (),
+    "jackpot_sim.diagnose.what_if": (),
+    "jackpot_sim.diagnose.causes": (),
+    "jackpot_sim.diagnose.advice": ("what_if",),
+    "jackpot_sim.diagnose.report": (),
     f"{ENVIRONMENTS}.language_models": (),
     f"{ENVIRONMENTS}.states": (),
     f"{ENVIRONMENTS}.sources": ("language_models", "states"),

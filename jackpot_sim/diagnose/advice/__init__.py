@@ -1,0 +1,1 @@
+"""Verdict and advice: a correction and its threshold for a stated target, and the lines to paste."""

@@ -1,0 +1,1 @@
+"""Figures of the mismatch over a whole dump, in one pass: metrics, breakdowns, trends, the worst, a sample."""

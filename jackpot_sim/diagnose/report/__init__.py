@@ -1,0 +1,1 @@
+"""The diagnosis in a terminal, in JSON, in records and in plots."""

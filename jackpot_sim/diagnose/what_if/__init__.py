@@ -1,0 +1,1 @@
+"""Corrections applied to the very batch: what each keeps, masks and weighs."""

@@ -1,0 +1,41 @@
+"""The contract of a format: it knows its records by their keys, and reads the sequences out of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple, Protocol, TypeAlias
+
+from jackpot_sim.readers.errors import DumpError
+from jackpot_sim.readers.sequence import DumpedSequence
+
+Refuse: TypeAlias = Callable[[DumpError], None]
+"""The answer to a bad record: raises the error, or with --skip-bad counts it and returns, to go on with the next."""
+
+
+class Record(NamedTuple):
+    """One object of a file: a line of JSONL, a row of Parquet, or all that a .pt, .pkl or .json file holds."""
+
+    place: str
+    """Where it stands, as errors name it: the file, and the line or row."""
+    content: Any
+    """The object: dictionaries, lists, numbers, strings, numpy arrays or torch tensors, and nothing else."""
+    name: str
+    """The file's name without its folder, in which some frameworks write the step and the rank."""
+
+
+class Format(Protocol):
+    """A producer of dumps."""
+
+    @property
+    def name(self) -> str:
+        """The producer, as reports and --format name it."""
+
+    def recognises(self, record: Record) -> bool:
+        """True for the first record of a file of this format, by its keys alone."""
+
+    def sequences(self, records: Iterable[Record], refuse: Refuse) -> Iterator[DumpedSequence]:
+        """The sequences in the records of one file, in order.
+
+        A record that lacks a field, or whose fields do not fit together, goes to `refuse`, and is passed over where
+        that returns.
+        """
