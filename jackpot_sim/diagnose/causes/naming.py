@@ -1,0 +1,45 @@
+"""The causes of a mismatch, likeliest first."""
+
+from __future__ import annotations
+
+from jackpot_sim.diagnose.causes import columns, everywhere, parts, sampler, weights
+from jackpot_sim.diagnose.causes.finding import Finding
+from jackpot_sim.diagnose.causes.view import View
+from jackpot_sim.diagnose.evidence import Evidence
+from jackpot_sim.diagnose.results import Cause, CauseName
+
+
+def named(evidence: Evidence) -> list[Cause]:
+    """The causes that the evidence names, likeliest first; none where the mismatch is no more than chance, or harmless.
+
+    Faults of the columns come first, and the sequences that they spoil are taken out before anything else is tried.
+    A cause that explains the mismatch leaves only the rest of it to causes that would look alike.
+    """
+    view = None if evidence.sample is None else View(evidence.sample)
+    found = [columns.bypass(evidence), columns.placeholder(evidence), columns.misaligned(evidence, view)]
+    certain = [each for each in found if each is not None]
+    if view is not None and any(each.name is CauseName.MISALIGNED for each in certain):
+        view = view.without(columns.misaligned_sequences(view))
+    others = [] if view is None else _in_tokens(view)
+    return [each.cause() for each in certain + sorted(others, key=lambda each: -each.confidence)]
+
+
+def _in_tokens(view: View) -> list[Finding]:
+    """The causes that the tokens themselves show."""
+    found = _first(sampler.truncated(view), sampler.temperature(view))
+    found += _first(parts.ids_differ(view), parts.dominated(view))
+    if not found:
+        found += _kept(weights.weight_sync(view), weights.stale(view), parts.prompts_differ(view))
+    unexplained = 1 - max((each.explains for each in found), default=0.0)
+    if not any(each.name is CauseName.RAW_LOG_PROBS for each in found):
+        found += _kept(sampler.raw(view))
+    return found + everywhere.size(view, unexplained)
+
+
+def _first(*findings: Finding | None) -> list[Finding]:
+    """The first that was found."""
+    return _kept(*findings)[:1]
+
+
+def _kept(*findings: Finding | None) -> list[Finding]:
+    return [each for each in findings if each is not None]
