@@ -44,7 +44,7 @@ class Batch:
     @cached_property
     def size(self) -> Floats:
         """|ℓ| of each token, (N,), nats."""
-        return np.abs(self.log_ratio)
+        return np.asarray(np.abs(self.log_ratio))
 
     @cached_property
     def k3(self) -> Floats:
@@ -54,7 +54,7 @@ class Batch:
     @cached_property
     def probability_gap(self) -> Floats:
         """|p − q| of each token, (N,)."""
-        return np.abs(np.asarray(exp_difference(self.policy_log_probs, self.actor_log_probs)))
+        return np.asarray(np.abs(np.asarray(exp_difference(self.policy_log_probs, self.actor_log_probs))))
 
     @cached_property
     def total(self) -> Floats:
