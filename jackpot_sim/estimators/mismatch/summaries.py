@@ -209,22 +209,31 @@ def _trimmed(units: Units, values: Floats, scale: Scale) -> tuple[float, Interva
 
 def _chi_square(units: Units, log_ratio: Floats) -> tuple[float, Interval]:
     value, interval = _mean(units, log_ratios.chi_square_term(log_ratio), intervals.LOG1P)
-    return value, _resolved(interval, units, log_ratio, WIDEST_MEAN)
+    return value, resolved(interval, _mean_square(units, log_ratio), WIDEST_MEAN)
 
 
 def _effective_share(units: Units, log_weight: Floats) -> tuple[float, Interval]:
     share = units.effective_share(relative(log_weight))
     interval = intervals.of_left_out(*share, intervals.LOGIT)
-    return share.value, _resolved(interval, units, log_weight, WIDEST_SHARE)
+    return share.value, resolved(interval, _mean_square(units, log_weight), WIDEST_SHARE)
 
 
-def _resolved(interval: Interval, units: Units, log_weight: Floats, widest: float) -> Interval:
-    """The interval; ends of nan for few clusters, or where their log mean w² has a standard deviation above `widest`.
+def _mean_square(units: Units, log_weight: Floats) -> Floats:
+    """The mean of w² of each cluster, (clusters,), relative to the largest w."""
+    return units.summed(np.exp(2 * relative(log_weight))) / units.summed(None)
+
+
+def resolved(interval: Interval, means: Floats, widest: float) -> Interval:
+    """The interval; ends of nan for few clusters, or where the logs of their means spread more than `widest`.
 
     The draws cannot show how heavy the tail of exponentials is, but the spread of their exponents can.
+
+    Args:
+        interval: the interval of a figure of the mean of exponentials.
+        means: that mean in each cluster, (clusters,), in any unit.
+        widest: the largest standard deviation of the logs.
     """
-    logs = np.log(units.summed(np.exp(2 * relative(log_weight))) / units.summed(None))
-    if units.count >= FEWEST_WEIGHTS and np.std(logs, ddof=1) <= widest:
+    if len(means) >= FEWEST_WEIGHTS and np.std(np.log(means), ddof=1) <= widest:
         return interval
     return Interval(interval.se, math.nan, math.nan)
 
