@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import numpy as np
-
-from jackpot_sim.core.arrays import Flags, Floats
 from jackpot_sim.diagnose.causes.finding import Finding
-from jackpot_sim.diagnose.causes.view import View
 from jackpot_sim.diagnose.evidence import Evidence
 from jackpot_sim.diagnose.results import CauseName
 from jackpot_sim.readers.left_out import Reason
@@ -19,12 +15,6 @@ PLACEHOLDERS = {
 }
 """The reasons for leaving a token out that are placeholders, as the sentence says them."""
 _FEWEST_SHARE = 1e-4
-_SHORTEST = 4
-"""The fewest tokens of a sequence whose alignment can be seen."""
-_BETTER = 0.25
-"""A sequence is misaligned if it agrees so much better when moved: mean ℓ² at most this share of what it was."""
-_LEAST = 0.05
-"""The mean ℓ² below which a sequence agrees as it stands."""
 
 
 def placeholder(evidence: Evidence) -> Finding | None:
@@ -59,22 +49,18 @@ def bypass(evidence: Evidence) -> Finding | None:
     )
 
 
-def misaligned(evidence: Evidence, view: View | None) -> Finding | None:
+def misaligned(evidence: Evidence) -> Finding | None:
     """Sequences of which one side stands a token too early or too late."""
     moved = {by: tokens for by, tokens in evidence.shifted.items() if tokens}
-    if not moved:
-        return None
     total = sum(moved.values())
+    if not evidence.read or not total or total < _FEWEST_SHARE * evidence.read:
+        return None
     by = max(moved, key=lambda each: moved[each])
-    share = min(total / max(evidence.read, 1), 1.0)
-    explains = 1.0
-    if view is not None:
-        here = misaligned_sequences(view)[view.table.owner]
-        explains = float(view.square[here].sum() / max(view.square.sum(), 1e-300))
+    share = total / evidence.read
     return Finding(
         name=CauseName.MISALIGNED,
         confidence=1.0,
-        explains=explains,
+        explains=0.0,
         evidence=(
             f"{total:,} tokens ({share:.1%}) lie in sequences that agree at least four times better when one side is "
             f"moved by {by:+d}."
@@ -82,19 +68,3 @@ def misaligned(evidence: Evidence, view: View | None) -> Finding | None:
         remedy="Score token t with the logits at t − 1: one side is off by one token.",
         figures={"share": share, "tokens": float(total), "move": float(by)},
     )
-
-
-def misaligned_sequences(view: View) -> Flags:
-    """True on the sequences that agree far better when one side is moved by a token, (S,)."""
-    here, length = view.sizes * 0, view.table.lengths
-    same = view.table.owner[1:] == view.table.owner[:-1]
-    for moved in (view.policy[1:] - view.actor[:-1], view.policy[:-1] - view.actor[1:]):
-        here = np.maximum(here, _better(view, np.where(same, moved**2, 0.0)))
-    return np.asarray((here > 0) & (length >= _SHORTEST))
-
-
-def _better(view: View, moved: Floats) -> Floats:
-    """1 for each sequence that agrees far better with these squares of ℓ between neighbours, (N − 1,), else 0."""
-    sums = view.units.summed(np.append(moved, 0.0)) / np.maximum(view.table.lengths - 1, 1)
-    before = view.units.summed(view.square) / view.table.lengths
-    return np.asarray((before > _LEAST) & (sums < _BETTER * before), dtype=np.float64)

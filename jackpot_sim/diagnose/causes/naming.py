@@ -12,33 +12,25 @@ from jackpot_sim.diagnose.results import Cause, CauseName
 def named(evidence: Evidence) -> list[Cause]:
     """The causes that the evidence names, likeliest first; none where the mismatch is no more than chance, or harmless.
 
-    Faults of the columns come first, and the sequences that they spoil are taken out before anything else is tried.
+    Faults of the columns come first: the tokens that they spoil are left out before anything else is tried.
     A cause that explains the mismatch leaves only the rest of it to causes that would look alike.
     """
-    view = None if evidence.sample is None else View(evidence.sample)
-    found = [columns.bypass(evidence), columns.placeholder(evidence), columns.misaligned(evidence, view)]
-    certain = [each for each in found if each is not None]
-    if view is not None and any(each.name is CauseName.MISALIGNED for each in certain):
-        view = view.without(columns.misaligned_sequences(view))
-    others = [] if view is None else _in_tokens(view)
+    certain = _kept(columns.bypass(evidence), columns.placeholder(evidence), columns.misaligned(evidence))
+    others = [] if evidence.sample is None else _in_tokens(View(evidence.sample))
     return [each.cause() for each in certain + sorted(others, key=lambda each: -each.confidence)]
 
 
 def _in_tokens(view: View) -> list[Finding]:
     """The causes that the tokens themselves show."""
-    found = _first(sampler.truncated(view), sampler.temperature(view))
-    found += _first(parts.ids_differ(view), parts.dominated(view))
+    found = _kept(parts.ids_differ(view)) or _kept(sampler.truncated(view)) or _kept(sampler.temperature(view))
     if not found:
-        found += _kept(weights.weight_sync(view), weights.stale(view), parts.prompts_differ(view))
+        found = _kept(parts.dominated(view))
+    if not found:
+        found = _kept(weights.weight_sync(view), weights.stale(view), parts.prompts_differ(view))
     unexplained = 1 - max((each.explains for each in found), default=0.0)
-    if not any(each.name is CauseName.RAW_LOG_PROBS for each in found):
+    if not any(each.name in (CauseName.RAW_LOG_PROBS, CauseName.TOKENIZER) for each in found):
         found += _kept(sampler.raw(view))
     return found + everywhere.size(view, unexplained)
-
-
-def _first(*findings: Finding | None) -> list[Finding]:
-    """The first that was found."""
-    return _kept(*findings)[:1]
 
 
 def _kept(*findings: Finding | None) -> list[Finding]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from jackpot_sim.core.arrays import Flags
+from jackpot_sim.core import intervals
+from jackpot_sim.core.arrays import Floats
 from jackpot_sim.diagnose.causes import chance
 from jackpot_sim.diagnose.causes.finding import Finding
 from jackpot_sim.diagnose.causes.view import HARMLESS, View
@@ -66,12 +67,12 @@ def prompts_differ(view: View) -> Finding | None:
     if not early.any() or not late.any() or view.k3.mean() < HARMLESS:
         return None
     change = view.log_size(early) - view.log_size(late)
-    if not _above(change[np.isfinite(change)], np.log(_RATIO) / 2):
+    if not _above_zero(change[np.isfinite(change)]):
         return None
     first, last = float(view.square[early].mean()), float(view.square[late].mean())
     if first < _RATIO * last:
         return None
-    explains = max(1 - last / view.total, 0.0)
+    explains = 1 - last / first
     figures = {"k3_first": float(view.k3[early].mean()), "k3_late": float(view.k3[late].mean()), "explained": explains}
     return Finding(
         name=CauseName.TOKENIZER,
@@ -112,10 +113,7 @@ def ids_differ(view: View) -> Finding | None:
     )
 
 
-def _above(values: np.ndarray, bound: float) -> bool:
-    """True if the mean of independent values is above a bound by more than chance."""
-    found = chance.intervals.student(values, 1 - chance.LEVEL)
-    return len(values) >= chance.FEWEST and found.low > bound
+def _above_zero(values: Floats) -> bool:
+    """True if the mean of independent values is above 0 by more than chance."""
+    return len(values) >= chance.FEWEST and intervals.student(values, 1 - chance.LEVEL).low > 0
 
-
-def _unused(_: Flags) -> None: ...

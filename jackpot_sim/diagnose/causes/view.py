@@ -98,11 +98,6 @@ class View:
         """The same under the law that the actor reports, which only its top-k shows."""
         return _beyond_chance(self.table.actor_topk, self.table.token, self.actor)
 
-    def without(self, sequences: Flags) -> View | None:
-        """The view without some sequences, (S,); None where none is left."""
-        rest = self.table.take(np.flatnonzero(~sequences).astype(np.int64))
-        return None if rest is None else View(rest)
-
 
 def _beyond_chance(topk: TopK | None, token: Ints | None, log_probs: Floats) -> Floats | None:
     """A score of each token less its expectation: log p for a token of the top-k, and one value for all others."""
@@ -115,5 +110,5 @@ def _beyond_chance(topk: TopK | None, token: Ints | None, log_probs: Floats) -> 
     finite = np.isfinite(laws)
     least = np.min(laws, axis=-1, where=finite, initial=0.0)
     mass = np.exp(laws)
-    expected = np.sum(np.where(finite, mass * laws, 0.0), axis=-1) + (1 - mass.sum(-1)).clip(min=0.0) * least
+    expected = np.sum(mass * np.where(finite, laws, 0.0), axis=-1) + (1 - mass.sum(-1)) * least
     return np.asarray(np.where(inside, log_probs, least) - expected)

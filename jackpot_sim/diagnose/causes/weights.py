@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from jackpot_sim.core.arrays import Floats, Ints
+from jackpot_sim.core.arrays import Flags, Ints
 from jackpot_sim.diagnose.causes import chance
 from jackpot_sim.diagnose.causes.finding import Finding
 from jackpot_sim.diagnose.causes.view import HARMLESS, View
@@ -91,5 +91,5 @@ def _jump(view: View, steps: Ints) -> tuple[int, float]:
     return int(steps[best + 1]), float(np.exp(rise[best]))
 
 
-def _mean_square(view: View, sequences: Floats | np.ndarray) -> float:
+def _mean_square(view: View, sequences: Flags) -> float:
     return float(view.square[sequences[view.table.owner]].mean())
