@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from jackpot_sim.core import intervals
-from jackpot_sim.core.arrays import Floats
 from jackpot_sim.diagnose.causes import chance
 from jackpot_sim.diagnose.causes.finding import Finding
-from jackpot_sim.diagnose.causes.view import HARMLESS, View
+from jackpot_sim.diagnose.causes.view import FLOOR, HARMLESS, View
 from jackpot_sim.diagnose.results import CauseName
 
 _MOST_SEQUENCES = 0.035
@@ -18,10 +16,12 @@ _OUTLYING = 5.0
 _LEAST_SPREAD = 0.3
 """The least robust standard deviation of log-size, whatever the sequences."""
 _LEAST_EXPLAINED = 0.6
-_EARLY, _LATE = 4, 8
+_EARLY, _LATE = 6, 8
 """The first tokens, and where the late ones begin."""
-_RATIO = 2.5
-"""The factor by which mean ℓ² of the first tokens exceeds that of late ones where the prompts differ."""
+_BINS = 8
+"""The classes of log q in which early and late tokens are compared."""
+_RATIO = 1.4
+"""The factor by which mean |ℓ| of the first tokens exceeds that of late ones where the prompts differ."""
 _FAR = 2.0
 """|ℓ| at every occurrence of an id that means something else, nats."""
 _OCCURRENCES = 5
@@ -61,26 +61,33 @@ def dominated(view: View) -> Finding | None:
 
 
 def prompts_differ(view: View) -> Finding | None:
-    """A mismatch of the first tokens that fades along the sequence: the sides read different prompts."""
+    """A mismatch of the first tokens that fades along the sequence: the sides read different prompts.
+
+    Early tokens are compared with late ones that the actor found as likely, since rounding too makes more mismatch at
+    unlikely tokens.
+    """
     position = view.table.position
     early, late = position < _EARLY, position >= _LATE
-    if not early.any() or not late.any() or view.k3.mean() < HARMLESS:
+    if min(early.sum(), late.sum()) < _BINS or view.k3.mean() < HARMLESS:
         return None
-    change = view.log_size(early) - view.log_size(late)
-    if not _above_zero(change[np.isfinite(change)]):
+    size = np.abs(view.log_ratio)
+    edges = np.quantile(view.actor[late], np.arange(1, _BINS) / _BINS)
+    at = np.searchsorted(edges, view.actor)
+    late_number = np.bincount(at[late], minlength=_BINS)
+    expected = (np.bincount(at[late], size[late], minlength=_BINS) / np.maximum(late_number, 1))[at]
+    excess = chance.mean(view.units, np.where(early, size - expected, 0.0))
+    ratio = float(size[early].mean() / max(expected[early].mean(), FLOOR))
+    if not excess.low > 0 or ratio < _RATIO:
         return None
-    first, last = float(view.square[early].mean()), float(view.square[late].mean())
-    if first < _RATIO * last:
-        return None
-    explains = 1 - last / first
-    figures = {"k3_first": float(view.k3[early].mean()), "k3_late": float(view.k3[late].mean()), "explained": explains}
+    explains = 1 - 1 / ratio**2
+    figures = {"k3_first": float(view.k3[early].mean()), "k3_late": float(view.k3[late].mean()), "ratio": ratio}
     return Finding(
         name=CauseName.TOKENIZER,
         confidence=explains,
         explains=explains,
         evidence=(
-            f"The mismatch fades along the completion: k3 is {figures['k3_first']:.2g} nats at the first {_EARLY} "
-            f"tokens and {figures['k3_late']:.2g} from token {_LATE} on, as if the sides read different prompts."
+            f"The mismatch fades along the completion: |ℓ| of the first {_EARLY} tokens is {ratio:.2g} times that of "
+            f"tokens as likely from token {_LATE} on, as if the sides read different prompts."
         ),
         remedy="Compare the prompt ids of both sides: chat template, special tokens, and truncation must be the same.",
         figures=figures,
@@ -111,9 +118,3 @@ def ids_differ(view: View) -> Finding | None:
         remedy="Compare the vocabularies of both sides: these ids mean different tokens.",
         figures={"ids": float(bad.sum()), "tokens": float(number[bad].sum()), "explained": share},
     )
-
-
-def _above_zero(values: Floats) -> bool:
-    """True if the mean of independent values is above 0 by more than chance."""
-    return len(values) >= chance.FEWEST and intervals.student(values, 1 - chance.LEVEL).low > 0
-

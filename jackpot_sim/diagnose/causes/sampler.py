@@ -14,10 +14,14 @@ _ONE_SIDED = 0.1
 """The most that the rarer sign of ℓ holds of Σℓ² where ℓ is the logarithm of a kept mass."""
 _LEAST_LOST = 0.005
 """The least mean mass lost that is a fault."""
-_LEAST_SLOPE = 0.03
-"""The least |1 − T| that is a fault."""
-_FITS = 0.6
-"""The least share of Σℓ² that a temperature must explain."""
+_LEAST_SLOPE = 0.05
+"""The least |1 − 1/T| that is a fault."""
+_FITS = 0.75
+"""The least share of Σℓ² that a temperature must explain, where the entropy is known."""
+_FITS_ALONE = 0.6
+"""The same of Var ℓ, where log p alone is."""
+_SAME_FIRST = 0.9
+"""The least share of states whose likeliest token both sides agree on: a temperature keeps the order."""
 _FEWEST_TOKENS = 64
 
 
@@ -58,14 +62,14 @@ def temperature(view: View) -> Finding | None:
     """
     if view.total == 0 or len(view.log_ratio) < _FEWEST_TOKENS:
         return None
-    deviation = view.table.entropy is not None and view.deviation is not None
     slope, explains = _slope(view)
     moved = chance.mean(view.units, _influence(view))
-    if explains < _FITS or abs(slope) < _LEAST_SLOPE or not moved.beyond_zero:
+    fits = _FITS if view.table.entropy is not None else _FITS_ALONE
+    if explains < fits or not _keeps_order(view) or abs(slope) < _LEAST_SLOPE or not moved.beyond_zero:
         return None
     heat = 1 / (1 - slope) if slope < 1 else np.inf
     follows = _follows_policy(view, slope)
-    about = "log p and the entropy" if deviation else "log p alone"
+    about = "log p alone" if view.table.entropy is None else "log p and the entropy"
     if follows is not None and follows > 0.5:
         return Finding(
             name=CauseName.RAW_LOG_PROBS,
@@ -143,6 +147,16 @@ def _slope(view: View) -> tuple[float, float]:
         slope = float(deviation @ ratio / (deviation @ deviation))
         fits.append((slope, 1 - float(np.mean((ratio - slope * deviation) ** 2)) / view.total))
     return fits[0][0], max(fits[0][1], fits[1][1])
+
+
+def _keeps_order(view: View) -> bool:
+    """False where the top-k show that the sides often disagree on the likeliest token."""
+    actor, policy = view.table.actor_topk, view.table.policy_topk
+    if actor is None or policy is None:
+        return True
+    known = ~np.isnan(np.asarray(actor.log_probs)[:, 0] + np.asarray(policy.log_probs)[:, 0])
+    same = np.asarray(actor.ids)[:, 0] == np.asarray(policy.ids)[:, 0]
+    return not known.any() or float(same[known].mean()) >= _SAME_FIRST
 
 
 def _influence(view: View) -> Floats:

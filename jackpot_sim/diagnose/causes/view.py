@@ -7,7 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
-from jackpot_sim.core.arrays import Flags, Floats, Ints
+from jackpot_sim.core.arrays import Floats, Ints
 from jackpot_sim.core.log_ratios import k3
 from jackpot_sim.core.numerics import log_ratio
 from jackpot_sim.core.topk import TopK
@@ -66,14 +66,7 @@ class View:
     @cached_property
     def sizes(self) -> Floats:
         """log(mean ℓ² + FLOOR) of each sequence, (S,)."""
-        return self.log_size(np.ones(len(self.table), dtype=np.bool_))
-
-    def log_size(self, some: Flags) -> Floats:
-        """log(mean ℓ² + FLOOR) of some tokens, (N,), of each sequence, (S,); nan where a sequence has none."""
-        number = self.units.summed(some)
-        sums = self.units.summed(np.where(some, self.square, 0.0))
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return np.log(sums / number + FLOOR)
+        return np.asarray(np.log(self.table.per_sequence(self.square) / self.table.lengths + FLOOR))
 
     @cached_property
     def lag(self) -> Floats | None:
