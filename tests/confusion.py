@@ -19,6 +19,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import torch
 
@@ -126,7 +127,7 @@ def printed(matrix: dict[str, Row]) -> str:
             least = min(some, key=lambda name: some[name].right)
             lines.append(f"{title}: {right / dumps:.1%} of {dumps}; least {some[least].right:.0%} ({least})")
     every = [each for row in matrix.values() for each in row.confidence]
-    for low, high in zip(_BINS[:-1], _BINS[1:], strict=True):
+    for low, high in pairwise(_BINS):
         here = [right for confidence, right in every if low <= confidence < high or (confidence == high == 1)]
         if here:
             lines.append(f"confidence {low:.1f} to {high:.1f}: {sum(here) / len(here):.1%} right of {len(here)}")
