@@ -49,8 +49,15 @@ class Format(Protocol):
     def recognises(self, record: Record) -> bool:
         """True for the first record of a file of this format, by its keys alone; False for what is no dictionary."""
 
+    def together(self, name: str) -> str:
+        """The part of a file's name that it shares with the files that it is read together with; else the name.
+
+        Some frameworks write a file per rank, and a sequence lies in several of them. Files that follow each other in
+        the natural order of their names, in one folder, and of which this is equal, are handed over as one.
+        """
+
     def sequences(self, records: Iterable[Record], refuse: Refuse) -> Iterator[DumpedSequence]:
-        """The sequences in the records of one file, in order.
+        """The sequences in the records of one file, or of files that are read together, in order.
 
         A record that lacks a field, or whose fields do not fit together, goes to `refuse`, and is passed over where
         that returns.
