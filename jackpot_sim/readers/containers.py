@@ -199,17 +199,17 @@ def _parquet(path: Path, stream: IO[bytes], refuse: Refuse) -> Iterator[Record]:
 
 def _torch(path: Path, stream: IO[bytes], refuse: Refuse) -> Iterator[Record]:
     with seekable(path) as file:
-        yield _whole(path, _loaded("tensors", file))
+        yield _whole(path, _loaded("tensors", file, path))
 
 
 def _pickle(path: Path, stream: IO[bytes], refuse: Refuse) -> Iterator[Record]:
     with seekable(path) as file:
-        yield _whole(path, _loaded("pickles", file))
+        yield _whole(path, _loaded("pickles", file, path))
 
 
-def _loaded(reader: str, file: IO[bytes]) -> Any:
+def _loaded(reader: str, file: IO[bytes], path: Path) -> Any:
     """The content of a file by a reader that is imported only now: one of them needs torch."""
-    return importlib.import_module(f"jackpot_sim.readers.{reader}").load(file)
+    return importlib.import_module(f"jackpot_sim.readers.{reader}").load(file, str(path))
 
 
 def _whole(path: Path, content: Any) -> Record:
