@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,9 +22,9 @@ def whole(record: Record) -> Iterator[Fields]:
     yield Fields(record.content, record.place, record.name)
 
 
-def alone(name: str) -> str:
-    """The name of a file that is read by itself."""
-    return name
+def alone(path: Path) -> str:
+    """The key of a file that is read by itself."""
+    return str(path)
 
 
 @dataclass(frozen=True)
@@ -35,22 +36,22 @@ class Producer:
         knows: True for the fields of a first record of this format.
         read: one sequence out of its fields, None where it has no token; raises a DumpError where they do not fit.
         split: the fields of each sequence of a record; raises a DumpError where the record is none of this format.
-        together: as `Format` has it.
+        key: the key of the files that are read as one with a file.
     """
 
     name: str
     knows: Callable[[Mapping[str, Any]], bool]
     read: Callable[[Fields], DumpedSequence | None]
     split: Callable[[Record], Iterable[Fields]] = whole
-    shared: Callable[[str], str] = alone
+    key: Callable[[Path], str] = alone
 
     def recognises(self, record: Record) -> bool:
         """True for the first record of a file of this format, by its keys alone."""
         return isinstance(record.content, Mapping) and self.knows(record.content)
 
-    def together(self, name: str) -> str:
-        """The part of a file's name that it shares with the files that it is read together with; else the name."""
-        return self.shared(name)
+    def together(self, path: Path) -> str:
+        """The key of the files that are read as one with this file."""
+        return self.key(path)
 
     def sequences(self, records: Iterable[Record], refuse: Refuse) -> Iterator[DumpedSequence]:
         """The sequences in the records, in order; what cannot be read goes to `refuse`."""
