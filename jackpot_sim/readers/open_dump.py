@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -105,8 +106,16 @@ class Dump:
         )
 
     def _sequences(self, refuse: Refuse) -> Iterator[DumpedSequence]:
+        for group in self._groups():
+            records = itertools.chain.from_iterable(self._checked(path, refuse) for path in group)
+            yield from self._format.sequences(records, refuse)
+
+    def _groups(self) -> Iterable[list[Path]]:
+        """The files that are read together, in the order of the first of each."""
+        groups: dict[str, list[Path]] = {}
         for path in self.files:
-            yield from self._format.sequences(self._checked(path, refuse), refuse)
+            groups.setdefault(self._format.together(path), []).append(path)
+        return groups.values()
 
     def _checked(self, path: Path, refuse: Refuse) -> Iterator[Record]:
         """The records of a file, whose first one may not be of another format than the dump's."""

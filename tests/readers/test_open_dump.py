@@ -25,9 +25,13 @@ class Other:
     def recognises(self, record: Record) -> bool:
         return isinstance(record.content, dict) and "lengths" in record.content
 
+    def together(self, path: Path) -> str:
+        """The name up to the rank."""
+        return path.name.split("_rank")[0]
+
     def sequences(self, records: Iterable[Record], refuse: Refuse) -> Iterator[DumpedSequence]:
-        for record in records:
-            yield DumpedSequence("z", record.place, actor_log_probs=np.zeros(record.content["lengths"]))
+        lengths = [record.content["lengths"] for record in records]
+        yield DumpedSequence(f"of {len(lengths)}", "place", actor_log_probs=np.zeros(sum(lengths)))
 
 
 @pytest.fixture(autouse=True)
@@ -49,6 +53,12 @@ def test_the_files_of_a_folder_are_one_dump(tmp_path: Path) -> None:
     (table,) = dump.tables()
     assert table.lengths.tolist() == [3, 2, 4]
     assert dump.left_out.count == {}
+
+
+def test_files_that_belong_together_are_read_as_one(tmp_path: Path) -> None:
+    for name in ("1_rank1", "0_rank0", "0_rank1", "1_rank0"):
+        written(tmp_path / name, [{"lengths": 2}])
+    assert [each.name for each in open_dump([tmp_path]).sequences()] == ["of 2", "of 2"]
 
 
 def test_the_first_record_decides_the_format_unless_it_is_given(tmp_path: Path) -> None:
@@ -117,5 +127,5 @@ def test_a_dump_without_a_sequence_is_said(tmp_path: Path) -> None:
 
 
 def test_lengths_that_differ_are_said_by_tables(tmp_path: Path) -> None:
-    with pytest.raises(DumpError, match="line 1 has no token"):
+    with pytest.raises(DumpError, match="place has no token"):
         list(open_dump([written(tmp_path / "x", [{"lengths": 0}])]).tables())

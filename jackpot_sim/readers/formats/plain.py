@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 from jackpot_sim.readers.errors import DumpError
 from jackpot_sim.readers.format import Record, Refuse
@@ -23,6 +24,10 @@ class Plain:
         return isinstance(record.content, dict) and any(
             name in record.content for name, column in BY_NAME.items() if column.name in LOG_PROBS
         )
+
+    def together(self, path: Path) -> str:
+        """The path itself: each file is read alone."""
+        return str(path)
 
     def sequences(self, records: Iterable[Record], refuse: Refuse) -> Iterator[DumpedSequence]:
         """The sequences in the rows of one file, in order."""
