@@ -11,7 +11,7 @@ from jackpot_sim.core.topk import TopK
 from jackpot_sim.readers.errors import DumpError
 from jackpot_sim.readers.format import Refuse, raises
 from jackpot_sim.readers.sequence import DumpedSequence
-from jackpot_sim.readers.table import OF_SEQUENCES, OF_TOKENS, TOP_K, TokenTable
+from jackpot_sim.readers.table import OF_SEQUENCES, OF_TOKENS, TOP_K, TokenTable, alike, joined
 
 TOKENS = 1 << 17
 """The tokens of a table, about: a table ends with the sequence that reaches them."""
@@ -46,6 +46,18 @@ def tables(sequences: Iterable[DumpedSequence], tokens: int = TOKENS, refuse: Re
             del held[columns]
     for rest in waiting.values():
         yield _table(rest)
+
+
+def full(parts: Iterable[TokenTable], tokens: int = TOKENS) -> Iterator[TokenTable]:
+    """Small tables put together, one after the other, as long as they hold no more tokens than a table should."""
+    waiting: list[TokenTable] = []
+    for part in parts:
+        if waiting and (not alike(waiting[0], part) or sum(map(len, waiting)) + len(part) > tokens):
+            yield joined(waiting)
+            waiting = []
+        waiting.append(part)
+    if waiting:
+        yield joined(waiting)
 
 
 def _length(sequence: DumpedSequence) -> int:

@@ -39,6 +39,8 @@ _OLD_TORCH = b"\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"
 _BOM = b"\xef\xbb\xbf"
 _BROKEN = (EOFError, zlib.error, gzip.BadGzipFile, pa.ArrowException, OSError)
 """The errors of a compressed stream, or of Parquet, that is cut short or damaged."""
+_BUFFER = 1 << 20
+"""The bytes of each column of Parquet that are read at once."""
 ROWS_AT_ONCE = 1 << 12
 """The rows of Parquet that are turned into Python objects together."""
 
@@ -103,6 +105,11 @@ def seekable(path: Path) -> Iterator[IO[bytes]]:
             shutil.copyfileobj(stream, copy)
             copy.seek(0)
             yield cast("IO[bytes]", copy)
+
+
+def parquet(stream: IO[bytes]) -> pq.ParquetFile:
+    """A file of Parquet of which a small part lies in memory, however large its row groups are."""
+    return pq.ParquetFile(stream, pre_buffer=False, buffer_size=_BUFFER)
 
 
 def _decompressed(raw: io.BufferedReader) -> IO[bytes]:
@@ -189,7 +196,7 @@ def _records(path: Path, place: str, content: Any) -> Iterator[Record]:
 def _parquet(path: Path, stream: IO[bytes], refuse: Refuse) -> Iterator[Record]:
     number = 0
     with seekable(path) as file:
-        for batch in pq.ParquetFile(file).iter_batches(batch_size=ROWS_AT_ONCE):
+        for batch in parquet(file).iter_batches(batch_size=ROWS_AT_ONCE):
             for row in batch.to_pylist():
                 number += 1
                 yield Record(f"{path}, row {number}", row, path.name)

@@ -11,7 +11,7 @@ from jackpot_sim.readers import build, containers
 from jackpot_sim.readers.errors import DumpError
 from jackpot_sim.readers.files import files
 from jackpot_sim.readers.format import Format, Record, Refuse, raises
-from jackpot_sim.readers.formats import FORMATS
+from jackpot_sim.readers.formats import FORMATS, PLAIN, plain_parquet
 from jackpot_sim.readers.left_out import LeftOut, Reason
 from jackpot_sim.readers.sequence import DumpedSequence
 from jackpot_sim.readers.table import TokenTable
@@ -84,7 +84,7 @@ class Dump:
             DumpError: as `sequences`, or columns of a sequence have different lengths.
         """
         refuse, found = self._begun(), False
-        for table in build.tables(self._sequences(refuse), refuse=refuse):
+        for table in build.full(self._tables(refuse)):
             found = True
             yield table
         if not found:
@@ -107,8 +107,24 @@ class Dump:
 
     def _sequences(self, refuse: Refuse) -> Iterator[DumpedSequence]:
         for group in self._groups():
-            records = itertools.chain.from_iterable(self._checked(path, refuse) for path in group)
-            yield from self._format.sequences(records, refuse)
+            yield from self._read(group, refuse)
+
+    def _tables(self, refuse: Refuse) -> Iterator[TokenTable]:
+        for in_columns, groups in itertools.groupby(self._groups(), self._in_columns):
+            if in_columns:
+                for (path,) in groups:
+                    yield from plain_parquet.tables(path, refuse)
+            else:
+                sequences = (sequence for group in groups for sequence in self._read(group, refuse))
+                yield from build.tables(sequences, refuse=refuse)
+
+    def _in_columns(self, group: list[Path]) -> bool:
+        """True for Parquet of the plain schema."""
+        return self._format is PLAIN and plain_parquet.reads(group[0])
+
+    def _read(self, group: list[Path], refuse: Refuse) -> Iterator[DumpedSequence]:
+        records = itertools.chain.from_iterable(self._checked(path, refuse) for path in group)
+        return self._format.sequences(records, refuse)
 
     def _groups(self) -> Iterable[list[Path]]:
         """The files that are read together, in the order of the first of each."""

@@ -10,6 +10,7 @@ from jackpot_sim.core.topk import TopK
 from jackpot_sim.readers import build
 from jackpot_sim.readers.errors import DumpError
 from jackpot_sim.readers.sequence import DumpedSequence
+from jackpot_sim.readers.table import TokenTable
 from tests.cases import each
 
 
@@ -58,6 +59,14 @@ def test_top_k_of_different_k_stand_in_different_tables() -> None:
         (("0", "2"), 2),
         (("1", "3"), 3),
     ]
+
+
+def test_small_tables_are_put_together() -> None:
+    def parts() -> list[TokenTable]:
+        return [next(build.tables([sequence(str(n), 3, step=None if n == 4 else n)])) for n in range(6)]
+
+    assert [table.name for table in build.full(parts(), tokens=7)] == [("0", "1"), ("2", "3"), ("4",), ("5",)]
+    assert [table.name for table in build.full(parts(), tokens=1)] == [(str(n),) for n in range(6)]
 
 
 BAD = {

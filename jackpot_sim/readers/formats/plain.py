@@ -7,7 +7,7 @@ from pathlib import Path
 
 from jackpot_sim.readers.errors import DumpError
 from jackpot_sim.readers.format import Record, Refuse
-from jackpot_sim.readers.formats.plain_rows import Rows
+from jackpot_sim.readers.formats.plain_rows import Rows, holds_lists
 from jackpot_sim.readers.formats.plain_schema import BY_NAME, LOG_PROBS
 from jackpot_sim.readers.formats.plain_values import shown
 from jackpot_sim.readers.sequence import DumpedSequence
@@ -34,7 +34,7 @@ class Plain:
         rest = iter(records)
         for first in rest:
             try:
-                rows = rows_of(first, refuse)
+                rows = _rows(first, refuse)
             except DumpError as error:
                 refuse(error)
                 continue
@@ -42,15 +42,10 @@ class Plain:
             return
 
 
-def rows_of(first: Record, refuse: Refuse) -> Rows:
-    """The reader of a file's rows, by its first.
-
-    Raises:
-        DumpError: the row lacks a column that rows need, or is no object.
-    """
+def _rows(first: Record, refuse: Refuse) -> Rows:
     if not isinstance(first.content, dict):
         raise DumpError(f"{first.place} holds {shown(first.content)}: expected an object with columns")
-    return Rows(first, refuse)
+    return Rows(first, refuse, holds_lists(first.content))
 
 
 def _with(first: Record, rest: Iterator[Record]) -> Iterator[Record]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from jackpot_sim.core.arrays import Ints
 from jackpot_sim.readers.errors import DumpError
 from jackpot_sim.readers.format import Record, Refuse
-from jackpot_sim.readers.formats.plain_schema import BY_NAME, LOG_PROBS, SCHEMA, Column, Kind
+from jackpot_sim.readers.formats.plain_schema import BY_NAME, LOG_PROBS, OF_TOKENS, SCHEMA, Column, Kind
 from jackpot_sim.readers.formats.plain_values import WrongValueError, flags, integers, numbers, shown, top_k
 from jackpot_sim.readers.sequence import DumpedSequence
 
@@ -21,44 +21,39 @@ _COLUMN = {column.name: column for column in SCHEMA}
 
 def holds_lists(row: Mapping[str, Any]) -> bool:
     """True for a row of a sequence, False for one of a token."""
-    return any(isinstance(row.get(name), list) for name, column in BY_NAME.items() if column.name in LOG_PROBS)
+    return any(isinstance(row.get(name), list) for name in OF_TOKENS)
 
 
 class Rows:
     """The rows of one file, which have the same columns, and in which a sequence stands in one piece."""
 
-    def __init__(self, first: Record, refuse: Refuse) -> None:
-        """Takes the columns from the first row.
+    def __init__(self, first: Record, refuse: Refuse, lists: bool) -> None:
+        """Takes the columns from the first row; `lists` says that rows are those of sequences.
 
         Raises:
             DumpError: it lacks a column that rows need, or has one under two names.
         """
-        self._refuse, self._seen, self._read = refuse, set[str](), 0
-        self._lists = holds_lists(first.content)
+        self._refuse, self._seen, self._lists = refuse, set[str](), lists
         self._first, self._keys = first.place, first.content.keys()
-        self._columns = _columns(first, self._lists)
+        self.columns = _columns(first, self._lists)
 
-    def sequences(self, records: Iterable[Record]) -> Iterator[DumpedSequence]:
-        """The sequences in some rows, which begin and end with whole sequences."""
-        for rows in self._by_row(records) if self._lists else self._by_name(records):
+    def sequences(self, records: Iterable[Record], at: int = 0) -> Iterator[DumpedSequence]:
+        """The sequences in some rows, which begin and end with whole sequences, after `at` rows that are read."""
+        groups = ([record] for record in records) if self._lists else self._by_name(records)
+        for number, rows in enumerate(groups, at + 1):
             try:
-                yield self._sequence(rows)
+                yield self._sequence(rows, str(number))
             except DumpError as error:
                 error.rows = len(rows)
                 self._refuse(error)
 
-    def begins(self, name: str, place: str) -> None:
-        """Notes that a sequence begins.
-
-        Raises:
-            DumpError: it has been there before.
-        """
-        if name in self._seen:
-            raise DumpError(f"{place}: sequence {name} comes back after others: rows of a sequence stand together")
-        self._seen.add(name)
-
-    def _by_row(self, records: Iterable[Record]) -> Iterator[list[Record]]:
-        return ([record] for record in records)
+    def begin(self, names: Sequence[str]) -> bool:
+        """Notes sequences that are read elsewhere; False, and nothing noted, where one has been there before."""
+        new = set(names)
+        if len(new) < len(names) or not self._seen.isdisjoint(new):
+            return False
+        self._seen |= new
+        return True
 
     def _by_name(self, records: Iterable[Record]) -> Iterator[list[Record]]:
         """The rows of tokens, one sequence at a time; a row without a sequence is refused alone."""
@@ -77,18 +72,20 @@ class Rows:
         if rows:
             yield rows
 
-    def _sequence(self, rows: list[Record]) -> DumpedSequence:
+    def _sequence(self, rows: list[Record], number: str) -> DumpedSequence:
         for record in rows:
             self._check_columns(record)
         first = rows[0]
-        self._read += 1
-        name = str(first.content.get("sequence", self._read))
-        self.begins(name, first.place)
+        name = str(first.content.get("sequence", number))
+        if not self.begin([name]):
+            raise DumpError(
+                f"{first.place}: sequence {name} comes back after others: rows of a sequence stand together"
+            )
         if self._lists:
             return _built(
-                name, first.place, _of_lists(first, self._columns), lambda at: f"{first.place}, entry {at + 1}"
+                name, first.place, _of_lists(first, self.columns), lambda at: f"{first.place}, entry {at + 1}"
             )
-        columns = {of: [record.content[key] for record in rows] for of, key in self._columns.items()}
+        columns = {of: [record.content[key] for record in rows] for of, key in self.columns.items()}
         return _built(name, first.place, columns, lambda at: rows[at].place)
 
     def _check_columns(self, record: Record) -> None:

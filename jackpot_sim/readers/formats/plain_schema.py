@@ -73,3 +73,9 @@ as a list. A null, or NaN, stands for a number that is not known. Other columns 
 BY_NAME = {name: column for column in SCHEMA for name in (column.name, column.plural) if name is not None}
 """The columns by both of their names."""
 LOG_PROBS = ("actor_log_prob", "policy_log_prob")
+OF_TOKENS = tuple(
+    name
+    for name, column in BY_NAME.items()
+    if not column.of_sequence and column.kind not in (Kind.TOP_IDS, Kind.TOP_LOG_PROBS)
+)
+"""Both names of the columns that hold lists in rows of sequences alone."""
