@@ -13,8 +13,20 @@ Refuse: TypeAlias = Callable[[DumpError], None]
 """The answer to a bad record: raises the error, or with --skip-bad counts it and returns, to go on with the next."""
 
 
+def raises(error: DumpError) -> None:
+    """The answer to a bad record where none is passed over.
+
+    Raises:
+        DumpError: always.
+    """
+    raise error
+
+
 class Record(NamedTuple):
-    """One object of a file: a line of JSONL, a row of Parquet, or all that a .pt, .pkl or .json file holds."""
+    """One object of a file: a line of JSONL, a row of Parquet, or all that a .pt, .pkl or .json file holds.
+
+    A .json file that holds a list gives its items.
+    """
 
     place: str
     """Where it stands, as errors name it: the file, and the line or row."""
@@ -31,8 +43,12 @@ class Format(Protocol):
     def name(self) -> str:
         """The producer, as reports and --format name it."""
 
+    @property
+    def expects(self) -> str:
+        """The keys by which a record is known, for the error of an unknown one: "token_ids, inference_logprobs"."""
+
     def recognises(self, record: Record) -> bool:
-        """True for the first record of a file of this format, by its keys alone."""
+        """True for the first record of a file of this format, by its keys alone; False for what is no dictionary."""
 
     def together(self, path: Path) -> str:
         """The key of the files that are read as one with this file; the path itself where a file stands alone.
