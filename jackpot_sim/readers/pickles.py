@@ -56,7 +56,7 @@ class _Unpickler(pickle.Unpickler):
         return found
 
 
-def read(file: str | Path | BinaryIO, place: str) -> Any:
+def load(file: str | Path | BinaryIO, place: str) -> Any:
     """What a pickle holds: tensors, arrays, numbers and text in dictionaries, lists and tuples.
 
     Args:
@@ -68,8 +68,8 @@ def read(file: str | Path | BinaryIO, place: str) -> Any:
     """
     if isinstance(file, str | Path):
         try:
-            with open(file, "rb") as stream:
-                return read(stream, place)
+            with Path(file).open("rb") as stream:
+                return load(stream, place)
         except OSError as error:
             raise DumpError(f"{place}: it cannot be opened ({error.strerror})") from error
     try:

@@ -1,4 +1,4 @@
-"""Plain stand-ins for the classes and functions that the pickles of frameworks name: the whole of what a pickle may use.
+"""Plain stand-ins for the classes and functions that frameworks' pickles name: the whole of what a pickle may use.
 
 A pickle is a program that calls what it names. Nothing that it names is ever looked up: each of a closed list of names
 gets a stand-in from this file, which keeps the arguments as data, and any other name is refused. Stand-ins cannot be
@@ -68,8 +68,8 @@ class NumpyDtype(StandIn):
         code = str(self.arguments[0])
         if not re.fullmatch(r"[biuf]\d{1,2}|[US]\d{1,6}|O8?", code):
             raise ValueError(f"an array of dtype {code!r} is no array of numbers")
-        order = self.state[1] if self.state else "="
-        return np.dtype(code).newbyteorder(order if order in "<>" else "=")
+        found: np.dtype[Any] = np.dtype(code)
+        return found.newbyteorder(">") if self.state and self.state[1] == ">" else found
 
 
 class NumpyArray(StandIn):
@@ -183,8 +183,10 @@ def plain(value: Any, load: LoadTensors) -> Any:
         return plain(value.plain(load), load)
     if isinstance(value, Mapping):
         return {plain(key, load): plain(each, load) for key, each in dict(value).items()}
-    if isinstance(value, list | tuple):
-        return type(value)(plain(each, load) for each in value) if type(value) in (list, tuple) else list(value)
+    if isinstance(value, list):
+        return [plain(each, load) for each in value]
+    if isinstance(value, tuple):
+        return tuple(plain(each, load) for each in value)
     if isinstance(value, type):
         raise ValueError("a class stands where data is expected")
     return value
@@ -196,7 +198,7 @@ def _data(data: Any) -> bytes:
 
 def _array(data: Any, dtype: Any, shape: Any, order: str, load: LoadTensors) -> Any:
     kind = dtype.dtype
-    if kind == object:
+    if kind.hasobject:
         if not isinstance(data, list) or len(shape) != 1:
             raise ValueError("an array of objects is no array of numbers")
         return plain(data, load)
@@ -220,7 +222,9 @@ def _skyrl_tensor(value: Any, load: LoadTensors) -> Any:
         return [_skyrl_tensor(each, load) for each in value["items"]]
     if kind == "packed_tensor":
         return {key: _skyrl_tensor(value[key], load) for key in ("values", "cu_seqlens")}
-    return np.frombuffer(value["data"], dtype=NumpyDtype(np.dtype(value["dtype"]).str[1:]).dtype).reshape(value["shape"])
+    return np.frombuffer(value["data"], dtype=NumpyDtype(np.dtype(value["dtype"]).str[1:]).dtype).reshape(
+        value["shape"]
+    )
 
 
 def _verl_tensor(dtype: str, shape: Any, data: Any) -> Any:
@@ -230,7 +234,8 @@ def _verl_tensor(dtype: str, shape: Any, data: Any) -> Any:
 _NUMBERS = {
     **{f"float{bits}": f"f{bits // 8}" for bits in (16, 32, 64)},
     **{f"int{bits}": f"i{bits // 8}" for bits in (8, 16, 32, 64)},
-    **{"uint8": "u1", "bool": "b1"},
+    "uint8": "u1",
+    "bool": "b1",
 }
 """The dtypes of torch as numpy has them; it has no bfloat16."""
 

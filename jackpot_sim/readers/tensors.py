@@ -12,7 +12,7 @@ from jackpot_sim.readers.stand_ins import NAMES, plain
 from jackpot_sim.requirements import require
 
 
-def read(file: str | Path | BinaryIO, place: str) -> Any:
+def load(file: str | Path | BinaryIO, place: str) -> Any:
     """What `torch.save` wrote, on the CPU: tensors, arrays, numbers and text in dictionaries, lists and tuples.
 
     Args:
