@@ -17,8 +17,9 @@ from jackpot_sim.diagnose.what_if.candidates import Candidate
 from jackpot_sim.diagnose.what_if.findings import effect, refusal
 from jackpot_sim.diagnose.what_if.overlaps import overlap
 from jackpot_sim.diagnose.what_if.tally import Cells, Tally, Totals
-from jackpot_sim.estimators import Correction, TokenWeights
-from jackpot_sim.estimators.corrections.correction import Level
+from jackpot_sim.estimators import Correction, Tokens, TokenWeights
+from jackpot_sim.estimators.corrections.composed import Combined, Wrapper
+from jackpot_sim.estimators.corrections.correction import Level, is_ours
 
 Key: TypeAlias = tuple[object, ...]
 _LACKING = {
@@ -119,7 +120,7 @@ class Effects:
             if lam is not None:
                 tokens = tokens.with_overlap(block.shaped(block.of(overlaps[lam])))
             try:
-                pair = correction.weights(tokens)
+                pair = _pair(correction, tokens)
             except ValueError as error:
                 self._refused[key] = str(error)
                 continue
@@ -131,6 +132,25 @@ _LAYOUTS: tuple[tuple[Callable[[Batch], Iterator[Block]], Callable[[Correction],
     (blocks.by_length, lambda each: each.level is Level.SEQUENCE and not each.looks_at_batch),
     (blocks.by_step, lambda each: each.looks_at_batch),
 )
+
+
+def _pair(correction: Correction, tokens: Tokens) -> TokenWeights:
+    """The pair of each token, or for all tokens of a sequence, (s, 1); any at padding.
+
+    It is that of `Correction.weights`, which spreads it over the tokens first.
+    """
+    if not all(map(is_ours, _types(correction))):
+        return correction.weights(tokens)
+    with overflow_to_inf():
+        return correction.pair(correction.checked(tokens))
+
+
+def _types(correction: Correction) -> Iterator[type[Correction]]:
+    """The classes of a correction and of those that it is made of."""
+    yield type(correction)
+    if isinstance(correction, Combined | Wrapper):
+        for part in correction.parts if isinstance(correction, Combined) else (correction.of,):
+            yield from _types(part)
 
 
 def cells_of(block: Block, has_advantages: bool) -> Cells:
@@ -151,6 +171,27 @@ def cells_of(block: Block, has_advantages: bool) -> Cells:
 
 def weighed(block: Block, cells: Cells, pair: TokenWeights) -> tuple[Cells, Floats | None, Floats | None]:
     """The cells with a and w of each, as `Tally.add` takes them: sequences where all their tokens weigh the same."""
-    accept, weight = (np.asarray(each) for each in pair)
-    accept, weight = block.flat(accept), block.flat(weight)
-    return cells, accept, weight
+    accept, weight = (_folded(block, np.asarray(each)) for each in pair)
+    sizes = [len(each) for each in (accept, weight) if each is not None]
+    if block.padded and all(size == len(block.rows) for size in sizes):
+        return cells.of_sequences, accept, weight
+    return cells, _spread(block, cells, accept), _spread(block, cells, weight)
+
+
+def _folded(block: Block, values: Floats) -> Floats | None:
+    """Values of the pair: None where they are all 1, (s,) where they are the same within each sequence, or (n,)."""
+    if block.padded:
+        first = values[:, :1]
+        # The first row alone tells most that differ.
+        if bool(np.all(values[0] == first[0])) and bool(np.all(values == first)):
+            values = np.ascontiguousarray(first[:, 0])
+        else:
+            values = block.flat(values)
+    return None if bool(np.all(values == 1)) else values
+
+
+def _spread(block: Block, cells: Cells, values: Floats | None) -> Floats | None:
+    """Values of each sequence, (s,), or of each token, as those of each token, (n,)."""
+    if values is None or len(values) == len(cells):
+        return values
+    return np.repeat(values, block.lengths)

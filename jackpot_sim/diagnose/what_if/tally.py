@@ -10,7 +10,7 @@ from functools import cached_property
 
 import numpy as np
 
-from jackpot_sim.core.arrays import Floats, Ints
+from jackpot_sim.core.arrays import Flags, Floats, Ints
 from jackpot_sim.core.backend import overflow_to_inf
 from jackpot_sim.diagnose.batch import GROUPS, Batch
 from jackpot_sim.diagnose.what_if.scales import LENGTHS, WEIGHTS
@@ -54,11 +54,20 @@ class Cells:
         """Values of cells, once for each token."""
         return values if self.count is None else values * self.count
 
+    def summed(self, values: Floats | None) -> Floats:
+        """Σ of values over the tokens of each sequence, (s,); None: of 1."""
+        return self.lengths if values is None else self.per_sequence(self.counted(values))
+
     def gained(self, values: Floats | None) -> Floats:
-        """Σ of values times |A|, or times 1 without advantages, over each sequence; None: of 1."""
+        """Σ of values times |A|, or times 1 without advantages, over the tokens of each sequence; None: of 1."""
         if self.gain is None:
-            return self.lengths if values is None else self.per_sequence(self.counted(values))
+            return self.summed(values)
         return self.all_gain if values is None else self.per_sequence(values * self.gain)
+
+    @cached_property
+    def ratio_bins(self) -> Ints:
+        """The bin of each r among weights, (cells,)."""
+        return WEIGHTS.bins(self.ratio)
 
     @cached_property
     def all_gain(self) -> Floats:
@@ -181,54 +190,136 @@ class Tally:
             weight: w of each cell; None: 1.
         """
         with np.errstate(over="ignore", invalid="ignore", under="ignore"):
-            self._add(cells, accept, weight)
+            self._add(Weighed(cells, accept, weight))
 
-    def _add(self, cells: Cells, accept: Floats | None, weight: Floats | None) -> None:
-        both = _expected(accept, weight)
-        kept = cells.lengths if accept is None else cells.per_sequence(cells.counted(accept))
-        weighed = kept if weight is None else cells.per_sequence(cells.counted(given(both)))
-        squared = kept if weight is None else cells.per_sequence(cells.counted(_times(given(both), weight)))
-        for at, sums in enumerate((kept, cells.gained(accept), weighed, squared)):
+    def _add(self, weighed: Weighed) -> None:
+        cells, both = weighed.cells, weighed.both
+        kept = cells.summed(weighed.accept)
+        masses = kept if weighed.weight is None else cells.summed(both)
+        squares = kept if weighed.weight is None else cells.summed(weighed.square)
+        for at, sums in enumerate((kept, cells.gained(weighed.accept), masses, squares)):
             self.of_groups[:, at] += np.bincount(cells.group, weights=sums, minlength=GROUPS)
         self.kept_by_length += LENGTHS.counts(cells.bin, kept)
-        self.of_units += float(np.sum(weighed / cells.lengths))
+        self.of_units += float(np.sum(masses / cells.lengths))
         if cells.positive is not None and cells.negative is not None:
             self.positive += _dot(both, cells.positive)
             self.negative += _dot(both, cells.negative)
-        self._count_sequences(cells, accept)
-        self._count_weights(cells, accept, weight)
-        self._compare(cells, both)
+        self.sequences_kept += weighed.sequences_kept(kept)
+        self.mass_by_weight += weighed.mass_by_weight()
+        self.largest = max(self.largest, weighed.largest)
+        self._compare(weighed)
 
-    def _count_sequences(self, cells: Cells, accept: Floats | None) -> None:
-        if accept is None:
-            self.sequences_kept += len(cells.lengths)
-            return
-        missed = 1 - accept
-        missed = missed**cells.lengths if cells.starts is None else np.multiply.reduceat(missed, cells.starts)
-        self.sequences_kept += float(np.sum(1 - missed))
-
-    def _count_weights(self, cells: Cells, accept: Floats | None, weight: Floats | None) -> None:
-        mass = cells.count if accept is None else cells.counted(accept)
-        if weight is None:
-            total = float(np.sum(cells.lengths)) if accept is None else float(np.sum(given(mass)))
-            if total > 0:
-                self.mass_by_weight[WEIGHTS.bins(np.ones(1))[0]] += total
-                self.largest = max(self.largest, 1.0)
-            return
-        self.mass_by_weight += WEIGHTS.counts(WEIGHTS.bins(weight), mass)
-        largest = np.max(weight) if accept is None else np.max(weight, where=accept > 0, initial=-math.inf)
-        self.largest = max(self.largest, float(largest))
-
-    def _compare(self, cells: Cells, both: Floats | None) -> None:
+    def _compare(self, weighed: Weighed) -> None:
         """Adds to the sums of the two KL."""
+        cells, both = weighed.cells, weighed.both
         self.towards += _dot(both, cells.log_ratio)
-        if both is None:
-            return
-        kept = both > 0
-        self.lost |= not kept.all() and bool(np.any(~kept & (cells.ratio > 0)))
-        log_both = np.log(np.where(kept, both, 1.0))
-        self.cross += float(cells.ratio @ log_both)
-        self.own += float(cells.counted(both) @ log_both)
+        if weighed.drops:
+            self.lost |= bool(np.any(cells.ratio[given(both) == 0] > 0))
+        log_both = weighed.log_both()
+        if both is not None and log_both is not None:
+            self.cross += float(cells.ratio @ log_both)
+            self.own += float(cells.counted(both) @ log_both)
+
+
+@dataclass(frozen=True, eq=False)
+class Weighed:
+    """Cells with a and w of each, (cells,); None: 1."""
+
+    cells: Cells
+    accept: Floats | None
+    weight: Floats | None
+
+    @cached_property
+    def largest_weight(self) -> float:
+        """The largest w of all cells, kept or not."""
+        return 1.0 if self.weight is None else float(self.weight.max())
+
+    @cached_property
+    def whole(self) -> bool:
+        """True where a is 0 or 1 at each cell."""
+        return self.accept is None or not np.any(self.accept * (1 - self.accept))
+
+    @cached_property
+    def both(self) -> Floats | None:
+        """aw, with 0 where a is 0; None: 1."""
+        if self.accept is None or self.weight is None:
+            return self.weight if self.accept is None else self.accept
+        if self.largest_weight < math.inf:
+            return self.accept * self.weight
+        return np.asarray(TokenWeights(self.accept, self.weight).expected())
+
+    @property
+    def square(self) -> Floats | None:
+        """aw², likewise."""
+        both, weight = self.both, self.weight
+        if both is None or weight is None:
+            return both
+        # 0 · inf would be nan.
+        return both * weight if self.largest_weight < math.inf else np.where(both > 0, both * weight, 0.0)
+
+    @cached_property
+    def drops(self) -> bool:
+        """True where aw is 0 at a cell."""
+        return self.both is not None and not self.both.all()
+
+    @property
+    def largest(self) -> float:
+        """The largest w of the cells that may be kept; −inf where none may."""
+        if self.accept is None:
+            return self.largest_weight
+        kept = self.accept > 0
+        if self.weight is None:
+            return 1.0 if kept.any() else -math.inf
+        if self.whole and self.drops and self.both is not None and (most := float(self.both.max())) > 0:
+            return most
+        return float(np.max(self.weight, where=kept, initial=-math.inf))
+
+    def sequences_kept(self, kept: Floats) -> float:
+        """Σ over sequences of the probability that any token is kept; `kept` is Σ a of each."""
+        if self.accept is None:
+            return float(len(kept))
+        if self.whole:
+            return float(np.count_nonzero(kept))
+        missed = 1 - self.accept
+        starts = self.cells.starts
+        missed = missed**self.cells.lengths if starts is None else np.multiply.reduceat(missed, starts)
+        return float(np.sum(1 - missed))
+
+    def mass_by_weight(self) -> Floats:
+        """Σ a of each bin of weights."""
+        cells = self.cells
+        mass = cells.count if self.accept is None else cells.counted(self.accept)
+        if self.weight is None:
+            total = cells.lengths.sum() if mass is None else mass.sum()
+            return WEIGHTS.counts(_AT_ONE, np.asarray([total]))
+        bins = cells.ratio_bins if self._is_ratio else WEIGHTS.bins(self.weight)
+        return WEIGHTS.counts(bins, mass)
+
+    @cached_property
+    def _differs(self) -> Flags:
+        """True where w is not r."""
+        return np.asarray(self.weight != self.cells.ratio)
+
+    @property
+    def _is_ratio(self) -> bool:
+        return self.cells.count is None and not self._differs.any()
+
+    def log_both(self) -> Floats | None:
+        """log aw, with 0 where aw is 0; None: 0."""
+        both = self.both
+        if both is None or (self.weight is None and self.whole):
+            return None
+        if self.whole and self.weight is not None and self.cells.count is None:
+            # Most weights are r, whose logarithm is known.
+            other = self._differs
+            if np.count_nonzero(other) < len(other) / 4:
+                log_both = self.cells.log_ratio.copy()
+                log_both[other] = np.log(self.weight[other], where=self.weight[other] > 0, out=np.zeros(other.sum()))
+                return log_both if self.accept is None else log_both * self.accept
+        return np.log(np.where(both > 0, both, 1.0) if self.drops else both)
+
+
+_AT_ONE = WEIGHTS.bins(np.ones(1))
 
 
 def _add_up(sums: Totals | Tally, later: Totals | Tally) -> None:
@@ -243,19 +334,6 @@ _FOLDS: dict[str, Callable[[float, float], float]] = {
     "lost": operator.or_,
     "has_advantages": operator.and_,
 }
-
-
-def _expected(accept: Floats | None, weight: Floats | None) -> Floats | None:
-    """aw, with 0 where a is 0; None: 1."""
-    if accept is None or weight is None:
-        return weight if accept is None else accept
-    return TokenWeights(accept, weight).expected()
-
-
-def _times(first: Floats, second: Floats) -> Floats:
-    """The product, in which 0 · inf is 0."""
-    product = first * second
-    return product if np.isfinite(product.sum()) else np.where(first > 0, product, 0.0)
 
 
 def _dot(first: Floats | None, second: Floats) -> float:
