@@ -6,8 +6,9 @@ same for all dumps and bounded in number. Steps and weight versions have a slice
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
-from typing import Self, TypeAlias
+from typing import NamedTuple, Self, TypeAlias
 
 import numpy as np
 
@@ -21,6 +22,7 @@ FIGURES = ("k1", "k3", "abs_log_ratio_mean", "far_share", "probability_gap", "co
 """The figures of a slice, means over its tokens, as `metrics` describes them."""
 PROBABILITIES = (0.0, 1e-4, 1e-3, 0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99, 0.999)
 """The lower ends of slices by the actor's probability of the token."""
+_LOG_PROBABILITIES = (-math.inf, *(math.log(each) for each in PROBABILITIES[1:]))
 ENTROPIES = (0.0, 0.01, 0.03, 0.1, 0.3, 1.0, 2.0, 3.0, 5.0)
 """The lower ends of slices by the entropy of the policy's law, nats."""
 
@@ -30,8 +32,10 @@ Key: TypeAlias = tuple[int, ...]
 
 
 def _above(ends: tuple[float, ...], values: Floats) -> Ints:
-    place = np.searchsorted(np.array(ends[1:]), values, side="right")
-    return np.where(np.isnan(values), -1, place)
+    place = np.zeros(len(values), dtype=np.int8)
+    for end in ends[1:]:
+        place += values >= end
+    return np.where(np.isnan(values), -1, place.astype(np.int64))
 
 
 def _octave(values: Ints) -> Ints:
@@ -57,7 +61,7 @@ _FIXED: Mapping[str, tuple[Callable[[Batch], Ints | None], Callable[[int], str]]
         _range_name(ENTROPIES, f"over {ENTROPIES[-1]:g}"),
     ),
     "probability": (
-        lambda batch: _above(PROBABILITIES, np.exp(batch.actor_log_probs)),
+        lambda batch: _above(_LOG_PROBABILITIES, batch.actor_log_probs),
         _range_name(PROBABILITIES, f"{PROBABILITIES[-1]:g}–1"),
     ),
 }
@@ -72,21 +76,20 @@ class Breakdowns:
 
     def add(self, batch: Batch) -> None:
         """Takes the batch in."""
-        values = _values(batch)
+        values, table = _values(batch), batch.table
         for by, (slices, _) in _FIXED.items():
             place = slices(batch)
             if place is not None:
-                sums = _summed(place, values, batch)
+                runs = _runs(batch, values, [place])
+                sums = _summed(runs, runs.columns[0], table.sequences)
                 self._collect(by, [(each,) for each in range(len(sums))], sums)
-        table = batch.table
         step = None if table.step is None else table.step[table.owner]
-        if step is not None:
-            steps, place = np.unique(step, return_inverse=True)
-            self._collect("step", [(int(each),) for each in steps], _summed(place, values, batch))
-        if table.weight_version is not None:
-            pairs = [table.weight_version] if step is None else [table.weight_version, step]
-            keys, place = _unique(pairs)
-            self._collect("version", keys, _summed(place, values, batch))
+        for by, columns in (("step", [step]), ("version", [table.weight_version, step])):
+            known = [each for each in columns if each is not None]
+            if columns[0] is not None:
+                runs = _runs(batch, values, known)
+                keys, place = _unique(runs.columns)
+                self._collect(by, keys, _summed(runs, place, table.sequences))
 
     def merge(self, later: Self) -> None:
         """Takes in the sums of the batches that come next."""
@@ -117,18 +120,46 @@ def _values(batch: Batch) -> list[Floats]:
     return [-batch.log_ratio, batch.k3, batch.size, far, batch.probability_gap, disagrees_confidently(batch)]
 
 
-def _summed(place: Ints, values: list[Floats], batch: Batch) -> Sums:
-    """The sums over slices from the slice of each token, (N,), −1 for none."""
-    owner = batch.table.owner
+class _Runs(NamedTuple):
+    """Tokens, or runs of neighbouring tokens that share their sequence and slice: (m,) each."""
+
+    columns: list[Ints]
+    """What says the slice."""
+    tokens: Floats
+    owner: Ints
+    values: list[Floats]
+    """Σ of each figure over the run."""
+
+
+def _runs(batch: Batch, values: list[Floats], columns: list[Ints]) -> _Runs:
+    """The runs where there are far fewer than tokens, and else the tokens: sums over a run cost next to nothing."""
+    table = batch.table
+    begins = np.ones(len(table), dtype=bool)
+    begins[1:] = columns[0][1:] != columns[0][:-1]
+    for column in columns[1:]:
+        begins[1:] |= column[1:] != column[:-1]
+    begins[table.starts[:-1]] = True
+    (first,) = np.nonzero(begins)
+    if 4 * len(first) > len(table):
+        return _Runs(columns, np.ones(len(table)), table.owner, values)
+    with overflow_to_inf():
+        sums = [np.add.reduceat(each, first) for each in values]
+    tokens = np.diff(np.append(first, len(table))).astype(np.float64)
+    return _Runs([each[first] for each in columns], tokens, table.owner[first], sums)
+
+
+def _summed(runs: _Runs, place: Ints, sequences: int) -> Sums:
+    """The sums over slices from the slice of each run, (m,), −1 for none."""
+    owner, values = runs.owner, [runs.tokens, *runs.values]
     if place.min() < 0:
         live = place >= 0
         place, owner, values = place[live], owner[live], [each[live] for each in values]
-    count, sequences = int(place.max(initial=-1)) + 1, batch.table.sequences
-    there = np.zeros(sequences * count, dtype=bool)
-    there[owner * count + place] = True
+    count = int(place.max(initial=-1)) + 1
+    there = np.zeros((count, sequences), dtype=bool)
+    there[place, owner] = True
     with overflow_to_inf():
-        sums = [np.bincount(place, minlength=count)] + [np.bincount(place, each, count) for each in values]
-    return np.stack([sums[0], there.reshape(sequences, count).sum(axis=0), *sums[1:]], axis=-1).astype(np.float64)
+        tokens, *sums = (np.bincount(place, each, count) for each in values)
+    return np.stack([tokens, there.sum(axis=1), *sums], axis=-1)
 
 
 def _unique(columns: list[Ints]) -> tuple[list[Key], Ints]:
