@@ -1,6 +1,6 @@
-"""The two kinds of studies: what tells their configurations and their folders, and the command for each.
+"""The kinds of studies: what tells their configurations and their folders, and the command for each.
 
-Neither command can import the other, and a user may give either one the other's file or folder.
+No command can import another, and a user may give any one another's file or folder.
 """
 
 from __future__ import annotations
@@ -42,12 +42,20 @@ TRAINING = Kind(
     "a study of training: the `python -m jackpot_sim.training` command that made it prints its table again, from "
     "steps.parquet and outcomes.parquet",
 )
+DIAGNOSIS = Kind(
+    "diagnosis",
+    "jackpot_sim.diagnose",
+    frozenset(),
+    "a diagnosis of `python -m jackpot_sim.diagnose`, which `python -m analysis {root}` reads",
+)
 
 
 def kind_of_folder(manifest: Mapping[str, object]) -> Kind | None:
     """The kind of the study whose manifest this is; None for anything else."""
     if isinstance(manifest.get("cells"), list):
         return SWEEP
+    if isinstance(manifest.get("diagnosis"), Mapping):
+        return DIAGNOSIS
     config = manifest.get("config")
     return TRAINING if isinstance(config, Mapping) and "grid" in config else None
 

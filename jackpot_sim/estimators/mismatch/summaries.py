@@ -188,13 +188,17 @@ def _figures(
 
 def _concentration(log_ratio: Floats) -> Iterator[tuple[str, tuple[float, None]]]:
     """The share of Σ r² in the largest token, and the number of tokens that carry half of it."""
-    square = np.sort(np.exp(2 * relative(log_ratio)))[::-1]
-    upto = np.cumsum(square)
+    square = np.exp(2 * relative(log_ratio))
+    total = square.sum()
+    yield "chi_square_largest_share", (float(square.max() / total) if total > 0 else math.nan, None)
+    yield "chi_square_half_tokens", (half_tokens(log_ratio), None)
+
+
+def half_tokens(log_ratio: Floats) -> float:
+    """The number of tokens, largest ratio first, that carry half of Σ r² over ℓ, (n,); nan where all r are 0."""
+    upto = np.cumsum(np.sort(np.exp(2 * relative(log_ratio)))[::-1])
     # Rounding must not add a token to the count.
-    half = 1 + float(np.searchsorted(upto, upto[-1] / 2 * (1 - 1e-9)))
-    exists = upto[-1] > 0
-    yield "chi_square_largest_share", (float(square[0] / upto[-1]) if exists else math.nan, None)
-    yield "chi_square_half_tokens", (half if exists else math.nan, None)
+    return 1 + float(np.searchsorted(upto, upto[-1] / 2 * (1 - 1e-9))) if upto[-1] > 0 else math.nan
 
 
 def _mean(units: Units, values: Array, scale: Scale) -> tuple[float, Interval]:

@@ -1,0 +1,100 @@
+"""The report fits two screens, reads top down, and is whole in ASCII and in narrow terminals."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+from rich.console import Console
+
+from jackpot_sim.diagnose.report import evidence, terminal
+from jackpot_sim.diagnose.results import Advice, Diagnosis, State, Verdict
+from jackpot_sim.studies.tables import FittedTable
+from tests.cases import each
+from tests.diagnose.report.made import diagnosis, effect, figure
+
+
+def shown(made: Diagnosis, width: int = 100, encoding: str = "utf-8", **options: Any) -> str:
+    stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors="strict")
+    terminal.show(made, Console(file=stream, width=width, highlight=False, markup=False, emoji=False), **options)
+    stream.seek(0)
+    return stream.read()
+
+
+def test_it_reads_top_down_on_two_screens() -> None:
+    text = shown(diagnosis())
+    assert len(text.splitlines()) <= 90
+    assert max(map(len, text.splitlines())) <= 100
+    order = (
+        "PROBLEM: ",
+        "temperature (97% sure)",
+        "Remedy:",
+        "What to do",
+        "--use-tis",
+        "k1",
+        "verl:decoupled",
+        "Read",
+    )
+    places = [text.index(part) for part in (*order, "Read")]
+    assert places == sorted(places)
+
+
+@each("width", [40, 60, 80])
+def test_prose_fits_a_narrow_terminal(width: int) -> None:
+    made = diagnosis()
+    prose = [part for part in terminal._parts(made, width, 0, wide=False) if not isinstance(part, FittedTable)]
+    assert all(len(line) <= width for part in prose for line in part.splitlines())
+    assert shown(made, width)
+
+
+def test_ascii_loses_nothing() -> None:
+    made = diagnosis()
+    plain, whole = shown(made, encoding="ascii"), shown(made)
+    assert "l falls by 0.25 per nat of log q" in plain
+    assert len(plain.splitlines()) == len(whole.splitlines())
+
+
+def test_wide_shows_all() -> None:
+    made = diagnosis()
+    few, every = shown(made), shown(made, wide=True)
+    for name in ("sequence-mask", "gspo", "rollout_is: token", "rollouts/11.pt"):
+        assert (name in few, name in every) == (False, True), name
+    assert "3 more: --wide" in few
+
+
+def test_the_users_own_correction_is_first_and_the_best_follow() -> None:
+    names = [each.name for each in evidence.shown_corrections(diagnosis(), own=1, most=3)]
+    assert names == ["verl:decoupled_token_is", "tis", "none", "mis"]
+
+
+def test_a_correction_that_another_beats_in_all_is_not_among_the_best() -> None:
+    made = diagnosis(
+        corrections=[effect("none"), effect("bad", 0.5, effective_kl=0.03), effect("good", 0.9, effective_kl=0.01)],
+        advice=diagnosis().advice.model_copy(update={"correction": None}),
+    )
+    assert [each.name for each in evidence.shown_corrections(made, own=0)] == ["none", "good"]
+
+
+def test_the_lines_to_paste_are_those_of_the_dumps_framework() -> None:
+    made = diagnosis()
+    assert "Lines for slime" in shown(made)
+    other = made.model_copy(update={"source": {**made.source, "format": "plain"}})
+    assert "Lines for slime" in shown(other), "the first there is"
+    preset = other.advice.model_copy(update={"correction": "verl@0.9.1:decoupled_token_is"})
+    assert "Lines for verl:" in shown(other.model_copy(update={"advice": preset}))
+
+
+def test_a_diagnosis_without_findings_is_a_report_too() -> None:
+    healthy = Verdict(state=State.HEALTHY, sentence="The mismatch is small.")
+    advice = Advice(action="none-needed", sentence="No correction is needed", target="ess 0.5")
+    lists = ("causes", "metrics", "corrections", "breakdowns", "alarms", "worst_tokens", "worst_sequences")
+    empty: dict[str, list[object]] = {name: [] for name in lists}
+    text = shown(diagnosis(verdict=healthy, advice=advice, **empty))
+    assert text.startswith("HEALTHY: The mismatch is small.\n")
+    assert "None is more than chance" in text
+
+
+def test_figures_that_do_not_exist_are_dashes() -> None:
+    made = diagnosis(metrics=[figure("chi-square", None)])
+    line = next(line for line in shown(made).splitlines() if "chi-square" in line)
+    assert line.split()[:2] == ["chi-square", "-"]
