@@ -57,8 +57,7 @@ def write(diagnosis: Diagnosis, file: str) -> None:
         StudyError: the system refuses.
     """
     if file == STANDARD_OUTPUT:
-        plain = not (sys.stdout.encoding or "").lower().startswith("utf")
-        sys.stdout.write(text(diagnosis, ascii_only=plain))
+        sys.stdout.write(text(diagnosis, ascii_only=not (sys.stdout.encoding or "").lower().startswith("utf")))
         return
     path = Path(file)
     try:
