@@ -8,8 +8,9 @@ from typing import Protocol, Self
 
 import numpy as np
 
+from jackpot_sim.core import log_ratios
 from jackpot_sim.core.arrays import Floats, Ints
-from jackpot_sim.core.numerics import log_ratio
+from jackpot_sim.core.numerics import exp_difference, log_ratio
 from jackpot_sim.readers.table import TokenTable
 
 GROUPS = 512
@@ -39,6 +40,26 @@ class Batch:
     def log_ratio(self) -> Floats:
         """ℓ = log p − log q of each token, (N,), nats."""
         return np.asarray(log_ratio(self.policy_log_probs, self.actor_log_probs))
+
+    @cached_property
+    def size(self) -> Floats:
+        """|ℓ| of each token, (N,), nats."""
+        return np.asarray(np.abs(self.log_ratio))
+
+    @cached_property
+    def k3(self) -> Floats:
+        """r − 1 − ℓ of each token, (N,), nats; inf where r exceeds the largest float."""
+        return np.asarray(log_ratios.k3(self.log_ratio))
+
+    @cached_property
+    def probability_gap(self) -> Floats:
+        """|p − q| of each token, (N,)."""
+        return np.asarray(np.abs(np.asarray(exp_difference(self.policy_log_probs, self.actor_log_probs))))
+
+    @cached_property
+    def total(self) -> Floats:
+        """S = Σ ℓ over the tokens of each sequence, (S,), nats."""
+        return self.table.per_sequence(self.log_ratio)
 
     @property
     def policy_log_probs(self) -> Floats:

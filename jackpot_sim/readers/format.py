@@ -12,8 +12,20 @@ Refuse: TypeAlias = Callable[[DumpError], None]
 """The answer to a bad record: raises the error, or with --skip-bad counts it and returns, to go on with the next."""
 
 
+def raises(error: DumpError) -> None:
+    """The answer to a bad record where none is passed over.
+
+    Raises:
+        DumpError: always.
+    """
+    raise error
+
+
 class Record(NamedTuple):
-    """One object of a file: a line of JSONL, a row of Parquet, or all that a .pt, .pkl or .json file holds."""
+    """One object of a file: a line of JSONL, a row of Parquet, or all that a .pt, .pkl or .json file holds.
+
+    A .json file that holds a list gives its items.
+    """
 
     place: str
     """Where it stands, as errors name it: the file, and the line or row."""
@@ -30,11 +42,22 @@ class Format(Protocol):
     def name(self) -> str:
         """The producer, as reports and --format name it."""
 
+    @property
+    def expects(self) -> str:
+        """The keys by which a record is known, for the error of an unknown one: "token_ids, inference_logprobs"."""
+
     def recognises(self, record: Record) -> bool:
-        """True for the first record of a file of this format, by its keys alone."""
+        """True for the first record of a file of this format, by its keys alone; False for what is no dictionary."""
+
+    def together(self, name: str) -> str:
+        """The part of a file's name that it shares with the files that it is read together with; else the name.
+
+        Some frameworks write a file per rank, and a sequence lies in several of them. Files that follow each other in
+        the natural order of their names, in one folder, and of which this is equal, are handed over as one.
+        """
 
     def sequences(self, records: Iterable[Record], refuse: Refuse) -> Iterator[DumpedSequence]:
-        """The sequences in the records of one file, in order.
+        """The sequences in the records of one file, or of files that are read together, in order.
 
         A record that lacks a field, or whose fields do not fit together, goes to `refuse`, and is passed over where
         that returns.

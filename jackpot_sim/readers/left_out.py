@@ -29,6 +29,8 @@ class Reason(StrEnum):
     """−inf or +inf."""
     ALL_ZERO = "all-zero-column"
     """A whole column of zeros: the log-probs were never computed."""
+    MISALIGNED = "misaligned"
+    """One side of its sequence is moved by one place."""
     DUPLICATE = "duplicate"
     """The same sequence from another parallel rank."""
     BAD_ROW = "bad-row"

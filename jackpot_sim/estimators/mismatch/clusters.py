@@ -7,6 +7,7 @@ values, apart from sorting them.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -38,23 +39,18 @@ class Units:
 
     def mean(self, values: Floats) -> LeftOut:
         """The mean of the values, (m,); inf where one is, nan where both inf and −inf are."""
-        sums, sizes = self.summed(values), self.summed(None)
-        return LeftOut(float(sums.sum() / sizes.sum()), _others(sums) / _others(sizes))
+        return mean_of(self.summed(values), self.summed(None))
 
     def effective_share(self, log_weight: Floats) -> LeftOut:
         """(Σw)²/(m Σw²) of weights from log w, (m,), relative to the largest; nan where all weights are 0."""
         weight = np.exp(log_weight)
-        sums = [self.summed(each) for each in (weight, weight**2, None)]
-        value = ess_fraction(*(np.asarray(each.sum()) for each in sums))
-        return LeftOut(float(value), ess_fraction(*(_others(each) for each in sums)))
+        return effective_share_of(*(self.summed(each) for each in (weight, weight**2, None)))
 
     def correlation(self, first: Floats, second: Floats) -> LeftOut:
         """Pearson's correlation of two columns, (m,) each; nan where one of them is constant."""
         # Centred at the means over all values, so that the moments lose no digits.
         x, y = first - first.mean(), second - second.mean()
-        sums = [self.summed(each) for each in (None, x, y, x * x, y * y, x * y)]
-        value = _correlation(*(np.asarray(each.sum()) for each in sums))
-        return LeftOut(float(value), _correlation(*(_others(each) for each in sums)))
+        return correlation_of(*(self.summed(each) for each in (None, x, y, x * x, y * y, x * y)))
 
     def trimmed_mean(self, values: Floats, share: float) -> LeftOut:
         """The mean without `share` of the values, (m,), at either end; a value at the edge counts in part.
@@ -99,6 +95,26 @@ _BEYOND = 15
 """The fewest clusters on either side of a quantile with an interval, or half of all where that is less."""
 _NORMAL = 1.96
 """The standard errors from the middle of a normal 95 % interval to its ends."""
+
+
+def mean_of(sums: Floats, sizes: Floats) -> LeftOut:
+    """The mean of values from their sum and number in each cluster, (clusters,) each."""
+    return LeftOut(float(sums.sum() / sizes.sum()), _others(sums) / _others(sizes))
+
+
+def effective_share_of(weight: Floats, square: Floats, sizes: Floats) -> LeftOut:
+    """(Σw)²/(m Σw²) from Σw, Σw² and the number of values of each cluster, (clusters,) each."""
+    return _of_sums(ess_fraction, weight, square, sizes)
+
+
+def correlation_of(sizes: Floats, x: Floats, y: Floats, xx: Floats, yy: Floats, xy: Floats) -> LeftOut:
+    """Pearson's correlation from the number of values, Σx, Σy, Σx², Σy² and Σxy of each cluster, (clusters,) each."""
+    return _of_sums(_correlation, sizes, x, y, xx, yy, xy)
+
+
+def _of_sums(figure: Callable[..., Floats], *sums: Floats) -> LeftOut:
+    value = figure(*(np.asarray(each.sum()) for each in sums))
+    return LeftOut(float(value), figure(*(_others(each) for each in sums)))
 
 
 def relative(log_weight: Floats) -> Floats:

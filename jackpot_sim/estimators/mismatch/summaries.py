@@ -188,13 +188,17 @@ def _figures(
 
 def _concentration(log_ratio: Floats) -> Iterator[tuple[str, tuple[float, None]]]:
     """The share of Σ r² in the largest token, and the number of tokens that carry half of it."""
-    square = np.sort(np.exp(2 * relative(log_ratio)))[::-1]
-    upto = np.cumsum(square)
+    square = np.exp(2 * relative(log_ratio))
+    total = square.sum()
+    yield "chi_square_largest_share", (float(square.max() / total) if total > 0 else math.nan, None)
+    yield "chi_square_half_tokens", (half_tokens(log_ratio), None)
+
+
+def half_tokens(log_ratio: Floats) -> float:
+    """The number of tokens, largest ratio first, that carry half of Σ r² over ℓ, (n,); nan where all r are 0."""
+    upto = np.cumsum(np.sort(np.exp(2 * relative(log_ratio)))[::-1])
     # Rounding must not add a token to the count.
-    half = 1 + float(np.searchsorted(upto, upto[-1] / 2 * (1 - 1e-9)))
-    exists = upto[-1] > 0
-    yield "chi_square_largest_share", (float(square[0] / upto[-1]) if exists else math.nan, None)
-    yield "chi_square_half_tokens", (half if exists else math.nan, None)
+    return 1 + float(np.searchsorted(upto, upto[-1] / 2 * (1 - 1e-9))) if upto[-1] > 0 else math.nan
 
 
 def _mean(units: Units, values: Array, scale: Scale) -> tuple[float, Interval]:
@@ -209,22 +213,31 @@ def _trimmed(units: Units, values: Floats, scale: Scale) -> tuple[float, Interva
 
 def _chi_square(units: Units, log_ratio: Floats) -> tuple[float, Interval]:
     value, interval = _mean(units, log_ratios.chi_square_term(log_ratio), intervals.LOG1P)
-    return value, _resolved(interval, units, log_ratio, WIDEST_MEAN)
+    return value, resolved(interval, _mean_square(units, log_ratio), WIDEST_MEAN)
 
 
 def _effective_share(units: Units, log_weight: Floats) -> tuple[float, Interval]:
     share = units.effective_share(relative(log_weight))
     interval = intervals.of_left_out(*share, intervals.LOGIT)
-    return share.value, _resolved(interval, units, log_weight, WIDEST_SHARE)
+    return share.value, resolved(interval, _mean_square(units, log_weight), WIDEST_SHARE)
 
 
-def _resolved(interval: Interval, units: Units, log_weight: Floats, widest: float) -> Interval:
-    """The interval; ends of nan for few clusters, or where their log mean w² has a standard deviation above `widest`.
+def _mean_square(units: Units, log_weight: Floats) -> Floats:
+    """The mean of w² of each cluster, (clusters,), relative to the largest w."""
+    return units.summed(np.exp(2 * relative(log_weight))) / units.summed(None)
+
+
+def resolved(interval: Interval, means: Floats, widest: float) -> Interval:
+    """The interval; ends of nan for few clusters, or where the logs of their means spread more than `widest`.
 
     The draws cannot show how heavy the tail of exponentials is, but the spread of their exponents can.
+
+    Args:
+        interval: the interval of a figure of the mean of exponentials.
+        means: that mean in each cluster, (clusters,), in any unit.
+        widest: the largest standard deviation of the logs.
     """
-    logs = np.log(units.summed(np.exp(2 * relative(log_weight))) / units.summed(None))
-    if units.count >= FEWEST_WEIGHTS and np.std(logs, ddof=1) <= widest:
+    if len(means) >= FEWEST_WEIGHTS and np.std(np.log(means), ddof=1) <= widest:
         return interval
     return Interval(interval.se, math.nan, math.nan)
 

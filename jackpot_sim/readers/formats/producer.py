@@ -1,0 +1,108 @@
+"""The frame of a format whose records each hold whole sequences: how a record is split, and how a sequence is read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from jackpot_sim.core.arrays import Flags
+from jackpot_sim.core.topk import TopK
+from jackpot_sim.readers.errors import DumpError
+from jackpot_sim.readers.fields import Fields
+from jackpot_sim.readers.format import Record, Refuse
+from jackpot_sim.readers.sequence import DumpedSequence
+
+
+def whole(record: Record) -> Iterator[Fields]:
+    """The one sequence of a record."""
+    yield Fields(record.content, record.place, record.name)
+
+
+def alone(name: str) -> str:
+    """The name of a file that is read by itself."""
+    return name
+
+
+@dataclass(frozen=True)
+class Producer:
+    """A format, spelt out by its parts.
+
+    Attributes:
+        name: the producer, as reports and --format name it.
+        knows: True for the fields of a first record of this format.
+        read: one sequence out of its fields, None where it has no token; raises a DumpError where they do not fit.
+        split: the fields of each sequence of a record; raises a DumpError where the record is none of this format.
+        together: as `Format` has it.
+    """
+
+    name: str
+    knows: Callable[[Mapping[str, Any]], bool]
+    read: Callable[[Fields], DumpedSequence | None]
+    split: Callable[[Record], Iterable[Fields]] = whole
+    shared: Callable[[str], str] = alone
+
+    def recognises(self, record: Record) -> bool:
+        """True for the first record of a file of this format, by its keys alone."""
+        return isinstance(record.content, Mapping) and self.knows(record.content)
+
+    def together(self, name: str) -> str:
+        """The part of a file's name that it shares with the files that it is read together with; else the name."""
+        return self.shared(name)
+
+    def sequences(self, records: Iterable[Record], refuse: Refuse) -> Iterator[DumpedSequence]:
+        """The sequences in the records, in order; what cannot be read goes to `refuse`."""
+        for record in records:
+            try:
+                if not isinstance(record.content, Mapping):
+                    raise DumpError(f"{record.place}: {self.name} writes objects with named fields here")
+                parts = list(self.split(record))
+            except DumpError as error:
+                refuse(error)
+                continue
+            for fields in parts:
+                try:
+                    sequence = self.read(fields)
+                except DumpError as error:
+                    refuse(error)
+                    continue
+                if sequence is not None:
+                    yield sequence
+
+
+def has(*names: str) -> Callable[[Mapping[str, Any]], bool]:
+    """A test for fields of these names."""
+    return lambda content: all(name in content for name in names)
+
+
+def sequence(fields: Fields, name: str, **columns: Any) -> DumpedSequence | None:
+    """A sequence whose columns have one length; None where that is 0.
+
+    Raises:
+        DumpError: a column has another length than the first one.
+    """
+    lengths = {
+        key: len(value.ids if isinstance(value, TopK) else value)
+        for key, value in columns.items()
+        if value is not None and key not in ("prompt", "reward", "step")
+    }
+    first, length = next(iter(lengths.items()))
+    for key, found in lengths.items():
+        if found != length:
+            raise fields.error(f"{key} is {found} long where {first} is {length} long")
+    return DumpedSequence(name, fields.place, **columns) if length else None
+
+
+def completion(mask: Flags, end: int) -> slice:
+    """The completion in a row that begins with the prompt: from the first token of the mask up to `end`.
+
+    The first token of a row has no law, so that a completion begins at 1 or later; so it does where the mask is empty.
+    """
+    return slice(max(1, int(np.argmax(mask)) if mask.any() else 1), end)
+
+
+def named(*parts: object) -> str:
+    """A sequence's name out of the numbers by which a framework counts it, without those that are absent."""
+    return "-".join(str(each) for each in parts if each is not None)

@@ -1,0 +1,81 @@
+"""The one pass: everything read once, counted once, and the same to the last bit with any number of workers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from jackpot_sim.diagnose import one_pass
+from jackpot_sim.diagnose.batch import Batch
+from jackpot_sim.diagnose.one_pass import Measured
+from jackpot_sim.diagnose.results import Effect
+from jackpot_sim.readers.left_out import LeftOut, Reason
+from jackpot_sim.readers.table import TokenTable
+from tests.diagnose.measure.tables import drawn
+
+
+class Half:
+    """A screening that leaves out tokens at odd positions, and tables of one sequence."""
+
+    bypass = False
+
+    def __init__(self) -> None:
+        self.left_out, self.read, self.shifted = LeftOut(), 0, {1: 3}
+
+    def screen(self, table: TokenTable) -> TokenTable | None:
+        self.read += len(table)
+        if table.sequences == 1:
+            return None
+        kept = table.position % 2 == 0
+        self.left_out.add(Reason.MASKED, int((~kept).sum()))
+        return table.keep(kept)
+
+
+class Tokens:
+    """A stand-in for the effects of corrections: the number of tokens."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.numbers: list[int] = []
+
+    def add(self, batch: Batch) -> None:
+        self.count += len(batch.table)
+        self.numbers.append(batch.first)
+
+    def merge(self, later: Tokens) -> None:
+        self.count += later.count
+        self.numbers += later.numbers
+
+    def results(self) -> list[Effect]:
+        return [Effect(name="tokens", label=str(self.numbers), effective_kl=self.count)]
+
+
+TABLES = [drawn(n, seed, scale=0.5) for seed, n in enumerate((30, 1, 20, 40))]
+
+
+def passed(workers: int = 1) -> tuple[Measured, list[int]]:
+    told: list[int] = []
+    return one_pass.run(TABLES, Half(), Tokens, workers=workers, progress=told.append), told
+
+
+def test_everything_is_read_once() -> None:
+    measured, told = passed()
+    assert told == [len(table) for table in TABLES]
+    kept = sum(int((table.position % 2 == 0).sum()) for table in TABLES if table.sequences > 1)
+    assert measured.tokens == measured.effects[0].effective_kl == kept
+    assert measured.sequences == 90
+    assert measured.effects[0].label == "[0, 30, 50]"
+    evidence = measured.evidence
+    assert evidence.read == sum(told)
+    assert evidence.shifted == {1: 3}
+    assert evidence.sample is not None
+    assert len(evidence.sample) == kept
+    ratio = np.concatenate([Batch(table, 0).log_ratio[table.position % 2 == 0] for table in TABLES[:1] + TABLES[2:]])
+    assert evidence.metrics["k1"].value == pytest.approx(-ratio.mean(), rel=1e-12)
+
+
+def test_a_dump_without_tokens_that_count_has_no_figures() -> None:
+    measured = one_pass.run([drawn(1)], Half(), Tokens)
+    assert measured.evidence.sample is None
+    assert measured.evidence.metrics == {}
+    assert measured.tokens == measured.sequences == 0
