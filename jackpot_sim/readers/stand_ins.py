@@ -161,7 +161,7 @@ class ConsolidatedTensorDict(StandIn):
 
 
 class Encoded(StandIn):
-    """Bytes that an old protocol writes as text."""
+    """Bytes that an old protocol writes as text; without text there are none."""
 
     @override
     def plain(self, load: LoadTensors) -> Any:
@@ -170,7 +170,7 @@ class Encoded(StandIn):
     @property
     def bytes(self) -> bytes:
         """The bytes."""
-        return str(self.arguments[0]).encode("latin1")
+        return str(self.arguments[0]).encode("latin1") if self.arguments else b""
 
 
 def plain(value: Any, load: LoadTensors) -> Any:
@@ -267,6 +267,8 @@ _SKYRL = {
 }
 _OTHERS = {
     "_codecs.encode": Encoded,
+    "__builtin__.bytes": Encoded,
+    "builtins.bytes": Encoded,
     "collections.OrderedDict": OrderedDict,
     "tensordict._reductions._make_td": TensorDict,
     "tensordict._reductions._rebuild_tensordict_files_consolidated": ConsolidatedTensorDict,
