@@ -131,11 +131,12 @@ class DataProto(StandIn):
     @override
     def plain(self, load: LoadTensors) -> Any:
         batch, others, meta = self.state
+        batch = plain(batch, load)
         if isinstance(batch, bytes):
             batch = load(batch)
         elif isinstance(batch, tuple):
             batch = {key: _verl_tensor(*value) for key, value in batch[2].items() if len(value) == 3}
-        return {**plain(others, load), **dict(plain(batch, load) or {}), "meta_info": plain(meta, load)}
+        return {**plain(others, load), **(batch or {}), "meta_info": plain(meta, load)}
 
 
 class TensorDict(StandIn):
@@ -152,7 +153,7 @@ class ConsolidatedTensorDict(StandIn):
     @override
     def plain(self, load: LoadTensors) -> Any:
         metadata, storage = self.arguments
-        raw = storage.numpy()
+        raw = plain(storage, load).numpy()
         out: dict[str, Any] = {}
         for name, (dtype, shape, start, stop, padded) in metadata["leaves"].items():
             values = _torch_numbers(raw[start : stop - padded].tobytes(), dtype)
