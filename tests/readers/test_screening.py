@@ -358,3 +358,12 @@ def test_the_account_balances_whatever_a_dump_holds() -> None:
         mask = rng.random(int(lengths.sum())) < 0.8
         one = table(*columns, mask=mask, token=rng.integers(0, 3, int(lengths.sum())))
         screened(one, one)
+
+
+def test_a_sequence_that_was_cut_to_one_likely_token_throughout_counts() -> None:
+    """Top-p 0.7 leaves one token where the policy gives at least 0.7: log q is 0.0, and log p lies above log 0.7."""
+    actor, policy, _ = laws(400)
+    actor, policy = rows(actor), rows(policy)
+    actor[4], policy[4] = 0.0, math.log(0.75)
+    screening, _ = screened(table(actor, policy))
+    assert not screening.left_out.count

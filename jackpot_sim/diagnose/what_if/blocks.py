@@ -12,7 +12,7 @@ from jackpot_sim.core.arrays import Flags, Floats, Ints
 from jackpot_sim.diagnose.batch import Batch
 from jackpot_sim.estimators import Tokens
 
-CELLS = 2**14
+CELLS = 2**15
 """The numbers of a block, padding included, unless one sequence alone has more."""
 WASTE = 1.5
 """The longest sequence of a padded block over its shortest, unless the block is small."""
