@@ -93,8 +93,8 @@ def _matched(policy: _Side, actor: _Side, token: Ints | None, log_p: Floats, log
     width = actor.ids.shape[1] + 1
     ids, log_probs = [], []
     for side, own, absent in ((actor, log_q, -1), (policy, log_p, -2)):
-        there = ~np.isnan(side.log_probs)
-        # What is not there gets a number that no token has.
+        # What is not there gets a number that no token has; −inf may be padding, whose id says nothing.
+        there = side.log_probs > -np.inf
         inside = np.where(there, side.ids, absent)
         drawn = np.full(len(own), absent) if token is None else token
         drawn = np.where((inside == drawn[:, None]).any(axis=1), absent, drawn)
@@ -110,7 +110,7 @@ def _matched(policy: _Side, actor: _Side, token: Ints | None, log_p: Floats, log
     drawn_in_both = np.zeros(len(log_p), dtype=bool)
     if token is not None:
         drawn_in_both = (in_both & (ordered[:, 1:] == token[:, None])).any(axis=1)
-    some = ~(np.isnan(actor.log_probs).all(axis=1) & np.isnan(policy.log_probs).all(axis=1))
+    some = np.any([(side.log_probs > -np.inf).any(axis=1) for side in (actor, policy)], axis=0)
     masses = [np.exp(each).sum(axis=1) for each in (on_p, on_q)]
     masses += [np.nansum(np.exp(side.log_probs), axis=1) for side in (actor, policy)]
     light = np.all([mass <= 1 + _MASS for mass in masses], axis=0)
