@@ -118,7 +118,7 @@ def bench(
     """
     cases = cases or tuple(Case)
     if Case.OVERHEAD not in cases and options != DEFAULT:
-        raise CannotMeasureError("only overhead has these options: name it among the benchmarks")
+        raise CannotMeasureError("only overhead has options of its own: name it among the benchmarks")
     if Case.DIAGNOSE not in cases and tokens is not None:
         raise CannotMeasureError("tokens is an option of diagnose: name it among the benchmarks")
     runs = _CASES | {Case.OVERHEAD: lambda: overhead(options), Case.DIAGNOSE: lambda: _diagnosing(tokens)}
