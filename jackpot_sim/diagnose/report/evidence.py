@@ -68,15 +68,18 @@ def shown_corrections(diagnosis: Diagnosis, own: int, most: int = CORRECTIONS) -
     none = [each for each in effects if each.name == "none"]
     front = sorted((each for each in effects if not _beaten(each, effects)), key=lambda each: -_worth(each))
     chosen: list[Effect] = []
-    for each in (*first, *advised, *none, *front):
-        if each not in chosen and (len(chosen) < own + most):
+    for each in (*first, *advised, *none):
+        if each not in chosen:
+            chosen.append(each)
+    for each in front:
+        if len(chosen) < own + most and _goods(each) not in map(_goods, chosen):  # of equal ones, one is enough
             chosen.append(each)
     return chosen
 
 
 def _goods(effect: Effect) -> tuple[float, float, float] | None:
-    """Signal kept, effective sample size and minus the KL left, each of which is better where it is larger."""
-    signal, ess, left = _value(effect.signal), _value(effect.ess), effect.effective_kl
+    """Signal kept, effective sample size, and minus the KL that is left: each is better where it is larger."""
+    signal, ess, left = _value(effect.signal), _value(effect.ess), effect.effective_kl_reverse
     return None if signal is None or ess is None or left is None else (signal, ess, -left)
 
 
@@ -116,8 +119,9 @@ def _corrections(diagnosis: Diagnosis, own: int, wide: bool) -> FittedTable:
             "longest": 9,
         },
         caption=(
-            "signal: the share of Σ|A| kept, also of A > 0 and A < 0; tokens: the share kept; shortest, longest: that "
-            f"in each end quarter of lengths.{f' {more} more: --wide, or --json.' if more else ''}"
+            "signal: the share of Σ|A| kept, also of A > 0 and A < 0; tokens: the share kept; KL left: KL(weighted "
+            "actor‖policy), nats; shortest, longest: tokens kept in either end quarter of lengths."
+            f"{f' {more} more: --wide, or --json.' if more else ''}"
         ),
     )
     for each in shown:
@@ -126,8 +130,9 @@ def _corrections(diagnosis: Diagnosis, own: int, wide: bool) -> FittedTable:
 
 
 def _name(effect: Effect) -> str:
-    whole = effect.name if effect.label in ("", effect.name) else f"{effect.name}: {effect.label}"
-    return whole if effect.refused is None else f"{effect.name} ({effect.refused})"
+    if effect.refused is not None:
+        return f"{effect.name} ({effect.refused})"
+    return effect.label if effect.label.startswith(effect.name) else f"{effect.name}: {effect.label}"
 
 
 def _effect_figures(effect: Effect) -> list[str]:
@@ -138,7 +143,7 @@ def _effect_figures(effect: Effect) -> list[str]:
         effect.kept_negative,
         _value(effect.kept),
         _value(effect.ess),
-        effect.effective_kl,
+        effect.effective_kl_reverse,
         effect.weight_p99,
         effect.weight_max,
         lengths[0],
