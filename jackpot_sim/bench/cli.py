@@ -157,7 +157,7 @@ def bench(
         for finding, its in zip(judged, verdicts, strict=True):
             if its == verdict:
                 console.print(f"  {word}: {finding.what}")
-    if noise := [finding.noise for finding in findings if finding.rounds]:
+    if noise := [finding.noise for finding in findings if len(finding.rounds) > 1]:
         console.print(f"Noise: the rounds of a timed figure lie within {_percent(noise)} of its median.")
     return 1 if MISSED in verdicts else 0
 
