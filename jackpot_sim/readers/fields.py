@@ -94,6 +94,11 @@ class Fields:
         found = self.number(*names)
         return None if found is None or not found.is_integer() else int(found)
 
+    def text(self, *names: str) -> str | None:
+        """The field, where it is text; None where it is anything else."""
+        value = self.get(*names)
+        return value if isinstance(value, str) else None
+
     def error(self, problem: str) -> DumpError:
         """The error of these fields."""
         return DumpError(f"{self.place}: {problem}")

@@ -271,7 +271,7 @@ def test_a_terminal_without_unicode_is_enough() -> None:
     assert found.stderr == ""
 
 
-HEAVY = ("torch", "transformers", "ray", "matplotlib", "plotly")
+HEAVY = ("torch", "transformers", "ray", "matplotlib", "plotly", "scipy.stats", "scipy.optimize")
 
 
 def test_importing_pulls_in_nothing_heavy() -> None:

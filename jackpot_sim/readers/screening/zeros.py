@@ -78,6 +78,8 @@ def all_zero(table: TokenTable, sides: Sides, live: Flags) -> Blame:
         if zeros.sum() == sizes.sum():
             whole &= bool(surprise.sum() > NEVER_ALL or sizes.sum() >= MANY)
         else:
-            whole &= (surprise > NEVER_ALL) | (sizes >= MANY)
+            # Sequences of tokens that are each likely may have been cut to one token throughout.
+            unlikely = counted(live & (other < side - UNLIKELY), table.starts) > 0
+            whole &= unlikely & ((surprise > NEVER_ALL) | (sizes >= MANY))
         found.append(live & np.repeat(whole, table.lengths))
     return Blame(*found)

@@ -7,16 +7,34 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
+from jackpot_sim.readers import pickles, tensors
 from jackpot_sim.readers.errors import DumpError
 from jackpot_sim.readers.format import Format, Record
-from jackpot_sim.readers.formats import nemo_rl, prime_rl
+from jackpot_sim.readers.formats import (
+    miles,
+    nemo_rl,
+    open_instruct,
+    openai,
+    prime_rl,
+    sglang,
+    skyrl,
+    slime,
+    trl,
+    verl,
+    vllm,
+)
 from jackpot_sim.readers.sequence import DumpedSequence
 
-FORMATS: dict[str, Format] = {each.name: each for each in (prime_rl.FORMAT, nemo_rl.FORMAT)}
+_MODULES = (miles, nemo_rl, open_instruct, openai, prime_rl, sglang, skyrl, slime, trl, verl, vllm)
+FORMATS: dict[str, Format] = {each.FORMAT.name: each.FORMAT for each in _MODULES}
 
 
 def records(path: Path) -> Iterator[Record]:
     """The records of a file."""
+    if path.suffix != ".jsonl":
+        load = tensors.load if path.suffix == ".pt" else pickles.load
+        yield Record(str(path), load(path, str(path)), path.name)
+        return
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         yield Record(f"{path}:{number}", json.loads(line), path.name)
 

@@ -1,0 +1,107 @@
+"""The tokens as causes look at them: the log-ratio, its size by sequence, and the lag of the weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from jackpot_sim.core.arrays import Floats, Ints
+from jackpot_sim.core.log_ratios import k3
+from jackpot_sim.core.numerics import log_ratio
+from jackpot_sim.core.topk import TopK
+from jackpot_sim.estimators.mismatch.clusters import Units
+from jackpot_sim.readers.table import TokenTable
+
+HARMLESS = 1e-3
+"""Mean k3, nats per token, up to which a mismatch is no fault: bf16 and int8 engines lie below."""
+FLOOR = 1e-5
+"""The square of ℓ that is added before its logarithm is taken: differences below |ℓ| ≈ 0.003 count for nothing."""
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """Whole sequences with both log-probs, finite; N tokens of S sequences."""
+
+    table: TokenTable
+
+    @cached_property
+    def actor(self) -> Floats:
+        """log q of each token, (N,), nats."""
+        assert self.table.actor_log_probs is not None
+        return self.table.actor_log_probs
+
+    @cached_property
+    def policy(self) -> Floats:
+        """log p of each token, (N,), nats."""
+        assert self.table.policy_log_probs is not None
+        return self.table.policy_log_probs
+
+    @cached_property
+    def log_ratio(self) -> Floats:
+        """ℓ = log p − log q, (N,), nats."""
+        return np.asarray(log_ratio(self.policy, self.actor))
+
+    @cached_property
+    def units(self) -> Units:
+        """The sequences, as clusters of the tokens."""
+        return Units(self.table.owner, self.table.sequences)
+
+    @cached_property
+    def k3(self) -> Floats:
+        """k3 of each token, (N,), nats."""
+        return np.asarray(k3(self.log_ratio))
+
+    @cached_property
+    def square(self) -> Floats:
+        """ℓ² of each token, (N,)."""
+        return self.log_ratio**2
+
+    @cached_property
+    def total(self) -> float:
+        """Mean ℓ² over tokens: the size of the mismatch, of which a cause explains a share."""
+        return float(self.square.mean())
+
+    @cached_property
+    def sizes(self) -> Floats:
+        """log(mean ℓ² + FLOOR) of each sequence, (S,)."""
+        return np.asarray(np.log(self.table.per_sequence(self.square) / self.table.lengths + FLOOR))
+
+    @cached_property
+    def lag(self) -> Floats | None:
+        """The steps since the weights that wrote each sequence, its mean, (S,), up to a constant; None if unknown."""
+        if self.table.step is None or self.table.weight_version is None:
+            return None
+        versions = self.table.per_sequence(self.table.weight_version) / self.table.lengths
+        return np.asarray(self.table.step - versions, dtype=np.float64)
+
+    @cached_property
+    def deviation(self) -> Floats | None:
+        """The log-probability of each token less its expectation under the policy, (N,); None if unknown.
+
+        Its mean is 0 where tokens follow the policy. It rests on the entropy, or else on the top-k.
+        """
+        if self.table.entropy is not None:
+            return np.asarray(self.policy + self.table.entropy)
+        return _beyond_chance(self.table.policy_topk, self.table.token, self.policy)
+
+    @cached_property
+    def actor_deviation(self) -> Floats | None:
+        """The same under the law that the actor reports, which only its top-k shows."""
+        return _beyond_chance(self.table.actor_topk, self.table.token, self.actor)
+
+
+def _beyond_chance(topk: TopK | None, token: Ints | None, log_probs: Floats) -> Floats | None:
+    """A score of each token less its expectation: log p for a token of the top-k, and one value for all others."""
+    if topk is None or token is None:
+        return None
+    laws = np.asarray(topk.log_probs, dtype=np.float64)
+    if np.isnan(laws).any():
+        return None
+    inside = np.any(np.asarray(topk.ids) == token[:, None], axis=-1)
+    finite = np.isfinite(laws)
+    least = np.min(laws, axis=-1, where=finite, initial=0.0)
+    mass = np.exp(laws)
+    expected = np.sum(mass * np.where(finite, laws, 0.0), axis=-1) + (1 - mass.sum(-1)) * least
+    return np.asarray(np.where(inside, log_probs, least) - expected)
