@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
 import pandas as pd
 
-from analysis import show, tables
+from analysis import diagnoses, show, tables
 from analysis.bootstrap import Options, Resample
 from jackpot_sim.commands import FLAG, MANY, answer, app_of, console
 from jackpot_sim.studies.errors import StudyError
@@ -27,6 +27,9 @@ An estimator ties with the best one unless the interval of the ratio of their MS
 
 A figure is the mean over the seeds of an environment; 0.9716(3) has a standard error of 0.0003. All estimators are
 compared on the same resampled states. inf and nan are results too: they are shown, never dropped.
+
+Of the folders that `python -m jackpot_sim.diagnose --out` writes, one or several to compare, the figures and the best
+corrections are printed, and all tables are written as CSV; of the options --out and --quiet count.
 
 Exit codes: 0 done, 2 something asked for cannot be done (one sentence says what).
 """
@@ -55,7 +58,8 @@ def analyse(
     """Analyse a run.
 
     Args:
-        run: One run's folder, for instance runs/default-1234abcd; by default the latest below runs/.
+        run: One run's folder, for instance runs/default-1234abcd; by default the latest below runs/. Or folders of
+            diagnoses.
         out: The folder for the CSV files; by default the folder `analysis` in the run's folder.
         n_samples: Proposals per state at which MSEs are compared; by default 16 64 256 1024 4096.
         replicates: Bootstrap replicates.
@@ -66,6 +70,8 @@ def analyse(
         quiet: Write the files and print no tables.
     """
     options = Options(replicates, level, seed, resample)
+    if run and all(map(diagnoses.is_one, run)):
+        return _compare(run, out, quiet)
     root = _chosen(run)
     grid = _GRID if n_samples is None else tuple(dict.fromkeys(n_samples))
     rows, states = records.load(root), records.load(root, "states")
@@ -89,6 +95,17 @@ def analyse(
             f"{len(written)} CSV files in {folder}.",
             soft_wrap=True,
         )
+    return 0
+
+
+def _compare(roots: Sequence[Path], out: Path | None, quiet: bool) -> int:
+    """Tables of diagnoses."""
+    frames = diagnoses.read(roots)
+    folder = out or roots[0] / "analysis"
+    written = _write(frames, folder)
+    if not quiet:
+        diagnoses.show(roots, frames, console())
+        console().print(f"{len(written)} CSV files in {folder}.", soft_wrap=True)
     return 0
 
 
@@ -127,7 +144,10 @@ def write(built: tables.Tables, folder: Path) -> list[Path]:
     Raises:
         StudyError: the folder cannot be written.
     """
-    frames: dict[str, pd.DataFrame] = {name: frame for name, frame in vars(built).items() if len(frame)}
+    return _write({name: frame for name, frame in vars(built).items() if len(frame)}, folder)
+
+
+def _write(frames: Mapping[str, pd.DataFrame], folder: Path) -> list[Path]:
     written = []
     try:
         folder.mkdir(parents=True, exist_ok=True)

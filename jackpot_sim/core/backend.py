@@ -7,6 +7,7 @@ one library does much faster by another route.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator
 from typing import Any, Literal, cast
@@ -22,10 +23,16 @@ BLOCK_ELEMENTS = 1 << 15
 
 _HALF = ("float16", "bfloat16")
 
+_NAMESPACES: dict[tuple[type, ...], Namespace] = {}
+
 
 def namespace(*arrays: Array) -> Namespace:
     """The Array API namespace that all `arrays` share; Python scalars and None are ignored."""
-    return array_api_compat.array_namespace(*arrays)
+    types = tuple(map(type, arrays))
+    found = _NAMESPACES.get(types)
+    if found is None:  # asked of each small array, the library's answer takes a quarter of the time of exact moments
+        found = _NAMESPACES[types] = array_api_compat.array_namespace(*arrays)
+    return found
 
 
 def overflow_to_inf() -> np.errstate:
@@ -43,15 +50,27 @@ def floating(x: Array, name: str = "the array") -> Array:
     Raises:
         TypeError: `x` is not an array of real floating numbers.
     """
-    xp = namespace(x)
     require_floating(x, name)
-    return xp.astype(x, xp.float32) if str(x.dtype).rsplit(".", 1)[-1] in _HALF else x
+    if not _is_half(x.dtype):
+        return x
+    xp = namespace(x)
+    return xp.astype(x, xp.float32)
 
 
 def require_floating(x: Array, name: str) -> None:
     """Refuses an array of any other numbers than real floating ones with a TypeError; half precision is one."""
-    if not namespace(x).isdtype(x.dtype, "real floating"):
+    if not _is_real_floating(namespace(x), x.dtype):
         raise TypeError(f"{name} must hold real floating numbers, got dtype {x.dtype}")
+
+
+@functools.lru_cache(maxsize=None, typed=True)  # by type too: a dtype compared with another library's is a warning
+def _is_half(dtype: object) -> bool:
+    return str(dtype).rsplit(".", 1)[-1] in _HALF
+
+
+@functools.cache
+def _is_real_floating(xp: Namespace, dtype: object) -> bool:
+    return bool(xp.isdtype(dtype, "real floating"))
 
 
 def as_array(value: float | Array, like: Array) -> Array:

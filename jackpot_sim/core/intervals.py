@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
+from scipy.special import stdtrit
 
 from jackpot_sim.core.arrays import Floats, Ints
 from jackpot_sim.core.backend import floating
@@ -109,7 +109,7 @@ def _ends(deviation: Floats, bias: float, level: float) -> Floats:
     # The variance of the squared error, 2/(n − 1) for normal clusters, grows with their kurtosis.
     unbiased = ((number + 1) * (float(np.mean(unit**4)) - 3) + 6) * (number - 1) / ((number - 2) * (number - 3))
     excess = max(unbiased, 0.0)
-    quantile = float(stats.t.ppf(0.5 + level / 2, 2 / (excess / number + 2 / (number - 1))))
+    quantile = float(stdtrit(2 / (excess / number + 2 / (number - 1)), 0.5 + level / 2))
     return error * _straightened(np.array([-quantile, quantile]), -skewness / math.sqrt(number))
 
 
@@ -127,7 +127,7 @@ def student(values: Floats, level: float = LEVEL) -> Interval:
     if number < 2:
         return Interval(math.nan, math.nan, math.nan)
     error = float(np.std(values, ddof=1)) / math.sqrt(number)
-    half = float(stats.t.ppf(0.5 + level / 2, number - 1)) * error
+    half = float(stdtrit(number - 1, 0.5 + level / 2)) * error
     mean = float(np.mean(values))
     return Interval(error, mean - half, mean + half)
 

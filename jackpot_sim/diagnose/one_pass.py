@@ -6,18 +6,29 @@ on the number of workers. Memory does not grow with the dump, but for what is he
 
 from __future__ import annotations
 
+import itertools
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Protocol, Self
 
+from jackpot_sim.diagnose import results
 from jackpot_sim.diagnose.batch import Batch
 from jackpot_sim.diagnose.evidence import Evidence
+from jackpot_sim.diagnose.measure.breakdowns import Breakdowns
 from jackpot_sim.diagnose.measure.figures import figures
+from jackpot_sim.diagnose.measure.full_laws import FullLaws
 from jackpot_sim.diagnose.measure.metrics import Metrics
 from jackpot_sim.diagnose.measure.sample import Sample
-from jackpot_sim.diagnose.results import Alarm, Breakdown, Effect, Worst
+from jackpot_sim.diagnose.measure.trends import Trends
+from jackpot_sim.diagnose.measure.worst import Worst
 from jackpot_sim.readers.left_out import LeftOut
 from jackpot_sim.readers.table import TokenTable
+from jackpot_sim.studies.executors import ExecutorKind, opened, outliving_workers
+
+IN_FLIGHT = 2
+"""The batches handed out per worker beyond the one whose result is awaited; each costs its memory."""
 
 
 class Screens(Protocol):
@@ -52,7 +63,7 @@ class WhatIf(Protocol):
     def merge(self, later: Self) -> None:
         """Takes in what another one has of the batches that come next."""
 
-    def results(self) -> list[Effect]:
+    def results(self) -> list[results.Effect]:
         """The effect of each correction."""
 
 
@@ -72,11 +83,11 @@ class Measured:
     """
 
     evidence: Evidence
-    breakdowns: list[Breakdown]
-    alarms: list[Alarm]
-    worst_tokens: list[Worst]
-    worst_sequences: list[Worst]
-    effects: list[Effect]
+    breakdowns: list[results.Breakdown]
+    alarms: list[results.Alarm]
+    worst_tokens: list[results.Worst]
+    worst_sequences: list[results.Worst]
+    effects: list[results.Effect]
     tokens: int
     sequences: int
 
@@ -85,8 +96,8 @@ class _Parts:
     """The accumulators that a worker fills."""
 
     def __init__(self, what_if: Callable[[], WhatIf]) -> None:
-        self.metrics = Metrics()
-        self.effects = what_if()
+        self.metrics, self.breakdowns, self.trends, self.worst = Metrics(), Breakdowns(), Trends(), Worst()
+        self.full_laws, self.effects = FullLaws(), what_if()
 
     def add(self, batch: Batch) -> None:
         for each in vars(self).values():
@@ -111,32 +122,69 @@ def run(
         tables: the dump.
         screening: what leaves tokens out.
         what_if: makes a fresh accumulator of effects of corrections; it goes to worker processes.
-        workers: processes that measure, besides this one, which reads; 1: this one does both.
+        workers: processes that measure, besides this one, which reads; 1: this one does both. A dump of one table
+            is measured here in any case.
         progress: called with the number of tokens of each table when it has been read.
+
+    Raises:
+        StudyError: a worker process died.
     """
     sample, parts = Sample(), _Parts(what_if)
-    for batch in _batches(tables, screening, progress or (lambda tokens: None)):
-        sample.add(batch)
-        parts.merge(_measured(batch, what_if))
-    metrics = figures(parts.metrics, sample)
+    batches = _batches(tables, screening, sample, progress or (lambda tokens: None))
+    for measured in _measured(batches, what_if, workers):
+        parts.merge(measured)
     evidence = Evidence(
-        sample.table(), screening.left_out, screening.read, metrics, screening.bypass, dict(screening.shifted)
+        sample=sample.table(),
+        left_out=screening.left_out,
+        read=screening.read,
+        metrics=figures(parts.metrics, parts.full_laws, sample),
+        bypass=screening.bypass,
+        shifted=dict(screening.shifted),
     )
-    tokens = int(parts.metrics.tokens.units.sum())
-    return Measured(evidence, [], [], [], [], parts.effects.results(), tokens, sample.sequences)
+    return Measured(
+        evidence=evidence,
+        breakdowns=parts.breakdowns.results(),
+        alarms=parts.trends.alarms(),
+        worst_tokens=parts.worst.tokens(),
+        worst_sequences=parts.worst.sequences(),
+        effects=parts.effects.results(),
+        tokens=int(parts.metrics.tokens.units.sum()),
+        sequences=sample.sequences,
+    )
 
 
-def _measured(batch: Batch, what_if: Callable[[], WhatIf]) -> _Parts:
-    parts = _Parts(what_if)
-    parts.add(batch)
-    return parts
-
-
-def _batches(tables: Iterable[TokenTable], screening: Screens, progress: Callable[[int], None]) -> Iterator[Batch]:
+def _batches(
+    tables: Iterable[TokenTable], screening: Screens, sample: Sample, progress: Callable[[int], None]
+) -> Iterator[Batch]:
+    """The tokens that count of each table; the sample takes its sequences here, so that none come back from workers."""
     first = 0
     for table in tables:
         screened = screening.screen(table)
-        if screened is not None:
-            yield Batch(screened, first)
-            first += screened.sequences
         progress(len(table))
+        if screened is not None:
+            batch = Batch(screened, first)
+            sample.add(batch)
+            first += screened.sequences
+            yield batch
+
+
+def _measured(batches: Iterator[Batch], what_if: Callable[[], WhatIf], workers: int) -> Iterator[_Parts]:
+    """What is measured of each batch, in their order, at most `IN_FLIGHT` a worker ahead."""
+    begun = list(itertools.islice(batches, 2))
+    if workers == 1 or len(begun) < 2:
+        yield from (_measure(batch, what_if) for batch in itertools.chain(begun, batches))
+        return
+    flying: deque[Future[_Parts]] = deque()
+    with outliving_workers("nothing is kept"), opened(ExecutorKind.LOKY, workers) as executor:
+        for batch in itertools.chain(begun, batches):
+            flying.append(executor.submit(_measure, batch, what_if))
+            if len(flying) > IN_FLIGHT * workers:
+                yield flying.popleft().result()
+        while flying:
+            yield flying.popleft().result()
+
+
+def _measure(batch: Batch, what_if: Callable[[], WhatIf]) -> _Parts:
+    parts = _Parts(what_if)
+    parts.add(batch)
+    return parts

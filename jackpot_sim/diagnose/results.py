@@ -124,7 +124,11 @@ class Effect(Part):
     weight_p99: float | None = None
     weight_max: float | None = None
     effective_kl: float | None = Field(
-        default=None, description="k3-like KL between policy and the weighted actor, nats"
+        default=None,
+        description="KL(policy‖weighted actor) of visits, by the tokens, nats; null where a mask makes it inf",
+    )
+    effective_kl_reverse: float | None = Field(
+        default=None, description="KL(weighted actor‖policy), nats; masks leave it finite"
     )
     gradient_scale: dict[str, float | None] = Field(
         default_factory=dict, description="Σ m·w over the divisor, by denominator: 1 is the scale without mismatch"

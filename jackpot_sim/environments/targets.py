@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TypeVar
 
-from scipy.optimize import brentq
-
 RELATIVE_TOLERANCE = 1e-9
 """The largest relative miss of a target KL by a continuous knob; a target that lies no further beyond the attainable
 range means its end."""
@@ -66,6 +64,8 @@ class Target:
         # Near no mismatch the KL goes as t²: in log-log it is all but a straight line.
         def excess(log_t: float) -> float:
             return math.log(max(kl_at(log_t), _SMALLEST) / self.value)
+
+        from scipy.optimize import brentq  # half a second at the start of each process, and few look for a knob
 
         finest = self.tolerance <= RELATIVE_TOLERANCE
         log_t = brentq(excess, low, high, xtol=1e-15 if finest else self.tolerance / 8, rtol=8.9e-16)

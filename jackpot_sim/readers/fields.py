@@ -94,6 +94,11 @@ class Fields:
         found = self.number(*names)
         return None if found is None or not found.is_integer() else int(found)
 
+    def text(self, *names: str) -> str | None:
+        """The field, where it is text; None where it is anything else."""
+        value = self.get(*names)
+        return value if isinstance(value, str) else None
+
     def error(self, problem: str) -> DumpError:
         """The error of these fields."""
         return DumpError(f"{self.place}: {problem}")
@@ -122,6 +127,8 @@ def numbers(values: Any) -> NDArray[Any]:
         values = values.detach().cpu()
         # numpy has no bfloat16.
         values = (values.double() if values.is_floating_point() else values).numpy()
+    elif isinstance(values, list | tuple) and any(hasattr(each, "detach") for each in values):
+        values = [numbers(each) if hasattr(each, "detach") else each for each in values]
     try:
         found = np.asarray(values)
     except ValueError as error:
@@ -153,6 +160,4 @@ def _with_nan(values: Any) -> Any:
         return values
     if isinstance(values, Sequence | np.ndarray) and not isinstance(values, str | bytes):
         return [_with_nan(each) for each in values]
-    if hasattr(values, "detach"):
-        return numbers(values).tolist()
     raise TypeError(f"it holds {type(values).__name__} where numbers are expected")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from jackpot_sim.readers.errors import DumpError
@@ -49,11 +50,11 @@ class Format(Protocol):
     def recognises(self, record: Record) -> bool:
         """True for the first record of a file of this format, by its keys alone; False for what is no dictionary."""
 
-    def together(self, name: str) -> str:
-        """The part of a file's name that it shares with the files that it is read together with; else the name.
+    def together(self, path: Path) -> str:
+        """The key of the files that are read as one with this file; the path itself where a file stands alone.
 
-        Some frameworks write a file per rank, and a sequence lies in several of them. Files that follow each other in
-        the natural order of their names, in one folder, and of which this is equal, are handed over as one.
+        Some frameworks write a file per rank, or one for each side, and a sequence lies in several of them. The files
+        of a dump of which this is equal are handed over as one, in the natural order of their paths, wherever they lie.
         """
 
     def sequences(self, records: Iterable[Record], refuse: Refuse) -> Iterator[DumpedSequence]:

@@ -21,6 +21,7 @@ class DumpedSequence:
         token: the token ids.
         text: the tokens in letters, for dumps without ids.
         prompt: the token ids of the prompt, (any,).
+        prompt_text: the prompt in letters, for dumps without its ids.
         mask: True on tokens that are trained on; None: all of them.
         advantages: A of each token.
         entropy: the entropy of the policy's law at each token, nats.
@@ -40,6 +41,7 @@ class DumpedSequence:
     token: Ints | None = None
     text: tuple[str, ...] | None = None
     prompt: Ints | None = None
+    prompt_text: str | None = None
     mask: Flags | None = None
     advantages: Floats | None = None
     entropy: Floats | None = None

@@ -159,7 +159,7 @@ def joined(tables: Sequence[TokenTable]) -> TokenTable:
     """
     if not tables:
         raise ValueError("tables is empty: give at least one table")
-    if len({(each.columns, *(_k(each, name) for name in TOP_K)) for each in tables}) > 1:
+    if not all(alike(tables[0], each) for each in tables):
         raise ValueError("tables have different columns: they cannot be joined")
     first = tables[0]
     new: dict[str, Any] = {name: tuple(x for each in tables for x in getattr(each, name)) for name in ("name", "place")}
@@ -170,6 +170,11 @@ def joined(tables: Sequence[TokenTable]) -> TokenTable:
         columns = [getattr(each, name) for each in tables]
         new[name] = TopK(*(np.concatenate([getattr(c, part) for c in columns]) for part in ("ids", "log_probs")))
     return dataclasses.replace(first, **new)
+
+
+def alike(first: TokenTable, second: TokenTable) -> bool:
+    """True where two tables have the same columns, and top-k of the same k, so that they can be joined."""
+    return first.columns == second.columns and all(_k(first, name) == _k(second, name) for name in TOP_K)
 
 
 def _k(table: TokenTable, name: str) -> int:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
+from typing_extensions import override
 
 from jackpot_sim.diagnose import one_pass
 from jackpot_sim.diagnose.batch import Batch
@@ -50,7 +53,17 @@ class Tokens:
         return [Effect(name="tokens", label=str(self.numbers), effective_kl=self.count)]
 
 
-TABLES = [drawn(n, seed, scale=0.5) for seed, n in enumerate((30, 1, 20, 40))]
+class Failing(Tokens):
+    """Effects that cannot be computed."""
+
+    @override
+    def add(self, batch: Batch) -> None:
+        raise ZeroDivisionError("of this batch")
+
+
+TABLES = [
+    dataclasses.replace(drawn(n, seed, scale=0.5), step=np.full(n, seed)) for seed, n in enumerate((30, 1, 20, 40))
+]
 
 
 def passed(workers: int = 1) -> tuple[Measured, list[int]]:
@@ -72,6 +85,24 @@ def test_everything_is_read_once() -> None:
     assert len(evidence.sample) == kept
     ratio = np.concatenate([Batch(table, 0).log_ratio[table.position % 2 == 0] for table in TABLES[:1] + TABLES[2:]])
     assert evidence.metrics["k1"].value == pytest.approx(-ratio.mean(), rel=1e-12)
+
+
+def test_the_figures_are_the_same_to_the_last_bit_with_any_number_of_workers() -> None:
+    alone, told = passed()
+    together, told_together = passed(workers=2)
+    assert told == told_together
+    for name in ("breakdowns", "alarms", "worst_tokens", "worst_sequences", "effects", "tokens", "sequences"):
+        assert getattr(alone, name) == getattr(together, name), name
+    assert alone.alarms[0].step == 0
+    assert alone.evidence.metrics == together.evidence.metrics
+    assert alone.evidence.sample is not None
+    assert together.evidence.sample is not None
+    assert alone.evidence.sample.name == together.evidence.sample.name
+
+
+def test_an_error_of_a_worker_is_raised_here() -> None:
+    with pytest.raises(ZeroDivisionError, match="of this batch"):
+        one_pass.run(TABLES, Half(), Failing, workers=2)
 
 
 def test_a_dump_without_tokens_that_count_has_no_figures() -> None:

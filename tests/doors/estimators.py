@@ -28,8 +28,12 @@ EXEMPT: Mapping[str, str] = {
         f"estimators.mismatch.clusters.{name}": "called by summaries alone, with arrays that it has checked"
         for name in (
             *("Units", "Units.correlation", "Units.effective_share", "Units.mean", "Units.quantile", "Units.summed"),
-            *("Units.trimmed_mean", "relative"),
+            *("Units.trimmed_mean", "relative", "correlation_of", "effective_share_of", "mean_of"),
         )
+    },
+    **{
+        f"estimators.mismatch.summaries.{name}": "called with sums of what summaries and readers have checked"
+        for name in ("half_tokens", "resolved")
     },
     "estimators.corrections.inputs.Tokens.with_overlap": "checks as the constructor does, which has a door",
     **{

@@ -242,7 +242,7 @@ def test_the_command_prints_a_table_and_writes_parquet_that_pandas_reads(here: P
 @pytest.mark.parametrize(
     "line",
     [
-        "--config budget-unattainable.yaml --out run --workers 2",
+        "--config budget-unattainable.yaml --out run --workers 1",
         "--config study.yaml --out run --workers 1 --env.base.vocab 10000000000000",
     ],
 )
@@ -271,7 +271,7 @@ def test_a_terminal_without_unicode_is_enough() -> None:
     assert found.stderr == ""
 
 
-HEAVY = ("torch", "transformers", "ray", "matplotlib", "plotly")
+HEAVY = ("torch", "transformers", "ray", "matplotlib", "plotly", "scipy.stats", "scipy.optimize")
 
 
 def test_importing_pulls_in_nothing_heavy() -> None:

@@ -19,10 +19,10 @@ def text(diagnosis: Diagnosis, *, ascii_only: bool = False) -> str:
     return _lines(json.loads(diagnosis.model_dump_json()), ascii_only)
 
 
-def schema(*, ascii_only: bool = False) -> str:
-    """The JSON schema of a diagnosis, of draft 2020-12."""
+def schema() -> str:
+    """The JSON schema of a diagnosis, of draft 2020-12, in ASCII."""
     own = Diagnosis.model_json_schema(mode="serialization")
-    return _lines({"$schema": "https://json-schema.org/draft/2020-12/schema"} | own, ascii_only)
+    return _lines({"$schema": "https://json-schema.org/draft/2020-12/schema"} | own, True)
 
 
 def _lines(content: object, ascii_only: bool) -> str:
@@ -57,8 +57,7 @@ def write(diagnosis: Diagnosis, file: str) -> None:
         StudyError: the system refuses.
     """
     if file == STANDARD_OUTPUT:
-        plain = not (sys.stdout.encoding or "").lower().startswith("utf")
-        sys.stdout.write(text(diagnosis, ascii_only=plain))
+        sys.stdout.write(text(diagnosis, ascii_only=not (sys.stdout.encoding or "").lower().startswith("utf")))
         return
     path = Path(file)
     try:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from jackpot_sim.diagnose.report.prose import (
     MISSING,
+    brief,
     interval,
     item,
     number,
@@ -15,8 +16,14 @@ from jackpot_sim.diagnose.report.prose import (
 from jackpot_sim.diagnose.results import Breakdown, Diagnosis, Effect, Figure, Row, Worst
 from jackpot_sim.studies.tables import FittedTable
 
-METRICS = 12
-"""The figures that are shown where not all are."""
+METRICS = (
+    *("k1", "k3", "chi_square_token", "ess_fraction_token", "ess_fraction_sequence", "log_perplexity_gap"),
+    *("probability_gap", "abs_log_ratio_p99", "abs_log_ratio_max", "confident_disagreement"),
+    *("full_kl", "full_total_variation", "full_overlap", "full_overlap_p5"),
+)
+"""The figures that are shown where not all are, where a dump has them."""
+FEWEST = 3
+"""The figures that are shown of a dump that has none of those."""
 CORRECTIONS = 7
 """The corrections that are shown beside the user's own."""
 TOKENS, SEQUENCES = 5, 2
@@ -43,7 +50,9 @@ def parts(diagnosis: Diagnosis, width: int, own: int, wide: bool) -> Iterator[st
 
 
 def _metrics(diagnosis: Diagnosis, wide: bool) -> FittedTable:
-    shown = diagnosis.metrics if wide else diagnosis.metrics[:METRICS]
+    known = {each.name: each for each in diagnosis.metrics}
+    chosen = [known[name] for name in METRICS if name in known] or diagnosis.metrics[:FEWEST]
+    shown = diagnosis.metrics if wide else chosen
     more = len(diagnosis.metrics) - len(shown)
     table = FittedTable(
         "The mismatch, with 95 % intervals over sequences",
@@ -53,7 +62,7 @@ def _metrics(diagnosis: Diagnosis, wide: bool) -> FittedTable:
         caption=f"{more} more figures: --wide, or --json." if more else "",
     )
     for each in shown:
-        table.add_row([each.name], [number(each.value), interval(each)], each.meaning)
+        table.add_row([each.name], [number(each.value), interval(each)], each.meaning if wide else brief(each.meaning))
     return table
 
 
@@ -68,15 +77,18 @@ def shown_corrections(diagnosis: Diagnosis, own: int, most: int = CORRECTIONS) -
     none = [each for each in effects if each.name == "none"]
     front = sorted((each for each in effects if not _beaten(each, effects)), key=lambda each: -_worth(each))
     chosen: list[Effect] = []
-    for each in (*first, *advised, *none, *front):
-        if each not in chosen and (len(chosen) < own + most):
+    for each in (*first, *advised, *none):
+        if each not in chosen:
+            chosen.append(each)
+    for each in front:
+        if len(chosen) < own + most and _goods(each) not in map(_goods, chosen):  # of equal ones, one is enough
             chosen.append(each)
     return chosen
 
 
 def _goods(effect: Effect) -> tuple[float, float, float] | None:
-    """Signal kept, effective sample size and minus the KL left, each of which is better where it is larger."""
-    signal, ess, left = _value(effect.signal), _value(effect.ess), effect.effective_kl
+    """Signal kept, effective sample size, and minus the KL that is left: each is better where it is larger."""
+    signal, ess, left = _value(effect.signal), _value(effect.ess), effect.effective_kl_reverse
     return None if signal is None or ess is None or left is None else (signal, ess, -left)
 
 
@@ -116,8 +128,9 @@ def _corrections(diagnosis: Diagnosis, own: int, wide: bool) -> FittedTable:
             "longest": 9,
         },
         caption=(
-            "signal: the share of Σ|A| kept, also of A > 0 and A < 0; tokens: the share kept; shortest, longest: that "
-            f"in each end quarter of lengths.{f' {more} more: --wide, or --json.' if more else ''}"
+            "signal: the share of Σ|A| kept, also of A > 0 and A < 0; tokens: the share kept; KL left: KL(weighted "
+            "actor‖policy), nats; shortest, longest: tokens kept in either end quarter of lengths."
+            f"{f' {more} more: --wide, or --json.' if more else ''}"
         ),
     )
     for each in shown:
@@ -126,8 +139,9 @@ def _corrections(diagnosis: Diagnosis, own: int, wide: bool) -> FittedTable:
 
 
 def _name(effect: Effect) -> str:
-    whole = effect.name if effect.label in ("", effect.name) else f"{effect.name}: {effect.label}"
-    return whole if effect.refused is None else f"{effect.name} ({effect.refused})"
+    if effect.refused is not None:
+        return f"{effect.name} ({effect.refused})"
+    return effect.label if effect.label.startswith(effect.name) else f"{effect.name}: {effect.label}"
 
 
 def _effect_figures(effect: Effect) -> list[str]:
@@ -138,7 +152,7 @@ def _effect_figures(effect: Effect) -> list[str]:
         effect.kept_negative,
         _value(effect.kept),
         _value(effect.ess),
-        effect.effective_kl,
+        effect.effective_kl_reverse,
         effect.weight_p99,
         effect.weight_max,
         lengths[0],
@@ -198,11 +212,18 @@ def _worst(diagnosis: Diagnosis, wide: bool) -> FittedTable:
         {"position": 3, "actor": 1, "policy": 2, "log-ratio": 0},
         caption="actor, policy: probabilities. log-ratio: log p - log q, over a whole sequence their sum; nats.",
     )
+    folder = _common_folder([each.place for each in (*tokens, *sequences)])
     for each in (*tokens, *sequences):
-        place = "whole" if each.position is None else str(each.position)
+        position = "whole" if each.position is None else str(each.position)
         figures = (each.actor_probability, each.policy_probability, each.log_ratio)
-        table.add_row([_token(each), each.place], [place, *map(number, figures)])
+        table.add_row([_token(each), each.place.removeprefix(folder)], [position, *map(number, figures)])
     return table
+
+
+def _common_folder(places: Sequence[str]) -> str:
+    """The folder of all places, which is left out of them; empty where there are several."""
+    folders = {place[: place.rfind("/") + 1] for place in places}
+    return folders.pop() if len(folders) == 1 else ""
 
 
 def _token(worst: Worst) -> str:

@@ -10,7 +10,7 @@ import re
 
 from jackpot_sim.core.arrays import Floats
 from jackpot_sim.readers.fields import Fields
-from jackpot_sim.readers.formats.producer import Producer, completion, has, named, sequence
+from jackpot_sim.readers.formats.producer import Producer, completion, named, sequence
 from jackpot_sim.readers.sequence import DumpedSequence
 
 
@@ -54,4 +54,4 @@ def _without_batch(line: Fields) -> Fields:
     return Fields(content, line.place, line.file)
 
 
-FORMAT = Producer("nemo-rl", has("generation_logprobs", "prev_logprobs", "token_loss_mask"), _read)
+FORMAT = Producer("nemo-rl", ("generation_logprobs", "prev_logprobs", "token_loss_mask"), _read)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from jackpot_sim.readers.fields import Fields
-from jackpot_sim.readers.formats.producer import Producer, completion, has, named, sequence
+from jackpot_sim.readers.formats.producer import Producer, completion, named, sequence
 from jackpot_sim.readers.sequence import DumpedSequence
 
 
@@ -51,4 +51,4 @@ def _reward(fields: Fields, part: slice) -> float | None:
     return float(found[0]) if len(found) == 1 else None
 
 
-FORMAT = Producer("prime-rl", has("inference_logprobs", "trainer_logprobs", "loss_mask"), _read)
+FORMAT = Producer("prime-rl", ("inference_logprobs", "trainer_logprobs", "loss_mask"), _read)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,16 +15,12 @@ from jackpot_sim.readers.errors import DumpError
 from jackpot_sim.readers.fields import Fields
 from jackpot_sim.readers.format import Record, Refuse
 from jackpot_sim.readers.sequence import DumpedSequence
+from jackpot_sim.readers.table import OF_TOKENS, TOP_K
 
 
 def whole(record: Record) -> Iterator[Fields]:
     """The one sequence of a record."""
     yield Fields(record.content, record.place, record.name)
-
-
-def alone(name: str) -> str:
-    """The name of a file that is read by itself."""
-    return name
 
 
 @dataclass(frozen=True)
@@ -32,25 +29,32 @@ class Producer:
 
     Attributes:
         name: the producer, as reports and --format name it.
-        knows: True for the fields of a first record of this format.
+        keys: the keys by which a record is known.
         read: one sequence out of its fields, None where it has no token; raises a DumpError where they do not fit.
         split: the fields of each sequence of a record; raises a DumpError where the record is none of this format.
-        together: as `Format` has it.
+        knows: True for the fields of a record of this format, where the keys do not tell.
     """
 
     name: str
-    knows: Callable[[Mapping[str, Any]], bool]
+    keys: tuple[str, ...]
     read: Callable[[Fields], DumpedSequence | None]
     split: Callable[[Record], Iterable[Fields]] = whole
-    shared: Callable[[str], str] = alone
+    knows: Callable[[Mapping[str, Any]], bool] | None = None
+
+    @property
+    def expects(self) -> str:
+        """The keys by which a record is known."""
+        return ", ".join(self.keys)
 
     def recognises(self, record: Record) -> bool:
         """True for the first record of a file of this format, by its keys alone."""
-        return isinstance(record.content, Mapping) and self.knows(record.content)
+        if not isinstance(record.content, Mapping):
+            return False
+        return self.knows(record.content) if self.knows else all(key in record.content for key in self.keys)
 
-    def together(self, name: str) -> str:
-        """The part of a file's name that it shares with the files that it is read together with; else the name."""
-        return self.shared(name)
+    def together(self, path: Path) -> str:
+        """The path itself: each file is read alone."""
+        return str(path)
 
     def sequences(self, records: Iterable[Record], refuse: Refuse) -> Iterator[DumpedSequence]:
         """The sequences in the records, in order; what cannot be read goes to `refuse`."""
@@ -72,11 +76,6 @@ class Producer:
                     yield sequence
 
 
-def has(*names: str) -> Callable[[Mapping[str, Any]], bool]:
-    """A test for fields of these names."""
-    return lambda content: all(name in content for name in names)
-
-
 def sequence(fields: Fields, name: str, **columns: Any) -> DumpedSequence | None:
     """A sequence whose columns have one length; None where that is 0.
 
@@ -86,7 +85,7 @@ def sequence(fields: Fields, name: str, **columns: Any) -> DumpedSequence | None
     lengths = {
         key: len(value.ids if isinstance(value, TopK) else value)
         for key, value in columns.items()
-        if value is not None and key not in ("prompt", "reward", "step")
+        if value is not None and key in (*OF_TOKENS, *TOP_K, "text")
     }
     first, length = next(iter(lengths.items()))
     for key, found in lengths.items():

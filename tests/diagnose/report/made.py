@@ -28,7 +28,7 @@ def figure(name: str, value: float | None, width: float = 0.1, meaning: str = "a
 
 def effect(name: str, kept: float = 1.0, **fields: Any) -> Effect:
     figures = {each: figure(each, kept) for each in ("kept", "signal", "ess")}
-    own = {"kept_positive": kept, "kept_negative": kept, "effective_kl": 0.02 * kept, "weight_max": 2.0}
+    own = {"kept_positive": kept, "kept_negative": kept, "effective_kl_reverse": 0.02 * kept, "weight_max": 2.0}
     return Effect(name=name, label=name, **figures, **own | fields)
 
 

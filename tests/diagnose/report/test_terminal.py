@@ -57,9 +57,9 @@ def test_ascii_loses_nothing() -> None:
 def test_wide_shows_all() -> None:
     made = diagnosis()
     few, every = shown(made), shown(made, wide=True)
-    for name in ("sequence-mask", "gspo", "rollout_is: token", "rollouts/11.pt"):
+    for name in ("sequence-mask", "gspo", "rollout_is: token", "11.pt: sample 4"):
         assert (name in few, name in every) == (False, True), name
-    assert "3 more: --wide" in few
+    assert "3 more: --wide" in " ".join(few.split())
 
 
 def test_the_users_own_correction_is_first_and_the_best_follow() -> None:
@@ -69,7 +69,11 @@ def test_the_users_own_correction_is_first_and_the_best_follow() -> None:
 
 def test_a_correction_that_another_beats_in_all_is_not_among_the_best() -> None:
     made = diagnosis(
-        corrections=[effect("none"), effect("bad", 0.5, effective_kl=0.03), effect("good", 0.9, effective_kl=0.01)],
+        corrections=[
+            effect("none"),
+            effect("bad", 0.5, effective_kl_reverse=0.03),
+            effect("good", 0.9, effective_kl_reverse=0.01),
+        ],
         advice=diagnosis().advice.model_copy(update={"correction": None}),
     )
     assert [each.name for each in evidence.shown_corrections(made, own=0)] == ["none", "good"]

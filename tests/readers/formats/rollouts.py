@@ -16,7 +16,7 @@ from jackpot_sim.core.numerics import mul_exp
 from jackpot_sim.core.topk import TopK
 from jackpot_sim.environments.rollouts.hf import HuggingFace
 from jackpot_sim.environments.rollouts.shorthand import spelt_out
-from tests.environments.tiny_checkpoints import hf
+from tests.environments.tiny_checkpoints import WORDS, hf
 
 K = 3
 STEP = 7
@@ -43,6 +43,11 @@ class Rollout:
     def advantages(self) -> NDArray[np.float32]:
         """A of each token."""
         return np.full(len(self.token), self.advantage, dtype=np.float32)
+
+    @property
+    def text(self) -> tuple[str, ...]:
+        """The tokens in letters."""
+        return tuple(WORDS[token] for token in self.token)
 
     @property
     def row(self) -> Ints:

@@ -1,0 +1,179 @@
+"""Alarms: rules on figures of a step, and the first step at which each would have rung.
+
+A figure of a step is a product of powers of sums over its tokens: a mean over tokens is Σ x / n, the effective share
+(Σ r)² / (n Σ r²). Its logarithm has the variance that the sums of its sequences have to first order. A rule rings
+where the whole 95 % interval lies beyond its bound, in a step with at least `FEWEST` sequences: a step that is only
+noisy does not ring. Memory grows with the number of steps, by about a kilobyte each.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from typing import NamedTuple, Self
+
+import numpy as np
+from scipy import stats
+
+from jackpot_sim.core.arrays import Floats
+from jackpot_sim.core.backend import overflow_to_inf
+from jackpot_sim.core.intervals import FEWEST, LEVEL
+from jackpot_sim.diagnose.batch import Batch
+from jackpot_sim.diagnose.measure.metrics import disagrees_confidently
+from jackpot_sim.diagnose.results import Alarm
+
+OVERLAP, PERCENTILE = 0.86, 0.05
+"""Training was reported stable where the 5th percentile of the overlap of a token's laws is at least 0.86."""
+FIRST_STEPS = 3
+"""The first steps, to which a rise is compared."""
+
+SUMS = ("tokens", "k3", "probability_gap", "ratio", "square", "confident", "apart", "laws")
+"""The sums of a step: the last two are the tokens whose overlap is below `OVERLAP` for sure, and those with top-k."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A bound on the figure Π Σ_j^power_j of a step, or on its ratio to that of the first steps."""
+
+    name: str
+    rule: str
+    powers: Mapping[str, int]
+    bound: float
+    above: bool = True
+    to_first: bool = False
+
+
+def _mean(name: str, of: str = "tokens") -> dict[str, int]:
+    return {name: 1, of: -1}
+
+
+RULES = (
+    Rule("k3", "mean k3 of a step above 0.01 nats", _mean("k3"), 0.01),
+    Rule(
+        "k3-rise",
+        f"mean k3 of a step above 3 times that of the first {FIRST_STEPS} steps",
+        _mean("k3"),
+        3.0,
+        to_first=True,
+    ),
+    Rule("probability-gap", "mean |p − q| of a step above 0.01 (verl: bad)", _mean("probability_gap"), 0.01),
+    Rule(
+        "ess",
+        "effective share of the tokens of a step, under weights p/q, below 0.5",
+        {"ratio": 2, "tokens": -1, "square": -1},
+        0.5,
+        above=False,
+    ),
+    Rule(
+        "confident-disagreement",
+        "share of tokens to which the actor gave ≥ 0.5 and the policy > 2 nats less above 0.001 in a step",
+        _mean("confident"),
+        0.001,
+    ),
+    Rule(
+        "overlap",
+        "5th percentile of Σ min(p, q) over the tokens of a step below 0.86, even at the high end of its bracket",
+        _mean("apart", "laws"),
+        PERCENTILE,
+    ),
+)
+
+
+class _Step(NamedTuple):
+    """The sequences of a step: their number, Σ of their sums, (m,), and Σ of the products of two, (m, m)."""
+
+    sequences: int
+    sums: Floats
+    products: Floats
+
+
+def _together(first: _Step, second: _Step) -> _Step:
+    sequences, sums, products = first
+    return _Step(sequences + second.sequences, sums + second.sums, products + second.products)
+
+
+class Trends:
+    """An accumulator of the sums of each step; it holds nothing of a dump without steps."""
+
+    def __init__(self) -> None:
+        self._steps: dict[int, _Step] = {}
+
+    def add(self, batch: Batch) -> None:
+        """Takes the batch in."""
+        if batch.table.step is None:
+            return
+        with overflow_to_inf(), np.errstate(invalid="ignore"):
+            sums = _per_sequence(batch)
+            for step in np.unique(batch.table.step):
+                rows = sums[batch.table.step == step]
+                # Without BLAS, whose last bits depend on its threads.
+                self._collect(int(step), _Step(len(rows), rows.sum(axis=0), np.einsum("si,sj->ij", rows, rows)))
+
+    def merge(self, later: Self) -> None:
+        """Takes in the sums of the batches that come next."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            for step, sums in later._steps.items():
+                self._collect(step, sums)
+
+    def alarms(self) -> list[Alarm]:
+        """Each rule with the first step at which it would have rung; empty for a dump without steps."""
+        steps = sorted(self._steps)
+        return [Alarm(name=rule.name, rule=rule.rule, step=self._first(rule, steps)) for rule in RULES if steps]
+
+    def _first(self, rule: Rule, steps: Sequence[int]) -> int | None:
+        base = None
+        if rule.to_first:
+            base = reduce(_together, [self._steps[step] for step in steps[:FIRST_STEPS]])
+            steps = steps[FIRST_STEPS:]
+        return next((step for step in steps if rings(rule, self._steps[step], base)), None)
+
+    def _collect(self, step: int, sums: _Step) -> None:
+        self._steps[step] = _together(self._steps[step], sums) if step in self._steps else sums
+
+
+def _per_sequence(batch: Batch) -> Floats:
+    """`SUMS` of each sequence, (S, m)."""
+    ratio = np.exp(batch.log_ratio)
+    apart = known = np.zeros(len(ratio))
+    if batch.laws is not None:
+        known = batch.laws.known.astype(np.float64)
+        apart = (batch.laws.overlap_high < OVERLAP).astype(np.float64)
+    confident = disagrees_confidently(batch)
+    columns = (np.ones(len(ratio)), batch.k3, batch.probability_gap, ratio, ratio * ratio, confident, apart, known)
+    return np.stack([batch.table.per_sequence(each) for each in columns], axis=-1)
+
+
+def rings(rule: Rule, step: _Step, base: _Step | None = None) -> bool:
+    """True where the 95 % interval of the step's figure lies beyond the bound.
+
+    A figure that is infinite, or whose error is, is beyond floats itself and is taken as it is.
+    """
+    with np.errstate(all="ignore"):
+        value, variance = _log_figure(rule, step)
+        if base is not None:
+            first, noise = _log_figure(rule, base)
+            value, variance = value - first, variance + noise
+        freedom = min(each.sequences for each in (step, base) if each is not None) - 1
+    if freedom + 1 < FEWEST or math.isnan(value):
+        return False
+    margin = float(stats.t.ppf(0.5 + LEVEL / 2, freedom)) * math.sqrt(variance) if math.isfinite(variance) else 0.0
+    beyond = value - math.log(rule.bound)
+    return (beyond if rule.above else -beyond) > margin
+
+
+def _log_figure(rule: Rule, step: _Step) -> tuple[float, float]:
+    """The logarithm of the figure, and its variance to first order."""
+    power = np.array([rule.powers.get(name, 0) for name in SUMS], dtype=np.float64)
+    used = power != 0
+    sums = step.sums[used]
+    value = float(np.sum(power[used] * np.log(sums)))
+    if np.isinf(sums).any():
+        value = math.inf if rule.above else -math.inf
+    slope = power[used] / sums
+    products = step.products[np.ix_(used, used)]
+    number = step.sequences
+    # The powers add up to 0, so that the mean of the sequences' deviations is 0 too. Rounding may leave no variance.
+    variance = max(float(slope @ products @ slope), 0.0)
+    return value, variance * number / (number - 1) if number > 1 else math.inf
