@@ -64,12 +64,12 @@ def temperature(view: View) -> Finding | None:
         return None
     slope, explains = _slope(view)
     moved = chance.mean(view.units, _influence(view))
-    fits = _FITS if view.table.entropy is not None else _FITS_ALONE
+    fits = _FITS if view.entropy is not None else _FITS_ALONE
     if explains < fits or not _keeps_order(view) or abs(slope) < _LEAST_SLOPE or not moved.beyond_zero:
         return None
     heat = 1 / (1 - slope) if slope < 1 else np.inf
     follows = _follows_policy(view, slope)
-    about = "log p alone" if view.table.entropy is None else "log p and the entropy"
+    about = "log p alone" if view.entropy is None else "log p and the entropy"
     if follows is not None and follows > 0.5:
         return Finding(
             name=CauseName.RAW_LOG_PROBS,
@@ -135,7 +135,7 @@ def raw(view: View) -> Finding | None:
 def _slope(view: View) -> tuple[float, float]:
     """1 − 1/T, and the share of Σℓ² that a temperature explains."""
     ratio = view.log_ratio
-    entropy = view.table.entropy
+    entropy = view.entropy
     if entropy is None:
         columns = np.stack([np.ones_like(ratio), view.policy, view.policy**2, np.exp(view.policy)], axis=1)
         left = ratio - columns @ np.linalg.lstsq(columns, ratio, rcond=None)[0]
@@ -161,7 +161,7 @@ def _keeps_order(view: View) -> bool:
 
 def _influence(view: View) -> Floats:
     """Values of tokens whose mean is the covariance of ℓ with log p, or with its deviation."""
-    entropy = view.table.entropy
+    entropy = view.entropy
     if entropy is not None:
         return np.asarray(view.log_ratio * (view.policy + entropy))
     centred = view.policy - view.policy.mean()
