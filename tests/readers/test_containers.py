@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -101,6 +102,39 @@ def test_containers_are_known(tmp_path: Path) -> None:
         for wrap in WRAPPED.values():
             path.write_bytes(wrap(content))
             assert container(path) == expected, content
+
+
+class Foreign:
+    """Runs something when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.path,)
+
+
+@each("wrapped", WRAPPED)
+def test_pickles_and_files_of_torch_are_one_record_and_nothing_in_them_is_run(wrapped: str, tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    path, ran = tmp_path / "dump", tmp_path / "ran"
+    stream = io.BytesIO()
+    torch.save({"a": torch.arange(3), "b": [1, None]}, stream)
+    path.write_bytes(WRAPPED[wrapped](stream.getvalue()))
+    (record,) = read(path)
+    assert record.place == str(path)
+    assert record.content["a"].tolist() == [0, 1, 2]
+    path.write_bytes(WRAPPED[wrapped](pickle.dumps({"a": np.arange(3)})))
+    (record,) = read(path)
+    assert record.content["a"].tolist() == [0, 1, 2]
+    path.write_bytes(WRAPPED[wrapped](pickle.dumps({"a": Foreign(ran)})))
+    for content in (path.read_bytes(), WRAPPED[wrapped](stream.getvalue()[:-30])):
+        path.write_bytes(content)
+        _, errors = refused(path)
+        assert len(errors) == 1
+        assert errors[0].startswith("FILE")
+        assert "\n" not in errors[0]
+    assert not ran.exists()
 
 
 def test_a_bad_line_is_named_and_the_others_are_read(tmp_path: Path) -> None:
