@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jackpot_sim.readers.errors import DumpError
+from jackpot_sim.readers.formats import plain
 from jackpot_sim.readers.formats.plain_schema import BY_NAME, SCHEMA, Kind
 from jackpot_sim.readers.open_dump import open_dump
 from tests.cases import each
@@ -112,6 +113,13 @@ def test_whole_numbers_may_be_written_with_a_point(tmp_path: Path) -> None:
             read(written(tmp_path / "x", kind(rows))), read(written(tmp_path / "y", kind(pointed))), strict=True
         ):
             same(one, other)
+
+
+def test_the_schema_is_described_for_help() -> None:
+    told = {name: (kind, meaning) for name, kind, meaning in plain.described()}
+    assert list(told) == [column.name for column in SCHEMA]
+    assert told["reward"] == ("number or null, one of the sequence", "reward of the sequence")
+    assert told["advantage"][0] == "number or null, one a token or one of the sequence"
 
 
 def changed(at: int, **values: Any) -> list[Row]:
