@@ -13,7 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jackpot_sim.readers.containers import Container, container, records
+from jackpot_sim.readers.containers import Container, container, records, rows_of
+from jackpot_sim.readers.containers import parquet as parquet_file
 from jackpot_sim.readers.errors import DumpError
 from jackpot_sim.readers.format import Record, raises
 from tests.cases import each
@@ -189,6 +190,15 @@ def test_files_that_cannot_be_read_are_said(tmp_path: Path) -> None:
         assert "\n" not in errors[0]
         with pytest.raises(DumpError):
             read(path)
+
+
+def test_rows_with_lists_are_read_a_few_at_once(tmp_path: Path) -> None:
+    """However many rows lie in one group: their values decide, and a long row is read alone."""
+    path = tmp_path / "x.parquet"
+    for length, rows in {1: 100, 10: 10, 1000: 1}.items():
+        pq.write_table(pa.table({"a": [[0] * length] * 500, "b": [0] * 500}), path, row_group_size=200)
+        with path.open("rb") as stream:
+            assert rows_of(parquet_file(stream), 100) == rows
 
 
 def test_parquet_without_a_row_is_said(tmp_path: Path) -> None:
