@@ -272,7 +272,7 @@ MOVING = (
 
 
 def test_one_file_names_what_transformers_may_rename() -> None:
-    """Formats of dumps name the fields of files, some of which trainers call as transformers calls its arguments."""
+    # The columns of users' dumps are not transformers', though some are named alike.
     files = [path for path in FILES if not lies_in(name_of(path), f"{DUMPS}.formats")]
     told = [name_of(path) for path in files if any(name in path.read_text() for name in MOVING)]
     assert told == ["jackpot_sim.environments.language_models.library"]
