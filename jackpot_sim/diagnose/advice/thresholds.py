@@ -89,7 +89,7 @@ def threshold(sample: Weighed, family: Family, target: Target) -> Threshold:
     best = intervals.of_left_out(float(slacks.max()), without.max(axis=1))
     value = path.threshold(place)
     at = path.sums[int(np.argmax(slacks))] if math.isnan(value) else sample.sums(family.made(value))
-    low, high = path.ends(place, without)
+    low, high = path.ends(without)
     return Threshold(family, value, low, high, at, float(slacks.max()), best)
 
 
@@ -155,26 +155,32 @@ class _Path:
             inside, outside = (middle, outside) if self._meets(self._family.at(middle)) else (inside, middle)
         return self._in_digits(float(self._family.at(inside)))
 
-    def ends(self, place: tuple[int, int] | None, without: Floats) -> tuple[float, float]:
+    def ends(self, without: Floats) -> tuple[float, float]:
         """The interval of the threshold, from the slacks without each group, (groups, places).
 
-        It is that of the edge of the stretch on which the target is met, cut off at the default, which is a threshold
-        where the edge lies beyond it.
+        It is that of the edge of the places that meet the target, cut off at the default, which is the threshold
+        where the edge lies beyond it. Where the default meets the target there is an edge on either side of it.
         """
-        if place is None:
+        met, default = self._met, self._default
+        stretch = self.place()
+        if stretch is None:
             return math.nan, math.nan
-        found = self.place()
-        assert found is not None
-        default = float(self._family.scaled(self._family.default))
-        if found[0] == found[1]:
-            sure = intervals.of_left_out(float(self._slacks[found[0]]), without[:, found[0]]).low >= 0
-            return (self._family.default, self._family.default) if sure else (math.nan, math.nan)
-        side = 1 if found[0] > found[1] else -1
-        edge = float(_edge(self.places, self._slacks[None, :], found, side)[0])
-        _, low, high = intervals.of_left_out(edge, _edge(self.places, without, found, side))
-        ends = [max(end * side, default * side) * side for end in (low, high)]
-        low, high = (float(self._family.at(end)) for end in sorted(ends))
-        return low, high
+        stretches = [stretch]
+        if met[default]:
+            sides = (np.arange(default, -1, -1), np.arange(default, len(met)))
+            misses = [(order, np.flatnonzero(~met[order])) for order in sides]
+            stretches = [(int(order[at[0] - 1]), int(order[at[0]])) for order, at in misses if len(at)]
+        at, found = float(self.places[default]), [float(self.places[default])] if met[default] else []
+        for inside, outside in stretches:
+            side = 1 if inside > outside else -1
+            edge = float(_edge(self.places, self._slacks[None, :], inside, side)[0])
+            _, *interval = intervals.of_left_out(edge, _edge(self.places, without, inside, side))
+            found += [max(end * side, at * side) * side for end in interval]
+        if any(map(math.isnan, found)):
+            return math.nan, math.nan
+        if min(found) == max(found) == at:
+            return self._family.default, self._family.default
+        return float(self._family.at(min(found))), float(self._family.at(max(found)))
 
     @property
     def _slacks(self) -> Floats:
@@ -199,18 +205,19 @@ class _Path:
         return short if self._meets(short) else value
 
 
-def _edge(places: Floats, slacks: Floats, found: tuple[int, int], side: int) -> Floats:
+def _edge(places: Floats, slacks: Floats, start: int, side: int) -> Floats:
     """The place at which each row of slacks, (rows, places), turns from a miss into meeting the target, (rows,).
 
-    It is the one next to the found stretch; where no place misses the target it is the last, and where none meets it
-    the last in the other direction. Between two places the slack is taken to be linear.
+    It is the one nearest to the place of index `start` that has the misses on the lower side of it, for side 1, or on
+    the upper, for −1; where all meet the target it is the last place on that side, and where none does the last on the
+    other. Between two places the slack is taken to be linear.
     """
     rows = np.arange(len(slacks))
-    inwards = np.arange(found[0], len(places) if side > 0 else -1, side)
-    outwards = np.arange(found[0], -1 if side > 0 else len(places), -side)
+    inwards = np.arange(start, len(places) if side > 0 else -1, side)
+    outwards = np.arange(start, -1 if side > 0 else len(places), -side)
     meets = slacks >= 0
     # A row that meets the target where all do is followed outwards, until it does not; another one inwards.
-    here = meets[:, found[0]]
+    here = meets[:, start]
     first_in = np.where(meets[:, inwards].any(axis=1), np.argmax(meets[:, inwards], axis=1), len(inwards) - 1)
     misses = ~meets[:, outwards]
     last_out = np.where(misses.any(axis=1), np.argmax(misses, axis=1) - 1, len(outwards) - 1)
