@@ -32,7 +32,7 @@ def test_weights_of_sequences_are_covered_or_unresolved() -> None:
 def test_a_dump_with_more_sequences_than_groups_is_covered() -> None:
     names = ("dump k3", "dump chi_square_token", "dump ess_fraction_token", "dump probability_gap")
     rows = simulate(diagnosed(WORLDS["sequence"], 600), 80, 4, names)
-    assert len(rows) == len(names)
+    assert {*names} <= {*rows}
     for figure, row in rows.items():
         assert row.coverage >= 0.875, figure  # three standard deviations of a binomial of 80 at 0.95
         assert row.share_marked == 0, figure
