@@ -97,7 +97,7 @@ def diagnosing(tokens: int = TOKENS) -> Iterator[Finding]:
         root = Path(folder)
         yield from _sizes(root, tokens)
         yield from _text(root, max(tokens // 20, 1000))
-        yield from _beside_verl(tokens // 10)
+        yield from _beside_verl(tokens)
 
 
 def _sizes(root: Path, tokens: int) -> Iterator[Finding]:
@@ -148,7 +148,7 @@ def _beside_verl(tokens: int) -> Iterator[Finding]:
         yield Finding(what, float("nan"), "s", note=f"not measured: {missing} is not installed here")
         return
     seconds = []
-    for step in range(max(tokens // _A_FILE, 1)):
+    for step in range(max(round(tokens / _A_FILE), 1)):
         made = Step.made(step, min(tokens, _A_FILE))
         mask = np.arange(made.lengths.max()) < made.lengths[:, None]
         sides = []
@@ -156,9 +156,9 @@ def _beside_verl(tokens: int) -> Iterator[Finding]:
             padded = np.zeros(mask.shape, dtype=np.float32)
             padded[mask] = column
             sides.append(torch.from_numpy(padded))
-        started = time.perf_counter()
+        started = time.process_time()
         verl.compute_offpolicy_metrics(*sides, torch.from_numpy(mask))
-        seconds.append(time.perf_counter() - started)
+        seconds.append(time.process_time() - started)
     yield Finding(what, sum(seconds), "s", note=f"{statistics.mean(seconds):.2g} s a step of {_told(_A_FILE)}")
 
 
