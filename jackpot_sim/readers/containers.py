@@ -134,7 +134,7 @@ def _container(head: bytes) -> Container | None:
 
 def _json(path: Path, stream: IO[bytes], refuse: Refuse) -> Iterator[Record]:
     """JSON lines; or, where the first line is the beginning of an object only, one document."""
-    blank = True
+    blank, name = True, path.name
     for number, line in enumerate(_lines(path, stream), 1):
         if number == 1:
             line = line.removeprefix(_BOM)
@@ -150,7 +150,10 @@ def _json(path: Path, stream: IO[bytes], refuse: Refuse) -> Iterator[Record]:
             cut = not line.endswith(b"\n") and "is not JSON" in str(error)
             refuse(DumpError(f"{path} ends in the middle of line {number}: the dump was cut") if cut else error)
             continue
-        yield from _records(path, place, content)
+        if isinstance(content, list):
+            yield from _items(path, place, content)
+        else:
+            yield Record(place, content, name)
     if blank:
         raise DumpError(f"{path} holds blank lines alone: a dump has at least one record")
 
@@ -182,13 +185,11 @@ def _parsed(text: bytes, place: str) -> Any:
 
 
 def _document(path: Path, text: bytes) -> Iterator[Record]:
-    yield from _records(path, str(path), _parsed(text, str(path)))
+    content = _parsed(text, str(path))
+    yield from _items(path, str(path), content) if isinstance(content, list) else [_whole(path, content)]
 
 
-def _records(path: Path, place: str, content: Any) -> Iterator[Record]:
-    if not isinstance(content, list):
-        yield Record(place, content, path.name)
-        return
+def _items(path: Path, place: str, content: list[Any]) -> Iterator[Record]:
     for number, item in enumerate(content, 1):
         yield Record(f"{place}, item {number}", item, path.name)
 

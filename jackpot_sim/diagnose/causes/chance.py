@@ -43,6 +43,8 @@ class Mean(NamedTuple):
 
 def mean(units: Units, values: Floats) -> Mean:
     """The mean of values of tokens, (N,), with sequences as clusters."""
+    if units.count < FEWEST:
+        return Mean(float(np.mean(values)), math.nan, math.nan)
     value, without = units.mean(values)
     _, low, high = intervals.of_left_out(value, without, level=1 - LEVEL)
     return Mean(value, low, high)

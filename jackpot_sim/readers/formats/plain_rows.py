@@ -21,7 +21,7 @@ _COLUMN = {column.name: column for column in SCHEMA}
 
 def holds_lists(row: Mapping[str, Any]) -> bool:
     """True for a row of a sequence, False for one of a token."""
-    return any(isinstance(row.get(name), list) for name in OF_TOKENS)
+    return list in map(type, map(row.get, OF_TOKENS))
 
 
 class Rows:

@@ -15,6 +15,7 @@ from jackpot_sim.readers.errors import DumpError
 from jackpot_sim.readers.fields import Fields
 from jackpot_sim.readers.format import Record, Refuse
 from jackpot_sim.readers.sequence import DumpedSequence
+from jackpot_sim.readers.table import OF_TOKENS, TOP_K
 
 
 def whole(record: Record) -> Iterator[Fields]:
@@ -84,7 +85,7 @@ def sequence(fields: Fields, name: str, **columns: Any) -> DumpedSequence | None
     lengths = {
         key: len(value.ids if isinstance(value, TopK) else value)
         for key, value in columns.items()
-        if value is not None and key not in ("prompt", "reward", "step")
+        if value is not None and key in (*OF_TOKENS, *TOP_K, "text")
     }
     first, length = next(iter(lengths.items()))
     for key, found in lengths.items():
