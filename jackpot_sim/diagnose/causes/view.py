@@ -18,6 +18,8 @@ HARMLESS = 1e-3
 """Mean k3, nats per token, up to which a mismatch is no fault: bf16 and int8 engines lie below."""
 FLOOR = 1e-5
 """The square of ℓ that is added before its logarithm is taken: differences below |ℓ| ≈ 0.003 count for nothing."""
+_ROUNDING = 1e-3
+"""The entropy below 0 that rounding explains, nats."""
 _OUTSIDE = 8.0
 """The tokens that must be expected outside of the top-k for their absence to be no chance."""
 CLASSES = 8
@@ -95,9 +97,14 @@ class View:
 
     @cached_property
     def entropy(self) -> Floats | None:
-        """The entropy of the policy's law at each token, (N,), nats; None where it is not known throughout."""
+        """The entropy of the policy's law at each token, (N,), nats.
+
+        None where it is not known throughout, or where the column holds no entropies: negative numbers, or one number.
+        """
         column = self.table.entropy
-        return column if column is not None and bool(np.isfinite(column).all()) else None
+        if column is None or not np.isfinite(column).all():
+            return None
+        return column if column.min() >= -_ROUNDING and column.max() > column.min() else None
 
     @cached_property
     def deviation(self) -> Floats | None:

@@ -50,11 +50,17 @@ def test_a_law_that_was_cut_may_have_all_tokens_on_the_list() -> None:
     assert abs(values.mean()) < 4 * values.std() / np.sqrt(len(values))
 
 
-def test_an_entropy_with_a_gap_is_no_entropy() -> None:
+def test_a_column_with_gaps_zeros_or_negative_numbers_holds_no_entropy() -> None:
     table = Dump(4).table()
     assert table.entropy is not None
-    gap = np.where(np.arange(len(table)) == 7, np.nan, table.entropy)
-    assert View(dataclasses.replace(table, entropy=gap)).entropy is None
+    assert View(table).entropy is not None
+    seventh = np.arange(len(table)) == 7
+    for column in (
+        np.where(seventh, np.nan, table.entropy),
+        np.where(seventh, -0.1, table.entropy),
+        np.zeros(len(table)),
+    ):
+        assert View(dataclasses.replace(table, entropy=column)).entropy is None
 
 
 def test_the_lag_needs_steps_and_versions() -> None:
