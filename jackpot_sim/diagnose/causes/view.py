@@ -122,6 +122,13 @@ class View:
         return _beyond_chance(self.table.actor_topk, self.table.token, self.actor)
 
 
+def slope(of: Floats, on: Floats) -> float:
+    """The least-squares slope of one column on another, (N,) each; 0 where the other is constant."""
+    centred = on - on.mean()
+    square = float(centred @ centred)
+    return float(centred @ of) / square if square > 0 else 0.0
+
+
 def _beyond_chance(topk: TopK | None, token: Ints | None, log_probs: Floats) -> Floats | None:
     """A score of each token less its expectation: log p for a token of the top-k, and one value for all others."""
     if topk is None or token is None:
