@@ -69,7 +69,7 @@ def _is_half(dtype: object) -> bool:
 
 
 @functools.cache
-def _is_real_floating(xp: Namespace, dtype: object) -> bool:
+def _is_real_floating(xp: Any, dtype: object) -> bool:
     return bool(xp.isdtype(dtype, "real floating"))
 
 
