@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from jackpot_sim.readers.beside import beside
 from jackpot_sim.readers.errors import DumpError
 
 _TEMPORARY = (".tmp", ".temp", ".part", ".partial", ".lock", ".swp", ".crdownload", "~")
@@ -19,7 +20,8 @@ _SIGNS = re.compile(r"[*?\[]")
 def files(paths: Sequence[str | Path]) -> tuple[Path, ...]:
     """The files that the paths mean, each once; those of a folder or glob in the order of the numbers in their names.
 
-    In a folder, hidden and temporary files are passed over, and so are hidden folders.
+    In a folder, hidden and temporary files are passed over, and so are hidden folders and what frameworks write beside
+    their dumps.
 
     Args:
         paths: files, folders, or patterns with *, ? and **.
@@ -67,7 +69,8 @@ def _below(folder: Path) -> list[Path]:
     found: list[Path] = []
     for inner, folders, names in os.walk(folder, onerror=refuse):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [Path(inner, name) for name in names if _counts(name) and Path(inner, name).is_file()]
+        paths = [Path(inner, name) for name in names if _counts(name)]
+        found += [path for path in paths if path.is_file() and not beside(path)]
     return sorted(found, key=_order)
 
 
@@ -78,7 +81,7 @@ def _matching(pattern: str) -> list[Path]:
     for path in matches:
         if path.is_dir():
             found += _below(path)
-        elif path.is_file() and _counts(path.name):
+        elif path.is_file() and _counts(path.name) and not beside(path):
             found.append(path)
     if not found:
         raise DumpError(f"no file matches {pattern}")

@@ -19,7 +19,7 @@ from jackpot_sim.studies.tables import FittedTable
 METRICS = (
     *("k1", "k3", "chi_square_token", "ess_fraction_token", "ess_fraction_sequence", "log_perplexity_gap"),
     *("probability_gap", "abs_log_ratio_p99", "abs_log_ratio_max", "confident_disagreement"),
-    *("full_kl", "full_total_variation", "full_overlap", "full_overlap_p5"),
+    *("overlap_low", "overlap_p5_low", "kl_actor_policy"),
 )
 """The figures that are shown where not all are, where a dump has them."""
 FEWEST = 3
@@ -37,8 +37,8 @@ def parts(diagnosis: Diagnosis, width: int, own: int, wide: bool) -> Iterator[st
     yield ""
     if diagnosis.metrics:
         yield _metrics(diagnosis, wide)
-    if diagnosis.corrections:
-        yield _corrections(diagnosis, own, wide)
+    if shown := diagnosis.corrections if wide else shown_corrections(diagnosis, own):
+        yield _corrections(diagnosis, own, shown)
     if diagnosis.breakdowns:
         yield _places(diagnosis.breakdowns)
         if wide:
@@ -109,8 +109,7 @@ def _worth(effect: Effect) -> float:
     return -math.inf if goods is None else goods[0] * goods[1]
 
 
-def _corrections(diagnosis: Diagnosis, own: int, wide: bool) -> FittedTable:
-    shown = diagnosis.corrections if wide else shown_corrections(diagnosis, own)
+def _corrections(diagnosis: Diagnosis, own: int, shown: Sequence[Effect]) -> FittedTable:
     more = len(diagnosis.corrections) - len(shown)
     table = FittedTable(
         f"Corrections of this very batch{', your own first' if own else ''}",
