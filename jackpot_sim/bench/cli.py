@@ -44,6 +44,7 @@ class Case(StrEnum):
     NORMALIZERS = "normalizers"
     OVERHEAD = "overhead"
     TRAINING = "training"
+    DIAGNOSE = "diagnose"
 
 
 def _normalizers() -> Iterator[Finding]:
@@ -58,6 +59,12 @@ def _training() -> Iterator[Finding]:
     return training()
 
 
+def _diagnosing(tokens: int | None) -> Iterator[Finding]:
+    from jackpot_sim.bench import diagnosing
+
+    return diagnosing.diagnosing(diagnosing.TOKENS if tokens is None else tokens)
+
+
 _CASES: dict[Case, Callable[[], Iterator[Finding]]] = {
     Case.FIGURE2: figures.figure2,
     Case.BUDGET: estimation.budget,
@@ -70,14 +77,14 @@ _CASES: dict[Case, Callable[[], Iterator[Finding]]] = {
     Case.NORMALIZERS: _normalizers,
     Case.TRAINING: _training,
 }
-"""The benchmarks without options; `overhead` alone has some."""
+"""The benchmarks without options, which `overhead` and `diagnose` alone have."""
 
 app = app_of(
     "jackpot_sim.bench",
     "Measure accuracy, speed and memory side by side, and compare each with its target.\n\n"
     "Targets of speed are ratios within this run: candidates take turns, and a ratio is the median over the rounds, "
-    "with their range in brackets. Seconds are shown and never judged. Where the rounds lie on both sides of a target "
-    "the noise leaves it open, as do other programs that keep the machine busy. "
+    "with their range in brackets. Seconds are shown, and judged for diagnose alone. Where the rounds lie on both "
+    "sides of a target the noise leaves it open, as do other programs that keep the machine busy. "
     "Exit codes: 0 no target missed, 1 one missed, 2 bad input.",
     "On a machine with a GPU: `python -m jackpot_sim.bench overhead "
     "--shape qwen3-0.6b qwen3-1.7b qwen3-8b --device cuda --out overhead-gpu.json`, and "
@@ -92,6 +99,7 @@ def bench(
     /,
     *,
     out: Path | None = None,
+    tokens: int | None = None,
     options: Annotated[Options, Parameter(name="*")] = DEFAULT,
 ) -> int:
     """Run benchmarks.
@@ -102,15 +110,18 @@ def bench(
             vocabulary of 151,936), visited (the states of a real model's rollouts), memory, workers, enumeration (every
             sequence of a small language model), normalizers (the cost and the error of each estimate of the overlap Z),
             overhead (the cost of corrections in a GRPO step; the other options are for it), training (a step of
-            the training loop beside one of TRL's). The last two and enumeration need torch and transformers,
-            training needs trl too.
+            the training loop beside one of TRL's), diagnose (the pass over a dump, some minutes). Overhead, training
+            and enumeration need torch and transformers, training needs trl too, and diagnose needs pyarrow.
         out: Also write the findings, the machine and the versions to this JSON file.
+        tokens: The tokens of the dump of diagnose, by default 10 million.
         options: The options of overhead.
     """
     cases = cases or tuple(Case)
     if Case.OVERHEAD not in cases and options != DEFAULT:
         raise CannotMeasureError("only overhead has options of its own: name it among the benchmarks")
-    runs = _CASES | {Case.OVERHEAD: lambda: overhead(options)}
+    if Case.DIAGNOSE not in cases and tokens is not None:
+        raise CannotMeasureError("tokens is an option of diagnose: name it among the benchmarks")
+    runs = _CASES | {Case.OVERHEAD: lambda: overhead(options), Case.DIAGNOSE: lambda: _diagnosing(tokens)}
     console = Console(highlight=False, soft_wrap=True, markup=False)
     if out is not None and out.is_dir():
         raise CannotMeasureError(f"{out} is a folder: give a file to write")
@@ -146,7 +157,7 @@ def bench(
         for finding, its in zip(judged, verdicts, strict=True):
             if its == verdict:
                 console.print(f"  {word}: {finding.what}")
-    if noise := [finding.noise for finding in findings if finding.rounds]:
+    if noise := [finding.noise for finding in findings if len(finding.rounds) > 1]:
         console.print(f"Noise: the rounds of a timed figure lie within {_percent(noise)} of its median.")
     return 1 if MISSED in verdicts else 0
 

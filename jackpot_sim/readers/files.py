@@ -12,6 +12,8 @@ from jackpot_sim.readers.beside import beside
 from jackpot_sim.readers.errors import DumpError
 
 _TEMPORARY = (".tmp", ".temp", ".part", ".partial", ".lock", ".swp", ".crdownload", "~")
+_OF_WRITERS = ("_SUCCESS", "_metadata", "_common_metadata")
+"""The files that writers of Parquet leave beside the rows."""
 _SIGNS = re.compile(r"[*?\[]")
 
 
@@ -88,7 +90,7 @@ def _regular(path: Path) -> Path:
 
 
 def _counts(name: str) -> bool:
-    return not name.startswith(".") and not name.lower().endswith(_TEMPORARY)
+    return not name.startswith(".") and not name.lower().endswith(_TEMPORARY) and name not in _OF_WRITERS
 
 
 def _order(path: Path) -> tuple[tuple[tuple[str, int], ...], ...]:

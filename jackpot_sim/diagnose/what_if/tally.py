@@ -138,7 +138,7 @@ class Totals:
         with overflow_to_inf():
             ratio = np.exp(batch.log_ratio)
             self.ratio += float(ratio.sum())
-            self.own += float(ratio @ batch.log_ratio)
+            self.own += _dot(ratio, batch.log_ratio)
 
     def merge(self, later: Totals) -> None:
         """Adds the sums over other tokens."""
@@ -217,8 +217,8 @@ class Tally:
             self.lost |= bool(np.any(cells.ratio[given(both) == 0] > 0))
         log_both = weighed.log_both()
         if both is not None and log_both is not None:
-            self.cross += float(cells.ratio @ log_both)
-            self.own += float(cells.counted(both) @ log_both)
+            self.cross += _dot(cells.ratio, log_both)
+            self.own += _dot(cells.counted(both), log_both)
 
 
 @dataclass(frozen=True, eq=False)
@@ -338,4 +338,5 @@ _FOLDS: dict[str, Callable[[float, float], float]] = {
 
 def _dot(first: Floats | None, second: Floats) -> float:
     """Σ of the products; None: 1."""
-    return float(second.sum() if first is None else first @ second)
+    # Not by BLAS, whose threads would be waited for, and change the last digits.
+    return float(second.sum() if first is None else np.einsum("i,i->", first, second))
