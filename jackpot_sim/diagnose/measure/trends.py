@@ -81,9 +81,9 @@ RULES = (
 )
 """The rules.
 
-The bounds are verl's of |p − q|, and that of the overlap reported for stable training (arXiv 2606.08446). The others are
-our choice: an effective share of a half; a k3 some hundred times that of bf16 rounding; and one token in a thousand that
-disagrees as martingale's alarm has it.
+The bounds are verl's of |p − q|, and that of the overlap reported for stable training (arXiv 2606.08446). The others
+are our choice: an effective share of a half; a k3 some hundred times that of bf16 rounding; and one token in a thousand
+that disagrees as martingale's alarm has it.
 """
 
 
