@@ -28,6 +28,7 @@ import pandas as pd
 
 from jackpot_sim.core import intervals as core
 from jackpot_sim.core.arrays import Floats, Ints
+from jackpot_sim.core.backend import row_blocks
 from jackpot_sim.estimators import statistics
 from jackpot_sim.estimators.statistics import StateStatistics
 from jackpot_sim.studies.errors import StudyError
@@ -230,9 +231,13 @@ def _left_out(stacked: Floats, denominator: str, n_samples: int) -> dict[str, Fl
     groups = min(states, _GROUPS)
     if groups < 2:
         return {name: np.full((len(stacked), 1), math.nan) for name in ("kl_policy_actor", *_MEASURED)}
-    without = [stacked[:, np.arange(states) % groups != group] for group in range(groups)]
-    parts = [_figures(np.moveaxis(each, -1, 0), denominator, n_samples) for each in without]
-    return {name: np.stack([part[name] for part in parts], axis=-1) for name in parts[0]}
+    group_of, larger = np.arange(states) % groups, states % groups
+    parts = []
+    for begin, end in ((0, larger), (larger, groups)):  # groups of one size, several at a time
+        for block in row_blocks(end - begin, stacked.size):
+            kept = [np.flatnonzero(group_of != group) for group in range(begin + block.start, begin + block.stop)]
+            parts.append(_figures(np.moveaxis(stacked[:, np.stack(kept)], -1, 0), denominator, n_samples))
+    return {name: np.concatenate([part[name] for part in parts], axis=-1) for name in parts[0]}
 
 
 def _draws(environment: str, seeds: int, states: int, options: Options) -> Ints:

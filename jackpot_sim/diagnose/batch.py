@@ -11,6 +11,7 @@ import numpy as np
 from jackpot_sim.core import log_ratios
 from jackpot_sim.core.arrays import Floats, Ints
 from jackpot_sim.core.numerics import exp_difference, log_ratio
+from jackpot_sim.diagnose.laws import Laws, laws
 from jackpot_sim.readers.table import TokenTable
 
 GROUPS = 512
@@ -60,6 +61,11 @@ class Batch:
     def total(self) -> Floats:
         """S = Σ ℓ over the tokens of each sequence, (S,), nats."""
         return self.table.per_sequence(self.log_ratio)
+
+    @cached_property
+    def laws(self) -> Laws | None:
+        """What top-k tell of both laws at each token; None where there are none."""
+        return laws(self.table, self.policy_log_probs, self.actor_log_probs)
 
     @property
     def policy_log_probs(self) -> Floats:

@@ -18,6 +18,7 @@ from jackpot_sim.diagnose.batch import Batch
 from jackpot_sim.diagnose.evidence import Evidence
 from jackpot_sim.diagnose.measure.breakdowns import Breakdowns
 from jackpot_sim.diagnose.measure.figures import figures
+from jackpot_sim.diagnose.measure.full_laws import FullLaws
 from jackpot_sim.diagnose.measure.metrics import Metrics
 from jackpot_sim.diagnose.measure.sample import Sample
 from jackpot_sim.diagnose.measure.trends import Trends
@@ -96,7 +97,7 @@ class _Parts:
 
     def __init__(self, what_if: Callable[[], WhatIf]) -> None:
         self.metrics, self.breakdowns, self.trends, self.worst = Metrics(), Breakdowns(), Trends(), Worst()
-        self.effects = what_if()
+        self.full_laws, self.effects = FullLaws(), what_if()
 
     def add(self, batch: Batch) -> None:
         for each in vars(self).values():
@@ -136,7 +137,7 @@ def run(
         sample=sample.table(),
         left_out=screening.left_out,
         read=screening.read,
-        metrics=figures(parts.metrics, sample),
+        metrics=figures(parts.metrics, parts.full_laws, sample),
         bypass=screening.bypass,
         shifted=dict(screening.shifted),
     )

@@ -41,8 +41,8 @@ _BROKEN = (EOFError, zlib.error, gzip.BadGzipFile, pa.ArrowException, OSError)
 """The errors of a compressed stream, or of Parquet, that is cut short or damaged."""
 _BUFFER = 1 << 20
 """The bytes of each column of Parquet that are read at once."""
-ROWS_AT_ONCE = 1 << 12
-"""The rows of Parquet that are turned into Python objects together."""
+VALUES = 1 << 14
+"""The values of a column of Parquet that are turned into Python objects together, about."""
 
 
 def container(path: Path) -> Container | None:
@@ -112,6 +112,14 @@ def parquet(stream: IO[bytes]) -> pq.ParquetFile:
     return pq.ParquetFile(stream, pre_buffer=False, buffer_size=_BUFFER)
 
 
+def rows_of(file: pq.ParquetFile, values: int) -> int:
+    """The rows of Parquet that hold about as many values, a list counting as many as it holds, and at least one row."""
+    groups = (file.metadata.row_group(at) for at in range(file.metadata.num_row_groups))
+    most = sum(max((group.column(at).num_values for at in range(group.num_columns)), default=0) for group in groups)
+    rows: int = file.metadata.num_rows
+    return max(1, values * rows // max(1, most))
+
+
 def _decompressed(raw: io.BufferedReader) -> IO[bytes]:
     head = raw.peek(4)
     if head.startswith(_GZIP):
@@ -134,7 +142,7 @@ def _container(head: bytes) -> Container | None:
 
 def _json(path: Path, stream: IO[bytes], refuse: Refuse) -> Iterator[Record]:
     """JSON lines; or, where the first line is the beginning of an object only, one document."""
-    blank = True
+    blank, name = True, path.name
     for number, line in enumerate(_lines(path, stream), 1):
         if number == 1:
             line = line.removeprefix(_BOM)
@@ -150,7 +158,10 @@ def _json(path: Path, stream: IO[bytes], refuse: Refuse) -> Iterator[Record]:
             cut = not line.endswith(b"\n") and "is not JSON" in str(error)
             refuse(DumpError(f"{path} ends in the middle of line {number}: the dump was cut") if cut else error)
             continue
-        yield from _records(path, place, content)
+        if isinstance(content, list):
+            yield from _items(path, place, content)
+        else:
+            yield Record(place, content, name)
     if blank:
         raise DumpError(f"{path} holds blank lines alone: a dump has at least one record")
 
@@ -182,13 +193,11 @@ def _parsed(text: bytes, place: str) -> Any:
 
 
 def _document(path: Path, text: bytes) -> Iterator[Record]:
-    yield from _records(path, str(path), _parsed(text, str(path)))
+    content = _parsed(text, str(path))
+    yield from _items(path, str(path), content) if isinstance(content, list) else [_whole(path, content)]
 
 
-def _records(path: Path, place: str, content: Any) -> Iterator[Record]:
-    if not isinstance(content, list):
-        yield Record(place, content, path.name)
-        return
+def _items(path: Path, place: str, content: list[Any]) -> Iterator[Record]:
     for number, item in enumerate(content, 1):
         yield Record(f"{place}, item {number}", item, path.name)
 
@@ -196,7 +205,8 @@ def _records(path: Path, place: str, content: Any) -> Iterator[Record]:
 def _parquet(path: Path, stream: IO[bytes], refuse: Refuse) -> Iterator[Record]:
     number = 0
     with seekable(path) as file:
-        for batch in parquet(file).iter_batches(batch_size=ROWS_AT_ONCE):
+        rows = parquet(file)
+        for batch in rows.iter_batches(batch_size=rows_of(rows, VALUES)):
             for row in batch.to_pylist():
                 number += 1
                 yield Record(f"{path}, row {number}", row, path.name)

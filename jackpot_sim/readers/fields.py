@@ -127,6 +127,10 @@ def numbers(values: Any) -> NDArray[Any]:
         values = values.detach().cpu()
         # numpy has no bfloat16.
         values = (values.double() if values.is_floating_point() else values).numpy()
+    elif isinstance(values, list | tuple) and any(hasattr(each, "detach") for each in values):
+        values = [numbers(each) if hasattr(each, "detach") else each for each in values]
+    if isinstance(values, list) and {*map(type, values)} == {float, type(None)}:
+        return np.array(values, dtype=np.float64)  # as below, and fast
     try:
         found = np.asarray(values)
     except ValueError as error:
@@ -158,6 +162,4 @@ def _with_nan(values: Any) -> Any:
         return values
     if isinstance(values, Sequence | np.ndarray) and not isinstance(values, str | bytes):
         return [_with_nan(each) for each in values]
-    if hasattr(values, "detach"):
-        return numbers(values).tolist()
     raise TypeError(f"it holds {type(values).__name__} where numbers are expected")

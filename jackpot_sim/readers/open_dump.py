@@ -31,7 +31,7 @@ def open_dump(paths: Sequence[str | Path], *, format: str | None = None, skip_ba
         DumpError: there is no file, the first record cannot be read, or no format, or more than one, knows it.
     """
     found, passed_over = _dumps(files(paths), given={Path(each) for each in paths})
-    known = _known(_first(found, skip_bad)) if format is None else _named(format)
+    known = _known(_first(found, skip_bad), several=len(found) > 1) if format is None else _named(format)
     return Dump(found, known, forced=format is not None, skip_bad=skip_bad, passed_over=passed_over)
 
 
@@ -193,7 +193,7 @@ def _recognising(record: Record) -> list[Format]:
     return [each for each in FORMATS if each.recognises(record)]
 
 
-def _known(record: Record) -> Format:
+def _known(record: Record, *, several: bool) -> Format:
     known = _recognising(record)
     if len(known) == 1:
         return known[0]
@@ -205,4 +205,5 @@ def _known(record: Record) -> Format:
     raise DumpError(
         f"{record.place} holds {keys}, by which no format is known; expected those of "
         + "; ".join(f"{each.name} ({each.expects})" for each in FORMATS)
+        + (": name the files that are dumps, if this one is none" if several else "")
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -31,18 +32,28 @@ class _Tensor(stand_ins.StandIn):
         if not isinstance(storage, _StorageBytes):
             raise ValueError("a tensor has no storage")
         numbers = load(storage.arguments[0])
-        return torch.tensor([], dtype=numbers.dtype).set_(numbers.untyped(), offset, _shape(size), _shape(stride))
+        with warnings.catch_warnings():
+            # torch deprecates these storages, and still pickles tensors with them.
+            warnings.simplefilter("ignore")
+            raw, dtype, held = numbers.untyped(), numbers.dtype, len(numbers)
+        shape, steps = _shape(size), _shape(stride)
+        last = offset + sum((count - 1) * step for count, step in zip(shape, steps, strict=True))
+        # torch would make the storage larger, with whatever lies in memory there.
+        if min((offset, *shape, *steps)) < 0 or (0 not in shape and last >= held):
+            raise ValueError(f"a tensor reaches beyond its {held} numbers")
+        return torch.tensor([], dtype=dtype).set_(raw, offset, shape, steps)
 
 
 def _shape(size: Any) -> tuple[int, ...]:
     return tuple(size.arguments[0]) if isinstance(size, stand_ins.Size) else tuple(size)
 
 
-_NAMES = {
+LISTED = {
     **stand_ins.NAMES,
     "torch._utils._rebuild_tensor_v2": _Tensor,
     "torch.storage._load_from_bytes": _StorageBytes,
 }
+"""The stand-in for each name that a pickle may use."""
 
 
 class _Unpickler(pickle.Unpickler):
@@ -50,7 +61,7 @@ class _Unpickler(pickle.Unpickler):
 
     @override
     def find_class(self, module: str, name: str, /) -> Any:
-        found = _NAMES.get(f"{module}.{name}")
+        found = LISTED.get(f"{module}.{name}")
         if found is None:
             raise NameRefusedError(f"{module}.{name}")
         return found
@@ -79,4 +90,4 @@ def load(file: str | Path | BinaryIO, place: str) -> Any:
     except DumpError as error:
         raise DumpError(f"{place}: {error}") from error
     except Exception as error:  # a broken file has many ways to fail
-        raise DumpError(f"{place}: it cannot be read as a pickle ({type(error).__name__}: {error})") from error
+        raise DumpError(f"{place}: it cannot be read as a pickle ({tensors.in_a_line(error)})") from error

@@ -131,11 +131,12 @@ class DataProto(StandIn):
     @override
     def plain(self, load: LoadTensors) -> Any:
         batch, others, meta = self.state
+        batch = plain(batch, load)
         if isinstance(batch, bytes):
             batch = load(batch)
         elif isinstance(batch, tuple):
             batch = {key: _verl_tensor(*value) for key, value in batch[2].items() if len(value) == 3}
-        return {**plain(others, load), **dict(plain(batch, load) or {}), "meta_info": plain(meta, load)}
+        return {**plain(others, load), **(batch or {}), "meta_info": plain(meta, load)}
 
 
 class TensorDict(StandIn):
@@ -152,7 +153,7 @@ class ConsolidatedTensorDict(StandIn):
     @override
     def plain(self, load: LoadTensors) -> Any:
         metadata, storage = self.arguments
-        raw = storage.numpy()
+        raw = plain(storage, load).numpy()
         out: dict[str, Any] = {}
         for name, (dtype, shape, start, stop, padded) in metadata["leaves"].items():
             values = _torch_numbers(raw[start : stop - padded].tobytes(), dtype)
@@ -161,7 +162,7 @@ class ConsolidatedTensorDict(StandIn):
 
 
 class Encoded(StandIn):
-    """Bytes that an old protocol writes as text."""
+    """Bytes that an old protocol writes as text; without text there are none."""
 
     @override
     def plain(self, load: LoadTensors) -> Any:
@@ -170,7 +171,7 @@ class Encoded(StandIn):
     @property
     def bytes(self) -> bytes:
         """The bytes."""
-        return str(self.arguments[0]).encode("latin1")
+        return str(self.arguments[0]).encode("latin1") if self.arguments else b""
 
 
 def plain(value: Any, load: LoadTensors) -> Any:
@@ -267,6 +268,8 @@ _SKYRL = {
 }
 _OTHERS = {
     "_codecs.encode": Encoded,
+    "__builtin__.bytes": Encoded,
+    "builtins.bytes": Encoded,
     "collections.OrderedDict": OrderedDict,
     "tensordict._reductions._make_td": TensorDict,
     "tensordict._reductions._rebuild_tensordict_files_consolidated": ConsolidatedTensorDict,

@@ -55,8 +55,13 @@ def _reason(error: Exception) -> str:
     named = re.search(r"GLOBAL ([\w.]+)|global(?:s)? (?:function )?[`']?([\w.]+\.[\w.]+)", text)
     if named and ("nsupported" in text or "blocked" in text):
         return refusal(named[1] or named[2])
-    first = next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)
-    return f"it cannot be read as a file of torch.save ({first[:120]})"
+    return f"it cannot be read as a file of torch.save ({in_a_line(error)})"
+
+
+def in_a_line(error: Exception) -> str:
+    """An error's first words, for a sentence that says more."""
+    words = " ".join(str(error).split()) or type(error).__name__
+    return words if len(words) <= 120 else f"{words[:120]}…"
 
 
 def refusal(name: str) -> str:

@@ -144,23 +144,24 @@ def does_not_see_masked_tokens(correction: Correction) -> None:
     for name, make in libraries().items():
         plain = tokens_of(correction, short, np.full((4, 1), OVERLAP), make, every, {"advantages": signs})
         expected = correction.weights(plain)
-        for junk in (np.nan, INF, -INF, 0.0, 1.0):
-            mask = _padded(every, False).astype(bool)
+        mask = _padded(every, False).astype(bool)
+        padded = np.where(mask, signs, np.nan)
+        # One advantage for a whole sequence is tried with one junk: that is of shapes, and the junk of values.
+        for junk, advantages in ((np.nan, signs), *((each, padded) for each in (np.nan, INF, -INF, 0.0, 1.0))):
             fields = {each: _padded(values, junk) for each, values in _probabilities(correction, short).items()}
-            for advantages in (signs, np.where(mask, signs, np.nan)):
-                tokens = tokens_of(
-                    correction,
-                    _padded(short, junk),
-                    np.full((4, 1), OVERLAP),
-                    make,
-                    mask,
-                    fields | {"advantages": advantages},
-                )
-                for field, values in correction.weights(tokens)._asdict().items():
-                    found = to_numpy(values)
-                    what = f"with {name} and {junk} in the padding, {field}"
-                    require_close(found[~mask], 0.0, f"{what} of the padding", 0.0)
-                    require_close(found[mask], to_numpy(getattr(expected, field)).ravel(), what, 1e-14, 1e-20)
+            tokens = tokens_of(
+                correction,
+                _padded(short, junk),
+                np.full((4, 1), OVERLAP),
+                make,
+                mask,
+                fields | {"advantages": advantages},
+            )
+            for field, values in correction.weights(tokens)._asdict().items():
+                found = to_numpy(values)
+                what = f"with {name} and {junk} in the padding, {field}"
+                require_close(found[~mask], 0.0, f"{what} of the padding", 0.0)
+                require_close(found[mask], to_numpy(getattr(expected, field)).ravel(), what, 1e-14, 1e-20)
 
 
 def _padded(values: Floats | Flags, padding: float) -> Floats:

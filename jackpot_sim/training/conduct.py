@@ -132,8 +132,10 @@ def shortages(study: Study) -> tuple[str, ...]:
     """
     check_possible(study)
     said = []
-    for training in (run.training for run in study.runs):
-        task, tested, drawn = training.task, training.evaluation.problems, training.rollout.prompts
+    asked = (
+        (each.task, each.evaluation.problems, each.rollout.prompts) for each in (run.training for run in study.runs)
+    )
+    for task, tested, drawn in dict.fromkeys(asked):  # to list what a task holds out takes up to a second
         if (there := len(task.held_out(tested))) < tested:
             few = f"holds out {there} problems, fewer than evaluation.problems ({tested}): tests use them all"
             said.append(f"{task.kind} {few}")

@@ -8,6 +8,7 @@ import platform
 import re
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from jackpot_sim.bench import cli, estimation, figures, sequences, sweeping, voc
 from jackpot_sim.bench.errors import CannotMeasureError
 from jackpot_sim.bench.settings import Device, Options, Precision
 from jackpot_sim.bench.timing import Finding, in_turn, peak_bytes, ratios
+from jackpot_sim.studies.executors import SerialExecutor
 from jackpot_sim.sweep import spec
 
 TINY_SWEEP = {
@@ -69,7 +71,9 @@ def test_seconds_have_no_target(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sweeping, "idle_processors", lambda: 8.0)
     monkeypatch.setattr(sweeping, "_study", lambda: spec.parse(TINY_SWEEP))
     found = [*sequences.enumeration(vocab=3, length=2, rounds=1), *estimation.paths(states=1, thresholds=3, rounds=1)]
-    found += sweeping.workers(rounds=1)
+    swept = list(sweeping.workers(rounds=1))
+    assert swept[-2].met, "records of processes are those of this one"
+    found += swept
     assert {finding.unit for finding in found if finding.has_target and finding.rounds} == {"x"}
     assert not [finding for finding in found if finding.unit == "s" and finding.has_target]
     assert [finding.what for finding in found if finding.unit == "x" and not finding.rounds] == []
@@ -78,6 +82,7 @@ def test_seconds_have_no_target(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_two_workers_are_not_judged_where_they_have_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sweeping, "idle_processors", lambda: 0.4)
     monkeypatch.setattr(sweeping, "_study", lambda: spec.parse(TINY_SWEEP))
+    monkeypatch.setattr(sweeping, "opened", lambda *_: nullcontext(SerialExecutor()))  # processes: the test before
     *_, same, ratio = sweeping.workers(rounds=1)
     assert same.met
     assert not ratio.has_target

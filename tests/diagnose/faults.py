@@ -20,7 +20,7 @@ The faults, with the cause that they are an instance of, and what sets neighbour
 * `placeholder`: 0.0, +1.0 or NaN instead of log-probs, in a share of the tokens of one side.
 * `precision`: weights in int4, fp8-e5m2 or fp8-e4m3.
 * `stale`: lags of 0 to 3 versions, said by the versions; strengths are optimiser steps per version.
-* `sync-stopped`: from some step on the actor keeps its weights, while the versions go on.
+* `sync-stopped`, `sync-stuck`: from some step on the actor keeps its weights, while the versions go on, or stop too.
 * `sync-partial`: from some step on some rows of the last block hold an early checkpoint's weights.
 * `finetuned`, `distilled`: the actor is the policy trained on on other text, or a one-layer student.
 * `dominated`: one or two sequences in 64 come from a broken engine.
@@ -41,7 +41,7 @@ import torch
 from jackpot_sim.core.arrays import Floats, Ints
 from jackpot_sim.diagnose.results import CauseName
 from jackpot_sim.environments.language_models.formats import Format
-from jackpot_sim.environments.language_models.library import Tensor
+from jackpot_sim.environments.language_models.library import Model, Tensor
 from jackpot_sim.environments.language_models.sampling_law import SamplingLaw
 from jackpot_sim.readers.table import TokenTable
 from tests.diagnose.lab import STEPS, Columns, Draws, Engine, Lab
@@ -90,7 +90,8 @@ def _at_temperature(lab: Lab, strength: Strength) -> Draws:
     def law_of(law: Tensor, *, rows: Ints) -> Tensor:
         return _tempered(law, heat[rows])
 
-    return lab.draw([lab.engine.of(lab.world.policy)], law_of=law_of)
+    engine = lab.engine.of(lab.world.policy)
+    return lab.known("temperature", strength, make=lambda: lab.draw([engine], law_of=law_of))
 
 
 def temperature(lab: Lab, strength: Strength) -> Columns:
@@ -230,7 +231,7 @@ def keyed_rows(lab: Lab, size: int) -> Ints:
 # --- Weights that move ------------------------------------------------------------------------------------------------
 
 
-def _policies(lab: Lab, per_version: int, versions: int) -> list[object]:
+def _policies(lab: Lab, per_version: int, versions: int) -> list[Model]:
     return [lab.world.ascent.after(per_version * each) for each in range(versions)]
 
 
@@ -256,10 +257,27 @@ def _failing(lab: Lab) -> Ints:
 
 
 def sync_stopped(lab: Lab, strength: Strength) -> Columns:
+    """Versions go on, as the engine believes."""
+    return _stopped(lab, strength, lab.step)
+
+
+def sync_stuck(lab: Lab, strength: Strength) -> Columns:
+    """Versions stop with the weights."""
+    return _stopped(lab, strength, _held(lab))
+
+
+def _held(lab: Lab) -> Ints:
+    return np.minimum(lab.step, _failing(lab) - 1)
+
+
+def _stopped(lab: Lab, strength: Strength, version: Ints) -> Columns:
     policies = _policies(lab, int(_of(strength, 1, 2, 4)), STEPS)
-    held = np.minimum(lab.step, _failing(lab) - 1)
-    draws = lab.draw([lab.engine.of(each) for each in policies], held)
-    return _columns(lab, draws, lab.score(draws, policies, lab.step))
+
+    def made() -> Draws:
+        return lab.draw([lab.engine.of(each) for each in policies], _held(lab))
+
+    draws = lab.known("stopped", strength, make=made)
+    return Columns(draws.tokens, draws.drawn, lab.score(draws, policies, lab.step), version)
 
 
 def sync_partial(lab: Lab, strength: Strength) -> Columns:
@@ -282,6 +300,7 @@ FAULTS: dict[str, tuple[CauseName, Planted]] = {
     "precision": (CauseName.PRECISION, precision),
     "stale": (CauseName.STALE, stale),
     "sync-stopped": (CauseName.WEIGHT_SYNC, sync_stopped),
+    "sync-stuck": (CauseName.WEIGHT_SYNC, sync_stuck),
     "sync-partial": (CauseName.WEIGHT_SYNC, sync_partial),
     "finetuned": (CauseName.OTHER_MODEL, finetuned),
     "distilled": (CauseName.OTHER_MODEL, distilled),

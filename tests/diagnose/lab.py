@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
@@ -116,6 +116,16 @@ class Lab:
         return np.tile(np.arange(size) * STEPS // size, len(self.seeds))
 
     @functools.cached_property
+    def _known(self) -> dict[tuple[object, ...], Draws]:
+        return {}
+
+    def known(self, *key: object, make: Callable[[], Draws]) -> Draws:
+        """The draws of this key, made once: faults that differ in their columns alone share them."""
+        if key not in self._known:
+            self._known[key] = make()
+        return self._known[key]
+
+    @functools.cached_property
     def plain(self) -> Draws:
         """Sequences of the engine, whose weights are the policy's."""
         return self.draw([self.engine.of(self.world.policy)])
@@ -178,8 +188,8 @@ class Lab:
         lengths = length // 2 + np.floor(self.uniforms("lengths") * (length - length // 2 + 1)).astype(np.int64)
         live = np.arange(length) < lengths[:, None]
         reward = letters(columns.tokens)
-        of_policy = columns.policy_law.double()
-        entropy = torch.special.entr(of_policy.exp()).sum(-1).numpy()
+        law = columns.policy_law
+        entropy = -(law.exp() * law.clamp(min=-1e4)).sum(-1).double().numpy()
         ids, log_probs = {}, {}
         for side, law in (("actor", columns.actor_law), ("policy", columns.policy_law)):
             values, at = law.topk(K, dim=-1)

@@ -242,7 +242,7 @@ def test_the_command_prints_a_table_and_writes_parquet_that_pandas_reads(here: P
 @pytest.mark.parametrize(
     "line",
     [
-        "--config budget-unattainable.yaml --out run --workers 2",
+        "--config budget-unattainable.yaml --out run --workers 1",
         "--config study.yaml --out run --workers 1 --env.base.vocab 10000000000000",
     ],
 )

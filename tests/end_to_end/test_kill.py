@@ -67,22 +67,37 @@ def resume(config: Path, root: Path) -> None:
     assert main(["--config", str(config), "--out", str(root), "--executor", "serial", "--quiet"]) == 0
 
 
+def wait_for_the_end_of_workers(process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 20
+    while workers(process) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert workers(process) == []
+
+
 def all_shards_are_whole(root: Path) -> bool:
     return not shards(root) or len(records.load(root)) == 6 * len(shards(root))
 
 
 def test_kill_9_at_any_instant_loses_no_finished_cell(config: Path, whole: Path, tmp_path: Path) -> None:
+    """The kill of its workers with it, and of the command alone, which they do not outlive."""
     root, chance = tmp_path / "run", random.Random(11)
     kills = [(0, 0.4), *((cells, chance.uniform(0, 0.15)) for cells in (1, 4, 8))]
     for cells, delay in kills:
+        alone = cells == 4
         process = start("--config", config, "--out", root, "--workers", "2")
         if cells:
             wait_until(lambda cells=cells: len(shards(root)) >= cells, process)  # type: ignore[misc]
         time.sleep(delay)
-        kill_all(process)
+        if alone:
+            assert len(workers(process)) == 2
+            process.kill()
+        else:
+            kill_all(process)
         code, _, error = finish(process)
+        wait_for_the_end_of_workers(process)
         assert code == -signal.SIGKILL, "it was to be killed while it ran"
-        assert error == ""
+        assert error == "" or alone, "only loky's tracker, which outlives the command, tells of semaphores left"
+        assert "Traceback" not in error
         finished = len(shards(root))
         assert cells <= finished < CELLS
         assert all_shards_are_whole(root)
@@ -93,9 +108,22 @@ def test_kill_9_at_any_instant_loses_no_finished_cell(config: Path, whole: Path,
     assert_same_run(root, whole)
 
 
-def test_ctrl_c_exits_with_130_and_one_sentence(
-    config: Path, whole: Path, tmp_path: Path, running: subprocess.Popen[str]
+def test_a_second_run_is_refused_and_harms_nothing_and_ctrl_c_exits_with_130_and_one_sentence(
+    config: Path,
+    whole: Path,
+    tmp_path: Path,
+    running: subprocess.Popen[str],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    os.killpg(running.pid, signal.SIGSTOP)
+    try:
+        refused = main(["--config", str(config), "--out", str(tmp_path / "run"), "--executor", "serial"])
+    finally:
+        os.killpg(running.pid, signal.SIGCONT)
+    told = capsys.readouterr()
+    assert (refused, told.out) == (2, "")
+    assert told.err.startswith("sweep: another run is writing to ")
+    assert told.err.count("\n") == 1
     began = time.monotonic()
     kill_all(running, signal.SIGINT)
     code, out, error = finish(running)
@@ -117,41 +145,6 @@ def test_a_worker_that_is_killed_ends_the_run_in_one_sentence(
     assert error.count("\n") == 1
     assert all_shards_are_whole(tmp_path / "run")
     resume(config, tmp_path / "run")
-    assert_same_run(tmp_path / "run", whole)
-
-
-def test_workers_do_not_outlive_a_killed_run(
-    config: Path, whole: Path, tmp_path: Path, running: subprocess.Popen[str]
-) -> None:
-    orphans = workers(running)
-    assert len(orphans) == 2
-    running.kill()
-    running.wait()
-    deadline = time.monotonic() + 20
-    while workers(running) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert workers(running) == []
-    resume(config, tmp_path / "run")
-    assert_same_run(tmp_path / "run", whole)
-
-
-def test_a_second_run_at_the_same_time_is_refused_and_harms_nothing(
-    config: Path,
-    whole: Path,
-    tmp_path: Path,
-    running: subprocess.Popen[str],
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    os.killpg(running.pid, signal.SIGSTOP)
-    try:
-        code = main(["--config", str(config), "--out", str(tmp_path / "run"), "--executor", "serial"])
-    finally:
-        os.killpg(running.pid, signal.SIGCONT)
-    told = capsys.readouterr()
-    assert (code, told.out) == (2, "")
-    assert told.err.startswith("sweep: another run is writing to ")
-    assert told.err.count("\n") == 1
-    assert finish(running)[0] == 0
     assert_same_run(tmp_path / "run", whole)
 
 

@@ -75,6 +75,11 @@ def test_a_format_that_is_not_known_is_said_with_what_is_expected(tmp_path: Path
         DumpError, match=r"x, line 1 holds the keys ids, scores, .* plain \(actor_log_prob .*; other \(l"
     ):
         open_dump([path])
+    written(tmp_path / "y", token_rows((2,)))
+    with pytest.raises(
+        DumpError, match=r"x, line 1 holds the keys ids, .*: name the files that are dumps, if this one"
+    ):
+        open_dump([tmp_path])
     with pytest.raises(DumpError, match="x, line 1, item 1 holds no keys, by which"):
         open_dump([written(tmp_path / "x", b"[[1], 2]")])
     with pytest.raises(DumpError, match="no format is called plane: choose one of plain, other"):

@@ -1,1 +1,1 @@
-"""Verdict and advice: a correction and its threshold for a stated target, and the lines to paste."""
+"""The verdict on a dump, and the correction, threshold and configuration that a stated target asks for."""

@@ -18,7 +18,7 @@ _LEAST_SLOPE = 0.05
 """The least |1 − 1/T| that is a fault."""
 _FITS = 0.75
 """The least share of Σℓ² that a temperature must explain, where the entropy is known."""
-_FITS_ALONE = 0.6
+_FITS_ALONE = 0.68
 """The same of Var ℓ, where log p alone is."""
 _SAME_FIRST = 0.9
 """The least share of states whose likeliest token both sides agree on: a temperature keeps the order."""

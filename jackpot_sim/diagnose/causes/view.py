@@ -7,7 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
-from jackpot_sim.core.arrays import Floats, Ints
+from jackpot_sim.core.arrays import Flags, Floats, Ints
 from jackpot_sim.core.log_ratios import k3
 from jackpot_sim.core.numerics import log_ratio
 from jackpot_sim.core.topk import TopK
@@ -18,6 +18,8 @@ HARMLESS = 1e-3
 """Mean k3, nats per token, up to which a mismatch is no fault: bf16 and int8 engines lie below."""
 FLOOR = 1e-5
 """The square of ℓ that is added before its logarithm is taken: differences below |ℓ| ≈ 0.003 count for nothing."""
+CLASSES = 8
+"""The classes of log q within which tokens are as likely: rounding too makes more mismatch at unlikely ones."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +69,19 @@ class View:
     def sizes(self) -> Floats:
         """log(mean ℓ² + FLOOR) of each sequence, (S,)."""
         return np.asarray(np.log(self.table.per_sequence(self.square) / self.table.lengths + FLOOR))
+
+    @cached_property
+    def _class(self) -> Ints:
+        """The class of log q, from 0 to CLASSES − 1, of each token, (N,)."""
+        edges = np.quantile(self.actor, np.arange(1, CLASSES) / CLASSES)
+        return np.asarray(np.searchsorted(edges, self.actor), dtype=np.int64)
+
+    def usual(self, values: Floats, among: Flags | None = None) -> Floats:
+        """The mean of values, (N,), over the tokens as likely as each, (N,), `among` some tokens: nan for no token."""
+        some = np.ones(len(values), dtype=np.bool_) if among is None else among
+        sums = np.bincount(self._class[some], values[some], minlength=CLASSES)
+        with np.errstate(invalid="ignore"):
+            return np.asarray((sums / np.bincount(self._class[some], minlength=CLASSES))[self._class])
 
     @cached_property
     def lag(self) -> Floats | None:

@@ -139,6 +139,11 @@ def figure(name: str, value: float, interval: Interval | None, meaning: str) -> 
     return Figure(name=name, value=value, **ends, meaning=meaning)
 
 
+def mean_figure(name: str, sums: Floats, sizes: Floats, scale: Scale, meaning: str) -> Figure:
+    """A mean over tokens, from their sum and number in each group, as a figure of the report."""
+    return figure(name, *_mean(sums, sizes, scale), meaning)
+
+
 def _mean(sums: Floats, sizes: Floats, scale: Scale) -> tuple[float, Interval]:
     mean = clusters.mean_of(sums, sizes)
     return mean.value, intervals.of_left_out(*mean, scale)

@@ -136,9 +136,12 @@ class Trends:
 def _per_sequence(batch: Batch) -> Floats:
     """`SUMS` of each sequence, (S, m)."""
     ratio = np.exp(batch.log_ratio)
-    ones, none = np.ones(len(batch.table)), np.zeros(len(batch.table))
+    apart = known = np.zeros(len(ratio))
+    if batch.laws is not None:
+        known = batch.laws.known.astype(np.float64)
+        apart = (batch.laws.overlap_high < OVERLAP).astype(np.float64)
     confident = disagrees_confidently(batch)
-    columns = (ones, batch.k3, batch.probability_gap, ratio, ratio * ratio, confident, none, none)
+    columns = (np.ones(len(ratio)), batch.k3, batch.probability_gap, ratio, ratio * ratio, confident, apart, known)
     return np.stack([batch.table.per_sequence(each) for each in columns], axis=-1)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from jackpot_sim.diagnose.report.prose import (
     MISSING,
+    brief,
     interval,
     item,
     number,
@@ -15,8 +16,14 @@ from jackpot_sim.diagnose.report.prose import (
 from jackpot_sim.diagnose.results import Breakdown, Diagnosis, Effect, Figure, Row, Worst
 from jackpot_sim.studies.tables import FittedTable
 
-METRICS = 12
-"""The figures that are shown where not all are."""
+METRICS = (
+    *("k1", "k3", "chi_square_token", "ess_fraction_token", "ess_fraction_sequence", "log_perplexity_gap"),
+    *("probability_gap", "abs_log_ratio_p99", "abs_log_ratio_max", "confident_disagreement"),
+    *("overlap_low", "overlap_p5_low", "kl_actor_policy"),
+)
+"""The figures that are shown where not all are, where a dump has them."""
+FEWEST = 3
+"""The figures that are shown of a dump that has none of those."""
 CORRECTIONS = 7
 """The corrections that are shown beside the user's own."""
 TOKENS, SEQUENCES = 5, 2
@@ -30,8 +37,8 @@ def parts(diagnosis: Diagnosis, width: int, own: int, wide: bool) -> Iterator[st
     yield ""
     if diagnosis.metrics:
         yield _metrics(diagnosis, wide)
-    if diagnosis.corrections:
-        yield _corrections(diagnosis, own, wide)
+    if shown := diagnosis.corrections if wide else shown_corrections(diagnosis, own):
+        yield _corrections(diagnosis, own, shown)
     if diagnosis.breakdowns:
         yield _places(diagnosis.breakdowns)
         if wide:
@@ -43,7 +50,9 @@ def parts(diagnosis: Diagnosis, width: int, own: int, wide: bool) -> Iterator[st
 
 
 def _metrics(diagnosis: Diagnosis, wide: bool) -> FittedTable:
-    shown = diagnosis.metrics if wide else diagnosis.metrics[:METRICS]
+    known = {each.name: each for each in diagnosis.metrics}
+    chosen = [known[name] for name in METRICS if name in known] or diagnosis.metrics[:FEWEST]
+    shown = diagnosis.metrics if wide else chosen
     more = len(diagnosis.metrics) - len(shown)
     table = FittedTable(
         "The mismatch, with 95 % intervals over sequences",
@@ -53,7 +62,7 @@ def _metrics(diagnosis: Diagnosis, wide: bool) -> FittedTable:
         caption=f"{more} more figures: --wide, or --json." if more else "",
     )
     for each in shown:
-        table.add_row([each.name], [number(each.value), interval(each)], each.meaning)
+        table.add_row([each.name], [number(each.value), interval(each)], each.meaning if wide else brief(each.meaning))
     return table
 
 
@@ -100,8 +109,7 @@ def _worth(effect: Effect) -> float:
     return -math.inf if goods is None else goods[0] * goods[1]
 
 
-def _corrections(diagnosis: Diagnosis, own: int, wide: bool) -> FittedTable:
-    shown = diagnosis.corrections if wide else shown_corrections(diagnosis, own)
+def _corrections(diagnosis: Diagnosis, own: int, shown: Sequence[Effect]) -> FittedTable:
     more = len(diagnosis.corrections) - len(shown)
     table = FittedTable(
         f"Corrections of this very batch{', your own first' if own else ''}",
@@ -203,11 +211,18 @@ def _worst(diagnosis: Diagnosis, wide: bool) -> FittedTable:
         {"position": 3, "actor": 1, "policy": 2, "log-ratio": 0},
         caption="actor, policy: probabilities. log-ratio: log p - log q, over a whole sequence their sum; nats.",
     )
+    folder = _common_folder([each.place for each in (*tokens, *sequences)])
     for each in (*tokens, *sequences):
-        place = "whole" if each.position is None else str(each.position)
+        position = "whole" if each.position is None else str(each.position)
         figures = (each.actor_probability, each.policy_probability, each.log_ratio)
-        table.add_row([_token(each), each.place], [place, *map(number, figures)])
+        table.add_row([_token(each), each.place.removeprefix(folder)], [position, *map(number, figures)])
     return table
+
+
+def _common_folder(places: Sequence[str]) -> str:
+    """The folder of all places, which is left out of them; empty where there are several."""
+    folders = {place[: place.rfind("/") + 1] for place in places}
+    return folders.pop() if len(folders) == 1 else ""
 
 
 def _token(worst: Worst) -> str:

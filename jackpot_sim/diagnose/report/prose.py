@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Iterable
 
@@ -66,6 +67,15 @@ def shortened(text: str, most: int = 24) -> str:
     """A decoded token in quotes, its signs written out where they would break the line."""
     shown = repr(text)
     return shown if len(shown) <= most else f"{shown[: most - 4]}...{shown[0]}"
+
+
+def brief(meaning: str) -> str:
+    """The first clause of a meaning, without what stands in brackets.
+
+    >>> brief("mean of r - 1, nats: unbiased like k1"), brief("mean gap, nats (verl kl); more")
+    ('mean of r - 1, nats', 'mean gap, nats')
+    """
+    return re.split(r": | \(|; |, in \[", meaning)[0]
 
 
 def listed(names: Iterable[str]) -> str:

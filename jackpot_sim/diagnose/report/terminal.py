@@ -40,7 +40,7 @@ def show(diagnosis: Diagnosis, output: Console, *, own: int = 0, wide: bool = Fa
 
 def _parts(diagnosis: Diagnosis, width: int, own: int, wide: bool) -> Iterator[str | FittedTable]:
     verdict = diagnosis.verdict
-    yield filled(f"{verdict.state.upper()}: ", verdict.sentence, width)
+    yield filled(f"{verdict.state.upper()}: ", _sentence(verdict.sentence), width)
     yield ""
     yield from _causes(diagnosis, width, wide)
     yield from _advice(diagnosis, width, wide)

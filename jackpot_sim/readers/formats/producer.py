@@ -15,11 +15,17 @@ from jackpot_sim.readers.errors import DumpError
 from jackpot_sim.readers.fields import Fields
 from jackpot_sim.readers.format import Record, Refuse
 from jackpot_sim.readers.sequence import DumpedSequence
+from jackpot_sim.readers.table import OF_TOKENS, TOP_K
 
 
 def whole(record: Record) -> Iterator[Fields]:
     """The one sequence of a record."""
     yield Fields(record.content, record.place, record.name)
+
+
+def inside(record: Record, part: str) -> str:
+    """The place of a part of a record: after a comma where the record is the file, else within its line or row."""
+    return f"{record.place}{', ' if record.place.endswith(record.name) else ' '}{part}"
 
 
 @dataclass(frozen=True)
@@ -84,7 +90,7 @@ def sequence(fields: Fields, name: str, **columns: Any) -> DumpedSequence | None
     lengths = {
         key: len(value.ids if isinstance(value, TopK) else value)
         for key, value in columns.items()
-        if value is not None and key not in ("prompt", "reward", "step")
+        if value is not None and key in (*OF_TOKENS, *TOP_K, "text")
     }
     first, length = next(iter(lengths.items()))
     for key, found in lengths.items():

@@ -57,7 +57,7 @@ def test_ascii_loses_nothing() -> None:
 def test_wide_shows_all() -> None:
     made = diagnosis()
     few, every = shown(made), shown(made, wide=True)
-    for name in ("sequence-mask", "gspo", "rollout_is: token", "rollouts/11.pt"):
+    for name in ("sequence-mask", "gspo", "rollout_is: token", "11.pt: sample 4"):
         assert (name in few, name in every) == (False, True), name
     assert "3 more: --wide" in " ".join(few.split())
 

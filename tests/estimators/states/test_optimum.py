@@ -87,10 +87,10 @@ def test_exact_within_its_piece(family: str, cell: str) -> None:
     ends = [1e-6, *kinks(laws, correction, parameter), 1e6]
     minima = [(cost(end), end) for end in ends]  # a bounded search does not reach the ends of its interval
     # Searched are the two outer intervals, which are wide, and those that are lowest within.
-    inner = [(np.geomspace(low, high, 7)[1:-1], low, high) for low, high in itertools.pairwise(ends)]
+    inner = [(np.geomspace(low, high, 5)[1:-1], low, high) for low, high in itertools.pairwise(ends)]
     pieces = [(min(map(cost, points)), low, high) for points, low, high in inner]
     for _, low, high in {pieces[0], pieces[-1], *sorted(pieces)[:3]}:
-        inside = scipy.optimize.minimize_scalar(cost, bounds=(low, high), method="bounded", options={"xatol": 1e-10})
+        inside = scipy.optimize.minimize_scalar(cost, bounds=(low, high), method="bounded", options={"xatol": 1e-8})
         minima.append((float(inside.fun), float(inside.x)))
     value, threshold = min(minima)
     assert abs(found.moments.mse[0] - value) < 1e-12

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import Executor
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ import pytest
 import yaml
 
 from jackpot_sim.studies.errors import StudyError
+from jackpot_sim.studies.executors import ExecutorKind, SerialExecutor
 from jackpot_sim.training.study import Study, read
 from paper_figures import figure1, records
 from paper_figures.__main__ import FIGURES
@@ -172,7 +176,16 @@ def test_quick_trains_the_short_version_once_and_decides_nothing(
     (tmp_path / "figure1.yaml").write_text(yaml.safe_dump(tiny))
     monkeypatch.setattr(training_records, "config", lambda _: tmp_path / "figure1.yaml")
     monkeypatch.chdir(tmp_path)
+    pools = []
+
+    def opened(kind: ExecutorKind, count: int) -> AbstractContextManager[Executor]:
+        """This process: that others give the same is a test of tests/training/test_conduct.py."""
+        pools.append((kind, count))
+        return nullcontext(SerialExecutor())
+
+    monkeypatch.setattr(training_records, "opened", opened)
     assert figure1.main(["--quick"]) == 0
+    assert pools == [(ExecutorKind.LOKY, min(os.cpu_count() or 1, 4))]
     captured = capsys.readouterr()
     verdict = captured.out[captured.out.index("NO VERDICT") :]
     assert verdict.startswith("NO VERDICT, a quick look at 1 seed and at most 2 steps, which decides nothing")

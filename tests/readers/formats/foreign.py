@@ -83,8 +83,10 @@ def skyrl(batch: Mapping[str, Any], release: str) -> bytes:
         return pickle.dumps(TrainingInputBatch(given))
 
 
-def data_proto(batch: Mapping[str, Any], others: Mapping[str, Any], meta: Mapping[str, Any]) -> bytes:
-    """A DataProto of verl, whose tensors lie in one run of bytes."""
+def data_proto(
+    batch: Mapping[str, Any], others: Mapping[str, Any], meta: Mapping[str, Any], *, of_numpy: bool = False
+) -> bytes:
+    """A DataProto of verl, whose tensors lie in one run of bytes, or each in its own where numpy is asked for."""
     import torch
 
     class Consolidated:
@@ -104,7 +106,14 @@ def data_proto(batch: Mapping[str, Any], others: Mapping[str, Any], meta: Mappin
     class DataProto:
         def __getstate__(self) -> Any:
             arrays = {key: np.array(value, dtype=object) for key, value in others.items()}
-            return torch_bytes(Consolidated()), arrays, dict(meta)
+            return tensors() if of_numpy else torch_bytes(Consolidated()), arrays, dict(meta)
+
+    def tensors() -> Any:
+        parts = {
+            key: (str(value.dtype).removeprefix("torch."), value.shape, value.flatten().view(torch.uint8).numpy())
+            for key, value in batch.items()
+        }
+        return (8,), None, parts
 
     with modules("verl.protocol", "tensordict._reductions") as (protocol, reductions):
         place(protocol, DataProto)

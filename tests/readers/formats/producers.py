@@ -372,12 +372,23 @@ def verl(folder: Path, rollouts: Sequence[Rollout]) -> list[Path]:
     return saved(folder / f"step_{STEP}.pt", verl_batch(rollouts))
 
 
+def data_proto_file(folder: Path, rollouts: Sequence[Rollout], *, of_numpy: bool) -> list[Path]:
+    """A DataProto as it pickles itself."""
+    path, others = folder / "data_proto.pkl", {"uid": ["a"] * len(rollouts)}
+    path.write_bytes(foreign.data_proto(verl_batch(rollouts), others, {"global_steps": STEP}, of_numpy=of_numpy))
+    return [path]
+
+
 @producer("verl", *VERL)
 def verl_data_proto(folder: Path, rollouts: Sequence[Rollout]) -> list[Path]:
-    """verl: a DataProto as it pickles itself."""
-    path = folder / "data_proto"
-    path.write_bytes(foreign.data_proto(verl_batch(rollouts), {"uid": ["a"] * len(rollouts)}, {"global_steps": STEP}))
-    return [path.rename(path.with_suffix(".pkl"))]
+    """verl: a DataProto, with torch's bytes."""
+    return data_proto_file(folder, rollouts, of_numpy=False)
+
+
+@producer("verl", *VERL)
+def verl_data_proto_of_numpy(folder: Path, rollouts: Sequence[Rollout]) -> list[Path]:
+    """verl: a DataProto, with numpy's bytes."""
+    return data_proto_file(folder, rollouts, of_numpy=True)
 
 
 @producer("trl", *BOTH, "advantages", "step")

@@ -11,7 +11,7 @@ import pytest
 from jackpot_sim.core.topk import TopK
 from jackpot_sim.readers.sequence import DumpedSequence
 from tests.readers.formats.producers import WRITTEN, Written
-from tests.readers.formats.reading import FORMATS, read, records
+from tests.readers.formats.reading import read
 from tests.readers.formats.rollouts import STEP, K, Rollout
 from tests.readers.formats.rollouts import rollouts as rollouts
 
@@ -52,10 +52,3 @@ def test_every_format_gives_the_same_rollouts(written: Written, rollouts: list[R
                 assert getattr(sequence, column) is None, column
             else:
                 assert_same(getattr(sequence, column), expected(rollout, column), column)
-
-
-@pytest.mark.parametrize("written", WRITTEN, ids=lambda each: f"{each.producer}:{each.write.__name__}")
-def test_the_keys_alone_tell_the_format(written: Written, rollouts: list[Rollout], tmp_path: Path) -> None:
-    for path in written.write(tmp_path, rollouts):
-        record = next(iter(records(path)))
-        assert [name for name, each in FORMATS.items() if each.recognises(record)] == [written.producer]
