@@ -137,7 +137,8 @@ class Effect(Part):
         default_factory=list, description="share of tokens kept in each quarter of the sequences, the shortest first"
     )
     random_control: dict[str, float | None] = Field(
-        default_factory=dict, description="figures of rejection at random, of tokens or whole sequences, with the same share kept"
+        default_factory=dict,
+        description="figures of rejection at random, of tokens or whole sequences, with the same share kept",
     )
 
 
