@@ -148,7 +148,7 @@ class Advice(Part):
     sentence: str
     target: str = Field(description="the target that was asked for, or the default")
     correction: str | None = Field(default=None, description="as --correction takes it, with its threshold")
-    threshold: Figure | None = Field(default=None, description="with its bootstrap interval")
+    threshold: Figure | None = Field(default=None, description="with its 95 % interval over sequences")
     changes_mind: list[str] = Field(default_factory=list, description="what would change the advice")
     configuration: dict[str, str] = Field(default_factory=dict, description="lines to paste, by framework")
 

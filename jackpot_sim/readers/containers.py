@@ -41,8 +41,8 @@ _BROKEN = (EOFError, zlib.error, gzip.BadGzipFile, pa.ArrowException, OSError)
 """The errors of a compressed stream, or of Parquet, that is cut short or damaged."""
 _BUFFER = 1 << 20
 """The bytes of each column of Parquet that are read at once."""
-ROWS_AT_ONCE = 1 << 12
-"""The rows of Parquet that are turned into Python objects together."""
+VALUES = 1 << 14
+"""The values of a column of Parquet that are turned into Python objects together, about."""
 
 
 def container(path: Path) -> Container | None:
@@ -110,6 +110,14 @@ def seekable(path: Path) -> Iterator[IO[bytes]]:
 def parquet(stream: IO[bytes]) -> pq.ParquetFile:
     """A file of Parquet of which a small part lies in memory, however large its row groups are."""
     return pq.ParquetFile(stream, pre_buffer=False, buffer_size=_BUFFER)
+
+
+def rows_of(file: pq.ParquetFile, values: int) -> int:
+    """The rows of Parquet that hold about as many values, a list counting as many as it holds, and at least one row."""
+    groups = (file.metadata.row_group(at) for at in range(file.metadata.num_row_groups))
+    most = sum(max((group.column(at).num_values for at in range(group.num_columns)), default=0) for group in groups)
+    rows: int = file.metadata.num_rows
+    return max(1, values * rows // max(1, most))
 
 
 def _decompressed(raw: io.BufferedReader) -> IO[bytes]:
@@ -197,7 +205,8 @@ def _items(path: Path, place: str, content: list[Any]) -> Iterator[Record]:
 def _parquet(path: Path, stream: IO[bytes], refuse: Refuse) -> Iterator[Record]:
     number = 0
     with seekable(path) as file:
-        for batch in parquet(file).iter_batches(batch_size=ROWS_AT_ONCE):
+        rows = parquet(file)
+        for batch in rows.iter_batches(batch_size=rows_of(rows, VALUES)):
             for row in batch.to_pylist():
                 number += 1
                 yield Record(f"{path}, row {number}", row, path.name)

@@ -33,7 +33,7 @@ def open_dump(paths: Sequence[str | Path], *, format: str | None = None, skip_ba
         DumpError: there is no file, the first record cannot be read, or no format, or more than one, knows it.
     """
     found, passed_over = _dumps(files(paths), given={Path(each) for each in paths})
-    known = _known(_first(found, skip_bad)) if format is None else _named(format)
+    known = _known(_first(found, skip_bad), several=len(found) > 1) if format is None else _named(format)
     return Dump(found, known, forced=format is not None, skip_bad=skip_bad, passed_over=passed_over)
 
 
@@ -195,7 +195,7 @@ def _recognising(record: Record) -> list[Format]:
     return [each for each in FORMATS if each.recognises(record)]
 
 
-def _known(record: Record) -> Format:
+def _known(record: Record, *, several: bool) -> Format:
     known = _recognising(record)
     if len(known) == 1:
         return known[0]
@@ -207,6 +207,7 @@ def _known(record: Record) -> Format:
     raise DumpError(
         f"{record.place} holds {_keys(record.content)}, by which no format is known; expected those of {plain.name} "
         f"({plain.expects}), or of {', '.join(each.name for each in others)}: --formats lists them"
+        + (", or name the files that are dumps, if this one is none" if several else "")
     )
 
 

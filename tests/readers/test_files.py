@@ -12,7 +12,8 @@ from tests.cases import each
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    for name in ("step_10/rank_0.jsonl", "step_2/rank_0.jsonl", "step_2/.rank_1.jsonl", ".git/x.jsonl", "step_2/a.tmp"):
+    kept = ("step_10/rank_0.jsonl", "step_2/rank_0.jsonl")
+    for name in (*kept, "step_2/.rank_1.jsonl", ".git/x.jsonl", "step_2/a.tmp", "step_2/_SUCCESS"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("{}")
     return tmp_path

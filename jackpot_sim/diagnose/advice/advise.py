@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from jackpot_sim.core.intervals import FEWEST
 from jackpot_sim.diagnose.advice.choice import Choice, Tried, chosen
 from jackpot_sim.diagnose.advice.configuration import configuration
 from jackpot_sim.diagnose.advice.judged import BAD, STABLE, Judged, judged
@@ -38,8 +39,6 @@ LIKELY = 0.5
 """The confidence from which a fault of plumbing comes before a likelier cause of another kind."""
 ROUNDING = 1e-12
 """A bias that is none but for rounding."""
-FEWEST = 8
-"""The fewest sequences with an interval."""
 
 
 def advise(

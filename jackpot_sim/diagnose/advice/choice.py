@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from jackpot_sim import estimators
+from jackpot_sim.core import intervals
 from jackpot_sim.core.arrays import Floats
 from jackpot_sim.diagnose.advice.families import TOKENS
 from jackpot_sim.diagnose.advice.targets import Target
-from jackpot_sim.diagnose.advice.thresholds import SURE, Threshold, slack, threshold
-from jackpot_sim.diagnose.advice.weighed import Figures, Weighed, ends, figures
+from jackpot_sim.diagnose.advice.thresholds import Threshold, slack, threshold
+from jackpot_sim.diagnose.advice.weighed import Figures, Weighed, figures, left_out
 from jackpot_sim.diagnose.results import Effect
 from jackpot_sim.diagnose.what_if.candidates import parsed
 from jackpot_sim.estimators import Correction
@@ -30,16 +31,19 @@ class Tried:
     Attributes:
         name: the correction as `--correction` takes it.
         correction: the correction.
-        figures: its figures.
-        resampled: its figures in each resample.
+        sums: its sums of `Weighed`, by group.
         threshold: how its threshold was found; None for a correction of the user's.
     """
 
     name: str
     correction: Correction
-    figures: Figures
-    resampled: Figures
+    sums: Floats
     threshold: Threshold | None
+
+    @property
+    def figures(self) -> Figures:
+        """Its figures."""
+        return figures(self.sums.sum(axis=0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,32 +78,28 @@ def chosen(sample: Weighed, effects: Sequence[Effect], target: Target) -> Choice
     """
     searched = _searched(sample, target)
     none = sample.sums(estimators.get("none"))
-    untouched, resampled = figures(none.sum(axis=0)), _resampled(sample, none)
     own = tuple(_own(sample, effects))
     met = [_tried(each) for each in searched if each.is_met]
-    helps = [each for each in met if _surely_less(each.resampled.bias, resampled.bias)]
-    mine = [
-        each
-        for each in own
-        if np.mean(slack(each.resampled, target) >= 0) >= SURE and _surely_less(each.resampled.bias, resampled.bias)
-    ]
-    ranked = sorted(helps, key=lambda each: float(each.figures.bias))
-    best = _first([*mine, *helps], MARGIN * resampled.bias)
+    mine = [each for each in own if _meets(each.sums, target)]
+    helps = [each for each in (*mine, *met) if _surely_less(each.sums, none)]
+    untouched = figures(none.sum(axis=0))
+    best = _first(helps, none)
     if best is not None:
-        return Choice(best, tuple(each for each in ranked if each is not best), own, untouched)
+        others = sorted((each for each in helps if each is not best), key=lambda each: float(each.figures.bias))
+        return Choice(best, tuple(others), own, untouched)
     unclear = [each for each in searched if not each.is_met and not each.is_missed]
-    helpless = [each for each in met if not _surely_less(resampled.bias, each.resampled.bias)]
-    nearest = max(searched, key=lambda each: each.slack if math.isfinite(each.slack) else -math.inf)
+    helpless = [each for each in met if not _surely_less(none, each.sums)]
+    nearest = max(searched, key=lambda each: each.slack)
     more = _more(max(unclear, key=lambda each: each.slack)) if unclear else math.nan
     return Choice(None, (), own, untouched, bool(unclear or helpless), more, nearest)
 
 
-def _first(corrections: Sequence[Tried], margin: Floats) -> Tried | None:
-    """The first of the corrections than which none surely leaves less bias by a margin, (resamples,)."""
+def _first(corrections: Sequence[Tried], none: Floats) -> Tried | None:
+    """The first of the corrections than which none surely leaves less bias, by `MARGIN` of that of none."""
     if not corrections:
         return None
     least = min(corrections, key=lambda each: float(each.figures.bias))
-    return next(each for each in corrections if not _surely_less(least.resampled.bias + margin, each.resampled.bias))
+    return next(each for each in corrections if not _surely_less(least.sums, each.sums, none))
 
 
 def _searched(sample: Weighed, target: Target) -> list[Threshold]:
@@ -113,7 +113,7 @@ def _searched(sample: Weighed, target: Target) -> list[Threshold]:
 
 def _tried(found: Threshold) -> Tried:
     correction = found.correction
-    return Tried(_name(found), correction, found.figures, found.resampled, found)
+    return Tried(_name(found), correction, found.sums, found)
 
 
 def _name(found: Threshold) -> str:
@@ -133,8 +133,7 @@ def _own(sample: Weighed, effects: Sequence[Effect]) -> list[Tried]:
         if effect.refused is None:
             correction = parsed(effect.name)
             if not correction.looks_at_batch:
-                sums = sample.sums(correction)
-                own.append(Tried(effect.name, correction, figures(sums.sum(axis=0)), _resampled(sample, sums), None))
+                own.append(Tried(effect.name, correction, sample.sums(correction), None))
     return own
 
 
@@ -148,15 +147,23 @@ def _users(effects: Sequence[Effect]) -> Sequence[Effect]:
     return ()
 
 
-def _resampled(sample: Weighed, sums: Floats) -> Figures:
-    return figures(sample.resamples @ sums)
+def _meets(sums: Floats, target: Target) -> bool:
+    """True where a correction meets a target, for sure."""
+    there, without = slack(figures(sums.sum(axis=0)), target), slack(figures(left_out(sums)), target)
+    return intervals.of_left_out(float(there), without).low >= 0
 
 
-def _surely_less(first: Floats, second: Floats) -> bool:
-    """True where the first is less in all but a few resamples, each compared with itself."""
-    return ends(second - first)[0] > 0
+def _surely_less(first: Floats, second: Floats, none: Floats | None = None) -> bool:
+    """True where the first leaves surely less bias than the second, by `MARGIN` of that of none where it is given."""
+
+    def more(of: Callable[[Floats], Floats]) -> Floats:
+        margin = np.zeros(()) if none is None else MARGIN * figures(of(none)).bias
+        return np.asarray(figures(of(second)).bias - figures(of(first)).bias - margin)
+
+    return intervals.of_left_out(float(more(lambda sums: sums.sum(axis=0))), more(left_out)).low > 0
 
 
 def _more(found: Threshold) -> float:
     """The factor by which more tokens would take 0 out of the interval of the slack."""
-    return (1.96 * found.slack_error / abs(found.slack)) ** 2 if found.slack else math.nan
+    _, low, high = found.interval
+    return ((high - low) / 2 / abs(found.slack)) ** 2 if found.slack else math.nan

@@ -14,7 +14,7 @@ from jackpot_sim import estimators
 from jackpot_sim.core.arrays import Floats
 from jackpot_sim.estimators import Correction
 
-POINTS = 25
+POINTS = 17
 """The thresholds that are tried along a path, apart from the default."""
 
 

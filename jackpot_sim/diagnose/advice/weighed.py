@@ -1,8 +1,7 @@
-"""The figures of `targets` for a correction on a sample, and for resamples of its sequences."""
+"""The figures of `targets` for a correction on a sample, and without each of its sequences."""
 
 from __future__ import annotations
 
-import math
 from functools import cached_property
 from typing import NamedTuple
 
@@ -17,14 +16,9 @@ from jackpot_sim.diagnose.what_if.overlaps import overlap
 from jackpot_sim.estimators import Correction, Level
 from jackpot_sim.readers.table import TokenTable
 
-RESAMPLES = 1000
-"""The resamples of sequences behind each interval."""
-_SEED = 15
-"""The seed of the resamples, the same for every dump: the figures of a dump do not change from one run to the next."""
-
 
 class Figures(NamedTuple):
-    """The figures of `targets`; numbers, or one per resample."""
+    """The figures of `targets`; numbers, or one for each group left out."""
 
     keep: Floats
     ess: Floats
@@ -50,13 +44,6 @@ class Weighed:
     def __init__(self, table: TokenTable) -> None:
         self.batch = Batch(table, 0)
         self.groups = min(table.sequences, GROUPS)
-
-    @cached_property
-    def resamples(self) -> Floats:
-        """How often each group of sequences is in each resample, (RESAMPLES, groups)."""
-        generator = np.random.default_rng(np.random.SeedSequence([_SEED, self.groups]))
-        even = np.full(self.groups, 1 / self.groups)
-        return generator.multinomial(self.groups, even, size=RESAMPLES).astype(np.float64)
 
     def overlap(self, lam: float) -> Floats | None:
         """Ẑ(λ) of each token, (N,); None where the sample has no top-k of both laws, or none that is a law."""
@@ -135,12 +122,6 @@ def figures(sums: Floats) -> Figures:
         return Figures(kept / signal, weight**2 / (tokens * square), gap / (2 * exact), accept / tokens)
 
 
-def ends(values: Floats) -> tuple[float, float]:
-    """The 95 % percentile interval of values of resamples; an end is nan where they leave it open."""
-    if np.isnan(values).mean() > _TAIL:
-        return math.nan, math.nan
-    low, high = np.nanquantile(values, [_TAIL, 1 - _TAIL]).tolist()
-    return float(low), float(high)
-
-
-_TAIL = 0.025
+def left_out(sums: Floats) -> Floats:
+    """The sums of all groups but each, (..., groups, k) → the same shape."""
+    return np.asarray(sums.sum(axis=-2, keepdims=True) - sums)

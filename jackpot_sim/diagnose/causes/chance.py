@@ -10,6 +10,7 @@ from scipy import stats
 
 from jackpot_sim.core import intervals
 from jackpot_sim.core.arrays import Flags, Floats
+from jackpot_sim.core.intervals import Scale
 from jackpot_sim.estimators.mismatch.clusters import Units
 
 TESTS = 10
@@ -41,12 +42,12 @@ class Mean(NamedTuple):
         return 1 / (1 + (half / self.value) ** 2)
 
 
-def mean(units: Units, values: Floats) -> Mean:
-    """The mean of values of tokens, (N,), with sequences as clusters."""
+def mean(units: Units, values: Floats, scale: Scale = intervals.LINEAR) -> Mean:
+    """The mean of values of tokens, (N,), with sequences as clusters; `scale` is `intervals.LOG` for positive ones."""
     if units.count < FEWEST:
         return Mean(float(np.mean(values)), math.nan, math.nan)
     value, without = units.mean(values)
-    _, low, high = intervals.of_left_out(value, without, level=1 - LEVEL)
+    _, low, high = intervals.of_left_out(value, without, scale, level=1 - LEVEL)
     return Mean(value, low, high)
 
 

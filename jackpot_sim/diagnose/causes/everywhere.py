@@ -6,10 +6,11 @@ from dataclasses import replace
 
 import numpy as np
 
+from jackpot_sim.core import intervals
 from jackpot_sim.core.arrays import Flags
 from jackpot_sim.diagnose.causes import chance
 from jackpot_sim.diagnose.causes.finding import Finding
-from jackpot_sim.diagnose.causes.view import HARMLESS, View
+from jackpot_sim.diagnose.causes.view import FLOOR, HARMLESS, View
 from jackpot_sim.diagnose.results import CauseName
 
 _BORDER = 0.03
@@ -19,8 +20,8 @@ _STALE, _STALE_LEARNT = 0.4, 0.65
 ℓ rises with the advantage."""
 _MOST = 1.0
 """The k3 at which a token is cut off, nats, so that a single one does not decide."""
-_FAR_BELOW = 0.1
-"""The share of the usual Σℓ² below which a sequence agrees while others do not."""
+_FAR_BELOW = 1.4
+"""The logarithm of the factor, about 4, by which a sequence that agrees lies below those that do not."""
 _LEAST_AGREE, _FEWEST_AGREE = 0.06, 3
 """The share, and the number, of sequences that agree from which other weights wrote the rest."""
 _LONG_ENOUGH = 8
@@ -35,10 +36,10 @@ def size(view: View, unexplained: float) -> list[Finding]:
         view: the tokens.
         unexplained: the share of Σℓ² that no other cause explains.
     """
-    found = chance.mean(view.units, np.minimum(view.k3, _MOST))
+    found = chance.mean(view.units, np.minimum(view.k3, _MOST), intervals.LOG)
     if not found.low > HARMLESS or found.value * unexplained < HARMLESS:
         return []
-    of_size = f"k3 is {found.value:.2g} nats a token ({found.low:.2g} to {found.high:.2g})"
+    of_size = f"Mean k3 is {found.value:.2g} nats a token ({found.low:.2g} to {found.high:.2g})"
     figures = {"k3": found.value, "low": found.low, "high": found.high}
     agree = _agreeing(view)
     if unexplained == 1 and agree.sum() >= max(_FEWEST_AGREE, _LEAST_AGREE * len(agree)):
@@ -111,9 +112,14 @@ def _alike(view: View, k3: float, of_size: str, figures: dict[str, float]) -> li
 
 
 def _agreeing(view: View) -> Flags:
-    """True on the sequences, (S,), whose Σℓ² is far below that of tokens as likely elsewhere."""
-    expected = view.units.summed(view.usual(view.square))
-    return np.asarray((view.units.summed(view.square) < _FAR_BELOW * expected) & (view.table.lengths >= _LONG_ENOUGH))
+    """True on the sequences, (S,), whose typical |ℓ| is far below that of those that disagree most.
+
+    Typical is the geometric mean over tokens, relative to tokens as likely: neither a few wild tokens nor sequences of
+    certain tokens count as a difference.
+    """
+    size = 0.5 * np.log(view.square + FLOOR)
+    typical = view.table.per_sequence(size - view.usual(size)) / view.table.lengths
+    return np.asarray((typical < np.quantile(typical, 0.9) - _FAR_BELOW) & (view.table.lengths >= _LONG_ENOUGH))
 
 
 def _stale_share(view: View) -> float:

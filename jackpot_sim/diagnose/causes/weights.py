@@ -11,7 +11,7 @@ from jackpot_sim.diagnose.causes.view import HARMLESS, View
 from jackpot_sim.diagnose.results import CauseName
 
 _LEAST_EXPLAINED = 0.3
-_FEWEST_A_SIDE = 4
+_FEWEST_A_SIDE = 2
 """The fewest sequences on either side of a comparison."""
 _JUMP = 4.0
 """The factor by which mean ℓ² grows from one step to the next where a sync failed."""
