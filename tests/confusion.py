@@ -6,8 +6,8 @@ Each row is a fault at one strength (`tests/diagnose/faults.py` says what each i
 column is the cause that is named first, and `-` is none. Numbers are shares of the dumps in percent. The dumps of a row
 come from W worlds, each with a policy of its own taught from a seed of its own: S, S + 1, …; thresholds were chosen on
 worlds 0 to 2, which S = 100 keeps apart. The engine of a world, beside the fault, computes in float32, bfloat16 or int8
-weights, in turn. `--bare` takes away entropies, weight versions and top-k, which many frameworks do not write. All of it
-takes about nine minutes of one busy core.
+weights, in turn. `--bare` takes away entropies, weight versions and top-k, which many frameworks do not write.
+All of it takes about nine minutes of one busy core.
 
 The last column is the mean confidence of the cause named first. Below the table stand the shares that are right at full
 strength and on clean dumps, and how often causes of each confidence are right.
