@@ -11,6 +11,7 @@ from jackpot_sim.requirements import run
 COMMANDS = {
     "sweep": ("jackpot_sim.sweep.cli", "measure estimators in a grid of mismatched policies and actors"),
     "analysis": ("analysis.cli", "make tables with uncertainty from the records of a sweep"),
+    "diagnose": ("jackpot_sim.diagnose.cli", "judge your rollouts' mismatch: causes, corrections, advice"),
     "training": ("jackpot_sim.training.cli", "train a policy by GRPO on the rollouts of another actor"),
     "bench": ("jackpot_sim.bench.cli", "measure accuracy, speed and memory beside their targets"),
     "paper_figures": ("paper_figures.__main__", "draw all figures; python -m paper_figures.NAME draws one"),

@@ -37,10 +37,16 @@ from jackpot_sim import estimators
 from jackpot_sim.core.arrays import Floats
 from jackpot_sim.core.scored import ScoredRollouts
 from jackpot_sim.core.sequence_divergences import ratio_of_means
+from jackpot_sim.diagnose.batch import Batch
+from jackpot_sim.diagnose.measure.figures import figures
+from jackpot_sim.diagnose.measure.full_laws import FullLaws
+from jackpot_sim.diagnose.measure.metrics import Metrics
+from jackpot_sim.diagnose.measure.sample import Sample
 from jackpot_sim.estimators.mismatch import summaries
 from jackpot_sim.estimators.mismatch.overlap_estimates import LawBlock, Way, compare
 from jackpot_sim.estimators.states import sampled
 from jackpot_sim.estimators.statistics import StateStatistics
+from jackpot_sim.readers.table import TokenTable
 from jackpot_sim.sweep.subjects.rollouts import _reward
 from jackpot_sim.training.summary import mean_and_error
 from paper_figures import fits
@@ -285,6 +291,38 @@ def updates(replicates: int) -> Study:
     return study
 
 
+def diagnosed(world: World, sequences: int) -> Study:
+    """The figures of a dump with more sequences than `GROUPS`, of which intervals leave a group of sequences out."""
+    true = truths(world)
+
+    def study(generator: np.random.Generator) -> Iterator[Interval]:
+        batch = Batch(table_of(rollouts(world, sequences, generator)[0]), 0)
+        metrics, sample, laws = Metrics(), Sample(), FullLaws()
+        for each in (metrics, sample, laws):
+            each.add(batch)
+        for name, found in figures(metrics, laws, sample).items():
+            if name in true:
+                low, high = (math.nan if end is None else end for end in (found.low, found.high))
+                yield f"dump {name}", low, high, true[name]
+
+    return study
+
+
+def table_of(scored: ScoredRollouts) -> TokenTable:
+    """The same sequences as a dump holds them."""
+    lengths = scored.mask.sum(axis=1)
+    names = tuple(map(str, range(len(scored))))
+    return TokenTable(
+        names,
+        names,
+        np.concatenate([[0], np.cumsum(lengths)]),
+        np.nonzero(scored.mask)[1],
+        np.ones(lengths.sum(), dtype=bool),
+        actor_log_probs=scored.actor_log_probs[scored.mask],
+        policy_log_probs=scored.policy_log_probs[scored.mask],
+    )
+
+
 def ratios(world: World, clusters: int) -> Study:
     """A mean over tokens as the tables of a sweep print it, ± its standard error by the delta method."""
     true = truths(world)
@@ -351,6 +389,8 @@ def studies() -> Iterator[tuple[str, int, Study, float]]:
         for clusters in CLUSTERS:
             yield name, clusters, diagnostics(world, clusters), 1.0
             yield name, clusters, ratios(world, clusters), 1.0
+        for sequences, share in ((600, 0.3), (2048, 0.3), (16384, 0.1)):
+            yield name, sequences, diagnosed(world, sequences), share
     for count in (8, 16, 64, 256):
         yield "half right", count, rewards(0.5, count), 1.0
         yield "rare", count, rewards(0.1, count), 1.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.interval_coverage import WORLDS, Row, analysed, diagnostics, simulate
+from tests.interval_coverage import WORLDS, Row, analysed, diagnosed, diagnostics, simulate
 
 SHARP = ("k2", "k3", "chi_square_token", "ess_fraction_token", "kl_policy_actor", "overlap", "probability_gap")
 
@@ -27,6 +27,15 @@ def test_weights_of_sequences_are_covered_or_unresolved() -> None:
             assert row.share_marked < 0.3, figure
     for row in simulate(diagnostics(WORLDS["strong"], 64), 30, 2, names).values():
         assert row.verdict == "unresolved"
+
+
+def test_a_dump_with_more_sequences_than_groups_is_covered() -> None:
+    names = ("dump k3", "dump chi_square_token", "dump ess_fraction_token", "dump probability_gap")
+    rows = simulate(diagnosed(WORLDS["sequence"], 600), 80, 4, names)
+    assert {*names} <= {*rows}
+    for figure, row in rows.items():
+        assert row.coverage >= 0.875, figure  # three standard deviations of a binomial of 80 at 0.95
+        assert row.share_marked == 0, figure
 
 
 @pytest.mark.parametrize("seeds", [2, 3])

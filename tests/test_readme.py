@@ -57,6 +57,19 @@ def run_line(line: str, module: str, *options: str) -> int:
     return int(importlib.import_module(module).main([*given, *options]))
 
 
+def test_the_first_screen_shows_the_diagnosis_of_the_example(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from jackpot_sim.diagnose.cli import main
+
+    monkeypatch.setenv("COLUMNS", "100")
+    assert main(shlex.split(block("sh"))[3:]) == 0
+    shown = block("text").splitlines()
+    assert len(shown) > 5
+    assert [line.rstrip() for line in capsys.readouterr().out.splitlines()[: len(shown)]] == shown
+    assert len(README[: README.index("```text")].splitlines()) < 25
+
+
 def test_the_study_example_is_a_study() -> None:
     import yaml
 

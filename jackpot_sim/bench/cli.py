@@ -83,8 +83,8 @@ app = app_of(
     "jackpot_sim.bench",
     "Measure accuracy, speed and memory side by side, and compare each with its target.\n\n"
     "Targets of speed are ratios within this run: candidates take turns, and a ratio is the median over the rounds, "
-    "with their range in brackets. Seconds are shown, and judged for diagnose alone. Where the rounds lie on both sides of a target "
-    "the noise leaves it open, as do other programs that keep the machine busy. "
+    "with their range in brackets. Seconds are shown, and judged for diagnose alone. Where the rounds lie on both "
+    "sides of a target the noise leaves it open, as do other programs that keep the machine busy. "
     "Exit codes: 0 no target missed, 1 one missed, 2 bad input.",
     "On a machine with a GPU: `python -m jackpot_sim.bench overhead "
     "--shape qwen3-0.6b qwen3-1.7b qwen3-8b --device cuda --out overhead-gpu.json`, and "

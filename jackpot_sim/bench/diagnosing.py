@@ -7,6 +7,7 @@ clock on the wall.
 from __future__ import annotations
 
 import functools
+import importlib
 import json
 import multiprocessing
 import statistics
@@ -96,7 +97,7 @@ def diagnosing(tokens: int = TOKENS) -> Iterator[Finding]:
         root = Path(folder)
         yield from _sizes(root, tokens)
         yield from _text(root, max(tokens // 20, 1000))
-        yield from _beside_verl(tokens // 10)
+        yield from _beside_verl(tokens)
 
 
 def _sizes(root: Path, tokens: int) -> Iterator[Finding]:
@@ -111,9 +112,9 @@ def _sizes(root: Path, tokens: int) -> Iterator[Finding]:
         yield Finding.over_rounds(f"diagnose, {_told(size)} of Parquet, 1 worker", [one.seconds], "s", note=note)
         if share == 1:
             two = measured(functools.partial(passed, files, 2))
-            limit = {"at_most": SECONDS} if tokens >= TOKENS else {}
+            most = SECONDS if tokens >= TOKENS else None
             what = f"diagnose, {_told(size)} of Parquet, 2 workers"
-            yield Finding.over_rounds(what, [two.seconds], "s", note="beside the process that reads", **limit)
+            yield Finding.over_rounds(what, [two.seconds], "s", at_most=most, note="beside the reader")
             for workers, each in ((1, one), (2, two)):
                 yield Finding(f"peak memory, {workers} worker{'s' * (workers > 1)}", each.gib, "GiB", at_most=GIB)
             yield from (
@@ -122,8 +123,8 @@ def _sizes(root: Path, tokens: int) -> Iterator[Finding]:
             )
     (small, first), *_, (large, last) = passes.items()
     growth = (last.seconds / large) / (first.seconds / small)
-    limit = {"at_most": LINEAR} if tokens >= TOKENS else {}
-    yield Finding.over_rounds(f"a token of {_told(large)} over one of {_told(small)}", [growth], **limit)
+    most = LINEAR if tokens >= TOKENS else None
+    yield Finding.over_rounds(f"a token of {_told(large)} over one of {_told(small)}", [growth], at_most=most)
     yield Finding(f"peak memory of {_told(large)} over {_told(small)}", last.gib / first.gib, "x")
 
 
@@ -132,8 +133,7 @@ def _text(root: Path, tokens: int) -> Iterator[Finding]:
     found = measured(functools.partial(passed, files, 1))
     rate = 60 * found.tokens / found.seconds / 1e6
     what = f"diagnose, million tokens of JSONL a minute ({_told(tokens)})"
-    limit = {"at_least": JSONL} if tokens >= TOKENS // 20 else {}
-    yield Finding.over_rounds(what, [rate], "", **limit)
+    yield Finding.over_rounds(what, [rate], "", at_least=JSONL if tokens >= TOKENS // 20 else None)
 
 
 def _beside_verl(tokens: int) -> Iterator[Finding]:
@@ -141,12 +141,14 @@ def _beside_verl(tokens: int) -> Iterator[Finding]:
     what = f"verl's metrics alone on {_told(tokens)} in memory"
     try:
         import torch
-        from verl.trainer.ppo.rollout_corr_helper import compute_offpolicy_metrics
+
+        verl = importlib.import_module("verl.trainer.ppo.rollout_corr_helper")
     except ImportError as error:
-        yield Finding(what, float("nan"), "s", note=f"not measured: {error.name} is not installed here")
+        missing = (error.name or "verl").partition(".")[0]
+        yield Finding(what, float("nan"), "s", note=f"not measured: {missing} is not installed here")
         return
     seconds = []
-    for step in range(max(tokens // _A_FILE, 1)):
+    for step in range(max(round(tokens / _A_FILE), 1)):
         made = Step.made(step, min(tokens, _A_FILE))
         mask = np.arange(made.lengths.max()) < made.lengths[:, None]
         sides = []
@@ -154,9 +156,9 @@ def _beside_verl(tokens: int) -> Iterator[Finding]:
             padded = np.zeros(mask.shape, dtype=np.float32)
             padded[mask] = column
             sides.append(torch.from_numpy(padded))
-        started = time.perf_counter()
-        compute_offpolicy_metrics(*sides, torch.from_numpy(mask))
-        seconds.append(time.perf_counter() - started)
+        started = time.process_time()
+        verl.compute_offpolicy_metrics(*sides, torch.from_numpy(mask))
+        seconds.append(time.process_time() - started)
     yield Finding(what, sum(seconds), "s", note=f"{statistics.mean(seconds):.2g} s a step of {_told(_A_FILE)}")
 
 

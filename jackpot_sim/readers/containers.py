@@ -10,7 +10,7 @@ import pickle
 import shutil
 import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -41,8 +41,10 @@ _BROKEN = (EOFError, zlib.error, gzip.BadGzipFile, pa.ArrowException, OSError)
 """The errors of a compressed stream, or of Parquet, that is cut short or damaged."""
 _BUFFER = 1 << 20
 """The bytes of each column of Parquet that are read at once."""
-ROWS_AT_ONCE = 1 << 12
-"""The rows of Parquet that are turned into Python objects together."""
+_FIRST = 64
+"""The rows of Parquet by which the length of the others is judged."""
+VALUES = 1 << 14
+"""The values of a column of Parquet that are turned into Python objects together, about."""
 
 
 def container(path: Path) -> Container | None:
@@ -110,6 +112,24 @@ def seekable(path: Path) -> Iterator[IO[bytes]]:
 def parquet(stream: IO[bytes]) -> pq.ParquetFile:
     """A file of Parquet of which a small part lies in memory, however large its row groups are."""
     return pq.ParquetFile(stream, pre_buffer=False, buffer_size=_BUFFER)
+
+
+def rows_of(file: pq.ParquetFile, values: int, columns: Sequence[str] | None = None) -> int:
+    """The rows of Parquet that hold about as many values of a column, at least one, by the first rows of the file.
+
+    The footer's numbers of values would say more, but where it is damaged, to ask for them ends the process.
+    """
+    first = next(file.iter_batches(batch_size=_FIRST, columns=columns), None)
+    if first is None:
+        return 1
+    return max(1, values * first.num_rows // max([first.num_rows, *(_leaves(column) for column in first.columns)]))
+
+
+def _leaves(column: pa.Array) -> int:
+    """The values in a column of numbers, of lists or of lists of lists."""
+    while hasattr(column, "flatten") and not pa.types.is_struct(column.type):
+        column = column.flatten()
+    return len(column)
 
 
 def _decompressed(raw: io.BufferedReader) -> IO[bytes]:
@@ -197,7 +217,8 @@ def _items(path: Path, place: str, content: list[Any]) -> Iterator[Record]:
 def _parquet(path: Path, stream: IO[bytes], refuse: Refuse) -> Iterator[Record]:
     number = 0
     with seekable(path) as file:
-        for batch in parquet(file).iter_batches(batch_size=ROWS_AT_ONCE):
+        rows = parquet(file)
+        for batch in rows.iter_batches(batch_size=rows_of(rows, VALUES)):
             for row in batch.to_pylist():
                 number += 1
                 yield Record(f"{path}, row {number}", row, path.name)

@@ -8,16 +8,20 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from jackpot_sim.readers.beside import beside
 from jackpot_sim.readers.errors import DumpError
 
 _TEMPORARY = (".tmp", ".temp", ".part", ".partial", ".lock", ".swp", ".crdownload", "~")
+_OF_WRITERS = ("_SUCCESS", "_metadata", "_common_metadata")
+"""The files that writers of Parquet leave beside the rows."""
 _SIGNS = re.compile(r"[*?\[]")
 
 
 def files(paths: Sequence[str | Path]) -> tuple[Path, ...]:
     """The files that the paths mean, each once; those of a folder or glob in the order of the numbers in their names.
 
-    In a folder, hidden and temporary files are passed over, and so are hidden folders.
+    In a folder, hidden and temporary files are passed over, and so are hidden folders and what frameworks write beside
+    their dumps.
 
     Args:
         paths: files, folders, or patterns with *, ? and **.
@@ -45,7 +49,9 @@ def _meant(given: str | Path) -> Iterator[Path]:
         raise DumpError("a path is empty: name a file or folder")
     try:
         if path.is_dir():
-            yield from _below(path)
+            if not (found := _below(path)):
+                raise DumpError(f"{path} holds no file that could be a dump: hidden and temporary files do not count")
+            yield from found
         elif path.exists():
             yield _regular(path)
         elif _SIGNS.search(str(given)):
@@ -63,18 +69,23 @@ def _below(folder: Path) -> list[Path]:
     found: list[Path] = []
     for inner, folders, names in os.walk(folder, onerror=refuse):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [Path(inner, name) for name in names if _counts(name) and Path(inner, name).is_file()]
-    if not found:
-        raise DumpError(f"{folder} holds no file that could be a dump: hidden and temporary files do not count")
+        paths = [Path(inner, name) for name in names if _counts(name)]
+        found += [path for path in paths if path.is_file() and not beside(path)]
     return sorted(found, key=_order)
 
 
 def _matching(pattern: str) -> list[Path]:
-    found = [Path(name) for name in glob.glob(pattern, recursive=True)]  # noqa: PTH207  (Path.glob takes no absolute pattern)
-    kept = sorted((path for path in found if path.is_file() and _counts(path.name)), key=_order)
-    if not kept:
+    # Path.glob takes no absolute pattern.
+    matches = sorted(map(Path, glob.glob(pattern, recursive=True)), key=_order)  # noqa: PTH207
+    found: list[Path] = []
+    for path in matches:
+        if path.is_dir():
+            found += _below(path)
+        elif path.is_file() and _counts(path.name) and not beside(path):
+            found.append(path)
+    if not found:
         raise DumpError(f"no file matches {pattern}")
-    return kept
+    return found
 
 
 def _regular(path: Path) -> Path:
@@ -84,7 +95,7 @@ def _regular(path: Path) -> Path:
 
 
 def _counts(name: str) -> bool:
-    return not name.startswith(".") and not name.lower().endswith(_TEMPORARY)
+    return not name.startswith(".") and not name.lower().endswith(_TEMPORARY) and name not in _OF_WRITERS
 
 
 def _order(path: Path) -> tuple[tuple[tuple[str, int], ...], ...]:

@@ -1,4 +1,4 @@
-"""Two hundred stupid inputs over all commands, in 80 columns and in ASCII: `python -m tests.end_to_end.stupid_inputs`.
+"""Three hundred stupid inputs to all commands, in 80 columns and in ASCII: `python -m tests.end_to_end.stupid_inputs`.
 
 Each is a line that a user may well type: a slip, a file of another kind, a number out of range, a folder that is
 taken. The answer to each is exit code 2 and one sentence on standard error, with nothing on standard output; every
@@ -15,6 +15,7 @@ import importlib
 import io
 import json
 import os
+import pickle
 import shlex
 import sys
 import tempfile
@@ -25,6 +26,7 @@ from typing import NamedTuple
 from unittest import mock
 
 import numpy as np
+from typing_extensions import override
 
 from jackpot_sim.requirements import run
 from tests.end_to_end.stupid_lines import BASE, HF, TABLES
@@ -35,6 +37,7 @@ MAINS = {
     "analysis": "analysis.cli",
     "training": "jackpot_sim.training.cli",
     "bench": "jackpot_sim.bench.cli",
+    "diagnose": "jackpot_sim.diagnose.cli",
     "example": "jackpot_sim.environments.language_models.example",
     "jackpot_sim": "jackpot_sim.__main__",
     "paper_figures": "paper_figures.__main__",
@@ -121,6 +124,34 @@ estimators: [none, {kind: jackpot, acceptance_rate: 0.9}]
 """
 
 
+class Foreign:
+    """What a pickle runs when it is loaded without care."""
+
+    @override
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, ("pwned",)
+
+
+def dumps() -> None:
+    """Dumps of rollouts in the current folder, all but one of them bad."""
+    good = [{"sequence": 0, "position": at, "actor_log_prob": -1.0, "policy_log_prob": -1.1} for at in range(3)]
+    lists = {"actor_log_probs": [-1.0, -2.0], "policy_log_probs": [-1.1, -2.1]}
+    texts = {
+        "dump": good,
+        "nameless": [{"actor_log_prob": -1.0, "policy_log_prob": -1.0}],
+        "lacks": [{"sequence": 0, "actor_log_prob": -1.0}],
+        "lengths": [{"sequence": 0, **lists}, {"sequence": 1, **lists, "policy_log_probs": [-1.0]}],
+        "words": [good[0], good[1] | {"actor_log_prob": "x"}],
+        "masked": [row | {"mask": False} for row in good],
+        "infinite": [row | {"actor_log_prob": -float("inf")} for row in good],
+        "positive": [row | {"actor_log_prob": 3.0} for row in good],
+    }
+    for name, rows in texts.items():
+        Path(f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    Path("cut.jsonl").write_bytes(Path("words.jsonl").read_bytes()[:-30])
+    Path("foreign.pkl").write_bytes(pickle.dumps({"action_log_probs": Foreign()}))
+
+
 @contextlib.contextmanager
 def things() -> Iterator[None]:
     """The current folder is a new one, with good and bad things in it."""
@@ -146,6 +177,7 @@ def things() -> Iterator[None]:
             Path(name).parent.mkdir(exist_ok=True)
             Path(name).write_text(text)
         Path("binary.yaml").write_bytes(b"\xff\xfe\x00")
+        dumps()
         np.save("good.npy", np.zeros((2, 3)))
         Path("cut.npy").write_bytes(Path("good.npy").read_bytes()[:-9])
         np.save("nan.npy", np.full((2, 3), np.nan))

@@ -249,6 +249,66 @@ one two three                      | three
 new --prompts 1e6                  | ask for fewer prompts
 """
 
+DIAGNOSE = """
+--quiet                            | name the files or the folder of a dump
+nowhere.jsonl                      | nowhere.jsonl does not exist
+'*.parq'                           | no file matches *.parq
+folder                             | folder holds no dump, only 1 other file such as precious
+run                                | run
+empty.jsonl                        | empty.jsonl is empty
+cut.jsonl                          | cut.jsonl ends in the middle of line 2
+bad.jsonl                          | bad.jsonl
+study.yaml                         | study.yaml is no dump
+binary.yaml                        | binary.yaml is no dump
+good.npy                           | good.npy is no dump
+prompts.jsonl                      | prompts.jsonl, line 1 holds the keys prompt, answer, by which no format is known
+nameless.jsonl                     | nameless.jsonl, line 1 has no column sequence
+lacks.jsonl                        | lacks.jsonl, line 1 has no log-probs of the policy: give --policy
+lengths.jsonl                      | lengths.jsonl, line 2 has lists of different lengths
+lengths.jsonl lacks.jsonl          | lengths
+dump.jsonl lacks.jsonl             | lacks.jsonl
+dump.jsonl prompts.jsonl           | prompts.jsonl
+words.jsonl                        | words.jsonl, line 2: actor_log_prob holds 'x', where number
+masked.jsonl                       | no token is left to diagnose: 3 masked (masked.jsonl, line 1, position 0)
+infinite.jsonl                     | no token is left to diagnose: 3 infinite (infinite.jsonl, line 1, position 0
+positive.jsonl                     | no token is left to diagnose: 3 positive (positive.jsonl, line 1, position 0
+foreign.pkl                        | nothing in a dump is ever run
+lengths.jsonl lacks.jsonl --skip-bad | lacks.jsonl
+dump.jsonl --format nemo           | no format is called nemo
+dump.jsonl --format                | --format
+dump.jsonl --format prime-rl       | dump.jsonl, line 1
+dump.jsonl --formats               | --formats stands alone
+dump.jsonl --schema                | --schema stands alone
+dump.jsonl --example               | and not both
+dump.jsonl --correction            | --correction: name a correction
+dump.jsonl --correction tiss       | did you mean 'tis'
+dump.jsonl --correction 'tis(clap=3)' | 'tis' has no parameter 'clap'
+dump.jsonl --correction 'tis(clip=' | cannot be read at its end
+dump.jsonl --correction tis 'none |'  | cannot be read
+dump.jsonl --keep 0.9 --ess 0.5    | --keep and --ess: give one aim
+dump.jsonl --keep 2                | --keep 2.0: keep must lie above 0 and be at most 1
+dump.jsonl --keep 0                | --keep
+dump.jsonl --ess nan               | --ess nan: ess must lie above 0
+dump.jsonl --bias -0.1             | --bias
+dump.jsonl --bias little           | --bias
+dump.jsonl --out folder            | folder holds files but no diagnosis
+dump.jsonl --out run               | run holds a run of `python -m jackpot_sim.sweep`
+dump.jsonl --out study.yaml        | study.yaml is not a folder
+dump.jsonl --out /proc/nope        | cannot write /proc/nope
+dump.jsonl --json folder           | --json folder is a folder
+dump.jsonl --json nowhere/x.json   | there is no folder nowhere
+dump.jsonl --json /proc/x.json     | cannot write /proc/x.json
+dump.jsonl --json                  | --json
+dump.jsonl --policy folder         | --policy folder: no checkpoint
+dump.jsonl --policy ./nowhere      | --policy ./nowhere: no such folder
+lacks.jsonl --policy policy        | lacks.jsonl, line 1
+dump.jsonl --tokenizer folder      | --tokenizer folder holds no tokenizer
+dump.jsonl --workers 0             | --workers must be at least 1
+dump.jsonl --plugin                | --plugin
+dump.jsonl --plugin study.yaml     | study.yaml
+dump.jsonl --bogus                 | --bogus
+"""
+
 JACKPOT_SIM = """
 swep                               | did you mean sweep?
 train                              | did you mean training?
@@ -305,6 +365,7 @@ TABLES = {
     "analysis": ANALYSIS,
     "training": TRAINING,
     "bench": BENCH,
+    "diagnose": DIAGNOSE,
     "example": EXAMPLE,
     "jackpot_sim": JACKPOT_SIM,
     **FIGURES,

@@ -21,9 +21,9 @@ def here() -> Iterator[None]:
         yield
 
 
-def test_there_are_two_hundred_over_all_commands() -> None:
+def test_there_are_three_hundred_over_all_commands() -> None:
     asked = inputs()
-    assert len({(command, line) for command, line, _ in asked}) == len(asked) >= 200
+    assert len({(command, line) for command, line, _ in asked}) == len(asked) >= 300
     assert {*MAINS} == {command for command, *_ in asked}
     assert min(Counter(command for command, *_ in asked).values()) >= 2
 
@@ -43,7 +43,10 @@ def test_it_is_answered_in_one_sentence_and_nothing_changes(asked: Input) -> Non
         ("analysis", "ascii --replicates 5", "KL(policy||.) before"),
         ("training", "--config train.yaml --dry-run", "Records would go"),
         ("training", "--columns", "||"),
-        *((command, "--help", "Usage") for command in ("sweep", "training", "analysis", "bench")),
+        *((command, "--help", "Usage") for command in ("sweep", "training", "analysis", "bench", "diagnose")),
+        ("diagnose", "--example --workers 1 --wide", "HEALTHY"),
+        ("diagnose", "--example --workers 1 --json -", "healthy"),
+        ("diagnose", "--schema", "schema"),
         ("figure1", "", "+-"),
         ("overhead", "", "k"),
         ("jackpot_sim", "", "sweep"),

@@ -8,11 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jackpot_sim.readers.containers import Container, container, records
+from jackpot_sim.readers.containers import Container, container, records, rows_of
+from jackpot_sim.readers.containers import parquet as parquet_file
 from jackpot_sim.readers.errors import DumpError
 from jackpot_sim.readers.format import Record, raises
 from tests.cases import each
@@ -103,6 +105,39 @@ def test_containers_are_known(tmp_path: Path) -> None:
             assert container(path) == expected, content
 
 
+class Foreign:
+    """Runs something when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.path,)
+
+
+@each("wrapped", WRAPPED)
+def test_pickles_and_files_of_torch_are_one_record_and_nothing_in_them_is_run(wrapped: str, tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    path, ran = tmp_path / "dump", tmp_path / "ran"
+    stream = io.BytesIO()
+    torch.save({"a": torch.arange(3), "b": [1, None]}, stream)
+    path.write_bytes(WRAPPED[wrapped](stream.getvalue()))
+    (record,) = read(path)
+    assert record.place == str(path)
+    assert record.content["a"].tolist() == [0, 1, 2]
+    path.write_bytes(WRAPPED[wrapped](pickle.dumps({"a": np.arange(3)})))
+    (record,) = read(path)
+    assert record.content["a"].tolist() == [0, 1, 2]
+    path.write_bytes(WRAPPED[wrapped](pickle.dumps({"a": Foreign(ran)})))
+    for content in (path.read_bytes(), WRAPPED[wrapped](stream.getvalue()[:-30])):
+        path.write_bytes(content)
+        _, errors = refused(path)
+        assert len(errors) == 1
+        assert errors[0].startswith("FILE")
+        assert "\n" not in errors[0]
+    assert not ran.exists()
+
+
 def test_a_bad_line_is_named_and_the_others_are_read(tmp_path: Path) -> None:
     path = tmp_path / "x"
     for bad, told in {
@@ -155,6 +190,15 @@ def test_files_that_cannot_be_read_are_said(tmp_path: Path) -> None:
         assert "\n" not in errors[0]
         with pytest.raises(DumpError):
             read(path)
+
+
+def test_rows_with_lists_are_read_a_few_at_once(tmp_path: Path) -> None:
+    """However many rows lie in one group: their values decide, and a long row is read alone."""
+    path = tmp_path / "x.parquet"
+    for length, rows in {1: 100, 10: 10, 1000: 1}.items():
+        pq.write_table(pa.table({"a": [[0] * length] * 500, "b": [0] * 500}), path, row_group_size=200)
+        with path.open("rb") as stream:
+            assert rows_of(parquet_file(stream), 100) == rows
 
 
 def test_parquet_without_a_row_is_said(tmp_path: Path) -> None:

@@ -10,12 +10,14 @@ from scipy import stats
 
 from jackpot_sim.core import intervals
 from jackpot_sim.core.arrays import Flags, Floats
+from jackpot_sim.core.intervals import Scale
 from jackpot_sim.estimators.mismatch.clusters import Units
 
 TESTS = 10
 """The tests of all rules together."""
 LEVEL = 0.05 / TESTS
 """The chance that one test finds something where nothing is; all together do so in at most 5 % of dumps."""
+_NORMAL = float(stats.norm.ppf(1 - LEVEL / 2))
 FEWEST = intervals.FEWEST
 """The fewest sequences that a test takes."""
 
@@ -33,6 +35,11 @@ class Mean(NamedTuple):
         return self.low > 0 or self.high < 0
 
     @property
+    def error(self) -> float:
+        """The standard error that a normal interval as wide has; nan where there is no interval."""
+        return (self.high - self.low) / (2 * _NORMAL)
+
+    @property
     def certainty(self) -> float:
         """1 far from 0, ½ where the interval just excludes it, 0 at 0."""
         half = (self.high - self.low) / 2
@@ -41,12 +48,12 @@ class Mean(NamedTuple):
         return 1 / (1 + (half / self.value) ** 2)
 
 
-def mean(units: Units, values: Floats) -> Mean:
-    """The mean of values of tokens, (N,), with sequences as clusters."""
+def mean(units: Units, values: Floats, scale: Scale = intervals.LINEAR) -> Mean:
+    """The mean of values of tokens, (N,), with sequences as clusters; `scale` is `intervals.LOG` for positive ones."""
     if units.count < FEWEST:
         return Mean(float(np.mean(values)), math.nan, math.nan)
     value, without = units.mean(values)
-    _, low, high = intervals.of_left_out(value, without, level=1 - LEVEL)
+    _, low, high = intervals.of_left_out(value, without, scale, level=1 - LEVEL)
     return Mean(value, low, high)
 
 

@@ -6,21 +6,25 @@ from dataclasses import replace
 
 import numpy as np
 
+from jackpot_sim.core import intervals
 from jackpot_sim.core.arrays import Flags
 from jackpot_sim.diagnose.causes import chance
 from jackpot_sim.diagnose.causes.finding import Finding
-from jackpot_sim.diagnose.causes.view import HARMLESS, View
+from jackpot_sim.diagnose.causes.view import FLOOR, HARMLESS, View, slope
 from jackpot_sim.diagnose.results import CauseName
 
 _BORDER = 0.03
 """Mean k3 at which coarse numbers and another model are as likely, nats per token."""
-_STALE, _STALE_LEARNT = 0.4, 0.65
-"""The share of stale weights among small mismatches alike in all sequences, where no lag is known; the second, where
-ℓ rises with the advantage."""
+_STALE = 0.4
+"""The share of stale weights among small mismatches alike in all sequences, where no lag is known, or all have one."""
+_STALE_LEARNT = 0.65
+"""The same where ℓ rises with the advantage."""
+_STALE_FRESH = 0.1
+"""The same where every version is the step's own."""
 _MOST = 1.0
 """The k3 at which a token is cut off, nats, so that a single one does not decide."""
-_FAR_BELOW = 0.1
-"""The share of the usual Σℓ² below which a sequence agrees while others do not."""
+_FAR_BELOW = 1.4
+"""The logarithm of the factor, about 4, by which a sequence that agrees lies below those that do not."""
 _LEAST_AGREE, _FEWEST_AGREE = 0.06, 3
 """The share, and the number, of sequences that agree from which other weights wrote the rest."""
 _LONG_ENOUGH = 8
@@ -35,10 +39,10 @@ def size(view: View, unexplained: float) -> list[Finding]:
         view: the tokens.
         unexplained: the share of Σℓ² that no other cause explains.
     """
-    found = chance.mean(view.units, np.minimum(view.k3, _MOST))
+    found = chance.mean(view.units, np.minimum(view.k3, _MOST), intervals.LOG)
     if not found.low > HARMLESS or found.value * unexplained < HARMLESS:
         return []
-    of_size = f"k3 is {found.value:.2g} nats a token ({found.low:.2g} to {found.high:.2g})"
+    of_size = f"Mean k3 is {found.value:.2g} nats a token ({found.low:.2g} to {found.high:.2g})"
     figures = {"k3": found.value, "low": found.low, "high": found.high}
     agree = _agreeing(view)
     if unexplained == 1 and agree.sum() >= max(_FEWEST_AGREE, _LEAST_AGREE * len(agree)):
@@ -77,7 +81,8 @@ def _mixed(view: View, of_size: str, figures: dict[str, float]) -> list[Finding]
 def _alike(view: View, k3: float, of_size: str, figures: dict[str, float]) -> list[Finding]:
     """Causes of a mismatch that all sequences share."""
     other = 1 / (1 + (_BORDER / k3) ** 2)
-    old, slope = _stale_share(view), _grows(view)
+    old, size = _stale_share(view), np.abs(view.log_ratio)
+    growth = slope(size, -view.policy) / float(size.mean())
     unsure = "" if old == 0 else "; stale weights of one and the same lag look alike"
     return [
         Finding(
@@ -85,11 +90,11 @@ def _alike(view: View, k3: float, of_size: str, figures: dict[str, float]) -> li
             confidence=(1 - other) * (1 - old),
             explains=0.0,
             evidence=(
-                f"{of_size}, alike at all steps and positions, and |ℓ| grows by {slope:.2f} of its mean with each nat "
+                f"{of_size}, alike at all steps and positions, and |ℓ| grows by {growth:.2f} of its mean with each nat "
                 f"of −log p{unsure}."
             ),
             remedy="Serve the actor in a finer number format, or correct for it: this mismatch stays.",
-            figures=figures | {"growth": slope},
+            figures=figures | {"growth": growth},
         ),
         Finding(
             name=CauseName.STALE,
@@ -111,9 +116,14 @@ def _alike(view: View, k3: float, of_size: str, figures: dict[str, float]) -> li
 
 
 def _agreeing(view: View) -> Flags:
-    """True on the sequences, (S,), whose Σℓ² is far below that of tokens as likely elsewhere."""
-    expected = view.units.summed(view.usual(view.square))
-    return np.asarray((view.units.summed(view.square) < _FAR_BELOW * expected) & (view.table.lengths >= _LONG_ENOUGH))
+    """True on the sequences, (S,), whose typical |ℓ| is far below that of those that disagree most.
+
+    Typical is the geometric mean over tokens, relative to tokens as likely: neither a few wild tokens nor sequences of
+    certain tokens count as a difference.
+    """
+    size = 0.5 * np.log(view.square + FLOOR)
+    typical = view.table.per_sequence(size - view.usual(size)) / view.table.lengths
+    return np.asarray((typical < np.quantile(typical, 0.9) - _FAR_BELOW) & (view.table.lengths >= _LONG_ENOUGH))
 
 
 def _stale_share(view: View) -> float:
@@ -121,15 +131,11 @@ def _stale_share(view: View) -> float:
     lag = view.lag
     if lag is not None and np.ptp(lag) > 0:
         return 0.0  # their growth would have shown
+    if lag is not None and lag[0] == 0:
+        return _STALE_FRESH
     advantages = view.table.advantages
     if advantages is None or not np.isfinite(advantages).all():
         return _STALE
     # The policy has learnt since: ℓ is larger where the advantage is.
     learnt = chance.mean(view.units, (view.log_ratio - view.log_ratio.mean()) * advantages)
     return _STALE_LEARNT if learnt.low > 0 else _STALE
-
-
-def _grows(view: View) -> float:
-    """The slope of |ℓ| on −log p, over its mean."""
-    size = np.abs(view.log_ratio)
-    return float(np.polyfit(-view.policy, size, 1)[0] / size.mean())

@@ -23,7 +23,7 @@ _RATIO = 1.4
 _FAR = 2.0
 """|ℓ| at every occurrence of an id that means something else, nats."""
 _OCCURRENCES = 5
-_ALWAYS = 0.9
+_ALWAYS = 0.75
 
 
 def dominated(view: View) -> Finding | None:

@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from jackpot_sim.commands import answer, app_of
-from jackpot_sim.core.arrays import Floats, Ints
+from jackpot_sim.core.arrays import Array, Floats, Ints
 from jackpot_sim.core.backend import to_numpy
 from jackpot_sim.core.topk import TopK
 from jackpot_sim.environments.language_models import example
@@ -160,8 +160,8 @@ def _table(policy: Loaded, prompts: Sequence[Ints], written: Written, scored: _S
     advantage = groups - groups.mean(axis=1, keepdims=True)
     advantage = (advantage / np.maximum(groups.std(axis=1, keepdims=True), 1e-6)).ravel()
 
-    def lists(values: Floats | Ints, kind: pa.DataType = _FLOATS) -> pa.Array:
-        return pa.array([each.tolist() for each in np.split(values, np.cumsum(lengths)[:-1])], type=kind)
+    def lists(values: Array, kind: pa.DataType = _FLOATS) -> pa.Array:
+        return pa.array([each.tolist() for each in np.split(to_numpy(values), np.cumsum(lengths)[:-1])], type=kind)
 
     ids = pa.list_(pa.int32())
     return pa.table(

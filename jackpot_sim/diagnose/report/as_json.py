@@ -38,8 +38,9 @@ def require_writable(file: str) -> None:
     path = Path(file)
     if file == STANDARD_OUTPUT:
         return
-    if not file or path.is_dir():
-        raise StudyError(f"--json {file or repr(file)} is a folder: give a file to write, or - for standard output")
+    if not file or file.startswith("-") or path.is_dir():
+        what = "is a folder" if path.is_dir() else "is no file"
+        raise StudyError(f"--json {file or repr(file)} {what}: give a file to write, or - for standard output")
     if not path.parent.is_dir():
         raise StudyError(f"--json {file}: there is no folder {path.parent} to write it in")
     beside = path.parent / f".{path.name}.tmp"

@@ -75,7 +75,7 @@ def brief(meaning: str) -> str:
     >>> brief("mean of r - 1, nats: unbiased like k1"), brief("mean gap, nats (verl kl); more")
     ('mean of r - 1, nats', 'mean gap, nats')
     """
-    return re.split(r": | \(|; ", meaning)[0]
+    return re.split(r": | \(|; |, in \[", meaning)[0]
 
 
 def listed(names: Iterable[str]) -> str:

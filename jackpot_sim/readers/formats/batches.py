@@ -11,6 +11,7 @@ import numpy as np
 from jackpot_sim.core.arrays import Flags
 from jackpot_sim.readers.fields import Fields
 from jackpot_sim.readers.format import Record
+from jackpot_sim.readers.formats.producer import inside
 
 
 def rows(record: Record, leader: str) -> Iterator[Fields]:
@@ -27,7 +28,7 @@ def rows(record: Record, leader: str) -> Iterator[Fields]:
     others = {key: value for key, value in batch.content.items() if key not in of_rows}
     for at in range(len(first)):
         row = {key: value[at] for key, value in of_rows.items()}
-        yield Fields({**others, **row, "row": at}, f"{record.place}, row {at}", record.name)
+        yield Fields({**others, **row, "row": at}, inside(record, f"row {at}"), record.name)
 
 
 def _size(value: Any) -> int | None:

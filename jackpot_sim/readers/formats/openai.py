@@ -6,7 +6,6 @@ the log-probs, or "token_id:123" as the text.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -17,11 +16,13 @@ from jackpot_sim.core.topk import TopK
 from jackpot_sim.readers.fields import Fields
 from jackpot_sim.readers.format import Record
 from jackpot_sim.readers.formats import topk
-from jackpot_sim.readers.formats.producer import Producer, named, sequence
+from jackpot_sim.readers.formats.producer import Producer, inside, named, sequence
 from jackpot_sim.readers.sequence import DumpedSequence
 
 CUT = -9999.0
 """The number that vLLM's server writes for −inf, which JSON does not have."""
+
+_PREFIX = "token_id:"
 
 
 def _answer(content: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -43,7 +44,7 @@ def _split(record: Record) -> Iterator[Fields]:
     choices = Fields(content, record.place).needed("choices")
     shared = {key: value for key, value in content.items() if key not in ("choices", "index")}
     for at, choice in enumerate(choices):
-        yield Fields({**shared, **choice}, f"{record.place}, choice {at}", record.name)
+        yield Fields({**shared, **choice}, inside(record, f"choice {at}"), record.name)
 
 
 def _read(fields: Fields) -> DumpedSequence | None:
@@ -93,8 +94,8 @@ def _cut(value: float) -> float:
 
 
 def _id(text: str) -> int | None:
-    found = re.fullmatch(r"token_id:(\d+)", text)
-    return int(found[1]) if found else None
+    number = text[len(_PREFIX) :]
+    return int(number) if text.startswith(_PREFIX) and number.isdecimal() else None
 
 
 def _ids(text: list[str]) -> Ints | None:

@@ -8,9 +8,11 @@ from pathlib import Path
 from jackpot_sim.readers.errors import DumpError
 from jackpot_sim.readers.format import Record, Refuse
 from jackpot_sim.readers.formats.plain_rows import Rows, holds_lists
-from jackpot_sim.readers.formats.plain_schema import BY_NAME, LOG_PROBS
+from jackpot_sim.readers.formats.plain_schema import BY_NAME, LOG_PROBS, SCHEMA, described
 from jackpot_sim.readers.formats.plain_values import shown
 from jackpot_sim.readers.sequence import DumpedSequence
+
+__all__ = ["SCHEMA", "Plain", "described"]
 
 
 class Plain:

@@ -110,6 +110,8 @@ def _read(column: Column, values: pa.Array) -> Any:
             raise OddError
         if column.kind is Kind.INTEGER and pa.types.is_integer(kind):
             return values.cast(pa.int64()).to_numpy()
+        if column.kind is Kind.INTEGER and pa.types.is_floating(kind):
+            return values.cast(pa.int64()).to_numpy()  # refused unless all are whole
         if column.kind is Kind.FLAG:
             return _flags(values)
     except pa.ArrowInvalid:

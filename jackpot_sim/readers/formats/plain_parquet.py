@@ -26,6 +26,8 @@ from jackpot_sim.readers.table import TokenTable
 
 ROWS = 1 << 16
 """The rows of tokens that are read at once."""
+_ROWS_AS_OBJECTS = 64
+"""The rows that are turned into Python objects together: one may hold a long list."""
 
 
 def reads(path: Path) -> bool:
@@ -56,7 +58,9 @@ def _tables(path: Path, file: pq.ParquetFile, refuse: Refuse) -> Iterator[TokenT
     schema = file.schema_arrow
     names = [name for name in schema.names if name in BY_NAME]
     lists = any(name in OF_TOKENS and is_list(schema.field(name).type) for name in names)
-    batches = file.iter_batches(batch_size=_rows_at_once(file, names) if lists else ROWS, columns=names)
+    batches = file.iter_batches(
+        batch_size=containers.rows_of(file, build.TOKENS, names) if lists else ROWS, columns=names
+    )
     rows: Rows | None = None
     at = 0
     for chunk in _whole_rows(batches) if lists else _whole_sequences(batches):
@@ -132,19 +136,9 @@ def _firsts(chunk: pa.Table, odd: bool = True) -> Ints:
     return np.concatenate([[0], ends[:-1]])
 
 
-def _rows_at_once(file: pq.ParquetFile, names: list[str]) -> int:
-    """The rows of sequences that hold about as many tokens as a table has."""
-    values = 0
-    for group in range(file.metadata.num_row_groups):
-        columns = (file.metadata.row_group(group).column(i) for i in range(file.metadata.num_columns))
-        values += max((each.num_values for each in columns if each.path_in_schema.split(".")[0] in names), default=0)
-    rows: int = file.metadata.num_rows
-    return max(1, build.TOKENS * rows // max(1, values))
-
-
 def _records(path: Path, chunk: pa.Table, at: int) -> Iterator[Record]:
     rows: list[dict[str, Any]]
-    for batch in chunk.to_batches(max_chunksize=containers.ROWS_AT_ONCE):
+    for batch in chunk.to_batches(max_chunksize=_ROWS_AS_OBJECTS):
         rows = batch.to_pylist()
         for number, row in enumerate(rows, at + 1):
             yield Record(f"{path}, row {number}", row, path.name)

@@ -199,18 +199,14 @@ def _prompt(value: Any) -> Ints:
 
 def _values(column: Column, values: Sequence[Any]) -> Any:
     """A column of one sequence; None where no value of it is known, unless it holds log-probs."""
-    if column.name not in LOG_PROBS and all(value is None for value in values):
+    if column.name not in LOG_PROBS and all(value is None or value != value for value in values):
         return None
     found = _READ[column.kind](values)
-    if column.of_sequence:
-        return _one(found, values)
-    if column.kind is Kind.NUMBER and column.name not in LOG_PROBS and np.all(np.isnan(found)):
-        return None
-    return found
+    return _one(found, values) if column.of_sequence else found
 
 
-def _one(found: NDArray[Any], values: Sequence[Any]) -> float | int | None:
-    """The one value of a sequence, None for NaN."""
+def _one(found: NDArray[Any], values: Sequence[Any]) -> float | int:
+    """The one value of a sequence."""
     differs = found != found[0]
     if found[0] != found[0]:
         differs = found == found
@@ -218,7 +214,7 @@ def _one(found: NDArray[Any], values: Sequence[Any]) -> float | int | None:
         at = int(np.argmax(differs))
         raise WrongValueError(at, shown(values[at]), f"{shown(values[0])}, as in the sequence's first row,")
     only: float | int = found[0].item()
-    return None if only != only else only
+    return only
 
 
 def _check_position(position: Ints | None, place_of: Callable[[int], str]) -> None:

@@ -79,3 +79,14 @@ OF_TOKENS = tuple(
     if not column.of_sequence and column.kind not in (Kind.TOP_IDS, Kind.TOP_LOG_PROBS)
 )
 """Both names of the columns that hold lists in rows of sequences alone."""
+
+
+def described() -> list[tuple[str, str, str]]:
+    """The schema as help and documents print it: name, type and meaning of each column."""
+    return [(column.name, f"{column.kind}{_in_lists(column)}", column.meaning) for column in SCHEMA]
+
+
+def _in_lists(column: Column) -> str:
+    if column.of_sequence:
+        return ", one of the sequence" if column.name != "sequence" else ""
+    return f", one a token{' or one of the sequence' if column.one_for_all else ''}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -28,7 +29,7 @@ class WrongValueError(Exception):
 
 _NONE = type(None)
 _TYPES: dict[Kind, set[type]] = {
-    Kind.INTEGER: {int},
+    Kind.INTEGER: {int, float},
     Kind.NUMBER: {int, float, _NONE},
     Kind.FLAG: {int, bool, float},
     Kind.NAME: {int, str},
@@ -46,12 +47,17 @@ def numbers(values: Sequence[Any]) -> Floats:
 
 
 def integers(values: Sequence[Any]) -> Ints:
-    """Integers as int64, (n,).
+    """Integers as int64, (n,); 3.0 is one too, as tables with gaps write it.
 
     Raises:
         WrongValueError: a value is no integer, or needs more than 64 bits.
     """
     _check_types(values, Kind.INTEGER)
+    if float in set(map(type, values)):
+        for at, value in enumerate(values):
+            if value != value or value in (math.inf, -math.inf) or value != int(value):
+                raise WrongValueError(at, shown(value), Kind.INTEGER)
+        values = [int(value) for value in values]
     try:
         return np.array(values, dtype=np.int64)
     except OverflowError:

@@ -23,6 +23,11 @@ def whole(record: Record) -> Iterator[Fields]:
     yield Fields(record.content, record.place, record.name)
 
 
+def inside(record: Record, part: str) -> str:
+    """The place of a part of a record: after a comma where the record is the file, else within its line or row."""
+    return f"{record.place}{', ' if record.place.endswith(record.name) else ' '}{part}"
+
+
 @dataclass(frozen=True)
 class Producer:
     """A format, spelt out by its parts.

@@ -6,12 +6,12 @@ They hold the actor's side alone. The prompt's ids are there where input log-pro
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
 
 import numpy as np
 
 from jackpot_sim.core.arrays import Ints
+from jackpot_sim.core.topk import TopK
 from jackpot_sim.readers.fields import Fields
 from jackpot_sim.readers.formats import topk
 from jackpot_sim.readers.formats.producer import Producer, sequence
@@ -23,52 +23,52 @@ def _read(fields: Fields) -> DumpedSequence | None:
     if not isinstance(meta, Mapping):
         raise fields.error("meta_info must be an object")
     told = Fields(meta, fields.place)
-    triples = _triples(told.needed("output_token_logprobs"), told)
-    length, version = len(triples), str(meta.get("weight_version"))
+    output = _columns(told, "output_token_logprobs")
+    if output is None:
+        raise told.error("output_token_logprobs is missing")
+    token, version = output.ints("ids"), str(meta.get("weight_version"))
+    assert token is not None
     return sequence(
         fields,
         str(meta.get("id", fields.get("index") or fields.place)),
-        token=np.array([each[1] for each in triples], dtype=np.int64),
-        actor_log_probs=Fields({"output_token_logprobs": [each[0] for each in triples]}, fields.place).floats(
-            "output_token_logprobs"
-        ),
+        token=token,
+        actor_log_probs=output.floats("log-probs", shape=token.shape),
         prompt=_prompt(fields, told),
         prompt_text=fields.text("prompt"),
-        advantages=fields.per_token(length, "advantages", "advantage"),
-        weight_version=np.full(length, int(version)) if re.fullmatch(r"\d+", version) else None,
+        advantages=fields.per_token(len(token), "advantages", "advantage"),
+        weight_version=np.full(len(token), int(version)) if re.fullmatch(r"\d+", version) else None,
         reward=fields.number("reward"),
         actor_topk=_topk(told),
     )
 
 
-def _triples(values: Any, fields: Fields) -> list[Sequence[Any]]:
-    if not isinstance(values, list) or not all(
-        isinstance(each, Sequence) and len(each) >= 2 and isinstance(each[1], int) for each in values
-    ):
-        raise fields.error("log-probs must be a list of [log-prob, token id, text]")
-    return values
+def _columns(told: Fields, name: str) -> Fields | None:
+    """The "log-probs" and "ids" out of triples; None where they are absent."""
+    if (triples := told.get(name)) is None:
+        return None
+    try:
+        return Fields({"log-probs": [each[0] for each in triples], "ids": [each[1] for each in triples]}, told.place)
+    except (TypeError, KeyError, IndexError) as error:
+        raise told.error(f"{name} must be a list of [log-prob, token id, text]") from error
 
 
 def _prompt(fields: Fields, told: Fields) -> Ints | None:
+    """The ids of the prompt, where all of them are there."""
     ids = fields.ints("input_ids", "prompt_token_ids", "prompt_ids")
-    inputs = told.get("input_token_logprobs")
+    inputs = _columns(told, "input_token_logprobs")
     if ids is not None or inputs is None:
         return ids
-    triples = _triples(inputs, told)
-    return (
-        np.array([each[1] for each in triples], dtype=np.int64) if len(triples) == told.whole("prompt_tokens") else None
-    )
+    ids = inputs.ints("ids")
+    return ids if ids is not None and len(ids) == told.whole("prompt_tokens") else None
 
 
-def _topk(told: Fields) -> Any:
-    rows = told.get("output_top_logprobs")
-    if not isinstance(rows, list):
+def _topk(told: Fields) -> TopK | None:
+    if (rows := told.get("output_top_logprobs")) is None:
         return None
-    return topk.ragged([{each[1]: _number(each[0]) for each in _triples(row or [], told)} for row in rows])
-
-
-def _number(value: Any) -> float:
-    return float("nan") if value is None else float(value)
+    try:
+        return topk.ragged([{each[1]: each[0] for each in row or ()} for row in rows])
+    except (TypeError, ValueError, KeyError, IndexError) as error:
+        raise told.error("output_top_logprobs must hold a list of [log-prob, token id, text] for each token") from error
 
 
 FORMAT = Producer(

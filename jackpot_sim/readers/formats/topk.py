@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -34,18 +35,23 @@ def ragged(rows: Sequence[Mapping[int, float]]) -> TopK | None:
     A row with fewer tokens than the longest ends in −inf at tokens that it does not name; one with none, or with NaN
     among them, is NaN.
     """
-    k = max(map(len, rows), default=0)
+    counts = np.fromiter(map(len, rows), dtype=np.int64, count=len(rows))
+    k = int(counts.max(initial=0))
     if not k:
         return None
+    owner = np.repeat(np.arange(len(rows)), counts)
+    place = np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)
+    tokens = np.fromiter(itertools.chain.from_iterable(rows), dtype=np.int64, count=len(owner))
+    values = np.fromiter(
+        itertools.chain.from_iterable(row.values() for row in rows), dtype=np.float64, count=len(owner)
+    )
+    order = np.lexsort((tokens, -values, owner))
     ids = np.zeros((len(rows), k), dtype=np.int32)
     log_probs = np.full((len(rows), k), np.nan, dtype=np.float32)
-    for at, row in enumerate(rows):
-        if any(np.isnan(value) for value in row.values()):
-            continue
-        ranked = sorted(row.items(), key=lambda each: (-each[1], each[0]))
-        if 0 < len(ranked) < k:
-            unnamed = (token for token in range(2 * k) if token not in row)
-            ranked += [(next(unnamed), -np.inf) for _ in range(k - len(ranked))]
-        for place, (token, value) in enumerate(ranked):
-            ids[at, place], log_probs[at, place] = token, value
+    ids[owner, place], log_probs[owner, place] = tokens[order], values[order]
+    for at in np.flatnonzero((counts > 0) & (counts < k)).tolist():
+        unnamed = (token for token in range(2 * k) if token not in rows[at])
+        ids[at, counts[at] :] = [next(unnamed) for _ in range(k - counts[at])]
+        log_probs[at, counts[at] :] = -np.inf
+    log_probs[np.unique(owner[np.isnan(values)])] = np.nan
     return TopK(ids, log_probs)

@@ -16,7 +16,7 @@ from jackpot_sim.core.topk import TopK
 from jackpot_sim.readers.fields import Fields
 from jackpot_sim.readers.format import Record
 from jackpot_sim.readers.formats import topk
-from jackpot_sim.readers.formats.producer import Producer, named, sequence
+from jackpot_sim.readers.formats.producer import Producer, inside, named, sequence
 from jackpot_sim.readers.sequence import DumpedSequence
 
 Entry = tuple[float, int | None]
@@ -31,7 +31,7 @@ def _split(record: Record) -> Iterator[Fields]:
         raise request.error("outputs must be a list of objects")
     shared = {key: value for key, value in record.content.items() if key not in ("outputs", "index")}
     for at, output in enumerate(outputs):
-        yield Fields({**shared, **output}, f"{record.place}, output {at}", record.name)
+        yield Fields({**shared, **output}, inside(record, f"output {at}"), record.name)
 
 
 def _read(fields: Fields) -> DumpedSequence | None:
@@ -69,9 +69,9 @@ def _row(given: Any, fields: Fields) -> dict[int, Entry]:
 
 
 def _entry(value: Any) -> Entry:
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         value, rank = value["logprob"], value.get("rank")
-    elif isinstance(value, Sequence):
+    elif isinstance(value, list | tuple):
         value, rank = value[0], value[1] if len(value) > 1 else None
     else:
         rank = None

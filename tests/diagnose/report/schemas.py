@@ -16,6 +16,13 @@ _TYPES = {
     "boolean": bool,
 }
 
+_APPLIES: dict[str, Any] = {
+    **dict.fromkeys(("required", "properties", "additionalProperties"), dict),
+    "items": list,
+    **dict.fromkeys(("minimum", "maximum"), (int, float)),
+}
+"""The types to whose values a keyword applies; it says nothing of others."""
+
 
 def breaches(content: Any, schema: Any, whole: Any, at: str = "$") -> Iterator[str]:
     """The places at which a document departs from a schema, each with what is wrong there.
@@ -27,6 +34,8 @@ def breaches(content: Any, schema: Any, whole: Any, at: str = "$") -> Iterator[s
         at: the place of the document.
     """
     for keyword, told in schema.items():
+        if not isinstance(content, _APPLIES.get(keyword, object)):
+            continue
         match keyword:
             case "$ref":
                 yield from breaches(content, whole["$defs"][told.rpartition("/")[2]], whole, at)

@@ -52,7 +52,12 @@ def test_a_file_is_written_whole(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 
 def test_a_file_that_cannot_be_written_is_refused_before(tmp_path: Path) -> None:
-    for file, part in ((tmp_path, "is a folder"), ("", "is a folder"), (tmp_path / "no" / "x.json", "no folder")):
+    for file, part in (
+        (tmp_path, "is a folder"),
+        ("", "is a folder"),
+        (tmp_path / "no" / "x.json", "no folder"),
+        ("--quiet", "no file"),
+    ):
         with pytest.raises(StudyError, match=part):
             as_json.require_writable(str(file))
     with pytest.raises(StudyError, match="cannot write"):

@@ -56,7 +56,7 @@ def test_only_likeliest_tokens_without_a_gap_count() -> None:
     ],
 )
 def test_what_vllm_did_not_give_is_told(changes: dict[str, Any], says: str) -> None:
-    with pytest.raises(DumpError, match=rf"^file, line 1, output 0: {says}"):
+    with pytest.raises(DumpError, match=rf"^file, line 1 output 0: {says}"):
         vllm(**changes)
     errors: list[DumpError] = []
     assert of_contents("vllm", {"request_id": "a", "outputs": 3}, skip=errors) == []
@@ -86,8 +86,12 @@ def test_sglang_s_likeliest_tokens_may_be_missing_at_a_token() -> None:
 
 
 def test_sglang_s_errors_are_told() -> None:
-    with pytest.raises(DumpError, match=r"log-probs must be a list of \[log-prob, token id, text\]"):
+    with pytest.raises(DumpError, match=r"output_token_logprobs must be a list of \[log-prob, token id, text\]"):
         sglang(output_token_logprobs=[-1.0, -2.0])
+    with pytest.raises(DumpError, match="ids cannot be read: it must hold whole numbers"):
+        sglang(output_token_logprobs=[[-1.0, 2.5, None]])
+    with pytest.raises(DumpError, match="output_top_logprobs must hold a list"):
+        sglang(output_top_logprobs=[3])
 
 
 def openai(tokens: list[str], values: list[Any], tops: Any = None, **changes: Any) -> DumpedSequence:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jackpot_sim.readers.errors import DumpError
+from jackpot_sim.readers.formats import plain
 from jackpot_sim.readers.formats.plain_schema import BY_NAME, SCHEMA, Kind
 from jackpot_sim.readers.open_dump import open_dump
 from tests.cases import each
@@ -103,6 +104,24 @@ def test_masks_of_numbers_and_columns_of_others_are_taken(tmp_path: Path) -> Non
     assert sequence.mask.tolist() == [True, False, True]
 
 
+def test_whole_numbers_may_be_written_with_a_point(tmp_path: Path) -> None:
+    """A table in which one value is missing holds floating numbers."""
+    rows = token_rows((3, 2))
+    pointed = [row | {"token": float(row["token"]), "step": 4.0, "weight_version": 3.0} for row in rows]
+    for kind in (list, sequence_rows):
+        for one, other in zip(
+            read(written(tmp_path / "x", kind(rows))), read(written(tmp_path / "y", kind(pointed))), strict=True
+        ):
+            same(one, other)
+
+
+def test_the_schema_is_described_for_help() -> None:
+    told = {name: (kind, meaning) for name, kind, meaning in plain.described()}
+    assert list(told) == [column.name for column in SCHEMA]
+    assert told["reward"] == ("number or null, one of the sequence", "reward of the sequence")
+    assert told["advantage"][0] == "number or null, one a token or one of the sequence"
+
+
 def changed(at: int, **values: Any) -> list[Row]:
     """Two sequences, a0 in the rows 1 to 3 and a1 in 4 and 5, with other values in one row."""
     rows = token_rows((3, 2), k=2)
@@ -132,6 +151,8 @@ BAD: dict[str, list[Any]] = {
     "line 5: token holds '7', where integer was expected": changed(4, token="7"),
     "line 5: token holds True, where integer was expected": changed(4, token=True),
     "line 5: token holds 1.5, where integer was expected": changed(4, token=1.5),
+    "line 5: token holds nan, where integer was expected": changed(4, token=float("nan")),
+    "line 5: token holds inf, where integer was expected": changed(4, token=float("inf")),
     "line 5: token holds null, where integer was expected": changed(4, token=None),
     "line 4: token holds 18446744073709551616, where an integer of 64 bits was expected": changed(3, token=2**64),
     "line 5: actor_log_prob holds '-1.5', where number or null was expected": changed(4, actor_log_prob="-1.5"),

@@ -81,6 +81,8 @@ REGULAR: dict[str, pa.Table] = {
         step=pa.int8(),
         actor_topk_ids=pa.list_(pa.int64(), 2),
         policy_topk_ids=pa.large_list(pa.int32()),
+        weight_version=pa.float64(),
+        position=pa.float32(),
     ),
     "lists of other types": cast(LISTS, sequence=pa.large_string(), token=pa.large_list(pa.int32())),
 }
@@ -160,6 +162,7 @@ BAD: dict[str, list[Row]] = {
     "row 1: token holds '": retyped("token"),
     "row 1: actor_log_prob holds '-": retyped("actor_log_prob"),
     "row 5: token holds null, where integer was expected": changed(4, token=None),
+    "row 5: token holds 1.5, where integer was expected": changed(4, token=1.5),
     "row 5: mask holds null, where true, false": changed(4, mask=None),
     "row 5: reward holds 3.0, where 1.0": changed(4, reward=3.0),
     "row 5: step holds 5, where 4, as": changed(4, step=5),

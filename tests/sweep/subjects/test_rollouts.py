@@ -268,9 +268,7 @@ def test_effective_sample_size(finished: Path, exact: dict[str, Any]) -> None:
 def test_a_heated_and_cut_actor_that_records_raw_log_probs(checkpoints: Path, tmp_path: Path) -> None:
     """Sampled from one law, believed to be another: both must be where they belong."""
     env = {"temperature": 0.5, "top_k": 3, "log_probs": "raw", "batch_size": 120, "rows": 512}
-    asked = study(
-        checkpoints, env, estimators=["none", "jackpot", "tis"], normalizers={"k": [2, 5]}, n_samples=20, replicates=24
-    )
+    asked = study(checkpoints, env, estimators=["none", "jackpot", "tis"], normalizers={"k": [2, 5]}, n_samples=30)
     found, exact = run_serially(asked, tmp_path / "raw"), enumerated(checkpoints, **env)
     ratio = [
         np.asarray(log_ratio(laws.policy_log_probs, believed))

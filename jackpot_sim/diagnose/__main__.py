@@ -1,0 +1,8 @@
+"""`python -m jackpot_sim.diagnose`: see `--help`."""
+
+import sys
+
+from jackpot_sim.requirements import run
+
+if __name__ == "__main__":
+    sys.exit(run("diagnose", "jackpot_sim.diagnose.cli"))

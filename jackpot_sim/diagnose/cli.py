@@ -1,0 +1,189 @@
+"""The command line of `python -m jackpot_sim.diagnose`."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from jackpot_sim.commands import FLAG, MANY, answer, app_of, console
+from jackpot_sim.diagnose.advice.targets import Target
+from jackpot_sim.diagnose.diagnose import EXAMPLE, Options, examined
+from jackpot_sim.diagnose.report import as_json, records
+from jackpot_sim.diagnose.report.terminal import show
+from jackpot_sim.diagnose.results import State
+from jackpot_sim.readers.errors import DumpError
+from jackpot_sim.readers.formats import FORMATS
+from jackpot_sim.studies import plugins
+from jackpot_sim.studies.errors import StudyError
+from jackpot_sim.studies.executors import processes
+
+_EPILOGUE = f"""
+Paths are files, folders and patterns such as 'rollouts/*.jsonl.gz'. The format is known by the keys of the records:
+{", ".join(each.name for each in FORMATS)} (`--formats` says more). Nothing in a dump is ever executed.
+
+The plain schema, for anything else, is JSONL or Parquet with one row a token: sequence, position, token,
+actor_log_prob, policy_log_prob, and where you have them mask, advantage, reward, step, weight_version, entropy,
+actor_topk_ids, actor_topk_log_probs, policy_topk_ids, policy_topk_log_probs. Or one row a sequence, with lists. The
+actor wrote the tokens (the rollout engine); the policy is trained; both log-probs are natural logarithms, of the same
+token. `jackpot_sim.record` writes it from TRL and verl.
+
+Causes: temperature (one side has another temperature); truncated-sampling (top-p or top-k on one side);
+raw-log-probs (one side before, one after the sampler); misaligned (one side moved by a token); placeholder (0.0, 1.0
+or NaN in the place of log-probs); precision (rounding of the engine); stale (older weights); weight-sync (the engine
+was sure where the trainer is not: weights that did not arrive); other-model; dominated (a few sequences make most of
+it); tokenizer (tokenizer or chat template differ); bypass (both columns are the same one).
+
+Corrections are named as in `python -m jackpot_sim.sweep --help`, with parameters in brackets: 'tis(clip=3)',
+'tis & veto', verl:decoupled_token_is. `python -m jackpot_sim.sweep --presets` lists those of frameworks.
+
+Exit codes: 0 healthy; 1 a named problem, or too few tokens to tell; 2 bad input or a request that cannot be met (one
+sentence says what); 130 interrupted.
+"""
+
+app = app_of(
+    "jackpot_sim.diagnose",
+    "Is the mismatch between actor and policy in my rollouts dangerous, why, and what should I do about it?\n\n"
+    "Try it: python -m jackpot_sim.diagnose --example",
+    _EPILOGUE,
+)
+
+
+@app.default
+def diagnose(
+    *paths: str,
+    json: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
+    out: Path | None = None,
+    correction: Annotated[list[str] | None, MANY] = None,
+    plugin: plugins.Option = None,
+    format_: Annotated[str | None, Parameter(name="--format")] = None,
+    formats: Annotated[bool, FLAG] = False,
+    policy: str | None = None,
+    tokenizer: str | None = None,
+    keep: float | None = None,
+    ess: float | None = None,
+    bias: float | None = None,
+    skip_bad: Annotated[bool, FLAG] = False,
+    workers: int | None = None,
+    quiet: Annotated[bool, FLAG] = False,
+    wide: Annotated[bool, FLAG] = False,
+    example: Annotated[bool, FLAG] = False,
+    schema: Annotated[bool, FLAG] = False,
+) -> int:
+    """Diagnose a dump.
+
+    Args:
+        paths: Files, folders or patterns of one dump.
+        json: Write the diagnosis to this file as JSON; - is standard output, in the place of the report.
+        out: A folder for report.json, tables in Parquet and plots; `python -m analysis FOLDER` reads it.
+        correction: The corrections that you use, which are shown first.
+        plugin: Files or modules that register corrections of your own.
+        format_: The format, where the keys of the records do not tell it.
+        formats: Alone: list the formats.
+        policy: A checkpoint (a folder or a hub id) to compute the policy's log-probs with, where the dump has none.
+        tokenizer: A folder with a tokenizer, to show the worst tokens as text; by default the policy's.
+        keep: Aim of the advice: keep this share of the signal.
+        ess: Aim of the advice: an effective sample size of this share of the tokens.
+        bias: Aim of the advice: a bias of at most this.
+        skip_bad: Go on without rows that cannot be read, and count them.
+        workers: Processes that measure; by default one per processor. The diagnosis does not depend on their number.
+        quiet: No progress and no report; the exit code tells the verdict.
+        wide: A report with everything in it, however long.
+        example: In the place of paths: a dump that comes with the package, of a small language model whose rollouts
+            were written by its int8 weights.
+        schema: Alone: print the JSON schema of --json.
+    """
+    options = [name for name, value in locals().items() if value]
+    for name, text in (("schema", as_json.schema), ("formats", _formats)):
+        if name in options:
+            if options != [name]:
+                raise StudyError(f"--{name} stands alone")
+            print(text(), end="")
+            return 0
+    if bool(paths) == example:
+        raise StudyError("give the files of a dump, or --example, and not both" if paths else _NO_PATHS)
+    plugins.of_option(plugin)
+    if json is not None:
+        as_json.require_writable(json)
+    choices = Options(
+        format=format_,
+        skip_bad=skip_bad,
+        corrections=_own(correction),
+        target=_target(keep, ess, bias),
+        policy=policy,
+        tokenizer=tokenizer,
+        workers=processes(None, workers, os.cpu_count() or 1),
+    )
+    with contextlib.ExitStack() as stack:
+        folder = None if out is None else stack.enter_context(records.claimed(out))
+        with _progress(quiet) as progress:
+            found = examined(paths or [EXAMPLE], choices, progress=progress)
+        if folder is not None:
+            records.write(folder, found.diagnosis, found.sample)
+    if json is not None:
+        as_json.write(found.diagnosis, json)
+    if not quiet and json != as_json.STANDARD_OUTPUT:
+        show(found.diagnosis, console(), own=len(choices.corrections), wide=wide)
+    return 0 if found.diagnosis.verdict.state is State.HEALTHY else 1
+
+
+_NO_PATHS = "name the files or the folder of a dump, or try --example; --help tells what can be read"
+
+
+def _own(correction: Sequence[str] | None) -> tuple[str, ...]:
+    if correction is not None and not correction:
+        raise StudyError("--correction: name a correction, as in 'tis(clip=3)' or verl:decoupled_token_is")
+    return tuple(dict.fromkeys(correction or ()))
+
+
+def _target(keep: float | None, ess: float | None, bias: float | None) -> Target:
+    """The aim of the advice.
+
+    Raises:
+        StudyError: several are given, or one is out of range.
+    """
+    given = {name: value for name, value in {"keep": keep, "ess": ess, "bias": bias}.items() if value is not None}
+    if len(given) > 1:
+        raise StudyError(f"{' and '.join(f'--{name}' for name in given)}: give one aim")
+    try:
+        return Target(**given)
+    except ValueError as error:
+        raise StudyError(f"--{' '.join(f'{name} {value}' for name, value in given.items())}: {error}") from error
+
+
+def _formats() -> str:
+    """The formats with the keys by which each is known, a line each."""
+    width = max(len(each.name) for each in FORMATS) + 2
+    return "".join(f"{each.name:{width}}{each.expects}\n" for each in FORMATS)
+
+
+@contextlib.contextmanager
+def _progress(quiet: bool) -> Iterator[Callable[[int], None]]:
+    """A function that counts tokens on standard error: on a terminal only, and gone at the end."""
+    bar = Progress(
+        SpinnerColumn(),
+        TextColumn("{task.completed:,.0f} tokens read"),
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+        transient=True,
+        disable=quiet or not sys.stderr.isatty(),
+    )
+    with bar:
+        task = bar.add_task("", total=None)
+        yield lambda tokens: bar.advance(task, tokens)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parses, diagnoses, and turns every foreseeable failure into one sentence and exit code 2."""
+    return answer(app, "diagnose", argv, failures=(StudyError, DumpError), epilogue=_epilogue)
+
+
+def _epilogue(tokens: Sequence[str]) -> str:
+    return f"{_EPILOGUE}\n{plugins.help_text(tokens)}"

@@ -1,0 +1,211 @@
+"""The right cause comes first, in words that say why; without a fault, or with too few sequences, none is named."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+import numpy as np
+from scipy.special import log_softmax
+
+from jackpot_sim.core.arrays import Floats, Ints
+from jackpot_sim.diagnose import one_pass
+from jackpot_sim.diagnose.batch import Batch
+from jackpot_sim.diagnose.causes import named
+from jackpot_sim.diagnose.results import CauseName, Effect
+from jackpot_sim.environments.language_models.sampling_law import SamplingLaw
+from jackpot_sim.readers.screening import Screening
+from jackpot_sim.readers.table import TokenTable
+from tests.cases import each, every
+from tests.diagnose.causes.dumps import VOCAB, Change, Dump, causes_of, first_of
+
+
+def at(**options: float) -> Change:
+    """The law of a sampler."""
+    law = SamplingLaw(**options)  # type: ignore[arg-type]
+
+    def change(log_probs: Floats, _: Dump) -> Floats:
+        return np.asarray(law.log_probs(log_probs))
+
+    return change
+
+
+def noisy(size: float, where: Callable[[Dump], object] | None = None) -> Change:
+    """A law of other weights, at some tokens."""
+
+    def change(log_probs: Floats, dump: Dump) -> Floats:
+        return dump.perturbed(log_probs, size, None if where is None else np.asarray(where(dump)))
+
+    return change
+
+
+def stale(dump: Dump) -> TokenTable:
+    lag = dump.rng.integers(4, size=dump.sequences)
+    dump.version = dump.step - lag
+    far = lag[dump.owner, None] * 0.3 * dump.rng.standard_normal(dump.law.shape)
+    return dump.table(policy=lambda law, _: log_softmax(law + far, axis=-1))
+
+
+def stuck(dump: Dump) -> TokenTable:
+    dump.version = np.minimum(dump.step, 4)
+    return dump.table(policy=noisy(0.5, lambda d: d.step[d.owner] > 4))
+
+
+def replica(dump: Dump) -> TokenTable:
+    """A third of the sequences, at all steps, come from other weights under the same version."""
+    return dump.table(policy=noisy(0.7, lambda d: d.owner % 3 == 0))
+
+
+def placeholder(value: float) -> Callable[[Dump], TokenTable]:
+    def make(dump: Dump) -> TokenTable:
+        table = dump.table()
+        here = dump.rng.random(len(table)) < 0.05
+        assert table.policy_log_probs is not None
+        return dataclasses.replace(table, policy_log_probs=np.where(here, value, table.policy_log_probs))
+
+    return make
+
+
+def misaligned(by: int) -> Callable[[Dump], TokenTable]:
+    def make(dump: Dump) -> TokenTable:
+        table = dump.table()
+        assert table.policy_log_probs is not None
+        return dataclasses.replace(table, policy_log_probs=np.roll(table.policy_log_probs, by))
+
+    return make
+
+
+def bypass(dump: Dump) -> TokenTable:
+    table = dump.table()
+    return dataclasses.replace(table, policy_log_probs=table.actor_log_probs)
+
+
+def swapped() -> Ints:
+    ids: Ints = np.arange(VOCAB)
+    ids[[3, 4, 5, 6]] = [4, 5, 6, 3]
+    return ids
+
+
+FAULTS: dict[str, tuple[CauseName, Callable[[Dump], TokenTable]]] = {
+    "hot": (CauseName.TEMPERATURE, lambda d: d.table(actor=at(temperature=1.3))),
+    "cold": (CauseName.TEMPERATURE, lambda d: d.table(actor=at(temperature=0.75))),
+    "policy heated": (CauseName.TEMPERATURE, lambda d: d.table(policy=at(temperature=1.3))),
+    "top-p": (CauseName.TRUNCATED_SAMPLING, lambda d: d.table(actor=at(top_p=0.8))),
+    "top-k": (CauseName.TRUNCATED_SAMPLING, lambda d: d.table(actor=at(top_k=4))),
+    "top-p of the policy": (CauseName.TRUNCATED_SAMPLING, lambda d: d.table(policy=at(top_p=0.8))),
+    "raw": (CauseName.RAW_LOG_PROBS, lambda d: d.table(at(temperature=0.7), at(temperature=0.7), at())),
+    "raw on both sides": (CauseName.RAW_LOG_PROBS, lambda d: d.table(actor=at(temperature=0.7), reported=at())),
+    "misaligned": (CauseName.MISALIGNED, misaligned(1)),
+    "misaligned, the other way": (CauseName.MISALIGNED, misaligned(-1)),
+    "0.0": (CauseName.PLACEHOLDER, placeholder(0.0)),
+    "+1.0": (CauseName.PLACEHOLDER, placeholder(1.0)),
+    "nan": (CauseName.PLACEHOLDER, placeholder(math.nan)),
+    "precision": (CauseName.PRECISION, lambda d: d.table(policy=noisy(0.12))),
+    "stale": (CauseName.STALE, stale),
+    "sync": (CauseName.WEIGHT_SYNC, lambda d: d.table(policy=noisy(0.5, lambda d: d.step[d.owner] > 4))),
+    "versions stuck": (CauseName.WEIGHT_SYNC, stuck),
+    "a replica": (CauseName.WEIGHT_SYNC, replica),
+    "another model": (CauseName.OTHER_MODEL, lambda d: d.table(policy=noisy(0.9))),
+    "one sequence": (CauseName.DOMINATED, lambda d: d.table(policy=noisy(1.0, lambda d: d.owner == 17))),
+    "prompts": (CauseName.TOKENIZER, lambda d: d.table(policy=noisy(0.8, lambda d: d.position < 6))),
+    "ids": (CauseName.TOKENIZER, lambda d: d.table(meaning=swapped(), policy=_sharp, actor=_sharp)),
+    "bypass": (CauseName.BYPASS, bypass),
+}
+
+
+def _sharp(law: Floats, _: Dump) -> Floats:
+    """Laws in which other ids are unlikely."""
+    return log_softmax(6 * law, axis=-1)
+
+
+@each("name, seed", every(FAULTS, range(2)))
+def test_the_cause_comes_first(name: str, seed: int) -> None:
+    cause, make = FAULTS[name]
+    assert first_of(make(Dump(seed))) == cause
+
+
+def test_nothing_is_named_without_a_fault() -> None:
+    first = [first_of(Dump(seed, noise=0.02).table()) for seed in range(60)]
+    assert sum(each is not None for each in first) <= 3
+
+
+@each("name", FAULTS)
+def test_causes_say_why_and_what_to_do_in_one_sentence_each(name: str) -> None:
+    for cause in causes_of(FAULTS[name][1](Dump(3))):
+        for sentence in (cause.evidence, cause.remedy):
+            assert sentence[0].isupper() or sentence[0] in "ℓ0123456789"
+            assert sentence.endswith(".")
+            assert "\n" not in sentence
+            assert "nan" not in sentence
+        assert all(map(math.isfinite, cause.figures.values()))
+
+
+class _NoCorrections:
+    """No what-if."""
+
+    def add(self, batch: Batch) -> None: ...
+
+    def merge(self, later: _NoCorrections) -> None: ...
+
+    def results(self) -> list[Effect]:
+        return []
+
+
+@each("name", FAULTS)
+def test_the_pass_over_a_dump_gives_what_causes_need(name: str) -> None:
+    table = FAULTS[name][1](Dump(6))
+    evidence = one_pass.run([table], Screening(), _NoCorrections).evidence
+    assert named(evidence) == causes_of(table)
+
+
+@each("name", FAULTS)
+def test_the_order_of_sequences_changes_nothing(name: str) -> None:
+    table = FAULTS[name][1](Dump(4))
+    other = table.take(np.random.default_rng(0).permutation(table.sequences))
+    assert other is not None
+    first, second = ({each.name: each.confidence for each in causes_of(dump)} for dump in (table, other))
+    assert first.keys() == second.keys()
+    assert all(abs(first[each] - second[each]) < 1e-2 for each in first)
+
+
+@each("name", FAULTS)
+def test_few_sequences_name_nothing_but_faults_of_the_columns(name: str) -> None:
+    table = FAULTS[name][1](Dump(5)).take(np.arange(5))
+    assert table is not None
+    of_columns = {CauseName.PLACEHOLDER, CauseName.MISALIGNED, CauseName.BYPASS, CauseName.TOKENIZER}
+    assert {cause.name for cause in causes_of(table)} <= of_columns
+
+
+def test_a_dump_of_nothing_but_placeholders_has_no_other_cause() -> None:
+    dump = Dump(0).table()
+    table = dataclasses.replace(dump, policy_log_probs=np.zeros(len(dump)))
+    assert [cause.name for cause in causes_of(table)] == [CauseName.PLACEHOLDER]
+
+
+def test_without_versions_stale_weights_are_told_by_sequences_that_agree_and_one_lag_is_left_open() -> None:
+    mixed = dataclasses.replace(stale(Dump(1)), weight_version=None)
+    assert first_of(mixed) == CauseName.STALE
+    alike = dataclasses.replace(Dump(1).table(policy=noisy(0.12)), weight_version=None)
+    found = {cause.name: cause.confidence for cause in causes_of(alike)}
+    assert found.keys() == {CauseName.PRECISION, CauseName.STALE}
+    assert found[CauseName.PRECISION] < 0.7
+
+
+def test_the_temperature_of_the_sentence_is_the_one_that_was_planted() -> None:
+    for heat in (0.8, 1.25):
+        cause = causes_of(Dump(2).table(actor=at(temperature=heat)))[0]
+        assert abs(cause.figures["temperature"] - heat) < 0.08
+
+
+def test_the_kept_mass_of_the_sentence_is_the_one_that_was_planted() -> None:
+    cause = causes_of(Dump(2).table(actor=at(top_p=0.8)))[0]
+    assert 0.8 <= cause.figures["kept_mass_1st_percentile"] <= cause.figures["kept_mass"] <= 1
+
+
+def test_raw_log_probs_on_both_sides_show_in_the_entropy_or_in_the_top_k_and_in_nothing_else() -> None:
+    table = Dump(2).table(actor=at(temperature=0.7), reported=at())
+    for gone in ({"entropy": None}, {"actor_topk": None, "policy_topk": None}):
+        assert first_of(dataclasses.replace(table, **gone)) == CauseName.RAW_LOG_PROBS
+    gone = {"entropy": None, "actor_topk": None, "policy_topk": None}
+    assert first_of(dataclasses.replace(table, **gone)) is None
