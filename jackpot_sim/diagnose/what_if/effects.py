@@ -24,7 +24,7 @@ from jackpot_sim.estimators.corrections.correction import Level, is_ours
 Key: TypeAlias = tuple[object, ...]
 _LACKING = {
     "advantages": "it needs advantages, which the dump lacks for some tokens",
-    "overlap": "it needs the overlap of both laws, which takes their top-k at every token: the dump lacks them",
+    "overlap": "it needs the overlap of both laws, and the dump lacks the top-k of a side",
 }
 
 
