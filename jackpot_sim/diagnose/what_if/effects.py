@@ -14,9 +14,10 @@ from jackpot_sim.diagnose.results import Effect
 from jackpot_sim.diagnose.what_if import blocks
 from jackpot_sim.diagnose.what_if.blocks import Block
 from jackpot_sim.diagnose.what_if.candidates import Candidate
+from jackpot_sim.diagnose.what_if.cells import Cells
 from jackpot_sim.diagnose.what_if.findings import effect, refusal
 from jackpot_sim.diagnose.what_if.overlaps import overlap
-from jackpot_sim.diagnose.what_if.tally import Cells, Tally, Totals
+from jackpot_sim.diagnose.what_if.tally import Tally, Totals
 from jackpot_sim.estimators import Correction, Tokens, TokenWeights
 from jackpot_sim.estimators.corrections.composed import Combined, Wrapper
 from jackpot_sim.estimators.corrections.correction import Level, is_ours
