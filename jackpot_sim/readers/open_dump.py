@@ -16,6 +16,8 @@ from jackpot_sim.readers.left_out import LeftOut, Reason
 from jackpot_sim.readers.sequence import DumpedSequence
 from jackpot_sim.readers.table import TokenTable
 
+_SHOWN_KEYS, _SHOWN_LETTERS = 8, 40
+"""The keys of a record that an error shows, and of each so many letters."""
 SIDES = ("actor_log_probs", "policy_log_probs")
 
 
@@ -201,9 +203,18 @@ def _known(record: Record, *, several: bool) -> Format:
         raise DumpError(
             f"{record.place} could be of the formats {' and '.join(each.name for each in known)}: choose with --format"
         )
-    keys = f"the keys {', '.join(map(str, record.content))}" if isinstance(record.content, dict) else "no keys"
+    plain, *others = FORMATS
     raise DumpError(
-        f"{record.place} holds {keys}, by which no format is known; expected those of "
-        + "; ".join(f"{each.name} ({each.expects})" for each in FORMATS)
-        + (": name the files that are dumps, if this one is none" if several else "")
+        f"{record.place} holds {_keys(record.content)}, by which no format is known; expected those of {plain.name} "
+        f"({plain.expects}), or of {', '.join(each.name for each in others)}: --formats lists them"
+        + (", or name the files that are dumps, if this one is none" if several else "")
     )
+
+
+def _keys(content: object) -> str:
+    """The keys of a record, as an error names them."""
+    if not isinstance(content, dict):
+        return "no keys"
+    first = ", ".join(str(key)[:_SHOWN_LETTERS] for key in [*content][:_SHOWN_KEYS])
+    more = len(content) - _SHOWN_KEYS
+    return f"the keys {first}{f' and {more} more' if more > 0 else ''}"

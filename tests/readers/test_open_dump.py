@@ -72,14 +72,16 @@ def test_the_first_record_decides_the_format_unless_it_is_given(tmp_path: Path) 
 def test_a_format_that_is_not_known_is_said_with_what_is_expected(tmp_path: Path) -> None:
     path = written(tmp_path / "x", [{"ids": 2, "scores": 1}])
     with pytest.raises(
-        DumpError, match=r"x, line 1 holds the keys ids, scores, .* plain \(actor_log_prob .*; other \(l"
+        DumpError, match=r"x, line 1 holds the keys ids, scores, .* plain \(actor_log_prob .*, or of other: --formats"
     ):
         open_dump([path])
     written(tmp_path / "y", token_rows((2,)))
     with pytest.raises(
-        DumpError, match=r"x, line 1 holds the keys ids, .*: name the files that are dumps, if this one"
+        DumpError, match=r"x, line 1 holds the keys ids, .*, or name the files that are dumps, if this one"
     ):
         open_dump([tmp_path])
+    with pytest.raises(DumpError, match="the keys a0, a1, a2, a3, a4, a5, a6, a7 and 12 more, by which"):
+        open_dump([written(tmp_path / "x", [{f"a{key}": 1 for key in range(20)}])])
     with pytest.raises(DumpError, match="x, line 1, item 1 holds no keys, by which"):
         open_dump([written(tmp_path / "x", b"[[1], 2]")])
     with pytest.raises(DumpError, match="no format is called plane: choose one of plain, other"):

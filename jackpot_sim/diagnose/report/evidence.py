@@ -24,9 +24,9 @@ METRICS = (
 """The figures that are shown where not all are, where a dump has them."""
 FEWEST = 3
 """The figures that are shown of a dump that has none of those."""
-CORRECTIONS = 7
+CORRECTIONS = 5
 """The corrections that are shown beside the user's own."""
-TOKENS, SEQUENCES = 5, 2
+TOKENS, SEQUENCES = 3, 2
 """The worst tokens and sequences that are shown."""
 _FIGURE = "k3"
 """The figure by which slices are compared, where they have it."""
@@ -38,7 +38,7 @@ def parts(diagnosis: Diagnosis, width: int, own: int, wide: bool) -> Iterator[st
     if diagnosis.metrics:
         yield _metrics(diagnosis, wide)
     if shown := diagnosis.corrections if wide else shown_corrections(diagnosis, own):
-        yield _corrections(diagnosis, own, shown)
+        yield _corrections(diagnosis, own, shown, wide)
     if diagnosis.breakdowns:
         yield _places(diagnosis.breakdowns)
         if wide:
@@ -109,7 +109,7 @@ def _worth(effect: Effect) -> float:
     return -math.inf if goods is None else goods[0] * goods[1]
 
 
-def _corrections(diagnosis: Diagnosis, own: int, shown: Sequence[Effect]) -> FittedTable:
+def _corrections(diagnosis: Diagnosis, own: int, shown: Sequence[Effect], wide: bool) -> FittedTable:
     more = len(diagnosis.corrections) - len(shown)
     table = FittedTable(
         f"Corrections of this very batch{', your own first' if own else ''}",
@@ -133,14 +133,17 @@ def _corrections(diagnosis: Diagnosis, own: int, shown: Sequence[Effect]) -> Fit
         ),
     )
     for each in shown:
-        table.add_row([_name(each)], _effect_figures(each))
+        table.add_row([_name(each, wide)], _effect_figures(each))
     return table
 
 
-def _name(effect: Effect) -> str:
+def _name(effect: Effect, wide: bool) -> str:
+    """A correction with its parameters; a preset by its name, and with its parameters where there is room."""
     if effect.refused is not None:
         return f"{effect.name} ({effect.refused})"
-    return effect.label if effect.label.startswith(effect.name) else f"{effect.name}: {effect.label}"
+    if effect.label.startswith(effect.name.partition("(")[0]):
+        return effect.label
+    return f"{effect.name}: {effect.label}" if wide else effect.name
 
 
 def _effect_figures(effect: Effect) -> list[str]:
@@ -242,5 +245,5 @@ def _rows(diagnosis: Diagnosis, width: int) -> Iterator[str]:
         width,
     )
     for at, (reason, count) in enumerate(rows.left_out.items()):
-        where = "; ".join(rows.samples.get(reason, [])[:2])
+        where = "; ".join(rows.samples.get(reason, [])[:1])
         yield item("" if at else "Left out", f"{count:,} {reason}{f': {where}' if where else ''}", width)

@@ -13,7 +13,7 @@ from jackpot_sim.diagnose.report.prose import filled, item, listed, pasted, told
 from jackpot_sim.diagnose.results import Advice, Diagnosis
 from jackpot_sim.studies.tables import FittedTable, print_table
 
-LIKELY = 3
+LIKELY = 2
 """The causes that are shown where not all are."""
 _INDENT = " " * 12
 
@@ -55,7 +55,7 @@ def _causes(diagnosis: Diagnosis, width: int, wide: bool) -> Iterator[str]:
         sentence = f"{cause.name} ({cause.confidence:.0%} sure): {_sentence(cause.evidence)}"
         yield item("Cause" if at == 0 else "or perhaps", sentence, width)
         yield item("", f"Remedy: {_sentence(cause.remedy)}", width)
-    if others := [str(cause.name) for cause in diagnosis.causes[len(shown) :]]:
+    if others := [f"{cause.name} ({cause.confidence:.0%})" for cause in diagnosis.causes[len(shown) :]]:
         yield item("", f"Less likely: {listed(others)}.", width)
 
 

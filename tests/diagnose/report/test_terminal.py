@@ -59,7 +59,7 @@ def test_wide_shows_all() -> None:
     few, every = shown(made), shown(made, wide=True)
     for name in ("sequence-mask", "gspo", "rollout_is: token", "11.pt: sample 4"):
         assert (name in few, name in every) == (False, True), name
-    assert "3 more: --wide" in " ".join(few.split())
+    assert "5 more: --wide" in " ".join(few.split())
 
 
 def test_the_users_own_correction_is_first_and_the_best_follow() -> None:
