@@ -81,7 +81,13 @@ def evidence_of(table: TokenTable) -> Evidence:
 
 
 def rows(
-    family: Family, seeds: int, first: int, worlds: int, faults: Sequence[str], is_bare: bool = False
+    family: Family,
+    seeds: int,
+    first: int,
+    worlds: int,
+    faults: Sequence[str],
+    is_bare: bool = False,
+    strengths: Sequence[Strength] = tuple(Strength),
 ) -> dict[str, Row]:
     """The matrix: a row for each engine of clean dumps and for each strength of each fault."""
     out: dict[str, Row] = {}
@@ -89,18 +95,20 @@ def rows(
         for number in range(min(worlds, seeds)):
             own = tuple(range(first + number, first + seeds, worlds))
             lab = Lab(World(family, first + number), own, list(Engine)[number % len(Engine)])
-            for name, truth, tables in _dumps(lab, faults):
+            for name, truth, tables in _dumps(lab, faults, strengths):
                 row = out.setdefault(name, Row(truth))
                 for table in tables:
                     row.add(named(evidence_of(bare(table) if is_bare else table)))
     return out
 
 
-def _dumps(lab: Lab, faults: Sequence[str]) -> Iterator[tuple[str, CauseName | None, list[TokenTable]]]:
+def _dumps(
+    lab: Lab, faults: Sequence[str], strengths: Sequence[Strength]
+) -> Iterator[tuple[str, CauseName | None, list[TokenTable]]]:
     for engine in Engine:
         yield f"clean {engine}", None, clean(lab, engine)
     for fault in faults:
-        for strength in Strength:
+        for strength in strengths:
             yield f"{fault} {strength}", FAULTS[fault][0], faulty(lab, fault, strength)
 
 

@@ -59,7 +59,7 @@ def floating(x: Array, name: str = "the array") -> Array:
 
 def require_floating(x: Array, name: str) -> None:
     """Refuses an array of any other numbers than real floating ones with a TypeError; half precision is one."""
-    if not _is_real_floating(namespace(x), x.dtype):
+    if not _is_real_floating(cast("Any", namespace(x)), x.dtype):
         raise TypeError(f"{name} must hold real floating numbers, got dtype {x.dtype}")
 
 
@@ -69,7 +69,7 @@ def _is_half(dtype: object) -> bool:
 
 
 @functools.cache
-def _is_real_floating(xp: Namespace, dtype: object) -> bool:
+def _is_real_floating(xp: Any, dtype: object) -> bool:
     return bool(xp.isdtype(dtype, "real floating"))
 
 

@@ -86,9 +86,11 @@ class Batch:
 
     def by_group(self, per_sequence: Floats) -> Floats:
         """Σ over the sequences of each group: (S, ...) → (GROUPS, ...)."""
-        out = np.zeros((GROUPS, *per_sequence.shape[1:]))
-        np.add.at(out, self.group, per_sequence)
-        return out
+        # Neighbours are in neighbouring groups, so that rounds of all groups can be added as they stand.
+        before, others = self.first % GROUPS, per_sequence.shape[1:]
+        rounds = np.zeros((-(-(before + len(per_sequence)) // GROUPS) * GROUPS, *others))
+        rounds[before : before + len(per_sequence)] = per_sequence
+        return np.asarray(rounds.reshape(-1, GROUPS, *others).sum(axis=0))
 
     def token_sums(self, *values: Floats | None) -> Floats:
         """Σ over the tokens of each group of each value, (N,) each, None for the number of tokens: (GROUPS, values)."""

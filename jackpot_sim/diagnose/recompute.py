@@ -89,17 +89,25 @@ class Recompute:
         require("torch", "transformers", purpose="recomputing log-probs")
         LOG.info("loading %s", self.checkpoint)
         loaded = load(self.checkpoint, precision=self.precision, device=resolved_device(self.device))
-        done = 0
+        done, steps = 0, 0
+        seen: set[int | None] = set()
         for window in _windows(sequences, self.tokens * _SORTED):
-            tasks = [_task(at, each, loaded, refuse) for at, each in enumerate(window) if self._wanted(each)]
-            new: dict[int, DumpedSequence | None] = {
-                at: None if self._wanted(each) else each for at, each in enumerate(window)
-            }
-            for batch in _batches([task for task in tasks if task is not None], self.tokens):
-                new |= self._recomputed(batch, loaded)
-            done += len(window)
+            seen |= {each.step for each in window}
+            if steps < 2 <= len(seen):
+                LOG.warning("the dump holds several training steps, and %s stands for all of them", self.checkpoint)
+            steps, done = len(seen), done + len(window)
+            yield from self._window(window, loaded, refuse)
             LOG.info("recomputed %d sequences", done)
-            yield from (new[at] for at in range(len(window)) if new[at] is not None)  # type: ignore[misc]
+
+    def _window(self, window: Sequence[DumpedSequence], loaded: Loaded, refuse: Refuse) -> list[DumpedSequence]:
+        """Some sequences, recomputed where they are wanted; without those that cannot be."""
+        tasks = [_task(at, each, loaded, refuse) for at, each in enumerate(window) if self._wanted(each)]
+        new: dict[int, DumpedSequence | None] = {
+            at: None if self._wanted(each) else each for at, each in enumerate(window)
+        }
+        for batch in _batches([task for task in tasks if task is not None], self.tokens):
+            new |= self._recomputed(batch, loaded)
+        return [each for each in new.values() if each is not None]
 
     def _wanted(self, sequence: DumpedSequence) -> bool:
         return self.anew or getattr(sequence, f"{self.side}_log_probs") is None

@@ -120,9 +120,9 @@ class Effect(Part):
     signal: Figure | None = Field(default=None, description="share of Σ |A| (tokens, where there is no A) kept")
     sequences_kept: float | None = Field(default=None, description="share of sequences of which any token is kept")
     ess: Figure | None = Field(default=None, description="effective sample size over tokens, in [0, 1]")
-    weight_mean: float | None = None
-    weight_p99: float | None = None
-    weight_max: float | None = None
+    weight_mean: float | None = Field(default=None, description="mean of w over the tokens kept")
+    weight_p99: float | None = Field(default=None, description="99th percentile of the same, within 0.4 %")
+    weight_max: float | None = Field(default=None, description="the largest w of a token kept")
     effective_kl: float | None = Field(
         default=None,
         description="KL(policy‖weighted actor) of visits, by the tokens, nats; null where a mask makes it inf",
@@ -137,7 +137,8 @@ class Effect(Part):
         default_factory=list, description="share of tokens kept in each quarter of the sequences, the shortest first"
     )
     random_control: dict[str, float | None] = Field(
-        default_factory=dict, description="the same figures for rejection at random with the same share kept"
+        default_factory=dict,
+        description="figures of rejection at random, of tokens or whole sequences, with the same share kept",
     )
 
 

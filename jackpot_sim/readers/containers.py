@@ -10,7 +10,7 @@ import pickle
 import shutil
 import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -41,6 +41,8 @@ _BROKEN = (EOFError, zlib.error, gzip.BadGzipFile, pa.ArrowException, OSError)
 """The errors of a compressed stream, or of Parquet, that is cut short or damaged."""
 _BUFFER = 1 << 20
 """The bytes of each column of Parquet that are read at once."""
+_FIRST = 64
+"""The rows of Parquet by which the length of the others is judged."""
 VALUES = 1 << 14
 """The values of a column of Parquet that are turned into Python objects together, about."""
 
@@ -112,12 +114,22 @@ def parquet(stream: IO[bytes]) -> pq.ParquetFile:
     return pq.ParquetFile(stream, pre_buffer=False, buffer_size=_BUFFER)
 
 
-def rows_of(file: pq.ParquetFile, values: int) -> int:
-    """The rows of Parquet that hold about as many values, a list counting as many as it holds, and at least one row."""
-    groups = (file.metadata.row_group(at) for at in range(file.metadata.num_row_groups))
-    most = sum(max((group.column(at).num_values for at in range(group.num_columns)), default=0) for group in groups)
-    rows: int = file.metadata.num_rows
-    return max(1, values * rows // max(1, most))
+def rows_of(file: pq.ParquetFile, values: int, columns: Sequence[str] | None = None) -> int:
+    """The rows of Parquet that hold about as many values of a column, at least one, by the first rows of the file.
+
+    The footer's numbers of values would say more, but where it is damaged, to ask for them ends the process.
+    """
+    first = next(file.iter_batches(batch_size=_FIRST, columns=columns), None)
+    if first is None:
+        return 1
+    return max(1, values * first.num_rows // max([first.num_rows, *(_leaves(column) for column in first.columns)]))
+
+
+def _leaves(column: pa.Array) -> int:
+    """The values in a column of numbers, of lists or of lists of lists."""
+    while hasattr(column, "flatten") and not pa.types.is_struct(column.type):
+        column = column.flatten()
+    return len(column)
 
 
 def _decompressed(raw: io.BufferedReader) -> IO[bytes]:

@@ -49,7 +49,9 @@ def _meant(given: str | Path) -> Iterator[Path]:
         raise DumpError("a path is empty: name a file or folder")
     try:
         if path.is_dir():
-            yield from _below(path)
+            if not (found := _below(path)):
+                raise DumpError(f"{path} holds no file that could be a dump: hidden and temporary files do not count")
+            yield from found
         elif path.exists():
             yield _regular(path)
         elif _SIGNS.search(str(given)):
@@ -69,18 +71,21 @@ def _below(folder: Path) -> list[Path]:
         folders[:] = [name for name in folders if not name.startswith(".")]
         paths = [Path(inner, name) for name in names if _counts(name)]
         found += [path for path in paths if path.is_file() and not beside(path)]
-    if not found:
-        raise DumpError(f"{folder} holds no file that could be a dump: hidden and temporary files do not count")
     return sorted(found, key=_order)
 
 
 def _matching(pattern: str) -> list[Path]:
-    found = [Path(name) for name in glob.glob(pattern, recursive=True)]  # noqa: PTH207  (Path.glob takes no absolute pattern)
-    counted = (path for path in found if path.is_file() and _counts(path.name) and not beside(path))
-    kept = sorted(counted, key=_order)
-    if not kept:
+    # Path.glob takes no absolute pattern.
+    matches = sorted(map(Path, glob.glob(pattern, recursive=True)), key=_order)  # noqa: PTH207
+    found: list[Path] = []
+    for path in matches:
+        if path.is_dir():
+            found += _below(path)
+        elif path.is_file() and _counts(path.name) and not beside(path):
+            found.append(path)
+    if not found:
         raise DumpError(f"no file matches {pattern}")
-    return kept
+    return found
 
 
 def _regular(path: Path) -> Path:

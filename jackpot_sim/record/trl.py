@@ -119,20 +119,21 @@ class _Law:
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         if self._last is not None:
-            self._drawn.append(self._last.gather(1, input_ids[:, -1:]).cpu())
+            self._drawn.append(self._last.gather(1, input_ids[:, -1:]))
         self._last = scores.float().log_softmax(dim=-1)
         self.calls += 1
         return scores
 
     def of(self, completions: Sequence[Sequence[int]]) -> list[list[float]]:
         """The log-prob of each token of the completions."""
-        found: list[list[float]] = []
-        for row, completion in enumerate(completions):
-            own = [float(each[row, 0]) for each in self._drawn[: len(completion)]]
-            if len(own) < len(completion) and self._last is not None:
-                own.append(float(self._last[row, completion[-1]]))
-            found.append(own)
-        return found
+        import torch
+
+        if self._last is None:
+            return []
+        ends = torch.tensor([completion[-1:] or [0] for completion in completions], device=self._last.device)
+        # One column for each token that was drawn while others went on, and one for the last law.
+        seen = torch.cat([*self._drawn, self._last.gather(1, ends)], dim=1).tolist()
+        return [own[: len(completion)] for own, completion in zip(seen, completions, strict=True)]
 
 
 @contextmanager

@@ -84,25 +84,27 @@ def _tempered(law: Tensor, temperature: Floats) -> Tensor:
     return torch.log_softmax(law / torch.from_numpy(temperature).float().reshape(shape), -1)
 
 
-def _at_temperature(lab: Lab, strength: Strength) -> Draws:
+def _at_temperature(lab: Lab, strength: Strength) -> tuple[Draws, Tensor]:
+    """Sequences drawn at T, and the policy's own laws along them."""
     heat = _heated(lab, strength)
 
     def law_of(law: Tensor, *, rows: Ints) -> Tensor:
         return _tempered(law, heat[rows])
 
-    engine = lab.engine.of(lab.world.policy)
-    return lab.known("temperature", strength, make=lambda: lab.draw([engine], law_of=law_of))
+    def made() -> tuple[Draws, Tensor]:
+        draws = lab.draw([lab.engine.of(lab.world.policy)], law_of=law_of)
+        return draws, lab.score(draws, [lab.world.policy])
+
+    return lab.known("temperature", strength, make=made)
 
 
 def temperature(lab: Lab, strength: Strength) -> Columns:
-    draws = _at_temperature(lab, strength)
-    return _columns(lab, draws, lab.score(draws, [lab.world.policy]))
+    return _columns(lab, *_at_temperature(lab, strength))
 
 
 def raw_scaled(lab: Lab, strength: Strength) -> Columns:
-    draws = _at_temperature(lab, strength)
-    policy = _tempered(lab.score(draws, [lab.world.policy]), _heated(lab, strength))
-    return _columns(lab, draws, policy, actor=draws.raw)
+    draws, law = _at_temperature(lab, strength)
+    return _columns(lab, draws, _tempered(law, _heated(lab, strength)), actor=draws.raw)
 
 
 def raw_both(lab: Lab, strength: Strength) -> Columns:
@@ -273,11 +275,12 @@ def _held(lab: Lab) -> Ints:
 def _stopped(lab: Lab, strength: Strength, version: Ints) -> Columns:
     policies = _policies(lab, int(_of(strength, 1, 2, 4)), STEPS)
 
-    def made() -> Draws:
-        return lab.draw([lab.engine.of(each) for each in policies], _held(lab))
+    def made() -> tuple[Draws, Tensor]:
+        draws = lab.draw([lab.engine.of(each) for each in policies], _held(lab))
+        return draws, lab.score(draws, policies, lab.step)
 
-    draws = lab.known("stopped", strength, make=made)
-    return Columns(draws.tokens, draws.drawn, lab.score(draws, policies, lab.step), version)
+    draws, law = lab.known("stopped", strength, make=made)
+    return Columns(draws.tokens, draws.drawn, law, version)
 
 
 def sync_partial(lab: Lab, strength: Strength) -> Columns:

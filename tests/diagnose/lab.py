@@ -116,11 +116,11 @@ class Lab:
         return np.tile(np.arange(size) * STEPS // size, len(self.seeds))
 
     @functools.cached_property
-    def _known(self) -> dict[tuple[object, ...], Draws]:
+    def _known(self) -> dict[tuple[object, ...], tuple[Draws, Tensor]]:
         return {}
 
-    def known(self, *key: object, make: Callable[[], Draws]) -> Draws:
-        """The draws of this key, made once: faults that differ in their columns alone share them."""
+    def known(self, *key: object, make: Callable[[], tuple[Draws, Tensor]]) -> tuple[Draws, Tensor]:
+        """Draws and the policy's laws along them, made once: faults that differ in what is said of them share them."""
         if key not in self._known:
             self._known[key] = make()
         return self._known[key]

@@ -72,6 +72,16 @@ def test_a_side_that_is_there_stays_unless_it_is_asked_for(
         np.testing.assert_allclose(sequence.policy_log_probs, rollout.actor_log_probs, rtol=1e-6)
 
 
+def test_one_checkpoint_for_several_steps_is_said_once(
+    one_sided: list[DumpedSequence], checkpoints: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    steps = [dataclasses.replace(each, step=at // 2) for at, each in enumerate(one_sided)]
+    for given, times in ((steps, 1), (steps[:2], 0)):
+        caplog.clear()
+        list(with_policy(given, checkpoints / "policy", tokens=1, **EXACT))
+        assert sum("several training steps" in each.message for each in caplog.records) == times
+
+
 LETTERS = ("<end>", *"abcd")
 
 

@@ -29,6 +29,7 @@ def test_a_folder_gives_the_files_below_it_by_their_numbers_without_hidden_and_t
 
 def test_a_pattern_gives_the_files_that_match_in_the_same_order(folder: Path) -> None:
     assert names(files([str(folder / "step_*" / "*.jsonl")]), folder) == ["step_2/rank_0.jsonl", "step_10/rank_0.jsonl"]
+    assert names(files([str(folder / "step_*")]), folder) == ["step_2/rank_0.jsonl", "step_10/rank_0.jsonl"]
     assert names(files([str(folder / "**" / "*.jsonl")]), folder) == ["step_2/rank_0.jsonl", "step_10/rank_0.jsonl"]
 
 
@@ -56,6 +57,7 @@ def test_what_is_no_file_is_said(folder: Path) -> None:
     for path, told in {
         folder / "absent.jsonl": "absent.jsonl does not exist",
         folder / "*.parquet": r"no file matches .*\*\.parquet",
+        folder / "pip*": r"no file matches .*pip\*",
         folder / "empty": "empty holds no file that could be a dump",
         folder / "hidden": "hidden holds no file that could be a dump",
         folder / "pipe": "pipe is no regular file",

@@ -16,7 +16,7 @@ STABLE = 0.86
 HALF = 0.5
 """The effective share of the tokens under weights p/q below which exact weights at least double the variance."""
 
-OVERLAP = ("overlap_p05_low", "overlap_p05_high")
+OVERLAP = ("overlap_p5_low", "overlap_p5_high")
 """The 5th percentile of the overlap, at the low and at the high end of its bracket."""
 
 

@@ -61,8 +61,8 @@ class Threshold:
 
     @property
     def is_met(self) -> bool:
-        """True where a threshold meets the target, for sure."""
-        return math.isfinite(self.value) and self.interval.low >= 0
+        """True where a threshold meets the target, for sure, and has an interval."""
+        return math.isfinite(self.low) and self.interval.low >= 0
 
     @property
     def is_missed(self) -> bool:
@@ -89,7 +89,8 @@ def threshold(sample: Weighed, family: Family, target: Target) -> Threshold:
     best = intervals.of_left_out(float(slacks.max()), without.max(axis=1))
     value = path.threshold(place)
     at = path.sums[int(np.argmax(slacks))] if math.isnan(value) else sample.sums(family.made(value))
-    low, high = path.ends(without)
+    # Between two places the edge is interpolated, and the threshold itself is not.
+    low, high = (near(end, value) for near, end in zip((min, max), path.ends(without), strict=True))
     return Threshold(family, value, low, high, at, float(slacks.max()), best)
 
 

@@ -17,6 +17,7 @@ TESTS = 10
 """The tests of all rules together."""
 LEVEL = 0.05 / TESTS
 """The chance that one test finds something where nothing is; all together do so in at most 5 % of dumps."""
+_NORMAL = float(stats.norm.ppf(1 - LEVEL / 2))
 FEWEST = intervals.FEWEST
 """The fewest sequences that a test takes."""
 
@@ -32,6 +33,11 @@ class Mean(NamedTuple):
     def beyond_zero(self) -> bool:
         """True if the mean is not 0 by chance."""
         return self.low > 0 or self.high < 0
+
+    @property
+    def error(self) -> float:
+        """The standard error that a normal interval as wide has; nan where there is no interval."""
+        return (self.high - self.low) / (2 * _NORMAL)
 
     @property
     def certainty(self) -> float:

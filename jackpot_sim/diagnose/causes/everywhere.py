@@ -10,14 +10,17 @@ from jackpot_sim.core import intervals
 from jackpot_sim.core.arrays import Flags
 from jackpot_sim.diagnose.causes import chance
 from jackpot_sim.diagnose.causes.finding import Finding
-from jackpot_sim.diagnose.causes.view import FLOOR, HARMLESS, View
+from jackpot_sim.diagnose.causes.view import FLOOR, HARMLESS, View, slope
 from jackpot_sim.diagnose.results import CauseName
 
 _BORDER = 0.03
 """Mean k3 at which coarse numbers and another model are as likely, nats per token."""
-_STALE, _STALE_LEARNT = 0.4, 0.65
-"""The share of stale weights among small mismatches alike in all sequences, where no lag is known; the second, where
-ℓ rises with the advantage."""
+_STALE = 0.4
+"""The share of stale weights among small mismatches alike in all sequences, where no lag is known, or all have one."""
+_STALE_LEARNT = 0.65
+"""The same where ℓ rises with the advantage."""
+_STALE_FRESH = 0.1
+"""The same where every version is the step's own."""
 _MOST = 1.0
 """The k3 at which a token is cut off, nats, so that a single one does not decide."""
 _FAR_BELOW = 1.4
@@ -78,7 +81,8 @@ def _mixed(view: View, of_size: str, figures: dict[str, float]) -> list[Finding]
 def _alike(view: View, k3: float, of_size: str, figures: dict[str, float]) -> list[Finding]:
     """Causes of a mismatch that all sequences share."""
     other = 1 / (1 + (_BORDER / k3) ** 2)
-    old, slope = _stale_share(view), _grows(view)
+    old, size = _stale_share(view), np.abs(view.log_ratio)
+    growth = slope(size, -view.policy) / float(size.mean())
     unsure = "" if old == 0 else "; stale weights of one and the same lag look alike"
     return [
         Finding(
@@ -86,11 +90,11 @@ def _alike(view: View, k3: float, of_size: str, figures: dict[str, float]) -> li
             confidence=(1 - other) * (1 - old),
             explains=0.0,
             evidence=(
-                f"{of_size}, alike at all steps and positions, and |ℓ| grows by {slope:.2f} of its mean with each nat "
+                f"{of_size}, alike at all steps and positions, and |ℓ| grows by {growth:.2f} of its mean with each nat "
                 f"of −log p{unsure}."
             ),
             remedy="Serve the actor in a finer number format, or correct for it: this mismatch stays.",
-            figures=figures | {"growth": slope},
+            figures=figures | {"growth": growth},
         ),
         Finding(
             name=CauseName.STALE,
@@ -127,15 +131,11 @@ def _stale_share(view: View) -> float:
     lag = view.lag
     if lag is not None and np.ptp(lag) > 0:
         return 0.0  # their growth would have shown
+    if lag is not None and lag[0] == 0:
+        return _STALE_FRESH
     advantages = view.table.advantages
     if advantages is None or not np.isfinite(advantages).all():
         return _STALE
     # The policy has learnt since: ℓ is larger where the advantage is.
     learnt = chance.mean(view.units, (view.log_ratio - view.log_ratio.mean()) * advantages)
     return _STALE_LEARNT if learnt.low > 0 else _STALE
-
-
-def _grows(view: View) -> float:
-    """The slope of |ℓ| on −log p, over its mean."""
-    size = np.abs(view.log_ratio)
-    return float(np.polyfit(-view.policy, size, 1)[0] / size.mean())

@@ -7,7 +7,7 @@ import numpy as np
 from jackpot_sim.core.arrays import Floats
 from jackpot_sim.diagnose.causes import chance
 from jackpot_sim.diagnose.causes.finding import Finding
-from jackpot_sim.diagnose.causes.view import View
+from jackpot_sim.diagnose.causes.view import View, slope
 from jackpot_sim.diagnose.results import CauseName
 
 _ONE_SIDED = 0.1
@@ -23,6 +23,10 @@ _FITS_ALONE = 0.68
 _SAME_FIRST = 0.9
 """The least share of states whose likeliest token both sides agree on: a temperature keeps the order."""
 _FEWEST_TOKENS = 64
+_PROCESSED = (
+    "Make the engine return the log-probs of the law that it samples from, after temperature and truncation "
+    "(processed, not raw)"
+)
 
 
 def truncated(view: View) -> Finding | None:
@@ -62,15 +66,15 @@ def temperature(view: View) -> Finding | None:
     """
     if view.total == 0 or len(view.log_ratio) < _FEWEST_TOKENS:
         return None
-    slope, explains = _slope(view)
+    steep, explains = _fit(view)
     moved = chance.mean(view.units, _influence(view))
-    fits = _FITS if view.table.entropy is not None else _FITS_ALONE
-    if explains < fits or not _keeps_order(view) or abs(slope) < _LEAST_SLOPE or not moved.beyond_zero:
+    fits = _FITS if view.entropy is not None else _FITS_ALONE
+    if explains < fits or not _LEAST_SLOPE <= abs(steep) < 1 or not moved.beyond_zero or not _keeps_order(view):
         return None
-    heat = 1 / (1 - slope) if slope < 1 else np.inf
-    follows = _follows_policy(view, slope)
-    about = "log p alone" if view.table.entropy is None else "log p and the entropy"
-    if follows is not None and follows > 0.5:
+    heat, follows = 1 / (1 - steep), _follows_policy(view, steep)
+    about = "log p alone" if view.entropy is None else "log p and the entropy"
+    figures = {"temperature": heat, "explained": explains, "slope": steep}
+    if follows > 0.5:
         return Finding(
             name=CauseName.RAW_LOG_PROBS,
             confidence=explains * follows,
@@ -79,22 +83,19 @@ def temperature(view: View) -> Finding | None:
                 f"ℓ is that of a temperature of {heat:.3g} on one side (R² {explains:.2f} on {about}), but the tokens "
                 "follow the policy's log-probs, not those that the actor reports."
             ),
-            remedy=(
-                "Make the engine return the log-probs of the law that it samples from, after temperature and "
-                "truncation (processed, not raw)."
-            ),
-            figures={"temperature": float(heat), "explained": explains, "slope": slope},
+            remedy=f"{_PROCESSED}.",
+            figures=figures,
         )
     return Finding(
         name=CauseName.TEMPERATURE,
-        confidence=explains * (1.0 if follows is None else 1 - follows),
+        confidence=explains * (1 - follows),
         explains=explains,
         evidence=(
-            f"ℓ rises with log p by {slope:+.3f} a nat, and {about} explain {explains:.0%} of it: the actor samples at "
+            f"ℓ rises with log p by {steep:+.3f} a nat, and {about} explain {explains:.0%} of it: the actor samples at "
             f"{heat:.3g} times the policy's temperature."
         ),
         remedy="Score the policy at the temperature that the actor samples at, or sample at temperature 1.",
-        figures={"temperature": float(heat), "explained": explains, "slope": slope},
+        figures=figures,
     )
 
 
@@ -124,28 +125,24 @@ def raw(view: View) -> Finding | None:
             f"The sampled tokens are {'likelier' if sharper > 0 else 'less likely'} than the reported law says, by "
             f"{abs(found.value):.3f} nats a token: they come from a {'sharper' if sharper > 0 else 'flatter'} law."
         ),
-        remedy=(
-            "Make the engine return the log-probs of the law that it samples from, after temperature and truncation "
-            "(processed, not raw), and score the policy likewise."
-        ),
+        remedy=f"{_PROCESSED}, and score the policy likewise.",
         figures={"excess_log_prob": found.value, "low": found.low, "high": found.high},
     )
 
 
-def _slope(view: View) -> tuple[float, float]:
+def _fit(view: View) -> tuple[float, float]:
     """1 − 1/T, and the share of Σℓ² that a temperature explains."""
-    ratio = view.log_ratio
-    entropy = view.table.entropy
+    ratio, entropy = view.log_ratio, view.entropy
     if entropy is None:
         columns = np.stack([np.ones_like(ratio), view.policy, view.policy**2, np.exp(view.policy)], axis=1)
         left = ratio - columns @ np.linalg.lstsq(columns, ratio, rcond=None)[0]
-        line = np.polyfit(view.policy, ratio, 1)
-        return float(line[0]), 1 - float(np.mean(left**2)) / view.total
+        return slope(ratio, view.policy), 1 - float(np.mean(left**2)) / view.total
     fits = []
     for log_probs in (view.policy, view.actor):
         deviation = log_probs + entropy
-        slope = float(deviation @ ratio / (deviation @ deviation))
-        fits.append((slope, 1 - float(np.mean((ratio - slope * deviation) ** 2)) / view.total))
+        square = float(deviation @ deviation)
+        steep = float(deviation @ ratio) / square if square > 0 else 0.0
+        fits.append((steep, 1 - float(np.mean((ratio - steep * deviation) ** 2)) / view.total))
     return fits[0][0], max(fits[0][1], fits[1][1])
 
 
@@ -161,27 +158,26 @@ def _keeps_order(view: View) -> bool:
 
 def _influence(view: View) -> Floats:
     """Values of tokens whose mean is the covariance of ℓ with log p, or with its deviation."""
-    entropy = view.table.entropy
+    entropy = view.entropy
     if entropy is not None:
         return np.asarray(view.log_ratio * (view.policy + entropy))
     centred = view.policy - view.policy.mean()
     return np.asarray(view.log_ratio * centred)
 
 
-def _follows_policy(view: View, slope: float) -> float | None:
+def _follows_policy(view: View, steep: float) -> float:
     """The certainty, 0 to 1, that tokens follow the policy's log-probs and not the actor's; ½ where nothing tells.
 
     Under the actor's law E ℓ = −½ E ℓ² to second order, under the policy's +½ E ℓ²; the deviation from the policy's
-    expected log-prob has mean −slope · its mean square in the first case and 0 in the second.
+    expected log-prob has mean −steep · its mean square in the first case and 0 in the second.
     """
     half = 0.5 * view.total
     sides = [(chance.mean(view.units, view.log_ratio), -half, half)]
     deviation = view.deviation
     if deviation is not None:
-        sides.append((chance.mean(view.units, deviation), -slope * float(np.mean(deviation**2)), 0.0))
+        sides.append((chance.mean(view.units, deviation), -steep * float(np.mean(deviation**2)), 0.0))
     log_odds = 0.0
     for found, actor, policy in sides:
-        error = (found.high - found.low) / (2 * 2.8)  # an interval of this level is about 2.8 standard errors wide
-        if np.isfinite(error) and error > 0:
-            log_odds += ((found.value - actor) ** 2 - (found.value - policy) ** 2) / (2 * error**2)
+        if found.error > 0:
+            log_odds += ((found.value - actor) ** 2 - (found.value - policy) ** 2) / (2 * found.error**2)
     return float(1 / (1 + np.exp(-np.clip(log_odds, -50, 50))))

@@ -18,6 +18,10 @@ HARMLESS = 1e-3
 """Mean k3, nats per token, up to which a mismatch is no fault: bf16 and int8 engines lie below."""
 FLOOR = 1e-5
 """The square of ℓ that is added before its logarithm is taken: differences below |ℓ| ≈ 0.003 count for nothing."""
+_ROUNDING = 1e-3
+"""The entropy below 0 that rounding explains, nats."""
+_OUTSIDE = 8.0
+"""The tokens that must be expected outside of the top-k for their absence to be no chance."""
 CLASSES = 8
 """The classes of log q within which tokens are as likely: rounding too makes more mismatch at unlikely ones."""
 
@@ -92,19 +96,37 @@ class View:
         return np.asarray(self.table.step - versions, dtype=np.float64)
 
     @cached_property
+    def entropy(self) -> Floats | None:
+        """The entropy of the policy's law at each token, (N,), nats.
+
+        None where it is not known throughout, or where the column holds no entropies: negative numbers, or one number.
+        """
+        column = self.table.entropy
+        if column is None or not np.isfinite(column).all():
+            return None
+        return column if column.min() >= -_ROUNDING and column.max() > column.min() else None
+
+    @cached_property
     def deviation(self) -> Floats | None:
         """The log-probability of each token less its expectation under the policy, (N,); None if unknown.
 
         Its mean is 0 where tokens follow the policy. It rests on the entropy, or else on the top-k.
         """
-        if self.table.entropy is not None:
-            return np.asarray(self.policy + self.table.entropy)
+        if self.entropy is not None:
+            return np.asarray(self.policy + self.entropy)
         return _beyond_chance(self.table.policy_topk, self.table.token, self.policy)
 
     @cached_property
     def actor_deviation(self) -> Floats | None:
         """The same under the law that the actor reports, which only its top-k shows."""
         return _beyond_chance(self.table.actor_topk, self.table.token, self.actor)
+
+
+def slope(of: Floats, on: Floats) -> float:
+    """The least-squares slope of one column on another, (N,) each; 0 where the other is constant."""
+    centred = on - on.mean()
+    square = float(centred @ centred)
+    return float(centred @ of) / square if square > 0 else 0.0
 
 
 def _beyond_chance(topk: TopK | None, token: Ints | None, log_probs: Floats) -> Floats | None:
@@ -115,6 +137,8 @@ def _beyond_chance(topk: TopK | None, token: Ints | None, log_probs: Floats) -> 
     if np.isnan(laws).any():
         return None
     inside = np.any(np.asarray(topk.ids) == token[:, None], axis=-1)
+    if inside.all() and np.sum(1 - np.exp(laws).sum(-1)) > _OUTSIDE:
+        return None  # the sampled token was put on the list: the list says nothing about it
     finite = np.isfinite(laws)
     least = np.min(laws, axis=-1, where=finite, initial=0.0)
     mass = np.exp(laws)

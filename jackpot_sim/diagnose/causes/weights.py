@@ -13,6 +13,8 @@ from jackpot_sim.diagnose.results import CauseName
 _LEAST_EXPLAINED = 0.3
 _FEWEST_A_SIDE = 2
 """The fewest sequences on either side of a comparison."""
+_OUTER = 0.05
+"""The share of the sequences that are seen as the freshest, and as the oldest; those of the same lag come with them."""
 _JUMP = 4.0
 """The factor by which mean ℓ² grows from one step to the next where a sync failed."""
 
@@ -21,15 +23,16 @@ def stale(view: View) -> Finding | None:
     """A mismatch that grows with the steps since the weights that wrote a sequence."""
     if view.lag is None or view.k3.mean() < HARMLESS:
         return None
-    lags, at = np.unique(np.round(view.lag), return_inverse=True)
     found, rank = chance.rises(view.sizes, view.lag)
-    if len(lags) < 2 or not found:
+    if not found:
         return None
-    fresh = at == 0
+    ordered = np.sort(view.lag)
+    few = max(_FEWEST_A_SIDE, int(_OUTER * len(ordered))) - 1
+    fresh, old = view.lag <= ordered[few], view.lag >= ordered[-1 - few]
     explains = 1 - _mean_square(view, fresh) / view.total
-    if fresh.sum() < _FEWEST_A_SIDE or explains < _LEAST_EXPLAINED:
+    if fresh.all() or explains < _LEAST_EXPLAINED:
         return None
-    first, last = (float(view.k3[each[view.table.owner]].mean()) for each in (fresh, at == len(lags) - 1))
+    first, last = (float(view.k3[each[view.table.owner]].mean()) for each in (fresh, old))
     stuck = lag_follows_step(view)
     return Finding(
         name=CauseName.STALE,
@@ -37,7 +40,7 @@ def stale(view: View) -> Finding | None:
         explains=explains,
         evidence=(
             f"The mismatch grows with the lag of the weights (rank correlation {rank:.2f}): k3 is {first:.2g} at the "
-            f"least lag and {last:.2g} nats a token at {int(lags[-1] - lags[0])} versions more."
+            f"least lag and {last:.2g} nats a token at {ordered[-1] - ordered[0]:.2g} versions more."
         ),
         remedy="Let the engine fetch the weights more often, or bound the lag of the rollouts that are trained on.",
         figures={"rank_correlation": rank, "k3_least_lag": first, "k3_largest_lag": last, "explained": explains},

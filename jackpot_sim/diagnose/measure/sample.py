@@ -17,6 +17,8 @@ from jackpot_sim.readers.table import OF_SEQUENCES, OF_TOKENS, TOP_K, TokenTable
 
 TOKENS = 200_000
 """The tokens after which no further sequence is drawn."""
+ROOM = 2**27
+"""The bytes that their top-k may take: a dump with long ones has fewer tokens in its sample."""
 
 
 class _Part(NamedTuple):
@@ -48,14 +50,16 @@ class Sample:
     def add(self, batch: Batch) -> None:
         """Takes the batch in."""
         self.sequences += batch.table.sequences
+        self._tokens = min(self._tokens, ROOM // max(_topk_bytes(batch.table), 1))
         keys = splitmix64(np.arange(batch.first, batch.first + batch.table.sequences).astype(np.uint64))
         self._hold(_Part(keys, batch.table), keys <= self._last)
-        if self._held > 2 * self._tokens:
+        if 4 * self._held > 5 * self._tokens:
             self._trim()
 
     def merge(self, later: Self) -> None:
         """Takes in the sample of the batches that come next."""
         self.sequences += later.sequences
+        self._tokens = min(self._tokens, later._tokens)
         for part in later._parts:
             self._hold(part, part.keys <= self._last)
         self._trim()
@@ -86,6 +90,11 @@ class Sample:
         parts, self._parts, self._held = self._parts, [], 0
         for part in parts:
             self._hold(part, part.keys <= self._last)
+
+
+def _topk_bytes(table: TokenTable) -> int:
+    """The bytes of both top-k at a token."""
+    return sum(column.nbytes // len(table) for name in TOP_K if (column := getattr(table, name)) is not None)
 
 
 def _alike(tables: Sequence[TokenTable]) -> list[TokenTable]:

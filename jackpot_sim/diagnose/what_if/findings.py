@@ -89,7 +89,7 @@ def _kept(tally: Tally, totals: Totals) -> Figure:
 def _signal(tally: Tally, totals: Totals) -> Figure:
     if not totals.has_advantages:
         share = _kept(tally, totals)
-        meaning = "share of tokens kept, as the dump has no advantages, in [0, 1]"
+        meaning = "share of tokens kept, as advantages are lacking, in [0, 1]"
         return share.model_copy(update={"name": "signal", "meaning": meaning})
     live = totals.of_groups[:, 0] > 0
     share_of_gain = clusters.mean_of(tally.of_groups[live, 1], totals.of_groups[live, 1])

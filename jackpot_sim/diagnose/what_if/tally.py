@@ -305,7 +305,7 @@ class Weighed:
         return self.cells.count is None and not self._differs.any()
 
     def log_both(self) -> Floats | None:
-        """log aw, with 0 where aw is 0; None: 0."""
+        """log aw, with any finite number where aw is 0; None: 0."""
         both = self.both
         if both is None or (self.weight is None and self.whole):
             return None
@@ -315,7 +315,7 @@ class Weighed:
             if np.count_nonzero(other) < len(other) / 4:
                 log_both = self.cells.log_ratio.copy()
                 log_both[other] = np.log(self.weight[other], where=self.weight[other] > 0, out=np.zeros(other.sum()))
-                return log_both if self.accept is None else log_both * self.accept
+                return log_both
         return np.log(np.where(both > 0, both, 1.0) if self.drops else both)
 
 

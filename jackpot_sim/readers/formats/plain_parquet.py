@@ -58,7 +58,9 @@ def _tables(path: Path, file: pq.ParquetFile, refuse: Refuse) -> Iterator[TokenT
     schema = file.schema_arrow
     names = [name for name in schema.names if name in BY_NAME]
     lists = any(name in OF_TOKENS and is_list(schema.field(name).type) for name in names)
-    batches = file.iter_batches(batch_size=containers.rows_of(file, build.TOKENS) if lists else ROWS, columns=names)
+    batches = file.iter_batches(
+        batch_size=containers.rows_of(file, build.TOKENS, names) if lists else ROWS, columns=names
+    )
     rows: Rows | None = None
     at = 0
     for chunk in _whole_rows(batches) if lists else _whole_sequences(batches):

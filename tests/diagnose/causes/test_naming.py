@@ -10,8 +10,12 @@ import numpy as np
 from scipy.special import log_softmax
 
 from jackpot_sim.core.arrays import Floats, Ints
-from jackpot_sim.diagnose.results import CauseName
+from jackpot_sim.diagnose import one_pass
+from jackpot_sim.diagnose.batch import Batch
+from jackpot_sim.diagnose.causes import named
+from jackpot_sim.diagnose.results import CauseName, Effect
 from jackpot_sim.environments.language_models.sampling_law import SamplingLaw
+from jackpot_sim.readers.screening import Screening
 from jackpot_sim.readers.table import TokenTable
 from tests.cases import each, every
 from tests.diagnose.causes.dumps import VOCAB, Change, Dump, causes_of, first_of
@@ -122,8 +126,8 @@ def test_the_cause_comes_first(name: str, seed: int) -> None:
 
 
 def test_nothing_is_named_without_a_fault() -> None:
-    named = [first_of(Dump(seed, noise=0.02).table()) for seed in range(60)]
-    assert sum(each is not None for each in named) <= 3
+    first = [first_of(Dump(seed, noise=0.02).table()) for seed in range(60)]
+    assert sum(each is not None for each in first) <= 3
 
 
 @each("name", FAULTS)
@@ -135,6 +139,24 @@ def test_causes_say_why_and_what_to_do_in_one_sentence_each(name: str) -> None:
             assert "\n" not in sentence
             assert "nan" not in sentence
         assert all(map(math.isfinite, cause.figures.values()))
+
+
+class _NoCorrections:
+    """No what-if."""
+
+    def add(self, batch: Batch) -> None: ...
+
+    def merge(self, later: _NoCorrections) -> None: ...
+
+    def results(self) -> list[Effect]:
+        return []
+
+
+@each("name", FAULTS)
+def test_the_pass_over_a_dump_gives_what_causes_need(name: str) -> None:
+    table = FAULTS[name][1](Dump(6))
+    evidence = one_pass.run([table], Screening(), _NoCorrections).evidence
+    assert named(evidence) == causes_of(table)
 
 
 @each("name", FAULTS)

@@ -131,6 +131,16 @@ def test_tiny_mismatches_keep_their_digits() -> None:
     assert found["k3"].value == pytest.approx(np.mean(exact**2) / 2, rel=1e-9)
 
 
+def test_the_correlation_of_probabilities_near_1_keeps_its_digits() -> None:
+    """1 − p of about 1e-7: the variance of p is 1e-14, of which p itself has two digits."""
+    generator = np.random.default_rng(0)
+    actor = -1e-7 * generator.exponential(size=1000)
+    policy = actor * np.exp(0.3 * generator.normal(size=1000))
+    found = of(cut(table_of(policy, actor, np.full(100, 10)), 7))
+    wanted = np.corrcoef(np.expm1(policy), np.expm1(actor))[0, 1]
+    assert found["probability_correlation"].value == pytest.approx(wanted, rel=1e-9)
+
+
 def test_one_sequence_has_figures_and_no_intervals() -> None:
     found = of(cut(drawn(1)))
     assert found["k3"].value is not None

@@ -75,6 +75,19 @@ def test_tables_with_other_columns_share_what_they_have() -> None:
     assert not np.isnan(found.actor_topk.log_probs[len(first) :]).any()
 
 
+def test_long_top_k_leave_room_for_fewer_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = drawn(500)
+    monkeypatch.setattr("jackpot_sim.diagnose.measure.sample.ROOM", 300 * 8 * 4)
+    topk = TopK(np.zeros((len(table), 4), dtype=np.int32), np.zeros((len(table), 4), dtype=np.float32))
+    long = dataclasses.replace(table, actor_topk=topk)
+    whole, mixed = filled(Sample, [Batch(long, 0)]), filled(Sample, [Batch(table, 0), Batch(long, 500)])
+    for sample in (whole, mixed):
+        found = sample.table()
+        assert found is not None
+        assert 300 <= len(found) < 312
+    assert mixed.sequences == 1000
+
+
 def test_of_no_sequence_there_is_none() -> None:
     assert Sample().table() is None
     assert Sample().whole

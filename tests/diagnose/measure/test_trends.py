@@ -36,7 +36,6 @@ def test_alarms_ring_at_the_first_step_beyond_their_bounds() -> None:
         "probability-gap": 103,  # about 0.8·s·0.6
         "ess": 105,  # e^−s²
         "confident-disagreement": 105,
-        "overlap": None,
     }
     assert first(table, 70, 3, 100) == found
 
@@ -77,4 +76,10 @@ def test_steps_may_come_in_any_order_and_a_dump_without_them_has_no_alarms() -> 
     assert shuffled is not None
     assert first(shuffled, 50) == first(table)
     assert filled(Trends, cut(drawn(20))).alarms() == []
-    assert len(first(table)) == len(RULES)
+
+
+def test_rules_without_a_figure_are_not_said_never_to_ring() -> None:
+    """There is no overlap without top-k, and no rise before the fourth step."""
+    without = {rule.name for rule in RULES} - {"overlap"}
+    assert set(first(stepped([0.02] * 4))) == without
+    assert set(first(stepped([0.02] * 3))) == without - {"k3-rise"}

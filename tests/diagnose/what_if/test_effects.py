@@ -23,7 +23,15 @@ from jackpot_sim.diagnose.what_if.candidates import Candidate, candidates
 from jackpot_sim.diagnose.what_if.effects import Effects
 from jackpot_sim.diagnose.what_if.overlaps import overlap
 from jackpot_sim.diagnose.what_if.tally import Tally
-from jackpot_sim.estimators import Correction, Denominator, TokenCorrection, Tokens, TokenWeights, given
+from jackpot_sim.estimators import (
+    Correction,
+    Denominator,
+    SequenceCorrection,
+    TokenCorrection,
+    Tokens,
+    TokenWeights,
+    given,
+)
 from jackpot_sim.estimators.corrections.correction import Level
 from jackpot_sim.estimators.rollouts.weights import scale, weigh, weight_figures
 from jackpot_sim.readers.table import TokenTable
@@ -42,9 +50,42 @@ def tried(tables: Sequence[TokenTable], of: Sequence[Candidate]) -> list[Effect]
     return effects.results()
 
 
+@dataclass(frozen=True)
+class Fading(TokenCorrection):
+    """A user's correction whose masks are drawn, and are 0 at some tokens."""
+
+    name = "fading"
+
+    @override
+    def accept(self, tokens: Tokens) -> Array:
+        return tokens.xp.clip(1 + 9 * tokens.log_ratio, 0.0, 1.0)
+
+    @override
+    def weight(self, tokens: Tokens) -> Array:
+        return 3 * tokens.ratio**-2
+
+
+@dataclass(frozen=True)
+class Halved(SequenceCorrection):
+    """A user's correction with one drawn mask and one weight for all tokens of a sequence."""
+
+    name = "halved"
+
+    @override
+    def accept(self, tokens: Tokens) -> Array:
+        return tokens.xp.full_like(tokens.log_ratio[:, :1], 0.5)
+
+    @override
+    def weight(self, tokens: Tokens) -> Array:
+        return tokens.xp.exp(tokens.log_ratio[:, :1])
+
+
 FEW = candidates(OWN)[: len(OWN) + len(estimators.names())]
 """Those of `OWN`, and the registered ones."""
-TRIED = [each for each in candidates(OWN) if each.correction is not None]
+TRIED = [
+    *(each for each in candidates(OWN) if each.correction is not None),
+    *(Candidate(each.name, each.name, each) for each in (Fading(), Halved())),
+]
 EVEN = dump(1, LENGTHS)
 """A dump with as many sequences in each quarter by length."""
 ROLLOUTS = padded(EVEN)
@@ -84,6 +125,12 @@ def test_shares_and_sums_are_those_of_padded_rollouts(candidate: Candidate) -> N
         assert near(value, accept[rows].sum() / live[rows].sum())
 
 
+def test_masks_of_sequences_are_drawn_token_by_token() -> None:
+    (found,) = tried([dump(3, np.full(12, 5))], TRIED[-1:])
+    assert near(found.sequences_kept, 1 - 0.5**5)
+    assert near(found.kept, 0.5)
+
+
 @np.errstate(all="ignore")
 @each("candidate", TRIED)
 def test_figures_without_chance_are_those_of_rollouts(candidate: Candidate) -> None:
@@ -117,7 +164,8 @@ def test_effective_kl_is_that_of_two_laws_over_the_tokens(candidate: Candidate) 
 @each("candidate", TRIED)
 def test_the_tail_of_weights_is_a_quantile_over_kept_tokens(candidate: Candidate) -> None:
     accept, weight = (each[ROLLOUTS.mask] for each in slow(given(candidate.correction)))
-    value = EFFECTS[candidate.name].weight_p99
+    value = given(EFFECTS[candidate.name].weight_p99)
+    assert value <= given(EFFECTS[candidate.name].weight_max)
     order = np.argsort(weight)
     share = np.cumsum(accept[order]) / accept.sum()
     wanted = weight[order][np.searchsorted(share, 0.99 - 1e-12)]
@@ -208,7 +256,7 @@ def test_what_a_correction_lacks_is_said() -> None:
     assert tis.refused is None
     assert (tis.kept_positive, tis.kept_negative) == (None, None)
     assert given(tis.signal).value == given(tis.kept).value
-    assert "no advantages" in given(tis.signal).meaning
+    assert "advantages are lacking" in given(tis.signal).meaning
 
 
 def test_what_some_tokens_lack_is_said_too() -> None:
@@ -217,6 +265,12 @@ def test_what_some_tokens_lack_is_said_too() -> None:
     found = {each.name: each for each in tried([EVEN, dataclasses.replace(EVEN, advantages=holes)], FEW)}
     assert "for some tokens" in given(found["topr"].refused)
     assert found["tis"].kept_positive is None
+    first, later = Effects(FEW), Effects(FEW)
+    first.add(Batch(EVEN, 0))
+    later.add(Batch(dataclasses.replace(EVEN, advantages=holes), EVEN.sequences))
+    first.merge(later)
+    assert differences(first.results(), list(found.values())) == []
+    assert [each.refused for each in first.results()] == [each.refused for each in found.values()]
     backwards = {each.name: each for each in tried([dataclasses.replace(EVEN, advantages=holes), EVEN], FEW)}
     assert backwards["topr"] == found["topr"]
 

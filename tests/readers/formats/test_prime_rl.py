@@ -41,6 +41,19 @@ def test_the_first_token_of_a_row_has_no_law() -> None:
 
 
 @pytest.mark.parametrize(
+    ("weights", "mask"),
+    [
+        ({"rl_weights": [None] * 5, "ref_kl_weights": [None] * 5}, [True, False, True]),
+        ({"rl_weights": [0.0, 0.0, 1.0, 0.0, 0.0], "ref_kl_weights": [None] * 5}, [True, False, False]),
+        ({"rl_weights": [0.0] * 5, "ref_kl_weights": [0.0, 0.0, 0.0, 0.0, 0.5]}, [False, False, True]),
+    ],
+)
+def test_tokens_that_were_distilled_and_not_sampled_are_masked(weights: dict[str, Any], mask: list[bool]) -> None:
+    (found,) = of_contents("prime-rl", row(**weights))
+    np.testing.assert_array_equal(found.mask, mask)
+
+
+@pytest.mark.parametrize(
     ("rewards", "told"),
     [([None, None, 1.0, 1.0, 1.0], 1.0), (0.5, 0.5), ([None] * 5, None), ([0, 0, 1.0, 2.0, 3.0], None)],
 )
