@@ -134,7 +134,12 @@ def test_what_more_tokens_would_settle_is_left_open() -> None:
 
 @each(
     "own, kept",
-    [("tis(clip=3)", True), ("sequence-tis", False), ("mis(low=0.9, high=1.1)", False), ("verl:decoupled_k3_rs", False)],
+    [
+        ("tis(clip=3)", True),
+        ("sequence-tis", False),
+        ("mis(low=0.9, high=1.1)", False),
+        ("verl:decoupled_k3_rs", False),
+    ],
 )
 def test_the_users_own_correction_stays_where_it_does_as_well(own: str, kept: bool) -> None:
     advice = advise(evidence(LARGE), [], effects(LARGE, own), Target())[1]
