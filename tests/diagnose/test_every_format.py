@@ -14,7 +14,6 @@ from tests.readers.formats.producers import WRITTEN, Written
 from tests.readers.formats.rollouts import Rollout
 from tests.readers.formats.rollouts import rollouts as rollouts
 
-
 # Text without ids is for `tests/diagnose/test_recompute.py`: these rollouts do not read as their tokenizer writes.
 WITH_IDS = [written for written in WRITTEN if {"token", "policy_log_probs"} & written.columns]
 
