@@ -122,7 +122,8 @@ def rows_of(file: pq.ParquetFile, values: int, columns: Sequence[str] | None = N
     first = next(file.iter_batches(batch_size=_FIRST, columns=columns), None)
     if first is None:
         return 1
-    return max(1, values * first.num_rows // max([first.num_rows, *(_leaves(column) for column in first.columns)]))
+    rows: int = first.num_rows
+    return max(1, values * rows // max([rows, *(_leaves(column) for column in first.columns)]))
 
 
 def _leaves(column: pa.Array) -> int:

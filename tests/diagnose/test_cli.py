@@ -69,12 +69,17 @@ def test_the_example_is_diagnosed_from_anywhere(
 
 
 def test_the_diagnosis_is_the_same_for_any_number_of_workers(tmp_path: Path) -> None:
+    for name, sequences in (("a", 40), ("b", 25), ("c", 30)):  # a table each
+        pd.DataFrame(rows(sequences)).assign(sequence=lambda made, n=name: n + made["sequence"].astype(str)).to_parquet(
+            tmp_path / f"{name}.parquet"
+        )
     texts = []
     for workers in ("1", "2"):
         file = tmp_path / f"{workers}.json"
-        assert main(["--example", "--quiet", "--workers", workers, "--json", str(file)]) == 0
+        main([*map(str, sorted(tmp_path.glob("*.parquet"))), "--quiet", "--workers", workers, "--json", str(file)])
         texts.append(file.read_bytes())
     assert texts[0] == texts[1]
+    assert json.loads(texts[0])["rows"]["used"] == 95 * 20
 
 
 def test_json_to_standard_output_takes_the_place_of_the_report(tmp_path: Path, capsys: Captured) -> None:

@@ -192,6 +192,17 @@ def test_without_versions_stale_weights_are_told_by_sequences_that_agree_and_one
     assert found[CauseName.PRECISION] < 0.7
 
 
+def test_the_law_that_tokens_follow_tells_raw_log_probs_from_a_temperature_without_any_top_k() -> None:
+    for name in ("hot", "cold", "raw"):
+        table = dataclasses.replace(FAULTS[name][1](Dump(2)), actor_topk=None, policy_topk=None)
+        assert first_of(table) == FAULTS[name][0]
+
+
+def test_a_lag_that_grows_because_versions_stopped_is_no_good_evidence_of_stale_weights() -> None:
+    found = {cause.name: cause.confidence for cause in causes_of(stuck(Dump(2)))}
+    assert found[CauseName.STALE] <= 0.5 < found[CauseName.WEIGHT_SYNC]
+
+
 def test_the_temperature_of_the_sentence_is_the_one_that_was_planted() -> None:
     for heat in (0.8, 1.25):
         cause = causes_of(Dump(2).table(actor=at(temperature=heat)))[0]
