@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 
 from jackpot_sim.readers.errors import DumpError
 from jackpot_sim.readers.stand_ins import NAMES, plain
-from jackpot_sim.requirements import require
+from jackpot_sim.requirements import imported, require
 
 
 def load(file: str | Path | BinaryIO, place: str) -> Any:
@@ -25,6 +25,7 @@ def load(file: str | Path | BinaryIO, place: str) -> Any:
         RequirementError: torch is missing.
     """
     require("torch", purpose="files of torch.save")
+    imported("torch")
     return _guarded(file, place)
 
 

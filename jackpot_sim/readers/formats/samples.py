@@ -63,6 +63,7 @@ class Samples:
     Attributes:
         name: the framework.
         keys: the keys by which a record is known.
+        also: other sets of keys by which one is known.
         but: keys that it does not have.
     """
 
