@@ -110,9 +110,9 @@ def _read(column: Column, values: pa.Array) -> NDArray[Any]:
         if values.null_count:
             raise OddError
         if column.kind is Kind.INTEGER and pa.types.is_integer(kind):
-            return values.cast(pa.int64()).to_numpy()
+            return np.asarray(values.cast(pa.int64()).to_numpy())
         if column.kind is Kind.INTEGER and pa.types.is_floating(kind):
-            return values.cast(pa.int64()).to_numpy()  # refused unless all are whole
+            return np.asarray(values.cast(pa.int64()).to_numpy())  # refused unless all are whole
         if column.kind is Kind.FLAG:
             return _flags(values)
     except pa.ArrowInvalid:
@@ -122,11 +122,12 @@ def _read(column: Column, values: pa.Array) -> NDArray[Any]:
 
 def _numbers(values: pa.Array, kind: pa.DataType) -> NDArray[Any]:
     known = values.cast(kind, safe=False)
-    return (known.fill_null(np.nan) if known.null_count else known).to_numpy(zero_copy_only=False)
+    known = known.fill_null(np.nan) if known.null_count else known
+    return np.asarray(known.to_numpy(zero_copy_only=False))
 
 
 def _flags(values: pa.Array) -> Flags:
-    found = values.to_numpy(zero_copy_only=False)
+    found = np.asarray(values.to_numpy(zero_copy_only=False))
     if found.dtype == np.bool_:
         return found
     if found.dtype.kind not in "iuf" or np.any((found != 0) & (found != 1)):

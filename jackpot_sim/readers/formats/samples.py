@@ -11,13 +11,13 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from jackpot_sim.core.arrays import Flags, Floats, Ints
 from jackpot_sim.readers.errors import DumpError
 from jackpot_sim.readers.fields import Fields
+from jackpot_sim.readers.foreign import Foreign
 from jackpot_sim.readers.format import Record, Refuse
 from jackpot_sim.readers.formats import topk
 from jackpot_sim.readers.formats.chunks import assembled
@@ -165,12 +165,12 @@ def _samples(file: Fields) -> Iterator[tuple[Fields, object]]:
         yield Fields(row, f"{file.place}, row {at}", file.file), None if numbers is None else _number(numbers[at])
 
 
-def _number(value: Any) -> object:
+def _number(value: Foreign) -> object:
     """A number out of a number of any library; anything else as it is written."""
     return value if value is None else int(value) if hasattr(value, "__index__") else str(value)
 
 
-def _reaches(values: Any, at: int) -> bool:
+def _reaches(values: Foreign, at: int) -> bool:
     return (
         hasattr(values, "__getitem__")
         and hasattr(values, "__len__")
@@ -179,7 +179,7 @@ def _reaches(values: Any, at: int) -> bool:
     )
 
 
-def _list(values: Any, fields: Fields, name: str) -> Any:
+def _list(values: Foreign, fields: Fields, name: str) -> Foreign:
     if not isinstance(values, list | tuple):
         raise fields.error(f"{name} must be a list with an entry for each sample")
     return values
