@@ -21,19 +21,22 @@ from jackpot_sim.diagnose.report.terminal import show
 from jackpot_sim.diagnose.results import State
 from jackpot_sim.readers.errors import DumpError
 from jackpot_sim.readers.formats import FORMATS
+from jackpot_sim.readers.formats.plain_schema import SCHEMA
 from jackpot_sim.studies import plugins
 from jackpot_sim.studies.errors import StudyError
 from jackpot_sim.studies.executors import processes
+
+_COLUMNS = "\n".join(f"* {each.name}: {each.meaning}" for each in SCHEMA)
 
 _EPILOGUE = f"""
 Paths are files, folders and patterns such as 'rollouts/*.jsonl.gz'. The format is known by the keys of the records:
 {", ".join(each.name for each in FORMATS)} (`--formats` says more). Nothing in a dump is ever executed.
 
-The plain schema, for anything else, is JSONL or Parquet with one row a token: sequence, position, token,
-actor_log_prob, policy_log_prob, and where you have them mask, advantage, reward, step, weight_version, entropy,
-actor_topk_ids, actor_topk_log_probs, policy_topk_ids, policy_topk_log_probs. Or one row a sequence, with lists. The
-actor wrote the tokens (the rollout engine); the policy is trained; both log-probs are natural logarithms, of the same
-token. `jackpot_sim.record` writes it from TRL and verl.
+The plain schema, for anything else, is JSONL or Parquet with one row a token, or one row a sequence that holds lists.
+Needed are the sequence, in rows of tokens, and both log-probs, or the actor's alone with --policy; null stands for an
+unknown number. `jackpot_sim.record` writes it from TRL and verl. Its columns:
+
+{_COLUMNS}
 
 Causes: temperature (one side has another temperature); truncated-sampling (top-p or top-k on one side);
 raw-log-probs (one side before, one after the sampler); misaligned (one side moved by a token); placeholder (0.0, 1.0

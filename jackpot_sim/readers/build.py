@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from jackpot_sim.core.arrays import Flags, Ints
 from jackpot_sim.core.topk import TopK
 from jackpot_sim.readers.errors import DumpError
 from jackpot_sim.readers.format import Refuse, raises
@@ -110,11 +111,11 @@ def _table(sequences: list[DumpedSequence]) -> TokenTable:
     return TokenTable(**new)
 
 
-def _position(sequence: DumpedSequence, length: int) -> Any:
+def _position(sequence: DumpedSequence, length: int) -> Ints:
     return np.arange(length) if sequence.position is None else sequence.position
 
 
-def _mask(sequence: DumpedSequence, length: int) -> Any:
+def _mask(sequence: DumpedSequence, length: int) -> Flags:
     return np.ones(length, dtype=np.bool_) if sequence.mask is None else sequence.mask
 
 

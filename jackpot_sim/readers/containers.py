@@ -122,7 +122,8 @@ def rows_of(file: pq.ParquetFile, values: int, columns: Sequence[str] | None = N
     first = next(file.iter_batches(batch_size=_FIRST, columns=columns), None)
     if first is None:
         return 1
-    return max(1, values * first.num_rows // max([first.num_rows, *(_leaves(column) for column in first.columns)]))
+    rows: int = first.num_rows
+    return max(1, values * rows // max([rows, *(_leaves(column) for column in first.columns)]))
 
 
 def _leaves(column: pa.Array) -> int:
@@ -190,7 +191,7 @@ def _lines(path: Path, stream: IO[bytes]) -> Iterator[bytes]:
         ) from None
 
 
-def _parsed(text: bytes, place: str) -> Any:
+def _parsed(text: bytes, place: str) -> object:
     try:
         content = json.loads(text.decode())
     except UnicodeDecodeError as error:
@@ -236,12 +237,12 @@ def _pickle(path: Path, stream: IO[bytes], refuse: Refuse) -> Iterator[Record]:
         yield _whole(path, _loaded("pickles", file, path))
 
 
-def _loaded(reader: str, file: IO[bytes], path: Path) -> Any:
+def _loaded(reader: str, file: IO[bytes], path: Path) -> object:
     """The content of a file by a reader that is imported only now: one of them needs torch."""
     return importlib.import_module(f"jackpot_sim.readers.{reader}").load(file, str(path))
 
 
-def _whole(path: Path, content: Any) -> Record:
+def _whole(path: Path, content: object) -> Record:
     return Record(str(path), content, path.name)
 
 

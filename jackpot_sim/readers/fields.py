@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from jackpot_sim.core.arrays import Flags, Floats, Ints
 from jackpot_sim.readers.errors import DumpError
+from jackpot_sim.readers.foreign import Foreign
 
 A = TypeVar("A", bound=NDArray[Any])
 
@@ -32,11 +33,11 @@ class Fields:
     place: str
     file: str = ""
 
-    def get(self, *names: str) -> Any:
+    def get(self, *names: str) -> Foreign:
         """The field as it stands, None where it is absent."""
         return next((value for name in names if (value := self.content.get(name)) is not None), None)
 
-    def needed(self, name: str) -> Any:
+    def needed(self, name: str) -> Foreign:
         """The field as it stands.
 
         Raises:
@@ -116,7 +117,7 @@ class Fields:
         return found
 
 
-def numbers(values: Any) -> NDArray[Any]:
+def numbers(values: Foreign) -> NDArray[Any]:
     """Numbers as a numpy array of their shape, out of a number, nested lists, a numpy array or a torch tensor.
 
     Raises:
@@ -154,7 +155,7 @@ def _nonzero(values: NDArray[Any]) -> Flags:
     return np.asarray(values != 0)
 
 
-def _with_nan(values: Any) -> Any:
+def _with_nan(values: Foreign) -> Foreign:
     """Nested lists with NaN for None; anything but numbers is refused, and numpy would make numbers out of text."""
     if values is None:
         return float("nan")

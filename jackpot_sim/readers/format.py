@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias
 
 from jackpot_sim.readers.errors import DumpError
+from jackpot_sim.readers.foreign import Foreign
 from jackpot_sim.readers.sequence import DumpedSequence
 
 Refuse: TypeAlias = Callable[[DumpError], None]
@@ -30,7 +31,7 @@ class Record(NamedTuple):
 
     place: str
     """Where it stands, as errors name it: the file, and the line or row."""
-    content: Any
+    content: Foreign
     """The object: dictionaries, lists, numbers, strings, numpy arrays or torch tensors, and nothing else."""
     name: str
     """The file's name without its folder, in which some frameworks write the step and the rank."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 import pickle
 import warnings
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from typing_extensions import override
 
 from jackpot_sim.readers import stand_ins, tensors
 from jackpot_sim.readers.errors import DumpError
+from jackpot_sim.readers.foreign import Foreign
 
 
 class NameRefusedError(pickle.UnpicklingError):
@@ -25,7 +26,7 @@ class _Tensor(stand_ins.StandIn):
     """A tensor: its numbers, and where in them it lies."""
 
     @override
-    def plain(self, load: stand_ins.LoadTensors) -> Any:
+    def plain(self, load: stand_ins.LoadTensors) -> Foreign:
         storage, offset, size, stride = self.arguments[:4]
         import torch
 
@@ -44,7 +45,7 @@ class _Tensor(stand_ins.StandIn):
         return torch.tensor([], dtype=dtype).set_(raw, offset, shape, steps)
 
 
-def _shape(size: Any) -> tuple[int, ...]:
+def _shape(size: Foreign) -> tuple[int, ...]:
     return tuple(size.arguments[0]) if isinstance(size, stand_ins.Size) else tuple(size)
 
 
@@ -60,14 +61,14 @@ class _Unpickler(pickle.Unpickler):
     """An unpickler that knows the names on the list alone, and gives their stand-ins."""
 
     @override
-    def find_class(self, module: str, name: str, /) -> Any:
+    def find_class(self, module: str, name: str, /) -> Foreign:
         found = LISTED.get(f"{module}.{name}")
         if found is None:
             raise NameRefusedError(f"{module}.{name}")
         return found
 
 
-def load(file: str | Path | BinaryIO, place: str) -> Any:
+def load(file: str | Path | BinaryIO, place: str) -> Foreign:
     """What a pickle holds: tensors, arrays, numbers and text in dictionaries, lists and tuples.
 
     Args:

@@ -15,6 +15,8 @@ from typing import Any, NoReturn
 import numpy as np
 from typing_extensions import override
 
+from jackpot_sim.readers.foreign import Foreign
+
 LoadTensors = Callable[[bytes], Any]
 """From the bytes of a file of torch to what it holds, without running anything."""
 
@@ -32,14 +34,14 @@ class StandIn(metaclass=Fixed):
 
     __slots__ = ("arguments", "state")
 
-    def __init__(self, *arguments: Any) -> None:
+    def __init__(self, *arguments: Foreign) -> None:
         self.arguments = arguments
-        self.state: Any = None
+        self.state: Foreign = None
 
-    def __setstate__(self, state: Any) -> None:
+    def __setstate__(self, state: Foreign) -> None:
         self.state = state
 
-    def plain(self, load: LoadTensors) -> Any:
+    def plain(self, load: LoadTensors) -> Foreign:
         """The object as plain data."""
         raise ValueError(f"{type(self).__name__} stands alone")
 
@@ -49,7 +51,7 @@ class Container(dict[Any, Any], metaclass=Fixed):
 
     __slots__ = ("state",)
 
-    def __setstate__(self, state: Any) -> None:
+    def __setstate__(self, state: Foreign) -> None:
         self.state = state
 
     def plain(self, load: LoadTensors) -> dict[str, Any]:
@@ -76,7 +78,7 @@ class NumpyArray(StandIn):
     """An array of numpy; one of objects is a list."""
 
     @override
-    def plain(self, load: LoadTensors) -> Any:
+    def plain(self, load: LoadTensors) -> Foreign:
         _, shape, dtype, fortran, data = self.state
         return _array(data, dtype, shape, "F" if fortran else "C", load)
 
@@ -85,7 +87,7 @@ class NumpyBuffer(StandIn):
     """An array of numpy, out of a buffer."""
 
     @override
-    def plain(self, load: LoadTensors) -> Any:
+    def plain(self, load: LoadTensors) -> Foreign:
         data, dtype, shape, order = self.arguments
         return _array(data, dtype, shape, order, load)
 
@@ -94,7 +96,7 @@ class NumpyScalar(StandIn):
     """A number of numpy."""
 
     @override
-    def plain(self, load: LoadTensors) -> Any:
+    def plain(self, load: LoadTensors) -> Foreign:
         dtype, data = self.arguments
         return _array(data, dtype, (), "C", load).item()
 
@@ -103,7 +105,7 @@ class SkyRLBatch(StandIn):
     """A batch of SkyRL, as its newer releases pickle it: the class, and the state."""
 
     @override
-    def plain(self, load: LoadTensors) -> Any:
+    def plain(self, load: LoadTensors) -> Foreign:
         batch = Container()
         batch.__setstate__(self.arguments[1])
         return batch.plain(load)
@@ -113,7 +115,7 @@ class Word(StandIn):
     """A member of an enumeration of words, or a device: its word."""
 
     @override
-    def plain(self, load: LoadTensors) -> Any:
+    def plain(self, load: LoadTensors) -> Foreign:
         return str(self.arguments[0])
 
 
@@ -121,7 +123,7 @@ class Size(StandIn):
     """A shape."""
 
     @override
-    def plain(self, load: LoadTensors) -> Any:
+    def plain(self, load: LoadTensors) -> Foreign:
         return tuple(self.arguments[0])
 
 
@@ -129,7 +131,7 @@ class DataProto(StandIn):
     """A batch of verl: its tensors, in bytes of torch or of numpy, and what is no tensor."""
 
     @override
-    def plain(self, load: LoadTensors) -> Any:
+    def plain(self, load: LoadTensors) -> Foreign:
         batch, others, meta = self.state
         batch = plain(batch, load)
         if isinstance(batch, bytes):
@@ -143,7 +145,7 @@ class TensorDict(StandIn):
     """A tensordict, with its tensors by name."""
 
     @override
-    def plain(self, load: LoadTensors) -> Any:
+    def plain(self, load: LoadTensors) -> Foreign:
         return plain(self.arguments[1]["_tensordict"], load)
 
 
@@ -151,7 +153,7 @@ class ConsolidatedTensorDict(StandIn):
     """A tensordict whose tensors lie in one run of bytes."""
 
     @override
-    def plain(self, load: LoadTensors) -> Any:
+    def plain(self, load: LoadTensors) -> Foreign:
         metadata, storage = self.arguments
         raw = plain(storage, load).numpy()
         out: dict[str, Any] = {}
@@ -165,7 +167,7 @@ class Encoded(StandIn):
     """Bytes that an old protocol writes as text; without text there are none."""
 
     @override
-    def plain(self, load: LoadTensors) -> Any:
+    def plain(self, load: LoadTensors) -> Foreign:
         return self.bytes
 
     @property
@@ -174,7 +176,7 @@ class Encoded(StandIn):
         return str(self.arguments[0]).encode("latin1") if self.arguments else b""
 
 
-def plain(value: Any, load: LoadTensors) -> Any:
+def plain(value: Foreign, load: LoadTensors) -> Foreign:
     """Nested dictionaries, lists and tuples without any stand-in.
 
     Raises:
@@ -193,11 +195,11 @@ def plain(value: Any, load: LoadTensors) -> Any:
     return value
 
 
-def _data(data: Any) -> bytes:
+def _data(data: Foreign) -> bytes:
     return data.bytes if isinstance(data, Encoded) else bytes(data)
 
 
-def _array(data: Any, dtype: Any, shape: Any, order: str, load: LoadTensors) -> Any:
+def _array(data: Foreign, dtype: Foreign, shape: Foreign, order: str, load: LoadTensors) -> Foreign:
     kind = dtype.dtype
     if kind.hasobject:
         if not isinstance(data, list) or len(shape) != 1:
@@ -208,7 +210,7 @@ def _array(data: Any, dtype: Any, shape: Any, order: str, load: LoadTensors) -> 
     return np.frombuffer(_data(data), dtype=kind).reshape(tuple(shape), order=order)  # type: ignore[call-overload]
 
 
-def _skyrl_tensor(value: Any, load: LoadTensors) -> Any:
+def _skyrl_tensor(value: Foreign, load: LoadTensors) -> Foreign:
     """A tensor as SkyRL's releases wrote it: bytes of torch, or a dictionary that says how."""
     if isinstance(value, bytes):
         return load(value)
@@ -228,7 +230,7 @@ def _skyrl_tensor(value: Any, load: LoadTensors) -> Any:
     )
 
 
-def _verl_tensor(dtype: str, shape: Any, data: Any) -> Any:
+def _verl_tensor(dtype: str, shape: Foreign, data: Foreign) -> Foreign:
     return _torch_numbers(_data(data), dtype).reshape(tuple(shape))
 
 
@@ -241,7 +243,7 @@ _NUMBERS = {
 """The dtypes of torch as numpy has them; it has no bfloat16."""
 
 
-def _torch_numbers(raw: bytes, dtype: str) -> Any:
+def _torch_numbers(raw: bytes, dtype: str) -> Foreign:
     """Numbers of a dtype of torch, flat."""
     name = str(dtype).removeprefix("torch.")
     if name == "bfloat16":

@@ -5,14 +5,15 @@ from __future__ import annotations
 import io
 import re
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from jackpot_sim.readers.errors import DumpError
+from jackpot_sim.readers.foreign import Foreign
 from jackpot_sim.readers.stand_ins import NAMES, plain
-from jackpot_sim.requirements import require
+from jackpot_sim.requirements import imported, require
 
 
-def load(file: str | Path | BinaryIO, place: str) -> Any:
+def load(file: str | Path | BinaryIO, place: str) -> Foreign:
     """What `torch.save` wrote, on the CPU: tensors, arrays, numbers and text in dictionaries, lists and tuples.
 
     Args:
@@ -25,10 +26,11 @@ def load(file: str | Path | BinaryIO, place: str) -> Any:
         RequirementError: torch is missing.
     """
     require("torch", purpose="files of torch.save")
+    imported("torch")
     return _guarded(file, place)
 
 
-def _guarded(file: str | Path | BinaryIO, place: str) -> Any:
+def _guarded(file: str | Path | BinaryIO, place: str) -> Foreign:
     import torch
 
     known = [(stand_in, name) for name, stand_in in NAMES.items()]
@@ -44,7 +46,7 @@ def _guarded(file: str | Path | BinaryIO, place: str) -> Any:
         raise DumpError(f"{place}: {_reason(error)}") from error
 
 
-def load_bytes(raw: bytes) -> Any:
+def load_bytes(raw: bytes) -> Foreign:
     """What `torch.save` wrote into these bytes, likewise."""
     return _guarded(io.BytesIO(raw), "a tensor in it")
 

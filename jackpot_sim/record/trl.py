@@ -35,7 +35,7 @@ class RecordsRollouts:
     _rewards: torch.Tensor | None = None
     _noted = False
 
-    def _generate_single_turn(self, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
+    def _generate_single_turn(self, *args: object, **kwargs: object) -> tuple[object, object]:
         with _noting() as law:
             ids, log_probs = self._above()._generate_single_turn(*args, **kwargs)
         if log_probs is None and law.calls:
@@ -43,11 +43,11 @@ class RecordsRollouts:
             return ids, law.of(ids)
         return ids, log_probs
 
-    def _calculate_rewards(self, *args: Any, **kwargs: Any) -> Any:
+    def _calculate_rewards(self, *args: object, **kwargs: object) -> torch.Tensor:
         self._rewards = self._above()._calculate_rewards(*args, **kwargs)
         return self._rewards
 
-    def _generate_and_score_completions(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    def _generate_and_score_completions(self, *args: object, **kwargs: object) -> dict[str, Any]:
         self._noted = False
         output: dict[str, Any] = self._above()._generate_and_score_completions(*args, **kwargs)
         trainer: Any = self

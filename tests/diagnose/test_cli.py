@@ -16,9 +16,12 @@ from jackpot_sim.diagnose.cli import main
 from jackpot_sim.diagnose.diagnose import EXAMPLE, Options, diagnosed
 from jackpot_sim.diagnose.report import as_json
 from jackpot_sim.diagnose.results import CauseName, State
+from jackpot_sim.estimators.corrections import registry
 from jackpot_sim.readers.errors import DumpError
+from jackpot_sim.studies import plugins
 from tests.cases import each
 from tests.diagnose.report.schemas import breaches
+from tests.end_to_end.plugins import GOOD
 
 Captured = pytest.CaptureFixture[str]
 Row = dict[str, Any]
@@ -69,12 +72,17 @@ def test_the_example_is_diagnosed_from_anywhere(
 
 
 def test_the_diagnosis_is_the_same_for_any_number_of_workers(tmp_path: Path) -> None:
+    for name, sequences in (("a", 40), ("b", 25), ("c", 30)):  # a table each
+        pd.DataFrame(rows(sequences)).assign(sequence=lambda made, n=name: n + made["sequence"].astype(str)).to_parquet(
+            tmp_path / f"{name}.parquet"
+        )
     texts = []
     for workers in ("1", "2"):
         file = tmp_path / f"{workers}.json"
-        assert main(["--example", "--quiet", "--workers", workers, "--json", str(file)]) == 0
+        main([*map(str, sorted(tmp_path.glob("*.parquet"))), "--quiet", "--workers", workers, "--json", str(file)])
         texts.append(file.read_bytes())
     assert texts[0] == texts[1]
+    assert json.loads(texts[0])["rows"]["used"] == 95 * 20
 
 
 def test_json_to_standard_output_takes_the_place_of_the_report(tmp_path: Path, capsys: Captured) -> None:
@@ -172,3 +180,17 @@ def test_from_python() -> None:
     assert sum(told) == found.rows.read
     with pytest.raises(DumpError, match="nowhere"):
         diagnosed(["nowhere"])
+
+
+def test_a_plug_in_reaches_the_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for home, name in ((registry, "_REGISTRY"), (plugins, "_LOADED"), (plugins, "_DIGESTS")):
+        monkeypatch.setattr(home, name, dict(getattr(home, name)))
+    (tmp_path / "mine.py").write_text(GOOD, encoding="utf-8")
+    for name in ("a", "b"):
+        made = pd.DataFrame(rows(20)).assign(sequence=lambda table, n=name: n + table["sequence"].astype(str))
+        made.to_parquet(tmp_path / f"{name}.parquet")
+    options = ["--plugin", str(tmp_path / "mine.py"), "--correction", "probability-gap(gap=0.001)", "--workers", "2"]
+    assert main([str(tmp_path / "*.parquet"), *options, "--quiet", "--json", str(tmp_path / "r.json")]) in (0, 1)
+    first = json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))["corrections"][0]
+    assert first["name"] == "probability-gap(gap=0.001)"
+    assert 0 < first["kept"]["value"] < 1

@@ -171,6 +171,7 @@ def things() -> Iterator[None]:
             "chat.jsonl": '{"prompt": [{"role": "user", "content": "a"}], "answer": "c"}\n',
             "folder/precious": "mine",
             "damaged/manifest.json": "{",
+            "diagnosed/manifest.json": json.dumps({"config_hash": "0", "diagnosis": {}}),
             "trained/manifest.json": json.dumps({"config_hash": "0", "config": {"grid": {}}}),
         }
         for name, text in texts.items():

@@ -33,6 +33,7 @@ run                                                       | see --help
 --config study.yaml --out /proc/nope                      | cannot write /proc/nope
 --config study.yaml --out folder                          | holds files but no run
 --config study.yaml --out trained                         | trained holds a study of training
+--config study.yaml --out diagnosed                       | diagnosed holds a diagnosis of `python -m
 --config study.yaml --out damaged                         | choose another --out
 --config study.yaml --out run --seeds 3                   | holds another study
 --config study.yaml --out                                 | --out
@@ -128,6 +129,8 @@ run                                                       | see --help
 """
 
 ANALYSIS = """
+diagnosed                          | diagnosed/metrics.parquet is missing or damaged
+diagnosed run                      | one run at a time
 nowhere                            | holds no run
 study.yaml                         | holds no run
 folder                             | holds no run

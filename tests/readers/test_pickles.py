@@ -23,6 +23,7 @@ import pytest
 from jackpot_sim.readers import pickles, tensors
 from jackpot_sim.readers.errors import DumpError
 from jackpot_sim.readers.stand_ins import NAMES, Container, NumpyDtype, StandIn
+from jackpot_sim.requirements import RequirementError
 from tests.readers.formats import foreign
 
 torch = pytest.importorskip("torch")
@@ -280,3 +281,16 @@ def test_a_tensor_that_reaches_beyond_its_numbers_is_refused() -> None:
 
     with pytest.raises(DumpError, match="a tensor reaches beyond its 3 numbers"):
         of_pickle(pickle.dumps(Reaches()))
+
+
+def test_without_torch_files_of_torch_say_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pickles of numpy's arrays need none."""
+
+    def missing(*names: str, purpose: str) -> None:
+        raise RequirementError(f"{purpose} need {names[0]}, which is missing")
+
+    raw = pickle.dumps(np.arange(3))
+    monkeypatch.setattr(tensors, "require", missing)
+    with pytest.raises(RequirementError, match=r"files of torch\.save need torch, which is missing"):
+        of_torch(foreign.torch_bytes([1]))
+    np.testing.assert_array_equal(of_pickle(raw), np.arange(3))

@@ -116,8 +116,13 @@ def test_batches_of_steps_ranks_and_parts_stand_beside_each_other(tmp_path: Path
 
 
 def test_a_step_that_is_made_again_takes_the_place_of_the_one_before(tmp_path: Path) -> None:
-    Recorder(tmp_path).write(1, **batch(0))
-    Recorder(tmp_path).write(1, **batch(1))
+    """At once: whoever reads the old file goes on reading it."""
+    path = Recorder(tmp_path).write(1, **batch(0))
+    assert path is not None
+    before = path.read_bytes()
+    with path.open("rb") as reading:
+        Recorder(tmp_path).write(1, **batch(1))
+        assert reading.read() == before
     holds(only_table(tmp_path), batch(1))
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from jackpot_sim import estimators
 from jackpot_sim.core import intervals
 from jackpot_sim.core.arrays import Floats
+from jackpot_sim.core.intervals import Interval
 from jackpot_sim.diagnose.advice.families import TOKENS
 from jackpot_sim.diagnose.advice.targets import Target
 from jackpot_sim.diagnose.advice.thresholds import Threshold, slack, threshold
@@ -88,7 +89,7 @@ def chosen(sample: Weighed, effects: Sequence[Effect], target: Target) -> Choice
         others = sorted((each for each in helps if each is not best), key=lambda each: float(each.figures.bias))
         return Choice(best, tuple(others), own, untouched)
     unclear = [each for each in searched if not each.is_met and not each.is_missed]
-    helpless = [each for each in met if not _surely_less(none, each.sums)]
+    helpless = [each for each in met if _less(each.sums, none).low <= 0 < _less(each.sums, none).high]
     nearest = max(searched, key=lambda each: each.slack)
     more = _more(max(unclear, key=lambda each: each.slack)) if unclear else math.nan
     return Choice(None, (), own, untouched, bool(unclear or helpless), more, nearest)
@@ -155,12 +156,17 @@ def _meets(sums: Floats, target: Target) -> bool:
 
 def _surely_less(first: Floats, second: Floats, none: Floats | None = None) -> bool:
     """True where the first leaves surely less bias than the second, by `MARGIN` of that of none where it is given."""
+    return _less(first, second, none).low > 0
 
-    def more(of: Callable[[Floats], Floats]) -> Floats:
-        margin = np.zeros(()) if none is None else MARGIN * figures(of(none)).bias
-        return np.asarray(figures(of(second)).bias - figures(of(first)).bias - margin)
 
-    return intervals.of_left_out(float(more(lambda sums: sums.sum(axis=0))), more(left_out)).low > 0
+def _less(first: Floats, second: Floats, none: Floats | None = None) -> Interval:
+    """The interval of the bias of the second less that of the first, and less the margin."""
+
+    def of(taken: Callable[[Floats], Floats]) -> Floats:
+        margin = np.zeros(()) if none is None else MARGIN * figures(taken(none)).bias
+        return np.asarray(figures(taken(second)).bias - figures(taken(first)).bias - margin)
+
+    return intervals.of_left_out(float(of(lambda sums: sums.sum(axis=0))), of(left_out))
 
 
 def _more(found: Threshold) -> float:

@@ -1,7 +1,8 @@
 """The figures of the mismatch over all tokens, each with an interval over sequences.
 
 Sums are held by group of sequences, of which intervals leave one out at a time; up to `GROUPS` sequences each is a
-group, and the figures and intervals are those of `summaries`. Quantiles are those of the sample.
+group, and the figures and intervals are those of `summaries`, but that heavy-tailed weights of groups with many units
+lose their interval sooner (`exponentials.STRICTER`). Quantiles are those of the sample.
 """
 
 from __future__ import annotations

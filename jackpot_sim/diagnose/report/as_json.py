@@ -15,8 +15,11 @@ STANDARD_OUTPUT = "-"
 
 
 def text(diagnosis: Diagnosis, *, ascii_only: bool = False) -> str:
-    """The diagnosis as JSON, in lines; what is not finite is null."""
-    return _lines(json.loads(diagnosis.model_dump_json()), ascii_only)
+    """The diagnosis as JSON, in lines; what is not finite is null, and left out of a cause's figures."""
+    content = json.loads(diagnosis.model_dump_json())
+    for cause in content["causes"]:
+        cause["figures"] = {name: value for name, value in cause["figures"].items() if value is not None}
+    return _lines(content, ascii_only)
 
 
 def schema() -> str:

@@ -19,7 +19,7 @@ from jackpot_sim.studies.tables import FittedTable
 METRICS = (
     *("k1", "k3", "chi_square_token", "ess_fraction_token", "ess_fraction_sequence", "log_perplexity_gap"),
     *("probability_gap", "abs_log_ratio_p99", "abs_log_ratio_max", "confident_disagreement"),
-    *("overlap_low", "overlap_p5_low", "kl_actor_policy"),
+    *("overlap_low", "overlap_high", "overlap_p5_low", "overlap_p5_high", "kl_actor_policy"),
 )
 """The figures that are shown where not all are, where a dump has them."""
 FEWEST = 3
@@ -59,6 +59,7 @@ def _metrics(diagnosis: Diagnosis, wide: bool) -> FittedTable:
         ["figure"],
         {"value": 0, "interval": 1},
         prose="meaning",
+        recorded=False,
         caption=f"{more} more figures: --wide, or --json." if more else "",
     )
     for each in shown:
@@ -126,6 +127,7 @@ def _corrections(diagnosis: Diagnosis, own: int, shown: Sequence[Effect], wide: 
             "shortest": 8,
             "longest": 9,
         },
+        recorded=False,
         caption=(
             "signal: the share of Σ|A| kept, also of A > 0 and A < 0; tokens: the share kept; KL left: KL(weighted "
             "actor‖policy), nats; shortest, longest: tokens kept in either end quarter of lengths."
@@ -174,7 +176,7 @@ def _places(breakdowns: Sequence[Breakdown]) -> FittedTable:
         "Where it is: k3 of the slices with the least and the most",
         ["by", "least at", "most at"],
         {"least": 1, "most": 0, "slices": 2},
-        caption="",
+        recorded=False,
     )
     for each in breakdowns:
         if not each.rows:
@@ -190,7 +192,7 @@ def _places(breakdowns: Sequence[Breakdown]) -> FittedTable:
 def _breakdown(breakdown: Breakdown) -> FittedTable:
     names = list(breakdown.rows[0].figures) if breakdown.rows else []
     headings = {"tokens": 0, "sequences": 1} | {name: 2 + at for at, name in enumerate(names)}
-    table = FittedTable(f"By {breakdown.by}", [breakdown.by], headings)
+    table = FittedTable(f"By {breakdown.by}", [breakdown.by], headings, recorded=False)
     for row in breakdown.rows:
         figures = [number(row.figures.get(name)) for name in names]
         table.add_row([row.slice], [f"{row.tokens:,}", f"{row.sequences:,}", *figures])
@@ -212,6 +214,7 @@ def _worst(diagnosis: Diagnosis, wide: bool) -> FittedTable:
         "The worst tokens and sequences",
         ["token", "place"],
         {"position": 3, "actor": 1, "policy": 2, "log-ratio": 0},
+        recorded=False,
         caption="actor, policy: probabilities. log-ratio: log p - log q, over a whole sequence their sum; nats.",
     )
     folder = _common_folder([each.place for each in (*tokens, *sequences)])

@@ -14,9 +14,10 @@ from jackpot_sim.diagnose.results import Effect
 from jackpot_sim.diagnose.what_if import blocks
 from jackpot_sim.diagnose.what_if.blocks import Block
 from jackpot_sim.diagnose.what_if.candidates import Candidate
+from jackpot_sim.diagnose.what_if.cells import Cells
 from jackpot_sim.diagnose.what_if.findings import effect, refusal
 from jackpot_sim.diagnose.what_if.overlaps import overlap
-from jackpot_sim.diagnose.what_if.tally import Cells, Tally, Totals
+from jackpot_sim.diagnose.what_if.tally import Tally, Totals
 from jackpot_sim.estimators import Correction, Tokens, TokenWeights
 from jackpot_sim.estimators.corrections.composed import Combined, Wrapper
 from jackpot_sim.estimators.corrections.correction import Level, is_ours
@@ -24,7 +25,7 @@ from jackpot_sim.estimators.corrections.correction import Level, is_ours
 Key: TypeAlias = tuple[object, ...]
 _LACKING = {
     "advantages": "it needs advantages, which the dump lacks for some tokens",
-    "overlap": "it needs the overlap of both laws, which takes their top-k at every token: the dump lacks them",
+    "overlap": "it needs the overlap of both laws, and the dump lacks the top-k of a side",
 }
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import numpy as np
 
 from jackpot_sim.core.arrays import Flags
 from jackpot_sim.readers.fields import Fields
+from jackpot_sim.readers.foreign import Foreign
 from jackpot_sim.readers.format import Record
 from jackpot_sim.readers.formats.producer import inside
 
@@ -31,7 +31,7 @@ def rows(record: Record, leader: str) -> Iterator[Fields]:
         yield Fields({**others, **row, "row": at}, inside(record, f"row {at}"), record.name)
 
 
-def _size(value: Any) -> int | None:
+def _size(value: Foreign) -> int | None:
     """The number of entries of an array or list; None for anything else."""
     if isinstance(value, str | Mapping) or not hasattr(value, "__len__") or getattr(value, "ndim", 1) == 0:
         return None

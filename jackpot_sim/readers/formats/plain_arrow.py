@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
-from jackpot_sim.core.arrays import Ints
+from jackpot_sim.core.arrays import Flags, Ints
 from jackpot_sim.core.topk import TopK
 from jackpot_sim.readers.formats.plain_schema import LOG_PROBS, SCHEMA, Column, Kind
 
@@ -99,7 +100,7 @@ def _lengths(lists: pa.Array) -> Ints:
     return np.asarray(pc.list_value_length(lists).to_numpy(zero_copy_only=False), dtype=np.int64)
 
 
-def _read(column: Column, values: pa.Array) -> Any:
+def _read(column: Column, values: pa.Array) -> NDArray[Any]:
     kind = values.type
     try:
         if column.kind is Kind.NUMBER and (
@@ -109,9 +110,9 @@ def _read(column: Column, values: pa.Array) -> Any:
         if values.null_count:
             raise OddError
         if column.kind is Kind.INTEGER and pa.types.is_integer(kind):
-            return values.cast(pa.int64()).to_numpy()
+            return np.asarray(values.cast(pa.int64()).to_numpy())
         if column.kind is Kind.INTEGER and pa.types.is_floating(kind):
-            return values.cast(pa.int64()).to_numpy()  # refused unless all are whole
+            return np.asarray(values.cast(pa.int64()).to_numpy())  # refused unless all are whole
         if column.kind is Kind.FLAG:
             return _flags(values)
     except pa.ArrowInvalid:
@@ -119,13 +120,14 @@ def _read(column: Column, values: pa.Array) -> Any:
     raise OddError
 
 
-def _numbers(values: pa.Array, kind: pa.DataType) -> Any:
+def _numbers(values: pa.Array, kind: pa.DataType) -> NDArray[Any]:
     known = values.cast(kind, safe=False)
-    return (known.fill_null(np.nan) if known.null_count else known).to_numpy(zero_copy_only=False)
+    known = known.fill_null(np.nan) if known.null_count else known
+    return np.asarray(known.to_numpy(zero_copy_only=False))
 
 
-def _flags(values: pa.Array) -> Any:
-    found = values.to_numpy(zero_copy_only=False)
+def _flags(values: pa.Array) -> Flags:
+    found = np.asarray(values.to_numpy(zero_copy_only=False))
     if found.dtype == np.bool_:
         return found
     if found.dtype.kind not in "iuf" or np.any((found != 0) & (found != 1)):
@@ -133,7 +135,7 @@ def _flags(values: pa.Array) -> Any:
     return found.astype(np.bool_)
 
 
-def _constant(values: Any, firsts: Ints, lengths: Ints) -> Any:
+def _constant(values: NDArray[Any], firsts: Ints, lengths: Ints) -> NDArray[Any]:
     """The one value of each sequence."""
     one = values[firsts]
     if not np.array_equal(np.repeat(one, lengths), values, equal_nan=values.dtype.kind == "f"):
@@ -141,7 +143,7 @@ def _constant(values: Any, firsts: Ints, lengths: Ints) -> Any:
     return one
 
 
-def _unknown(column: Column, values: Any, firsts: Ints) -> bool:
+def _unknown(column: Column, values: NDArray[Any], firsts: Ints) -> bool:
     """True where no number is known; refused where those of some sequences are not, but of others are."""
     if column.kind is not Kind.NUMBER or column.name in LOG_PROBS:
         return False

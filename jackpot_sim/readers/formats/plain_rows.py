@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from jackpot_sim.core.arrays import Ints
 from jackpot_sim.readers.errors import DumpError
+from jackpot_sim.readers.foreign import Foreign
 from jackpot_sim.readers.format import Record, Refuse
 from jackpot_sim.readers.formats.plain_schema import BY_NAME, LOG_PROBS, OF_TOKENS, SCHEMA, Column, Kind
 from jackpot_sim.readers.formats.plain_values import WrongValueError, flags, integers, numbers, shown, top_k
@@ -191,13 +192,13 @@ def _built(
     return DumpedSequence(name, place, **fields)
 
 
-def _prompt(value: Any) -> Ints:
+def _prompt(value: Foreign) -> Ints:
     if not isinstance(value, list):
         raise WrongValueError(0, shown(value), Kind.IDS)
     return integers(value)
 
 
-def _values(column: Column, values: Sequence[Any]) -> Any:
+def _values(column: Column, values: Sequence[Any]) -> Foreign:
     """A column of one sequence; None where no value of it is known, unless it holds log-probs."""
     if column.name not in LOG_PROBS and all(value is None or value != value for value in values):
         return None

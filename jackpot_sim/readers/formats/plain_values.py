@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from jackpot_sim.core.arrays import Flags, Floats, Ints
 from jackpot_sim.core.topk import TopK
@@ -102,7 +103,7 @@ def top_k(ids: Sequence[Any], log_probs: Sequence[Any]) -> TopK | None:
     )
 
 
-def _ids(values: Sequence[Any]) -> Any:
+def _ids(values: Sequence[Any]) -> NDArray[np.int32]:
     found = integers(values)
     small = found.astype(np.int32)
     if np.any(small != found):
@@ -111,14 +112,14 @@ def _ids(values: Sequence[Any]) -> Any:
     return small
 
 
-def _rows(read: Callable[[Sequence[Any]], Any], rows: list[list[Any]], k: int) -> Any:
+def _rows(read: Callable[[Sequence[Any]], NDArray[Any]], rows: list[list[Any]], k: int) -> NDArray[Any]:
     try:
         return read([value for row in rows for value in row]).reshape(-1, k)
     except WrongValueError as error:
         raise WrongValueError(error.at // k, error.found, error.expected) from None
 
 
-def shown(value: Any) -> str:
+def shown(value: object) -> str:
     """A value as errors show it, cut after 40 signs."""
     text = "null" if value is None else repr(value)
     return text if len(text) <= 40 else f"{text[:37]}..."

@@ -13,6 +13,7 @@ from jackpot_sim.core.arrays import Flags
 from jackpot_sim.core.topk import TopK
 from jackpot_sim.readers.errors import DumpError
 from jackpot_sim.readers.fields import Fields
+from jackpot_sim.readers.foreign import Foreign
 from jackpot_sim.readers.format import Record, Refuse
 from jackpot_sim.readers.sequence import DumpedSequence
 from jackpot_sim.readers.table import OF_TOKENS, TOP_K
@@ -81,7 +82,7 @@ class Producer:
                     yield sequence
 
 
-def sequence(fields: Fields, name: str, **columns: Any) -> DumpedSequence | None:
+def sequence(fields: Fields, name: str, **columns: Foreign) -> DumpedSequence | None:
     """A sequence whose columns have one length; None where that is 0.
 
     Raises:

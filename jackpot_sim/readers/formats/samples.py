@@ -11,13 +11,13 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from jackpot_sim.core.arrays import Flags, Floats, Ints
 from jackpot_sim.readers.errors import DumpError
 from jackpot_sim.readers.fields import Fields
+from jackpot_sim.readers.foreign import Foreign
 from jackpot_sim.readers.format import Record, Refuse
 from jackpot_sim.readers.formats import topk
 from jackpot_sim.readers.formats.chunks import assembled
@@ -51,7 +51,8 @@ class Sample:
 
     rollout: int | None
     number: object
-    rollout_side: Fields | None = None
+    sides: list[Fields] = field(default_factory=list)
+    """The rollout's: several where one rollout was cut into samples that share a number."""
     rows: list[Row] = field(default_factory=list)
 
 
@@ -62,6 +63,7 @@ class Samples:
     Attributes:
         name: the framework.
         keys: the keys by which a record is known.
+        also: other sets of keys by which one is known.
         but: keys that it does not have.
     """
 
@@ -85,13 +87,16 @@ class Samples:
         )
 
     def together(self, path: Path) -> str:
-        """The folder of the dump and the number of the rollout, where the file lies in one of the folders of a dump."""
-        if path.parent.name not in ("rollout_data", "train_data"):
-            return str(path)
-        return str(path.parent.parent / path.stem.split("_")[0])
+        """The folder of the dump and the number of the rollout, where folder or name tell the file's part in a dump."""
+        if path.parent.name in ("rollout_data", "train_data"):
+            return str(path.parent.parent / path.stem.split("_")[0])
+        return str(path.parent / path.stem.split("_")[0]) if re.fullmatch(r"\d+_\d+", path.stem) else str(path)
 
     def sequences(self, records: Iterable[Record], refuse: Refuse) -> Iterator[DumpedSequence]:
-        """The sequences in the files of one rollout; evaluations are passed over."""
+        """The sequences in the files of one rollout.
+
+        Evaluations are passed over, and so are samples of the rollout that the trainer left out, where it has others.
+        """
         samples: dict[object, Sample] = {}
         for record in records:
             if record.name.startswith("eval_"):
@@ -100,7 +105,10 @@ class Samples:
                 _gather(record, samples)
             except DumpError as error:
                 refuse(error)
+        trained = any(sample.rows for sample in samples.values())
         for sample in samples.values():
+            if trained and not sample.rows:
+                continue
             try:
                 found = list(_sequences(sample))
             except DumpError as error:
@@ -119,7 +127,7 @@ def _gather(record: Record, samples: dict[object, Sample]) -> None:
         key = (rollout, number) if number is not None else (record.place, at)
         sample = samples.setdefault(key, Sample(rollout, at if number is None else number))
         if fields.get("loss_masks", "total_lengths") is None:
-            sample.rollout_side = fields
+            sample.sides.append(fields)
             continue
         bshd = file.get("qkv_format") == "bshd"
         sample.rows.append(
@@ -142,7 +150,7 @@ def _samples(file: Fields) -> Iterator[tuple[Fields, object]]:
             place = content.get("rollout_position")
             extra = {"raw_reward": rewards[place]} if isinstance(place, int) and _reaches(rewards, place) else {}
             fields = Fields({**content, **extra}, f"{file.place}, sample {at}", file.file)
-            yield fields, fields.get("sample_index", "index")
+            yield fields, _number(fields.get("sample_index", "index"))
         return
     columns = Fields(file.needed("rollout_data"), file.place, file.file)
     tokens = _list(columns.needed("tokens"), columns, "tokens")
@@ -154,10 +162,15 @@ def _samples(file: Fields) -> Iterator[tuple[Fields, object]]:
             for key, values in columns.content.items()
             if key != "raw_reward" and _reaches(values, len(tokens) - 1) and len(values) == len(tokens)
         }
-        yield Fields(row, f"{file.place}, row {at}", file.file), None if numbers is None else numbers[at]
+        yield Fields(row, f"{file.place}, row {at}", file.file), None if numbers is None else _number(numbers[at])
 
 
-def _reaches(values: Any, at: int) -> bool:
+def _number(value: Foreign) -> object:
+    """A number out of a number of any library; anything else as it is written."""
+    return value if value is None else int(value) if hasattr(value, "__index__") else str(value)
+
+
+def _reaches(values: Foreign, at: int) -> bool:
     return (
         hasattr(values, "__getitem__")
         and hasattr(values, "__len__")
@@ -166,7 +179,7 @@ def _reaches(values: Any, at: int) -> bool:
     )
 
 
-def _list(values: Any, fields: Fields, name: str) -> Any:
+def _list(values: Foreign, fields: Fields, name: str) -> Foreign:
     if not isinstance(values, list | tuple):
         raise fields.error(f"{name} must be a list with an entry for each sample")
     return values
@@ -175,8 +188,7 @@ def _list(values: Any, fields: Fields, name: str) -> Any:
 def _sequences(sample: Sample) -> Iterator[DumpedSequence]:
     """The sequence of a sample; one for each repetition where ranks repeat each other."""
     if not sample.rows:
-        if (found := _sequence(sample, [])) is not None:
-            yield found
+        yield from (found for side in sample.sides if (found := _sequence(sample, side, [])) is not None)
         return
     # The stages of a pipeline before the last one lack the trainer's log-probs.
     rows = [row for row in sample.rows if row.fields.get("log_probs") is not None] or sample.rows
@@ -184,8 +196,15 @@ def _sequences(sample: Sample) -> Iterator[DumpedSequence]:
     for row in _ranked(rows):
         by_rank.setdefault(row.cp_rank, []).append(row)
     for copy in range(min(map(len, by_rank.values()))):
-        if (found := _sequence(sample, [by_rank[rank][copy] for rank in sorted(by_rank)])) is not None:
+        chunks = [by_rank[rank][copy] for rank in sorted(by_rank)]
+        if (found := _sequence(sample, _side(sample, chunks[0]), chunks)) is not None:
             yield found
+
+
+def _side(sample: Sample, row: Row) -> Fields | None:
+    """The rollout's side of a row of the trainer: the one with the same tokens."""
+    tokens = row.fields.ints("tokens")
+    return next((side for side in sample.sides if np.array_equal(tokens, side.ints("tokens"))), None)  # type: ignore[arg-type]
 
 
 def _ranked(rows: list[Row]) -> list[Row]:
@@ -201,9 +220,9 @@ def _ranked(rows: list[Row]) -> list[Row]:
     ]
 
 
-def _sequence(sample: Sample, rows: list[Row]) -> DumpedSequence | None:
+def _sequence(sample: Sample, side: Fields | None, rows: list[Row]) -> DumpedSequence | None:
     """The sequence out of the rows of all ranks of context parallelism, and out of the rollout's side."""
-    told = [each for each in (sample.rollout_side, *(row.fields for row in rows[:1])) if each is not None]
+    told = [each for each in (side, *(row.fields for row in rows[:1])) if each is not None]
     content = {key: value for each in told for key, value in each.content.items() if value is not None}
     fields = Fields(content, told[-1].place)
     tokens, length = fields.ints("tokens"), fields.whole(*LENGTH)
@@ -222,15 +241,14 @@ def _sequence(sample: Sample, rows: list[Row]) -> DumpedSequence | None:
         reward=fields.number("raw_reward", "reward", "rewards"),
         step=sample.rollout,
         actor_topk=topk.of_fields(fields, "rollout_topk_token_ids", "rollout_topk_log_probs", length),
-        **{name: _column(sample, rows, source, len(tokens), length) for name, source in SLICED.items()},
+        **{name: _column(side, rows, source, len(tokens), length) for name, source in SLICED.items()},
     )
 
 
-def _column(sample: Sample, rows: list[Row], source: str, total: int, length: int) -> Floats | None:
+def _column(side: Fields | None, rows: list[Row], source: str, total: int, length: int) -> Floats | None:
     """A column of the response out of the ranks' chunks; where they have none, of the rollout's side."""
     chunks = {row.cp_rank: each for row in rows if (each := row.fields.floats(source)) is not None}
     if not chunks:
-        side = sample.rollout_side
         return None if side is None else side.floats(source, shape=(length,))
     first = rows[0]
     if first.cp_size == 1:

@@ -7,10 +7,10 @@ Prompts are padded on the left and responses on the right. `response_mask` exclu
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from jackpot_sim.core.arrays import Floats
 from jackpot_sim.readers.fields import Fields
+from jackpot_sim.readers.foreign import Foreign
 from jackpot_sim.readers.format import Record
 from jackpot_sim.readers.formats.batches import end, rows, step_of
 from jackpot_sim.readers.formats.producer import Producer, named, sequence
@@ -56,7 +56,7 @@ def _read(row: Fields) -> DumpedSequence | None:
     )
 
 
-def _prompt(row: Fields) -> Any:
+def _prompt(row: Fields) -> Foreign:
     prompt, attention = row.ints("prompts"), row.flags("attention_mask")
     if prompt is None or attention is None or len(attention) < len(prompt):
         return None

@@ -14,6 +14,7 @@ import numpy as np
 
 from jackpot_sim.core.topk import TopK
 from jackpot_sim.readers.fields import Fields
+from jackpot_sim.readers.foreign import Foreign
 from jackpot_sim.readers.format import Record
 from jackpot_sim.readers.formats import topk
 from jackpot_sim.readers.formats.producer import Producer, inside, named, sequence
@@ -58,7 +59,7 @@ def _read(fields: Fields) -> DumpedSequence | None:
     )
 
 
-def _row(given: Any, fields: Fields) -> dict[int, Entry]:
+def _row(given: Foreign, fields: Fields) -> dict[int, Entry]:
     """The log-probs at one token, by token id; none where the server gave none."""
     if given is None:
         return {}
@@ -68,7 +69,7 @@ def _row(given: Any, fields: Fields) -> dict[int, Entry]:
         raise fields.error("logprobs must hold an object for each token, from token id to log-prob") from error
 
 
-def _entry(value: Any) -> Entry:
+def _entry(value: Foreign) -> Entry:
     if isinstance(value, dict):
         value, rank = value["logprob"], value.get("rank")
     elif isinstance(value, list | tuple):

@@ -107,6 +107,29 @@ def test_a_large_mismatch_gets_a_correction_that_meets_the_target() -> None:
     assert f"{float(none.bias):.2g}" in advice.sentence
 
 
+def test_the_first_correction_stays_where_another_leaves_hardly_less_bias() -> None:
+    table = dump(0.5, sequences=400)
+    advice = advise(evidence(table), [], [], Target())[1]
+    assert advice.correction == "tis(clip=2)"
+    other = figures(Weighed(table).sums(estimators.get("mis", low=0.2, high=5.0)).sum(axis=0))
+    tis = figures(Weighed(table).sums(estimators.get("tis")).sum(axis=0))
+    assert 0 < other.bias < 0.5 * tis.bias
+
+
+def test_a_correction_that_changes_nothing_is_not_advised() -> None:
+    """Only a mask that drops nothing has an effective share of 1, and it leaves the bias as it is."""
+    advice = advise(evidence(LARGE), [], [], Target(keep=0.5, ess=1.0))[1]
+    assert advice.action == "none-is-enough"
+
+
+def test_the_users_own_correction_must_meet_the_target() -> None:
+    table = dump(0.5, sequences=400)
+    advice = advise(evidence(table), [], effects(table, "is"), Target(keep=0.8, ess=0.84))[1]
+    assert advice.action == "correct"
+    assert advice.correction != "is"
+    assert any("your own is, which has an effective sample size" in change for change in advice.changes_mind)
+
+
 def test_a_tighter_target_moves_the_threshold() -> None:
     advice = advise(evidence(LARGE), [], [], Target(bias=0.002))[1]
     assert advice.action == "correct"
@@ -134,7 +157,12 @@ def test_what_more_tokens_would_settle_is_left_open() -> None:
 
 @each(
     "own, kept",
-    [("tis(clip=3)", True), ("sequence-tis", False), ("mis(low=0.9, high=1.1)", False), ("verl:decoupled_k3_rs", False)],
+    [
+        ("tis(clip=3)", True),
+        ("sequence-tis", False),
+        ("mis(low=0.9, high=1.1)", False),
+        ("verl:decoupled_k3_rs", False),
+    ],
 )
 def test_the_users_own_correction_stays_where_it_does_as_well(own: str, kept: bool) -> None:
     advice = advise(evidence(LARGE), [], effects(LARGE, own), Target())[1]

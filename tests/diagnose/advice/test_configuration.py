@@ -54,9 +54,9 @@ def test_bounds_for_verl_have_a_point_each() -> None:
 
 
 def test_bounds_on_k1_for_verl_act_on_the_inverse_ratio() -> None:
-    told = verl(get("mask-k1", low=0.8, high=1.25))
+    told = verl(get("mask-k1", low=0.5, high=1.25))
     assert told["rollout_rs"] == "token_k1"
-    assert [float(x) for x in told["rollout_rs_threshold"].split("_")] == pytest.approx([1 / 1.25, 1 / 0.8])
+    assert [float(x) for x in told["rollout_rs_threshold"].split("_")] == pytest.approx([1 / 1.25, 1 / 0.5])
     own = verl(get("mask-k1", low=0.6, high=1.4, inverted=True))
     assert own["rollout_rs_threshold"] == "0.6_1.4"
 

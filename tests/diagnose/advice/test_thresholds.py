@@ -45,6 +45,7 @@ def test_a_threshold_meets_its_target_and_one_nearer_to_the_default_does_not(nam
         assert found.value == family.default
         return
     assert found.low <= found.value <= found.high
+    assert len(f"{found.value - family.above:.9g}".strip("0.").replace(".", "")) <= 3
     nearer = float(family.at(0.97 * family.scaled(found.value) + 0.03 * family.scaled(family.default)))
     assert slack(figures(SAMPLE.sums(family.made(nearer)).sum(axis=0)), target) < 0
 

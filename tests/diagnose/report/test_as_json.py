@@ -26,6 +26,10 @@ def test_it_reads_back_as_the_same_diagnosis() -> None:
 def test_what_is_not_finite_is_null() -> None:
     text = as_json.text(diagnosis(metrics=[figure("chi-square", math.inf), figure("k1", math.nan)]))
     assert [each["value"] for each in json.loads(text)["metrics"]] == [None, None]
+    cause = diagnosis().causes[0].model_copy(update={"figures": {"slope": 1.0, "odds": math.inf}})
+    content, schema = json.loads(as_json.text(diagnosis(causes=[cause]))), json.loads(as_json.schema())
+    assert [*breaches(content, schema, schema)] == []
+    assert content["causes"][0]["figures"] == {"slope": 1.0}
 
 
 def test_it_keeps_to_the_schema() -> None:

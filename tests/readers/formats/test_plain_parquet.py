@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import gzip
+import subprocess
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -226,3 +229,31 @@ def test_columns_of_others_in_parquet_are_refused_by_their_keys(tmp_path: Path) 
     path = parquet(tmp_path / "x", [{"lengths": 1}])
     with pytest.raises(DumpError, match="x, row 1 holds the keys lengths, by which no format is known"):
         open_dump([path])
+
+
+PEAK = """
+import pathlib, sys
+from jackpot_sim.readers.open_dump import open_dump
+# The peak of this program alone; getrusage counts the one that started it too.
+peak = lambda: int(pathlib.Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) * 1024
+sizes = []
+for path in sys.argv[1:]:
+    sizes.append((sum(len(table) for table in open_dump([path]).tables()), peak()))
+(few, before), (many, after) = sizes
+print(few, many, after - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_row_group_of_any_size_is_read_in_parts(tmp_path: Path) -> None:
+    """A group of 3 million rows, 96 MB of random numbers, takes hardly more memory than one of 300 thousand."""
+    rng, paths = np.random.default_rng(0), []
+    for rows in (300_000, 3_000_000):
+        numbers = {name: -rng.random(rows) for name in ("actor_log_prob", "policy_log_prob", "entropy")}
+        table = pa.table({"sequence": np.arange(rows) // 500, **numbers})
+        paths.append(tmp_path / f"{rows}.parquet")
+        pq.write_table(table, paths[-1], row_group_size=rows, use_dictionary=False, compression="none")
+    done = subprocess.run([sys.executable, "-c", PEAK, *paths], capture_output=True, text=True, check=True)
+    few, many, more = map(int, done.stdout.split())
+    assert (few, many) == (300_000, 3_000_000)
+    assert more < 32e6

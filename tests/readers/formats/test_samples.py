@@ -140,11 +140,27 @@ def test_files_of_one_rollout_are_read_together() -> None:
     assert len({miles.FORMAT.together(path) for path in paths}) == 1
     assert slime.FORMAT.together(paths[0]) != slime.FORMAT.together(folder / "train_data" / "1_3.pt")
     assert slime.FORMAT.together(Path("a/12.pt")) != slime.FORMAT.together(Path("b/12.pt"))
+    assert miles.FORMAT.together(Path("a/12_0.pt")) == miles.FORMAT.together(Path("a/12_1.pt"))
 
 
-def test_sides_of_other_samples_are_not_put_together(rollouts: list[Rollout], tmp_path: Path) -> None:
-    samples = [slime_rollout_sample(each) | {"index": each.number + 100} for each in rollouts]
+def test_samples_that_the_trainer_left_out_are_passed_over(rollouts: list[Rollout], tmp_path: Path) -> None:
+    samples = [slime_rollout_sample(each) for each in rollouts]
+    samples += [slime_rollout_sample(each) | {"index": each.number + 100} for each in rollouts]
     paths = saved(tmp_path / "rollout_data" / f"{STEP}.pt", {"rollout_id": STEP, "samples": samples})
     found = read("slime", [*paths, *slime_train_file(tmp_path, rollouts)])
-    assert len(found) == 2 * len(rollouts)
-    assert sum(each.policy_log_probs is None for each in found) == len(rollouts)
+    assert [each.name for each in found] == [f"{STEP}-{each.number}" for each in rollouts]
+    assert len(read("slime", paths)) == 2 * len(rollouts)
+
+
+def test_samples_that_share_a_number_are_told_by_their_tokens() -> None:
+    """One rollout may be cut into several samples, of which each keeps the rollout's number."""
+    sides = [sample(), sample(tokens=[9, 8, 1, 2, 3], weight_versions=["6"])]
+    rows = [
+        {"sample_index": 5, "tokens": each["tokens"], "response_lengths": 3, "total_lengths": 5, "log_probs": [0.0] * 3}
+        for each in sides[::-1]
+    ]
+    files = [{"rollout_id": 2, "samples": sides}, {"rollout_id": 2, "samples": rows}]
+    found = of_contents("slime", *files)
+    assert len(found) == 2
+    for sequence, version in zip(found, (6, 4), strict=True):
+        np.testing.assert_array_equal(sequence.weight_version, [version] * 3)
