@@ -91,8 +91,8 @@ def temperature(view: View) -> Finding | None:
         confidence=explains * (1 - follows),
         explains=explains,
         evidence=(
-            f"ℓ changes with log p by {steep:+.3f} a nat, and {about} explain {explains:.0%} of it: the actor samples at "
-            f"{heat:.3g} times the policy's temperature."
+            f"ℓ changes with log p by {steep:+.3f} a nat, and {about} explain {explains:.0%} of it: the actor samples "
+            f"at {heat:.3g} times the policy's temperature."
         ),
         remedy="Score the policy at the temperature that the actor samples at, or sample at temperature 1.",
         figures=figures,
