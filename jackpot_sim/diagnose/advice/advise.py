@@ -9,12 +9,12 @@ leave no other; otherwise the answer is how many times as many tokens would sett
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from jackpot_sim.core.intervals import FEWEST
 from jackpot_sim.diagnose.advice.choice import Choice, Tried, chosen
 from jackpot_sim.diagnose.advice.configuration import configuration
-from jackpot_sim.diagnose.advice.judged import BAD, STABLE, Judged, judged
+from jackpot_sim.diagnose.advice.judged import BAD, STABLE, TAIL_LOW, Judged, judged
 from jackpot_sim.diagnose.advice.targets import Target
 from jackpot_sim.diagnose.advice.weighed import Figures, Weighed
 from jackpot_sim.diagnose.evidence import Evidence
@@ -60,7 +60,7 @@ def advise(
         return _too_few("no token is left that counts", math.nan, target)
     serious = [each for each in causes if each.name in SERIOUS]
     if size.state is State.HEALTHY and not serious:
-        return _healthy(size, causes, target)
+        return _healthy(size, causes, target, evidence.metrics)
     if size.state is State.UNDECIDED and not serious:
         return _too_few(f"{_listed(size.reasons)}, and either side of it is possible", size.more, target)
     verdict = _problem(size, causes)
@@ -75,22 +75,23 @@ def _comes_first(fault: Cause, causes: Sequence[Cause]) -> bool:
 
 
 def _mend(fault: Cause, size: Judged, target: Target) -> tuple[Verdict, Advice]:
-    verdict = Verdict(state=State.PROBLEM, sentence=f"A fault, {fault.name}, and no mere mismatch: {fault.evidence}")
-    sentence = f"Mend this first, as no correction repairs it: {fault.remedy}"
+    verdict = Verdict(state=State.PROBLEM, sentence=f"{fault.name}, a fault to mend before any correction")
     changes = ["a dump written after the mend"]
     if size.state is State.PROBLEM:
         changes.append("a mismatch that stays large after it, which would then need a correction")
-    return verdict, Advice(action="fix-cause", sentence=sentence, target=target.sentence, changes_mind=changes)
+    return verdict, Advice(action="fix-cause", sentence=fault.remedy, target=target.sentence, changes_mind=changes)
 
 
-def _healthy(size: Judged, causes: Sequence[Cause], target: Target) -> tuple[Verdict, Advice]:
+def _healthy(
+    size: Judged, causes: Sequence[Cause], target: Target, metrics: Mapping[str, Figure]
+) -> tuple[Verdict, Advice]:
     named = f"; its cause is {causes[0].name}" if causes else ""
     verdict = Verdict(state=State.HEALTHY, sentence=f"The mismatch is small: {_listed(size.reasons)}{named}")
-    changes = [
-        f"a mean |p − q| above {BAD:g}",
-        f"a 5th percentile of the overlap below {STABLE:g}",
-        "a named fault",
-    ]
+    # A bracket whose low end is below the line already cannot tell.
+    tail = metrics.get(TAIL_LOW.figure)
+    told = tail is not None and TAIL_LOW.side(tail) is State.HEALTHY
+    overlap = [f"a 5th percentile of the overlap below {STABLE:g}"] if told else []
+    changes = [f"a mean |p − q| above {BAD:g}", *overlap, "a named fault"]
     sentence = "No correction is needed: none would change what the update does by more than noise"
     return verdict, Advice(action="none-needed", sentence=sentence, target=target.sentence, changes_mind=changes)
 

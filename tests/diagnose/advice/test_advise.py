@@ -14,7 +14,7 @@ from jackpot_sim.diagnose.advice.targets import Target
 from jackpot_sim.diagnose.advice.weighed import Weighed, figures
 from jackpot_sim.diagnose.batch import Batch
 from jackpot_sim.diagnose.evidence import Evidence
-from jackpot_sim.diagnose.results import Cause, CauseName, Effect, State
+from jackpot_sim.diagnose.results import Cause, CauseName, Effect, Figure, State
 from jackpot_sim.diagnose.what_if.candidates import candidates, parsed
 from jackpot_sim.diagnose.what_if.effects import Effects
 from jackpot_sim.readers.table import TokenTable
@@ -51,8 +51,9 @@ def test_a_fault_of_plumbing_is_mended_first_however_small_the_mismatch(name: Ca
         verdict, advice = advise(evidence(table), [cause(name)], [], Target())
         assert verdict.state is State.PROBLEM
         assert name in verdict.sentence
+        assert "the evidence" not in verdict.sentence, "which the cause says"
         assert advice.action == "fix-cause"
-        assert "do this" in advice.sentence
+        assert advice.sentence == "do this"
         assert advice.correction is None
         assert not advice.configuration
 
@@ -76,6 +77,16 @@ def test_a_small_mismatch_needs_no_correction(names: tuple[CauseName, ...]) -> N
     assert advice.action == "none-needed"
     assert advice.correction is None
     assert advice.changes_mind
+
+
+@each("low", [None, 0.5, 0.95])
+def test_the_overlap_would_change_the_advice_only_where_its_bracket_can_tell(low: float | None) -> None:
+    made = evidence(SMALL)
+    if low is not None:
+        ends = {"low": low, "high": low, "meaning": ""}
+        made.metrics["overlap_p5_low"] = Figure(name="overlap_p5_low", value=low, **ends)
+    _, advice = advise(made, [], [], Target())
+    assert any("overlap" in change for change in advice.changes_mind) is (low == 0.95)
 
 
 @each("name", SERIOUS)
