@@ -337,7 +337,7 @@ def test_advantages_that_are_no_numbers_are_missing_and_a_column_without_any_is_
     advantages = np.ones(40)
     advantages[21] = NAN
     screening, _ = screened(table(rows(actor), rows(policy), advantages=advantages))
-    assert screening.left_out.count == {Reason.MISSING: 1}
+    assert screening.left_out.count == {Reason.NO_ADVANTAGE: 1}
     _, kept = screened(table(rows(actor), rows(policy), advantages=np.full(40, NAN)))
     assert kept is not None
     assert kept.advantages is None

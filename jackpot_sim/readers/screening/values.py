@@ -60,7 +60,7 @@ def no_log_probs(table: TokenTable, sides: Sides) -> Iterator[tuple[Reason, Blam
             yield Reason.PADDING, Blame(padded, padded)
     if table.advantages is not None and not np.isfinite(table.advantages).all():
         unknown = ~np.isfinite(table.advantages)
-        yield Reason.MISSING, Blame(unknown, unknown)
+        yield Reason.NO_ADVANTAGE, Blame(unknown, unknown)
 
 
 def _without_neighbours(table: TokenTable, missing: Blame) -> Blame:
