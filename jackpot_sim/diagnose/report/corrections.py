@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 from jackpot_sim.diagnose.advice.advise import ROUNDING
@@ -14,6 +15,9 @@ COMMON = (
     *("obrs", "jackpot"),
 )
 """The corrections that are shown beside, where they can be applied: those that most runs use, at their defaults."""
+
+_USUAL = (", floor=0", ", aggregate=sum", ", clip_on=weight")
+"""Parameters at values that are left out where not all is shown."""
 
 _COLUMNS = {
     "keep": 0,
@@ -33,11 +37,10 @@ _COLUMNS = {
 """The columns, with their ranks where room is short."""
 
 _LEGEND = (
-    "keep, ESS, bias: as in --keep, --ess and --bias; bias: the total variation left between policy and weighted "
-    "actor; at random: the bias if as many are rejected at random (of sequences, and so larger, for their "
-    "corrections). tokens: the share kept. KL left: KL(weighted actor‖policy), nats; a mask that drops a share s of "
-    "the policy's law has at least −log(1 − s). mis is IcePop, trl:sequence_mask TRL's default, verl:decoupled_geo_rs a "
-    "geometric mask."
+    "keep, ESS, bias: as in --keep, --ess and --bias (bias: the total variation left); at random: the bias after "
+    "rejecting as many at random, of sequences for their corrections. tokens: the share kept. KL left: KL(weighted "
+    "actor‖policy), nats: at least −log(1 − s) under a mask that drops a share s of the policy's law. mis: IcePop; "
+    "trl:sequence_mask: TRL's default; verl:decoupled_geo_rs: a geometric mask."
 )
 _ON_WIDE = (
     " A > 0, A < 0: the weighted share of either sum of advantages. shortest, longest: tokens kept in either end "
@@ -94,11 +97,11 @@ def _title(diagnosis: Diagnosis, own: int, shown: Sequence[Effect], wide: bool) 
 
 
 def _name(effect: Effect, wide: bool) -> str:
-    """A correction with its parameters; a preset by its name, and with its parameters where there is room."""
+    """A correction with its parameters; a preset by its name, and with its parameters if wide."""
     if effect.refused is not None:
         return f"{effect.name} ({effect.refused})"
     if effect.label.startswith(effect.name.partition("(")[0]):
-        return effect.label
+        return effect.label if wide else functools.reduce(lambda text, part: text.replace(part, ""), _USUAL, effect.label)
     return f"{effect.name}: {effect.label}" if wide else effect.name
 
 

@@ -33,7 +33,6 @@ def parts(diagnosis: Diagnosis, width: int, own: int, wide: bool) -> Iterator[st
             yield from map(_breakdown, diagnosis.breakdowns)
     yield from _alarms(diagnosis, width)
     if diagnosis.worst_tokens or diagnosis.worst_sequences:
-        yield ""
         yield _worst(diagnosis, wide)
     yield from _rows(diagnosis, width)
 

@@ -11,19 +11,16 @@ from jackpot_sim.diagnose.results import Figure
 from jackpot_sim.estimators.mismatch.summaries import OF_THE_SAMPLE
 from jackpot_sim.studies.tables import FittedTable
 
+ONLY_WIDE = ("total_variation", "log_perplexity_gap")
+"""Figures of a group that are shown only with all: overlap and k1 say nearly the same."""
 GROUPS = {
-    "how large": (
-        *("probability_gap", "k3", "k1", "kl_actor_policy", "overlap", "overlap_p5", "total_variation"),
-        "log_perplexity_gap",
-    ),
+    "how large": ("probability_gap", "k3", "k1", "kl_actor_policy", "overlap", "overlap_p5", *ONLY_WIDE),
     "how heavy the tail": (
         *("chi_square_token", "ess_fraction_token", "ess_fraction_sequence"),
         *("abs_log_ratio_p99", "abs_log_ratio_max", "confident_disagreement"),
     ),
 }
 """The figures that are shown where not all are, where a dump has them, by the question that they answer."""
-ONLY_WIDE = ("total_variation",)
-"""Those of `GROUPS` that are shown only with all: 1 − overlap says no more."""
 FEWEST = 3
 """The figures that are shown of a dump that has none of those."""
 UNRESOLVED = "unresolved"
