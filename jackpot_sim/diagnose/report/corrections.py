@@ -100,9 +100,9 @@ def _name(effect: Effect, wide: bool) -> str:
     """A correction with its parameters; a preset by its name, and with its parameters if wide."""
     if effect.refused is not None:
         return f"{effect.name} ({effect.refused})"
-    if effect.label.startswith(effect.name.partition("(")[0]):
-        return effect.label if wide else functools.reduce(lambda text, part: text.replace(part, ""), _USUAL, effect.label)
-    return f"{effect.name}: {effect.label}" if wide else effect.name
+    if not effect.label.startswith(effect.name.partition("(")[0]):
+        return f"{effect.name}: {effect.label}" if wide else effect.name
+    return effect.label if wide else functools.reduce(lambda text, part: text.replace(part, ""), _USUAL, effect.label)
 
 
 def _figures(effect: Effect) -> list[str]:
