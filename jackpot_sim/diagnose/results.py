@@ -120,6 +120,13 @@ class Effect(Part):
     signal: Figure | None = Field(default=None, description="share of Σ |A| (tokens, where there is no A) kept")
     sequences_kept: float | None = Field(default=None, description="share of sequences of which any token is kept")
     ess: Figure | None = Field(default=None, description="effective sample size over tokens, in [0, 1]")
+    keep: float | None = Field(
+        default=None, description="share of the signal of exact weights that is kept, as --keep; of a sample"
+    )
+    bias: float | None = Field(
+        default=None,
+        description="total variation left between the policy and the weighted actor, as --bias; of a sample",
+    )
     weight_mean: float | None = Field(default=None, description="mean of w over the tokens kept")
     weight_p99: float | None = Field(default=None, description="99th percentile of the same, within 0.4 %")
     weight_max: float | None = Field(default=None, description="the largest w of a token kept")
@@ -163,6 +170,7 @@ class Rows(Part):
     sequences_used: int
     left_out: dict[str, int] = Field(description="tokens (lines, for bad-row) left out, by reason")
     samples: dict[str, list[str]] = Field(description="where the first of each stand")
+    passed_over: list[str] = Field(default_factory=list, description="files of the folders given that are no dumps")
 
 
 class Diagnosis(Part):
@@ -175,7 +183,7 @@ class Diagnosis(Part):
     causes: list[Cause] = Field(description="the likeliest first")
     advice: Advice
     metrics: list[Figure]
-    corrections: list[Effect] = Field(description="the user's own first")
+    corrections: list[Effect] = Field(description="the user's own first, then the advised one")
     breakdowns: list[Breakdown]
     alarms: list[Alarm]
     worst_tokens: list[Worst]

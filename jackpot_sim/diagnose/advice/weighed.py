@@ -54,13 +54,17 @@ class Weighed:
                 self._overlaps[lam] = None
         return self._overlaps[lam]
 
-    def sums(self, correction: Correction) -> Floats:
+    def sums(self, correction: Correction, level: Level | None = None) -> Floats:
         """The sums of a correction, by group, (groups, 8), from which `figures` come.
+
+        Args:
+            correction: the correction.
+            level: whether it is measured against exact weights of tokens or of sequences; None: by its own level.
 
         Raises:
             ValueError: the correction needs what the sample lacks.
         """
-        sequence = correction.level is Level.SEQUENCE
+        sequence = (correction.level if level is None else level) is Level.SEQUENCE
         laid, reference = self._sequences if sequence else self._tokens
         pairs = [self._pair(correction, block) for block in laid]
         total = sum(float(weight.sum()) for _, weight, _ in pairs)
