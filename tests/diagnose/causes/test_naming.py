@@ -266,3 +266,11 @@ def test_advantages_that_are_missing_are_no_placeholders_of_log_probs() -> None:
     table = Dump(4).table()
     advantages = np.where(np.arange(len(table)) % 3 == 0, math.nan, 1.0)
     assert not causes_of(dataclasses.replace(table, advantages=advantages))
+
+
+@each("value", [-100.0, -700.0])
+def test_one_unlikely_number_at_some_tokens_is_no_temperature(value: float) -> None:
+    table = dataclasses.replace(with_values(value, 1 / 50), actor_topk=None, policy_topk=None, entropy=None)
+    names = [cause.name for cause in causes_of(table)]
+    assert names
+    assert CauseName.TEMPERATURE not in names
