@@ -18,7 +18,7 @@ from jackpot_sim.diagnose.advice.judged import BAD, GAP, GOOD, STABLE, TAIL_LOW,
 from jackpot_sim.diagnose.advice.targets import Target
 from jackpot_sim.diagnose.advice.weighed import Figures, Weighed
 from jackpot_sim.diagnose.evidence import Evidence
-from jackpot_sim.diagnose.results import Advice, Cause, CauseName, Effect, Figure, State, Verdict
+from jackpot_sim.diagnose.results import STABLE, Advice, Cause, CauseName, Effect, Figure, State, Verdict
 
 PLUMBING = frozenset(
     {

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 
-from jackpot_sim.diagnose.advice.advise import ROUNDING
 from jackpot_sim.diagnose.report.prose import number
 from jackpot_sim.diagnose.results import Diagnosis, Effect, Figure
 from jackpot_sim.studies.tables import FittedTable
@@ -16,6 +15,8 @@ COMMON = (
 )
 """The corrections that are shown beside, where they can be applied: those that most runs use, at their defaults."""
 
+_ROUNDING = 1e-12
+"""A bias that is none but for rounding."""
 _USUAL = (", floor=0", ", aggregate=sum", ", clip_on=weight")
 """Parameters at values that are left out where not all is shown."""
 
@@ -131,4 +132,4 @@ def _value(figure: Figure | None) -> float | None:
 
 def _rounded(bias: float | None) -> float | None:
     """A bias without what rounding makes of none."""
-    return 0.0 if bias is not None and bias < ROUNDING else bias
+    return 0.0 if bias is not None and bias < _ROUNDING else bias

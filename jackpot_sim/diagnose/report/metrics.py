@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from jackpot_sim.diagnose.advice.judged import OVERLAP, STABLE
 from jackpot_sim.diagnose.report.prose import brief, number
-from jackpot_sim.diagnose.results import Figure
+from jackpot_sim.diagnose.results import STABLE, Figure
 from jackpot_sim.estimators.mismatch.summaries import OF_THE_SAMPLE
 from jackpot_sim.studies.tables import FittedTable
 
@@ -116,7 +115,7 @@ def _bracket(name: str, low: Figure, high: Figure) -> _Line:
 def _on_overlap(metrics: Sequence[Figure]) -> list[str]:
     """The line that the 5th percentile of the overlap is held against, and if the bracket tells the side."""
     ends = {each.name: each.value for each in metrics if each.value is not None}
-    low, high = (ends.get(name) for name in OVERLAP)
+    low, high = (ends.get(f"overlap_p5{end}") for end in (_LOW, _HIGH))
     if low is None or high is None:
         return []
     untold = ", which this bracket cannot tell" if low < STABLE <= high else ""
