@@ -43,6 +43,7 @@ def test_shares_of_tokens_are_covered() -> None:
     for kind, share, sequences, longest in (
         ("icc 1", 0.01, 64, 0.2),
         ("icc 0.5", 0.9, 16, 0.6),
+        ("icc 0.5", 0.01, 64, 0.15),
         ("long", 0.999, 256, 0.06),
         ("part", 0.01, 600, 0.02),
         ("icc 0", 0.001, 64, 0.005),
