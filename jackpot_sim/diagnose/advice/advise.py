@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from jackpot_sim.core.intervals import FEWEST
 from jackpot_sim.diagnose.advice.choice import Choice, Tried, chosen
 from jackpot_sim.diagnose.advice.configuration import configuration
-from jackpot_sim.diagnose.advice.judged import BAD, GAP, GOOD, STABLE, TAIL_LOW, Judged, judged
+from jackpot_sim.diagnose.advice.judged import BAD, GAP, GOOD, TAIL_LOW, Judged, judged
 from jackpot_sim.diagnose.advice.targets import Target
 from jackpot_sim.diagnose.advice.weighed import Figures, Weighed
 from jackpot_sim.diagnose.evidence import Evidence
