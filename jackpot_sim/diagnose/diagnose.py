@@ -125,6 +125,7 @@ def examined(
         used=found.tokens,
         sequences_read=screening.sequences_read,
         sequences_used=found.sequences,
+        rounded=screening.rounded,
         left_out={str(reason): count for reason, count in left_out.count.items()},
         samples={str(reason): places for reason, places in left_out.sample.items()},
         passed_over=list(map(str, dump.passed_over)),

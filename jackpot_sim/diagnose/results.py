@@ -171,6 +171,7 @@ class Rows(Part):
     used: int = Field(description="tokens that every figure rests on")
     sequences_read: int
     sequences_used: int
+    rounded: int = Field(default=0, description="tokens used with a log-prob above 0 by rounding, which is read as 0")
     left_out: dict[str, int] = Field(description="tokens (lines, for bad-row) left out, by reason")
     samples: dict[str, list[str]] = Field(description="where the first of each stand")
     passed_over: list[str] = Field(default_factory=list, description="files of the folders given that are no dumps")

@@ -105,14 +105,18 @@ def test_a_log_prob_that_is_none_is_left_out(side: str, value: float, reason: Re
 
 
 @pytest.mark.parametrize("value", [1e-7, 4e-6, 0.9 * ROUNDING])
-def test_a_log_prob_above_zero_by_rounding_is_kept_and_not_changed(value: float) -> None:
+def test_a_log_prob_above_zero_by_rounding_is_read_as_zero_and_counted(value: float) -> None:
     actor, policy, _ = laws(60)
     actor[5], policy[5] = value, -1e-6
     screening, kept = screened(table(rows(actor), rows(policy)))
     assert not screening.left_out.count
     assert kept is not None
     assert kept.actor_log_probs is not None
-    assert kept.actor_log_probs[5] == value
+    assert kept.policy_log_probs is not None
+    assert screening.rounded == 1
+    assert kept.actor_log_probs[5] == 0.0
+    assert np.array_equal(np.delete(kept.actor_log_probs, 5), np.delete(actor, 5))
+    assert np.array_equal(kept.policy_log_probs, policy)
 
 
 def test_what_the_mask_excludes_counts_as_masked_whatever_it_holds() -> None:

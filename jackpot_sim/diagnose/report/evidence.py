@@ -122,6 +122,8 @@ def _rows(diagnosis: Diagnosis, width: int) -> Iterator[str]:
     for at, (reason, count) in enumerate(rows.left_out.items()):
         where = "; ".join(rows.samples.get(reason, [])[:1])
         yield item("" if at else "Left out", f"{count:,} {reason}{f': {where}' if where else ''}", width)
+    if rows.rounded:
+        yield item("Rounded", f"{rows.rounded:,} tokens have a log-prob just above 0, which is read as 0.", width)
     if passed_over := rows.passed_over:
         names = ", ".join(path.rpartition("/")[2] for path in passed_over[:FILES])
         more = f" and {len(passed_over) - FILES} more" if len(passed_over) > FILES else ""

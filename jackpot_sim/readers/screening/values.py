@@ -13,8 +13,8 @@ from jackpot_sim.readers.screening.segments import counted, leading, trailing
 from jackpot_sim.readers.table import TokenTable
 
 ROUNDING = 1e-4
-"""The largest log-prob above 0 that rounding explains: float32's at logits of up to 1,000. Such a token is kept as it
-is. A log-prob that was normalised in bf16 may be as far off as 0.1, and is no log-prob any more."""
+"""The largest log-prob above 0 that rounding explains: float32's at logits of up to 1,000. Such a log-prob is that of a
+certain token, and is read as 0. One that was normalised in bf16 may be as far off as 0.1, and is none any more."""
 NEVER = -9999.0
 """The number that vLLM's server writes for −inf."""
 
