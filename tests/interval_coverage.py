@@ -6,13 +6,21 @@ Each row is a figure in one world with a number of clusters (sequences, seeds, s
 drawn N times, the product's own function makes the interval of "95 %" from them, and the row shows the share of the
 intervals that hold the true value, among those that are printed; `marked` is the share that the product marks as
 unresolved instead. True values follow from the laws of the worlds in closed form, or by quadrature over 400,000
-points, and from no function of the product. A row is `ok` where its coverage lies in 0.92 to 0.98, `unresolved` where
-at least nine of ten are marked, and `OUTSIDE` otherwise; where the simulation itself is too short to tell, its
-coverage lying outside by less than two of its standard errors, the row is `ok?`. FIGURE is the beginning of a name.
+points, and from no function of the product. `length` and `95 %` are the median and the 95th percentile of the lengths
+of the printed intervals. A row is `ok` where its coverage lies in 0.92 to 0.98, `unresolved` where at least nine of ten
+are marked, and `OUTSIDE` otherwise; where the simulation itself is too short to tell, its coverage lying outside by
+less than two of its standard errors, the row is `ok?`. FIGURE is the beginning of a name.
 
 The worlds of rollouts: the lengths of sequences are uniform from 4 to 12, and ℓ = log p − log q at a token is
 Gaussian with mean −(s² + τ²)/2, a part that its whole sequence shares (standard deviation s) and one of its own (τ).
 mild has s = 0.05 and τ = 0.1, strong 0.1 and 0.5, and sequence, in which whole sequences differ, 0.5 and 0.3.
+The worlds of shares of tokens: the lengths of sequences are uniform from 20 to 200. In `icc ρ` the chance of a token to
+count is a beta law's over sequences, with that correlation of two tokens of a sequence (1: sequences count as a whole);
+in `part` a few sequences have three tokens in ten that count, and others none; in `long` whole sequences count, with a
+chance that grows with their length. Beyond a half it is the tokens that do not count that are so. Such intervals may
+cover more than they say where the share is nearly 0 or 1, and a row is `ok` from 0.94 on. `share of values` is the mean
+of min(1, r).
+
 A figure whose name ends in ± is printed with its standard error, which promises no coverage. Its row shows that of
 Student's interval, and is `short` or `long` where this lies outside; neither counts against the product.
 """
@@ -21,6 +29,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -34,10 +43,11 @@ from scipy.special import softmax
 
 from analysis import bootstrap
 from jackpot_sim import estimators
-from jackpot_sim.core.arrays import Floats
+from jackpot_sim.core import intervals
+from jackpot_sim.core.arrays import Floats, Ints
 from jackpot_sim.core.scored import ScoredRollouts
 from jackpot_sim.core.sequence_divergences import ratio_of_means
-from jackpot_sim.diagnose.batch import Batch
+from jackpot_sim.diagnose.batch import GROUPS, Batch
 from jackpot_sim.diagnose.measure.figures import figures
 from jackpot_sim.diagnose.measure.full_laws import FullLaws
 from jackpot_sim.diagnose.measure.metrics import Metrics
@@ -60,6 +70,7 @@ LOWEST, HIGHEST = 0.92, 0.98
 MARKED = 0.9
 """The share of marked intervals from which on a row counts as unresolved."""
 LEVEL = 0.95
+LOWEST_OF_SHARES = 0.94
 
 
 @dataclass(frozen=True)
@@ -336,6 +347,67 @@ def ratios(world: World, clusters: int) -> Study:
     return study
 
 
+# ------------------------------------------------------------------------------------------- shares of tokens
+
+
+SHARES = (0.001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999)
+TOKENS = np.arange(20, 201)
+PART = 0.3
+
+
+def _in_proportion(rare: float, length: Ints, generator: np.random.Generator) -> Floats:
+    chance = rare * length * TOKENS.mean() / np.mean(TOKENS.astype(np.float64) ** 2)
+    return (generator.random(len(length)) < chance).astype(np.float64)
+
+
+def _alike(correlation: float) -> Callable[[float, Ints, np.random.Generator], Floats]:
+    def chances(rare: float, length: Ints, generator: np.random.Generator) -> Floats:
+        if correlation == 0:
+            return np.full(len(length), rare)
+        if correlation == 1:
+            return (generator.random(len(length)) < rare).astype(np.float64)
+        total = 1 / correlation - 1
+        return generator.beta(rare * total, (1 - rare) * total, size=len(length))
+
+    return chances
+
+
+KINDS: dict[str, Callable[[float, Ints, np.random.Generator], Floats]] = {
+    **{f"icc {each:g}": _alike(each) for each in (0.0, 0.02, 0.1, 0.5, 1.0)},
+    "part": lambda rare, length, generator: PART * (generator.random(len(length)) < rare / PART),
+    "long": _in_proportion,
+}
+"""The chance of the tokens of each sequence to be those that are rarer, from their share and the lengths."""
+
+
+def shares(kind: str, share: float, sequences: int) -> Study:
+    """A share of tokens, from the groups of sequences that a dump keeps."""
+
+    def study(generator: np.random.Generator) -> Iterator[Interval]:
+        length = generator.choice(TOKENS, size=sequences)
+        rare = generator.binomial(length, KINDS[kind](min(share, 1 - share), length, generator))
+        group = np.arange(sequences) % GROUPS
+        sums, sizes = (np.bincount(group, each) for each in (rare if share <= 0.5 else length - rare, length))
+        found = intervals.of_share(sums, sizes, sequences)
+        yield f"share {share:g}", found.low, found.high, share
+
+    return study
+
+
+def values(world: World, sequences: int) -> Study:
+    """The mean acceptance of rejection at λ = 1: values in [0, 1] and not only 0 and 1."""
+    v = _variance(world)
+    true = float(np.mean(np.minimum(np.exp(math.sqrt(v) * NORMAL - v / 2), 1.0)))
+
+    def study(generator: np.random.Generator) -> Iterator[Interval]:
+        scored, _ = rollouts(world, sequences, generator)
+        accept = np.where(scored.mask, np.minimum(np.exp(scored.log_ratio), 1.0), 0.0)
+        found = intervals.of_share(accept.sum(axis=1), scored.lengths.astype(np.float64))
+        yield "share of values", found.low, found.high, true
+
+    return study
+
+
 # ------------------------------------------------------------------------------------------------- the table
 
 
@@ -346,6 +418,7 @@ class Row:
     printed: int = 0
     covered: int = 0
     marked: int = 0
+    lengths: list[float] = dataclasses.field(default_factory=list)
 
     def add(self, low: float, high: float, true: float) -> None:
         """Counts one interval."""
@@ -354,6 +427,7 @@ class Row:
         else:
             self.printed += 1
             self.covered += low <= true <= high
+            self.lengths.append(high - low)
 
     @property
     def coverage(self) -> float:
@@ -367,6 +441,8 @@ class Row:
 
     def judged(self, figure: str) -> str:
         """The verdict of the table on the row of a figure; see the module on ±."""
+        if figure.startswith("share "):
+            return self._verdict(LOWEST_OF_SHARES, 1.0)
         if self.verdict == "OUTSIDE" and figure.endswith("±"):
             return "short" if self.coverage < LOWEST else "long"
         return self.verdict
@@ -374,11 +450,14 @@ class Row:
     @property
     def verdict(self) -> str:
         """The verdict on the row of an interval."""
+        return self._verdict(LOWEST, HIGHEST)
+
+    def _verdict(self, lowest: float, highest: float) -> str:
         if self.share_marked >= MARKED:
             return "unresolved"
-        if LOWEST <= self.coverage <= HIGHEST:
+        if lowest <= self.coverage <= highest:
             return "ok"
-        bound = LOWEST if self.coverage < LOWEST else HIGHEST
+        bound = lowest if self.coverage < lowest else highest
         error = math.sqrt(bound * (1 - bound) / self.printed)
         return "ok?" if abs(self.coverage - bound) < 2 * error else "OUTSIDE"
 
@@ -391,6 +470,12 @@ def studies() -> Iterator[tuple[str, int, Study, float]]:
             yield name, clusters, ratios(world, clusters), 1.0
         for sequences, share in ((600, 0.3), (2048, 0.3), (16384, 0.1)):
             yield name, sequences, diagnosed(world, sequences), share
+        for clusters in CLUSTERS:
+            yield name, clusters, values(world, clusters), 1.0
+    for kind, share in itertools.product(KINDS, SHARES):
+        if kind != "part" or min(share, 1 - share) < PART:
+            for sequences in (16, 64, 256, 600):
+                yield kind, sequences, shares(kind, share, sequences), 1.0
     for count in (8, 16, 64, 256):
         yield "half right", count, rewards(0.5, count), 1.0
         yield "rare", count, rewards(0.1, count), 1.0
@@ -412,6 +497,8 @@ def simulate(study: Study, repeats: int, seed: int, wanted: Sequence[str] = ()) 
         for figure, low, high, true in study(np.random.default_rng([seed, repeat])):
             if not wanted or figure.startswith(tuple(wanted)):
                 rows.setdefault(figure, Row()).add(low, high, true)
+        if not rows:  # a study draws the same figures each time
+            break
     return rows
 
 
@@ -423,12 +510,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the draws (default 0)")
     options = parser.parse_args(argv)
     began, verdicts = time.monotonic(), []
-    print(f"{'figure':32}{'world':10}{'clusters':>8}{'coverage':>10}{'marked':>8}")
+    print(f"{'figure':32}{'world':10}{'clusters':>8}{'coverage':>10}{'marked':>8}{'length':>9}{'95 %':>9}")
     for world, clusters, study, share in studies():
         repeats = max(1, round(options.repeats * share))
         for figure, row in simulate(study, repeats, options.seed, options.figures).items():
             verdicts.append(row.judged(figure))
-            shown = f"{row.coverage:10.3f}{row.share_marked:8.2f}  {verdicts[-1]}"
+            middle, long = np.quantile(row.lengths or [math.nan], [0.5, 0.95])
+            shown = f"{row.coverage:10.3f}{row.share_marked:8.2f}{middle:9.2g}{long:9.2g}  {verdicts[-1]}"
             print(f"{figure:32}{world:10}{clusters:8}{shown}", flush=True)
     counts = ", ".join(f"{verdicts.count(each)} {each}" for each in dict.fromkeys(verdicts))
     print(f"{len(verdicts)} rows: {counts}; {time.monotonic() - began:.0f} s")

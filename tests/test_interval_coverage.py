@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.interval_coverage import WORLDS, Row, analysed, diagnosed, diagnostics, simulate
+from tests.interval_coverage import WORLDS, Row, analysed, diagnosed, diagnostics, shares, simulate
 
 SHARP = ("k2", "k3", "chi_square_token", "ess_fraction_token", "kl_policy_actor", "overlap", "probability_gap")
 
@@ -36,6 +36,23 @@ def test_a_dump_with_more_sequences_than_groups_is_covered() -> None:
     for figure, row in rows.items():
         assert row.coverage >= 0.875, figure  # three standard deviations of a binomial of 80 at 0.95
         assert row.share_marked == 0, figure
+
+
+def test_shares_of_tokens_are_covered() -> None:
+    """Intervals on the logit scale cover the first at 0.11, and of the last they hold most of 0 to 1."""
+    for kind, share, sequences, longest in (
+        ("icc 1", 0.01, 64, 0.2),
+        ("icc 0.5", 0.9, 16, 0.6),
+        ("icc 0.5", 0.01, 64, 0.15),
+        ("long", 0.999, 256, 0.06),
+        ("part", 0.01, 600, 0.02),
+        ("icc 0", 0.001, 64, 0.005),
+    ):
+        (row,) = simulate(shares(kind, share, sequences), 200, 5).values()
+        assert row.coverage >= 0.91, kind
+        assert row.share_marked == 0, kind
+        assert max(row.lengths) < longest or kind == "icc 0", kind
+        assert sorted(row.lengths)[150] < longest, kind
 
 
 @pytest.mark.parametrize("seeds", [2, 3])

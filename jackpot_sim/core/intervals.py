@@ -4,6 +4,7 @@ Figures of rollouts are skewed and their clusters few, where a percentile bootst
 too little. `of_left_out` therefore works on a scale on which the figure is nearly symmetric, removes the bias that the
 jackknife sees, inverts the studentised figure through Hall's cubic transformation (Hall 1992, J. R. Stat. Soc. B 54),
 which removes the effect of its skewness, and takes the degrees of freedom that the kurtosis of the clusters leaves.
+Shares of tokens, which few clusters may carry, have an interval of their own: `of_share`.
 `python -m tests.interval_coverage` shows the coverage.
 """
 
@@ -14,7 +15,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import stdtrit
+from scipy.special import betaincinv, ndtri, stdtrit
 
 from jackpot_sim.core.arrays import Floats, Ints
 from jackpot_sim.core.backend import floating
@@ -56,7 +57,7 @@ LOG = Scale(np.log, np.exp)
 LOG1P = Scale(np.log1p, np.expm1)
 """For χ², of which 1 + χ² is such a mean."""
 LOGIT = Scale(_logit, _logistic)
-"""For shares."""
+"""For figures between 0 and 1 that are no shares of tokens, as effective shares are; `of_share` is for those."""
 FISHER = Scale(np.arctanh, np.tanh)
 """For correlations."""
 
@@ -118,6 +119,88 @@ def _straightened(quantile: Floats, skewness: float) -> Floats:
     if abs(skewness) < _STRAIGHT:
         return quantile
     return np.asarray(3 / skewness * (np.cbrt(1 + skewness * (quantile - skewness / 6)) - 1))
+
+
+def of_share(sums: Floats, sizes: Floats, units: float | None = None, level: float = LEVEL) -> Interval:
+    """The interval of a share of tokens, Σ sums / Σ sizes: a mean of 0 and 1, or of values in [0, 1], over all tokens.
+
+    It is that of `of_share_moments`.
+
+    Args:
+        sums: the sum over the tokens of each cluster, (clusters,).
+        sizes: the number of tokens in each cluster, (clusters,); or their weights, with a mean of about 1.
+        units: the independent units (sequences) in all clusters, where clusters hold several; by default the clusters.
+        level: the coverage.
+
+    Raises:
+        ValueError: a sum lies outside 0 to the size.
+    """
+    check_numpy(sums=sums, sizes=sizes)
+    check_axes(floating(sums, "sums"), "sums", "clusters")
+    check_shape(floating(sizes, "sizes"), sums.shape, "sizes", "one number per cluster")
+    rest = sizes - sums
+    if min(np.min(sums, initial=0.0), np.min(rest + _EQUAL * sizes, initial=0.0)) < 0:
+        raise ValueError("sums must lie in 0 to sizes: give the sums of values that lie in [0, 1]")
+    # A share that is 1 but for rounding is 1.
+    sides = np.stack([sums, np.where(np.abs(rest) <= _EQUAL * sizes, 0.0, rest)])
+    # Without BLAS, whose last bits depend on its threads.
+    return of_share_moments(sides.sum(axis=1), np.einsum("ic,jc->ij", sides, sides), len(sums), units, level)
+
+
+def of_share_moments(
+    totals: Floats, products: Floats, clusters: int, units: float | None = None, level: float = LEVEL
+) -> Interval:
+    """The interval of a share of tokens, from moments of two sides: the tokens that count, and the others.
+
+    It is Clopper and Pearson's, with the number of independent tokens that has the variance which the clusters show
+    (Korn and Graubard 1998, Survey Methodology 24). Like Fay and Feuer's (1997, Statistics in Medicine 16), its high
+    end adds one more such token, and its low end takes one away. Three things make it hold for rare shares, which few
+    clusters carry:
+
+    - Student's factor widens the standard error with as many degrees of freedom as clusters carry the rarer side,
+      (Σc)²/Σc² of their tokens c, for they alone tell how it is spread;
+    - yet no further than to clusters that lie on one side as a whole, for nothing spreads more within [0, 1];
+    - where one side has no token, nothing tells how it would be spread, and whole clusters are what is counted.
+
+    Ends are nan for fewer than `FEWEST` clusters. `python -m tests.interval_coverage share` shows the coverage.
+
+    Args:
+        totals: Σ over clusters of the tokens of each side, (2,).
+        products: Σ over clusters of the products of both sides' tokens, (2, 2).
+        clusters: the number of clusters.
+        units: as in `of_share`.
+        level: the coverage.
+    """
+    check_numpy(totals=totals, products=products)
+    check_shape(floating(totals, "totals"), (2,), "totals", "both sides")
+    check_shape(floating(products, "products"), (2, 2), "products", "each side with each")
+    with np.errstate(all="ignore"):
+        size, quantile = float(totals.sum()), 0.5 + level / 2
+        share, other = (totals / size).tolist()
+        slope, among = np.array([other, -share]) / size, float(products.sum() / totals.sum() ** 2)
+        # Shares of independent tokens differ from that of all by 1 − Σ size²/(Σ size)² of their variance. Rounding may
+        # leave less than none.
+        variance = max(float(np.einsum("i,ij,j", slope, products, slope)), 0.0) / (1 - among) if among < 1 else math.nan
+        if clusters < FEWEST or not math.isfinite(variance):
+            return Interval(math.sqrt(variance), math.nan, math.nan)
+        whole = among if units is None else among * clusters / units
+        spread, step = variance, whole
+        if share > 0 and other > 0:
+            carriers = float(np.min(totals**2 / np.diagonal(products)))
+            student = float(stdtrit(min(carriers, clusters - 1), quantile) / ndtri(quantile)) ** 2
+            spread = max(variance, min(student * variance, share * other * whole))
+            # Values within (0, 1) may vary less than those of single tokens that count or do not.
+            step = max(spread / (share * other), 1 / size)
+        high = float(betaincinv(*_reached(share, other, spread, step), quantile)) if other > 0 else 1.0
+        low = float(betaincinv(*_reached(other, share, spread, step)[::-1], 1 - quantile)) if share > 0 else 0.0
+    return Interval(math.sqrt(variance), low, high)
+
+
+def _reached(share: float, other: float, spread: float, step: float) -> tuple[float, float]:
+    """The parameters of the beta law whose upper quantile is the high end; Clopper's where spread is of tokens."""
+    mean, rest = (share + step) / (1 + step), other / (1 + step)
+    size = mean * rest * (1 + step) ** 2 / (spread + step**2 * other) + 1
+    return mean * size, rest * size
 
 
 def student(values: Floats, level: float = LEVEL) -> Interval:

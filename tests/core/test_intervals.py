@@ -10,7 +10,7 @@ from scipy import stats
 
 from jackpot_sim.core import intervals
 from jackpot_sim.core.arrays import Floats
-from jackpot_sim.core.intervals import Interval, of_left_out, stratified_mean, student
+from jackpot_sim.core.intervals import Interval, of_left_out, of_share, stratified_mean, student
 
 
 def of_mean(values: Floats, scale: intervals.Scale = intervals.LINEAR) -> Interval:
@@ -82,6 +82,59 @@ def test_a_fixed_stratum_counts_only_the_spread_within() -> None:
     # Σ n_s² · s²/n_s over n²: 3 · 1 and 5 · 2.5.
     assert of_left_out(mean, left_out).se == pytest.approx(math.sqrt(3 * 1 + 5 * 2.5) / 8)
     assert np.isnan(stratified_mean(values, np.arange(8))[1]).all()
+
+
+def clopper(count: float, number: float) -> tuple[float, float]:
+    return stats.beta.ppf(0.025, count, number - count + 1), stats.beta.ppf(0.975, count + 1, number - count)
+
+
+def test_of_whole_clusters_a_share_has_clopper_and_pearsons_interval_of_one_fewer() -> None:
+    """Their variance is p(1 − p)/(n − 1), that of n − 1 independent ones."""
+    for clusters, counted in ((20, 1), (20, 5), (64, 60)):
+        sums = np.where(np.arange(clusters) < counted, 30.0, 0.0)
+        found = of_share(sums, np.full(clusters, 30.0))
+        share = counted / clusters
+        assert found[1:] == pytest.approx(clopper(share * (clusters - 1), clusters - 1), rel=1e-9)
+        assert found.se == pytest.approx(stats.sem(sums / 30), rel=1e-9)
+
+
+def test_a_share_of_none_or_all_is_bounded_by_whole_clusters() -> None:
+    sizes = np.full(50, 80.0)
+    bound = 1 - 0.025 ** (1 / 50)
+    assert of_share(np.zeros(50), sizes) == (0, 0, pytest.approx(bound))
+    assert of_share(sizes * (1 + 1e-15), sizes) == (0, pytest.approx(1 - bound), 1)
+    # Clusters that hold ten units each, and clusters of which half have next to no token.
+    assert of_share(np.zeros(50), sizes, units=500).high == pytest.approx(1 - 0.025 ** (1 / 500))
+    assert of_share(np.zeros(50), np.where(np.arange(50) % 2, sizes, 1e-9)).high == pytest.approx(1 - 0.025 ** (1 / 25))
+
+
+def test_the_share_of_the_other_side_has_the_mirrored_interval() -> None:
+    generator = np.random.default_rng(0)
+    sizes = generator.integers(20, 200, size=40).astype(float)
+    sums = sizes * generator.beta(0.3, 3, size=40)
+    found, other = of_share(sums, sizes), of_share(sizes - sums, sizes)
+    assert (1 - other.high, 1 - other.low) == pytest.approx(found[1:], rel=1e-9)
+    assert found.low < sums.sum() / sizes.sum() < found.high
+
+
+def test_a_share_that_few_clusters_carry_keeps_a_length_that_tells() -> None:
+    """On the logit scale the second interval ends at 0.83."""
+    sizes = np.full(64, 100.0)
+    alone, few = np.zeros(64), np.zeros(64)
+    alone[3], few[[5, 20, 50]] = 1.0, (2.0, 1.0, 20.0)
+    on_logit = of_left_out(few.sum() / 6400, (few.sum() - few) / 6300, intervals.LOGIT)
+    assert on_logit.high > 0.8
+    assert of_share(few, sizes).high < 0.08
+    # A token of one sequence: more than of independent tokens, and less than of whole sequences.
+    assert clopper(1, 6400)[1] < of_share(alone, sizes).high < clopper(1, 64)[1]
+
+
+def test_a_share_has_no_interval_of_few_clusters_and_none_beyond_0_and_1() -> None:
+    assert math.isnan(of_share(np.ones(7), np.full(7, 5.0)).low)
+    assert math.isnan(of_share(np.zeros(9), np.zeros(9)).low)
+    for sums in (np.full(9, 6.0), np.full(9, -1.0)):
+        with pytest.raises(ValueError, match="sums must lie in 0 to sizes"):
+            of_share(sums, np.full(9, 5.0))
 
 
 def test_one_value_has_no_error() -> None:

@@ -437,6 +437,17 @@ DOORS = (
         torch=False,
     ),
     Door(intervals.student, {"values": array("*n")}, torch=False),
+    Door(
+        intervals.of_share,
+        {"sums": array("clusters", shares), "sizes": array("clusters", numbers(1.0, 3.0))},
+        torch=False,
+    ),
+    Door(
+        intervals.of_share_moments,
+        {"totals": array("2", numbers(1.0, 3.0)), "products": array("2 2", numbers(1.0, 3.0))},
+        fixed(clusters=9),
+        torch=False,
+    ),
     Door(intervals.of_left_out, {"left_out": array("*n")}, fixed(value=0.5), torch=False),
     Door(
         intervals.stratified_mean,

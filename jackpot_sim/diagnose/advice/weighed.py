@@ -101,8 +101,13 @@ class Weighed:
 
     def _size(self, block: Block) -> Floats:
         """|A| of the block's tokens, (n,)."""
+        return np.ones(int(block.lengths.sum())) if self._gain is None else block.of(self._gain)
+
+    @cached_property
+    def _gain(self) -> Floats | None:
+        """|A| of each token, (N,); None, which is 1, also where all advantages are 0: such a batch has no signal."""
         advantages = self.batch.table.advantages
-        return np.ones(int(block.lengths.sum())) if advantages is None else np.abs(block.of(advantages))
+        return None if advantages is None or not advantages.any() else np.abs(advantages)
 
     def _pair(self, correction: Correction, block: Block) -> tuple[Floats, Floats, Floats]:
         """a, a·w and a·w² of the block's tokens, (n,) each."""
@@ -128,4 +133,5 @@ def figures(sums: Floats) -> Figures:
 
 def left_out(sums: Floats) -> Floats:
     """The sums of all groups but each, (..., groups, k) → the same shape."""
-    return np.asarray(sums.sum(axis=-2, keepdims=True) - sums)
+    with np.errstate(invalid="ignore"):  # infinite sums leave no number, and no interval
+        return np.asarray(sums.sum(axis=-2, keepdims=True) - sums)

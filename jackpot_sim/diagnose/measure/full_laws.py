@@ -8,6 +8,7 @@ import numpy as np
 
 from jackpot_sim.core import intervals
 from jackpot_sim.core.arrays import Floats
+from jackpot_sim.core.intervals import Scale
 from jackpot_sim.diagnose.batch import GROUPS, Batch
 from jackpot_sim.diagnose.laws import Laws
 from jackpot_sim.diagnose.measure.metrics import figure, mean_figure
@@ -31,16 +32,16 @@ MEANINGS = {
 }
 """Descriptions of the figures, in their order."""
 
-_SCALES = {
-    "overlap_low": intervals.LOGIT,
-    "overlap_high": intervals.LOGIT,
-    "total_variation_low": intervals.LOGIT,
-    "total_variation_high": intervals.LOGIT,
+_SCALES: dict[str, Scale | None] = {
+    "overlap_low": None,
+    "overlap_high": None,
+    "total_variation_low": None,
+    "total_variation_high": None,
     "kl_actor_policy": intervals.LOG,
     "kl_actor_policy_low": intervals.LOG,
     "kl_policy_actor_low": intervals.LOG,
 }
-"""The means over tokens, with the scale of their intervals."""
+"""The means over tokens, with the scale of their intervals; None for shares and means of values in [0, 1]."""
 
 
 class FullLaws:
@@ -83,9 +84,9 @@ class FullLaws:
                 live = counts > 0
                 if live.any():
                     found[name] = mean_figure(name, sums[live], counts[live], scale, MEANINGS[name])
-            live = self._tokens > 0
-            share = (self._known[live], self._tokens[live], intervals.LOGIT)
-            found["top_k_share"] = mean_figure("top_k_share", *share, MEANINGS["top_k_share"])
+            # It says what was recorded, not what would be in other rollouts.
+            share = float(self._known.sum() / self._tokens.sum())
+            found["top_k_share"] = figure("top_k_share", share, None, MEANINGS["top_k_share"])
         return {name: found[name] for name in MEANINGS if name in found}
 
 

@@ -2,7 +2,8 @@
 
 Sums are held by group of sequences, of which intervals leave one out at a time; up to `GROUPS` sequences each is a
 group, and the figures and intervals are those of `summaries`, but that heavy-tailed weights of groups with many units
-lose their interval sooner (`exponentials.STRICTER`). Quantiles are those of the sample.
+lose their interval sooner (`exponentials.STRICTER`). Quantiles are those of the sample, and shares of tokens have the
+interval of `intervals.of_share`.
 """
 
 from __future__ import annotations
@@ -40,18 +41,18 @@ OWN = {
 MEANINGS = SAMPLED | OWN
 """Descriptions of the figures of `Metrics`, in their order."""
 
-_OF_TOKENS = {
+_OF_TOKENS: dict[str, Scale | None] = {
     "k1": intervals.LINEAR,
     "k2": intervals.LOG,
     "k3": intervals.LOG,
     "probability_gap": intervals.LOG,
     "abs_log_ratio_mean": intervals.LOG,
     "ratio_error": intervals.LOG,
-    "far_share": intervals.LOGIT,
-    "confident_disagreement": intervals.LOGIT,
+    "far_share": None,
+    "confident_disagreement": None,
 }
-"""The figures that are means over tokens, with the scale of their intervals."""
-_OF_SEQUENCES = {"log_perplexity_gap": intervals.LINEAR, "perplexity_ratio": intervals.LOG}
+"""The figures that are means over tokens, with the scale of their intervals; None for shares."""
+_OF_SEQUENCES: dict[str, Scale | None] = {"log_perplexity_gap": intervals.LINEAR, "perplexity_ratio": intervals.LOG}
 
 
 def disagrees_confidently(batch: Batch) -> Floats:
@@ -106,13 +107,14 @@ class Metrics:
 
     def _found(self) -> dict[str, tuple[float, Interval | None]]:
         live = self.tokens.units > 0
+        sequences = float(self.sequences.units.sum())
         found: dict[str, tuple[float, Interval | None]] = {"abs_log_ratio_max": (self.largest, None)}
         for names, sums, units in (
             (_OF_TOKENS, self._of_tokens, self.tokens.units),
             (_OF_SEQUENCES, self._of_sequences, self.sequences.units),
         ):
             found |= {
-                name: _mean(sums[live, column], units[live], scale)
+                name: _mean(sums[live, column], units[live], scale, sequences)
                 for column, (name, scale) in enumerate(names.items())
             }
         correlation = clusters.correlation_of(self.tokens.units[live], *self._moments[live].T)
@@ -140,13 +142,15 @@ def figure(name: str, value: float, interval: Interval | None, meaning: str) -> 
     return Figure(name=name, value=value, **ends, meaning=meaning)
 
 
-def mean_figure(name: str, sums: Floats, sizes: Floats, scale: Scale, meaning: str) -> Figure:
-    """A mean over tokens, from their sum and number in each group, as a figure of the report."""
+def mean_figure(name: str, sums: Floats, sizes: Floats, scale: Scale | None, meaning: str) -> Figure:
+    """A mean over tokens, from their sum and number in each group, as a figure of the report; no scale: a share."""
     return figure(name, *_mean(sums, sizes, scale), meaning)
 
 
-def _mean(sums: Floats, sizes: Floats, scale: Scale) -> tuple[float, Interval]:
+def _mean(sums: Floats, sizes: Floats, scale: Scale | None, sequences: float | None = None) -> tuple[float, Interval]:
     mean = clusters.mean_of(sums, sizes)
+    if scale is None:
+        return mean.value, intervals.of_share(sums, sizes, sequences)
     return mean.value, intervals.of_left_out(*mean, scale)
 
 

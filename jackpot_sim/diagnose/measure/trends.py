@@ -3,7 +3,8 @@
 A figure of a step is a product of powers of sums over its tokens: a mean over tokens is Σ x / n, the effective share
 (Σ r)² / (n Σ r²). Its logarithm has the variance that the sums of its sequences have to first order. A rule rings
 where the whole 95 % interval lies beyond its bound, in a step with at least `FEWEST` sequences: a step that is only
-noisy does not ring. Memory grows with the number of steps, by about a kilobyte each.
+noisy does not ring. Shares of tokens have the interval of `intervals.of_share`, and those of which one sequence has all
+tokens do not ring. Memory grows with the number of steps, by about a kilobyte each.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from scipy import stats
 
 from jackpot_sim.core.arrays import Floats
 from jackpot_sim.core.backend import overflow_to_inf
-from jackpot_sim.core.intervals import FEWEST, LEVEL
+from jackpot_sim.core.intervals import FEWEST, LEVEL, of_share_moments
 from jackpot_sim.diagnose.batch import Batch
 from jackpot_sim.diagnose.measure.metrics import disagrees_confidently
 from jackpot_sim.diagnose.results import Alarm
@@ -43,6 +44,8 @@ class Rule:
     bound: float
     above: bool = True
     to_first: bool = False
+    is_share: bool = False
+    """True for a share of the tokens, at the bound or above it."""
     of: str = "tokens"
     """The sum that counts the tokens with the figure."""
 
@@ -73,12 +76,14 @@ RULES = (
         "share of tokens to which the actor gave ≥ 0.5 and the policy > 2 nats less above 0.001 in a step",
         _mean("confident"),
         0.001,
+        is_share=True,
     ),
     Rule(
         "overlap",
         "5th percentile of Σ min(p, q) over the tokens of a step below 0.86, even at the high end of its bracket",
         _mean("apart", "laws"),
         PERCENTILE,
+        is_share=True,
         of="laws",
     ),
 )
@@ -161,6 +166,8 @@ def rings(rule: Rule, step: _Step, base: _Step | None = None) -> bool:
 
     A figure that is infinite, or whose error is, is beyond floats itself and is taken as it is.
     """
+    if rule.is_share:
+        return _share_rings(rule, step)
     with np.errstate(all="ignore"):
         value, variance = _log_figure(rule, step)
         if base is not None:
@@ -172,6 +179,16 @@ def rings(rule: Rule, step: _Step, base: _Step | None = None) -> bool:
     margin = float(stats.t.ppf(0.5 + LEVEL / 2, freedom)) * math.sqrt(variance) if math.isfinite(variance) else 0.0
     beyond = value - math.log(rule.bound)
     return (beyond if rule.above else -beyond) > margin
+
+
+def _share_rings(rule: Rule, step: _Step) -> bool:
+    used = [SUMS.index(name) for name in rule.powers]
+    # From the tokens that count, and all, to those that count, and the others.
+    sides = np.array([[1.0, 0.0], [-1.0, 1.0]])
+    totals = sides @ step.sums[used]
+    products = sides @ step.products[np.ix_(used, used)] @ sides.T
+    alone = totals[0] ** 2 <= products[0, 0]
+    return not alone and of_share_moments(totals, products, step.sequences).low > rule.bound
 
 
 def _log_figure(rule: Rule, step: _Step) -> tuple[float, float]:

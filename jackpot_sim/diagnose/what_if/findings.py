@@ -34,7 +34,6 @@ from jackpot_sim.diagnose.what_if.tally import Tally, Totals
 from jackpot_sim.estimators import Correction, Denominator
 from jackpot_sim.estimators.corrections.correction import Level
 from jackpot_sim.estimators.mismatch import clusters
-from jackpot_sim.estimators.mismatch.clusters import LeftOut
 from jackpot_sim.estimators.mismatch.summaries import WIDEST_SHARE, resolved
 from jackpot_sim.estimators.statistics import divisor
 
@@ -63,10 +62,10 @@ def effect(candidate: Candidate, correction: Correction, tally: Tally, totals: T
         return Effect(
             name=candidate.name,
             label=candidate.label,
-            kept=_kept(tally, totals),
+            kept=_kept(correction, tally, totals),
             kept_positive=positive,
             kept_negative=negative,
-            signal=_signal(tally, totals),
+            signal=_signal(correction, tally, totals),
             sequences_kept=_finite(tally.sequences_kept / totals.sequences),
             ess=_ess(tally, totals),
             weight_mean=_finite(np.divide(weight, kept)),
@@ -80,20 +79,30 @@ def effect(candidate: Candidate, correction: Correction, tally: Tally, totals: T
         )
 
 
-def _kept(tally: Tally, totals: Totals) -> Figure:
-    live = totals.of_groups[:, 0] > 0
-    share = clusters.mean_of(tally.of_groups[live, 0], totals.of_groups[live, 0])
-    return _figure("kept", share, "share of tokens kept, in [0, 1]")
+def _kept(correction: Correction, tally: Tally, totals: Totals) -> Figure:
+    share = _share(correction, tally.of_groups[:, 0], totals.of_groups[:, 0], totals)
+    return _with(*share, "kept", "share of tokens kept, in [0, 1]")
 
 
-def _signal(tally: Tally, totals: Totals) -> Figure:
+def _signal(correction: Correction, tally: Tally, totals: Totals) -> Figure:
     if not totals.has_advantages:
-        share = _kept(tally, totals)
+        share = _kept(correction, tally, totals)
         meaning = "share of tokens kept, as advantages are lacking, in [0, 1]"
         return share.model_copy(update={"name": "signal", "meaning": meaning})
+    gain = totals.of_groups[:, 1]
+    # Each token counts with its |A| over their mean, so that the weights add up to the tokens.
+    scale = np.divide(totals.tokens, gain.sum())
+    share_of_gain = _share(correction, scale * tally.of_groups[:, 1], scale * gain, totals)
+    return _with(*share_of_gain, "signal", "share of the sum of |A| that is kept, in [0, 1]")
+
+
+def _share(correction: Correction, sums: Floats, sizes: Floats, totals: Totals) -> tuple[Interval, float]:
+    """The interval of the share Σ sums / Σ sizes, from groups, and the share; 1 for sure if none can be rejected."""
     live = totals.of_groups[:, 0] > 0
-    share_of_gain = clusters.mean_of(tally.of_groups[live, 1], totals.of_groups[live, 1])
-    return _figure("signal", share_of_gain, "share of the sum of |A| that is kept, in [0, 1]")
+    share = clusters.mean_of(sums[live], sizes[live]).value
+    if not correction.rejects and math.isfinite(share):
+        return Interval(0.0, share, share), share
+    return intervals.of_share(sums[live], sizes[live], totals.sequences), share
 
 
 def _ess(tally: Tally, totals: Totals) -> Figure:
@@ -103,14 +112,10 @@ def _ess(tally: Tally, totals: Totals) -> Figure:
     interval = intervals.of_left_out(*share, LOGIT)
     some = square > 0
     interval = resolved(interval, (square / tokens)[some], WIDEST_SHARE)
-    return _with(interval, "ess", share.value, "effective sample size as a share of the tokens, in [0, 1]")
+    return _with(interval, share.value, "ess", "effective sample size as a share of the tokens, in [0, 1]")
 
 
-def _figure(name: str, share: LeftOut, meaning: str) -> Figure:
-    return _with(intervals.of_left_out(*share, LOGIT), name, share.value, meaning)
-
-
-def _with(interval: Interval, name: str, value: float, meaning: str) -> Figure:
+def _with(interval: Interval, value: float, name: str, meaning: str) -> Figure:
     low, high = _finite(interval.low), _finite(interval.high)
     return Figure(name=name, value=_finite(value), low=low, high=high, meaning=meaning)
 

@@ -59,6 +59,11 @@ class Wrapper(Correction):
     def weighs(self) -> bool:
         return self.of.weighs
 
+    @property
+    @override
+    def rejects(self) -> bool:
+        return self.of.rejects
+
     @override
     def outside(self, tokens: Tokens) -> tuple[Array, Array] | None:
         return self.of.outside(tokens)
@@ -128,6 +133,11 @@ class RaoBlackwell(Wrapper):
     @override
     def weighs(self) -> bool:
         return True
+
+    @property
+    @override
+    def rejects(self) -> bool:
+        return False
 
     @override
     def pair(self, tokens: Tokens) -> TokenWeights:
@@ -273,6 +283,11 @@ class Combined(Correction):
     @override
     def weighs(self) -> bool:
         return any(part.weighs for part in self.parts)
+
+    @property
+    @override
+    def rejects(self) -> bool:
+        return any(part.rejects for part in self.parts)
 
     @override
     def outside(self, tokens: Tokens) -> tuple[Array, Array] | None:

@@ -90,6 +90,11 @@ class Correction(ABC):
         return type(self).weight is not Correction.weight
 
     @property
+    def rejects(self) -> bool:
+        """True where it may keep less than every token: False for one that only weighs."""
+        return (type(self).accept, type(self).pair) != (Correction.accept, Correction.pair)
+
+    @property
     def subtracts_mean(self) -> bool:
         """True where a token's term loses its mean over the actor's law: the correction is `centred`."""
         return False

@@ -13,6 +13,7 @@ from jackpot_sim.diagnose.advice.configuration import VERSIONS
 from jackpot_sim.diagnose.advice.targets import Target
 from jackpot_sim.diagnose.advice.weighed import Weighed, figures
 from jackpot_sim.diagnose.batch import Batch
+from jackpot_sim.diagnose.causes.columns import NOTED
 from jackpot_sim.diagnose.evidence import Evidence
 from jackpot_sim.diagnose.results import Cause, CauseName, Effect, Figure, State
 from jackpot_sim.diagnose.what_if.candidates import candidates, parsed
@@ -193,3 +194,42 @@ def test_identical_policies_are_healthy() -> None:
     table = sample(np.zeros((20, 5)), -1.0)
     found: Evidence = evidence(table)
     assert advise(found, [], [], Target())[0].state is State.HEALTHY
+
+
+def test_few_placeholders_are_no_problem_and_not_the_cause_of_a_mismatch() -> None:
+    note = cause(CauseName.PLACEHOLDER, NOTED)
+    verdict, advice = advise(evidence(SMALL), [note], [], Target())
+    assert (verdict.state, advice.action) == (State.HEALTHY, "none-needed")
+    assert "placeholder" not in verdict.sentence
+    verdict, advice = advise(evidence(LARGE), [note], effects(LARGE), Target())
+    assert (verdict.state, advice.action) == (State.PROBLEM, "correct")
+    assert "placeholder" not in verdict.sentence
+
+
+@each("name", SERIOUS)
+def test_the_advice_for_a_serious_cause_begins_with_its_remedy(name: CauseName) -> None:
+    _, advice = advise(evidence(LARGE), [cause(name)], effects(LARGE), Target())
+    assert advice.sentence.startswith("do this. Until then use tis")
+    assert advice.correction is not None
+
+
+@each("name", SERIOUS)
+def test_a_serious_cause_that_is_unlikely_is_no_problem_of_a_small_mismatch(name: CauseName) -> None:
+    causes = [cause(CauseName.PRECISION), cause(name, 0.1)]
+    assert advise(evidence(SMALL), causes, [], Target())[0].state is State.HEALTHY
+
+
+def test_between_good_and_bad_is_not_small() -> None:
+    table = dump(0.016, sequences=400)
+    verdict, advice = advise(evidence(table), [], [], Target())
+    assert (verdict.state, advice.action) == (State.HEALTHY, "none-needed")
+    assert "between good and bad" in verdict.sentence
+    assert "small" not in verdict.sentence
+    assert "small" in advise(evidence(SMALL), [], [], Target())[0].sentence
+
+
+def test_advantages_that_are_all_zero_leave_the_advice_of_a_dump_without_any() -> None:
+    zero = dataclasses.replace(LARGE, advantages=np.zeros(len(LARGE)))
+    found = [advise(evidence(table), [], [], Target())[1] for table in (zero, LARGE)]
+    assert found[0] == found[1]
+    assert found[0].action == "correct"

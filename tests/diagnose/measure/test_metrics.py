@@ -82,6 +82,23 @@ def test_figures_that_summaries_do_not_have() -> None:
             assert mine.low < value < mine.high, name
 
 
+@pytest.mark.parametrize("sequences", [64, 5 * GROUPS])
+def test_shares_of_rare_tokens_have_intervals_of_sequences(sequences: int) -> None:
+    """Tokens of which none was seen, or those of one sequence alone, in sequences of ten tokens."""
+    for rare in (0, 1, 6):
+        ratio = np.zeros(10 * sequences)
+        ratio[30 : 30 + rare] = -3.0
+        actor = np.full(len(ratio), -0.1)
+        found = of(cut(table_of(actor + ratio, actor, np.full(sequences, 10)), 40))
+        for name in ("far_share", "confident_disagreement"):
+            value, low, high = (known(each) for each in (found[name].value, found[name].low, found[name].high))
+            assert value == pytest.approx(rare / len(ratio))
+            assert (low > 0) == (rare > 0)
+            # Whole sequences, of which none was seen: (1 − high)^sequences = 2.5 %; of one, 5.6 times the share.
+            none = 1 - 0.025 ** (1 / sequences)
+            assert high == pytest.approx(none, rel=1e-6) if rare == 0 else 5 * value < high < 1.6 * none
+
+
 def test_beyond_the_groups_an_interval_leaves_a_group_out() -> None:
     table = drawn(3 * GROUPS + 50, scale=0.4)
     found = of(cut(table, 700))

@@ -52,6 +52,31 @@ def test_a_step_that_is_only_noisy_does_not_ring() -> None:
     assert first(dataclasses.replace(stepped([1.0], sequences=8)))["k3"] == 100
 
 
+def marked(tokens: list[int]) -> int | None:
+    """The step at which the alarm rings of 20 sequences of 50 tokens, of which these disagree confidently."""
+    ratio = np.zeros(1000)
+    ratio[tokens] = -3.0
+    actor = np.full(1000, -0.1)
+    table = dataclasses.replace(table_of(actor + ratio, actor, np.full(20, 50)), step=np.full(20, 4))
+    return first(table)["confident-disagreement"]
+
+
+def test_a_share_does_not_ring_for_one_token_or_one_sequence() -> None:
+    assert marked([]) is marked([3]) is marked(list(range(50))) is None
+    assert marked([3, 77]) is None  # two of a thousand are no more than one of a thousand by more than chance
+    assert marked(list(range(0, 1000, 50))) == 4
+    assert marked([*range(0, 1000, 100), *range(7, 1000, 100)]) == 4
+
+
+def test_one_token_of_a_short_step_does_not_ring() -> None:
+    """One of 16 tokens is 60 times the bound."""
+    ratio = np.zeros(16)
+    ratio[5] = -3.0
+    actor = np.full(16, -0.1)
+    table = dataclasses.replace(table_of(actor + ratio, actor, np.full(8, 2)), step=np.zeros(8, dtype=np.int64))
+    assert first(table)["confident-disagreement"] is None
+
+
 def test_alarms_ring_by_chance_no_more_often_than_they_say() -> None:
     """At the bound itself an interval of 95 % lies beyond it in 2.5 % of steps."""
     scale = np.sqrt(2 * 0.01)

@@ -173,14 +173,36 @@ def test_the_tail_of_weights_is_a_quantile_over_kept_tokens(candidate: Candidate
 
 
 @each("candidate", TRIED)
-def test_intervals_leave_out_a_sequence_at_a_time(candidate: Candidate) -> None:
-    accept, _ = slow(given(candidate.correction))
-    kept, lengths = accept.sum(axis=-1), ROLLOUTS.lengths
-    without = (kept.sum() - kept) / (lengths.sum() - lengths)
-    _, low, high = intervals.of_left_out(kept.sum() / lengths.sum(), without, intervals.LOGIT)
-    found = given(EFFECTS[candidate.name].kept)
-    for end, wanted in ((found.low, low), (found.high, high)):
-        assert end == pytest.approx(wanted, rel=1e-6) if np.isfinite(wanted) else end is None
+def test_intervals_of_shares_are_those_of_sequences(candidate: Candidate) -> None:
+    correction = given(candidate.correction)
+    accept, _ = slow(correction)
+    size = np.where(ROLLOUTS.mask, np.abs(ROLLOUTS.advantage[:, None]), 0.0)
+    for name, weight in (("kept", ROLLOUTS.mask.astype(np.float64)), ("signal", size * live_tokens() / size.sum())):
+        found = given(getattr(EFFECTS[candidate.name], name))
+        _, low, high = intervals.of_share((accept * weight).sum(axis=-1), weight.sum(axis=-1))
+        if not correction.rejects:
+            assert accept[ROLLOUTS.mask].min() == 1
+            low = high = 1.0
+        assert (found.low, found.high) == pytest.approx((low, high), rel=1e-6), name
+
+
+def test_what_only_weighs_keeps_all_for_sure() -> None:
+    sure = {each.name for each in TRIED if given(EFFECTS[each.name].kept).low == 1}
+    assert {"none", "tis", "rao-blackwell(obrs(lam=1.5))", "batch-normalize(sequence-tis)"} <= sure
+    assert not {"icepop", "obrs", "veto", "obrs(lam=0.8) & veto(threshold=0.5)", "fading"} & sure
+
+
+def test_a_share_kept_of_which_few_sequences_tell_has_an_interval_that_says_so() -> None:
+    """A mask that drops no sequence of 80 may drop some of others, and one that drops one drops no half of them."""
+    mask = Candidate("mask", "mask", estimators.get("sequence-mask-k1", low=0.9, high=1.1))
+    for dropped in (0, 1):
+        table = dump(0, np.full(80, 10), spread=0.0)
+        ratio = np.repeat(np.where(np.arange(80) < dropped, 1.0, 0.01), 10)
+        table = dataclasses.replace(table, actor_log_probs=given(table.policy_log_probs) - ratio)
+        kept = given(tried([table], [mask])[0].kept)
+        assert kept.value == pytest.approx(1 - dropped / 80)
+        assert 0.9 < given(kept.low) < given(kept.value) <= given(kept.high) <= 1
+        assert (kept.high == 1) == (dropped == 0)
 
 
 @each("candidate", TRIED)
