@@ -23,14 +23,16 @@ def parts(diagnosis: Diagnosis, width: int, own: int, wide: bool) -> Iterator[st
     yield ""
     if diagnosis.metrics:
         yield metrics_table(diagnosis.metrics, wide)
-    if diagnosis.corrections:
+    corrections = corrections_table(diagnosis, own, wide)
+    if corrections.rows:
         yield ""
-        yield corrections_table(diagnosis, own, wide)
-    if diagnosis.breakdowns:
+        yield corrections
+    places = _places(diagnosis.breakdowns)
+    if places.rows:
         yield ""
-        yield _places(diagnosis.breakdowns)
-        if wide:
-            yield from map(_breakdown, diagnosis.breakdowns)
+        yield places
+    if wide:
+        yield from map(_breakdown, diagnosis.breakdowns)
     yield from _alarms(diagnosis, width)
     if diagnosis.worst_tokens or diagnosis.worst_sequences:
         yield _worst(diagnosis, wide)
@@ -43,7 +45,7 @@ def _figure_of(rows: Sequence[Row]) -> str:
 
 
 def _places(breakdowns: Sequence[Breakdown]) -> FittedTable:
-    """One line for each breakdown: the slices with the least and the largest mismatch."""
+    """One line for each breakdown whose slices differ: those with the least and the largest mismatch."""
     table = FittedTable(
         "Where it is: k3 of the slices with the least and the most",
         ["by", "least at", "most at"],
@@ -55,8 +57,8 @@ def _places(breakdowns: Sequence[Breakdown]) -> FittedTable:
             continue
         name = _figure_of(each.rows)
         known = [(value, row.slice) for row in each.rows if (value := row.figures.get(name)) is not None]
-        if known:
-            least, most = min(known), max(known)
+        least, most = (min(known), max(known)) if known else ((0.0, ""), (0.0, ""))
+        if least[0] != most[0]:
             table.add_row([each.by, least[1], most[1]], [number(least[0]), number(most[0]), str(len(each.rows))])
     return table
 

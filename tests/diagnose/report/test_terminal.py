@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from jackpot_sim.diagnose.report import terminal
-from jackpot_sim.diagnose.results import Advice, Diagnosis, State, Verdict
+from jackpot_sim.diagnose.results import Advice, Breakdown, Diagnosis, Row, State, Verdict
 from jackpot_sim.studies.tables import FittedTable
 from tests.cases import each
 from tests.diagnose.report.made import diagnosis, figure
@@ -103,6 +103,15 @@ def test_files_that_are_no_dumps_are_named(count: int, told: str) -> None:
     rows = made.rows.model_copy(update={"passed_over": [f"rollouts/{i}.log" for i in range(count)]})
     assert "Passed over" not in shown(made)
     assert told in shown(made.model_copy(update={"rows": rows}))
+
+
+def test_a_table_without_rows_is_not_shown() -> None:
+    refused = [each.model_copy(update={"refused": "no token"}) for each in diagnosis().corrections]
+    same = [Row(slice=name, tokens=9, sequences=3, figures={"k3": 0.0}) for name in ("0", "1")]
+    text = shown(diagnosis(corrections=refused, breakdowns=[Breakdown(by="step", rows=same)]))
+    assert "Corrections of this" not in text
+    assert "Where it is" not in text
+    assert "Corrections of this very batch: your own first" in shown(diagnosis(corrections=refused), own=1)
 
 
 def test_figures_that_do_not_exist_are_dashes() -> None:
