@@ -164,7 +164,8 @@ def of_share_moments(
     - yet no further than to clusters that lie on one side as a whole, for nothing spreads more within [0, 1];
     - where one side has no token, nothing tells how it would be spread, and whole clusters are what is counted.
 
-    Ends are nan for fewer than `FEWEST` clusters, and equal a share between 0 and 1 that all clusters have. `python -m tests.interval_coverage share` shows the coverage.
+    Ends are nan for fewer than `FEWEST` clusters, and equal a share between 0 and 1 that all clusters have.
+    `python -m tests.interval_coverage share` shows the coverage.
 
     Args:
         totals: Σ over clusters of the tokens of each side, (2,).
