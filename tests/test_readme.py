@@ -70,6 +70,31 @@ def test_the_first_screen_shows_the_diagnosis_of_the_example(
     assert len(README[: README.index("```text")].splitlines()) < 25
 
 
+@pytest.mark.parametrize("framework", ["trl", "verl"])
+def test_the_recorder_is_shown_as_its_module_has_it(framework: str) -> None:
+    module = importlib.import_module(f"jackpot_sim.record.{framework}")
+    assert module.__doc__ is not None
+    shown = next(each for each in re.findall(r"```py\n(.*?)```", README, re.DOTALL) if f"record.{framework} " in each)
+    lines = [line.partition("  #")[0] for line in shown.splitlines() if line]
+    assert lines == [line[4:] for line in module.__doc__.splitlines() if line.startswith("    ")]
+
+
+def test_every_format_and_every_field_of_the_diagnosis_is_named() -> None:
+    from jackpot_sim.diagnose.results import Diagnosis
+    from jackpot_sim.readers.formats import FORMATS
+
+    section = README[README.index("## Diagnose your rollouts") : README.index("## Whole sequences")]
+    listed = [name.lower() for line in section.splitlines() for name in re.findall(r"\*\*([\w-]+)\*\*", line)]
+    assert listed == [name for name in listed if name in {each.name for each in FORMATS}]
+    assert sorted(listed) == sorted(each.name for each in FORMATS)
+    told = re.findall(r"`(\w+)`", section[section.index("prints: ") : section.index("`--out` adds")])
+    assert set(told) <= set(Diagnosis.model_fields)
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.split()) <= 4400
+
+
 def test_the_study_example_is_a_study() -> None:
     import yaml
 

@@ -92,9 +92,9 @@ def diagnose(
         formats: Alone: list the formats.
         policy: A checkpoint (a folder or a hub id) to compute the policy's log-probs with, where the dump has none.
         tokenizer: A folder with a tokenizer, to show the worst tokens as text; by default the policy's.
-        keep: Aim of the advice: keep this share of the signal.
-        ess: Aim of the advice: an effective sample size of this share of the tokens.
-        bias: Aim of the advice: a bias of at most this.
+        keep: Aim of the advice: keep this share of the signal, by default 0.95. Aims may be combined.
+        ess: Aim of the advice: an effective sample size of this share of the tokens, by default 0.5.
+        bias: Aim of the advice: a bias of at most this, by default any.
         skip_bad: Go on without rows that cannot be read, and count them.
         workers: Processes that measure; by default one per processor. The diagnosis does not depend on their number.
         quiet: No progress and no report; the exit code tells the verdict.
@@ -147,18 +147,15 @@ def _own(correction: Sequence[str] | None) -> tuple[str, ...]:
 
 
 def _target(keep: float | None, ess: float | None, bias: float | None) -> Target:
-    """The aim of the advice.
+    """The aim of the advice, which all that is given make up.
 
     Raises:
-        StudyError: several are given, or one is out of range.
+        StudyError: one is out of range.
     """
-    given = {name: value for name, value in {"keep": keep, "ess": ess, "bias": bias}.items() if value is not None}
-    if len(given) > 1:
-        raise StudyError(f"{' and '.join(f'--{name}' for name in given)}: give one aim")
     try:
-        return Target(**given)
+        return Target(keep=keep, ess=ess, bias=bias)
     except ValueError as error:
-        raise StudyError(f"--{' '.join(f'{name} {value}' for name, value in given.items())}: {error}") from error
+        raise StudyError(f"--{error}") from error
 
 
 def _formats() -> str:

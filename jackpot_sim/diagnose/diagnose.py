@@ -14,6 +14,7 @@ from pathlib import Path
 
 from jackpot_sim.diagnose import one_pass
 from jackpot_sim.diagnose.advice.advise import advise
+from jackpot_sim.diagnose.advice.aimed import aimed
 from jackpot_sim.diagnose.advice.targets import Target
 from jackpot_sim.diagnose.causes.naming import named
 from jackpot_sim.diagnose.recompute import with_policy
@@ -117,14 +118,17 @@ def examined(
     causes = named(found.evidence)
     left_out = _together(dump.left_out, screening.left_out)
     _require_tokens(found, causes, left_out)
+    own = len({name.strip() for name in options.corrections})
     verdict, advice = advise(found.evidence, causes, found.effects, options.target)
     rows = Rows(
         read=screening.read,
         used=found.tokens,
         sequences_read=screening.sequences_read,
         sequences_used=found.sequences,
+        rounded=screening.rounded,
         left_out={str(reason): count for reason, count in left_out.count.items()},
         samples={str(reason): places for reason, places in left_out.sample.items()},
+        passed_over=list(map(str, dump.passed_over)),
     )
     diagnosis = Diagnosis(
         jackpot_sim=VERSION,
@@ -133,7 +137,7 @@ def examined(
         causes=causes,
         advice=advice,
         metrics=list(found.evidence.metrics.values()),
-        corrections=found.effects,
+        corrections=aimed(found.effects, advice.correction, found.evidence.sample, own),
         breakdowns=found.breakdowns,
         alarms=found.alarms,
         worst_tokens=[_decoded(each, tokenizer) for each in found.worst_tokens],

@@ -8,6 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 SCHEMA = 1
 """The version of this schema; a field that is renamed, removed or changed in meaning raises it, a new one does not."""
+STABLE = 0.86
+"""The 5th percentile of the overlap Σ min(p, q) of a token's laws from which training was reported stable (arXiv
+2606.08446, appendix E: a mean of .968 crashed and one of .977 did not, so that the mean misleads)."""
 
 
 class Part(BaseModel):
@@ -120,6 +123,13 @@ class Effect(Part):
     signal: Figure | None = Field(default=None, description="share of Σ |A| (tokens, where there is no A) kept")
     sequences_kept: float | None = Field(default=None, description="share of sequences of which any token is kept")
     ess: Figure | None = Field(default=None, description="effective sample size over tokens, in [0, 1]")
+    keep: float | None = Field(
+        default=None, description="share of the signal of exact weights that is kept, as --keep; of a sample"
+    )
+    bias: float | None = Field(
+        default=None,
+        description="total variation left between the policy and the weighted actor, as --bias; of a sample",
+    )
     weight_mean: float | None = Field(default=None, description="mean of w over the tokens kept")
     weight_p99: float | None = Field(default=None, description="99th percentile of the same, within 0.4 %")
     weight_max: float | None = Field(default=None, description="the largest w of a token kept")
@@ -161,8 +171,10 @@ class Rows(Part):
     used: int = Field(description="tokens that every figure rests on")
     sequences_read: int
     sequences_used: int
+    rounded: int = Field(default=0, description="tokens used with a log-prob above 0 by rounding, which is read as 0")
     left_out: dict[str, int] = Field(description="tokens (lines, for bad-row) left out, by reason")
     samples: dict[str, list[str]] = Field(description="where the first of each stand")
+    passed_over: list[str] = Field(default_factory=list, description="files of the folders given that are no dumps")
 
 
 class Diagnosis(Part):
@@ -175,7 +187,7 @@ class Diagnosis(Part):
     causes: list[Cause] = Field(description="the likeliest first")
     advice: Advice
     metrics: list[Figure]
-    corrections: list[Effect] = Field(description="the user's own first")
+    corrections: list[Effect] = Field(description="the user's own first, then the advised one")
     breakdowns: list[Breakdown]
     alarms: list[Alarm]
     worst_tokens: list[Worst]

@@ -19,6 +19,8 @@ class Reason(StrEnum):
     """Padding, and the first position where no log-prob exists."""
     MISSING = "missing"
     """NaN, None or null stands for a log-prob."""
+    NO_ADVANTAGE = "no-advantage"
+    """The advantage is NaN or null where other tokens have one."""
     ZERO = "zero-placeholder"
     """One side is exactly 0.0 where the other is far from it."""
     ONE = "one-placeholder"

@@ -120,6 +120,16 @@ def test_what_cannot_count_is_left_out_and_said(tmp_path: Path, capsys: Captured
     assert "1 positive: " in capsys.readouterr().out
 
 
+def test_files_that_are_no_dumps_are_in_the_account(tmp_path: Path, capsys: Captured) -> None:
+    (tmp_path / "run").mkdir()
+    dump(tmp_path / "run" / "dump.jsonl", rows(4))
+    (tmp_path / "run" / "train.log").write_text("step 1\n", encoding="utf-8")
+    found = report([str(tmp_path / "run")], tmp_path / "r.json")
+    assert found["rows"]["passed_over"] == [str(tmp_path / "run" / "train.log")]
+    main([str(tmp_path / "run"), "--workers", "1"])
+    assert "Passed over train.log, which is no dump." in capsys.readouterr().out
+
+
 def test_bad_rows_are_refused_or_left_out_and_counted(tmp_path: Path, capsys: Captured) -> None:
     made = rows()
     made[45]["actor_log_prob"] = "x"
@@ -143,7 +153,8 @@ def test_the_users_own_corrections_come_first(tmp_path: Path, capsys: Captured) 
 
 def test_the_aim_is_that_of_the_line(tmp_path: Path) -> None:
     path = dump(tmp_path / "dump.jsonl", rows(noise=1.5))
-    assert "0.8" in report([path, "--keep", "0.8"], tmp_path / "r.json")["advice"]["target"]
+    target = report([path, "--keep", "0.8", "--ess", "0.3", "--bias", "0.25"], tmp_path / "r.json")["advice"]["target"]
+    assert all(number in target for number in ("0.8", "0.3", "0.25"))
 
 
 def test_the_folder_holds_what_analysis_reads(tmp_path: Path, capsys: Captured) -> None:

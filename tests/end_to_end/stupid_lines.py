@@ -288,10 +288,10 @@ dump.jsonl --correction tiss       | did you mean 'tis'
 dump.jsonl --correction 'tis(clap=3)' | 'tis' has no parameter 'clap'
 dump.jsonl --correction 'tis(clip=' | cannot be read at its end
 dump.jsonl --correction tis 'none |'  | cannot be read
-dump.jsonl --keep 0.9 --ess 0.5    | --keep and --ess: give one aim
-dump.jsonl --keep 2                | --keep 2.0: keep must lie above 0 and be at most 1
+dump.jsonl --keep 0.9 --ess 2      | --ess must lie above 0 and be at most 1
+dump.jsonl --keep 2                | --keep must lie above 0 and be at most 1
 dump.jsonl --keep 0                | --keep
-dump.jsonl --ess nan               | --ess nan: ess must lie above 0
+dump.jsonl --ess nan               | --ess must lie above 0
 dump.jsonl --bias -0.1             | --bias
 dump.jsonl --bias little           | --bias
 dump.jsonl --out folder            | folder holds files but no diagnosis

@@ -15,7 +15,7 @@ from jackpot_sim.core.arrays import Floats
 from jackpot_sim.readers.left_out import SAMPLES, Reason
 from jackpot_sim.readers.screening import Screening
 from jackpot_sim.readers.screening.duplicates import digest
-from jackpot_sim.readers.screening.values import ROUNDING, Sides
+from jackpot_sim.readers.screening.values import ROUNDING, RUN, Sides
 from jackpot_sim.readers.table import TokenTable, joined
 from tests.cases import each
 
@@ -105,14 +105,18 @@ def test_a_log_prob_that_is_none_is_left_out(side: str, value: float, reason: Re
 
 
 @pytest.mark.parametrize("value", [1e-7, 4e-6, 0.9 * ROUNDING])
-def test_a_log_prob_above_zero_by_rounding_is_kept_and_not_changed(value: float) -> None:
+def test_a_log_prob_above_zero_by_rounding_is_read_as_zero_and_counted(value: float) -> None:
     actor, policy, _ = laws(60)
     actor[5], policy[5] = value, -1e-6
     screening, kept = screened(table(rows(actor), rows(policy)))
     assert not screening.left_out.count
     assert kept is not None
     assert kept.actor_log_probs is not None
-    assert kept.actor_log_probs[5] == value
+    assert kept.policy_log_probs is not None
+    assert screening.rounded == 1
+    assert kept.actor_log_probs[5] == 0.0
+    assert np.array_equal(np.delete(kept.actor_log_probs, 5), np.delete(actor, 5))
+    assert np.array_equal(kept.policy_log_probs, policy)
 
 
 def test_what_the_mask_excludes_counts_as_masked_whatever_it_holds() -> None:
@@ -142,6 +146,26 @@ def test_a_sequence_without_any_log_probs_is_missing() -> None:
     screening, _ = screened(table(rows(actor), rows(policy)))
     assert screening.left_out.count == {Reason.MISSING: 20}
     assert screening.sequences_used == 1
+
+
+@each("first, last", [(40, 0), (0, 40), (30, 50), (3, 20)])
+def test_long_runs_of_zeros_on_both_sides_at_an_end_are_padding_without_token_ids(first: int, last: int) -> None:
+    actor, policy, _ = (rows(column, 50) for column in laws(1000))
+    ends = [[np.concatenate([np.zeros(first), row, np.zeros(last)]) for row in side] for side in (actor, policy)]
+    long = sum(size for size in (first, last) if size >= RUN)
+    screening, kept = screened(table(*ends))
+    assert kept is not None
+    assert 20 * long <= screening.left_out.count[Reason.PADDING] < 20 * (long + 4)
+    assert not screening.left_out.count.keys() - {Reason.PADDING}
+
+
+def test_zeros_of_policies_that_are_certain_throughout_are_no_padding() -> None:
+    actor, policy, _ = (rows(column, 50).copy() for column in laws(1000))
+    for side in (actor, policy):
+        side[:, :20] = 0.0
+        side[:, 25::2] = 0.0
+    screening, _ = screened(table(actor, policy))
+    assert not screening.left_out.count
 
 
 def test_zeros_at_one_token_up_to_the_end_are_padding_but_for_the_first() -> None:
@@ -337,7 +361,7 @@ def test_advantages_that_are_no_numbers_are_missing_and_a_column_without_any_is_
     advantages = np.ones(40)
     advantages[21] = NAN
     screening, _ = screened(table(rows(actor), rows(policy), advantages=advantages))
-    assert screening.left_out.count == {Reason.MISSING: 1}
+    assert screening.left_out.count == {Reason.NO_ADVANTAGE: 1}
     _, kept = screened(table(rows(actor), rows(policy), advantages=np.full(40, NAN)))
     assert kept is not None
     assert kept.advantages is None

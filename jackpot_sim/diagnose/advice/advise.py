@@ -9,16 +9,16 @@ leave no other; otherwise the answer is how many times as many tokens would sett
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from jackpot_sim.core.intervals import FEWEST
 from jackpot_sim.diagnose.advice.choice import Choice, Tried, chosen
 from jackpot_sim.diagnose.advice.configuration import configuration
-from jackpot_sim.diagnose.advice.judged import BAD, STABLE, Judged, judged
+from jackpot_sim.diagnose.advice.judged import BAD, GAP, GOOD, TAIL_LOW, Judged, judged
 from jackpot_sim.diagnose.advice.targets import Target
 from jackpot_sim.diagnose.advice.weighed import Figures, Weighed
 from jackpot_sim.diagnose.evidence import Evidence
-from jackpot_sim.diagnose.results import Advice, Cause, CauseName, Effect, Figure, State, Verdict
+from jackpot_sim.diagnose.results import STABLE, Advice, Cause, CauseName, Effect, Figure, State, Verdict
 
 PLUMBING = frozenset(
     {
@@ -58,40 +58,62 @@ def advise(
         return _mend(fault, size, target)
     if evidence.sample is None:
         return _too_few("no token is left that counts", math.nan, target)
-    serious = [each for each in causes if each.name in SERIOUS]
-    if size.state is State.HEALTHY and not serious:
-        return _healthy(size, causes, target)
-    if size.state is State.UNDECIDED and not serious:
+    causes = [each for each in causes if not _is_note(each)]
+    serious = next((each for each in causes if each.name in SERIOUS and _comes_first(each, causes)), None)
+    if size.state is State.HEALTHY and serious is None:
+        return _healthy(size, causes, target, evidence.metrics)
+    if size.state is State.UNDECIDED and serious is None:
         return _too_few(f"{_listed(size.reasons)}, and either side of it is possible", size.more, target)
     verdict = _problem(size, causes)
     if evidence.sample.sequences < FEWEST:
-        return verdict, _unsettled(f"{evidence.sample.sequences} sequences give no interval", math.nan, target)
-    choice = chosen(Weighed(evidence.sample), effects, target)
-    return verdict, _correct(choice, choice.best, target) if choice.best else _without(choice, target)
+        advice = _unsettled(f"{evidence.sample.sequences} sequences give no interval", math.nan, target)
+    else:
+        choice = chosen(Weighed(evidence.sample), effects, target)
+        advice = _correct(choice, choice.best, target) if choice.best else _without(choice, target)
+    return verdict, advice if serious is None else _after(serious, advice)
 
 
 def _comes_first(fault: Cause, causes: Sequence[Cause]) -> bool:
-    return fault is causes[0] or fault.confidence >= LIKELY
+    return not _is_note(fault) and (fault is causes[0] or fault.confidence >= LIKELY)
+
+
+def _is_note(cause: Cause) -> bool:
+    """True for placeholders so few that to leave them out is all that they need."""
+    return cause.name is CauseName.PLACEHOLDER and cause.confidence < LIKELY
+
+
+def _after(serious: Cause, advice: Advice) -> Advice:
+    """The advice until a cause is mended that a correction hides rather than mends."""
+    sentence = advice.sentence[:1].lower() + advice.sentence[1:]
+    return advice.model_copy(update={"sentence": f"{serious.remedy.rstrip('.')}. Until then {sentence}"})
 
 
 def _mend(fault: Cause, size: Judged, target: Target) -> tuple[Verdict, Advice]:
-    verdict = Verdict(state=State.PROBLEM, sentence=f"A fault, {fault.name}, and no mere mismatch: {fault.evidence}")
-    sentence = f"Mend this first, as no correction repairs it: {fault.remedy}"
+    verdict = Verdict(state=State.PROBLEM, sentence=f"{fault.name}, a fault to mend before any correction")
     changes = ["a dump written after the mend"]
     if size.state is State.PROBLEM:
         changes.append("a mismatch that stays large after it, which would then need a correction")
-    return verdict, Advice(action="fix-cause", sentence=sentence, target=target.sentence, changes_mind=changes)
+    return verdict, Advice(action="fix-cause", sentence=fault.remedy, target=target.sentence, changes_mind=changes)
 
 
-def _healthy(size: Judged, causes: Sequence[Cause], target: Target) -> tuple[Verdict, Advice]:
+def _healthy(
+    size: Judged, causes: Sequence[Cause], target: Target, metrics: Mapping[str, Figure]
+) -> tuple[Verdict, Advice]:
     named = f"; its cause is {causes[0].name}" if causes else ""
-    verdict = Verdict(state=State.HEALTHY, sentence=f"The mismatch is small: {_listed(size.reasons)}{named}")
-    changes = [
-        f"a mean |p − q| above {BAD:g}",
-        f"a 5th percentile of the overlap below {STABLE:g}",
-        "a named fault",
-    ]
-    sentence = "No correction is needed: none would change what the update does by more than noise"
+    gap = metrics[GAP.figure].value
+    between = gap is not None and gap > GOOD
+    large = "between good and bad" if between else "small"
+    verdict = Verdict(state=State.HEALTHY, sentence=f"The mismatch is {large}: {_listed(size.reasons)}{named}")
+    # A bracket whose low end is below the line already cannot tell.
+    tail = metrics.get(TAIL_LOW.figure)
+    told = tail is not None and TAIL_LOW.side(tail) is State.HEALTHY
+    overlap = [f"a 5th percentile of the overlap below {STABLE:g}"] if told else []
+    changes = [f"a mean |p − q| above {BAD:g}", *overlap, "a named fault"]
+    sentence = (
+        "No correction is needed yet: diagnose later steps too, and correct where the mean |p − q| grows"
+        if between
+        else "No correction is needed: none would change what the update does by more than noise"
+    )
     return verdict, Advice(action="none-needed", sentence=sentence, target=target.sentence, changes_mind=changes)
 
 

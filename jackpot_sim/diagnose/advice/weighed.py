@@ -54,13 +54,17 @@ class Weighed:
                 self._overlaps[lam] = None
         return self._overlaps[lam]
 
-    def sums(self, correction: Correction) -> Floats:
+    def sums(self, correction: Correction, level: Level | None = None) -> Floats:
         """The sums of a correction, by group, (groups, 8), from which `figures` come.
+
+        Args:
+            correction: the correction.
+            level: whether it is measured against exact weights of tokens or of sequences; None: by its own level.
 
         Raises:
             ValueError: the correction needs what the sample lacks.
         """
-        sequence = correction.level is Level.SEQUENCE
+        sequence = (correction.level if level is None else level) is Level.SEQUENCE
         laid, reference = self._sequences if sequence else self._tokens
         pairs = [self._pair(correction, block) for block in laid]
         total = sum(float(weight.sum()) for _, weight, _ in pairs)
@@ -97,8 +101,13 @@ class Weighed:
 
     def _size(self, block: Block) -> Floats:
         """|A| of the block's tokens, (n,)."""
+        return np.ones(int(block.lengths.sum())) if self._gain is None else block.of(self._gain)
+
+    @cached_property
+    def _gain(self) -> Floats | None:
+        """|A| of each token, (N,); None, which is 1, also where all advantages are 0: such a batch has no signal."""
         advantages = self.batch.table.advantages
-        return np.ones(int(block.lengths.sum())) if advantages is None else np.abs(block.of(advantages))
+        return None if advantages is None or not advantages.any() else np.abs(advantages)
 
     def _pair(self, correction: Correction, block: Block) -> tuple[Floats, Floats, Floats]:
         """a, a·w and a·w² of the block's tokens, (n,) each."""
@@ -124,4 +133,5 @@ def figures(sums: Floats) -> Figures:
 
 def left_out(sums: Floats) -> Floats:
     """The sums of all groups but each, (..., groups, k) → the same shape."""
-    return np.asarray(sums.sum(axis=-2, keepdims=True) - sums)
+    with np.errstate(invalid="ignore"):  # infinite sums leave no number, and no interval
+        return np.asarray(sums.sum(axis=-2, keepdims=True) - sums)

@@ -12,25 +12,48 @@ PLACEHOLDERS = {
     Reason.ZERO: "exactly 0.0",
     Reason.ONE: "exactly +1.0",
     Reason.ALL_ZERO: "a whole column of 0.0",
+    Reason.INFINITE: "−inf, or what stands for it,",
+    Reason.POSITIVE: "above 0",
 }
 """The reasons for leaving a token out that are placeholders, as the sentence says them."""
+SMALL_SHARE = 0.005
+"""The share of the tokens that count below which placeholders are but a note: an engine that now and then has no
+log-prob spoils nothing, since these tokens are left out."""
+NOTED = 0.1
+"""The confidence of such a note."""
+_IMPOSSIBLE = 0.7
+"""The confidence where most are −inf, which truncated sampling makes too: its own rule knows it better."""
+_ROUNDED_SHARE = 0.1
+"""The share up to which half precision explains log-probs above 0, of tokens that both sides are certain of."""
 _FEWEST_SHARE = 1e-4
+_NOT_TRAINED = (Reason.MASKED, Reason.PADDING, Reason.DUPLICATE)
 
 
 def placeholder(evidence: Evidence) -> Finding | None:
-    """Placeholders among the log-probs, at more than one token in 10,000."""
-    counts = {name: evidence.left_out.count.get(reason, 0) for reason, name in PLACEHOLDERS.items()}
-    total = sum(counts.values())
-    if not evidence.read or total < _FEWEST_SHARE * evidence.read or not total:
+    """Placeholders among the log-probs, at more than one token in 10,000; a note where they are few."""
+    left_out = evidence.left_out.count
+    tokens = evidence.read - sum(left_out.get(reason, 0) for reason in _NOT_TRAINED)
+    found = {reason: left_out.get(reason, 0) for reason in PLACEHOLDERS}
+    if found[Reason.POSITIVE] <= _ROUNDED_SHARE * tokens:
+        del found[Reason.POSITIVE]
+    total = sum(found.values())
+    if not total or total < _FEWEST_SHARE * tokens:
         return None
-    share = total / evidence.read
-    kinds = ", ".join(f"{name} at {count:,}" for name, count in counts.items() if count)
+    share = total / tokens
+    kinds = ", ".join(f"{PLACEHOLDERS[reason]} at {count:,}" for reason, count in found.items() if count)
+    confidence = 1.0
+    remedy = "Make the engine return the log-prob of every sampled token, and mask the tokens that have none."
+    if found[Reason.INFINITE] * 2 > total:
+        confidence = _IMPOSSIBLE
+        remedy = "Score every token that was sampled without top-p, top-k or a mask of the logits: none is impossible."
+    elif found.get(Reason.POSITIVE, 0) * 2 > total:
+        remedy = "Write log-probs, not losses: log p is at most 0, and a loss is −log p."
     return Finding(
         name=CauseName.PLACEHOLDER,
-        confidence=1.0,
+        confidence=confidence if share >= SMALL_SHARE else NOTED,
         explains=0.0,
-        evidence=f"{share:.2%} of the {evidence.read:,} tokens hold a placeholder instead of a log-prob: {kinds}.",
-        remedy="Make the engine return the log-prob of every sampled token, and mask the tokens that have none.",
+        evidence=f"{share:.2%} of the {tokens:,} tokens to train on hold a placeholder instead of a log-prob: {kinds}.",
+        remedy=remedy,
         figures={"share": share, "tokens": float(total)},
     )
 

@@ -17,7 +17,9 @@ def named(evidence: Evidence) -> list[Cause]:
     """
     certain = _kept(columns.bypass(evidence), columns.placeholder(evidence), columns.misaligned(evidence))
     others = [] if evidence.sample is None else _in_tokens(View(evidence.sample))
-    return [each.cause() for each in certain + sorted(others, key=lambda each: -each.confidence)]
+    faults = [each for each in certain if each.confidence == 1]
+    notes = [each for each in certain if each.confidence < 1]
+    return [each.cause() for each in [*faults, *sorted([*others, *notes], key=lambda each: -each.confidence)]]
 
 
 def _in_tokens(view: View) -> list[Finding]:

@@ -16,6 +16,8 @@ _LEAST_LOST = 0.005
 """The least mean mass lost that is a fault."""
 _LEAST_SLOPE = 0.05
 """The least |1 − 1/T| that is a fault."""
+_MOST_SLOPE = 0.9
+"""The most: a side that writes one number, however unlikely, at some tokens looks like a temperature beyond 10."""
 _FITS = 0.75
 """The least share of Σℓ² that a temperature must explain, where the entropy is known."""
 _FITS_ALONE = 0.68
@@ -69,7 +71,8 @@ def temperature(view: View) -> Finding | None:
     steep, explains = _fit(view)
     moved = chance.mean(view.units, _influence(view))
     fits = _FITS if view.entropy is not None else _FITS_ALONE
-    if explains < fits or not _LEAST_SLOPE <= abs(steep) < 1 or not moved.beyond_zero or not _keeps_order(view):
+    likely = explains >= fits and _LEAST_SLOPE <= abs(steep) <= _MOST_SLOPE
+    if not (likely and moved.beyond_zero and _keeps_order(view)):
         return None
     heat, follows = 1 / (1 - steep), _follows_policy(view, steep)
     about = "log p alone" if view.entropy is None else "log p and the entropy"
@@ -91,8 +94,8 @@ def temperature(view: View) -> Finding | None:
         confidence=explains * (1 - follows),
         explains=explains,
         evidence=(
-            f"ℓ changes with log p by {steep:+.3f} a nat, and {about} explain {explains:.0%} of it: the actor samples at "
-            f"{heat:.3g} times the policy's temperature."
+            f"ℓ changes with log p by {steep:+.3f} a nat, and {about} explain {explains:.0%} of it: the actor samples "
+            f"at {heat:.3g} times the policy's temperature."
         ),
         remedy="Score the policy at the temperature that the actor samples at, or sample at temperature 1.",
         figures=figures,

@@ -2,32 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 
-from jackpot_sim.diagnose.report.prose import (
-    MISSING,
-    brief,
-    interval,
-    item,
-    number,
-    shortened,
-)
-from jackpot_sim.diagnose.results import Breakdown, Diagnosis, Effect, Figure, Row, Worst
+from jackpot_sim.diagnose.report.corrections import corrections_table
+from jackpot_sim.diagnose.report.metrics import metrics_table
+from jackpot_sim.diagnose.report.prose import MISSING, item, number, shortened
+from jackpot_sim.diagnose.results import Breakdown, Diagnosis, Row, Worst
 from jackpot_sim.studies.tables import FittedTable
 
-METRICS = (
-    *("k1", "k3", "chi_square_token", "ess_fraction_token", "ess_fraction_sequence", "log_perplexity_gap"),
-    *("probability_gap", "abs_log_ratio_p99", "abs_log_ratio_max", "confident_disagreement"),
-    *("overlap_low", "overlap_high", "overlap_p5_low", "overlap_p5_high", "kl_actor_policy"),
-)
-"""The figures that are shown where not all are, where a dump has them."""
-FEWEST = 3
-"""The figures that are shown of a dump that has none of those."""
-CORRECTIONS = 5
-"""The corrections that are shown beside the user's own."""
 TOKENS, SEQUENCES = 3, 2
 """The worst tokens and sequences that are shown."""
+FILES = 4
+"""The files that were passed over and are named."""
 _FIGURE = "k3"
 """The figure by which slices are compared, where they have it."""
 
@@ -36,10 +22,12 @@ def parts(diagnosis: Diagnosis, width: int, own: int, wide: bool) -> Iterator[st
     """The sections, in the order in which they matter."""
     yield ""
     if diagnosis.metrics:
-        yield _metrics(diagnosis, wide)
-    if shown := diagnosis.corrections if wide else shown_corrections(diagnosis, own):
-        yield _corrections(diagnosis, own, shown, wide)
+        yield metrics_table(diagnosis.metrics, wide)
+    if diagnosis.corrections:
+        yield ""
+        yield corrections_table(diagnosis, own, wide)
     if diagnosis.breakdowns:
+        yield ""
         yield _places(diagnosis.breakdowns)
         if wide:
             yield from map(_breakdown, diagnosis.breakdowns)
@@ -47,122 +35,6 @@ def parts(diagnosis: Diagnosis, width: int, own: int, wide: bool) -> Iterator[st
     if diagnosis.worst_tokens or diagnosis.worst_sequences:
         yield _worst(diagnosis, wide)
     yield from _rows(diagnosis, width)
-
-
-def _metrics(diagnosis: Diagnosis, wide: bool) -> FittedTable:
-    known = {each.name: each for each in diagnosis.metrics}
-    chosen = [known[name] for name in METRICS if name in known] or diagnosis.metrics[:FEWEST]
-    shown = diagnosis.metrics if wide else chosen
-    more = len(diagnosis.metrics) - len(shown)
-    table = FittedTable(
-        "The mismatch, with 95 % intervals over sequences",
-        ["figure"],
-        {"value": 0, "interval": 1},
-        prose="meaning",
-        recorded=False,
-        caption=f"{more} more figures: --wide, or --json." if more else "",
-    )
-    for each in shown:
-        table.add_row([each.name], [number(each.value), interval(each)], each.meaning if wide else brief(each.meaning))
-    return table
-
-
-def shown_corrections(diagnosis: Diagnosis, own: int, most: int = CORRECTIONS) -> list[Effect]:
-    """The user's own corrections, the advised one, none, and those that no other beats in all of three figures.
-
-    The three are the share of signal kept, the effective sample size, and the KL that is left.
-    """
-    effects = [each for each in diagnosis.corrections if each.refused is None]
-    first = diagnosis.corrections[:own]
-    advised = [each for each in effects if each.name == (diagnosis.advice.correction or "none")]
-    none = [each for each in effects if each.name == "none"]
-    front = sorted((each for each in effects if not _beaten(each, effects)), key=lambda each: -_worth(each))
-    chosen: list[Effect] = []
-    for each in (*first, *advised, *none):
-        if each not in chosen:
-            chosen.append(each)
-    for each in front:
-        if len(chosen) < own + most and _goods(each) not in map(_goods, chosen):  # of equal ones, one is enough
-            chosen.append(each)
-    return chosen
-
-
-def _goods(effect: Effect) -> tuple[float, float, float] | None:
-    """Signal kept, effective sample size, and minus the KL that is left: each is better where it is larger."""
-    signal, ess, left = _value(effect.signal), _value(effect.ess), effect.effective_kl_reverse
-    return None if signal is None or ess is None or left is None else (signal, ess, -left)
-
-
-def _value(figure: Figure | None) -> float | None:
-    return None if figure is None else figure.value
-
-
-def _beaten(effect: Effect, others: Sequence[Effect]) -> bool:
-    own = _goods(effect)
-    if own is None:
-        return True
-    goods = [each for each in map(_goods, others) if each is not None]
-    return any(all(x >= y for x, y in zip(each, own, strict=True)) and each != own for each in goods)
-
-
-def _worth(effect: Effect) -> float:
-    goods = _goods(effect)
-    return -math.inf if goods is None else goods[0] * goods[1]
-
-
-def _corrections(diagnosis: Diagnosis, own: int, shown: Sequence[Effect], wide: bool) -> FittedTable:
-    more = len(diagnosis.corrections) - len(shown)
-    table = FittedTable(
-        f"Corrections of this very batch{', your own first' if own else ''}",
-        ["correction"],
-        {
-            "signal": 0,
-            "A > 0": 4,
-            "A < 0": 5,
-            "tokens": 1,
-            "ESS": 2,
-            "KL left": 3,
-            "weight p99": 7,
-            "max": 6,
-            "shortest": 8,
-            "longest": 9,
-        },
-        recorded=False,
-        caption=(
-            "signal: the share of Σ|A| kept, also of A > 0 and A < 0; tokens: the share kept; KL left: KL(weighted "
-            "actor‖policy), nats; shortest, longest: tokens kept in either end quarter of lengths."
-            f"{f' {more} more: --wide, or --json.' if more else ''}"
-        ),
-    )
-    for each in shown:
-        table.add_row([_name(each, wide)], _effect_figures(each))
-    return table
-
-
-def _name(effect: Effect, wide: bool) -> str:
-    """A correction with its parameters; a preset by its name, and with its parameters where there is room."""
-    if effect.refused is not None:
-        return f"{effect.name} ({effect.refused})"
-    if effect.label.startswith(effect.name.partition("(")[0]):
-        return effect.label
-    return f"{effect.name}: {effect.label}" if wide else effect.name
-
-
-def _effect_figures(effect: Effect) -> list[str]:
-    lengths = effect.by_length or [None]
-    values = (
-        _value(effect.signal),
-        effect.kept_positive,
-        effect.kept_negative,
-        _value(effect.kept),
-        _value(effect.ess),
-        effect.effective_kl_reverse,
-        effect.weight_p99,
-        effect.weight_max,
-        lengths[0],
-        lengths[-1],
-    )
-    return [number(each) for each in values]
 
 
 def _figure_of(rows: Sequence[Row]) -> str:
@@ -250,3 +122,9 @@ def _rows(diagnosis: Diagnosis, width: int) -> Iterator[str]:
     for at, (reason, count) in enumerate(rows.left_out.items()):
         where = "; ".join(rows.samples.get(reason, [])[:1])
         yield item("" if at else "Left out", f"{count:,} {reason}{f': {where}' if where else ''}", width)
+    if rows.rounded:
+        yield item("Rounded", f"{rows.rounded:,} tokens have a log-prob just above 0, which is read as 0.", width)
+    if passed_over := rows.passed_over:
+        names = ", ".join(path.rpartition("/")[2] for path in passed_over[:FILES])
+        more = f" and {len(passed_over) - FILES} more" if len(passed_over) > FILES else ""
+        yield item("Passed over", f"{names}{more}, which {'are no dumps' if passed_over[1:] else 'is no dump'}.", width)

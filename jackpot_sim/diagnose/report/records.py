@@ -126,7 +126,7 @@ SCHEMAS = {
             ("place", pa.int64()),
             *((name, pa.string()) for name in ("name", "label", "refused")),
             *((f"{name}{end}", pa.float64()) for name in _FIGURES for end in ("", "_low", "_high")),
-            *((name, pa.float64()) for name in ("kept_positive", "kept_negative", "sequences_kept")),
+            *((name, pa.float64()) for name in ("kept_positive", "kept_negative", "sequences_kept", "keep", "bias")),
             *((name, pa.float64()) for name in ("weight_mean", "weight_p99", "weight_max")),
             *((name, pa.float64()) for name in ("effective_kl", "effective_kl_reverse")),
             *((f"kept_of_quarter_{at + 1}", pa.float64()) for at in range(_QUARTERS)),

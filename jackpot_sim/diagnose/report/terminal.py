@@ -15,7 +15,8 @@ from jackpot_sim.studies.tables import FittedTable, print_table
 
 LIKELY = 2
 """The causes that are shown where not all are."""
-_INDENT = " " * 12
+UNAIMED = ("none-needed", "fix-cause")
+"""The advice that no target has a part in."""
 
 
 def show(diagnosis: Diagnosis, output: Console, *, own: int = 0, wide: bool = False) -> None:
@@ -54,7 +55,8 @@ def _causes(diagnosis: Diagnosis, width: int, wide: bool) -> Iterator[str]:
     for at, cause in enumerate(shown):
         sentence = f"{cause.name} ({cause.confidence:.0%} sure): {_sentence(cause.evidence)}"
         yield item("Cause" if at == 0 else "or perhaps", sentence, width)
-        yield item("", f"Remedy: {_sentence(cause.remedy)}", width)
+        if cause.remedy != diagnosis.advice.sentence:
+            yield item("", f"Remedy: {_sentence(cause.remedy)}", width)
     if others := [f"{cause.name} ({cause.confidence:.0%})" for cause in diagnosis.causes[len(shown) :]]:
         yield item("", f"Less likely: {listed(others)}.", width)
 
@@ -65,7 +67,7 @@ def _advice(diagnosis: Diagnosis, width: int, wide: bool) -> Iterator[str]:
     if advice.threshold is not None:
         threshold = f"{advice.threshold.name} {told(advice.threshold)}"
         yield item("", f"Threshold: {threshold}, of the target: {_sentence(advice.target)}", width)
-    else:
+    elif advice.action not in UNAIMED:
         yield item("", f"Target: {_sentence(advice.target)}", width)
     frameworks = _frameworks(diagnosis.source.get("format", ""), advice)
     shown = frameworks if wide else frameworks[:1]

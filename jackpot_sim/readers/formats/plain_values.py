@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -44,7 +45,11 @@ def numbers(values: Sequence[Any]) -> Floats:
         WrongValueError: a value is no number.
     """
     _check_types(values, Kind.NUMBER)
-    return np.array(values, dtype=np.float64)
+    try:
+        return np.array(values, dtype=np.float64)
+    except OverflowError:
+        at = next(at for at, value in enumerate(values) if isinstance(value, int) and abs(value) > sys.float_info.max)
+        raise WrongValueError(at, shown(values[at]), "a number of 64 bits") from None
 
 
 def integers(values: Sequence[Any]) -> Ints:

@@ -22,7 +22,7 @@ class Screening:
 
     Every token that is read is used or left out, for the first of its reasons: read = used + Σ left_out.
     Tables pass in the order of the dump, once; what is kept of them is 12 bytes a sequence and a few counts. No
-    log-prob is changed: a positive one of at most `values.ROUNDING` is kept as it is.
+    log-prob is changed but a positive one of at most `values.ROUNDING`, which is read as 0 and counted.
 
     Attributes:
         left_out: the tokens left out, by reason.
@@ -30,13 +30,14 @@ class Screening:
         used: those that count.
         sequences_read: the sequences read.
         sequences_used: those of which a token counts.
+        rounded: the tokens that count with a log-prob above 0 by rounding, which is read as 0.
         shifted: the tokens of sequences of which one side is moved, by the move k: the policy's log-prob of token t is
             the actor's of token t + k.
     """
 
     def __init__(self) -> None:
         self.left_out = LeftOut()
-        self.read = self.used = self.sequences_read = self.sequences_used = 0
+        self.read = self.used = self.sequences_read = self.sequences_used = self.rounded = 0
         self.shifted: dict[int, int] = dict.fromkeys(MOVES, 0)
         self._duplicates, self._zeros = Duplicates(), Zeros()
         self._differs = False
@@ -70,7 +71,17 @@ class Screening:
             self.used += len(kept)
             self.sequences_used += kept.sequences
             self._differs = self._differs or not np.array_equal(*Sides.of(kept))
+            kept = self._rounded(kept)
         return kept
+
+    def _rounded(self, table: TokenTable) -> TokenTable:
+        """The table in which no log-prob is above 0."""
+        sides = Sides.of(table)
+        if all(side.max() <= 0.0 for side in sides):
+            return table
+        self.rounded += int(np.count_nonzero((sides.actor > 0) | (sides.policy > 0)))
+        actor, policy = (np.minimum(side, 0.0) for side in sides)
+        return dataclasses.replace(table, actor_log_probs=actor, policy_log_probs=policy)
 
     def _whole(self, table: TokenTable, reason: Reason, live: Flags, sequences: Flags) -> int:
         """Leaves out the live tokens of some sequences, (S,), and gives their number."""

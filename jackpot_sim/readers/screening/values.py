@@ -13,10 +13,14 @@ from jackpot_sim.readers.screening.segments import counted, leading, trailing
 from jackpot_sim.readers.table import TokenTable
 
 ROUNDING = 1e-4
-"""The largest log-prob above 0 that rounding explains: float32's at logits of up to 1,000. Such a token is kept as it
-is. A log-prob that was normalised in bf16 may be as far off as 0.1, and is no log-prob any more."""
+"""The largest log-prob above 0 that rounding explains: float32's at logits of up to 1,000. Such a log-prob is that of a
+certain token, and is read as 0. One that was normalised in bf16 may be as far off as 0.1, and is none any more."""
 NEVER = -9999.0
 """The number that vLLM's server writes for −inf."""
+
+RUN, FEW = 16, 0.25
+"""The tokens in a row at an end of a sequence that both sides are certain of, to the last bit, and the share of such
+tokens in its rest below which that is no chance."""
 
 
 class Sides(NamedTuple):
@@ -53,14 +57,17 @@ def no_log_probs(table: TokenTable, sides: Sides) -> Iterator[tuple[Reason, Blam
         yield Reason.INFINITE, Blame(*(np.isinf(side) | (side <= NEVER) for side in sides))
         yield Reason.ONE, Blame(*(side == 1.0 for side in sides))
         yield Reason.POSITIVE, Blame(*(side > ROUNDING for side in sides))
-    if table.token is not None:
-        ends = table.starts[1:] - 1
-        if np.any((sides.actor[ends] == 0) & (sides.policy[ends] == 0)):
-            padded = _repeated_to_the_end(table, sides)
-            yield Reason.PADDING, Blame(padded, padded)
+    firsts, ends = table.starts[:-1], table.starts[1:] - 1
+    certain_end = np.any((sides.actor[ends] == 0) & (sides.policy[ends] == 0))
+    if table.token is not None and certain_end:
+        padded = _repeated_to_the_end(table, sides)
+        yield Reason.PADDING, Blame(padded, padded)
+    if certain_end or np.any((sides.actor[firsts] == 0) & (sides.policy[firsts] == 0)):
+        padded = _zeros_at_either_end(table, sides)
+        yield Reason.PADDING, Blame(padded, padded)
     if table.advantages is not None and not np.isfinite(table.advantages).all():
         unknown = ~np.isfinite(table.advantages)
-        yield Reason.MISSING, Blame(unknown, unknown)
+        yield Reason.NO_ADVANTAGE, Blame(unknown, unknown)
 
 
 def _without_neighbours(table: TokenTable, missing: Blame) -> Blame:
@@ -73,6 +80,20 @@ def _without_neighbours(table: TokenTable, missing: Blame) -> Blame:
     ends[table.starts[:-1]] = True
     ends &= np.repeat(counted(~(missing.actor | missing.policy), table.starts) > 0, table.lengths)
     return Blame(missing.actor & ends, missing.policy & ends)
+
+
+def _zeros_at_either_end(table: TokenTable, sides: Sides) -> Flags:
+    """The long runs of 0.0 on both sides, at either end of sequences that hold few such tokens elsewhere.
+
+    They are prompts and padding whose mask the dump lacks. Figures would be averaged down by them.
+    """
+    both = (sides.actor == 0) & (sides.policy == 0)
+    found = np.zeros(len(table), dtype=np.bool_)
+    for run in (leading(both, table.starts), trailing(both, table.starts)):
+        found |= run & np.repeat(counted(run, table.starts) >= RUN, table.lengths)
+    rest = table.lengths - counted(found, table.starts)
+    few = counted(both & ~found, table.starts) < FEW * rest
+    return np.asarray(found & np.repeat(few, table.lengths))
 
 
 def _repeated_to_the_end(table: TokenTable, sides: Sides) -> Flags:

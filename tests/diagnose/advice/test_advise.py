@@ -13,8 +13,9 @@ from jackpot_sim.diagnose.advice.configuration import VERSIONS
 from jackpot_sim.diagnose.advice.targets import Target
 from jackpot_sim.diagnose.advice.weighed import Weighed, figures
 from jackpot_sim.diagnose.batch import Batch
+from jackpot_sim.diagnose.causes.columns import NOTED
 from jackpot_sim.diagnose.evidence import Evidence
-from jackpot_sim.diagnose.results import Cause, CauseName, Effect, State
+from jackpot_sim.diagnose.results import Cause, CauseName, Effect, Figure, State
 from jackpot_sim.diagnose.what_if.candidates import candidates, parsed
 from jackpot_sim.diagnose.what_if.effects import Effects
 from jackpot_sim.readers.table import TokenTable
@@ -51,8 +52,9 @@ def test_a_fault_of_plumbing_is_mended_first_however_small_the_mismatch(name: Ca
         verdict, advice = advise(evidence(table), [cause(name)], [], Target())
         assert verdict.state is State.PROBLEM
         assert name in verdict.sentence
+        assert "the evidence" not in verdict.sentence, "which the cause says"
         assert advice.action == "fix-cause"
-        assert "do this" in advice.sentence
+        assert advice.sentence == "do this"
         assert advice.correction is None
         assert not advice.configuration
 
@@ -76,6 +78,16 @@ def test_a_small_mismatch_needs_no_correction(names: tuple[CauseName, ...]) -> N
     assert advice.action == "none-needed"
     assert advice.correction is None
     assert advice.changes_mind
+
+
+@each("low", [None, 0.5, 0.95])
+def test_the_overlap_would_change_the_advice_only_where_its_bracket_can_tell(low: float | None) -> None:
+    made = evidence(SMALL)
+    if low is not None:
+        ends = {"low": low, "high": low, "meaning": ""}
+        made.metrics["overlap_p5_low"] = Figure(name="overlap_p5_low", value=low, **ends)
+    _, advice = advise(made, [], [], Target())
+    assert any("overlap" in change for change in advice.changes_mind) is (low == 0.95)
 
 
 @each("name", SERIOUS)
@@ -182,3 +194,42 @@ def test_identical_policies_are_healthy() -> None:
     table = sample(np.zeros((20, 5)), -1.0)
     found: Evidence = evidence(table)
     assert advise(found, [], [], Target())[0].state is State.HEALTHY
+
+
+def test_few_placeholders_are_no_problem_and_not_the_cause_of_a_mismatch() -> None:
+    note = cause(CauseName.PLACEHOLDER, NOTED)
+    verdict, advice = advise(evidence(SMALL), [note], [], Target())
+    assert (verdict.state, advice.action) == (State.HEALTHY, "none-needed")
+    assert "placeholder" not in verdict.sentence
+    verdict, advice = advise(evidence(LARGE), [note], effects(LARGE), Target())
+    assert (verdict.state, advice.action) == (State.PROBLEM, "correct")
+    assert "placeholder" not in verdict.sentence
+
+
+@each("name", SERIOUS)
+def test_the_advice_for_a_serious_cause_begins_with_its_remedy(name: CauseName) -> None:
+    _, advice = advise(evidence(LARGE), [cause(name)], effects(LARGE), Target())
+    assert advice.sentence.startswith("do this. Until then use tis")
+    assert advice.correction is not None
+
+
+@each("name", SERIOUS)
+def test_a_serious_cause_that_is_unlikely_is_no_problem_of_a_small_mismatch(name: CauseName) -> None:
+    causes = [cause(CauseName.PRECISION), cause(name, 0.1)]
+    assert advise(evidence(SMALL), causes, [], Target())[0].state is State.HEALTHY
+
+
+def test_between_good_and_bad_is_not_small() -> None:
+    table = dump(0.016, sequences=400)
+    verdict, advice = advise(evidence(table), [], [], Target())
+    assert (verdict.state, advice.action) == (State.HEALTHY, "none-needed")
+    assert "between good and bad" in verdict.sentence
+    assert "small" not in verdict.sentence
+    assert "small" in advise(evidence(SMALL), [], [], Target())[0].sentence
+
+
+def test_advantages_that_are_all_zero_leave_the_advice_of_a_dump_without_any() -> None:
+    zero = dataclasses.replace(LARGE, advantages=np.zeros(len(LARGE)))
+    found = [advise(evidence(table), [], [], Target())[1] for table in (zero, LARGE)]
+    assert found[0] == found[1]
+    assert found[0].action == "correct"

@@ -5,14 +5,17 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+import pytest
 from scipy.special import log_softmax
 
 from jackpot_sim.core.arrays import Floats, Ints
 from jackpot_sim.diagnose import one_pass
 from jackpot_sim.diagnose.batch import Batch
 from jackpot_sim.diagnose.causes import named
+from jackpot_sim.diagnose.causes.columns import NOTED
 from jackpot_sim.diagnose.results import CauseName, Effect
 from jackpot_sim.environments.language_models.sampling_law import SamplingLaw
 from jackpot_sim.readers.screening import Screening
@@ -220,3 +223,54 @@ def test_raw_log_probs_on_both_sides_show_in_the_entropy_or_in_the_top_k_and_in_
         assert first_of(dataclasses.replace(table, **gone)) == CauseName.RAW_LOG_PROBS
     gone = {"entropy": None, "actor_topk": None, "policy_topk": None}
     assert first_of(dataclasses.replace(table, **gone)) is None
+
+
+def with_values(value: float, share: float, **columns: Any) -> TokenTable:
+    """A dump of which the policy has this value at a share of the tokens, evenly spread."""
+    table = Dump(4, sequences=100).table(**columns)
+    assert table.policy_log_probs is not None
+    here = np.arange(len(table)) % round(1 / share) == 7
+    return dataclasses.replace(table, policy_log_probs=np.where(here, value, table.policy_log_probs))
+
+
+@each("value", [math.nan, 1.0, -math.inf, -9999.0])
+def test_few_placeholders_are_a_note_behind_the_causes_and_many_come_first(value: float) -> None:
+    (few,) = causes_of(with_values(value, 1 / 1000))
+    assert (few.name, few.confidence) == (CauseName.PLACEHOLDER, NOTED)
+    found = causes_of(with_values(value, 1 / 1000, policy=noisy(0.7)))
+    assert len(found) > 1
+    assert found[-1].name == CauseName.PLACEHOLDER
+    many = causes_of(with_values(value, 1 / 20))[0]
+    assert many.name == CauseName.PLACEHOLDER
+    assert many.confidence == 1 or value < -1
+
+
+def test_the_share_of_placeholders_is_one_of_the_tokens_that_are_trained_on() -> None:
+    table = with_values(math.nan, 1 / 500)
+    mask = np.arange(len(table)) % 10 == 7
+    (cause,) = causes_of(dataclasses.replace(table, mask=mask))
+    assert cause.figures["share"] == pytest.approx(1 / 50)
+    assert cause.confidence == 1
+
+
+def test_rounding_above_zero_is_no_placeholder_and_losses_are() -> None:
+    assert not causes_of(with_values(1e-3, 1 / 20))
+    table = Dump(4).table()
+    assert table.policy_log_probs is not None
+    cause = causes_of(dataclasses.replace(table, policy_log_probs=-table.policy_log_probs))[0]
+    assert cause.name == CauseName.PLACEHOLDER
+    assert "loss is −log p" in cause.remedy
+
+
+def test_advantages_that_are_missing_are_no_placeholders_of_log_probs() -> None:
+    table = Dump(4).table()
+    advantages = np.where(np.arange(len(table)) % 3 == 0, math.nan, 1.0)
+    assert not causes_of(dataclasses.replace(table, advantages=advantages))
+
+
+@each("value", [-100.0, -700.0])
+def test_one_unlikely_number_at_some_tokens_is_no_temperature(value: float) -> None:
+    table = dataclasses.replace(with_values(value, 1 / 50), actor_topk=None, policy_topk=None, entropy=None)
+    names = [cause.name for cause in causes_of(table)]
+    assert names
+    assert CauseName.TEMPERATURE not in names

@@ -7,11 +7,11 @@ from typing import Any
 
 from rich.console import Console
 
-from jackpot_sim.diagnose.report import evidence, terminal
+from jackpot_sim.diagnose.report import terminal
 from jackpot_sim.diagnose.results import Advice, Diagnosis, State, Verdict
 from jackpot_sim.studies.tables import FittedTable
 from tests.cases import each
-from tests.diagnose.report.made import diagnosis, effect, figure
+from tests.diagnose.report.made import diagnosis, figure
 
 
 def shown(made: Diagnosis, width: int = 100, encoding: str = "utf-8", **options: Any) -> str:
@@ -31,6 +31,7 @@ def test_it_reads_top_down_on_two_screens() -> None:
         "Remedy:",
         "What to do",
         "--use-tis",
+        "how large:",
         "k1",
         "verl:decoupled",
         "Read",
@@ -57,26 +58,9 @@ def test_ascii_loses_nothing() -> None:
 def test_wide_shows_all() -> None:
     made = diagnosis()
     few, every = shown(made), shown(made, wide=True)
-    for name in ("sequence-mask", "gspo", "rollout_is: token", "11.pt: sample 4"):
+    for name in ("geometric-tis", "gspo", "rollout_is: token", "11.pt: sample 4"):
         assert (name in few, name in every) == (False, True), name
     assert "5 more: --wide" in " ".join(few.split())
-
-
-def test_the_users_own_correction_is_first_and_the_best_follow() -> None:
-    names = [each.name for each in evidence.shown_corrections(diagnosis(), own=1, most=3)]
-    assert names == ["verl:decoupled_token_is", "tis", "none", "mis"]
-
-
-def test_a_correction_that_another_beats_in_all_is_not_among_the_best() -> None:
-    made = diagnosis(
-        corrections=[
-            effect("none"),
-            effect("bad", 0.5, effective_kl_reverse=0.03),
-            effect("good", 0.9, effective_kl_reverse=0.01),
-        ],
-        advice=diagnosis().advice.model_copy(update={"correction": None}),
-    )
-    assert [each.name for each in evidence.shown_corrections(made, own=0)] == ["none", "good"]
 
 
 def test_the_lines_to_paste_are_those_of_the_dumps_framework() -> None:
@@ -96,6 +80,29 @@ def test_a_diagnosis_without_findings_is_a_report_too() -> None:
     text = shown(diagnosis(verdict=healthy, advice=advice, **empty))
     assert text.startswith("HEALTHY: The mismatch is small.\n")
     assert "None is more than chance" in text
+
+
+@each("cause_says", [True, False])
+def test_a_remedy_is_told_once(cause_says: bool) -> None:
+    made = diagnosis()
+    remedy = made.causes[0].remedy if cause_says else "something else"
+    text = shown(made.model_copy(update={"advice": Advice(action="fix-cause", sentence=remedy, target="ess 0.5")}))
+    assert " ".join(text.split()).count("score the policy at the actor's temperature") == 1
+    assert "Target:" not in text
+
+
+@each("action", ["correct", "none-is-enough", "too-few-tokens"])
+def test_a_target_is_told_where_a_correction_is_looked_for(action: str) -> None:
+    advice = Advice(action=action, sentence="Do", target="ess 0.5")
+    assert "Target: ess 0.5." in shown(diagnosis(advice=advice))
+
+
+@each("count, told", [(1, "0.log, which is no dump."), (6, "0.log, 1.log, 2.log, 3.log and 2 more, which are no")])
+def test_files_that_are_no_dumps_are_named(count: int, told: str) -> None:
+    made = diagnosis()
+    rows = made.rows.model_copy(update={"passed_over": [f"rollouts/{i}.log" for i in range(count)]})
+    assert "Passed over" not in shown(made)
+    assert told in shown(made.model_copy(update={"rows": rows}))
 
 
 def test_figures_that_do_not_exist_are_dashes() -> None:

@@ -155,6 +155,7 @@ BAD: dict[str, list[Any]] = {
     "line 5: token holds inf, where integer was expected": changed(4, token=float("inf")),
     "line 5: token holds null, where integer was expected": changed(4, token=None),
     "line 4: token holds 18446744073709551616, where an integer of 64 bits was expected": changed(3, token=2**64),
+    "line 2: policy_log_prob holds -100000": changed(1, policy_log_prob=-(10**400)),
     "line 5: actor_log_prob holds '-1.5', where number or null was expected": changed(4, actor_log_prob="-1.5"),
     "line 5: actor_log_prob holds False, where number or null was expected": changed(4, actor_log_prob=False),
     "line 5: policy_log_prob holds {'a': 1}, where": changed(4, policy_log_prob={"a": 1}),
