@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import betaincinv, ndtri, stdtrit
+from scipy.special import betaincinv, gammaincinv, ndtri, stdtrit
 
 from jackpot_sim.core.arrays import Floats, Ints
 from jackpot_sim.core.backend import floating
@@ -29,6 +29,8 @@ _EQUAL = 1e-12
 """The relative difference below which figures are equal but for rounding."""
 _STRAIGHT = 1e-6
 """The skewness below which Hall's transformation is the identity but for rounding."""
+_LARGE = 1e6
+"""The sum of a beta law's parameters up to which its quantile is taken as it is."""
 
 
 class Scale(NamedTuple):
@@ -128,7 +130,7 @@ def of_share(sums: Floats, sizes: Floats, units: float | None = None, level: flo
 
     Args:
         sums: the sum over the tokens of each cluster, (clusters,).
-        sizes: the number of tokens in each cluster, (clusters,); or their weights, with a mean of about 1.
+        sizes: the number of tokens in each cluster, or the sum of their weights, (clusters,).
         units: the independent units (sequences) in all clusters, where clusters hold several; by default the clusters.
         level: the coverage.
 
@@ -162,7 +164,8 @@ def of_share_moments(
     - yet no further than to clusters that lie on one side as a whole, for nothing spreads more within [0, 1];
     - where one side has no token, nothing tells how it would be spread, and whole clusters are what is counted.
 
-    Ends are nan for fewer than `FEWEST` clusters. `python -m tests.interval_coverage share` shows the coverage.
+    Ends are nan for fewer than `FEWEST` clusters, and equal a share between 0 and 1 that all clusters have.
+    `python -m tests.interval_coverage share` shows the coverage.
 
     Args:
         totals: Σ over clusters of the tokens of each side, (2,).
@@ -183,16 +186,17 @@ def of_share_moments(
         variance = max(float(np.einsum("i,ij,j", slope, products, slope)), 0.0) / (1 - among) if among < 1 else math.nan
         if clusters < FEWEST or not math.isfinite(variance):
             return Interval(math.sqrt(variance), math.nan, math.nan)
+        if share > 0 and other > 0 and math.sqrt(variance) <= _EQUAL * min(share, other):
+            return Interval(0.0, share, share)
         whole = among if units is None else among * clusters / units
         spread, step = variance, whole
         if share > 0 and other > 0:
             carriers = float(np.min(totals**2 / np.diagonal(products)))
             student = float(stdtrit(min(carriers, clusters - 1), quantile) / ndtri(quantile)) ** 2
             spread = max(variance, min(student * variance, share * other * whole))
-            # Values within (0, 1) may vary less than those of single tokens that count or do not.
-            step = max(spread / (share * other), 1 / size)
-        high = float(betaincinv(*_reached(share, other, spread, step), quantile)) if other > 0 else 1.0
-        low = float(betaincinv(*_reached(other, share, spread, step)[::-1], 1 - quantile)) if share > 0 else 0.0
+            step = spread / (share * other)
+        high = _beta_quantile(*_reached(share, other, spread, step), quantile) if other > 0 else 1.0
+        low = _beta_quantile(*_reached(other, share, spread, step)[::-1], 1 - quantile) if share > 0 else 0.0
     return Interval(math.sqrt(variance), low, high)
 
 
@@ -201,6 +205,16 @@ def _reached(share: float, other: float, spread: float, step: float) -> tuple[fl
     mean, rest = (share + step) / (1 + step), other / (1 + step)
     size = mean * rest * (1 + step) ** 2 / (spread + step**2 * other) + 1
     return mean * size, rest * size
+
+
+def _beta_quantile(first: float, second: float, quantile: float) -> float:
+    """The quantile of a beta law; beyond `_LARGE`, where scipy's loses its digits, from the gamma law of fewer."""
+    size = first + second
+    if size <= _LARGE:
+        return float(betaincinv(first, second, quantile))
+    if first > second:
+        return 1 - _beta_quantile(second, first, 1 - quantile)
+    return (first + (float(gammaincinv(first, quantile)) - first) * math.sqrt(second / size)) / size
 
 
 def student(values: Floats, level: float = LEVEL) -> Interval:

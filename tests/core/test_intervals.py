@@ -117,6 +117,24 @@ def test_the_share_of_the_other_side_has_the_mirrored_interval() -> None:
     assert found.low < sums.sum() / sizes.sum() < found.high
 
 
+def test_of_values_that_differ_little_it_is_students() -> None:
+    values = np.random.default_rng(0).normal(0.4, 1e-4, size=200)
+    found = of_share(7 * values, np.full(200, 7.0))
+    assert found == pytest.approx(student(values), rel=1e-6)
+    assert found.high - found.low == pytest.approx(3.94 * found.se, rel=0.01)
+
+
+def test_quantiles_of_beta_laws_of_many_tokens() -> None:
+    """From the other way round, where scipy has digits; and the normal law, and the gamma law, where it has none."""
+    for first, second in ((3, 2e6), (1000, 2e6), (2e6, 1000), (1e6, 2e6), (2e6, 2e6)):
+        for quantile in (0.025, 0.975):
+            found = intervals._beta_quantile(first, second, quantile)
+            assert stats.beta.cdf(found, first, second) == pytest.approx(quantile, abs=2e-4)
+    assert intervals._beta_quantile(1000, 1e22, 0.975) == pytest.approx(stats.gamma.ppf(0.975, 1000) / 1e22, rel=1e-9)
+    half = stats.norm.ppf(0.975) * math.sqrt(0.25 / 2e14)
+    assert intervals._beta_quantile(1e14, 1e14, 0.975) - 0.5 == pytest.approx(half, rel=1e-6)
+
+
 def test_a_share_that_few_clusters_carry_keeps_a_length_that_tells() -> None:
     """On the logit scale the second interval ends at 0.83."""
     sizes = np.full(64, 100.0)
@@ -132,6 +150,7 @@ def test_a_share_that_few_clusters_carry_keeps_a_length_that_tells() -> None:
 def test_a_share_has_no_interval_of_few_clusters_and_none_beyond_0_and_1() -> None:
     assert math.isnan(of_share(np.ones(7), np.full(7, 5.0)).low)
     assert math.isnan(of_share(np.zeros(9), np.zeros(9)).low)
+    assert of_share(np.full(9, 0.3), np.full(9, 3.0)) == (0, pytest.approx(0.1), pytest.approx(0.1))
     for sums in (np.full(9, 6.0), np.full(9, -1.0)):
         with pytest.raises(ValueError, match="sums must lie in 0 to sizes"):
             of_share(sums, np.full(9, 5.0))

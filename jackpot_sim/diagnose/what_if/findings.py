@@ -89,10 +89,7 @@ def _signal(correction: Correction, tally: Tally, totals: Totals) -> Figure:
         share = _kept(correction, tally, totals)
         meaning = "share of tokens kept, as advantages are lacking, in [0, 1]"
         return share.model_copy(update={"name": "signal", "meaning": meaning})
-    gain = totals.of_groups[:, 1]
-    # Each token counts with its |A| over their mean, so that the weights add up to the tokens.
-    scale = np.divide(totals.tokens, gain.sum())
-    share_of_gain = _share(correction, scale * tally.of_groups[:, 1], scale * gain, totals)
+    share_of_gain = _share(correction, tally.of_groups[:, 1], totals.of_groups[:, 1], totals)
     return _with(*share_of_gain, "signal", "share of the sum of |A| that is kept, in [0, 1]")
 
 

@@ -177,7 +177,7 @@ def test_intervals_of_shares_are_those_of_sequences(candidate: Candidate) -> Non
     correction = given(candidate.correction)
     accept, _ = slow(correction)
     size = np.where(ROLLOUTS.mask, np.abs(ROLLOUTS.advantage[:, None]), 0.0)
-    for name, weight in (("kept", ROLLOUTS.mask.astype(np.float64)), ("signal", size * live_tokens() / size.sum())):
+    for name, weight in (("kept", ROLLOUTS.mask.astype(np.float64)), ("signal", size)):
         found = given(getattr(EFFECTS[candidate.name], name))
         _, low, high = intervals.of_share((accept * weight).sum(axis=-1), weight.sum(axis=-1))
         if not correction.rejects:
