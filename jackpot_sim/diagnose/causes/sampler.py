@@ -71,7 +71,12 @@ def temperature(view: View) -> Finding | None:
     steep, explains = _fit(view)
     moved = chance.mean(view.units, _influence(view))
     fits = _FITS if view.entropy is not None else _FITS_ALONE
-    if explains < fits or not _LEAST_SLOPE <= abs(steep) <= _MOST_SLOPE or not moved.beyond_zero or not _keeps_order(view):
+    if (
+        explains < fits
+        or not _LEAST_SLOPE <= abs(steep) <= _MOST_SLOPE
+        or not moved.beyond_zero
+        or not _keeps_order(view)
+    ):
         return None
     heat, follows = 1 / (1 - steep), _follows_policy(view, steep)
     about = "log p alone" if view.entropy is None else "log p and the entropy"
