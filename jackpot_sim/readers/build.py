@@ -65,8 +65,8 @@ def full(parts: Iterable[TokenTable], tokens: int = TOKENS) -> Iterator[TokenTab
 
 def _width(columns: DumpedSequence | TokenTable) -> float:
     """The tokens whose room a token takes: 1, unless a top-k is wider than `WIDE`."""
-    tops = (getattr(columns, each) for each in TOP_K)
-    return max(1.0, *(top.ids.shape[-1] / WIDE for top in tops if top is not None), 1.0)
+    tops: list[TopK | None] = [columns.actor_topk, columns.policy_topk]
+    return max([1.0, *(top.k / WIDE for top in tops if top is not None)])
 
 
 def _length(sequence: DumpedSequence) -> int:
