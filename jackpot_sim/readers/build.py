@@ -16,6 +16,8 @@ from jackpot_sim.readers.table import OF_SEQUENCES, OF_TOKENS, TOP_K, TokenTable
 
 TOKENS = 1 << 17
 """The tokens of a table, about: a table ends with the sequence that reaches them."""
+WIDE = 32
+"""The k of a top-k up to which a table has as many: a wider one takes the room of more tokens."""
 _REAL = ("actor_log_probs", "policy_log_probs", "advantages", "entropy", "reward")
 _ALWAYS = ("position", "mask")
 
@@ -32,10 +34,10 @@ def tables(sequences: Iterable[DumpedSequence], tokens: int = TOKENS, refuse: Re
         DumpError: from `refuse`, naming the place of the sequence.
     """
     waiting: dict[tuple[object, ...], list[DumpedSequence]] = {}
-    held: dict[tuple[object, ...], int] = {}
+    held: dict[tuple[object, ...], float] = {}
     for sequence in sequences:
         try:
-            length = _length(sequence)
+            length = _length(sequence) * _width(sequence)
         except DumpError as error:
             refuse(error)
             continue
@@ -53,12 +55,18 @@ def full(parts: Iterable[TokenTable], tokens: int = TOKENS) -> Iterator[TokenTab
     """Small tables put together, one after the other, as long as they hold no more tokens than a table should."""
     waiting: list[TokenTable] = []
     for part in parts:
-        if waiting and (not alike(waiting[0], part) or sum(map(len, waiting)) + len(part) > tokens):
+        if waiting and (not alike(waiting[0], part) or (sum(map(len, waiting)) + len(part)) * _width(part) > tokens):
             yield joined(waiting)
             waiting = []
         waiting.append(part)
     if waiting:
         yield joined(waiting)
+
+
+def _width(columns: DumpedSequence | TokenTable) -> float:
+    """The tokens whose room a token takes: 1, unless a top-k is wider than `WIDE`."""
+    tops: list[TopK | None] = [columns.actor_topk, columns.policy_topk]
+    return max([1.0, *(top.k / WIDE for top in tops if top is not None)])
 
 
 def _length(sequence: DumpedSequence) -> int:

@@ -134,8 +134,13 @@ class Recorder:
         for side, top in {"actor": actor_topk, "policy": policy_topk}.items():
             if top is not None:
                 columns |= _top_k(side, top, tokens_of)
-        path = self.folder / (f"step_{step:06d}_rank_{self.rank}{f'_part_{part}' if part else ''}.parquet")
+        stem = f"step_{step:06d}_rank_{self.rank}"
+        path = self.folder / f"{stem}{f'_part_{part}' if part else ''}.parquet"
         _replace(path, pa.table(columns))
+        if part == 0:
+            # Those of the run that was resumed: this one may write fewer.
+            for other in self.folder.glob(f"{stem}_part_*.parquet"):
+                other.unlink(missing_ok=True)
         self._parts[step] = part + 1
         return path
 

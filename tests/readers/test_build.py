@@ -69,6 +69,13 @@ def test_small_tables_are_put_together() -> None:
     assert [table.name for table in build.full(parts(), tokens=1)] == [(str(n),) for n in range(6)]
 
 
+def test_a_wide_top_k_takes_the_room_of_more_tokens() -> None:
+    wide = [sequence(str(n), 3, actor_topk=top(3, 2 * build.WIDE)) for n in range(4)]
+    assert [len(table) for table in build.tables(wide, tokens=12)] == [6, 6]
+    parts = [next(build.tables([each])) for each in wide]
+    assert [len(table) for table in build.full(parts, tokens=12)] == [6, 6]
+
+
 BAD = {
     "line a has columns of different lengths \\(actor_log_probs 3, token 2\\)": sequence(token=np.arange(2)),
     "line a has columns of different lengths \\(actor_log_probs 3, actor_topk 2\\)": sequence(actor_topk=top(2, 1)),

@@ -203,3 +203,17 @@ def test_what_does_not_fit_is_refused_and_nothing_written(told: str, tmp_path: P
     with pytest.raises((TypeError, ValueError), match=told):
         Recorder(tmp_path).write(1, **batch() | BAD[told])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_step_that_is_made_again_takes_the_place_of_all_its_parts(tmp_path: Path) -> None:
+    mask, log_probs = np.ones((2, 3), dtype=np.bool_), np.full((2, 3), -1.0)
+    for parts in (3, 2):
+        recorder = Recorder(tmp_path, rank=0)
+        for _ in range(parts):
+            recorder.write(10, mask=mask, actor_log_probs=log_probs)
+        Recorder(tmp_path, rank=1).write(10, mask=mask, actor_log_probs=log_probs)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "step_000010_rank_0.parquet",
+        "step_000010_rank_0_part_1.parquet",
+        "step_000010_rank_1.parquet",
+    ]

@@ -58,12 +58,11 @@ def _tables(path: Path, file: pq.ParquetFile, refuse: Refuse) -> Iterator[TokenT
     schema = file.schema_arrow
     names = [name for name in schema.names if name in BY_NAME]
     lists = any(name in OF_TOKENS and is_list(schema.field(name).type) for name in names)
-    batches = file.iter_batches(
-        batch_size=containers.rows_of(file, build.TOKENS, names) if lists else ROWS, columns=names
-    )
+    most = containers.rows_of(file, build.TOKENS * (1 if lists else build.WIDE), names)
+    batches = file.iter_batches(batch_size=most if lists else min(ROWS, most), columns=names)
     rows: Rows | None = None
     at = 0
-    for chunk in _whole_rows(batches) if lists else _whole_sequences(batches):
+    for chunk in _whole_rows(batches) if lists else _whole_sequences(batches, min(build.TOKENS, most)):
         if rows is None:
             rows = Rows(next(_records(path, chunk.slice(0, 1), at)), refuse, lists)
         table = _regular(path, chunk, at, rows, lists)
@@ -102,14 +101,14 @@ def _whole_rows(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
         yield pa.Table.from_batches([batch])
 
 
-def _whole_sequences(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
-    """Rows of tokens in parts of about as many as a table has, each of which ends with a sequence."""
+def _whole_sequences(batches: Iterator[pa.RecordBatch], rows: int) -> Iterator[pa.Table]:
+    """Rows of tokens in parts of about as many, each of which ends with a sequence."""
     held: list[pa.RecordBatch] = []
     count = 0
     for batch in batches:
         held.append(batch)
         count += batch.num_rows
-        if count < build.TOKENS or "sequence" not in batch.schema.names:
+        if count < rows or "sequence" not in batch.schema.names:
             continue
         chunk = pa.Table.from_batches(held)
         cut = int(_firsts(chunk, odd=False)[-1])
