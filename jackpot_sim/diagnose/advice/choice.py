@@ -12,7 +12,7 @@ from jackpot_sim import estimators
 from jackpot_sim.core import intervals
 from jackpot_sim.core.arrays import Floats
 from jackpot_sim.core.intervals import Interval
-from jackpot_sim.diagnose.advice.families import TOKENS
+from jackpot_sim.diagnose.advice.families import TOKENS, band
 from jackpot_sim.diagnose.advice.targets import Target
 from jackpot_sim.diagnose.advice.thresholds import Threshold, slack, threshold
 from jackpot_sim.diagnose.advice.weighed import Figures, Weighed, figures, left_out
@@ -121,7 +121,7 @@ def _name(found: Threshold) -> str:
     """The correction as `--correction` takes it."""
     value = f"{found.family.parameter}={found.value:.12g}"
     if found.family.name == "mis":
-        value = f"low={1 / found.value:.12g}, {value}"
+        value = f"low={band(found.value)[0]:.12g}, {value}"
     elif found.family.name == "binary-kl-mask":
         value = f"{value}, direction=actor-policy"
     return f"{found.family.name}({value})"

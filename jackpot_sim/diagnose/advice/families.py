@@ -59,8 +59,14 @@ def _binary_kl(bound: float) -> Correction:
     return estimators.get("binary-kl-mask", bound=bound, direction="actor-policy")
 
 
+def band(high: float) -> tuple[float, float]:
+    """The bounds of a mask that is symmetric in log r, the lower one to four digits, as it is written."""
+    return float(f"{1 / high:.4g}"), high
+
+
 def _band(high: float) -> Correction:
-    return estimators.get("mis", low=1 / high, high=high)
+    low, high = band(high)
+    return estimators.get("mis", low=low, high=high)
 
 
 TOKENS = (

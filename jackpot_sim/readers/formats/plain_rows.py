@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -17,6 +18,8 @@ from jackpot_sim.readers.formats.plain_values import WrongValueError, flags, int
 from jackpot_sim.readers.sequence import DumpedSequence
 
 _READ = {Kind.INTEGER: integers, Kind.NUMBER: numbers, Kind.FLAG: flags, Kind.IDS: integers}
+_ALIKE = 0.9
+"""The likeness (difflib's ratio) from which a name is taken for a slip."""
 _COLUMN = {column.name: column for column in SCHEMA}
 
 
@@ -116,6 +119,10 @@ def _columns(first: Record, lists: bool) -> dict[str, str]:
         if column.name in found:
             raise DumpError(f"{first.place} has both {found[column.name]} and {key}: give one of them")
         found[column.name] = key
+    for name in LOG_PROBS:
+        near = difflib.get_close_matches(name, [str(key) for key in first.content if key not in BY_NAME], 1, _ALIKE)
+        if near and name not in found:
+            raise DumpError(f"{first.place} has the column {near[0]}: did you mean {name}?")
     if not any(name in found for name in LOG_PROBS):
         raise DumpError(
             f"{first.place} has neither {' nor '.join(LOG_PROBS)} (columns: {', '.join(map(str, first.content))}): "
