@@ -356,6 +356,12 @@ def test_bypass_is_both_columns_equal_bit_for_bit() -> None:
     assert not Screening().bypass
 
 
+def test_tokens_that_both_sides_are_certain_of_are_no_bypass() -> None:
+    screening, kept = screened(table([np.zeros(3)], [np.zeros(3)]))
+    assert kept is not None
+    assert not screening.bypass
+
+
 def test_advantages_that_are_no_numbers_are_missing_and_a_column_without_any_is_none() -> None:
     actor, policy, _ = laws(40)
     advantages = np.ones(40)

@@ -40,12 +40,12 @@ class Screening:
         self.read = self.used = self.sequences_read = self.sequences_used = self.rounded = 0
         self.shifted: dict[int, int] = dict.fromkeys(MOVES, 0)
         self._duplicates, self._zeros = Duplicates(), Zeros()
-        self._differs = False
+        self._differs = self._uncertain = False
 
     @property
     def bypass(self) -> bool:
-        """True where tokens are used, and both log-probs are equal bit for bit at all of them."""
-        return self.used > 0 and not self._differs
+        """True where both log-probs are equal bit for bit at all tokens used, of which not all are 0.0, as certain."""
+        return self._uncertain and not self._differs
 
     def screen(self, table: TokenTable) -> TokenTable | None:
         """The tokens of a table that count; None where there is none.
@@ -70,7 +70,9 @@ class Screening:
         if kept is not None:
             self.used += len(kept)
             self.sequences_used += kept.sequences
-            self._differs = self._differs or not np.array_equal(*Sides.of(kept))
+            left = Sides.of(kept)
+            self._differs = self._differs or not np.array_equal(*left)
+            self._uncertain = self._uncertain or bool(np.any(left.actor))
             kept = self._rounded(kept)
         return kept
 
