@@ -29,6 +29,8 @@ _EQUAL = 1e-12
 """The relative difference below which figures are equal but for rounding."""
 _STRAIGHT = 1e-6
 """The skewness below which Hall's transformation is the identity but for rounding."""
+_BEYOND = 1e-3
+"""The share by which a mean of overlaps may lie outside 0 to 1, as those of laws whose mass is 1 but for rounding."""
 _LARGE = 1e6
 """The sum of a beta law's parameters up to which its quantile is taken as it is."""
 
@@ -135,16 +137,16 @@ def of_share(sums: Floats, sizes: Floats, units: float | None = None, level: flo
         level: the coverage.
 
     Raises:
-        ValueError: a sum lies outside 0 to the size.
+        ValueError: a sum lies outside 0 to the size by more than the masses of laws in float32 may.
     """
     check_numpy(sums=sums, sizes=sizes)
     check_axes(floating(sums, "sums"), "sums", "clusters")
     check_shape(floating(sizes, "sizes"), sums.shape, "sizes", "one number per cluster")
-    rest = sizes - sums
-    if min(np.min(sums, initial=0.0), np.min(rest + _EQUAL * sizes, initial=0.0)) < 0:
+    sides = np.stack([sums, sizes - sums])
+    if (sides < -_BEYOND * sizes).any():
         raise ValueError("sums must lie in 0 to sizes: give the sums of values that lie in [0, 1]")
-    # A share that is 1 but for rounding is 1.
-    sides = np.stack([sums, np.where(np.abs(rest) <= _EQUAL * sizes, 0.0, rest)])
+    # A side that is empty but for rounding is empty.
+    sides = np.where(sides <= _EQUAL * sizes, 0.0, sides)
     # Without BLAS, whose last bits depend on its threads.
     return of_share_moments(sides.sum(axis=1), np.einsum("ic,jc->ij", sides, sides), len(sums), units, level)
 

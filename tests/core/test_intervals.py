@@ -103,6 +103,9 @@ def test_a_share_of_none_or_all_is_bounded_by_whole_clusters() -> None:
     bound = 1 - 0.025 ** (1 / 50)
     assert of_share(np.zeros(50), sizes) == (0, 0, pytest.approx(bound))
     assert of_share(sizes * (1 + 1e-15), sizes) == (0, pytest.approx(1 - bound), 1)
+    # Overlaps of laws in float32 may exceed 1.
+    assert of_share(sizes * (1 + 1e-6), sizes) == of_share(sizes, sizes)
+    assert of_share(-1e-6 * sizes, sizes) == of_share(0 * sizes, sizes)
     # Clusters that hold ten units each, and clusters of which half have next to no token.
     assert of_share(np.zeros(50), sizes, units=500).high == pytest.approx(1 - 0.025 ** (1 / 500))
     assert of_share(np.zeros(50), np.where(np.arange(50) % 2, sizes, 1e-9)).high == pytest.approx(1 - 0.025 ** (1 / 25))
@@ -151,7 +154,8 @@ def test_a_share_has_no_interval_of_few_clusters_and_none_beyond_0_and_1() -> No
     assert math.isnan(of_share(np.ones(7), np.full(7, 5.0)).low)
     assert math.isnan(of_share(np.zeros(9), np.zeros(9)).low)
     assert of_share(np.full(9, 0.3), np.full(9, 3.0)) == (0, pytest.approx(0.1), pytest.approx(0.1))
-    for sums in (np.full(9, 6.0), np.full(9, -1.0)):
+    assert math.isnan(of_share(np.full(9, math.nan), np.full(9, 3.0)).low)
+    for sums in (np.full(9, 6.0), np.full(9, -1.0), np.where(np.arange(9) < 8, 1.0, 5.1)):
         with pytest.raises(ValueError, match="sums must lie in 0 to sizes"):
             of_share(sums, np.full(9, 5.0))
 

@@ -64,6 +64,18 @@ def test_tokens_without_top_k_are_left_out_of_the_means() -> None:
     assert not {*MEANINGS} & {*of(cut(other))}
 
 
+def test_laws_whose_mass_exceeds_1_by_rounding_have_an_overlap() -> None:
+    """The actor is the policy, and every law has a mass of 1 + 9e-5, as rounding may leave it."""
+    actor = np.log(np.full((100, 10), 0.1 * (1 + 9e-5)))
+    table = table_of(actor[:, 0], actor[:, 0], np.full(20, 5), token=np.zeros(100, dtype=np.int64))
+    both = TopK(np.tile(np.arange(10, dtype=np.int32), (100, 1)), actor.astype(np.float32))
+    table = dataclasses.replace(table, actor_topk=both, policy_topk=both)
+    found = of(cut(table))
+    assert found["overlap_low"].value == pytest.approx(1, abs=1e-4)
+    assert found["overlap_low"].high == 1
+    assert found["total_variation_high"].low == 0
+
+
 def test_the_alarm_of_the_overlap_rings_where_the_percentile_is_below_for_sure() -> None:
     near, far = (rollouts(60, seed, scale)[0] for seed, scale in ((0, 0.05), (1, 1.0)))
     tables = [dataclasses.replace(each, step=np.full(60, 4 + place)) for place, each in enumerate((near, far))]
