@@ -73,7 +73,10 @@ def records(path: Path, refuse: Refuse) -> Iterator[Record]:
     try:
         found = container(path)
         if found is None:
-            raise DumpError(f"{path} is no dump by its first bytes: expected {', '.join(Container)}; convert other kinds to JSON lines or Parquet")
+            raise DumpError(
+                f"{path} is no dump by its first bytes: expected {', '.join(Container)}; convert other kinds to JSON "
+                "lines or Parquet"
+            )
         with opened(path) as stream:
             yield from _READ[found](path, stream, refuse)
     except DumpError as error:
@@ -197,7 +200,8 @@ def _parsed(text: bytes, place: str) -> object:
     except UnicodeDecodeError as error:
         raise DumpError(f"{place} is not UTF-8 (byte {error.start + 1}): a dump is written in UTF-8") from None
     except json.JSONDecodeError as error:
-        raise DumpError(f"{place} is not JSON ({error.msg.lower()} at column {error.colno}): mend it, or see --skip-bad") from None
+        found = f"{error.msg.lower()} at column {error.colno}"
+        raise DumpError(f"{place} is not JSON ({found}): mend it, or see --skip-bad") from None
     except (ValueError, RecursionError) as error:
         raise DumpError(f"{place} is no JSON of records ({_first_line(error)})") from None
     if content == []:

@@ -118,9 +118,11 @@ def _healthy(
 
 
 def _problem(size: Judged, causes: Sequence[Cause]) -> Verdict:
+    reasons = _listed(size.reasons)
+    if size.state is not State.PROBLEM:
+        return Verdict(state=State.PROBLEM, sentence=f"{causes[0].name}, which the mean hides: {reasons}")
     named = f"; the likeliest cause is {causes[0].name}" if causes else ""
-    large = "The mismatch is large" if size.state is State.PROBLEM else "The mean hides a mismatch"
-    return Verdict(state=State.PROBLEM, sentence=f"{large}: {_listed(size.reasons)}{named}")
+    return Verdict(state=State.PROBLEM, sentence=f"The mismatch is large: {reasons}{named}")
 
 
 def _too_few(reason: str, more: float, target: Target) -> tuple[Verdict, Advice]:

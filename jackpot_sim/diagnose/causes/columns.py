@@ -42,12 +42,12 @@ def placeholder(evidence: Evidence) -> Finding | None:
     share = total / tokens
     kinds = ", ".join(f"{PLACEHOLDERS[reason]} at {count:,}" for reason, count in found.items() if count)
     confidence = 1.0
-    remedy = "Make the engine return the log-prob of every sampled token, and mask the tokens that have none."
+    remedy = f"Make {_writer(evidence)} give the log-prob of every sampled token, and mask the tokens that have none."
     if found[Reason.INFINITE] * 2 > total:
         confidence = _IMPOSSIBLE
         remedy = "Score every token that was sampled without top-p, top-k or a mask of the logits: none is impossible."
     elif found.get(Reason.POSITIVE, 0) * 2 > total:
-        remedy = "Write log-probs, not losses: log p is at most 0, and a loss is −log p."
+        remedy = "Write log-probs, which are at most 0: these are probabilities, or losses, −log p."
     return Finding(
         name=CauseName.PLACEHOLDER,
         confidence=confidence if share >= SMALL_SHARE else NOTED,
@@ -56,6 +56,15 @@ def placeholder(evidence: Evidence) -> Finding | None:
         remedy=remedy,
         figures={"share": share, "tokens": float(total)},
     )
+
+
+def _writer(evidence: Evidence) -> str:
+    """The program that writes the placeholders, where the sample of their places names one side alone."""
+    places = [place for reason in PLACEHOLDERS for place in evidence.left_out.sample.get(reason, [])]
+    for side, writer in (("(actor)", "the engine"), ("(policy)", "the trainer")):
+        if places and all(place.endswith(side) for place in places):
+            return writer
+    return "engine and trainer"
 
 
 def bypass(evidence: Evidence) -> Finding | None:

@@ -139,7 +139,8 @@ def named(name: str) -> Preset | None:
         raise ValueError(f"{name!r}: the version stands behind the framework: write {framework}@{wanted}:{plain}")
     preset = presets().get(f"{framework}:{rule}")
     if preset is None:
-        raise ValueError(f"unknown preset {name!r}{_hint(framework, rule)}; python -m jackpot_sim.sweep --presets lists all")
+        every = "python -m jackpot_sim.sweep --presets lists all"
+        raise ValueError(f"unknown preset {name!r}{_hint(framework, rule)}; {every}")
     if at and version != preset.version:
         raise ValueError(
             f"{name!r}: the presets of {framework} are those of {preset.version}: leave the version out, or give the "

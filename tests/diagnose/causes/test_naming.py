@@ -253,13 +253,22 @@ def test_the_share_of_placeholders_is_one_of_the_tokens_that_are_trained_on() ->
     assert cause.confidence == 1
 
 
+@pytest.mark.parametrize(("side", "writer"), [("actor", "the engine"), ("policy", "the trainer")])
+def test_the_remedy_of_placeholders_names_the_side_that_writes_them(side: str, writer: str) -> None:
+    table = Dump(4).table()
+    log_probs = np.where(np.arange(len(table)) % 7 == 3, np.nan, getattr(table, f"{side}_log_probs"))
+    cause = causes_of(dataclasses.replace(table, **{f"{side}_log_probs": log_probs}))[0]
+    assert cause.name == CauseName.PLACEHOLDER
+    assert writer in cause.remedy
+
+
 def test_rounding_above_zero_is_no_placeholder_and_losses_are() -> None:
     assert not causes_of(with_values(1e-3, 1 / 20))
     table = Dump(4).table()
     assert table.policy_log_probs is not None
     cause = causes_of(dataclasses.replace(table, policy_log_probs=-table.policy_log_probs))[0]
     assert cause.name == CauseName.PLACEHOLDER
-    assert "loss is −log p" in cause.remedy
+    assert "or losses, −log p" in cause.remedy
 
 
 def test_advantages_that_are_missing_are_no_placeholders_of_log_probs() -> None:

@@ -221,3 +221,11 @@ def test_one_kind_of_rows_stands_in_a_file(tmp_path: Path) -> None:
         read(written(tmp_path / "x", [*tokens, lists[1]]))
     with pytest.raises(DumpError, match=r"line 3 is a row of a token, .* line 1 one of a sequence with lists: use"):
         read(written(tmp_path / "x", [*lists, tokens[0] | {"sequence": "c"}]))
+
+
+def test_a_slip_in_the_name_of_a_column_is_told(tmp_path: Path) -> None:
+    rows = [
+        {"policy_logprob" if key == "policy_log_prob" else key: row[key] for key in row} for row in token_rows((2,))
+    ]
+    with pytest.raises(DumpError, match=r"line 1 has the column policy_logprob: did you mean policy_log_prob\?"):
+        read(written(tmp_path / "x", rows))
