@@ -58,7 +58,7 @@ def show(roots: Sequence[Path], frames: dict[str, pd.DataFrame], output: Console
         causes = ", ".join(each["name"] for each in report["causes"])
         output.print(
             f"{root}: {report['verdict']['state']}. {report['verdict']['sentence']}"
-            f"{f' Causes: {causes}.' if causes else ''}",
+            f"{f'; causes: {causes}' if causes else ''}",
             soft_wrap=True,
         )
     metrics = frames["metrics"].pivot_table(index="name", columns="folder", values="value", sort=False)

@@ -25,7 +25,7 @@ def load(file: str | Path | BinaryIO, place: str) -> Foreign:
             known.
         RequirementError: torch is missing.
     """
-    require("torch", purpose="files of torch.save")
+    require("torch", purpose="a file of torch.save")
     imported("torch")
     return _guarded(file, place)
 
