@@ -6,6 +6,7 @@ import math
 from typing import NamedTuple
 
 import numpy as np
+from typing_extensions import override
 
 from jackpot_sim.core import intervals
 from jackpot_sim.core.arrays import Flags, Floats
@@ -46,6 +47,7 @@ class Heat(NamedTuple):
     low: float
     high: float
 
+    @override
     def __str__(self) -> str:
         return f"{self.value:.3g}{f' ({self.low:.3g} to {self.high:.3g})' if math.isfinite(self.low) else ''}"
 
