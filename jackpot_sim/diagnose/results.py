@@ -95,7 +95,8 @@ class Alarm(Part):
 
     name: str
     rule: str
-    step: int | None = Field(description="the step at which it would have rung first; null: never")
+    step: int | None = Field(description="the step at which it would have rung first; null: never, unless unsure")
+    unsure: bool = Field(default=False, description="true where steps have too few sequences to tell")
 
 
 class Worst(Part):

@@ -65,7 +65,7 @@ def rises(values: Floats, along: Floats) -> tuple[bool, float]:
     return bool(found.pvalue < LEVEL), float(found.statistic)
 
 
-def larger(values: Floats, here: Flags, tries: int = 1) -> bool:
+def larger(values: Floats, here: Flags, tries: float = 1) -> bool:
     """True if values, (S,), are larger where `here` than elsewhere by more than chance, the best of some tries."""
     if min(here.sum(), (~here).sum()) < 2 or len(values) < FEWEST:
         return False

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from jackpot_sim.core import intervals
-from jackpot_sim.core.arrays import Flags
+from jackpot_sim.core.arrays import Flags, Floats, Ints
 from jackpot_sim.diagnose.causes import chance
 from jackpot_sim.diagnose.causes.finding import Finding
 from jackpot_sim.diagnose.causes.view import FLOOR, HARMLESS, View, slope
@@ -30,6 +30,13 @@ _LEAST_AGREE, _FEWEST_AGREE = 0.06, 3
 _LONG_ENOUGH = 8
 """The fewest tokens of a sequence that is seen to agree."""
 _LEAST_CONFIDENCE = 0.1
+_ALIKE, _PARTS = 2.0, 4
+"""The factor about the mean |ℓ|, relative to tokens as likely, within which parts of the dump are alike, and how many
+there are."""
+_FEW, _MOST_OF_IT = 0.03, 0.9
+"""The share of the tokens that are few, and that of Σℓ² which is most of it."""
+_SCATTERED = 0.5
+"""The factor on a confidence where few tokens hold most of the mismatch, which no cause here makes."""
 
 
 def size(view: View, unexplained: float) -> list[Finding]:
@@ -49,7 +56,13 @@ def size(view: View, unexplained: float) -> list[Finding]:
         figures["sequences_that_agree"] = float(agree.mean())
         candidates = _mixed(view, of_size, figures)
     else:
-        candidates = _alike(view, found.value, of_size, figures)
+        candidates = _alike(view, found.value, f"{of_size}{_where_alike(view)}", figures)
+        if (held := _held_by_few(view)) >= _MOST_OF_IT:
+            unexplained *= _SCATTERED
+            said = f"{_FEW:.0%} of the tokens hold {held:.0%} of Σℓ², so look at the worst first: "
+            candidates = [
+                replace(each, evidence=f"{said}{each.evidence[0].lower()}{each.evidence[1:]}") for each in candidates
+            ]
     scaled = [replace(each, confidence=each.confidence * unexplained) for each in candidates]
     return [each for each in scaled if each.confidence >= _LEAST_CONFIDENCE]
 
@@ -89,10 +102,7 @@ def _alike(view: View, k3: float, of_size: str, figures: dict[str, float]) -> li
             name=CauseName.PRECISION,
             confidence=(1 - other) * (1 - old),
             explains=0.0,
-            evidence=(
-                f"{of_size}, alike at all steps and positions, and |ℓ| grows by {growth:.2f} of its mean with each nat "
-                f"of −log p{unsure}."
-            ),
+            evidence=(f"{of_size}, and |ℓ| grows by {growth:.2f} of its mean with each nat of −log p{unsure}."),
             remedy="Serve the actor in a finer number format, or correct for it: this mismatch stays.",
             figures=figures | {"growth": growth},
         ),
@@ -100,7 +110,7 @@ def _alike(view: View, k3: float, of_size: str, figures: dict[str, float]) -> li
             name=CauseName.STALE,
             confidence=(1 - other) * old,
             explains=0.0,
-            evidence=f"{of_size}, alike in all sequences, as weights of one lag make it; coarse numbers look alike.",
+            evidence=f"{of_size}, as weights of one lag make it; coarse numbers look alike.",
             remedy="Record the version of the weights with every token: then stale weights and precision differ.",
             figures=figures,
         ),
@@ -108,11 +118,36 @@ def _alike(view: View, k3: float, of_size: str, figures: dict[str, float]) -> li
             name=CauseName.OTHER_MODEL,
             confidence=other,
             explains=0.0,
-            evidence=f"{of_size}, alike at all steps and positions, which is more than rounding makes.",
+            evidence=f"{of_size}, which is more than rounding makes.",
             remedy="Check that actor and policy are the same checkpoint with the same configuration.",
             figures=figures,
         ),
     ]
+
+
+def _where_alike(view: View) -> str:
+    """What the mismatch is alike at, in words: steps and positions, of which a quarter each is compared."""
+    size = np.abs(view.log_ratio)
+    relative = size / np.maximum(view.usual(size), FLOOR)
+    step = view.table.step
+    of_tokens = {"steps": None if step is None else step[view.table.owner], "positions": view.table.position}
+    alike = [name for name, along in of_tokens.items() if along is not None and _is_alike(relative, along)]
+    return f", alike at all {' and '.join(alike)}" if alike else ""
+
+
+def _is_alike(relative: Floats, along: Ints) -> bool:
+    """True if |ℓ|, relative to tokens as likely, (N,), has about the same mean in all parts along a column, (N,)."""
+    edges = np.unique(np.quantile(along, np.arange(1, _PARTS) / _PARTS))
+    part = np.searchsorted(edges, along)
+    number = np.bincount(part)
+    means = np.bincount(part, relative)[number > 0] / number[number > 0] / relative.mean()
+    return len(means) > 1 and bool(means.min() > 1 / _ALIKE and means.max() < _ALIKE)
+
+
+def _held_by_few(view: View) -> float:
+    """The share of Σℓ² that few tokens hold."""
+    few = max(1, int(_FEW * len(view.square)))
+    return float(np.partition(view.square, -few)[-few:].sum() / view.square.sum())
 
 
 def _agreeing(view: View) -> Flags:

@@ -24,7 +24,9 @@ def named(evidence: Evidence) -> list[Cause]:
 
 def _in_tokens(view: View) -> list[Finding]:
     """The causes that the tokens themselves show."""
-    found = _kept(parts.ids_differ(view)) or _kept(sampler.truncated(view)) or _kept(sampler.temperature(view))
+    found = _kept(parts.ends_differ(view)) or _kept(parts.ids_differ(view))
+    if not found:
+        found = _kept(sampler.truncated(view)) or _kept(sampler.temperature(view))
     if not found:
         found = _kept(parts.dominated(view))
     if not found:

@@ -1,4 +1,4 @@
-"""Faults that a part of the tokens shows: some sequences, the first tokens of each, or some ids."""
+"""Faults that a part of the tokens shows: some sequences, the first or the last tokens of each, or some ids."""
 
 from __future__ import annotations
 
@@ -20,6 +20,11 @@ _EARLY, _LATE = 6, 8
 """The first tokens, and where the late ones begin."""
 _RATIO = 1.4
 """The factor by which mean |ℓ| of the first tokens exceeds that of late ones where the prompts differ."""
+_LAST_RATIO, _LAST_EXPLAINED = 3.0, 0.5
+"""The factor by which mean |ℓ| of last tokens exceeds that of tokens as likely where they are at fault, and the least
+share of Σℓ² that is theirs: the last token of a sequence that was cut at a maximum length is like any other."""
+_LAST_SEQUENCES = 0.2
+"""The least share of the sequences whose last token is that far off."""
 _FAR = 2.0
 """|ℓ| at every occurrence of an id that means something else, nats."""
 _OCCURRENCES = 5
@@ -87,6 +92,40 @@ def prompts_differ(view: View) -> Finding | None:
         ),
         remedy="Compare the prompt ids of both sides: chat template, special tokens, and truncation must be the same.",
         figures=figures,
+    )
+
+
+def ends_differ(view: View) -> Finding | None:
+    """A mismatch that the last token of sequences makes: the sides end a completion differently."""
+    last = np.zeros(len(view.log_ratio), dtype=np.bool_)
+    last[view.table.starts[1:] - 1] = True
+    if last.all() or view.total == 0:
+        return None
+    size = np.abs(view.log_ratio)
+    expected = view.usual(size, among=~last)
+    seen = last & np.isfinite(expected)
+    if not seen.any():
+        return None
+    excess = chance.mean(view.units, np.where(seen, size - expected, 0.0))
+    ratio = float(size[seen].mean() / max(expected[seen].mean(), FLOOR))
+    wide = float(np.mean(size[seen] > _LAST_RATIO * np.maximum(expected[seen], FLOOR)))
+    theirs, rest = float(view.k3[last].mean()), float(view.k3[~last].mean())
+    explains = 1 - float(view.square[~last].mean()) / view.total
+    if not excess.low > 0 or ratio < _LAST_RATIO or wide < _LAST_SEQUENCES or view.k3.mean() < HARMLESS:
+        return None
+    if explains < _LAST_EXPLAINED:
+        return None
+    return Finding(
+        name=CauseName.TOKENIZER,
+        confidence=explains,
+        explains=explains,
+        evidence=(
+            f"{'Only' if rest < HARMLESS else 'Above all,'} the last token of the sequences disagrees: |ℓ| there is "
+            f"{ratio:.2g} times that of other tokens as likely, and k3 is {theirs:.2g} nats a token there and "
+            f"{rest:.2g} elsewhere."
+        ),
+        remedy="Compare how both sides end a completion: end-of-sequence ids, stop tokens and the chat template.",
+        figures={"k3_last": theirs, "k3_elsewhere": rest, "ratio": ratio, "explained": explains},
     )
 
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-import numpy as np
+import math
+from typing import NamedTuple
 
-from jackpot_sim.core.arrays import Floats
+import numpy as np
+from typing_extensions import override
+
+from jackpot_sim.core import intervals
+from jackpot_sim.core.arrays import Flags, Floats
 from jackpot_sim.diagnose.causes import chance
 from jackpot_sim.diagnose.causes.finding import Finding
 from jackpot_sim.diagnose.causes.view import View, slope
@@ -22,6 +27,10 @@ _FITS = 0.75
 """The least share of Σℓ² that a temperature must explain, where the entropy is known."""
 _FITS_ALONE = 0.68
 """The same of Var ℓ, where log p alone is."""
+_FEW = 0.05
+"""The share of the tokens, the most influential ones, without which a temperature must still show."""
+_FITS_BULK, _BULK_SLOPE = 0.45, 0.1
+"""The least R², and the least slope, of the fit without them, each as a share of that of all tokens."""
 _SAME_FIRST = 0.9
 """The least share of states whose likeliest token both sides agree on: a temperature keeps the order."""
 _FEWEST_TOKENS = 64
@@ -29,6 +38,18 @@ _PROCESSED = (
     "Make the engine return the log-probs of the law that it samples from, after temperature and truncation "
     "(processed, not raw)"
 )
+
+
+class Heat(NamedTuple):
+    """The actor's temperature over the policy's with its interval; the ends are nan where there is none."""
+
+    value: float
+    low: float
+    high: float
+
+    @override
+    def __str__(self) -> str:
+        return f"{self.value:.3g}{f' ({self.low:.3g} to {self.high:.3g})' if math.isfinite(self.low) else ''}"
 
 
 def truncated(view: View) -> Finding | None:
@@ -68,22 +89,26 @@ def temperature(view: View) -> Finding | None:
     """
     if view.total == 0 or len(view.log_ratio) < _FEWEST_TOKENS:
         return None
-    steep, explains = _fit(view)
+    whole = np.ones(len(view.log_ratio), dtype=np.bool_)
+    steep, explains = _fit(view, whole)
     moved = chance.mean(view.units, _influence(view))
     fits = _FITS if view.entropy is not None else _FITS_ALONE
     likely = explains >= fits and _LEAST_SLOPE <= abs(steep) <= _MOST_SLOPE
-    if not (likely and moved.beyond_zero and _keeps_order(view)):
+    if not (likely and moved.beyond_zero and _keeps_order(view) and _in_the_bulk(view, steep, explains)):
         return None
-    heat, follows = 1 / (1 - steep), _follows_policy(view, steep)
-    about = "log p alone" if view.entropy is None else "log p and the entropy"
-    figures = {"temperature": heat, "explained": explains, "slope": steep}
+    follows = _follows_policy(view, steep)
+    heat = _heat(view, follows > 0.5) if view.entropy is None else Heat(1 / (1 - steep), math.nan, math.nan)
+    of = "log p alone" if view.entropy is None else "log p and the entropy"
+    figures = {"temperature": heat.value, "explained": explains, "slope": 1 - 1 / heat.value}
+    if math.isfinite(heat.low):
+        figures |= {"low": heat.low, "high": heat.high}
     if follows > 0.5:
         return Finding(
             name=CauseName.RAW_LOG_PROBS,
             confidence=explains * follows,
             explains=explains,
             evidence=(
-                f"ℓ is that of a temperature of {heat:.3g} on one side (R² {explains:.2f} on {about}), but the tokens "
+                f"ℓ is that of a temperature of {heat} on one side (R² {explains:.2f} on {of}), but the tokens "
                 "follow the policy's log-probs, not those that the actor reports."
             ),
             remedy=f"{_PROCESSED}.",
@@ -94,8 +119,9 @@ def temperature(view: View) -> Finding | None:
         confidence=explains * (1 - follows),
         explains=explains,
         evidence=(
-            f"ℓ changes with log p by {steep:+.3f} a nat, and {about} explain {explains:.0%} of it: the actor samples "
-            f"at {heat:.3g} times the policy's temperature."
+            f"ℓ changes with log p by {1 - 1 / heat.value:+.3f} a nat within a state, and {of} "
+            f"explain{'s' * (view.entropy is None)} {explains:.0%} of it: the actor samples at {heat} times the "
+            "policy's temperature."
         ),
         remedy="Score the policy at the temperature that the actor samples at, or sample at temperature 1.",
         figures=figures,
@@ -133,20 +159,48 @@ def raw(view: View) -> Finding | None:
     )
 
 
-def _fit(view: View) -> tuple[float, float]:
-    """1 − 1/T, and the share of Σℓ² that a temperature explains."""
-    ratio, entropy = view.log_ratio, view.entropy
+def _fit(view: View, here: Flags) -> tuple[float, float]:
+    """1 − 1/T to first order, and the share of Σℓ² that a temperature explains, of some tokens, (N,)."""
+    ratio, policy, entropy = view.log_ratio[here], view.policy[here], view.entropy
+    total = float(np.mean(ratio**2))
+    if total == 0:
+        return 0.0, 0.0
     if entropy is None:
-        columns = np.stack([np.ones_like(ratio), view.policy, view.policy**2, np.exp(view.policy)], axis=1)
+        columns = np.stack([np.ones_like(ratio), policy, policy**2, np.exp(policy)], axis=1)
         left = ratio - columns @ np.linalg.lstsq(columns, ratio, rcond=None)[0]
-        return slope(ratio, view.policy), 1 - float(np.mean(left**2)) / view.total
+        return slope(ratio, policy), 1 - float(np.mean(left**2)) / total
     fits = []
-    for log_probs in (view.policy, view.actor):
-        deviation = log_probs + entropy
+    for log_probs in (policy, view.actor[here]):
+        deviation = log_probs + entropy[here]
         square = float(deviation @ deviation)
         steep = float(deviation @ ratio) / square if square > 0 else 0.0
-        fits.append((steep, 1 - float(np.mean((ratio - steep * deviation) ** 2)) / view.total))
+        fits.append((steep, 1 - float(np.mean((ratio - steep * deviation) ** 2)) / total))
     return fits[0][0], max(fits[0][1], fits[1][1])
+
+
+def _in_the_bulk(view: View, steep: float, explains: float) -> bool:
+    """True if the fit holds without the most influential tokens: a temperature is in all of them."""
+    influence = np.abs(_influence(view))
+    bulk, fits = _fit(view, influence <= np.quantile(influence, 1 - _FEW))
+    return bulk / steep >= _BULK_SLOPE and fits >= _FITS_BULK * explains
+
+
+def _heat(view: View, follows: bool) -> Heat:
+    """T where no entropy is known, with its 95 % interval.
+
+    Within a state ℓ = (1 − 1/T)·log p + c, where c is the state's own. Under the actor's law E(e^ℓ − 1) = 0 in each
+    state, so that c drops out of E (e^ℓ − 1)·ℓ = (1 − 1/T)·E (e^ℓ − 1)·log p. A least-squares slope is too small, as
+    c falls where log p tends to be low. Where tokens follow the policy, 1 − e^−ℓ stands for e^ℓ − 1.
+    """
+    pull = -np.expm1(-view.log_ratio) if follows else np.expm1(view.log_ratio)
+    above, below = (view.units.mean(pull * each) for each in (view.actor, view.policy))
+    # 1 − (1 − 1/T) is the ratio of the same product with log q to that with log p.
+    with np.errstate(divide="ignore", invalid="ignore"):
+        value, without = below.value / above.value, below.without / above.without
+    if not (value > 0 and math.isfinite(value)):
+        return Heat(1 / (1 - slope(view.log_ratio, view.policy)), math.nan, math.nan)
+    _, low, high = intervals.of_left_out(value, without, intervals.LOG)
+    return Heat(value, low, high)
 
 
 def _keeps_order(view: View) -> bool:

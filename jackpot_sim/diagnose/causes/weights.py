@@ -15,6 +15,10 @@ _FEWEST_A_SIDE = 2
 """The fewest sequences on either side of a comparison."""
 _OUTER = 0.05
 """The share of the sequences that are seen as the freshest, and as the oldest; those of the same lag come with them."""
+_BACK = 1 / 3
+"""The part of the jump, in log mean ℓ², below which a later step is back where the mismatch was before."""
+_SHOWN = 8
+"""The most steps that a sentence lists."""
 _JUMP = 4.0
 """The factor by which mean ℓ² grows from one step to the next where a sync failed."""
 
@@ -48,18 +52,22 @@ def stale(view: View) -> Finding | None:
 
 
 def weight_sync(view: View) -> Finding | None:
-    """A mismatch that jumps at one step and stays, where the lag did not, or where the versions stopped."""
+    """A mismatch that jumps at one step, where the lag did not, or where the versions stopped.
+
+    It stays from there on, or is back some steps later; it may also come and go.
+    """
     if view.table.step is None:
         return None
     steps = np.unique(view.table.step)
     if len(steps) < 2:
         return None
-    at, jump = _jump(view, steps)
-    after = view.table.step >= at
+    at, jump, bad = _jump(view, steps)
+    after = np.isin(view.table.step, bad)
     if min(after.sum(), (~after).sum()) < _FEWEST_A_SIDE or jump < _JUMP:
         return None
+    when, tries = _when(steps, bad)
     k3_after, k3_before = (float(view.k3[each[view.table.owner]].mean()) for each in (after, ~after))
-    if k3_after < HARMLESS or not chance.larger(view.sizes, after, tries=len(steps) - 1):
+    if k3_after < HARMLESS or not chance.larger(view.sizes, after, tries):
         return None
     explains = 1 - _mean_square(view, ~after) / _mean_square(view, after)
     sure = (view.actor > np.log(0.5)) & (view.log_ratio < -2)
@@ -69,12 +77,17 @@ def weight_sync(view: View) -> Finding | None:
         confidence=explains,
         explains=explains,
         evidence=(
-            f"The mismatch jumps at step {at}: k3 is {k3_before:.2g} before and {k3_after:.2g} nats a token from "
-            f"there on, and the actor is sure (at least 0.5) where the policy is 2 nats lower at {disagree:.2%} of "
-            "tokens."
+            f"The mismatch jumps at step {at}{when.format(k3_before, k3_after)}, and the actor is sure (at least 0.5) "
+            f"where the policy is 2 nats lower at {disagree:.2%} of tokens."
         ),
         remedy=f"Check that all weights reached the engine at step {at}: compare a checksum of every tensor.",
-        figures={"step": float(at), "k3_before": k3_before, "k3_after": k3_after, "confident_disagreement": disagree},
+        figures={
+            "step": float(at),
+            "steps": float(len(bad)),
+            "k3_before": k3_before,
+            "k3_after": k3_after,
+            "confident_disagreement": disagree,
+        },
     )
 
 
@@ -85,13 +98,28 @@ def lag_follows_step(view: View) -> bool:
     return chance.rises(view.lag, view.table.step.astype(np.float64))[1] > 0.7
 
 
-def _jump(view: View, steps: Ints) -> tuple[int, float]:
-    """The step at which the sequences' typical size grows most over the step before, and the factor."""
+def _jump(view: View, steps: Ints) -> tuple[int, float, Ints]:
+    """The step at which the sequences' typical size grows most over the step before, the factor, and the bad steps."""
     assert view.table.step is not None
     typical = np.array([np.median(view.sizes[view.table.step == each]) for each in steps])
     rise = np.diff(typical)
     best = int(np.argmax(rise))
-    return int(steps[best + 1]), float(np.exp(rise[best]))
+    back = typical < typical[best] + _BACK * rise[best]
+    bad = ~back if back[best + 2 :].any() else np.arange(len(steps)) > best
+    return int(steps[best + 1]), float(np.exp(rise[best])), steps[bad]
+
+
+def _when(steps: Ints, bad: Ints) -> tuple[str, float]:
+    """The bad steps in words, with room for k3 elsewhere and there, and the number of sets they were chosen from."""
+    number, first, last = len(steps), *(int(np.searchsorted(steps, bad[at])) for at in (0, -1))
+    if last - first + 1 > len(bad):
+        some = ", ".join(map(str, bad[:_SHOWN])) + (", …" if len(bad) > _SHOWN else "")
+        return f" and comes and goes: k3 is {{1:.2g}} nats a token at steps {some} and {{0:.2g}} elsewhere", 2.0**number
+    if last == number - 1:
+        return ": k3 is {0:.2g} before and {1:.2g} nats a token from there on", number - 1
+    until = " alone" if len(bad) == 1 else f" and stays to step {bad[-1]}"
+    told = f"{until}: k3 is {{1:.2g}} nats a token there and {{0:.2g}} elsewhere; back at step {steps[last + 1]}"
+    return told, number * (number - 1) / 2
 
 
 def _mean_square(view: View, sequences: Flags) -> float:

@@ -10,7 +10,7 @@ tokens do not ring. Memory grows with the number of steps, by about a kilobyte e
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from typing import NamedTuple, Self
@@ -141,8 +141,9 @@ class Trends:
                 steps = steps[FIRST_STEPS:]
             steps = [step for step in steps if self._steps[step].sums[SUMS.index(rule.of)] > 0]
             if steps:
-                rung = (step for step in steps if rings(rule, self._steps[step], base))
-                found.append(Alarm(name=rule.name, rule=rule.rule, step=next(rung, None)))
+                rung = next((step for step in steps if rings(rule, self._steps[step], base)), None)
+                unsure = rung is None and _unsure(rule, [self._steps[step] for step in steps], base)
+                found.append(Alarm(name=rule.name, rule=rule.rule, step=rung, unsure=unsure))
         return found
 
     def _collect(self, step: int, sums: _Step) -> None:
@@ -168,17 +169,33 @@ def rings(rule: Rule, step: _Step, base: _Step | None = None) -> bool:
     """
     if rule.is_share:
         return _share_rings(rule, step)
+    beyond, variance = _beyond(rule, step, base)
+    sequences = _sequences(step, base)
+    if sequences < FEWEST or math.isnan(beyond):
+        return False
+    margin = float(stats.t.ppf(0.5 + LEVEL / 2, sequences - 1)) * math.sqrt(variance) if variance < math.inf else 0.0
+    return beyond > margin
+
+
+def _unsure(rule: Rule, steps: Sequence[_Step], base: _Step | None) -> bool:
+    """True for a rule that cannot ring for want of sequences: in all steps, or in those beyond the bound."""
+    small = [step for step in steps if _sequences(step, base) < FEWEST]
+    return len(small) == len(steps) or any(_beyond(rule, step, base)[0] > 0 for step in small)
+
+
+def _sequences(step: _Step, base: _Step | None) -> int:
+    return min(each.sequences for each in (step, base) if each is not None)
+
+
+def _beyond(rule: Rule, step: _Step, base: _Step | None) -> tuple[float, float]:
+    """How far the logarithm of the step's figure lies beyond the bound, and its variance."""
     with np.errstate(all="ignore"):
         value, variance = _log_figure(rule, step)
         if base is not None:
             first, noise = _log_figure(rule, base)
             value, variance = value - first, variance + noise
-        freedom = min(each.sequences for each in (step, base) if each is not None) - 1
-    if freedom + 1 < FEWEST or math.isnan(value):
-        return False
-    margin = float(stats.t.ppf(0.5 + LEVEL / 2, freedom)) * math.sqrt(variance) if math.isfinite(variance) else 0.0
     beyond = value - math.log(rule.bound)
-    return (beyond if rule.above else -beyond) > margin
+    return beyond if rule.above else -beyond, variance
 
 
 def _share_rings(rule: Rule, step: _Step) -> bool:

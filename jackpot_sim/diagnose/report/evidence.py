@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from jackpot_sim.core.intervals import FEWEST
 from jackpot_sim.diagnose.report.corrections import corrections_table
 from jackpot_sim.diagnose.report.metrics import metrics_table
 from jackpot_sim.diagnose.report.prose import MISSING, item, number, shortened
@@ -77,8 +78,12 @@ def _alarms(diagnosis: Diagnosis, width: int) -> Iterator[str]:
     rang = sorted((each.step, each.name, each.rule) for each in diagnosis.alarms if each.step is not None)
     for at, (step, name, rule) in enumerate(rang):
         yield item("" if at else "Alarms", f"{name} would have rung at step {step}: {rule}.", width)
-    if silent := [each.name for each in diagnosis.alarms if each.step is None]:
-        yield item("" if rang else "Alarms", f"Never: {', '.join(silent)}.", width)
+    unsure = [each.name for each in diagnosis.alarms if each.unsure]
+    if unsure:
+        said = f"Cannot tell, with fewer than {FEWEST} sequences a step: {', '.join(unsure)}."
+        yield item("" if rang else "Alarms", said, width)
+    if silent := [each.name for each in diagnosis.alarms if each.step is None and not each.unsure]:
+        yield item("" if rang or unsure else "Alarms", f"Never: {', '.join(silent)}.", width)
 
 
 def _worst(diagnosis: Diagnosis, wide: bool) -> FittedTable:

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from scipy.special import log_softmax
 
-from jackpot_sim.core.arrays import Floats, Ints
+from jackpot_sim.core.arrays import Flags, Floats, Ints
 from jackpot_sim.diagnose import one_pass
 from jackpot_sim.diagnose.batch import Batch
 from jackpot_sim.diagnose.causes import named
 from jackpot_sim.diagnose.causes.columns import NOTED
+from jackpot_sim.diagnose.causes.view import View
 from jackpot_sim.diagnose.results import CauseName, Effect
 from jackpot_sim.environments.language_models.sampling_law import SamplingLaw
 from jackpot_sim.readers.screening import Screening
@@ -207,9 +208,24 @@ def test_a_lag_that_grows_because_versions_stopped_is_no_good_evidence_of_stale_
 
 
 def test_the_temperature_of_the_sentence_is_the_one_that_was_planted() -> None:
-    for heat in (0.8, 1.25):
-        cause = causes_of(Dump(2).table(actor=at(temperature=heat)))[0]
-        assert abs(cause.figures["temperature"] - heat) < 0.08
+    for heat in (0.7, 0.8, 1.25):
+        table = Dump(2, sequences=128).table(actor=at(temperature=heat))
+        with_entropy, without = (
+            causes_of(each)[0] for each in (table, dataclasses.replace(table, entropy=None, policy_topk=None))
+        )
+        assert abs(with_entropy.figures["temperature"] - heat) < 0.08
+        assert without.name == CauseName.TEMPERATURE
+        assert without.figures["low"] < heat < without.figures["high"]
+        assert without.figures["high"] / without.figures["low"] < 1.1
+        assert "log p alone explains" in without.evidence
+
+
+def test_the_temperature_of_raw_log_probs_is_the_one_that_was_planted_without_any_entropy() -> None:
+    table = Dump(2, sequences=128).table(at(temperature=0.8), at(temperature=0.8), at())
+    (cause,) = causes_of(dataclasses.replace(table, entropy=None, actor_topk=None, policy_topk=None))
+    assert cause.name == CauseName.RAW_LOG_PROBS
+    # The policy scores at 0.8, which is as if the actor reported 1/0.8.
+    assert cause.figures["low"] < 1 / 0.8 < cause.figures["high"]
 
 
 def test_the_kept_mass_of_the_sentence_is_the_one_that_was_planted() -> None:
@@ -283,3 +299,87 @@ def test_one_unlikely_number_at_some_tokens_is_no_temperature(value: float) -> N
     names = [cause.name for cause in causes_of(table)]
     assert names
     assert CauseName.TEMPERATURE not in names
+
+
+def lowered(by: float, where: Callable[[Dump], Flags], noise: float = 0.05, **gone: None) -> TokenTable:
+    """A dump of nearly equal sides, of which the policy is lower by some nats at some tokens."""
+    dump = Dump(7, sequences=60, length=60, noise=noise)
+    table = dataclasses.replace(dump.table(), **gone)
+    assert table.policy_log_probs is not None
+    return dataclasses.replace(table, policy_log_probs=table.policy_log_probs - by * where(dump))
+
+
+def last(dump: Dump) -> Flags:
+    return np.asarray(dump.position == dump.length - 1)
+
+
+def one_each(dump: Dump) -> Flags:
+    """One token of each sequence, anywhere."""
+    return np.asarray(dump.position == dump.rng.integers(dump.length, size=dump.sequences)[dump.owner])
+
+
+def ended(dump: Dump) -> Flags:
+    """The last token of every other sequence; the others were cut."""
+    return last(dump) & (dump.owner % 2 == 0)
+
+
+COLUMNS: dict[str, None] = {"entropy": None, "policy_topk": None, "actor_topk": None, "weight_version": None}
+
+
+@each("by, bare", every((3.0, 8.0, 30.0), (False, True)))
+def test_a_mismatch_of_last_tokens_alone_is_one_of_how_completions_end(by: float, bare: bool) -> None:
+    for where in (last, ended):
+        cause, *others = causes_of(lowered(by, where, **COLUMNS if bare else {}))
+        assert cause.name == CauseName.TOKENIZER
+        assert "nly the last token" in cause.evidence
+        assert not others
+
+
+@each("bare", [False, True])
+def test_last_tokens_of_sequences_that_were_cut_are_like_others(bare: bool) -> None:
+    for noise in (0.05, 0.3):
+        found = causes_of(lowered(0.0, last, noise, **COLUMNS if bare else {}))
+        assert CauseName.TOKENIZER not in {cause.name for cause in found}
+    one = causes_of(lowered(30.0, lambda d: last(d) & (d.owner == 5), **COLUMNS if bare else {}))
+    assert CauseName.TOKENIZER not in {cause.name for cause in one}
+
+
+@each("by, bare", every((5.0, 15.0, 30.0), (False, True)))
+def test_one_unlikely_token_a_sequence_is_no_temperature_and_said_to_be_few(by: float, bare: bool) -> None:
+    found = causes_of(lowered(by, one_each, **COLUMNS if bare else {}))
+    assert found
+    assert not {cause.name for cause in found} & {CauseName.TEMPERATURE, CauseName.RAW_LOG_PROBS, CauseName.TOKENIZER}
+    assert all("of the tokens hold" in cause.evidence for cause in found)
+    assert sum(cause.confidence for cause in found) <= 0.5
+
+
+def test_the_mismatch_is_said_to_be_alike_only_where_it_is() -> None:
+    def said(where: Callable[[Dump], object] | None) -> str:
+        return causes_of(Dump(3).table(policy=noisy(0.9, where)))[0].evidence
+
+    assert "alike at all steps and positions" in said(None)
+    assert "alike at all steps," in said(lambda d: d.position > 14)
+    assert "alike at all positions," in said(lambda d: d.step[d.owner] % 4 < 2)
+    single = dataclasses.replace(Dump(3).table(policy=noisy(0.9)), step=None)
+    assert "alike at all positions," in causes_of(single)[0].evidence
+
+
+@each(
+    "bad, said",
+    [
+        ((5,), "at step 5 alone: k3 is "),
+        ((2, 3), "at step 2 and stays to step 3: k3 is "),
+        ((4, 5, 6, 7), "at step 4: k3 is "),
+        ((2, 5), "and comes and goes: k3 is "),
+    ],
+)
+def test_a_failed_sync_is_said_to_last_as_long_as_it_does(bad: tuple[int, ...], said: str) -> None:
+    table = Dump(1).table(policy=noisy(0.7, lambda d: np.isin(d.step[d.owner], bad)))
+    cause = causes_of(table)[0]
+    assert cause.name == CauseName.WEIGHT_SYNC
+    assert said in cause.evidence
+    assert cause.figures["steps"] == len(bad)
+    assert ("from there on" in cause.evidence) == (bad[-1] == 7)
+    assert (f"back at step {bad[-1] + 1}" in cause.evidence) == (bad in {(5,), (2, 3)})
+    here = np.isin(Dump(1).step, bad)[table.owner]
+    assert cause.figures["k3_after"] == pytest.approx(View(table).k3[here].mean())

@@ -108,3 +108,17 @@ def test_rules_without_a_figure_are_not_said_never_to_ring() -> None:
     without = {rule.name for rule in RULES} - {"overlap"}
     assert set(first(stepped([0.02] * 4))) == without
     assert set(first(stepped([0.02] * 3))) == without - {"k3-rise"}
+
+
+def test_a_rule_that_too_few_sequences_keep_from_ringing_is_unsure() -> None:
+    def unsure(table: TokenTable) -> set[str]:
+        return {each.name for each in filled(Trends, cut(table)).alarms() if each.unsure}
+
+    assert unsure(stepped([0.02] * 2, sequences=8)) == set()
+    assert unsure(stepped([0.02] * 2, sequences=7)) == {rule.name for rule in RULES} - {"overlap", "k3-rise"}
+    assert unsure(stepped([1.3, 1.3], sequences=8)) == set()
+    # A large step of few sequences after one that has enough.
+    table = stepped([0.02, 0.5], sequences=8).take(np.arange(12))
+    assert table is not None
+    assert {"k3", "probability-gap"} <= unsure(table)
+    assert "ess" not in unsure(table)
