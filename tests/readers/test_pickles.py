@@ -287,10 +287,10 @@ def test_without_torch_files_of_torch_say_what_to_install(monkeypatch: pytest.Mo
     """Pickles of numpy's arrays need none."""
 
     def missing(*names: str, purpose: str) -> None:
-        raise RequirementError(f"{purpose} need {names[0]}, which is missing")
+        raise RequirementError(f"{purpose} needs {names[0]}, which is missing")
 
     raw = pickle.dumps(np.arange(3))
     monkeypatch.setattr(tensors, "require", missing)
-    with pytest.raises(RequirementError, match=r"files of torch\.save need torch, which is missing"):
+    with pytest.raises(RequirementError, match=r"a file of torch\.save needs torch, which is missing"):
         of_torch(foreign.torch_bytes([1]))
     np.testing.assert_array_equal(of_pickle(raw), np.arange(3))
