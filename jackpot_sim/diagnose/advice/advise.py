@@ -14,11 +14,11 @@ from collections.abc import Mapping, Sequence
 from jackpot_sim.core.intervals import FEWEST
 from jackpot_sim.diagnose.advice.choice import Choice, Tried, chosen
 from jackpot_sim.diagnose.advice.configuration import configuration
-from jackpot_sim.diagnose.advice.judged import BAD, GAP, GOOD, TAIL_LOW, Judged, judged
+from jackpot_sim.diagnose.advice.judged import GAP, TAIL_LOW, Judged, judged
 from jackpot_sim.diagnose.advice.targets import Target
 from jackpot_sim.diagnose.advice.weighed import Figures, Weighed
 from jackpot_sim.diagnose.evidence import Evidence
-from jackpot_sim.diagnose.results import STABLE, Advice, Cause, CauseName, Effect, Figure, State, Verdict
+from jackpot_sim.diagnose.results import BAD, GOOD, STABLE, Advice, Cause, CauseName, Effect, Figure, State, Verdict
 
 PLUMBING = frozenset(
     {

@@ -6,10 +6,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from jackpot_sim.diagnose.results import STABLE, Figure, State
+from jackpot_sim.diagnose.results import BAD, GOOD, STABLE, Figure, State
 
-GOOD, BAD = 0.005, 0.01
-"""The mean |p − q| of drawn tokens up to which verl calls a run good, and beyond which bad (its own metric)."""
 HALF = 0.5
 """The effective share of the tokens under weights p/q below which exact weights at least double the variance."""
 

@@ -73,6 +73,8 @@ class Breakdowns:
 
     def __init__(self) -> None:
         self._sums: dict[str, dict[Key, Floats]] = {by: {} for by in (*_FIXED, "step", "version")}
+        self._rewards: dict[int, Floats] = {}
+        """Σ of the known rewards of each step's sequences, and their number."""
 
     def add(self, batch: Batch) -> None:
         """Takes the batch in."""
@@ -90,11 +92,17 @@ class Breakdowns:
                 runs = _runs(batch, values, known)
                 keys, place = _unique(runs.columns)
                 self._collect(by, keys, _summed(runs, place, table.sequences))
+        if table.step is not None and table.reward is not None:
+            rewarded = ~np.isnan(table.reward)
+            steps, at = np.unique(table.step[rewarded], return_inverse=True)
+            rewards = np.stack([np.bincount(at, table.reward[rewarded]), np.bincount(at)], axis=-1)
+            self._collect_rewards(dict(zip(steps.tolist(), rewards, strict=True)))
 
     def merge(self, later: Self) -> None:
         """Takes in the sums of the batches that come next."""
         for by, sums in later._sums.items():
             self._collect(by, list(sums), np.array(list(sums.values())))
+        self._collect_rewards(later._rewards)
 
     def results(self) -> list[Breakdown]:
         """The breakdowns by the properties that the dump has, without empty slices."""
@@ -106,7 +114,22 @@ class Breakdowns:
             ("lag", _regrouped(versions, _lag(versions))),
         ):
             found.append(Breakdown(by=by, rows=_rows(sums, str)))
+        found = [self._with_rewards(each) if each.by == "step" else each for each in found]
         return [each for each in found if each.rows]
+
+    def _with_rewards(self, steps: Breakdown) -> Breakdown:
+        """The breakdown by step with the mean reward of each step's sequences, where the dump has rewards."""
+        if not self._rewards:
+            return steps
+        means = {str(step): float(total / number) for step, (total, number) in self._rewards.items()}
+        rows = [
+            each.model_copy(update={"figures": each.figures | {"reward": means.get(each.slice)}}) for each in steps.rows
+        ]
+        return steps.model_copy(update={"rows": rows})
+
+    def _collect_rewards(self, sums: Mapping[int, Floats]) -> None:
+        for step, each in sums.items():
+            self._rewards[step] = self._rewards[step] + each if step in self._rewards else each
 
     def _collect(self, by: str, keys: list[Key], sums: Sums) -> None:
         mine = self._sums[by]

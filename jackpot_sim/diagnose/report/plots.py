@@ -1,4 +1,4 @@
-"""Plots of a dump: log-ratios by position and by probability, tails of the weights, shares kept against thresholds."""
+"""Plots of a dump: log-ratios by position and probability, tails of weights, shares kept by threshold, and steps."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from jackpot_sim.core.arrays import Floats, Ints
-from jackpot_sim.diagnose.results import Diagnosis
+from jackpot_sim.diagnose.results import BAD, Diagnosis, Row
 from jackpot_sim.estimators.corrections import registry
 from jackpot_sim.readers.table import TokenTable
 from jackpot_sim.studies.files import write_atomically
@@ -81,6 +81,8 @@ def draw(sample: TokenTable | None, diagnosis: Diagnosis, folder: Path) -> list[
             "weight_tails.png": _tails(p - q, sample),
             "share_kept.png": _shares(p, q, diagnosis),
         }
+        if (steps := _steps(diagnosis)) is not None:
+            figures["steps.png"] = steps
         for name, figure in figures.items():
             figure.supxlabel(_shortened(of), x=0.995, ha="right", fontsize=7, color="#777777")
             # No date and no version: the same dump gives the same bytes.
@@ -192,6 +194,30 @@ def _shares(p: Floats, q: Floats, diagnosis: Diagnosis) -> Figure:
         each.legend(loc="lower right", fontsize=8, frameon=True, edgecolor="none", framealpha=1.0)
     axes[0].set_ylabel("share of tokens left as they are")
     return figure
+
+
+def _steps(diagnosis: Diagnosis) -> Figure | None:
+    """The mismatch by step, and the reward where the dump has one; None for fewer than two steps."""
+    rows = [row for each in diagnosis.breakdowns if each.by == "step" for row in each.rows]
+    if len(rows) < 2:
+        return None
+    step = [int(row.slice) for row in rows]
+    has_rewards = any(row.figures.get("reward") is not None for row in rows)
+    figure, (left, *right) = _axes(1 + has_rewards)
+    for name, label, color in (("k3", "k3, nats", _DARK), ("probability_gap", "mean |p − q|", _OTHER)):
+        left.plot(step, _numbers(rows, name), color=color, marker="o", markersize=3, label=label)
+    left.axhline(BAD, color="#777777", linestyle="--", linewidth=1, label=f"|p − q| is bad above {BAD:g} (verl)")
+    left.set(xlabel="training step", title="Mismatch by step")
+    left.set_yscale("log", nonpositive="mask")
+    left.legend(fontsize=8)
+    for axes in right:
+        axes.plot(step, _numbers(rows, "reward"), color=_DARK, marker="o", markersize=3)
+        axes.set(xlabel="training step", ylabel="mean reward of the sequences", title="Reward by step")
+    return figure
+
+
+def _numbers(rows: list[Row], name: str) -> Floats:
+    return np.array([np.nan if row.figures.get(name) is None else row.figures[name] for row in rows], dtype=np.float64)
 
 
 def _rules() -> tuple[_Rule, ...]:

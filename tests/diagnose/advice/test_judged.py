@@ -6,10 +6,10 @@ import math
 
 import pytest
 
-from jackpot_sim.diagnose.advice.judged import BAD, OVERLAP, judged
+from jackpot_sim.diagnose.advice.judged import OVERLAP, judged
 from jackpot_sim.diagnose.measure.full_laws import MEANINGS as OF_LAWS
 from jackpot_sim.diagnose.measure.metrics import MEANINGS
-from jackpot_sim.diagnose.results import STABLE, Figure, State
+from jackpot_sim.diagnose.results import BAD, STABLE, Figure, State
 from tests.cases import each
 
 PROBLEM, HEALTHY, UNDECIDED = State.PROBLEM, State.HEALTHY, State.UNDECIDED

@@ -64,6 +64,19 @@ def test_the_slices_are_those_of_a_plain_count(sizes: tuple[int, ...]) -> None:
         assert sum(row.tokens for row in breakdown.rows) == len(table), breakdown.by
 
 
+@pytest.mark.parametrize("sizes", [(), (10, 30, 1)])
+def test_a_step_has_the_mean_of_the_rewards_that_are_known(sizes: tuple[int, ...]) -> None:
+    reward = np.random.default_rng(1).normal(size=60)
+    reward[[3, *range(20, 40)]] = np.nan
+    table = dataclasses.replace(full(), reward=reward)
+    rows = {row.slice: row.figures["reward"] for row in by_name(cut(table, *sizes))["step"].rows}
+    assert rows == {
+        "5": pytest.approx(np.nanmean(reward[:20]), rel=1e-12),
+        "6": None,
+        "7": pytest.approx(reward[40:].mean(), rel=1e-12),
+    }
+
+
 def test_a_dump_shows_only_what_it_has() -> None:
     assert set(by_name(cut(drawn(5)))) == {"position", "length", "probability"}
     table = dataclasses.replace(full(), step=None)

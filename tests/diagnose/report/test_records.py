@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from jackpot_sim.diagnose.report import as_json, plots, records
+from jackpot_sim.diagnose.results import Breakdown, Row
 from jackpot_sim.readers.table import TokenTable
 from jackpot_sim.studies.errors import StudyError
 from tests.cases import each
@@ -97,3 +98,19 @@ def test_any_dump_can_be_plotted(lengths: list[int], noise: float, tmp_path: Pat
 
 def test_nothing_is_plotted_where_no_token_is_left(tmp_path: Path) -> None:
     assert plots.draw(None, diagnosis(), tmp_path) == []
+
+
+@each("rewards", [[0.5, None, -1.0], [None, None, None]])
+def test_steps_are_plotted_with_their_rewards(rewards: list[float | None], tmp_path: Path) -> None:
+    figures = {"k3": 0.02, "probability_gap": 0.0}
+    rows = [
+        Row(slice=str(step), tokens=9, sequences=3, figures=figures | ({} if reward is None else {"reward": reward}))
+        for step, reward in enumerate(rewards)
+    ]
+    by_step = diagnosis().model_copy(update={"breakdowns": [Breakdown(by="step", rows=rows)]})
+    assert {path.name for path in plots.draw(table([30, 3]), by_step, tmp_path)} == PLOTS | {"steps.png"}
+    figure = plots._steps(by_step)
+    assert figure is not None
+    assert len(figure.axes) == 1 + any(reward is not None for reward in rewards)
+    one_step = by_step.model_copy(update={"breakdowns": [Breakdown(by="step", rows=rows[:1])]})
+    assert "steps.png" not in {path.name for path in plots.draw(table([30, 3]), one_step, tmp_path)}
