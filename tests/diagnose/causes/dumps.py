@@ -44,7 +44,7 @@ class Dump:
         self.step: Ints = np.arange(sequences) * 8 // sequences
         self.version: Ints = self.step.copy()
 
-    def perturbed(self, law: Floats, size: float, where: Flags | None = None) -> Floats:
+    def perturbed(self, law: Floats, size: float | Floats, where: Flags | None = None) -> Floats:
         """The law with normal noise on its logits, at some tokens, (N,)."""
         noise = size * self.rng.standard_normal(law.shape)
         return log_softmax(law + (noise if where is None else np.where(where[:, None], noise, 0.0)), axis=-1)
