@@ -38,6 +38,8 @@ from jackpot_sim.studies.provenance import VERSION
 EXAMPLE = Path(__file__).parent / "example" / "int8.parquet"
 """A small dump of a real mismatch that ships with the package: a language model, and its int8 weights as the actor."""
 
+_IMPOSSIBLE = {Reason.MASKED, Reason.PADDING, Reason.INFINITE, Reason.POSITIVE}
+"""Reasons that, where they are all there is, make a dump one that cannot be read, and no mismatch with a fault."""
 _SIDES = {"actor_log_probs": "actor", "policy_log_probs": "policy"}
 
 
@@ -196,8 +198,8 @@ def _require_sides(table: TokenTable) -> None:
 
 
 def _require_tokens(found: one_pass.Measured, causes: Sequence[Cause], left_out: LeftOut) -> None:
-    """Refuses a dump without a token that counts, unless a cause says why there is none."""
-    if found.tokens or causes:
+    """Refuses a dump without a token that counts, unless placeholders or a moved side are the reason."""
+    if found.tokens or (causes and not left_out.count.keys() <= _IMPOSSIBLE):
         return
     reasons = "; ".join(
         f"{count} {reason} ({', '.join(left_out.sample.get(reason, [])[:1])})"
@@ -205,7 +207,7 @@ def _require_tokens(found: one_pass.Measured, causes: Sequence[Cause], left_out:
     )
     raise DumpError(
         f"no token is left to diagnose: {reasons or 'there is none'}; expected tokens that the mask keeps, with "
-        "two finite log-probs of at most 0"
+        f"two finite log-probs of at most 0{f'. {causes[0].remedy}' if causes else ''}"
     )
 
 
