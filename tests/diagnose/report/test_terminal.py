@@ -7,8 +7,9 @@ from typing import Any
 
 from rich.console import Console
 
+from jackpot_sim.core.intervals import FEWEST
 from jackpot_sim.diagnose.report import terminal
-from jackpot_sim.diagnose.results import Advice, Breakdown, Diagnosis, Row, State, Verdict
+from jackpot_sim.diagnose.results import Advice, Alarm, Breakdown, Diagnosis, Row, State, Verdict
 from jackpot_sim.studies.tables import FittedTable
 from tests.cases import each
 from tests.diagnose.report.made import diagnosis, figure
@@ -118,3 +119,12 @@ def test_figures_that_do_not_exist_are_dashes() -> None:
     made = diagnosis(metrics=[figure("chi-square", None)])
     line = next(line for line in shown(made).splitlines() if "chi-square" in line)
     assert line.split()[:2] == ["chi-square", "-"]
+
+
+def test_an_alarm_that_cannot_tell_is_not_said_never_to_ring() -> None:
+    alarms = [
+        Alarm(name="k3", rule="mean k3 of a step above 0.01", step=None, unsure=True),
+        Alarm(name="ess", rule="ESS of a step below 0.5", step=None),
+    ]
+    text = " ".join(shown(diagnosis(alarms=alarms)).split())
+    assert f"Alarms Cannot tell, with fewer than {FEWEST} sequences a step: k3. Never: ess." in text
