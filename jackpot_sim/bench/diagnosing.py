@@ -198,7 +198,7 @@ def _jsonl(folder: Path, tokens: int) -> list[Path]:
 
 @dataclass
 class Pass:
-    """What a pass took.
+    """The cost of a pass.
 
     Attributes:
         tokens: the tokens that were used.
@@ -235,7 +235,7 @@ class _Clock:
         self.seconds: dict[str, float] = {}
 
     def timed(self, name: str, run: Callable[[], T]) -> T:
-        """What `run` gives; its time goes to the part."""
+        """The result of `run`; its time goes to the part."""
         started = time.process_time()
         try:
             return run()

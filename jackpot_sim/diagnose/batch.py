@@ -64,7 +64,7 @@ class Batch:
 
     @cached_property
     def laws(self) -> Laws | None:
-        """What top-k tell of both laws at each token; None where there are none."""
+        """The bounds on both laws that their top-k give at each token; None where there are none."""
         return laws(self.table, self.policy_log_probs, self.actor_log_probs)
 
     @property

@@ -12,7 +12,7 @@ from jackpot_sim.readers.table import TokenTable
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """All that a cause may look at.
+    """The findings that a cause may look at, and nothing else.
 
     Attributes:
         sample: whole sequences drawn evenly from all of the dump, with all their columns, at most about 200,000 tokens;

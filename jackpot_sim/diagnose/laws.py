@@ -1,4 +1,4 @@
-"""What the top-k of both laws tells of the laws themselves: the overlap in a bracket, and KL from below.
+"""Bounds on whole laws from the top-k of both: the overlap in a bracket, and KL from below.
 
 Of a token's two laws, K is the set of tokens whose log-prob is known on both sides: those in both top-k, and the token
 drawn. Where a dump has the top-k of one side alone, K is the token drawn, and the bracket is wide.
@@ -70,7 +70,7 @@ class _Side(NamedTuple):
 
 
 class _Both(NamedTuple):
-    """What is known of both laws at some tokens."""
+    """The known parts of both laws at some tokens."""
 
     log_p: Floats
     """On K, (n, m); −inf elsewhere."""

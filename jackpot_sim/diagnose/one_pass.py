@@ -32,7 +32,7 @@ IN_FLIGHT = 2
 
 
 class Screens(Protocol):
-    """What leaves out, before anything is measured, the tokens that do not count."""
+    """The screen that leaves out, before anything is measured, the tokens that do not count."""
 
     @property
     def left_out(self) -> LeftOut:
@@ -69,7 +69,7 @@ class WhatIf(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """What the pass found.
+    """The findings of the pass.
 
     Attributes:
         evidence: what causes are named from.
@@ -169,7 +169,7 @@ def _batches(
 
 
 def _measured(batches: Iterator[Batch], what_if: Callable[[], WhatIf], workers: int) -> Iterator[_Parts]:
-    """What is measured of each batch, in their order, at most `IN_FLIGHT` a worker ahead."""
+    """The figures of the batches, in their order, at most `IN_FLIGHT` a worker ahead."""
     begun = list(itertools.islice(batches, 2))
     if workers == 1 or len(begun) < 2:
         yield from (_measure(batch, what_if) for batch in itertools.chain(begun, batches))

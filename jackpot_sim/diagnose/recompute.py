@@ -49,7 +49,7 @@ class TokenizerMismatchError(DumpError):
 
 @dataclass(frozen=True)
 class Recompute:
-    """How a side is recomputed.
+    """The choices of a recomputation.
 
     Attributes:
         checkpoint: a folder as `save_pretrained` leaves it, or a hub id.

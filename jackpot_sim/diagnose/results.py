@@ -115,7 +115,7 @@ class Worst(Part):
 
 
 class Effect(Part):
-    """What one correction would do to this very batch."""
+    """The effect of one correction on this very batch."""
 
     name: str = Field(description="as --correction takes it")
     label: str = Field(description="the correction here, with its parameters")
@@ -156,7 +156,7 @@ class Effect(Part):
 
 
 class Advice(Part):
-    """What to do."""
+    """The advice: what to do, and what would change it."""
 
     action: str = Field(description="none-needed, fix-cause, correct, none-is-enough or too-few-tokens")
     sentence: str

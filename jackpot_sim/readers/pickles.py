@@ -69,7 +69,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 def load(file: str | Path | BinaryIO, place: str) -> Foreign:
-    """What a pickle holds: tensors, arrays, numbers and text in dictionaries, lists and tuples.
+    """The content of a pickle: tensors, arrays, numbers and text in dictionaries, lists and tuples.
 
     Args:
         file: the file, or a stream of it.

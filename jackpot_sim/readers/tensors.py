@@ -14,7 +14,7 @@ from jackpot_sim.requirements import imported, require
 
 
 def load(file: str | Path | BinaryIO, place: str) -> Foreign:
-    """What `torch.save` wrote, on the CPU: tensors, arrays, numbers and text in dictionaries, lists and tuples.
+    """The content of a file of `torch.save`: tensors on the CPU, arrays, numbers and text in dictionaries and lists.
 
     Args:
         file: the file, or a stream of it that can seek.
@@ -47,7 +47,7 @@ def _guarded(file: str | Path | BinaryIO, place: str) -> Foreign:
 
 
 def load_bytes(raw: bytes) -> Foreign:
-    """What `torch.save` wrote into these bytes, likewise."""
+    """The content of these bytes of `torch.save`, likewise."""
     return _guarded(io.BytesIO(raw), "a tensor in it")
 
 

@@ -47,7 +47,7 @@ def own_rule(correction: Correction) -> Rule:
 
 
 def has_the_moments_of_brute_force(correction: Correction, rule: Rule | None = None) -> None:
-    """Every exact figure is that of an enumeration, token by token, for every denominator.
+    """The exact figures are those of an enumeration, token by token, for every denominator.
 
     Args:
         correction: the correction.
@@ -68,7 +68,7 @@ def has_the_moments_of_brute_force(correction: Correction, rule: Rule | None = N
 
 
 def agrees_with_monte_carlo(correction: Correction) -> None:
-    """Every exact figure lies within 4 standard errors of a simulation, for every denominator."""
+    """The exact figures lie within 4 standard errors of a simulation, for every denominator."""
     if not weighs_tokens(correction):
         return
     for index, denominator in enumerate(Denominator):

@@ -68,7 +68,7 @@ class Draws:
 
 @dataclass(frozen=True, eq=False)
 class Columns:
-    """What the dumps say: laws of both sides, (n, length, vocab), and the log-probs of the tokens, (n, length)."""
+    """Columns of the dumps: laws of both sides, (n, length, vocab), and the log-probs of the tokens, (n, length)."""
 
     tokens: Ints
     actor_law: Tensor

@@ -1,4 +1,4 @@
-"""What two top-k tell of two laws: brackets that hold the truth, and a KL without bias."""
+"""Two laws from two top-k: brackets that hold the truth, and a KL without bias."""
 
 from __future__ import annotations
 

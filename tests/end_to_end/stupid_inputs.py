@@ -125,7 +125,7 @@ estimators: [none, {kind: jackpot, acceptance_rate: 0.9}]
 
 
 class Foreign:
-    """What a pickle runs when it is loaded without care."""
+    """A function that a pickle runs when it is loaded without care."""
 
     @override
     def __reduce__(self) -> tuple[object, tuple[str]]:

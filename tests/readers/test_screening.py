@@ -1,4 +1,4 @@
-"""What a dump holds besides tokens that count is found, counted and left out, and nothing else is."""
+"""Whatever is no token that counts in a dump is found, counted and left out, and nothing else is."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ MASK = [[1, 1, 1, 0], [1, 1, 1, 1]]
 
 
 def fields() -> dict[str, Any]:
-    """What verl's batch holds when the actor is updated."""
+    """The columns of verl's batch when the actor is updated."""
     rng = np.random.default_rng(0)
 
     def floats() -> Any:

@@ -25,7 +25,7 @@ ESS = 0.5
 
 @dataclass(frozen=True)
 class Target:
-    """What a correction must reach; what is not given has its default, and the bias is not bounded unless given.
+    """The figures that a correction must reach; those not given have their defaults, and the bias has no bound.
 
     Attributes:
         keep: the smallest share of the signal kept, in (0, 1].

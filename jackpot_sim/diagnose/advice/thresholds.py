@@ -95,7 +95,7 @@ def threshold(sample: Weighed, family: Family, target: Target) -> Threshold:
 
 
 def slack(found: Figures, target: Target) -> Floats:
-    """By how much figures meet a target: the smallest of what each has to spare; one that is nan is a miss."""
+    """The margin by which figures meet a target: the smallest of those of each; one that is nan is a miss."""
     keep, ess, bias = target.limits
     spare = np.stack([found.keep - keep, found.ess - ess, bias - found.bias])
     return np.asarray(np.min(np.where(np.isnan(spare), -1.0, spare), axis=0))

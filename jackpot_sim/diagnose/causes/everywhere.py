@@ -126,7 +126,7 @@ def _alike(view: View, k3: float, of_size: str, figures: dict[str, float]) -> li
 
 
 def _where_alike(view: View) -> str:
-    """What the mismatch is alike at, in words: steps and positions, of which a quarter each is compared."""
+    """The properties at which the mismatch is alike, in words: steps and positions, compared by quarters."""
     size = np.abs(view.log_ratio)
     relative = size / np.maximum(view.usual(size), FLOOR)
     step = view.table.step
@@ -162,7 +162,7 @@ def _agreeing(view: View) -> Flags:
 
 
 def _stale_share(view: View) -> float:
-    """How likely stale weights are against coarse numbers, where no lag shows."""
+    """The probability of stale weights against coarse numbers, where no lag shows."""
     lag = view.lag
     if lag is not None and np.ptp(lag) > 0:
         return 0.0  # their growth would have shown

@@ -123,7 +123,7 @@ class _Scored:
 
 
 def _rollouts(policy: Loaded, prompts: Sequence[Ints], weights: Format, sizes: Sizes) -> tuple[Written, _Scored]:
-    """What the actor writes, and the policy's figures of it."""
+    """The sequences that the actor writes, and the policy's figures of them."""
     import torch
 
     source = QuantizedWeights(format=weights, share=1.0)

@@ -132,7 +132,7 @@ class Trends:
                 self._collect(step, sums)
 
     def alarms(self) -> list[Alarm]:
-        """Each rule with the first step at which it would have rung; without rules of which no step has the figure."""
+        """The rules whose figure some step has, each with the first step at which it would have rung."""
         found = []
         for rule in RULES:
             steps, base = sorted(self._steps), None
@@ -188,7 +188,7 @@ def _sequences(step: _Step, base: _Step | None) -> int:
 
 
 def _beyond(rule: Rule, step: _Step, base: _Step | None) -> tuple[float, float]:
-    """How far the logarithm of the step's figure lies beyond the bound, and its variance."""
+    """The distance of the logarithm of the step's figure beyond the bound, and its variance."""
     with np.errstate(all="ignore"):
         value, variance = _log_figure(rule, step)
         if base is not None:

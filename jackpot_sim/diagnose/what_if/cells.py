@@ -1,4 +1,4 @@
-"""What corrections weigh as one, tokens or whole sequences, and the figures of it that a pair (a, w) gives."""
+"""Cells, the tokens or whole sequences that corrections weigh as one, and the figures that a pair (a, w) gives."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from jackpot_sim.estimators import TokenWeights
 
 @dataclass(frozen=True, eq=False)
 class Cells:
-    """What is weighed as one: each token of a block, or each of its sequences where all its tokens weigh the same.
+    """The cells of a block: its tokens, or its sequences where all tokens of each weigh the same.
 
     Attributes:
         count: the tokens of each cell, (cells,); None: 1.

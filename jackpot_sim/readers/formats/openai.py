@@ -39,7 +39,7 @@ def _knows(content: Mapping[str, Any]) -> bool:
 
 
 def _split(record: Record) -> Iterator[Fields]:
-    """Each choice of the answer, with the answer's own fields."""
+    """The choices of the answer, each with the answer's own fields."""
     content = _answer(record.content)
     choices = Fields(content, record.place).needed("choices")
     shared = {key: value for key, value in content.items() if key not in ("choices", "index")}

@@ -25,7 +25,7 @@ Entry = tuple[float, int | None]
 
 
 def _split(record: Record) -> Iterator[Fields]:
-    """Each output of the request, with the request's own fields."""
+    """The outputs of the request, each with the request's own fields."""
     request = Fields(record.content, record.place, record.name)
     outputs = request.needed("outputs")
     if not isinstance(outputs, list) or not all(isinstance(each, Mapping) for each in outputs):
@@ -90,7 +90,7 @@ def _flat(given: Mapping[str, Any]) -> list[dict[int, Entry]]:
 
 
 def _likeliest(rows: Sequence[Mapping[int, Entry]]) -> TopK | None:
-    """As many of the likeliest tokens as each row has; None where a row has none, or no ranks."""
+    """The likeliest tokens, as many as every row has; None where a row has none, or no ranks."""
     k = min((_ranked(row) for row in rows if row), default=0)
     if not k:
         return None

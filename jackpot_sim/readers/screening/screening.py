@@ -18,7 +18,7 @@ from jackpot_sim.readers.table import TokenTable
 
 
 class Screening:
-    """What a dump holds besides tokens that count, found while its tables pass.
+    """The screen of a dump: it finds what is no token that counts, while the tables pass.
 
     Every token that is read is used or left out, for the first of its reasons: read = used + Σ left_out.
     Tables pass in the order of the dump, once; what is kept of them is 12 bytes a sequence and a few counts. No
@@ -105,7 +105,7 @@ class Screening:
 
 
 def _places(table: TokenTable, out: Flags, blame: Blame) -> Iterator[str]:
-    """Where the first tokens stand, and the side that is the cause, where it is one."""
+    """The places of the first tokens, and the side that is the cause, where it is one."""
     for token in np.flatnonzero(out)[:SAMPLES].tolist():
         sequence = int(np.searchsorted(table.starts, token, side="right")) - 1
         actor, policy = blame.actor[token], blame.policy[token]

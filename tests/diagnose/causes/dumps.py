@@ -95,7 +95,7 @@ class Dump:
 
 
 def evidence_of(table: TokenTable) -> Evidence:
-    """What one pass gives to causes, of a dump that is its own sample."""
+    """The evidence that one pass gives to causes, of a dump that is its own sample."""
     screening = Screening()
     sample = screening.screen(table)
     return Evidence(

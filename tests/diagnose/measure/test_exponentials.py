@@ -11,7 +11,7 @@ from jackpot_sim.diagnose.measure.exponentials import Exponentials
 
 
 def of(*values: Floats) -> Exponentials:
-    """Each array, (groups, units), added to one of its own and merged."""
+    """Arrays, (groups, units), each added to one of its own and merged."""
     whole = Exponentials()
     for each in values:
         part = Exponentials()

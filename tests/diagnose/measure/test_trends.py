@@ -13,7 +13,7 @@ from tests.diagnose.measure.tables import cut, drawn, filled, table_of
 
 
 def stepped(scales: list[float], sequences: int = 40, seed: int = 0, shift: float = 0.0) -> TokenTable:
-    """As many steps as scales of ℓ, with their sequences one after the other."""
+    """Steps, one for each scale of ℓ, with their sequences one after the other."""
     generator = np.random.default_rng(seed)
     lengths = np.full(sequences * len(scales), 25)
     scale = np.repeat(scales, sequences * 25)

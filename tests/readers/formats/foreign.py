@@ -38,7 +38,7 @@ def place(module: ModuleType, *objects: Any) -> None:
 
 
 def torch_bytes(value: Any) -> bytes:
-    """What torch.save writes."""
+    """The bytes that torch.save writes."""
     import torch
 
     buffer = io.BytesIO()

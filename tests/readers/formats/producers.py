@@ -210,7 +210,7 @@ def slime_both(folder: Path, rollouts: Sequence[Rollout]) -> list[Path]:
 
 
 def chunks(rollout: Rollout, values: Any, rank: int, size: int) -> Any:
-    """What a rank of context parallelism holds: the tokens are cut into 2·size chunks, of which it has two.
+    """The part of a rank of context parallelism: the tokens are cut into 2·size chunks, of which it has two.
 
     A token's log-prob is computed where the token before it lies.
     """

@@ -109,9 +109,9 @@ def test_whole_numbers_may_be_written_with_a_point(tmp_path: Path) -> None:
     rows = token_rows((3, 2))
     pointed = [row | {"token": float(row["token"]), "step": 4.0, "weight_version": 3.0} for row in rows]
     for kind in (list, sequence_rows):
-        for one, other in zip(
-            read(written(tmp_path / "x", kind(rows))), read(written(tmp_path / "y", kind(pointed))), strict=True
-        ):
+        whole, found = read(written(tmp_path / "x", kind(rows))), read(written(tmp_path / "y", kind(pointed)))
+        assert [(each.step, each.token.dtype) for each in found if each.token is not None] == [(4, np.int64)] * 2
+        for one, other in zip(whole, found, strict=True):
             same(one, other)
 
 
