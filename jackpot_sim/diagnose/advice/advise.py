@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from jackpot_sim.core.intervals import FEWEST
-from jackpot_sim.diagnose.advice.choice import Choice, Tried, chosen
+from jackpot_sim.diagnose.advice.choice import Choice, Tried, chosen, missing
 from jackpot_sim.diagnose.advice.configuration import configuration
 from jackpot_sim.diagnose.advice.judged import GAP, TAIL_LOW, Judged, judged
 from jackpot_sim.diagnose.advice.targets import Target
@@ -61,7 +61,9 @@ def advise(
     causes = [each for each in causes if not _is_note(each)]
     serious = next((each for each in causes if each.name in SERIOUS and _comes_first(each, causes)), None)
     if size.state is State.HEALTHY and serious is None:
-        return _healthy(size, causes, target, evidence.metrics)
+        harmful = missing(Weighed(evidence.sample), effects, target)
+        verdict, advice = _healthy(size, causes, target, evidence.metrics)
+        return _dropped(harmful, verdict, advice) if harmful else (verdict, advice)
     if size.state is State.UNDECIDED and serious is None:
         return _too_few(f"{_listed(size.reasons)}, and either side of it is possible", size.more, target)
     verdict = _problem(size, causes)
@@ -94,6 +96,15 @@ def _mend(fault: Cause, size: Judged, target: Target) -> tuple[Verdict, Advice]:
     if size.state is State.PROBLEM:
         changes.append("a mismatch that stays large after it, which would then need a correction")
     return verdict, Advice(action="fix-cause", sentence=fault.remedy, target=target.sentence, changes_mind=changes)
+
+
+def _dropped(harmful: Sequence[Tried], verdict: Verdict, advice: Advice) -> tuple[Verdict, Advice]:
+    """The verdict and the advice where the user's own corrections do harm that the mismatch does not."""
+    told = _listed([f"{each.name} {_effect(each.figures)}" for each in harmful])
+    names = _listed([each.name for each in harmful])
+    sentence = f"Your own correction does the harm: {told}. {verdict.sentence}"
+    remedy = f"Leave out {names}. {advice.sentence}"
+    return Verdict(state=State.PROBLEM, sentence=sentence), advice.model_copy(update={"sentence": remedy})
 
 
 def _healthy(

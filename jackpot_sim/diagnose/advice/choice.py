@@ -95,6 +95,13 @@ def chosen(sample: Weighed, effects: Sequence[Effect], target: Target) -> Choice
     return Choice(None, (), own, untouched, bool(unclear or helpless), more, nearest)
 
 
+def missing(sample: Weighed, effects: Sequence[Effect], target: Target) -> list[Tried]:
+    """The user's own corrections that surely miss a target, where no correction at all surely meets it."""
+    if not _meets(sample.sums(estimators.get("none")), target):
+        return []
+    return [each for each in _own(sample, effects) if _slack(each.sums, target).high < 0]
+
+
 def _first(corrections: Sequence[Tried], none: Floats) -> Tried | None:
     """The first of the corrections than which none surely leaves less bias, by `MARGIN` of that of none."""
     if not corrections:
@@ -150,8 +157,13 @@ def _users(effects: Sequence[Effect]) -> Sequence[Effect]:
 
 def _meets(sums: Floats, target: Target) -> bool:
     """True where a correction meets a target, for sure."""
+    return _slack(sums, target).low >= 0
+
+
+def _slack(sums: Floats, target: Target) -> Interval:
+    """The interval of the margin by which a correction meets a target."""
     there, without = slack(figures(sums.sum(axis=0)), target), slack(figures(left_out(sums)), target)
-    return intervals.of_left_out(float(there), without).low >= 0
+    return intervals.of_left_out(float(there), without)
 
 
 def _surely_less(first: Floats, second: Floats, none: Floats | None = None) -> bool:

@@ -233,3 +233,16 @@ def test_advantages_that_are_all_zero_leave_the_advice_of_a_dump_without_any() -
     found = [advise(evidence(table), [], [], Target())[1] for table in (zero, LARGE)]
     assert found[0] == found[1]
     assert found[0].action == "correct"
+
+
+def test_a_correction_of_the_users_own_that_drops_what_needs_no_correction_is_a_problem() -> None:
+    harmful, harmless = "verl:decoupled_geo_rs", "tis(clip=2)"
+    verdict, advice = advise(evidence(SMALL), [], effects(SMALL, harmful, harmless), Target())
+    assert verdict.state is State.PROBLEM
+    assert verdict.sentence.startswith(f"Your own correction does the harm: {harmful} keeps 0.")
+    assert harmless not in verdict.sentence
+    assert "The mismatch is small" in verdict.sentence
+    assert advice.sentence.startswith(f"Leave out {harmful}. No correction is needed")
+    verdict, advice = advise(evidence(SMALL), [], effects(SMALL, harmless), Target())
+    assert verdict.state is State.HEALTHY
+    assert advice.sentence.startswith("No correction is needed")
