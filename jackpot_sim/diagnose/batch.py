@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol, Self
@@ -9,7 +10,7 @@ from typing import Protocol, Self
 import numpy as np
 
 from jackpot_sim.core import log_ratios
-from jackpot_sim.core.arrays import Floats, Ints
+from jackpot_sim.core.arrays import Flags, Floats, Ints
 from jackpot_sim.core.numerics import exp_difference, log_ratio
 from jackpot_sim.diagnose.laws import Laws, laws
 from jackpot_sim.readers.table import TokenTable
@@ -19,6 +20,15 @@ GROUPS = 512
 
 Up to so many sequences, each is a group of its own; beyond, memory no longer grows with the dump.
 """
+
+
+CONFIDENT, LOWER = math.log(0.5), 2.0
+"""A confident disagreement: the actor gave the token at least this log-prob, and the policy so many nats less."""
+
+
+def disagrees_confidently(actor_log_probs: Floats, log_ratio: Floats) -> Flags:
+    """True at tokens to which the actor gave at least 0.5 and the policy more than 2 nats less, (N,)."""
+    return np.asarray((actor_log_probs >= CONFIDENT) & (log_ratio < -LOWER))
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,6 +88,11 @@ class Batch:
         """log q of each token, (N,), nats."""
         assert self.table.actor_log_probs is not None
         return self.table.actor_log_probs
+
+    @cached_property
+    def confident(self) -> Floats:
+        """1 at tokens where the policy disagrees with a confident actor, else 0, (N,)."""
+        return disagrees_confidently(self.actor_log_probs, self.log_ratio).astype(np.float64)
 
     @cached_property
     def group(self) -> Ints:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Protocol, Self
 
 from jackpot_sim.diagnose import results
-from jackpot_sim.diagnose.batch import Batch
+from jackpot_sim.diagnose.batch import Accumulator, Batch
 from jackpot_sim.diagnose.evidence import Evidence
 from jackpot_sim.diagnose.measure.breakdowns import Breakdowns
 from jackpot_sim.diagnose.measure.figures import figures
@@ -54,14 +54,8 @@ class Screens(Protocol):
         """The tokens of a table that count; None for none."""
 
 
-class WhatIf(Protocol):
+class WhatIf(Accumulator, Protocol):
     """An accumulator of the effects of corrections."""
-
-    def add(self, batch: Batch) -> None:
-        """Takes the batch in."""
-
-    def merge(self, later: Self) -> None:
-        """Takes in what another one has of the batches that come next."""
 
     def results(self) -> list[results.Effect]:
         """The effect of each correction."""

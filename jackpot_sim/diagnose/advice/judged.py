@@ -6,10 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from jackpot_sim.diagnose.results import BAD, GOOD, STABLE, Figure, State
-
-HALF = 0.5
-"""The effective share of the tokens under weights p/q below which exact weights at least double the variance."""
+from jackpot_sim.diagnose.results import BAD, GOOD, HALF, STABLE, Figure, State
 
 OVERLAP = ("overlap_p5_low", "overlap_p5_high")
 """The 5th percentile of the overlap, at the low and at the high end of its bracket."""

@@ -15,7 +15,8 @@ from jackpot_sim.estimators.mismatch.clusters import Units
 from jackpot_sim.readers.table import TokenTable
 
 HARMLESS = 1e-3
-"""Mean k3, nats per token, up to which a mismatch is no fault: bf16 and int8 engines lie below."""
+"""Mean k3, nats per token, up to which a mismatch is no fault: below it lie bf16 and int8 actors of the small models of
+`python -m tests.confusion`. A real model in bf16 may lie above, and is then named as `precision`."""
 FLOOR = 1e-5
 """The square of ℓ that is added before its logarithm is taken: differences below |ℓ| ≈ 0.003 count for nothing."""
 _ROUNDING = 1e-3

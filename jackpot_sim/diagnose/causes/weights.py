@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from jackpot_sim.core.arrays import Flags, Ints
+from jackpot_sim.diagnose.batch import disagrees_confidently
 from jackpot_sim.diagnose.causes import chance
 from jackpot_sim.diagnose.causes.finding import Finding
 from jackpot_sim.diagnose.causes.view import HARMLESS, View
@@ -70,7 +71,7 @@ def weight_sync(view: View) -> Finding | None:
     if k3_after < HARMLESS or not chance.larger(view.sizes, after, tries):
         return None
     explains = 1 - _mean_square(view, ~after) / _mean_square(view, after)
-    sure = (view.actor > np.log(0.5)) & (view.log_ratio < -2)
+    sure = disagrees_confidently(view.actor, view.log_ratio)
     disagree = float(sure[after[view.table.owner]].mean())
     return Finding(
         name=CauseName.WEIGHT_SYNC,

@@ -15,7 +15,7 @@ import numpy as np
 from jackpot_sim.core.arrays import Floats, Ints
 from jackpot_sim.core.backend import overflow_to_inf
 from jackpot_sim.diagnose.batch import Batch
-from jackpot_sim.diagnose.measure.metrics import FAR, disagrees_confidently
+from jackpot_sim.diagnose.measure.metrics import FAR
 from jackpot_sim.diagnose.results import Breakdown, Row
 
 FIGURES = ("k1", "k3", "abs_log_ratio_mean", "far_share", "probability_gap", "confident_disagreement")
@@ -140,7 +140,7 @@ class Breakdowns:
 
 def _values(batch: Batch) -> list[Floats]:
     far = (batch.size > FAR).astype(np.float64)
-    return [-batch.log_ratio, batch.k3, batch.size, far, batch.probability_gap, disagrees_confidently(batch)]
+    return [-batch.log_ratio, batch.k3, batch.size, far, batch.probability_gap, batch.confident]
 
 
 class _Runs(NamedTuple):

@@ -25,8 +25,6 @@ from jackpot_sim.estimators.mismatch.summaries import SAMPLED
 
 FAR = 1.0
 """The |ℓ|, nats, from which on a token disagrees strongly: its ratio is above 2.7 or below 0.37."""
-CONFIDENT, LOWER = math.log(0.5), 2.0
-"""A confident disagreement: the actor gave the token at least this log-prob, and the policy so many nats less."""
 
 OWN = {
     "abs_log_ratio_mean": "mean over tokens of |ℓ|, nats",
@@ -55,11 +53,6 @@ _OF_TOKENS: dict[str, Scale | None] = {
 _OF_SEQUENCES: dict[str, Scale | None] = {"log_perplexity_gap": intervals.LINEAR, "perplexity_ratio": intervals.LOG}
 
 
-def disagrees_confidently(batch: Batch) -> Floats:
-    """1 for tokens to which the actor gave at least 0.5 and the policy more than 2 nats less, (N,), else 0."""
-    return ((batch.actor_log_probs >= CONFIDENT) & (batch.log_ratio < -LOWER)).astype(np.float64)
-
-
 class Metrics:
     """An accumulator of the figures that sums give; memory does not grow with the dump."""
 
@@ -80,7 +73,7 @@ class Metrics:
             exponentials.add(values, lambda *columns: batch.by_group(np.stack(columns, axis=-1)))
         with overflow_to_inf(), np.errstate(over="ignore"):
             k1, k2 = (np.asarray(of(log_ratio)) for of in (log_ratios.k1, log_ratios.k2))
-            rest = (size, np.exp(size), (size > FAR).astype(np.float64), disagrees_confidently(batch))
+            rest = (size, np.exp(size), (size > FAR).astype(np.float64), batch.confident)
             self._of_tokens += batch.token_sums(k1, k2, batch.k3, batch.probability_gap, *rest)
             self._of_sequences += batch.by_group(np.stack([-mean, np.exp(-mean)], axis=-1))
         # Less 1, p and q keep their digits where most are near 1.

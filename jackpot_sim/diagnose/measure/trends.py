@@ -22,16 +22,15 @@ from jackpot_sim.core.arrays import Floats
 from jackpot_sim.core.backend import overflow_to_inf
 from jackpot_sim.core.intervals import FEWEST, LEVEL, of_share_moments
 from jackpot_sim.diagnose.batch import Batch
-from jackpot_sim.diagnose.measure.metrics import disagrees_confidently
-from jackpot_sim.diagnose.results import Alarm
+from jackpot_sim.diagnose.results import BAD, HALF, STABLE, Alarm
 
-OVERLAP, PERCENTILE = 0.86, 0.05
-"""Training was reported stable where the 5th percentile of the overlap of a token's laws is at least 0.86."""
+PERCENTILE = 0.05
+"""The level of the quantile of the overlap that `STABLE` bounds."""
 FIRST_STEPS = 3
 """The first steps, to which a rise is compared."""
 
 SUMS = ("tokens", "k3", "probability_gap", "ratio", "square", "confident", "apart", "laws")
-"""The sums of a step: the last two are the tokens whose overlap is below `OVERLAP` for sure, and those with top-k."""
+"""The sums of a step: the last two are the tokens whose overlap is below `STABLE` for sure, and those with top-k."""
 
 
 @dataclass(frozen=True)
@@ -63,12 +62,12 @@ RULES = (
         3.0,
         to_first=True,
     ),
-    Rule("probability-gap", "mean |p − q| of a step above 0.01 (verl: bad)", _mean("probability_gap"), 0.01),
+    Rule("probability-gap", f"mean |p − q| of a step above {BAD:g} (verl: bad)", _mean("probability_gap"), BAD),
     Rule(
         "ess",
-        "effective share of the tokens of a step, under weights p/q, below 0.5",
+        f"effective share of the tokens of a step, under weights p/q, below {HALF:g}",
         {"ratio": 2, "tokens": -1, "square": -1},
-        0.5,
+        HALF,
         above=False,
     ),
     Rule(
@@ -80,7 +79,7 @@ RULES = (
     ),
     Rule(
         "overlap",
-        "5th percentile of Σ min(p, q) over the tokens of a step below 0.86, even at the high end of its bracket",
+        f"5th percentile of Σ min(p, q) over tokens of a step below {STABLE:g}, even at the high end of its bracket",
         _mean("apart", "laws"),
         PERCENTILE,
         is_share=True,
@@ -156,9 +155,9 @@ def _per_sequence(batch: Batch) -> Floats:
     apart = known = np.zeros(len(ratio))
     if batch.laws is not None:
         known = batch.laws.known.astype(np.float64)
-        apart = (batch.laws.overlap_high < OVERLAP).astype(np.float64)
-    confident = disagrees_confidently(batch)
-    columns = (np.ones(len(ratio)), batch.k3, batch.probability_gap, ratio, ratio * ratio, confident, apart, known)
+        apart = (batch.laws.overlap_high < STABLE).astype(np.float64)
+    of_ratios = (np.ones(len(ratio)), batch.k3, batch.probability_gap, ratio, ratio * ratio)
+    columns = (*of_ratios, batch.confident, apart, known)
     return np.stack([batch.table.per_sequence(each) for each in columns], axis=-1)
 
 

@@ -9,8 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from jackpot_sim import estimators
 from jackpot_sim.diagnose.report import as_json, plots, records
 from jackpot_sim.diagnose.results import Breakdown, Row
+from jackpot_sim.estimators import Tokens
 from jackpot_sim.readers.table import TokenTable
 from jackpot_sim.studies.errors import StudyError
 from tests.cases import each
@@ -114,3 +116,23 @@ def test_steps_are_plotted_with_their_rewards(rewards: list[float | None], tmp_p
     assert len(figure.axes) == 1 + any(reward is not None for reward in rewards)
     one_step = by_step.model_copy(update={"breakdowns": [Breakdown(by="step", rows=rows[:1])]})
     assert "steps.png" not in {path.name for path in plots.draw(table([30, 3]), one_step, tmp_path)}
+
+
+def test_the_rules_that_are_plotted_are_those_of_the_corrections() -> None:
+    """A token is left as it is where its size is at most the threshold."""
+    generator = np.random.default_rng(3)
+    q = np.log(generator.uniform(0.05, 0.9, 500))
+    p = np.log(np.clip(np.exp(q) * np.exp(generator.normal(0, 0.7, 500)), 1e-4, 0.999))
+    made = {
+        "tis": lambda x: estimators.get("tis", clip=x),
+        "mis": lambda x: estimators.get("mis", low=1 / x, high=x),
+        "tv-mask": lambda x: estimators.get("tv-mask", epsilon=x),
+    }
+    rules = {rule.name: rule for rule in plots._rules()}
+    assert rules.keys() == made.keys()
+    for name, rule in rules.items():
+        for beyond in (0.05, 0.1, 0.3):
+            pair = made[name](rule.start + beyond).weights(Tokens(p - q, policy_log_probs=p, actor_log_probs=q))
+            untouched = (np.asarray(pair.accept) == 1) & np.isclose(np.asarray(pair.weight), np.exp(p - q), rtol=1e-12)
+            assert 0 < untouched.mean() < 1
+            assert np.array_equal(rule.size(p, q) <= beyond, untouched), name
