@@ -2,8 +2,8 @@
 
 A threshold that is looser than need be keeps weights that carry a batch, and one that is tighter cuts signal. So the
 frameworks' default stays where it meets the target, and otherwise moves only as far as it must. The intervals are
-those of `core.intervals`, from the threshold that is found without each sequence. They cover 0.92 to 0.98 from 16
-sequences on, where percentiles of a bootstrap over sequences cover 0.62 to 0.93: the threshold hangs on few tokens.
+those of `core.intervals`, from the threshold that is found without each sequence, and not percentiles of a bootstrap:
+the threshold hangs on few tokens, which a bootstrap draws or misses. Their coverage is simulated in the tests.
 """
 
 from __future__ import annotations

@@ -91,5 +91,5 @@ def test_the_interval_covers_the_true_threshold(own: float, shared: float, keep:
     for seed in range(60):
         found = threshold(Weighed(gaussian(24, 10, own, shared, seed)), FAMILIES["tis"], Target(keep=keep, ess=0.01))
         covered.append(found.low <= true <= found.high)
-    # A binomial of 60 at 0.95 has a standard deviation of 0.028; percentiles of a bootstrap cover 0.8 here.
+    # A binomial of 60 at 0.95 has a standard deviation of 0.028.
     assert np.mean(covered) >= 0.88
