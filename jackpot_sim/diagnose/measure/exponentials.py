@@ -21,7 +21,7 @@ LARGEST = 600.0
 FEW, STRICTER = 16, 0.4
 """The units per group up to which the means of groups may spread as widely as in `summaries`, and its share beyond.
 
-The means of many units hide the tail that single ones show. `python -m tests.interval_coverage dump` shows the coverage.
+The means of many units hide the tail that single ones show; `python -m tests.interval_coverage dump` has the coverage.
 """
 
 
