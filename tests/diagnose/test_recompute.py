@@ -14,10 +14,11 @@ from jackpot_sim.environments.language_models.sampling_law import SamplingLaw
 from jackpot_sim.readers.errors import DumpError
 from jackpot_sim.readers.sequence import DumpedSequence
 from tests.environments.tiny_checkpoints import save_checkpoint
-from tests.readers.formats.producers import openai_text, slime_train, vllm
+from tests.readers.formats.one_sided import openai_text, vllm
 from tests.readers.formats.reading import read
 from tests.readers.formats.rollouts import Rollout
 from tests.readers.formats.rollouts import rollouts as rollouts
+from tests.readers.formats.trainers import slime_train
 
 pytest.importorskip("torch")
 pytest.importorskip("transformers")

@@ -11,9 +11,10 @@ import pytest
 from jackpot_sim.readers.beside import beside
 from jackpot_sim.readers.errors import DumpError
 from jackpot_sim.readers.open_dump import open_dump
-from tests.readers.formats.producers import miles, nemo_rl, open_instruct, prime_rl, slime_rollout_sample
+from tests.readers.formats.one_sided import open_instruct
 from tests.readers.formats.rollouts import STEP, Rollout
 from tests.readers.formats.rollouts import rollouts as rollouts
+from tests.readers.formats.trainers import miles, nemo_rl, prime_rl, slime_rollout_sample
 
 
 def write(path: Path, content: Any) -> None:

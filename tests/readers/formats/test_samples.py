@@ -14,10 +14,11 @@ from jackpot_sim.readers.formats import miles, slime
 from jackpot_sim.readers.formats.chunks import assembled, places
 from jackpot_sim.readers.sequence import DumpedSequence
 from tests.cases import each, every
-from tests.readers.formats.producers import miles_files, saved, slime_rollout_sample, slime_train_file
 from tests.readers.formats.reading import of_contents, read
 from tests.readers.formats.rollouts import STEP, Rollout
 from tests.readers.formats.rollouts import rollouts as rollouts
+from tests.readers.formats.trainers import miles_files, slime_rollout_sample, slime_train_file
+from tests.readers.formats.written import saved
 
 
 def of_samples(*samples: dict[str, Any]) -> list[DumpedSequence]:

@@ -1,0 +1,37 @@
+"""The doors of environments, a file a world."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from tests.doors.environments.models import MODELS
+from tests.doors.environments.sequences import SEQUENCES_DOORS
+from tests.doors.environments.states import STATES
+
+EXEMPT: Mapping[str, str] = {
+    "environments.language_models.block_gradients.OtherTokens.beside": "called by gradients, which has checked it",
+    "environments.language_models.completions.Completions.logits": "its arrays are a model's parameters, by name",
+    "environments.language_models.example.trained_model": "trains for minutes; its check is that of loss_on",
+    "environments.language_models.scoring.Scorer.log_probs": "a protocol",
+    "environments.language_models.scoring.Scorer.log_probs_along": "a protocol",
+    "environments.language_models.scoring.Scorer.draw": "a protocol",
+    "environments.language_models.walking.on_device": "takes any array",
+    "environments.language_models.walking.new_tokens": "prompts that check_tree has checked",
+    "environments.prefix_tree.PrefixShift": "a result",
+    "environments.states.actor_file.ActorFile.actor_law": "compared with a file",
+    "environments.states.actor_file.ActorFile.solve": "looks at no array",
+    "environments.states.advantage.FileAdvantage.draw": "compared with a file",
+    "environments.states.mismatch.Mismatch.laws": "abstract",
+    "environments.states.mismatch.Mismatch.solve": "abstract",
+    "environments.states.mismatch.TransformedLaw.laws": "as actor_law",
+    "environments.states.mismatch.TransformedLaw.actor_law": "abstract",
+    "environments.states.compressed.QuantizedLogits.solve": "looks at no array",
+    "environments.states.compressed.LowerOrder.solve": "looks at no array",
+    "environments.states.perturbed.DirichletMixture.solve": "looks at no array",
+    "environments.states.perturbed.LogitNoise.solve": "looks at no array",
+    "environments.states.perturbed.Temperature.solve": "looks at no array",
+    "environments.states.stale.StaleLogits.solve": "looks at no array",
+}
+"""The public functions without a door, and why."""
+
+DOORS = (*STATES, *SEQUENCES_DOORS, *MODELS)
