@@ -70,9 +70,10 @@ MAY_IMPORT_INSIDE = {
     "jackpot_sim.diagnose.__main__": ("cli",),
     f"{ENVIRONMENTS}.language_models": (),
     f"{ENVIRONMENTS}.states": (),
-    f"{ENVIRONMENTS}.sources": ("language_models", "states"),
+    f"{ENVIRONMENTS}.engines": ("language_models",),
+    f"{ENVIRONMENTS}.sources": ("language_models", "engines", "states"),
     f"{ENVIRONMENTS}.sequences": ("language_models", "sources"),
-    f"{ENVIRONMENTS}.rollouts": ("language_models", "sources", "sequences"),  # a reward of tokens serves both worlds
+    f"{ENVIRONMENTS}.rollouts": ("language_models", "engines", "sources", "sequences"),  # rewards serve both worlds
 }
 """The subpackages that a subpackage may import besides itself and the files of its package, which import none.
 

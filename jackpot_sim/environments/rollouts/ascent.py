@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from typing_extensions import override
 
+from jackpot_sim.environments.engines.engine import ModelEngine
 from jackpot_sim.environments.language_models.block_gradients import token_log_probs
 from jackpot_sim.environments.language_models.library import Model, Tensor
-from jackpot_sim.environments.language_models.scoring import CausalLM
 from jackpot_sim.environments.language_models.teaching import TrainingPath
 from jackpot_sim.environments.rollouts.built import RewardAfter, Setup
 
@@ -36,7 +36,7 @@ class RolloutAscent(TrainingPath):
 
         setup = self._setup
         prompt = np.sort(np.resize(generator.permutation(len(setup.prompts)), self._batch))
-        written = setup.write(CausalLM(model), "policy", prompt, generator.random((self._batch, setup.length)))
+        written = setup.write(ModelEngine.of(model), "policy", prompt, generator.random((self._batch, setup.length)))
         reward = self._reward(prompt, written.tokens, written.mask)
         log_probs = token_log_probs(
             model, setup.prompts, prompt, written.tokens, written.mask, setup.policy_law.temperature

@@ -18,12 +18,12 @@ from jackpot_sim.core.checks import check_integers, check_reals, check_same_shap
 from jackpot_sim.core.numerics import log_softmax
 from jackpot_sim.core.sequence_divergences import ratio_of_means
 from jackpot_sim.core.sequences import per_sequence
+from jackpot_sim.environments.engines.engine import Engine, LawEngine, ModelEngine, Order
 from jackpot_sim.environments.fields import check_count
-from jackpot_sim.environments.language_models.generation import Written, generate
+from jackpot_sim.environments.language_models.generation import Written
 from jackpot_sim.environments.language_models.memory import run_fitting
 from jackpot_sim.environments.language_models.sampling_law import SamplingLaw
 from jackpot_sim.environments.language_models.scoring import CausalLM
-from jackpot_sim.environments.language_models.streaming import laws
 from jackpot_sim.environments.randomness import keyed_generator
 from jackpot_sim.environments.recorded import LogProbs
 
@@ -103,37 +103,25 @@ class Setup:
         for each in self.prompts:
             check_integers(each, "prompts", "length of a prompt")
 
-    def write(self, scorer: CausalLM, role: Role, prompt: Ints, uniforms: Floats) -> Written:
+    def write(self, engine: Engine, role: Role, prompt: Ints, uniforms: Floats) -> Written:
         """A rollout after each of the prompts numbered `prompt`, shape (n,), from uniforms (n, length)."""
-        return generate(
-            scorer,
-            self.prompts,
-            prompt,
-            uniforms,
+        order = Order(
             sampling=self.actor_law if role == "actor" else self.policy_law,
             end_tokens=self.end_tokens,
             batch_size=self.batch_size,
             support=role == "actor" and self.log_probs is LogProbs.SUPPORT,
             report=lambda done: LOG.info("the %s has written %d of %d rollouts", role, done, len(uniforms)),
         )
+        return engine.write(self.prompts, prompt, uniforms, order)
 
-    def pairs(self, policy: CausalLM, actor: CausalLM, written: Written) -> Iterator[LawPair]:
+    def pairs(self, policy: LawEngine, actor: LawEngine, written: Written) -> Iterator[LawPair]:
         """The two laws at every token, a few rows at a time."""
         sampled_from = [(policy, self.policy_law), (actor, self.actor_law)]
         if self.log_probs is LogProbs.RAW:
             sampled_from.append((actor, SamplingLaw()))
         streams = [
-            laws(
-                scorer,
-                self.prompts,
-                written.prompt,
-                written.tokens,
-                written.mask,
-                sampling=law,
-                batch_size=self.batch_size,
-                rows=self.rows,
-            )
-            for scorer, law in sampled_from
+            engine.laws(self.prompts, written, sampling=law, batch_size=self.batch_size, rows=self.rows)
+            for engine, law in sampled_from
         ]
         done = -1
         for p, q, *others in zip(*streams, strict=True):
@@ -150,7 +138,7 @@ class Setup:
                 replayed = log_softmax(xp.where(on_device, p.log_probs, -math.inf))
             yield LawPair(p.sequence, p.step, p.log_probs, q.log_probs, believed, replayed)
 
-    def kl(self, policy: CausalLM, actor: CausalLM, written: Written) -> tuple[float, float]:
+    def kl(self, policy: LawEngine, actor: LawEngine, written: Written) -> tuple[float, float]:
         """KL(policy‖actor) per token over rollouts of the policy, nats, and its standard error; prompts are fixed."""
         kl = np.zeros(written.tokens.shape)
         for pair in self.pairs(policy, actor, written):
@@ -183,7 +171,7 @@ class RealisedRollouts:
         achieved: the mean KL(policy‖actor) per token over a few rollouts of the policy, nats.
         achieved_se: its standard error over those rollouts.
         policy: the policy that is trained; p_ref and p_new are one.
-        actor: the policy that writes the rollouts.
+        actor: the engine that writes the rollouts.
         reward: the reward of a completion.
         baseline: b of every prompt, (prompts,): the mean reward of rollouts of the policy that serve nothing else.
         block: a pattern of the names of the parameters in whose space gradients are taken, or None.
@@ -196,7 +184,7 @@ class RealisedRollouts:
     achieved: float
     achieved_se: float
     policy: CausalLM
-    actor: CausalLM
+    actor: LawEngine
     reward: RewardAfter
     baseline: Floats
     block: str | None
@@ -228,9 +216,9 @@ class RealisedRollouts:
             axis=1,
         )
         prompt = np.tile(np.repeat(np.arange(prompts), n), replicates)
-        scorer = self.actor if role == "actor" else self.policy
-        return self.setup.write(scorer, role, prompt, uniforms.reshape(-1, length))
+        engine = self.actor if role == "actor" else ModelEngine(self.policy)
+        return self.setup.write(engine, role, prompt, uniforms.reshape(-1, length))
 
     def pairs(self, written: Written) -> Iterator[LawPair]:
         """The two laws at every token of rollouts of either policy, a few rows at a time."""
-        return self.setup.pairs(self.policy, self.actor, written)
+        return self.setup.pairs(ModelEngine(self.policy), self.actor, written)

@@ -21,6 +21,7 @@ import numpy as np
 
 from jackpot_sim.core.arrays import Flags, Floats, Ints
 from jackpot_sim.core.checks import check_reals
+from jackpot_sim.environments.engines.engine import LawEngine, ModelEngine, engine_of
 from jackpot_sim.environments.fields import BY_KIND, FORBID_EXTRA, check_count, check_positive
 from jackpot_sim.environments.knobs import Divergence
 from jackpot_sim.environments.language_models.build import check_model, check_same_vocabulary
@@ -234,19 +235,24 @@ class HuggingFace:
 
         positions = max(map(len, ids)) + self.length
         setting = Setting(policy.model, generator, other=other, positions=positions, ascent=ascent)
-        # Both are models here: mixtures are of tiny ones.
-        actors = cast("Callable[[float], tuple[CausalLM, CausalLM]]", self.actor.actors(setting))
+        pairs = self.actor.actors(setting)
+
+        def actors(knob: float) -> tuple[CausalLM, LawEngine]:
+            policy, actor = pairs(knob)
+            # No mixture of two models: mixtures are of tiny ones.
+            return policy, cast("LawEngine", engine_of(cast("CausalLM | LawEngine", actor)))
+
         uniforms = generator("kl").random((len(ids) * POLICY_ROLLOUTS, self.length))
         prompt = np.repeat(np.arange(len(ids)), POLICY_ROLLOUTS)
 
         @cache  # most actors leave the policy as it is
         def written_by(policy: CausalLM) -> Written:
-            return setup.fitting(lambda setup: setup.write(policy, "policy", prompt, uniforms))
+            return setup.fitting(lambda setup: setup.write(ModelEngine(policy), "policy", prompt, uniforms))
 
         @cache
         def kl_at(knob: float) -> tuple[float, float]:
             policy, actor = actors(knob)
-            return setup.fitting(lambda setup: setup.kl(policy, actor, written_by(policy)))
+            return setup.fitting(lambda setup: setup.kl(ModelEngine(policy), actor, written_by(policy)))
 
         def solved(target_kl: float) -> float:
             LOG.info("solving %s for a KL of %g", self.knob_name, target_kl)

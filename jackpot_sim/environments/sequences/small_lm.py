@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, cast
 
 import numpy as np
 
@@ -28,7 +28,7 @@ from jackpot_sim.environments.language_models.build import (
     load_tokenizer,
 )
 from jackpot_sim.environments.language_models.derivatives import log_prob_features
-from jackpot_sim.environments.language_models.scoring import CausalLM
+from jackpot_sim.environments.language_models.scoring import CausalLM, Scorer
 from jackpot_sim.environments.language_models.teaching import PolicyGradientAscent, Pretraining, StrideLanguage
 from jackpot_sim.environments.language_models.threads import torch_threads
 from jackpot_sim.environments.prefix_tree import PrefixTree, require_an_end
@@ -209,7 +209,9 @@ class SmallLM:
         base = CausalLM(setting.base)
         setting = replace(setting, laws=lambda: estimator.laws(base))
         require_an_end(self.tree, estimator.laws(base), "the policy")
-        actors, forwards = self.source.actors(setting), self.target_divergence == "kl_policy_actor"
+        # No engine: those are actors of real models.
+        actors = cast("Callable[[float], tuple[CausalLM, Scorer]]", self.source.actors(setting))
+        forwards = self.target_divergence == "kl_policy_actor"
 
         @cache
         def kl_at(knob: float) -> MeanKL:

@@ -16,6 +16,7 @@ import numpy as np
 
 from jackpot_sim.core.arrays import Floats, Ints
 from jackpot_sim.core.checks import check_integers, check_reals, check_same_shape
+from jackpot_sim.environments.engines.engine import Engine
 from jackpot_sim.environments.knobs import OneKnob
 from jackpot_sim.environments.language_models.build import LanguageModel, Model
 from jackpot_sim.environments.language_models.library import Tensor
@@ -73,8 +74,11 @@ class Setting:
     ascent: Callable[[float, int], TrainingPath] | None = None
 
 
-Actors: TypeAlias = Callable[[float], tuple[CausalLM, Scorer]]
-"""knob → (reference, actor): the policy before the update at hand, and the policy that writes the rollouts."""
+Actors: TypeAlias = Callable[[float], tuple[CausalLM, Scorer | Engine]]
+"""knob → (reference, actor): the policy before the update at hand, and what writes the rollouts.
+
+The actor of a tiny model is a `Scorer`, that of a real one a `CausalLM` or an `Engine` of its own.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,9 +8,9 @@ from typing import NamedTuple
 import numpy as np
 
 from jackpot_sim.core.arrays import Floats
+from jackpot_sim.environments.engines.engine import ModelEngine
 from jackpot_sim.environments.language_models.build import Model
 from jackpot_sim.environments.language_models.sampling_law import SamplingLaw
-from jackpot_sim.environments.language_models.scoring import CausalLM
 from jackpot_sim.environments.randomness import keyed_generator
 from jackpot_sim.training.models.texts import Texts
 from jackpot_sim.training.tasks.base import Problem, Task
@@ -55,12 +55,12 @@ def evaluated(
         temperature: the temperature of the samples.
         seed: the seed of the run.
     """
-    scorer, generator = CausalLM(policy), keyed_generator(seed, "evaluation")
-    _, greedy = texts.written(scorer, problems, 1, generator, sampling=_GREEDY)
+    engine, generator = ModelEngine.of(policy), keyed_generator(seed, "evaluation")
+    _, greedy = texts.written(engine, problems, 1, generator, sampling=_GREEDY)
     accuracy = float(np.mean(texts.task.rewards(texts.completions(greedy), problems)))
     if not samples:
         return Scores(accuracy, float("nan"), float("nan"))
-    _, sampled = texts.written(scorer, problems, samples, generator, sampling=SamplingLaw(temperature=temperature))
+    _, sampled = texts.written(engine, problems, samples, generator, sampling=SamplingLaw(temperature=temperature))
     repeated = [problem for problem in problems for _ in range(samples)]
     rewards: Floats = texts.task.rewards(texts.completions(sampled), repeated).reshape(-1, samples)
     return Scores(accuracy, float(rewards.mean()), float(rewards.max(-1).mean()))

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from jackpot_sim.environments.engines.engine import ModelEngine
 from jackpot_sim.environments.language_models.build import Model, TinyQwen3, Tokenizer, build
 from jackpot_sim.environments.language_models.checkpoints import Precision
-from jackpot_sim.environments.language_models.scoring import CausalLM
 from jackpot_sim.environments.randomness import keyed_generator
 from jackpot_sim.studies.errors import StudyError
 from jackpot_sim.training.config import Taught
@@ -55,7 +55,9 @@ def taught(config: Taught, texts: Texts, precision: Precision, seed: int, report
     for step in range(config.most_steps):
         if step % CHECK_EVERY == 0:
             try:
-                _, written = texts.written(CausalLM(model), checked, 1, keyed_generator(seed, "teaching", "check"))
+                _, written = texts.written(
+                    ModelEngine.of(model), checked, 1, keyed_generator(seed, "teaching", "check")
+                )
             except LawError as error:
                 raise StudyError(f"teaching diverged by step {step}: give a smaller policy.learning_rate") from error
             right = float(np.mean(texts.task.rewards(texts.completions(written), checked)))
@@ -106,7 +108,7 @@ def distilled(
             group["lr"] = DISTILLATION_RATE * 0.5 ** (step / HALF_LIFE)
         # States of both: the student is judged on its own, which the policy hardly visits at first.
         writer, generator = (policy, model)[step % 2], keyed_generator(seed, "distillation", step)
-        prompts, written = texts.written(CausalLM(writer), texts.task.problems(generator, BATCH), 1, generator)
+        prompts, written = texts.written(ModelEngine.of(writer), texts.task.problems(generator, BATCH), 1, generator)
         sequences = PaddedSequences.of(prompts, written.prompt, written.tokens, written.mask, model.device)
         _descend(optimizer, _kls(policy, model, sequences).mean())
     raise StudyError(
@@ -120,7 +122,7 @@ def rollout_kl(policy: Model, actor: Model, texts: Texts, generator: np.random.G
     import torch
 
     problems = texts.task.problems(generator, CHECKED)
-    prompts, written = texts.written(CausalLM(actor), problems, 1, generator)
+    prompts, written = texts.written(ModelEngine.of(actor), problems, 1, generator)
     sequences = PaddedSequences.of(prompts, written.prompt, written.tokens, written.mask, policy.device)
     with torch.no_grad():
         return float(_kls(policy, actor, sequences).mean())

@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 from collections import deque
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, TypeAlias, TypedDict
+from typing import TYPE_CHECKING, TypeAlias, TypedDict, cast
 
+from jackpot_sim.environments.engines.engine import Engine, engine_of
 from jackpot_sim.environments.language_models.build import Model
 from jackpot_sim.environments.language_models.scoring import CausalLM
 from jackpot_sim.environments.randomness import keyed_generator
@@ -40,8 +41,11 @@ class Server:
         self._past: deque[Weights] = deque(maxlen=config.lag + 1 if isinstance(config, StaleActor) else 1)
         self._old = copy.deepcopy(policy) if isinstance(config, StaleActor) else None
 
-    def actor(self) -> CausalLM:
-        """The actor that writes the next batch; called once for each batch."""
+    def actor(self) -> Engine:
+        """The engine that writes the next batch; called once for each batch."""
+        return engine_of(self._current())
+
+    def _current(self) -> CausalLM | Engine:
         if self.model is not None:
             return CausalLM(self.model)
         if isinstance(self._config, StaleActor):
@@ -54,13 +58,11 @@ class Server:
         assert isinstance(self._config, OnPolicy)
         return CausalLM(self._policy)
 
-    def _served(self, config: Served) -> CausalLM:
+    def _served(self, config: Served) -> CausalLM | Engine:
         setting = Setting(self._policy, lambda *key: keyed_generator(self._seed, "serving", *key))
         knob = config.source.knob
         assert knob is not None  # `Served` refuses a target
-        served = config.source.actors(setting)(knob)[1]
-        assert isinstance(served, CausalLM)
-        return served
+        return cast("CausalLM | Engine", config.source.actors(setting)(knob)[1])  # no mixture: these are of tiny ones
 
     def state(self) -> ServerState:
         """The server's part of a checkpoint."""

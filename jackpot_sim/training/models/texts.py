@@ -8,13 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from jackpot_sim.core.arrays import Flags, Ints
-from jackpot_sim.environments.language_models.build import check_positions
-from jackpot_sim.environments.language_models.completions import checked_prompts, right_padded
-from jackpot_sim.environments.language_models.generation import Written, generate
+from jackpot_sim.environments.engines.engine import Engine, Order
+from jackpot_sim.environments.language_models.completions import right_padded
+from jackpot_sim.environments.language_models.generation import Written
 from jackpot_sim.environments.language_models.library import Model, Tokenizer, end_tokens
 from jackpot_sim.environments.language_models.prompts import encoded
 from jackpot_sim.environments.language_models.sampling_law import SamplingLaw
-from jackpot_sim.environments.language_models.scoring import CausalLM
 from jackpot_sim.studies.errors import StudyError
 from jackpot_sim.training.errors import LawError
 from jackpot_sim.training.tasks.base import Problem, Task
@@ -52,7 +51,7 @@ class Texts:
 
     def written(
         self,
-        actor: CausalLM,
+        actor: Engine,
         problems: Sequence[Problem],
         samples: int,
         generator: np.random.Generator,
@@ -70,31 +69,24 @@ class Texts:
         prompts = self.prompts(problems)
         prompt = np.repeat(np.arange(len(prompts)), samples)
         uniforms = generator.random((len(prompt), self.length))
-        self._check(actor, prompts, prompt, uniforms.shape)
+        order = Order(
+            sampling=sampling,
+            end_tokens=frozenset(self.end_tokens),
+            batch_size=self.batch_size,
+            topk=topk,
+            support=support,
+        )
         try:
-            return prompts, generate(
-                actor,
-                prompts,
-                prompt,
-                uniforms,
-                sampling=sampling,
-                end_tokens=self.end_tokens,
-                batch_size=self.batch_size,
-                topk=topk,
-                support=support,
-            )
+            actor.check(prompts, prompt, self.length)
+        except ValueError as error:
+            raise StudyError(
+                f"the actor cannot read the task's prompts: {error}; give a model with a larger context, or a "
+                "smaller rollout.length, or one with the policy's vocabulary"
+            ) from error
+        try:
+            return prompts, actor.write(prompts, prompt, uniforms, order)
         except ValueError as error:  # the prompts were checked, so the model is at fault
             raise LawError(str(error)) from error
-
-    def _check(self, actor: CausalLM, prompts: list[Ints], prompt: Ints, shape: tuple[int, ...]) -> None:
-        try:
-            check_positions(actor.model, max(map(len, prompts)) + self.length, "the model")
-        except ValueError as error:
-            raise StudyError(f"{error}; give a model with a larger context, or a smaller rollout.length") from error
-        try:
-            checked_prompts(actor.model, prompts, prompt, shape)
-        except ValueError as error:
-            raise StudyError(f"the model cannot read the task's prompts: {error}") from error
 
     def completions(self, written: Written) -> list[str]:
         """The texts of the completions, without their end tokens."""

@@ -9,6 +9,12 @@ from tests.doors.environments.sequences import SEQUENCES_DOORS
 from tests.doors.environments.states import STATES
 
 EXEMPT: Mapping[str, str] = {
+    "environments.engines.engine.Engine.check": "a protocol",
+    "environments.engines.engine.Engine.write": "a protocol",
+    "environments.engines.engine.LawEngine.laws": "a protocol",
+    "environments.engines.engine.ModelEngine.check": "by checked_prompts",
+    "environments.engines.engine.ModelEngine.write": "by generate",
+    "environments.engines.engine.ModelEngine.laws": "compared with written by streaming.laws",
     "environments.language_models.block_gradients.OtherTokens.beside": "called by gradients, which has checked it",
     "environments.language_models.completions.Completions.logits": "its arrays are a model's parameters, by name",
     "environments.language_models.example.trained_model": "trains for minutes; its check is that of loss_on",

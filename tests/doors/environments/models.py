@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from jackpot_sim.core.topk import TopK
+from jackpot_sim.environments.engines.engine import ModelEngine
 from jackpot_sim.environments.language_models import (
     block_gradients,
     completions,
@@ -308,7 +309,7 @@ MODELS = (
     ),
     numpy_alone(
         "rollouts.built.Setup.write",
-        lambda prompt, uniforms: setup_of(*PROMPTS).write(scorer(), "actor", prompt, uniforms),
+        lambda prompt, uniforms: setup_of(*PROMPTS).write(ModelEngine(scorer()), "actor", prompt, uniforms),
         {"prompt": array("n", zeros), "uniforms": array("n *length", numbers(0, 1))},
     ),
     numpy_alone(

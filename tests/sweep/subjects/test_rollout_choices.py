@@ -140,10 +140,10 @@ def test_an_actor_has_a_context_and_a_precision_of_its_own(checkpoints: Path, tm
         {"kind": "precision", "precision": "fp16"},
     ):
         found = built(checkpoints, actor=actor)
-        kinds = [next(each.model.parameters()).dtype for each in (found.policy, found.actor)]
+        kinds = [next(each.model.parameters()).dtype for each in (found.policy, found.actor.scorer)]
         assert kinds == [torch.float64, torch.float16]
         # Rotary frequencies are no weights: a served checkpoint keeps them as they are.
-        assert torch.float16 not in {each.dtype for each in found.actor.model.buffers()}
+        assert torch.float16 not in {each.dtype for each in found.actor.scorer.model.buffers()}
 
 
 def test_a_target_is_refused_with_a_nucleus(checkpoints: Path) -> None:

@@ -59,8 +59,8 @@ def enumerated(root: Path, **changes: Any) -> dict[str, Any]:
 
     prompts = built.setup.prompts
     p = [law(built.policy, env.policy_law, prompt) for prompt in prompts]
-    q = [law(built.actor, env.actor_law, prompt) for prompt in prompts]
-    raw = [law(built.actor, SamplingLaw(), prompt) for prompt in prompts]
+    q = [law(built.actor.scorer, env.actor_law, prompt) for prompt in prompts]
+    raw = [law(built.actor.scorer, SamplingLaw(), prompt) for prompt in prompts]
     rewards = [
         built.reward(np.full(len(sequences), index), sequences.token, sequences.mask) for index in range(len(prompts))
     ]

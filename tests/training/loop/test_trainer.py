@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from jackpot_sim.environments.language_models import generation
 from jackpot_sim.training.errors import DivergedError, RewardError
-from jackpot_sim.training.models import texts as texts_module
 from tests.training.tiny import MODES, rewards_of_length, run_of, study_of, trainer_of
 
 torch = pytest.importorskip("torch")
@@ -57,7 +57,7 @@ class Drawn:
         self.uniforms: list[Any] = []
         self.masks: list[Any] = []
         self.orders: list[Any] = []
-        generate, rolled_out, minibatches = texts_module.generate, trainer._rolled_out, trainer._minibatches
+        generate, rolled_out, minibatches = generation.generate, trainer._rolled_out, trainer._minibatches
 
         def spied(actor: Any, prompts: Any, prompt: Any, uniforms: Any, **options: Any) -> Any:
             self.uniforms.append(uniforms)
@@ -79,7 +79,7 @@ class Drawn:
 
         trainer._rolled_out, trainer._minibatches, trainer._reward = rollouts, updates, reward
         with monkeypatch.context() as patched:
-            patched.setattr(texts_module, "generate", spied)
+            patched.setattr(generation, "generate", spied)
             for _ in range(2):
                 trainer.advance()
 

@@ -32,7 +32,7 @@ def put(model: Any, value: float) -> None:
 
 
 def test_on_policy_it_is_the_policy(policy: Any) -> None:
-    assert Server(OnPolicy(), policy, None, 0).actor().model is policy
+    assert Server(OnPolicy(), policy, None, 0).actor().scorer.model is policy
 
 
 @pytest.mark.parametrize("lag", [1, 2, 3])
@@ -40,7 +40,7 @@ def test_a_stale_actor_is_the_policy_of_so_many_batches_ago(policy: Any, lag: in
     server, seen = Server(StaleActor(lag=lag), policy, None, 0), []
     for step in range(6):
         put(policy, float(step))
-        seen.append(first(server.actor().model))
+        seen.append(first(server.actor().scorer.model))
     assert seen == [max(step - lag, 0) for step in range(6)]
     assert first(policy) == 5, "the policy stays what it is"
 
@@ -52,7 +52,7 @@ def test_a_stale_actor_goes_on_from_its_state(policy: Any, lag: int, batches: in
         seen = []
         for step in range(batches, batches + 4):
             put(policy, float(step))
-            seen.append(first(server.actor().model))
+            seen.append(first(server.actor().scorer.model))
         return seen
 
     server = Server(StaleActor(lag=lag), policy, None, 0)
@@ -80,7 +80,7 @@ def test_what_is_served_follows_the_policy(policy: Any, source: dict[str, Any]) 
     read = torch.tensor([[1, 2, 3]])
 
     def served() -> Any:
-        actor = server.actor()
+        actor = server.actor().scorer
         with torch.inference_mode():
             cache = None if actor.new_cache is None else actor.new_cache()
             return logits(actor.model, read, cache=cache)
@@ -98,9 +98,11 @@ def test_what_is_served_follows_the_policy(policy: Any, source: dict[str, Any]) 
 
 def test_another_seed_has_other_noise(policy: Any) -> None:
     noise = Served.model_validate({"source": {"kind": "weight-noise", "sigma": 0.1}})
-    assert first(Server(noise, policy, None, 0).actor().model) != first(Server(noise, policy, None, 1).actor().model)
+    assert first(Server(noise, policy, None, 0).actor().scorer.model) != first(
+        Server(noise, policy, None, 1).actor().scorer.model
+    )
 
 
 def test_an_actor_of_its_own_is_what_writes(policy: Any) -> None:
     own = copy.deepcopy(policy)
-    assert Server(SmallActor(), policy, own, 0).actor().model is own
+    assert Server(SmallActor(), policy, own, 0).actor().scorer.model is own

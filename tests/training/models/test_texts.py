@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jackpot_sim.environments.language_models.scoring import CausalLM
+from jackpot_sim.environments.engines.engine import ModelEngine
 from jackpot_sim.studies.errors import StudyError
 from jackpot_sim.training.errors import LawError
 from jackpot_sim.training.models.texts import Texts
@@ -52,7 +52,7 @@ def test_a_task_without_solutions_cannot_be_taught(texts: Texts, monkeypatch: py
 
 def test_samples_of_a_prompt_lie_side_by_side(texts: Texts, policy: Any) -> None:
     problems = (TASK.problem(1, 2), TASK.problem(3, 4))
-    prompts, written = texts.written(CausalLM(policy), problems, 3, generator())
+    prompts, written = texts.written(ModelEngine.of(policy), problems, 3, generator())
     assert [texts.tokenizer.decode(prompt) for prompt in prompts] == ["01+02=", "03+04="]
     assert written.prompt.tolist() == [0, 0, 0, 1, 1, 1]
     completions = texts.completions(written)
@@ -67,7 +67,8 @@ def test_what_is_written_does_not_depend_on_the_batches(policy: Any) -> None:
     tokenizer = character_tokenizer(TASK.characters)
     problems = TASK.problems(generator(), 5)
     whole, parts = (
-        Texts(TASK, tokenizer, 4, size).written(CausalLM(policy), problems, 3, generator())[1] for size in (256, 4)
+        Texts(TASK, tokenizer, 4, size).written(ModelEngine.of(policy), problems, 3, generator())[1]
+        for size in (256, 4)
     )
     assert np.array_equal(whole.tokens, parts.tokens)
     assert np.array_equal(whole.mask, parts.mask)
@@ -75,21 +76,21 @@ def test_what_is_written_does_not_depend_on_the_batches(policy: Any) -> None:
 
 def test_a_context_that_is_too_short_is_the_users_to_mend(policy: Any) -> None:
     texts = Texts(TASK, character_tokenizer(TASK.characters), 60)
-    with pytest.raises(StudyError, match=r"reads at most 64 tokens: .* 66; give a model with a larger context, or a"):
-        texts.written(CausalLM(policy), TASK.problems(generator(), 2), 1, generator())
+    with pytest.raises(StudyError, match=r"reads at most 64 tokens: .* 66; give a model with a larger context"):
+        texts.written(ModelEngine.of(policy), TASK.problems(generator(), 2), 1, generator())
 
 
 def test_a_tokenizer_with_other_tokens_is_the_users_to_mend(policy: Any) -> None:
     texts = Texts(TASK, character_tokenizer("abcdefghijklmn" + TASK.characters), 4)
-    with pytest.raises(StudyError, match=r"the model cannot read the task's prompts: prompt 0 holds tokens from"):
-        texts.written(CausalLM(policy), TASK.problems(generator(), 2), 1, generator())
+    with pytest.raises(StudyError, match=r"the actor cannot read the task's prompts: prompt 0 holds tokens from"):
+        texts.written(ModelEngine.of(policy), TASK.problems(generator(), 2), 1, generator())
 
 
 def test_a_model_without_a_law_is_told_apart(texts: Texts, policy: Any) -> None:
     with torch.no_grad():
         next(iter(policy.parameters())).fill_(float("nan"))
     with pytest.raises(LawError):
-        texts.written(CausalLM(policy), TASK.problems(generator(), 2), 1, generator())
+        texts.written(ModelEngine.of(policy), TASK.problems(generator(), 2), 1, generator())
 
 
 def test_a_tokenizer_without_an_end_writes_to_the_end(policy: Any) -> None:
@@ -97,7 +98,7 @@ def test_a_tokenizer_without_an_end_writes_to_the_end(policy: Any) -> None:
     tokenizer.eos_token = None
     texts = Texts(TASK, tokenizer, 4)
     assert texts.end_tokens == ()
-    _, written = texts.written(CausalLM(policy), TASK.problems(generator(), 8), 2, generator())
+    _, written = texts.written(ModelEngine.of(policy), TASK.problems(generator(), 8), 2, generator())
     assert written.mask.all()
 
 
@@ -108,7 +109,7 @@ def test_the_models_generation_config_says_what_ends_a_completion(policy: Any) -
     policy.generation_config.eos_token_id = [other, tokenizer.eos_token_id]
     texts = Texts(TASK, tokenizer, 12, model=policy)
     assert texts.end_tokens == (tokenizer.eos_token_id, other)
-    _, written = texts.written(CausalLM(policy), TASK.problems(generator(), 32), 4, generator())
+    _, written = texts.written(ModelEngine.of(policy), TASK.problems(generator(), 32), 4, generator())
     last = written.tokens[np.arange(len(written.mask)), written.mask.sum(axis=-1) - 1]
     stopped = written.mask.sum(axis=-1) < 12
     assert {tokenizer.eos_token_id, other} == set(last[stopped].tolist())

@@ -1,0 +1,1 @@
+"""Engines: whatever writes rollouts, and says how likely their tokens are."""
