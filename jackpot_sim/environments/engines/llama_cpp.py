@@ -158,7 +158,7 @@ class _Scan:
 
 
 def _prompt_logits(reader: Reader, prompts: Sequence[Ints]) -> Floats:
-    """Logits after each prompt, (prompts, vocab): prompt i is now all that sequence i holds, and other ones are empty."""
+    """Logits after each prompt, (prompts, vocab). Sequence i now holds prompt i alone, and other ones are empty."""
     reader.clear()
     return np.concatenate([reader.extend(at, 0, ids, len(ids) - 1) for at, ids in enumerate(prompts)])
 

@@ -1,8 +1,9 @@
-"""The one adapter to llama.cpp, by its Python package `llama_cpp`: weights of a GGUF file, and contexts that read with them.
+"""The one adapter to llama.cpp, by its Python package `llama_cpp`: the weights of a GGUF file, and their readers.
 
-Logits do not depend on the batch in which a token is read, to the bit, as long as the options of `_options` hold: each
-sequence has keys and values of its own, attention takes them in one order (flash attention), and few tokens are read at
-a time. Without flash attention the logits of SmolLM2 in Q4_1 move by up to 1.2 with the way of reading.
+The logits after a token do not depend on what is read beside it, to the bit, for three reasons: a sequence has keys and
+values of its own, which flash attention adds up in one order; at most `AT_ONCE` tokens are read at a time; and a single
+token is never read alone, since llama.cpp has other kernels for one row. Without flash attention the logits of a model
+of 135M parameters in Q4_1 move by up to 1.2 with the way of reading; with it, and without the second rule, by 0.8.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ _Pointer: TypeAlias = Any
 """A pointer of C, or a structure of llama.cpp."""
 
 AT_ONCE = 32
-"""Tokens that go through the layers at a time: from 64 tokens of a sequence on, flash attention adds in another order."""
+"""Tokens that are read at a time: flash attention adds in another order from 64 tokens of a sequence on."""
 
 _ERROR = 4
 """The level of errors in the log of llama.cpp."""
@@ -204,7 +205,7 @@ class Reader:
         )
 
     def _single(self, token: int, place: int, sequence: int) -> Floats:
-        """The logits after a token that is read beside the first token of another sequence, for the sake of its sums."""
+        """The logits after a token, which the first token of another sequence is read beside."""
         self.cut(sequence + 1, 0)
         pair = np.array([token, 0]), np.array([place, 0]), np.array([sequence, sequence + 1])
         logits = self._decode(*pair, np.array([True, True]))[:1]
