@@ -14,9 +14,11 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
+import io
 import logging
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stderr
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -84,6 +86,11 @@ def quiet() -> Iterator[None]:
             logger.enable_progress_bar()
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error, which in transformers may have many."""
+    return (str(error).strip() or type(error).__name__).split("\n")[0]
+
+
 # --- Loading and making -----------------------------------------------------------------------------------------------
 
 
@@ -110,6 +117,53 @@ def pretrained(path: Path, dtype: Dtype) -> tuple[Model, list[str]]:
         for tensor in [*model.parameters(), *model.buffers()]:
             tensor.data = tensor.data.clone()
     return model, sorted(info["missing_keys"])
+
+
+def pretrained_gguf(file: Path) -> tuple[Model, Tokenizer, list[str]]:
+    """The model of a GGUF file in float32, its tokenizer, and the names of the weights that the file lacks.
+
+    Nothing in the file's folder is read but the file, and the model keeps no sign of how the file stored it: it saves
+    like any other.
+
+    Raises:
+        RequirementError: a package is missing that reading such files needs.
+    """
+    import torch
+
+    require("torch", "transformers", "gguf", "accelerate", purpose="reading a GGUF file")
+    offered = library()
+    # Newer releases leave some architectures as they are stored, unless told not to.
+    whole = {"quantization_config": offered.GgufConfig(dequantize=True)} if hasattr(offered, "GgufConfig") else {}
+    with tempfile.TemporaryDirectory() as folder, _parsed_once():
+        (Path(folder) / file.name).symlink_to(file.resolve())
+        options = {"gguf_file": file.name, "local_files_only": True, "trust_remote_code": False}
+        model, info = offered.AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.float32, output_loading_info=True, **options, **whole
+        )
+        tokenizer = offered.AutoTokenizer.from_pretrained(folder, **options)
+    model.hf_quantizer, model.is_quantized = None, False
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    return model, tokenizer, sorted(info["missing_keys"])
+
+
+@contextmanager
+def _parsed_once() -> Iterator[None]:
+    """A context in which a GGUF file is parsed once, and not anew for config, weights and tokenizer.
+
+    transformers asks the package gguf for each of them, and for the names of an architecture's tensors once for every
+    module of the model, which is most of the time that reading a small model takes. Its bar of progress is not shown.
+    """
+    gguf = imported("gguf")
+    kept = {name: getattr(gguf, name) for name in ("GGUFReader", "get_tensor_name_map") if hasattr(gguf, name)}
+    try:
+        for name, function in kept.items():
+            setattr(gguf, name, functools.cache(function))
+        with redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        for name, function in kept.items():
+            setattr(gguf, name, function)
 
 
 def pretrained_tokenizer(path: Path) -> Tokenizer:

@@ -25,6 +25,7 @@ from jackpot_sim.environments.engines.engine import LawEngine, ModelEngine, engi
 from jackpot_sim.environments.fields import BY_KIND, FORBID_EXTRA, check_count, check_positive
 from jackpot_sim.environments.knobs import Divergence
 from jackpot_sim.environments.language_models.build import check_model, check_same_vocabulary
+from jackpot_sim.environments.language_models.carried import gguf_of, is_gguf
 from jackpot_sim.environments.language_models.checkpoints import Loaded, Precision, load, resolved_device
 from jackpot_sim.environments.language_models.generation import Written
 from jackpot_sim.environments.language_models.library import Model, Tokenizer, end_tokens
@@ -59,7 +60,8 @@ class HuggingFace:
     """An environment of real models; `actor` says how the actor differs from the policy.
 
     Attributes:
-        policy: the policy's checkpoint: a folder as `save_pretrained` leaves it, or a hub id.
+        policy: the policy's checkpoint: a folder as `save_pretrained` leaves it, a GGUF file, the name of a model that
+            a package carries, or a hub id.
         actor: the source of the actor.
         prompts: the source of the prompts.
         chat: whether prompts go through the tokenizer's chat template; None: where it has one.
@@ -169,13 +171,18 @@ class HuggingFace:
         """No estimate: only loading the models tells what they cost."""
 
     def files(self) -> tuple[Path, ...]:
-        """The local files that are named: prompts, and the files in folders of checkpoints and data sets."""
+        """The local files that are named: prompts, GGUF files, and those in folders of checkpoints and data sets."""
         sources = [self.policy, *([self.actor.path] if isinstance(self.actor, AnotherCheckpoint) else [])]
+        models = [gguf_of(each) for each in sources if is_gguf(each)]
         if isinstance(self.prompts, PromptDataset):
             sources.append(self.prompts.name)
         folders = [folder for each in sources if (folder := Path(each).expanduser()).is_dir()]
         prompts = [self.prompts.path] if isinstance(self.prompts, PromptFile) else []
-        return (*prompts, *(path for folder in folders for path in sorted(folder.rglob("*")) if path.is_file()))
+        return (
+            *prompts,
+            *models,
+            *(path for folder in folders for path in sorted(folder.rglob("*")) if path.is_file()),
+        )
 
     def build(self, seed: int) -> RealisedRollouts:
         """The models and prompts that this configuration and `seed` determine.
