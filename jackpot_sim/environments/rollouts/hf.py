@@ -27,6 +27,7 @@ from jackpot_sim.environments.knobs import Divergence
 from jackpot_sim.environments.language_models.build import check_model, check_same_vocabulary
 from jackpot_sim.environments.language_models.carried import gguf_of, is_gguf
 from jackpot_sim.environments.language_models.checkpoints import Loaded, Precision, load, resolved_device
+from jackpot_sim.environments.language_models.generated_prompts import GeneratedPrompts
 from jackpot_sim.environments.language_models.generation import Written
 from jackpot_sim.environments.language_models.library import Model, Tokenizer, end_tokens
 from jackpot_sim.environments.language_models.prompts import Prompt, PromptDataset, PromptFile, encoded
@@ -96,7 +97,7 @@ class HuggingFace:
     kind: Literal["hf"] = "hf"
     policy: str
     actor: RealSource = field(metadata=BY_KIND)
-    prompts: PromptFile | PromptDataset = field(metadata=BY_KIND)
+    prompts: PromptFile | PromptDataset | GeneratedPrompts = field(metadata=BY_KIND)
     chat: bool | None = None
     length: int = 64
     temperature: float = 1.0
