@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import ClassVar, Literal, cast
@@ -67,7 +67,8 @@ class HuggingFace:
         prompts: the source of the prompts.
         chat: whether prompts go through the tokenizer's chat template; None: where it has one.
         length: the most new tokens.
-        temperature: that of both policies: logits are divided by it before anything else.
+        temperature: that of both policies, if the actor has none of its own: logits are divided by it before
+            anything else.
         top_k: the number of likeliest tokens from which the actor samples; None: all.
         top_p: the mass of the nucleus from which the actor samples.
         log_probs: the log-probs that a trainer gets: `processed` ones, of the law that the actor sampled from; `raw`
@@ -242,13 +243,23 @@ class HuggingFace:
             return RolloutAscent(policy.model, setup, reward, learning_rate, batch, generator("ascent"))
 
         positions = max(map(len, ids)) + self.length
-        setting = Setting(policy.model, generator, other=other, positions=positions, ascent=ascent)
+        setting = Setting(
+            policy.model,
+            generator,
+            other=other,
+            positions=positions,
+            ascent=ascent,
+            temperature=self.temperature,
+        )
         pairs = self.actor.actors(setting)
 
         def actors(knob: float) -> tuple[CausalLM, LawEngine]:
             policy, actor = pairs(knob)
             # No mixture of two models: mixtures are of tiny ones.
             return policy, cast("LawEngine", engine_of(cast("CausalLM | LawEngine", actor)))
+
+        def setup_at(knob: float) -> Setup:
+            return replace(setup, actor_law=self.actor.sampling(self.actor_law, knob))
 
         uniforms = generator("kl").random((len(ids) * POLICY_ROLLOUTS, self.length))
         prompt = np.repeat(np.arange(len(ids)), POLICY_ROLLOUTS)
@@ -260,7 +271,7 @@ class HuggingFace:
         @cache
         def kl_at(knob: float) -> tuple[float, float]:
             policy, actor = actors(knob)
-            return setup.fitting(lambda setup: setup.kl(ModelEngine(policy), actor, written_by(policy)))
+            return setup_at(knob).fitting(lambda setup: setup.kl(ModelEngine(policy), actor, written_by(policy)))
 
         def solved(target_kl: float) -> float:
             LOG.info("solving %s for a KL of %g", self.knob_name, target_kl)
@@ -273,7 +284,7 @@ class HuggingFace:
         achieved, error = kl_at(knob)
         own = written_by(reference)
         return RealisedRollouts(
-            setup=setup,
+            setup=setup_at(knob),
             vocab=vocab,
             knob=float(knob),
             target_kl=self.target_kl,
