@@ -281,19 +281,22 @@ class HuggingFace:
 
         knob = self.actor.resolved(solved)
         reference, actor = actors(knob)
-        achieved, error = kl_at(knob)
-        own = written_by(reference)
+
+        @cache
+        def mean_rewards() -> Floats:
+            own = written_by(reference)
+            return mean_of_each(reward(prompt, own.tokens, own.mask).reshape(len(ids), -1))
+
         return RealisedRollouts(
             setup=setup_at(knob),
             vocab=vocab,
             knob=float(knob),
             target_kl=self.target_kl,
-            achieved=achieved,
-            achieved_se=error,
+            divergence=partial(kl_at, knob),
             policy=reference,
             actor=actor,
             reward=reward,
-            baseline=mean_of_each(reward(prompt, own.tokens, own.mask).reshape(len(ids), -1)),
+            mean_rewards=mean_rewards,
             block=self.block,
         )
 
