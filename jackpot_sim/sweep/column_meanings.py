@@ -49,7 +49,7 @@ _RECORDS = {
     "knob": "its value, given or solved for",
     "target_divergence": "the direction of target_kl",
     "target_kl": "the mean KL that was asked for, nats; empty if the knob was given",
-    "achieved_kl": "the mean KL at the knob, nats; of real models over a few rollouts of the policy",
+    "achieved_kl": "the mean KL at the knob, nats; of real models over rollouts of the policy",
     "vocab": "tokens of the vocabulary",
     "states": "independent states, or prompts",
     "length": "the most new tokens of a sequence",
