@@ -11,6 +11,7 @@ the same numbers.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
@@ -21,7 +22,7 @@ import numpy as np
 
 from jackpot_sim.core.arrays import Flags, Floats, Ints
 from jackpot_sim.core.checks import check_reals
-from jackpot_sim.environments.engines.engine import LawEngine, ModelEngine, engine_of
+from jackpot_sim.environments.engines.engine import Engine, LawEngine, ModelEngine, engine_of
 from jackpot_sim.environments.fields import BY_KIND, FORBID_EXTRA, check_count, check_positive
 from jackpot_sim.environments.knobs import Divergence
 from jackpot_sim.environments.language_models.build import check_model, check_same_vocabulary
@@ -81,7 +82,8 @@ class HuggingFace:
         batch_size: sequences that a model reads at once.
         rows: states whose laws over the vocabulary are held at once.
         stored_topk: the number of the actor's likeliest tokens from which centred corrections take the mean of each
-            state, with a model of the tail; as many as the vocabulary make it exact.
+            state, with a model of the tail; as many as the vocabulary make it exact. An actor that shows no whole laws,
+            as a server, is asked for as many of every law.
         block: the parameters in whose space gradients are measured, as a shell pattern of their names; None: the
             last vector of parameters, the final norm's gain.
         gradients: taken of every sequence by itself, of whole batches, which is faster, or off.
@@ -237,10 +239,10 @@ class HuggingFace:
         setting = Setting(policy.model, generator, other=other, positions=positions, ascent=ascent)
         pairs = self.actor.actors(setting)
 
-        def actors(knob: float) -> tuple[CausalLM, LawEngine]:
+        def actors(knob: float) -> tuple[CausalLM, Engine]:
             policy, actor = pairs(knob)
             # No mixture of two models: mixtures are of tiny ones.
-            return policy, cast("LawEngine", engine_of(cast("CausalLM | LawEngine", actor)))
+            return policy, engine_of(cast("CausalLM | Engine", actor))
 
         uniforms = generator("kl").random((len(ids) * POLICY_ROLLOUTS, self.length))
         prompt = np.repeat(np.arange(len(ids)), POLICY_ROLLOUTS)
@@ -252,6 +254,8 @@ class HuggingFace:
         @cache
         def kl_at(knob: float) -> tuple[float, float]:
             policy, actor = actors(knob)
+            if not isinstance(actor, LawEngine):
+                return math.nan, math.nan
             return setup.fitting(lambda setup: setup.kl(ModelEngine(policy), actor, written_by(policy)))
 
         def solved(target_kl: float) -> float:
