@@ -8,6 +8,7 @@ decide the tokens, so the sequences do not depend on the batches in which they a
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,11 +29,12 @@ from jackpot_sim.core.topk import TopK
 from jackpot_sim.environments.fields import check_count
 from jackpot_sim.environments.language_models.build import check_positions
 from jackpot_sim.environments.language_models.completions import checked_prompts
-from jackpot_sim.environments.language_models.library import LAST, Cache, Model, Tensor, gathered, logits
+from jackpot_sim.environments.language_models.library import LAST, Cache, Model, Tensor, gathered, inputs_of, logits
 from jackpot_sim.environments.language_models.prompts import left_padded
 from jackpot_sim.environments.language_models.sampling_law import SamplingLaw
 from jackpot_sim.environments.language_models.scoring import CausalLM
-from jackpot_sim.environments.language_models.walking import on_device, scoring_mode
+from jackpot_sim.environments.language_models.states import States, empty_states, final_norm
+from jackpot_sim.environments.language_models.walking import on_device, scoring_mode, seen
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +50,7 @@ class Written:
         topk: the likeliest tokens of the law that was sampled from, numpy (n, length, k); ids 0 with −inf at padding.
             None if none were asked for.
         kept: the tokens that the sampler kept at every state; None if they were not asked for, or all are.
+        states: the writer's states, from which its laws follow; None if they were not asked for, or are not known.
 
     Raises:
         TypeError: an array has another dtype.
@@ -61,6 +64,7 @@ class Written:
     raw_log_probs: Floats
     topk: TopK | None = None
     kept: SamplingMask | None = None
+    states: States | None = None
 
     def __post_init__(self) -> None:
         check_mask(self.mask, check_integers(self.tokens, "tokens", "n", "length"), "tokens")
@@ -71,6 +75,8 @@ class Written:
             check_same_states(self.tokens[..., None], self.topk.ids, "tokens[..., None]", "topk")
         if self.kept is not None:
             check_same_shape(self.tokens, self.kept.places, "tokens", "kept.places")
+        if self.states is not None:
+            check_shape(self.states.values[..., 0], self.tokens.shape, "states", "some numbers for each token")
 
 
 def generate(
@@ -84,6 +90,7 @@ def generate(
     batch_size: int,
     topk: int = 0,
     support: bool = False,
+    states: bool = False,
     report: Callable[[int], None] | None = None,
 ) -> Written:
     """One sequence after its prompt for every row of `uniforms`.
@@ -98,6 +105,7 @@ def generate(
         batch_size: sequences at a time.
         topk: the number of likeliest tokens to keep of every law; 0 keeps none.
         support: whether to record the tokens that the sampler keeps, where it cuts any.
+        states: whether to keep the model's states.
         report: called with the number of sequences written so far, after each batch.
 
     Raises:
@@ -111,22 +119,32 @@ def generate(
     check_count("topk", topk, 0)
     if scorer.transform is not None:
         raise ValueError("transform is given beside sampling: the cuts of a sampler belong into sampling")
-    pages = _Pages(uniforms, sampling, np.asarray(sorted(end_tokens), dtype=np.int64), topk, support, scorer.model)
+    ends, norm = np.asarray(sorted(end_tokens), dtype=np.int64), final_norm(scorer.model) if states else None
+    pages = _Pages(uniforms, sampling, ends, topk, support, scorer.model, norm)
     for start in range(0, len(uniforms), batch_size):
         rows = np.arange(start, min(start + batch_size, len(uniforms)))
         _write(scorer, checked, prompt[rows], rows, pages)
         if report is not None:
             report(int(rows[-1]) + 1)
-    return pages.written(prompt)
+    return pages.written(prompt, scorer)
 
 
 class _Pages:
     """The sequences so far: each step decides one token of every sequence and writes it down."""
 
     def __init__(
-        self, uniforms: Floats, sampling: SamplingLaw, ends: Ints, topk: int, support: bool, model: Model
+        self,
+        uniforms: Floats,
+        sampling: SamplingLaw,
+        ends: Ints,
+        topk: int,
+        support: bool,
+        model: Model,
+        norm: Model | None,
     ) -> None:
         self._uniforms, self._sampling, self._ends, self._model = uniforms, sampling, ends, model
+        self._norm = norm
+        self._states: Tensor | None = None
         shape = uniforms.shape
         self.length = shape[1]
         self._tokens: Ints = np.zeros(shape, dtype=np.int64)
@@ -166,10 +184,36 @@ class _Pages:
             self._kept.append((rows[row] * self.length + step, ids.astype(np.int32)))
         return drawn, ~np.isin(drawn, self._ends)
 
-    def written(self, prompt: Ints) -> Written:
+    def logits(self, rows: Ints, step: int, ids: Ints, mask: Flags, cache: Cache, which: Ints | None = None) -> Tensor:
+        """Logits for the token of a step, (rows, vocab), whose states are written down; the cache grows by `ids`.
+
+        Args:
+            rows: the sequences, (rows,).
+            step: the index of the token that is chosen next.
+            ids: new tokens, (read, new).
+            mask: True on tokens and False on padding, of those in the cache and the new ones, (read, all).
+            cache: the keys and values of what has been read before.
+            which: the row of `ids` that each sequence follows, (rows,); None: its own.
+        """
+        model, norm = self._model, self._norm
+        with scoring_mode(model), nullcontext([]) if norm is None else inputs_of(norm) as inputs:
+            visible, positions = seen(model, mask, ids.shape[1])
+            read = on_device(model, ids)
+            scores = logits(model, read, LAST, cache=cache, mask=visible, positions=positions)[:, 0]
+        which = np.arange(len(rows)) if which is None else which
+        if inputs:
+            values = inputs[-1][:, -1]
+            if self._states is None:
+                self._states = empty_states(self._tokens.shape, values)
+            self._states[on_device(model, rows), step] = values[on_device(model, which)]
+        return scores[on_device(model, which)]
+
+    def written(self, prompt: Ints, scorer: CausalLM) -> Written:
         """The sequences with their log-probs, in the order of their rows."""
         topk = TopK(self._ids, self._top) if self._ids.shape[-1] else None
-        return Written(prompt, self._tokens, self._mask, self._log_probs, self._raw_log_probs, topk, self._support())
+        states = None if self._states is None else States(scorer, self._states)
+        drawn = self._tokens, self._mask, self._log_probs, self._raw_log_probs
+        return Written(prompt, *drawn, topk, self._support(), states)
 
     def _support(self) -> SamplingMask | None:
         if self._kept is None:
@@ -187,7 +231,7 @@ def _write(scorer: CausalLM, prompts: Sequence[Ints], prompt: Ints, rows: Ints, 
     distinct, which = np.unique(prompt, return_inverse=True)
     ids, mask = left_padded([prompts[each] for each in distinct])
     cache = scorer.empty_cache()
-    scores = _last_logits(model, ids, mask, cache)[on_device(model, which)]
+    scores = pages.logits(rows, 0, ids, mask, cache, which)
     cache, mask = _gathered(model, cache, which), mask[which]
     for step in range(pages.length):
         drawn, going_on = pages.draw(rows, step, scores)
@@ -197,24 +241,7 @@ def _write(scorer: CausalLM, prompts: Sequence[Ints], prompt: Ints, rows: Ints, 
             staying = np.flatnonzero(going_on)
             rows, drawn, mask, cache = rows[staying], drawn[staying], mask[staying], _gathered(model, cache, staying)
         mask = np.pad(mask, ((0, 0), (0, 1)), constant_values=True)
-        scores = _last_logits(model, drawn[:, None], mask, cache)
-
-
-def _last_logits(model: Model, ids: Ints, mask: Flags, cache: Cache) -> Tensor:
-    """Logits after the last token of each row, (rows, vocab); the cache grows by all of `ids`.
-
-    Args:
-        model: the model.
-        ids: new tokens, (rows, new).
-        mask: True on tokens and False on padding, of those in the cache and the new ones, (rows, all).
-        cache: the keys and values of what has been read before.
-    """
-    visible, positions = None, None
-    if not mask.all():
-        visible = on_device(model, mask.astype(np.int64))
-        positions = on_device(model, np.maximum(np.cumsum(mask, axis=1) - 1, 0)[:, -ids.shape[1] :])
-    with scoring_mode(model):
-        return logits(model, on_device(model, ids), LAST, cache=cache, mask=visible, positions=positions)[:, 0]
+        scores = pages.logits(rows, step + 1, drawn[:, None], mask, cache)
 
 
 def _gathered(model: Model, cache: Cache, rows: Ints) -> Cache:
