@@ -54,12 +54,13 @@ PAPERS_ORDER = ("stale", "quantized-kv fp8-e4m3", "sliding-window", "fewer-layer
 """Our stand-ins for the paper's four causes, in the order that it gives them."""
 
 _WAYS = {
-    "top-k": ("$Z_k$", Look("#999999", "x")),
-    "bias-corrected": ("κ·$Z_k$", Look("#0072B2", "o")),
-    "intersection-bias-corrected": ("Sparrow's, κ on the intersection", Look("#CC79A7", "v")),
-    "calibrated": ("calibrated bracket", Look("#D55E00", "s")),
-    "server-calibrated": ("the same, actor's top-k only", Look("#009E73", "^")),
+    "top-k": ("Z_k", "$Z_k$", Look("#999999", "x")),
+    "bias-corrected": ("κ·Z_k", "κ·$Z_k$", Look("#0072B2", "o")),
+    "intersection-bias-corrected": ("Sparrow", "κ on the intersection (Sparrow)", Look("#CC79A7", "v")),
+    "calibrated": ("bracket", "calibrated bracket", Look("#D55E00", "s")),
+    "server-calibrated": ("server's", "the same, actor's top-k only", Look("#009E73", "^")),
 }
+"""The ways to Z that are shown: their name in the table and in the figure, and their look."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,8 @@ def label(environment: Mapping[str, Any]) -> str:
     actor = environment["actor"]
     match kind_of(environment):
         case "llama-cpp":
-            return "llama.cpp, the file itself" if actor["path"] else f"llama.cpp {str(actor['format']).upper()}"
+            form = actor.get("format")
+            return "llama.cpp, the file itself" if form is None else f"llama.cpp {str(form).upper()}"
         case "quantized-weights":
             return f"weights {actor['format']}"
         case "quantized-kv":
@@ -243,8 +245,8 @@ def _of_two_models(actors: pd.DataFrame) -> Claim:
     which = "" if short.empty else f", not of {_listed(short.index)}"
     return Claim(
         f"(3) That another model is {ORDER_OF_MAGNITUDE:g} times further than quantised ones {_holds(short.empty)} for "
-        f"a pruned one: {_short(ratio.min())} times {ratio.idxmin()} at least, and {ORDER_OF_MAGNITUDE:g} times or more "
-        f"for {len(ratio) - len(short)} of {len(ratio)}{which}.",
+        f"a pruned one: {_short(ratio.min())} times {ratio.idxmin()} at least, and {ORDER_OF_MAGNITUDE:g} or more for "
+        f"{len(ratio) - len(short)} of {len(ratio)}{which}.",
         short.empty,
     )
 
@@ -270,9 +272,9 @@ def _of_kappa(actors: pd.DataFrame, ways: pd.DataFrame) -> Claim:
     worse = int((kappa["error"] > plain["error"]).sum())
     right = bool((misses < FAR).all())
     return Claim(
-        f"(5) That κ is right on average {_holds(right)}: it misses by {misses.max():.1f} standard errors at most. State "
-        f"by state κ·Z_k errs by {kappa['error'].min():.1%} to {kappa['error'].max():.1%} of Z, more than plain Z_k for "
-        f"{worse} of {len(kappa)} actors, and the calibrated bracket by {ours['error'].min():.2%} to "
+        f"(5) That κ is right on average {_holds(right)}: it misses by {misses.max():.1f} standard errors at most. "
+        f"State by state κ·Z_k errs by {kappa['error'].min():.1%} to {kappa['error'].max():.1%} of Z, more than Z_k "
+        f"for {worse} of {len(kappa)} actors, and the calibrated bracket by {ours['error'].min():.2%} to "
         f"{ours['error'].max():.2%}.",
         right,
     )
@@ -303,15 +305,19 @@ def _short(value: float) -> str:
 
 
 def _table(actors: pd.DataFrame) -> Table:
-    title = "Actors of a real model (± one standard error; nats per token; ℓ at the tokens written)"
-    columns = ("KL(p‖q)", "KL(q‖p)", "overlap", "5th pct.", "mean |ℓ|", "largest", "rejected/formula", "sequence ESS")
+    title = (
+        "Actors of a real model: KL in nats per token (± one standard error), overlap and its 5th percentile over "
+        "states, mean and largest |ℓ|\nof the tokens written, rejected share over that of the formula, effective share of the "
+        "sequences under their ratios"
+    )
+    columns = ("KL(p‖q)", "KL(q‖p)", "overlap", "5th pct.", "|ℓ|", "largest", "/formula", "ESS")
     table = report_table(title, "actor", *columns)
     for _, row in actors.iterrows():
         table.add_row(
             str(row["label"]),
             _with_error(row["kl_policy_actor"], row["kl_policy_actor_se"]),
-            _with_error(row["kl_actor_policy"], row["kl_actor_policy_se"]),
-            f"{row['overlap']:.4f} ± {row['overlap_se']:.4f}",
+            f"{row['kl_actor_policy']:.2g}",
+            f"{row['overlap']:.4f}",
             f"{row['overlap_p05']:.3f}",
             f"{row['abs_log_ratio_mean']:.3f}",
             f"{row['abs_log_ratio_max']:.2f}",
@@ -328,7 +334,7 @@ def _with_error(value: float, error: float) -> str:
 def _table_of_ways(actors: pd.DataFrame, ways: pd.DataFrame) -> Table:
     title = f"Share of Z that the top k hold, and mean |error|/Z state by state at k = {K}"
     ks = sorted(ways["k"].unique())
-    table = report_table(title, "actor", *(f"k = {k}" for k in ks), *(name for name, _ in _WAYS.values()))
+    table = report_table(title, "actor", *(f"k = {k}" for k in ks), *(name for name, _, _ in _WAYS.values()))
     at = {way: _at_k(actors, ways, way) for way in _WAYS}
     for _, row in actors.iterrows():
         own = ways[(ways["environment"] == row["environment"]) & (ways["way"] == "top-k")].set_index("k")["kept"]
@@ -434,7 +440,7 @@ def _draw_share(axes: Axes, actors: pd.DataFrame, ways: pd.DataFrame) -> None:
 def _draw_errors(axes: Axes, actors: pd.DataFrame, ways: pd.DataFrame) -> None:
     """The error of each way to Z, state by state."""
     kl = actors.set_index("label")["kl"]
-    for way, (name, look) in _WAYS.items():
+    for way, (_, name, look) in _WAYS.items():
         rows = _at_k(actors, ways, way)
         axes.errorbar(
             kl[rows.index],
