@@ -111,7 +111,8 @@ def generate(
     check_count("topk", topk, 0)
     if scorer.transform is not None:
         raise ValueError("transform is given beside sampling: the cuts of a sampler belong into sampling")
-    pages = _Pages(uniforms, sampling, np.asarray(sorted(end_tokens), dtype=np.int64), topk, support, scorer.model)
+    vocab = int(scorer.model.config.get_text_config().vocab_size)
+    pages = Pages(uniforms, sampling, end_tokens, topk, support, vocab)
     for start in range(0, len(uniforms), batch_size):
         rows = np.arange(start, min(start + batch_size, len(uniforms)))
         _write(scorer, checked, prompt[rows], rows, pages)
@@ -120,20 +121,35 @@ def generate(
     return pages.written(prompt)
 
 
-class _Pages:
-    """The sequences so far: each step decides one token of every sequence and writes it down."""
+class Pages:
+    """The sequences so far: each step decides one token of every sequence and writes it down.
+
+    Attributes:
+        length: the most tokens of a sequence.
+    """
 
     def __init__(
-        self, uniforms: Floats, sampling: SamplingLaw, ends: Ints, topk: int, support: bool, model: Model
+        self, uniforms: Floats, sampling: SamplingLaw, ends: Collection[int], topk: int, support: bool, vocab: int
     ) -> None:
-        self._uniforms, self._sampling, self._ends, self._model = uniforms, sampling, ends, model
+        """Empty pages.
+
+        Args:
+            uniforms: in [0, 1), (n, length): the token of a step is the first i with P(token ≤ i) > u.
+            sampling: from the logits to the law that is sampled from.
+            ends: a sequence ends with the first of these, or at `length`.
+            topk: the number of likeliest tokens to keep of every law; 0 keeps none.
+            support: whether to record the tokens that the sampler keeps, where it cuts any.
+            vocab: the number of tokens that a law covers.
+        """
+        self._uniforms, self._sampling = check_reals(uniforms, "uniforms", "n", "length"), sampling
+        self._ends = np.asarray(sorted(ends), dtype=np.int64)
         shape = uniforms.shape
         self.length = shape[1]
         self._tokens: Ints = np.zeros(shape, dtype=np.int64)
         self._mask: Flags = np.zeros(shape, dtype=np.bool_)
         self._log_probs: Floats = np.zeros(shape)
         self._raw_log_probs: Floats = np.zeros(shape)
-        k = min(topk, int(model.config.get_text_config().vocab_size))
+        k = min(topk, vocab)
         self._ids = np.zeros((*shape, k), dtype=np.int32)
         self._top = np.full((*shape, k), -np.inf, dtype=np.float32)
         self._kept: list[tuple[Ints, Ints]] | None = [] if support and sampling.cuts else None
@@ -148,7 +164,7 @@ class _Pages:
             scores: logits, (rows, vocab).
         """
         law = self._sampling.log_probs(scores)
-        tokens = categorical(law, on_device(self._model, self._uniforms[rows, step, None]))
+        tokens = categorical(law, scores.new_tensor(self._uniforms[rows, step, None], dtype=law.dtype))
         drawn = to_numpy(tokens)[:, 0]
         self._tokens[rows, step], self._mask[rows, step] = drawn, True
         xp = namespace(law)
@@ -181,7 +197,7 @@ class _Pages:
         return SamplingMask(ids[np.argsort(place, kind="stable")], offsets, places)
 
 
-def _write(scorer: CausalLM, prompts: Sequence[Ints], prompt: Ints, rows: Ints, pages: _Pages) -> None:
+def _write(scorer: CausalLM, prompts: Sequence[Ints], prompt: Ints, rows: Ints, pages: Pages) -> None:
     """Writes the sequences `rows`, each after its prompt, as one batch."""
     model = scorer.model
     distinct, which = np.unique(prompt, return_inverse=True)

@@ -92,12 +92,16 @@ def check_tree(model: Model, prompts: Ints, tree: PrefixTree) -> Ints:
 
 def check_tokens(model: Model, tokens: ArrayLike, name: str, ndim: int) -> Ints:
     """`tokens` as int64, refused unless they are ids of the model on that many axes, at least one on each."""
+    return check_ids(int(model.config.get_text_config().vocab_size), tokens, name, ndim)
+
+
+def check_ids(vocab: int, tokens: ArrayLike, name: str, ndim: int) -> Ints:
+    """`tokens` as int64, refused unless they are ids below `vocab` on that many axes, at least one on each."""
     tokens = np.asarray(tokens)
     if tokens.ndim != ndim or tokens.size == 0 or tokens.dtype.kind not in "iu":
         raise ValueError(
             f"{name} must hold token ids on {ndim} axes, at least one each, got {tokens.dtype} of shape {tokens.shape}"
         )
-    vocab = model.config.get_text_config().vocab_size
     if tokens.min() < 0 or tokens.max() >= vocab:
         raise ValueError(
             f"{name} holds tokens from {tokens.min()} to {tokens.max()}: the vocabulary is 0 to {vocab - 1}"
