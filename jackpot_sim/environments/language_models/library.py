@@ -234,16 +234,9 @@ def logits(
     import torch
 
     check_integers(ids, "ids", "rows", "new")
-    if positions is not None:
-        check_same_shape(ids, check_integers(positions, "positions"), "ids", "positions")
-    offered = _parameters(model)
-    options = _cache_options(model, cache)
-    if mask is not None:
-        options["attention_mask"] = mask
-    if positions is not None and "position_ids" in offered:
-        options["position_ids"] = positions
+    options = _cache_options(model, cache) | _padding_options(model, ids, mask, positions)
     start, stop, _ = kept.indices(ids.shape[1])
-    if stop - start < ids.shape[1] and "logits_to_keep" in offered:
+    if stop - start < ids.shape[1] and "logits_to_keep" in _parameters(model):
         to_the_end = stop == ids.shape[1]
         options["logits_to_keep"] = stop - start if to_the_end else torch.arange(start, stop, device=ids.device)
         kept = WHOLE
@@ -254,12 +247,44 @@ def logits(
     return scores
 
 
-def hidden_states(model: Model, ids: Tensor, cache: Cache | None = None) -> Tensor:
-    """The last hidden states at every token of `ids` (rows, new), (rows, new, width): the input of the head."""
+def hidden_states(
+    model: Model,
+    ids: Tensor,
+    cache: Cache | None = None,
+    *,
+    mask: Tensor | None = None,
+    positions: Tensor | None = None,
+) -> Tensor:
+    """The last hidden states at every token of `ids` (rows, new), (rows, new, width): the input of the head.
+
+    Cache, mask and positions are those of `logits`.
+    """
     check_integers(ids, "ids", "rows", "new")
     layers = model.base_model
-    states: Tensor = layers(ids, **_cache_options(layers, cache)).last_hidden_state
+    options = _cache_options(layers, cache) | _padding_options(layers, ids, mask, positions)
+    states: Tensor = layers(ids, **options).last_hidden_state
     return states
+
+
+@contextmanager
+def inputs_of(module: Model) -> Iterator[list[Tensor]]:
+    """A context that lists the first argument of every call of a module."""
+    inputs: list[Tensor] = []
+
+    def listed(_: object, given: tuple[Tensor, ...], named: Mapping[str, Tensor]) -> None:
+        inputs.append(next(iter((*given, *named.values()))))
+
+    hook = module.register_forward_pre_hook(listed, with_kwargs=True)
+    try:
+        yield inputs
+    finally:
+        hook.remove()
+
+
+def last_gain(model: Model) -> str | None:
+    """The name of the last vector of parameters of a model, which is its final norm's gain; None if it has none."""
+    gains = [name for name, weight in model.named_parameters() if weight.ndim == 1 and name.endswith("weight")]
+    return gains[-1] if gains else None
 
 
 def logits_of_states(model: Model, states: Tensor) -> Tensor:
@@ -314,6 +339,15 @@ def _cache_options(module: Model, cache: Cache | None) -> dict[str, object]:
     if name is None:
         raise _not_offered(f"argument {' or '.join(_CACHE_ARGUMENTS)} of {type(module).__name__}.forward")
     return {name: cache, "use_cache": True}
+
+
+def _padding_options(module: Model, ids: Tensor, mask: Tensor | None, positions: Tensor | None) -> dict[str, object]:
+    options: dict[str, object] = {} if mask is None else {"attention_mask": mask}
+    if positions is not None:
+        check_same_shape(ids, check_integers(positions, "positions"), "ids", "positions")
+        if "position_ids" in _parameters(module):
+            options["position_ids"] = positions
+    return options
 
 
 def _cache_argument(module: Model) -> str | None:
@@ -399,19 +433,18 @@ def with_sliding_window(model: Model, window: int) -> Model:
     """A copy of the model, every layer of which attends to the last `window` tokens only.
 
     The window counts the token itself: a layer sees it and the window − 1 tokens before it. So the law at a prefix
-    depends on its last layers · (window − 1) + 1 tokens. The weights are copies with the same bits.
+    depends on its last layers · (window − 1) + 1 tokens. The weights are copies with the same bits. Llama has no
+    window, and its weights go into Mistral's classes, which compute the same and have one.
 
     Raises:
         ValueError: the window is below 2 (transformers' cache of a window of 1 reads too far back), or the architecture
             has no sliding window.
     """
-    import torch
-
     check_count("window", window, 2)
-    config = copy.deepcopy(model.config)
+    config = _as_mistral(model.config) if model.config.model_type == "llama" else copy.deepcopy(model.config)
     text = config.get_text_config()
     if not hasattr(text, "sliding_window"):
-        raise ValueError(f"{config.model_type} models have no sliding window (Qwen2, Qwen3, Mistral and Gemma have)")
+        raise ValueError(f"{config.model_type} models have no sliding window (Qwen, Llama, Mistral and Gemma have)")
     if hasattr(text, "use_sliding_window"):
         text.use_sliding_window = True
     text.sliding_window = window
@@ -419,9 +452,47 @@ def with_sliding_window(model: Model, window: int) -> Model:
         text.layer_types = ["sliding_attention"] * text.num_hidden_layers
     if not all(windows(config)):
         raise ValueError(f"{config.model_type} models cannot have a sliding window in every layer")
+    return _remade(model, config)
+
+
+def without_last_layers(model: Model, count: int) -> Model:
+    """A copy of the model without its last `count` layers: its final norm and its head read an earlier one.
+
+    Raises:
+        ValueError: the model has not so many layers that one is left.
+    """
+    config = copy.deepcopy(model.config)
+    text = config.get_text_config()
+    kept = text.num_hidden_layers - count
+    check_count("layers", count, 0, text.num_hidden_layers - 1)
+    if getattr(text, "layer_types", None) is not None:
+        text.layer_types = text.layer_types[:kept]
+    text.num_hidden_layers = kept
+    return _remade(model, config)
+
+
+def _as_mistral(config: Config) -> Config:
+    """The configuration of Mistral that computes what this one of Llama does.
+
+    Raises:
+        ValueError: the model has biases, for which Mistral has no place.
+    """
+    if config.attention_bias or config.mlp_bias:
+        raise ValueError(
+            "llama models with biases have no sliding window: Mistral's classes, which have one, lack them"
+        )
+    own = ("model_type", "architectures", "transformers_version", "attention_bias", "mlp_bias", "pretraining_tp")
+    return library().MistralConfig(**{name: value for name, value in config.to_dict().items() if name not in own})
+
+
+def _remade(model: Model, config: Config) -> Model:
+    """A model of this configuration, with the weights of another that go by the same names."""
+    import torch
+
     with torch.random.fork_rng(devices=[]):
         out = fresh(config, model.dtype, like=model)
-    out.load_state_dict(model.state_dict())
+    weights = model.state_dict()
+    out.load_state_dict({name: weights[name] for name in out.state_dict()})
     return out.to(model.device).train(model.training)
 
 

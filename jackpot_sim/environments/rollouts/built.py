@@ -86,7 +86,8 @@ class Setup:
         log_probs: the log-probs that corrections get.
         batch_size: sequences that a model reads at once.
         rows: states whose laws are held at once.
-        stored_topk: the actor's likeliest tokens that centred corrections are given at every state.
+        stored_topk: the actor's likeliest tokens that centred corrections are given at every state, and that an actor
+            is asked for that shows no whole laws.
     """
 
     prompts: Sequence[Ints]
@@ -109,6 +110,7 @@ class Setup:
             sampling=self.actor_law if role == "actor" else self.policy_law,
             end_tokens=self.end_tokens,
             batch_size=self.batch_size,
+            topk=0 if isinstance(engine, LawEngine) else self.stored_topk,
             support=role == "actor" and self.log_probs is LogProbs.SUPPORT,
             report=lambda done: LOG.info("the %s has written %d of %d rollouts", role, done, len(uniforms)),
         )
@@ -168,12 +170,12 @@ class RealisedRollouts:
         vocab: V.
         knob: the actor's knob, given or solved for.
         target_kl: the mean KL per token that was asked for, nats; None if the knob was given.
-        achieved: the mean KL(policy‖actor) per token over a few rollouts of the policy, nats.
-        achieved_se: its standard error over those rollouts.
+        divergence: measures the mean KL(policy‖actor) per token over a few rollouts of the policy, nats, and its
+            standard error over those rollouts.
         policy: the policy that is trained; p_ref and p_new are one.
-        actor: the engine that writes the rollouts.
+        actor: the engine that writes the rollouts; if it is no `LawEngine`, there are no pairs of laws.
         reward: the reward of a completion.
-        baseline: b of every prompt, (prompts,): the mean reward of rollouts of the policy that serve nothing else.
+        mean_rewards: measures b of every prompt, (prompts,).
         block: a pattern of the names of the parameters in whose space gradients are taken, or None.
     """
 
@@ -181,17 +183,34 @@ class RealisedRollouts:
     vocab: int
     knob: float
     target_kl: float | None
-    achieved: float
-    achieved_se: float
+    divergence: Callable[[], tuple[float, float]]
     policy: CausalLM
-    actor: LawEngine
+    actor: Engine
     reward: RewardAfter
-    baseline: Floats
+    mean_rewards: Callable[[], Floats]
     block: str | None
 
-    def __post_init__(self) -> None:
-        shape = (len(self.setup.prompts),)
-        check_shape(check_reals(self.baseline, "baseline"), shape, "baseline", "one number per prompt")
+    @property
+    def achieved(self) -> float:
+        """The mean KL(policy‖actor) per token over rollouts of the policy, nats."""
+        return self.divergence()[0]
+
+    @property
+    def achieved_se(self) -> float:
+        """The standard error of `achieved` over those rollouts."""
+        return self.divergence()[1]
+
+    @property
+    def baseline(self) -> Floats:
+        """b of every prompt, (prompts,): the mean reward of rollouts of the policy that serve nothing else.
+
+        Raises:
+            TypeError: the mean rewards are no real floating numbers.
+            ValueError: they are not one for each prompt.
+        """
+        baseline, shape = self.mean_rewards(), (len(self.setup.prompts),)
+        check_shape(check_reals(baseline, "baseline"), shape, "baseline", "one number per prompt")
+        return baseline
 
     def with_batches_of(self, batch_size: int) -> RealisedRollouts:
         """This environment with another batch size."""
@@ -220,5 +239,11 @@ class RealisedRollouts:
         return self.setup.write(engine, role, prompt, uniforms.reshape(-1, length))
 
     def pairs(self, written: Written) -> Iterator[LawPair]:
-        """The two laws at every token of rollouts of either policy, a few rows at a time."""
+        """The two laws at every token of rollouts of either policy, a few rows at a time.
+
+        Raises:
+            TypeError: the actor does not show its laws.
+        """
+        if not isinstance(self.actor, LawEngine):
+            raise TypeError("the actor is an engine that shows no whole laws: there are no pairs")
         return self.setup.pairs(ModelEngine(self.policy), self.actor, written)

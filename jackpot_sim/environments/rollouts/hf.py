@@ -11,8 +11,9 @@ the same numbers.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import ClassVar, Literal, cast
@@ -21,12 +22,13 @@ import numpy as np
 
 from jackpot_sim.core.arrays import Flags, Floats, Ints
 from jackpot_sim.core.checks import check_reals
-from jackpot_sim.environments.engines.engine import LawEngine, ModelEngine, engine_of
+from jackpot_sim.environments.engines.engine import Engine, LawEngine, ModelEngine, engine_of
 from jackpot_sim.environments.fields import BY_KIND, FORBID_EXTRA, check_count, check_positive
 from jackpot_sim.environments.knobs import Divergence
 from jackpot_sim.environments.language_models.build import check_model, check_same_vocabulary
 from jackpot_sim.environments.language_models.carried import gguf_of, is_gguf
 from jackpot_sim.environments.language_models.checkpoints import Loaded, Precision, load, resolved_device
+from jackpot_sim.environments.language_models.generated_prompts import GeneratedPrompts
 from jackpot_sim.environments.language_models.generation import Written
 from jackpot_sim.environments.language_models.library import Model, Tokenizer, end_tokens
 from jackpot_sim.environments.language_models.prompts import Prompt, PromptDataset, PromptFile, encoded
@@ -41,6 +43,7 @@ from jackpot_sim.environments.rollouts.built import RealisedRollouts, RewardAfte
 from jackpot_sim.environments.sequences.reward import DistinctShareReward, Reward
 from jackpot_sim.environments.sources.actor_source import Setting
 from jackpot_sim.environments.sources.kinds import RealSource
+from jackpot_sim.environments.sources.llama_cpp import LlamaCppActor
 from jackpot_sim.environments.sources.real_models import AnotherCheckpoint
 from jackpot_sim.environments.targets import Target
 from jackpot_sim.environments.worlds import Sizes, World
@@ -66,7 +69,8 @@ class HuggingFace:
         prompts: the source of the prompts.
         chat: whether prompts go through the tokenizer's chat template; None: where it has one.
         length: the most new tokens.
-        temperature: that of both policies: logits are divided by it before anything else.
+        temperature: that of both policies, if the actor has none of its own: logits are divided by it before
+            anything else.
         top_k: the number of likeliest tokens from which the actor samples; None: all.
         top_p: the mass of the nucleus from which the actor samples.
         log_probs: the log-probs that a trainer gets: `processed` ones, of the law that the actor sampled from; `raw`
@@ -83,7 +87,8 @@ class HuggingFace:
         batch_size: sequences that a model reads at once.
         rows: states whose laws over the vocabulary are held at once.
         stored_topk: the number of the actor's likeliest tokens from which centred corrections take the mean of each
-            state, with a model of the tail; as many as the vocabulary make it exact.
+            state, with a model of the tail; as many as the vocabulary make it exact. An actor that shows no whole laws,
+            as a server, is asked for as many of every law.
         block: the parameters in whose space gradients are measured, as a shell pattern of their names; None: the
             last vector of parameters, the final norm's gain.
         gradients: taken of every sequence by itself, of whole batches, which is faster, or off.
@@ -96,7 +101,7 @@ class HuggingFace:
     kind: Literal["hf"] = "hf"
     policy: str
     actor: RealSource = field(metadata=BY_KIND)
-    prompts: PromptFile | PromptDataset = field(metadata=BY_KIND)
+    prompts: PromptFile | PromptDataset | GeneratedPrompts = field(metadata=BY_KIND)
     chat: bool | None = None
     length: int = 64
     temperature: float = 1.0
@@ -172,7 +177,9 @@ class HuggingFace:
 
     def files(self) -> tuple[Path, ...]:
         """The local files that are named: prompts, GGUF files, and those in folders of checkpoints and data sets."""
-        sources = [self.policy, *([self.actor.path] if isinstance(self.actor, AnotherCheckpoint) else [])]
+        sources = [self.policy]
+        if isinstance(self.actor, AnotherCheckpoint | LlamaCppActor) and self.actor.path is not None:
+            sources.append(self.actor.path)
         models = [gguf_of(each) for each in sources if is_gguf(each)]
         if isinstance(self.prompts, PromptDataset):
             sources.append(self.prompts.name)
@@ -241,13 +248,25 @@ class HuggingFace:
             return RolloutAscent(policy.model, setup, reward, learning_rate, batch, generator("ascent"))
 
         positions = max(map(len, ids)) + self.length
-        setting = Setting(policy.model, generator, other=other, positions=positions, ascent=ascent)
+        setting = Setting(
+            policy.model,
+            generator,
+            other=other,
+            positions=positions,
+            ascent=ascent,
+            temperature=self.temperature,
+            name=self.policy,
+            tokenizer=policy.tokenizer,
+        )
         pairs = self.actor.actors(setting)
 
-        def actors(knob: float) -> tuple[CausalLM, LawEngine]:
+        def actors(knob: float) -> tuple[CausalLM, Engine]:
             policy, actor = pairs(knob)
             # No mixture of two models: mixtures are of tiny ones.
-            return policy, cast("LawEngine", engine_of(cast("CausalLM | LawEngine", actor)))
+            return policy, engine_of(cast("CausalLM | Engine", actor))
+
+        def setup_at(knob: float) -> Setup:
+            return replace(setup, actor_law=self.actor.sampling(self.actor_law, knob))
 
         uniforms = generator("kl").random((len(ids) * POLICY_ROLLOUTS, self.length))
         prompt = np.repeat(np.arange(len(ids)), POLICY_ROLLOUTS)
@@ -259,7 +278,9 @@ class HuggingFace:
         @cache
         def kl_at(knob: float) -> tuple[float, float]:
             policy, actor = actors(knob)
-            return setup.fitting(lambda setup: setup.kl(ModelEngine(policy), actor, written_by(policy)))
+            if not isinstance(actor, LawEngine):
+                return math.nan, math.nan
+            return setup_at(knob).fitting(lambda setup: setup.kl(ModelEngine(policy), actor, written_by(policy)))
 
         def solved(target_kl: float) -> float:
             LOG.info("solving %s for a KL of %g", self.knob_name, target_kl)
@@ -269,19 +290,22 @@ class HuggingFace:
 
         knob = self.actor.resolved(solved)
         reference, actor = actors(knob)
-        achieved, error = kl_at(knob)
-        own = written_by(reference)
+
+        @cache
+        def mean_rewards() -> Floats:
+            own = written_by(reference)
+            return mean_of_each(reward(prompt, own.tokens, own.mask).reshape(len(ids), -1))
+
         return RealisedRollouts(
-            setup=setup,
+            setup=setup_at(knob),
             vocab=vocab,
             knob=float(knob),
             target_kl=self.target_kl,
-            achieved=achieved,
-            achieved_se=error,
+            divergence=partial(kl_at, knob),
             policy=reference,
             actor=actor,
             reward=reward,
-            baseline=mean_of_each(reward(prompt, own.tokens, own.mask).reshape(len(ids), -1)),
+            mean_rewards=mean_rewards,
             block=self.block,
         )
 

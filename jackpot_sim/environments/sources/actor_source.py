@@ -19,7 +19,8 @@ from jackpot_sim.core.checks import check_integers, check_reals, check_same_shap
 from jackpot_sim.environments.engines.engine import Engine
 from jackpot_sim.environments.knobs import OneKnob
 from jackpot_sim.environments.language_models.build import LanguageModel, Model
-from jackpot_sim.environments.language_models.library import Tensor
+from jackpot_sim.environments.language_models.library import Tensor, Tokenizer
+from jackpot_sim.environments.language_models.sampling_law import SamplingLaw
 from jackpot_sim.environments.language_models.scoring import CausalLM, Scorer
 from jackpot_sim.environments.language_models.teaching import RewardOf, TrainingPath
 from jackpot_sim.environments.prefix_tree import PrefixTree
@@ -63,6 +64,9 @@ class Setting:
             models only.
         task: prompts, sequences and reward of tiny models.
         ascent: (learning rate, rollouts a step) → the base model in training on rewards; of real models only.
+        temperature: the policy's own; of real models only.
+        name: the checkpoint of the policy, as it was named; of real models only.
+        tokenizer: the policy's; None where tokens have no texts.
     """
 
     base: Model
@@ -72,6 +76,9 @@ class Setting:
     laws: Callable[[], Floats] | None = None
     task: TinyTask | None = None
     ascent: Callable[[float, int], TrainingPath] | None = None
+    temperature: float = 1.0
+    name: str = ""
+    tokenizer: Tokenizer | None = None
 
 
 Actors: TypeAlias = Callable[[float], tuple[CausalLM, Scorer | Engine]]
@@ -97,6 +104,10 @@ class ActorSource(OneKnob):
     def actors(self, setting: Setting) -> Actors:
         """The two models as a function of the knob; all noise is drawn before this returns."""
 
+    def sampling(self, law: SamplingLaw, knob: float) -> SamplingLaw:
+        """The law that the actor samples from, given that of the environment; of real models only."""
+        return law
+
     @abstractmethod
     def solve(self, target: Target, setting: Setting) -> float:
         """The knob at which the mean KL meets the target, exactly or as nearly as can be."""
@@ -111,9 +122,11 @@ def moved(model: Model, directions: Mapping[str, Tensor], amount: float) -> Mode
     """
     import torch
 
-    out = copy.deepcopy(model)
+    new = {}
     with torch.no_grad():
         for name, direction in directions.items():
-            check_same_shape(out.get_parameter(name), check_reals(direction, "directions"), name, "directions")
-            out.get_parameter(name).add_(direction, alpha=amount)
-    return out
+            weight = model.get_parameter(name)
+            check_same_shape(weight, check_reals(direction, "directions"), name, "directions")
+            there = torch.add(weight, direction, alpha=amount).to(weight.dtype)  # a direction may be finer
+            new[id(weight)] = torch.nn.Parameter(there, weight.requires_grad)
+    return copy.deepcopy(model, new)  # which copies no weight that has a new one
