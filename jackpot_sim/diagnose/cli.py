@@ -90,8 +90,9 @@ def diagnose(
         plugin: Files or modules that register corrections of your own.
         format_: The format, where the keys of the records do not tell it.
         formats: Alone: list the formats.
-        policy: A checkpoint (a folder or a hub id) to compute the policy's log-probs with, where the dump has none.
-        tokenizer: A folder with a tokenizer, to show the worst tokens as text; by default the policy's.
+        policy: A checkpoint (a folder, a GGUF file, smollm2 or a hub id) to compute the policy's log-probs with, where
+            the dump has none.
+        tokenizer: A folder with a tokenizer or a GGUF file, to show the worst tokens as text; by default the policy's.
         keep: Aim of the advice: keep this share of the signal, by default 0.95. Aims may be combined.
         ess: Aim of the advice: an effective sample size of this share of the tokens, by default 0.5.
         bias: Aim of the advice: a bias of at most this, by default any.

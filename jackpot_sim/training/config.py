@@ -39,11 +39,11 @@ class Taught(Frozen):
 
 
 class Given(Frozen):
-    """A policy from a checkpoint: a folder, or a name on the Hugging Face hub."""
+    """A policy from a checkpoint: a folder, a GGUF file, a name such as smollm2, or one on the Hugging Face hub."""
 
     kind: Literal["checkpoint"] = "checkpoint"
     path: str
-    """The folder, or the name on the hub."""
+    """The folder, the file, or the name of a model that a package carries or of one on the hub."""
     lora: Lora | None = None
     """Adapters of low rank, which alone are trained and kept in checkpoints; None: all weights are trained."""
 

@@ -170,9 +170,11 @@ def test_the_policy_may_be_a_gguf_file(command: list[str], capsys: pytest.Captur
     write_gguf(Path("policy.gguf"))
     assert main(options) == 0
     assert load(Path("study"))[0]["accuracy"].notna().all()
-    capsys.readouterr()
+    assert "training: converting policy.gguf to a checkpoint, this once, in " in capsys.readouterr().err
     write_gguf(Path("policy.gguf"), seed=1)
     assert "another study" in refusal(options, capsys)  # the file's contents count, not its name
+    Path("policy.gguf").write_bytes(b"GGUF")
+    assert "cut short" in refusal(["other" if part == "study" else part for part in options], capsys)
 
 
 def test_a_dry_run_needs_no_torch(command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
