@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import deque
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, TypeAlias, TypedDict, cast
+from typing import TypedDict, cast
 
 from jackpot_sim.environments.engines.engine import Engine, engine_of
 from jackpot_sim.environments.language_models.build import Model, Tokenizer
@@ -13,12 +12,7 @@ from jackpot_sim.environments.language_models.scoring import CausalLM
 from jackpot_sim.environments.randomness import keyed_generator
 from jackpot_sim.environments.sources.actor_source import Setting
 from jackpot_sim.training.actors import Actor, OnPolicy, Served, StaleActor
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-Weights: TypeAlias = "Mapping[str, Tensor]"
-"""The weights of a model by name."""
+from jackpot_sim.training.models.adapters import Merged, Weights, is_adapted, restore, trained_weights
 
 
 class ServerState(TypedDict):
@@ -60,6 +54,7 @@ class Server:
         self.model: Model = own
         self._past: deque[Weights] = deque(maxlen=config.lag + 1 if isinstance(config, StaleActor) else 1)
         self._old = copy.deepcopy(policy) if isinstance(config, StaleActor) else None
+        self._merged = Merged(policy) if isinstance(config, Served) and is_adapted(policy) else None
 
     def actor(self) -> Engine:
         """The engine that writes the next batch; called once for each batch."""
@@ -69,9 +64,9 @@ class Server:
         if self.model is not None:
             return CausalLM(self.model)
         if isinstance(self._config, StaleActor):
-            self._past.append({name: weight.clone() for name, weight in self._policy.state_dict().items()})
+            self._past.append({name: weight.clone() for name, weight in trained_weights(self._policy).items()})
             assert self._old is not None
-            self._old.load_state_dict(self._past[0])
+            restore(self._old, self._past[0])
             return CausalLM(self._old)
         if isinstance(self._config, Served):
             return self._served(self._config)
@@ -80,7 +75,7 @@ class Server:
 
     def _served(self, config: Served) -> CausalLM | Engine:
         setting = Setting(
-            self._policy,
+            self._policy if self._merged is None else self._merged.current(),
             lambda *key: keyed_generator(self._seed, "serving", *key),
             name=self._name,
             tokenizer=self._tokenizer,
