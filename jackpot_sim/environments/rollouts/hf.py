@@ -250,6 +250,8 @@ class HuggingFace:
             positions=positions,
             ascent=ascent,
             temperature=self.temperature,
+            name=self.policy,
+            tokenizer=policy.tokenizer,
         )
         pairs = self.actor.actors(setting)
 

@@ -3,6 +3,7 @@
 | given                        | meaning                                                                       |
 |------------------------------|-------------------------------------------------------------------------------|
 | actor: KIND                  | a source of that kind, with its usual knob where it has one                   |
+| actor: http://HOST:PORT/v1   | a rollout server                                                              |
 | actor: PATH_OR_ID            | another checkpoint                                                            |
 | prompts: PATH                | a file of prompts                                                             |
 | reward: KIND                 | the reward of that kind                                                       |
@@ -54,6 +55,8 @@ def _from_name(name: str) -> dict[str, object]:
     kinds = [str(vars(each)["kind"]) for each in REAL_SOURCES if each is not AnotherCheckpoint]
     if name in kinds:
         return {"kind": name}
+    if name.startswith(("http://", "https://")):
+        return {"kind": "server", "url": name}
     near = difflib.get_close_matches(name, kinds, n=1, cutoff=0.8)
     if near and not Path(name).exists():
         raise ValueError(f"actor: {name!r} is neither a kind nor a folder; did you mean {near[0]!r}?")

@@ -15,6 +15,7 @@
 | separate          | share       | on the geometric path to another model          | KL(policy‖actor) | tiny        |
 | checkpoint        | none        | another checkpoint                              | no target        | real        |
 | precision         | none        | the policy's weights in another precision       | no target        | real        |
+| server            | none        | a rollout server (vLLM, SGLang, llama.cpp, …)   | no target        | real, served|
 
 Tiny models are those of `small-lm`, real ones those of `hf`; "served" are the sources that training applies to the
 weights of the moment. `stale` and `temperature` have a class for each. A new source is a subclass of `ActorSource`,
@@ -41,6 +42,7 @@ from jackpot_sim.environments.sources.served import (
     TopPSource,
     WeightNoise,
 )
+from jackpot_sim.environments.sources.server import ServerActor
 from jackpot_sim.environments.sources.tiny_models import DistilledActor, SeparateActor, StaleActor
 
 TinySource: TypeAlias = (
@@ -67,11 +69,12 @@ RealSource: TypeAlias = (
     | QuantizedWeights
     | QuantizedKV
     | SlidingWindow
+    | ServerActor
 )
 """The sources of an actor of real models."""
 
-ServedSource: TypeAlias = QuantizedWeights | QuantizedKV | WeightNoise
-"""The sources that make an actor of the policy's weights of the moment, whatever the model."""
+ServedSource: TypeAlias = QuantizedWeights | QuantizedKV | WeightNoise | ServerActor
+"""The sources of an actor in training: the policy's weights of the moment, served otherwise; or a server, as it is."""
 
 TINY_SOURCES: tuple[type[ActorSource], ...] = get_args(TinySource)
 REAL_SOURCES: tuple[type[ActorSource], ...] = get_args(RealSource)
