@@ -8,24 +8,29 @@ mean length, with ends as frequent as among those that were timed.
 from __future__ import annotations
 
 import dataclasses
+import gc
 import resource
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
+from jackpot_sim.environments.language_models.carried import resolved
 from jackpot_sim.environments.language_models.threads import torch_threads
 from jackpot_sim.environments.progress import Report, Stage, listened
 from jackpot_sim.environments.rollouts.built import ROLES, RealisedRollouts, Role
 from jackpot_sim.environments.rollouts.hf import HuggingFace
 from jackpot_sim.requirements import require
-from jackpot_sim.sweep.plan import cells
+from jackpot_sim.sweep.plan import Cell
 from jackpot_sim.sweep.spec import Study
 from jackpot_sim.sweep.stages import ACTOR_WRITES, LOADING, MEASURED, POLICY_WRITES, Step, steps
 from jackpot_sim.sweep.subjects.rollout_states import observe, weigh
 from jackpot_sim.sweep.subjects.rollout_updates import Differentiation, replicates_of
+from jackpot_sim.sweep.worlds import Environment
 
 _LENGTHS = (2, 16)
 """The lengths of the timed rollouts."""
@@ -77,19 +82,35 @@ class Timed:
     bytes: float
 
 
-def estimates(study: Study) -> dict[str, Timed]:
-    """The cost of each cell of real models, by its id; actors of one kind and precision are timed once.
+def rollout_tokens(env: HuggingFace, study: Study) -> int:
+    """The tokens of a cell's rollouts by one model, at most.
+
+    Raises:
+        ValueError: the prompts cannot be read.
+    """
+    return len(env.prompts.read()) * study.n_samples * study.replicates * env.length
+
+
+def is_local(env: Environment) -> bool:
+    """True for real models whose policy lies on this machine: to time another one would fetch it first."""
+    return isinstance(env, HuggingFace) and Path(resolved(env.policy)).expanduser().exists()
+
+
+def estimates(study: Study, chosen: Sequence[Cell]) -> dict[str, Timed]:
+    """The cost of each cell of real models among these, by its id; actors of one kind are timed once.
 
     Raises:
         ValueError: an environment cannot be built.
     """
     found: dict[str, Timed] = {}
     by_kind: dict[str, Timed] = {}
-    for cell in cells(study):
+    for cell in chosen:
         if isinstance(cell.env, HuggingFace):
             kind = _kind(cell.env)
             if kind not in by_kind:
-                by_kind[kind] = rehearse(cell.env, cell.seed, study)
+                with threadpool_limits(limits=1):  # as cells are measured
+                    by_kind[kind] = rehearse(cell.env, cell.seed, study)
+                gc.collect()  # its models
             found[cell.id] = by_kind[kind]
     return found
 
