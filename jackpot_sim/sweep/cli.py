@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
 from jackpot_sim.commands import FLAG, MANY, UNPARSED, answer, app_of, console
-from jackpot_sim.environments.rollouts.hf import HuggingFace
 from jackpot_sim.estimators import names
 from jackpot_sim.studies import plugins
 from jackpot_sim.studies.configuration import read_mapping
@@ -128,10 +128,8 @@ def sweep(
         executor = ExecutorKind.SERIAL if one_at_a_time else ExecutorKind.LOKY
     count = processes(executor, workers, len(plan.cells(study)))
     costs = {} if quiet else _estimated(study, root)
-    with (
-        shown(study, quiet, list(costs.values()) if executor is ExecutorKind.SERIAL else ()) as report,
-        opened(executor, count) as pool,
-    ):
+    ahead = list(costs.values()) if executor is ExecutorKind.SERIAL else ()
+    with shown(study, quiet, ahead) as report, opened(executor, count) as pool:
         progress = run(study, root, pool, in_flight=2 * count, report=report)
     if not quiet:
         _print_results(root, progress, wide)
@@ -147,14 +145,11 @@ def _estimated(study: Study, root: Path) -> dict[str, Timed]:
     done = {path.stem for path in (root / "records").glob("*.parquet")}
     left = [cell for cell in plan.cells(study) if cell.id not in done]
     try:
-        large = [
-            cell for cell in left if isinstance(cell.env, HuggingFace) and rollout_tokens(cell.env, study) > _SMALL
-        ]
-        costs = rehearsal.estimates(study, large)
+        costs = rehearsal.estimates(study, [cell for cell in left if rollout_tokens(cell.env, study) > _SMALL])
     except (ValueError, RuntimeError):  # the run itself says what cannot be done
         return {}
     if costs:
-        console(stderr=True).print(cost_line(costs), soft_wrap=True)
+        print(cost_line(costs), file=sys.stderr, flush=True)
     return costs
 
 

@@ -82,12 +82,14 @@ class Timed:
     bytes: float
 
 
-def rollout_tokens(env: HuggingFace, study: Study) -> int:
-    """The tokens of a cell's rollouts by one model, at most.
+def rollout_tokens(env: Environment, study: Study) -> int:
+    """The tokens of a cell's rollouts by one real model, at most; 0 without real models.
 
     Raises:
         ValueError: the prompts cannot be read.
     """
+    if not isinstance(env, HuggingFace):
+        return 0
     return len(env.prompts.read()) * study.n_samples * study.replicates * env.length
 
 
