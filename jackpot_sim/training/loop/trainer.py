@@ -23,7 +23,7 @@ from jackpot_sim.environments.randomness import keyed_generator
 from jackpot_sim.estimators import Correction
 from jackpot_sim.training import objective
 from jackpot_sim.training.actors import JointActor
-from jackpot_sim.training.config import Training
+from jackpot_sim.training.config import Given, Training
 from jackpot_sim.training.errors import DivergedError, LawError
 from jackpot_sim.training.loop.closed_loop import lam_at
 from jackpot_sim.training.loop.evaluation import Scores, evaluated, held_out
@@ -81,7 +81,8 @@ class Trainer:
             reward: a reward function in place of the task's own.
         """
         self.config, self.texts, self.seed, self.step = config, texts, seed, 0
-        self.policy, self._server = policy, Server(config.actor, policy, actor, seed)
+        self.policy, name = policy, config.policy.path if isinstance(config.policy, Given) else ""
+        self._server = Server(config.actor, policy, actor, seed, name=name, tokenizer=texts.tokenizer)
         self._reward = texts.task.rewards if reward is None else reward
         self._optimizer = self._adamw(policy, config.update.learning_rate)
         self._joint = config.actor if isinstance(config.actor, JointActor) else None

@@ -7,7 +7,7 @@ from collections import deque
 from typing import TypedDict, cast
 
 from jackpot_sim.environments.engines.engine import Engine, engine_of
-from jackpot_sim.environments.language_models.build import Model
+from jackpot_sim.environments.language_models.build import Model, Tokenizer
 from jackpot_sim.environments.language_models.scoring import CausalLM
 from jackpot_sim.environments.randomness import keyed_generator
 from jackpot_sim.environments.sources.actor_source import Setting
@@ -29,7 +29,27 @@ class Server:
         model: the actor's own model; None where the policy, or a copy of it, writes.
     """
 
-    def __init__(self, config: Actor, policy: Model, own: Model | None, seed: int) -> None:
+    def __init__(
+        self,
+        config: Actor,
+        policy: Model,
+        own: Model | None,
+        seed: int,
+        *,
+        name: str = "",
+        tokenizer: Tokenizer | None = None,
+    ) -> None:
+        """The source of a run's actors.
+
+        Args:
+            config: the actor.
+            policy: the model that is trained.
+            own: the actor's own model, if it has one.
+            seed: the seed of all draws.
+            name: the checkpoint that the policy started from, as it was named.
+            tokenizer: the policy's.
+        """
+        self._name, self._tokenizer = name, tokenizer
         self._config, self._policy, self._seed = config, policy, seed
         self.model: Model = own
         self._past: deque[Weights] = deque(maxlen=config.lag + 1 if isinstance(config, StaleActor) else 1)
@@ -54,8 +74,12 @@ class Server:
         return CausalLM(self._policy)
 
     def _served(self, config: Served) -> CausalLM | Engine:
-        base = self._policy if self._merged is None else self._merged.current()
-        setting = Setting(base, lambda *key: keyed_generator(self._seed, "serving", *key))
+        setting = Setting(
+            self._policy if self._merged is None else self._merged.current(),
+            lambda *key: keyed_generator(self._seed, "serving", *key),
+            name=self._name,
+            tokenizer=self._tokenizer,
+        )
         knob = config.source.knob
         assert knob is not None  # `Served` refuses a target
         return cast("CausalLM | Engine", config.source.actors(setting)(knob)[1])  # no mixture: these are of tiny ones
