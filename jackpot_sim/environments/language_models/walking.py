@@ -12,7 +12,8 @@ from contextlib import contextmanager
 import numpy as np
 from numpy.typing import ArrayLike
 
-from jackpot_sim.core.arrays import Ints
+from jackpot_sim.core.arrays import Flags, Ints
+from jackpot_sim.core.checks import check_mask
 from jackpot_sim.environments.language_models.build import check_positions, check_vocabulary
 from jackpot_sim.environments.language_models.library import Model, Tensor, in_double
 from jackpot_sim.environments.prefix_tree import PrefixTree
@@ -41,6 +42,24 @@ def on_device(model: Model, array: ArrayLike) -> Tensor:
     import torch
 
     return torch.as_tensor(np.ascontiguousarray(array), device=model.device)
+
+
+def seen(model: Model, mask: Flags, new: int) -> tuple[Tensor | None, Tensor | None]:
+    """The mask and the positions with which a model reads the last `new` tokens of rows that begin with padding.
+
+    Args:
+        model: the model.
+        mask: True on tokens, (rows, all).
+        new: the number of tokens that are read now.
+
+    Returns:
+        1 on tokens, (rows, all), and the positions, (rows, new); None and None where there is no padding.
+    """
+    check_mask(mask, mask, "mask")
+    if mask.all():
+        return None, None
+    positions = np.maximum(np.cumsum(mask, axis=1) - 1, 0)[:, -new:]
+    return on_device(model, mask.astype(np.int64)), on_device(model, positions)
 
 
 def rows_at_once(model: Model, tokens: int) -> int:
