@@ -378,9 +378,7 @@ def _draw_strip(axes: Axes, actors: pd.DataFrame, paper: pd.DataFrame) -> None:
         tick.set_color(_look(kind).color)
     axes.tick_params(axis="y", length=0)
     axes.grid(visible=False, axis="y")
-    axes.set(
-        xscale="log", ylim=(len(ordered) - 0.4, -0.6), xlabel="KL(p‖q), nats; open: KL(q‖p)"
-    )
+    axes.set(xscale="log", ylim=(len(ordered) - 0.4, -0.6), xlabel="KL(p‖q), nats; open: KL(q‖p)")
     _draw_markers(axes, paper)
     axes.set_title("(a) How far apart")
 
@@ -417,7 +415,8 @@ def _draw_plane(axes: Axes, actors: pd.DataFrame, paper: pd.DataFrame) -> None:
     axes.set(xscale="log", yscale="log", xlabel="KL, as filled in (a)", ylabel="rejected at λ = 1")
     _draw_markers(axes, paper)
     axes.set_title("(b) What rejection discards")
-    axes.text(0.02, 0.97, "dashed: Gaussian log-ratios\nlines: to the worst 5 % of states", transform=axes.transAxes, va="top")
+    legend = "dashed: Gaussian log-ratios\nlines: to the worst 5 % of states"
+    axes.text(0.02, 0.97, legend, transform=axes.transAxes, va="top")
 
 
 def _draw_share(axes: Axes, actors: pd.DataFrame, ways: pd.DataFrame) -> None:
