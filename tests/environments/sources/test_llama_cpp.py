@@ -108,7 +108,7 @@ def test_options_are_checked(change: dict[str, Any], sentence: str) -> None:
 
 def test_a_policy_that_is_no_file_has_none_of_its_own(file: Path) -> None:
     given = setting(carried.folder_of(file) or "")
-    with pytest.raises(ValueError, match=r"and .* is none: give actor\.path"):
+    with pytest.raises(ValueError, match=r"and .* is none: give its path"):
         LlamaCppActor().actors(given)
 
 
