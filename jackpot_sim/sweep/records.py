@@ -11,7 +11,7 @@ A shard is written to a dot-file, flushed to disk and renamed, and `records` is 
 there means that the cell is finished, at whatever instant the run was killed.
 
 Parameters of estimators have a column each, which their corrections name. Records of other versions may lack some
-or have others, and old ones lack `centred`: they are read all the same.
+or have others, and old ones lack `centred` and what actors have that show no whole laws: they are read all the same.
 """
 
 from __future__ import annotations
@@ -35,6 +35,9 @@ from jackpot_sim.sweep.plan import Cell
 from jackpot_sim.sweep.schema import AFTER_PARAMETERS, BEFORE_PARAMETERS, STATES, TABLES, tables
 from jackpot_sim.sweep.spec import Study
 from jackpot_sim.sweep.worlds import TRAITS
+
+_BEFORE = {"centred": False, "laws": "whole"}
+"""Columns that old records lack, with what all of them were before there was anything else."""
 
 _OF_SOME_STUDIES = ("diagnostics", "normalizers", "thresholds")
 
@@ -172,9 +175,10 @@ def load(root: Path, table: str = "records") -> pd.DataFrame:
         raise StudyError(f"{root} holds no finished cell yet: run the study first")
     parts = [_read_shard(shard, TABLES[table]) for shard in shards]
     whole = pa.concat_tables(parts, promote_options="default")
-    if "centred" in whole.column_names:  # before there was centring, nothing was centred
-        place, column = whole.column_names.index("centred"), whole["centred"]
-        whole = whole.set_column(place, "centred", column.fill_null(False))
+    for name, before in _BEFORE.items():
+        if name in whole.column_names:
+            place, column = whole.column_names.index(name), whole[name]
+            whole = whole.set_column(place, name, column.fill_null(before))
     frame: pd.DataFrame = whole.to_pandas()
     return frame
 

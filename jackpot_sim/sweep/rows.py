@@ -57,6 +57,7 @@ def environment_columns(cell: Cell, built: Built) -> Row:
     return {
         "cell": cell.id,
         "environment": cell.environment,
+        "laws": "whole",
         "env_kind": cell.env.family,
         "base_kind": cell.env.base_kind,
         "knob_name": cell.env.knob_name,

@@ -19,7 +19,9 @@ _TEXT, _REAL, _WHOLE, _FLAG = pa.string(), pa.float64(), pa.int64(), pa.bool_()
 _PARAMETERS = {float: _REAL, str: _TEXT, bool: _FLAG}
 
 BEFORE_PARAMETERS, AFTER_PARAMETERS = "batch_normalize", "acceptance_budget"
-"""The columns of the records between which `centred` and the parameters of estimators stand: records may lack these."""
+"""The columns of the records between which stand `centred`, the parameters of estimators, and what only top-k actors
+have: records of other versions may lack these.
+"""
 
 RECORDS = pa.schema(
     [
@@ -31,6 +33,8 @@ RECORDS = pa.schema(
         ("space", _TEXT),
         *((name, _TEXT) for name in ("estimator", "estimator_kind", "level", "masked_by", "target")),
         *((name, _FLAG) for name in ("rao_blackwell", "batch_normalize", "centred")),
+        ("laws", _TEXT),
+        *((name, _REAL) for end in ("low", "high") for name in (f"acceptance_{end}", f"acceptance_{end}_se")),
         *((name, _PARAMETERS[kind]) for name, kind in parameters.types().items()),
         ("acceptance_budget", _REAL),
         ("budget_per_state", _FLAG),

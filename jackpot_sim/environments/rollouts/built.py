@@ -86,7 +86,8 @@ class Setup:
         log_probs: the log-probs that corrections get.
         batch_size: sequences that a model reads at once.
         rows: states whose laws are held at once.
-        stored_topk: the actor's likeliest tokens that centred corrections are given at every state.
+        stored_topk: the actor's likeliest tokens that centred corrections are given at every state, and that an actor
+            is asked for that shows no whole laws.
     """
 
     prompts: Sequence[Ints]
@@ -109,6 +110,7 @@ class Setup:
             sampling=self.actor_law if role == "actor" else self.policy_law,
             end_tokens=self.end_tokens,
             batch_size=self.batch_size,
+            topk=0 if isinstance(engine, LawEngine) else self.stored_topk,
             support=role == "actor" and self.log_probs is LogProbs.SUPPORT,
             report=lambda done: LOG.info("the %s has written %d of %d rollouts", role, done, len(uniforms)),
         )
@@ -171,7 +173,7 @@ class RealisedRollouts:
         divergence: measures the mean KL(policy‖actor) per token over a few rollouts of the policy, nats, and its
             standard error over those rollouts.
         policy: the policy that is trained; p_ref and p_new are one.
-        actor: the engine that writes the rollouts.
+        actor: the engine that writes the rollouts; if it is no `LawEngine`, there are no pairs of laws.
         reward: the reward of a completion.
         mean_rewards: measures b of every prompt, (prompts,).
         block: a pattern of the names of the parameters in whose space gradients are taken, or None.
@@ -183,7 +185,7 @@ class RealisedRollouts:
     target_kl: float | None
     divergence: Callable[[], tuple[float, float]]
     policy: CausalLM
-    actor: LawEngine
+    actor: Engine
     reward: RewardAfter
     mean_rewards: Callable[[], Floats]
     block: str | None
@@ -237,5 +239,11 @@ class RealisedRollouts:
         return self.setup.write(engine, role, prompt, uniforms.reshape(-1, length))
 
     def pairs(self, written: Written) -> Iterator[LawPair]:
-        """The two laws at every token of rollouts of either policy, a few rows at a time."""
+        """The two laws at every token of rollouts of either policy, a few rows at a time.
+
+        Raises:
+            TypeError: the actor does not show its laws.
+        """
+        if not isinstance(self.actor, LawEngine):
+            raise TypeError("the actor is an engine that shows no whole laws: there are no pairs")
         return self.setup.pairs(ModelEngine(self.policy), self.actor, written)

@@ -11,6 +11,7 @@ the same numbers.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
@@ -21,7 +22,7 @@ import numpy as np
 
 from jackpot_sim.core.arrays import Flags, Floats, Ints
 from jackpot_sim.core.checks import check_reals
-from jackpot_sim.environments.engines.engine import LawEngine, ModelEngine, engine_of
+from jackpot_sim.environments.engines.engine import Engine, LawEngine, ModelEngine, engine_of
 from jackpot_sim.environments.fields import BY_KIND, FORBID_EXTRA, check_count, check_positive
 from jackpot_sim.environments.knobs import Divergence
 from jackpot_sim.environments.language_models.build import check_model, check_same_vocabulary
@@ -42,6 +43,7 @@ from jackpot_sim.environments.rollouts.built import RealisedRollouts, RewardAfte
 from jackpot_sim.environments.sequences.reward import DistinctShareReward, Reward
 from jackpot_sim.environments.sources.actor_source import Setting
 from jackpot_sim.environments.sources.kinds import RealSource
+from jackpot_sim.environments.sources.llama_cpp import LlamaCppActor
 from jackpot_sim.environments.sources.real_models import AnotherCheckpoint
 from jackpot_sim.environments.targets import Target
 from jackpot_sim.environments.worlds import Sizes, World
@@ -85,7 +87,8 @@ class HuggingFace:
         batch_size: sequences that a model reads at once.
         rows: states whose laws over the vocabulary are held at once.
         stored_topk: the number of the actor's likeliest tokens from which centred corrections take the mean of each
-            state, with a model of the tail; as many as the vocabulary make it exact.
+            state, with a model of the tail; as many as the vocabulary make it exact. An actor that shows no whole laws,
+            as a server, is asked for as many of every law.
         block: the parameters in whose space gradients are measured, as a shell pattern of their names; None: the
             last vector of parameters, the final norm's gain.
         gradients: taken of every sequence by itself, of whole batches, which is faster, or off.
@@ -174,7 +177,9 @@ class HuggingFace:
 
     def files(self) -> tuple[Path, ...]:
         """The local files that are named: prompts, GGUF files, and those in folders of checkpoints and data sets."""
-        sources = [self.policy, *([self.actor.path] if isinstance(self.actor, AnotherCheckpoint) else [])]
+        sources = [self.policy]
+        if isinstance(self.actor, AnotherCheckpoint | LlamaCppActor) and self.actor.path is not None:
+            sources.append(self.actor.path)
         models = [gguf_of(each) for each in sources if is_gguf(each)]
         if isinstance(self.prompts, PromptDataset):
             sources.append(self.prompts.name)
@@ -255,10 +260,10 @@ class HuggingFace:
         )
         pairs = self.actor.actors(setting)
 
-        def actors(knob: float) -> tuple[CausalLM, LawEngine]:
+        def actors(knob: float) -> tuple[CausalLM, Engine]:
             policy, actor = pairs(knob)
             # No mixture of two models: mixtures are of tiny ones.
-            return policy, cast("LawEngine", engine_of(cast("CausalLM | LawEngine", actor)))
+            return policy, engine_of(cast("CausalLM | Engine", actor))
 
         def setup_at(knob: float) -> Setup:
             return replace(setup, actor_law=self.actor.sampling(self.actor_law, knob))
@@ -273,6 +278,8 @@ class HuggingFace:
         @cache
         def kl_at(knob: float) -> tuple[float, float]:
             policy, actor = actors(knob)
+            if not isinstance(actor, LawEngine):
+                return math.nan, math.nan
             return setup_at(knob).fitting(lambda setup: setup.kl(ModelEngine(policy), actor, written_by(policy)))
 
         def solved(target_kl: float) -> float:

@@ -41,8 +41,11 @@ STATES = {
     "total_variation": "total variation of p and q at the states that the actor visits, in [0, 1]",
     "chi_square": "χ²(p‖q) = Σ p²/q − 1 at the states that the actor visits",
     "overlap": "Z(λ) = Σ min(q, p/λ), the acceptance rate of OBRS, in [0, 1]",
+    "overlap_low": "lower end of the bracket of Z(λ), exact from the actor's top-k and the policy's law, in [0, 1]",
+    "overlap_high": "upper end of that bracket, in [0, 1]",
+    "overlap_sampled": "min(1, r/λ) of the token drawn: a sample of Z(λ), in [0, 1]",
 }
-"""Descriptions of the usual figures that are exact at each state, by name; other names may be given."""
+"""Descriptions of the usual figures of each state, by name; other names may be given."""
 
 SAMPLED = {
     "k1": "mean over tokens of log q − log p, nats: an unbiased estimate of KL(q‖p) (verl kl)",

@@ -15,6 +15,7 @@ from jackpot_sim.core import divergences
 from jackpot_sim.core.arrays import Flags, Floats, Ints
 from jackpot_sim.core.backend import namespace, row_blocks, to_numpy, topk
 from jackpot_sim.core.scored import ScoredRollouts
+from jackpot_sim.environments.engines.engine import LawEngine
 from jackpot_sim.environments.language_models.generation import Written
 from jackpot_sim.environments.randomness import keyed_generator
 from jackpot_sim.environments.recorded import LogProbs
@@ -26,6 +27,8 @@ from jackpot_sim.estimators.mismatch.overlap_estimates import Comparison, LawBlo
 from jackpot_sim.estimators.rollouts import weights as scored
 from jackpot_sim.estimators.rollouts.at_states import Visited
 from jackpot_sim.sweep.spec import Study
+from jackpot_sim.sweep.subjects import served_states
+from jackpot_sim.sweep.subjects.served_states import Served
 
 LAM = 1.0
 """The λ of the overlap between the models that is reported."""
@@ -88,7 +91,8 @@ class Observed:
         visited: the figures at the states of the actor's rollouts.
         actor: the actor's rollouts, with both log-probs as corrections are given them.
         log_ratio: log p − log q of the law that the actor sampled from, at its tokens, (n, length), nats.
-        policy_kl: KL(p‖q) at every token of the policy's rollouts, (n, length), nats.
+        policy_kl: KL(p‖q) at every token of the policy's rollouts, (n, length), nats; None where the actor shows its
+            likeliest tokens alone.
         comparisons: the ways to estimate Z, if the study compares them.
         stored: the actor's likeliest tokens, if a correction is centred.
     """
@@ -96,10 +100,10 @@ class Observed:
     written: Mapping[Role, Written]
     rewards: Mapping[Role, Floats]
     advantage: Mapping[Role, Floats]
-    visited: Visited
+    visited: Visited | Served
     actor: ScoredRollouts
     log_ratio: Floats
-    policy_kl: Floats
+    policy_kl: Floats | None
     comparisons: list[Comparison]
     stored: Stored | None
 
@@ -113,6 +117,8 @@ class Weighed(NamedTuple):
     """m·w, (n, length)."""
     mean: Floats | None
     """The coefficients of ∇log p of the stored tokens in the mean term, (n, length, k), of a centred correction."""
+    accept: Floats
+    """a, (n, length)."""
     figures: Figures
     seconds: float
     """The time that masks and weights of all tokens took."""
@@ -143,16 +149,13 @@ def observe(
         for role, each in written.items()
     }
     actor, policy = written["actor"], written["policy"]
-    visited = Visited(actor.tokens, list(corrections.values()), [LAM])
-    centred = any(each.subtracts_mean for each in corrections.values())
-    stored = Stored(actor.tokens.shape, realised.setup.stored_topk, realised.vocab) if centred else None
-    blocks = _visit(realised, actor, visited, stored, seed)
-    comparisons: list[Comparison] = []
-    if study.normalizers is None:
-        collections.deque(blocks, maxlen=0)
+    visited: Visited | Served
+    if isinstance(realised.actor, LawEngine):
+        visited, stored, comparisons = _visited(realised, study, seed, corrections, actor)
+        policy_kl = _kl_at_tokens(realised, policy)
     else:
-        k, lam, batch = study.normalizers.k, study.normalizers.lam, study.normalizers.batch
-        comparisons = overlap_estimates.compare(blocks, k, lam, batch, keyed_generator(seed, "batches"))
+        visited, stored = _visited_on_topk(realised, study, corrections, actor)
+        comparisons, policy_kl = [], None
     believed = actor.raw_log_probs if realised.setup.log_probs is LogProbs.RAW else actor.log_probs
     return Observed(
         written=written,
@@ -161,10 +164,42 @@ def observe(
         visited=visited,
         actor=ScoredRollouts(visited.told_log_probs, believed, actor.mask, advantage["actor"], actor.prompt),
         log_ratio=np.where(actor.mask, visited.policy_log_probs - actor.log_probs, 0.0),
-        policy_kl=_kl_at_tokens(realised, policy),
+        policy_kl=policy_kl,
         comparisons=comparisons,
         stored=stored,
     )
+
+
+def _visited(
+    realised: RealisedRollouts, study: Study, seed: int, corrections: Mapping[str, Correction], written: Written
+) -> tuple[Visited, Stored | None, list[Comparison]]:
+    """The figures at the actor's states from both whole laws, what centred corrections need, and the ways to Z."""
+    visited = Visited(written.tokens, list(corrections.values()), [LAM])
+    centred = any(each.subtracts_mean for each in corrections.values())
+    stored = Stored(written.tokens.shape, realised.setup.stored_topk, realised.vocab) if centred else None
+    blocks = _visit(realised, written, visited, stored, seed)
+    if study.normalizers is None:
+        collections.deque(blocks, maxlen=0)
+        return visited, stored, []
+    k, lam, batch = study.normalizers.k, study.normalizers.lam, study.normalizers.batch
+    return visited, stored, overlap_estimates.compare(blocks, k, lam, batch, keyed_generator(seed, "batches"))
+
+
+def _visited_on_topk(
+    realised: RealisedRollouts, study: Study, corrections: Mapping[str, Correction], written: Written
+) -> tuple[Served, Stored | None]:
+    """The same where the actor shows its likeliest tokens alone."""
+    if study.normalizers is not None:
+        raise ValueError("normalizers compares the ways to Z with the exact one, which takes whole laws: leave it out")
+    replicate = np.repeat(np.arange(study.replicates), len(written.tokens) // study.replicates)
+    served = served_states.visit(realised, written, list(corrections.values()), LAM, replicate)
+    stored, policy = None, served.visited.policy_on_topk
+    if any(each.subtracts_mean for each in corrections.values()) and written.topk is not None and policy is not None:
+        stored = Stored(written.tokens.shape, written.topk.k, realised.vocab)
+        # In float32, as they were returned: sums of whole laws miss 1 in its seventh digit.
+        stored.ids[...], stored.actor_log_probs = to_numpy(written.topk.ids), to_numpy(written.topk.log_probs)
+        stored.policy_log_probs = policy
+    return served, stored
 
 
 def _visit(
@@ -210,5 +245,7 @@ def weigh(observed: Observed, corrections: Mapping[str, Correction], replicate: 
         mean = None
         if correction.subtracts_mean and observed.stored is not None:
             mean = observed.stored.coefficients(correction, observed.actor, overlap)
-        weighed[label] = Weighed(mask, weight, mean, {name: (value[name], error[name]) for name in value}, seconds)
+        weighed[label] = Weighed(
+            mask, weight, mean, pair.accept, {name: (value[name], error[name]) for name in value}, seconds
+        )
     return weighed

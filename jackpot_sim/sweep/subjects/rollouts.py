@@ -19,6 +19,7 @@ from jackpot_sim.core.arrays import Floats, Ints
 from jackpot_sim.core.intervals import Interval, stratified_mean
 from jackpot_sim.core.sequence_divergences import ratio_of_means
 from jackpot_sim.core.sequences import per_sequence
+from jackpot_sim.environments.engines.engine import LawEngine
 from jackpot_sim.environments.language_models.memory import run_fitting
 from jackpot_sim.environments.language_models.threads import torch_threads
 from jackpot_sim.environments.rollouts.built import RealisedRollouts, Role
@@ -33,6 +34,7 @@ from jackpot_sim.sweep.rows import Row, environment_columns, normalizer_rows
 from jackpot_sim.sweep.spec import Method, Study
 from jackpot_sim.sweep.subjects.rollout_states import LAM, Figures, Observed, Weighed, observe, weigh
 from jackpot_sim.sweep.subjects.rollout_updates import Differentiation, replicates_of
+from jackpot_sim.sweep.subjects.served_states import LAWS, Served, acceptance, policy_laws
 
 
 def measure(cell: Cell, study: Study, env: HuggingFace) -> Measured:
@@ -53,15 +55,18 @@ def measure(cell: Cell, study: Study, env: HuggingFace) -> Measured:
         if at is not None:
             lengths, prompt = observed.actor.lengths, observed.actor.prompt
             values |= {name: ratio_of_means(per_sequence(x), lengths, prompt) for name, x in at._asdict().items()}
+        if isinstance(observed.visited, Served):
+            values |= _acceptance(observed, observed.visited, correction, weighed)
         values |= findings.gradients.get((spec.label, denominator), {})
         how = {"replicates": study.replicates, "weight_seconds": weighed.seconds}
         return Estimate(_columns(values) | how)
 
     figures = _divergences(observed)
-    if realised.target_kl is None:
+    if realised.target_kl is None and "kl_policy_actor" in figures:
         # Nothing was solved for, so that no pilot need say what the study's own rollouts say better.
         realised = dataclasses.replace(realised, divergence=lambda: figures["kl_policy_actor"])
     header = environment_columns(cell, realised) | {
+        "laws": LAWS if isinstance(observed.visited, Served) else "whole",
         "achieved_kl_se": realised.achieved_se,
         "states": len(realised.setup.prompts),
         "vocab": realised.vocab,
@@ -118,7 +123,8 @@ def _observed_and_differentiated(cell: Cell, study: Study, env: HuggingFace, rea
 def _probe(cell: Cell, study: Study, env: HuggingFace, realised: RealisedRollouts) -> None:
     """One batch through everything that takes memory."""
     written = realised.write("actor", cell.seed, realised.setup.batch_size, 1)
-    collections.deque(realised.pairs(written), maxlen=0)
+    whole = isinstance(realised.actor, LawEngine)
+    collections.deque(realised.pairs(written) if whole else policy_laws(realised, written), maxlen=0)
     if env.gradients != "off":
         Differentiation(env, study, realised).probe(written)
 
@@ -132,21 +138,32 @@ def _divergences(observed: Observed) -> Figures:
         for name, values in observed.visited.divergences.items()
     }
     # As for small models: KL(p‖q) belongs to what the policy writes, the others to what the actor does.
-    kl = per_sequence(observed.policy_kl)
-    policy_lengths = policy.mask.sum(axis=-1).astype(np.float64)
-    figures["kl_policy_actor"] = ratio_of_means(kl, policy_lengths, policy.prompt)
-    figures["kl_sequence"] = ratio_of_means(kl, np.ones(len(kl)), policy.prompt)
+    if observed.policy_kl is not None:
+        kl = per_sequence(observed.policy_kl)
+        policy_lengths = policy.mask.sum(axis=-1).astype(np.float64)
+        figures["kl_policy_actor"] = ratio_of_means(kl, policy_lengths, policy.prompt)
+        figures["kl_sequence"] = ratio_of_means(kl, np.ones(len(kl)), policy.prompt)
     with np.errstate(over="ignore"):
         squares = np.expm1(2 * per_sequence(observed.log_ratio))
     # The actor's own draws cannot show what it never writes; χ² is infinite where KL is.
-    unreachable = figures["kl_sequence"][0] == math.inf
+    unreachable = figures.get("kl_sequence", (math.nan,))[0] == math.inf
     chi_square = (math.inf, math.nan) if unreachable else ratio_of_means(squares, ones, prompt)
     return figures | {"chi_square_sequence": chi_square, "mean_length": ratio_of_means(lengths, ones, prompt)}
 
 
+def _acceptance(observed: Observed, served: Served, correction: Correction, weighed: Weighed) -> Figures:
+    """The acceptance rate, sampled, and the ends of its bracket, as means over the states visited."""
+    columns = acceptance(served, correction, weighed.accept, observed.actor)
+    prompt, lengths = observed.actor.prompt, observed.actor.lengths
+    return {name: ratio_of_means(per_sequence(values), lengths, prompt) for name, values in columns.items()}
+
+
 def _diagnostics(cell: Cell, observed: Observed) -> list[Row]:
     """The distance between the models, from the actor's rollouts, and the rewards of both."""
-    states = observed.visited.divergences | {"overlap": observed.visited.overlap[LAM]}
+    if isinstance(observed.visited, Served):
+        states = observed.visited.states(LAM, observed.actor.log_ratio)
+    else:
+        states = observed.visited.divergences | {"overlap": observed.visited.overlap[LAM]}
     rewards = [_reward(role, observed.rewards[role], each.prompt) for role, each in observed.written.items()]
     labels = {"cell": cell.id, "environment": cell.environment}
     everything = [*summaries.summaries(observed.actor, states), *rewards]
