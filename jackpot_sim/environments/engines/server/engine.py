@@ -242,7 +242,7 @@ def _checked(speaker: Flavour, rollout: Rollout, ask: Ask, vocab: int) -> Rollou
             f"({', '.join(map(str, sorted(ask.end_tokens))) or 'which has none'}): its context is too short, or its "
             "model has other end tokens"
         )
-    rows = [likeliest(row, ask.topk) for row in rollout.top[:end]]
+    rows = [_full(likeliest(row, ask.topk), ask) for row in rollout.top[:end]]
     return Rollout(tokens[:end], rollout.log_probs[:end], rows)
 
 
