@@ -5,7 +5,6 @@ A Parquet file for each actor is written as soon as it is measured, so that a ru
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import shutil
 import time
@@ -81,8 +80,8 @@ def measured(name: str, root: Path, say: Callable[[str], None]) -> pd.DataFrame:
 
 def _sizes(study: Study) -> str:
     """The sizes of a study as JSON: an actor that was measured at these need not be measured again."""
-    ways = None if study.normalizers is None else dataclasses.asdict(study.normalizers)
-    return json.dumps([study.n_samples, study.replicates, ways, COMPARED], default=str)
+    ways = None if study.normalizers is None else study.normalizers.model_dump(mode="json")
+    return json.dumps([study.n_samples, study.replicates, ways, COMPARED])
 
 
 def _of_actor(cell: Cell, study: Study) -> pd.DataFrame:

@@ -1,44 +1,95 @@
-"""The tiny checkpoint of `tiny_checkpoints` as a GGUF file, in float32 and with the same tokens."""
+"""A tiny Llama as a GGUF file, written by the package gguf: real parsing, and llama.cpp runs it."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+MERGES = ("a b", "c d", "Ġ a")
+END = 2
+WIDTH, LAYERS, HEADS, KV_HEADS, MIDDLE, CONTEXT = 32, 2, 2, 1, 64, 64
+CHAT = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }} {{ m['content'] }}<|im_end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant {% endif %}"
+)
 
-def save_gguf(path: Path, checkpoint: Path) -> Path:
-    """The Qwen3 in a checkpoint's folder, as llama.cpp reads it."""
-    gguf, transformers = pytest.importorskip("gguf"), pytest.importorskip("transformers")
-    model = transformers.AutoModelForCausalLM.from_pretrained(checkpoint)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(checkpoint)
-    return write(path, gguf, model, tokenizer.convert_ids_to_tokens(range(len(tokenizer))))
+
+def letters() -> list[str]:
+    """The 256 characters that stand for bytes in GPT-2's byte-level pairs."""
+    shown = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    return [chr(byte) for byte in shown] + [chr(256 + at) for at in range(256 - len(shown))]
 
 
-def write(path: Path, gguf: Any, model: Any, words: list[str]) -> Path:
-    """Writes it with these words as tokens, the first of which ends a sequence."""
-    config, writer = model.config, gguf.GGUFWriter(path, "qwen3")
-    writer.add_block_count(config.num_hidden_layers)
-    writer.add_context_length(config.max_position_embeddings)
-    writer.add_embedding_length(config.hidden_size)
-    writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_key_length(config.head_dim)
-    writer.add_value_length(config.head_dim)
-    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+TOKENS = [*SPECIAL, *letters(), *(merge.replace(" ", "") for merge in MERGES)]
+
+
+def weights(seed: int, tied: bool = True) -> dict[str, Any]:
+    """Random tensors in float32 by their names in a GGUF file; laws are far from uniform."""
+    generator = np.random.default_rng(seed)
+
+    def matrix(rows: int, columns: int) -> Any:
+        return generator.normal(scale=0.25, size=(rows, columns)).astype(np.float32)
+
+    def gain() -> Any:
+        return generator.uniform(0.5, 1.5, size=WIDTH).astype(np.float32)
+
+    keys = WIDTH // HEADS * KV_HEADS
+    out = {"token_embd.weight": matrix(len(TOKENS), WIDTH), "output_norm.weight": gain()}
+    if not tied:
+        out["output.weight"] = matrix(len(TOKENS), WIDTH)
+    for layer in range(LAYERS):
+        sizes = {"attn_q": (WIDTH, WIDTH), "attn_k": (keys, WIDTH), "attn_v": (keys, WIDTH)}
+        sizes |= {"attn_output": (WIDTH, WIDTH), "ffn_gate": (MIDDLE, WIDTH), "ffn_up": (MIDDLE, WIDTH)}
+        sizes |= {"ffn_down": (WIDTH, MIDDLE)}
+        out |= {f"blk.{layer}.{name}.weight": matrix(*size) for name, size in sizes.items()}
+        out |= {f"blk.{layer}.{name}.weight": gain() for name in ("attn_norm", "ffn_norm")}
+    return out
+
+
+def write_gguf(
+    path: Path,
+    seed: int = 0,
+    kind: str = "Q8_0",
+    *,
+    tied: bool = True,
+    architecture: str = "llama",
+    without: tuple[str, ...] = (),
+    extra: Mapping[str, Any] | None = None,
+) -> Path:
+    """Writes the file, its matrices in that format, without some of its tensors or with some more."""
+    gguf = pytest.importorskip("gguf")
+    writer = gguf.GGUFWriter(path, architecture)
+    writer.add_name("tiny")
+    writer.add_block_count(LAYERS)
+    writer.add_context_length(CONTEXT)
+    writer.add_embedding_length(WIDTH)
+    writer.add_feed_forward_length(MIDDLE)
+    writer.add_head_count(HEADS)
+    writer.add_head_count_kv(KV_HEADS)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_rope_freq_base(10000.0)
+    writer.add_rope_dimension_count(WIDTH // HEADS)
+    writer.add_vocab_size(len(TOKENS))
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("default")
-    writer.add_token_list(words)
-    writer.add_token_types([gguf.TokenType.CONTROL] + [gguf.TokenType.NORMAL] * (len(words) - 1))
-    writer.add_token_merges([f"{words[1]} {words[2]}"])  # llama.cpp wants one
-    writer.add_eos_token_id(0)
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.QWEN3, config.num_hidden_layers)
-    for name, weight in model.state_dict().items():
-        new = names.get_name(name, try_suffixes=(".weight",))
-        writer.add_tensor(new, weight.float().numpy())
+    writer.add_tokenizer_pre("smollm")
+    writer.add_token_list(TOKENS)
+    normal, control = gguf.TokenType.NORMAL, gguf.TokenType.CONTROL
+    writer.add_token_types([control if token in SPECIAL else normal for token in TOKENS])
+    writer.add_token_merges(list(MERGES))
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(END)
+    writer.add_unk_token_id(0)
+    writer.add_chat_template(CHAT)
+    for name, values in {**weights(seed, tied), **(extra or {})}.items():
+        if name in without:
+            continue
+        given = gguf.GGMLQuantizationType[kind if values.ndim > 1 else "F32"]
+        writer.add_tensor(name, gguf.quantize(values, given), raw_dtype=given)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -36,6 +36,9 @@ _ERROR = 4
 _said: list[str] = []
 """The errors that llama.cpp has logged since its last call began."""
 
+_callbacks: list[object] = []
+"""The function that llama.cpp logs with, for as long as the process lives."""
+
 
 class KVFormat(StrEnum):
     """The number format of the keys and values that attention reads."""
@@ -65,9 +68,8 @@ def library() -> Any:
         if level == _ERROR:
             _said.append(text.decode(errors="replace").strip())
 
-    # The library calls it as long as the process lives.
-    module.jackpot_sim_log = module.llama_log_callback(keep)
-    module.llama_log_set(module.jackpot_sim_log, ctypes.c_void_p(0))
+    _callbacks.append(module.llama_log_callback(keep))
+    module.llama_log_set(_callbacks[-1], ctypes.c_void_p(0))
     module.llama_backend_init()
     return module
 

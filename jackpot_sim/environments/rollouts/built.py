@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from jackpot_sim.environments.language_models.generation import Written
 from jackpot_sim.environments.language_models.memory import run_fitting
 from jackpot_sim.environments.language_models.sampling_law import SamplingLaw
 from jackpot_sim.environments.language_models.scoring import CausalLM
+from jackpot_sim.environments.progress import Stage, report
 from jackpot_sim.environments.randomness import keyed_generator
 from jackpot_sim.environments.recorded import LogProbs
 
@@ -35,8 +35,6 @@ Role: TypeAlias = Literal["actor", "policy"]
 T = TypeVar("T")
 
 ROLES: tuple[Role, ...] = ("actor", "policy")
-
-LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,14 +105,16 @@ class Setup:
 
     def write(self, engine: Engine, role: Role, prompt: Ints, uniforms: Floats) -> Written:
         """A rollout after each of the prompts numbered `prompt`, shape (n,), from uniforms (n, length)."""
+        stage = Stage.ACTOR_WRITES if role == "actor" else Stage.POLICY_WRITES
         order = Order(
             sampling=self.actor_law if role == "actor" else self.policy_law,
             end_tokens=self.end_tokens,
             batch_size=self.batch_size,
             topk=0 if isinstance(engine, LawEngine) else self.stored_topk,
             support=role == "actor" and self.log_probs is LogProbs.SUPPORT,
-            report=lambda done: LOG.info("the %s has written %d of %d rollouts", role, done, len(uniforms)),
+            report=lambda done: report(stage, done, len(uniforms)),
         )
+        report(stage, 0, len(uniforms))
         return engine.write(self.prompts, prompt, uniforms, order)
 
     def pairs(self, policy: LawEngine, actor: LawEngine, written: Written) -> Iterator[LawPair]:
@@ -126,11 +126,12 @@ class Setup:
             engine.laws(self.prompts, written, sampling=law, batch_size=self.batch_size, rows=self.rows)
             for engine, law in sampled_from
         ]
-        done = -1
+        done = 0
+        report(Stage.SCORING, done, len(written.tokens))
         for p, q, *others in zip(*streams, strict=True):
-            if int(p.sequence[-1]) // self.batch_size > done // self.batch_size:
-                done = int(p.sequence[-1])
-                LOG.info("scoring rollout %d of %d", done + 1, len(written.tokens))
+            if int(p.sequence[0]) // self.batch_size > done // self.batch_size:
+                done = int(p.sequence[0])
+                report(Stage.SCORING, done, len(written.tokens))
             believed = others[0].log_probs if others else q.log_probs
             replayed = None
             if written.kept is not None:

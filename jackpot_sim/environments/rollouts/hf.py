@@ -10,7 +10,6 @@ the same numbers.
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -36,6 +35,7 @@ from jackpot_sim.environments.language_models.prompts import Prompt, PromptDatas
 from jackpot_sim.environments.language_models.sampling_law import SamplingLaw
 from jackpot_sim.environments.language_models.scoring import CausalLM
 from jackpot_sim.environments.language_models.threads import torch_threads
+from jackpot_sim.environments.progress import Stage, enclosing, report
 from jackpot_sim.environments.randomness import keyed_generator
 from jackpot_sim.environments.recorded import LogProbs
 from jackpot_sim.environments.rollouts.answers import AnswerReward
@@ -55,9 +55,6 @@ POLICY_ROLLOUTS = 8
 """Completions of each prompt, by the policy, behind the KL that a knob is solved for, and behind the baseline."""
 TARGET_TOLERANCE = 1e-2
 """The largest relative miss of a target KL: the standard error of a mean KL over rollouts is seldom smaller."""
-
-LOG = logging.getLogger(__name__)
-"""Reports the progress of a long build at level INFO."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,7 +172,7 @@ class HuggingFace:
         return self.actor.target_kl
 
     def cost(self) -> None:
-        """No estimate: only loading the models tells what they cost."""
+        """No estimate: a rehearsal with the models themselves tells what they cost."""
 
     def files(self) -> tuple[Path, ...]:
         """The local files that are named: prompts, GGUF files, and those in folders of checkpoints and data sets."""
@@ -205,7 +202,7 @@ class HuggingFace:
         device = resolved_device(self.device)
         texts = self.prompts.read()
         with torch_threads(self.threads):
-            LOG.info("loading %s", self.policy)
+            report(Stage.LOADING)
             policy, engine = policy_of(self.policy, precision=self.precision, device=device, threads=self.threads)
             ids = self._encoded(texts, policy)
             other = self._other(policy, device, max(map(len, ids)))
@@ -222,7 +219,6 @@ class HuggingFace:
         """The actor's own model, if it has one."""
         if not isinstance(self.actor, AnotherCheckpoint):
             return None
-        LOG.info("loading %s", self.actor.path)
         other = load(self.actor.path, precision=self.actor.precision or self.precision, device=device)
         check_model(other.model, self.actor.path, positions=longest + self.length)
         check_same_vocabulary(policy.model, other.model, policy.tokenizer, other.tokenizer)
@@ -295,10 +291,10 @@ class HuggingFace:
             return setup_at(knob).fitting(lambda setup: setup.kl(shared(policy), actor, written_by(policy)))
 
         def solved(target_kl: float) -> float:
-            LOG.info("solving %s for a KL of %g", self.knob_name, target_kl)
             label = f"{self.target_divergence} of {self.actor.kind}"
             target = Target(label, target_kl, lambda knob: kl_at(knob)[0], TARGET_TOLERANCE)
-            return self.actor.solve(target, setting)
+            with enclosing(Stage.SOLVING):
+                return self.actor.solve(target, setting)
 
         knob = self.actor.resolved(solved)
         reference, actor = actors(knob)

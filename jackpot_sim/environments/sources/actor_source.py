@@ -122,9 +122,11 @@ def moved(model: Model, directions: Mapping[str, Tensor], amount: float) -> Mode
     """
     import torch
 
-    out = copy.deepcopy(model)
+    new = {}
     with torch.no_grad():
         for name, direction in directions.items():
-            check_same_shape(out.get_parameter(name), check_reals(direction, "directions"), name, "directions")
-            out.get_parameter(name).add_(direction, alpha=amount)
-    return out
+            weight = model.get_parameter(name)
+            check_same_shape(weight, check_reals(direction, "directions"), name, "directions")
+            there = torch.add(weight, direction, alpha=amount).to(weight.dtype)  # a direction may be finer
+            new[id(weight)] = torch.nn.Parameter(there, weight.requires_grad)
+    return copy.deepcopy(model, new)  # which copies no weight that has a new one

@@ -1,7 +1,8 @@
-"""Actors that llama.cpp runs: a GGUF file beside the policy's checkpoint, often of the very same weights."""
+"""Actors that llama.cpp runs: a GGUF file beside the policy's checkpoint, or the policy's own weights as one."""
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -12,6 +13,7 @@ from jackpot_sim.environments.engines.llama_cpp import LlamaCpp
 from jackpot_sim.environments.engines.llama_library import KVFormat, Weights
 from jackpot_sim.environments.fields import check_count
 from jackpot_sim.environments.language_models.carried import gguf_of, is_gguf
+from jackpot_sim.environments.language_models.gguf_files import Quantisation, write
 from jackpot_sim.environments.language_models.library import Tokenizer
 from jackpot_sim.environments.language_models.scoring import CausalLM
 from jackpot_sim.environments.sources.actor_source import Actors, Setting
@@ -24,31 +26,46 @@ class LlamaCppActor(WithoutKnob):
 
     Attributes:
         path: the file, or the name of a model that a package carries; None: the file that the policy is made of.
+        format: the number format in which the policy's weights of the moment take the place of those in the file; None
+            leaves the file as it is.
         kv: the number format of keys and values.
         threads: llama.cpp's threads; None: as many as torch's. They change no number.
     """
 
     kind: Literal["llama-cpp"] = "llama-cpp"
     path: str | None = None
+    format: Quantisation | None = None
     kv: KVFormat = KVFormat.F16
     threads: int | None = None
 
     @override
     def __post_init__(self) -> None:
         object.__setattr__(self, "kv", KVFormat(self.kv))
+        if self.format is not None:
+            object.__setattr__(self, "format", Quantisation(self.format))
         if self.threads is not None:
             check_count("threads", self.threads, 1)
         super().__post_init__()
 
     @override
     def actors(self, setting: Setting) -> Actors:
-        weights = Weights(self._file(setting.name))
+        weights = self._weights(setting)
         _check_tokens(weights, int(setting.base.config.get_text_config().vocab_size), setting.tokenizer)
         pair = (
             CausalLM(setting.base),
             LlamaCpp(weights, threads=self.threads, kv=self.kv, device=str(setting.base.device)),
         )
         return lambda share: pair
+
+    def _weights(self, setting: Setting) -> Weights:
+        file = self._file(setting.name)
+        if self.format is None:
+            return Weights(file)
+        # llama.cpp keeps a file open that it has mapped, which some systems then do not delete.
+        with tempfile.TemporaryDirectory(prefix="jackpot-sim-", ignore_cleanup_errors=True) as folder:
+            written = Path(folder) / f"{file.stem}-{self.format}.gguf"
+            write(setting.base, file, written, self.format)
+            return Weights(written)
 
     def _file(self, policy: str) -> Path:
         if self.path is not None:

@@ -62,7 +62,7 @@ def measure(cell: Cell, study: Study, env: HuggingFace) -> Measured:
         return Estimate(_columns(values) | how)
 
     figures = _divergences(observed)
-    if realised.target_kl is None:
+    if realised.target_kl is None and "kl_policy_actor" in figures:
         # Nothing was solved for, so that no pilot need say what the study's own rollouts say better.
         realised = dataclasses.replace(realised, divergence=lambda: figures["kl_policy_actor"])
     header = environment_columns(cell, realised) | {
