@@ -60,7 +60,7 @@ def test_the_policy_is_loaded_and_writes_once_for_all_actors(
 ) -> None:
     run_serially(study(checkpoints, *ACTORS), tmp_path / "run")
     assert counted.count("load") == 1
-    assert counted.count("generate") == 2 + len(ACTORS), "the policy's rollouts, those of its baseline, and each actor's"
+    assert counted.count("generate") == 2 + len(ACTORS), "the policy's, its baseline's, and each actor's"
     assert counted.count("states") == 2 * len(ACTORS), "each model reads the other's rollouts, and nothing of its own"
 
 
