@@ -17,7 +17,8 @@ from jackpot_sim.core.checks import check_integers, check_reals, check_same_shap
 from jackpot_sim.core.numerics import log_softmax
 from jackpot_sim.core.sequence_divergences import ratio_of_means
 from jackpot_sim.core.sequences import per_sequence
-from jackpot_sim.environments.engines.engine import Engine, LawEngine, ModelEngine, Order
+from jackpot_sim.environments.engines.engine import Engine, LawEngine, Order
+from jackpot_sim.environments.engines.sharing import SharingEngine
 from jackpot_sim.environments.fields import check_count
 from jackpot_sim.environments.language_models.generation import Written
 from jackpot_sim.environments.language_models.memory import run_fitting
@@ -173,7 +174,7 @@ class RealisedRollouts:
         target_kl: the mean KL per token that was asked for, nats; None if the knob was given.
         divergence: measures the mean KL(policy‖actor) per token over a few rollouts of the policy, nats, and its
             standard error over those rollouts.
-        policy: the policy that is trained; p_ref and p_new are one.
+        policy_engine: the policy that is trained; p_ref and p_new are one.
         actor: the engine that writes the rollouts; if it is no `LawEngine`, there are no pairs of laws.
         reward: the reward of a completion.
         mean_rewards: measures b of every prompt, (prompts,).
@@ -185,11 +186,16 @@ class RealisedRollouts:
     knob: float
     target_kl: float | None
     divergence: Callable[[], tuple[float, float]]
-    policy: CausalLM
+    policy_engine: SharingEngine
     actor: Engine
     reward: RewardAfter
     mean_rewards: Callable[[], Floats]
     block: str | None
+
+    @property
+    def policy(self) -> CausalLM:
+        """The policy's model and its cache."""
+        return self.policy_engine.scorer
 
     @property
     def achieved(self) -> float:
@@ -236,7 +242,7 @@ class RealisedRollouts:
             axis=1,
         )
         prompt = np.tile(np.repeat(np.arange(prompts), n), replicates)
-        engine = self.actor if role == "actor" else ModelEngine(self.policy)
+        engine = self.actor if role == "actor" else self.policy_engine
         return self.setup.write(engine, role, prompt, uniforms.reshape(-1, length))
 
     def pairs(self, written: Written) -> Iterator[LawPair]:
@@ -247,4 +253,4 @@ class RealisedRollouts:
         """
         if not isinstance(self.actor, LawEngine):
             raise TypeError("the actor is an engine that shows no whole laws: there are no pairs")
-        return self.setup.pairs(ModelEngine(self.policy), self.actor, written)
+        return self.setup.pairs(self.policy_engine, self.actor, written)

@@ -21,7 +21,8 @@ import numpy as np
 
 from jackpot_sim.core.arrays import Flags, Floats, Ints
 from jackpot_sim.core.checks import check_reals
-from jackpot_sim.environments.engines.engine import Engine, LawEngine, ModelEngine, engine_of
+from jackpot_sim.environments.engines.engine import Engine, LawEngine
+from jackpot_sim.environments.engines.sharing import SharingEngine
 from jackpot_sim.environments.fields import BY_KIND, FORBID_EXTRA, check_count, check_positive
 from jackpot_sim.environments.knobs import Divergence
 from jackpot_sim.environments.language_models.build import check_model, check_same_vocabulary
@@ -40,6 +41,7 @@ from jackpot_sim.environments.recorded import LogProbs
 from jackpot_sim.environments.rollouts.answers import AnswerReward
 from jackpot_sim.environments.rollouts.ascent import RolloutAscent
 from jackpot_sim.environments.rollouts.built import RealisedRollouts, RewardAfter, Setup
+from jackpot_sim.environments.rollouts.shared import policy_of
 from jackpot_sim.environments.sequences.reward import DistinctShareReward, Reward
 from jackpot_sim.environments.sources.actor_source import Setting
 from jackpot_sim.environments.sources.kinds import RealSource
@@ -201,10 +203,10 @@ class HuggingFace:
         texts = self.prompts.read()
         with torch_threads(self.threads):
             report(Stage.LOADING)
-            policy = load(self.policy, precision=self.precision, device=device)
+            policy, engine = policy_of(self.policy, precision=self.precision, device=device, threads=self.threads)
             ids = self._encoded(texts, policy)
             other = self._other(policy, device, max(map(len, ids)))
-            return self._realised(seed, policy, other, texts, ids)
+            return self._realised(seed, policy, engine, other, texts, ids)
 
     def _encoded(self, texts: Sequence[Prompt], policy: Loaded) -> list[Ints]:
         if policy.tokenizer is None:
@@ -223,7 +225,13 @@ class HuggingFace:
         return other.model
 
     def _realised(
-        self, seed: int, policy: Loaded, other: Model | None, texts: Sequence[Prompt], ids: list[Ints]
+        self,
+        seed: int,
+        policy: Loaded,
+        engine: SharingEngine,
+        other: Model | None,
+        texts: Sequence[Prompt],
+        ids: list[Ints],
     ) -> RealisedRollouts:
         generator = partial(keyed_generator, seed, self.kind)
         vocab = int(policy.model.config.get_text_config().vocab_size)
@@ -259,7 +267,11 @@ class HuggingFace:
         def actors(knob: float) -> tuple[CausalLM, Engine]:
             policy, actor = pairs(knob)
             # No mixture of two models: mixtures are of tiny ones.
-            return policy, engine_of(cast("CausalLM | Engine", actor))
+            return policy, shared(actor) if isinstance(actor, CausalLM) else cast("Engine", actor)
+
+        @cache
+        def shared(scorer: CausalLM) -> SharingEngine:
+            return engine if engine.would_read(scorer) else SharingEngine(scorer)
 
         def setup_at(knob: float) -> Setup:
             return replace(setup, actor_law=self.actor.sampling(self.actor_law, knob))
@@ -269,14 +281,14 @@ class HuggingFace:
 
         @cache  # most actors leave the policy as it is
         def written_by(policy: CausalLM) -> Written:
-            return setup.fitting(lambda setup: setup.write(ModelEngine(policy), "policy", prompt, uniforms))
+            return setup.fitting(lambda setup: setup.write(shared(policy), "policy", prompt, uniforms))
 
         @cache
         def kl_at(knob: float) -> tuple[float, float]:
             policy, actor = actors(knob)
             if not isinstance(actor, LawEngine):
                 return math.nan, math.nan
-            return setup_at(knob).fitting(lambda setup: setup.kl(ModelEngine(policy), actor, written_by(policy)))
+            return setup_at(knob).fitting(lambda setup: setup.kl(shared(policy), actor, written_by(policy)))
 
         def solved(target_kl: float) -> float:
             label = f"{self.target_divergence} of {self.actor.kind}"
@@ -298,7 +310,7 @@ class HuggingFace:
             knob=float(knob),
             target_kl=self.target_kl,
             divergence=partial(kl_at, knob),
-            policy=reference,
+            policy_engine=shared(reference),
             actor=actor,
             reward=reward,
             mean_rewards=mean_rewards,

@@ -10,7 +10,7 @@ import numpy as np
 from jackpot_sim.core.arrays import Floats, Ints
 from jackpot_sim.environments.language_models.block_gradients import OtherTokens, block_of, gradients
 from jackpot_sim.environments.language_models.generation import Written
-from jackpot_sim.environments.language_models.library import Model
+from jackpot_sim.environments.language_models.library import Model, last_gain
 from jackpot_sim.environments.progress import Stage, report
 from jackpot_sim.environments.rollouts.built import RealisedRollouts
 from jackpot_sim.environments.rollouts.hf import HuggingFace
@@ -109,15 +109,23 @@ class Differentiation:
     def _gradients(
         self, written: Written, coefficients: Floats, batches: Iterable[slice], others: OtherTokens | None = None
     ) -> Iterator[tuple[slice, Floats]]:
+        setup, engine = self.realised.setup, self.realised.policy_engine
+        model, temperature = engine.scorer.model, setup.policy_law.temperature
+        names = frozenset(block_of(model, [self._block(model)]))
+        shared = engine.norm_gradients(
+            setup.prompts, written, temperature=temperature, batch_size=setup.batch_size, rows=setup.rows
+        )
+        if shared is not None and shared.names == names:
+            return shared.of(coefficients, batches, others)
         return gradients(
-            self.realised.policy.model,
-            self.realised.setup.prompts,
+            model,
+            setup.prompts,
             written.prompt,
             written.tokens,
             written.mask,
             coefficients,
-            patterns=[self._block(self.realised.policy.model)],
-            temperature=self.realised.setup.policy_law.temperature,
+            patterns=[self._block(model)],
+            temperature=temperature,
             kept=written.kept,
             others=others,
             batches=batches,
@@ -125,10 +133,10 @@ class Differentiation:
 
     def _block(self, model: Model) -> str:
         """The pattern of the parameters whose gradients are taken."""
-        gains = [name for name, weight in model.named_parameters() if weight.ndim == 1 and name.endswith("weight")]
-        if self.env.block is None and not gains:
+        block = self.env.block or last_gain(model)
+        if block is None:
             raise ValueError(f"{self.env.policy} has no norm with a gain: name other parameters with block")
-        return self.env.block or gains[-1]
+        return block
 
 
 def replicates_of(study: Study, sequences: int) -> Ints:
