@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as ProgressBar
 from rich.table import Table
 
@@ -48,7 +48,7 @@ def _bar(study: Study, costs: Sequence[Timed]) -> Iterator[Callable[[Progress], 
     places = (TextColumn("{task.fields[left]}"),) if costs else (MofNCompleteColumn(), TimeRemainingColumn())
     bar = ProgressBar(
         TextColumn("{task.description}"),
-        BarColumn(None if costs else 40),
+        BarColumn(20 if costs else 40),
         *(places[:1]),
         TimeElapsedColumn(),
         *(places[1:]),
@@ -62,11 +62,13 @@ def _bar(study: Study, costs: Sequence[Timed]) -> Iterator[Callable[[Progress], 
         def hear(report: Report) -> None:
             told.hear(report)
             counted = f" {report.done}/{report.total}" if report.total else ""
-            bar.update(task, description=f"{study.name}: {report.stage}{counted}", **told.fields)
+            bar.update(task, description=f"{study.name}: {report.stage}{counted}")
+            told.draw(bar, task)
 
         def cell(progress: Progress) -> None:
             told.cell(progress)
-            bar.update(task, **(told.fields or {"total": progress.total, "completed": progress.finished}))
+            bar.update(task, total=progress.total, completed=progress.finished)
+            told.draw(bar, task)
 
         with listened(hear):
             yield cell
@@ -82,13 +84,11 @@ class _Told:
         self._last: Report | None = None
         self._cells = ""
 
-    @property
-    def fields(self) -> dict[str, float | str]:
-        """The fields of a bar; none where no cost is known."""
-        if self._remaining is None:
-            return {}
-        left = self._remaining.seconds
-        return {"total": self._total, "completed": self._total - left, "left": f"about {duration(left)} left"}
+    def draw(self, bar: ProgressBar, task: TaskID) -> None:
+        """Draws a bar of seconds, where the cost is known."""
+        if self._remaining is not None:
+            left = self._remaining.seconds
+            bar.update(task, total=self._total, completed=self._total - left, left=f"about {duration(left)} left")
 
     def hear(self, report: Report) -> None:
         if self._remaining is not None:

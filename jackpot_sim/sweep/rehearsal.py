@@ -15,6 +15,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -169,7 +170,8 @@ def _untargeted(env: HuggingFace) -> HuggingFace:
     """The environment at a knob that need not be solved for: what is read costs the same at any."""
     if env.target_kl is None:
         return env
-    return dataclasses.replace(env, actor=dataclasses.replace(env.actor, target_kl=None, **{env.knob_name: 1}))
+    knob: dict[str, Any] = {"target_kl": None, env.knob_name: 1}
+    return dataclasses.replace(env, actor=dataclasses.replace(env.actor, **knob))
 
 
 def _miniature(realised: RealisedRollouts, prompts: int, length: int) -> RealisedRollouts:
