@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 from collections.abc import Iterator
 
 import numpy as np
@@ -65,10 +63,4 @@ def enumeration(vocab: int = 8, length: int = 6, rounds: int = 5) -> Iterator[Fi
     yield Finding.over_rounds(what, seconds["estimators"], "s")
     in_rounds = ratios(seconds["estimators"], seconds["prefixes"])
     yield Finding.over_rounds(f"{what} / scoring by prefix", in_rounds, at_most=_ESTIMATORS_AT_MOST)
-    yield Finding("the process's largest memory until then", _peak_gib(), "GiB", at_most=4)
-
-
-def _peak_gib() -> float:
-    """The peak memory of the process, torch included, which Python's own tracing cannot see."""
-    unit = 1 if sys.platform == "darwin" else 1 << 10
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+    yield Finding("the process's largest memory until then", peak_resident(), "GiB", at_most=4)
