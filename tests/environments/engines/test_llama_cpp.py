@@ -97,6 +97,15 @@ def test_nothing_depends_on_batches_to_the_bit(made: Maker, kind: str) -> None:
         np.testing.assert_array_equal(table(engine, text, batch_size, rows)[0], laws)
 
 
+def test_more_sequences_than_are_read_at_once(engine: LlamaCpp) -> None:
+    prompt, uniforms = np.repeat(PROMPT, 5), np.repeat(UNIFORMS, 5, axis=0)
+    assert len(prompt) > 2 * llama_library.AT_ONCE
+    many = engine.write(PROMPTS, prompt, uniforms, dataclasses.replace(ORDER, batch_size=len(prompt)))
+    few = written(engine)
+    np.testing.assert_array_equal(many.tokens[::5], few.tokens)
+    np.testing.assert_array_equal(many.log_probs[::5], few.log_probs)
+
+
 def test_more_threads_change_nothing(engine: LlamaCpp) -> None:
     assert_same(written(dataclasses.replace(engine, threads=2)), written(engine))
 
