@@ -21,7 +21,7 @@ from jackpot_sim.bench.machine import idle_processors, machine
 from jackpot_sim.bench.overhead import overhead
 from jackpot_sim.bench.settings import DEFAULT, Options
 from jackpot_sim.bench.timing import Finding
-from jackpot_sim.commands import answer, app_of
+from jackpot_sim.commands import FLAG, answer, app_of
 from jackpot_sim.studies.errors import StudyError
 from jackpot_sim.studies.files import unwritable
 
@@ -45,6 +45,7 @@ class Case(StrEnum):
     OVERHEAD = "overhead"
     TRAINING = "training"
     DIAGNOSE = "diagnose"
+    FUSED = "fused"
 
 
 def _normalizers() -> Iterator[Finding]:
@@ -57,6 +58,12 @@ def _training() -> Iterator[Finding]:
     from jackpot_sim.bench.training import training
 
     return training()
+
+
+def _fusing(tiny: bool) -> Iterator[Finding]:
+    from jackpot_sim.bench import fusing
+
+    return fusing.fusing(fusing.TINY if tiny else None)
 
 
 def _diagnosing(tokens: int | None) -> Iterator[Finding]:
@@ -77,7 +84,7 @@ _CASES: dict[Case, Callable[[], Iterator[Finding]]] = {
     Case.NORMALIZERS: _normalizers,
     Case.TRAINING: _training,
 }
-"""The benchmarks without options, which `overhead` and `diagnose` alone have."""
+"""The benchmarks without options, which `overhead`, `diagnose` and `fused` alone have."""
 
 app = app_of(
     "jackpot_sim.bench",
@@ -86,9 +93,8 @@ app = app_of(
     "with their range in brackets. Seconds are shown, and judged for diagnose alone. Where the rounds lie on both "
     "sides of a target the noise leaves it open, as do other programs that keep the machine busy. "
     "Exit codes: 0 no target missed, 1 one missed, 2 bad input.",
-    "On a machine with a GPU: `python -m jackpot_sim.bench overhead "
-    "--shape qwen3-0.6b qwen3-1.7b qwen3-8b --device cuda --out overhead-gpu.json`, and "
-    "`python -m paper_figures.overhead --records overhead-gpu.json` draws it.",
+    "On a machine with a GPU `python -m jackpot_sim.bench gpu --minutes 10 --out records` runs what needs one, and "
+    "`python -m paper_figures.overhead --records records/overhead.json` draws what corrections cost there.",
     default_parameter=Parameter(negative_iterable=(), consume_multiple=1),
 )
 
@@ -100,6 +106,7 @@ def bench(
     *,
     out: Path | None = None,
     tokens: int | None = None,
+    tiny: Annotated[bool, FLAG] = False,
     options: Annotated[Options, Parameter(name="*")] = DEFAULT,
 ) -> int:
     """Run benchmarks.
@@ -110,10 +117,12 @@ def bench(
             vocabulary of 151,936), visited (the states of a real model's rollouts), memory, workers, enumeration (every
             sequence of a small language model), normalizers (the cost and the error of each estimate of the overlap Z),
             overhead (the cost of corrections in a GRPO step; the other options are for it), training (a step of
-            the training loop beside one of TRL's), diagnose (the pass over a dump, some minutes). Overhead, training
-            and enumeration need torch and transformers, training needs trl too, and diagnose needs pyarrow.
+            the training loop beside one of TRL's), diagnose (the pass over a dump, some minutes), fused (the overlap
+            in one kernel, against the rate of a copy; on a GPU where there is one). Overhead, training and enumeration
+            need torch and transformers, fused torch, training trl too, and diagnose pyarrow.
         out: Also write the findings, the machine and the versions to this JSON file.
         tokens: The tokens of the dump of diagnose, by default 10 million.
+        tiny: Small sizes for fused, which show that it runs.
         options: The options of overhead.
     """
     cases = cases or tuple(Case)
@@ -121,7 +130,13 @@ def bench(
         raise CannotMeasureError("only overhead has options of its own: name it among the benchmarks")
     if Case.DIAGNOSE not in cases and tokens is not None:
         raise CannotMeasureError("tokens is an option of diagnose: name it among the benchmarks")
-    runs = _CASES | {Case.OVERHEAD: lambda: overhead(options), Case.DIAGNOSE: lambda: _diagnosing(tokens)}
+    if Case.FUSED not in cases and tiny:
+        raise CannotMeasureError("tiny is an option of fused: name it among the benchmarks")
+    runs = _CASES | {
+        Case.OVERHEAD: lambda: overhead(options),
+        Case.DIAGNOSE: lambda: _diagnosing(tokens),
+        Case.FUSED: lambda: _fusing(tiny),
+    }
     console = Console(highlight=False, soft_wrap=True, markup=False)
     if out is not None and out.is_dir():
         raise CannotMeasureError(f"{out} is a folder: give a file to write")
@@ -160,6 +175,34 @@ def bench(
     if noise := [finding.noise for finding in findings if len(finding.rounds) > 1]:
         console.print(f"Noise: the rounds of a timed figure lie within {_percent(noise)} of its median.")
     return 1 if MISSED in verdicts else 0
+
+
+@app.command(name="gpu")
+def on_gpu(
+    *,
+    minutes: float = 10.0,
+    out: Path = Path("records"),
+    device: str = "cuda",
+    model: str = "smollm2",
+    tiny: Annotated[bool, FLAG] = False,
+) -> int:
+    """Run all that needs a GPU, in order of worth, and leave records of it.
+
+    The tests that need CUDA, the cost of corrections in steps of Qwen3's shapes, the ways to Z at a vocabulary of
+    151,936 and the fused kernel against the rate of a copy, and a real model swept and trained. What does not fit into
+    the time is left out, and OUT/gpu.json says so.
+
+    Args:
+        minutes: The time for all of it.
+        out: The folder of the records.
+        device: cuda; or cpu, with --tiny, to see that the command runs.
+        model: The policy of the sweeps and of training: a name, a checkpoint's folder, or a GGUF file.
+        tiny: Take a tiny random model, and sizes for a minute or two.
+    """
+    from jackpot_sim.bench import gpu
+
+    console = Console(highlight=False, soft_wrap=True, markup=False)
+    return 0 if gpu.measure(out, minutes, model, device, tiny, console.print) else 1
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -84,4 +84,9 @@ def log_overlap_terms(policy_log_probs: Array, actor_log_probs: Array, lam: floa
     check_alike(policy_log_probs=policy_log_probs, actor_log_probs=actor_log_probs)
     xp = namespace(policy_log_probs, actor_log_probs)
     lam = positive(per_state(lam, policy_log_probs, "lam"), "lam", policy_log_probs)
-    return xp.minimum(actor_log_probs, policy_log_probs - xp.log(lam))
+    return lesser(policy_log_probs, actor_log_probs, xp.log(lam))
+
+
+def lesser(policy_log_probs: Array, actor_log_probs: Array, log_lam: Array) -> Array:
+    """log min(q, p/λ) of laws (..., vocab) and log λ (..., 1) that are checked: `fused` compiles it."""
+    return namespace(policy_log_probs).minimum(actor_log_probs, policy_log_probs - log_lam)

@@ -9,6 +9,7 @@ from typing import get_args
 from jackpot_sim.environments.language_models.build import LanguageModel
 from jackpot_sim.environments.language_models.checkpoints import Precision
 from jackpot_sim.environments.language_models.formats import Format
+from jackpot_sim.environments.language_models.generated_prompts import GeneratedPrompts
 from jackpot_sim.environments.recorded import LogProbs
 from jackpot_sim.environments.rollouts.answers import AnswerReward, Match
 from jackpot_sim.environments.rollouts.hf import HuggingFace
@@ -63,7 +64,9 @@ Real models: `--env.kind hf --env.policy PATH_OR_ID --env.actor PATH_OR_ID --env
 models through transformers {fields(HuggingFace, "actor", "prompts", "reward", "policy")}: rollouts of both, scored over
 the whole vocabulary at every token, on CPU or CUDA. The file holds a prompt a line (.txt), or objects with a `prompt`,
 text or chat messages, and perhaps an `answer` (.jsonl). `--env.prompts.kind dataset --env.prompts.name ID` takes a data
-set. Either takes a limit. The actor is another checkpoint, or made from the policy: `--env.actor quantized-weights`, or
+set. Either takes a limit. `--env.prompts.kind reasoning-gym --env.prompts.dataset NAME` generates problems
+{fields(GeneratedPrompts)}. The actor is another checkpoint, or made from the policy: `--env.actor
+quantized-weights`, or
 `--env.actor.kind ...`: {_sources(REAL_SOURCES)}.
 Formats are {", ".join(Format)}; precisions {", ".join(Precision)}.
 `--env.reward.kind` is {AnswerReward.kind} (match={" or ".join(Match)}; the default where every prompt carries an

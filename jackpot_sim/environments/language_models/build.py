@@ -9,6 +9,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 
 from jackpot_sim.environments.fields import FORBID_EXTRA, check_count, check_positive
+from jackpot_sim.environments.language_models.carried import gguf_of, is_gguf
 from jackpot_sim.environments.language_models.checkpoints import check_causal, check_weights, read_model
 from jackpot_sim.environments.language_models.checkpoints import load_tokenizer as load_tokenizer
 from jackpot_sim.environments.language_models.library import Model as Model
@@ -62,7 +63,8 @@ class Checkpoint:
     """A model of any architecture, as `save_pretrained` leaves it.
 
     Attributes:
-        path: the folder with config.json and the weights; a tokenizer may lie beside them.
+        path: the folder with config.json and the weights, beside which a tokenizer may lie; or a GGUF file, or the
+            name of a model that a package carries.
     """
 
     kind: Literal["checkpoint"] = "checkpoint"
@@ -71,7 +73,9 @@ class Checkpoint:
     __pydantic_config__ = FORBID_EXTRA
 
     def files(self) -> tuple[Path, ...]:
-        """The files in the folder, in order; the path itself if there is no such folder."""
+        """The files in the folder, in order; the GGUF file, or the path itself, if there is no such folder."""
+        if is_gguf(self.path):
+            return (gguf_of(self.path),)
         folder = Path(self.path)
         return tuple(sorted(path for path in folder.iterdir() if path.is_file())) if folder.is_dir() else (folder,)
 

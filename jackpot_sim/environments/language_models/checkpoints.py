@@ -1,4 +1,4 @@
-"""Causal language models with their tokenizers, read from a folder or fetched from the Hugging Face hub.
+"""Causal language models with their tokenizers: of a folder, a GGUF file, a package, or the Hugging Face hub.
 
 transformers accepts much that is not a policy: it fills missing weights with random numbers, makes an empty tokenizer
 out of a folder that has none, gives a language-model head to models that look ahead, and runs the code of strangers if
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from jackpot_sim.environments.language_models.carried import folder_of, resolved
 from jackpot_sim.environments.language_models.library import (
     LAST,
     Dtype,
@@ -28,6 +29,7 @@ from jackpot_sim.environments.language_models.library import (
     pretrained_tokenizer,
     quiet,
 )
+from jackpot_sim.environments.language_models.library import first_line as first_line
 from jackpot_sim.requirements import RequirementError
 
 _FETCHED = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt")
@@ -89,7 +91,8 @@ def load(source: str | Path, *, precision: Precision, device: str) -> Loaded:
     """A causal language model and its tokenizer.
 
     Args:
-        source: a folder as `save_pretrained` leaves it, or the name of a model on the Hugging Face hub.
+        source: a folder as `save_pretrained` leaves it, a GGUF file, the name of a model that a package carries, or
+            the name of one on the Hugging Face hub.
         precision: the number format that the model computes in, whatever its weights were saved in.
         device: a name that `resolved_device` takes.
 
@@ -110,12 +113,12 @@ def load(source: str | Path, *, precision: Precision, device: str) -> Loaded:
 
 
 def read_model(path: Path, dtype: Dtype) -> Model:
-    """The model in a checkpoint's folder, in that dtype and in eval mode, without any network access.
+    """The model in a checkpoint's folder or a GGUF file, in that dtype and in eval mode, without any network access.
 
     Raises:
         ValueError: the folder cannot be read, needs code of its own, is no causal language model, or lacks weights.
     """
-    path = Path(path)
+    path = resolved(path)
     _check_config(path)
     if not any(path.glob("*.safetensors*")) and (other := sorted(path.glob("pytorch_model*.bin"))):
         raise ValueError(
@@ -136,12 +139,12 @@ def read_model(path: Path, dtype: Dtype) -> Model:
 
 
 def load_tokenizer(path: Path) -> Tokenizer | None:
-    """The tokenizer in a checkpoint's folder, None if there is none.
+    """The tokenizer in a checkpoint's folder or a GGUF file, None if there is none.
 
     Raises:
         ValueError: a tokenizer is there and cannot be read.
     """
-    path = Path(path)
+    path = resolved(path)
     # Not left to transformers, which makes an empty one out of a folder with a config.json alone.
     if not any((path / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json")):
         return None
@@ -218,13 +221,10 @@ def _differ(first: Tensor, other: Tensor, rounding: float) -> bool:
     return not float((first - other).abs().max()) <= rounding * float(first.abs().max())
 
 
-def first_line(error: BaseException) -> str:
-    """The first line of an error, which in transformers may have many."""
-    return (str(error).strip() or type(error).__name__).split("\n")[0]
-
-
 def _folder(source: str | Path) -> Path:
-    """The folder of a source: the source itself, or the folder into which the hub's client fetched it."""
+    """The folder of a source: the source itself, or the one into which it was converted or fetched."""
+    if (converted := folder_of(source)) is not None:
+        return converted
     path, written = Path(source).expanduser(), str(source)
     if path.is_dir() and written:
         return path

@@ -14,9 +14,11 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
+import io
 import logging
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stderr
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -84,6 +86,11 @@ def quiet() -> Iterator[None]:
             logger.enable_progress_bar()
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error, which in transformers may have many."""
+    return (str(error).strip() or type(error).__name__).split("\n")[0]
+
+
 # --- Loading and making -----------------------------------------------------------------------------------------------
 
 
@@ -110,6 +117,53 @@ def pretrained(path: Path, dtype: Dtype) -> tuple[Model, list[str]]:
         for tensor in [*model.parameters(), *model.buffers()]:
             tensor.data = tensor.data.clone()
     return model, sorted(info["missing_keys"])
+
+
+def pretrained_gguf(file: Path) -> tuple[Model, Tokenizer, list[str]]:
+    """The model of a GGUF file in float32, its tokenizer, and the names of the weights that the file lacks.
+
+    Nothing in the file's folder is read but the file, and the model keeps no sign of how the file stored it: it saves
+    like any other.
+
+    Raises:
+        RequirementError: a package is missing that reading such files needs.
+    """
+    import torch
+
+    require("torch", "transformers", "gguf", "accelerate", purpose="reading a GGUF file")
+    offered = library()
+    # Newer releases leave some architectures as they are stored, unless told not to.
+    whole = {"quantization_config": offered.GgufConfig(dequantize=True)} if hasattr(offered, "GgufConfig") else {}
+    with tempfile.TemporaryDirectory() as folder, _parsed_once():
+        (Path(folder) / file.name).symlink_to(file.resolve())
+        options = {"gguf_file": file.name, "local_files_only": True, "trust_remote_code": False}
+        model, info = offered.AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.float32, output_loading_info=True, **options, **whole
+        )
+        tokenizer = offered.AutoTokenizer.from_pretrained(folder, **options)
+    model.hf_quantizer, model.is_quantized = None, False
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    return model, tokenizer, sorted(info["missing_keys"])
+
+
+@contextmanager
+def _parsed_once() -> Iterator[None]:
+    """A context in which a GGUF file is parsed once, and not anew for config, weights and tokenizer.
+
+    transformers asks the package gguf for each of them, and for the names of an architecture's tensors once for every
+    module of the model, which is most of the time that reading a small model takes. Its bar of progress is not shown.
+    """
+    gguf = imported("gguf")
+    kept = {name: getattr(gguf, name) for name in ("GGUFReader", "get_tensor_name_map") if hasattr(gguf, name)}
+    try:
+        for name, function in kept.items():
+            setattr(gguf, name, functools.cache(function))
+        with redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        for name, function in kept.items():
+            setattr(gguf, name, function)
 
 
 def pretrained_tokenizer(path: Path) -> Tokenizer:
@@ -345,19 +399,18 @@ def with_sliding_window(model: Model, window: int) -> Model:
     """A copy of the model, every layer of which attends to the last `window` tokens only.
 
     The window counts the token itself: a layer sees it and the window − 1 tokens before it. So the law at a prefix
-    depends on its last layers · (window − 1) + 1 tokens. The weights are copies with the same bits.
+    depends on its last layers · (window − 1) + 1 tokens. The weights are copies with the same bits. Llama has no
+    window, and its weights go into Mistral's classes, which compute the same and have one.
 
     Raises:
         ValueError: the window is below 2 (transformers' cache of a window of 1 reads too far back), or the architecture
             has no sliding window.
     """
-    import torch
-
     check_count("window", window, 2)
-    config = copy.deepcopy(model.config)
+    config = _as_mistral(model.config) if model.config.model_type == "llama" else copy.deepcopy(model.config)
     text = config.get_text_config()
     if not hasattr(text, "sliding_window"):
-        raise ValueError(f"{config.model_type} models have no sliding window (Qwen2, Qwen3, Mistral and Gemma have)")
+        raise ValueError(f"{config.model_type} models have no sliding window (Qwen, Llama, Mistral and Gemma have)")
     if hasattr(text, "use_sliding_window"):
         text.use_sliding_window = True
     text.sliding_window = window
@@ -365,9 +418,47 @@ def with_sliding_window(model: Model, window: int) -> Model:
         text.layer_types = ["sliding_attention"] * text.num_hidden_layers
     if not all(windows(config)):
         raise ValueError(f"{config.model_type} models cannot have a sliding window in every layer")
+    return _remade(model, config)
+
+
+def without_last_layers(model: Model, count: int) -> Model:
+    """A copy of the model without its last `count` layers: its final norm and its head read an earlier one.
+
+    Raises:
+        ValueError: the model has not so many layers that one is left.
+    """
+    config = copy.deepcopy(model.config)
+    text = config.get_text_config()
+    kept = text.num_hidden_layers - count
+    check_count("layers", count, 0, text.num_hidden_layers - 1)
+    if getattr(text, "layer_types", None) is not None:
+        text.layer_types = text.layer_types[:kept]
+    text.num_hidden_layers = kept
+    return _remade(model, config)
+
+
+def _as_mistral(config: Config) -> Config:
+    """The configuration of Mistral that computes what this one of Llama does.
+
+    Raises:
+        ValueError: the model has biases, for which Mistral has no place.
+    """
+    if config.attention_bias or config.mlp_bias:
+        raise ValueError(
+            "llama models with biases have no sliding window: Mistral's classes, which have one, lack them"
+        )
+    own = ("model_type", "architectures", "transformers_version", "attention_bias", "mlp_bias", "pretraining_tp")
+    return library().MistralConfig(**{name: value for name, value in config.to_dict().items() if name not in own})
+
+
+def _remade(model: Model, config: Config) -> Model:
+    """A model of this configuration, with the weights of another that go by the same names."""
+    import torch
+
     with torch.random.fork_rng(devices=[]):
         out = fresh(config, model.dtype, like=model)
-    out.load_state_dict(model.state_dict())
+    weights = model.state_dict()
+    out.load_state_dict({name: weights[name] for name in out.state_dict()})
     return out.to(model.device).train(model.training)
 
 

@@ -36,6 +36,7 @@ class Prompt:
         text: the text, None for a chat.
         messages: each with its role and content, None for a text.
         answer: the answer that a reward may compare with, None if there is none.
+        plain: whether a tokenizer with a chat template reads the text as it is too.
 
     Raises:
         ValueError: neither or both of text and messages are given, or the one given is empty.
@@ -44,6 +45,7 @@ class Prompt:
     text: str | None = None
     messages: tuple[dict[str, str], ...] | None = None
     answer: str | None = None
+    plain: bool = False
 
     def __post_init__(self) -> None:
         if (self.text is None) == (self.messages is None):
@@ -168,7 +170,7 @@ def encoded(
         prompts: the prompts.
         tokenizer: that of the policy; a chat ends where the assistant is to begin.
         chat: whether texts go through the chat template, as one message of a user; None does so where the tokenizer
-            has one. Messages always go through it.
+            has one and the prompt is not plain. Messages always go through it.
         most_tokens: the length of the longest prompt allowed.
 
     Raises:
@@ -185,9 +187,9 @@ def encoded(
         )
     if not has_template and chat:
         raise ValueError("chat is true, and the tokenizer has no chat template: leave chat out, or give false")
-    in_chat = has_template if chat is None else chat
 
     def ids(prompt: Prompt) -> Ints:
+        in_chat = has_template and not prompt.plain if chat is None else chat
         if prompt.messages is None and not in_chat:
             row = tokenizer(prompt.text)["input_ids"]
         else:

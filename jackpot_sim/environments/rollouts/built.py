@@ -170,12 +170,12 @@ class RealisedRollouts:
         vocab: V.
         knob: the actor's knob, given or solved for.
         target_kl: the mean KL per token that was asked for, nats; None if the knob was given.
-        achieved: the mean KL(policy‖actor) per token over a few rollouts of the policy, nats.
-        achieved_se: its standard error over those rollouts.
+        divergence: measures the mean KL(policy‖actor) per token over a few rollouts of the policy, nats, and its
+            standard error over those rollouts.
         policy: the policy that is trained; p_ref and p_new are one.
         actor: the engine that writes the rollouts; if it is no `LawEngine`, there are no pairs of laws.
         reward: the reward of a completion.
-        baseline: b of every prompt, (prompts,): the mean reward of rollouts of the policy that serve nothing else.
+        mean_rewards: measures b of every prompt, (prompts,).
         block: a pattern of the names of the parameters in whose space gradients are taken, or None.
     """
 
@@ -183,17 +183,34 @@ class RealisedRollouts:
     vocab: int
     knob: float
     target_kl: float | None
-    achieved: float
-    achieved_se: float
+    divergence: Callable[[], tuple[float, float]]
     policy: CausalLM
     actor: Engine
     reward: RewardAfter
-    baseline: Floats
+    mean_rewards: Callable[[], Floats]
     block: str | None
 
-    def __post_init__(self) -> None:
-        shape = (len(self.setup.prompts),)
-        check_shape(check_reals(self.baseline, "baseline"), shape, "baseline", "one number per prompt")
+    @property
+    def achieved(self) -> float:
+        """The mean KL(policy‖actor) per token over rollouts of the policy, nats."""
+        return self.divergence()[0]
+
+    @property
+    def achieved_se(self) -> float:
+        """The standard error of `achieved` over those rollouts."""
+        return self.divergence()[1]
+
+    @property
+    def baseline(self) -> Floats:
+        """b of every prompt, (prompts,): the mean reward of rollouts of the policy that serve nothing else.
+
+        Raises:
+            TypeError: the mean rewards are no real floating numbers.
+            ValueError: they are not one for each prompt.
+        """
+        baseline, shape = self.mean_rewards(), (len(self.setup.prompts),)
+        check_shape(check_reals(baseline, "baseline"), shape, "baseline", "one number per prompt")
+        return baseline
 
     def with_batches_of(self, batch_size: int) -> RealisedRollouts:
         """This environment with another batch size."""

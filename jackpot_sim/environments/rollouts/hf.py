@@ -11,9 +11,8 @@ the same numbers.
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import ClassVar, Literal, cast
@@ -26,7 +25,9 @@ from jackpot_sim.environments.engines.engine import Engine, LawEngine, ModelEngi
 from jackpot_sim.environments.fields import BY_KIND, FORBID_EXTRA, check_count, check_positive
 from jackpot_sim.environments.knobs import Divergence
 from jackpot_sim.environments.language_models.build import check_model, check_same_vocabulary
+from jackpot_sim.environments.language_models.carried import gguf_of, is_gguf
 from jackpot_sim.environments.language_models.checkpoints import Loaded, Precision, load, resolved_device
+from jackpot_sim.environments.language_models.generated_prompts import GeneratedPrompts
 from jackpot_sim.environments.language_models.generation import Written
 from jackpot_sim.environments.language_models.library import Model, Tokenizer, end_tokens
 from jackpot_sim.environments.language_models.prompts import Prompt, PromptDataset, PromptFile, encoded
@@ -60,12 +61,14 @@ class HuggingFace:
     """An environment of real models; `actor` says how the actor differs from the policy.
 
     Attributes:
-        policy: the policy's checkpoint: a folder as `save_pretrained` leaves it, or a hub id.
+        policy: the policy's checkpoint: a folder as `save_pretrained` leaves it, a GGUF file, the name of a model that
+            a package carries, or a hub id.
         actor: the source of the actor.
         prompts: the source of the prompts.
         chat: whether prompts go through the tokenizer's chat template; None: where it has one.
         length: the most new tokens.
-        temperature: that of both policies: logits are divided by it before anything else.
+        temperature: that of both policies, if the actor has none of its own: logits are divided by it before
+            anything else.
         top_k: the number of likeliest tokens from which the actor samples; None: all.
         top_p: the mass of the nucleus from which the actor samples.
         log_probs: the log-probs that a trainer gets: `processed` ones, of the law that the actor sampled from; `raw`
@@ -96,7 +99,7 @@ class HuggingFace:
     kind: Literal["hf"] = "hf"
     policy: str
     actor: RealSource = field(metadata=BY_KIND)
-    prompts: PromptFile | PromptDataset = field(metadata=BY_KIND)
+    prompts: PromptFile | PromptDataset | GeneratedPrompts = field(metadata=BY_KIND)
     chat: bool | None = None
     length: int = 64
     temperature: float = 1.0
@@ -171,13 +174,18 @@ class HuggingFace:
         """No estimate: only loading the models tells what they cost."""
 
     def files(self) -> tuple[Path, ...]:
-        """The local files that are named: prompts, and the files in folders of checkpoints and data sets."""
+        """The local files that are named: prompts, GGUF files, and those in folders of checkpoints and data sets."""
         sources = [self.policy, *([self.actor.path] if isinstance(self.actor, AnotherCheckpoint) else [])]
+        models = [gguf_of(each) for each in sources if is_gguf(each)]
         if isinstance(self.prompts, PromptDataset):
             sources.append(self.prompts.name)
         folders = [folder for each in sources if (folder := Path(each).expanduser()).is_dir()]
         prompts = [self.prompts.path] if isinstance(self.prompts, PromptFile) else []
-        return (*prompts, *(path for folder in folders for path in sorted(folder.rglob("*")) if path.is_file()))
+        return (
+            *prompts,
+            *models,
+            *(path for folder in folders for path in sorted(folder.rglob("*")) if path.is_file()),
+        )
 
     def build(self, seed: int) -> RealisedRollouts:
         """The models and prompts that this configuration and `seed` determine.
@@ -236,13 +244,23 @@ class HuggingFace:
             return RolloutAscent(policy.model, setup, reward, learning_rate, batch, generator("ascent"))
 
         positions = max(map(len, ids)) + self.length
-        setting = Setting(policy.model, generator, other=other, positions=positions, ascent=ascent)
+        setting = Setting(
+            policy.model,
+            generator,
+            other=other,
+            positions=positions,
+            ascent=ascent,
+            temperature=self.temperature,
+        )
         pairs = self.actor.actors(setting)
 
         def actors(knob: float) -> tuple[CausalLM, Engine]:
             policy, actor = pairs(knob)
             # No mixture of two models: mixtures are of tiny ones.
             return policy, engine_of(cast("CausalLM | Engine", actor))
+
+        def setup_at(knob: float) -> Setup:
+            return replace(setup, actor_law=self.actor.sampling(self.actor_law, knob))
 
         uniforms = generator("kl").random((len(ids) * POLICY_ROLLOUTS, self.length))
         prompt = np.repeat(np.arange(len(ids)), POLICY_ROLLOUTS)
@@ -255,8 +273,8 @@ class HuggingFace:
         def kl_at(knob: float) -> tuple[float, float]:
             policy, actor = actors(knob)
             if not isinstance(actor, LawEngine):
-                return math.nan, math.nan
-            return setup.fitting(lambda setup: setup.kl(ModelEngine(policy), actor, written_by(policy)))
+                raise ValueError("target_kl needs the actor's whole laws, which this one does not show: give its knob")
+            return setup_at(knob).fitting(lambda setup: setup.kl(ModelEngine(policy), actor, written_by(policy)))
 
         def solved(target_kl: float) -> float:
             LOG.info("solving %s for a KL of %g", self.knob_name, target_kl)
@@ -266,19 +284,22 @@ class HuggingFace:
 
         knob = self.actor.resolved(solved)
         reference, actor = actors(knob)
-        achieved, error = kl_at(knob)
-        own = written_by(reference)
+
+        @cache
+        def mean_rewards() -> Floats:
+            own = written_by(reference)
+            return mean_of_each(reward(prompt, own.tokens, own.mask).reshape(len(ids), -1))
+
         return RealisedRollouts(
-            setup=setup,
+            setup=setup_at(knob),
             vocab=vocab,
             knob=float(knob),
             target_kl=self.target_kl,
-            achieved=achieved,
-            achieved_se=error,
+            divergence=partial(kl_at, knob),
             policy=reference,
             actor=actor,
             reward=reward,
-            baseline=mean_of_each(reward(prompt, own.tokens, own.mask).reshape(len(ids), -1)),
+            mean_rewards=mean_rewards,
             block=self.block,
         )
 

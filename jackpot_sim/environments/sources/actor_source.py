@@ -20,6 +20,7 @@ from jackpot_sim.environments.engines.engine import Engine
 from jackpot_sim.environments.knobs import OneKnob
 from jackpot_sim.environments.language_models.build import LanguageModel, Model
 from jackpot_sim.environments.language_models.library import Tensor
+from jackpot_sim.environments.language_models.sampling_law import SamplingLaw
 from jackpot_sim.environments.language_models.scoring import CausalLM, Scorer
 from jackpot_sim.environments.language_models.teaching import RewardOf, TrainingPath
 from jackpot_sim.environments.prefix_tree import PrefixTree
@@ -63,6 +64,7 @@ class Setting:
             models only.
         task: prompts, sequences and reward of tiny models.
         ascent: (learning rate, rollouts a step) → the base model in training on rewards; of real models only.
+        temperature: the policy's own; of real models only.
     """
 
     base: Model
@@ -72,6 +74,7 @@ class Setting:
     laws: Callable[[], Floats] | None = None
     task: TinyTask | None = None
     ascent: Callable[[float, int], TrainingPath] | None = None
+    temperature: float = 1.0
 
 
 Actors: TypeAlias = Callable[[float], tuple[CausalLM, Scorer | Engine]]
@@ -96,6 +99,10 @@ class ActorSource(OneKnob):
     @abstractmethod
     def actors(self, setting: Setting) -> Actors:
         """The two models as a function of the knob; all noise is drawn before this returns."""
+
+    def sampling(self, law: SamplingLaw, knob: float) -> SamplingLaw:
+        """The law that the actor samples from, given that of the environment; of real models only."""
+        return law
 
     @abstractmethod
     def solve(self, target: Target, setting: Setting) -> float:

@@ -6,18 +6,19 @@
 | quantized-weights | share       | the policy with weights in another format       | KL(policy‖actor) | any, served |
 | quantized-kv      | share       | the policy with its KV cache in another format  | KL(policy‖actor) | any, served |
 | sliding-window    | window      | the policy attending to its last tokens only    | KL(policy‖actor) | any         |
-| temperature       | temperature | the policy at another temperature               | KL(policy‖actor) | tiny        |
+| temperature       | temperature | the policy at another temperature               | KL(policy‖actor) | tiny, real  |
 | top-k             | k           | the policy's k likeliest tokens                 | KL(actor‖policy) | tiny        |
 | top-p             | p           | the policy's nucleus                            | KL(actor‖policy) | tiny        |
 | stale             | steps       | the policy before its last updates              | KL(policy‖actor) | tiny, real  |
 | distilled         | steps       | a smaller model, distilled from the policy      | KL(policy‖actor) | tiny        |
+| fewer-layers      | layers      | the policy without its last layers              | KL(policy‖actor) | real        |
 | separate          | share       | on the geometric path to another model          | KL(policy‖actor) | tiny        |
 | checkpoint        | none        | another checkpoint                              | no target        | real        |
 | precision         | none        | the policy's weights in another precision       | no target        | real        |
 
 Tiny models are those of `small-lm`, real ones those of `hf`; "served" are the sources that training applies to the
-weights of the moment. `stale` has a class of its own for each. A new source is a subclass of `ActorSource`, added to
-its unions alone.
+weights of the moment. `stale` and `temperature` have a class for each. A new source is a subclass of `ActorSource`,
+added to its unions alone.
 """
 
 from __future__ import annotations
@@ -26,7 +27,13 @@ from typing import TypeAlias, get_args
 
 from jackpot_sim.environments.sources.actor_source import ActorSource
 from jackpot_sim.environments.sources.quantized import QuantizedKV, QuantizedWeights
-from jackpot_sim.environments.sources.real_models import AnotherCheckpoint, OlderWeights, OtherPrecision
+from jackpot_sim.environments.sources.real_models import (
+    AnotherCheckpoint,
+    FewerLayers,
+    OlderWeights,
+    OtherPrecision,
+    OtherTemperature,
+)
 from jackpot_sim.environments.sources.served import (
     SlidingWindow,
     TemperatureSource,
@@ -51,7 +58,15 @@ TinySource: TypeAlias = (
 """The sources of an actor of tiny models."""
 
 RealSource: TypeAlias = (
-    AnotherCheckpoint | OtherPrecision | OlderWeights | WeightNoise | QuantizedWeights | QuantizedKV | SlidingWindow
+    AnotherCheckpoint
+    | OtherPrecision
+    | OtherTemperature
+    | OlderWeights
+    | FewerLayers
+    | WeightNoise
+    | QuantizedWeights
+    | QuantizedKV
+    | SlidingWindow
 )
 """The sources of an actor of real models."""
 

@@ -1,17 +1,21 @@
-"""Actors of real models alone: another checkpoint, the policy's weights in another precision, older weights."""
+"""Actors of real models alone: another checkpoint, precision or temperature, older weights, fewer layers."""
 
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 from typing_extensions import override
 
 from jackpot_sim.environments.fields import check_count, check_positive
 from jackpot_sim.environments.language_models.checkpoints import Precision
+from jackpot_sim.environments.language_models.library import without_last_layers
+from jackpot_sim.environments.language_models.sampling_law import SamplingLaw
 from jackpot_sim.environments.language_models.scoring import CausalLM
 from jackpot_sim.environments.sources.actor_source import MAX_STEPS, Actors, ActorSource, Setting
+from jackpot_sim.environments.states.perturbed import LARGEST_LOG_TEMPERATURE
 from jackpot_sim.environments.targets import Target
 
 
@@ -114,3 +118,66 @@ class OlderWeights(ActorSource):
     @override
     def solve(self, target: Target, setting: Setting) -> float:
         return target.nearest_growing(MAX_STEPS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OtherTemperature(ActorSource):
+    """The policy itself, sampled at another temperature than the trainer's: a mistake in the server's options.
+
+    Attributes:
+        temperature: the sampler's; the environment's own is the policy's.
+        colder: whether `target_kl` is solved for below the policy's temperature; refused beside a temperature.
+    """
+
+    kind: Literal["temperature"] = "temperature"
+    temperature: float | None = None
+    colder: bool = False
+
+    knob_name: ClassVar[str] = "temperature"
+
+    @override
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.colder and self.temperature is not None:
+            raise ValueError("colder picks the side of a target_kl: it cannot be given with temperature")
+
+    @override
+    def check_knob(self, knob: float) -> None:
+        check_positive("temperature", knob)
+
+    @override
+    def actors(self, setting: Setting) -> Actors:
+        policy = CausalLM(setting.base)
+        return lambda temperature: (policy, policy)
+
+    @override
+    def sampling(self, law: SamplingLaw, knob: float) -> SamplingLaw:
+        return replace(law, temperature=knob)
+
+    @override
+    def solve(self, target: Target, setting: Setting) -> float:
+        side = -1 if self.colder else 1
+        return target.on_ray(LARGEST_LOG_TEMPERATURE, lambda t: setting.temperature * math.exp(side * t))
+
+
+@dataclass(frozen=True, kw_only=True)
+class FewerLayers(ActorSource):
+    """A smaller model pruned from the policy: its last `layers` layers are left out, and all other weights stay."""
+
+    kind: Literal["fewer-layers"] = "fewer-layers"
+    layers: int | None = None
+
+    knob_name: ClassVar[str] = "layers"
+
+    @override
+    def check_knob(self, knob: float) -> None:
+        check_count("layers", knob, 0)
+
+    @override
+    def actors(self, setting: Setting) -> Actors:
+        reference = CausalLM(setting.base)
+        return lambda layers: (reference, CausalLM(without_last_layers(setting.base, int(layers))))
+
+    @override
+    def solve(self, target: Target, setting: Setting) -> float:
+        return target.nearest_ordered(range(int(setting.base.config.get_text_config().num_hidden_layers)))

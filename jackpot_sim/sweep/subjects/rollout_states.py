@@ -87,7 +87,7 @@ class Observed:
     Attributes:
         written: the rollouts of each role.
         rewards: R of each rollout, (n,).
-        advantage: R − b of each rollout, (n,).
+        advantage: R − b of each rollout, (n,); 0 where nothing looks at it.
         visited: the figures at the states of the actor's rollouts.
         actor: the actor's rollouts, with both log-probs as corrections are given them.
         log_ratio: log p − log q of the law that the actor sampled from, at its tokens, (n, length), nats.
@@ -124,11 +124,30 @@ class Weighed(NamedTuple):
     """The time that masks and weights of all tokens took."""
 
 
-def observe(realised: RealisedRollouts, study: Study, seed: int, corrections: Mapping[str, Correction]) -> Observed:
-    """Writes the rollouts of both models and scores them."""
+def observe(
+    realised: RealisedRollouts,
+    study: Study,
+    seed: int,
+    corrections: Mapping[str, Correction],
+    *,
+    advantages: bool = True,
+) -> Observed:
+    """Writes the rollouts of both models and scores them.
+
+    Args:
+        realised: the environment.
+        study: the sizes.
+        seed: of the rollouts.
+        corrections: by label.
+        advantages: whether anything looks at advantages, whose baseline takes rollouts of its own.
+    """
     written = {role: realised.write(role, seed, study.n_samples, study.replicates) for role in ROLES}
     rewards = {role: realised.reward(each.prompt, each.tokens, each.mask) for role, each in written.items()}
-    advantage = {role: rewards[role] - realised.baseline[each.prompt] for role, each in written.items()}
+    baseline = realised.baseline if advantages else None
+    advantage = {
+        role: np.zeros(len(each.prompt)) if baseline is None else rewards[role] - baseline[each.prompt]
+        for role, each in written.items()
+    }
     actor, policy = written["actor"], written["policy"]
     visited: Visited | Served
     if isinstance(realised.actor, LawEngine):

@@ -61,6 +61,12 @@ def measure(cell: Cell, study: Study, env: HuggingFace) -> Measured:
         how = {"replicates": study.replicates, "weight_seconds": weighed.seconds}
         return Estimate(_columns(values) | how)
 
+    figures = _divergences(observed)
+    if realised.target_kl is None:
+        # Nothing was solved for, so that no pilot need say what the study's own rollouts say better.
+        realised = dataclasses.replace(
+            realised, divergence=lambda: figures.get("kl_policy_actor", (math.nan, math.nan))
+        )
     header = environment_columns(cell, realised) | {
         "laws": LAWS if isinstance(observed.visited, Served) else "whole",
         "achieved_kl_se": realised.achieved_se,
@@ -72,7 +78,7 @@ def measure(cell: Cell, study: Study, env: HuggingFace) -> Measured:
     return measured(
         cell,
         study,
-        header | _columns(_divergences(observed)),
+        header | _columns(figures),
         {Method.MONTE_CARLO: monte_carlo},
         tables={
             "diagnostics": _diagnostics(cell, observed),
@@ -108,7 +114,8 @@ def _findings(cell: Cell, study: Study, env: HuggingFace, realised: RealisedRoll
 
 def _observed_and_differentiated(cell: Cell, study: Study, env: HuggingFace, realised: RealisedRollouts) -> _Findings:
     corrections = {spec.label: spec.correction() for spec in study.estimators}
-    observed = observe(realised, study, cell.seed, corrections)
+    looked_at = env.gradients != "off" or any("advantages" in each.needs for each in corrections.values())
+    observed = observe(realised, study, cell.seed, corrections, advantages=looked_at)
     weighed = weigh(observed, corrections, replicates_of(study, len(observed.actor)), cell.seed)
     differentiation = Differentiation(env, study, realised)
     gradients = {} if env.gradients == "off" else differentiation.figures(observed, weighed, corrections)

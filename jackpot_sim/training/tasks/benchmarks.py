@@ -168,7 +168,7 @@ class Benchmark(OfList):
         if not answer:
             raise ValueError(f"{self.published.answer!r} has no answer")
         text = self.prompt_template.replace(PLACE, question)
-        prompt = Prompt(messages=({"role": "user", "content": text},)) if self.chat else Prompt(text=text)
+        prompt = Prompt(messages=({"role": "user", "content": text},)) if self.chat else Prompt(text=text, plain=True)
         if not working:
             return Problem(prompt, answer)
         if marked_answer(working) != answer:

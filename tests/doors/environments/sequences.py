@@ -45,7 +45,9 @@ def realised_rollouts(baseline: Any, first: Any, second: Any) -> RealisedRollout
     """An environment of two prompts, of its arrays alone."""
     nothing: Any = None
     setup = setup_of(first, second)
-    return RealisedRollouts(setup, VOCAB, 0.0, None, 0.0, 0.0, nothing, nothing, nothing, baseline, None)
+    built = RealisedRollouts(setup, VOCAB, 0.0, None, nothing, nothing, nothing, nothing, lambda: baseline, None)
+    assert built.baseline is not None
+    return built
 
 
 def setup_of(*prompts: Any) -> Setup:

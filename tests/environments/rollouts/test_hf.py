@@ -96,6 +96,7 @@ def kl_of(found: RealisedRollouts, seed: int = 0) -> float:
         {"kind": "quantized-kv", "format": "fp8-e5m2", "share": 1},
         {"kind": "sliding-window", "window": 2},
         {"kind": "weight-noise", "sigma": 0.1},
+        {"kind": "temperature", "temperature": 1.1},
         {"kind": "stale", "steps": 2, "learning_rate": 1e-2, "batch": 8},
     ],
     ids=lambda actor: actor["kind"],

@@ -17,7 +17,7 @@ from jackpot_sim.core.sequences import SequenceLaws, Sequences, occupancy
 from jackpot_sim.core.support import SamplingMask, on_support
 from jackpot_sim.environments.language_models.sampling_law import SamplingLaw
 from jackpot_sim.environments.prefix_tree import PrefixTree
-from jackpot_sim.environments.rollouts.built import RealisedRollouts
+from jackpot_sim.environments.rollouts.built import RealisedRollouts, Setup
 from jackpot_sim.estimators.corrections.centring import on_stored
 from jackpot_sim.studies.errors import StudyError
 from jackpot_sim.sweep import records, spec
@@ -511,3 +511,40 @@ def test_estimators_that_are_called_alike_are_refused(checkpoints: Path) -> None
 def test_policy_actor_and_prompts_have_no_default() -> None:
     with pytest.raises(StudyError, match="prompts"):
         spec.parse({"env": {"kind": "hf", "policy": "x", "actor": "y"}, "estimators": ["none"]})
+
+
+@pytest.mark.parametrize(
+    ("changes", "estimators", "pilots"),
+    [
+        ({"gradients": "off"}, ["none", "tis"], []),
+        ({"gradients": "off"}, ["none", "ppo-clip"], ["policy"]),
+        ({}, ["none"], ["policy"]),
+    ],
+    ids=["laws alone", "signs of advantages", "gradients"],
+)
+def test_nothing_is_written_or_scored_that_no_figure_needs(
+    checkpoints: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    changes: dict[str, Any],
+    estimators: list[Any],
+    pilots: list[str],
+) -> None:
+    roles, scored, write, pairs = list[str](), list[int](), Setup.write, Setup.pairs
+
+    def counted_write(self: Setup, engine: Any, role: Any, *given: Any) -> Any:
+        roles.append(role)
+        return write(self, engine, role, *given)
+
+    def counted_pairs(self: Setup, policy: Any, actor: Any, written: Any) -> Any:
+        scored.append(len(written.tokens))
+        return pairs(self, policy, actor, written)
+
+    monkeypatch.setattr(Setup, "write", counted_write)
+    monkeypatch.setattr(Setup, "pairs", counted_pairs)
+    asked = study(checkpoints, changes, estimators=estimators, n_samples=2, replicates=3)
+    found = row(run_serially(asked, tmp_path / "run"), "none")
+    assert sorted(roles) == ["actor", "policy", *pilots]
+    assert scored == [12, 12]
+    assert found["achieved_kl"] == found["kl_policy_actor"]
+    assert found["achieved_kl_se"] == found["kl_policy_actor_se"] > 0

@@ -26,6 +26,7 @@ def configurations(folder: Path) -> list[dict[str, Any]]:
         {"kind": "addition", "digits": 2},
         {"kind": "modular", "operations": ["+", "*"]},
         {"kind": "word-problems"},
+        {"kind": "reasoning-gym", "dataset": "chain_sum", "config": {"max_terms": 3}, "size": 100, "held_out_size": 9},
         {"kind": "benchmark", "name": "amc", "path": str(path)},
         {"kind": "prompts", "prompts": prompts, "reward": {"kind": "math", "marked": False}},
         {"kind": "prompts", "prompts": prompts, "reward": {"kind": "answer", "match": "exact"}},
