@@ -110,6 +110,11 @@ SOURCES = {
     "stale": Look("#009E73", "P"),
     "distilled": Look("#E69F00", "D"),
     "separate": Look("#D55E00", "^"),
+    "llama-cpp": Look("#000000", "*"),
+    "precision": Look("#882255", "h"),
+    "temperature": Look("#8C510A", "X"),
+    "top-p": Look("#999999", "d"),
+    "fewer-layers": Look("#D55E00", "<"),
 }
 """The look of each kind of source of a language-model actor."""
 

@@ -41,7 +41,7 @@ from jackpot_sim.training.loop.measures import Means
 from jackpot_sim.training.loop.passes import PaddedSequences
 from jackpot_sim.training.loop.trainer import Row, Trainer
 from jackpot_sim.training.models.texts import Texts
-from jackpot_sim.training.objective import Proposed
+from jackpot_sim.training.objective import ModelPass, Proposed
 from jackpot_sim.training.tasks.addition import Addition
 from jackpot_sim.training.tasks.characters import character_tokenizer
 
@@ -124,21 +124,30 @@ class _TimedTrainer(Trainer):
         return super().advance()
 
     @override
-    def _rolled_out(self) -> tuple[PaddedSequences, Proposed, Row]:
+    def _rolled_out(self, first: Tensor) -> tuple[PaddedSequences, Proposed, ModelPass | None, Row]:
         with self._timed("rollouts and rewards"):
-            batch = super()._rolled_out()
+            batch = super()._rolled_out(first)
         self.parts["rollouts and rewards"][-1] -= self.parts["pass for p_ref"][-1]
         return batch
 
     @override
-    def _reference(self, sequences: PaddedSequences, topk: TopK | None) -> tuple[Tensor, Tensor | None]:
+    def _reference(
+        self, sequences: PaddedSequences, topk: TopK | None, first: Tensor
+    ) -> tuple[Tensor, Tensor | None, ModelPass | None]:
         with self._timed("pass for p_ref"):
-            return super()._reference(sequences, topk)
+            return super()._reference(sequences, topk, first)
 
     @override
-    def _updated(self, sequences: PaddedSequences, proposed: Proposed, correction: Correction, means: Means) -> None:
+    def _updated(
+        self,
+        sequences: PaddedSequences,
+        proposed: Proposed,
+        correction: Correction,
+        means: Means,
+        read: ModelPass | None = None,
+    ) -> None:
         with self._timed("updates"):
-            super()._updated(sequences, proposed, correction, means)
+            super()._updated(sequences, proposed, correction, means, read)
 
     @contextmanager
     def _timed(self, part: str) -> Iterator[None]:

@@ -25,6 +25,7 @@ from jackpot_sim.sweep.rollout_summary import rollout_tables
 from jackpot_sim.sweep.run import Progress, run
 from jackpot_sim.sweep.spec import Study
 from jackpot_sim.sweep.threshold_summary import threshold_tables
+from jackpot_sim.sweep.verdicts import LEGEND, verdicts
 from jackpot_sim.sweep.worlds import TRAITS, world_of
 
 app = app_of(
@@ -143,9 +144,12 @@ def _print_plan(study: Study, root: Path) -> None:
 
 def _print_results(root: Path, progress: Progress, wide: bool) -> None:
     rows, output = records.load(root), console()
+    judged = verdicts(root)
+    if judged:
+        output.print(*judged, "", sep="\n")
     for table in (*summary.tables(rows), *rollout_tables(root), *threshold_tables(root)):
         print_table(output, table, wide=wide)
-    output.print(summary.legend(rows))
+    output.print(" ".join([summary.legend(rows), *[LEGEND] * bool(judged)]))
     resumed = f" ({progress.already_there} were there already)" if progress.already_there else ""
     output.print(f"{progress.total} cells{resumed}; records in {root}.", soft_wrap=True)
 

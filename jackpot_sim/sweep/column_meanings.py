@@ -67,8 +67,8 @@ _RECORDS = {
     "server. Then kl_actor_policy (the mean of k3 = r − 1 − log r at the tokens drawn; of k1 = −log r where top_k or "
     "top_p cut), total_variation and acceptance_rate are sampled, Z in weights is the point of its bracket that the "
     "tokens of each update point to, and the other KLs, chi_square and achieved_kl are empty",
-    "acceptance_low": "laws top-k: the least that the acceptance rate of a rejection can be, given the actor's top-k "
-    "and the policy's law; mean over the actor's states",
+    "acceptance_low": "laws top-k: the mean over the visited states of the least that the acceptance rate of a "
+    "rejection can be, from the actor's top-k and the policy's law",
     "acceptance_high": "likewise: of the most",
     "acceptance_budget": "the acceptance rate that λ was solved for",
     "budget_per_state": "whether each state got a λ of its own",

@@ -13,7 +13,7 @@ from rich.table import Table
 from jackpot_sim.environments.worlds import World
 from jackpot_sim.studies.tables import FittedTable
 from jackpot_sim.sweep.labels import kinds_of, settings
-from jackpot_sim.sweep.worlds import world_of
+from jackpot_sim.sweep.resolved import FEW, KEYS, OF_GRADIENT, lost, of, thin
 from jackpot_sim.sweep.worse import APART, worse
 
 _DETAILED = 6
@@ -52,19 +52,13 @@ _ON_GRADIENT = (
     "none. worse: the MSE over the least one of the table; tie: not told apart from it, exact figures by their "
     "scatter over seeds."
 )
-_OF_GRADIENT = ("bias", "gain", "mse", "mse_rescaled")
-"""Figures in units of the true gradient."""
-_FEW = 100
-"""The number of effective rollouts or tokens below which a standard error cannot be trusted."""
 _ON_THIN = (
-    f"?: the weights leave fewer than {_FEW} effective rollouts (or tokens), so that the rollouts that carry the "
+    f"?: the weights leave fewer than {FEW} effective rollouts (or tokens), so that the rollouts that carry the "
     "expectation may never have been drawn: the figure is not resolved, however small its scatter."
 )
-_CLEAR = 3.0
-"""The standard errors by which ‖g‖² must exceed 0 for figures in units of it to mean something."""
 _ON_NOISE = (
-    "lost: the true gradient does not stand out from its noise (‖g‖² = {}), so that bias, gain and MSE mean nothing: "
-    "give more replicates, n_samples or prompts, or a reward that differs among rollouts (‖g‖² = 0: all earn the same)."
+    "The true gradient is lost in its noise, so that bias, gain and MSE, which are in units of it, are left out: {}. "
+    "More n_samples or replicates are more rollouts; a reward that differs more among them helps too."
 )
 _ON_MONTE_CARLO = "monte_carlo: ± one standard error."
 _ON_BIAS = "A bias is nan where the unbiased estimate of its square is negative."
@@ -87,49 +81,33 @@ _ON_SEQUENCES = (
 
 def legend(records: pd.DataFrame) -> str:
     """The meaning of the tables' words."""
-    measured = _has_gradients(records)
+    asked, measured = _has_gradients(records), _has_updates(records)
     sentences = [_ON_MSE] * measured
-    small, real = (_of(records, world) for world in (World.SEQUENCES, World.ROLLOUTS))
+    small, real = (of(records, world) for world in (World.SEQUENCES, World.ROLLOUTS))
     if records["environment"].nunique() <= _DETAILED:
         sequences, rollouts = [_ON_SEQUENCES] * (len(small) > 0), [_ON_REAL_MODELS] * (len(real) > 0)
-        sentences = [_ON_KLS, *[_ON_GRADIENT.format(APART)] * measured, *sequences, *rollouts, *sentences]
+        sentences = [_ON_KLS, *[_ON_GRADIENT.format(APART)] * asked, *sequences, *rollouts, *sentences]
     if (records["method"] == "monte_carlo").any():
         sentences += [_ON_MONTE_CARLO, *[_ON_BIAS] * measured]
     else:
         sentences.append("All figures are exact for their states; `python -m analysis` gives their uncertainty.")
     if small["prefix_total_variation"].isna().any():  # known wherever sequences are enumerated
         sentences.append(_ON_TOO_MANY)
-    if measured and _thin(records):
+    if asked and thin(records):
         sentences.append(_ON_THIN)
-    if len(lost := _lost(records)):
-        sentences.append(_ON_NOISE.format(", ".join(lost)))
+    if records["environment"].nunique() > _DETAILED and (clauses := lost(records)):
+        sentences.append(f"{'lost: ' * measured}{_ON_NOISE.format('; '.join(clauses))}")
     return " ".join(sentences)
 
 
 def _has_gradients(rows: pd.DataFrame) -> bool:
     """True unless gradients were not asked for: then no estimator has a figure of them."""
-    return bool(rows[[*_OF_GRADIENT, "variance", "grad_norm_sq"]].notna().to_numpy().any())
+    return bool(rows[[*OF_GRADIENT, "variance", "grad_norm_sq"]].notna().to_numpy().any())
 
 
-def _of(records: pd.DataFrame, world: World) -> pd.DataFrame:
-    """The rows of one world."""
-    return records[[world_of(kind) is world for kind in records["base_kind"]]]
-
-
-def _thin(records: pd.DataFrame) -> set[tuple[str, ...]]:
-    """The estimators of real models, by `_KEYS`, whose weights leave too few effective rollouts or tokens."""
-    real = _of(records, World.ROLLOUTS)
-    units = real["n_samples"] * real["replicates"] * real["states"]
-    units = units * real["mean_length"].where(real["level"] == "token", 1.0)
-    few = real[real["ess_fraction"] * units < _FEW]
-    return {tuple(row) for row in few[_KEYS].itertuples(index=False)}
-
-
-def _lost(records: pd.DataFrame) -> list[str]:
-    """The gradients of real models that do not stand out from their noise: ‖g‖² and its standard error."""
-    measured = _of(records, World.ROLLOUTS).dropna(subset=["grad_norm_sq"]).drop_duplicates("cell")
-    weak = measured[~(measured["grad_norm_sq"] > _CLEAR * measured["grad_norm_sq_se"])]
-    return [f"{row['grad_norm_sq']:.2g} ± {row['grad_norm_sq_se']:.1g}" for row in weak.to_dict("records")]
+def _has_updates(rows: pd.DataFrame) -> bool:
+    """True where the true gradient of some environment stands out, so that figures in units of it mean something."""
+    return _has_gradients(rows) and not all(lost(each) for _, each in rows.groupby("environment"))
 
 
 def tables(records: pd.DataFrame) -> list[FittedTable | Table]:
@@ -158,7 +136,7 @@ def describe(rows: pd.DataFrame, records: pd.DataFrame) -> tuple[str, str, str]:
 def _detail(rows: pd.DataFrame, records: pd.DataFrame) -> FittedTable:
     name, knob, distance = describe(rows, records)
     means = _means(rows)
-    keys = [key for key in _KEYS if key == "estimator" or rows[key].nunique() > 1]
+    keys = [key for key in KEYS if key == "estimator" or rows[key].nunique() > 1]
     columns = _columns_of(rows, means)
     timed, compared = rows["weight_seconds"].notna().any(), "mse" in columns
     table = FittedTable(
@@ -166,32 +144,30 @@ def _detail(rows: pd.DataFrame, records: pd.DataFrame) -> FittedTable:
         f"{_updates(rows)}{_count(rows['seed'].nunique(), 'seed')}",
         keys,
         dict([*(_COLUMNS[column] for column in columns), *[_WORSE] * compared, *[_WEIGHTS] * bool(timed)]),
+        caption=_ON_NOISE.format("; ".join(clauses)) if (clauses := lost(rows)) else "",
     )
-    thin, lost = _thin(rows), bool(_lost(rows))
-    resolved = _without(means, thin)
+    unresolved = thin(rows)
+    resolved = _without(means, unresolved)
     ranked = resolved[resolved["method"] == means["method"].iloc[0]]  # a noisy row does not beat its own exact twin
-    least = {column: math.nan if lost else _standing_out(ranked, column) for column in ("mse", "mse_rescaled")}
+    least = {column: _standing_out(ranked, column) for column in ("mse", "mse_rescaled")}
     for column in least:
         above = ranked[column] > ranked[column].min() * (1 + _TIE)
-        if any(np.array(worse(rows, ranked, _KEYS, column), dtype=object)[above] == "tie"):
+        if any(np.array(worse(rows, ranked, KEYS, column), dtype=object)[above] == "tie"):
             least[column] = math.nan
-    ratios = dict(zip(map(_key, resolved.to_dict("records")), worse(rows, resolved, _KEYS), strict=True))
+    ratios = dict(zip(map(_key, resolved.to_dict("records")), worse(rows, resolved, KEYS), strict=True))
     for row in means.to_dict("records"):
         cells = []
-        unresolved = _key(row) in thin
+        is_thin = _key(row) in unresolved
         for column in columns:
-            if lost and column in _OF_GRADIENT:
-                cells.append("lost")
-                continue
             value = 0.0 if abs(row[column]) < _ROUNDING else row[column]
             shown_value = f"{value:.2g}" if column.startswith("kl") else f"{value:.3g}"
             error = f"±{row[f'{column}_se']:.1g}" if row[f"{column}_se"] > _ROUNDING else ""
-            if unresolved and column in (*_OF_GRADIENT, "variance"):
+            if is_thin and column in (*OF_GRADIENT, "variance"):
                 error = "?"
-            star = "*" if column in least and not unresolved and row[column] <= least[column] * (1 + _TIE) else ""
+            star = "*" if column in least and not is_thin and row[column] <= least[column] * (1 + _TIE) else ""
             cells.append(f"{shown_value}{error}{star}")
         if compared:
-            cells.append("lost" if lost else ratios.get(_key(row), "?"))
+            cells.append(ratios.get(_key(row), "?"))
         if timed:
             cells.append(f"{1e3 * row['weight_seconds']:.2g} ms")
         table.add_row([str(row[key]) for key in keys], cells)
@@ -204,7 +180,9 @@ def _columns_of(rows: pd.DataFrame, means: pd.DataFrame) -> list[str]:
     enumerated = _state(rows) == "prompt" and means["kl_prefix"].notna().any()
     left_out = {"kl_prefix"} if not enumerated else set()
     if not _has_gradients(rows):
-        left_out |= {*_OF_GRADIENT, "variance"}
+        left_out |= {*OF_GRADIENT, "variance"}
+    elif not _has_updates(rows):
+        left_out |= {*OF_GRADIENT}
     return [column for column in _COLUMNS if column not in left_out]
 
 
@@ -232,19 +210,19 @@ def _overview(records: pd.DataFrame) -> Table:
         pad_edge=False,
         collapse_padding=True,
     )
-    winning = {"mse": "lowest MSE", "mse_rescaled": "lowest rescaled MSE"} if _has_gradients(records) else {}
+    winning = {"mse": "lowest MSE", "mse_rescaled": "lowest rescaled MSE"} if _has_updates(records) else {}
     for heading in ("environment", "knob", "KL before", *winning.values()):
         table.add_column(heading, overflow="fold")
     for _, rows in records.groupby("environment", sort=False):
-        resolved, lost = _without(_means(rows), _thin(rows)), bool(_lost(rows))
-        winners = ("lost" if lost else _winner(resolved, column) for column in winning)
+        resolved, is_lost = _without(_means(rows), thin(rows)), bool(lost(rows))
+        winners = ("lost" if is_lost else _winner(resolved, column) for column in winning)
         table.add_row(*describe(rows, records), *winners)
     return table
 
 
 def _updates(rows: pd.DataFrame) -> str:
     """The number of updates behind the figures of real models."""
-    return "" if _of(rows, World.ROLLOUTS).empty else f"{int(rows['replicates'].iloc[0])} updates, "
+    return "" if of(rows, World.ROLLOUTS).empty else f"{int(rows['replicates'].iloc[0])} updates, "
 
 
 def _count(number: int, noun: str) -> str:
@@ -253,18 +231,15 @@ def _count(number: int, noun: str) -> str:
 
 def _state(rows: pd.DataFrame) -> str:
     """The place of a proposal."""
-    return "prompt" if _of(rows, World.STATES).empty else "state"
-
-
-_KEYS = ["estimator", "denominator", "method"]
+    return "prompt" if of(rows, World.STATES).empty else "state"
 
 
 def _key(row: Mapping[Hashable, object]) -> tuple[object, ...]:
-    return tuple(row[key] for key in _KEYS)
+    return tuple(row[key] for key in KEYS)
 
 
 def _means(rows: pd.DataFrame) -> pd.DataFrame:
-    grouped = rows.groupby(_KEYS, sort=False)
+    grouped = rows.groupby(KEYS, sort=False)
     means = grouped[[*_COLUMNS, "weight_seconds"]].mean()
     for column in _COLUMNS:
         means[f"{column}_se"] = np.sqrt(grouped[f"{column}_se"].agg(_sum_of_squares)) / grouped.size()

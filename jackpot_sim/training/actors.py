@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from jackpot_sim.environments.language_models.build import Checkpoint, TinyQwen3
 from jackpot_sim.environments.sources.kinds import ServedSource
+from jackpot_sim.environments.sources.llama_cpp import LlamaCppActor
 from jackpot_sim.environments.sources.quantized import QuantizedWeights
 from jackpot_sim.studies.estimator_spec import Frozen
 from jackpot_sim.training.loop.closed_loop import Feedback
@@ -42,6 +43,8 @@ class Served(Frozen):
         if self.source.knob is None:
             name = self.source.knob_name
             raise ValueError(f"source.target_kl is not solved for while the weights change: give source.{name}")
+        if isinstance(self.source, LlamaCppActor) and self.source.format is None:
+            raise ValueError("llama-cpp needs the policy's weights of the moment as a file: give source.format")
         return self
 
 

@@ -45,7 +45,8 @@ mathematical value.
 Policies (`--policy.kind`): {kinds(get_args(Taught | Given))}.
 
 Actors (`--actor.kind`): {kinds(_ACTORS)}. lag is in batches. served is the policy's model with quantised weights, a
-coarse KV cache or noise (`--actor.source.kind quantized-weights --actor.source.format int8 --actor.source.share 1`).
+coarse KV cache or noise (`--actor.source.kind quantized-weights --actor.source.format int8 --actor.source.share 1`), or
+run by llama.cpp (`--actor.source.kind llama-cpp --actor.source.format q4_0`, of a policy that was a GGUF file).
 frozen is a smaller model, distilled to a KL and then left alone, or `--actor.model FOLDER`. joint is the same, but
 trained beside the policy, with distillation {fields(Distillation)}.
 

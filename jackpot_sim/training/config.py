@@ -15,6 +15,7 @@ from jackpot_sim.estimators.corrections.presets import Preset
 from jackpot_sim.studies.estimator_spec import EstimatorSpec, Frozen
 from jackpot_sim.training.actors import Actor, OnPolicy, SmallActor
 from jackpot_sim.training.loop.closed_loop import Budget
+from jackpot_sim.training.models.adapters import Lora
 from jackpot_sim.training.objective import Aggregation, Divisor, Standardisation
 from jackpot_sim.training.tasks import AnyTask
 from jackpot_sim.training.tasks.addition import Addition
@@ -43,6 +44,8 @@ class Given(Frozen):
     kind: Literal["checkpoint"] = "checkpoint"
     path: str
     """The folder, or the name on the hub."""
+    lora: Lora | None = None
+    """Adapters of low rank, which alone are trained and kept in checkpoints; None: all weights are trained."""
 
 
 class Sampling(Frozen):

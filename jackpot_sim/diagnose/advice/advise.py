@@ -18,7 +18,8 @@ from jackpot_sim.diagnose.advice.judged import GAP, TAIL_LOW, Judged, judged
 from jackpot_sim.diagnose.advice.targets import Target
 from jackpot_sim.diagnose.advice.weighed import Figures, Weighed
 from jackpot_sim.diagnose.evidence import Evidence
-from jackpot_sim.diagnose.results import BAD, GOOD, STABLE, Advice, Cause, CauseName, Effect, Figure, State, Verdict
+from jackpot_sim.diagnose.results import Advice, Cause, CauseName, Effect, Figure, State, Verdict
+from jackpot_sim.estimators.mismatch.lines import BAD, GOOD, STABLE
 
 PLUMBING = frozenset(
     {

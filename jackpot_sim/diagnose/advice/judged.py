@@ -6,7 +6,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from jackpot_sim.diagnose.results import BAD, GOOD, HALF, STABLE, Figure, State
+from jackpot_sim.diagnose.results import Figure, State
+from jackpot_sim.estimators.mismatch.lines import BAD, GOOD, HALF, STABLE
 
 OVERLAP = ("overlap_p5_low", "overlap_p5_high")
 """The 5th percentile of the overlap, at the low and at the high end of its bracket."""

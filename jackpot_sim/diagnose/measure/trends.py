@@ -22,7 +22,8 @@ from jackpot_sim.core.arrays import Floats
 from jackpot_sim.core.backend import overflow_to_inf
 from jackpot_sim.core.intervals import FEWEST, LEVEL, of_share_moments
 from jackpot_sim.diagnose.batch import Batch
-from jackpot_sim.diagnose.results import BAD, HALF, STABLE, Alarm
+from jackpot_sim.diagnose.results import Alarm
+from jackpot_sim.estimators.mismatch.lines import BAD, HALF, STABLE
 
 PERCENTILE = 0.05
 """The level of the quantile of the overlap that `STABLE` bounds."""

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from jackpot_sim.diagnose.report.prose import brief, number
-from jackpot_sim.diagnose.results import STABLE, Figure
+from jackpot_sim.diagnose.results import Figure
+from jackpot_sim.estimators.mismatch.lines import STABLE
 from jackpot_sim.estimators.mismatch.summaries import OF_THE_SAMPLE
 from jackpot_sim.studies.tables import FittedTable
 

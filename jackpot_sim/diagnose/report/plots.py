@@ -14,8 +14,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from jackpot_sim.core.arrays import Floats, Ints
-from jackpot_sim.diagnose.results import BAD, Diagnosis, Row
+from jackpot_sim.diagnose.results import Diagnosis, Row
 from jackpot_sim.estimators.corrections import registry
+from jackpot_sim.estimators.mismatch.lines import BAD
 from jackpot_sim.readers.table import TokenTable
 from jackpot_sim.studies.files import write_atomically
 from jackpot_sim.studies.help_texts import defaults

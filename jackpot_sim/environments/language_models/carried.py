@@ -17,10 +17,12 @@ import shutil
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
+from math import prod
 from pathlib import Path
 
 from filelock import FileLock
 
+from jackpot_sim.environments.language_models.gguf_files import layout
 from jackpot_sim.environments.language_models.library import first_line, pretrained_gguf, quiet
 from jackpot_sim.requirements import RequirementError, require
 
@@ -184,6 +186,7 @@ def _name(file: Path) -> str:
 def _convert(source: str | Path, file: Path, folder: Path) -> None:
     """Writes the checkpoint of a GGUF file: under another name first, which a killed process may have left."""
     LOG.info("converting %s to a checkpoint, this once, in %s", source, folder.parent)
+    held = sum(prod(place.shape) for name, place in layout(file).places.items() if not name.startswith("rope_"))
     unfinished = folder.parent / f".{folder.name}.tmp"
     shutil.rmtree(unfinished, ignore_errors=True)
     with quiet():
@@ -195,6 +198,9 @@ def _convert(source: str | Path, file: Path, folder: Path) -> None:
             raise ValueError(f"{source}: cannot read a causal language model: {first_line(error)}") from error
         if absent:
             raise ValueError(f"{source}: {len(absent)} weights are missing, the first of them {absent[0]}")
+        # transformers passes over tensors that it does not know, as those of a variant of the architecture.
+        if unread := held - sum(weight.numel() for weight in model.parameters()):
+            raise ValueError(f"{source}: {unread} numbers of the file have no place in a {type(model).__name__}")
         model.save_pretrained(unfinished)
         tokenizer.save_pretrained(unfinished)
     unfinished.replace(folder)

@@ -18,7 +18,7 @@ from jackpot_sim.core.backend import namespace
 from jackpot_sim.core.checks import check_integers, check_mask, check_rows, check_shape
 from jackpot_sim.environments.language_models.build import check_positions
 from jackpot_sim.environments.language_models.library import Cache, Model, Tensor, logits
-from jackpot_sim.environments.language_models.walking import check_tokens, on_device
+from jackpot_sim.environments.language_models.walking import check_ids, on_device
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,15 +54,29 @@ class Completions:
         Raises:
             ValueError: a token is none of the vocabulary, the context is too short, or a shape is off.
         """
+        out = cls.of_ids(int(model.config.get_text_config().vocab_size), prompts, prompt, tokens, mask)
+        check_positions(model, out.positions, "the model")
+        return out
+
+    @classmethod
+    def of_ids(cls, vocab: int, prompts: Sequence[Ints], prompt: Ints, tokens: Ints, mask: Flags) -> Completions:
+        """Completions of ids below `vocab`; the mask is True on tokens, which come before all padding.
+
+        Raises:
+            ValueError: a token is none of the vocabulary, or a shape is off.
+        """
         check_mask(mask, check_integers(tokens, "tokens", "n", "length"), "tokens")
         namespace(tokens, prompt)
-        prompts = checked_prompts(model, prompts, prompt, tokens.shape)
-        tokens = check_tokens(model, np.where(mask, tokens, 0), "tokens", 2)
+        prompts = checked_ids(vocab, prompts, prompt, tokens.shape)
+        tokens = check_ids(vocab, np.where(mask, tokens, 0), "tokens", 2)
         if np.any(mask[:, 1:] & ~mask[:, :-1]):
             raise ValueError("mask has a token after padding: tokens come before all padding")
-        out = cls(prompts, prompt, tokens, mask)
-        check_positions(model, int(np.max(out._prompt_lengths + mask.sum(axis=-1))), "the model")
-        return out
+        return cls(prompts, prompt, tokens, mask)
+
+    @property
+    def positions(self) -> int:
+        """The tokens of the longest sequence, prompt and completion together."""
+        return int(np.max(self._prompt_lengths + self.mask.sum(axis=-1)))
 
     def take(self, rows: slice | Ints) -> Completions:
         """Some of the completions, by rows (m,) or a slice."""
@@ -104,10 +118,15 @@ class Completions:
 
 
 def checked_prompts(model: Model, prompts: Sequence[Ints], prompt: Ints, shape: tuple[int, ...]) -> list[Ints]:
-    """The prompts as int64, refused unless the model knows their tokens and there is one for each of n sequences.
+    """The prompts as `checked_ids` gives them, for the vocabulary of a model."""
+    return checked_ids(int(model.config.get_text_config().vocab_size), prompts, prompt, shape)
+
+
+def checked_ids(vocab: int, prompts: Sequence[Ints], prompt: Ints, shape: tuple[int, ...]) -> list[Ints]:
+    """The prompts as int64, refused unless their ids are below `vocab` and there is one for each of n sequences.
 
     Args:
-        model: the model that is to read them.
+        vocab: the number of tokens.
         prompts: ids, each of shape (its length,).
         prompt: the index of the prompt of each sequence, (n,).
         shape: that of the sequences, (n, length).
@@ -121,7 +140,7 @@ def checked_prompts(model: Model, prompts: Sequence[Ints], prompt: Ints, shape: 
             f"prompt has shape {prompt.shape} and the sequences {shape}: one prompt each for n sequences of a length "
             "of at least 1"
         )
-    checked = [check_tokens(model, each, f"prompt {number}", 1) for number, each in enumerate(prompts)]
+    checked = [check_ids(vocab, each, f"prompt {number}", 1) for number, each in enumerate(prompts)]
     if prompt.min() < 0 or prompt.max() >= len(prompts):
         raise ValueError(f"prompt holds {prompt.min()} to {prompt.max()}: there are {len(prompts)} prompts")
     return checked

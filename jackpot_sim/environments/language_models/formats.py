@@ -41,7 +41,12 @@ def rounded(values: Tensor, to: Format, group: int | None = None) -> Tensor:
     check_reals(values, "values")
 
     if group is not None:
-        return torch.cat([rounded(part, to) for part in torch.split(values, group, dim=-1)], dim=-1)
+        whole = values.shape[-1] - values.shape[-1] % group
+        groups = rounded(values[..., :whole].unflatten(-1, (-1, group)), to).flatten(-2) if whole else None
+        if whole == values.shape[-1] and groups is not None:
+            return groups
+        rest = rounded(values[..., whole:], to)
+        return rest if groups is None else torch.cat([groups, rest], dim=-1)
     if to is Format.BF16:
         return values.to(torch.bfloat16).to(values.dtype)
     scale = values.abs().amax(-1, keepdim=True) / _LARGEST[to]

@@ -7,7 +7,9 @@ decide the tokens, so the sequences do not depend on the batches in which they a
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,11 +30,12 @@ from jackpot_sim.core.topk import TopK
 from jackpot_sim.environments.fields import check_count
 from jackpot_sim.environments.language_models.build import check_positions
 from jackpot_sim.environments.language_models.completions import checked_prompts
-from jackpot_sim.environments.language_models.library import LAST, Cache, Model, Tensor, gathered, logits
+from jackpot_sim.environments.language_models.library import LAST, Cache, Model, Tensor, gathered, inputs_of, logits
 from jackpot_sim.environments.language_models.prompts import left_padded
 from jackpot_sim.environments.language_models.sampling_law import SamplingLaw
 from jackpot_sim.environments.language_models.scoring import CausalLM
-from jackpot_sim.environments.language_models.walking import on_device, scoring_mode
+from jackpot_sim.environments.language_models.states import States, empty_states, final_norm
+from jackpot_sim.environments.language_models.walking import on_device, scoring_mode, seen
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +51,7 @@ class Written:
         topk: the likeliest tokens of the law that was sampled from, numpy (n, length, k); ids 0 with −inf at padding.
             None if none were asked for.
         kept: the tokens that the sampler kept at every state; None if they were not asked for, or all are.
+        states: the writer's states, from which its laws follow; None if they were not asked for, or are not known.
 
     Raises:
         TypeError: an array has another dtype.
@@ -61,6 +65,7 @@ class Written:
     raw_log_probs: Floats
     topk: TopK | None = None
     kept: SamplingMask | None = None
+    states: States | None = None
 
     def __post_init__(self) -> None:
         check_mask(self.mask, check_integers(self.tokens, "tokens", "n", "length"), "tokens")
@@ -71,6 +76,8 @@ class Written:
             check_same_states(self.tokens[..., None], self.topk.ids, "tokens[..., None]", "topk")
         if self.kept is not None:
             check_same_shape(self.tokens, self.kept.places, "tokens", "kept.places")
+        if self.states is not None:
+            check_shape(self.states.values[..., 0], self.tokens.shape, "states", "some numbers for each token")
 
 
 def generate(
@@ -84,6 +91,7 @@ def generate(
     batch_size: int,
     topk: int = 0,
     support: bool = False,
+    states: bool = False,
     report: Callable[[int], None] | None = None,
 ) -> Written:
     """One sequence after its prompt for every row of `uniforms`.
@@ -98,6 +106,7 @@ def generate(
         batch_size: sequences at a time.
         topk: the number of likeliest tokens to keep of every law; 0 keeps none.
         support: whether to record the tokens that the sampler keeps, where it cuts any.
+        states: whether to keep the model's states.
         report: called with the number of sequences written so far, after each batch.
 
     Raises:
@@ -111,29 +120,46 @@ def generate(
     check_count("topk", topk, 0)
     if scorer.transform is not None:
         raise ValueError("transform is given beside sampling: the cuts of a sampler belong into sampling")
-    pages = _Pages(uniforms, sampling, np.asarray(sorted(end_tokens), dtype=np.int64), topk, support, scorer.model)
+    vocab = int(scorer.model.config.get_text_config().vocab_size)
+    pages = Pages(uniforms, sampling, end_tokens, topk, support, vocab)
+    steps = _Steps(scorer, final_norm(scorer.model) if states else None, uniforms.shape)
     for start in range(0, len(uniforms), batch_size):
         rows = np.arange(start, min(start + batch_size, len(uniforms)))
-        _write(scorer, checked, prompt[rows], rows, pages)
+        _write(steps, checked, prompt[rows], rows, pages)
         if report is not None:
             report(int(rows[-1]) + 1)
-    return pages.written(prompt)
+    return dataclasses.replace(pages.written(prompt), states=steps.states())
 
 
-class _Pages:
-    """The sequences so far: each step decides one token of every sequence and writes it down."""
+class Pages:
+    """The sequences so far: each step decides one token of every sequence and writes it down.
+
+    Attributes:
+        length: the most tokens of a sequence.
+    """
 
     def __init__(
-        self, uniforms: Floats, sampling: SamplingLaw, ends: Ints, topk: int, support: bool, model: Model
+        self, uniforms: Floats, sampling: SamplingLaw, ends: Collection[int], topk: int, support: bool, vocab: int
     ) -> None:
-        self._uniforms, self._sampling, self._ends, self._model = uniforms, sampling, ends, model
+        """Empty pages.
+
+        Args:
+            uniforms: in [0, 1), (n, length): the token of a step is the first i with P(token ≤ i) > u.
+            sampling: from the logits to the law that is sampled from.
+            ends: a sequence ends with the first of these, or at `length`.
+            topk: the number of likeliest tokens to keep of every law; 0 keeps none.
+            support: whether to record the tokens that the sampler keeps, where it cuts any.
+            vocab: the number of tokens that a law covers.
+        """
+        self._uniforms, self._sampling = check_reals(uniforms, "uniforms", "n", "length"), sampling
+        self._ends = np.asarray(sorted(ends), dtype=np.int64)
         shape = uniforms.shape
         self.length = shape[1]
         self._tokens: Ints = np.zeros(shape, dtype=np.int64)
         self._mask: Flags = np.zeros(shape, dtype=np.bool_)
         self._log_probs: Floats = np.zeros(shape)
         self._raw_log_probs: Floats = np.zeros(shape)
-        k = min(topk, int(model.config.get_text_config().vocab_size))
+        k = min(topk, vocab)
         self._ids = np.zeros((*shape, k), dtype=np.int32)
         self._top = np.full((*shape, k), -np.inf, dtype=np.float32)
         self._kept: list[tuple[Ints, Ints]] | None = [] if support and sampling.cuts else None
@@ -148,7 +174,7 @@ class _Pages:
             scores: logits, (rows, vocab).
         """
         law = self._sampling.log_probs(scores)
-        tokens = categorical(law, on_device(self._model, self._uniforms[rows, step, None]))
+        tokens = categorical(law, scores.new_tensor(self._uniforms[rows, step, None], dtype=law.dtype))
         drawn = to_numpy(tokens)[:, 0]
         self._tokens[rows, step], self._mask[rows, step] = drawn, True
         xp = namespace(law)
@@ -181,13 +207,13 @@ class _Pages:
         return SamplingMask(ids[np.argsort(place, kind="stable")], offsets, places)
 
 
-def _write(scorer: CausalLM, prompts: Sequence[Ints], prompt: Ints, rows: Ints, pages: _Pages) -> None:
+def _write(steps: _Steps, prompts: Sequence[Ints], prompt: Ints, rows: Ints, pages: Pages) -> None:
     """Writes the sequences `rows`, each after its prompt, as one batch."""
-    model = scorer.model
+    model = steps.scorer.model
     distinct, which = np.unique(prompt, return_inverse=True)
     ids, mask = left_padded([prompts[each] for each in distinct])
-    cache = scorer.empty_cache()
-    scores = _last_logits(model, ids, mask, cache)[on_device(model, which)]
+    cache = steps.scorer.empty_cache()
+    scores = steps.logits(rows, 0, ids, mask, cache, which)
     cache, mask = _gathered(model, cache, which), mask[which]
     for step in range(pages.length):
         drawn, going_on = pages.draw(rows, step, scores)
@@ -197,24 +223,44 @@ def _write(scorer: CausalLM, prompts: Sequence[Ints], prompt: Ints, rows: Ints, 
             staying = np.flatnonzero(going_on)
             rows, drawn, mask, cache = rows[staying], drawn[staying], mask[staying], _gathered(model, cache, staying)
         mask = np.pad(mask, ((0, 0), (0, 1)), constant_values=True)
-        scores = _last_logits(model, drawn[:, None], mask, cache)
+        scores = steps.logits(rows, step + 1, drawn[:, None], mask, cache, np.arange(len(rows)))
 
 
-def _last_logits(model: Model, ids: Ints, mask: Flags, cache: Cache) -> Tensor:
-    """Logits after the last token of each row, (rows, vocab); the cache grows by all of `ids`.
+class _Steps:
+    """The steps of a model: each gives the logits for the next token of some sequences, and may keep their states."""
 
-    Args:
-        model: the model.
-        ids: new tokens, (rows, new).
-        mask: True on tokens and False on padding, of those in the cache and the new ones, (rows, all).
-        cache: the keys and values of what has been read before.
-    """
-    visible, positions = None, None
-    if not mask.all():
-        visible = on_device(model, mask.astype(np.int64))
-        positions = on_device(model, np.maximum(np.cumsum(mask, axis=1) - 1, 0)[:, -ids.shape[1] :])
-    with scoring_mode(model):
-        return logits(model, on_device(model, ids), LAST, cache=cache, mask=visible, positions=positions)[:, 0]
+    def __init__(self, scorer: CausalLM, norm: Model | None, shape: tuple[int, ...]) -> None:
+        self.scorer, self._norm, self._shape = scorer, norm, shape
+        self._states: Tensor | None = None
+
+    def logits(self, rows: Ints, step: int, ids: Ints, mask: Flags, cache: Cache, which: Ints) -> Tensor:
+        """Logits for the token of a step, (rows, vocab); the cache grows by all of `ids`.
+
+        Args:
+            rows: the sequences, (rows,).
+            step: the index of the token that is chosen next.
+            ids: new tokens, (read, new).
+            mask: True on tokens and False on padding, of those in the cache and the new ones, (read, all).
+            cache: the keys and values of what has been read before.
+            which: the row of `ids` that each sequence follows, (rows,).
+        """
+        model, norm = self.scorer.model, self._norm
+        visible, positions = seen(model, mask, ids.shape[1])
+        listed: AbstractContextManager[list[Tensor]] = nullcontext([]) if norm is None else inputs_of(norm)
+        with scoring_mode(model), listed as inputs:
+            read = on_device(model, ids)
+            scores = logits(model, read, LAST, cache=cache, mask=visible, positions=positions)[:, 0]
+        taken = on_device(model, which)
+        if inputs:
+            values = inputs[-1][:, -1]
+            if self._states is None:
+                self._states = empty_states(self._shape, values)
+            self._states[on_device(model, rows), step] = values[taken]
+        return scores[taken]
+
+    def states(self) -> States | None:
+        """The states of all steps, if they were kept."""
+        return None if self._states is None else States(self.scorer, self._states)
 
 
 def _gathered(model: Model, cache: Cache, rows: Ints) -> Cache:

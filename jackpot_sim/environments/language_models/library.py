@@ -234,16 +234,9 @@ def logits(
     import torch
 
     check_integers(ids, "ids", "rows", "new")
-    if positions is not None:
-        check_same_shape(ids, check_integers(positions, "positions"), "ids", "positions")
-    offered = _parameters(model)
-    options = _cache_options(model, cache)
-    if mask is not None:
-        options["attention_mask"] = mask
-    if positions is not None and "position_ids" in offered:
-        options["position_ids"] = positions
+    options = _cache_options(model, cache) | _padding_options(model, ids, mask, positions)
     start, stop, _ = kept.indices(ids.shape[1])
-    if stop - start < ids.shape[1] and "logits_to_keep" in offered:
+    if stop - start < ids.shape[1] and "logits_to_keep" in _parameters(model):
         to_the_end = stop == ids.shape[1]
         options["logits_to_keep"] = stop - start if to_the_end else torch.arange(start, stop, device=ids.device)
         kept = WHOLE
@@ -254,12 +247,44 @@ def logits(
     return scores
 
 
-def hidden_states(model: Model, ids: Tensor, cache: Cache | None = None) -> Tensor:
-    """The last hidden states at every token of `ids` (rows, new), (rows, new, width): the input of the head."""
+def hidden_states(
+    model: Model,
+    ids: Tensor,
+    cache: Cache | None = None,
+    *,
+    mask: Tensor | None = None,
+    positions: Tensor | None = None,
+) -> Tensor:
+    """The last hidden states at every token of `ids` (rows, new), (rows, new, width): the input of the head.
+
+    Cache, mask and positions are those of `logits`.
+    """
     check_integers(ids, "ids", "rows", "new")
     layers = model.base_model
-    states: Tensor = layers(ids, **_cache_options(layers, cache)).last_hidden_state
+    options = _cache_options(layers, cache) | _padding_options(layers, ids, mask, positions)
+    states: Tensor = layers(ids, **options).last_hidden_state
     return states
+
+
+@contextmanager
+def inputs_of(module: Model) -> Iterator[list[Tensor]]:
+    """A context that lists the first argument of every call of a module."""
+    inputs: list[Tensor] = []
+
+    def listed(_: object, given: tuple[Tensor, ...], named: Mapping[str, Tensor]) -> None:
+        inputs.append(next(iter((*given, *named.values()))))
+
+    hook = module.register_forward_pre_hook(listed, with_kwargs=True)
+    try:
+        yield inputs
+    finally:
+        hook.remove()
+
+
+def last_gain(model: Model) -> str | None:
+    """The name of the last vector of parameters of a model, which is its final norm's gain; None if it has none."""
+    gains = [name for name, weight in model.named_parameters() if weight.ndim == 1 and name.endswith("weight")]
+    return gains[-1] if gains else None
 
 
 def logits_of_states(model: Model, states: Tensor) -> Tensor:
@@ -314,6 +339,15 @@ def _cache_options(module: Model, cache: Cache | None) -> dict[str, object]:
     if name is None:
         raise _not_offered(f"argument {' or '.join(_CACHE_ARGUMENTS)} of {type(module).__name__}.forward")
     return {name: cache, "use_cache": True}
+
+
+def _padding_options(module: Model, ids: Tensor, mask: Tensor | None, positions: Tensor | None) -> dict[str, object]:
+    options: dict[str, object] = {} if mask is None else {"attention_mask": mask}
+    if positions is not None:
+        check_same_shape(ids, check_integers(positions, "positions"), "ids", "positions")
+        if "position_ids" in _parameters(module):
+            options["position_ids"] = positions
+    return options
 
 
 def _cache_argument(module: Model) -> str | None:

@@ -1,8 +1,8 @@
 """The full laws at the tokens of given sequences, a block at a time: a table of them would not fit.
 
-At a vocabulary of 150,000 a law takes 1.2 MB, and a batch of rollouts many gigabytes. So each batch of sequences goes
-through the layers once, whole and without padding that could be seen, and only the last hidden states are kept; the
-head then makes laws of them, block by block. Blocks depend on the mask and on the sizes asked for, and on nothing else:
+At a vocabulary of 150,000 a law takes 1.2 MB, and a batch of rollouts many gigabytes. So sequences go through the
+layers once, as many together as `_HELD` allows, and only the states that these leave are kept; the norm and the head
+then make laws of them, block by block. Blocks depend on the mask and on the sizes asked for, and on nothing else:
 the streams of two models can be zipped.
 """
 
@@ -11,13 +11,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from jackpot_sim.core.arrays import Array, Flags, Ints
 from jackpot_sim.core.checks import check_integers, check_reals, check_shape
 from jackpot_sim.environments.fields import check_count
 from jackpot_sim.environments.language_models.completions import Completions
-from jackpot_sim.environments.language_models.library import Model, Tensor, hidden_states, logits_of_states
+from jackpot_sim.environments.language_models.library import Model, Tensor
+from jackpot_sim.environments.language_models.reading import Reader
 from jackpot_sim.environments.language_models.sampling_law import SamplingLaw
 from jackpot_sim.environments.language_models.scoring import CausalLM
 from jackpot_sim.environments.language_models.walking import on_device, scoring_mode
@@ -79,6 +78,8 @@ def laws(
     batch_size: int,
     rows: int,
     single: bool = False,
+    reader: Reader | None = None,
+    states: Tensor | None = None,
 ) -> Iterator[StreamedLaws]:
     """The law at the prefix of every token, sequence by sequence and step by step.
 
@@ -92,6 +93,8 @@ def laws(
         batch_size: sequences that go through the layers at a time.
         rows: laws at a time; about three arrays of rows × vocab numbers are held while they are made.
         single: float32 instead of float64.
+        reader: that of the scorer, where the caller has one.
+        states: the scorer's states at these tokens, (n, length, width); None reads the sequences.
 
     Raises:
         ValueError: a token is none of the vocabulary, the context is too short, a shape is off, or a number is out
@@ -99,9 +102,11 @@ def laws(
     """
     if scorer.transform is not None:
         raise ValueError("transform is given beside sampling: the cuts of a sampler belong into sampling")
-    head = head_of(scorer.model)
-    for block in last_hidden(scorer, prompts, prompt, tokens, mask, batch_size=batch_size, rows=rows):
-        logits = _logits(scorer.model, block.states, head is not None)
+    reader = reader or Reader(scorer)
+    given = scorer, prompts, prompt, tokens, mask
+    for block in last_hidden(*given, batch_size=batch_size, rows=rows, reader=reader, states=states):
+        with scoring_mode(scorer.model):
+            logits = reader.logits(block.states)
         yield StreamedLaws(block.sequence, block.step, sampling.log_probs(logits, single=single))
 
 
@@ -114,49 +119,37 @@ def last_hidden(
     *,
     batch_size: int,
     rows: int,
+    reader: Reader | None = None,
+    states: Tensor | None = None,
 ) -> Iterator[StreamedStates]:
     """The last hidden state at the prefix of every token; order, arguments and errors are those of `laws`."""
     model = scorer.model
     completions = Completions.checked(model, prompts, prompt, tokens, mask)
     check_count("batch_size", batch_size, 1)
     check_count("rows", rows, 1)
-    for start in range(0, len(tokens), batch_size):
-        batch = completions.take(slice(start, start + batch_size))
-        hidden = _hidden(scorer, batch.ids())
-        row, step, place = batch.places()
-        for first in range(0, len(row), rows):
-            some = slice(first, first + rows)
-            states = hidden[on_device(model, row[some]), on_device(model, place[some])]
-            yield StreamedStates(start + row[some], step[some], states)
+    reader = reader or Reader(scorer)
+    for some in _waves(len(tokens), _bytes_of(model, tokens.shape[1]), batch_size):
+        part = completions.take(some)
+        values = reader.states(part, batch_size) if states is None else states[some]
+        for start in range(0, len(part.tokens), batch_size):
+            row, step, _ = part.take(slice(start, start + batch_size)).places()
+            for first in range(0, len(row), rows):
+                few = start + row[first : first + rows], step[first : first + rows]
+                with scoring_mode(model):
+                    hidden = reader.hidden(values[on_device(model, few[0]), on_device(model, few[1])])
+                yield StreamedStates(some.start + few[0], few[1], hidden)
 
 
-def head_of(model: Model) -> tuple[Tensor, Tensor | None] | None:
-    """(weight, bias) with logits = states · weightᵀ + bias; None where the model does more than that.
-
-    weight is (vocab, width) and bias (vocab,) or None. Gemma 2 caps its logits, Granite and Cohere scale them: the
-    result is None for such models, which a comparison of both logits on the model itself tells.
-    """
-    import torch
-
-    head = model.get_output_embeddings()
-    if head is None or not isinstance(head, torch.nn.Linear):
-        return None
-    read = np.arange(3)[None] % int(model.config.get_text_config().vocab_size)
-    with scoring_mode(model):
-        states = hidden_states(model, on_device(model, read))[0]
-        # To the bit: a soft cap changes small logits by little.
-        same = torch.equal(logits_of_states(model, states).double(), head(states[None])[0].double())
-    return (head.weight, head.bias) if same else None
+_HELD = 1 << 28
+"""The bytes of states that a pass keeps, unless a single batch has more."""
 
 
-def _logits(model: Model, states: Tensor, by_head: bool) -> Tensor:
-    """Logits of last hidden states (rows, width), shape (rows, vocab)."""
-    with scoring_mode(model):
-        return model.get_output_embeddings()(states) if by_head else logits_of_states(model, states)
+def _bytes_of(model: Model, length: int) -> int:
+    """The bytes of the states of one sequence."""
+    return int(length * model.config.get_text_config().hidden_size * model.dtype.itemsize)
 
 
-def _hidden(scorer: CausalLM, ids: Ints) -> Tensor:
-    """The last hidden states of whole sequences, (sequences, tokens, width)."""
-    cache = None if scorer.new_cache is None else scorer.new_cache()
-    with scoring_mode(scorer.model):
-        return hidden_states(scorer.model, on_device(scorer.model, ids), cache)
+def _waves(count: int, each: int, batch_size: int) -> Iterator[slice]:
+    """The sequences in runs of whole batches, of as many as may be held."""
+    size = max(1, _HELD // (each * batch_size)) * batch_size
+    return (slice(start, min(start + size, count)) for start in range(0, count, size))

@@ -12,7 +12,8 @@ from contextlib import contextmanager
 import numpy as np
 from numpy.typing import ArrayLike
 
-from jackpot_sim.core.arrays import Ints
+from jackpot_sim.core.arrays import Flags, Ints
+from jackpot_sim.core.checks import check_mask
 from jackpot_sim.environments.language_models.build import check_positions, check_vocabulary
 from jackpot_sim.environments.language_models.library import Model, Tensor, in_double
 from jackpot_sim.environments.prefix_tree import PrefixTree
@@ -41,6 +42,24 @@ def on_device(model: Model, array: ArrayLike) -> Tensor:
     import torch
 
     return torch.as_tensor(np.ascontiguousarray(array), device=model.device)
+
+
+def seen(model: Model, mask: Flags, new: int) -> tuple[Tensor | None, Tensor | None]:
+    """The mask and the positions with which a model reads the last `new` tokens of rows that begin with padding.
+
+    Args:
+        model: the model.
+        mask: True on tokens, (rows, all).
+        new: the number of tokens that are read now.
+
+    Returns:
+        1 on tokens, (rows, all), and the positions, (rows, new); None and None where there is no padding.
+    """
+    check_mask(mask, mask, "mask")
+    if mask.all():
+        return None, None
+    positions = np.maximum(np.cumsum(mask, axis=1) - 1, 0)[:, -new:]
+    return on_device(model, mask.astype(np.int64)), on_device(model, positions)
 
 
 def rows_at_once(model: Model, tokens: int) -> int:
@@ -92,12 +111,16 @@ def check_tree(model: Model, prompts: Ints, tree: PrefixTree) -> Ints:
 
 def check_tokens(model: Model, tokens: ArrayLike, name: str, ndim: int) -> Ints:
     """`tokens` as int64, refused unless they are ids of the model on that many axes, at least one on each."""
+    return check_ids(int(model.config.get_text_config().vocab_size), tokens, name, ndim)
+
+
+def check_ids(vocab: int, tokens: ArrayLike, name: str, ndim: int) -> Ints:
+    """`tokens` as int64, refused unless they are ids below `vocab` on that many axes, at least one on each."""
     tokens = np.asarray(tokens)
     if tokens.ndim != ndim or tokens.size == 0 or tokens.dtype.kind not in "iu":
         raise ValueError(
             f"{name} must hold token ids on {ndim} axes, at least one each, got {tokens.dtype} of shape {tokens.shape}"
         )
-    vocab = model.config.get_text_config().vocab_size
     if tokens.min() < 0 or tokens.max() >= vocab:
         raise ValueError(
             f"{name} holds tokens from {tokens.min()} to {tokens.max()}: the vocabulary is 0 to {vocab - 1}"

@@ -42,6 +42,7 @@ from jackpot_sim.environments.rollouts.built import RealisedRollouts, RewardAfte
 from jackpot_sim.environments.sequences.reward import DistinctShareReward, Reward
 from jackpot_sim.environments.sources.actor_source import Setting
 from jackpot_sim.environments.sources.kinds import RealSource
+from jackpot_sim.environments.sources.llama_cpp import LlamaCppActor
 from jackpot_sim.environments.sources.real_models import AnotherCheckpoint
 from jackpot_sim.environments.targets import Target
 from jackpot_sim.environments.worlds import Sizes, World
@@ -175,7 +176,9 @@ class HuggingFace:
 
     def files(self) -> tuple[Path, ...]:
         """The local files that are named: prompts, GGUF files, and those in folders of checkpoints and data sets."""
-        sources = [self.policy, *([self.actor.path] if isinstance(self.actor, AnotherCheckpoint) else [])]
+        sources = [self.policy]
+        if isinstance(self.actor, AnotherCheckpoint | LlamaCppActor) and self.actor.path is not None:
+            sources.append(self.actor.path)
         models = [gguf_of(each) for each in sources if is_gguf(each)]
         if isinstance(self.prompts, PromptDataset):
             sources.append(self.prompts.name)
@@ -251,6 +254,8 @@ class HuggingFace:
             positions=positions,
             ascent=ascent,
             temperature=self.temperature,
+            name=self.policy,
+            tokenizer=policy.tokenizer,
         )
         pairs = self.actor.actors(setting)
 

@@ -19,7 +19,7 @@ from jackpot_sim.core.checks import check_integers, check_reals, check_same_shap
 from jackpot_sim.environments.engines.engine import Engine
 from jackpot_sim.environments.knobs import OneKnob
 from jackpot_sim.environments.language_models.build import LanguageModel, Model
-from jackpot_sim.environments.language_models.library import Tensor
+from jackpot_sim.environments.language_models.library import Tensor, Tokenizer
 from jackpot_sim.environments.language_models.sampling_law import SamplingLaw
 from jackpot_sim.environments.language_models.scoring import CausalLM, Scorer
 from jackpot_sim.environments.language_models.teaching import RewardOf, TrainingPath
@@ -65,6 +65,8 @@ class Setting:
         task: prompts, sequences and reward of tiny models.
         ascent: (learning rate, rollouts a step) → the base model in training on rewards; of real models only.
         temperature: the policy's own; of real models only.
+        name: the checkpoint of the policy, as it was named; of real models only.
+        tokenizer: the policy's; None where tokens have no texts.
     """
 
     base: Model
@@ -75,6 +77,8 @@ class Setting:
     task: TinyTask | None = None
     ascent: Callable[[float, int], TrainingPath] | None = None
     temperature: float = 1.0
+    name: str = ""
+    tokenizer: Tokenizer | None = None
 
 
 Actors: TypeAlias = Callable[[float], tuple[CausalLM, Scorer | Engine]]
@@ -118,9 +122,11 @@ def moved(model: Model, directions: Mapping[str, Tensor], amount: float) -> Mode
     """
     import torch
 
-    out = copy.deepcopy(model)
+    new = {}
     with torch.no_grad():
         for name, direction in directions.items():
-            check_same_shape(out.get_parameter(name), check_reals(direction, "directions"), name, "directions")
-            out.get_parameter(name).add_(direction, alpha=amount)
-    return out
+            weight = model.get_parameter(name)
+            check_same_shape(weight, check_reals(direction, "directions"), name, "directions")
+            there = torch.add(weight, direction, alpha=amount).to(weight.dtype)  # a direction may be finer
+            new[id(weight)] = torch.nn.Parameter(there, weight.requires_grad)
+    return copy.deepcopy(model, new)  # which copies no weight that has a new one

@@ -15,6 +15,7 @@
 | separate          | share       | on the geometric path to another model          | KL(policy‖actor) | tiny        |
 | checkpoint        | none        | another checkpoint                              | no target        | real        |
 | precision         | none        | the policy's weights in another precision       | no target        | real        |
+| llama-cpp         | none        | a GGUF file that llama.cpp runs                 | no target        | real, served|
 
 Tiny models are those of `small-lm`, real ones those of `hf`; "served" are the sources that training applies to the
 weights of the moment. `stale` and `temperature` have a class for each. A new source is a subclass of `ActorSource`,
@@ -26,6 +27,7 @@ from __future__ import annotations
 from typing import TypeAlias, get_args
 
 from jackpot_sim.environments.sources.actor_source import ActorSource
+from jackpot_sim.environments.sources.llama_cpp import LlamaCppActor
 from jackpot_sim.environments.sources.quantized import QuantizedKV, QuantizedWeights
 from jackpot_sim.environments.sources.real_models import (
     AnotherCheckpoint,
@@ -67,10 +69,11 @@ RealSource: TypeAlias = (
     | QuantizedWeights
     | QuantizedKV
     | SlidingWindow
+    | LlamaCppActor
 )
 """The sources of an actor of real models."""
 
-ServedSource: TypeAlias = QuantizedWeights | QuantizedKV | WeightNoise
+ServedSource: TypeAlias = QuantizedWeights | QuantizedKV | WeightNoise | LlamaCppActor
 """The sources that make an actor of the policy's weights of the moment, whatever the model."""
 
 TINY_SOURCES: tuple[type[ActorSource], ...] = get_args(TinySource)

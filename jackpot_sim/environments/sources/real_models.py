@@ -20,7 +20,7 @@ from jackpot_sim.environments.targets import Target
 
 
 @dataclass(frozen=True, kw_only=True)
-class _WithoutKnob(ActorSource):
+class WithoutKnob(ActorSource):
     """An actor without a knob; `share` is fixed at 1 and `target_kl` is refused."""
 
     knob_name: ClassVar[str] = "share"
@@ -36,7 +36,7 @@ class _WithoutKnob(ActorSource):
 
 
 @dataclass(frozen=True, kw_only=True)
-class AnotherCheckpoint(_WithoutKnob):
+class AnotherCheckpoint(WithoutKnob):
     """Another model with the same tokens: a smaller one, an older one, a quantised one.
 
     Attributes:
@@ -61,7 +61,7 @@ class AnotherCheckpoint(_WithoutKnob):
 
 
 @dataclass(frozen=True, kw_only=True)
-class OtherPrecision(_WithoutKnob):
+class OtherPrecision(WithoutKnob):
     """The policy's weights in another precision, in which the actor also computes."""
 
     kind: Literal["precision"] = "precision"

@@ -64,9 +64,8 @@ def measure(cell: Cell, study: Study, env: HuggingFace) -> Measured:
     figures = _divergences(observed)
     if realised.target_kl is None:
         # Nothing was solved for, so that no pilot need say what the study's own rollouts say better.
-        realised = dataclasses.replace(
-            realised, divergence=lambda: figures.get("kl_policy_actor", (math.nan, math.nan))
-        )
+        own = figures.get("kl_policy_actor", (math.nan, math.nan))
+        realised = dataclasses.replace(realised, divergence=lambda: own)
     header = environment_columns(cell, realised) | {
         "laws": LAWS if isinstance(observed.visited, Served) else "whole",
         "achieved_kl_se": realised.achieved_se,

@@ -127,11 +127,14 @@ class PaddedSequences:
 
     def parts(self, size: int) -> Iterator[tuple[slice, PaddedSequences]]:
         """The rows and the sequences of each part, about `size` at a time, whole groups where that many fit."""
-        whole = size >= self.samples
-        step = size - size % self.samples if whole else size
+        step = self.part_size(size)
         for start in range(0, len(self), step):
             rows = slice(start, min(start + step, len(self)))
-            yield rows, self.take(rows, whole_groups=whole)
+            yield rows, self.take(rows, whole_groups=size >= self.samples)
+
+    def part_size(self, size: int) -> int:
+        """The largest number of sequences up to `size` that is whole groups; `size` where no group fits."""
+        return size - size % self.samples if size >= self.samples else size
 
     @property
     def tokens(self) -> Tensor:

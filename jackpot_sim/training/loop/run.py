@@ -28,6 +28,7 @@ from jackpot_sim.training.loop import checkpoints
 from jackpot_sim.training.loop.collapse import course
 from jackpot_sim.training.loop.rewards import RewardOf
 from jackpot_sim.training.loop.trainer import Row, Trainer
+from jackpot_sim.training.models.adapters import Merged, is_adapted
 from jackpot_sim.training.models.preparation import beginning, save_model
 from jackpot_sim.training.records import FIGURES
 from jackpot_sim.training.study import Run
@@ -107,7 +108,8 @@ class _UnderWay:
             reason = str(error)
             self._begun()
         if keep_policy and not reason:
-            save_model(trainer.policy, trainer.texts.tokenizer, self._folder / POLICY)
+            policy = Merged(trainer.policy).current() if is_adapted(trainer.policy) else trainer.policy
+            save_model(policy, trainer.texts.tokenizer, self._folder / POLICY)
         table = records.steps(self._run, self._rows, reason)
         write_atomically(self._folder / STEPS, lambda path: records.write(table, path))
         if not reason:

@@ -23,7 +23,7 @@ from jackpot_sim.environments.randomness import keyed_generator
 from jackpot_sim.estimators import Correction
 from jackpot_sim.training import objective
 from jackpot_sim.training.actors import JointActor
-from jackpot_sim.training.config import Training
+from jackpot_sim.training.config import Given, Training
 from jackpot_sim.training.errors import DivergedError, LawError
 from jackpot_sim.training.loop.closed_loop import lam_at
 from jackpot_sim.training.loop.evaluation import Scores, evaluated, held_out
@@ -31,7 +31,8 @@ from jackpot_sim.training.loop.measures import Means, kl_to_actor, mismatch
 from jackpot_sim.training.loop.packing import packs
 from jackpot_sim.training.loop.passes import PaddedSequences, model_pass
 from jackpot_sim.training.loop.rewards import RewardOf, checked_rewards
-from jackpot_sim.training.models.serving import Server, ServerState, Weights
+from jackpot_sim.training.models.adapters import Weights, restore, trained_weights
+from jackpot_sim.training.models.serving import Server, ServerState
 from jackpot_sim.training.models.texts import Texts
 from jackpot_sim.training.objective import ModelPass, Proposed, take_topk
 from jackpot_sim.training.tasks.base import Problem
@@ -80,7 +81,8 @@ class Trainer:
             reward: a reward function in place of the task's own.
         """
         self.config, self.texts, self.seed, self.step = config, texts, seed, 0
-        self.policy, self._server = policy, Server(config.actor, policy, actor, seed)
+        self.policy, name = policy, config.policy.path if isinstance(config.policy, Given) else ""
+        self._server = Server(config.actor, policy, actor, seed, name=name, tokenizer=texts.tokenizer)
         self._reward = texts.task.rewards if reward is None else reward
         self._optimizer = self._adamw(policy, config.update.learning_rate)
         self._joint = config.actor if isinstance(config.actor, JointActor) else None
@@ -99,13 +101,14 @@ class Trainer:
     def _adamw(model: Model, learning_rate: float) -> Optimizer:
         import torch
 
-        return torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.0, fused=True)
+        trained = [weight for weight in model.parameters() if weight.requires_grad]
+        return torch.optim.AdamW(trained, lr=learning_rate, weight_decay=0.0, fused=True)
 
     def state(self) -> TrainerState:
         """The state after this step; its tensors are those in use, no copies."""
         return {
             "step": self.step,
-            "policy": self.policy.state_dict(),
+            "policy": trained_weights(self.policy),
             "optimizer": self._optimizer.state_dict(),
             "actor": None if self._joint is None else self._own.state_dict(),
             "actor_optimizer": None if self._actor_optimizer is None else self._actor_optimizer.state_dict(),
@@ -116,7 +119,7 @@ class Trainer:
     def restore(self, state: TrainerState) -> None:
         """Goes back, or on, to the step at which `state` was taken; its tensors are taken over, and change later."""
         self.step = state["step"]
-        self.policy.load_state_dict(state["policy"])
+        restore(self.policy, state["policy"])
         self._optimizer.load_state_dict(state["optimizer"])
         if self._actor_optimizer is not None:
             assert state["actor_optimizer"] is not None
@@ -158,11 +161,14 @@ class Trainer:
             StudyError: a prompt does not fit into the model.
             ValueError: the task has no problems, or no λ meets the budget.
         """
-        sequences, proposed, row = self._rolled_out()
+        first, *others = self._minibatches()
+        sequences, proposed, new, row = self._rolled_out(first)
         row |= mismatch(proposed, self.vocab)
         correction, row["lam"] = self._correction(proposed)
         means = Means()
-        for rows in self._minibatches():
+        self._updated(sequences.take(first, whole_groups=True), proposed.take(first), correction, means, new)
+        del new  # with its graph, which an update needs room for
+        for rows in others:
             self._updated(sequences.take(rows, whole_groups=True), proposed.take(rows), correction, means)
         row |= means.means()
         row |= {"distillation_weight": self.distillation_weight, "rejected_budget": self.rejected}
@@ -170,8 +176,8 @@ class Trainer:
         self.step += 1
         return row
 
-    def _rolled_out(self) -> tuple[PaddedSequences, Proposed, Row]:
-        """A batch of rollouts with advantages and p_ref, and its figures."""
+    def _rolled_out(self, first: Tensor) -> tuple[PaddedSequences, Proposed, ModelPass | None, Row]:
+        """A batch of rollouts with advantages and p_ref, the pass for the rows of the first update, and its figures."""
         import torch
 
         config = self.config.rollout
@@ -200,7 +206,7 @@ class Trainer:
         if written.topk is not None:
             parts = (written.topk.ids[:, :length], written.topk.log_probs[:, :length])
             topk = TopK(*(torch.as_tensor(part, device=device) for part in parts))
-        reference, on_topk = self._reference(sequences, topk)
+        reference, on_topk, new = self._reference(sequences, topk, first)
         proposed = Proposed(
             actor_log_probs=torch.as_tensor(written.log_probs[:, :length], device=device),
             reference_log_probs=reference,
@@ -219,7 +225,7 @@ class Trainer:
             "tokens": float(written.mask.sum()),
             "length": float(written.mask.sum(-1).mean()),
         }
-        return sequences, proposed, row
+        return sequences, proposed, new, row
 
     @cached_property
     def _held_out(self) -> Sequence[Problem]:
@@ -236,18 +242,36 @@ class Trainer:
         """The number of tokens of the policy's head."""
         return int(self.policy.config.get_text_config().vocab_size)
 
-    def _reference(self, sequences: PaddedSequences, topk: TopK | None) -> tuple[Tensor, Tensor | None]:
-        """log p_ref of every token, (n, length), and of the stored top-k, (n, length, k), before the update; nats."""
+    def _reference(
+        self, sequences: PaddedSequences, topk: TopK | None, first: Tensor
+    ) -> tuple[Tensor, Tensor | None, ModelPass | None]:
+        """log p_ref of every token, (n, length), and of the stored top-k, (n, length, k), before the update; nats.
+
+        In the first update of a step p_new is still p_ref. So its rows, `first`, are read with a graph, and that pass
+        is returned for the update; None where the update reads them in parts.
+        """
         import torch
 
-        tokens, others = [], []
+        like = torch.zeros((), dtype=torch.promote_types(self.policy.dtype, torch.float32), device=self.policy.device)
+        tokens = like.new_zeros(sequences.mask.shape)
+        on_topk = None if topk is None else like.new_zeros(topk.ids.shape)
+
+        def read(rows: Tensor) -> ModelPass:
+            whole = len(rows) % sequences.samples == 0
+            reference = self._pass(self.policy, sequences.take(rows, whole_groups=whole))
+            tokens[rows] = reference.log_probs.detach()
+            if topk is not None and on_topk is not None:
+                on_topk[rows] = reference.on(take_topk(topk, rows))
+            return reference
+
+        at_once = self.config.update.batch_size is None or self.config.update.batch_size >= len(first)
+        every = torch.arange(len(sequences), device=first.device)
+        apart = every[~torch.isin(every, first)] if at_once else every
         with torch.no_grad():
-            for rows, part in sequences.parts(self.config.rollout.batch_size):
-                reference = self._pass(self.policy, part)
-                tokens.append(reference.log_probs)
-                if topk is not None:
-                    others.append(reference.on(take_topk(topk, rows)))
-        return torch.cat(tokens), torch.cat(others) if others else None
+            for rows in apart.split(sequences.part_size(self.config.rollout.batch_size)):
+                if len(rows):
+                    read(rows)
+        return tokens, on_topk, read(first) if at_once else None
 
     def _pass(self, model: Model, sequences: PaddedSequences) -> ModelPass:
         result = model_pass(model, sequences, self.config.rollout.temperature)
@@ -276,8 +300,15 @@ class Trainer:
                 rows = (groups[:, None] * samples + np.arange(samples)).ravel()
                 yield torch.as_tensor(rows, device=self.policy.device)
 
-    def _updated(self, sequences: PaddedSequences, proposed: Proposed, correction: Correction, means: Means) -> None:
-        """One update of the policy, and of an actor that learns."""
+    def _updated(
+        self,
+        sequences: PaddedSequences,
+        proposed: Proposed,
+        correction: Correction,
+        means: Means,
+        read: ModelPass | None = None,
+    ) -> None:
+        """One update of the policy, and of an actor that learns; `read` is the policy's pass, if it was made before."""
         import torch
 
         update, target = self.config.update, self.config.correction.target
@@ -289,7 +320,7 @@ class Trainer:
         if self._actor_optimizer is not None:
             self._actor_optimizer.zero_grad()
         for rows, part in sequences.parts(update.batch_size or len(sequences)):
-            given, new = proposed.take(rows), self._pass(self.policy, part)
+            given, new = proposed.take(rows), self._pass(self.policy, part) if read is None else read
             policy = objective.policy_loss(correction, target, given, new, update, shares[rows])
             torch.autograd.backward(policy.loss)
             loss_sum += float(policy.loss.detach())

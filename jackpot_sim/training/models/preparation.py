@@ -22,12 +22,14 @@ from jackpot_sim.environments.language_models.build import Checkpoint, Model, Ti
 from jackpot_sim.environments.language_models.checkpoints import Loaded
 from jackpot_sim.environments.language_models.library import Tokenizer, quiet
 from jackpot_sim.environments.language_models.threads import torch_threads
+from jackpot_sim.environments.randomness import keyed_generator
 from jackpot_sim.studies.errors import StudyError
 from jackpot_sim.studies.estimator_spec import Frozen
 from jackpot_sim.studies.files import LOCK
 from jackpot_sim.studies.provenance import VERSION
 from jackpot_sim.training.actors import SmallActor
 from jackpot_sim.training.config import Given, Taught, Training
+from jackpot_sim.training.models.adapters import adapted
 from jackpot_sim.training.models.pretraining import distilled, taught
 from jackpot_sim.training.models.texts import Texts
 from jackpot_sim.training.study import Run
@@ -144,7 +146,10 @@ def _policy(run: Run, models: Path) -> Loaded:
     source: str | Path = models / _key(run.training, run.seed) / "policy"
     if isinstance(config, Given):
         source = config.path
-    return checkpoints.load(source, precision=run.training.precision, device=run.training.device)
+    loaded = checkpoints.load(source, precision=run.training.precision, device=run.training.device)
+    if isinstance(config, Given) and config.lora is not None:
+        adapted(loaded.model, config.lora, keyed_generator(run.seed, "weights", "lora"))
+    return loaded
 
 
 def _actor(run: Run, models: Path, policy: Loaded) -> Loaded | None:

@@ -4,21 +4,15 @@ from __future__ import annotations
 
 import copy
 from collections import deque
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, TypeAlias, TypedDict, cast
+from typing import TypedDict, cast
 
 from jackpot_sim.environments.engines.engine import Engine, engine_of
-from jackpot_sim.environments.language_models.build import Model
+from jackpot_sim.environments.language_models.build import Model, Tokenizer
 from jackpot_sim.environments.language_models.scoring import CausalLM
 from jackpot_sim.environments.randomness import keyed_generator
 from jackpot_sim.environments.sources.actor_source import Setting
 from jackpot_sim.training.actors import Actor, OnPolicy, Served, StaleActor
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-Weights: TypeAlias = "Mapping[str, Tensor]"
-"""The weights of a model by name."""
+from jackpot_sim.training.models.adapters import Merged, Weights, is_adapted, restore, trained_weights
 
 
 class ServerState(TypedDict):
@@ -35,11 +29,32 @@ class Server:
         model: the actor's own model; None where the policy, or a copy of it, writes.
     """
 
-    def __init__(self, config: Actor, policy: Model, own: Model | None, seed: int) -> None:
+    def __init__(
+        self,
+        config: Actor,
+        policy: Model,
+        own: Model | None,
+        seed: int,
+        *,
+        name: str = "",
+        tokenizer: Tokenizer | None = None,
+    ) -> None:
+        """The source of a run's actors.
+
+        Args:
+            config: the actor.
+            policy: the model that is trained.
+            own: the actor's own model, if it has one.
+            seed: the seed of all draws.
+            name: the checkpoint that the policy started from, as it was named.
+            tokenizer: the policy's.
+        """
+        self._name, self._tokenizer = name, tokenizer
         self._config, self._policy, self._seed = config, policy, seed
         self.model: Model = own
         self._past: deque[Weights] = deque(maxlen=config.lag + 1 if isinstance(config, StaleActor) else 1)
         self._old = copy.deepcopy(policy) if isinstance(config, StaleActor) else None
+        self._merged = Merged(policy) if isinstance(config, Served) and is_adapted(policy) else None
 
     def actor(self) -> Engine:
         """The engine that writes the next batch; called once for each batch."""
@@ -49,9 +64,9 @@ class Server:
         if self.model is not None:
             return CausalLM(self.model)
         if isinstance(self._config, StaleActor):
-            self._past.append({name: weight.clone() for name, weight in self._policy.state_dict().items()})
+            self._past.append({name: weight.clone() for name, weight in trained_weights(self._policy).items()})
             assert self._old is not None
-            self._old.load_state_dict(self._past[0])
+            restore(self._old, self._past[0])
             return CausalLM(self._old)
         if isinstance(self._config, Served):
             return self._served(self._config)
@@ -59,7 +74,12 @@ class Server:
         return CausalLM(self._policy)
 
     def _served(self, config: Served) -> CausalLM | Engine:
-        setting = Setting(self._policy, lambda *key: keyed_generator(self._seed, "serving", *key))
+        setting = Setting(
+            self._policy if self._merged is None else self._merged.current(),
+            lambda *key: keyed_generator(self._seed, "serving", *key),
+            name=self._name,
+            tokenizer=self._tokenizer,
+        )
         knob = config.source.knob
         assert knob is not None  # `Served` refuses a target
         return cast("CausalLM | Engine", config.source.actors(setting)(knob)[1])  # no mixture: these are of tiny ones

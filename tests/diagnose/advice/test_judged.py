@@ -9,7 +9,8 @@ import pytest
 from jackpot_sim.diagnose.advice.judged import OVERLAP, judged
 from jackpot_sim.diagnose.measure.full_laws import MEANINGS as OF_LAWS
 from jackpot_sim.diagnose.measure.metrics import MEANINGS
-from jackpot_sim.diagnose.results import BAD, STABLE, Figure, State
+from jackpot_sim.diagnose.results import Figure, State
+from jackpot_sim.estimators.mismatch.lines import BAD, STABLE
 from tests.cases import each
 
 PROBLEM, HEALTHY, UNDECIDED = State.PROBLEM, State.HEALTHY, State.UNDECIDED

@@ -15,6 +15,7 @@ from jackpot_sim.environments.language_models.generation import Written, generat
 from jackpot_sim.environments.language_models.library import rounding_cache  # noqa: E402
 from jackpot_sim.environments.language_models.sampling_law import SamplingLaw  # noqa: E402
 from jackpot_sim.environments.language_models.scoring import CausalLM  # noqa: E402
+from jackpot_sim.environments.language_models.streaming import laws  # noqa: E402
 from tests.environments.language_models.real_models import ARCHITECTURES, PROMPTS, VOCAB, along, made  # noqa: E402
 
 PROMPT = np.array([0, 0, 1, 1, 2, 2, 3, 3, 0, 2])
@@ -211,3 +212,23 @@ def test_the_support_that_is_recorded_is_that_of_every_law() -> None:
     assert (smaller.kept.dense(VOCAB) == kept).all()
     assert written(model).kept is None
     assert written(model, sampling=SamplingLaw(temperature=0.7), support=True).kept is None, "a sampler without cuts"
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("batch_size", [1, 4, 100])
+def test_the_states_of_the_writer_make_its_laws(name: str, batch_size: int) -> None:
+    model, warm = made(name), SamplingLaw(temperature=0.8)
+    out = written(model, warm, batch_size, states=True)
+    assert out.states is not None
+    assert out.states.are_of(CausalLM(model))
+    assert written(model, warm, batch_size).states is None
+    arrays = CausalLM(model), PROMPTS, PROMPT, out.tokens, out.mask
+    kept, anew = (
+        list(laws(*arrays, sampling=warm, batch_size=3, rows=4, states=states)) for states in (out.states.values, None)
+    )
+    for one, other in zip(kept, anew, strict=True):
+        assert np.array_equal(one.sequence, other.sequence)
+        assert np.array_equal(one.step, other.step)
+        np.testing.assert_allclose(one.log_probs, other.log_probs, rtol=0, atol=1e-11)
+        chosen = one.log_probs.gather(1, torch.as_tensor(out.tokens[one.sequence, one.step])[:, None])[:, 0]
+        np.testing.assert_allclose(chosen, out.log_probs[one.sequence, one.step], rtol=0, atol=1e-11)

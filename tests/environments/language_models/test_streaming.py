@@ -12,7 +12,8 @@ transformers = pytest.importorskip("transformers")
 from jackpot_sim.environments.language_models.library import rounding_cache  # noqa: E402
 from jackpot_sim.environments.language_models.sampling_law import SamplingLaw  # noqa: E402
 from jackpot_sim.environments.language_models.scoring import CausalLM  # noqa: E402
-from jackpot_sim.environments.language_models.streaming import StreamedLaws, StreamedStates, head_of, last_hidden, laws  # noqa: E402
+from jackpot_sim.environments.language_models.states import head_of  # noqa: E402
+from jackpot_sim.environments.language_models.streaming import StreamedLaws, StreamedStates, last_hidden, laws  # noqa: E402
 from tests.environments.language_models.real_models import ARCHITECTURES, PROMPTS, VOCAB, along, made  # noqa: E402
 
 PROMPT = np.array([0, 0, 1, 2, 3, 3, 2])
@@ -147,3 +148,16 @@ def test_indices_stand_beside_each_row_of_a_stream() -> None:
             StreamedLaws(*wrong, np.zeros((2, 3)))
         with pytest.raises((TypeError, ValueError), match=r"(sequence|step) "):
             StreamedStates(*wrong, torch.zeros((2, 3)))
+
+
+@pytest.mark.parametrize("name", ["llama", "mistral, windows", "gemma2, capped logits, windows"])
+def test_a_prompt_is_read_once_for_all_its_sequences(name: str) -> None:
+    model, read = made(name), list[int]()
+    hook = model.get_input_embeddings().register_forward_pre_hook(lambda _, given: read.append(given[0].numel()))
+    stream = last_hidden(CausalLM(model), PROMPTS, np.full(7, 2), TOKENS, MASK, batch_size=3, rows=100)
+    with hook:
+        assert sum(len(block.step) for block in stream) == MASK.sum()
+    probes = 3 + 5 + 2 + 3  # the norm, and whether the model goes on from a cache
+    by_length = np.sort(MASK.sum(-1))
+    most = sum(len(some) * (some.max() - 1) for some in (by_length[:3], by_length[3:6], by_length[6:]))
+    assert sum(read) <= probes + len(PROMPTS[2]) + most

@@ -22,7 +22,7 @@ WHOLE = {"rollout": {"topk": 100}}
 
 def rolled_out(models: Path, mode: str, **rollout: Any) -> tuple[Any, Any, Any]:
     trainer = trainer_of(run_of(MODES[mode], WHOLE, {"rollout": rollout}), models)
-    return trainer, *trainer._rolled_out()[:2]
+    return trainer, *trainer._rolled_out(next(trainer._minibatches()))[:2]
 
 
 @each("told, top_p", [(told, top_p) for told in ("processed", "support") for top_p in (1.0, 0.99, 0.95, 0.9, 0.6)])

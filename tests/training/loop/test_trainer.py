@@ -63,8 +63,8 @@ class Drawn:
             self.uniforms.append(uniforms)
             return generate(actor, prompts, prompt, uniforms, **options)
 
-        def rollouts() -> Any:
-            found = rolled_out()
+        def rollouts(first: Any) -> Any:
+            found = rolled_out(first)
             self.masks.append(found[1].uniforms.numpy())
             return found
 
@@ -306,11 +306,11 @@ def test_a_ratio_that_overflows_at_a_rejected_token_does_no_harm(models: Path, m
     trainer = trainer_of(run_of(MODES["frozen"], {"update": {"clip": None}}), models)
     rolled_out = trainer._rolled_out
 
-    def far() -> Any:
-        sequences, proposed, row = rolled_out()
+    def far(first: Any) -> Any:
+        sequences, proposed, new, row = rolled_out(first)
         proposed.reference_log_probs[0, 0] = -200.0  # p_new/p_ref overflows float32
         proposed.uniforms[0, 0] = 2.0  # and the token is not kept
-        return sequences, proposed, row
+        return sequences, proposed, new, row
 
     monkeypatch.setattr(trainer, "_rolled_out", far)
     assert math.isfinite(trainer.advance()["loss"])
