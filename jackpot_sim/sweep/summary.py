@@ -76,8 +76,8 @@ _ON_REAL_MODELS = (
 )
 _ON_TOPK = (
     "Top-k actors show their likeliest tokens alone, as servers do. accept is sampled at the tokens drawn; bracket: "
-    "the acceptance rate of a rejection at the visited states lies between these ends, whatever the rest of the actor's "
-    "law. KL before is KL(actor‖policy), sampled. Z in weights is the point of its bracket that the tokens of each "
+    "the acceptance rate of a rejection at the visited states lies between these ends, whatever the actor's rest. "
+    "KL before is KL(actor‖policy), sampled. Z in weights is the point of its bracket that the tokens of each "
     "update point to. KL acc. and KL eff. take whole laws and are left out."
 )
 _ON_SEQUENCES = (
