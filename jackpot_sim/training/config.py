@@ -231,9 +231,7 @@ class Training(Frozen):
     @model_validator(mode="after")
     def _fitting(self) -> Training:
         if self.precision is Precision.FP16:
-            raise ValueError(
-                "precision fp16 needs scaled losses, which training has not: give bf16, or fp32"
-            )
+            raise ValueError("precision fp16 needs scaled losses, which training has not: give bf16, or fp32")
         if self.rollout.length is not None and self.task.characters and self.rollout.length < self.task.max_new_tokens:
             raise ValueError(
                 f"rollout.length is {self.rollout.length}, and solutions of {self.task.kind} take up to "

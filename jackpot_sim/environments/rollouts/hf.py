@@ -10,7 +10,6 @@ the same numbers.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
@@ -287,7 +286,7 @@ class HuggingFace:
         def kl_at(knob: float) -> tuple[float, float]:
             policy, actor = actors(knob)
             if not isinstance(actor, LawEngine):
-                return math.nan, math.nan
+                raise ValueError("target_kl needs the actor's whole laws, which this one does not show: give its knob")
             return setup_at(knob).fitting(lambda setup: setup.kl(shared(policy), actor, written_by(policy)))
 
         def solved(target_kl: float) -> float:
