@@ -8,7 +8,7 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -19,8 +19,10 @@ from jackpot_sim.core import divergences, obrs
 from jackpot_sim.core.arrays import Floats, Ints
 from jackpot_sim.environments.engines.engine import LawEngine, ModelEngine, Order
 from jackpot_sim.environments.language_models.generation import Written
-from jackpot_sim.environments.rollouts import hf as real_models
+from jackpot_sim.environments.language_models.scoring import CausalLM
 from jackpot_sim.environments.rollouts.built import RealisedRollouts
+from jackpot_sim.environments.sources.actor_source import Actors, Setting
+from jackpot_sim.environments.sources.real_models import AnotherCheckpoint
 from jackpot_sim.studies.errors import StudyError
 from jackpot_sim.sweep import records, spec, summary
 from jackpot_sim.sweep.rollout_summary import _side_by_side, rollout_tables
@@ -59,11 +61,27 @@ class TopKOnly:
         return dataclasses.replace(self.model.write(prompts, prompt, uniforms, order), **self.shown)
 
 
+def hide_laws(patch: pytest.MonkeyPatch, shown: dict[str, Any]) -> None:
+    """Makes every other checkpoint a `TopKOnly` from here on."""
+    whole = AnotherCheckpoint.actors
+
+    def hidden(self: AnotherCheckpoint, setting: Setting) -> Actors:
+        pairs = whole(self, setting)
+
+        def at(knob: float) -> tuple[CausalLM, TopKOnly]:
+            policy, actor = pairs(knob)
+            return policy, TopKOnly(ModelEngine(cast("CausalLM", actor)), shown)
+
+        return at
+
+    patch.setattr(AnotherCheckpoint, "actors", hidden)
+
+
 @pytest.fixture
 def served(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """Makes every actor a `TopKOnly` from here on; what it returns is replaced by what the dictionary holds."""
+    """Makes every actor a `TopKOnly`; what it returns is replaced by what the dictionary holds."""
     shown: dict[str, Any] = {}
-    monkeypatch.setattr(real_models, "engine_of", lambda actor: TopKOnly(ModelEngine(actor), shown))
+    hide_laws(monkeypatch, shown)
     return shown
 
 
@@ -89,7 +107,7 @@ def both(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[P
     folder, asked = tmp_path_factory.mktemp("served"), study(checkpoints)
     whole = run_serially(asked, folder / "whole")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(real_models, "engine_of", lambda actor: TopKOnly(ModelEngine(actor)))
+        hide_laws(patch, {})
         return whole, run_serially(asked, folder / "top-k")
 
 
@@ -209,7 +227,7 @@ def test_raw_log_probs_are_what_corrections_are_told(checkpoints: Path, tmp_path
     asked = study(checkpoints, env, estimators=["none", "tis", "sequence-is"])
     whole = run_serially(asked, tmp_path / "whole")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(real_models, "engine_of", lambda actor: TopKOnly(ModelEngine(actor)))
+        hide_laws(patch, {})
         topk = run_serially(asked, tmp_path / "top-k")
     for label in ("none", "tis", "sequence-is"):
         ours, theirs = (row(root, label)[OF_BOTH].to_numpy(float) for root in (topk, whole))
