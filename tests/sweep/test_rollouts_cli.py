@@ -14,7 +14,7 @@ import pytest
 from jackpot_sim.environments.language_models.carried import CARRIED
 from jackpot_sim.sweep import records
 from jackpot_sim.sweep.cli import main
-from tests.environments.tiny_gguf import write_gguf
+from tests.environments.tiny_gguf import converts, write_gguf
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
@@ -67,7 +67,7 @@ def test_ten_seeds_are_ten_cells_that_can_be_resumed(command: list[str], capsys:
 
 
 def test_policy_and_actor_may_be_gguf_files(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("accelerate")
+    converts()
     write_gguf(Path("policy.gguf"))
     write_gguf(Path("actor.gguf"), kind="Q4_0")
     files = ["--env.policy", "policy.gguf", "--env.actor.kind", "checkpoint", "--env.actor.path", "actor.gguf"]
