@@ -7,7 +7,7 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from jackpot_sim.bench import real_models  # noqa: E402
+from jackpot_sim.bench import real_models
 
 
 def test_every_part_and_their_ratio_are_found() -> None:
