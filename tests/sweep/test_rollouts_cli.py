@@ -93,7 +93,9 @@ def test_a_carried_model_without_its_package_is_refused_before_anything_is_loade
 
 def test_dry_run_loads_nothing(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*replaced(command, "--env.policy", "org/name"), "--dry-run"]) == 0
-    assert "checkpoint on hf" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "checkpoint on hf" in out
+    assert "tokens through a model" not in out
     assert not Path("out").exists()
 
 
