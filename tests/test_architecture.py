@@ -41,7 +41,10 @@ MAY_IMPORT = {
     "jackpot_sim.testing": (CORE, ESTIMATORS, ENVIRONMENTS),
     DUMPS: (CORE, REQUIREMENTS),
     "jackpot_sim.record": (CORE, REQUIREMENTS, DUMPS),
-    "jackpot_sim.diagnose": (CORE, ESTIMATORS, ENVIRONMENTS, DUMPS, STUDIES, REQUIREMENTS, COMMANDS),
+    "jackpot_sim.diagnose": (
+        *(CORE, ESTIMATORS, ENVIRONMENTS, DUMPS, STUDIES, REQUIREMENTS, COMMANDS),
+        "jackpot_sim.record",  # rollouts of a live server are kept as a dump
+    ),
     "jackpot_sim.integrations": (CORE, ESTIMATORS),
     # Times everything, the paper's figures too, and nothing imports it.
     "jackpot_sim.bench": (

@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 from rich.console import Console
@@ -16,9 +16,11 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from jackpot_sim.commands import FLAG, MANY, answer, app_of, console
 from jackpot_sim.diagnose.advice.targets import Target
 from jackpot_sim.diagnose.diagnose import EXAMPLE, Options, examined
+from jackpot_sim.diagnose.live import Live
 from jackpot_sim.diagnose.report import as_json, records
 from jackpot_sim.diagnose.report.terminal import show
 from jackpot_sim.diagnose.results import State
+from jackpot_sim.environments.sources.server import FlavourName
 from jackpot_sim.readers.errors import DumpError
 from jackpot_sim.readers.formats import FORMATS
 from jackpot_sim.readers.formats.plain_schema import SCHEMA
@@ -54,7 +56,8 @@ sentence says what); 130 interrupted.
 app = app_of(
     "jackpot_sim.diagnose",
     "Is the mismatch between actor and policy in my rollouts dangerous, why, and what should I do about it?\n\n"
-    "Try it: python -m jackpot_sim.diagnose --example",
+    "Try it: python -m jackpot_sim.diagnose --example\n\n"
+    "Without a dump: --server URL --policy CHECKPOINT --prompts FILE asks a live server for rollouts.",
     _EPILOGUE,
 )
 
@@ -70,6 +73,14 @@ def diagnose(
     formats: Annotated[bool, FLAG] = False,
     policy: str | None = None,
     tokenizer: str | None = None,
+    server: str | None = None,
+    model: str | None = None,
+    prompts: Path | None = None,
+    flavour: FlavourName | None = None,
+    samples: int | None = None,
+    max_new_tokens: int | None = None,
+    temperature: float | None = None,
+    seed: int | None = None,
     keep: float | None = None,
     ess: float | None = None,
     bias: float | None = None,
@@ -90,8 +101,19 @@ def diagnose(
         plugin: Files or modules that register corrections of your own.
         format_: The format, where the keys of the records do not tell it.
         formats: Alone: list the formats.
-        policy: A checkpoint (a folder or a hub id) to compute the policy's log-probs with, where the dump has none.
-        tokenizer: A folder with a tokenizer, to show the worst tokens as text; by default the policy's.
+        policy: A checkpoint (a folder, a GGUF file, smollm2 or a hub id) to compute the policy's log-probs with, where
+            the dump has none.
+        tokenizer: A folder with a tokenizer or a GGUF file, to show the worst tokens as text; by default the policy's.
+        server: In the place of paths: the address of a server, as in http://127.0.0.1:8000/v1, of vLLM, SGLang,
+            llama.cpp, TGI or another that speaks OpenAI's completions. It writes rollouts of --prompts, --policy scores
+            them, and both are kept as a dump, which the report names.
+        model: With --server: the model's name there; by default the only one that it serves.
+        prompts: With --server: a file of prompts, .txt with one a line or .jsonl.
+        flavour: With --server: the kind of server; by default it is asked.
+        samples: With --server: rollouts of each prompt, by default 8.
+        max_new_tokens: With --server: the most tokens of a rollout, by default 64.
+        temperature: With --server: that of both sides, by default 1.
+        seed: With --server: decides the rollouts' seeds, by default 0.
         keep: Aim of the advice: keep this share of the signal, by default 0.95. Aims may be combined.
         ess: Aim of the advice: an effective sample size of this share of the tokens, by default 0.5.
         bias: Aim of the advice: a bias of at most this, by default any.
@@ -110,8 +132,19 @@ def diagnose(
                 raise StudyError(f"--{name} stands alone")
             print(text(), end="")
             return 0
-    if bool(paths) == example:
-        raise StudyError("give the files of a dump, or --example, and not both" if paths else _NO_PATHS)
+    wish = {
+        "model": model,
+        "prompts": prompts,
+        "flavour": flavour,
+        "samples": samples,
+        "max_new_tokens": max_new_tokens,
+        "temperature": temperature,
+        "seed": seed,
+    }
+    live = _live(server, policy, {name: value for name, value in wish.items() if value is not None})
+    if bool(paths) + example + (live is not None) != 1:
+        given = paths or example or live
+        raise StudyError("give the files of a dump, --example or --server, and one of them" if given else _NO_PATHS)
     plugins.of_option(plugin)
     if json is not None:
         as_json.require_writable(json)
@@ -120,13 +153,16 @@ def diagnose(
         skip_bad=skip_bad,
         corrections=_own(correction),
         target=_target(keep, ess, bias),
-        policy=policy,
-        tokenizer=tokenizer,
+        policy=None if live else policy,
+        tokenizer=tokenizer or (live and live.tokenizer),
         workers=processes(None, workers, os.cpu_count() or 1),
     )
     with contextlib.ExitStack() as stack:
         folder = None if out is None else stack.enter_context(records.claimed(out))
-        with _progress(quiet) as progress:
+        if live is not None:
+            with _progress(quiet, "rollouts have arrived") as bar:
+                paths = (str(live.written(bar)),)
+        with _progress(quiet, "tokens read") as progress:
             found = examined(paths or [EXAMPLE], choices, progress=progress)
         if folder is not None:
             records.write(folder, found.diagnosis, found.sample)
@@ -137,7 +173,25 @@ def diagnose(
     return 0 if found.diagnosis.verdict.state is State.HEALTHY else 1
 
 
-_NO_PATHS = "name the files or the folder of a dump, or try --example; --help tells what can be read"
+_NO_PATHS = "name the files or the folder of a dump, or a --server, or try --example; --help tells what can be read"
+
+
+def _live(server: str | None, policy: str | None, wish: Mapping[str, Any]) -> Live | None:
+    """The rollouts to ask a server for, None where none is named.
+
+    Raises:
+        StudyError: an option lacks its server, the server lacks the policy or prompts, or a number is out of range.
+    """
+    if server is None:
+        if wish:
+            raise StudyError(f"--{next(iter(wish)).replace('_', '-')} goes with --server")
+        return None
+    if policy is None or "prompts" not in wish:
+        raise StudyError("--server goes with --policy CHECKPOINT and --prompts FILE")
+    try:
+        return Live(server=server, policy=policy, **wish)
+    except ValueError as error:
+        raise StudyError(f"--{error}") from error
 
 
 def _own(correction: Sequence[str] | None) -> tuple[str, ...]:
@@ -165,11 +219,11 @@ def _formats() -> str:
 
 
 @contextlib.contextmanager
-def _progress(quiet: bool) -> Iterator[Callable[[int], None]]:
-    """A function that counts tokens on standard error: on a terminal only, and gone at the end."""
+def _progress(quiet: bool, what: str) -> Iterator[Callable[[int], None]]:
+    """A function that counts on standard error: on a terminal only, and gone at the end."""
     bar = Progress(
         SpinnerColumn(),
-        TextColumn("{task.completed:,.0f} tokens read"),
+        TextColumn(f"{{task.completed:,.0f}} {what}"),
         TimeElapsedColumn(),
         console=Console(stderr=True),
         transient=True,
@@ -177,7 +231,7 @@ def _progress(quiet: bool) -> Iterator[Callable[[int], None]]:
     )
     with bar:
         task = bar.add_task("", total=None)
-        yield lambda tokens: bar.advance(task, tokens)
+        yield lambda count: bar.advance(task, count)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

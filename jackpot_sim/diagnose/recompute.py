@@ -52,7 +52,8 @@ class Recompute:
     """The choices of a recomputation.
 
     Attributes:
-        checkpoint: a folder as `save_pretrained` leaves it, or a hub id.
+        checkpoint: a folder as `save_pretrained` leaves it, a GGUF file, the name of a carried model, a hub id, or a model
+            that is loaded already.
         side: the side that the checkpoint stands for.
         sampling: from the model's logits to the law of that side: the run's temperature, and for an actor its cuts.
         precision: the number format that the model computes in.
@@ -61,7 +62,7 @@ class Recompute:
         anew: True also recomputes where the dump has that side; otherwise such sequences stay as they are.
     """
 
-    checkpoint: str | Path
+    checkpoint: str | Path | Loaded
     _: KW_ONLY
     side: Side = "policy"
     sampling: SamplingLaw = field(default_factory=SamplingLaw)
@@ -87,17 +88,22 @@ class Recompute:
             ValueError: the checkpoint cannot be read.
         """
         require("torch", "transformers", purpose="recomputing log-probs")
-        LOG.info("loading %s", self.checkpoint)
-        loaded = load(self.checkpoint, precision=self.precision, device=resolved_device(self.device))
+        loaded = self._loaded()
         done, steps = 0, 0
         seen: set[int | None] = set()
         for window in _windows(sequences, self.tokens * _SORTED):
             seen |= {each.step for each in window}
             if steps < 2 <= len(seen):
-                LOG.warning("the dump holds several training steps, and %s stands for all of them", self.checkpoint)
+                LOG.warning("the dump holds several training steps, and %s stands for all of them", loaded.name)
             steps, done = len(seen), done + len(window)
             yield from self._window(window, loaded, refuse)
             LOG.info("recomputed %d sequences", done)
+
+    def _loaded(self) -> Loaded:
+        if isinstance(self.checkpoint, Loaded):
+            return self.checkpoint
+        LOG.info("loading %s", self.checkpoint)
+        return load(self.checkpoint, precision=self.precision, device=resolved_device(self.device))
 
     def _window(self, window: Sequence[DumpedSequence], loaded: Loaded, refuse: Refuse) -> list[DumpedSequence]:
         """Some sequences, recomputed where they are wanted; without those that cannot be."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, get_args
 
 from jackpot_sim.commands import FLAG, UNPARSED, answer, app_of, console
+from jackpot_sim.environments.language_models import carried
 from jackpot_sim.requirements import require
 from jackpot_sim.studies import plugins
 from jackpot_sim.studies.dotted import split_dotted
@@ -38,9 +39,10 @@ budget {fields(Budget)}, in the place of lam; feedback {fields(Feedback)}, of a 
 
 Tasks (`--task.kind`): {kinds(get_args(AnyTask))}. The first three have an alphabet of their own, and their policy is
 taught on the spot; answers of addition are written from their last digit on. The others need
-`--policy FOLDER_OR_HUB_ID`. Your own prompts are a file of objects with a prompt and an answer:
-`--task prompts --task.prompts FILE.jsonl`; `--task.reward answer` compares the answer's text instead of its
-mathematical value.
+`--policy FOLDER_OR_HUB_ID`, `--policy MODEL.gguf` or `--policy smollm2`.
+{carried.help_text()}
+Your own prompts are a file of objects with a prompt and an answer: `--task prompts --task.prompts FILE.jsonl`;
+`--task.reward answer` compares the answer's text instead of its mathematical value.
 
 Policies (`--policy.kind`): {kinds(get_args(Taught | Given))}.
 
@@ -131,7 +133,7 @@ def training(
     count = processes(executor, workers, len(study.runs))
     options = Options(keep_policies=keep_policies, tensorboard=tensorboard, models=models)
     with progress.shown(study, quiet) as report, opened(executor or ExecutorKind.LOKY, count) as pool:
-        done = conduct(study, root, pool, in_flight=count, options=options, report=report)
+        done = conduct(study, root, pool, in_flight=count, options=options, report=report, say=str if quiet else _say)
     steps, outcomes = load(root)
     if not quiet:
         output.print(summary.outcomes_table(study, steps, outcomes))

@@ -39,11 +39,11 @@ class Taught(Frozen):
 
 
 class Given(Frozen):
-    """A policy from a checkpoint: a folder, or a name on the Hugging Face hub."""
+    """A policy from a checkpoint: a folder, a GGUF file, a name such as smollm2, or one on the Hugging Face hub."""
 
     kind: Literal["checkpoint"] = "checkpoint"
     path: str
-    """The folder, or the name on the hub."""
+    """The folder, the file, or the name of a model that a package carries or of one on the hub."""
     lora: Lora | None = None
     """Adapters of low rank, which alone are trained and kept in checkpoints; None: all weights are trained."""
 
@@ -231,9 +231,7 @@ class Training(Frozen):
     @model_validator(mode="after")
     def _fitting(self) -> Training:
         if self.precision is Precision.FP16:
-            raise ValueError(
-                "precision fp16 needs scaled losses, which training has not: give bf16, or fp32"
-            )
+            raise ValueError("precision fp16 needs scaled losses, which training has not: give bf16, or fp32")
         if self.rollout.length is not None and self.task.characters and self.rollout.length < self.task.max_new_tokens:
             raise ValueError(
                 f"rollout.length is {self.rollout.length}, and solutions of {self.task.kind} take up to "

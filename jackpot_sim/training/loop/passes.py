@@ -25,8 +25,8 @@ from jackpot_sim.core.checks import (
     check_shape,
 )
 from jackpot_sim.core.support import SamplingMask
-from jackpot_sim.environments.language_models.completions import right_padded
 from jackpot_sim.environments.language_models.checkpoints import Precision
+from jackpot_sim.environments.language_models.completions import right_padded
 from jackpot_sim.environments.language_models.library import Model, logits
 from jackpot_sim.training.loop.packing import packed_logits
 from jackpot_sim.training.objective import ModelPass

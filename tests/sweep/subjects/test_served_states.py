@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import io
+import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from rich.console import Console, RenderableType
 
 from jackpot_sim.core import divergences, obrs
 from jackpot_sim.core.arrays import Floats, Ints
@@ -18,7 +22,8 @@ from jackpot_sim.environments.language_models.generation import Written
 from jackpot_sim.environments.rollouts import hf as real_models
 from jackpot_sim.environments.rollouts.built import RealisedRollouts
 from jackpot_sim.studies.errors import StudyError
-from jackpot_sim.sweep import records, spec
+from jackpot_sim.sweep import records, spec, summary
+from jackpot_sim.sweep.rollout_summary import _side_by_side, rollout_tables
 from jackpot_sim.sweep.subjects import rollout_states
 from tests.environments.tiny_checkpoints import WORDS, hf
 from tests.sweep.studies import run_serially
@@ -65,6 +70,12 @@ def served(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 def study(root: Path, env: dict[str, Any] | None = None, **changes: Any) -> spec.Study:
     asked = {"env": hf(root, **(SERVED | (env or {}))), "estimators": ESTIMATORS, "seeds": 1, "n_samples": 8}
     return spec.parse(asked | {"replicates": 6} | changes)
+
+
+def rendered(table: RenderableType) -> str:
+    console = Console(width=300, file=io.StringIO(), record=True)
+    console.print(table)
+    return console.export_text()
 
 
 def row(root: Path, label: str) -> pd.Series:
@@ -216,9 +227,8 @@ def test_raw_log_probs_are_what_corrections_are_told(checkpoints: Path, tmp_path
         ({"env": {"log_probs": "raw", "temperature": 0.5}}, {}, "jackpot looks at the actor's likeliest tokens"),
         ({}, {"topk": None}, "jackpot looks at the actor's likeliest tokens"),
         ({"estimators": [{"kind": "none", "centred": True}]}, {"topk": None}, "likeliest tokens"),
-        ({"estimators": ["tis"]}, {"log_probs": np.full((96, 3), np.nan)}, "give log_probs raw"),
     ],
-    ids=["ways to Z", "support", "raw", "no top-k", "no top-k, centred", "raw alone"],
+    ids=["ways to Z", "support", "raw", "no top-k", "no top-k, centred"],
 )
 def test_what_such_an_actor_cannot_give(
     checkpoints: Path,
@@ -241,3 +251,30 @@ def test_without_any_top_k_the_tokens_alone_are_enough(
     found = run_serially(study(checkpoints, {"gradients": "off"}, estimators=["tis"]), tmp_path / "run")
     assert row(found, "tis")["kl_actor_policy"] > 0
     assert "overlap_sampled" in set(records.load(found, "diagnostics")["figure"])
+
+
+def test_tables_say_bracket_and_sampled(both: tuple[Path, Path]) -> None:
+    found = records.load(both[1])
+    (table,) = summary.tables(found)
+    text = rendered(table)
+    jackpot = row(both[1], "jackpot")
+    assert f"KL before (actor‖policy, sampled) {jackpot['kl_actor_policy']:.3g}" in text
+    assert f"{jackpot['acceptance_low']:.3g} to {jackpot['acceptance_high']:.3g}" in text
+    assert "KL eff." not in text
+    assert "KL acc." not in text
+    legend = summary.legend(found)
+    assert "bracket: the acceptance rate" in legend
+    assert "KL before is KL(actor‖policy), sampled" in legend
+    whole = records.load(both[0])
+    assert "bracket" not in rendered(summary.tables(whole)[0]) + summary.legend(whole)
+    told = " ".join(rendered(each) for each in rollout_tables(both[1]))
+    assert re.search(r"overlap_sampled\s+\S+\s+\S+\s+\S+\s+mean over tokens of min\(1, r/λ\)", told)
+
+
+def test_environments_of_both_kinds_stand_side_by_side(both: tuple[Path, Path]) -> None:
+    frames = [records.load(root, "diagnostics") for root in both]
+    other = json.dumps(json.loads(frames[1]["environment"].iloc[0]) | {"rows": 99})
+    renamed = [frames[0], frames[1].assign(environment=other)]
+    text = rendered(_side_by_side(pd.concat(renamed), pd.DataFrame()))
+    assert text.count("sampled") == 2, "the KL and the overlap of one of the two"
+    assert re.search(r"sampled in 0\.\d+ to 0\.\d+", text)

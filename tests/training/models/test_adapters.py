@@ -67,9 +67,7 @@ def test_adapters_begin_as_nothing_and_alone_are_trained_and_named() -> None:
 
 
 def test_the_seed_alone_decides_the_adapters() -> None:
-    first, again, other = (
-        trained_weights(adapted(fresh(), Lora(), np.random.default_rng(seed))) for seed in (0, 0, 1)
-    )
+    first, again, other = (trained_weights(adapted(fresh(), Lora(), np.random.default_rng(seed))) for seed in (0, 0, 1))
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not all(torch.equal(first[name], other[name]) for name in first)
 
