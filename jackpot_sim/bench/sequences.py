@@ -11,6 +11,7 @@ from jackpot_sim.bench.timing import Finding, in_turn, ratios
 from jackpot_sim.core.numerics import log_softmax
 from jackpot_sim.core.sequences import Enumeration, SequenceLaws
 from jackpot_sim.environments.language_models.build import TinyQwen3, build
+from jackpot_sim.environments.language_models.memory import peak_resident
 from jackpot_sim.environments.language_models.scoring import CausalLM
 from jackpot_sim.environments.prefix_tree import PrefixTree
 from jackpot_sim.estimators.sequences.enumerated import Referee
