@@ -56,7 +56,7 @@ class Pair(Frozen):
 
 
 def _key(training: Training, seed: int) -> str:
-    fields = training.model_dump(mode="json", include={"task", "policy", "precision"})
+    fields = training.model_dump(mode="json", include={"task", "policy"}) | {"precision": training.weights}
     text = json.dumps([fields, seed, training.rollout.length, VERSION], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
