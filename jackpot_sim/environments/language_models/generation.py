@@ -47,7 +47,8 @@ class Written:
         tokens: ids, int64 (n, length); 0 at padding.
         mask: True on tokens, an end token included, which come before all padding; (n, length).
         log_probs: log q of each token under the law that was sampled from, float64 (n, length), nats; 0 at padding.
-        raw_log_probs: log q of each token under the model's own law, before temperature, top-k and top-p.
+        own_log_probs: log q of each token under the model's own law, before temperature, top-k and top-p; None if a
+            server does not tell them.
         topk: the likeliest tokens of the law that was sampled from, numpy (n, length, k); ids 0 with −inf at padding.
             None if none were asked for.
         kept: the tokens that the sampler kept at every state; None if they were not asked for, or all are.
@@ -62,7 +63,7 @@ class Written:
     tokens: Ints
     mask: Flags
     log_probs: Floats
-    raw_log_probs: Floats
+    own_log_probs: Floats | None
     topk: TopK | None = None
     kept: SamplingMask | None = None
     states: States | None = None
@@ -70,7 +71,7 @@ class Written:
     def __post_init__(self) -> None:
         check_mask(self.mask, check_integers(self.tokens, "tokens", "n", "length"), "tokens")
         check_shape(check_integers(self.prompt, "prompt"), (len(self.tokens),), "prompt", "one for each row of tokens")
-        for name in ("log_probs", "raw_log_probs"):
+        for name in ("log_probs", *(() if self.own_log_probs is None else ("own_log_probs",))):
             check_same_shape(self.tokens, check_reals(getattr(self, name), name), "tokens", name)
         if self.topk is not None:
             check_same_states(self.tokens[..., None], self.topk.ids, "tokens[..., None]", "topk")
@@ -78,6 +79,20 @@ class Written:
             check_same_shape(self.tokens, self.kept.places, "tokens", "kept.places")
         if self.states is not None:
             check_shape(self.states.values[..., 0], self.tokens.shape, "states", "some numbers for each token")
+
+    @property
+    def raw_log_probs(self) -> Floats:
+        """Log q of each token under the model's own law, float64 (n, length), nats; 0 at padding.
+
+        Raises:
+            ValueError: the server does not tell them.
+        """
+        if self.own_log_probs is None:
+            raise ValueError(
+                "the server tells the log-probs of the law that it sampled from and not those of its model's own: let "
+                "it return raw ones, or sample at temperature 1 and without cuts, where both are one"
+            )
+        return self.own_log_probs
 
 
 def generate(

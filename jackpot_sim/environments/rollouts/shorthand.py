@@ -5,6 +5,7 @@
 | actor: KIND                  | a source of that kind, with its usual knob where it has one                   |
 | actor: llama-cpp             | the GGUF file that the policy is made of, run by llama.cpp                    |
 | actor: FILE.gguf             | that file, run by llama.cpp                                                   |
+| actor: http://HOST:PORT/v1   | a rollout server                                                              |
 | actor: PATH_OR_ID            | another checkpoint                                                            |
 | prompts: PATH                | a file of prompts                                                             |
 | reward: KIND                 | the reward of that kind                                                       |
@@ -58,6 +59,8 @@ def _from_name(name: str) -> dict[str, object]:
         return {"kind": name}
     if Path(name).suffix.lower() == ".gguf" and not Path(name).expanduser().is_dir():
         return {"kind": "llama-cpp", "path": name}
+    if name.startswith(("http://", "https://")):
+        return {"kind": "server", "url": name}
     near = difflib.get_close_matches(name, kinds, n=1, cutoff=0.8)
     if near and not Path(name).exists():
         raise ValueError(f"actor: {name!r} is neither a kind nor a folder; did you mean {near[0]!r}?")

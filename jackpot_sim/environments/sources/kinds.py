@@ -16,6 +16,7 @@
 | checkpoint        | none        | another checkpoint                              | no target        | real        |
 | precision         | none        | the policy's weights in another precision       | no target        | real        |
 | llama-cpp         | none        | a GGUF file that llama.cpp runs                 | no target        | real, served|
+| server            | none        | a rollout server (vLLM, SGLang, llama.cpp, …)   | no target        | real, served|
 
 Tiny models are those of `small-lm`, real ones those of `hf`; "served" are the sources that training applies to the
 weights of the moment. `stale` and `temperature` have a class for each. A new source is a subclass of `ActorSource`,
@@ -43,6 +44,7 @@ from jackpot_sim.environments.sources.served import (
     TopPSource,
     WeightNoise,
 )
+from jackpot_sim.environments.sources.server import ServerActor
 from jackpot_sim.environments.sources.tiny_models import DistilledActor, SeparateActor, StaleActor
 
 TinySource: TypeAlias = (
@@ -70,11 +72,12 @@ RealSource: TypeAlias = (
     | QuantizedKV
     | SlidingWindow
     | LlamaCppActor
+    | ServerActor
 )
 """The sources of an actor of real models."""
 
-ServedSource: TypeAlias = QuantizedWeights | QuantizedKV | WeightNoise | LlamaCppActor
-"""The sources that make an actor of the policy's weights of the moment, whatever the model."""
+ServedSource: TypeAlias = QuantizedWeights | QuantizedKV | WeightNoise | LlamaCppActor | ServerActor
+"""The sources of an actor in training: the policy's weights of the moment, served otherwise; or an engine, as it is."""
 
 TINY_SOURCES: tuple[type[ActorSource], ...] = get_args(TinySource)
 REAL_SOURCES: tuple[type[ActorSource], ...] = get_args(RealSource)

@@ -10,7 +10,6 @@ import numpy as np
 from jackpot_sim.core.arrays import Array, Floats, Ints
 from jackpot_sim.core.obrs import acceptance_probability
 from jackpot_sim.core.scored import ScoredRollouts
-from jackpot_sim.environments.engines.engine import ModelEngine
 from jackpot_sim.environments.language_models.generation import Written
 from jackpot_sim.environments.language_models.streaming import StreamedLaws
 from jackpot_sim.environments.recorded import LogProbs
@@ -101,7 +100,7 @@ def visit(
 def policy_laws(realised: RealisedRollouts, written: Written) -> Iterator[StreamedLaws]:
     """The policy's law at every token, a few rows at a time."""
     setup = realised.setup
-    return ModelEngine(realised.policy).laws(
+    return realised.policy_engine.laws(
         setup.prompts, written, sampling=setup.policy_law, batch_size=setup.batch_size, rows=setup.rows
     )
 

@@ -37,7 +37,7 @@ PROMPT = np.repeat(np.arange(3), 5)
 UNIFORMS = GENERATOR.random((len(PROMPT), 12))
 ORDER = Order(sampling=SamplingLaw(), end_tokens=frozenset(range(60)), batch_size=4)  # a fifth of the steps ends one
 KV_ROUNDING = 0.03
-"""The most that keys and values in float16 move a log-prob of these weights; a deviation of 1.5 nats is that of their laws."""
+"""The most that keys and values in float16 move a log-prob of these weights, whose laws deviate by 1.5 nats."""
 
 Maker = Callable[[str], Path]
 
