@@ -8,7 +8,7 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,7 +17,7 @@ from rich.console import Console, RenderableType
 
 from jackpot_sim.core import divergences, obrs
 from jackpot_sim.core.arrays import Floats, Ints
-from jackpot_sim.environments.engines.engine import LawEngine, ModelEngine, Order
+from jackpot_sim.environments.engines.engine import Engine, LawEngine, ModelEngine, Order
 from jackpot_sim.environments.language_models.generation import Written
 from jackpot_sim.environments.language_models.scoring import CausalLM
 from jackpot_sim.environments.rollouts.built import RealisedRollouts
@@ -51,7 +51,7 @@ SERVED = {"stored_topk": 3, "gradients": "batches", "batch_size": 120, "rows": 5
 class TopKOnly:
     """A model that writes rollouts and returns what a server returns of them: no whole laws."""
 
-    model: ModelEngine
+    model: LawEngine
     shown: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def check(self, prompts: Any, prompt: Ints, length: int) -> None:
@@ -62,24 +62,25 @@ class TopKOnly:
 
 
 def hide_laws(patch: pytest.MonkeyPatch, shown: dict[str, Any]) -> None:
-    """Makes every other checkpoint a `TopKOnly` from here on."""
-    whole = AnotherCheckpoint.actors
+    """Makes every other checkpoint a `TopKOnly`, as the source of a server gives an engine."""
+    of_models = AnotherCheckpoint.actors
 
-    def hidden(self: AnotherCheckpoint, setting: Setting) -> Actors:
-        pairs = whole(self, setting)
+    def actors(self: AnotherCheckpoint, setting: Setting) -> Actors:
+        pairs = of_models(self, setting)
 
-        def at(knob: float) -> tuple[CausalLM, TopKOnly]:
+        def at(knob: float) -> tuple[CausalLM, Engine]:
             policy, actor = pairs(knob)
-            return policy, TopKOnly(ModelEngine(cast("CausalLM", actor)), shown)
+            assert isinstance(actor, CausalLM)
+            return policy, TopKOnly(ModelEngine(actor), shown)
 
         return at
 
-    patch.setattr(AnotherCheckpoint, "actors", hidden)
+    patch.setattr(AnotherCheckpoint, "actors", actors)
 
 
 @pytest.fixture
 def served(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """Makes every actor a `TopKOnly`; what it returns is replaced by what the dictionary holds."""
+    """Makes every actor a `TopKOnly` from here on; what it returns is replaced by what the dictionary holds."""
     shown: dict[str, Any] = {}
     hide_laws(monkeypatch, shown)
     return shown
@@ -184,7 +185,7 @@ def test_the_bracket_holds_z_at_every_state(checkpoints: Path, env: dict[str, An
     asked = study(checkpoints, env | {"stored_topk": k}, estimators=["jackpot"], n_samples=2, replicates=3)
     built = asked.env[0].build(0)
     assert isinstance(built, RealisedRollouts)
-    assert isinstance(built.actor, ModelEngine)
+    assert isinstance(built.actor, LawEngine)
     corrections = {each.label: each.correction() for each in asked.estimators}
     hidden = dataclasses.replace(built, actor=TopKOnly(built.actor))
     seen = rollout_states.observe(hidden, asked, 0, corrections)
