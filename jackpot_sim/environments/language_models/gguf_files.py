@@ -235,7 +235,7 @@ def _rounded(values: Floats, kind: int) -> bytes:
 def _bytes(place: Place) -> int:
     gguf = imported("gguf")
     block, size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType(place.kind)]
-    return int(np.prod(place.shape, dtype=np.int64)) // block * size
+    return int(np.prod(place.shape, dtype=np.int64)) // int(block) * int(size)
 
 
 # --- Reading ----------------------------------------------------------------------------------------------------------
