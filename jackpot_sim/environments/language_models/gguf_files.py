@@ -235,7 +235,7 @@ def _rounded(values: Floats, kind: int) -> bytes:
 def _bytes(place: Place) -> int:
     gguf = imported("gguf")
     block, size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType(place.kind)]
-    return int(np.prod(place.shape, dtype=np.int64)) // block * size
+    return int(np.prod(place.shape, dtype=np.int64)) // int(block) * int(size)
 
 
 # --- Reading ----------------------------------------------------------------------------------------------------------
@@ -277,7 +277,7 @@ def _end(data: memoryview, at: int) -> int:
         return _after_texts(data, at + 4, 1)
     if kind != _ARRAY:
         return at + 4 + _WIDTHS[kind]
-    inner, count = struct.unpack_from("<IQ", data, at + 4)
+    inner, count = (int(each) for each in struct.unpack_from("<IQ", data, at + 4))
     return _after_texts(data, at + 16, count) if inner == _STRING else at + 16 + count * _WIDTHS[inner]
 
 
