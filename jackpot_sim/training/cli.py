@@ -20,9 +20,11 @@ from jackpot_sim.training.actors import Distillation, JointActor, OnPolicy, Serv
 from jackpot_sim.training.conduct import Options, conduct, load, shortages
 from jackpot_sim.training.config import Evaluation, Given, Sampling, Taught, Training, Update
 from jackpot_sim.training.loop.closed_loop import Budget, Feedback
+from jackpot_sim.training.models.adapters import Lora
 from jackpot_sim.training.records import COLUMNS
 from jackpot_sim.training.study import read
 from jackpot_sim.training.tasks import AnyTask
+from jackpot_sim.training.tasks.reasoning_gym import Extraction
 
 ROOTS = tuple(Training.model_fields)
 """Options that are fields of every run, alone or with dots."""
@@ -42,9 +44,11 @@ taught on the spot; answers of addition are written from their last digit on. Th
 `--policy FOLDER_OR_HUB_ID`, `--policy MODEL.gguf` or `--policy smollm2`.
 {carried.help_text()}
 Your own prompts are a file of objects with a prompt and an answer: `--task prompts --task.prompts FILE.jsonl`;
-`--task.reward answer` compares the answer's text instead of its mathematical value.
+`--task.reward answer` compares the answer's text instead of its mathematical value. A completion's answer in a reasoning-gym task is what its extraction finds:
+{", ".join(Extraction)}.
 
-Policies (`--policy.kind`): {kinds(get_args(Taught | Given))}.
+Policies (`--policy.kind`): {kinds(get_args(Taught | Given))}. With lora {fields(Lora)} adapters alone are
+trained. precision bf16 multiplies in bf16 and keeps weights in float32.
 
 Actors (`--actor.kind`): {kinds(_ACTORS)}. lag is in batches. served is the policy's model with quantised weights, a
 coarse KV cache or noise (`--actor.source.kind quantized-weights --actor.source.format int8 --actor.source.share 1`), or

@@ -279,7 +279,7 @@ class Trainer:
         every = torch.arange(len(sequences), device=first.device)
         apart = every[~torch.isin(every, first)] if at_once else every
         with torch.no_grad():
-            for rows in apart.split(sequences.part_size(self.config.rollout.batch_size)):
+            for rows in torch.split(apart, sequences.part_size(self.config.rollout.batch_size)):
                 if len(rows):
                     read(rows)
         return tokens, on_topk, read(first) if at_once else None
