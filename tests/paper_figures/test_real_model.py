@@ -217,7 +217,8 @@ def test_each_actor_is_measured_once_and_rightly(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(records, "study", lambda _: study)
     found = measurement.measured("tiny", tmp_path / "run", told.append)
-    assert [line.split(",")[0] for line in told] == [f"tiny: actor {number} of 3" for number in (1, 2, 3)]
+    assert told[0] == f"tiny: measuring 3 of 3 actors into {tmp_path / 'run'}"
+    assert [line.split(":")[1] for line in told[2:]] == [" 2 of 3, temperature 1.5", " 3 of 3, top-p 0.6"]
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "run" / "tiny.parquet"), found)
 
     ours = Measured(tmp_path, found).actors.iloc[0]
@@ -249,7 +250,7 @@ def test_each_actor_is_measured_once_and_rightly(
 
     (tmp_path / "run" / f"{plan.cells(study)[1].id}.parquet").unlink()
     again = measurement.measured("tiny", tmp_path / "run", told.append)
-    assert len(told) == 4, "one actor alone was missing"
+    assert [line.split(":")[1][:7] for line in told[4:]] == [" measur", " 1 of 1"], "one actor alone was missing"
     figures = found.columns.drop(["seconds", "cpu_seconds"])
     pd.testing.assert_frame_equal(again[figures], found[figures])
 
