@@ -21,6 +21,8 @@ from paper_figures import (
     noise_family,
     overhead,
     prefix_shift,
+    real_model,
+    real_training,
     sizes,
     table1,
     table2,
@@ -39,6 +41,7 @@ FIGURES: dict[str, Callable[[Sequence[str]], int]] = {
     mismatch_sources.NAME: mismatch_sources.main,
     centring.NAME: centring.main,
     topk_accuracy.NAME: topk_accuracy.main,
+    real_model.NAME: real_model.main,
     centring_topk.NAME: centring_topk.main,
     overhead.NAME: overhead.main,
     table1.NAME: table1.main,
@@ -50,15 +53,17 @@ FIGURES: dict[str, Callable[[Sequence[str]], int]] = {
     no_clipping.NAME: no_clipping.main,
     long_run.NAME: long_run.main,
     closed_loop.NAME: closed_loop.main,
+    real_training.NAME: real_training.main,
 }
 
 _ABOUT = f"""Draw every figure: {", ".join(FIGURES)}.
 
 Those of numerical studies run them first, into runs/figures/NAME, and find them there the next time; those of
-sequences need torch and transformers, and take some minutes each. topk_accuracy, overhead and the figures of
-training (figure1, table1 to table3, sizes, collapse_map, ablation, no_clipping, long_run, closed_loop) read what
-was measured and trained before, which ships with them, and need no torch; --quick of each of the latter trains
-its short version. One figure alone, or from other records: `python -m paper_figures.NAME [--records DIR]`."""
+sequences need torch and transformers, and take some minutes each. topk_accuracy, real_model, overhead and the
+figures of training (figure1, table1 to table3, sizes, collapse_map, ablation, no_clipping, long_run, closed_loop,
+real_training) read what was measured and trained before, which ships with them, and need no torch; --quick of each
+of the latter trains its short version. One figure alone, or from other records:
+`python -m paper_figures.NAME [--records DIR]`."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -51,6 +51,12 @@ def cuda_is_available() -> bool:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def converted_models(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Converted GGUF files go to a folder of the tests' own, unless one is named that outlives them."""
+    os.environ.setdefault("JACKPOT_SIM_CACHE", str(tmp_path_factory.mktemp("converted")))
+
+
+@pytest.fixture(scope="session", autouse=True)
 def one_torch_thread() -> None:
     """Small tensors are faster on one thread, and parallel test workers share the cores."""
     try:

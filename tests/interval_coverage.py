@@ -91,7 +91,7 @@ NORMAL = stats.norm.ppf((np.arange(400_000) + 0.5) / 400_000)
 
 
 def rollouts(world: World, clusters: int, generator: np.random.Generator) -> tuple[ScoredRollouts, dict[str, Floats]]:
-    """Rollouts and two figures of their states: a KL x²/2 and an overlap 2Φ(−|x|/2), x Gaussian like ℓ."""
+    """Rollouts and figures of their states: a KL x²/2 and an overlap 2Φ(−|x|/2), x Gaussian like ℓ; and min(1, r)."""
     length = generator.choice(LENGTHS, size=clusters)
     shape = (clusters, LENGTHS[-1])
     mask = np.arange(LENGTHS[-1]) < length[:, None]
@@ -103,6 +103,7 @@ def rollouts(world: World, clusters: int, generator: np.random.Generator) -> tup
     policy = actor + gaussian() - _variance(world) / 2
     x = gaussian()
     states = {"kl_policy_actor": x**2 / 2, "overlap": 2 * stats.norm.cdf(-np.abs(x) / 2)}
+    states["overlap_sampled"] = np.exp(np.minimum(policy - actor, 0))
     return ScoredRollouts(policy, actor, mask, np.zeros(clusters), np.arange(clusters)), states
 
 
@@ -121,6 +122,7 @@ def truths(world: World) -> dict[str, float]:
     mean_q, mean_q2 = math.exp(-0.1) / 2, math.exp(-0.2) / 3
     covariance, p_variance = mean_q2 - mean_q**2, mean_q2 * math.exp(v) - mean_q**2
     states = {"kl_policy_actor": x**2 / 2, "overlap": 2 * stats.norm.cdf(-np.abs(x) / 2)}
+    states["overlap_sampled"] = np.exp(np.minimum(l, 0))
     return {
         "k1": v / 2,
         "k2": (v + v**2 / 4) / 2,

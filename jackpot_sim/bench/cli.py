@@ -46,6 +46,7 @@ class Case(StrEnum):
     TRAINING = "training"
     DIAGNOSE = "diagnose"
     FUSED = "fused"
+    REAL = "real"
 
 
 def _normalizers() -> Iterator[Finding]:
@@ -66,6 +67,12 @@ def _fusing(tiny: bool) -> Iterator[Finding]:
     return fusing.fusing(fusing.TINY if tiny else None)
 
 
+def _real(model: str | None, tiny: bool) -> Iterator[Finding]:
+    from jackpot_sim.bench import real_models
+
+    return real_models.real_models(model, real_models.TINY if tiny else None)
+
+
 def _diagnosing(tokens: int | None) -> Iterator[Finding]:
     from jackpot_sim.bench import diagnosing
 
@@ -84,7 +91,7 @@ _CASES: dict[Case, Callable[[], Iterator[Finding]]] = {
     Case.NORMALIZERS: _normalizers,
     Case.TRAINING: _training,
 }
-"""The benchmarks without options, which `overhead`, `diagnose` and `fused` alone have."""
+"""The benchmarks without options of their own."""
 
 app = app_of(
     "jackpot_sim.bench",
@@ -107,6 +114,7 @@ def bench(
     out: Path | None = None,
     tokens: int | None = None,
     tiny: Annotated[bool, FLAG] = False,
+    model: str | None = None,
     options: Annotated[Options, Parameter(name="*")] = DEFAULT,
 ) -> int:
     """Run benchmarks.
@@ -118,11 +126,13 @@ def bench(
             sequence of a small language model), normalizers (the cost and the error of each estimate of the overlap Z),
             overhead (the cost of corrections in a GRPO step; the other options are for it), training (a step of
             the training loop beside one of TRL's), diagnose (the pass over a dump, some minutes), fused (the overlap
-            in one kernel, against the rate of a copy; on a GPU where there is one). Overhead, training and enumeration
-            need torch and transformers, fused torch, training trl too, and diagnose pyarrow.
+            in one kernel, against the rate of a copy; on a GPU where there is one), real (a cell of a real model
+            against plain loops, some minutes). Overhead, training, enumeration and real need torch and transformers,
+            fused torch, training trl too, and diagnose pyarrow.
         out: Also write the findings, the machine and the versions to this JSON file.
         tokens: The tokens of the dump of diagnose, by default 10 million.
-        tiny: Small sizes for fused, which show that it runs.
+        tiny: Small sizes for fused and real, which show that they run.
+        model: The checkpoint for real, by default a random one of SmolLM2-135M's shape.
         options: The options of overhead.
     """
     cases = cases or tuple(Case)
@@ -130,12 +140,15 @@ def bench(
         raise CannotMeasureError("only overhead has options of its own: name it among the benchmarks")
     if Case.DIAGNOSE not in cases and tokens is not None:
         raise CannotMeasureError("tokens is an option of diagnose: name it among the benchmarks")
-    if Case.FUSED not in cases and tiny:
-        raise CannotMeasureError("tiny is an option of fused: name it among the benchmarks")
+    if tiny and not {Case.FUSED, Case.REAL} & set(cases):
+        raise CannotMeasureError("tiny is an option of fused and real: name one among the benchmarks")
+    if model is not None and Case.REAL not in cases:
+        raise CannotMeasureError("model is an option of real: name it among the benchmarks")
     runs = _CASES | {
         Case.OVERHEAD: lambda: overhead(options),
         Case.DIAGNOSE: lambda: _diagnosing(tokens),
         Case.FUSED: lambda: _fusing(tiny),
+        Case.REAL: lambda: _real(model, tiny),
     }
     console = Console(highlight=False, soft_wrap=True, markup=False)
     if out is not None and out.is_dir():

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 from collections.abc import Iterator
 
 import numpy as np
@@ -13,6 +11,7 @@ from jackpot_sim.bench.timing import Finding, in_turn, ratios
 from jackpot_sim.core.numerics import log_softmax
 from jackpot_sim.core.sequences import Enumeration, SequenceLaws
 from jackpot_sim.environments.language_models.build import TinyQwen3, build
+from jackpot_sim.environments.language_models.memory import peak_resident
 from jackpot_sim.environments.language_models.scoring import CausalLM
 from jackpot_sim.environments.prefix_tree import PrefixTree
 from jackpot_sim.estimators.sequences.enumerated import Referee
@@ -65,10 +64,4 @@ def enumeration(vocab: int = 8, length: int = 6, rounds: int = 5) -> Iterator[Fi
     yield Finding.over_rounds(what, seconds["estimators"], "s")
     in_rounds = ratios(seconds["estimators"], seconds["prefixes"])
     yield Finding.over_rounds(f"{what} / scoring by prefix", in_rounds, at_most=_ESTIMATORS_AT_MOST)
-    yield Finding("the process's largest memory until then", _peak_gib(), "GiB", at_most=4)
-
-
-def _peak_gib() -> float:
-    """The peak memory of the process, torch included, which Python's own tracing cannot see."""
-    unit = 1 if sys.platform == "darwin" else 1 << 10
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+    yield Finding("the process's largest memory until then", peak_resident(), "GiB", at_most=4)

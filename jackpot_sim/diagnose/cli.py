@@ -102,8 +102,9 @@ def diagnose(
         plugin: Files or modules that register corrections of your own.
         format_: The format, where the keys of the records do not tell it.
         formats: Alone: list the formats.
-        policy: A checkpoint (a folder or a hub id) to compute the policy's log-probs with, where the dump has none.
-        tokenizer: A folder with a tokenizer, to show the worst tokens as text; by default the policy's.
+        policy: A checkpoint (a folder, a GGUF file, smollm2 or a hub id) to compute the policy's log-probs with, where
+            the dump has none.
+        tokenizer: A folder with a tokenizer or a GGUF file, to show the worst tokens as text; by default the policy's.
         server: In the place of paths: the address of a server, as in http://127.0.0.1:8000/v1, of vLLM, SGLang,
             llama.cpp, TGI or another that speaks OpenAI's completions. It writes rollouts of --prompts, --policy scores
             them, and both are kept as a dump, which the report names.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
@@ -17,10 +18,11 @@ from jackpot_sim.studies.executors import ExecutorKind, opened, processes
 from jackpot_sim.studies.help_texts import columns_table
 from jackpot_sim.studies.kinds import SWEEP, require_kind
 from jackpot_sim.studies.tables import print_table
-from jackpot_sim.sweep import column_meanings, plan, records, schema, spec, summary
-from jackpot_sim.sweep.display import cost_table, shown
+from jackpot_sim.sweep import column_meanings, plan, records, rehearsal, schema, spec, summary
+from jackpot_sim.sweep.display import cost_line, cost_table, shown
 from jackpot_sim.sweep.epilogue import epilogue
 from jackpot_sim.sweep.presets import presets_tables
+from jackpot_sim.sweep.rehearsal import Timed, is_local, rollout_tokens
 from jackpot_sim.sweep.rollout_summary import rollout_tables
 from jackpot_sim.sweep.run import Progress, run
 from jackpot_sim.sweep.spec import Study
@@ -125,16 +127,41 @@ def sweep(
         one_at_a_time = any(TRAITS[each.world].one_at_a_time for each in study.env) and workers in (None, 1)
         executor = ExecutorKind.SERIAL if one_at_a_time else ExecutorKind.LOKY
     count = processes(executor, workers, len(plan.cells(study)))
-    with shown(study, quiet) as report, opened(executor, count) as pool:
+    costs = {} if quiet else _estimated(study, root)
+    ahead = list(costs.values()) if executor is ExecutorKind.SERIAL else ()
+    with shown(study, quiet, ahead) as report, opened(executor, count) as pool:
         progress = run(study, root, pool, in_flight=2 * count, report=report)
     if not quiet:
         _print_results(root, progress, wide)
     return 0
 
 
+_SMALL = 200
+"""The tokens of a cell's rollouts below which a study takes no longer than its rehearsal, which then does not pay."""
+
+
+def _estimated(study: Study, root: Path) -> dict[str, Timed]:
+    """The cost of the cells of real models that a run has not measured yet, told on standard error."""
+    done = {path.stem for path in (root / "records").glob("*.parquet")}
+    left = [cell for cell in plan.cells(study) if cell.id not in done]
+    try:
+        costs = rehearsal.estimates(study, [cell for cell in left if rollout_tokens(cell.env, study) > _SMALL])
+    except (ValueError, RuntimeError):  # the run itself says what cannot be done
+        return {}
+    if costs:
+        print(cost_line(costs), file=sys.stderr, flush=True)
+    return costs
+
+
 def _print_plan(study: Study, root: Path) -> None:
-    output = console()
-    output.print(cost_table(study))
+    output, costs, unknown = console(), dict[str, Timed](), ""
+    try:
+        costs = rehearsal.estimates(study, [cell for cell in plan.cells(study) if is_local(cell.env)])
+    except ValueError as error:
+        unknown = f"The cost of real models is not known: {error}"
+    output.print(cost_table(study, costs))
+    if costs or unknown:
+        output.print(cost_line(costs) if costs else unknown, soft_wrap=True)
     if any(TRAITS[env.world].diagnostics for env in study.env):
         count = 2 * study.n_samples * study.replicates
         writers = "half by the actor, half by the policy"

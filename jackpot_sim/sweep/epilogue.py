@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import get_args
 
+from jackpot_sim.environments.language_models import carried
 from jackpot_sim.environments.language_models.build import LanguageModel
 from jackpot_sim.environments.language_models.checkpoints import Precision
 from jackpot_sim.environments.language_models.formats import Format
@@ -68,6 +69,10 @@ set. Either takes a limit. `--env.prompts.kind reasoning-gym --env.prompts.datas
 {fields(GeneratedPrompts)}. The actor is another checkpoint, or made from the policy: `--env.actor
 quantized-weights`, or
 `--env.actor.kind ...`: {_sources(REAL_SOURCES)}.
+A checkpoint is a folder, a hub id, a GGUF file (`--env.policy model.gguf`) or smollm2.
+{carried.help_text()}
+llama.cpp runs a GGUF file (`--env.actor FILE.gguf`), that which the policy is made of (`--env.actor llama-cpp`), or the
+policy's weights in one (`--env.actor.kind llama-cpp --env.actor.format q4_0`): `pip install '.[llama-cpp]'`.
 Formats are {", ".join(Format)}; precisions {", ".join(Precision)}.
 `--env.reward.kind` is {AnswerReward.kind} (match={" or ".join(Match)}; the default where every prompt carries an
 answer), distinct-share (the default elsewhere) or another of those above. temperature is that of both models; top_k and

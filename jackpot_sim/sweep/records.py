@@ -16,6 +16,7 @@ or have others, and old ones lack `centred` and what actors have that show no wh
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 from collections.abc import Iterator
@@ -201,12 +202,32 @@ def _readable(path: Path, schema: pa.Schema) -> pa.Schema:
     """
     try:
         before, parameters, after = _parts(schema)
-        first, others, last = _parts(pq.read_schema(path))
+        first, others, last = _parts(_schema_of(path))
         if (first, last) != (before, after):
             raise pa.ArrowInvalid("its columns are not those of this version")
         return pa.schema([*before, *pa.unify_schemas([pa.schema(parameters), pa.schema(others)]), *after])
     except (OSError, pa.ArrowException) as error:
         raise _unreadable(path, error) from error
+
+
+def _schema_of(path: Path) -> pa.Schema:
+    """The schema of a file, which holds it twice: a damaged name must not pass for another version's parameter.
+
+    Raises:
+        pa.ArrowException: the file is damaged.
+    """
+    found, kept = pq.read_schema(path), (pq.read_metadata(path).metadata or {}).get(b"ARROW:schema")
+    try:
+        differ = kept is not None and _decoded(kept).names != found.names
+    except ValueError as error:  # base64's and Unicode's too
+        raise pa.ArrowInvalid("its schema is no schema") from error
+    if differ:
+        raise pa.ArrowInvalid("its schema and its columns have different names")
+    return found
+
+
+def _decoded(schema: bytes) -> pa.Schema:
+    return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(schema)))
 
 
 def _parts(schema: pa.Schema) -> tuple[list[pa.Field], list[pa.Field], list[pa.Field]]:

@@ -27,7 +27,9 @@ _DETAILED = 3
 """The most environments with tables of their own; the records have all."""
 
 _OMITTED = [
-    f"{name}_{how}" for name in ("kl_actor_policy", "total_variation", "overlap") for how in ("median", "trimmed")
+    f"{name}_{how}"
+    for name in ("kl_actor_policy", "total_variation", "overlap", "overlap_low", "overlap_high", "overlap_sampled")
+    for how in ("median", "trimmed")
 ]
 """Robust companions of figures that seldom need them: they are in the records alone."""
 
@@ -104,13 +106,33 @@ def _side_by_side(diagnostics: pd.DataFrame, ways: pd.DataFrame) -> FittedTable:
     )
     by_name = labels(list(diagnostics["environment"].unique()))
     means = diagnostics.pivot_table(index="environment", columns="figure", values="value", sort=False)
+    means = _with_sampled(means)
     for environment, row in means.sort_values("kl_actor_policy").iterrows():
-        cells = [f"{row[name]:.3g}" if name in row else "" for name in _COMPARED]
+        cells = [_compared(row, name) for name in _COMPARED]
         if k:
             chosen = (ways["environment"] == environment) & (ways["way"] == "server-calibrated") & (ways["k"] == k)
             cells.append(f"{ways[chosen]['error'].mean():.2%}")
         table.add_row([by_name[str(environment)]], cells)
     return table
+
+
+def _with_sampled(means: pd.DataFrame) -> pd.DataFrame:
+    """The figures of environments, with k3 as KL(q‖p) where the actor shows its top-k alone."""
+    given = {name: means.get(name, pd.Series(math.nan, index=means.index)) for name in ("kl_actor_policy", "k3")}
+    return means.assign(kl_actor_policy=given["kl_actor_policy"].fillna(given["k3"]))
+
+
+def _compared(row: pd.Series, name: str) -> str:
+    """A figure; of an actor that shows its top-k alone the bracket of Z, or what was sampled."""
+    value, low = row.get(name, math.nan), row.get("overlap_low", math.nan)
+    if name == "overlap" and math.isnan(value):
+        sampled = row.get("overlap_sampled", math.nan)
+        bracket = "" if math.isnan(low) else f" in {low:.3g} to {row['overlap_high']:.3g}"
+        return "" if math.isnan(sampled) else f"{sampled:.3g} sampled{bracket}"
+    if math.isnan(value):
+        return ""
+    sampled_kl = name == "kl_actor_policy" and not math.isnan(row.get("overlap_sampled", math.nan))
+    return f"{value:.3g}{' sampled' if sampled_kl else ''}"
 
 
 _WAYS = {"kept of Z": 1, "mean error": 0, "worst": 2, "> 1": 4, "outside": 5, "bytes a token": 6, "s": 3}

@@ -37,6 +37,8 @@ _COLUMNS = {
 """The figures of a table, each with its heading and its rank: where room is short, the last ranks are left out."""
 _WORSE = "worse", 9
 _WEIGHTS = "weights", 10
+_BRACKET = "bracket", 3
+"""The acceptance rate of a rejection where the actor shows its top-k alone; it has the rank of `KL eff.`, not there."""
 
 _ON_MSE = (
     "MSE: squared error of the update over the squared true gradient; no update at all has 1. A smaller update has "
@@ -72,6 +74,12 @@ _ON_REAL_MODELS = (
     "the actor's states, nan for corrections of whole sequences. weights: the time for masks and weights of all of the "
     "actor's tokens, Z given."
 )
+_ON_TOPK = (
+    "Top-k actors show their likeliest tokens alone, as servers do. accept is sampled at the tokens drawn; bracket: "
+    "the acceptance rate of a rejection at the visited states lies between these ends, whatever the actor's rest. "
+    "KL before is KL(actor‖policy), sampled. Z in weights is the point of its bracket that the tokens of each "
+    "update point to. KL acc. and KL eff. take whole laws and are left out."
+)
 _ON_SEQUENCES = (
     "Sequences: KL before is per token, and KL acc. and KL eff. compare visits to (prefix, token); KL prefix is the "
     "part that is due to the actor choosing the prefixes. Monte Carlo does not give them for corrections of whole "
@@ -86,6 +94,7 @@ def legend(records: pd.DataFrame) -> str:
     small, real = (of(records, world) for world in (World.SEQUENCES, World.ROLLOUTS))
     if records["environment"].nunique() <= _DETAILED:
         sequences, rollouts = [_ON_SEQUENCES] * (len(small) > 0), [_ON_REAL_MODELS] * (len(real) > 0)
+        rollouts += [_ON_TOPK] * _shows_topk(real)
         sentences = [_ON_KLS, *[_ON_GRADIENT.format(APART)] * asked, *sequences, *rollouts, *sentences]
     if (records["method"] == "monte_carlo").any():
         sentences += [_ON_MONTE_CARLO, *[_ON_BIAS] * measured]
@@ -98,6 +107,11 @@ def legend(records: pd.DataFrame) -> str:
     if records["environment"].nunique() > _DETAILED and (clauses := lost(records)):
         sentences.append(f"{'lost: ' * measured}{_ON_NOISE.format('; '.join(clauses))}")
     return " ".join(sentences)
+
+
+def _shows_topk(rows: pd.DataFrame) -> bool:
+    """True if the actor of some rows shows its likeliest tokens alone."""
+    return bool((rows["laws"] == "top-k").any())
 
 
 def _has_gradients(rows: pd.DataFrame) -> bool:
@@ -124,6 +138,8 @@ def describe(rows: pd.DataFrame, records: pd.DataFrame) -> tuple[str, str, str]:
     first = rows.iloc[0]
     knob = f"{first['knob_name']}={rows['knob'].mean():.3g}"
     distance = f"{rows['kl_policy_actor'].mean():.3g}"
+    if _shows_topk(rows):
+        distance = f"(actor‖policy, sampled) {rows['kl_actor_policy'].mean():.3g}"
     target, achieved = first["target_kl"], rows["achieved_kl"].mean()
     if not math.isnan(target) and abs(achieved / target - 1) > 0.01:
         distance += f" (nearest to {target:g})"
@@ -139,11 +155,19 @@ def _detail(rows: pd.DataFrame, records: pd.DataFrame) -> FittedTable:
     keys = [key for key in KEYS if key == "estimator" or rows[key].nunique() > 1]
     columns = _columns_of(rows, means)
     timed, compared = rows["weight_seconds"].notna().any(), "mse" in columns
+    bracketed = bool(rows["acceptance_low"].notna().any())
     table = FittedTable(
         f"{name}, {knob}: KL before {distance}; {rows['n_samples'].iloc[0]} samples a {_state(rows)}, "
         f"{_updates(rows)}{_count(rows['seed'].nunique(), 'seed')}",
         keys,
-        dict([*(_COLUMNS[column] for column in columns), *[_WORSE] * compared, *[_WEIGHTS] * bool(timed)]),
+        dict(
+            [
+                *(_COLUMNS[column] for column in columns),
+                *[_BRACKET] * bracketed,
+                *[_WORSE] * compared,
+                *[_WEIGHTS] * bool(timed),
+            ]
+        ),
         caption=_ON_NOISE.format("; ".join(clauses)) if (clauses := lost(rows)) else "",
     )
     unresolved = thin(rows)
@@ -166,6 +190,9 @@ def _detail(rows: pd.DataFrame, records: pd.DataFrame) -> FittedTable:
                 error = "?"
             star = "*" if column in least and not is_thin and row[column] <= least[column] * (1 + _TIE) else ""
             cells.append(f"{shown_value}{error}{star}")
+        if bracketed:
+            low, high = row["acceptance_low"], row["acceptance_high"]
+            cells.append("" if math.isnan(low) else f"{low:.3g} to {high:.3g}")
         if compared:
             cells.append(ratios.get(_key(row), "?"))
         if timed:
@@ -179,6 +206,8 @@ def _columns_of(rows: pd.DataFrame, means: pd.DataFrame) -> list[str]:
     # States have no prefix, and of real models the prefixes' law is not known.
     enumerated = _state(rows) == "prompt" and means["kl_prefix"].notna().any()
     left_out = {"kl_prefix"} if not enumerated else set()
+    if _shows_topk(rows):
+        left_out |= {"kl_accepted", "kl_effective"}
     if not _has_gradients(rows):
         left_out |= {*OF_GRADIENT, "variance"}
     elif not _has_updates(rows):
@@ -240,7 +269,7 @@ def _key(row: Mapping[Hashable, object]) -> tuple[object, ...]:
 
 def _means(rows: pd.DataFrame) -> pd.DataFrame:
     grouped = rows.groupby(KEYS, sort=False)
-    means = grouped[[*_COLUMNS, "weight_seconds"]].mean()
+    means = grouped[[*_COLUMNS, "weight_seconds", "acceptance_low", "acceptance_high"]].mean()
     for column in _COLUMNS:
         means[f"{column}_se"] = np.sqrt(grouped[f"{column}_se"].agg(_sum_of_squares)) / grouped.size()
     return means.reset_index()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, get_args
 
 from jackpot_sim.commands import FLAG, UNPARSED, answer, app_of, console
+from jackpot_sim.environments.language_models import carried
 from jackpot_sim.requirements import require
 from jackpot_sim.studies import plugins
 from jackpot_sim.studies.dotted import split_dotted
@@ -19,9 +20,11 @@ from jackpot_sim.training.actors import Distillation, JointActor, OnPolicy, Serv
 from jackpot_sim.training.conduct import Options, conduct, load, shortages
 from jackpot_sim.training.config import Evaluation, Given, Sampling, Taught, Training, Update
 from jackpot_sim.training.loop.closed_loop import Budget, Feedback
+from jackpot_sim.training.models.adapters import Lora
 from jackpot_sim.training.records import COLUMNS
 from jackpot_sim.training.study import read
 from jackpot_sim.training.tasks import AnyTask
+from jackpot_sim.training.tasks.reasoning_gym import Extraction
 
 ROOTS = tuple(Training.model_fields)
 """Options that are fields of every run, alone or with dots."""
@@ -38,11 +41,14 @@ budget {fields(Budget)}, in the place of lam; feedback {fields(Feedback)}, of a 
 
 Tasks (`--task.kind`): {kinds(get_args(AnyTask))}. The first three have an alphabet of their own, and their policy is
 taught on the spot; answers of addition are written from their last digit on. The others need
-`--policy FOLDER_OR_HUB_ID`. Your own prompts are a file of objects with a prompt and an answer:
-`--task prompts --task.prompts FILE.jsonl`; `--task.reward answer` compares the answer's text instead of its
-mathematical value.
+`--policy FOLDER_OR_HUB_ID`, `--policy MODEL.gguf` or `--policy smollm2`.
+{carried.help_text()}
+Your own prompts are a file of objects with a prompt and an answer: `--task prompts --task.prompts FILE.jsonl`;
+`--task.reward answer` compares the answer's text instead of its mathematical value. A completion's answer in a reasoning-gym task is what its extraction finds:
+{", ".join(Extraction)}.
 
-Policies (`--policy.kind`): {kinds(get_args(Taught | Given))}.
+Policies (`--policy.kind`): {kinds(get_args(Taught | Given))}. With lora {fields(Lora)} adapters alone are
+trained. precision bf16 multiplies in bf16 and keeps weights in float32.
 
 Actors (`--actor.kind`): {kinds(_ACTORS)}. lag is in batches. served is the policy's model with quantised weights, a
 coarse KV cache or noise (`--actor.source.kind quantized-weights --actor.source.format int8 --actor.source.share 1`), or
@@ -131,7 +137,7 @@ def training(
     count = processes(executor, workers, len(study.runs))
     options = Options(keep_policies=keep_policies, tensorboard=tensorboard, models=models)
     with progress.shown(study, quiet) as report, opened(executor or ExecutorKind.LOKY, count) as pool:
-        done = conduct(study, root, pool, in_flight=count, options=options, report=report)
+        done = conduct(study, root, pool, in_flight=count, options=options, report=report, say=str if quiet else _say)
     steps, outcomes = load(root)
     if not quiet:
         output.print(summary.outcomes_table(study, steps, outcomes))

@@ -17,6 +17,7 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
+from jackpot_sim.environments.language_models.carried import folder_of
 from jackpot_sim.environments.language_models.checkpoints import resolved_device
 from jackpot_sim.studies.errors import StudyError
 from jackpot_sim.studies.executors import Task, landing, outliving_workers
@@ -27,6 +28,7 @@ from jackpot_sim.studies.plugins import Plugin, require_unchanged
 from jackpot_sim.studies.plugins import load as load_plugins
 from jackpot_sim.studies.provenance import provenance
 from jackpot_sim.training import records
+from jackpot_sim.training.config import Given
 from jackpot_sim.training.loop import checkpoints, evaluation
 from jackpot_sim.training.loop.run import LOG, STEPS, train
 from jackpot_sim.training.loop.trainer import Row
@@ -74,6 +76,7 @@ def conduct(
     in_flight: int = 1,
     options: Options = Options(),
     report: Callable[[Progress], None] = lambda _: None,
+    say: Callable[[str], object] = str,
 ) -> Progress:
     """Trains every run of `study` that `root` does not hold yet, and joins the records.
 
@@ -84,6 +87,7 @@ def conduct(
         in_flight: the number of runs that are handed out at a time.
         options: the files that are written beside the records.
         report: called with the progress, at least every half second.
+        say: called with a sentence before a GGUF file is converted, which takes a while.
 
     Raises:
         StudyError: the folder holds something else or cannot be written, or a run cannot be trained as asked.
@@ -98,6 +102,7 @@ def conduct(
             missing = [run for run in study.runs if not (root / "runs" / run.id / STEPS).exists()]
             already = len(study.runs) - len(missing)
             progress = Progress(len(study.runs), already, already)
+            _converted(missing, say)
             _prepared(pairs(missing), options.models_of(root), executor, in_flight, progress, report)
             _trained(missing, load_plugins(study.plugins), root, executor, in_flight, options, progress, report)
             join(study, root)
@@ -173,6 +178,16 @@ def manifest(root: Path) -> dict[str, Any]:
 
 def _folder(root: Path) -> StudyFolder:
     return StudyFolder(root, "study", lambda manifest: "config" in manifest)
+
+
+def _converted(runs: Sequence[Run], say: Callable[[str], object]) -> None:
+    """Makes checkpoints of the GGUF files that runs begin with, before workers would wait for each other to do it."""
+    policies = [run.training.policy for run in runs]
+    try:
+        for source in dict.fromkeys(policy.path for policy in policies if isinstance(policy, Given)):
+            folder_of(source, say)
+    except ValueError as error:
+        raise StudyError(str(error)) from error
 
 
 def _prepared(

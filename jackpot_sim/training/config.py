@@ -39,11 +39,11 @@ class Taught(Frozen):
 
 
 class Given(Frozen):
-    """A policy from a checkpoint: a folder, or a name on the Hugging Face hub."""
+    """A policy from a checkpoint: a folder, a GGUF file, a name such as smollm2, or one on the Hugging Face hub."""
 
     kind: Literal["checkpoint"] = "checkpoint"
     path: str
-    """The folder, or the name on the hub."""
+    """The folder, the file, or the name of a model that a package carries or of one on the hub."""
     lora: Lora | None = None
     """Adapters of low rank, which alone are trained and kept in checkpoints; None: all weights are trained."""
 
@@ -180,13 +180,20 @@ class Training(Frozen):
     evaluation: Evaluation = Evaluation()
     """The tests on held-out problems."""
     precision: Precision = Precision.FP32
-    """The precision of both models, fp32 or fp64: in 16 bits AdamW's small steps would be lost."""
+    """The precision in which models compute: fp32, fp64, or bf16, with weights and AdamW's small steps in fp32."""
     device: str = "cpu"
     """The device: cpu, cuda or auto."""
-    checkpoint_every: Count = 50
-    """Steps between checkpoints."""
+    checkpoint_every: Count | None = 50
+    """Steps between checkpoints; None: the clock alone decides."""
+    checkpoint_minutes: Positive = 10.0
+    """Minutes after which a step is followed by a checkpoint, whatever its number."""
     stop_after_collapse: Count | None = None
     """The number of steps for which the accuracy stays collapsed before a run stops; None never stops early."""
+
+    @property
+    def weights(self) -> Precision:
+        """The precision of the weights and of what AdamW remembers."""
+        return Precision.FP32 if self.precision is Precision.BF16 else self.precision
 
     @model_validator(mode="before")
     @classmethod
@@ -223,11 +230,8 @@ class Training(Frozen):
 
     @model_validator(mode="after")
     def _fitting(self) -> Training:
-        if self.precision not in (Precision.FP32, Precision.FP64):
-            raise ValueError(
-                f"precision {self.precision} is too coarse for AdamW's small steps: train in fp32; an actor in bf16 is "
-                "actor.kind served, with source quantized-weights and format bf16"
-            )
+        if self.precision is Precision.FP16:
+            raise ValueError("precision fp16 needs scaled losses, which training has not: give bf16, or fp32")
         if self.rollout.length is not None and self.task.characters and self.rollout.length < self.task.max_new_tokens:
             raise ValueError(
                 f"rollout.length is {self.rollout.length}, and solutions of {self.task.kind} take up to "

@@ -52,6 +52,9 @@ FIGURES = {
     "tokens": "tokens of the rollouts",
     "length": "mean tokens of a rollout",
     "seconds": "wall-clock time of the step, its test included",
+    "seconds_rollouts": "wall-clock time of its rollouts, with their rewards and the pass for p_ref",
+    "seconds_update": "wall-clock time of its updates; the first uses the pass for p_ref",
+    "memory": "peak memory so far, GiB: of the process on a CPU, of torch's allocations on a GPU",
 }
 """The meaning of every column with a figure; a column that does not apply to a run is nan throughout."""
 

@@ -9,9 +9,10 @@ import numpy as np
 
 from jackpot_sim import estimators
 from jackpot_sim.core.scored import ScoredRollouts
+from jackpot_sim.core.topk import TopK
 from jackpot_sim.estimators import Level, TokenWeights
 from jackpot_sim.estimators.mismatch import overlap_estimates, summaries
-from jackpot_sim.estimators.rollouts import at_states, gradients, weights
+from jackpot_sim.estimators.rollouts import at_states, at_topk, gradients, weights
 from tests.doors.harness import Door, Given, Make, Sizes, Values, array, floats, ids, laws, negative, numbers
 from tests.doors.sized import sized
 
@@ -92,6 +93,21 @@ def _visited(tokens: Any, **given: Any) -> object:
     return visited.divergences, visited.overlap, visited.at, visited.policy_log_probs, visited.told_log_probs
 
 
+def _topk(*shape: int) -> TopK:
+    return TopK(np.broadcast_to(np.arange(2, dtype=np.int32), (*shape, 2)), np.full((*shape, 2), -1.5, np.float32))
+
+
+def _visited_topk(tokens: Any, topk: TopK, **given: Any) -> object:
+    visited = at_topk.VisitedTopK(tokens, topk, [1.0])
+    visited.add(**given)
+    return visited.policy_log_probs, visited.policy_on_topk, visited.low, visited.high
+
+
+def _no_states(generator: np.random.Generator, sizes: Sizes) -> Mapping[str, Any]:
+    shape = _shape(sizes)
+    return {"visited": at_topk.VisitedTopK(np.zeros(shape, dtype=np.int64), _topk(*shape), [1.0])}
+
+
 def _at_states(**given: Any) -> object:
     return [at_states.at_states(**given, correction=each) for each in (JACKPOT, estimators.get("is"))]
 
@@ -135,6 +151,37 @@ DOORS: tuple[Door, ...] = (
         _visited,
         "rollouts.at_states.Visited",
         {"tokens": array("*n *length", ids("vocab"))} | PLACES | LAWS,
+    ),
+    _numpy(
+        _visited_topk,
+        "rollouts.at_topk.VisitedTopK.add",
+        PLACES | {"policy": LAWS["policy"]},
+        fixed=lambda generator, sizes: {
+            "tokens": generator.integers(sizes["vocab"], size=(sizes["n"], sizes["length"])),
+            "topk": _topk(sizes["n"], sizes["length"]),
+        },
+        letters=("n", "length"),
+    ),
+    _numpy(
+        _visited_topk,
+        "rollouts.at_topk.VisitedTopK",
+        {"tokens": array("n length", ids("vocab"))} | PLACES | {"policy": LAWS["policy"]},
+        fixed=lambda generator, sizes: {"topk": _topk(sizes["n"], sizes["length"])},
+        says=("log_probs",),
+    ),
+    _numpy(
+        lambda visited, **given: visited.calibrated(1.0, **given),
+        "rollouts.at_topk.VisitedTopK.calibrated",
+        {"log_ratio": _per_token(negative), "mask": _per_token(_kept)} | REPLICATE,
+        fixed=_no_states,
+        says=("tokens",),
+    ),
+    Door(
+        at_topk.sampled_divergences,
+        {"log_ratio": _per_token(negative), "mask": _per_token(_kept)},
+        lambda generator, sizes: {"cuts": False},
+        name="estimators.rollouts.at_topk.sampled_divergences",
+        torch=False,
     ),
     _numpy(
         _updates,

@@ -187,7 +187,7 @@ train.yaml                                                | --config train.yaml
 --executor threads                                        | --executor
 --device toaster                                          | toaster
 --precision fp8                                           | precision
---precision bf16                                          | too coarse
+--precision fp16                                          | give bf16, or fp32
 --actor nobody                                            | 'nobody'
 --actor on-policy --actor.kl 1                            | on-policy has no fields
 --actor.kind stale --actor.lag 0                          | lag

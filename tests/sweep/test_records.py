@@ -44,8 +44,9 @@ def copy(whole: Path, tmp_path: Path) -> Path:
 
 GOLDEN_RECORDS = """
 cell environment env_kind base_kind knob_name knob target_divergence target_kl achieved_kl achieved_kl_se vocab states
-length seed space estimator estimator_kind level masked_by target rao_blackwell batch_normalize centred clip floor low
-high bound lam c1 c2 threshold delta aggregate inverted direction clip_on dual tau_positive tau_negative epsilon
+length seed space estimator estimator_kind level masked_by target rao_blackwell batch_normalize centred laws
+acceptance_low acceptance_low_se acceptance_high acceptance_high_se clip floor low high bound lam c1 c2 threshold delta
+aggregate inverted direction clip_on dual tau_positive tau_negative epsilon
 k_positive lambda_positive k_negative lambda_negative acceptance_budget budget_per_state denominator method
 kl_policy_actor kl_actor_policy total_variation chi_square kl_sequence chi_square_sequence mean_length
 kl_policy_actor_se kl_actor_policy_se total_variation_se chi_square_se kl_sequence_se chi_square_sequence_se
@@ -223,10 +224,11 @@ def test_parameters_of_other_versions_are_read(whole: Path, copy: Path) -> None:
 
 def test_records_from_before_there_was_centring_are_read(whole: Path, copy: Path) -> None:
     older, expected = shards(copy)[0], records.load(whole)
-    pq.write_table(pq.read_table(older).drop_columns(["centred"]), older)
+    pq.write_table(pq.read_table(older).drop_columns(["centred", "laws", "acceptance_low"]), older)
     loaded = records.load(copy)
     pd.testing.assert_frame_equal(loaded, expected, check_exact=True)
     assert loaded["centred"].dtype == bool
+    assert (loaded["laws"] == "whole").all()
     assert not loaded["centred"].any()
     again(copy)
 

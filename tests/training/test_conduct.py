@@ -20,7 +20,7 @@ from jackpot_sim.training.conduct import Options, Progress, conduct, last_row, l
 from jackpot_sim.training.loop.run import train
 from jackpot_sim.training.records import OUTCOMES, STEPS
 from jackpot_sim.training.study import Study
-from tests.training.tiny import MODES, assert_same, study_of
+from tests.training.tiny import COSTS, MODES, assert_same, study_of
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
@@ -42,7 +42,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Path:
 def assert_same_study(found: Path, expected: Path) -> None:
     for ours, theirs in zip(load(found), load(expected), strict=True):
         pd.testing.assert_frame_equal(
-            ours.drop(columns="seconds", errors="ignore"), theirs.drop(columns="seconds", errors="ignore")
+            ours.drop(columns=COSTS, errors="ignore"), theirs.drop(columns=COSTS, errors="ignore")
         )
 
 
@@ -79,8 +79,8 @@ def test_a_worker_process_and_any_order_give_the_same(whole: Path, tmp_path: Pat
     steps, theirs = load(tmp_path / "study")[0], load(whole)[0]
     order = ["method", "step"]
     pd.testing.assert_frame_equal(
-        steps.sort_values(order, ignore_index=True).drop(columns="seconds"),
-        theirs.sort_values(order, ignore_index=True).drop(columns="seconds"),
+        steps.sort_values(order, ignore_index=True).drop(columns=COSTS),
+        theirs.sort_values(order, ignore_index=True).drop(columns=COSTS),
     )
 
 

@@ -283,7 +283,7 @@ def test_a_text_stands_for_a_configuration(short: dict[str, Any], long: dict[str
         ({"actor": {"kind": "frozen", "path": "x"}}, r"^actor\.path: there is no such field \(frozen has model, kl\)"),
         ({"rollout": {"prompts": "many"}}, r"^rollout\.prompts: "),
         ({"actor": {"kind": "served", "source": {"kind": "weight-noise", "sigma": -1}}}, r"^actor\.source: "),
-        ({"precision": "fp16"}, "too coarse for AdamW"),
+        ({"precision": "fp16"}, "give bf16, or fp32"),
         ({"rollout": {"length": 2}}, "solutions of addition take up to 5 tokens"),
         ({"actor": {"kind": "joint", "ppo": False, "distillation": {"feedback": FEEDBACK}}}, "AdamW cancels a lone"),
     ],

@@ -21,6 +21,7 @@ from jackpot_sim.training.conduct import Progress, load
 from jackpot_sim.training.records import FIGURES
 from jackpot_sim.training.study import of_mapping
 from tests.environments.tiny_checkpoints import WORDS, save_checkpoint
+from tests.environments.tiny_gguf import converts, write_gguf
 from tests.training.tiny import MODES, TINY, study_of, written
 
 pytest.importorskip("torch")
@@ -158,6 +159,22 @@ def test_a_task_with_few_problems_is_trained_on_them_and_says_so(
         "training: prompts has 10 problems to train on, fewer than rollout.prompts (32): each batch repeats some",
     ]
     assert load(Path("study"))[0]["accuracy"].notna().all()
+
+
+def test_the_policy_may_be_a_gguf_file(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    converts()
+    rows = [{"prompt": p, "answer": "a"} for p in "abcdefghijkl"]
+    Path("prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    task = ["--task", "prompts", "--task.prompts", "prompts.jsonl", "--task.reward", "answer", "--rollout.length", "2"]
+    options = [*command, *task, "--quick", "--policy", "policy.gguf"]
+    write_gguf(Path("policy.gguf"))
+    assert main(options) == 0
+    assert load(Path("study"))[0]["accuracy"].notna().all()
+    assert "training: converting policy.gguf to a checkpoint, this once, in " in capsys.readouterr().err
+    write_gguf(Path("policy.gguf"), seed=1)
+    assert "another study" in refusal(options, capsys)  # the file's contents count, not its name
+    Path("policy.gguf").write_bytes(b"GGUF")
+    assert "cut short" in refusal(["other" if part == "study" else part for part in options], capsys)
 
 
 def test_a_dry_run_needs_no_torch(command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:

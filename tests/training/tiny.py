@@ -44,6 +44,9 @@ MODES: dict[str, dict[str, Any]] = {
 }
 """Every kind of actor, and every strength that follows the KL."""
 
+COSTS = ["seconds", "seconds_rollouts", "seconds_update", "memory"]
+"""The columns in which equal runs differ."""
+
 
 def study_of(*changes: Mapping[str, Any]) -> Study:
     """The tiny study with these laid over it, one after the other."""
@@ -65,9 +68,9 @@ def rewards_of_length(completions: Any, problems: Any) -> list[float]:
 
 
 def rows_of(folder: Path) -> pd.DataFrame:
-    """The rows of a finished run, without the time that they took."""
+    """The rows of a finished run, without the time and memory that they took."""
     frame: pd.DataFrame = records.read(folder / STEPS)[0].to_pandas()
-    return frame.drop(columns="seconds")
+    return frame.drop(columns=COSTS)
 
 
 def reason_of(folder: Path) -> str:

@@ -133,7 +133,8 @@ class Weights:
         options = library().llama_context_default_params()
         slots = sequences + 1  # one for `Reader._single`
         options.n_seq_max, options.n_ctx = slots, slots * _rounded_up(positions)
-        options.n_batch = options.n_ubatch = AT_ONCE
+        # One output for each sequence must fit a batch, or llama.cpp ends the process.
+        options.n_batch, options.n_ubatch = max(AT_ONCE, slots), AT_ONCE
         options.n_threads = options.n_threads_batch = threads
         options.type_k = options.type_v = kv.number
         options.kv_unified = False

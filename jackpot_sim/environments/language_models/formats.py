@@ -42,11 +42,11 @@ def rounded(values: Tensor, to: Format, group: int | None = None) -> Tensor:
 
     if group is not None:
         whole = values.shape[-1] - values.shape[-1] % group
-        groups = rounded(values[..., :whole].unflatten(-1, (-1, group)), to).flatten(-2) if whole else None
-        if whole == values.shape[-1] and groups is not None:
-            return groups
-        rest = rounded(values[..., whole:], to)
-        return rest if groups is None else torch.cat([groups, rest], dim=-1)
+        if not whole:
+            return rounded(values, to)
+        groups = rounded(values[..., :whole].reshape(*values.shape[:-1], -1, group), to).flatten(-2)
+        rest = values[..., whole:]
+        return torch.cat([groups, rounded(rest, to)], dim=-1) if rest.shape[-1] else groups
     if to is Format.BF16:
         return values.to(torch.bfloat16).to(values.dtype)
     scale = values.abs().amax(-1, keepdim=True) / _LARGEST[to]

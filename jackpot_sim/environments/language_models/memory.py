@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -54,6 +55,14 @@ def run_fitting(run: Callable[[int], T], batch_size: int) -> T:
         "sequences, a smaller model, fp16 or bf16, or another device",
         0,
     )
+
+
+def peak_resident() -> float:
+    """The peak memory of the process so far, torch's included, which Python's own tracing cannot see; GiB."""
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1 << 10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
 
 def _attempted(run: Callable[[int], T], batch_size: int) -> tuple[bool, tuple[T, ...]]:

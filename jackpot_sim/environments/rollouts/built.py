@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,12 +17,14 @@ from jackpot_sim.core.checks import check_integers, check_reals, check_same_shap
 from jackpot_sim.core.numerics import log_softmax
 from jackpot_sim.core.sequence_divergences import ratio_of_means
 from jackpot_sim.core.sequences import per_sequence
-from jackpot_sim.environments.engines.engine import Engine, LawEngine, ModelEngine, Order
+from jackpot_sim.environments.engines.engine import Engine, LawEngine, Order
+from jackpot_sim.environments.engines.sharing import SharingEngine
 from jackpot_sim.environments.fields import check_count
 from jackpot_sim.environments.language_models.generation import Written
 from jackpot_sim.environments.language_models.memory import run_fitting
 from jackpot_sim.environments.language_models.sampling_law import SamplingLaw
 from jackpot_sim.environments.language_models.scoring import CausalLM
+from jackpot_sim.environments.progress import Stage, report
 from jackpot_sim.environments.randomness import keyed_generator
 from jackpot_sim.environments.recorded import LogProbs
 
@@ -34,8 +35,6 @@ Role: TypeAlias = Literal["actor", "policy"]
 T = TypeVar("T")
 
 ROLES: tuple[Role, ...] = ("actor", "policy")
-
-LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,14 +105,16 @@ class Setup:
 
     def write(self, engine: Engine, role: Role, prompt: Ints, uniforms: Floats) -> Written:
         """A rollout after each of the prompts numbered `prompt`, shape (n,), from uniforms (n, length)."""
+        stage = Stage.ACTOR_WRITES if role == "actor" else Stage.POLICY_WRITES
         order = Order(
             sampling=self.actor_law if role == "actor" else self.policy_law,
             end_tokens=self.end_tokens,
             batch_size=self.batch_size,
             topk=0 if isinstance(engine, LawEngine) else self.stored_topk,
             support=role == "actor" and self.log_probs is LogProbs.SUPPORT,
-            report=lambda done: LOG.info("the %s has written %d of %d rollouts", role, done, len(uniforms)),
+            report=lambda done: report(stage, done, len(uniforms)),
         )
+        report(stage, 0, len(uniforms))
         return engine.write(self.prompts, prompt, uniforms, order)
 
     def pairs(self, policy: LawEngine, actor: LawEngine, written: Written) -> Iterator[LawPair]:
@@ -125,11 +126,12 @@ class Setup:
             engine.laws(self.prompts, written, sampling=law, batch_size=self.batch_size, rows=self.rows)
             for engine, law in sampled_from
         ]
-        done = -1
+        done = 0
+        report(Stage.SCORING, done, len(written.tokens))
         for p, q, *others in zip(*streams, strict=True):
-            if int(p.sequence[-1]) // self.batch_size > done // self.batch_size:
-                done = int(p.sequence[-1])
-                LOG.info("scoring rollout %d of %d", done + 1, len(written.tokens))
+            if int(p.sequence[0]) // self.batch_size > done // self.batch_size:
+                done = int(p.sequence[0])
+                report(Stage.SCORING, done, len(written.tokens))
             believed = others[0].log_probs if others else q.log_probs
             replayed = None
             if written.kept is not None:
@@ -172,7 +174,7 @@ class RealisedRollouts:
         target_kl: the mean KL per token that was asked for, nats; None if the knob was given.
         divergence: measures the mean KL(policy‖actor) per token over a few rollouts of the policy, nats, and its
             standard error over those rollouts.
-        policy: the policy that is trained; p_ref and p_new are one.
+        policy_engine: the policy that is trained; p_ref and p_new are one.
         actor: the engine that writes the rollouts; if it is no `LawEngine`, there are no pairs of laws.
         reward: the reward of a completion.
         mean_rewards: measures b of every prompt, (prompts,).
@@ -184,11 +186,16 @@ class RealisedRollouts:
     knob: float
     target_kl: float | None
     divergence: Callable[[], tuple[float, float]]
-    policy: CausalLM
+    policy_engine: SharingEngine
     actor: Engine
     reward: RewardAfter
     mean_rewards: Callable[[], Floats]
     block: str | None
+
+    @property
+    def policy(self) -> CausalLM:
+        """The policy's model and its cache."""
+        return self.policy_engine.scorer
 
     @property
     def achieved(self) -> float:
@@ -235,7 +242,7 @@ class RealisedRollouts:
             axis=1,
         )
         prompt = np.tile(np.repeat(np.arange(prompts), n), replicates)
-        engine = self.actor if role == "actor" else ModelEngine(self.policy)
+        engine = self.actor if role == "actor" else self.policy_engine
         return self.setup.write(engine, role, prompt, uniforms.reshape(-1, length))
 
     def pairs(self, written: Written) -> Iterator[LawPair]:
@@ -246,4 +253,4 @@ class RealisedRollouts:
         """
         if not isinstance(self.actor, LawEngine):
             raise TypeError("the actor is an engine that shows no whole laws: there are no pairs")
-        return self.setup.pairs(ModelEngine(self.policy), self.actor, written)
+        return self.setup.pairs(self.policy_engine, self.actor, written)

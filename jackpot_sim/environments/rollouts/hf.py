@@ -10,8 +10,6 @@ the same numbers.
 
 from __future__ import annotations
 
-import logging
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
@@ -22,7 +20,8 @@ import numpy as np
 
 from jackpot_sim.core.arrays import Flags, Floats, Ints
 from jackpot_sim.core.checks import check_reals
-from jackpot_sim.environments.engines.engine import Engine, LawEngine, ModelEngine, engine_of
+from jackpot_sim.environments.engines.engine import Engine, LawEngine
+from jackpot_sim.environments.engines.sharing import SharingEngine
 from jackpot_sim.environments.fields import BY_KIND, FORBID_EXTRA, check_count, check_positive
 from jackpot_sim.environments.knobs import Divergence
 from jackpot_sim.environments.language_models.build import check_model, check_same_vocabulary
@@ -35,11 +34,13 @@ from jackpot_sim.environments.language_models.prompts import Prompt, PromptDatas
 from jackpot_sim.environments.language_models.sampling_law import SamplingLaw
 from jackpot_sim.environments.language_models.scoring import CausalLM
 from jackpot_sim.environments.language_models.threads import torch_threads
+from jackpot_sim.environments.progress import Stage, enclosing, report
 from jackpot_sim.environments.randomness import keyed_generator
 from jackpot_sim.environments.recorded import LogProbs
 from jackpot_sim.environments.rollouts.answers import AnswerReward
 from jackpot_sim.environments.rollouts.ascent import RolloutAscent
 from jackpot_sim.environments.rollouts.built import RealisedRollouts, RewardAfter, Setup
+from jackpot_sim.environments.rollouts.shared import policy_of
 from jackpot_sim.environments.sequences.reward import DistinctShareReward, Reward
 from jackpot_sim.environments.sources.actor_source import Setting
 from jackpot_sim.environments.sources.kinds import RealSource
@@ -53,9 +54,6 @@ POLICY_ROLLOUTS = 8
 """Completions of each prompt, by the policy, behind the KL that a knob is solved for, and behind the baseline."""
 TARGET_TOLERANCE = 1e-2
 """The largest relative miss of a target KL: the standard error of a mean KL over rollouts is seldom smaller."""
-
-LOG = logging.getLogger(__name__)
-"""Reports the progress of a long build at level INFO."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,7 +171,7 @@ class HuggingFace:
         return self.actor.target_kl
 
     def cost(self) -> None:
-        """No estimate: only loading the models tells what they cost."""
+        """No estimate: a rehearsal with the models themselves tells what they cost."""
 
     def files(self) -> tuple[Path, ...]:
         """The local files that are named: prompts, GGUF files, and those in folders of checkpoints and data sets."""
@@ -203,11 +201,11 @@ class HuggingFace:
         device = resolved_device(self.device)
         texts = self.prompts.read()
         with torch_threads(self.threads):
-            LOG.info("loading %s", self.policy)
-            policy = load(self.policy, precision=self.precision, device=device)
+            report(Stage.LOADING)
+            policy, engine = policy_of(self.policy, precision=self.precision, device=device, threads=self.threads)
             ids = self._encoded(texts, policy)
             other = self._other(policy, device, max(map(len, ids)))
-            return self._realised(seed, policy, other, texts, ids)
+            return self._realised(seed, policy, engine, other, texts, ids)
 
     def _encoded(self, texts: Sequence[Prompt], policy: Loaded) -> list[Ints]:
         if policy.tokenizer is None:
@@ -220,14 +218,19 @@ class HuggingFace:
         """The actor's own model, if it has one."""
         if not isinstance(self.actor, AnotherCheckpoint):
             return None
-        LOG.info("loading %s", self.actor.path)
         other = load(self.actor.path, precision=self.actor.precision or self.precision, device=device)
         check_model(other.model, self.actor.path, positions=longest + self.length)
         check_same_vocabulary(policy.model, other.model, policy.tokenizer, other.tokenizer)
         return other.model
 
     def _realised(
-        self, seed: int, policy: Loaded, other: Model | None, texts: Sequence[Prompt], ids: list[Ints]
+        self,
+        seed: int,
+        policy: Loaded,
+        engine: SharingEngine,
+        other: Model | None,
+        texts: Sequence[Prompt],
+        ids: list[Ints],
     ) -> RealisedRollouts:
         generator = partial(keyed_generator, seed, self.kind)
         vocab = int(policy.model.config.get_text_config().vocab_size)
@@ -263,7 +266,11 @@ class HuggingFace:
         def actors(knob: float) -> tuple[CausalLM, Engine]:
             policy, actor = pairs(knob)
             # No mixture of two models: mixtures are of tiny ones.
-            return policy, engine_of(cast("CausalLM | Engine", actor))
+            return policy, shared(actor) if isinstance(actor, CausalLM) else cast("Engine", actor)
+
+        @cache
+        def shared(scorer: CausalLM) -> SharingEngine:
+            return engine if engine.would_read(scorer) else SharingEngine(scorer)
 
         def setup_at(knob: float) -> Setup:
             return replace(setup, actor_law=self.actor.sampling(self.actor_law, knob))
@@ -273,20 +280,20 @@ class HuggingFace:
 
         @cache  # most actors leave the policy as it is
         def written_by(policy: CausalLM) -> Written:
-            return setup.fitting(lambda setup: setup.write(ModelEngine(policy), "policy", prompt, uniforms))
+            return setup.fitting(lambda setup: setup.write(shared(policy), "policy", prompt, uniforms))
 
         @cache
         def kl_at(knob: float) -> tuple[float, float]:
             policy, actor = actors(knob)
             if not isinstance(actor, LawEngine):
-                return math.nan, math.nan
-            return setup_at(knob).fitting(lambda setup: setup.kl(ModelEngine(policy), actor, written_by(policy)))
+                raise ValueError("target_kl needs the actor's whole laws, which this one does not show: give its knob")
+            return setup_at(knob).fitting(lambda setup: setup.kl(shared(policy), actor, written_by(policy)))
 
         def solved(target_kl: float) -> float:
-            LOG.info("solving %s for a KL of %g", self.knob_name, target_kl)
             label = f"{self.target_divergence} of {self.actor.kind}"
             target = Target(label, target_kl, lambda knob: kl_at(knob)[0], TARGET_TOLERANCE)
-            return self.actor.solve(target, setting)
+            with enclosing(Stage.SOLVING):
+                return self.actor.solve(target, setting)
 
         knob = self.actor.resolved(solved)
         reference, actor = actors(knob)
@@ -302,7 +309,7 @@ class HuggingFace:
             knob=float(knob),
             target_kl=self.target_kl,
             divergence=partial(kl_at, knob),
-            policy=reference,
+            policy_engine=shared(reference),
             actor=actor,
             reward=reward,
             mean_rewards=mean_rewards,

@@ -77,7 +77,7 @@ RealSource: TypeAlias = (
 """The sources of an actor of real models."""
 
 ServedSource: TypeAlias = QuantizedWeights | QuantizedKV | WeightNoise | LlamaCppActor | ServerActor
-"""The sources of an actor in training: the policy's weights of the moment, served otherwise; or a server, as it is."""
+"""The sources of an actor in training: the policy's weights of the moment, served otherwise; or an engine, as it is."""
 
 TINY_SOURCES: tuple[type[ActorSource], ...] = get_args(TinySource)
 REAL_SOURCES: tuple[type[ActorSource], ...] = get_args(RealSource)

@@ -73,7 +73,7 @@ class LlamaCppActor(WithoutKnob):
         if not is_gguf(policy):
             raise ValueError(
                 f"llama-cpp without a path runs the policy's own GGUF file, and {policy or 'the policy'} is none: give "
-                "actor.path"
+                "its path"
             )
         return gguf_of(policy)
 

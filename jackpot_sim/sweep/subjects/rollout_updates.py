@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -11,7 +10,8 @@ import numpy as np
 from jackpot_sim.core.arrays import Floats, Ints
 from jackpot_sim.environments.language_models.block_gradients import OtherTokens, block_of, gradients
 from jackpot_sim.environments.language_models.generation import Written
-from jackpot_sim.environments.language_models.library import Model
+from jackpot_sim.environments.language_models.library import Model, last_gain
+from jackpot_sim.environments.progress import Stage, report
 from jackpot_sim.environments.rollouts.built import RealisedRollouts
 from jackpot_sim.environments.rollouts.hf import HuggingFace
 from jackpot_sim.estimators import Correction, Denominator
@@ -22,8 +22,6 @@ from jackpot_sim.sweep.subjects.rollout_states import Figures, Observed, Weighed
 
 _HELD = 8 << 30
 """The most bytes of gradients that are held at once."""
-
-LOG = logging.getLogger("jackpot_sim.environments")
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,10 +94,11 @@ class Differentiation:
         out = [Updates(replicates, parameters, prompts, limit=_HELD // len(coefficients)) for _ in coefficients]
         replicate = replicates_of(self.study, len(written.tokens))
         slices = _singles(written.prompt) if self._one_by_one else _batches(replicate, setup.batch_size)
+        report(Stage.GRADIENTS, 0, len(written.tokens))
         for done, (rows, by_set) in enumerate(self._gradients(written, coefficients, slices, others)):
             first = rows.start
-            if done % setup.batch_size == 0:
-                LOG.info("gradients: %d of %d rollouts", done if self._one_by_one else first, len(written.tokens))
+            if done and done % setup.batch_size == 0:
+                report(Stage.GRADIENTS, done if self._one_by_one else first, len(written.tokens))
             for updates, gradient in zip(out, by_set, strict=True):
                 if self._one_by_one:
                     updates.add_sequence(int(replicate[first]), int(written.prompt[first]), gradient)
@@ -110,15 +109,23 @@ class Differentiation:
     def _gradients(
         self, written: Written, coefficients: Floats, batches: Iterable[slice], others: OtherTokens | None = None
     ) -> Iterator[tuple[slice, Floats]]:
+        setup, engine = self.realised.setup, self.realised.policy_engine
+        model, temperature = engine.scorer.model, setup.policy_law.temperature
+        names = frozenset(block_of(model, [self._block(model)]))
+        shared = engine.norm_gradients(
+            setup.prompts, written, temperature=temperature, batch_size=setup.batch_size, rows=setup.rows
+        )
+        if shared is not None and shared.names == names:
+            return shared.of(coefficients, batches, others)
         return gradients(
-            self.realised.policy.model,
-            self.realised.setup.prompts,
+            model,
+            setup.prompts,
             written.prompt,
             written.tokens,
             written.mask,
             coefficients,
-            patterns=[self._block(self.realised.policy.model)],
-            temperature=self.realised.setup.policy_law.temperature,
+            patterns=[self._block(model)],
+            temperature=temperature,
             kept=written.kept,
             others=others,
             batches=batches,
@@ -126,10 +133,10 @@ class Differentiation:
 
     def _block(self, model: Model) -> str:
         """The pattern of the parameters whose gradients are taken."""
-        gains = [name for name, weight in model.named_parameters() if weight.ndim == 1 and name.endswith("weight")]
-        if self.env.block is None and not gains:
+        block = self.env.block or last_gain(model)
+        if block is None:
             raise ValueError(f"{self.env.policy} has no norm with a gain: name other parameters with block")
-        return self.env.block or gains[-1]
+        return block
 
 
 def replicates_of(study: Study, sequences: int) -> Ints:

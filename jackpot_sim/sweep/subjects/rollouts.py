@@ -62,9 +62,10 @@ def measure(cell: Cell, study: Study, env: HuggingFace) -> Measured:
         return Estimate(_columns(values) | how)
 
     figures = _divergences(observed)
-    if realised.target_kl is None and "kl_policy_actor" in figures:
+    if realised.target_kl is None:
         # Nothing was solved for, so that no pilot need say what the study's own rollouts say better.
-        realised = dataclasses.replace(realised, divergence=lambda: figures["kl_policy_actor"])
+        own = figures.get("kl_policy_actor", (math.nan, math.nan))
+        realised = dataclasses.replace(realised, divergence=lambda: own)
     header = environment_columns(cell, realised) | {
         "laws": LAWS if isinstance(observed.visited, Served) else "whole",
         "achieved_kl_se": realised.achieved_se,

@@ -10,7 +10,6 @@ import numpy as np
 from jackpot_sim.core.arrays import Array, Floats, Ints
 from jackpot_sim.core.obrs import acceptance_probability
 from jackpot_sim.core.scored import ScoredRollouts
-from jackpot_sim.environments.engines.engine import ModelEngine
 from jackpot_sim.environments.language_models.generation import Written
 from jackpot_sim.environments.language_models.streaming import StreamedLaws
 from jackpot_sim.environments.recorded import LogProbs
@@ -78,7 +77,9 @@ def visit(
         ValueError: a correction needs what the actor does not show.
     """
     setup = realised.setup
-    told = actor_log_probs(realised, written)
+    if setup.log_probs is LogProbs.SUPPORT and setup.actor_law.cuts:
+        raise ValueError("log_probs support needs whole laws, which the actor does not show: give processed or raw")
+    told = written.raw_log_probs if setup.log_probs is LogProbs.RAW else written.log_probs
     # A bracket is of the law whose top-k was returned, and so of ratios only where corrections see that law.
     seen = written.topk if setup.log_probs is not LogProbs.RAW or setup.actor_law.is_plain else None
     _check(corrections, None if seen is None else written)
@@ -99,25 +100,9 @@ def visit(
 def policy_laws(realised: RealisedRollouts, written: Written) -> Iterator[StreamedLaws]:
     """The policy's law at every token, a few rows at a time."""
     setup = realised.setup
-    return ModelEngine(realised.policy).laws(
+    return realised.policy_engine.laws(
         setup.prompts, written, sampling=setup.policy_law, batch_size=setup.batch_size, rows=setup.rows
     )
-
-
-def actor_log_probs(realised: RealisedRollouts, written: Written) -> Floats:
-    """log q of the tokens as corrections see it, (n, length), nats.
-
-    Raises:
-        ValueError: the actor does not return these log-probs.
-    """
-    how = realised.setup.log_probs
-    if how is LogProbs.SUPPORT and realised.setup.actor_law.cuts:
-        raise ValueError("log_probs support needs whole laws, which the actor does not show: give processed or raw")
-    told = written.raw_log_probs if how is LogProbs.RAW else written.log_probs
-    if np.isnan(told[written.mask]).any():
-        other = LogProbs.PROCESSED if how is LogProbs.RAW else LogProbs.RAW
-        raise ValueError(f"log_probs {how}: the actor does not return these log-probs: give log_probs {other}")
-    return told
 
 
 def acceptance(served: Served, correction: Correction, accept: Floats, rollouts: ScoredRollouts) -> dict[str, Floats]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,7 @@ from jackpot_sim.core.checks import (
     check_shape,
 )
 from jackpot_sim.core.support import SamplingMask
+from jackpot_sim.environments.language_models.checkpoints import Precision
 from jackpot_sim.environments.language_models.completions import right_padded
 from jackpot_sim.environments.language_models.library import Model, logits
 from jackpot_sim.training.loop.packing import packed_logits
@@ -140,6 +142,15 @@ class PaddedSequences:
     def tokens(self) -> Tensor:
         """The ids of the completions, (n, length); any id at padding."""
         return self.ids.gather(1, self.places + 1)
+
+
+def computing_in(precision: Precision, model: Model) -> AbstractContextManager[object]:
+    """A context in which a model of float32 weights multiplies in bf16; other precisions are those of the weights."""
+    import torch
+
+    if precision is not Precision.BF16:
+        return nullcontext()
+    return torch.autocast(model.device.type, dtype=torch.bfloat16)
 
 
 def model_pass(model: Model, sequences: PaddedSequences, temperature: float = 1.0) -> ModelPass:

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from jackpot_sim.environments.language_models.memory import peak_resident
 from jackpot_sim.environments.language_models.threads import torch_threads
 from jackpot_sim.requirements import require
 from jackpot_sim.studies.errors import StudyError
@@ -90,6 +91,7 @@ class _UnderWay:
     def __init__(self, run: Run, trainer: Trainer, folder: Path, watch: Watch, events: SummaryWriter | None) -> None:
         self._run, self._trainer, self._folder, self._watch, self._events = run, trainer, folder, watch, events
         self._rows: list[Row] = []
+        self._kept_at = time.monotonic()
 
     def to_its_end(self, keep_policy: bool) -> None:
         """Makes the steps, tests and checkpoints; writes the policy and the rows at the end."""
@@ -98,7 +100,7 @@ class _UnderWay:
         try:
             while trainer.step < config.steps and not self._is_over():
                 self._one()
-                if trainer.step % config.checkpoint_every == 0:
+                if self._due():
                     self._keep()
             row = self._begun()
             self._test(row)
@@ -131,7 +133,7 @@ class _UnderWay:
         if self._trainer.step % self._run.training.evaluation.every == 0:
             self._test(row)
         row |= self._trainer.advance()
-        row["seconds"] = time.perf_counter() - began
+        row |= self._trainer.seconds | {"seconds": time.perf_counter() - began, "memory": _memory(self._trainer)}
         self._watch(row)
         self._tell(row)
 
@@ -153,7 +155,14 @@ class _UnderWay:
                 if math.isfinite(row.get(name, math.nan)):
                     self._events.add_scalar(name, row[name], int(row["step"]))
 
+    def _due(self) -> bool:
+        """True where the number of steps or the clock asks for a checkpoint."""
+        config = self._run.training
+        by_step = config.checkpoint_every is not None and self._trainer.step % config.checkpoint_every == 0
+        return by_step or time.monotonic() - self._kept_at >= 60 * config.checkpoint_minutes
+
     def _keep(self) -> None:
+        self._kept_at = time.monotonic()
         self._trainer.check_weights()
         checkpoints.save(self._folder, self._trainer.step, {"trainer": self._trainer.state(), "rows": self._rows})
 
@@ -165,6 +174,15 @@ class _UnderWay:
             return False
         since = course([int(row["step"]) for row in tests], [row["accuracy"] for row in tests]).collapsed_at
         return since is not None and self._trainer.step - since >= patience
+
+
+def _memory(trainer: Trainer) -> float:
+    """The peak memory of the run so far, GiB: the process's on a CPU, what torch allocated on a GPU."""
+    import torch
+
+    if trainer.policy.device.type == "cuda":
+        return float(torch.cuda.max_memory_allocated(trainer.policy.device)) / 2**30
+    return peak_resident()
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ weights.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
@@ -29,7 +30,7 @@ from jackpot_sim.training.loop.closed_loop import lam_at
 from jackpot_sim.training.loop.evaluation import Scores, evaluated, held_out
 from jackpot_sim.training.loop.measures import Means, kl_to_actor, mismatch
 from jackpot_sim.training.loop.packing import packs
-from jackpot_sim.training.loop.passes import PaddedSequences, model_pass
+from jackpot_sim.training.loop.passes import PaddedSequences, computing_in, model_pass
 from jackpot_sim.training.loop.rewards import RewardOf, checked_rewards
 from jackpot_sim.training.models.adapters import Weights, restore, trained_weights
 from jackpot_sim.training.models.serving import Server, ServerState
@@ -59,7 +60,11 @@ class TrainerState(TypedDict):
 
 
 class Trainer:
-    """Policy, actor and optimisers after some number of steps."""
+    """Policy, actor and optimisers after some number of steps.
+
+    Attributes:
+        seconds: the wall-clock seconds of the parts of the last step, by column of the records.
+    """
 
     def __init__(
         self,
@@ -81,6 +86,7 @@ class Trainer:
             reward: a reward function in place of the task's own.
         """
         self.config, self.texts, self.seed, self.step = config, texts, seed, 0
+        self.seconds: Row = {}
         self.policy, name = policy, config.policy.path if isinstance(config.policy, Given) else ""
         self._server = Server(config.actor, policy, actor, seed, name=name, tokenizer=texts.tokenizer)
         self._reward = texts.task.rewards if reward is None else reward
@@ -148,7 +154,8 @@ class Trainer:
         """
         samples, temperature = self.config.evaluation.samples, self.config.rollout.temperature
         try:
-            return evaluated(self.policy, self.texts, self._held_out, samples, temperature, self.seed)
+            with computing_in(self.config.precision, self.policy):
+                return evaluated(self.policy, self.texts, self._held_out, samples, temperature, self.seed)
         except LawError as error:
             raise DivergedError(self.step, str(error)) from error
 
@@ -161,8 +168,10 @@ class Trainer:
             StudyError: a prompt does not fit into the model.
             ValueError: the task has no problems, or no λ meets the budget.
         """
+        began = time.perf_counter()
         first, *others = self._minibatches()
         sequences, proposed, new, row = self._rolled_out(first)
+        rolled_out = time.perf_counter()
         row |= mismatch(proposed, self.vocab)
         correction, row["lam"] = self._correction(proposed)
         means = Means()
@@ -173,6 +182,7 @@ class Trainer:
         row |= means.means()
         row |= {"distillation_weight": self.distillation_weight, "rejected_budget": self.rejected}
         self._adapt(row["kl_policy_actor"])
+        self.seconds = {"seconds_rollouts": rolled_out - began, "seconds_update": time.perf_counter() - rolled_out}
         self.step += 1
         return row
 
@@ -183,15 +193,16 @@ class Trainer:
         config = self.config.rollout
         problems = self.texts.task.problems(self._generator("problems"), config.prompts)
         try:
-            prompts, written = self.texts.written(
-                self._server.actor(),
-                problems,
-                config.samples,
-                self._generator("rollouts"),
-                sampling=SamplingLaw(temperature=config.temperature, top_k=config.top_k, top_p=config.top_p),
-                topk=config.topk,
-                support=config.log_probs == "support",
-            )
+            with computing_in(self.config.precision, self.policy):
+                prompts, written = self.texts.written(
+                    self._server.actor(),
+                    problems,
+                    config.samples,
+                    self._generator("rollouts"),
+                    sampling=SamplingLaw(temperature=config.temperature, top_k=config.top_k, top_p=config.top_p),
+                    topk=config.topk,
+                    support=config.log_probs == "support",
+                )
         except LawError as error:
             raise DivergedError(self.step, str(error)) from error
         repeated = [problem for problem in problems for _ in range(config.samples)]
@@ -268,13 +279,14 @@ class Trainer:
         every = torch.arange(len(sequences), device=first.device)
         apart = every[~torch.isin(every, first)] if at_once else every
         with torch.no_grad():
-            for rows in apart.split(sequences.part_size(self.config.rollout.batch_size)):
+            for rows in torch.split(apart, sequences.part_size(self.config.rollout.batch_size)):
                 if len(rows):
                     read(rows)
         return tokens, on_topk, read(first) if at_once else None
 
     def _pass(self, model: Model, sequences: PaddedSequences) -> ModelPass:
-        result = model_pass(model, sequences, self.config.rollout.temperature)
+        with computing_in(self.config.precision, model):
+            result = model_pass(model, sequences, self.config.rollout.temperature)
         if bool(result.log_probs.detach()[sequences.mask].isnan().any()):
             raise DivergedError(self.step, "a log-prob is NaN")
         return result

@@ -57,8 +57,7 @@ def adapted(model: Model, lora: Lora, generator: np.random.Generator) -> Model:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(generator.integers(2**31)))
         try:
-            # `inject_adapter_in_model` does not read "all-linear"; the model inside a PeftModel is the one given.
-            model = peft.get_peft_model(model, config).get_base_model()
+            model = peft.inject_adapter_in_model(config, model)
         except ValueError as error:
             raise StudyError(f"policy.lora: {str(error).split(chr(10))[0]}") from error
     return model.eval()

@@ -56,7 +56,7 @@ class Pair(Frozen):
 
 
 def _key(training: Training, seed: int) -> str:
-    fields = training.model_dump(mode="json", include={"task", "policy", "precision"})
+    fields = training.model_dump(mode="json", include={"task", "policy"}) | {"precision": training.weights}
     text = json.dumps([fields, seed, training.rollout.length, VERSION], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -103,13 +103,13 @@ def prepare(pair: Pair, models: Path, report: Callable[[str], None] = lambda _: 
     with FileLock(folder / LOCK), torch_threads(1):
         if not (folder / "policy").is_dir():
             assert isinstance(training.policy, Taught)
-            model = taught(training.policy, texts, training.precision, pair.seed, report)
+            model = taught(training.policy, texts, training.weights, pair.seed, report)
             save_model(model, texts.tokenizer, folder / "policy")
-        policy = checkpoints.load(folder / "policy", precision=training.precision, device="cpu").model
+        policy = checkpoints.load(folder / "policy", precision=training.weights, device="cpu").model
         for config, kls in pair.actors:
             if all((folder / _actor_name(config, kl)).is_dir() for kl in kls):
                 continue
-            for kl, actor in distilled(config, policy, texts, kls, training.precision, pair.seed, report).items():
+            for kl, actor in distilled(config, policy, texts, kls, training.weights, pair.seed, report).items():
                 if not (folder / _actor_name(config, kl)).is_dir():
                     save_model(actor, texts.tokenizer, folder / _actor_name(config, kl))
 
@@ -146,7 +146,7 @@ def _policy(run: Run, models: Path) -> Loaded:
     source: str | Path = models / _key(run.training, run.seed) / "policy"
     if isinstance(config, Given):
         source = config.path
-    loaded = checkpoints.load(source, precision=run.training.precision, device=run.training.device)
+    loaded = checkpoints.load(source, precision=run.training.weights, device=run.training.device)
     if isinstance(config, Given) and config.lora is not None:
         adapted(loaded.model, config.lora, keyed_generator(run.seed, "weights", "lora"))
     return loaded
@@ -162,7 +162,7 @@ def _actor(run: Run, models: Path, policy: Loaded) -> Loaded | None:
     else:
         assert config.kl is not None
         source = models / _key(run.training, run.seed) / _actor_name(config.model, config.kl)
-    actor = checkpoints.load(source, precision=run.training.precision, device=run.training.device)
+    actor = checkpoints.load(source, precision=run.training.weights, device=run.training.device)
     check_same_vocabulary(policy.model, actor.model, policy.tokenizer, actor.tokenizer)
     return actor
 

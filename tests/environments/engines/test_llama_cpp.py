@@ -37,7 +37,7 @@ PROMPT = np.repeat(np.arange(3), 5)
 UNIFORMS = GENERATOR.random((len(PROMPT), 12))
 ORDER = Order(sampling=SamplingLaw(), end_tokens=frozenset(range(60)), batch_size=4)  # a fifth of the steps ends one
 KV_ROUNDING = 0.03
-"""The most that keys and values in float16 move a log-prob of these weights; a deviation of 1.5 nats is that of their laws."""
+"""The most that keys and values in float16 move a log-prob of these weights, whose laws deviate by 1.5 nats."""
 
 Maker = Callable[[str], Path]
 
@@ -95,6 +95,15 @@ def test_nothing_depends_on_batches_to_the_bit(made: Maker, kind: str) -> None:
     )
     for batch_size, rows in ((1, 1), (15, 200)):
         np.testing.assert_array_equal(table(engine, text, batch_size, rows)[0], laws)
+
+
+def test_more_sequences_than_are_read_at_once(engine: LlamaCpp) -> None:
+    prompt, uniforms = np.repeat(PROMPT, 5), np.repeat(UNIFORMS, 5, axis=0)
+    assert len(prompt) > 2 * llama_library.AT_ONCE
+    many = engine.write(PROMPTS, prompt, uniforms, dataclasses.replace(ORDER, batch_size=len(prompt)))
+    few = written(engine)
+    np.testing.assert_array_equal(many.tokens[::5], few.tokens)
+    np.testing.assert_array_equal(many.log_probs[::5], few.log_probs)
 
 
 def test_more_threads_change_nothing(engine: LlamaCpp) -> None:

@@ -13,8 +13,11 @@ transformers = pytest.importorskip("transformers")
 gguf = pytest.importorskip("gguf")
 pytest.importorskip("accelerate")
 
+from jackpot_sim.environments.language_models.carried import gguf_of  # noqa: E402
+from jackpot_sim.environments.language_models.checkpoints import Precision, load  # noqa: E402
 from jackpot_sim.environments.language_models.gguf_files import HEAD, Quantisation, layout, write  # noqa: E402
 from jackpot_sim.environments.language_models.library import pretrained_gguf, quiet  # noqa: E402
+from jackpot_sim.requirements import RequirementError  # noqa: E402
 from tests.cases import each  # noqa: E402
 from tests.environments.tiny_gguf import TOKENS, weights, write_gguf  # noqa: E402
 
@@ -187,3 +190,20 @@ def test_llama_cpp_gives_the_laws_of_what_was_written(
     kl = (served.exp() * (served - own)).sum(-1)
     # llama.cpp rounds activations to 8 bits where it multiplies quantised matrices, and to none where they are float32.
     assert float(kl.max()) < (1e-4 if to is Quantisation.F32 else 1e-2)
+
+
+@pytest.mark.nightly
+def test_a_carried_model_written_in_its_own_format_has_its_own_weights(tmp_path: Path) -> None:
+    try:
+        template = gguf_of("smollm2")
+    except RequirementError:
+        pytest.skip("the package is not installed")
+    write(
+        load("smollm2", precision=Precision.FP32, device="cpu").model,
+        template,
+        path := tmp_path / "out.gguf",
+        Quantisation.Q4_1,
+    )
+    for (name, (given, kind)), (found, other) in zip(tensors(template).items(), tensors(path).values(), strict=True):
+        assert kind == other, name
+        np.testing.assert_array_equal(given, found, err_msg=name)

@@ -31,7 +31,7 @@ Captured = pytest.CaptureFixture[str]
 
 OF_TRAINING = (
     *("figure1", "table1", "table2", "table3", "sizes", "collapse_map"),
-    *("ablation", "no_clipping", "long_run", "closed_loop"),
+    *("ablation", "no_clipping", "long_run", "closed_loop", "real_training"),
 )
 SHIPPED = [name for name in OF_TRAINING if committed(name).exists()]
 LEVEL = dict.fromkeys(("on-policy", "none", "tis", "jackpot", "rao-blackwell"), Fate())

@@ -19,6 +19,7 @@ from paper_figures import (
     figure1,
     long_run,
     no_clipping,
+    real_training,
     sizes,
     style,
     table1,
@@ -35,7 +36,10 @@ pytestmark = pytest.mark.usefixtures("sketched")
 
 Captured = pytest.CaptureFixture[str]
 
-EVERY = (figure1, table1, table2, table3, sizes, collapse_map, ablation, no_clipping, long_run, closed_loop)
+EVERY = (
+    *(figure1, table1, table2, table3, sizes, collapse_map),
+    *(ablation, no_clipping, long_run, closed_loop, real_training),
+)
 
 ALIKE = dict.fromkeys(
     ("jackpot", "rao-blackwell", "p-ref", "rao-blackwell-p-ref", "tis", "obrs", "no-c1", "no-c2"), Fate(kl=0.1)
@@ -295,6 +299,23 @@ def test_records_of_another_study_are_refused_in_one_sentence(
     captured = capsys.readouterr()
     assert captured.err.startswith(f"{module.NAME}: ")
     assert captured.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("none", "told"),
+    [
+        (0.55, "SUPPORTS that TIS ends above no correction"),
+        (0.95, "DOES NOT SUPPORT that TIS ends above no correction"),
+    ],
+)
+def test_real_training_answers_in_both_directions(tmp_path: Path, capsys: Captured, none: float, told: str) -> None:
+    methods = dict.fromkeys(("on-policy", "tis", "jackpot", "geometric-mask-tis"), Fate(0.8, figures={"reward": 0.4}))
+    fates = methods | {"none": Fate(none), "jackpot": Fate(0.1)}
+    assert drawn(real_training, tmp_path, fates, seeds=4, steps=60) == 0
+    shown = capsys.readouterr().out
+    assert told in shown
+    assert "SUPPORTS that the policy learns with TIS (accuracy 0.3" in shown
+    assert "DOES NOT SUPPORT that the policy learns with Jackpot" in shown
 
 
 @pytest.mark.parametrize("module", EVERY, ids=lambda module: module.NAME)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import io
+import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,15 +13,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from rich.console import Console, RenderableType
 
 from jackpot_sim.core import divergences, obrs
 from jackpot_sim.core.arrays import Floats, Ints
-from jackpot_sim.environments.engines.engine import LawEngine, ModelEngine, Order
+from jackpot_sim.environments.engines.engine import Engine, LawEngine, ModelEngine, Order
 from jackpot_sim.environments.language_models.generation import Written
-from jackpot_sim.environments.rollouts import hf as real_models
+from jackpot_sim.environments.language_models.scoring import CausalLM
 from jackpot_sim.environments.rollouts.built import RealisedRollouts
+from jackpot_sim.environments.sources.actor_source import Actors, Setting
+from jackpot_sim.environments.sources.real_models import AnotherCheckpoint
 from jackpot_sim.studies.errors import StudyError
-from jackpot_sim.sweep import records, spec
+from jackpot_sim.sweep import records, spec, summary
+from jackpot_sim.sweep.rollout_summary import _side_by_side, rollout_tables
 from jackpot_sim.sweep.subjects import rollout_states
 from tests.environments.tiny_checkpoints import WORDS, hf
 from tests.sweep.studies import run_serially
@@ -44,7 +51,7 @@ SERVED = {"stored_topk": 3, "gradients": "batches", "batch_size": 120, "rows": 5
 class TopKOnly:
     """A model that writes rollouts and returns what a server returns of them: no whole laws."""
 
-    model: ModelEngine
+    model: LawEngine
     shown: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def check(self, prompts: Any, prompt: Ints, length: int) -> None:
@@ -54,17 +61,40 @@ class TopKOnly:
         return dataclasses.replace(self.model.write(prompts, prompt, uniforms, order), **self.shown)
 
 
+def hide_laws(patch: pytest.MonkeyPatch, shown: dict[str, Any]) -> None:
+    """Makes every other checkpoint a `TopKOnly`, as the source of a server gives an engine."""
+    of_models = AnotherCheckpoint.actors
+
+    def actors(self: AnotherCheckpoint, setting: Setting) -> Actors:
+        pairs = of_models(self, setting)
+
+        def at(knob: float) -> tuple[CausalLM, Engine]:
+            policy, actor = pairs(knob)
+            assert isinstance(actor, CausalLM)
+            return policy, TopKOnly(ModelEngine(actor), shown)
+
+        return at
+
+    patch.setattr(AnotherCheckpoint, "actors", actors)
+
+
 @pytest.fixture
 def served(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Makes every actor a `TopKOnly` from here on; what it returns is replaced by what the dictionary holds."""
     shown: dict[str, Any] = {}
-    monkeypatch.setattr(real_models, "engine_of", lambda actor: TopKOnly(ModelEngine(actor), shown))
+    hide_laws(monkeypatch, shown)
     return shown
 
 
 def study(root: Path, env: dict[str, Any] | None = None, **changes: Any) -> spec.Study:
     asked = {"env": hf(root, **(SERVED | (env or {}))), "estimators": ESTIMATORS, "seeds": 1, "n_samples": 8}
     return spec.parse(asked | {"replicates": 6} | changes)
+
+
+def rendered(table: RenderableType) -> str:
+    console = Console(width=300, file=io.StringIO(), record=True)
+    console.print(table)
+    return console.export_text()
 
 
 def row(root: Path, label: str) -> pd.Series:
@@ -78,7 +108,7 @@ def both(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[P
     folder, asked = tmp_path_factory.mktemp("served"), study(checkpoints)
     whole = run_serially(asked, folder / "whole")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(real_models, "engine_of", lambda actor: TopKOnly(ModelEngine(actor)))
+        hide_laws(patch, {})
         return whole, run_serially(asked, folder / "top-k")
 
 
@@ -155,7 +185,7 @@ def test_the_bracket_holds_z_at_every_state(checkpoints: Path, env: dict[str, An
     asked = study(checkpoints, env | {"stored_topk": k}, estimators=["jackpot"], n_samples=2, replicates=3)
     built = asked.env[0].build(0)
     assert isinstance(built, RealisedRollouts)
-    assert isinstance(built.actor, ModelEngine)
+    assert isinstance(built.actor, LawEngine)
     corrections = {each.label: each.correction() for each in asked.estimators}
     hidden = dataclasses.replace(built, actor=TopKOnly(built.actor))
     seen = rollout_states.observe(hidden, asked, 0, corrections)
@@ -198,7 +228,7 @@ def test_raw_log_probs_are_what_corrections_are_told(checkpoints: Path, tmp_path
     asked = study(checkpoints, env, estimators=["none", "tis", "sequence-is"])
     whole = run_serially(asked, tmp_path / "whole")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(real_models, "engine_of", lambda actor: TopKOnly(ModelEngine(actor)))
+        hide_laws(patch, {})
         topk = run_serially(asked, tmp_path / "top-k")
     for label in ("none", "tis", "sequence-is"):
         ours, theirs = (row(root, label)[OF_BOTH].to_numpy(float) for root in (topk, whole))
@@ -216,9 +246,8 @@ def test_raw_log_probs_are_what_corrections_are_told(checkpoints: Path, tmp_path
         ({"env": {"log_probs": "raw", "temperature": 0.5}}, {}, "jackpot looks at the actor's likeliest tokens"),
         ({}, {"topk": None}, "jackpot looks at the actor's likeliest tokens"),
         ({"estimators": [{"kind": "none", "centred": True}]}, {"topk": None}, "likeliest tokens"),
-        ({"estimators": ["tis"]}, {"log_probs": np.full((96, 3), np.nan)}, "give log_probs raw"),
     ],
-    ids=["ways to Z", "support", "raw", "no top-k", "no top-k, centred", "raw alone"],
+    ids=["ways to Z", "support", "raw", "no top-k", "no top-k, centred"],
 )
 def test_what_such_an_actor_cannot_give(
     checkpoints: Path,
@@ -241,3 +270,30 @@ def test_without_any_top_k_the_tokens_alone_are_enough(
     found = run_serially(study(checkpoints, {"gradients": "off"}, estimators=["tis"]), tmp_path / "run")
     assert row(found, "tis")["kl_actor_policy"] > 0
     assert "overlap_sampled" in set(records.load(found, "diagnostics")["figure"])
+
+
+def test_tables_say_bracket_and_sampled(both: tuple[Path, Path]) -> None:
+    found = records.load(both[1])
+    (table,) = summary.tables(found)
+    text = rendered(table)
+    jackpot = row(both[1], "jackpot")
+    assert f"KL before (actor‖policy, sampled) {jackpot['kl_actor_policy']:.3g}" in text
+    assert f"{jackpot['acceptance_low']:.3g} to {jackpot['acceptance_high']:.3g}" in text
+    assert "KL eff." not in text
+    assert "KL acc." not in text
+    legend = summary.legend(found)
+    assert "bracket: the acceptance rate" in legend
+    assert "KL before is KL(actor‖policy), sampled" in legend
+    whole = records.load(both[0])
+    assert "bracket" not in rendered(summary.tables(whole)[0]) + summary.legend(whole)
+    told = " ".join(rendered(each) for each in rollout_tables(both[1]))
+    assert re.search(r"overlap_sampled\s+\S+\s+\S+\s+\S+\s+mean over tokens of min\(1, r/λ\)", told)
+
+
+def test_environments_of_both_kinds_stand_side_by_side(both: tuple[Path, Path]) -> None:
+    frames = [records.load(root, "diagnostics") for root in both]
+    other = json.dumps(json.loads(frames[1]["environment"].iloc[0]) | {"rows": 99})
+    renamed = [frames[0], frames[1].assign(environment=other)]
+    text = rendered(_side_by_side(pd.concat(renamed), pd.DataFrame()))
+    assert text.count("sampled") == 2, "the KL and the overlap of one of the two"
+    assert re.search(r"sampled in 0\.\d+ to 0\.\d+", text)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from jackpot_sim.environments.language_models.checkpoints import Precision, load
@@ -21,6 +22,7 @@ from jackpot_sim.training.models.preparation import beginning
 from jackpot_sim.training.study import Run
 from tests.packages import without
 from tests.training.tiny import (
+    COSTS,
     MODES,
     assert_same,
     reason_of,
@@ -68,6 +70,26 @@ def test_a_run_that_is_killed_at_every_step_is_the_same(tmp_path: Path, models: 
         assert not (tmp_path / "cut" / STEPS).exists()
     assert_same(go(run, tmp_path / "cut", models), whole)
     assert names(tmp_path / "cut") == {LOG, POLICY, STEPS}
+
+
+def test_the_clock_asks_for_checkpoints_too(tmp_path: Path, models: Path) -> None:
+    changes = {"steps": 3, "checkpoint_every": None}
+    whole = go(run_of(changes), tmp_path / "whole", models)
+    for name, minutes, kept in (("never", 10.0, {0}), ("always", 1e-9, {1, 2})):
+        run = run_of(changes, {"checkpoint_minutes": minutes})
+        with pytest.raises(Killed):
+            go(run, tmp_path / name, models, watch=killed_at(2))
+        found = {int(path.stem.split("-")[1]) for path in (tmp_path / name).glob("checkpoint-*.pt")}
+        assert found == kept, name
+        assert_same(go(run, tmp_path / name, models), whole)
+
+
+def test_a_step_says_what_it_cost(tmp_path: Path, models: Path) -> None:
+    frame = records.read(go(run_of({"steps": 2}), tmp_path, models) / STEPS)[0].to_pandas()
+    steps = frame[frame["step"] < 2]
+    assert (steps[COSTS] > 0).all(axis=None)
+    assert (steps["seconds_rollouts"] + steps["seconds_update"] <= steps["seconds"]).all()
+    assert (steps["memory"] < psutil.virtual_memory().total / 2**30).all()
 
 
 def test_a_resumed_log_holds_every_step_once(tmp_path: Path, models: Path) -> None:

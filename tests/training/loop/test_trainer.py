@@ -13,6 +13,7 @@ import pytest
 
 from jackpot_sim.environments.language_models import generation
 from jackpot_sim.training.errors import DivergedError, RewardError
+from jackpot_sim.training.loop.passes import model_pass
 from tests.training.tiny import MODES, rewards_of_length, run_of, study_of, trainer_of
 
 torch = pytest.importorskip("torch")
@@ -118,6 +119,57 @@ def test_steps_epochs_and_seeds_differ(drawn: dict[tuple[str, int], Drawn]) -> N
     assert mine.orders != other.orders
     assert not np.array_equal(mine.uniforms[0], other.uniforms[0])
     assert not np.array_equal(mine.masks[0][:, :1], other.masks[0][:, :1])
+
+
+# --- passes -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("batch_size", "passes"), [(None, 1 + 2), (16, 1 + 2), (4, 1 + 4)])
+def test_the_first_update_uses_the_pass_for_p_ref(models: Path, batch_size: int | None, passes: int) -> None:
+    # Two updates from four prompts of four samples each: p_ref of the other eight rollouts, and one pass an update.
+    trainer = trainer_of(run_of({"update": {"batch_size": batch_size}, "rollout": {"topk": 5}}), models)
+    made: list[tuple[int, Any]] = []
+    inner, shared = trainer._pass, []
+
+    def counted(model: Any, sequences: Any) -> Any:
+        made.append((len(sequences), inner(model, sequences)))
+        return made[-1][1]
+
+    rolled_out = trainer._rolled_out
+
+    def seen(first: Any) -> Any:
+        shared.append((first, *rolled_out(first)))
+        return shared[0][1:]
+
+    before = copy.deepcopy(trainer.policy)
+    trainer._pass, trainer._rolled_out = counted, seen
+    trainer.advance()
+    first, sequences, proposed, new, _ = shared[0]
+    assert len(made) == passes
+    assert (new is None) == (batch_size == 4)
+    plain = model_pass(before, sequences)
+    torch.testing.assert_close(proposed.reference_log_probs, plain.log_probs.detach(), rtol=0, atol=1e-5)
+    torch.testing.assert_close(proposed.reference_on_topk, plain.on(proposed.topk), rtol=0, atol=1e-5)
+    if new is not None:
+        assert torch.equal(new.log_probs.detach(), proposed.reference_log_probs[first]), "so that p_new/p_ref is 1"
+
+
+def test_in_bf16_the_model_multiplies_coarsely_and_its_weights_stay_fine(models: Path) -> None:
+    fine, coarse = (trainer_of(run_of({"precision": each}), models) for each in ("fp32", "bf16"))
+    assert equal(weights(fine), weights(coarse)), "both begin with the same weights"
+    went = [trainer.advance() for trainer in (fine, coarse)]
+    assert went[0]["loss"] != went[1]["loss"]
+    assert {weight.dtype for weight in coarse.policy.parameters()} == {torch.float32}
+    states = coarse._optimizer.state.values()
+    assert {each.dtype for state in states for name, each in state.items() if name != "step"} == {torch.float32}
+    # bf16 keeps 8 bits: the actor's log-probs and the pass's differ by a few thousandths, not by nothing.
+    assert 1e-5 < went[1]["log_ratio_max"] < 0.5
+    assert math.isfinite(coarse.evaluate().accuracy)
+    small = [weight.clone() for weight in weights(coarse)]
+    for group in coarse._optimizer.param_groups:
+        group["lr"] = 1e-7  # far below what bf16 resolves
+    coarse.advance()
+    assert not equal(small, weights(coarse))
 
 
 # --- states -----------------------------------------------------------------------------------------------
