@@ -7,6 +7,9 @@ ones. Tiny models show mechanisms, not magnitudes: the order of the sources, and
 from the KL alone, as by the closed form for Gaussian log-ratios, 2Φ(σ/2) − 1 with KL = σ²/2. A format has no
 parameter; the distance of stale steps depends on the learning rate, which is our choice.
 
+Open points are those of `real_model`, a language model of 135 million parameters in the same formats, from the records
+that ship with it: it lies hundreds of times further, and int4 that is harmless here is not harmless there.
+
 Points are geometric means over seeds, with standard errors.
 
     python -m paper_figures.mismatch_sources
@@ -26,7 +29,7 @@ from rich.table import Table
 
 from jackpot_sim.core import gaussian
 from jackpot_sim.core.arrays import Floats
-from paper_figures import fits, records, style
+from paper_figures import fits, real_model, records, style
 from paper_figures.command import Made, report_table, run
 from paper_figures.records import Loaded
 
@@ -47,11 +50,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def make(loaded: Loaded) -> Made:
     """The figure and its table."""
-    rows = measured(loaded)
-    points, paper = summary(rows), records.published(NAME)
+    real = real_model.load(real_model.NAME).actors.set_index("label")
+    points, paper = summary(measured(loaded)), records.published(NAME)
+    points["real"] = points["label"].map(real["kl"])
     figure, (strip, plane) = style.canvas(2, 4.1, [1.05, 1.0])
     _draw_strip(strip, points, paper)
-    _draw_plane(plane, points, paper)
+    _draw_plane(plane, points, paper, real)
     judged = points[points["judged"]]
     short = judged[judged["ratio"] < ORDER_OF_MAGNITUDE]
     nearest = judged.iloc[int(judged["ratio"].argmin())]
@@ -60,7 +64,7 @@ def make(loaded: Loaded) -> Made:
         f"VERDICT: that two models are {ORDER_OF_MAGNITUDE:g} times further apart than quantised ones "
         f"{'holds' if short.empty else 'DOES NOT hold'} for these tiny models: the KL of another model over theirs is "
         f"at least {ORDER_OF_MAGNITUDE:g} for {len(judged) - len(short)} of {len(judged)} formats{missed}. "
-        f"The least is {nearest['label']}: {_ratio_with_range(nearest)}. {_beside(points)}Mechanisms, not magnitudes."
+        f"The least is {nearest['label']}: {_ratio_with_range(nearest)}. {_beside(points)}{_of_real(points)}"
     )
     return Made(figure, [_table(points)], verdict, short.empty)
 
@@ -120,13 +124,25 @@ def _beside(points: pd.DataFrame) -> str:
     return f"For stale steps it depends on steps and learning rate, our choice: {ratios}. " if ratios else ""
 
 
+def _of_real(points: pd.DataFrame) -> str:
+    """The same formats of a real model: the reason why these KLs are mechanisms, not magnitudes."""
+    both = points[points["real"].notna()]
+    if both.empty:
+        return "Mechanisms, not magnitudes."
+    listed = ", ".join(
+        f"{row['label']} {_short(row['real'])} instead of {_short(row['kl_policy_actor'])}"
+        for _, row in both.iterrows()
+    )
+    return f"Mechanisms, not magnitudes: a real model's KLs are {listed} nats (`real_model`)."
+
+
 def _short(value: float) -> str:
     return f"{float(f'{value:.2g}'):,g}"
 
 
 def _table(points: pd.DataFrame) -> Table:
     title = "Sources: KL per token (×/ standard error), rejected at λ = 1, and KL of another model over it"
-    columns = ("KL", "rejected", "formula", "ratio", "over seeds", f"≥ {ORDER_OF_MAGNITUDE:g}")
+    columns = ("KL", "rejected", "formula", "ratio", "over seeds", f"≥ {ORDER_OF_MAGNITUDE:g}", "real LM")
     table = report_table(title, "source", *columns)
     for _, rows in points.groupby("kind", sort=False):
         for _, row in rows.iterrows():
@@ -138,6 +154,7 @@ def _table(points: pd.DataFrame) -> Table:
                 _short(row["ratio"]),
                 f"{_short(row['least'])}–{_short(row['most'])}",
                 "" if not row["judged"] else "yes" if row["ratio"] >= ORDER_OF_MAGNITUDE else "NO",
+                "" if np.isnan(row["real"]) else f"{row['real']:.1e}",
             )
         table.add_section()
     return table
@@ -157,6 +174,7 @@ def _draw_strip(axes: Axes, points: pd.DataFrame, paper: pd.DataFrame) -> None:
             linestyle="none",
             elinewidth=1.0,
         )
+        axes.plot(rows["real"], heights, **_of_kind(look))
         places += list(zip(heights, rows["label"], [look.color] * len(rows), strict=True))
         place = heights[-1] + 1.5
     axes.set(xscale="log", ylim=(place - 0.7, -0.8), xlabel="KL between actor and policy (nats per token)")
@@ -171,8 +189,20 @@ def _draw_strip(axes: Axes, points: pd.DataFrame, paper: pd.DataFrame) -> None:
     axes.set_title("(a) How far apart")
 
 
-def _draw_plane(axes: Axes, points: pd.DataFrame, paper: pd.DataFrame) -> None:
-    kl = np.geomspace(1e-7, 3, 200)
+def _of_kind(look: style.Look) -> dict[str, Any]:
+    """The look of a point of the real model."""
+    return {
+        "color": look.color,
+        "marker": look.marker,
+        "markerfacecolor": "white",
+        "markeredgecolor": look.color,
+        "linestyle": "none",
+        "zorder": 3,
+    }
+
+
+def _draw_plane(axes: Axes, points: pd.DataFrame, paper: pd.DataFrame, real: pd.DataFrame) -> None:
+    kl = np.geomspace(1e-7, 10, 200)
     axes.plot(kl, gaussian.total_variation(np.sqrt(2 * kl)), **style.CLOSED_FORM)
     for kind, rows in points.groupby("kind", sort=False):
         look = style.SOURCES[str(kind)]
@@ -186,7 +216,9 @@ def _draw_plane(axes: Axes, points: pd.DataFrame, paper: pd.DataFrame) -> None:
             linestyle="none",
             elinewidth=0.8,
         )
-    axes.set(xscale="log", yscale="log", xlim=(1e-7, 3), ylim=(1e-4, 1))
+    for _, row in real.iterrows():
+        axes.plot(row["kl"], row["rejected"], **_of_kind(style.SOURCES[row["kind"]]))
+    axes.set(xscale="log", yscale="log", xlim=(1e-7, 10), ylim=(1e-4, 1))
     axes.set(xlabel="KL between actor and policy (nats per token)", ylabel="rejected at λ = 1")
     axes.set_yticks([1e-4, 1e-3, 1e-2, 0.1, 1], ["0.01%", "0.1%", "1%", "10%", "100%"])
     _decades(axes)
@@ -195,7 +227,7 @@ def _draw_plane(axes: Axes, points: pd.DataFrame, paper: pd.DataFrame) -> None:
     axes.text(
         0.02,
         0.98,
-        "dashed: Gaussian log-ratios\ndotted: KLs in the paper",
+        "dashed: Gaussian log-ratios\ndotted: KLs in the paper\nopen: a real model",
         transform=axes.transAxes,
         va="top",
         bbox={"boxstyle": "square,pad=0.15", "facecolor": "white", "edgecolor": "none"},

@@ -46,6 +46,8 @@ K = 20
 ORDER_OF_MAGNITUDE = 10.0
 NEAR_FORMULA = 1.25
 """The factor within which a rejected share agrees with the closed form."""
+NOISE = 2.0
+"""The number of standard errors beyond which a share of Z lies above or below the paper's."""
 FAR = 4.0
 """The number of standard errors from which a miss of a batch's mean counts."""
 QUANTISED = ("llama-cpp", "quantized-weights", "quantized-kv", "precision")
@@ -205,13 +207,16 @@ def judge(actors: pd.DataFrame, ways: pd.DataFrame) -> list[Claim]:
 def _of_share(actors: pd.DataFrame, ways: pd.DataFrame) -> Claim:
     """The paper's share of Z at k = 20."""
     least = float(records.published("topk_accuracy")["percent"].iloc[0]) / 100
-    kept = _at_k(actors, ways, "top-k")["kept"]
-    short = kept[kept <= least]
-    which = "" if short.empty else f", not of {_listed(short.index)}"
+    found = _at_k(actors, ways, "top-k")
+    kept, error = found["kept"], NOISE * found["kept_se"]
+    more, less = kept - error > least, kept + error < least
+    holds = False if less.any() else True if more.all() else None
+    which = f", and less for {_listed(kept[less].index)}" if less.any() else ""
     return Claim(
-        f"(1) That the top {K} hold more than {least:.0%} of Z {_holds(short.empty)}: they hold {kept.min():.1%} to "
-        f"{kept.max():.1%} of it, more than {least:.0%} for {len(kept) - len(short)} of {len(kept)} actors{which}.",
-        short.empty,
+        f"(1) That the top {K} hold more than {least:.0%} of Z {_holds(holds)}: they hold {kept.min():.1%} to "
+        f"{kept.max():.1%} of it, beyond {NOISE:g} standard errors more than {least:.0%} for {int(more.sum())} of "
+        f"{len(kept)} actors{which}.",
+        holds,
     )
 
 
@@ -293,8 +298,8 @@ def _at_k(actors: pd.DataFrame, ways: pd.DataFrame, way: str) -> pd.DataFrame:
     return rows.loc[actors["environment"]].set_axis(pd.Index(actors["label"]))
 
 
-def _holds(holds: bool) -> str:
-    return "holds" if holds else "DOES NOT hold"
+def _holds(holds: bool | None) -> str:
+    return "is open" if holds is None else "holds" if holds else "DOES NOT hold"
 
 
 def _listed(labels: pd.Index[str]) -> str:

@@ -42,7 +42,7 @@ TESTS = (
     *("tests/environments", "tests/training", "tests/sweep", "tests/bench"),
 )
 
-SHOWN = ("numpy", "pandas", "pyarrow", "cyclopts", "pydantic", "torch", "transformers", "trl")
+SHOWN = ("numpy", "pandas", "pyarrow", "cyclopts", "pydantic", "torch", "transformers", "trl", "gguf")
 """Packages whose versions the table shows."""
 
 _PLAIN = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")

@@ -80,6 +80,7 @@ def diagnose(
     samples: int | None = None,
     max_new_tokens: int | None = None,
     temperature: float | None = None,
+    topk: int | None = None,
     seed: int | None = None,
     keep: float | None = None,
     ess: float | None = None,
@@ -113,6 +114,7 @@ def diagnose(
         samples: With --server: rollouts of each prompt, by default 8.
         max_new_tokens: With --server: the most tokens of a rollout, by default 64.
         temperature: With --server: that of both sides, by default 1.
+        topk: With --server: the number of likeliest tokens to ask for, by default 20.
         seed: With --server: decides the rollouts' seeds, by default 0.
         keep: Aim of the advice: keep this share of the signal, by default 0.95. Aims may be combined.
         ess: Aim of the advice: an effective sample size of this share of the tokens, by default 0.5.
@@ -139,6 +141,7 @@ def diagnose(
         "samples": samples,
         "max_new_tokens": max_new_tokens,
         "temperature": temperature,
+        "topk": topk,
         "seed": seed,
     }
     live = _live(server, policy, {name: value for name, value in wish.items() if value is not None})

@@ -139,7 +139,7 @@ class Live:
             if rollout.tokens
         ]
         if len(given) < len(rollouts):
-            LOG.warning("%d rollouts are empty, since the server leaves end tokens out", len(rollouts) - len(given))
+            LOG.warning("%d rollouts hold no token whose log-prob the server tells", len(rollouts) - len(given))
         if not given:
             raise StudyError(
                 "all rollouts are empty: ask for more tokens, or serve the model where end tokens come back"

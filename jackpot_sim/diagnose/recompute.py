@@ -52,8 +52,8 @@ class Recompute:
     """The choices of a recomputation.
 
     Attributes:
-        checkpoint: a folder as `save_pretrained` leaves it, a GGUF file, the name of a carried model, a hub id, or a model
-            that is loaded already.
+        checkpoint: a folder as `save_pretrained` leaves it, a GGUF file, the name of a carried model, a hub id, or a
+            model that is loaded already.
         side: the side that the checkpoint stands for.
         sampling: from the model's logits to the law of that side: the run's temperature, and for an actor its cuts.
         precision: the number format that the model computes in.

@@ -12,7 +12,7 @@ from jackpot_sim.diagnose.report import as_json
 from jackpot_sim.readers.formats import FORMATS
 from tests.cases import each
 from tests.diagnose.report.schemas import breaches
-from tests.environments.tiny_gguf import write_gguf
+from tests.environments.tiny_gguf import converts, write_gguf
 from tests.readers.formats.producers import WRITTEN, Written
 from tests.readers.formats.rollouts import Rollout
 from tests.readers.formats.rollouts import rollouts as rollouts
@@ -28,7 +28,7 @@ def test_every_format_has_a_case() -> None:
 def test_the_policy_and_the_tokenizer_may_be_gguf_files(
     rollouts: list[Rollout], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pytest.importorskip("accelerate")
+    converts()
     file = str(write_gguf(tmp_path / "tiny.gguf"))
     written = next(each for each in WITH_IDS if "policy_log_probs" not in each.columns)
     (folder := tmp_path / "dump").mkdir()

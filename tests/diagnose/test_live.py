@@ -11,19 +11,26 @@ import numpy as np
 import pandas as pd
 import pytest
 
-pytest.importorskip("torch")
+torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 pytest.importorskip("requests")
 
-from jackpot_sim.diagnose.cli import main
-from jackpot_sim.environments.engines.server import client
-from jackpot_sim.environments.language_models.checkpoints import Precision, load
-from tests.cases import each
-from tests.environments.engines.stand_in import StandIn, serving
-from tests.environments.tiny_checkpoints import END
+from jackpot_sim.diagnose.cli import main  # noqa: E402
+from jackpot_sim.environments.engines.server import client  # noqa: E402
+from jackpot_sim.environments.language_models.checkpoints import Precision, load  # noqa: E402
+from tests.cases import each  # noqa: E402
+from tests.environments.engines.stand_in import StandIn, serving  # noqa: E402
+from tests.environments.tiny_checkpoints import END  # noqa: E402
 
 Captured = pytest.CaptureFixture[str]
 SAMPLES, LENGTH, PROMPTS = 20, 8, 2
+GIVEN = {
+    "--server goes with --policy CHECKPOINT and --prompts FILE": ["--server", "http://127.0.0.1:9/v1"],
+    "--samples goes with --server": ["--example", "--samples", "3"],
+    "--samples must be": ["--server", "http://127.0.0.1:9", "--policy", "p", "--prompts", "q.txt", "--samples", "0"],
+    "one of them": ["a.jsonl", "--server", "http://127.0.0.1:9", "--policy", "p", "--prompts", "q.txt"],
+    "temperature is 0": ["--server", "http://127.0.0.1:9", "--policy", "p", "--prompts", "q.txt", "--temperature", "0"],
+}
 
 
 @pytest.fixture(autouse=True)
@@ -39,9 +46,9 @@ def stand_in(checkpoints: Path) -> Iterator[StandIn]:
         yield server
 
 
-def options(server: StandIn, checkpoints: Path, **changes: Any) -> list[str]:
+def options(stand_in: StandIn, checkpoints: Path, **changes: Any) -> list[str]:
     given = {
-        "server": server.url,
+        "server": stand_in.url,
         "policy": checkpoints / "policy",
         "prompts": checkpoints / "prompts.jsonl",
         "samples": SAMPLES,
@@ -63,24 +70,69 @@ def rows(found: dict[str, Any]) -> pd.DataFrame:
     return pd.concat([pd.read_parquet(path) for path in Path(found["source"]["paths"]).glob("*.parquet")])
 
 
-@each("flavour", ["vllm", "sglang", "llama.cpp", "tgi"])
+@each("flavour", ["llama.cpp", "openai"])
 def test_a_server_is_diagnosed_without_a_dump(
     stand_in: StandIn, checkpoints: Path, tmp_path: Path, flavour: str
 ) -> None:
     stand_in.flavour = flavour
-    found = report(options(stand_in, checkpoints, topk=5) if False else options(stand_in, checkpoints), tmp_path)
+    found = report(options(stand_in, checkpoints, topk=5), tmp_path)
     dump = rows(found)
-    assert dump["sequence"].nunique() == SAMPLES * PROMPTS
     assert found["rows"]["used"] == len(dump)
-    names = {figure["name"] for figure in found["metrics"]}
-    assert "overlap_p5_low" in names
-    loaded = {side: load(checkpoints / side, precision=Precision.FP32, device="cpu") for side in ("actor", "policy")}
-    first = dump[dump["sequence"] == "0-0-0-0"]
-    check = [1, 2, *first["token"]]  # "a b" and its rollout
-    for side, model in loaded.items():
-        import torch
-
+    assert "overlap_p5_low" in {figure["name"] for figure in found["metrics"]}
+    first = dump[dump["sequence"] == dump["sequence"].iloc[0]]
+    ids = torch.tensor([[1, 2, *first["token"]]])  # "a b" and its rollout
+    for side in ("actor", "policy"):
+        model = load(checkpoints / side, precision=Precision.FP32, device="cpu").model
         with torch.inference_mode():
-            scores = model.model(torch.tensor([check])).logits[0, 1:-1].log_softmax(-1)
+            scores = model(ids).logits[0, 1:-1].log_softmax(-1)
         own = scores[np.arange(len(first)), list(first["token"])]
         np.testing.assert_allclose(first[f"{side}_log_prob"], own, rtol=0, atol=1e-5)
+
+
+def test_both_sides_have_the_temperature_unless_the_server_gives_raw_log_probs(
+    stand_in: StandIn, checkpoints: Path, tmp_path: Path
+) -> None:
+    actor = load(checkpoints / "actor", precision=Precision.FP32, device="cpu").model
+    for processed, of_actor in ((True, 2.0), (False, 1.0)):
+        stand_in.processed = processed
+        dump = rows(report(options(stand_in, checkpoints, temperature=2), tmp_path))
+        first = dump[dump["sequence"] == dump["sequence"].iloc[0]]
+        with torch.inference_mode():
+            scores = (actor(torch.tensor([[1, 2, *first["token"]]])).logits[0, 1:-1] / of_actor).log_softmax(-1)
+        own = scores[np.arange(len(first)), list(first["token"])]
+        np.testing.assert_allclose(first["actor_log_prob"], own, rtol=0, atol=1e-5)
+
+
+def test_a_run_that_broke_off_goes_on_and_a_whole_one_is_asked_anew(
+    stand_in: StandIn, checkpoints: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    given = options(stand_in, checkpoints)
+    whole = rows(report(given, tmp_path))
+    assert len(stand_in.asked) == SAMPLES * PROMPTS
+    stand_in.asked.clear()
+    stand_in.faults.extend([None] * 20)
+    stand_in.always = "no log-probs"
+    assert main([*given, "--quiet"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    kept = int(error.split("; ")[1].split(" of ")[0])
+    assert 12 < kept <= 20
+    stand_in.always = None
+    stand_in.asked.clear()
+    again = rows(report(given, tmp_path))
+    assert len(stand_in.asked) == SAMPLES * PROMPTS - kept
+    pd.testing.assert_frame_equal(again, whole)
+
+
+@each("sentence", GIVEN)
+def test_options_that_do_not_go_together_are_one_sentence(sentence: str, capsys: Captured) -> None:
+    assert main(GIVEN[sentence]) == 2
+    error = capsys.readouterr().err
+    assert sentence in error
+    assert error.count("\n") == 1
+
+
+def test_a_server_that_is_not_there_is_one_sentence(checkpoints: Path, stand_in: StandIn, capsys: Captured) -> None:
+    assert main(options(stand_in, checkpoints, server="http://127.0.0.1:9/v1")) == 2
+    error = capsys.readouterr().err
+    assert error == "diagnose: http://127.0.0.1:9 cannot be reached: start the server, or give its url\n"

@@ -19,6 +19,12 @@ CHAT = (
 )
 
 
+def converts() -> None:
+    """Skips a test of a conversion with a transformers that makes another tokenizer of the file, and is refused."""
+    pytest.importorskip("accelerate")
+    pytest.importorskip("transformers", minversion="5.24")
+
+
 def letters() -> list[str]:
     """The 256 characters that stand for bytes in GPT-2's byte-level pairs."""
     shown = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from paper_figures import bias_variance_length, mismatch_sources, prefix_shift, records, style
+from paper_figures import bias_variance_length, mismatch_sources, prefix_shift, real_model, records, style
 from paper_figures.__main__ import FIGURES
 from paper_figures.command import Made
 from paper_figures.records import Loaded
@@ -118,3 +119,12 @@ def test_every_source_has_a_look_and_every_figure_a_command() -> None:
     assert kinds <= set(style.SOURCES)
     assert {each.label for each in records.study("bias_variance_length").estimators} <= set(style.LOOKS)
     assert set(MAKES) <= set(FIGURES)
+
+
+def test_a_real_model_stands_beside_the_tiny_ones() -> None:
+    real = real_model.load(real_model.NAME).actors.set_index("label")["kl"]
+    told = made("mismatch_sources", synthetic.of_sources(1e-4)).verdict
+    for name in ("weights int8", "weights fp8-e4m3", "weights int4", "KV cache fp8-e4m3"):
+        assert f"{name} {mismatch_sources._short(real[name])} instead of 0.0001" in told
+    points = pd.DataFrame({"label": ["x"], "real": [np.nan], "kl_policy_actor": [1.0]})
+    assert mismatch_sources._of_real(points) == "Mechanisms, not magnitudes."

@@ -21,7 +21,7 @@ from jackpot_sim.training.conduct import Progress, load
 from jackpot_sim.training.records import FIGURES
 from jackpot_sim.training.study import of_mapping
 from tests.environments.tiny_checkpoints import WORDS, save_checkpoint
-from tests.environments.tiny_gguf import write_gguf
+from tests.environments.tiny_gguf import converts, write_gguf
 from tests.training.tiny import MODES, TINY, study_of, written
 
 pytest.importorskip("torch")
@@ -162,7 +162,7 @@ def test_a_task_with_few_problems_is_trained_on_them_and_says_so(
 
 
 def test_the_policy_may_be_a_gguf_file(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("accelerate")
+    converts()
     rows = [{"prompt": p, "answer": "a"} for p in "abcdefghijkl"]
     Path("prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     task = ["--task", "prompts", "--task.prompts", "prompts.jsonl", "--task.reward", "answer", "--rollout.length", "2"]

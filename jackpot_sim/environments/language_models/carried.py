@@ -23,8 +23,8 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from jackpot_sim.environments.language_models.gguf_files import layout
-from jackpot_sim.environments.language_models.library import first_line, pretrained_gguf, quiet
+from jackpot_sim.environments.language_models.gguf_files import Layout, layout
+from jackpot_sim.environments.language_models.library import Tokenizer, first_line, pretrained_gguf, quiet
 from jackpot_sim.requirements import RequirementError, require
 
 CACHE = "JACKPOT_SIM_CACHE"
@@ -199,7 +199,8 @@ def _name(file: Path) -> str:
 
 def _convert(source: str | Path, file: Path, folder: Path, report: Callable[[str], object]) -> None:
     """Writes the checkpoint of a GGUF file: under another name first, which a killed process may have left."""
-    held = sum(prod(place.shape) for name, place in layout(file).places.items() if not name.startswith("rope_"))
+    parts = layout(file)
+    held = sum(prod(place.shape) for name, place in parts.places.items() if not name.startswith("rope_"))
     report(f"converting {source} to a checkpoint, this once, in {folder.parent}")
     unfinished = folder.parent / f".{folder.name}.tmp"
     shutil.rmtree(unfinished, ignore_errors=True)
@@ -215,6 +216,26 @@ def _convert(source: str | Path, file: Path, folder: Path, report: Callable[[str
         # transformers passes over tensors that it does not know, as those of a variant of the architecture.
         if unread := held - sum(weight.numel() for weight in model.parameters()):
             raise ValueError(f"{source}: {unread} numbers of the file have no place in a {type(model).__name__}")
+        _check_tokenizer(tokenizer, parts, source)
         model.save_pretrained(unfinished)
         tokenizer.save_pretrained(unfinished)
     unfinished.replace(folder)
+
+
+def _check_tokenizer(tokenizer: Tokenizer, parts: Layout, source: str | Path) -> None:
+    """Refuses a tokenizer that is not the file's: older releases of transformers make another one of some files.
+
+    Raises:
+        RequirementError: its special tokens are others, it has more tokens, or it puts an end after every text.
+    """
+    told = {name: parts.number(f"tokenizer.ggml.{name}_token_id") for name in ("bos", "eos")}
+    found = {"bos": tokenizer.bos_token_id, "eos": tokenizer.eos_token_id}
+    count = parts.number("tokenizer.ggml.tokens")
+    differing = any(told[name] is not None and told[name] != found[name] for name in told)
+    asked = parts.fields.get("tokenizer.ggml.add_eos_token", b"")[4:] == b"\x01"
+    ended = not asked and tokenizer("a").input_ids[-1:] == [told["eos"]]
+    if differing or ended or (count is not None and len(tokenizer) > count):
+        raise RequirementError(
+            f"{source}: transformers {metadata.version('transformers')} makes another tokenizer of it than the file "
+            "holds: install a newer one (pip install -c constraints-cpu.txt '.[hf,gguf]' in the project's folder)"
+        )

@@ -88,11 +88,17 @@ class Layout:
         """The value of a key that holds text; empty if it is missing."""
         return self.fields.get(key, b"")[12:].decode()
 
+    def number(self, key: str) -> int | None:
+        """The value of a key that holds a 32-bit count, or the number of entries of a list; None if it is missing."""
+        if (value := self.fields.get(key)) is None:
+            return None
+        listed = struct.unpack_from("<I", value)[0] == _ARRAY
+        return int(struct.unpack_from("<Q", value, 8)[0] if listed else struct.unpack_from("<I", value, 4)[0])
+
     @property
     def alignment(self) -> int:
         """The bytes to whose multiples tensors are padded."""
-        given = self.fields.get("general.alignment")
-        return _ALIGNMENT if given is None else int(struct.unpack_from("<I", given, 4)[0])
+        return self.number("general.alignment") or _ALIGNMENT
 
 
 def layout(path: Path) -> Layout:
@@ -229,7 +235,7 @@ def _rounded(values: Floats, kind: int) -> bytes:
 def _bytes(place: Place) -> int:
     gguf = imported("gguf")
     block, size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType(place.kind)]
-    return int(np.prod(place.shape, dtype=np.int64)) // block * size
+    return int(np.prod(place.shape, dtype=np.int64)) // int(block) * int(size)
 
 
 # --- Reading ----------------------------------------------------------------------------------------------------------
@@ -271,7 +277,7 @@ def _end(data: memoryview, at: int) -> int:
         return _after_texts(data, at + 4, 1)
     if kind != _ARRAY:
         return at + 4 + _WIDTHS[kind]
-    inner, count = struct.unpack_from("<IQ", data, at + 4)
+    inner, count = (int(each) for each in struct.unpack_from("<IQ", data, at + 4))
     return _after_texts(data, at + 16, count) if inner == _STRING else at + 16 + count * _WIDTHS[inner]
 
 

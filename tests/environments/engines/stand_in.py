@@ -8,6 +8,7 @@ OpenAI's reference of legacy completions.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import socket
 import threading
@@ -51,8 +52,8 @@ class StandIn:
         """Tokens, and at each the laws `raw`, `tempered` and `processed`."""
         generator, tokens, laws = np.random.default_rng(seed), [], []
         for _ in range(length):
-            with self._lock, torch.inference_mode():
-                scores = self.model(torch.tensor([prompt + tokens])).logits[0, -1].double().numpy()
+            with self._lock:
+                scores = _scores(self.model, (*prompt, *tokens))
             law = {
                 "raw": SamplingLaw().log_probs(scores),
                 "tempered": SamplingLaw(temperature=sampling.temperature).log_probs(scores),
@@ -218,6 +219,13 @@ class StandIn:
         owner = {"vllm": "vllm", "sglang": "sglang", "llama.cpp": "llamacpp"}.get(self.flavour, "someone")
         entries = [{"id": name, "object": "model", "owned_by": owner} for name in self.models]
         return 200, {"object": "list", "data": entries}
+
+
+@functools.cache
+def _scores(model: Any, prefix: tuple[int, ...]) -> np.ndarray:
+    """The logits after a prefix, which is read once for all tests."""
+    with torch.inference_mode():
+        return model(torch.tensor([prefix])).logits[0, -1].double().numpy()
 
 
 def _law(body: dict[str, Any], all_tokens: int | None) -> SamplingLaw:

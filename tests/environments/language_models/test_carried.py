@@ -29,7 +29,7 @@ from jackpot_sim.environments.language_models.checkpoints import Precision, load
 from jackpot_sim.environments.rollouts.hf import HuggingFace  # noqa: E402
 from jackpot_sim.environments.rollouts.shorthand import spelt_out  # noqa: E402
 from jackpot_sim.requirements import RequirementError  # noqa: E402
-from tests.environments.tiny_gguf import CHAT, END, HEADS, KV_HEADS, TOKENS, WIDTH, weights, write_gguf  # noqa: E402
+from tests.environments.tiny_gguf import CHAT, END, HEADS, KV_HEADS, TOKENS, WIDTH, converts, weights, write_gguf  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -40,6 +40,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
+    converts()
     return write_gguf(tmp_path / "tiny.gguf")
 
 
@@ -204,6 +205,23 @@ def test_a_missing_reader_is_named_with_its_command(file: Path, monkeypatch: pyt
     monkeypatch.setattr(requirements, "_bounds", lambda: {"gguf": (Requirement("gguf>=0.19"), "gguf")})
     with pytest.raises(RequirementError, match=r"needs gguf, which is missing: pip install .*'\.\[gguf\]'"):
         folder_of(file)
+
+
+@pytest.mark.parametrize("fault", [{"eos_token": "<|im_start|>"}, {"pad_token": "another token"}])
+def test_a_reader_that_makes_another_tokenizer_is_refused(
+    fault: dict[str, str], file: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = carried.pretrained_gguf
+
+    def otherwise(path: Path) -> Any:
+        model, tokenizer, absent = read(path)
+        tokenizer.add_special_tokens(fault)
+        return model, tokenizer, absent
+
+    monkeypatch.setattr(carried, "pretrained_gguf", otherwise)
+    with pytest.raises(RequirementError, match=r"transformers [\d.]+ makes another tokenizer of it than the file"):
+        folder_of(file)
+    assert not [path for path in cache.iterdir() if path.is_dir()]
 
 
 @pytest.mark.parametrize(

@@ -82,13 +82,7 @@ def test_a_real_engine_and_its_trainer_disagree_as_such_pairs_do(tmp_path: Path)
     count = counted(file, built, text)
     assert row["kl_actor_policy"] == pytest.approx(count["kl"], abs=CLOSE)
     assert row["acceptance_rate"] == pytest.approx(count["overlap"], abs=CLOSE)
-    print(
-        row["kl_actor_policy"] - count["kl"],
-        row["acceptance_rate"] - count["overlap"],
-        row.filter(regex="prefix|overlap").to_dict(),
-    )
     for each in (count, counted(file, built, text, flash=False)):
-        print(each)
         assert 0.002 < each["kl"] < 0.02, each
         assert 0.94 < each["overlap"] < 0.98, each
         assert 0.03 < each["gap"] < 0.13, each

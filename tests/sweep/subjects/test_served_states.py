@@ -17,10 +17,12 @@ from rich.console import Console, RenderableType
 
 from jackpot_sim.core import divergences, obrs
 from jackpot_sim.core.arrays import Floats, Ints
-from jackpot_sim.environments.engines.engine import LawEngine, ModelEngine, Order
+from jackpot_sim.environments.engines.engine import Engine, LawEngine, ModelEngine, Order
 from jackpot_sim.environments.language_models.generation import Written
-from jackpot_sim.environments.rollouts import hf as real_models
+from jackpot_sim.environments.language_models.scoring import CausalLM
 from jackpot_sim.environments.rollouts.built import RealisedRollouts
+from jackpot_sim.environments.sources.actor_source import Actors, Setting
+from jackpot_sim.environments.sources.real_models import AnotherCheckpoint
 from jackpot_sim.studies.errors import StudyError
 from jackpot_sim.sweep import records, spec, summary
 from jackpot_sim.sweep.rollout_summary import _side_by_side, rollout_tables
@@ -49,7 +51,7 @@ SERVED = {"stored_topk": 3, "gradients": "batches", "batch_size": 120, "rows": 5
 class TopKOnly:
     """A model that writes rollouts and returns what a server returns of them: no whole laws."""
 
-    model: ModelEngine
+    model: LawEngine
     shown: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def check(self, prompts: Any, prompt: Ints, length: int) -> None:
@@ -59,11 +61,28 @@ class TopKOnly:
         return dataclasses.replace(self.model.write(prompts, prompt, uniforms, order), **self.shown)
 
 
+def hide_laws(patch: pytest.MonkeyPatch, shown: dict[str, Any]) -> None:
+    """Makes every other checkpoint a `TopKOnly`, as the source of a server gives an engine."""
+    of_models = AnotherCheckpoint.actors
+
+    def actors(self: AnotherCheckpoint, setting: Setting) -> Actors:
+        pairs = of_models(self, setting)
+
+        def at(knob: float) -> tuple[CausalLM, Engine]:
+            policy, actor = pairs(knob)
+            assert isinstance(actor, CausalLM)
+            return policy, TopKOnly(ModelEngine(actor), shown)
+
+        return at
+
+    patch.setattr(AnotherCheckpoint, "actors", actors)
+
+
 @pytest.fixture
 def served(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Makes every actor a `TopKOnly` from here on; what it returns is replaced by what the dictionary holds."""
     shown: dict[str, Any] = {}
-    monkeypatch.setattr(real_models, "engine_of", lambda actor: TopKOnly(ModelEngine(actor), shown))
+    hide_laws(monkeypatch, shown)
     return shown
 
 
@@ -89,7 +108,7 @@ def both(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[P
     folder, asked = tmp_path_factory.mktemp("served"), study(checkpoints)
     whole = run_serially(asked, folder / "whole")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(real_models, "engine_of", lambda actor: TopKOnly(ModelEngine(actor)))
+        hide_laws(patch, {})
         return whole, run_serially(asked, folder / "top-k")
 
 
@@ -166,7 +185,7 @@ def test_the_bracket_holds_z_at_every_state(checkpoints: Path, env: dict[str, An
     asked = study(checkpoints, env | {"stored_topk": k}, estimators=["jackpot"], n_samples=2, replicates=3)
     built = asked.env[0].build(0)
     assert isinstance(built, RealisedRollouts)
-    assert isinstance(built.actor, ModelEngine)
+    assert isinstance(built.actor, LawEngine)
     corrections = {each.label: each.correction() for each in asked.estimators}
     hidden = dataclasses.replace(built, actor=TopKOnly(built.actor))
     seen = rollout_states.observe(hidden, asked, 0, corrections)
@@ -209,7 +228,7 @@ def test_raw_log_probs_are_what_corrections_are_told(checkpoints: Path, tmp_path
     asked = study(checkpoints, env, estimators=["none", "tis", "sequence-is"])
     whole = run_serially(asked, tmp_path / "whole")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(real_models, "engine_of", lambda actor: TopKOnly(ModelEngine(actor)))
+        hide_laws(patch, {})
         topk = run_serially(asked, tmp_path / "top-k")
     for label in ("none", "tis", "sequence-is"):
         ours, theirs = (row(root, label)[OF_BOTH].to_numpy(float) for root in (topk, whole))

@@ -45,11 +45,13 @@ class Rollout:
         tokens: the ids; an end token comes last.
         log_probs: the log-prob of each, nats.
         top: at each token the likeliest tokens with their log-probs, the likeliest first; empty where k is 0.
+        cut: whether the rollout goes on, at a token whose log-prob the server does not tell.
     """
 
     tokens: Sequence[int]
     log_probs: Sequence[float]
     top: Sequence[Mapping[int, float]]
+    cut: bool = False
 
 
 def part(answer: object, *path: str | int) -> object:

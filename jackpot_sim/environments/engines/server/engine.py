@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
@@ -24,6 +25,8 @@ from jackpot_sim.environments.engines.server.journal import Journal
 from jackpot_sim.environments.engines.server.vocabulary import Vocabulary
 from jackpot_sim.environments.language_models.generation import Written
 from jackpot_sim.environments.language_models.library import Tokenizer
+
+LOG = logging.getLogger(__name__)
 
 USUAL_TOPK = 20
 """The number of likeliest tokens that are asked for by default: vLLM refuses more, unless it was started otherwise."""
@@ -92,8 +95,8 @@ class ServerEngine:
         rollouts, journal = self.rollouts(asks, order.report)
         if empty := sum(not each.tokens for each in rollouts):
             raise ServerError(
-                f"{empty} of {len(rollouts)} rollouts are empty, since {self.client.root} leaves end tokens out: serve "
-                "the model where they come back (vLLM, SGLang, llama.cpp)"
+                f"{empty} of {len(rollouts)} rollouts are empty, since {self.client.root} tells no log-prob of "
+                f"{self._speaker.hides}: serve the model where all tokens come back (vLLM, SGLang)"
             )
         written = self._written(prompt, uniforms.shape, rollouts, asks[0], told)
         journal.delete()
@@ -154,7 +157,13 @@ class ServerEngine:
                 ) from error
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
-        return [done[at] for at in range(len(asks))], journal
+        out = [done[at] for at in range(len(asks))]
+        if short := sum(not _ends(rollout, ask) for rollout, ask in zip(out, asks, strict=True)):
+            LOG.warning(
+                "%d of %d rollouts stop before a token whose log-prob %s does not tell: %s",
+                *(short, len(out), root, speaker.hides),
+            )
+        return out, journal
 
     @staticmethod
     def _collect(
@@ -236,7 +245,12 @@ def _checked(speaker: Flavour, rollout: Rollout, ask: Ask, vocab: int) -> Rollou
     if any(value > 1e-4 or value == -np.inf for value in rollout.log_probs):
         raise ServerError(f"it gives a log-prob of {max(rollout.log_probs):g} to a token that it sampled")
     end = next((at + 1 for at, token in enumerate(tokens) if token in ask.end_tokens), None)
-    if end is None and len(tokens) != ask.length and (len(tokens) > ask.length or speaker.returns_end):
+    if (
+        end is None
+        and not rollout.cut
+        and len(tokens) != ask.length
+        and (len(tokens) > ask.length or speaker.returns_end)
+    ):
         raise ServerError(
             f"it ended a rollout after {len(tokens)} of {ask.length} tokens, and not at an end token of the policy "
             f"({', '.join(map(str, sorted(ask.end_tokens))) or 'which has none'}): its context is too short, or its "
@@ -244,6 +258,11 @@ def _checked(speaker: Flavour, rollout: Rollout, ask: Ask, vocab: int) -> Rollou
         )
     rows = [_full(likeliest(row, ask.topk), ask) for row in rollout.top[:end]]
     return Rollout(tokens[:end], rollout.log_probs[:end], rows)
+
+
+def _ends(rollout: Rollout, ask: Ask) -> bool:
+    """True if a rollout ends as the policy's do."""
+    return len(rollout.tokens) == ask.length or bool(rollout.tokens and rollout.tokens[-1] in ask.end_tokens)
 
 
 def _full(row: Mapping[int, float], ask: Ask) -> Mapping[int, float]:

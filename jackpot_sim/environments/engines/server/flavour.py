@@ -28,12 +28,14 @@ class Flavour(ABC):
         path: the place of its completions, below the root of the server.
         speaks_ids: whether prompts and tokens are ids; else they are text, which needs the policy's tokenizer.
         returns_end: whether the end token stands among the tokens.
+        hides: the tokens whose log-probs do not come back.
     """
 
     name: ClassVar[str]
     path: ClassVar[str]
     speaks_ids: ClassVar[bool] = True
     returns_end: ClassVar[bool] = True
+    hides: ClassVar[str] = "no token"
 
     def __init__(self, model: str, vocabulary: Vocabulary | None) -> None:
         """Takes the model's name at the server, and the policy's tokens where the server speaks text."""

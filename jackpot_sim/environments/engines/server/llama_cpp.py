@@ -1,7 +1,8 @@
 """llama.cpp's own /completion: ids on both sides, and log-probs before or after the sampler, as they are asked for.
 
 The samplers are sent in the order of transformers and of other servers; llama.cpp's own has the temperature last. It
-ends a rollout at the end tokens that the GGUF file names.
+ends a rollout at the end tokens that the GGUF file names. It leaves out the log-probs of tokens whose bytes are no
+whole character; a rollout counts up to the first of these.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import ClassVar
 
 from typing_extensions import override
 
-from jackpot_sim.environments.engines.server.ask import Ask, Rollout, ServerError, items, number, part, whole
+from jackpot_sim.environments.engines.server.ask import Ask, Rollout, ServerError, items, number, whole
 from jackpot_sim.environments.engines.server.flavour import Flavour, Told, check_prompt_read
 
 
@@ -21,6 +22,7 @@ class LlamaCppServer(Flavour):
 
     name: ClassVar[str] = "llama.cpp"
     path: ClassVar[str] = "/completion"
+    hides: ClassVar[str] = "tokens whose bytes are no whole character"
 
     @override
     def told(self, ask: Ask) -> Told:
@@ -50,12 +52,14 @@ class LlamaCppServer(Flavour):
         if "completion_probabilities" not in answer:
             raise ServerError("it gives no log-probs: its answer has no completion_probabilities")
         told = items(answer, "completion_probabilities")
-        tokens = [whole(each, "id") for each in told]
-        if (ids := part(answer, "tokens")) != tokens:
-            raise ServerError(f"it names the tokens {ids} and gives log-probs of {tokens}")
+        written = [whole(answer, "tokens", at) for at in range(len(items(answer, "tokens")))]
+        known = [whole(each, "id") for each in told]
+        same = [one == other for one, other in zip(written, known, strict=False)]
+        tokens = written[: same.index(False) if False in same else len(same)]
+        told = told[: len(tokens)]
         top, value = ("top_probs", _log("prob")) if ask.processed else ("top_logprobs", _as_it_is("logprob"))
         rows = [{whole(other, "id"): value(other) for other in items(each, top)} for each in told] if ask.topk else []
-        return Rollout(tokens, [value(each) for each in told], rows)
+        return Rollout(tokens, [value(each) for each in told], rows, cut=len(tokens) < len(written))
 
 
 def _as_it_is(name: str) -> Callable[[object], float]:

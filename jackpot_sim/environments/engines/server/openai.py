@@ -21,6 +21,7 @@ class OpenAI(Flavour):
     path: ClassVar[str] = "/v1/completions"
     speaks_ids: ClassVar[bool] = False
     returns_end: ClassVar[bool] = False
+    hides: ClassVar[str] = "the end token"
 
     @override
     def body(self, ask: Ask) -> dict[str, object]:

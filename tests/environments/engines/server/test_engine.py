@@ -154,7 +154,7 @@ def test_text_alone_is_aligned_and_the_end_is_not_seen(stand_in: StandIn, loaded
     whole = np.array([at for at, each in enumerate(found) if each.tokens])
     assert END not in [token for each in found for token in each.tokens]
     if len(whole) < len(found):
-        with pytest.raises(ServerError, match=r"rollouts are empty, since .* leaves end tokens out"):
+        with pytest.raises(ServerError, match=r"rollouts are empty, since .* tells no log-prob of the end token"):
             engine(stand_in).write(PROMPTS, prompt, uniforms, order(topk=5))
     some = engine(stand_in).write(PROMPTS, prompt[whole], uniforms[whole], order(topk=5))
     law = laws(loaded, some, SamplingLaw())
