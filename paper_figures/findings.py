@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -20,14 +20,17 @@ from scipy import stats
 
 from jackpot_sim import commands
 from jackpot_sim.studies.errors import StudyError
-from paper_figures import ablation, figure1, table1
+from paper_figures import ablation, figure1, real_training, table1
 from paper_figures.training import tables
 from paper_figures.training.curves import name_of
 from paper_figures.training.records import Trained, load
 from paper_figures.training.statistics import CONFIDENCE, Difference, difference, interval, mostly, of, per_run
 
-STUDIES = ("sizes", "collapse_map", "table2", "table3", "table3_slow", "no_clipping", "long_run", "closed_loop")
-"""The other studies of training, of which a line would need more than one seed."""
+STUDIES = (
+    *("sizes", "collapse_map", "table2", "table3", "table3_slow", "no_clipping", "long_run", "closed_loop"),
+    real_training.NAME,
+)
+"""The studies of training of which a line would need more than one seed, which some have."""
 
 
 class Finding(NamedTuple):
@@ -71,11 +74,13 @@ def every() -> list[Finding]:
         figure1.NAME: _figure1,
         table1.NAME: _table1,
         ablation.NAME: _ablation,
+        real_training.NAME: _real_training,
     }
     out = []
     for name, of_study in parts.items():
         trained = load(name, None)
-        out += [Finding(f"`{name}`", trained.seeds, *line) for line in of_study(trained, per_run(trained))]
+        if trained.seeds > 1:
+            out += [Finding(f"`{name}`", trained.seeds, *line) for line in of_study(trained, per_run(trained))]
     return out
 
 
@@ -99,15 +104,26 @@ def _table1(_: Trained, runs: pd.DataFrame) -> Iterator[tuple[str, str, str]]:
 
 
 def _ablation(_: Trained, runs: pd.DataFrame) -> Iterator[tuple[str, str, str]]:
-    changes = ablation.parts_of(runs)
+    yield from _several(ablation.parts_of(runs), "parts of Jackpot", "with less without: last accuracy")
+
+
+def _real_training(trained: Trained, runs: pd.DataFrame) -> Iterator[tuple[str, str, str]]:
+    none = of(runs, "none", "accuracy")
+    others = [method for method in trained.methods if method != "none"]
+    gains = {name_of(method): difference(of(runs, method, "accuracy"), none) for method in others}
+    yield from _several(gains, "methods", "less no correction: last accuracy")
+
+
+def _several(changes: Mapping[str, Difference], plural: str, label: str) -> Iterator[tuple[str, str, str]]:
+    """A line for each change that is decided, and one for all that are open."""
     opened = [change for change in changes.values() if change.above is None]
-    for part, change in changes.items():
+    for name, change in changes.items():
         if change not in opened:
-            yield f"{part}, with less without: last accuracy", str(change), _sign(change)
+            yield f"{name}, {label}", str(change), _sign(change)
     if opened:
         means, narrowest = [change.mean for change in opened], min(opened, key=lambda each: each.high - each.low)
         value = f"{min(means):+.3f} to {max(means):+.3f}, narrowest {narrowest}"
-        yield f"{len(opened)} parts of Jackpot, with less without: last accuracy", value, "open"
+        yield f"{len(opened)} {plural}, {label}", value, "open"
 
 
 def _gain(runs: pd.DataFrame, first: str, second: str, figure: str, label: str) -> tuple[str, str, str]:

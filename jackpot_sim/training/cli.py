@@ -44,7 +44,8 @@ taught on the spot; answers of addition are written from their last digit on. Th
 `--policy FOLDER_OR_HUB_ID`, `--policy MODEL.gguf` or `--policy smollm2`.
 {carried.help_text()}
 Your own prompts are a file of objects with a prompt and an answer: `--task prompts --task.prompts FILE.jsonl`;
-`--task.reward answer` compares the answer's text instead of its mathematical value. A completion's answer in a reasoning-gym task is what its extraction finds:
+`--task.reward answer` compares the answer's text instead of its mathematical value.
+A completion's answer in a reasoning-gym task is what its extraction finds:
 {", ".join(Extraction)}.
 
 Policies (`--policy.kind`): {kinds(get_args(Taught | Given))}. With lora {fields(Lora)} adapters alone are

@@ -227,6 +227,15 @@ def test_rewards_look_at_answers_where_all_prompts_have_one(checkpoints: Path, t
         built(checkpoints, prompts=str(tmp_path / "p.txt"), reward={"kind": "answer"})
 
 
+def test_prompts_may_be_generated(checkpoints: Path) -> None:
+    gym = pytest.importorskip("reasoning_gym")
+    found = built(checkpoints, prompts={"kind": "reasoning-gym", "dataset": "chain_sum", "size": 3, "chat": False})
+    assert len(found.setup.prompts) == 3
+    configured = environment(checkpoints, prompts={"kind": "reasoning-gym", "dataset": "chain_sum", "size": 3})
+    theirs = gym.create_dataset("chain_sum", size=3, seed=0)
+    assert [each.answer for each in configured.prompts.read()] == [each["answer"] for each in theirs]
+
+
 def test_answers_are_found_in_texts() -> None:
     assert AnswerReward().of_texts(["so 42.", "4 2"], [" 42 ", "42"]).tolist() == [1, 0]
     assert AnswerReward(match="exact").of_texts([" 42 ", "so 42"], ["42", "42"]).tolist() == [1, 0]  # type: ignore[arg-type]
