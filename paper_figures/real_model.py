@@ -230,8 +230,8 @@ def _of_order(actors: pd.DataFrame) -> Claim:
         of = actors[(actors["kind"] == kind) & actors["label"].str.contains(form, regex=False)]
         if of.empty:
             return Claim(f"(2) The order of the causes: the records lack {kind}.", None)
-        first = of.loc[of["kl"].idxmin()]
-        found[first["label"]] = float(first["kl"])
+        first = of.iloc[int(of["kl"].argmin())]
+        found[str(first["label"])] = float(first["kl"])
     values = list(found.values())
     holds = all(one < other for one, other in itertools.pairwise(values))
     listed = ", ".join(f"{name} {_short(kl)}" for name, kl in found.items())
@@ -277,10 +277,11 @@ def _of_kappa(actors: pd.DataFrame, ways: pd.DataFrame) -> Claim:
     """κ for the batch, and state by state."""
     plain, kappa, ours = (_at_k(actors, ways, way) for way in ("top-k", "bias-corrected", "calibrated"))
     # Masks of which none, or nearly none, rejects show less noise than they have.
-    rejecting = np.sqrt((1 - kappa["overlap_compared"]) / kappa["tokens"] / kappa["overlap_compared"])
-    misses = (kappa["kept"] - 1).abs() / np.maximum(kappa["kept_se"], rejecting)
+    overlap, error = kappa["overlap_compared"].to_numpy(), kappa["kept_se"].to_numpy()
+    rejecting = np.sqrt((1 - overlap) / overlap / kappa["tokens"].to_numpy())
+    misses = np.abs(kappa["kept"].to_numpy() - 1) / np.maximum(error, rejecting)
     worse = int((kappa["error"] > plain["error"]).sum())
-    right = bool((misses < FAR).all())
+    right = bool(np.all(misses < FAR))
     return Claim(
         f"(5) That κ is right on average {_holds(right)}: it misses by {misses.max():.1f} standard errors at most. "
         f"State by state κ·Z_k errs by {kappa['error'].min():.1%} to {kappa['error'].max():.1%} of Z, more than Z_k "
@@ -363,7 +364,7 @@ def _look(kind: str) -> Look:
 def _draw_strip(axes: Axes, actors: pd.DataFrame, paper: pd.DataFrame) -> None:
     """KL both ways, an actor a line."""
     ordered = actors.sort_values("kl", ignore_index=True)
-    for height, row in ordered.iterrows():
+    for height, (_, row) in enumerate(ordered.iterrows()):
         look = _look(row["kind"])
         if math.isfinite(row["kl_policy_actor"]):
             axes.errorbar(

@@ -105,12 +105,9 @@ def _of_actor(cell: Cell, study: Study) -> pd.DataFrame:
         sizes = study.normalizers
         blocks = visited.compared(round(COMPARED * len(written.tokens)), cell.seed)
         ways = overlap_estimates.compare(blocks, sizes.k, sizes.lam, sizes.batch, batches)
-    of_actor = visited.figures() | {"cpu_seconds": time.process_time() - spent, "sizes": _sizes(study)}
-    return (
-        pd.DataFrame(normalizer_rows(cell, ways))
-        .rename(columns={"overlap": "overlap_compared"})
-        .assign(**of_actor, **provenance())
-    )
+    own = {"cpu_seconds": time.process_time() - spent, "sizes": _sizes(study), **visited.figures(), **provenance()}
+    table = pd.DataFrame(normalizer_rows(cell, ways)).rename(columns={"overlap": "overlap_compared"})
+    return pd.concat([table, pd.DataFrame([own] * len(table))], axis="columns")
 
 
 class Visited:
@@ -127,18 +124,17 @@ class Visited:
         uniforms = keyed_generator(seed, "normalizers").random(written.tokens.shape)
         for pair in self._realised.pairs(written):
             at = pair.sequence, pair.step
-            laws = pair.policy_log_probs, pair.actor_log_probs
-            found = TwoLaws(*laws).divergences()
+            policy, actor = pair.policy_log_probs, pair.actor_log_probs
+            found = TwoLaws(policy, actor).divergences()
             found["overlap"] = 1 - found["total_variation"]
             for name, values in self._at.items():
                 values[at] = to_numpy(found[name])
             tokens = written.tokens[at]
-            self._policy_log_probs[at] = to_numpy(laws[0])[np.arange(len(tokens)), tokens]
+            self._policy_log_probs[at] = to_numpy(policy)[np.arange(len(tokens)), tokens]
             passed = np.flatnonzero(pair.sequence < most)
             if passed.size:
-                yield LawBlock(
-                    *(law[passed] for law in laws), tokens[passed], uniforms[at][passed], pair.sequence[passed]
-                )
+                of_block = tokens[passed], uniforms[at][passed], pair.sequence[passed]
+                yield LawBlock(policy[passed], actor[passed], *of_block)
 
     def figures(self) -> dict[str, float]:
         """The figures of the actor by name, those of states with standard errors over rollouts, prompts being fixed."""
@@ -147,7 +143,7 @@ class Visited:
         out: dict[str, float] = {}
         for name, values in self._at.items():
             out[name], out[f"{name}_se"] = ratio_of_means(per_sequence(values), lengths, written.prompt)
-        gap = np.where(live, log_ratio(self._policy_log_probs, written.log_probs), 0.0)
+        gap = np.where(live, np.asarray(log_ratio(self._policy_log_probs, written.log_probs)), 0.0)
         size = np.abs(gap[live])
         weight = np.exp(gap.sum(axis=-1) - gap.sum(axis=-1).max())
         return out | {
