@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
+from types import ModuleType
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -55,7 +56,7 @@ class KVFormat(StrEnum):
 
 
 @functools.cache
-def library() -> Any:
+def library() -> ModuleType:
     """The module `llama_cpp`, whose log goes into its errors and nowhere else.
 
     Raises:

@@ -84,6 +84,18 @@ def items(answer: object, *path: str | int) -> list[object]:
     return found
 
 
+def members(answer: object, *path: str | int) -> dict[str, object]:
+    """The object at a path of an answer.
+
+    Raises:
+        ServerError: there is none.
+    """
+    found = part(answer, *path)
+    if not isinstance(found, dict):
+        raise ServerError(f"its answer has no object at {'.'.join(map(str, path)) or 'its top'}")
+    return found
+
+
 def whole(answer: object, *path: str | int) -> int:
     """The whole number at a path of an answer.
 

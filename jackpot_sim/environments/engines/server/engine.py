@@ -91,7 +91,7 @@ class ServerEngine:
         asks = self.asks(prompts, prompt, uniforms, order)
         told = self.told_of(asks[0])
         with _said_by(self.client.root):
-            conversions.check_told(told, order.sampling)
+            conversions.check_told(told, order.sampling, asks[0].topk)
         rollouts, journal = self.rollouts(asks, order.report)
         if empty := sum(not each.tokens for each in rollouts):
             raise ServerError(
@@ -132,6 +132,7 @@ class ServerEngine:
             ServerError: the server fails; the sentence says how many rollouts are kept.
         """
         speaker, root = self._speaker, self.client.root
+        self.client.stopped.clear()
         with _said_by(root):
             bodies = [speaker.body(ask) for ask in asks]
         journal = Journal.of(f"{root}{speaker.path}", [self._found.model, *bodies])
@@ -150,11 +151,13 @@ class ServerEngine:
             except ServerError as error:
                 self.client.stopped.set()
                 pool.shutdown(cancel_futures=True)
-                self.client.stopped.clear()
                 self._keep_the_rest(waiting, done, journal)
                 raise ServerError(
                     f"{error}; {len(done)} of {len(asks)} rollouts are kept, and the same command goes on from there"
                 ) from error
+            except BaseException:
+                self.client.stopped.set()  # no retries that nobody waits for
+                raise
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
         out = [done[at] for at in range(len(asks))]

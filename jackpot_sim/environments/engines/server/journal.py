@@ -41,7 +41,7 @@ class Journal:
         Raises:
             ServerError: another run does, or the folder cannot be written.
         """
-        lock = FileLock(self.path.with_suffix(".lock"))
+        lock = FileLock(self._lock)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             lock.acquire(timeout=0)
@@ -78,5 +78,10 @@ class Journal:
             file.write(f"\n{line}")
 
     def delete(self) -> None:
-        """Removes the file: all of the batch has arrived where it was wanted."""
+        """Removes the file and its lock: all of the batch has arrived where it was wanted."""
         self.path.unlink(missing_ok=True)
+        self._lock.unlink(missing_ok=True)  # one a batch, which a run of training would leave by the thousand
+
+    @property
+    def _lock(self) -> Path:
+        return self.path.with_suffix(".lock")

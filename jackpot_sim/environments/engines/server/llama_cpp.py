@@ -13,7 +13,7 @@ from typing import ClassVar
 
 from typing_extensions import override
 
-from jackpot_sim.environments.engines.server.ask import Ask, Rollout, ServerError, items, number, whole
+from jackpot_sim.environments.engines.server.ask import Ask, Rollout, ServerError, items, members, number, whole
 from jackpot_sim.environments.engines.server.flavour import Flavour, Told, check_prompt_read
 
 
@@ -45,11 +45,11 @@ class LlamaCppServer(Flavour):
 
     @override
     def read(self, answer: object, ask: Ask) -> Rollout:
-        assert isinstance(answer, dict)
-        check_prompt_read(answer.get("tokens_evaluated"), ask)
-        if answer.get("truncated"):
+        fields = members(answer)
+        check_prompt_read(fields.get("tokens_evaluated"), ask)
+        if fields.get("truncated"):
             raise ServerError("it has dropped a part of the prompt: start it with a longer context (--ctx-size)")
-        if "completion_probabilities" not in answer:
+        if "completion_probabilities" not in fields:
             raise ServerError("it gives no log-probs: its answer has no completion_probabilities")
         told = items(answer, "completion_probabilities")
         written = [whole(answer, "tokens", at) for at in range(len(items(answer, "tokens")))]

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from typing_extensions import override
 
-from jackpot_sim.environments.engines.server.ask import Ask, Rollout, ServerError, items, number, part, whole
+from jackpot_sim.environments.engines.server.ask import Ask, Rollout, ServerError, items, members, number, whole
 from jackpot_sim.environments.engines.server.flavour import Flavour, Told, check_prompt_read
 
 
@@ -47,9 +47,7 @@ class SGLang(Flavour):
 
     @override
     def read(self, answer: object, ask: Ask) -> Rollout:
-        meta = part(answer, "meta_info")
-        assert isinstance(meta, dict) or meta is None
-        meta = meta or {}
+        meta = members(answer, "meta_info")
         if isinstance(reason := meta.get("finish_reason"), dict) and reason.get("type") == "abort":
             raise ServerError(f"it aborted a rollout: {reason.get('message', 'no reason is given')}")
         check_prompt_read(meta.get("prompt_tokens"), ask)

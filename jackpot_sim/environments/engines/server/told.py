@@ -20,7 +20,7 @@ def needs_top(told: Told, sampling: SamplingLaw) -> bool:
     return told is not Told.PROCESSED and sampling.cuts
 
 
-def check_told(told: Told, sampling: SamplingLaw) -> None:
+def check_told(told: Told, sampling: SamplingLaw, topk: int) -> None:
     """Refuses a server whose log-probs cannot become those of the law that it samples from.
 
     Raises:
@@ -31,6 +31,11 @@ def check_told(told: Told, sampling: SamplingLaw) -> None:
             f"it returns raw log-probs, which tell nothing about a temperature of {sampling.temperature:g}: start it "
             "to return processed ones (vLLM: --logprobs-mode processed_logprobs) and say log_probs: processed, or "
             "sample at temperature 1"
+        )
+    if needs_top(told, sampling) and not topk:
+        raise ServerError(
+            f"it returns {told} log-probs, and without likeliest tokens the mass that top_k and top_p keep is not "
+            "known: ask for likeliest tokens (topk), or let it return processed log-probs"
         )
 
 

@@ -22,7 +22,8 @@ from jackpot_sim.environments.engines.server import told as conversions
 from jackpot_sim.environments.engines.server.ask import Ask, ServerError
 from jackpot_sim.environments.engines.server.client import Client
 from jackpot_sim.environments.engines.server.engine import ServerEngine, _full
-from jackpot_sim.environments.engines.server.flavour import Told
+from jackpot_sim.environments.engines.server.flavour import Flavour, Told
+from jackpot_sim.environments.engines.server.flavours import FLAVOURS
 from jackpot_sim.environments.language_models.checkpoints import Loaded, Precision, load
 from jackpot_sim.environments.language_models.generation import Written
 from jackpot_sim.environments.language_models.sampling_law import SamplingLaw
@@ -176,6 +177,13 @@ def test_the_mass_that_is_kept_needs_all_that_is_kept(stand_in: StandIn) -> None
 
 
 @of_flavour("vllm")
+def test_the_mass_that_is_kept_needs_likeliest_tokens(stand_in: StandIn) -> None:
+    with pytest.raises(ServerError, match=r"without likeliest tokens the mass that top_k and top_p keep is not known"):
+        written(stand_in, LAWS["nucleus"], k=0)
+    assert not stand_in.asked
+
+
+@of_flavour("vllm")
 def test_a_token_beyond_the_cut_shows_that_log_probs_are_of_another_law(stand_in: StandIn) -> None:
     sampling = SamplingLaw(top_p=0.5)
     asks = engine(stand_in).asks(PROMPTS, PROMPT, UNIFORMS, order(topk=5))  # without the cut
@@ -216,6 +224,14 @@ def test_a_fault_in_the_middle_is_tried_again(stand_in: StandIn, fault: str) -> 
     np.testing.assert_array_equal(again.log_probs, whole.log_probs)
 
 
+@each("kind", FLAVOURS.values())
+@each("answer", [None, [], "text", 1, {}, {"meta_info": []}, {"choices": {}}, {"details": 1}])
+def test_an_answer_of_another_form_is_one_sentence(kind: type[Flavour], answer: object) -> None:
+    ask = Ask(prompt=(1,), length=1, seed=0, sampling=LAWS["plain"], end_tokens=frozenset(), topk=1, processed=True)
+    with pytest.raises(ServerError, match="its answer has no|it gives no log-probs"):
+        kind("model", None).read(answer, ask)
+
+
 SENTENCES = {
     "500": "answers 500 .CUDA error",
     "429": "answers 429 .busy",
@@ -244,7 +260,7 @@ def test_what_has_arrived_before_the_last_fault_is_kept(stand_in: StandIn, fault
     assert len(stand_in.asked) == 8 - kept
     np.testing.assert_array_equal(again.tokens, whole.tokens)
     np.testing.assert_array_equal(again.log_probs, whole.log_probs)
-    assert not list((tmp_path / "cache" / "servers").glob("*.jsonl")), "nothing is left of a whole batch"
+    assert not list((tmp_path / "cache" / "servers").iterdir()), "nothing is left of a whole batch"
 
 
 def test_a_server_that_is_not_there_is_one_sentence(stand_in: StandIn) -> None:
