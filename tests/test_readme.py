@@ -123,7 +123,7 @@ def test_the_example_of_real_models_is_a_study() -> None:
 
     study = spec.parse(yaml.safe_load(block("yaml", "## Real models")))
     assert [env.actor.kind for env in study.env] == [  # type: ignore[union-attr]
-        *("quantized-weights", "quantized-weights", "precision", "checkpoint", "weight-noise")
+        *("quantized-weights", "quantized-weights", "precision", "checkpoint", "llama-cpp", "weight-noise")
     ]
 
 
