@@ -105,6 +105,7 @@ class Live:
 
     def _written(self, report: Callable[[int], None] | None) -> Path:
         texts = PromptFile(path=self.prompts).read()
+        self._source().ask()
         loaded = load(self.policy, precision=Precision.FP32, device=resolved_device("auto"))
         prompts = encoded(texts, loaded.tokenizer)
         prompt = np.repeat(np.arange(len(prompts)), self.samples)
@@ -118,9 +119,11 @@ class Live:
         journal.delete()
         return self.folder
 
+    def _source(self) -> ServerActor:
+        return ServerActor(url=self.server, model=self.model, flavour=self.flavour, topk=self.topk)
+
     def _engine(self, loaded: Loaded) -> ServerEngine:
-        source = ServerActor(url=self.server, model=self.model, flavour=self.flavour, topk=self.topk)
-        return source.engine(int(loaded.model.config.get_text_config().vocab_size), loaded.tokenizer)
+        return self._source().engine(int(loaded.model.config.get_text_config().vocab_size), loaded.tokenizer)
 
     def _scored(
         self, prompts: Sequence[Ints], prompt: Ints, rollouts: Sequence[Rollout], loaded: Loaded

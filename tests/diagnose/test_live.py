@@ -15,6 +15,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 pytest.importorskip("requests")
 
+from jackpot_sim.diagnose import live  # noqa: E402
 from jackpot_sim.diagnose.cli import main  # noqa: E402
 from jackpot_sim.environments.engines.server import client  # noqa: E402
 from jackpot_sim.environments.language_models.checkpoints import Precision, load  # noqa: E402
@@ -130,6 +131,19 @@ def test_options_that_do_not_go_together_are_one_sentence(sentence: str, capsys:
     error = capsys.readouterr().err
     assert sentence in error
     assert error.count("\n") == 1
+
+
+@each("gone", [True, False])
+def test_the_server_is_asked_before_the_checkpoint_is_loaded(
+    gone: bool, checkpoints: Path, stand_in: StandIn, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def loads(*_: object, **__: object) -> None:
+        raise AssertionError("the checkpoint is loaded for a server that cannot be used")
+
+    monkeypatch.setattr(live, "load", loads)
+    wrong = {"server": "http://127.0.0.1:9/v1"} if gone else {"model": "another"}
+    assert main(options(stand_in, checkpoints, **wrong)) == 2
+    assert ("cannot be reached" if gone else "another") in capsys.readouterr().err
 
 
 def test_a_server_that_is_not_there_is_one_sentence(checkpoints: Path, stand_in: StandIn, capsys: Captured) -> None:

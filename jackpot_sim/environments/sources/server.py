@@ -11,7 +11,7 @@ from jackpot_sim.environments.engines.server import client
 from jackpot_sim.environments.engines.server.client import Client
 from jackpot_sim.environments.engines.server.engine import USUAL_TOPK, ServerEngine
 from jackpot_sim.environments.engines.server.flavour import Told
-from jackpot_sim.environments.engines.server.flavours import FLAVOURS
+from jackpot_sim.environments.engines.server.flavours import FLAVOURS, found
 from jackpot_sim.environments.fields import check_count, check_positive
 from jackpot_sim.environments.language_models.library import Tokenizer
 from jackpot_sim.environments.language_models.scoring import CausalLM
@@ -62,10 +62,18 @@ class ServerActor(WithoutKnob):
         check_count("retries", self.retries, 0)
         check_count("concurrency", self.concurrency, 1)
 
+    def ask(self) -> None:
+        """Asks the server for its model alone, which takes a moment where to load a policy takes minutes.
+
+        Raises:
+            ServerError: the server cannot be reached, or serves no such model.
+        """
+        found(self._client(), self.flavour, self.model)
+
     def engine(self, vocab: int, tokenizer: Tokenizer | None) -> ServerEngine:
         """The engine of this server, for a policy with so many tokens."""
         return ServerEngine(
-            Client(self.url, key=self.key, timeout=self.timeout, retries=self.retries),
+            self._client(),
             vocab,
             tokenizer=tokenizer,
             flavour=self.flavour,
@@ -74,6 +82,9 @@ class ServerActor(WithoutKnob):
             told=None if self.log_probs is None else Told(self.log_probs),
             concurrency=self.concurrency,
         )
+
+    def _client(self) -> Client:
+        return Client(self.url, key=self.key, timeout=self.timeout, retries=self.retries)
 
     @override
     def actors(self, setting: Setting) -> Actors:
