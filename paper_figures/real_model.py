@@ -228,7 +228,7 @@ def _of_order(actors: pd.DataFrame) -> Claim:
         of = actors[(actors["kind"] == kind) & actors["label"].str.contains(form, regex=False)]
         if of.empty:
             return Claim(f"(2) The order of the causes: the records lack {kind}.", None)
-        first = of.loc[of["kl"].idxmin()]
+        first = of.iloc[int(of["kl"].argmin())]
         found[first["label"]] = float(first["kl"])
     values = list(found.values())
     holds = all(one < other for one, other in itertools.pairwise(values))
@@ -359,7 +359,7 @@ def _look(kind: str) -> Look:
 def _draw_strip(axes: Axes, actors: pd.DataFrame, paper: pd.DataFrame) -> None:
     """KL both ways, an actor a line."""
     ordered = actors.sort_values("kl", ignore_index=True)
-    for height, row in ordered.iterrows():
+    for height, (_, row) in enumerate(ordered.iterrows()):
         look = _look(row["kind"])
         if math.isfinite(row["kl_policy_actor"]):
             axes.errorbar(

@@ -100,12 +100,13 @@ def _of_actor(cell: Cell, study: Study) -> pd.DataFrame:
         sizes = study.normalizers
         blocks = visited.compared(round(COMPARED * len(written.tokens)), cell.seed)
         ways = overlap_estimates.compare(blocks, sizes.k, sizes.lam, sizes.batch, batches)
-    of_actor = visited.figures() | {"cpu_seconds": time.process_time() - spent, "sizes": _sizes(study)}
-    return (
-        pd.DataFrame(normalizer_rows(cell, ways))
-        .rename(columns={"overlap": "overlap_compared"})
-        .assign(**of_actor, **provenance())
-    )
+    of_actor: dict[str, object] = {
+        **visited.figures(),
+        "cpu_seconds": time.process_time() - spent,
+        "sizes": _sizes(study),
+    }
+    rows = pd.DataFrame(normalizer_rows(cell, ways)).rename(columns={"overlap": "overlap_compared"})
+    return pd.DataFrame([row | of_actor | provenance() for row in rows.to_dict("records")])
 
 
 class Visited:
@@ -131,9 +132,8 @@ class Visited:
             self._policy_log_probs[at] = to_numpy(laws[0])[np.arange(len(tokens)), tokens]
             passed = np.flatnonzero(pair.sequence < most)
             if passed.size:
-                yield LawBlock(
-                    *(law[passed] for law in laws), tokens[passed], uniforms[at][passed], pair.sequence[passed]
-                )
+                policy, actor = (law[passed] for law in laws)
+                yield LawBlock(policy, actor, tokens[passed], uniforms[at][passed], pair.sequence[passed])
 
     def figures(self) -> dict[str, float]:
         """The figures of the actor by name, those of states with standard errors over rollouts, prompts being fixed."""
@@ -142,7 +142,7 @@ class Visited:
         out: dict[str, float] = {}
         for name, values in self._at.items():
             out[name], out[f"{name}_se"] = ratio_of_means(per_sequence(values), lengths, written.prompt)
-        gap = np.where(live, log_ratio(self._policy_log_probs, written.log_probs), 0.0)
+        gap = np.where(live, to_numpy(log_ratio(self._policy_log_probs, written.log_probs)), 0.0)
         size = np.abs(gap[live])
         weight = np.exp(gap.sum(axis=-1) - gap.sum(axis=-1).max())
         return out | {
