@@ -209,6 +209,15 @@ def to_numpy(x: Array | float) -> np.ndarray[Any, Any]:
     return np.asarray(x)
 
 
+def on_host(x: Array) -> Array:
+    """`x` as a numpy view where numpy can read it in place, else `x`: for a few small arrays numpy costs the least.
+
+    The view is detached from any graph.
+    """
+    in_place = array_api_compat.is_torch_array(x) and x.device.type == "cpu" and not _is_half(x.dtype)
+    return to_numpy(x) if in_place else x
+
+
 def into(out: Array, operation: str, *operands: Array) -> Array:
     """`operation`, elementwise, written into `out` of any shape: fresh memory costs more than the arithmetic."""
     function = getattr(namespace(out), operation)

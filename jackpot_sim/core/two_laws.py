@@ -12,9 +12,9 @@ import math
 from functools import cached_property
 
 from jackpot_sim.core.arrays import Array
-from jackpot_sim.core.backend import BLOCK_ELEMENTS, namespace, overflow_to_inf
-from jackpot_sim.core.checks import check_alike
-from jackpot_sim.core.divergences import BY_NAME
+from jackpot_sim.core.backend import BLOCK_ELEMENTS, namespace, on_host, overflow_to_inf, row_blocks
+from jackpot_sim.core.checks import check_alike, check_axes, check_pair
+from jackpot_sim.core.divergences import BY_NAME, kl_of_checked
 from jackpot_sim.core.numerics import NEAR, exp_remainder, log_ratio, near_exp_remainder
 from jackpot_sim.core.weighted_laws import kl_to_weighted, weighted_less_policy
 
@@ -118,19 +118,29 @@ class TwoLaws:
         """KL(p‖q/Σq), nats, shape (states,)."""
         return self.kl_to(self._xp.ones_like(self.q), self.gap)
 
+    @cached_property
+    def kl_as_given(self) -> Array:
+        """Σ[p·ℓ − p + q], which is `divergences.kl`, nats, shape (states,)."""
+        if not self.is_plain:
+            return kl_of_checked(self.log_p, self.log_q)
+        xp = self._xp
+        kl = xp.sum(self.kl_terms, axis=-1)
+        if self._has_gaps:  # where p is 0 the term is q
+            kl = kl + xp.sum(xp.where(self.p > 0, 0.0, self.q), axis=-1)
+        return xp.where(self._out_of_reach, math.inf, kl)
+
     def divergences(self) -> dict[str, Array]:
         """The divergences of `divergences.BY_NAME`, each (states,)."""
         if not self.is_plain:
             return {name: divergence(self.log_p, self.log_q) for name, divergence in BY_NAME.items()}
         xp = self._xp
-        kl, reverse = (xp.sum(terms, axis=-1) for terms in (self.kl_terms, self._reverse_kl_terms))
+        reverse = xp.sum(self._reverse_kl_terms, axis=-1)
         lacks_actor, lacks_policy = self._out_of_reach, xp.any((self.p == 0) & (self.q > 0), axis=-1)
-        if self._has_gaps:  # where p is 0 the term of KL(p‖q) is q
-            kl = kl + xp.sum(xp.where(self.p > 0, 0.0, self.q), axis=-1)
+        if self._has_gaps:  # where q is 0 the term of KL(q‖p) is p
             reverse = reverse + xp.sum(xp.where(self.q > 0, 0.0, self.p), axis=-1)
         chi_square = xp.vecdot(self.q * self._ratio_less_one, self._ratio_less_one)
         return {
-            "kl_policy_actor": xp.where(lacks_actor, math.inf, kl),
+            "kl_policy_actor": self.kl_as_given,
             "kl_actor_policy": xp.where(lacks_policy, math.inf, reverse),
             "total_variation": xp.sum(xp.abs(self.gap), axis=-1) / 2,
             "chi_square": xp.where(lacks_actor, math.inf, chi_square),
@@ -237,6 +247,27 @@ class TwoLaws:
     def _out_of_reach(self) -> Array:
         """True at states where the policy writes a token that the actor cannot, shape (states,)."""
         return self._xp.any((self.log_q == -math.inf) & (self.log_p > -math.inf), axis=-1)
+
+
+def kl_by_blocks(policy_log_probs: Array, actor_log_probs: Array) -> Array:
+    """KL(p‖q) at each state, nats, shape (states,): `divergences.kl` without gradients, a few states at a time.
+
+    Args:
+        policy_log_probs: log p, shape (states, vocab), nats.
+        actor_log_probs: log q, the same shape.
+
+    Raises:
+        TypeError: an array is not one of real floating numbers, or they are of several libraries.
+        ValueError: a law is not normalised, or the shapes differ.
+    """
+    laws = check_alike(policy_log_probs=policy_log_probs, actor_log_probs=actor_log_probs)
+    check_axes(policy_log_probs, "policy_log_probs", "states", "vocab")
+    policy, actor = (on_host(law) for law in laws)
+    parts = []
+    for rows in row_blocks(*policy.shape):
+        with overflow_to_inf():
+            parts.append(TwoLaws(*check_pair(policy[rows, :], actor[rows, :])).kl_as_given)
+    return namespace(policy).concat(parts)
 
 
 def _picked(arrays: tuple[Array, ...], mask: Array) -> tuple[Array, ...]:

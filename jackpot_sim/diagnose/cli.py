@@ -157,7 +157,7 @@ def diagnose(
         corrections=_own(correction),
         target=_target(keep, ess, bias),
         policy=None if live else policy,
-        tokenizer=tokenizer or (live and live.tokenizer),
+        tokenizer=tokenizer or (None if live is None else live.tokenizer),
         workers=processes(None, workers, os.cpu_count() or 1),
     )
     with contextlib.ExitStack() as stack:

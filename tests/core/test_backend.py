@@ -60,3 +60,14 @@ def test_booleans_are_placed_in_the_order_of_a_mask(xp: ToLibrary) -> None:
     mask = np.array([False, True, True, False, True])
     placed = backend.placed(xp(np.array([True, False, True])), xp(mask))
     assert to_numpy(placed).tolist() == [False, True, False, False, True]
+
+
+def test_tensors_on_a_cpu_are_seen_in_place_but_half_precision_is_left() -> None:
+    torch = pytest.importorskip("torch")
+    law = torch.zeros(3, requires_grad=True)
+    seen = backend.on_host(law)
+    assert isinstance(seen, np.ndarray)
+    assert seen.ctypes.data == law.data_ptr()
+    half = law.detach().bfloat16()
+    assert backend.on_host(half) is half
+    assert backend.on_host(seen) is seen

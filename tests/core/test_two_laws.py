@@ -10,8 +10,9 @@ import mpmath
 import numpy as np
 import pytest
 
-from jackpot_sim.core.divergences import BY_NAME
-from jackpot_sim.core.two_laws import TwoLaws
+from jackpot_sim.core.backend import BLOCK_ELEMENTS, to_numpy
+from jackpot_sim.core.divergences import BY_NAME, kl
+from jackpot_sim.core.two_laws import TwoLaws, kl_by_blocks
 from jackpot_sim.core.weighted_laws import kl_to_weighted, weighted_less_policy
 from tests.conftest import ToLibrary
 from tests.core.laws import close_pair, exact_law, normalised
@@ -126,3 +127,18 @@ def test_divergences_where_supports_differ() -> None:
     found = TwoLaws(policy, actor).divergences()
     for name, values in found.items():
         np.testing.assert_allclose(values, BY_NAME[name](policy, actor), rtol=1e-14)
+
+
+def test_the_kl_by_blocks_is_that_of_all_states_at_once(xp: ToLibrary) -> None:
+    rng = np.random.default_rng(5)
+    logits = rng.normal(size=(5, BLOCK_ELEMENTS // 2))
+    policy, actor = normalised(logits), normalised(logits + 0.3 * rng.normal(size=logits.shape))
+    actor[1, 7] = -math.inf
+    actor[1] = normalised(actor[1])
+    policy[2, 9] = -math.inf
+    policy[2] = normalised(policy[2])
+    expected = kl(policy, actor)
+    np.testing.assert_array_equal(np.isinf(expected), [False, True, False, False, False])
+    np.testing.assert_allclose(to_numpy(kl_by_blocks(xp(policy), xp(actor))), expected, rtol=1e-12)
+    with pytest.raises(ValueError, match="normalised"):
+        kl_by_blocks(xp(policy + 1.0), xp(actor))

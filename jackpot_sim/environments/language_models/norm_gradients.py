@@ -19,7 +19,7 @@ from jackpot_sim.core.arrays import Flags, Floats, Ints
 from jackpot_sim.core.checks import check_reals, check_shape
 from jackpot_sim.core.support import SamplingMask
 from jackpot_sim.environments.language_models.block_gradients import OtherTokens
-from jackpot_sim.environments.language_models.library import Tensor
+from jackpot_sim.environments.language_models.library import Model, Tensor
 from jackpot_sim.environments.language_models.reading import Reader
 from jackpot_sim.environments.language_models.walking import on_device, scoring_mode
 
@@ -58,7 +58,7 @@ class NormGradients:
     @property
     def names(self) -> frozenset[str]:
         """The names of the norm's parameters in the model."""
-        weights = {id(weight) for weight in self._reader.norm.parameters()}
+        weights = {id(weight) for weight in self._norm.parameters()}
         return frozenset(name for name, weight in self._reader.model.named_parameters() if id(weight) in weights)
 
     def of(
@@ -83,7 +83,7 @@ class NormGradients:
 
         def gradient(rows: slice) -> Floats:
             own = coefficients[:, rows]
-            finite = np.isfinite(own).all(axis=(1, 2))
+            finite: Flags = np.asarray(np.isfinite(own).all(axis=(1, 2)))
             out = np.einsum("kit,itp->kp", np.where(finite[:, None, None], own, 0.0), self._own[rows])
             if others is not None:
                 beside = others.beside(np.zeros_like(own), rows, self._mask[rows])[..., 1:]
@@ -94,9 +94,15 @@ class NormGradients:
 
         return ((rows, gradient(rows)) for rows in batches)
 
+    @property
+    def _norm(self) -> Model:
+        norm = self._reader.norm
+        assert norm is not None  # such a model has no norm whose gradients are asked for
+        return norm
+
     @cached_property
     def _weights(self) -> dict[str, Tensor]:
-        return {name: weight.detach() for name, weight in self._reader.norm.named_parameters()}
+        return {name: weight.detach() for name, weight in self._norm.named_parameters()}
 
     def _fill(self, rows: Ints) -> None:
         """Finds the gradients of the tokens written in these rollouts."""
@@ -150,7 +156,8 @@ class NormGradients:
         import torch
 
         def weighed(weights: dict[str, Tensor], state: Tensor, along: Tensor) -> Tensor:
-            return (torch.func.functional_call(self._reader.norm, weights, (state[None],))[0] * along).sum()
+            normed: Tensor = torch.func.functional_call(self._norm, weights, (state[None],))
+            return (normed[0] * along).sum()
 
         with scoring_mode(self._reader.model, differentiable=True):
             (along,) = torch.autograd.grad(total, hidden, retain_graph=retain)

@@ -114,6 +114,7 @@ class Reader:
         which = np.searchsorted(prompts.prompts, part.prompt)
         longest = max(1, int(part.mask.sum(axis=-1).max()))
         with scoring_mode(self.model):
+            assert prompts.last is not None  # those of before or just read
             first = prompts.last[on_device(self.model, which)][:, None]
             if longest == 1:
                 return first

@@ -10,13 +10,13 @@ from typing import Literal, TypeAlias, TypeVar
 
 import numpy as np
 
-from jackpot_sim.core import divergences
 from jackpot_sim.core.arrays import Array, Flags, Floats, Ints
 from jackpot_sim.core.backend import namespace, to_numpy
 from jackpot_sim.core.checks import check_integers, check_reals, check_same_shape, check_shape
 from jackpot_sim.core.numerics import log_softmax
 from jackpot_sim.core.sequence_divergences import ratio_of_means
 from jackpot_sim.core.sequences import per_sequence
+from jackpot_sim.core.two_laws import kl_by_blocks
 from jackpot_sim.environments.engines.engine import Engine, LawEngine, Order
 from jackpot_sim.environments.engines.sharing import SharingEngine
 from jackpot_sim.environments.fields import check_count
@@ -146,7 +146,7 @@ class Setup:
         """KL(policy‖actor) per token over rollouts of the policy, nats, and its standard error; prompts are fixed."""
         kl = np.zeros(written.tokens.shape)
         for pair in self.pairs(policy, actor, written):
-            kl[pair.sequence, pair.step] = to_numpy(divergences.kl(pair.policy_log_probs, pair.actor_log_probs))
+            kl[pair.sequence, pair.step] = to_numpy(kl_by_blocks(pair.policy_log_probs, pair.actor_log_probs))
         lengths = np.asarray(written.mask.sum(axis=-1), dtype=np.float64)
         return ratio_of_means(per_sequence(kl), lengths, written.prompt)
 

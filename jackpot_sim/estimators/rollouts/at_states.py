@@ -14,7 +14,7 @@ import numpy as np
 
 from jackpot_sim.core import divergences
 from jackpot_sim.core.arrays import Array, Floats, Ints
-from jackpot_sim.core.backend import floating, namespace, overflow_to_inf, row_blocks, to_numpy
+from jackpot_sim.core.backend import floating, namespace, on_host, overflow_to_inf, row_blocks, to_numpy
 from jackpot_sim.core.checks import (
     check_alike,
     check_axes,
@@ -71,32 +71,49 @@ def at_states(
     namespace(policy_log_probs, floating(kl, "kl"))
     check_shape(kl, tuple(policy_log_probs.shape[:1]), "kl", "one number per state")
     pair = TwoLaws(policy_log_probs, actor_log_probs)
-    return _at(pair, StateTokens(TwoLaws(told, believed_log_probs)), kl, correction)
+    return _at(_Kls(pair), StateTokens(TwoLaws(told, believed_log_probs)), kl, correction)
 
 
-def _at(pair: TwoLaws, believed: StateTokens, kl: Array, correction: Correction) -> AtState:
+class _Kls:
+    """KLs from the policy to weighted laws of the actor; corrections that share a weight share its KL."""
+
+    def __init__(self, pair: TwoLaws) -> None:
+        self.pair = pair
+        self._known: list[tuple[Array, Array]] = []
+
+    def to(self, weight: Array) -> Array:
+        """`TwoLaws.kl_to` of a weight, (states,), nats."""
+        for known, kl in self._known:
+            # A look at every token is far cheaper than the logarithms of a KL.
+            if bool(namespace(weight).all(known == weight)):
+                return kl
+        self._known.append((weight, self.pair.kl_to(weight)))
+        return self._known[-1][1]
+
+
+def _at(kls: _Kls, believed: StateTokens, kl: Array, correction: Correction) -> AtState:
     """The figures of `at_states`, from the laws at work and the tokens as the correction sees them."""
     if not correction.fits_a_table:
         raise ValueError(f"correction must fit a table of states and tokens, and {correction.name} looks at more")
-    xp, q = namespace(pair.q), pair.q
+    xp, q = namespace(kls.pair.q), kls.pair.q
     with overflow_to_inf():
         accept, weight = correction.weights(believed.of(correction))
     live = q > 0
     if not bool(xp.all(live)):
         accept, weight = (xp.where(live, each, 0.0) for each in (accept, weight))
     keeps_all, weighs_none = (bool(xp.all((each == 1.0) | ~live)) for each in (accept, weight))
-    kl_accepted = kl if keeps_all else pair.kl_to(accept)
+    kl_accepted = kl if keeps_all else kls.to(accept)
     return AtState(
         xp.sum(q * accept, axis=-1),
         kl_accepted,
-        kl_accepted if weighs_none else _kl_effective(pair, accept, weight),
+        kl_accepted if weighs_none else _kl_effective(kls, accept, weight),
     )
 
 
-def _kl_effective(pair: TwoLaws, accept: Array, weight: Array) -> Array:
+def _kl_effective(kls: _Kls, accept: Array, weight: Array) -> Array:
     if bool(namespace(weight).max(weight) < math.inf):
-        return pair.kl_to(accept * weight)
-    return kl_to_weighted(pair.log_p, pair.log_q, accept, weight)
+        return kls.to(accept * weight)
+    return kl_to_weighted(kls.pair.log_p, kls.pair.log_q, accept, weight)
 
 
 class Visited:
@@ -150,6 +167,7 @@ class Visited:
             check_shape(check_ids(place, below, name), tuple(policy.shape[:1]), name, "one place per row of the laws")
         check_ids(self._tokens[rows], policy.shape[1], "tokens")
         same = believed is actor and told is policy
+        policy, actor, believed, told = (on_host(law) for law in (policy, actor, believed, told))
         # A few states at a time, whose temporaries stay in the cache.
         for few in row_blocks(*policy.shape):
             with overflow_to_inf():
@@ -159,7 +177,7 @@ class Visited:
 
     def _add(self, rows: tuple[Ints, Ints], pair: TwoLaws, told: TwoLaws) -> None:
         """Adds states from the laws at work, and from those that the corrections see."""
-        tokens = StateTokens(told)
+        tokens, kls = StateTokens(told), _Kls(pair)
         distances = pair.divergences()
         for name, values in distances.items():
             self.divergences[name][rows] = to_numpy(values)
@@ -171,7 +189,7 @@ class Visited:
             drawn[rows] = to_numpy(xp.take_along_axis(law, chosen[:, None], axis=-1)[:, 0])
         for correction, columns in zip(self._corrections, self.at, strict=True):
             if columns is not None:
-                at = _at(pair, tokens, distances["kl_policy_actor"], correction)
+                at = _at(kls, tokens, distances["kl_policy_actor"], correction)
                 for column, values in zip(columns, at, strict=True):
                     column[rows] = to_numpy(values)
 

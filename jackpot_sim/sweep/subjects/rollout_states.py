@@ -11,10 +11,10 @@ from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
-from jackpot_sim.core import divergences
 from jackpot_sim.core.arrays import Flags, Floats, Ints
 from jackpot_sim.core.backend import namespace, row_blocks, to_numpy, topk
 from jackpot_sim.core.scored import ScoredRollouts
+from jackpot_sim.core.two_laws import kl_by_blocks
 from jackpot_sim.environments.engines.engine import LawEngine
 from jackpot_sim.environments.language_models.generation import Written
 from jackpot_sim.environments.randomness import keyed_generator
@@ -220,7 +220,7 @@ def _kl_at_tokens(realised: RealisedRollouts, written: Written) -> Floats:
     """KL(p‖q) at every token, (n, length), nats."""
     kl = np.zeros(written.tokens.shape)
     for pair in realised.pairs(written):
-        kl[pair.sequence, pair.step] = to_numpy(divergences.kl(pair.policy_log_probs, pair.actor_log_probs))
+        kl[pair.sequence, pair.step] = to_numpy(kl_by_blocks(pair.policy_log_probs, pair.actor_log_probs))
     return kl
 
 

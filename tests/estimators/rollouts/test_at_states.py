@@ -11,6 +11,7 @@ import pytest
 from jackpot_sim import estimators
 from jackpot_sim.core import divergences, obrs
 from jackpot_sim.core.backend import to_numpy
+from jackpot_sim.core.two_laws import TwoLaws
 from jackpot_sim.estimators.rollouts.at_states import Visited, at_states
 from jackpot_sim.estimators.states import moments
 from tests.cases import each
@@ -158,3 +159,34 @@ def test_places_and_tokens_are_numpy() -> None:
             add(**{name: torch.as_tensor(place)})
     with pytest.raises(TypeError, match="tokens must be a numpy array, got Tensor"):
         add(torch.as_tensor(TOKENS))
+
+
+def test_corrections_of_one_weight_share_its_kl_and_their_figures_are_those_of_each_alone(
+    xp: ToLibrary, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corrections = [estimators.get("obrs"), estimators.get("jackpot"), estimators.get("tis", clip=0.8)]
+    cell = random_cell(states=4, vocab=9, seed=2)
+    tokens, at = np.zeros((1, 4), dtype=np.int64), (np.zeros(4, dtype=np.int64), np.arange(4))
+    laws = xp(cell.policy), xp(cell.actor), xp(cell.actor)
+    alone = []
+    for correction in corrections:
+        one = Visited(tokens, [correction])
+        one.add(*at, *laws)
+        alone += one.at
+    taken: list[Any] = []
+    whole = TwoLaws.kl_to
+
+    def counted(self: TwoLaws, weight: Any, less_policy: Any = None) -> Any:
+        taken.append(weight)
+        return whole(self, weight, less_policy)
+
+    monkeypatch.setattr(TwoLaws, "kl_to", counted)
+    together = Visited(tokens, corrections)
+    together.add(*at, *laws)
+    # The acceptance of obrs and jackpot; jackpot's a·w; the weights of tis.
+    assert len(taken) == 3
+    for found, expected in zip(together.at, alone, strict=True):
+        assert found is not None
+        assert expected is not None
+        for values, single in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(values, single)
