@@ -12,12 +12,11 @@ pytest.importorskip("torch")
 pytest.importorskip("transformers")
 pytest.importorskip("requests")
 
-from jackpot_sim.environments.engines.server import client  # noqa: E402
-from jackpot_sim.environments.engines.server.ask import ServerError  # noqa: E402
-from jackpot_sim.environments.language_models.checkpoints import Precision, load  # noqa: E402
-from tests.cases import each  # noqa: E402
-from tests.environments.engines.stand_in import StandIn, serving  # noqa: E402
-from tests.training.tiny import JACKPOT, rows_of, run_of, trainer_of, written  # noqa: E402
+from jackpot_sim.environments.engines.server import client
+from jackpot_sim.environments.language_models.checkpoints import Precision, load
+from tests.cases import each
+from tests.environments.engines.stand_in import StandIn, serving
+from tests.training.tiny import JACKPOT, run_of, trainer_of
 
 BATCH = 4 * 4
 
