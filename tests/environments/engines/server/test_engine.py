@@ -203,6 +203,15 @@ def test_the_limit_of_likeliest_tokens_is_the_servers_and_the_user_may_name_it(s
     assert topk.k == 2
 
 
+def test_no_more_is_asked_for_than_servers_give_or_the_order_needs() -> None:
+    def asked(wanted: int, **limit: int) -> int:
+        server = ServerEngine(Client("http://127.0.0.1:9"), 500, **limit)
+        return server.asks(PROMPTS, PROMPT[:1], UNIFORMS[:1], order(topk=wanted))[0].topk
+
+    assert (asked(128), asked(7), asked(0)) == (20, 7, 0)
+    assert (asked(128, topk=40), asked(999, topk=999)) == (40, 500)
+
+
 def test_a_row_that_lacks_tokens_is_refused_unless_the_cut_left_no_more() -> None:
     ask = Ask(prompt=(1,), length=1, seed=0, sampling=LAWS["plain"], end_tokens=frozenset(), topk=3, processed=True)
     row = {1: math.log(0.75), 4: math.log(0.25)}
