@@ -28,7 +28,7 @@ from jackpot_sim.environments.rollouts.hf import HuggingFace
 from jackpot_sim.requirements import require
 from jackpot_sim.sweep.plan import Cell
 from jackpot_sim.sweep.spec import Study
-from jackpot_sim.sweep.stages import ACTOR_WRITES, LOADING, MEASURED, POLICY_WRITES, Step, steps
+from jackpot_sim.sweep.stages import ACTOR_WRITES, LOADING, POLICY_WRITES, Step, steps
 from jackpot_sim.sweep.subjects.rollout_states import observe, weigh
 from jackpot_sim.sweep.subjects.rollout_updates import Differentiation, replicates_of
 from jackpot_sim.sweep.worlds import Environment
@@ -37,6 +37,8 @@ _LENGTHS = (2, 16)
 """The lengths of the timed rollouts."""
 _QUICK = 30.0
 """The seconds below which a model is loaded again, to be timed without its libraries."""
+_MEASURED = (Stage.SCORING, Stage.GRADIENTS)
+"""The stages after all is written."""
 _SECONDS = 3.0
 """The seconds that scoring and gradients are timed, about."""
 _REPLICATES = 3
@@ -225,14 +227,15 @@ def _measured(
     most = max(realised.setup.batch_size // _REPLICATES, 1)
     many = min(int(_SECONDS / (2 * watch.lap())) or 1, most)
     sizes = sizes.model_copy(update={"n_samples": many})
-    timed: dict[str, list[tuple[float, float]]] = {name: [] for name in MEASURED}
+    names = [each.name for each in steps(env, study, 1) if each.stage in _MEASURED]
+    timed: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
     for length in lengths:
         laps = _Laps()
         with listened(laps):
             mean = _rehearsed(env, _miniature(realised, 1, length), sizes, seed)
-        for name, lap in zip(MEASURED, laps.ended(), strict=False):
+        for name, lap in zip(names, laps.ended(), strict=True):
             timed[name].append((mean, lap))
-    return {name: Rate.of(each, many * _REPLICATES) for name, each in timed.items() if each}
+    return {name: Rate.of(each, many * _REPLICATES) for name, each in timed.items()}
 
 
 def _rehearsed(env: HuggingFace, realised: RealisedRollouts, study: Study, seed: int) -> float:
@@ -252,7 +255,7 @@ class _Laps:
         self._watch, self._laps = _Watch(), list[float]()
 
     def __call__(self, told: Report) -> None:
-        if told.stage in (Stage.SCORING, Stage.GRADIENTS):
+        if told.stage in _MEASURED:
             lap = self._watch.lap()
             if self._laps:
                 self._laps[-1] += lap

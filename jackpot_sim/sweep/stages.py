@@ -33,8 +33,6 @@ class Step:
 
 LOADING, ACTOR_WRITES, POLICY_WRITES = "loading", "actor writes", "policy writes"
 SCORING, OWN_SCORING, GRADIENTS, OWN_GRADIENTS = "scoring", "own scoring", "gradients", "own gradients"
-MEASURED = (SCORING, OWN_SCORING, OWN_GRADIENTS, GRADIENTS)
-"""The names of the steps after all is written, in their order."""
 
 
 def steps(env: HuggingFace, study: Study, prompts: int) -> list[Step]:
@@ -55,7 +53,10 @@ def steps(env: HuggingFace, study: Study, prompts: int) -> list[Step]:
     ]
     if env.gradients != "off":
         out.append(Step(Stage.POLICY_WRITES, POLICY_WRITES, pilot, 1))  # for the baseline
-    out += [Step(Stage.SCORING, SCORING, rollouts, 2), Step(Stage.SCORING, OWN_SCORING, rollouts, 2)]
+    laws = env.actor.shows_laws
+    out.append(Step(Stage.SCORING, SCORING, rollouts, 2 if laws else 1))
+    if laws:
+        out.append(Step(Stage.SCORING, OWN_SCORING, rollouts, 2))
     if env.gradients != "off":
         own = Step(Stage.GRADIENTS, OWN_GRADIENTS, rollouts, 1)
         out += [own, Step(Stage.GRADIENTS, GRADIENTS, rollouts, 1)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from typing_extensions import override
 
@@ -38,6 +38,7 @@ class ServerActor(WithoutKnob):
         key: the environment variable that holds the key, where the server wants one.
     """
 
+    shows_laws: ClassVar[bool] = False
     kind: Literal["server"] = "server"
     url: str
     model: str | None = None

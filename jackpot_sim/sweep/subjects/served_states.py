@@ -100,9 +100,10 @@ def visit(
 def policy_laws(realised: RealisedRollouts, written: Written) -> Iterator[StreamedLaws]:
     """The policy's law at every token, a few rows at a time."""
     setup = realised.setup
-    return realised.policy_engine.laws(
+    laws = realised.policy_engine.laws(
         setup.prompts, written, sampling=setup.policy_law, batch_size=setup.batch_size, rows=setup.rows
     )
+    return setup.reported(laws, len(written.tokens))
 
 
 def acceptance(served: Served, correction: Correction, accept: Floats, rollouts: ScoredRollouts) -> dict[str, Floats]:
