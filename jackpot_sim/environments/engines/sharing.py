@@ -30,7 +30,7 @@ from jackpot_sim.environments.language_models.scoring import CausalLM
 from jackpot_sim.environments.language_models.streaming import StreamedLaws
 
 LIMIT = 1 << 30
-"""The bytes of states of one set of rollouts that are kept, and of an engine's own rollouts together."""
+"""The bytes of states of one set of rollouts that are kept, of its gradients, and of an engine's own rollouts."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,7 +119,7 @@ class SharingEngine(ModelEngine):
     def norm_gradients(
         self, prompts: Sequence[Ints], written: Written, *, temperature: float, batch_size: int, rows: int
     ) -> NormGradients | None:
-        """The gradients of the log-probs of rollouts in the final norm; None where states are not kept, or no norm is.
+        """The gradients of the log-probs of rollouts in the final norm; None without a norm, or where they do not fit.
 
         Args:
             prompts: ids of each prompt, (its length,).
@@ -134,7 +134,10 @@ class SharingEngine(ModelEngine):
         known = self._gradients.get(written)
         if known is not None and known.temperature == temperature:
             return known
-        states = None if self.reader.norm is None else self.states(prompts, written, batch_size)
+        norm = self.reader.norm
+        if norm is None or NormGradients.bytes_of(norm, written.tokens.size) > LIMIT:
+            return None
+        states = self.states(prompts, written, batch_size)
         if states is None:
             return None
         made = NormGradients(self.reader, states, written.tokens, written.mask, written.kept, temperature, rows)

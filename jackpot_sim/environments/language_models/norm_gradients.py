@@ -19,7 +19,7 @@ from jackpot_sim.core.arrays import Flags, Floats, Ints
 from jackpot_sim.core.checks import check_reals, check_shape
 from jackpot_sim.core.support import SamplingMask
 from jackpot_sim.environments.language_models.block_gradients import OtherTokens
-from jackpot_sim.environments.language_models.library import Tensor
+from jackpot_sim.environments.language_models.library import Model, Tensor
 from jackpot_sim.environments.language_models.reading import Reader
 from jackpot_sim.environments.language_models.walking import on_device, scoring_mode
 
@@ -54,6 +54,11 @@ class NormGradients:
         self._kept, self._rows = kept, rows
         self._done: Flags = np.zeros(len(tokens), dtype=np.bool_)
         self._own: Floats = np.zeros((*tokens.shape, sum(weight.numel() for weight in self._weights.values())))
+
+    @staticmethod
+    def bytes_of(norm: Model, tokens: int) -> int:
+        """The bytes of the gradients of so many tokens: float64, for each parameter of the norm."""
+        return 8 * tokens * sum(weight.numel() for weight in norm.parameters())
 
     @property
     def names(self) -> frozenset[str]:

@@ -117,9 +117,7 @@ def both(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[P
 
 
 @pytest.mark.parametrize("gradients", ["off", "batches"])
-def test_its_cost_is_timed_by_the_stages_that_it_has(
-    checkpoints: Path, served: dict[str, Any], gradients: str
-) -> None:
+def test_its_cost_is_timed_by_the_stages_that_it_has(checkpoints: Path, served: dict[str, Any], gradients: str) -> None:
     asked = study(checkpoints, {"gradients": gradients, "length": 4}, estimators=["none", "tis"])
     (cost,) = estimates(asked, cells(asked)).values()
     after = [each.name for each in cost.steps if each.stage in (Stage.SCORING, Stage.GRADIENTS)]
