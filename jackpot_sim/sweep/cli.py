@@ -19,10 +19,11 @@ from jackpot_sim.studies.help_texts import columns_table
 from jackpot_sim.studies.kinds import SWEEP, require_kind
 from jackpot_sim.studies.tables import print_table
 from jackpot_sim.sweep import column_meanings, plan, records, rehearsal, schema, spec, summary
+from jackpot_sim.sweep.costs import Timed
 from jackpot_sim.sweep.display import cost_line, cost_table, shown
 from jackpot_sim.sweep.epilogue import epilogue
 from jackpot_sim.sweep.presets import presets_tables
-from jackpot_sim.sweep.rehearsal import Timed, is_local, rollout_tokens
+from jackpot_sim.sweep.rehearsal import is_local, rollout_tokens
 from jackpot_sim.sweep.rollout_summary import rollout_tables
 from jackpot_sim.sweep.run import Progress, run
 from jackpot_sim.sweep.spec import Study

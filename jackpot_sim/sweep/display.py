@@ -13,8 +13,8 @@ from rich.table import Table
 
 from jackpot_sim.environments.progress import Report, listened
 from jackpot_sim.sweep import plan
+from jackpot_sim.sweep.costs import Timed
 from jackpot_sim.sweep.labels import kinds_of
-from jackpot_sim.sweep.rehearsal import Timed
 from jackpot_sim.sweep.remaining import Remaining
 from jackpot_sim.sweep.run import Progress
 from jackpot_sim.sweep.spec import Study

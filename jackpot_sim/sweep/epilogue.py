@@ -74,7 +74,8 @@ A checkpoint is a folder, a hub id, a GGUF file (`--env.policy model.gguf`) or s
 llama.cpp runs a GGUF file (`--env.actor FILE.gguf`), that which the policy is made of (`--env.actor llama-cpp`), or the
 policy's weights in one (`--env.actor.kind llama-cpp --env.actor.format q4_0`): `pip install '.[llama-cpp]'`.
 A rollout server is named by its address (`--env.actor http://127.0.0.1:8000/v1`): vLLM, SGLang, llama.cpp, TGI or
-another that speaks OpenAI's completions; of its laws the likeliest tokens are known (stored_topk, or --env.actor.topk).
+another that speaks OpenAI's completions; of its laws --env.actor.topk likeliest tokens are known (20; at most
+stored_topk).
 Formats are {", ".join(Format)}; precisions {", ".join(Precision)}.
 `--env.reward.kind` is {AnswerReward.kind} (match={" or ".join(Match)}; the default where every prompt carries an
 answer), distinct-share (the default elsewhere) or another of those above. temperature is that of both models; top_k and

@@ -1,8 +1,9 @@
 """The cost of a study of real models, from a few timed tokens of its own models, prompts and estimators.
 
-Each stage runs in miniature at two lengths, through the same code as the study, so that the seconds of a rollout of a
-stage are a constant, the reading of its prompt, and a multiple of its length. Rollouts are taken to have a
-mean length, with ends as frequent as among those that were timed.
+Each stage runs in miniature at two lengths, through the same code as the study, so that its seconds are a constant, a
+multiple of the rollouts, for the reading of prompts, and a multiple of their tokens. Rollouts are taken to have a
+mean length, with ends as frequent as among those that were timed. Engines of the rehearsal's own keep what it reads and
+writes: it takes nothing from cells and leaves them nothing.
 """
 
 from __future__ import annotations
@@ -13,22 +14,33 @@ import resource
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
+from jackpot_sim.environments.engines.engine import LawEngine
+from jackpot_sim.environments.engines.sharing import SharingEngine
 from jackpot_sim.environments.language_models.carried import resolved
+from jackpot_sim.environments.language_models.checkpoints import resolved_device
 from jackpot_sim.environments.language_models.threads import torch_threads
-from jackpot_sim.environments.progress import Report, Stage, listened
+from jackpot_sim.environments.progress import Report, listened
 from jackpot_sim.environments.rollouts.built import ROLES, RealisedRollouts, Role
-from jackpot_sim.environments.rollouts.hf import HuggingFace
+from jackpot_sim.environments.rollouts.hf import POLICY_ROLLOUTS, HuggingFace
+from jackpot_sim.environments.rollouts.shared import forget, policy_of
 from jackpot_sim.requirements import require
+from jackpot_sim.sweep.costs import Kept, Rate, Rehearsed, Timed
 from jackpot_sim.sweep.plan import Cell
 from jackpot_sim.sweep.spec import Study
-from jackpot_sim.sweep.stages import ACTOR_WRITES, LOADING, POLICY_WRITES, Step, steps
+from jackpot_sim.sweep.stages import (
+    ACTOR_LOADING,
+    ACTOR_WRITES,
+    LOADING,
+    MEASURED,
+    POLICY_WRITES,
+    Shared,
+)
 from jackpot_sim.sweep.subjects.rollout_states import observe, weigh
 from jackpot_sim.sweep.subjects.rollout_updates import Differentiation, replicates_of
 from jackpot_sim.sweep.worlds import Environment
@@ -37,52 +49,10 @@ _LENGTHS = (2, 16)
 """The lengths of the timed rollouts."""
 _QUICK = 30.0
 """The seconds below which a model is loaded again, to be timed without its libraries."""
-_MEASURED = (Stage.SCORING, Stage.GRADIENTS)
-"""The stages after all is written."""
 _SECONDS = 3.0
 """The seconds that scoring and gradients are timed, about."""
 _REPLICATES = 3
 """The updates of the timed miniature: the fewest from which figures of gradients follow."""
-
-
-@dataclass(frozen=True)
-class Rate:
-    """The seconds of a rollout: a constant, and a multiple of its length."""
-
-    constant: float
-    per_token: float
-
-    @classmethod
-    def of(cls, timed: Sequence[tuple[float, float]], rollouts: int) -> Rate:
-        """The rate through the seconds at one or two mean lengths, shortest first; noise makes no part negative."""
-        (short, least), *longer = timed
-        if not longer or longer[-1][0] <= short:
-            length, seconds = timed[-1]
-            return cls(0.0, seconds / rollouts / length)
-        length, seconds = longer[-1]
-        slope = max((seconds - least) / (length - short), 0.0)
-        return cls(max(least - slope * short, 0.0) / rollouts, slope / rollouts)
-
-    def seconds(self, length: float) -> float:
-        """The seconds of a rollout of this length."""
-        return self.constant + self.per_token * length
-
-
-@dataclass(frozen=True)
-class Timed:
-    """The cost of a cell.
-
-    Attributes:
-        steps: its steps in their order.
-        seconds: of each step.
-        tokens: the tokens that models read and write.
-        bytes: the memory that it needs.
-    """
-
-    steps: tuple[Step, ...]
-    seconds: tuple[float, ...]
-    tokens: float
-    bytes: float
 
 
 def rollout_tokens(env: Environment, study: Study) -> int:
@@ -102,13 +72,14 @@ def is_local(env: Environment) -> bool:
 
 
 def estimates(study: Study, chosen: Sequence[Cell]) -> dict[str, Timed]:
-    """The cost of each cell of real models among these, by its id; actors of one kind are timed once.
+    """The cost of each cell of real models among these, by its id, in this order; actors of one kind are timed once.
 
     Raises:
         ValueError: an environment cannot be built.
     """
     found: dict[str, Timed] = {}
-    by_kind: dict[str, Timed] = {}
+    by_kind: dict[str, Rehearsed] = {}
+    kept = Kept()
     for cell in chosen:
         if isinstance(cell.env, HuggingFace):
             kind = _kind(cell.env)
@@ -116,7 +87,7 @@ def estimates(study: Study, chosen: Sequence[Cell]) -> dict[str, Timed]:
                 with threadpool_limits(limits=1):  # as cells are measured
                     by_kind[kind] = rehearse(cell.env, cell.seed, study)
                 gc.collect()  # its models
-            found[cell.id] = by_kind[kind]
+            found[cell.id] = by_kind[kind].of_cell(cell.env, study, kept.before(cell, by_kind[kind]))
     return found
 
 
@@ -127,8 +98,8 @@ def _kind(env: HuggingFace) -> str:
     return repr((actor, fields))
 
 
-def rehearse(env: HuggingFace, seed: int, study: Study) -> Timed:
-    """The cost of a cell, measured in miniature.
+def rehearse(env: HuggingFace, seed: int, study: Study) -> Rehearsed:
+    """The cost of a cell's kind, measured in miniature.
 
     Raises:
         ValueError: the environment cannot be built.
@@ -137,23 +108,69 @@ def rehearse(env: HuggingFace, seed: int, study: Study) -> Timed:
     import torch  # noqa: F401  # their own loading is no part of a cell's
     import transformers  # noqa: F401
 
-    watch = _Watch()
     with torch_threads(env.threads):
-        realised = _untargeted(env).build(seed)
-        if watch.lap() < _QUICK:  # the first model of all takes longer, as libraries load on demand
-            realised = _untargeted(env).build(seed)
-        loading = watch.lap()
+        realised, policy, actor = _built(env, seed)
+        if policy + actor < _QUICK:  # the first model of all takes longer, as libraries load on demand
+            realised, policy, actor = _built(env, seed)
+        as_is = realised.policy_engine is _policy(env)
+        forget()
         prompts = realised.setup.prompts
+        rollouts = len(prompts) * study.n_samples * study.replicates
+        size = realised.policy_engine.bytes_of((rollouts, env.length))
+        states = size <= realised.policy_engine.limit
+        realised = _alone(realised, states)
         lengths = [each for each in _LENGTHS if each < env.length] or [1]
         lengths = [*lengths, env.length] if 1 < env.length < _LENGTHS[-1] else lengths
         rates, expected = _written(realised, study, seed, lengths)
         rates |= _measured(env, realised, study, seed, lengths)
-    planned = tuple(steps(env, study, len(prompts)))
-    seconds = tuple(
-        loading if each.name == LOADING else each.rollouts * rates[each.name].seconds(expected) for each in planned
+    pilot = 0 if env.gradients == "off" else len(prompts) * POLICY_ROLLOUTS
+    return Rehearsed(
+        rates=rates,
+        loading={LOADING: policy + actor, ACTOR_LOADING: actor},
+        prompts=len(prompts),
+        prompt_tokens=float(np.mean([*map(len, prompts)])),
+        length=expected,
+        policy_as_is=as_is,
+        own_bytes=size + realised.policy_engine.bytes_of((pilot, env.length)),
+        shared=Shared(
+            states=states,
+            actor_states=states and isinstance(realised.actor, SharingEngine),
+            whole_laws=isinstance(realised.actor, LawEngine),
+        ),
+        bytes=_memory(env, realised, study, lengths[-1]) + 4 * states * size,  # two models' states at two sets
     )
-    tokens = sum(each.tokens(float(np.mean([*map(len, prompts)])), expected) for each in planned)
-    return Timed(planned, seconds, tokens, _memory(env, realised, study, lengths[-1]))
+
+
+def _built(env: HuggingFace, seed: int) -> tuple[RealisedRollouts, float, float]:
+    """The environment, loaded anew, with the seconds that its policy took, and its actor."""
+    forget()
+    watch = _Watch()
+    _policy(env)
+    policy = watch.lap()
+    return _untargeted(env).build(seed), policy, watch.lap()
+
+
+def _policy(env: HuggingFace) -> SharingEngine:
+    """The engine of its policy, which is loaded if it is not the last."""
+    device = resolved_device(env.device)
+    return policy_of(env.policy, precision=env.precision, device=device, threads=env.threads)[1]
+
+
+def _alone(realised: RealisedRollouts, states: bool) -> RealisedRollouts:
+    """The environment with engines of its own, which keep states or do not."""
+
+    def own(engine: SharingEngine) -> SharingEngine:
+        return SharingEngine(engine.scorer, engine.limit if states else 0)
+
+    actor = own(realised.actor) if isinstance(realised.actor, SharingEngine) else realised.actor
+    return dataclasses.replace(realised, policy_engine=own(realised.policy_engine), actor=actor)
+
+
+def _forget(realised: RealisedRollouts) -> None:
+    """Forgets what the engines keep."""
+    for engine in (realised.policy_engine, realised.actor):
+        if isinstance(engine, SharingEngine):
+            engine.forget()
 
 
 class _Watch:
@@ -191,21 +208,23 @@ def _written(
     realised: RealisedRollouts, study: Study, seed: int, lengths: Sequence[int]
 ) -> tuple[dict[str, Rate], float]:
     """The rates of writing, of one batch as full as the study's, and the mean length that is to be expected."""
-    batch = min(realised.setup.batch_size, study.n_samples * len(realised.setup.prompts))
+    batch = realised.setup.batch_size
     each = min(study.n_samples, batch)
-    prompts = batch // each
+    prompts = min(batch // each, len(realised.setup.prompts))
+    replicates = min(batch // (each * prompts), study.replicates)
     _miniature(realised, 1, 1).write("policy", seed, 1, 1)  # the first call of all takes longer
-    timed: dict[Role, list[tuple[float, float]]] = {role: [] for role in ROLES}
+    timed: dict[Role, list[tuple[int, float, float]]] = {role: [] for role in ROLES}
     ended, tokens = 0, 0
     for length in lengths:
         small = _miniature(realised, prompts, length)
         for role in ROLES:
+            _forget(small)
             watch = _Watch()
-            written = small.write(role, seed, each, 1)
-            timed[role].append((float(written.mask.sum(axis=-1).mean()), watch.lap()))
+            written = small.write(role, seed, each, replicates)
+            timed[role].append((len(written.mask), float(written.mask.sum(axis=-1).mean()), watch.lap()))
             ended += int((~written.mask[:, -1]).sum())
             tokens += int(written.mask.sum())
-    rates = {name: Rate.of(timed[role], prompts * each) for name, role in _WRITERS}
+    rates = {name: Rate.of(timed[role]) for name, role in _WRITERS}
     return rates, _mean_length(ended / tokens, realised.setup.length)
 
 
@@ -221,21 +240,21 @@ def _measured(
     env: HuggingFace, realised: RealisedRollouts, study: Study, seed: int, lengths: Sequence[int]
 ) -> dict[str, Rate]:
     """The rates of what is done with rollouts, from few of them: as many as a few seconds allow."""
-    sizes = study.model_copy(update={"n_samples": 1, "replicates": _REPLICATES})
     watch = _Watch()
+    sizes = study.model_copy(update={"n_samples": 1, "replicates": _REPLICATES})
     _rehearsed(env, _miniature(realised, 1, 1), sizes, seed)  # the first call of all takes longer
-    most = max(realised.setup.batch_size // _REPLICATES, 1)
-    many = min(int(_SECONDS / (2 * watch.lap())) or 1, most)
-    sizes = sizes.model_copy(update={"n_samples": many})
-    names = [each.name for each in steps(env, study, 1) if each.stage in _MEASURED]
-    timed: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
-    for length in lengths:
-        laps = _Laps()
+    most = min(realised.setup.batch_size // _REPLICATES, study.n_samples * len(realised.setup.prompts))
+    many = min(int(_SECONDS / (2 * watch.lap())), most) or 1
+    counts = [(many, each) for each in lengths] + ([(1, lengths[-1])] if many > 1 else [])
+    timed: dict[str, list[tuple[int, float, float]]] = {}
+    for samples, length in counts:
+        small, laps = _miniature(realised, 1, length), _Laps()
+        _forget(small)
         with listened(laps):
-            mean = _rehearsed(env, _miniature(realised, 1, length), sizes, seed)
-        for name, lap in zip(names, laps.ended(), strict=True):
-            timed[name].append((mean, lap))
-    return {name: Rate.of(each, many * _REPLICATES) for name, each in timed.items()}
+            mean = _rehearsed(env, small, sizes.model_copy(update={"n_samples": samples}), seed)
+        for name, lap in laps.ended().items():
+            timed.setdefault(name, []).append((samples * _REPLICATES, mean, lap))
+    return {name: Rate.of(each) for name, each in timed.items()}
 
 
 def _rehearsed(env: HuggingFace, realised: RealisedRollouts, study: Study, seed: int) -> float:
@@ -252,19 +271,23 @@ class _Laps:
     """The seconds of each step that is measured, which begins with its first report."""
 
     def __init__(self) -> None:
-        self._watch, self._laps = _Watch(), list[float]()
+        self._watch, self._laps = _Watch(), dict[str, float]()
+        self._ahead = {stage: list(names) for stage, names in MEASURED.items()}
 
     def __call__(self, told: Report) -> None:
-        if told.stage in _MEASURED:
-            lap = self._watch.lap()
-            if self._laps:
-                self._laps[-1] += lap
+        if told.stage in self._ahead:
+            self._lap()
             if told.done == 0:
-                self._laps.append(0.0)
+                self._laps[self._ahead[told.stage].pop(0)] = 0.0
 
-    def ended(self) -> list[float]:
-        """The seconds of each step, the last of which ends now."""
-        self._laps[-1] += self._watch.lap()
+    def _lap(self) -> None:
+        lap = self._watch.lap()
+        if self._laps:
+            self._laps[next(reversed(self._laps))] += lap
+
+    def ended(self) -> dict[str, float]:
+        """The seconds of each step by its name; the last one ends now."""
+        self._lap()
         return self._laps
 
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from jackpot_sim.environments.progress import Report, Stage
-from jackpot_sim.sweep.rehearsal import Timed
+from jackpot_sim.sweep.costs import Timed
 
 _TOLD = 0.1
 """The share of a step from which its own pace is believed rather than the estimate."""

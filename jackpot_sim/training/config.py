@@ -73,7 +73,10 @@ class Sampling(Frozen):
     which is the one that is tested.
     """
     topk: Annotated[int, Field(ge=0)] = 20
-    """The number of the actor's likeliest tokens that are stored at every state: for the overlap Z, and to centre."""
+    """The number of the actor's likeliest tokens that are stored at every state: for the overlap Z, and to centre.
+
+    A server gives at most its own topk.
+    """
     batch_size: Count = 256
     """Sequences that are written at a time; the results do not depend on it."""
 

@@ -55,7 +55,7 @@ def table(**changed: float) -> pd.DataFrame:
         for k in (1, K):
             for way, (kept, error) in WAYS.items():
                 named = {"environment": json.dumps(environment), "way": way, "k": k, "kept": kept, "error": error}
-                rows.append(named | own | {"kept_se": 0.01, "error_se": 0.001})
+                rows.append(named | own | {"kept_se": 0.01, "error_se": 0.001, "overlap_compared": 0.99, "tokens": 500})
     return pd.DataFrame(rows)
 
 
@@ -112,6 +112,11 @@ def test_what_the_top_k_keep_and_what_kappa_misses_decide() -> None:
     sentence, holds = sentences(spoilt)[4]
     assert holds is False
     assert "misses by 5.0 standard errors" in sentence
+    rare = spoilt.assign(kept_se=1e-4, overlap_compared=0.95)
+    rare.loc[rare["way"] == "bias-corrected", "kept"] = 1.02
+    assert "misses by 1.9 standard errors" in sentences(rare)[4][0], (
+        "as few masks reject, their own spread is too small"
+    )
 
 
 def test_a_rejected_share_far_from_the_formula_is_named() -> None:
@@ -160,6 +165,22 @@ def test_its_own_studies_ask_for_what_it_shows(name: str) -> None:
     assert {cell.env.policy for cell in plan.cells(study)} == {"smollm2"}  # type: ignore[union-attr]
 
 
+def test_the_records_that_ship_are_those_of_its_study_and_need_no_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], sketched: None
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main([]) == 1, "the paper's claims do not all hold"
+    printed = capsys.readouterr().out
+    assert "That the top 20 hold more than 87% of Z DOES NOT hold" in printed
+    study, shipped = records.study(real_model.NAME), load(real_model.NAME)
+    assert list(shipped.actors["environment"]) == [cell.environment for cell in plan.cells(study)]
+    assert study.normalizers is not None
+    assert set(shipped.ways["k"]) == set(study.normalizers.k)
+    kl = shipped.actors.set_index("label")["kl"]
+    assert kl["llama.cpp F16"] < 1e-4 < 1e-3 < kl["llama.cpp, the file itself"] < kl["weights fp8-e4m3"] < 0.1
+    assert kl["weights int4"] > 0.3, "a real model's int4 is not harmless"
+
+
 # The measurement, on tiny models.
 
 
@@ -196,7 +217,8 @@ def test_each_actor_is_measured_once_and_rightly(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(records, "study", lambda _: study)
     found = measurement.measured("tiny", tmp_path / "run", told.append)
-    assert [line.split(",")[0] for line in told] == [f"tiny: actor {number} of 3" for number in (1, 2, 3)]
+    assert told[0] == f"tiny: measuring 3 of 3 actors into {tmp_path / 'run'}"
+    assert [line.split(":")[1] for line in told[2:]] == [" 2 of 3, temperature 1.5", " 3 of 3, top-p 0.6"]
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "run" / "tiny.parquet"), found)
 
     ours = Measured(tmp_path, found).actors.iloc[0]
@@ -228,7 +250,7 @@ def test_each_actor_is_measured_once_and_rightly(
 
     (tmp_path / "run" / f"{plan.cells(study)[1].id}.parquet").unlink()
     again = measurement.measured("tiny", tmp_path / "run", told.append)
-    assert len(told) == 4, "one actor alone was missing"
+    assert [line.split(":")[1][:7] for line in told[4:]] == [" measur", " 1 of 1"], "one actor alone was missing"
     figures = found.columns.drop(["seconds", "cpu_seconds"])
     pd.testing.assert_frame_equal(again[figures], found[figures])
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from jackpot_sim.environments.progress import Report, Stage
-from jackpot_sim.sweep.rehearsal import Timed
+from jackpot_sim.sweep.costs import Timed
 from jackpot_sim.sweep.remaining import Remaining
 from jackpot_sim.sweep.stages import Step
 

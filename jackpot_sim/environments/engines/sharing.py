@@ -30,13 +30,19 @@ from jackpot_sim.environments.language_models.scoring import CausalLM
 from jackpot_sim.environments.language_models.streaming import StreamedLaws
 
 LIMIT = 1 << 30
-"""The bytes of states of one set of rollouts that are kept, of its gradients, and of an engine's own rollouts."""
+"""The limit of an engine that is given none."""
 
 
 @dataclass(frozen=True, eq=False)
 class SharingEngine(ModelEngine):
-    """A `ModelEngine` that keeps what its model has read and written."""
+    """A `ModelEngine` that keeps what its model has read and written.
 
+    Attributes:
+        limit: the bytes of states of one set of rollouts that are kept, of its gradients, and of its own rollouts
+            together.
+    """
+
+    limit: int = field(default_factory=lambda: LIMIT)
     _written: OrderedDict[str, Written] = field(default_factory=OrderedDict, init=False, repr=False)
     _states: WeakKeyDictionary[Written, Tensor] = field(default_factory=WeakKeyDictionary, init=False, repr=False)
     _gradients: WeakKeyDictionary[Written, NormGradients] = field(
@@ -70,11 +76,11 @@ class SharingEngine(ModelEngine):
             batch_size=order.batch_size,
             topk=order.topk,
             support=order.support,
-            states=self._bytes(uniforms.shape) <= LIMIT,
+            states=self.bytes_of(uniforms.shape) <= self.limit,
             report=order.report,
         )
         self._written[key] = written
-        while len(self._written) > 1 and sum(self._bytes(each.tokens.shape) for each in self._written.values()) > LIMIT:
+        while len(self._written) > 1 and self._held() > self.limit:
             self._written.popitem(last=False)
         return written
 
@@ -107,7 +113,7 @@ class SharingEngine(ModelEngine):
         Raises:
             ValueError: a rollout cannot be read.
         """
-        if self._bytes(written.tokens.shape) > LIMIT:
+        if self.bytes_of(written.tokens.shape) > self.limit:
             return None
         if written.states is not None and written.states.are_of(self.scorer):
             return written.states.values
@@ -135,7 +141,7 @@ class SharingEngine(ModelEngine):
         if known is not None and known.temperature == temperature:
             return known
         norm = self.reader.norm
-        if norm is None or NormGradients.bytes_of(norm, written.tokens.size) > LIMIT:
+        if norm is None or NormGradients.bytes_of(norm, written.tokens.size) > self.limit:
             return None
         states = self.states(prompts, written, batch_size)
         if states is None:
@@ -144,7 +150,15 @@ class SharingEngine(ModelEngine):
         self._gradients[written] = made
         return made
 
-    def _bytes(self, shape: tuple[int, ...]) -> int:
+    def forget(self) -> None:
+        """Forgets all that it keeps."""
+        for kept in (self._written, self._states, self._gradients):
+            kept.clear()
+
+    def _held(self) -> int:
+        return sum(self.bytes_of(each.tokens.shape) for each in self._written.values())
+
+    def bytes_of(self, shape: tuple[int, ...]) -> int:
         """The bytes of the states of rollouts of this shape."""
         model = self.scorer.model
         return int(np.prod(shape)) * int(model.config.get_text_config().hidden_size) * int(model.dtype.itemsize)

@@ -86,7 +86,7 @@ class HuggingFace:
         rows: states whose laws over the vocabulary are held at once.
         stored_topk: the number of the actor's likeliest tokens from which centred corrections take the mean of each
             state, with a model of the tail; as many as the vocabulary make it exact. An actor that shows no whole laws,
-            as a server, is asked for as many of every law.
+            as a server, is asked for as many of every law, or for as many as it gives (its own topk).
         block: the parameters in whose space gradients are measured, as a shell pattern of their names; None: the
             last vector of parameters, the final norm's gain.
         gradients: taken of every sequence by itself, of whole batches, which is faster, or off.

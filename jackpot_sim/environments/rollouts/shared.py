@@ -39,6 +39,11 @@ def policy_of(source: str, *, precision: Precision, device: str, threads: int) -
     return _LAST[key]
 
 
+def forget() -> None:
+    """Forgets the policy, so that the next one is loaded anew."""
+    _LAST.clear()
+
+
 def _stamps(path: Path) -> _Key:
     """The files of a checkpoint with their sizes and times, if they are local."""
     files = sorted(path.rglob("*")) if path.is_dir() else [path]

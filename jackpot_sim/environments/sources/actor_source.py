@@ -92,8 +92,6 @@ The actor of a tiny model is a `Scorer`, that of a real one a `CausalLM` or an `
 class ActorSource(OneKnob):
     """A source of a language-model actor that differs from the policy by one knob."""
 
-    shows_laws: ClassVar[bool] = True
-    """False for actors that show their likeliest tokens alone."""
     learns_the_language: ClassVar[bool] = False
     """True where `other` is trained as the policy was, unless it is a checkpoint."""
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 from typing_extensions import override
 
 from jackpot_sim.environments.engines.server import client
 from jackpot_sim.environments.engines.server.client import Client
-from jackpot_sim.environments.engines.server.engine import ServerEngine
+from jackpot_sim.environments.engines.server.engine import USUAL_TOPK, ServerEngine
 from jackpot_sim.environments.engines.server.flavour import Told
 from jackpot_sim.environments.engines.server.flavours import FLAVOURS
 from jackpot_sim.environments.fields import check_count, check_positive
@@ -29,7 +29,8 @@ class ServerActor(WithoutKnob):
         url: its address, as in http://127.0.0.1:8000/v1.
         model: the model's name there; None: the only one that it serves.
         flavour: the kind of server; auto asks it.
-        topk: the number of likeliest tokens to ask for, whatever else is asked; None: as many as are asked for, or 20.
+        topk: the most likeliest tokens to ask for, where more are to be stored: vLLM refuses more than 20, unless it
+            was started with a greater --max-logprobs.
         log_probs: the log-probs that it returns: `raw` ones, before the sampler, or `processed` ones; None: those of
             its flavour (raw of vLLM, after the temperature of SGLang, processed of TGI, and llama.cpp gives either).
         timeout: the longest wait for an answer, seconds.
@@ -38,12 +39,11 @@ class ServerActor(WithoutKnob):
         key: the environment variable that holds the key, where the server wants one.
     """
 
-    shows_laws: ClassVar[bool] = False
     kind: Literal["server"] = "server"
     url: str
     model: str | None = None
     flavour: FlavourName = "auto"
-    topk: int | None = None
+    topk: int = USUAL_TOPK
     log_probs: Literal["raw", "processed"] | None = None
     timeout: float = 600.0
     retries: int = 5
@@ -57,8 +57,7 @@ class ServerActor(WithoutKnob):
             raise ValueError(f"url must begin with http:// or https://, got {self.url!r}")
         if self.flavour not in ("auto", *FLAVOURS):
             raise ValueError(f"flavour must be auto or one of {', '.join(FLAVOURS)}, got {self.flavour!r}")
-        if self.topk is not None:
-            check_count("topk", self.topk, 0)
+        check_count("topk", self.topk, 0)
         check_positive("timeout", self.timeout)
         check_count("retries", self.retries, 0)
         check_count("concurrency", self.concurrency, 1)

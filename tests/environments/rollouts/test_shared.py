@@ -92,7 +92,7 @@ def test_passes_made_anew_give_the_same_figures(
     np.testing.assert_allclose(kept[numbers], anew[numbers], rtol=2e-3, atol=1e-4)
 
 
-def test_gradients_that_do_not_fit_are_not_kept(checkpoints: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gradients_that_do_not_fit_are_not_kept(checkpoints: Path) -> None:
     realised = study(checkpoints, ACTORS[0]).env[0].build(0)
     written, engine = realised.write("policy", 0, 3, 3), realised.policy_engine
     sizes = {"temperature": 1.0, "batch_size": 4, "rows": 4}
@@ -100,9 +100,9 @@ def test_gradients_that_do_not_fit_are_not_kept(checkpoints: Path, monkeypatch: 
     states = engine.states(realised.setup.prompts, written, 4)
     assert states is not None
     assert held > states.nbytes, "float64 beside float32"
-    monkeypatch.setattr(sharing, "LIMIT", held - 1)
+    engine = sharing.SharingEngine(engine.scorer, held - 1)
     assert engine.norm_gradients(realised.setup.prompts, written, **sizes) is None
-    monkeypatch.setattr(sharing, "LIMIT", held)
+    engine = sharing.SharingEngine(engine.scorer, held)
     assert engine.norm_gradients(realised.setup.prompts, written, **sizes) is not None
 
 

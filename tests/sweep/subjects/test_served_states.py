@@ -79,7 +79,6 @@ def hide_laws(patch: pytest.MonkeyPatch, shown: dict[str, Any]) -> None:
         return at
 
     patch.setattr(AnotherCheckpoint, "actors", actors)
-    patch.setattr(AnotherCheckpoint, "shows_laws", False)
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ from jackpot_sim.environments.language_models.library import Tokenizer
 LOG = logging.getLogger(__name__)
 
 USUAL_TOPK = 20
-"""The number of likeliest tokens that are asked for by default: vLLM refuses more, unless it was started otherwise."""
+"""The most likeliest tokens that are asked for by default: vLLM refuses more, unless it was started otherwise."""
 _ALMOST_ALL = 1 - 1e-3
 """The mass of a row that holds all tokens that a sampler kept, up to the server's rounding."""
 
@@ -44,7 +44,7 @@ class ServerEngine:
         tokenizer: the policy's, for servers that speak text.
         flavour: the kind of server, or auto.
         model: the model's name there; None: the only one.
-        topk: the number of likeliest tokens to ask for, whatever the order says; None: the order's, or 20.
+        topk: the most likeliest tokens to ask for, where the order says more.
         told: the law whose log-probs the server returns; None: its flavour's.
         concurrency: requests at a time.
     """
@@ -54,7 +54,7 @@ class ServerEngine:
     tokenizer: Tokenizer | None = None
     flavour: str = "auto"
     model: str | None = None
-    topk: int | None = None
+    topk: int = USUAL_TOPK
     told: Told | None = None
     concurrency: int = 8
 
@@ -104,7 +104,7 @@ class ServerEngine:
 
     def asks(self, prompts: Sequence[Ints], prompt: Ints, uniforms: Floats, order: Order) -> list[Ask]:
         """The requests of an order, one for each of the prompts numbered `prompt`, (n,)."""
-        k = min((order.topk or USUAL_TOPK) if self.topk is None else self.topk, self.vocab)
+        k = min(order.topk, self.topk, self.vocab)
         processed = self.told is not Told.RAW and not order.sampling.is_plain
         return [
             Ask(

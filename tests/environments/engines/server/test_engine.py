@@ -82,7 +82,7 @@ def written(
     server: StandIn,
     sampling: SamplingLaw = LAWS["plain"],
     topk: int = 3,
-    k: int | None = None,
+    k: int = VOCAB,
     n: int = len(PROMPT),
     **options: Any,
 ) -> Written:
