@@ -157,7 +157,7 @@ def diagnose(
         corrections=_own(correction),
         target=_target(keep, ess, bias),
         policy=None if live else policy,
-        tokenizer=tokenizer or (live and live.tokenizer),
+        tokenizer=tokenizer or (live.tokenizer if live else None),
         workers=processes(None, workers, os.cpu_count() or 1),
     )
     with contextlib.ExitStack() as stack:

@@ -50,6 +50,8 @@ class NormGradients:
         check_reals(states, "states", "n", "length", "width")
         check_shape(states[..., 0], tokens.shape, "states", "some numbers for each token")
         self.temperature = temperature
+        assert reader.norm is not None
+        self._norm: Model = reader.norm
         self._reader, self._states, self._tokens, self._mask = reader, states, tokens, mask
         self._kept, self._rows = kept, rows
         self._done: Flags = np.zeros(len(tokens), dtype=np.bool_)
@@ -58,12 +60,12 @@ class NormGradients:
     @staticmethod
     def bytes_of(norm: Model, tokens: int) -> int:
         """The bytes of the gradients of so many tokens: float64, for each parameter of the norm."""
-        return 8 * tokens * sum(weight.numel() for weight in norm.parameters())
+        return 8 * tokens * sum(int(weight.numel()) for weight in norm.parameters())
 
     @property
     def names(self) -> frozenset[str]:
         """The names of the norm's parameters in the model."""
-        weights = {id(weight) for weight in self._reader.norm.parameters()}
+        weights = {id(weight) for weight in self._norm.parameters()}
         return frozenset(name for name, weight in self._reader.model.named_parameters() if id(weight) in weights)
 
     def of(
@@ -88,7 +90,7 @@ class NormGradients:
 
         def gradient(rows: slice) -> Floats:
             own = coefficients[:, rows]
-            finite = np.isfinite(own).all(axis=(1, 2))
+            finite: Flags = np.asarray(np.isfinite(own).all(axis=(1, 2)))
             out = np.einsum("kit,itp->kp", np.where(finite[:, None, None], own, 0.0), self._own[rows])
             if others is not None:
                 beside = others.beside(np.zeros_like(own), rows, self._mask[rows])[..., 1:]
@@ -101,7 +103,7 @@ class NormGradients:
 
     @cached_property
     def _weights(self) -> dict[str, Tensor]:
-        return {name: weight.detach() for name, weight in self._reader.norm.named_parameters()}
+        return {name: weight.detach() for name, weight in self._norm.named_parameters()}
 
     def _fill(self, rows: Ints) -> None:
         """Finds the gradients of the tokens written in these rollouts."""
@@ -155,7 +157,8 @@ class NormGradients:
         import torch
 
         def weighed(weights: dict[str, Tensor], state: Tensor, along: Tensor) -> Tensor:
-            return (torch.func.functional_call(self._reader.norm, weights, (state[None],))[0] * along).sum()
+            out: Tensor = (torch.func.functional_call(self._norm, weights, (state[None],))[0] * along).sum()
+            return out
 
         with scoring_mode(self._reader.model, differentiable=True):
             (along,) = torch.autograd.grad(total, hidden, retain_graph=retain)
