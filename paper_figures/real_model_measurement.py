@@ -133,8 +133,9 @@ class Visited:
             self._policy_log_probs[at] = to_numpy(policy)[np.arange(len(tokens)), tokens]
             passed = np.flatnonzero(pair.sequence < most)
             if passed.size:
-                of_block = tokens[passed], uniforms[at][passed], pair.sequence[passed]
-                yield LawBlock(policy[passed], actor[passed], *of_block)
+                yield LawBlock(
+                    policy[passed], actor[passed], tokens[passed], uniforms[at][passed], pair.sequence[passed]
+                )
 
     def figures(self) -> dict[str, float]:
         """The figures of the actor by name, those of states with standard errors over rollouts, prompts being fixed."""

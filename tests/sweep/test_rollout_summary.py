@@ -1,4 +1,4 @@
-"""What a run of real models prints: what is recorded, and nothing that its rollouts do not resolve."""
+"""A run of real models prints its records, and nothing that its rollouts do not resolve."""
 
 from __future__ import annotations
 

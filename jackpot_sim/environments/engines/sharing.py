@@ -38,7 +38,8 @@ class SharingEngine(ModelEngine):
     """A `ModelEngine` that keeps what its model has read and written.
 
     Attributes:
-        limit: the bytes of states of one set of rollouts that are kept, and of its own rollouts together.
+        limit: the bytes of states of one set of rollouts that are kept, of its gradients, and of its own rollouts
+            together.
     """
 
     limit: int = field(default_factory=lambda: LIMIT)
@@ -124,7 +125,7 @@ class SharingEngine(ModelEngine):
     def norm_gradients(
         self, prompts: Sequence[Ints], written: Written, *, temperature: float, batch_size: int, rows: int
     ) -> NormGradients | None:
-        """The gradients of the log-probs of rollouts in the final norm; None where states are not kept, or no norm is.
+        """The gradients of the log-probs of rollouts in the final norm; None without a norm, or where they do not fit.
 
         Args:
             prompts: ids of each prompt, (its length,).
@@ -139,7 +140,10 @@ class SharingEngine(ModelEngine):
         known = self._gradients.get(written)
         if known is not None and known.temperature == temperature:
             return known
-        states = None if self.reader.norm is None else self.states(prompts, written, batch_size)
+        norm = self.reader.norm
+        if norm is None or NormGradients.bytes_of(norm, written.tokens.size) > self.limit:
+            return None
+        states = self.states(prompts, written, batch_size)
         if states is None:
             return None
         made = NormGradients(self.reader, states, written.tokens, written.mask, written.kept, temperature, rows)

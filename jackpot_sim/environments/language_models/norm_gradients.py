@@ -50,10 +50,17 @@ class NormGradients:
         check_reals(states, "states", "n", "length", "width")
         check_shape(states[..., 0], tokens.shape, "states", "some numbers for each token")
         self.temperature = temperature
+        assert reader.norm is not None
+        self._norm: Model = reader.norm
         self._reader, self._states, self._tokens, self._mask = reader, states, tokens, mask
         self._kept, self._rows = kept, rows
         self._done: Flags = np.zeros(len(tokens), dtype=np.bool_)
         self._own: Floats = np.zeros((*tokens.shape, sum(weight.numel() for weight in self._weights.values())))
+
+    @staticmethod
+    def bytes_of(norm: Model, tokens: int) -> int:
+        """The bytes of the gradients of so many tokens: float64, for each parameter of the norm."""
+        return 8 * tokens * sum(int(weight.numel()) for weight in norm.parameters())
 
     @property
     def names(self) -> frozenset[str]:

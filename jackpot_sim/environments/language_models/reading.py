@@ -111,6 +111,7 @@ class Reader:
         """The states of completions, (rows, longest, width), whose prompts have been read."""
         import torch
 
+        assert prompts.last is not None
         which = np.searchsorted(prompts.prompts, part.prompt)
         longest = max(1, int(part.mask.sum(axis=-1).max()))
         with scoring_mode(self.model):

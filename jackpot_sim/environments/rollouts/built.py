@@ -24,6 +24,7 @@ from jackpot_sim.environments.language_models.generation import Written
 from jackpot_sim.environments.language_models.memory import run_fitting
 from jackpot_sim.environments.language_models.sampling_law import SamplingLaw
 from jackpot_sim.environments.language_models.scoring import CausalLM
+from jackpot_sim.environments.language_models.streaming import StreamedLaws
 from jackpot_sim.environments.progress import Stage, report
 from jackpot_sim.environments.randomness import keyed_generator
 from jackpot_sim.environments.recorded import LogProbs
@@ -126,12 +127,8 @@ class Setup:
             engine.laws(self.prompts, written, sampling=law, batch_size=self.batch_size, rows=self.rows)
             for engine, law in sampled_from
         ]
-        done = 0
-        report(Stage.SCORING, done, len(written.tokens))
+        streams[0] = self.reported(streams[0], len(written.tokens))
         for p, q, *others in zip(*streams, strict=True):
-            if int(p.sequence[0]) // self.batch_size > done // self.batch_size:
-                done = int(p.sequence[0])
-                report(Stage.SCORING, done, len(written.tokens))
             believed = others[0].log_probs if others else q.log_probs
             replayed = None
             if written.kept is not None:
@@ -141,6 +138,16 @@ class Setup:
                 on_device = xp.asarray(kept, device=p.log_probs.device)
                 replayed = log_softmax(xp.where(on_device, p.log_probs, -math.inf))
             yield LawPair(p.sequence, p.step, p.log_probs, q.log_probs, believed, replayed)
+
+    def reported(self, laws: Iterator[StreamedLaws], total: int) -> Iterator[StreamedLaws]:
+        """The same laws, of so many rollouts; a listener hears how far scoring has come, once a batch."""
+        done = 0
+        report(Stage.SCORING, done, total)
+        for block in laws:
+            if int(block.sequence[0]) // self.batch_size > done // self.batch_size:
+                done = int(block.sequence[0])
+                report(Stage.SCORING, done, total)
+            yield block
 
     def kl(self, policy: LawEngine, actor: LawEngine, written: Written) -> tuple[float, float]:
         """KL(policy‖actor) per token over rollouts of the policy, nats, and its standard error; prompts are fixed."""

@@ -12,7 +12,6 @@ from jackpot_sim.core.obrs import acceptance_probability
 from jackpot_sim.core.scored import ScoredRollouts
 from jackpot_sim.environments.language_models.generation import Written
 from jackpot_sim.environments.language_models.streaming import StreamedLaws
-from jackpot_sim.environments.progress import Stage, report
 from jackpot_sim.environments.recorded import LogProbs
 from jackpot_sim.environments.rollouts.built import RealisedRollouts
 from jackpot_sim.estimators import Correction
@@ -101,10 +100,10 @@ def visit(
 def policy_laws(realised: RealisedRollouts, written: Written) -> Iterator[StreamedLaws]:
     """The policy's law at every token, a few rows at a time."""
     setup = realised.setup
-    report(Stage.SCORING, 0, len(written.tokens))
-    return realised.policy_engine.laws(
+    laws = realised.policy_engine.laws(
         setup.prompts, written, sampling=setup.policy_law, batch_size=setup.batch_size, rows=setup.rows
     )
+    return setup.reported(laws, len(written.tokens))
 
 
 def acceptance(served: Served, correction: Correction, accept: Floats, rollouts: ScoredRollouts) -> dict[str, Floats]:

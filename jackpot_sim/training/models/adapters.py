@@ -82,6 +82,8 @@ def restore(model: Model, weights: Weights) -> None:
     unexpected = model.load_state_dict(weights, strict=not adapters).unexpected_keys
     if unexpected:
         raise StudyError(f"the checkpoint holds {unexpected[0]}, which the model lacks: policy.lora has changed")
+    if missing := trained_weights(model).keys() - weights.keys():
+        raise StudyError(f"the checkpoint lacks {min(missing)}, which is trained: policy.lora has changed")
 
 
 class Merged:

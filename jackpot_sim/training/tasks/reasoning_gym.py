@@ -14,6 +14,7 @@ from typing_extensions import override
 
 from jackpot_sim.core.arrays import Floats
 from jackpot_sim.environments.fields import FORBID_EXTRA, check_count
+from jackpot_sim.environments.language_models.checkpoints import first_line
 from jackpot_sim.environments.language_models.generated_prompts import (
     QUESTION,
     Entry,
@@ -130,7 +131,7 @@ class ReasoningGym(OfList):
         """The data set's score of each completion's answer, shape (n,); 0 where the score does not understand it.
 
         Raises:
-            ValueError: a problem is not of this task, or a score lies outside [0, 1].
+            ValueError: a problem is not of this task, a score lies outside [0, 1], or it fails on the right answer too.
         """
         check_as_many(completions, problems)
         pairs = zip(completions, problems, strict=True)
@@ -148,11 +149,19 @@ class ReasoningGym(OfList):
             return 0.0
         try:
             score = float(self._gym.score_answer(answer, dict(problem.entry)))
-        except Exception:  # of a malformed answer, which not all scores survive
+        except Exception as error:  # of a malformed answer, which not all scores survive
+            self._check_scores(problem, error)
             return 0.0
         if not 0 <= score <= 1:
             raise ValueError(f"{self.dataset} scored an answer {score:g}, which is no reward in [0, 1]")
         return score
+
+    def _check_scores(self, problem: Generated, error: Exception) -> None:
+        """Refuses a score that fails on the right answer too: rewards of 0 would hide it."""
+        try:
+            self._gym.score_answer(problem.entry["answer"], dict(problem.entry))
+        except Exception:
+            raise ValueError(f"{self.dataset} cannot score even its own answers: {first_line(error)}") from error
 
     @cached_property
     def _gym(self) -> Gym:

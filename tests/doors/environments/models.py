@@ -70,7 +70,7 @@ def gathered_keys(rows: Any) -> Any:
 
 
 def written(topk_ids: Any, topk_log_probs: Any, **arrays: Any) -> Written:
-    """What a server returns, of arrays."""
+    """The answer of a server, of arrays."""
     return Written(**arrays, topk=TopK(topk_ids, topk_log_probs))
 
 

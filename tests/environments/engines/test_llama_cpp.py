@@ -122,7 +122,7 @@ def test_blocks_are_those_of_a_model(engine: LlamaCpp, made: Maker, tmp_path: Pa
 
 
 def test_the_samplers_law_decides_the_tokens(engine: LlamaCpp) -> None:
-    """Every token is drawn by its uniform from the law after temperature, top-k and top-p; raw log-probs are before."""
+    """A uniform draws each token from the law after temperature, top-k and top-p; raw log-probs are before."""
     cut: dict[str, Any] = {"temperature": 0.7, "top_k": 9, "top_p": 0.8}
     text = written(engine, sampling=SamplingLaw(**cut), topk=3, support=True)
     laws, places = table(engine, text, **cut)

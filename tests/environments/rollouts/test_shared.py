@@ -1,4 +1,4 @@
-"""What cells of a study share: it is made once, and changes no figure."""
+"""Models and rollouts that cells of a study share are made once, and change no figure."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ pytest.importorskip("transformers")
 from jackpot_sim.environments.engines import sharing  # noqa: E402
 from jackpot_sim.environments.language_models import checkpoints as loading  # noqa: E402
 from jackpot_sim.environments.language_models import generation, reading  # noqa: E402
+from jackpot_sim.environments.language_models.norm_gradients import NormGradients  # noqa: E402
 from jackpot_sim.environments.rollouts import shared  # noqa: E402
 
 ACTORS: list[dict[str, Any]] = [
@@ -89,6 +90,20 @@ def test_passes_made_anew_give_the_same_figures(
     numbers = kept.select_dtypes("number").columns
     assert "bias_sq" in numbers
     np.testing.assert_allclose(kept[numbers], anew[numbers], rtol=2e-3, atol=1e-4)
+
+
+def test_gradients_that_do_not_fit_are_not_kept(checkpoints: Path) -> None:
+    realised = study(checkpoints, ACTORS[0]).env[0].build(0)
+    written, engine = realised.write("policy", 0, 3, 3), realised.policy_engine
+    sizes = {"temperature": 1.0, "batch_size": 4, "rows": 4}
+    held = NormGradients.bytes_of(engine.reader.norm, written.tokens.size)
+    states = engine.states(realised.setup.prompts, written, 4)
+    assert states is not None
+    assert held > states.nbytes, "float64 beside float32"
+    engine = sharing.SharingEngine(engine.scorer, held - 1)
+    assert engine.norm_gradients(realised.setup.prompts, written, **sizes) is None
+    engine = sharing.SharingEngine(engine.scorer, held)
+    assert engine.norm_gradients(realised.setup.prompts, written, **sizes) is not None
 
 
 def test_another_checkpoint_in_the_same_place_is_loaded_anew(

@@ -113,7 +113,7 @@ def test_a_policy_that_is_no_file_has_none_of_its_own(file: Path) -> None:
 
 
 class TestRun:
-    """What llama.cpp has to be there for."""
+    """The parts that llama.cpp has to be there for."""
 
     @pytest.fixture(autouse=True)
     def installed(self) -> None:

@@ -1,4 +1,4 @@
-"""What actors of real models promise: another temperature of the sampler, fewer layers, and a window for Llama."""
+"""Actors of real models: another temperature of the sampler, fewer layers, and a window for Llama."""
 
 from __future__ import annotations
 

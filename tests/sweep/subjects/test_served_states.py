@@ -20,11 +20,14 @@ from jackpot_sim.core.arrays import Floats, Ints
 from jackpot_sim.environments.engines.engine import Engine, LawEngine, ModelEngine, Order
 from jackpot_sim.environments.language_models.generation import Written
 from jackpot_sim.environments.language_models.scoring import CausalLM
+from jackpot_sim.environments.progress import Stage
 from jackpot_sim.environments.rollouts.built import RealisedRollouts
 from jackpot_sim.environments.sources.actor_source import Actors, Setting
 from jackpot_sim.environments.sources.real_models import AnotherCheckpoint
 from jackpot_sim.studies.errors import StudyError
 from jackpot_sim.sweep import records, spec, summary
+from jackpot_sim.sweep.plan import cells
+from jackpot_sim.sweep.rehearsal import estimates
 from jackpot_sim.sweep.rollout_summary import _side_by_side, rollout_tables
 from jackpot_sim.sweep.subjects import rollout_states
 from tests.environments.tiny_checkpoints import WORDS, hf
@@ -110,6 +113,15 @@ def both(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[P
     with pytest.MonkeyPatch.context() as patch:
         hide_laws(patch, {})
         return whole, run_serially(asked, folder / "top-k")
+
+
+@pytest.mark.parametrize("gradients", ["off", "batches"])
+def test_its_cost_is_timed_by_the_stages_that_it_has(checkpoints: Path, served: dict[str, Any], gradients: str) -> None:
+    asked = study(checkpoints, {"gradients": gradients, "length": 4}, estimators=["none", "tis"])
+    (cost,) = estimates(asked, cells(asked)).values()
+    after = [each.name for each in cost.steps if each.stage in (Stage.SCORING, Stage.GRADIENTS)]
+    assert after == ["scoring", *(["own gradients", "gradients"] if gradients == "batches" else [])]
+    assert all(each > 0 for each in cost.seconds)
 
 
 def test_it_is_no_engine_of_laws(checkpoints: Path, served: dict[str, Any]) -> None:

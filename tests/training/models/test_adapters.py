@@ -90,6 +90,9 @@ def test_weights_of_other_adapters_are_refused() -> None:
     one, other = (adapted(fresh(), Lora(targets=(name,)), np.random.default_rng(0)) for name in ("q_proj", "v_proj"))
     with pytest.raises(StudyError, match=r"which the model lacks: policy\.lora has changed"):
         restore(one, trained_weights(other))
+    both = adapted(fresh(), Lora(targets=("q_proj", "v_proj")), np.random.default_rng(0))
+    with pytest.raises(StudyError, match=r"lacks .*v_proj.*, which is trained: policy\.lora has changed"):
+        restore(both, trained_weights(one))
 
 
 def test_a_served_actor_sees_merged_weights_and_the_policy_itself_writes_on_policy() -> None:

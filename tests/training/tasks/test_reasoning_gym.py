@@ -64,6 +64,25 @@ def test_held_out_problems_share_no_prompt_with_training_and_repeat_none() -> No
     assert task.different == len(drawn)
 
 
+def test_a_malformed_answer_earns_nothing_and_a_score_that_fails_on_the_right_one_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    task = ReasoningGym(dataset="gcd", size=2, held_out_size=1)
+    problems = task.problems(np.random.default_rng(0), 1)
+    right = {each.answer for each in problems}
+
+    def strict(answer: str, entry: object) -> float:
+        if answer not in right:
+            raise IndexError("no such part")
+        return 1.0
+
+    monkeypatch.setattr(task._gym, "score_answer", strict)
+    assert task.rewards(["malformed"], problems).tolist() == [0.0]
+    right.clear()
+    with pytest.raises(ValueError, match=r"gcd cannot score even its own answers: .*no such part"):
+        task.rewards(["malformed"], problems)
+
+
 def test_a_problem_of_another_task_is_refused() -> None:
     task = ReasoningGym(dataset="chain_sum", size=2, held_out_size=1)
     with pytest.raises(ValueError, match="scores its own problems alone"):

@@ -237,7 +237,7 @@ def test_a_fault_in_the_middle_is_tried_again(stand_in: StandIn, fault: str) -> 
 @each("answer", [None, [], "text", 1, {}, {"meta_info": []}, {"choices": {}}, {"details": 1}])
 def test_an_answer_of_another_form_is_one_sentence(kind: type[Flavour], answer: object) -> None:
     ask = Ask(prompt=(1,), length=1, seed=0, sampling=LAWS["plain"], end_tokens=frozenset(), topk=1, processed=True)
-    with pytest.raises(ServerError, match="its answer has no|it gives no log-probs"):
+    with pytest.raises(ServerError, match=r"its answer has no|it gives no log-probs"):
         kind("model", None).read(answer, ask)
 
 

@@ -11,7 +11,7 @@ from jackpot_sim.environments.engines.server.vocabulary import Vocabulary
 
 
 class Letters:
-    """As much of a tokenizer as is asked: its vocabulary, and the splitting of a text into its letters."""
+    """A tokenizer as far as it is asked: its vocabulary, and the splitting of a text into its letters."""
 
     all_special_tokens = ("<end>",)
 
