@@ -50,7 +50,7 @@ class NormGradients:
         check_reals(states, "states", "n", "length", "width")
         check_shape(states[..., 0], tokens.shape, "states", "some numbers for each token")
         self.temperature = temperature
-        assert reader.norm is not None
+        assert reader.norm is not None  # of a model without one no gradients are asked for here
         self._norm: Model = reader.norm
         self._reader, self._states, self._tokens, self._mask = reader, states, tokens, mask
         self._kept, self._rows = kept, rows
@@ -100,12 +100,6 @@ class NormGradients:
             return np.asarray(out)
 
         return ((rows, gradient(rows)) for rows in batches)
-
-    @property
-    def _norm(self) -> Model:
-        norm = self._reader.norm
-        assert norm is not None  # such a model has no norm whose gradients are asked for
-        return norm
 
     @cached_property
     def _weights(self) -> dict[str, Tensor]:
