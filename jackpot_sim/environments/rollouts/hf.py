@@ -46,6 +46,7 @@ from jackpot_sim.environments.sources.actor_source import Setting
 from jackpot_sim.environments.sources.kinds import RealSource
 from jackpot_sim.environments.sources.llama_cpp import LlamaCppActor
 from jackpot_sim.environments.sources.real_models import AnotherCheckpoint
+from jackpot_sim.environments.sources.server import ServerActor
 from jackpot_sim.environments.targets import Target
 from jackpot_sim.environments.worlds import Sizes, World
 from jackpot_sim.requirements import require
@@ -200,6 +201,8 @@ class HuggingFace:
         require("torch", "transformers", purpose=self.kind)
         device = resolved_device(self.device)
         texts = self.prompts.read()
+        if isinstance(self.actor, ServerActor):
+            self.actor.ask()
         with torch_threads(self.threads):
             report(Stage.LOADING)
             policy, engine = policy_of(self.policy, precision=self.precision, device=device, threads=self.threads)

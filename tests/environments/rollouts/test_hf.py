@@ -321,3 +321,13 @@ def test_laws_of_a_pair_and_baselines_have_their_shapes() -> None:
     for rewards in (np.zeros(2), np.zeros((1, 2, 3)), np.zeros((2, 3), dtype=int)):
         with pytest.raises((TypeError, ValueError), match="rewards "):
             mean_of_each(rewards)
+
+
+def test_a_server_is_asked_before_the_policy_is_loaded(checkpoints: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def loads(*_: object, **__: object) -> None:
+        raise AssertionError("the policy is loaded for a server that cannot be reached")
+
+    pytest.importorskip("requests")
+    monkeypatch.setattr("jackpot_sim.environments.rollouts.hf.policy_of", loads)
+    with pytest.raises(ValueError, match="cannot be reached"):
+        built(checkpoints, actor="http://127.0.0.1:9/v1")
