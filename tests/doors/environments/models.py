@@ -189,7 +189,7 @@ MODELS = (
         {
             **COMPLETIONS,
             "log_probs": array("n length", negative),
-            "raw_log_probs": array("n length", negative),
+            "own_log_probs": array("n length", negative),
             "topk_ids": array("n length k", as_dtype(tokens, np.int32)),
             "topk_log_probs": array("n length k", as_dtype(negative, np.float32)),
         },

@@ -253,13 +253,12 @@ def test_raw_log_probs_are_what_corrections_are_told(checkpoints: Path, tmp_path
 @pytest.mark.parametrize(
     ("changes", "shown", "message"),
     [
-        ({"normalizers": {"k": [2]}}, {}, "normalizers compares the ways to Z"),
         ({"env": {"log_probs": "support", "top_k": 2}}, {}, "log_probs support needs whole laws"),
         ({"env": {"log_probs": "raw", "temperature": 0.5}}, {}, "jackpot looks at the actor's likeliest tokens"),
         ({}, {"topk": None}, "jackpot looks at the actor's likeliest tokens"),
         ({"estimators": [{"kind": "none", "centred": True}]}, {"topk": None}, "likeliest tokens"),
     ],
-    ids=["ways to Z", "support", "raw", "no top-k", "no top-k, centred"],
+    ids=["support", "raw", "no top-k", "no top-k, centred"],
 )
 def test_what_such_an_actor_cannot_give(
     checkpoints: Path,
