@@ -17,6 +17,7 @@ import pandas as pd
 
 from jackpot_sim.core.arrays import Floats
 from jackpot_sim.core.backend import to_numpy
+from jackpot_sim.core.log_ratios import ess_fraction
 from jackpot_sim.core.numerics import log_ratio
 from jackpot_sim.core.sequence_divergences import ratio_of_means
 from jackpot_sim.core.sequences import per_sequence
@@ -151,7 +152,7 @@ class Visited:
             "overlap_p05": float(np.quantile(self._at["overlap"][live], 0.05)),
             "abs_log_ratio_mean": float(size.mean()),
             "abs_log_ratio_max": float(size.max()),
-            "ess_fraction_sequence": float(weight.sum() ** 2 / (weight**2).sum() / len(weight)),
+            "ess_fraction_sequence": float(ess_fraction(weight.sum(), (weight**2).sum(), np.float64(len(weight)))),
             "rollouts": len(lengths),
             "tokens_written": float(lengths.sum()),
         }
