@@ -23,11 +23,11 @@ import itertools
 import json
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import pandas as pd
@@ -39,6 +39,7 @@ from jackpot_sim.core import gaussian
 from jackpot_sim.studies.errors import StudyError
 from paper_figures import command, records, style
 from paper_figures.command import Made, report_table
+from paper_figures.real_model_actors import kind_of, label
 from paper_figures.style import Look
 
 NAME, QUICK = "real_model", "real_model_quick"
@@ -133,38 +134,6 @@ def load(name: str, given: Path | None = None, measure: bool = False) -> Measure
         return Measured(path, pd.read_parquet(path))
     except (OSError, ValueError) as error:
         raise StudyError(f"{path} is no table of {NAME}: {error}") from error
-
-
-def kind_of(environment: Mapping[str, Any]) -> str:
-    """The kind of the actor, that of a policy which is sampled from a nucleus being top-p."""
-    return "top-p" if environment["top_p"] < 1 else str(environment["actor"]["kind"])
-
-
-def label(environment: Mapping[str, Any]) -> str:
-    """The label of an actor."""
-    actor = environment["actor"]
-    match kind_of(environment):
-        case "llama-cpp":
-            form = actor.get("format")
-            return "llama.cpp, the file itself" if form is None else f"llama.cpp {str(form).upper()}"
-        case "quantized-weights":
-            return f"weights {actor['format']}"
-        case "quantized-kv":
-            return f"KV cache {actor['format']}"
-        case "precision":
-            return f"{actor['precision']} throughout"
-        case "sliding-window":
-            return f"attends to {actor['window']} tokens"
-        case "temperature":
-            return f"temperature {actor['temperature']:g}"
-        case "top-p":
-            return f"top-p {environment['top_p']:g}"
-        case "stale":
-            return f"stale {actor['steps']} steps"
-        case "fewer-layers":
-            return "without the last layer" if actor["layers"] == 1 else f"without {actor['layers']} layers"
-        case other:
-            return other
 
 
 def make(measured: Measured) -> Made:

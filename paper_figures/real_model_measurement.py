@@ -37,7 +37,7 @@ from jackpot_sim.sweep.plan import Cell
 from jackpot_sim.sweep.rows import normalizer_rows
 from jackpot_sim.sweep.spec import Study
 from paper_figures import records
-from paper_figures.real_model import label
+from paper_figures.real_model_actors import label
 
 PROMPTS = Path("runs") / "real_model_prompts.txt"
 """The place of the prompts, as the configurations name it."""
