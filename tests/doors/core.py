@@ -28,7 +28,7 @@ from jackpot_sim.core.heads import ChunkedLaw, Head
 from jackpot_sim.core.log_ratios import Aggregate
 from jackpot_sim.core.scored import ScoredRollouts
 from jackpot_sim.core.topk import TopK
-from jackpot_sim.core.two_laws import TwoLaws
+from jackpot_sim.core.two_laws import TwoLaws, kl_by_blocks
 from tests.doors.harness import Door, Given, Sizes, Values, array, floats, ids, laws, masks, negative, numbers, shares
 from tests.doors.sized import sized
 
@@ -364,6 +364,7 @@ DOORS = (
         | dict.fromkeys(("divisor", "divisor_less_one"), array("states 1", numbers(0.5, 2.0))),
     ),
     Door(two_laws, PAIR, name="core.two_laws.TwoLaws"),
+    Door(kl_by_blocks, PAIR),
     Door(less_policy, PAIR | WEIGHT, name="core.two_laws.TwoLaws.less_policy"),
     Door(kl_to, PAIR | WEIGHT, name="core.two_laws.TwoLaws.kl_to"),
     Door(weighted_laws.kl_to_weighted, {"log_p": array("states vocab", laws), "log_q": array("states vocab", laws)}),
@@ -466,6 +467,7 @@ DOORS = (
 )
 
 EXEMPT: Mapping[str, str] = {
+    "core.backend.on_host": "one array of any shape, which it returns",
     "core.obrs.lesser": "laws and a λ that log_overlap_terms, or the fused overlap, has checked",
     **dict.fromkeys(
         (f"core.fused.{name}" for name in ("overlap", "overlap_of_logits")),

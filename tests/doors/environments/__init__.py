@@ -15,6 +15,21 @@ EXEMPT: Mapping[str, str] = {
     "environments.engines.engine.ModelEngine.check": "by checked_prompts",
     "environments.engines.engine.ModelEngine.write": "by generate",
     "environments.engines.engine.ModelEngine.laws": "compared with written by streaming.laws",
+    **dict.fromkeys(
+        (f"environments.engines.llama_cpp.LlamaCpp.{name}" for name in ("check", "laws", "write")),
+        "by Completions.of_ids and checked_ids, whose doors are those of Completions.checked",
+    ),
+    **dict.fromkeys(
+        (f"environments.engines.llama_library.Reader.{name}" for name in ("extend", "step")),
+        "called by LlamaCpp, with ids that it has checked",
+    ),
+    **dict.fromkeys(
+        (f"environments.language_models.generation.{name}" for name in ("Pages", "Pages.draw", "Pages.written")),
+        "called by engines, with what generate and LlamaCpp.write have checked",
+    ),
+    "environments.language_models.completions.Completions.of_ids": "by Completions.checked, which calls it",
+    "environments.language_models.completions.checked_ids": "by checked_prompts, which calls it",
+    "environments.language_models.walking.check_ids": "by check_tokens, which calls it",
     "environments.engines.server.engine.ServerEngine.check": "needs a server; in its own tests",
     "environments.engines.server.engine.ServerEngine.write": "needs a server; in its own tests",
     "environments.engines.server.engine.ServerEngine.asks": "of what check and write have checked",
