@@ -22,10 +22,6 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Sequence
-<<<<<<< HEAD
-=======
-from dataclasses import dataclass
->>>>>>> review
 from importlib import resources
 from pathlib import Path
 from typing import Annotated
@@ -37,13 +33,8 @@ from jackpot_sim.commands import FLAG
 from jackpot_sim.studies.errors import StudyError
 from paper_figures import command, real_model_panels, records, style
 from paper_figures.command import Made, report_table
-<<<<<<< HEAD
 from paper_figures.real_model_actors import WAYS, K, Measured, at_k
 from paper_figures.real_model_claims import judge
-=======
-from paper_figures.real_model_actors import kind_of, label
-from paper_figures.style import Look
->>>>>>> review
 
 NAME, QUICK = "real_model", "real_model_quick"
 

@@ -1,4 +1,3 @@
-<<<<<<< HEAD
 """The table of `real_model`: its actors by name, and the ways to Z at each."""
 
 from __future__ import annotations
@@ -47,15 +46,6 @@ class Measured:
         rows["expected"] = gaussian.total_variation(np.sqrt(2 * rows["kl"].to_numpy()))
         return rows
 
-=======
-"""The kinds and labels of the actors of `real_model`, by which its records and its figure name them."""
-
-from __future__ import annotations
-
-from collections.abc import Mapping
-from typing import Any
-
->>>>>>> review
 
 def kind_of(environment: Mapping[str, Any]) -> str:
     """The kind of the actor, that of a policy which is sampled from a nucleus being top-p."""
@@ -87,7 +77,6 @@ def label(environment: Mapping[str, Any]) -> str:
             return "without the last layer" if actor["layers"] == 1 else f"without {actor['layers']} layers"
         case other:
             return other
-<<<<<<< HEAD
 
 
 def at_k(actors: pd.DataFrame, ways: pd.DataFrame, way: str) -> pd.DataFrame:
@@ -100,5 +89,3 @@ def at_k(actors: pd.DataFrame, ways: pd.DataFrame, way: str) -> pd.DataFrame:
     if rows.empty:
         raise StudyError(f"the records compare no ways to Z at k = {K}")
     return rows.loc[actors["environment"]].set_axis(pd.Index(actors["label"]))
-=======
->>>>>>> review

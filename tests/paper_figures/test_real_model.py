@@ -15,15 +15,10 @@ import pytest
 from jackpot_sim.core import gaussian
 from jackpot_sim.studies.errors import StudyError
 from jackpot_sim.sweep import plan, spec
-<<<<<<< HEAD
 from paper_figures import real_model, records
 from paper_figures.real_model import load, main
 from paper_figures.real_model_actors import K, Measured, label
 from paper_figures.real_model_claims import judge
-=======
-from paper_figures import real_model, real_model_actors, records
-from paper_figures.real_model import K, Measured, judge, load, main
->>>>>>> review
 
 WAYS = {
     "top-k": (0.9, 0.05),
@@ -76,11 +71,7 @@ def test_actors_are_named_and_one_whose_kl_is_infinite_shows_the_reverse() -> No
     assert list(actors.index) == [*KLS, "top-p 0.95"]
     assert actors.loc["top-p 0.95", "kl"] == 0.05
     assert actors.loc["top-p 0.95", "kind"] == "top-p"
-<<<<<<< HEAD
     assert label({"actor": {"kind": "fewer-layers", "layers": 3}, "top_p": 1.0}) == "without 3 layers"
-=======
-    assert real_model_actors.label({"actor": {"kind": "fewer-layers", "layers": 3}, "top_p": 1.0}) == "without 3 layers"
->>>>>>> review
 
 
 def test_all_claims_hold_of_what_the_paper_says() -> None:
