@@ -1,7 +1,8 @@
 """Three hundred stupid inputs to all commands, in 80 columns and in ASCII: `python -m tests.end_to_end.stupid_inputs`.
 
 Each is a line that a user may well type: a slip, a file of another kind, a number out of range, a folder that is
-taken. The answer to each is exit code 2 and one sentence on standard error, with nothing on standard output; every
+taken. The answer to each is exit code 2 and one sentence on standard error, after the lines of
+the stages of real models where there are such, with nothing on standard output; every
 file that was there is there with its contents, and there is no file or folder that was not there before.
 
 The command prints the inputs that are answered otherwise, and how; `--all` prints every input with its sentence. Its
@@ -16,11 +17,13 @@ import io
 import json
 import os
 import pickle
+import re
 import shlex
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import dropwhile
 from pathlib import Path
 from typing import NamedTuple
 from unittest import mock
@@ -28,6 +31,7 @@ from unittest import mock
 import numpy as np
 from typing_extensions import override
 
+from jackpot_sim.environments.progress import Stage
 from jackpot_sim.requirements import run
 from tests.end_to_end.stupid_lines import BASE, HF, TABLES
 from tests.environments.tiny_checkpoints import save_checkpoint
@@ -44,6 +48,10 @@ MAINS = {
     **{name: f"paper_figures.{name}" for name in ("figure1", "figure2", "overhead", "table1", "topk_accuracy")},
 }
 """The module of each command's `main`."""
+
+
+_STAGE = re.compile(rf"\S+, cell \d+ of \d+: ({'|'.join(Stage)})(, \d+ rollouts)?(, about .* left)?\n")
+"""The line of a stage of real models."""
 
 
 class Input(NamedTuple):
@@ -70,16 +78,23 @@ class Answer:
     err: str
     changed: tuple[str, ...]
 
+    @property
+    def said(self) -> str:
+        """The standard error after the lines that tell of the stages before it."""
+        lines = self.err.splitlines(keepends=True)
+        return "".join(dropwhile(_STAGE.fullmatch, lines))
+
     def faults(self, asked: Input) -> list[str]:
         """What is wrong with the answer; nothing where it is as it should be."""
-        head = self.err.split(": ")[0]
+        said = self.said
+        head = said.split(": ")[0]
         checks = {
             f"exit code {self.code}": self.code == 2,
-            f"standard error is {self.err!r}": self.err.count("\n") == 1 and self.err.endswith("\n"),
+            f"standard error is {self.err!r}": said.count("\n") == 1 and said.endswith("\n"),
             f"it begins with {head!r}": head == asked.command or asked.command == "jackpot_sim",
-            f"it does not say {asked.part!r}": asked.part in self.err,
+            f"it does not say {asked.part!r}": asked.part in said,
             "standard output is not empty": not self.out,
-            "it is long": len(self.err) < 500 + len(asked.line),
+            "it is long": len(said) < 500 + len(asked.line),
             f"it changed {', '.join(self.changed)}": not self.changed,
             "it advises to delete something": "delete" not in self.err,
         }

@@ -96,3 +96,10 @@ def test_the_policys_rollouts_are_those_of_its_seed_while_they_are_kept(
     found = [kept.before(each, rehearsed) for each in cells(study())]
     assert [each.loaded for each in found] == [False, True, True, True]
     assert [each.written for each in found] == written
+
+
+def test_rollouts_of_a_cells_own_policy_serve_no_other() -> None:
+    kept, (cell, *_) = Kept(), cells(study())
+    for as_is, written in ((False, False), (True, False), (False, False), (True, True)):
+        rehearsed = Rehearsed({}, {}, 5, 7.0, 10.0, as_is, 1, Shared(), 1.0)
+        assert kept.before(cell, rehearsed).written == written

@@ -24,6 +24,7 @@ from jackpot_sim.environments.engines.engine import Engine, LawEngine
 from jackpot_sim.environments.engines.sharing import SharingEngine
 from jackpot_sim.environments.fields import BY_KIND, FORBID_EXTRA, check_count, check_positive
 from jackpot_sim.environments.knobs import Divergence
+from jackpot_sim.environments.language_models.block_gradients import block_of
 from jackpot_sim.environments.language_models.build import check_model, check_same_vocabulary
 from jackpot_sim.environments.language_models.carried import gguf_of, is_gguf
 from jackpot_sim.environments.language_models.checkpoints import Loaded, Precision, load, resolved_device
@@ -215,6 +216,8 @@ class HuggingFace:
             raise ValueError(f"{self.policy}: there is no tokenizer beside the model, and prompts are text: save one")
         ids = encoded(texts, policy.tokenizer, chat=self.chat)
         check_model(policy.model, self.policy, positions=max(map(len, ids)) + self.length)
+        if self.block is not None:
+            block_of(policy.model, [self.block])  # refuses a pattern of nothing before anything is written
         return ids
 
     def _other(self, policy: Loaded, device: str, longest: int) -> Model | None:
