@@ -282,7 +282,7 @@ dump.jsonl --format                | --format
 dump.jsonl --format prime-rl       | dump.jsonl, line 1
 dump.jsonl --formats               | --formats stands alone
 dump.jsonl --schema                | --schema stands alone
-dump.jsonl --example               | and not both
+dump.jsonl --example               | and one of them
 dump.jsonl --correction            | --correction: name a correction
 dump.jsonl --correction tiss       | did you mean 'tis'
 dump.jsonl --correction 'tis(clap=3)' | 'tis' has no parameter 'clap'

@@ -55,7 +55,7 @@ def test_it_is_answered_in_one_sentence_and_nothing_changes(asked: Input) -> Non
 def test_what_can_be_done_is_done_in_ascii_too(command: str, line: str, part: str) -> None:
     given = answer(Input(command, line, ""))
     assert given.code in (0, 1), given  # 1: drawn, and the paper's numbers are others
-    assert given.err == ""
+    assert given.said == ""
     assert part in given.out
 
 
