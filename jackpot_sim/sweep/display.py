@@ -125,7 +125,7 @@ def cost_line(costs: Mapping[str, Timed]) -> str:
     memory = max(each.bytes for each in costs.values()) / 2**30
     return (
         f"Real models: about {tokens:,.0f} tokens through a model, {memory:.2g} GiB of memory and {duration(seconds)}, "
-        "from a few timed tokens."
+        "from a few timed tokens: right within a factor of two."
     )
 
 
