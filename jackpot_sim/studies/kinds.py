@@ -37,7 +37,8 @@ TRAINING = Kind(
     "jackpot_sim.training",
     frozenset(
         {"task", "policy", "actor", "correction", "budget", "steps", "rollout", "update", "evaluation", "settings"}
-        | {"quick", "precision", "device", "checkpoint_every", "stop_after_collapse"}
+        | {"quick", "precision", "device", "checkpoint_every", "checkpoint_minutes"}
+        | {"stop_after_collapse"}
     ),
     "a study of training: the `python -m jackpot_sim.training` command that made it prints its table again, from "
     "steps.parquet and outcomes.parquet",

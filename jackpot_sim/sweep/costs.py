@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import nnls
 
 from jackpot_sim.environments.engines import sharing
 from jackpot_sim.environments.progress import Stage
@@ -34,6 +33,8 @@ class Rate:
         Args:
             timed: rollouts, their mean length, and seconds.
         """
+        from scipy.optimize import nnls  # heavy, and no other command needs it
+
         rollouts, lengths, seconds = np.array(timed, dtype=np.float64).T
         constant, counted = len(np.unique(rollouts)) > 1, len(np.unique(lengths)) > 1
         columns = [constant * np.ones(len(rollouts)), counted * rollouts, rollouts * lengths]

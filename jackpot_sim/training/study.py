@@ -30,7 +30,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from jackpot_sim.environments.files import files_of, fingerprint
 from jackpot_sim.environments.language_models.build import Checkpoint
-from jackpot_sim.environments.language_models.carried import is_gguf
+from jackpot_sim.environments.language_models.carried import CARRIED, is_gguf
 from jackpot_sim.studies import configuration, plugins
 from jackpot_sim.studies.errors import StudyError
 from jackpot_sim.studies.estimator_spec import Frozen
@@ -143,10 +143,15 @@ class Study(Frozen):
 
 
 def _reads(training: Training) -> tuple[object, ...]:
-    """The parts of a run that may name files: its task and its checkpoints; a name on the hub stands for itself."""
+    """The parts of a run that may name files: its task and its checkpoints.
+
+    A name on the hub stands for itself, and so does that of a carried model, whose digest the registry holds: a study's
+    records are read where the model is missing.
+    """
     policy, actor = training.policy, training.actor
     given = isinstance(policy, Given) and (Path(policy.path).is_dir() or is_gguf(policy.path))
-    local = [Checkpoint(path=Path(policy.path))] if isinstance(policy, Given) and given else []
+    own = given and isinstance(policy, Given) and policy.path not in CARRIED
+    local = [Checkpoint(path=Path(policy.path))] if isinstance(policy, Given) and own else []
     return (training.task, *local, *([actor.model] if isinstance(actor, SmallActor) else []))
 
 

@@ -18,7 +18,11 @@ BUNDLED = [ROOT / "jackpot_sim/sweep/default.yaml", ROOT / "jackpot_sim/sweep/se
 FIGURES = sorted((ROOT / "paper_figures/configs").glob("*.yaml"))
 CONFIGS = [
     *BUNDLED,
-    *(path for path in FIGURES if not any(word in path.read_text() for word in ("same_as", "runs/example"))),
+    *(
+        path
+        for path in FIGURES
+        if not any(word in path.read_text() for word in ("same_as", "runs/example", "runs/real_model"))
+    ),
 ]
 
 

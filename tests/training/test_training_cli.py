@@ -161,8 +161,11 @@ def test_a_task_with_few_problems_is_trained_on_them_and_says_so(
     assert load(Path("study"))[0]["accuracy"].notna().all()
 
 
-def test_the_policy_may_be_a_gguf_file(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_policy_may_be_a_gguf_file(
+    command: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     converts()
+    monkeypatch.setenv("JACKPOT_SIM_CACHE", str(tmp_path / "converted"))  # where no other test has converted it
     rows = [{"prompt": p, "answer": "a"} for p in "abcdefghijkl"]
     Path("prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     task = ["--task", "prompts", "--task.prompts", "prompts.jsonl", "--task.reward", "answer", "--rollout.length", "2"]

@@ -171,7 +171,7 @@ def test_a_transform_and_a_model_in_training_mode_are_refused() -> None:
         {"tokens": np.zeros((2, 3))},
         {"log_probs": np.zeros((2, 1))},
         {"log_probs": np.zeros((2, 3), dtype=int)},
-        {"raw_log_probs": np.zeros(3)},
+        {"own_log_probs": np.zeros(3)},
         {"topk": TopK(np.zeros((2, 1, 1), dtype=np.int32), np.zeros((2, 1, 1), dtype=np.float32))},
     ],
     ids=lambda each: next(iter(each)),
@@ -183,7 +183,7 @@ def test_what_a_server_returns_has_one_shape(wrong: dict[str, Any]) -> None:
         "tokens": zeros.astype(int),
         "mask": zeros == 0,
         "log_probs": zeros,
-        "raw_log_probs": zeros,
+        "own_log_probs": zeros,
     }
     Written(**given)
     with pytest.raises((TypeError, ValueError), match=next(iter(wrong))):

@@ -318,7 +318,7 @@ def test_a_batch_that_fits_leaves_room_for_gradients(
         return forward(self, input_ids, *given, **options)
 
     monkeypatch.setattr(transformers.Qwen3ForCausalLM, "forward", hungry)
-    env = hf(checkpoints, batch_size=8, gradients="batches")
+    env = hf(checkpoints, batch_size=8, gradients="batches", block="*.mlp.down_proj.weight")
     options = [part for name, value in env.items() for part in (f"--env.{name}", str(value))]
     command = [*options, "--estimators", "none", "--n-samples", "4", "--replicates", "3", "--quiet"]
     command += ["--seeds", "1", "--out", str(tmp_path / "out")]

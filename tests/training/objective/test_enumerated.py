@@ -134,7 +134,7 @@ class Case:
                 denominator=denominator,
             ),
         )
-        texts: Any = SimpleNamespace(task=SimpleNamespace(rewards=None))
+        texts: Any = SimpleNamespace(task=SimpleNamespace(rewards=None), tokenizer=None)
         trainer = Trainer(config, texts, self.policy, None, 0)
         rows = torch.arange(len(self.paths)) if rows is None else torch.as_tensor(rows)
         given = Proposed(
