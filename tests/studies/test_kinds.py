@@ -40,6 +40,7 @@ def test_a_configuration_is_taken_by_one_command_and_sent_there_by_the_other(
     commands = {"jackpot_sim.sweep": sweep.main, "jackpot_sim.training": training.main}
     refused = {}
     for module, main in commands.items():
+        capsys.readouterr()  # what another command had to say
         if main(["--config", str(path), "--dry-run"]) != 0:
             refused[module] = capsys.readouterr().err
     assert len(refused) == 1

@@ -19,6 +19,7 @@ from jackpot_sim.core.backend import logsumexp, namespace, to_numpy
 from jackpot_sim.core.checks import (
     check_integers,
     check_mask,
+    check_numpy,
     check_reals,
     check_same_shape,
     check_same_states,
@@ -128,7 +129,7 @@ def generate(
         ValueError: a token is none of the vocabulary, the context is too short, a shape is off, a number is out of
             range, or the model gives NaN.
     """
-    check_reals(uniforms, "uniforms", "n", "length")
+    check_numpy(uniforms=check_reals(uniforms, "uniforms", "n", "length"))
     checked = checked_prompts(scorer.model, prompts, prompt, uniforms.shape)
     check_positions(scorer.model, max(map(len, checked)) + uniforms.shape[1], "the model")
     check_count("batch_size", batch_size, 1)

@@ -106,6 +106,7 @@ class Setup:
 
     def write(self, engine: Engine, role: Role, prompt: Ints, uniforms: Floats) -> Written:
         """A rollout after each of the prompts numbered `prompt`, shape (n,), from uniforms (n, length)."""
+        check_reals(uniforms, "uniforms", "n", "length")
         stage = Stage.ACTOR_WRITES if role == "actor" else Stage.POLICY_WRITES
         order = Order(
             sampling=self.actor_law if role == "actor" else self.policy_law,
