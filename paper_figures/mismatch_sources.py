@@ -185,7 +185,7 @@ def _draw_strip(axes: Axes, points: pd.DataFrame, paper: pd.DataFrame) -> None:
     axes.grid(visible=False, axis="y")
     axes.set_xlim(1e-7, 3)
     _decades(axes)
-    _draw_markers(axes, paper, named=False)
+    style.draw_papers_kls(axes, paper)
     axes.set_title("(a) How far apart")
 
 
@@ -222,7 +222,7 @@ def _draw_plane(axes: Axes, points: pd.DataFrame, paper: pd.DataFrame, real: pd.
     axes.set(xlabel="KL between actor and policy (nats per token)", ylabel="rejected at λ = 1")
     axes.set_yticks([1e-4, 1e-3, 1e-2, 0.1, 1], ["0.01%", "0.1%", "1%", "10%", "100%"])
     _decades(axes)
-    _draw_markers(axes, paper, named=True)
+    style.draw_papers_kls(axes, paper, named=True)
     axes.set_title("(b) What rejection discards")
     axes.text(
         0.02,
@@ -232,24 +232,6 @@ def _draw_plane(axes: Axes, points: pd.DataFrame, paper: pd.DataFrame, real: pd.
         va="top",
         bbox={"boxstyle": "square,pad=0.15", "facecolor": "white", "edgecolor": "none"},
     )
-
-
-def _draw_markers(axes: Axes, paper: pd.DataFrame, named: bool) -> None:
-    for _, row in paper.iterrows():
-        axes.axvline(row["kl"], color="#777777", linewidth=0.8, linestyle=(0, (1, 1.5)), zorder=1)
-        if named:
-            axes.annotate(
-                row["cause"],
-                (row["kl"], 0.015),
-                xycoords=axes.get_xaxis_transform(),
-                xytext=(-1.5, 0),
-                textcoords="offset points",
-                rotation=90,
-                ha="right",
-                va="bottom",
-                fontsize=7.5,
-                color="#444444",
-            )
 
 
 def _bars(rows: pd.DataFrame, column: str) -> Floats:

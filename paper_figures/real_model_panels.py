@@ -46,12 +46,12 @@ def draw_strip(axes: Axes, actors: pd.DataFrame, paper: pd.DataFrame) -> None:
     axes.tick_params(axis="y", length=0)
     axes.grid(visible=False, axis="y")
     axes.set(xscale="log", ylim=(len(ordered) - 0.4, -0.6), xlabel="KL(p‖q), nats; open: KL(q‖p)")
-    _draw_markers(axes, paper)
+    style.draw_papers_kls(axes, paper)
     axes.set_title("(a) How far apart")
 
 
 def draw_plane(axes: Axes, actors: pd.DataFrame, paper: pd.DataFrame) -> None:
-    """What rejection discards, on average and in the worst twentieth of the states."""
+    """The share that rejection discards, on average and in the worst twentieth of the states."""
     kl = np.geomspace(min(3e-5, actors["kl"].min() / 2), max(4.0, actors["kl"].max() * 2), 200)
     axes.plot(kl, gaussian.total_variation(np.sqrt(2 * kl)), **style.CLOSED_FORM)
     for _, row in actors.iterrows():
@@ -66,21 +66,8 @@ def draw_plane(axes: Axes, actors: pd.DataFrame, paper: pd.DataFrame) -> None:
             markerfacecolor=look.color if finite else "none",
             linestyle="none",
         )
-    for _, row in paper.iterrows():
-        axes.annotate(
-            row["cause"],
-            (row["kl"], 0.015),
-            xycoords=axes.get_xaxis_transform(),
-            xytext=(-1.5, 0),
-            textcoords="offset points",
-            rotation=90,
-            ha="right",
-            va="bottom",
-            fontsize=7,
-            color="#444444",
-        )
     axes.set(xscale="log", yscale="log", xlabel="KL, as filled in (a)", ylabel="rejected at λ = 1")
-    _draw_markers(axes, paper)
+    style.draw_papers_kls(axes, paper, named=True)
     axes.set_title("(b) What rejection discards")
     axes.set_ylim(top=4)
     legend = "dashed: Gaussian log-ratios; dotted: the paper's\nlines: to the worst 5 % of states"
@@ -108,8 +95,3 @@ def draw_errors(axes: Axes, actors: pd.DataFrame, ways: pd.DataFrame) -> None:
         axes.plot(kl[rows.index], rows["error"], color=look.color, marker=look.marker, linestyle="none", label=name)
     axes.set(xscale="log", yscale="log", xlabel="KL, as filled in (a)", ylabel="mean |error| / Z")
     axes.set_title(f"(d) The ways to Z, state by state, k = {K}")
-
-
-def _draw_markers(axes: Axes, paper: pd.DataFrame) -> None:
-    for kl in paper["kl"]:
-        axes.axvline(kl, color="#777777", linewidth=0.8, linestyle=(0, (1, 1.5)), zorder=1)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import matplotlib
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -163,6 +164,31 @@ def canvas(
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     axes = figure.subplots(rows, panels, width_ratios=width_ratios, squeeze=False)
     return figure, list(axes.flat)
+
+
+def draw_papers_kls(axes: Axes, paper: pd.DataFrame, *, named: bool = False) -> None:
+    """A dotted line at each KL that the paper reports, with its cause along the line where they are named.
+
+    Args:
+        axes: with the KL along x.
+        paper: rows of `kl`, nats, and `cause`.
+        named: whether the causes are written.
+    """
+    for _, row in paper.iterrows():
+        axes.axvline(row["kl"], color="#777777", linewidth=0.8, linestyle=(0, (1, 1.5)), zorder=1)
+        if named:
+            axes.annotate(
+                row["cause"],
+                (row["kl"], 0.015),
+                xycoords=axes.get_xaxis_transform(),
+                xytext=(-1.5, 0),
+                textcoords="offset points",
+                rotation=90,
+                ha="right",
+                va="bottom",
+                fontsize=7.5,
+                color="#444444",
+            )
 
 
 def save(figure: Figure, folder: Path, name: str) -> list[Path]:

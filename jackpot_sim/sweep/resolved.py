@@ -44,7 +44,9 @@ _TOLD = ["grad_norm_sq", "grad_norm_sq_se", "n_samples", "replicates", "states"]
 
 
 def _told(grad_norm_sq: float, grad_norm_sq_se: float, n_samples: int, replicates: int, states: int) -> str:
-    if not grad_norm_sq_se > 0:
+    if math.isnan(grad_norm_sq_se):
+        return f"‖g‖² = {grad_norm_sq:.2g}, with no standard error: its figures say nothing"
+    if grad_norm_sq_se == 0:
         return f"‖g‖² = {grad_norm_sq:.2g}: all rollouts earn the same, and only another reward or prompts change that"
     found = f"‖g‖² = {grad_norm_sq:.2g} ± {grad_norm_sq_se:.1g}"
     least, most = more(grad_norm_sq, grad_norm_sq_se)

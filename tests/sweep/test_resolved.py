@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from jackpot_sim.estimators.replicates import off_diagonal
-from jackpot_sim.sweep.resolved import CLEAR, more
+from jackpot_sim.sweep.resolved import CLEAR, lost, more
 
 UPDATES, DRAWS = 8, 1500
 
@@ -30,3 +31,24 @@ def test_so_many_rollouts_resolve_a_gradient(width: int, rollouts: float) -> Non
     assert clearness(rollouts * most, width) > CLEAR * 0.95
     near = most if width == 2 else least
     assert clearness(rollouts * near, width) == pytest.approx(CLEAR, rel=0.25)
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (0.0, "all rollouts earn the same"),
+        (math.nan, "with no standard error"),
+        (1.0, "rollouts of each model would resolve one"),
+        (4.0, "more than 3 times"),
+    ],
+)
+def test_a_gradient_that_is_lost_says_why(error: float, told: str) -> None:
+    row = {"base_kind": "hf", "cell": "a", "grad_norm_sq": 2.0, "grad_norm_sq_se": error}
+    sizes = {"n_samples": 8, "replicates": 4, "states": 3}
+    (clause,) = lost(pd.DataFrame([row | sizes]))
+    assert told in clause
+
+
+def test_a_gradient_that_stands_out_is_not_lost() -> None:
+    row = {"base_kind": "hf", "cell": "a", "grad_norm_sq": 2.0, "grad_norm_sq_se": 0.5}
+    assert lost(pd.DataFrame([row | {"n_samples": 8, "replicates": 4, "states": 3}])) == []

@@ -16,7 +16,8 @@ from jackpot_sim.environments.language_models import generation, streaming
 from jackpot_sim.environments.language_models.build import check_positions
 from jackpot_sim.environments.language_models.completions import checked_prompts
 from jackpot_sim.environments.language_models.generation import Written
-from jackpot_sim.environments.language_models.library import Model
+from jackpot_sim.environments.language_models.library import Model, Tensor
+from jackpot_sim.environments.language_models.reading import Reader
 from jackpot_sim.environments.language_models.sampling_law import SamplingLaw
 from jackpot_sim.environments.language_models.scoring import CausalLM
 from jackpot_sim.environments.language_models.streaming import StreamedLaws
@@ -118,6 +119,18 @@ class ModelEngine:
 
     def write(self, prompts: Sequence[Ints], prompt: Ints, uniforms: Floats, order: Order) -> Written:
         """Rollouts as `generation.generate` writes them."""
+        return self._generated(prompts, prompt, uniforms, order, states=False)
+
+    def laws(
+        self, prompts: Sequence[Ints], written: Written, *, sampling: SamplingLaw, batch_size: int, rows: int
+    ) -> Iterator[StreamedLaws]:
+        """Laws as `streaming.laws` makes them."""
+        return self._streamed(prompts, written, sampling, batch_size, rows)
+
+    def _generated(
+        self, prompts: Sequence[Ints], prompt: Ints, uniforms: Floats, order: Order, *, states: bool
+    ) -> Written:
+        """Rollouts, with the writer's states where they are wanted."""
         return generation.generate(
             self.scorer,
             prompts,
@@ -128,13 +141,21 @@ class ModelEngine:
             batch_size=order.batch_size,
             topk=order.topk,
             support=order.support,
+            states=states,
             report=order.report,
         )
 
-    def laws(
-        self, prompts: Sequence[Ints], written: Written, *, sampling: SamplingLaw, batch_size: int, rows: int
+    def _streamed(
+        self,
+        prompts: Sequence[Ints],
+        written: Written,
+        sampling: SamplingLaw,
+        batch_size: int,
+        rows: int,
+        reader: Reader | None = None,
+        states: Tensor | None = None,
     ) -> Iterator[StreamedLaws]:
-        """Laws as `streaming.laws` makes them."""
+        """The laws at every token of rollouts, from states where there are some."""
         return streaming.laws(
             self.scorer,
             prompts,
@@ -144,6 +165,8 @@ class ModelEngine:
             sampling=sampling,
             batch_size=batch_size,
             rows=rows,
+            reader=reader,
+            states=states,
         )
 
 

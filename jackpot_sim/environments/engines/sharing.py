@@ -19,7 +19,6 @@ from typing_extensions import override
 
 from jackpot_sim.core.arrays import Floats, Ints
 from jackpot_sim.environments.engines.engine import ModelEngine, Order
-from jackpot_sim.environments.language_models import generation, streaming
 from jackpot_sim.environments.language_models.completions import Completions
 from jackpot_sim.environments.language_models.generation import Written
 from jackpot_sim.environments.language_models.library import Tensor
@@ -66,19 +65,8 @@ class SharingEngine(ModelEngine):
         if key in self._written:
             self._written.move_to_end(key)
             return self._written[key]
-        written = generation.generate(
-            self.scorer,
-            prompts,
-            prompt,
-            uniforms,
-            sampling=order.sampling,
-            end_tokens=order.end_tokens,
-            batch_size=order.batch_size,
-            topk=order.topk,
-            support=order.support,
-            states=self.bytes_of(uniforms.shape) <= self.limit,
-            report=order.report,
-        )
+        kept = self.bytes_of(uniforms.shape) <= self.limit
+        written = self._generated(prompts, prompt, uniforms, order, states=kept)
         self._written[key] = written
         while len(self._written) > 1 and self._held() > self.limit:
             self._written.popitem(last=False)
@@ -89,18 +77,8 @@ class SharingEngine(ModelEngine):
         self, prompts: Sequence[Ints], written: Written, *, sampling: SamplingLaw, batch_size: int, rows: int
     ) -> Iterator[StreamedLaws]:
         """Laws as `ModelEngine.laws` gives them, from states that are kept where they fit."""
-        return streaming.laws(
-            self.scorer,
-            prompts,
-            written.prompt,
-            written.tokens,
-            written.mask,
-            sampling=sampling,
-            batch_size=batch_size,
-            rows=rows,
-            reader=self.reader,
-            states=self.states(prompts, written, batch_size),
-        )
+        states = self.states(prompts, written, batch_size)
+        return self._streamed(prompts, written, sampling, batch_size, rows, self.reader, states)
 
     def states(self, prompts: Sequence[Ints], written: Written, batch_size: int) -> Tensor | None:
         """The model's states at the tokens of rollouts, (n, length, width); None where they are not kept.

@@ -10,8 +10,8 @@ from typing import ClassVar, Literal
 from typing_extensions import override
 
 from jackpot_sim.environments.fields import check_count, check_positive
+from jackpot_sim.environments.language_models.altered import without_last_layers
 from jackpot_sim.environments.language_models.checkpoints import Precision
-from jackpot_sim.environments.language_models.library import without_last_layers
 from jackpot_sim.environments.language_models.sampling_law import SamplingLaw
 from jackpot_sim.environments.language_models.scoring import CausalLM
 from jackpot_sim.environments.sources.actor_source import MAX_STEPS, Actors, ActorSource, Setting

@@ -11,7 +11,7 @@ from typing_extensions import override
 from jackpot_sim.core.arrays import Floats
 from jackpot_sim.environments.fields import check_count, check_non_negative
 from jackpot_sim.environments.knobs import Divergence
-from jackpot_sim.environments.language_models.library import with_sliding_window
+from jackpot_sim.environments.language_models.altered import with_sliding_window
 from jackpot_sim.environments.language_models.scoring import CausalLM
 from jackpot_sim.environments.sources.actor_source import LARGEST, Actors, ActorSource, Setting, moved
 from jackpot_sim.environments.states.mismatch import TransformedLaw

@@ -7,9 +7,9 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from jackpot_sim.core.arrays import Floats  # noqa: E402
+from jackpot_sim.environments.language_models.altered import with_sliding_window  # noqa: E402
 from jackpot_sim.environments.language_models.build import Model  # noqa: E402
 from jackpot_sim.environments.language_models.derivatives import parameter_gradient  # noqa: E402
-from jackpot_sim.environments.language_models.library import with_sliding_window  # noqa: E402
 from jackpot_sim.environments.language_models.scoring import CausalLM  # noqa: E402
 from jackpot_sim.environments.prefix_tree import PrefixTree, objective, policy_gradient  # noqa: E402
 from tests.environments.language_models.tiny_models import (  # noqa: E402

@@ -12,9 +12,10 @@ transformers = pytest.importorskip("transformers")
 
 from jackpot_sim.core.arrays import Floats, Ints  # noqa: E402
 from jackpot_sim.core.numerics import log_softmax  # noqa: E402
+from jackpot_sim.environments.language_models.altered import with_sliding_window  # noqa: E402
 from jackpot_sim.environments.language_models.build import Checkpoint, Model, build  # noqa: E402
 from jackpot_sim.environments.language_models.derivatives import log_prob_features, parameter_gradient  # noqa: E402
-from jackpot_sim.environments.language_models.library import in_double, logits, rounding_cache, with_sliding_window  # noqa: E402
+from jackpot_sim.environments.language_models.library import in_double, logits, rounding_cache  # noqa: E402
 from jackpot_sim.environments.language_models.scoring import CausalLM  # noqa: E402
 from jackpot_sim.environments.prefix_tree import PrefixTree  # noqa: E402
 from tests.environments.language_models.tiny_models import (  # noqa: E402

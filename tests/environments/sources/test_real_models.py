@@ -11,12 +11,11 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
+from jackpot_sim.environments.language_models.altered import with_sliding_window, without_last_layers  # noqa: E402
 from jackpot_sim.environments.language_models.library import (  # noqa: E402
     hidden_states,
     logits,
     logits_of_states,
-    with_sliding_window,
-    without_last_layers,
 )
 from jackpot_sim.environments.randomness import keyed_generator  # noqa: E402
 from jackpot_sim.environments.sources.actor_source import Setting  # noqa: E402

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from jackpot_sim.environments.language_models.altered import with_sliding_window
 from jackpot_sim.environments.language_models.build import TinyQwen3, build
-from jackpot_sim.environments.language_models.library import with_sliding_window
 from jackpot_sim.training.loop import packing, passes
 from jackpot_sim.training.loop.packing import packs
 from jackpot_sim.training.loop.passes import PaddedSequences, model_pass
