@@ -34,16 +34,16 @@ def test_so_many_rollouts_resolve_a_gradient(width: int, rollouts: float) -> Non
 
 
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("value", "error", "told"),
     [
-        (0.0, "all rollouts earn the same"),
-        (math.nan, "with no standard error"),
-        (1.0, "rollouts of each model would resolve one"),
-        (4.0, "more than 3 times"),
+        (0.0, 0.0, "all rollouts earn the same"),
+        (2.0, math.nan, "with no standard error"),
+        (2.0, 1.0, "rollouts of each model would resolve one"),
+        (2.0, 4.0, "more than 3 times"),
     ],
 )
-def test_a_gradient_that_is_lost_says_why(error: float, told: str) -> None:
-    row = {"base_kind": "hf", "cell": "a", "grad_norm_sq": 2.0, "grad_norm_sq_se": error}
+def test_a_gradient_that_is_lost_says_why(value: float, error: float, told: str) -> None:
+    row = {"base_kind": "hf", "cell": "a", "grad_norm_sq": value, "grad_norm_sq_se": error}
     sizes = {"n_samples": 8, "replicates": 4, "states": 3}
     (clause,) = lost(pd.DataFrame([row | sizes]))
     assert told in clause
