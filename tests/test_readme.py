@@ -149,6 +149,23 @@ def test_the_python_example_of_training_names_what_there_is() -> None:
     assert "train(run" in training
 
 
+def test_every_command_of_training_is_a_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own prompts and checkpoints stand in for those of the reader."""
+    lines = re.findall(r"^python -m jackpot_sim\.training\b.*$", README.replace("\\\n", " "), re.MULTILINE)
+    tried = [line.partition(" #")[0] for line in lines if "--plugin" not in line and "--help" not in line]
+    assert len(tried) >= 5
+    root = Path(__file__).parents[1]
+    monkeypatch.chdir(tmp_path)
+    rows = "".join(f'{{"prompt": "{each}", "answer": "b"}}\n' for each in range(20))
+    (tmp_path / "MINE.jsonl").write_text(rows, encoding="utf-8")
+    for name in ("POLICY", "ACTOR"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("{}", encoding="utf-8")
+    for line in tried:
+        told = line.replace("paper_figures/", f"{root}/paper_figures/")
+        assert run_line(told, "jackpot_sim.training.cli", "--dry-run") == 0, line
+
+
 def test_files_that_it_names_exist() -> None:
     root = Path(__file__).parents[1]
     for target in re.findall(r"\]\((?!https?:)([^)]+)\)", README):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TypeAlias
 
 from jackpot_sim.studies.errors import StudyError
@@ -12,7 +12,11 @@ Nested: TypeAlias = "dict[str, Nested | str | list[str | None] | None]"
 
 
 def split_dotted(
-    tokens: Sequence[str], roots: Collection[str] | None, *, beside_fields: str | None = None
+    tokens: Sequence[str],
+    roots: Collection[str] | None,
+    *,
+    beside_fields: str | None = None,
+    paths: Collection[str] = (),
 ) -> tuple[Nested, list[str]]:
     """The nested mapping that `--root.a.b x y` options describe, and all other tokens.
 
@@ -25,11 +29,14 @@ def split_dotted(
     ({'correction': 'tis', 'update': {'clip': None}}, [])
     >>> split_dotted(["--correction", "tis", "--correction.clip", "3"], {"correction"}, beside_fields="kind")
     ({'correction': {'kind': 'tis', 'clip': '3'}}, [])
+    >>> split_dotted(["--policy", "X", "--policy.lora.rank", "4"], {"policy"}, beside_fields="kind", paths={"policy"})
+    ({'policy': {'path': 'X', 'lora': {'rank': '4'}}}, [])
 
     Args:
         tokens: the command line.
         roots: the first names of the options to take, with `_` where an option has `-`; None: every option with a dot.
         beside_fields: the field that a plain value stands for where fields are given too; None refuses both.
+        paths: names whose plain value stands for the field `path` there.
 
     Raises:
         StudyError: a name is empty, or has no value, or two, or both a value and fields.
@@ -58,17 +65,22 @@ def split_dotted(
         if not texts:
             raise StudyError(f"{option} needs a value")
         values = [None if text.lower() in ("null", "none") else text for text in texts]
-        _put(nested, option, path, values, beside_fields)
+        fields = {name: "path" if name in paths else beside_fields for name in path}
+        _put(nested, option, path, values, fields)
     return nested, rest
 
 
-def _put(nested: Nested, option: str, path: list[str], values: list[str | None], beside_fields: str | None) -> None:
+def _put(
+    nested: Nested, option: str, path: list[str], values: list[str | None], beside_fields: Mapping[str, str | None]
+) -> None:
     *above, last = path
-    if beside_fields is not None and isinstance(nested.get(last), dict) and not above:
-        above, last = [last], beside_fields
+    beside = beside_fields[last]
+    if beside is not None and isinstance(nested.get(last), dict) and not above:
+        above, last = [last], beside
     for part in above:
-        if beside_fields is not None and isinstance(nested.get(part), str):
-            nested[part] = {beside_fields: nested[part]}
+        beside = beside_fields.get(part)
+        if beside is not None and isinstance(nested.get(part), str):
+            nested[part] = {beside: nested[part]}
         below = nested.setdefault(part, {})
         if not isinstance(below, dict):
             raise StudyError(

@@ -22,7 +22,7 @@ from jackpot_sim.training.config import Evaluation, Given, Sampling, Taught, Tra
 from jackpot_sim.training.loop.closed_loop import Budget, Feedback
 from jackpot_sim.training.models.adapters import Lora
 from jackpot_sim.training.records import COLUMNS
-from jackpot_sim.training.study import read
+from jackpot_sim.training.study import PATHS, read
 from jackpot_sim.training.tasks import AnyTask
 from jackpot_sim.training.tasks.reasoning_gym import Extraction
 
@@ -166,5 +166,5 @@ def _epilogue(tokens: Sequence[str]) -> str:
 
 
 def _split(tokens: list[str]) -> tuple[dict[str, object], list[str]]:
-    overrides, rest = split_dotted(tokens, ROOTS, beside_fields="kind")
+    overrides, rest = split_dotted(tokens, ROOTS, beside_fields="kind", paths=PATHS)
     return {"overrides": overrides}, rest

@@ -230,6 +230,11 @@ _SHORT: dict[tuple[str, ...], Callable[[str], Mapping[str, object]]] = {
 }
 """The configuration for which a text in its place stands."""
 
+_OF_PATHS = {where: made("")["kind"] for where, made in _SHORT.items() if "path" in made("")}
+"""The places where a text is a path, with the kind that it belongs to."""
+PATHS = frozenset(where[-1] for where in _OF_PATHS)
+"""Their last names."""
+
 _MISSING_KINDS = {("task", "prompts"): "file", ("actor", "model"): "qwen3"}
 """The kind of a configuration that is given by its fields alone."""
 
@@ -245,6 +250,8 @@ def spelt_out(mapping: Mapping[str, object], above: tuple[str, ...] = ()) -> dic
         where = (*above, str(name))
         if isinstance(value, str) and where in _SHORT:
             value = _SHORT[where](value)
+        if isinstance(value, Mapping) and "path" in value and where in _OF_PATHS:
+            value = {"kind": _OF_PATHS[where], **value}
         out[name] = spelt_out(value, where) if isinstance(value, Mapping) else value
     return out
 

@@ -258,6 +258,10 @@ SHORT = [
     ({"actor": "stale"}, {"actor": {"kind": "stale"}}),
     ({"policy": "FOLDER"}, {"policy": {"kind": "checkpoint", "path": "FOLDER"}}),
     (
+        {"policy": {"path": "FOLDER", "lora": {"rank": 4}}},
+        {"policy": {"kind": "checkpoint", "path": "FOLDER", "lora": {"rank": 4}}},
+    ),
+    (
         {"task": {"kind": "prompts", "prompts": "x.jsonl", "reward": "answer"}},
         {"task": {"kind": "prompts", "prompts": {"kind": "file", "path": "x.jsonl"}, "reward": {"kind": "answer"}}},
     ),
