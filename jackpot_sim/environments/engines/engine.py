@@ -51,6 +51,10 @@ class Order:
         check_count("topk", self.topk, 0)
 
 
+class EngineError(ValueError):
+    """The failure of an engine that no law explains, as of a server that is away: the same order may succeed later."""
+
+
 class Engine(Protocol):
     """Writes rollouts of prompts, and returns what a rollout server returns of them."""
 
@@ -73,6 +77,7 @@ class Engine(Protocol):
 
         Raises:
             ValueError: the order cannot be met.
+            EngineError: it can, and the engine failed.
         """
 
 

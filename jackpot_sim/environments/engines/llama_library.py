@@ -22,6 +22,7 @@ import numpy as np
 
 from jackpot_sim.core.arrays import Flags, Floats, Ints
 from jackpot_sim.core.checks import check_integers, check_same_shape
+from jackpot_sim.environments.engines.engine import EngineError
 from jackpot_sim.environments.fields import check_count
 from jackpot_sim.requirements import imported, require
 
@@ -169,7 +170,7 @@ class Reader:
             first: so many of the new tokens are read and give no logits.
 
         Raises:
-            ValueError: llama.cpp fails.
+            EngineError: llama.cpp fails.
         """
         check_integers(tokens, "tokens", "new")
         new = np.arange(len(tokens))
@@ -183,7 +184,7 @@ class Reader:
             places: the number of tokens that each sequence has, (sequences,).
 
         Raises:
-            ValueError: llama.cpp fails.
+            EngineError: llama.cpp fails.
         """
         check_same_shape(check_integers(tokens, "tokens", "sequences"), places, "tokens", "places")
         return self._read(tokens, places, np.arange(len(tokens)), np.ones(len(tokens), dtype=np.bool_))
@@ -230,7 +231,7 @@ class Reader:
             batch.n_seq_id[at], batch.seq_id[at][0] = 1, sequence
         _said.clear()
         if status := library().llama_decode(self._context, batch):
-            raise ValueError(f"llama.cpp cannot read {len(tokens)} tokens (status {status}): {_reason()}")
+            raise EngineError(f"llama.cpp cannot read {len(tokens)} tokens (status {status}): {_reason()}")
         count = int(np.count_nonzero(wanted))
         if not count:
             return np.empty((0, self._vocab), dtype=np.float32)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from jackpot_sim.core.arrays import Flags, Ints
-from jackpot_sim.environments.engines.engine import Engine, Order
+from jackpot_sim.environments.engines.engine import Engine, EngineError, Order
 from jackpot_sim.environments.language_models.completions import right_padded
 from jackpot_sim.environments.language_models.generation import Written
 from jackpot_sim.environments.language_models.library import Model, Tokenizer, end_tokens
@@ -63,7 +63,7 @@ class Texts:
         """The ids of the prompts, and `samples` completions of each, in rows side by side.
 
         Raises:
-            StudyError: the actor cannot read a prompt, or its context is too short for the new tokens.
+            StudyError: the actor cannot read a prompt, its context is too short, or its engine fails.
             LawError: the actor gives NaN or inf.
         """
         prompts = self.prompts(problems)
@@ -85,6 +85,8 @@ class Texts:
             ) from error
         try:
             return prompts, actor.write(prompts, prompt, uniforms, order)
+        except EngineError as error:
+            raise StudyError(str(error)) from error
         except ValueError as error:  # the prompts were checked, so the model is at fault
             raise LawError(str(error)) from error
 

@@ -14,6 +14,8 @@ pytest.importorskip("requests")
 
 from jackpot_sim.environments.engines.server import client
 from jackpot_sim.environments.language_models.checkpoints import Precision, load
+from jackpot_sim.studies.errors import StudyError
+from jackpot_sim.training.loop.run import STEPS, train
 from tests.cases import each
 from tests.environments.engines.stand_in import StandIn, serving
 from tests.training.tiny import JACKPOT, run_of, trainer_of
@@ -49,3 +51,20 @@ def test_two_steps_of_training(checkpoints: Path, tmp_path: Path, flavour: str) 
     assert abs(first["kl_policy_actor"]) < 1e-5, "the first policy is the model that is served"
     assert second["kl_policy_actor"] > 1e-5, "the policy moves, and the server's stays"
     assert 0.5 < second["acceptance_rate"] <= 1
+
+
+def test_a_server_that_fails_is_no_policy_that_diverges(checkpoints: Path, tmp_path: Path) -> None:
+    """A run that diverges is finished; one whose server is away goes on when the same command finds it again."""
+    served = load(checkpoints / "policy", precision=Precision.FP32, device="cpu")
+    folder = tmp_path / "run"
+    with serving(StandIn(served.model, served.tokenizer, "vllm", ())) as server:
+        run = run_of(study(server.url, checkpoints, tmp_path))
+        server.faults.extend([None] * BATCH)
+        server.always = "500"
+        with pytest.raises(StudyError, match="rollouts are kept, and the same command goes on from there"):
+            train(run, folder, tmp_path)
+        assert not (folder / STEPS).exists(), "the run is not finished"
+        server.always = None
+        train(run, folder, tmp_path)
+        assert len(server.asked) >= 2 * BATCH
+    assert (folder / STEPS).exists()

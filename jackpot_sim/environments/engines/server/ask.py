@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from jackpot_sim.environments.engines.engine import EngineError
 from jackpot_sim.environments.language_models.sampling_law import SamplingLaw
 
 _NOTHING = object()
 
 
-class ServerError(ValueError):
+class ServerError(EngineError):
     """The failure of a server, or an answer of it that cannot be taken; one sentence that says what to do."""
 
 
