@@ -281,19 +281,16 @@ def test_training_outlives_a_node_and_goes_on_from_its_checkpoint(nodes: Nodes, 
     options = Options(models=tmp_path / "models")
     conduct(study, tmp_path / "serial", SerialExecutor(), options=options)
     (training,) = study.runs
-    died = list[threading.Thread]()
-
-    def die() -> None:
-        nodes.kill_one()
-        nodes.kill_one()
-        nodes.be(1)
+    deaths = []
 
     def report(progress: Trained) -> None:
-        if not died and progress.under_way.get(training.id, {}).get("step", 0) >= 2:
-            died.append(threading.Thread(target=die))
-            died[0].start()
+        if not deaths and progress.under_way.get(training.id, {}).get("step", 0) >= 2:
+            deaths.append(progress.finished)
+            nodes.kill_one()
+            nodes.kill_one()
+            nodes.be(1)
 
     with nodes.workers().opened(1) as (executor, width):
         conduct(study, tmp_path / "ray", executor, in_flight=width, options=options, report=report)
-    died[0].join()
+    assert deaths == [0]
     assert_same(tmp_path / "ray" / "runs" / training.id, tmp_path / "serial" / "runs" / training.id)
