@@ -20,6 +20,8 @@ STUDIES = "jackpot_sim.studies"
 TRAINING, SWEEP = "jackpot_sim.training", "jackpot_sim.sweep"
 REQUIREMENTS = "jackpot_sim.requirements"
 """What is installed: every package may ask, and it imports none of them."""
+VERSION = "jackpot_sim.version"
+"""The number and the commit."""
 COMMANDS = "jackpot_sim.commands"
 """What command lines share."""
 DUMPS = "jackpot_sim.readers"
@@ -30,13 +32,18 @@ READERS = (CORE, REQUIREMENTS, COMMANDS, STUDIES, SWEEP, "jackpot_sim.estimators
 MAY_IMPORT = {
     CORE: (),
     REQUIREMENTS: (),
-    COMMANDS: (REQUIREMENTS,),
-    "jackpot_sim.__main__": (REQUIREMENTS,),  # it names the commands, and imports the one that is asked for
+    VERSION: (),
+    COMMANDS: (REQUIREMENTS, VERSION),
+    "jackpot_sim.__main__": (REQUIREMENTS, VERSION),  # it names the commands, and imports the one that is asked for
     ESTIMATORS: (CORE,),
     ENVIRONMENTS: (CORE, REQUIREMENTS, COMMANDS),
-    STUDIES: (CORE, ESTIMATORS, ENVIRONMENTS, REQUIREMENTS, COMMANDS),
+    STUDIES: (CORE, ESTIMATORS, ENVIRONMENTS, REQUIREMENTS, COMMANDS, VERSION),
     TRAINING: (CORE, ESTIMATORS, ENVIRONMENTS, STUDIES, REQUIREMENTS, COMMANDS),
     SWEEP: (CORE, ESTIMATORS, ENVIRONMENTS, STUDIES, REQUIREMENTS, COMMANDS),
+    # Puts all commands together, and nothing imports it.
+    "jackpot_sim.completion": (
+        *(ESTIMATORS, STUDIES, TRAINING, SWEEP, COMMANDS, VERSION, "jackpot_sim.__main__", "paper_figures"),
+    ),
     # Tries corrections, and nothing imports it but tests.
     "jackpot_sim.testing": (CORE, ESTIMATORS, ENVIRONMENTS),
     DUMPS: (CORE, REQUIREMENTS),
@@ -119,9 +126,11 @@ def forbidden(tree: ast.AST, module: str, is_package: bool = False) -> list[str]
     """The imports of `tree`, read as `module`, that its package may not make."""
     owner = next((package for package in MAY_IMPORT if lies_in(module, package)), None)
     allowed = (owner, *MAY_IMPORT[owner]) if owner else ()
+    # The project's own `__init__` holds the notation and the version number, and imports nothing.
+    named = [name for name in imported(tree, module, is_package) if name != "jackpot_sim"]
     return [
         name
-        for name in imported(tree, module, is_package)
+        for name in named
         if name.split(".")[0] in PROJECT and not any(lies_in(name, package) for package in allowed)
     ]
 
