@@ -16,6 +16,7 @@ COMMANDS = {
     "figures": ("paper_figures.__main__", "draw all figures, or the one that is named"),
     "bench": ("jackpot_sim.bench.cli", "measure accuracy, speed and memory beside their targets"),
     "example": ("jackpot_sim.environments.language_models.example", "make two small language models to try things on"),
+    "doctor": ("jackpot_sim.doctor.cli", "say what is installed, tested, missing, and for what"),
     "completion": ("jackpot_sim.completion", "print the script that --install-completion installs"),
 }
 """Each command: the module of its `main`, and what it does."""
@@ -62,6 +63,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(name: str, arguments: list[str]) -> int:
     try:
+        if name == "doctor":  # which answers where packages of the core are missing, too
+            from jackpot_sim.doctor.start import main as doctor
+
+            return doctor(arguments)
         from jackpot_sim.requirements import run
     except ImportError as error:  # of packaging, by which versions are compared
         print(f"{name}: {error}: pip install packaging", file=sys.stderr)

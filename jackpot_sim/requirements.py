@@ -91,10 +91,7 @@ class Package:
     @property
     def install(self) -> str:
         """The command that installs a version that was tested."""
-        own = bool(self.extra) and _constraints(self.extra) is not None
-        file = CONSTRAINTS.format(self.extra if own else "cpu")
-        where = "in the project's folder, in an environment of its own" if own else "in the project's folder"
-        return f"pip install -c {file} '.{f'[{self.extra}]' if self.extra else ''}' {where}"
+        return install(self.extra)
 
 
 def require(*names: str, purpose: str = "this project") -> None:
@@ -160,6 +157,19 @@ def package(name: str) -> Package:
     except Exception:  # the metadata of a broken installation may fail in any way
         installed = ""
     return Package(name, extra, installed, requirement.specifier, _newest(name, extra))
+
+
+def install(extra: str) -> str:
+    """The command that installs an extra, or the core for an empty name, in versions that were tested."""
+    own = has_own_constraints(extra)
+    file = CONSTRAINTS.format(extra if own else "cpu")
+    where = "in the project's folder, in an environment of its own" if own else "in the project's folder"
+    return f"pip install -c {file} '.{f'[{extra}]' if extra else ''}' {where}"
+
+
+def has_own_constraints(extra: str) -> bool:
+    """True for an extra that cannot share an environment with the others."""
+    return bool(extra) and _constraints(extra) is not None
 
 
 def core() -> list[str]:

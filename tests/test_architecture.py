@@ -34,12 +34,16 @@ MAY_IMPORT = {
     REQUIREMENTS: (),
     VERSION: (),
     COMMANDS: (REQUIREMENTS, VERSION),
-    "jackpot_sim.__main__": (REQUIREMENTS, VERSION),  # it names the commands, and imports the one that is asked for
+    # Names the commands, and imports the one that is asked for.
+    "jackpot_sim.__main__": (REQUIREMENTS, VERSION, "jackpot_sim.doctor.start"),
     ESTIMATORS: (CORE,),
     ENVIRONMENTS: (CORE, REQUIREMENTS, COMMANDS),
     STUDIES: (CORE, ESTIMATORS, ENVIRONMENTS, REQUIREMENTS, COMMANDS, VERSION),
     TRAINING: (CORE, ESTIMATORS, ENVIRONMENTS, STUDIES, REQUIREMENTS, COMMANDS),
     SWEEP: (CORE, ESTIMATORS, ENVIRONMENTS, STUDIES, REQUIREMENTS, COMMANDS),
+    # Has an answer where nothing else can be imported.
+    "jackpot_sim.doctor.cli": (COMMANDS, "jackpot_sim.doctor"),
+    "jackpot_sim.doctor": (REQUIREMENTS, VERSION),
     # Puts all commands together, and nothing imports it.
     "jackpot_sim.completion": (
         *(ESTIMATORS, STUDIES, TRAINING, SWEEP, COMMANDS, VERSION, "jackpot_sim.__main__", "paper_figures"),

@@ -78,7 +78,7 @@ def test_the_entry_point_is_this() -> None:
     assert getattr(importlib.import_module(module), name) is main
 
 
-@each("line", [["--version"], *([name, "--version"] for name in COMMANDS if name != "doctor")])
+@each("line", [["--version"], *([name, "--version"] for name in COMMANDS)])
 def test_the_version_is_told_by_every_command(line: list[str], capsys: Captured) -> None:
     assert main(line) == 0
     assert capsys.readouterr() == (f"{version.line()}\n", "")

@@ -321,7 +321,7 @@ sweep --bogus                      | sweep: Unknown option
 analysis nowhere                   | analysis: nowhere holds no run
 training --steps x                 | training: steps
 paper_figures figre2               | paper_figures: Unused Tokens
---install-completion tcsh          | completion: 
+--install-completion tcsh          | completion: Invalid value
 figures figure2 --records nowhere  | figure2: nowhere holds no run
 λ                                  | there is no command
 """
@@ -331,6 +331,11 @@ tcsh                               | tcsh
 bash zsh                           | zsh
 --install=fish                     | --install
 --bogus                            | --bogus
+"""
+DOCTOR = """
+--bogus                            | --bogus
+json                               | json
+--json yes                         | yes
 """
 FIGURES = {
     "paper_figures": """
@@ -380,6 +385,7 @@ TABLES = {
     "example": EXAMPLE,
     "jackpot_sim": JACKPOT_SIM,
     "completion": COMPLETION,
+    "doctor": DOCTOR,
     **FIGURES,
 }
 """The lines of each command."""
