@@ -56,7 +56,10 @@ MAY_IMPORT = {
         *(CORE, ESTIMATORS, ENVIRONMENTS, DUMPS, STUDIES, REQUIREMENTS, COMMANDS),
         "jackpot_sim.record",  # rollouts of a live server are kept as a dump
     ),
-    "jackpot_sim.integrations": (CORE, ESTIMATORS),
+    "jackpot_sim.integrations": (
+        *(CORE, ESTIMATORS, REQUIREMENTS, f"{TRAINING}.objective", "jackpot_sim.record"),
+        f"{STUDIES}.estimator_spec",  # a correction is named as studies name it
+    ),
     # Times everything, the paper's figures too, and nothing imports it.
     "jackpot_sim.bench": (
         *(CORE, ESTIMATORS, ENVIRONMENTS, TRAINING, *READERS, "analysis", "paper_figures"),
