@@ -25,7 +25,7 @@ from jackpot_sim.sweep.epilogue import epilogue
 from jackpot_sim.sweep.presets import presets_tables
 from jackpot_sim.sweep.rehearsal import is_local, rollout_tokens
 from jackpot_sim.sweep.rollout_summary import rollout_tables
-from jackpot_sim.sweep.run import Progress, run
+from jackpot_sim.sweep.run import run
 from jackpot_sim.sweep.spec import Study
 from jackpot_sim.sweep.threshold_summary import threshold_tables
 from jackpot_sim.sweep.verdicts import LEGEND, verdicts
@@ -133,7 +133,9 @@ def sweep(
     with shown(study, quiet, ahead) as report, opened(executor, count) as pool:
         progress = run(study, root, pool, in_flight=2 * count, report=report)
     if not quiet:
-        _print_results(root, progress, wide)
+        show(root, wide=wide)
+        resumed = f" ({progress.already_there} were there already)" if progress.already_there else ""
+        console().print(f"{progress.total} cells{resumed}; records in {root}.", soft_wrap=True)
     return 0
 
 
@@ -170,7 +172,12 @@ def _print_plan(study: Study, root: Path) -> None:
     output.print(f"Records would go to {root}.", soft_wrap=True)
 
 
-def _print_results(root: Path, progress: Progress, wide: bool) -> None:
+def show(root: Path, *, wide: bool = False) -> None:
+    """Prints the tables of a run from its records.
+
+    Raises:
+        StudyError: the folder holds no run, no cell is finished, or a record cannot be read.
+    """
     rows, output = records.load(root), console()
     judged = verdicts(root)
     if judged:
@@ -178,8 +185,6 @@ def _print_results(root: Path, progress: Progress, wide: bool) -> None:
     for table in (*summary.tables(rows), *rollout_tables(root), *threshold_tables(root)):
         print_table(output, table, wide=wide)
     output.print(" ".join([summary.legend(rows), *[LEGEND] * bool(judged)]))
-    resumed = f" ({progress.already_there} were there already)" if progress.already_there else ""
-    output.print(f"{progress.total} cells{resumed}; records in {root}.", soft_wrap=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -141,11 +141,11 @@ def training(
         done = conduct(study, root, pool, in_flight=count, options=options, report=report, say=str if quiet else _say)
     steps, outcomes = load(root)
     if not quiet:
-        output.print(summary.outcomes_table(study, steps, outcomes))
+        output.print(summary.outcomes_table(study.name, steps, outcomes))
         resumed = f" ({done.already_there} were there already)" if done.already_there else ""
         output.print(f"{done.total} run{'s' * (done.total > 1)}{resumed}; records in {root}.", soft_wrap=True)
-        output.print(summary.policies(root, study), soft_wrap=True)
-    diverged = summary.divergences(root, study, outcomes)
+        output.print(summary.policies(root, outcomes), soft_wrap=True)
+    diverged = summary.divergences(root, outcomes)
     for sentence in diverged:
         _say(sentence)
     return 1 if diverged else 0

@@ -337,6 +337,27 @@ DOCTOR = """
 json                               | json
 --json yes                         | yes
 """
+RECORD = """
+--out new                          | give the files of a dump, or --server
+dump.jsonl                         | --out
+dump.jsonl --out folder            | folder is there already: give a folder that is new or empty
+lacks.jsonl --out new              | no log-probs of the policy
+words.jsonl --out new              | words.jsonl
+nowhere.jsonl --out new/er         | does not exist
+dump.jsonl --out study.yaml/new    | Not a directory
+--server x --out new               | --server goes with --policy
+"""
+REPORT = """
+nowhere                            | nowhere holds no run
+folder                             | folder holds no run
+study.yaml                         | study.yaml holds no run
+damaged                            | damaged/manifest.json is damaged
+trained                            | trained holds no finished study
+begun                              | begun holds no finished cell yet
+diagnosed                          | diagnosed/report.json is missing
+run --bogus                        | --bogus
+                                   | there is no run below runs/
+"""
 FIGURES = {
     "paper_figures": """
 figre2                             | figre2
@@ -385,6 +406,8 @@ TABLES = {
     "example": EXAMPLE,
     "jackpot_sim": JACKPOT_SIM,
     "completion": COMPLETION,
+    "record": RECORD,
+    "report": REPORT,
     "doctor": DOCTOR,
     **FIGURES,
 }
