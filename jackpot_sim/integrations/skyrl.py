@@ -113,7 +113,7 @@ def _named(figures: dict[str, float], clip_ratio: float) -> dict[str, float]:
     return {"clip_ratio": clip_ratio} | {PREFIX + name.replace("/", "_"): value for name, value in figures.items()}
 
 
-_OWN_CORRECTION = (
+OWN_CORRECTION = (
     *("tis_ratio_type", "sequence_mask_metric", "outlier_token_is_threshold_low", "outlier_token_is_threshold_high"),
     *("token_mask_is_threshold_low", "token_mask_is_threshold_high"),
 )
@@ -122,7 +122,7 @@ _OWN_CORRECTION = (
 
 def _refuse_own_correction(config: object) -> None:
     own = getattr(config, "off_policy_correction", None)
-    for name in _OWN_CORRECTION:
+    for name in OWN_CORRECTION:
         if getattr(own, name, None) is not None:
             raise ValueError(
                 f"trainer.algorithm.off_policy_correction.{name} would correct beside this policy loss, which does "
