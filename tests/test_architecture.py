@@ -293,8 +293,8 @@ def test_one_file_tells_torch_from_numpy() -> None:
 
 
 NAMES = {
-    *("pyproject.toml", "constraints-cpu.txt", "README.md", "LICENSE"),
-    *("jackpot_sim", "analysis", "paper_figures", "tests"),
+    *("pyproject.toml", "constraints-cpu.txt", "constraints-verl.txt", "README.md", "LICENSE"),
+    *("jackpot_sim", "analysis", "paper_figures", "tests", "docs"),
 }
 
 
