@@ -171,7 +171,9 @@ def correct(settings: Settings, given: Proposed, new: Scored) -> Corrected:
     return _corrected(settings, given, tokens, weights, accepted, factor)
 
 
-def policy_loss(settings: Settings, given: Proposed, new: Scored, loss: Loss) -> tuple[Tensor, Corrected]:
+def policy_loss(
+    settings: Settings, given: Proposed, new: Scored, loss: Loss, shares: Tensor | None = None
+) -> tuple[Tensor, Corrected]:
     """The project's own loss of a batch, divided as the settings say, with its graph; and what the correction did.
 
     Args:
@@ -179,11 +181,12 @@ def policy_loss(settings: Settings, given: Proposed, new: Scored, loss: Loss) ->
         given: the batch.
         new: the policy's log-probs under way, with their graph.
         loss: the loss around the correction.
+        shares: the share of each token in the trainer's loss, (n, length); None: those of `loss.aggregation`.
 
     Raises:
         ValueError: as `objective.policy_loss`.
     """
-    found: PolicyLoss = objective.policy_loss(settings.correction, settings.target, given, new, loss)
+    found: PolicyLoss = objective.policy_loss(settings.correction, settings.target, given, new, loss, shares)
     assert found.tokens is not None
     corrected = _corrected(settings, given, found.tokens, found.weights, found.accepted, found.factor)
     return found.loss / corrected.divisor, corrected
