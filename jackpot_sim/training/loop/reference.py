@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
+from jackpot_sim.core.checks import check_per_token, check_same_states
 from jackpot_sim.core.topk import TopK
 from jackpot_sim.environments.language_models.checkpoints import Precision
 from jackpot_sim.environments.language_models.sampling_law import SamplingLaw
@@ -86,9 +87,16 @@ def reference(
         batch_size: sequences that are read at a time without a graph.
         told: whether the actor `samples_from_p_ref`: then the other rows are read only if the first ones differ by more
             than rounding.
+
+    Raises:
+        TypeError: log-probs are no real floating numbers, or rows no integers.
+        ValueError: a shape differs.
     """
     import torch
 
+    check_per_token(sequences.mask, written=written)
+    if topk is not None:
+        check_same_states(sequences.mask[..., None], topk.ids, "mask[..., None]", "topk")
     log_probs = torch.zeros(sequences.mask.shape, dtype=dtype, device=sequences.mask.device)
     on_topk = None if topk is None else log_probs.new_zeros(topk.ids.shape)
 

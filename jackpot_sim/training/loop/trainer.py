@@ -332,11 +332,13 @@ class Trainer:
             means.tokens(policy, kl_to_actor(given, new.log_probs.detach(), on_topk, self.vocab), given.mask)
         accepted, factor = (torch.cat(each) for each in zip(*weights, strict=True))
         divisor = objective.divisor(update.denominator, accepted, factor, proposed.mask, correction.unit)
-        norm = self._norm(self.policy, loss_sum, 1 / divisor)
+        norm = self._norm(self._optimizer, loss_sum, 1 / divisor)
         means.update(loss=loss_sum / divisor, grad_norm=norm)
         if self._actor_optimizer is not None:
             total, kl = (sum(each) for each in zip(*actor_losses, strict=True))
-            means.update(actor_loss=total, actor_grad_norm=self._norm(self._own, total, 1.0), distillation_kl=kl)
+            means.update(
+                actor_loss=total, actor_grad_norm=self._norm(self._actor_optimizer, total, 1.0), distillation_kl=kl
+            )
             self._actor_optimizer.step()
         self._optimizer.step()
 
@@ -359,19 +361,19 @@ class Trainer:
         torch.autograd.backward(loss)
         return float(loss.detach()), float(kl.detach())
 
-    def _norm(self, model: Model, loss: float, scale: float) -> float:
-        """Scales the gradients and clips them; the norm between the two.
+    def _norm(self, optimizer: Optimizer, loss: float, scale: float) -> float:
+        """Scales the gradients of what an optimiser trains and clips them; the norm between the two.
 
         Raises:
             DivergedError: the loss or the norm is not finite.
         """
         import torch
 
-        gradients = [weight.grad for weight in model.parameters() if weight.grad is not None]
+        weights = optimizer.param_groups[0]["params"]
         if scale != 1.0:
-            torch._foreach_mul_(gradients, scale)
+            torch._foreach_mul_([weight.grad for weight in weights if weight.grad is not None], scale)
         limit = self.config.update.max_grad_norm
-        norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), math.inf if limit is None else limit))
+        norm = float(torch.nn.utils.clip_grad_norm_(weights, math.inf if limit is None else limit))
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise DivergedError(self.step, f"loss {loss:g}, gradient norm {norm:g}")
         return norm
