@@ -43,6 +43,8 @@ MAINS = {
     "bench": "jackpot_sim.bench.cli",
     "diagnose": "jackpot_sim.diagnose.cli",
     "example": "jackpot_sim.environments.language_models.example",
+    "completion": "jackpot_sim.completion",
+    "doctor": "jackpot_sim.doctor.start",
     "jackpot_sim": "jackpot_sim.__main__",
     "paper_figures": "paper_figures.__main__",
     **{name: f"paper_figures.{name}" for name in ("figure1", "figure2", "overhead", "table1", "topk_accuracy")},

@@ -314,19 +314,32 @@ dump.jsonl --bogus                 | --bogus
 
 JACKPOT_SIM = """
 swep                               | did you mean sweep?
-train                              | did you mean training?
+trian                              | did you mean train?
 --bogus                            | there is no command '--bogus'
 ''                                 | there is no command ''
 sweep --bogus                      | sweep: Unknown option
 analysis nowhere                   | analysis: nowhere holds no run
 training --steps x                 | training: steps
-paper_figures figure2              | paper_figures: Unused Tokens
+paper_figures figre2               | paper_figures: Unused Tokens
+--install-completion tcsh          | completion: Invalid value
+figures figure2 --records nowhere  | figure2: nowhere holds no run
 λ                                  | there is no command
 """
 
+COMPLETION = """
+tcsh                               | tcsh
+bash zsh                           | zsh
+--install=fish                     | --install
+--bogus                            | --bogus
+"""
+DOCTOR = """
+--bogus                            | --bogus
+json                               | json
+--json yes                         | yes
+"""
 FIGURES = {
     "paper_figures": """
-figure2                            | figure2
+figre2                             | figre2
 --records run                      | --records
 --out                              | --out
 """,
@@ -371,6 +384,8 @@ TABLES = {
     "diagnose": DIAGNOSE,
     "example": EXAMPLE,
     "jackpot_sim": JACKPOT_SIM,
+    "completion": COMPLETION,
+    "doctor": DOCTOR,
     **FIGURES,
 }
 """The lines of each command."""
