@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -21,10 +20,9 @@ from jackpot_sim.environments.sources.server import FlavourName
 from jackpot_sim.readers.errors import DumpError
 from jackpot_sim.readers.formats import FORMATS
 from jackpot_sim.readers.formats.plain_schema import SCHEMA
-from jackpot_sim.studies import plugins
+from jackpot_sim.studies import plugins, workers
 from jackpot_sim.studies.counting import counting
 from jackpot_sim.studies.errors import StudyError
-from jackpot_sim.studies.executors import processes
 
 _COLUMNS = "\n".join(f"* {each.name}: {each.meaning}" for each in SCHEMA)
 
@@ -84,7 +82,7 @@ def diagnose(
     ess: float | None = None,
     bias: float | None = None,
     skip_bad: Annotated[bool, FLAG] = False,
-    workers: int | None = None,
+    by: workers.Option = workers.DEFAULT,
     quiet: Annotated[bool, FLAG] = False,
     wide: Annotated[bool, FLAG] = False,
     example: Annotated[bool, FLAG] = False,
@@ -118,7 +116,7 @@ def diagnose(
         ess: Aim of the advice: an effective sample size of this share of the tokens, by default 0.5.
         bias: Aim of the advice: a bias of at most this, by default any.
         skip_bad: Go on without rows that cannot be read, and count them.
-        workers: Processes that measure; by default one per processor. The diagnosis does not depend on their number.
+        by: The workers, which measure; this process reads.
         quiet: No progress and no report; the exit code tells the verdict.
         wide: A report with everything in it, however long.
         example: In the place of paths: a dump that comes with the package, of a small language model whose rollouts
@@ -146,6 +144,7 @@ def diagnose(
     if bool(paths) + example + (live is not None) != 1:
         given = paths or example or live
         raise StudyError("give the files of a dump, --example or --server, and one of them" if given else _NO_PATHS)
+    by.check()
     plugins.of_option(plugin)
     if json is not None:
         as_json.require_writable(json)
@@ -156,7 +155,7 @@ def diagnose(
         target=_target(keep, ess, bias),
         policy=None if live else policy,
         tokenizer=tokenizer or (None if live is None else live.tokenizer),
-        workers=processes(None, workers, os.cpu_count() or 1),
+        workers=by,
     )
     with contextlib.ExitStack() as stack:
         folder = None if out is None else stack.enter_context(records.claimed(out))

@@ -34,6 +34,7 @@ from jackpot_sim.readers.table import TokenTable
 from jackpot_sim.requirements import require
 from jackpot_sim.studies.errors import StudyError
 from jackpot_sim.studies.provenance import VERSION
+from jackpot_sim.studies.workers import ALONE, Workers
 
 EXAMPLE = Path(__file__).parent / "example" / "int8.parquet"
 """A small dump of a real mismatch that ships with the package: a language model, and its int8 weights as the actor."""
@@ -54,7 +55,7 @@ class Options:
         target: the aim of the advice.
         policy: a checkpoint whose log-probs stand in for the policy's, where the dump has none.
         tokenizer: a folder with the tokenizer that decodes the worst tokens; None: the policy's own.
-        workers: processes that measure; the result does not depend on their number.
+        workers: the processes that measure; the result does not depend on them.
     """
 
     format: str | None = None
@@ -63,7 +64,7 @@ class Options:
     target: Target = field(default_factory=Target)
     policy: str | None = None
     tokenizer: str | None = None
-    workers: int = 1
+    workers: Workers = ALONE
 
 
 @dataclass(frozen=True, eq=False)

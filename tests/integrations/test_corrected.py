@@ -7,11 +7,23 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy import stats
 
 from jackpot_sim import estimators
 from jackpot_sim.estimators import UpdateTarget
-from jackpot_sim.integrations.corrected import Loss, Settings, correct, metrics, policy_loss, uniforms
+from jackpot_sim.integrations.corrected import (
+    Loss,
+    Settings,
+    agreement,
+    correct,
+    metrics,
+    padded,
+    policy_loss,
+    uniforms,
+    unpadded,
+)
 from jackpot_sim.studies.estimator_spec import EstimatorSpec
 from jackpot_sim.training.objective import Aggregation, Divisor, TokenPass, ppo_loss, token_shares
 from tests.cases import each
@@ -163,3 +175,43 @@ def test_metrics_are_raw_and_count_tokens_alone() -> None:
     assert 0 < figures["overlap/p05"] <= figures["overlap/p50"] <= 1
     with pytest.raises(ValueError, match="no token in its mask"):
         metrics(found, dataclasses.replace(batch.given, mask=torch.zeros_like(batch.mask)))
+
+
+@each("name", CORRECTIONS)
+def test_agreement_has_the_figures_of_a_batch_on_which_both_policies_agree(name: str) -> None:
+    batch = case(CORRECTIONS[name], topk=False)
+    agreed = dataclasses.replace(batch, before=batch.actor, logits=batch.actor.clone().requires_grad_())
+    found = metrics(correct(agreed.settings, agreed.given, new_of(agreed)), agreed.given)
+    assert list(found) == list(agreement(batch.settings))
+    assert found == pytest.approx(agreement(batch.settings), abs=1e-6)
+
+
+# ------------------------------------------------------------------- packed rollouts
+
+
+@given(lengths=st.lists(st.integers(0, 5), min_size=1, max_size=5), width=st.sampled_from([(), (3,)]))
+def test_unpadded_is_the_inverse_of_padded(lengths: list[int], width: tuple[int, ...]) -> None:
+    rows = [torch.randn(length, *width) for length in lengths]
+    batch = padded(rows)
+    assert batch.shape == (len(lengths), max(lengths), *width)
+    assert all(torch.equal(*pair) for pair in zip(rows, unpadded(batch, lengths), strict=True))
+    assert all(not row[length:].any() for row, length in zip(batch, lengths, strict=True))
+
+
+def test_a_batch_of_no_rollouts_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least one rollout"):
+        padded([])
+
+
+@each("divisor", [Divisor.PROPOSED, Divisor.ACCEPTED, Divisor.BATCH_NORMALIZED])
+@each("name", ["tis", "sequence-mis", "jackpot"])
+def test_a_rollout_without_a_token_changes_nothing(name: str, divisor: Divisor) -> None:
+    batch = case(CORRECTIONS[name], topk=False, divisor=divisor)
+    rows = torch.tensor([0, 0, 1])
+    mask = batch.given.mask[rows].clone()
+    mask[1] = False
+    with_empty = dataclasses.replace(batch.given.take(rows), mask=mask)
+    found = correct(batch.settings, with_empty, new_of(batch))
+    without = correct(batch.settings, batch.given.take(torch.tensor([0, 1])), new_of(batch))
+    assert found.divisor == pytest.approx(without.divisor)
+    assert torch.allclose(found.factor[[0, 2]], without.factor)
