@@ -324,7 +324,7 @@ def metrics(corrected: Corrected, given: Proposed) -> dict[str, float]:
         "weight/mean": factor.mean(),
         "weight/max": factor.max(),
         "ess": torch.as_tensor(log_ratios.effective_sample_size(factor)),
-        "divisor": torch.tensor(corrected.divisor),
+        "divisor": factor.new_tensor(corrected.divisor),
     }
     if corrected.tokens.overlap is not None:
         overlap = torch.as_tensor(corrected.tokens.overlap)[mask].sort().values

@@ -27,7 +27,7 @@ from jackpot_sim.integrations.corrected import (
 from jackpot_sim.studies.estimator_spec import EstimatorSpec
 from jackpot_sim.training.objective import Aggregation, Divisor, TokenPass, ppo_loss, token_shares
 from tests.cases import each
-from tests.integrations.parity import CENTRED, CORRECTIONS, Case, assert_equal, case
+from tests.integrations.parity import CENTRED, CORRECTIONS, Case, OnTheBatchsDevice, assert_equal, case
 
 MASK = torch.ones(400, 50, dtype=torch.bool)
 LOG_PROBS = -torch.rand(400, 50, generator=torch.Generator().manual_seed(0))
@@ -215,3 +215,16 @@ def test_a_rollout_without_a_token_changes_nothing(name: str, divisor: Divisor) 
     without = correct(batch.settings, batch.given.take(torch.tensor([0, 1])), new_of(batch))
     assert found.divisor == pytest.approx(without.divisor)
     assert torch.allclose(found.factor[[0, 2]], without.factor)
+
+
+@pytest.mark.parametrize("topk", [False, True], ids=["batch", "topk"])
+@each("name", CORRECTIONS)
+def test_loss_and_figures_stay_on_the_batchs_device(name: str, topk: bool) -> None:
+    batch = case(CORRECTIONS[name], topk=topk, divisor="accepted")
+    new, settings = new_of(batch), batch.settings
+    log_probs, mask, proposed = batch.given.actor_log_probs, batch.given.mask, batch.given
+    with OnTheBatchsDevice():
+        uniforms(log_probs, mask)
+        _, found = policy_loss(settings, proposed, new, Loss())
+        metrics(found, proposed)
+        metrics(correct(settings, proposed, new), proposed)

@@ -17,7 +17,7 @@ from jackpot_sim.integrations.corrected import uniforms
 from jackpot_sim.training.objective import Divisor
 from tests.cases import each
 from tests.integrations.packed_batches import AT_REFERENCE, REDUCTIONS, Packed, expected, on_policy
-from tests.integrations.parity import CENTRED, CORRECTIONS, assert_equal, case
+from tests.integrations.parity import CENTRED, CORRECTIONS, OnTheBatchsDevice, assert_equal, case
 
 TRAINERS = {"slime": slime, "miles": miles}
 
@@ -248,3 +248,14 @@ def test_masks_are_the_same_in_each_epoch() -> None:
     assert torch.equal(packed.tis(slime)[0], packed.tis(slime)[0])
     given = packed.batch.given
     assert torch.equal(given.uniforms, uniforms(given.actor_log_probs, given.mask, 0))
+
+
+@pytest.mark.usefixtures("stand_ins")
+def test_nothing_is_made_apart_from_the_batchs_device() -> None:
+    packed = Packed(on_policy(case(CENTRED, topk=True)))
+    args, fields, logits = packed.arguments(), packed.fields(log_probs=None, **packed.stored()), packed.logits
+    reduced, args.use_tis, term = packed.reducer("samples"), False, Packed(case(CORRECTIONS["jackpot"], topk=False))
+    assert term.batch.given.mask.any()
+    with OnTheBatchsDevice():
+        miles.custom_loss(args, fields, logits, reduced)
+        term.tis(miles)
