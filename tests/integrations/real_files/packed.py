@@ -72,17 +72,16 @@ def opened(name: str, folder: Path, rank: int = 0, size: int = 1) -> Iterator[No
         yield
 
 
-def hooked(name: str, packed: Packed, reduction: str, hook: str, **fields: Any) -> tuple[Tensor, dict[str, Any]]:
-    """The trainer's loss of one microbatch that is the whole batch, with a hook in it, and what it logs."""
+def hooked(name: str, packed: Packed, reduction: str, hook: str | None, **fields: Any) -> tuple[Tensor, dict[str, Any]]:
+    """The trainer's loss of one microbatch that is the whole batch, with a hook or its own TIS, and what it logs."""
     args = packed.arguments(
         **{f"custom_{kind}_function_path": None for kind in ("tis", "loss")},
         calculate_per_token_loss=reduction == "tokens",
         global_batch_size=len(packed.lengths),
     )
     custom = hook == "custom_loss"
-    path = {
-        "custom_loss_function_path" if custom else "custom_tis_function_path": f"jackpot_sim.integrations.{name}.{hook}"
-    }
+    option = "custom_loss_function_path" if custom else "custom_tis_function_path"
+    path = {option: None if hook is None else f"jackpot_sim.integrations.{name}.{hook}"}
     vars(args).update(OPTIONS | path | {"loss_type": "custom_loss" if custom else "policy_loss", "use_tis": not custom})
     batch = packed.fields(**fields) | {"rollout_mask_sums": [each.sum() for each in packed.masks]}
     if name == "slime":
@@ -104,6 +103,10 @@ def checked(name: str, folder: Path) -> Iterator[str]:
                 assert_equal((loss, packed.batch.gradient(loss)), expected(packed, reduction))
                 assert "jackpot_sim/ratio/max" in log
             yield f"TIS function: {correction}"
+        packed = Packed(case({"kind": "tis", "clip": 1.5}, topk=False))
+        loss, _ = hooked(name, packed, "samples", None)
+        assert_equal((loss, packed.batch.gradient(loss)), expected(packed, "samples"))
+        yield "the trainer's own TIS is tis"
         for correction in CORRECTIONS:
             for topk in (False, True):
                 batch, fields = case(CORRECTIONS[correction], topk=topk), {}
