@@ -30,6 +30,8 @@ OPTIONS: Mapping[str, object] = {
     "entropy_coef": 0.0,
     "advantage_estimator": "grpo",
     "qkv_format": "thd",
+    "tis_clip": 1.5,
+    "tis_clip_low": 0.0,
 }
 """The options of both trainers that their losses read."""
 
