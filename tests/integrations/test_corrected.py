@@ -7,8 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from scipy import stats
 
 from jackpot_sim import estimators
@@ -19,10 +17,8 @@ from jackpot_sim.integrations.corrected import (
     agreement,
     correct,
     metrics,
-    padded,
     policy_loss,
     uniforms,
-    unpadded,
 )
 from jackpot_sim.studies.estimator_spec import EstimatorSpec
 from jackpot_sim.training.objective import Aggregation, Divisor, TokenPass, ppo_loss, token_shares
@@ -184,23 +180,6 @@ def test_agreement_has_the_figures_of_a_batch_on_which_both_policies_agree(name:
     found = metrics(correct(agreed.settings, agreed.given, new_of(agreed)), agreed.given)
     assert list(found) == list(agreement(batch.settings))
     assert found == pytest.approx(agreement(batch.settings), abs=1e-6)
-
-
-# ------------------------------------------------------------------- packed rollouts
-
-
-@given(lengths=st.lists(st.integers(0, 5), min_size=1, max_size=5), width=st.sampled_from([(), (3,)]))
-def test_unpadded_is_the_inverse_of_padded(lengths: list[int], width: tuple[int, ...]) -> None:
-    rows = [torch.randn(length, *width) for length in lengths]
-    batch = padded(rows)
-    assert batch.shape == (len(lengths), max(lengths), *width)
-    assert all(torch.equal(*pair) for pair in zip(rows, unpadded(batch, lengths), strict=True))
-    assert all(not row[length:].any() for row, length in zip(batch, lengths, strict=True))
-
-
-def test_a_batch_of_no_rollouts_is_refused() -> None:
-    with pytest.raises(ValueError, match="at least one rollout"):
-        padded([])
 
 
 @each("divisor", [Divisor.PROPOSED, Divisor.ACCEPTED, Divisor.BATCH_NORMALIZED])

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from jackpot_sim.integrations.corrected import Loss
 from jackpot_sim.integrations.skyrl import corrected_policy_loss, register
+from jackpot_sim.requirements import RequirementError
 from jackpot_sim.training.objective import Aggregation, Divisor
 from tests.cases import each
 from tests.integrations.parity import CENTRED, CORRECTIONS, Case, OnTheBatchsDevice, assert_equal, case
@@ -129,3 +130,8 @@ def test_nothing_is_made_apart_from_the_batchs_device() -> None:
     loss, actor = corrected_policy_loss("jackpot"), batch.given.actor_log_probs
     with OnTheBatchsDevice():
         loss(*arguments, batch.mask, actor)
+
+
+def test_without_skyrl_it_says_what_to_install() -> None:
+    with pytest.raises(RequirementError, match=r"pip install skyrl, on Python 3\.12"):
+        register()
