@@ -6,7 +6,7 @@ No formula lives here. The weights, the loss and its divisors are those of `jack
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -202,30 +202,6 @@ def _corrected(
     return Corrected(tokens, weights, kept, (factor / divisor).to(given.actor_log_probs.dtype), divisor)
 
 
-# --- Rollouts that are packed one behind the other --------------------------------------------------------------------
-
-
-def padded(rows: Sequence[Tensor]) -> Tensor:
-    """Rows of different lengths as one batch, (n, longest, …), with 0 (or False) behind their ends, and their graph.
-
-    Args:
-        rows: tensors that differ in the length of their first axis alone.
-
-    Raises:
-        ValueError: there is no row.
-    """
-    import torch
-
-    if not rows:
-        raise ValueError("a batch needs at least one rollout, and there is none")
-    return torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True)
-
-
-def unpadded(values: Tensor, lengths: Sequence[int]) -> list[Tensor]:
-    """The rows of a batch (n, longest, …) without what is behind their ends: the inverse of `padded`."""
-    return [row[:length] for row, length in zip(values, lengths, strict=True)]
-
-
 # --- The uniforms that draw masks -------------------------------------------------------------------------------------
 
 _GOLDEN, _FIRST, _SECOND = -0x61C8864680B583EB, -0x40A7B892E31B1A47, -0x6B2FB644ECCEEE15
@@ -324,7 +300,7 @@ def metrics(corrected: Corrected, given: Proposed) -> dict[str, float]:
         "weight/mean": factor.mean(),
         "weight/max": factor.max(),
         "ess": torch.as_tensor(log_ratios.effective_sample_size(factor)),
-        "divisor": torch.tensor(corrected.divisor),
+        "divisor": factor.new_tensor(corrected.divisor),
     }
     if corrected.tokens.overlap is not None:
         overlap = torch.as_tensor(corrected.tokens.overlap)[mask].sort().values

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING
 from typing_extensions import override
 
 from jackpot_sim.integrations import packed
+from jackpot_sim.integrations.packed_loss import whole_loss
 from jackpot_sim.integrations.slime import Slime
+from jackpot_sim.integrations.versions import warn_untested
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,6 +49,7 @@ def tis_function(
     Raises:
         ValueError: as `packed.corrected_term`.
     """
+    warn_untested("miles")
     layout = Miles(args, total_lengths, response_lengths, max_seq_lens)
     loss, figures = packed.corrected_term(args, layout, pg_loss, train_log_probs, rollout_log_probs, loss_masks)
     return loss, loss_masks, figures
@@ -59,7 +62,8 @@ def custom_loss(
     sum_of_sample_mean: Callable[[Tensor], Tensor],
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The custom loss of miles; arguments, result and errors as `slime.custom_loss`."""
-    return packed.whole_loss(args, Miles.of(args, batch), batch, logits, sum_of_sample_mean)
+    warn_untested("miles")
+    return whole_loss(args, Miles.of(args, batch), batch, logits, sum_of_sample_mean)
 
 
 _PROCESSORS = "miles.backends.training_utils.loss_hub.logit_processors"

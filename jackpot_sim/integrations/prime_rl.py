@@ -19,6 +19,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Protocol
 
 from jackpot_sim.integrations.corrected import Loss, Settings, agreement, metrics, policy_loss, uniforms
+from jackpot_sim.integrations.versions import warn_untested
 from jackpot_sim.training.objective import Divisor, Proposed, TokenPass
 
 if TYPE_CHECKING:
@@ -62,10 +63,14 @@ def corrected_loss(inputs: LossInputs, correction: object = "jackpot", **own: ob
 
     Raises:
         ValueError: no such correction, one that needs more than the sequence, or a negative loss weight.
+
+    Warns:
+        UntestedVersionWarning: prime-rl has another version than the one that was tested.
     """
     import torch
 
     settings = settings_of(correction, **own)
+    warn_untested("prime-rl")
     new, mask = inputs.trainer_logprobs[None], inputs.loss_mask[None]
     if bool(mask.any()):
         actor = inputs.inference_logprobs[None]

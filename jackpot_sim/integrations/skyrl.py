@@ -17,6 +17,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from jackpot_sim.integrations.corrected import Loss, Settings, agreement, metrics, policy_loss, uniforms
+from jackpot_sim.integrations.versions import warn_untested
+from jackpot_sim.requirements import RequirementError
 from jackpot_sim.training.objective import Proposed, TokenPass
 
 if TYPE_CHECKING:
@@ -35,11 +37,19 @@ def register(name: str = "jackpot", correction: object = "jackpot", **own: objec
         **own: likewise.
 
     Raises:
-        ImportError: SkyRL is not installed.
+        RequirementError: SkyRL is not installed.
         ValueError: as `corrected_policy_loss`, or the name is taken.
+
+    Warns:
+        UntestedVersionWarning: SkyRL has another version than those that were tested.
     """
     loss = corrected_policy_loss(correction, **own)
-    import_module("skyrl.backends.skyrl_train.utils.ppo_utils").PolicyLossRegistry.register(name, loss)
+    warn_untested("skyrl")
+    try:
+        registry = import_module("skyrl.backends.skyrl_train.utils.ppo_utils").PolicyLossRegistry
+    except ModuleNotFoundError as error:
+        raise RequirementError(f"SkyRL cannot be imported ({error}): pip install skyrl, on Python 3.12") from error
+    registry.register(name, loss)
 
 
 def corrected_policy_loss(correction: object = "jackpot", **own: object) -> CorrectedPolicyLoss:

@@ -20,6 +20,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from jackpot_sim.integrations import packed
+from jackpot_sim.integrations.packed_loss import whole_loss
+from jackpot_sim.integrations.versions import warn_untested
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,6 +53,7 @@ def tis_function(
     Raises:
         ValueError: as `packed.corrected_term`.
     """
+    warn_untested("slime")
     layout = Slime(args, total_lengths, response_lengths)
     loss, figures = packed.corrected_term(args, layout, pg_loss, train_log_probs, rollout_log_probs, loss_masks)
     return loss, loss_masks, figures
@@ -71,9 +74,10 @@ def custom_loss(
         sum_of_sample_mean: slime's weighted sum of the numbers of tokens.
 
     Raises:
-        ValueError: as `packed.whole_loss`.
+        ValueError: as `packed_loss.whole_loss`.
     """
-    return packed.whole_loss(args, Slime.of(args, batch), batch, logits, sum_of_sample_mean)
+    warn_untested("slime")
+    return whole_loss(args, Slime.of(args, batch), batch, logits, sum_of_sample_mean)
 
 
 @dataclass(frozen=True)

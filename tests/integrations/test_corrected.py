@@ -7,8 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from scipy import stats
 
 from jackpot_sim import estimators
@@ -19,15 +17,13 @@ from jackpot_sim.integrations.corrected import (
     agreement,
     correct,
     metrics,
-    padded,
     policy_loss,
     uniforms,
-    unpadded,
 )
 from jackpot_sim.studies.estimator_spec import EstimatorSpec
 from jackpot_sim.training.objective import Aggregation, Divisor, TokenPass, ppo_loss, token_shares
 from tests.cases import each
-from tests.integrations.parity import CENTRED, CORRECTIONS, Case, assert_equal, case
+from tests.integrations.parity import CENTRED, CORRECTIONS, Case, OnTheBatchsDevice, assert_equal, case
 
 MASK = torch.ones(400, 50, dtype=torch.bool)
 LOG_PROBS = -torch.rand(400, 50, generator=torch.Generator().manual_seed(0))
@@ -186,23 +182,6 @@ def test_agreement_has_the_figures_of_a_batch_on_which_both_policies_agree(name:
     assert found == pytest.approx(agreement(batch.settings), abs=1e-6)
 
 
-# ------------------------------------------------------------------- packed rollouts
-
-
-@given(lengths=st.lists(st.integers(0, 5), min_size=1, max_size=5), width=st.sampled_from([(), (3,)]))
-def test_unpadded_is_the_inverse_of_padded(lengths: list[int], width: tuple[int, ...]) -> None:
-    rows = [torch.randn(length, *width) for length in lengths]
-    batch = padded(rows)
-    assert batch.shape == (len(lengths), max(lengths), *width)
-    assert all(torch.equal(*pair) for pair in zip(rows, unpadded(batch, lengths), strict=True))
-    assert all(not row[length:].any() for row, length in zip(batch, lengths, strict=True))
-
-
-def test_a_batch_of_no_rollouts_is_refused() -> None:
-    with pytest.raises(ValueError, match="at least one rollout"):
-        padded([])
-
-
 @each("divisor", [Divisor.PROPOSED, Divisor.ACCEPTED, Divisor.BATCH_NORMALIZED])
 @each("name", ["tis", "sequence-mis", "jackpot"])
 def test_a_rollout_without_a_token_changes_nothing(name: str, divisor: Divisor) -> None:
@@ -215,3 +194,16 @@ def test_a_rollout_without_a_token_changes_nothing(name: str, divisor: Divisor) 
     without = correct(batch.settings, batch.given.take(torch.tensor([0, 1])), new_of(batch))
     assert found.divisor == pytest.approx(without.divisor)
     assert torch.allclose(found.factor[[0, 2]], without.factor)
+
+
+@pytest.mark.parametrize("topk", [False, True], ids=["batch", "topk"])
+@each("name", CORRECTIONS)
+def test_loss_and_figures_stay_on_the_batchs_device(name: str, topk: bool) -> None:
+    batch = case(CORRECTIONS[name], topk=topk, divisor="accepted")
+    new, settings = new_of(batch), batch.settings
+    log_probs, mask, proposed = batch.given.actor_log_probs, batch.given.mask, batch.given
+    with OnTheBatchsDevice():
+        uniforms(log_probs, mask)
+        _, found = policy_loss(settings, proposed, new, Loss())
+        metrics(found, proposed)
+        metrics(correct(settings, proposed, new), proposed)

@@ -15,7 +15,7 @@ from torch import Tensor
 from jackpot_sim.integrations.corrected import Loss
 from jackpot_sim.integrations.prime_rl import corrected_loss
 from tests.cases import each
-from tests.integrations.parity import CENTRED, CORRECTIONS, Case, assert_equal, case
+from tests.integrations.parity import CENTRED, CORRECTIONS, Case, OnTheBatchsDevice, assert_equal, case
 
 
 @dataclasses.dataclass
@@ -151,3 +151,9 @@ def test_precision_is_kept_and_keyword_arguments_are_settings() -> None:
     assert len({float(each.detach()) for each in losses}) > 1
     low = corrected_loss(dataclasses.replace(inputs, trainer_logprobs=inputs.trainer_logprobs.bfloat16()))
     assert low.loss.dtype == torch.bfloat16
+
+
+def test_nothing_is_made_apart_from_the_sequences_device() -> None:
+    inputs = inputs_of(rows(case(CORRECTIONS["jackpot"], topk=False))[0])
+    with OnTheBatchsDevice():
+        corrected_loss(inputs)

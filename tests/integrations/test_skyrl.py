@@ -15,9 +15,10 @@ from torch import Tensor
 
 from jackpot_sim.integrations.corrected import Loss
 from jackpot_sim.integrations.skyrl import corrected_policy_loss, register
+from jackpot_sim.requirements import RequirementError
 from jackpot_sim.training.objective import Aggregation, Divisor
 from tests.cases import each
-from tests.integrations.parity import CENTRED, CORRECTIONS, Case, assert_equal, case
+from tests.integrations.parity import CENTRED, CORRECTIONS, Case, OnTheBatchsDevice, assert_equal, case
 
 CONFIG = SimpleNamespace(eps_clip_low=0.2, eps_clip_high=0.28, off_policy_correction=SimpleNamespace())
 REDUCTIONS = {"token_mean": Aggregation.TOKEN_MEAN, "sequence_mean": Aggregation.SEQUENCE_MEAN}
@@ -121,3 +122,16 @@ def test_register_puts_a_loss_that_can_be_sent_into_the_registry(monkeypatch: py
     monkeypatch.setitem(sys.modules, module.__name__, module)
     register("jackpot3", "{kind: jackpot, c1: 3}")
     assert pickle.loads(pickle.dumps(held["jackpot3"])) == corrected_policy_loss({"kind": "jackpot", "c1": 3})
+
+
+def test_nothing_is_made_apart_from_the_batchs_device() -> None:
+    batch = case(CORRECTIONS["jackpot"], topk=False)
+    arguments = batch.new_log_probs(), batch.given.reference_log_probs, scaled(batch, "token_mean"), CONFIG
+    loss, actor = corrected_policy_loss("jackpot"), batch.given.actor_log_probs
+    with OnTheBatchsDevice():
+        loss(*arguments, batch.mask, actor)
+
+
+def test_without_skyrl_it_says_what_to_install() -> None:
+    with pytest.raises(RequirementError, match=r"pip install skyrl, on Python 3\.12"):
+        register()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import sys
 import types
@@ -17,7 +18,7 @@ from jackpot_sim.integrations.corrected import uniforms
 from jackpot_sim.training.objective import Divisor
 from tests.cases import each
 from tests.integrations.packed_batches import AT_REFERENCE, REDUCTIONS, Packed, expected, on_policy
-from tests.integrations.parity import CENTRED, CORRECTIONS, assert_equal, case
+from tests.integrations.parity import CENTRED, CORRECTIONS, VOCAB, OnTheBatchsDevice, assert_equal, case
 
 TRAINERS = {"slime": slime, "miles": miles}
 
@@ -187,6 +188,23 @@ def test_a_centred_custom_loss_is_the_projects_own(reduction: str, trainer: str)
 
 
 @pytest.mark.usefixtures("stand_ins")
+@each("correction", [CORRECTIONS["jackpot"], CENTRED])
+def test_unused_places_behind_a_whole_law_change_nothing(correction: Any) -> None:
+    packed = Packed(on_policy(case(dict(correction), topk=True)))
+    whole, more = (dataclasses.replace(packed.batch.settings, topk=k) for k in (VOCAB, VOCAB + 2))
+    packed, wider = (Packed(dataclasses.replace(packed.batch, settings=each)) for each in (whole, more))
+    stored = packed.stored()
+    beside = {
+        name: [torch.cat([row, row.new_full((len(row), 2), filler)], -1) for row in stored[name]]
+        for name, filler in (("rollout_topk_token_ids", -1), ("rollout_topk_log_probs", -torch.inf))
+    }
+    losses = [each.custom(slime, log_probs=None, **held)[0] for each, held in ((packed, stored), (wider, beside))]
+    gradients = [packed.batch.gradient(loss) for loss in losses]
+    assert torch.allclose(*losses)
+    assert torch.allclose(*gradients, atol=1e-7)
+
+
+@pytest.mark.usefixtures("stand_ins")
 def test_a_custom_loss_without_tokens_is_zero_and_goes_backward() -> None:
     packed = Packed(case(CORRECTIONS["jackpot"], topk=False))
     loss, figures = packed.custom(slime, loss_masks=[torch.zeros_like(each) for each in packed.masks])
@@ -248,3 +266,14 @@ def test_masks_are_the_same_in_each_epoch() -> None:
     assert torch.equal(packed.tis(slime)[0], packed.tis(slime)[0])
     given = packed.batch.given
     assert torch.equal(given.uniforms, uniforms(given.actor_log_probs, given.mask, 0))
+
+
+@pytest.mark.usefixtures("stand_ins")
+def test_nothing_is_made_apart_from_the_batchs_device() -> None:
+    packed = Packed(on_policy(case(CENTRED, topk=True)))
+    args, fields, logits = packed.arguments(), packed.fields(log_probs=None, **packed.stored()), packed.logits
+    reduced, args.use_tis, term = packed.reducer("samples"), False, Packed(case(CORRECTIONS["jackpot"], topk=False))
+    assert term.batch.given.mask.any()
+    with OnTheBatchsDevice():
+        miles.custom_loss(args, fields, logits, reduced)
+        term.tis(miles)

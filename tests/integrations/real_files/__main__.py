@@ -10,11 +10,17 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
-from tests.integrations.real_files import others
+from tests.integrations.real_files import others, packed
 
-CHECKS: Mapping[str, Callable[[Path], Iterator[str]]] = {"prime-rl": others.prime_rl, "skyrl": others.skyrl_}
+CHECKS: Mapping[str, Callable[[Path], Iterator[str]]] = {
+    "slime": partial(packed.checked, "slime"),
+    "miles": partial(packed.checked, "miles"),
+    "prime-rl": others.prime_rl,
+    "skyrl": others.skyrl_,
+}
 
 
 def main(arguments: list[str]) -> int:

@@ -70,7 +70,9 @@ def skyrl_(folder: Path) -> Iterator[str]:
                 )
                 loss, _ = module.PolicyLossRegistry.get(f"corrected {name}")(
                     *(batch.new_log_probs(), given.reference_log_probs, scaled),
-                    **{"config": config, "loss_mask": mask, "rollout_logprobs": given.actor_log_probs},
+                    config=config,
+                    loss_mask=mask,
+                    rollout_logprobs=given.actor_log_probs,
                 )
                 assert_equal((loss, batch.gradient(loss)), batch.own(Loss(aggregation, clip=0.2, clip_high=0.28)))
             yield f"policy loss: {name}"
