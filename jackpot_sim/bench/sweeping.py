@@ -140,7 +140,7 @@ def _two_nodes() -> Iterator[str]:
                 made.add_node(num_cpus=1)
             yield str(made.address)
         finally:
-            made.shutdown()
+            made.shutdown()  # type: ignore[no-untyped-call]
 
 
 def _identical(first: pd.DataFrame, second: pd.DataFrame) -> bool:

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from cyclopts import Parameter
-from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from jackpot_sim.commands import FLAG, MANY, answer, app_of, console
 from jackpot_sim.diagnose.advice.targets import Target
 from jackpot_sim.diagnose.diagnose import EXAMPLE, Options, examined
-from jackpot_sim.diagnose.live import Live
+from jackpot_sim.diagnose.live import asked
 from jackpot_sim.diagnose.report import as_json, records
 from jackpot_sim.diagnose.report.terminal import show
 from jackpot_sim.diagnose.results import State
@@ -24,6 +21,7 @@ from jackpot_sim.readers.errors import DumpError
 from jackpot_sim.readers.formats import FORMATS
 from jackpot_sim.readers.formats.plain_schema import SCHEMA
 from jackpot_sim.studies import plugins, workers
+from jackpot_sim.studies.counting import counting
 from jackpot_sim.studies.errors import StudyError
 
 _COLUMNS = "\n".join(f"* {each.name}: {each.meaning}" for each in SCHEMA)
@@ -142,7 +140,7 @@ def diagnose(
         "topk": topk,
         "seed": seed,
     }
-    live = _live(server, policy, {name: value for name, value in wish.items() if value is not None})
+    live = asked(server, policy, wish)
     if bool(paths) + example + (live is not None) != 1:
         given = paths or example or live
         raise StudyError("give the files of a dump, --example or --server, and one of them" if given else _NO_PATHS)
@@ -162,9 +160,9 @@ def diagnose(
     with contextlib.ExitStack() as stack:
         folder = None if out is None else stack.enter_context(records.claimed(out))
         if live is not None:
-            with _progress(quiet, "rollouts have arrived") as bar:
+            with counting(quiet, "rollouts have arrived") as bar:
                 paths = (str(live.written(bar)),)
-        with _progress(quiet, "tokens read") as progress:
+        with counting(quiet, "tokens read") as progress:
             found = examined(paths or [EXAMPLE], choices, progress=progress)
         if folder is not None:
             records.write(folder, found.diagnosis, found.sample)
@@ -176,24 +174,6 @@ def diagnose(
 
 
 _NO_PATHS = "name the files or the folder of a dump, or a --server, or try --example; --help tells what can be read"
-
-
-def _live(server: str | None, policy: str | None, wish: Mapping[str, Any]) -> Live | None:
-    """The rollouts to ask a server for, None where none is named.
-
-    Raises:
-        StudyError: an option lacks its server, the server lacks the policy or prompts, or a number is out of range.
-    """
-    if server is None:
-        if wish:
-            raise StudyError(f"--{next(iter(wish)).replace('_', '-')} goes with --server")
-        return None
-    if policy is None or "prompts" not in wish:
-        raise StudyError("--server goes with --policy CHECKPOINT and --prompts FILE")
-    try:
-        return Live(server=server, policy=policy, **wish)
-    except ValueError as error:
-        raise StudyError(f"--{error}") from error
 
 
 def _own(correction: Sequence[str] | None) -> tuple[str, ...]:
@@ -218,22 +198,6 @@ def _formats() -> str:
     """The formats with the keys by which each is known, a line each."""
     width = max(len(each.name) for each in FORMATS) + 2
     return "".join(f"{each.name:{width}}{each.expects}\n" for each in FORMATS)
-
-
-@contextlib.contextmanager
-def _progress(quiet: bool, what: str) -> Iterator[Callable[[int], None]]:
-    """A function that counts on standard error: on a terminal only, and gone at the end."""
-    bar = Progress(
-        SpinnerColumn(),
-        TextColumn(f"{{task.completed:,.0f}} {what}"),
-        TimeElapsedColumn(),
-        console=Console(stderr=True),
-        transient=True,
-        disable=quiet or not sys.stderr.isatty(),
-    )
-    with bar:
-        task = bar.add_task("", total=None)
-        yield lambda count: bar.advance(task, count)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -112,7 +112,7 @@ def examined(
     dump = open_dump(paths, format=options.format, skip_bad=options.skip_bad)
     screening = Screening()
     found = one_pass.run(
-        _tables(dump, options.policy, skip_bad=options.skip_bad),
+        tables(dump, options.policy, skip_bad=options.skip_bad),
         screening,
         functools.partial(Effects, tried),
         workers=options.workers,
@@ -162,8 +162,18 @@ def _candidates(own: Sequence[str]) -> tuple[Candidate, ...]:
         raise StudyError(f"--correction: {error}") from error
 
 
-def _tables(dump: Dump, policy: str | None, *, skip_bad: bool) -> Iterator[TokenTable]:
-    """The tables of a dump, the policy's side computed where a checkpoint is given."""
+def tables(dump: Dump, policy: str | None, *, skip_bad: bool) -> Iterator[TokenTable]:
+    """The tables of a dump with both sides, that of the policy computed where a checkpoint is given.
+
+    Args:
+        dump: the dump.
+        policy: the checkpoint; None: the dump has both sides.
+        skip_bad: True to leave out what cannot be read, and count it in `dump.left_out`.
+
+    Raises:
+        DumpError: something cannot be read, or a side is missing.
+        StudyError: the checkpoint cannot be read.
+    """
     for table in (
         dump.tables()
         if policy is None

@@ -25,7 +25,7 @@ from jackpot_sim.sweep.epilogue import epilogue
 from jackpot_sim.sweep.presets import presets_tables
 from jackpot_sim.sweep.rehearsal import is_local, rollout_tokens
 from jackpot_sim.sweep.rollout_summary import rollout_tables
-from jackpot_sim.sweep.run import Progress, run
+from jackpot_sim.sweep.run import run
 from jackpot_sim.sweep.spec import Study
 from jackpot_sim.sweep.threshold_summary import threshold_tables
 from jackpot_sim.sweep.verdicts import LEGEND, verdicts
@@ -128,7 +128,9 @@ def sweep(
     with by.opened(len(plan.cells(study))) as (executor, width), shown(study, quiet, ahead) as report:
         progress = run(study, root, executor, in_flight=2 * width, report=report)
     if not quiet:
-        _print_results(root, progress, wide)
+        show(root, wide=wide)
+        resumed = f" ({progress.already_there} were there already)" if progress.already_there else ""
+        console().print(f"{progress.total} cells{resumed}; records in {root}.", soft_wrap=True)
     return 0
 
 
@@ -165,7 +167,12 @@ def _print_plan(study: Study, root: Path) -> None:
     output.print(f"Records would go to {root}.", soft_wrap=True)
 
 
-def _print_results(root: Path, progress: Progress, wide: bool) -> None:
+def show(root: Path, *, wide: bool = False) -> None:
+    """Prints the tables of a run from its records.
+
+    Raises:
+        StudyError: the folder holds no run, no cell is finished, or a record cannot be read.
+    """
     rows, output = records.load(root), console()
     judged = verdicts(root)
     if judged:
@@ -173,8 +180,6 @@ def _print_results(root: Path, progress: Progress, wide: bool) -> None:
     for table in (*summary.tables(rows), *rollout_tables(root), *threshold_tables(root)):
         print_table(output, table, wide=wide)
     output.print(" ".join([summary.legend(rows), *[LEGEND] * bool(judged)]))
-    resumed = f" ({progress.already_there} were there already)" if progress.already_there else ""
-    output.print(f"{progress.total} cells{resumed}; records in {root}.", soft_wrap=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -138,11 +138,11 @@ def training(
         done = conduct(study, root, executor, in_flight=width, options=options, report=report, say=say)
     steps, outcomes = load(root)
     if not quiet:
-        output.print(summary.outcomes_table(study, steps, outcomes))
+        output.print(summary.outcomes_table(study.name, steps, outcomes))
         resumed = f" ({done.already_there} were there already)" if done.already_there else ""
         output.print(f"{done.total} run{'s' * (done.total > 1)}{resumed}; records in {root}.", soft_wrap=True)
-        output.print(summary.policies(root, study), soft_wrap=True)
-    diverged = summary.divergences(root, study, outcomes)
+        output.print(summary.policies(root, outcomes), soft_wrap=True)
+    diverged = summary.divergences(root, outcomes)
     for sentence in diverged:
         _say(sentence)
     return 1 if diverged else 0

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from jackpot_sim.environments.language_models.build import TinyQwen3
 from jackpot_sim.environments.language_models.checkpoints import Precision
-from jackpot_sim.estimators import Denominator, UpdateTarget
+from jackpot_sim.estimators import UpdateTarget
 from jackpot_sim.estimators.corrections import presets
 from jackpot_sim.estimators.corrections.presets import Preset
 from jackpot_sim.studies.estimator_spec import EstimatorSpec, Frozen
@@ -133,17 +133,10 @@ class Update(Frozen):
 
 def settings_of(preset: Preset) -> dict[str, object]:
     """The fields of `Update` that a preset sets."""
-    own: dict[str, object] = {"denominator": _DIVISORS[preset.denominator].value}
+    own: dict[str, object] = {"denominator": Divisor.of(preset.denominator).value}
     if preset.aggregation is not None:
         own["aggregation"] = preset.aggregation
     return own | ({"bypass": True, "clip": None} if preset.bypass else {})
-
-
-_DIVISORS = {
-    Denominator.PROPOSED: Divisor.PROPOSED,
-    Denominator.ACCEPTED: Divisor.ACCEPTED,
-    Denominator.SELF_NORMALIZED: Divisor.BATCH_NORMALIZED,
-}
 
 
 def _shown(value: object) -> str:

@@ -17,12 +17,24 @@ from jackpot_sim.estimators import Level, TokenWeights, UpdateTarget
 from jackpot_sim.training import objective
 from jackpot_sim.training.loop import closed_loop, measures, packing
 from jackpot_sim.training.loop.passes import PaddedSequences, model_pass
-from jackpot_sim.training.objective import Aggregation, Direction, Divisor, ModelPass, Proposed, Standardisation
-from jackpot_sim.training.objective.batch import check_per_sequence
+from jackpot_sim.training.loop.reference import reference
+from jackpot_sim.training.objective import (
+    Aggregation,
+    Direction,
+    Divisor,
+    ModelPass,
+    Proposed,
+    Standardisation,
+    TokenPass,
+)
+from jackpot_sim.training.objective.batch import of_tokens
 from jackpot_sim.training.tasks.addition import Addition
-from tests.doors.harness import Door, Given, Make, Sizes, Values, array, ids, laws, masks, negative, numbers
+from tests.doors.harness import Door, Given, Make, Sizes, Values, array, floats, ids, laws, masks, negative, numbers
 
-EXEMPT: Mapping[str, str] = {"training.objective.centring.mean_loss": "a part of policy_loss, whose door is centred"}
+EXEMPT: Mapping[str, str] = {
+    "training.objective.centring.mean_loss": "a part of policy_loss, whose door is centred",
+    "training.objective.batch.Scored.check": "a protocol: ModelPass and TokenPass have doors",
+}
 """The public functions without a door, and why."""
 
 UPDATE = SimpleNamespace(aggregation=Aggregation.TOKEN_MEAN, clip=0.2, clip_high=None, bypass=False)
@@ -56,7 +68,7 @@ PROPOSED = {
     "actor_log_probs": array(TOKENS, negative),
     "reference_log_probs": array(TOKENS, negative),
     **MASK,
-    "advantage": array("n"),
+    "advantage": array("n", floats, TOKENS),
     "uniforms": array(TOKENS, numbers(0, 1)),
     "reference_on_topk": array("n length k", partial_laws),
     "topk_ids": array("n length k", lambda generator, shape, sizes: ids("vocab")(generator, shape, sizes).astype("i4")),
@@ -178,6 +190,13 @@ def padded_of(prompt_ids: Any, prompt: Any, tokens: Any, mask: Any) -> Any:
     return PaddedSequences.of([prompt_ids, np.zeros(1, dtype=np.int64)], prompt, tokens, mask, "cpu")
 
 
+def reference_of(padded: PaddedSequences, written: Any) -> Any:
+    """log p_ref, from a pass over the first sequence, and for the others as they were written if that agrees."""
+    read: Any = lambda sequences: model_pass(model(), sequences)  # noqa: E731
+    how = {"dtype": torch.float64, "at_once": True, "batch_size": 2, "told": True}
+    return reference(read, padded, written, None, torch.arange(1), **how).log_probs
+
+
 OF_BATCH = "training.objective.batch."
 DOORS = (
     named(
@@ -204,9 +223,14 @@ DOORS = (
         letters=("vocab",),
     ),
     named(
-        "objective.batch.check_per_sequence",
-        lambda advantage, tokens: check_per_sequence(advantage, tokens, "tokens"),
-        {"advantage": array("n"), "tokens": array("n *length", any_dtype=True)},
+        "objective.batch.of_tokens",
+        lambda advantage, tokens: of_tokens(advantage, tokens, "tokens"),
+        {"advantage": array("n", floats, TOKENS), "tokens": array(TOKENS, any_dtype=True)},
+    ),
+    named(
+        "objective.batch.TokenPass.check",
+        lambda mask, log_probs: TokenPass(log_probs).check(mask),
+        {"log_probs": array(TOKENS, negative), **MASK},
     ),
     named(
         "objective.batch.ModelPass.check",
@@ -238,7 +262,7 @@ DOORS = (
             **FACTOR,
             "new_log_probs": array(TOKENS, negative),
             "old_log_probs": array(TOKENS, negative),
-            "advantage": array("n"),
+            "advantage": array("n", floats, TOKENS),
             **MASK,
         },
     ),
@@ -250,7 +274,7 @@ DOORS = (
         {
             "new_log_probs": array(TOKENS, negative),
             "old_log_probs": array(TOKENS, negative),
-            "advantage": array("n"),
+            "advantage": array("n", floats, TOKENS),
         },
     ),
     named(
@@ -393,6 +417,13 @@ DOORS = (
             "places": array(TOKENS, places),
             **MASK,
         },
+    ),
+    named(
+        "loop.reference.reference",
+        reference_of,
+        {"written": array(TOKENS, negative)},
+        fixed=with_padded,
+        letters=("n", "length"),
     ),
     Door(
         lambda rows: Addition()._grid.is_held_out(rows),

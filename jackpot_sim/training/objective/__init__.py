@@ -7,7 +7,7 @@ from the actor to p_ref, or to p_new if its spec says so; then it carries p_ref/
 """
 
 from jackpot_sim.training.objective.advantages import Standardisation, advantages
-from jackpot_sim.training.objective.batch import ModelPass, Proposed, check_on_topk, take_topk
+from jackpot_sim.training.objective.batch import ModelPass, Proposed, Scored, TokenPass, check_on_topk, take_topk
 from jackpot_sim.training.objective.centring import mean_loss
 from jackpot_sim.training.objective.loss import (
     ActorLoss,
@@ -33,7 +33,9 @@ __all__ = [
     "ModelPass",
     "PolicyLoss",
     "Proposed",
+    "Scored",
     "Standardisation",
+    "TokenPass",
     "actor_loss",
     "advantages",
     "check_on_topk",

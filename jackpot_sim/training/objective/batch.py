@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from jackpot_sim.core.backend import namespace
 from jackpot_sim.core.checks import check_per_token, check_reals, check_rows, check_same_states, check_shape
@@ -21,10 +21,11 @@ class Proposed:
         actor_log_probs: log q of every token, nats.
         reference_log_probs: log p_ref, from before the update.
         mask: True on tokens.
-        advantage: A, shape (n,).
+        advantage: A, shape (n,), or (n, length) where tokens of a sequence differ in it.
         topk: the actor's likeliest tokens of every state, (n, length, k); None if none were stored.
         reference_on_topk: log p_ref of these, (n, length, k); None where no correction needs it.
         uniforms: in [0, 1), one for each token: it is kept iff its uniform is below its accept probability.
+        overlap_of_batch: without a top-k, Ẑ of every state is the mean acceptance probability of the batch.
 
     Raises:
         TypeError: the mask is not boolean, or another array holds no real floating numbers.
@@ -38,11 +39,12 @@ class Proposed:
     topk: TopK | None
     reference_on_topk: Tensor | None
     uniforms: Tensor
+    overlap_of_batch: bool = False
 
     def __post_init__(self) -> None:
         given = ("actor_log_probs", "reference_log_probs", "uniforms")
         check_per_token(self.mask, **{name: getattr(self, name) for name in given})
-        check_per_sequence(self.advantage, self.mask, "mask")
+        of_tokens(self.advantage, self.mask, "mask")
         if self.topk is not None:
             check_same_states(self.mask[..., None], self.topk.ids, "mask[..., None]", "topk")
         if self.reference_on_topk is not None:
@@ -61,6 +63,7 @@ class Proposed:
             None if self.topk is None else take_topk(self.topk, rows),
             None if self.reference_on_topk is None else self.reference_on_topk[rows],
             self.uniforms[rows],
+            self.overlap_of_batch,
         )
 
 
@@ -77,11 +80,56 @@ def check_on_topk(log_probs: Tensor, topk: TopK, name: str) -> None:
     check_shape(check_reals(log_probs, name), shape, name, "one number per token of topk")
 
 
-def check_per_sequence(advantage: Tensor, tokens: Tensor, tokens_name: str) -> None:
-    """Refuses advantages that are no real floating numbers of shape (n,), for tokens (n, length)."""
+def of_tokens(advantage: Tensor, tokens: Tensor, tokens_name: str) -> Tensor:
+    """The advantage of every token, (n, length) or (n, 1), from one of each sequence, (n,), or of each token.
+
+    Raises:
+        TypeError: advantages are no real floating numbers.
+        ValueError: they have neither shape.
+    """
     namespace(advantage, tokens)
-    shape = tuple(tokens.shape[:1])
-    check_shape(check_reals(advantage, "advantage"), shape, "advantage", f"one number for each row of {tokens_name}")
+    each = tuple(tokens.shape) if advantage.ndim == 2 else tuple(tokens.shape[:1])
+    named = "token" if advantage.ndim == 2 else "row"
+    check_shape(check_reals(advantage, "advantage"), each, "advantage", f"one number for each {named} of {tokens_name}")
+    return advantage if advantage.ndim == 2 else advantage[:, None]
+
+
+class Scored(Protocol):
+    """The policy's view of sequences, as far as a loss needs it; `ModelPass` and `TokenPass` are such views."""
+
+    @property
+    def log_probs(self) -> Tensor:
+        """log p of every token of the completions, (n, length), nats, with its graph if it has one."""
+
+    def on(self, topk: TopK, *, graph: bool = False) -> Tensor:
+        """log p of other tokens of the same states, (n, length, k), nats, with the graph only where it is asked for."""
+
+    def check(self, mask: Tensor) -> None:
+        """Refuses a view of other sequences than those of a mask (n, length)."""
+
+
+class TokenPass(NamedTuple):
+    """The policy's log-probs of a batch without its logits, as trainers hold them."""
+
+    log_probs: Tensor
+    """log p of every token of the completions, (n, length), nats, with its graph if it has one."""
+    on_topk: Tensor | None = None
+    """log p of the actor's stored top-k, (n, length, k), nats, likewise; None where nothing needs them."""
+
+    def on(self, topk: TopK, *, graph: bool = False) -> Tensor:
+        """log p of the stored tokens, (n, length, k), nats, with the graph only where it is asked for.
+
+        Raises:
+            ValueError: they were not given, or are of another shape.
+        """
+        if self.on_topk is None:
+            raise ValueError("the policy's log-probs of the actor's top-k are missing: give on_topk")
+        check_on_topk(self.on_topk, topk, "on_topk")
+        return self.on_topk if graph else self.on_topk.detach()
+
+    def check(self, mask: Tensor) -> None:
+        """Refuses log-probs of other sequences than those of a mask (n, length)."""
+        check_per_token(mask, log_probs=self.log_probs)
 
 
 class ModelPass(NamedTuple):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from jackpot_sim.core.checks import check_per_token
 from jackpot_sim.estimators import Correction, Tokens, UpdateTarget
 from jackpot_sim.estimators.corrections.centring import coefficients, expected_with_tail, with_tail
-from jackpot_sim.training.objective.batch import ModelPass, Proposed
+from jackpot_sim.training.objective.batch import Proposed, Scored, of_tokens
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,7 +22,7 @@ def mean_loss(
     target: UpdateTarget,
     tokens: Tokens,
     given: Proposed,
-    new: ModelPass,
+    new: Scored,
     shares: Tensor,
     surrogate: Surrogate,
 ) -> Tensor:
@@ -52,11 +52,12 @@ def mean_loss(
     topk, on_topk = given.topk, given.reference_on_topk
     if topk is None or on_topk is None:
         raise ValueError(f"{correction.name} needs the actor's likeliest tokens, and the rollouts hold no top-k of it")
-    live = given.mask & (given.advantage != 0)[:, None]
+    advantages = of_tokens(given.advantage, given.mask, "mask").expand(given.mask.shape)
+    live = given.mask & (advantages != 0)
     if not bool(live.any()):
         return torch.zeros_like(shares).sum()
     log_probs = new.on(topk, graph=True)[live].double()
-    advantage = given.advantage[:, None].expand(live.shape)[live].double()
+    advantage = advantages[live].double()
     with torch.no_grad():
         actor, before, after = (
             torch.as_tensor(with_tail(each.double()))

@@ -9,8 +9,8 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from jackpot_sim.core.checks import check_mask, check_per_token, check_reals, check_same_shape
-from jackpot_sim.estimators import Correction, Level, Tokens, TokenWeights, UpdateTarget
-from jackpot_sim.training.objective.batch import ModelPass, Proposed, check_per_sequence
+from jackpot_sim.estimators import Correction, Denominator, Level, Tokens, TokenWeights, UpdateTarget
+from jackpot_sim.training.objective.batch import ModelPass, Proposed, Scored, of_tokens
 from jackpot_sim.training.objective.centring import mean_loss
 from jackpot_sim.training.objective.weights import draw, tokens_of, weights_of
 
@@ -46,6 +46,11 @@ class Divisor(StrEnum):
     ACCEPTED = "accepted"
     KEPT_SEQUENCES = "kept_sequences"
     BATCH_NORMALIZED = "batch_normalized"
+
+    @classmethod
+    def of(cls, denominator: Denominator) -> Divisor:
+        """The divisor that a preset's denominator becomes; weights are then normalised over a minibatch."""
+        return cls.BATCH_NORMALIZED if denominator is Denominator.SELF_NORMALIZED else cls(str(denominator))
 
 
 class Direction(StrEnum):
@@ -99,13 +104,15 @@ class PolicyLoss(NamedTuple):
     """True on the tokens whose term is clipped and so has no gradient; None where PPO does not clip."""
     outside: tuple[Tensor, Tensor] | None = None
     """True on tokens below, and above, the bounds of the correction; None where it has none."""
+    tokens: Tokens | None = None
+    """The tokens as the correction saw them: log-ratios, and Ẑ where it looks at it."""
 
 
 def policy_loss(
     correction: Correction,
     target: UpdateTarget,
     given: Proposed,
-    new: ModelPass,
+    new: Scored,
     update: LossSettings,
     shares: Tensor | None = None,
 ) -> PolicyLoss:
@@ -145,7 +152,7 @@ def policy_loss(
     if correction.subtracts_mean:
         gain = partial(surrogate, clip=update.clip, clip_high=update.clip_high)
         loss = loss + mean_loss(correction, target, tokens, given, new, shares, gain)
-    return PolicyLoss(loss, weights, accepted, factor, clipped, _outside(correction, tokens, given.mask))
+    return PolicyLoss(loss, weights, accepted, factor, clipped, _outside(correction, tokens, given.mask), tokens)
 
 
 def _outside(correction: Correction, tokens: Tokens, mask: Tensor) -> tuple[Tensor, Tensor] | None:
@@ -158,7 +165,7 @@ def _outside(correction: Correction, tokens: Tokens, mask: Tensor) -> tuple[Tens
     return below, above
 
 
-def _bypassed(given: Proposed, new: ModelPass) -> Proposed:
+def _bypassed(given: Proposed, new: Scored) -> Proposed:
     """The rollouts with p_new in the place of p_ref, which is the policy that a correction leads to in bypass mode."""
     return dataclasses.replace(
         given,
@@ -228,7 +235,7 @@ def ppo_loss(
         factor: the constant of each token, its share in the minibatch included, (n, length), at least 0.
         new_log_probs: log p_new, with its graph, (n, length), nats.
         old_log_probs: log p_old, the same shape.
-        advantage: A, shape (n,).
+        advantage: A, shape (n,) or (n, length).
         mask: True on tokens, (n, length).
         update: clipping.
 
@@ -257,7 +264,7 @@ def surrogate(
     Args:
         new_log_probs: log p_new, with its graph, (n, length), nats.
         old_log_probs: log p_old, the same shape.
-        advantage: A, shape (n,).
+        advantage: A, shape (n,) or (n, length).
         clip: ε below 1 and, unless `clip_high` is given, above it; None does not clip.
         clip_high: ε above 1.
 
@@ -269,8 +276,7 @@ def surrogate(
 
     check_reals(new_log_probs, "new_log_probs", "n", "length")
     check_same_shape(new_log_probs, check_reals(old_log_probs, "old_log_probs"), "new_log_probs", "old_log_probs")
-    check_per_sequence(advantage, new_log_probs, "new_log_probs")
-    log_ratio, gain = new_log_probs - old_log_probs, advantage[:, None]
+    log_ratio, gain = new_log_probs - old_log_probs, of_tokens(advantage, new_log_probs, "new_log_probs")
     if clip is not None:
         # A·min(r, 1 + ε) where A > 0 and A·max(r, 1 − ε) where A < 0: clipped before exp, which might overflow.
         high = math.log1p(clip if clip_high is None else clip_high)
@@ -284,7 +290,7 @@ def _clipped(new_log_probs: Tensor, old_log_probs: Tensor, advantage: Tensor, up
     """True on the tokens at which `surrogate` is clipped, (n, length); None where it never is."""
     if update.clip is None:
         return None
-    ratio, gain = (new_log_probs - old_log_probs).exp(), advantage[:, None]
+    ratio, gain = (new_log_probs - old_log_probs).exp(), of_tokens(advantage, new_log_probs, "new_log_probs")
     high = update.clip if update.clip_high is None else update.clip_high
     return ((ratio > 1 + high) & (gain > 0)) | ((ratio < 1 - update.clip) & (gain < 0))
 
@@ -367,7 +373,8 @@ def divisor(kind: Divisor, accepted: Tensor, factor: Tensor, mask: Tensor, unit:
     elif kind is Divisor.KEPT_SEQUENCES:
         mean = float((accepted & mask).any(-1).double().mean())
     elif unit is Level.SEQUENCE:
-        mean = float(((factor * mask).sum(-1) / mask.sum(-1)).mean())
+        live = mask[mask.any(-1)]  # a rollout without a token has no weight
+        mean = float(((factor[mask.any(-1)] * live).sum(-1) / live.sum(-1)).mean())
     else:
         mean = float(factor[mask].mean())
     return mean if mean > 0 else 1.0

@@ -8,13 +8,13 @@ from jackpot_sim.core import normalizer, obrs
 from jackpot_sim.core.checks import check_per_token, check_reals, check_same_shape, check_same_states
 from jackpot_sim.core.topk import TopK
 from jackpot_sim.estimators import Correction, Tokens, TokenWeights, UpdateTarget
-from jackpot_sim.training.objective.batch import ModelPass, Proposed, check_on_topk
+from jackpot_sim.training.objective.batch import Proposed, Scored, check_on_topk, of_tokens
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-def weigh(correction: Correction, target: UpdateTarget, given: Proposed, new: ModelPass) -> TokenWeights[Tensor]:
+def weigh(correction: Correction, target: UpdateTarget, given: Proposed, new: Scored) -> TokenWeights[Tensor]:
     """Accept probability and weight of every token, (n, length), float64 without a graph, 0 at padding.
 
     Args:
@@ -38,10 +38,11 @@ def weights_of(correction: Correction, tokens: Tokens) -> TokenWeights[Tensor]:
     return TokenWeights(torch.as_tensor(accept), torch.as_tensor(weight))
 
 
-def tokens_of(correction: Correction, target: UpdateTarget, given: Proposed, new: ModelPass) -> Tokens:
+def tokens_of(correction: Correction, target: UpdateTarget, given: Proposed, new: Scored) -> Tokens:
     """The tokens of a batch, (n, length), float64, with all that a correction may look at.
 
-    Z is taken from the actor's stored top-k, see `estimated_overlap`. With a whole vocabulary stored it is exact.
+    Z is taken from the actor's stored top-k, see `estimated_overlap`. With a whole vocabulary stored it is exact; with
+    nothing stored, and `overlap_of_batch`, it is the mean acceptance probability of the batch at every state.
 
     Arguments and errors as `weigh`.
     """
@@ -53,10 +54,9 @@ def tokens_of(correction: Correction, target: UpdateTarget, given: Proposed, new
     log_ratio = (aim - actor).double()
     overlap, lam = None, correction.overlap_lam
     if lam is not None:
-        if given.topk is None:
+        if given.topk is None and not given.overlap_of_batch:
             raise ValueError(f"{correction.name} needs the overlap, and the rollouts hold no top-k of the actor")
-        on_topk = new.on(given.topk) if to_new else given.reference_on_topk
-        assert on_topk is not None  # stored with the top-k
+        on_topk = None if given.topk is None else new.on(given.topk) if to_new else given.reference_on_topk
         overlap = estimated_overlap(on_topk, given.topk, log_ratio, given.mask, float(lam))
     return Tokens(
         log_ratio,
@@ -65,18 +65,21 @@ def tokens_of(correction: Correction, target: UpdateTarget, given: Proposed, new
         overlap=overlap,
         log_reference_ratio=(reference - aim).double() if to_new else None,
         mask=given.mask,
-        advantages=given.advantage.double()[:, None],
+        advantages=of_tokens(given.advantage, given.mask, "mask").double(),
     )
 
 
-def estimated_overlap(policy_on_topk: Tensor, topk: TopK, log_ratio: Tensor, mask: Tensor, lam: float) -> Tensor:
+def estimated_overlap(
+    policy_on_topk: Tensor | None, topk: TopK | None, log_ratio: Tensor, mask: Tensor, lam: float
+) -> Tensor:
     """Ẑ(λ) of every state from the actor's stored top-k, float64 (n, length); 1 at padding.
 
-    It is `normalizer.calibrated_on_topk` of all tokens of the batch.
+    It is `normalizer.calibrated_on_topk` of all tokens of the batch. Where nothing is stored that is one number for
+    all states, the mean acceptance probability of the batch's tokens: κ of [J] §4.4.2 without a Z_k to multiply.
 
     Args:
-        policy_on_topk: log p of the stored tokens, (n, length, k), nats.
-        topk: these, (n, length, k).
+        policy_on_topk: log p of the stored tokens, (n, length, k), nats; None where nothing is stored.
+        topk: these, (n, length, k); None likewise.
         log_ratio: log p/q of the tokens drawn, float64 (n, length), nats.
         mask: True on tokens, (n, length).
         lam: λ.
@@ -88,10 +91,15 @@ def estimated_overlap(policy_on_topk: Tensor, topk: TopK, log_ratio: Tensor, mas
     import torch
 
     check_per_token(mask, log_ratio=log_ratio)
-    check_same_states(mask[..., None], topk.ids, "mask[..., None]", "topk")
-    check_on_topk(policy_on_topk, topk, "policy_on_topk")
+    if (policy_on_topk is None) is not (topk is None):
+        raise ValueError("policy_on_topk and topk are about the same tokens: give both or neither")
     out = torch.ones(mask.shape, dtype=torch.float64, device=mask.device)
     accept = obrs.acceptance_probability(log_ratio[mask], lam)
+    if policy_on_topk is None or topk is None:
+        out[mask] = torch.as_tensor(accept).mean()
+        return out
+    check_same_states(mask[..., None], topk.ids, "mask[..., None]", "topk")
+    check_on_topk(policy_on_topk, topk, "policy_on_topk")
     # In float32, as they are stored: sums of whole laws miss 1 in its seventh digit, which float64 would not forgive.
     policy = policy_on_topk[mask].float()
     out[mask] = torch.as_tensor(normalizer.calibrated_on_topk(policy, topk.log_probs[mask], accept, lam))

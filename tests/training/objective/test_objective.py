@@ -447,7 +447,7 @@ def test_some_of_what_was_proposed() -> None:
         if name == "topk":
             assert torch.equal(part.ids, whole.ids[rows])
             part, whole = part.log_probs, whole.log_probs
-        assert torch.equal(part, whole[rows])
+        assert part == whole if isinstance(whole, bool) else torch.equal(part, whole[rows])
     without = LAWS.proposed(None).take(rows)
     assert without.topk is None
     assert without.reference_on_topk is None
@@ -481,8 +481,8 @@ def test_a_mask_of_numbers_is_refused_since_it_would_index(call: Any) -> None:
         call()
 
 
-@pytest.mark.parametrize("shape", [(3, 3), (3, 1), (1,), (), (1, 3), (3, 3, 1)])
-def test_advantages_are_one_per_sequence_even_where_there_are_as_many_tokens(shape: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("shape", [(3, 1), (1,), (), (1, 3), (3, 3, 1)])
+def test_advantages_are_one_per_sequence_or_one_per_token_and_never_broadcast(shape: tuple[int, ...]) -> None:
     square, advantage = -torch.ones(3, 3), torch.ones(shape)
     with pytest.raises(ValueError, match="advantage has shape"):
         objective.surrogate(square, square, advantage, 0.2)

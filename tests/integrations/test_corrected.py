@@ -1,0 +1,209 @@
+"""The part that integrations share: settings by name, the same loss without logits, uniforms by a hash, figures."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+from scipy import stats
+
+from jackpot_sim import estimators
+from jackpot_sim.estimators import UpdateTarget
+from jackpot_sim.integrations.corrected import (
+    Loss,
+    Settings,
+    agreement,
+    correct,
+    metrics,
+    policy_loss,
+    uniforms,
+)
+from jackpot_sim.studies.estimator_spec import EstimatorSpec
+from jackpot_sim.training.objective import Aggregation, Divisor, TokenPass, ppo_loss, token_shares
+from tests.cases import each
+from tests.integrations.parity import CENTRED, CORRECTIONS, Case, OnTheBatchsDevice, assert_equal, case
+
+MASK = torch.ones(400, 50, dtype=torch.bool)
+LOG_PROBS = -torch.rand(400, 50, generator=torch.Generator().manual_seed(0))
+
+
+def new_of(batch: Case) -> TokenPass:
+    return TokenPass(batch.new_log_probs(), batch.new_on_topk())
+
+
+@each("aggregation", list(Aggregation))
+@pytest.mark.parametrize("divisor", list(Divisor))
+@pytest.mark.parametrize("topk", [False, True], ids=["batch", "topk"])
+@each("name", CORRECTIONS)
+def test_the_loss_without_logits_is_the_projects_own(
+    name: str, topk: bool, divisor: Divisor, aggregation: Aggregation
+) -> None:
+    batch, loss = case(CORRECTIONS[name], topk=topk, divisor=divisor), Loss(aggregation)
+    found, _ = policy_loss(batch.settings, batch.given, new_of(batch), loss)
+    assert_equal((found, batch.gradient(found)), batch.own(loss))
+
+
+def test_a_centred_loss_without_logits_is_the_projects_own() -> None:
+    batch = case(CENTRED, topk=True)
+    found, _ = policy_loss(batch.settings, batch.given, new_of(batch), Loss())
+    assert_equal((found, batch.gradient(found)), batch.own(Loss()))
+    with pytest.raises(ValueError, match="no factor on a token's loss"):
+        correct(batch.settings, batch.given, new_of(batch))
+
+
+@pytest.mark.parametrize("topk", [False, True], ids=["batch", "topk"])
+@each("name", CORRECTIONS)
+def test_the_factor_on_the_trainers_loss_makes_the_same_loss(name: str, topk: bool) -> None:
+    batch, loss = case(CORRECTIONS[name], topk=topk, divisor="accepted"), Loss(Aggregation.SEQUENCE_MEAN)
+    factor = correct(batch.settings, batch.given, new_of(batch)).factor
+    shares = token_shares(batch.mask, loss.aggregation) * factor
+    given = batch.given
+    found = ppo_loss(shares, batch.new_log_probs(), given.reference_log_probs, given.advantage, given.mask, loss)
+    assert_equal((found, batch.gradient(found)), batch.own(loss))
+
+
+def test_advantages_of_tokens_are_those_of_their_sequence_repeated() -> None:
+    batch = case(CORRECTIONS["jackpot"], topk=True)
+    wide = dataclasses.replace(batch.given, advantage=batch.advantage[:, None].expand(batch.mask.shape))
+    found, _ = policy_loss(batch.settings, wide, new_of(batch), Loss())
+    assert_equal((found, batch.gradient(found)), batch.own(Loss()))
+
+
+def test_without_a_topk_the_overlap_is_the_batchs_mean_acceptance() -> None:
+    batch = case(CORRECTIONS["jackpot"], topk=False)
+    found = correct(batch.settings, batch.given, new_of(batch))
+    log_ratio = (batch.given.reference_log_probs - batch.given.actor_log_probs)[batch.mask].double()
+    mean = float(log_ratio.exp().clamp(max=1).mean())
+    assert found.tokens.overlap is not None
+    assert torch.allclose(torch.as_tensor(found.tokens.overlap)[batch.mask], torch.tensor(mean, dtype=torch.float64))
+    with pytest.raises(ValueError, match="hold no top-k"):
+        correct(batch.settings, dataclasses.replace(batch.given, overlap_of_batch=False), new_of(batch))
+
+
+# ------------------------------------------------------------------- settings
+
+
+def test_a_name_a_preset_a_mapping_a_text_and_objects_are_settings() -> None:
+    jackpot = estimators.get("jackpot", c1=3.0)
+    expected = Settings(jackpot, divisor=Divisor.ACCEPTED, topk=5)
+    text = "{kind: jackpot, c1: 3, divisor: accepted, topk: 5}"
+    mapping = {"kind": "jackpot", "c1": 3, "divisor": "accepted"}
+    assert Settings.of(text) == Settings.of(mapping, topk=5) == Settings.of(expected) == expected
+    assert Settings.of(jackpot, divisor="accepted", topk=5) == expected
+    assert Settings.of(EstimatorSpec(kind="jackpot", parameters={"c1": 3.0}), divisor="accepted", topk=5) == expected
+    assert Settings.of("verl:decoupled_token_is").correction == estimators.get("verl:decoupled_token_is")
+    assert Settings.of("{kind: jackpot, target: p_new}").target is UpdateTarget.POLICY
+
+
+def test_a_preset_brings_its_denominator() -> None:
+    found = {each.denominator: name for name, each in estimators.presets().items() if each.parts}
+    for denominator, name in found.items():
+        assert Settings.of(name).divisor is Divisor.of(denominator)
+    assert len(found) > 1
+
+
+@pytest.mark.parametrize(
+    ("correction", "own", "sentence"),
+    [
+        ("jackpott", {}, "did you mean 'jackpot'"),
+        ("{kind: jackpot, c1: x}", {}, "c1 must be a number"),
+        ("{kind: jackpot, c9: 1}", {}, "no parameter 'c9'"),
+        ("{kind: [", {}, "is no YAML"),
+        ("{kind: jackpot, divisor: none}", {}, "divisor 'none' is none of proposed"),
+        ("{kind: jackpot, acceptance_rate: 0.9}", {}, "give lam"),
+        ("jackpot", {"topk": -1}, "topk must be at least 0"),
+        ("jackpot", {"topk": 2.5}, "topk must be a whole number"),
+        ("jackpot", {"tok": 1}, "no setting tok"),
+        ("{kind: tis, target: p_new}", {}, "p_new"),
+    ],
+)
+def test_wrong_settings_are_one_sentence(correction: str, own: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence) as caught:
+        Settings.of(correction, **own)
+    assert "\n" not in str(caught.value)
+
+
+# ------------------------------------------------------------------- uniforms
+
+
+def test_uniforms_are_uniform_and_independent() -> None:
+    found = uniforms(LOG_PROBS, MASK)
+    assert stats.kstest(found.flatten().numpy(), "uniform").pvalue > 1e-3
+    pairs = [(found[:, 1:], found[:, :-1]), (found, LOG_PROBS), (found, uniforms(LOG_PROBS, MASK, 1))]
+    for first, second in pairs:
+        both = torch.stack([first.flatten().double(), second.flatten().double()])
+        assert abs(float(torch.corrcoef(both)[0, 1])) < 4 / first.numel() ** 0.5
+
+
+def test_rollouts_with_the_same_beginning_have_other_uniforms() -> None:
+    changed = LOG_PROBS.clone()
+    changed[:, -1] -= 0.25
+    assert not (uniforms(changed, MASK) == uniforms(LOG_PROBS, MASK)).any()
+
+
+def test_uniforms_know_no_padding_no_packing_and_no_random_state() -> None:
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    mask = torch.zeros(400, 60, dtype=torch.bool)
+    mask[:, 7:57] = True
+    padded = torch.full((400, 60), -9.0).masked_scatter(mask, LOG_PROBS)
+    found = uniforms(padded, mask)[:, 7:57]
+    assert torch.equal(found, uniforms(LOG_PROBS, MASK))
+    assert torch.equal(found[17:19], uniforms(LOG_PROBS[17:19], MASK[17:19]))
+    assert torch.equal(before, torch.get_rng_state())
+
+
+# ------------------------------------------------------------------- figures
+
+
+def test_metrics_are_raw_and_count_tokens_alone() -> None:
+    batch = case(CORRECTIONS["jackpot"], topk=True)
+    found = correct(batch.settings, batch.given, new_of(batch))
+    figures = metrics(found, batch.given)
+    ratio = (batch.given.reference_log_probs - batch.given.actor_log_probs)[batch.mask].double().exp()
+    assert figures["ratio/max"] == pytest.approx(float(ratio.max()))
+    assert figures["ratio/max"] > 1.2
+    assert figures["masked_share"] == pytest.approx(1 - float(found.accepted[batch.mask].double().mean()))
+    weight = found.factor[batch.mask].double()
+    assert figures["ess"] == pytest.approx(float(weight.mean() ** 2 / (weight**2).mean()))
+    assert 0 < figures["overlap/p05"] <= figures["overlap/p50"] <= 1
+    with pytest.raises(ValueError, match="no token in its mask"):
+        metrics(found, dataclasses.replace(batch.given, mask=torch.zeros_like(batch.mask)))
+
+
+@each("name", CORRECTIONS)
+def test_agreement_has_the_figures_of_a_batch_on_which_both_policies_agree(name: str) -> None:
+    batch = case(CORRECTIONS[name], topk=False)
+    agreed = dataclasses.replace(batch, before=batch.actor, logits=batch.actor.clone().requires_grad_())
+    found = metrics(correct(agreed.settings, agreed.given, new_of(agreed)), agreed.given)
+    assert list(found) == list(agreement(batch.settings))
+    assert found == pytest.approx(agreement(batch.settings), abs=1e-6)
+
+
+@each("divisor", [Divisor.PROPOSED, Divisor.ACCEPTED, Divisor.BATCH_NORMALIZED])
+@each("name", ["tis", "sequence-mis", "jackpot"])
+def test_a_rollout_without_a_token_changes_nothing(name: str, divisor: Divisor) -> None:
+    batch = case(CORRECTIONS[name], topk=False, divisor=divisor)
+    rows = torch.tensor([0, 0, 1])
+    mask = batch.given.mask[rows].clone()
+    mask[1] = False
+    with_empty = dataclasses.replace(batch.given.take(rows), mask=mask)
+    found = correct(batch.settings, with_empty, new_of(batch))
+    without = correct(batch.settings, batch.given.take(torch.tensor([0, 1])), new_of(batch))
+    assert found.divisor == pytest.approx(without.divisor)
+    assert torch.allclose(found.factor[[0, 2]], without.factor)
+
+
+@pytest.mark.parametrize("topk", [False, True], ids=["batch", "topk"])
+@each("name", CORRECTIONS)
+def test_loss_and_figures_stay_on_the_batchs_device(name: str, topk: bool) -> None:
+    batch = case(CORRECTIONS[name], topk=topk, divisor="accepted")
+    new, settings = new_of(batch), batch.settings
+    log_probs, mask, proposed = batch.given.actor_log_probs, batch.given.mask, batch.given
+    with OnTheBatchsDevice():
+        uniforms(log_probs, mask)
+        _, found = policy_loss(settings, proposed, new, Loss())
+        metrics(found, proposed)
+        metrics(correct(settings, proposed, new), proposed)
