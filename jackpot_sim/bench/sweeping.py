@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import tempfile
 import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from unittest import mock
 
 import pandas as pd
 
@@ -128,10 +126,15 @@ def _small_cells(count: int) -> Study:
 
 @contextlib.contextmanager
 def _two_nodes() -> Iterator[str]:
-    """The address of a cluster of this machine, which ends with the block."""
+    """The address of a cluster of this machine, which ends with the block.
+
+    Ray's workers are nice to other programs by default, and loky's are not: on a busy machine that alone would decide.
+    """
     require("ray", purpose="the benchmark cluster")
-    environment = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
-    with mock.patch.dict(os.environ, environment):
+    from jackpot_sim.studies.ray_executor import variables
+
+    environment = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled", "RAY_worker_niceness": "0"}
+    with variables(environment):
         from ray.cluster_utils import Cluster
 
         made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})

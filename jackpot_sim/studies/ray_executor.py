@@ -19,7 +19,6 @@ from concurrent.futures import Executor, Future
 from pathlib import Path
 from types import ModuleType
 from typing import Any, ParamSpec, TypeVar
-from unittest import mock
 
 from typing_extensions import override
 
@@ -131,8 +130,11 @@ def _of_ray(error: Exception) -> Exception:
             f"a worker process died {RETRIES + 1} time{'s' * (RETRIES > 0)}, perhaps for lack of memory",
             "run the same command again, with more --worker-threads for each worker",
         )
-    if isinstance(error, known.RayError):
-        return lost(type(error).__name__)
+    if isinstance(error, known.LocalRayletDiedError):
+        return lost("Ray died on this machine")
+    if isinstance(error, known.RayError) and not isinstance(error, known.RayTaskError):
+        first = str(error).strip().splitlines()[0]
+        return WorkersLostError(f"Ray gave a task up ({type(error).__name__}: {first})", "run the same command again")
     return error
 
 
@@ -162,7 +164,7 @@ def opened(
     """
     require("ray", purpose="--executor ray")
     address = address or os.environ.get("RAY_ADDRESS") or None
-    if address is not None and address != "auto":
+    if address is not None:
         _require_answer(address)
     ray = _connected(address, None if address else local * threads)
     over = threading.Event()
@@ -180,6 +182,12 @@ def opened(
 
 
 def _require_answer(address: str) -> None:
+    if address == "auto":  # a cluster that was killed leaves its address, for which Ray waits minutes
+        current = Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray" / "ray_current_cluster"
+        address = current.read_text(encoding="utf-8").strip() if current.is_file() else "auto"
+        if not _answers(address):
+            raise StudyError("--ray-address auto: no Ray cluster runs on this machine: start one with `ray start`")
+        return
     host, _, port = address.rpartition(":")
     if "://" in address or not host or not port.isdecimal():
         raise StudyError(
@@ -198,7 +206,7 @@ def _answers(address: str) -> bool:
     try:
         with socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWERS_WITHIN):
             return True
-    except (OSError, OverflowError):
+    except (OSError, ValueError, OverflowError):
         return False
 
 
@@ -209,7 +217,7 @@ def _connected(address: str | None, cpus: int | None) -> ModuleType:
         StudyError: it cannot be connected; the sentence tells a wrong token from another version.
     """
     environment = _ENVIRONMENT | (_OF_A_CLUSTER if address else {})
-    with mock.patch.dict(os.environ, environment), _hushed() as heard:
+    with variables(environment), _hushed() as heard:
         ray = imported("ray")
         quiet: Mapping[str, object] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
         try:
@@ -243,6 +251,18 @@ def _room(ray: ModuleType, threads: int, gpus: float) -> int:
         there = ", ".join(f"{node.get('CPU', 0):g} CPUs and {node.get('GPU', 0):g} GPUs" for node in nodes)
         raise StudyError(f"no node of the Ray cluster has {wanted} for a worker, which would wait for ever: {there}")
     return sum(rooms)
+
+
+@contextlib.contextmanager
+def variables(changes: Mapping[str, str]) -> Iterator[None]:
+    """A block with other environment variables; Ray reads its own when it is imported and when it starts."""
+    before = dict(os.environ)
+    os.environ.update(changes)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ import os
 import pickle
 import platform
 import signal
+import traceback
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
@@ -77,6 +78,7 @@ def called(task: bytes, setting: bytes) -> bytes:
             function, arguments, named = pickle.loads(task)
             outcome = Outcome(function(*arguments, **named))
         except Exception as error:
+            error.add_note("".join(traceback.format_exception(error)))  # pickled, an error has no traceback
             outcome = Outcome(error=error)
     return pickle.dumps(outcome)
 

@@ -123,7 +123,7 @@ def training(
     }
     study = read(config, {**(overrides or {}), **own}, quick=quick)
     root = out or Path("runs") / f"{study.name}-{study.config_hash[:8]}"
-    for few in shortages(study) if not quiet else ():
+    for few in shortages(study, by.worker_gpus > 0) if not quiet else ():
         _say(few)
     if dry_run:
         output.print(summary.runs_table(study))
@@ -132,7 +132,12 @@ def training(
     require("torch", "transformers", purpose="training")
     if tensorboard:
         require("tensorboard", purpose="--tensorboard")
-    options = Options(keep_policies=keep_policies, tensorboard=tensorboard, models=models)
+    options = Options(
+        keep_policies=keep_policies,
+        tensorboard=tensorboard,
+        devices_elsewhere=by.worker_gpus > 0,
+        models=models,
+    )
     with by.opened(len(study.runs)) as (executor, width), progress.shown(study, quiet) as report:
         say = str if quiet else _say
         done = conduct(study, root, executor, in_flight=width, options=options, report=report, say=say)

@@ -63,6 +63,8 @@ class Options:
     """True saves the policies of the runs that are still to be trained, False lets them go."""
     tensorboard: bool = False
     """True writes events for TensorBoard."""
+    devices_elsewhere: bool = False
+    """True where workers have devices that this machine lacks: they refuse what is missing."""
     models: Path | None = None
     """The folder of the first models of runs, which studies may share; None: in the study's folder."""
 
@@ -100,7 +102,7 @@ def conduct(
             _folder(root).claimed(study.config_hash, study.corrections),
             outliving_workers("what is finished is kept, and so are checkpoints"),
         ):
-            check_possible(study)
+            check_possible(study, options.devices_elsewhere)
             _begin(root, study)
             missing = [run for run in study.runs if not (root / "runs" / run.id / STEPS).exists()]
             already = len(study.runs) - len(missing)
@@ -117,13 +119,13 @@ def conduct(
         raise unwritable(Path(error.filename or root), error) from error
 
 
-def check_possible(study: Study) -> None:
+def check_possible(study: Study, devices_elsewhere: bool = False) -> None:
     """Refuses missing devices, and tasks without a problem to test on, before anything is taught.
 
     Raises:
         StudyError: see above, or the problems of a task cannot be read.
     """
-    for device in {run.training.device for run in study.runs}:
+    for device in {run.training.device for run in study.runs} if not devices_elsewhere else ():
         try:
             resolved_device(device)
         except ValueError as error:
@@ -135,13 +137,13 @@ def check_possible(study: Study) -> None:
             raise StudyError(str(error)) from error
 
 
-def shortages(study: Study) -> tuple[str, ...]:
+def shortages(study: Study, devices_elsewhere: bool = False) -> tuple[str, ...]:
     """The problems that tasks have fewer of than runs ask for, in sentences: all of them are then taken.
 
     Raises:
         StudyError: the problems of a task cannot be read.
     """
-    check_possible(study)
+    check_possible(study, devices_elsewhere)
     said = []
     asked = (
         (each.task, each.evaluation.problems, each.rollout.prompts) for each in (run.training for run in study.runs)

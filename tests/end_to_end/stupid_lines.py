@@ -53,6 +53,10 @@ run                                                       | see --help
 --config study.yaml --workers 0                           | --workers must be at least 1
 --config study.yaml --workers many                        | --workers
 --config study.yaml --executor serial --workers 2         | cannot go with
+--config study.yaml --ray-address head:6379               | goes with --executor ray
+--config study.yaml --worker-gpus 1                       | goes with --executor ray
+--config study.yaml --worker-threads 0                    | --worker-threads must be at least 1
+--config study.yaml --executor ray --ray-address 127.0.0.1:9 | nobody answers at
 --config study.yaml --executor dask                       | --executor
 --config study.yaml --estimators                          | estimators
 --config study.yaml --estimators tiss                     | did you mean 'tis'

@@ -1,101 +1,28 @@
-"""A Ray executor on a cluster of this machine: what it runs and refuses, and what a study keeps when nodes die."""
+"""A Ray executor on a cluster of this machine: what it runs, and what it refuses."""
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
 import platform
 import re
-import signal
 import subprocess
+import sys
 import threading
 import time
-from collections.abc import Collection, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
 
-from jackpot_sim.diagnose import one_pass
-from jackpot_sim.diagnose.cli import main as diagnose
-from jackpot_sim.estimators.corrections import registry
-from jackpot_sim.readers import build
-from jackpot_sim.studies import plugins, ray_executor, ray_worker
+from jackpot_sim.studies import ray_executor, ray_worker
 from jackpot_sim.studies.errors import StudyError
-from jackpot_sim.studies.executors import ExecutorKind, SerialExecutor, WorkersLostError, outliving_workers
-from jackpot_sim.studies.ray_executor import RayExecutor
+from jackpot_sim.studies.executors import ExecutorKind, WorkersLostError, outliving_workers
 from jackpot_sim.studies.workers import Workers
-from jackpot_sim.sweep import plan, records
-from jackpot_sim.sweep.cli import main as sweep_here
-from jackpot_sim.sweep.run import Progress, run
-from tests.diagnose.test_cli import GOOD, rows
-from tests.end_to_end.commands import finish, kill_all, start, wait_until
-from tests.sweep.studies import assert_same_run, run_serially, shards, small
+from tests.studies.nodes import NEEDED, Nodes
+from tests.studies.nodes import cluster as cluster
+from tests.studies.nodes import nodes as nodes
 
-pytest.importorskip("ray")
-pytestmark = pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="looks into /proc")
-
-SOON = {"health_check_period_ms": 500, "health_check_timeout_ms": 500, "health_check_failure_threshold": 3}
-"""Ray's own settings, so that a node that was killed is taken for dead within seconds."""
-
-
-class Nodes:
-    """A cluster whose nodes are processes of this machine, of one CPU each; the head runs no task."""
-
-    def __init__(self, count: int) -> None:
-        from ray.cluster_utils import Cluster
-
-        head = {"num_cpus": 0, "include_dashboard": False, "_system_config": SOON}
-        self.cluster = Cluster(initialize_head=True, head_node_args=head)
-        self.nodes = [self.cluster.add_node(num_cpus=1) for _ in range(count)]
-
-    def workers(self, **more: Any) -> Workers:
-        return Workers(executor=ExecutorKind.RAY, ray_address=self.cluster.address, **more)
-
-    def options(self) -> list[str]:
-        return ["--executor", "ray", "--ray-address", self.cluster.address]
-
-    def kill_one(self) -> None:
-        self.cluster.remove_node(self.nodes.pop(), allow_graceful=False)
-
-    def be(self, count: int) -> None:
-        while len(self.nodes) < count:
-            self.nodes.append(self.cluster.add_node(num_cpus=1))
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Nodes]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        patch.setenv("RAY_AUTH_MODE", "disabled")
-        made = Nodes(2)
-        yield made
-        made.cluster.shutdown()
-    deadline = time.monotonic() + 10
-    while (left := rays_children()) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert not left, "a process of Ray outlived its cluster"
-
-
-@pytest.fixture
-def nodes(cluster: Nodes) -> Nodes:
-    """Two nodes, whatever the tests before have killed."""
-    cluster.be(2)
-    return cluster
-
-
-def rays_children(name: bytes = b"ray", parents: Collection[int] = (os.getpid(),)) -> list[str]:
-    """The processes with this name that these have started."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            line, parent = (entry / "cmdline").read_bytes(), (entry / "stat").read_text().rsplit(") ")[1].split()[1]
-            if int(parent) in parents and name in line:
-                found.append(line.decode())
-    return found
+pytestmark = NEEDED
 
 
 # --- tasks ------------------------------------------------------------------------------------------------
@@ -164,6 +91,18 @@ def test_the_code_of_the_package_has_a_digest(tmp_path: Path, monkeypatch: pytes
     assert first != ray_worker.versions()["jackpot-sim"]
 
 
+def test_a_node_without_this_package_says_so(tmp_path: Path) -> None:
+    from ray import cloudpickle
+
+    (tmp_path / "call").write_bytes(cloudpickle.dumps(ray_executor._caller()))
+    program = (
+        "import pathlib, pickle, sys; sys.modules['jackpot_sim'] = None; "
+        "call = pickle.loads(pathlib.Path('call').read_bytes()); print(pickle.loads(call(b'', b'')))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert re.match(r"node .* cannot import this version of jackpot_sim \(.*\): install it on every node", done.stdout)
+
+
 # --- clusters that cannot be had --------------------------------------------------------------------------
 
 
@@ -187,6 +126,19 @@ def test_an_address_where_nobody_answers_is_refused_at_once(monkeypatch: pytest.
     with pytest.raises(StudyError, match=f"^nobody answers at --ray-address {address}: "), asked.opened():
         pass
     assert time.monotonic() - began < ray_executor.ANSWERS_WITHIN + 2
+
+
+@pytest.mark.parametrize("left", ["nothing", "the address of a cluster that was killed"])
+def test_a_machine_without_a_cluster_is_refused_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left: str
+) -> None:
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    if left != "nothing":
+        (tmp_path / "ray").mkdir()
+        (tmp_path / "ray" / "ray_current_cluster").write_text("127.0.0.1:9")
+    asked = Workers(executor=ExecutorKind.RAY, ray_address="auto")
+    with pytest.raises(StudyError, match=r"^--ray-address auto: no Ray cluster runs on this machine"), asked.opened():
+        pass
 
 
 @pytest.mark.parametrize("address", ["ray://head:10001", "head", "head:port", ":6379"])
@@ -220,135 +172,3 @@ def test_a_cluster_that_is_lost_fails_what_runs_and_what_comes(nodes: Nodes, mon
             outliving_workers("all is well"),
         ):
             executor.submit(int)
-
-
-# --- studies ----------------------------------------------------------------------------------------------
-
-
-def test_a_sweep_outlives_a_node_with_each_cell_once_and_the_records_of_this_process(
-    nodes: Nodes, tmp_path: Path
-) -> None:
-    study = small(seeds=14)
-    assert len(plan.cells(study)) == 42
-    run_serially(study, tmp_path / "serial")
-    landed = []
-
-    def report(progress: Progress) -> None:
-        landed.append(progress.finished)
-        if progress.finished == 8:
-            threading.Thread(target=nodes.kill_one).start()
-
-    with nodes.workers().opened() as (executor, width):
-        run(study, tmp_path / "ray", executor, in_flight=2 * width, report=report)
-    assert len(nodes.nodes) == 1
-    assert landed == list(range(43))
-    assert_same_run(tmp_path / "ray", tmp_path / "serial")
-    assert not records.load(tmp_path / "ray").duplicated(["cell", "estimator", "denominator", "method"]).any()
-
-
-def test_a_diagnosis_of_many_files_is_that_of_this_process(
-    nodes: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for home, name in ((registry, "_REGISTRY"), (plugins, "_LOADED"), (plugins, "_DIGESTS")):
-        monkeypatch.setattr(home, name, dict(getattr(home, name)))
-    submit, flying, most = RayExecutor.submit, list[Any](), []
-
-    def watched(executor: RayExecutor, *task: Any) -> Any:
-        flying.append(submit(executor, *task))
-        most.append(sum(not each.done() for each in flying))
-        return flying[-1]
-
-    monkeypatch.setattr(RayExecutor, "submit", watched)
-    monkeypatch.setattr(build, "full", partial(build.full, tokens=100))  # a table for each file
-    for name in "abcdefghi":
-        made = pd.DataFrame(rows(20)).assign(sequence=lambda table, n=name: n + table["sequence"].astype(str))
-        made.to_parquet(tmp_path / f"{name}.parquet")
-    (tmp_path / "mine.py").write_text(GOOD, encoding="utf-8")
-    reports = []
-    for more in (["--executor", "serial"], nodes.options()):
-        line = [str(tmp_path / "*.parquet"), "--quiet", "--json", str(tmp_path / "report.json"), *more]
-        assert diagnose([*line, "--plugin", str(tmp_path / "mine.py")]) in (0, 1)
-        reports.append((tmp_path / "report.json").read_text(encoding="utf-8"))
-    assert reports[0] == reports[1]
-    assert len(flying) == 9
-    assert max(most) <= 2 * one_pass.IN_FLIGHT + 1
-    assert any(each["name"] == "probability-gap" for each in json.loads(reports[0])["corrections"])
-
-
-def test_training_outlives_a_node_and_goes_on_from_its_checkpoint(nodes: Nodes, tmp_path: Path) -> None:
-    pytest.importorskip("torch")
-    pytest.importorskip("transformers")
-    from jackpot_sim.training.conduct import Options, conduct
-    from jackpot_sim.training.conduct import Progress as Trained
-    from tests.training.tiny import MODES, assert_same, study_of
-
-    study = study_of({"steps": 60, "evaluation": {"every": 20}, "methods": {"stale": MODES["stale"]}})
-    options = Options(models=tmp_path / "models")
-    conduct(study, tmp_path / "serial", SerialExecutor(), options=options)
-    (training,) = study.runs
-    deaths = []
-
-    def report(progress: Trained) -> None:
-        if not deaths and progress.under_way.get(training.id, {}).get("step", 0) >= 2:
-            deaths.append(progress.finished)
-            nodes.kill_one()
-            nodes.kill_one()
-            nodes.be(1)
-
-    with nodes.workers().opened(1) as (executor, width):
-        conduct(study, tmp_path / "ray", executor, in_flight=width, options=options, report=report)
-    assert deaths == [0]
-    assert_same(tmp_path / "ray" / "runs" / training.id, tmp_path / "serial" / "runs" / training.id)
-
-
-# --- the end of a command, and of its cluster -------------------------------------------------------------
-
-LONG = {
-    "env": {"kind": "logit-noise", "base": {"kind": "dirichlet", "vocab": 300, "states": 24}, "sigma": [0.1, 0.2, 0.3]},
-    "estimators": ["none", "is", {"kind": "jackpot", "acceptance_rate": 0.9}],
-    "seeds": 40,
-}
-
-
-@pytest.fixture
-def sweeping(nodes: Nodes, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    """A sweep on the cluster in `tmp_path / "run"` that has finished a cell and not all of them."""
-    (tmp_path / "study.yaml").write_text(json.dumps(LONG))
-    with start("--config", tmp_path / "study.yaml", "--out", tmp_path / "run", "--quiet", *nodes.options()) as process:
-        try:
-            wait_until(lambda: len(shards(tmp_path / "run")) >= 1, process)
-            yield process
-        finally:
-            kill_all(process)
-
-
-def assert_the_same_command_finishes(root: Path, error: str) -> None:
-    done = len(shards(root / "run"))
-    assert 1 <= done < 120, error
-    line = ["--config", str(root / "study.yaml"), "--quiet", "--executor", "serial", "--out"]
-    assert sweep_here([*line, str(root / "run")]) == 0
-    assert sweep_here([*line, str(root / "whole")]) == 0
-    assert_same_run(root / "run", root / "whole")
-
-
-def test_ctrl_c_ends_the_workers_in_one_sentence(sweeping: subprocess.Popen[str], nodes: Nodes, tmp_path: Path) -> None:
-    kill_all(sweeping, signal.SIGINT)
-    assert finish(sweeping) == (130, "", "sweep: interrupted; the same command finishes the run\n")
-    raylets = [info.process.pid for node in nodes.nodes for info in node.all_processes["raylet"]]
-    deadline = time.monotonic() + 20
-    while (left := rays_children(b"ray::call", raylets)) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert not left
-    assert_the_same_command_finishes(tmp_path, "")
-
-
-def test_the_end_of_the_cluster_is_one_sentence(  # and so the last test of its cluster
-    sweeping: subprocess.Popen[str], nodes: Nodes, tmp_path: Path
-) -> None:
-    for node in (*nodes.nodes, nodes.cluster.head_node):
-        node.kill_all_processes(check_alive=False, allow_graceful=False)
-    code, out, error = finish(sweeping)
-    assert (code, out) == (2, "")
-    sentence = r"sweep: the Ray cluster was lost \(.*\); finished cells are kept: run the same command again .*, and it goes on"
-    assert re.fullmatch(sentence, error.strip())
-    assert_the_same_command_finishes(tmp_path, error)

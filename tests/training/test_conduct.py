@@ -19,7 +19,7 @@ from jackpot_sim.studies.executors import ExecutorKind, SerialExecutor, opened
 from jackpot_sim.studies.files import locked
 from jackpot_sim.studies.shared import SharedFolder
 from jackpot_sim.training import conduct as conduct_module
-from jackpot_sim.training.conduct import Options, Progress, conduct, last_row, load, manifest
+from jackpot_sim.training.conduct import Options, Progress, check_possible, conduct, last_row, load, manifest
 from jackpot_sim.training.loop.run import train
 from jackpot_sim.training.records import OUTCOMES, STEPS
 from jackpot_sim.training.study import Study
@@ -284,6 +284,18 @@ def test_two_at_once_in_one_run_are_refused(tmp_path: Path, models: Path, monkey
     run_all(STUDY, tmp_path / "study", models)
     assert len(list((tmp_path / "study" / "runs").glob("*/steps.parquet"))) == len(STUDY.runs)
     assert not list((tmp_path / "study" / "runs").glob("*/.*"))
+
+
+def test_devices_of_workers_elsewhere_are_theirs_to_refuse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = study_of({"device": "cuda"})
+
+    def missing(device: str) -> str:
+        raise ValueError(f"{device} is not here")
+
+    monkeypatch.setattr(conduct_module, "resolved_device", missing)
+    with pytest.raises(StudyError, match="cuda is not here"):
+        check_possible(study)
+    check_possible(study, devices_elsewhere=True)
 
 
 def test_a_worker_elsewhere_that_does_not_see_the_folder_trains_nothing(
