@@ -152,7 +152,7 @@ def test_packages_that_want_other_versions_are_told(monkeypatch: pytest.MonkeyPa
     with_version(monkeypatch, "transformers", "5.24.0")
     assert list(conflicts([package("verl"), package("numpy")])) == [
         "verl 0.9.1 wants transformers!=5.6.0,<5.11,>=5.5.3, and 5.24.0 is installed: "
-        "they need environments of their own"
+        "install one that suits both, or give each an environment of its own"
     ]
 
     def damaged(_: str) -> list[str]:
