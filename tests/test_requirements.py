@@ -162,7 +162,9 @@ def test_metadata_without_a_version_are_one_sentence(version: str | None, monkey
     assert sentence.endswith("'.[trl]' in the project's folder")
 
 
-def test_an_extra_that_is_tested_with_other_versions_has_constraints_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_extra_with_other_tested_versions_has_its_own_constraints(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     without(monkeypatch, "verl")
     found = requirements.package("verl")
     assert found.newest is not None
