@@ -67,8 +67,12 @@ def _given(
     before = batch.get("log_probs")
     old = padded(rows_of(before, "log_probs") if before else [each.detach() for each in new])
     topk, on_topk = _on_topk(settings, layout, args, batch, logits)
-    if topk is not None and before and settings.target is UpdateTarget.REFERENCE:
-        raise ValueError("the batch holds no log-probs of p_ref for the actor's top-k: write topk: 0, or target: p_new")
+    needed = settings.target is UpdateTarget.REFERENCE or settings.correction.subtracts_mean
+    if topk is not None and before and needed:
+        raise ValueError(
+            "the batch holds no log-probs of p_ref for the actor's top-k: write topk: 0 or target: p_new, or, if the "
+            "correction is centred, pass --use-rollout-logprobs"
+        )
     reference = None if on_topk is None or before else on_topk.detach()
     return proposed(settings, actor, old, mask, advantages, topk, reference), on_topk
 

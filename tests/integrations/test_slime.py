@@ -261,6 +261,14 @@ def test_what_a_custom_loss_would_ignore_is_one_sentence(own: dict[str, Any], se
         slime.custom_loss(args, packed.fields(**packed.stored()), packed.logits, packed.reducer("samples"))
 
 
+@pytest.mark.usefixtures("stand_ins")
+@each("correction", [CENTRED, {"kind": "jackpot", "centred": True, "target": "p_new"}])
+def test_a_centred_custom_loss_needs_p_ref_on_the_topk(correction: Any) -> None:
+    packed = Packed(case(dict(correction), topk=True))
+    with pytest.raises(ValueError, match="if the correction is centred, pass --use-rollout-logprobs"):
+        packed.custom(slime, **packed.stored())
+
+
 def test_masks_are_the_same_in_each_epoch() -> None:
     packed = Packed(case(CORRECTIONS["jackpot"], topk=False))
     assert torch.equal(packed.tis(slime)[0], packed.tis(slime)[0])
