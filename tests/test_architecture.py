@@ -69,7 +69,7 @@ MAY_IMPORT = {
     # Times everything, the paper's figures too, and nothing imports it.
     "jackpot_sim.bench": (
         *(CORE, ESTIMATORS, ENVIRONMENTS, TRAINING, *READERS, "analysis", "paper_figures"),
-        *(DUMPS, "jackpot_sim.diagnose"),
+        *(DUMPS, "jackpot_sim.diagnose", "jackpot_sim.integrations", "jackpot_sim.record"),
     ),
     "analysis": READERS,
     # Measures laws that no record could hold, so that it builds the models itself.

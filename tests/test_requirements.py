@@ -125,6 +125,13 @@ def test_a_newer_version_is_warned_of_once_with_the_range(monkeypatch: pytest.Mo
         require_tested("trl", "nowhere", purpose="the mixin")
 
 
+def test_the_newest_tested_version_of_every_package_is_known() -> None:
+    """So that a newer one is warned of; those that only tests need are of no account."""
+    extras = {requirement.name: extra for requirement, extra in requirements.asked_for() if extra != "test"}
+    assert {"numpy", "torch", "trl", "verl", "ray", "llama-cpp-python"} <= set(extras)
+    assert [name for name in extras if requirements.package(name).newest is None] == []
+
+
 def test_what_was_tested_is_not_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(requirements, "_WARNED", set())
     require_tested("trl", "torch", "transformers")

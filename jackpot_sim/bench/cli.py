@@ -47,6 +47,7 @@ class Case(StrEnum):
     DIAGNOSE = "diagnose"
     FUSED = "fused"
     REAL = "real"
+    TRL = "trl"
 
 
 def _normalizers() -> Iterator[Finding]:
@@ -71,6 +72,12 @@ def _real(model: str | None, tiny: bool) -> Iterator[Finding]:
     from jackpot_sim.bench import real_models
 
     return real_models.real_models(model, real_models.TINY if tiny else None)
+
+
+def _correcting(model: str | None, tiny: bool) -> Iterator[Finding]:
+    from jackpot_sim.bench import correcting
+
+    return correcting.correcting(model, correcting.TINY if tiny else None)
 
 
 def _diagnosing(tokens: int | None) -> Iterator[Finding]:
@@ -127,12 +134,14 @@ def bench(
             overhead (the cost of corrections in a GRPO step; the other options are for it), training (a step of
             the training loop beside one of TRL's), diagnose (the pass over a dump, some minutes), fused (the overlap
             in one kernel, against the rate of a copy; on a GPU where there is one), real (a cell of a real model
-            against plain loops, some minutes). Overhead, training, enumeration and real need torch and transformers,
-            fused torch, training trl too, and diagnose pyarrow.
+            against plain loops, some minutes), trl (the cost of corrections in a step of TRL's GRPOTrainer). Overhead,
+            training, enumeration, real and trl need torch and transformers, fused torch, training and trl trl too, and
+            diagnose pyarrow.
         out: Also write the findings, the machine and the versions to this JSON file.
         tokens: The tokens of the dump of diagnose, by default 10 million.
-        tiny: Small sizes for fused and real, which show that they run.
-        model: The checkpoint for real, by default a random one of SmolLM2-135M's shape.
+        tiny: Small sizes for fused, real and trl, which show that they run.
+        model: The checkpoint for real, by default a random one of SmolLM2-135M's shape; or for trl, by default a random
+            one of 31 million parameters.
         options: The options of overhead.
     """
     cases = cases or tuple(Case)
@@ -140,15 +149,16 @@ def bench(
         raise CannotMeasureError("only overhead has options of its own: name it among the benchmarks")
     if Case.DIAGNOSE not in cases and tokens is not None:
         raise CannotMeasureError("tokens is an option of diagnose: name it among the benchmarks")
-    if tiny and not {Case.FUSED, Case.REAL} & set(cases):
-        raise CannotMeasureError("tiny is an option of fused and real: name one among the benchmarks")
-    if model is not None and Case.REAL not in cases:
-        raise CannotMeasureError("model is an option of real: name it among the benchmarks")
+    if tiny and not {Case.FUSED, Case.REAL, Case.TRL} & set(cases):
+        raise CannotMeasureError("tiny is an option of fused, real and trl: name one among the benchmarks")
+    if model is not None and not {Case.REAL, Case.TRL} & set(cases):
+        raise CannotMeasureError("model is an option of real and trl: name one among the benchmarks")
     runs = _CASES | {
         Case.OVERHEAD: lambda: overhead(options),
         Case.DIAGNOSE: lambda: _diagnosing(tokens),
         Case.FUSED: lambda: _fusing(tiny),
         Case.REAL: lambda: _real(model, tiny),
+        Case.TRL: lambda: _correcting(model, tiny),
     }
     console = Console(highlight=False, soft_wrap=True, markup=False)
     if out is not None and out.is_dir():

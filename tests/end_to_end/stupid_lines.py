@@ -53,7 +53,7 @@ run                                                       | see --help
 --config study.yaml --workers 0                           | --workers must be at least 1
 --config study.yaml --workers many                        | --workers
 --config study.yaml --executor serial --workers 2         | cannot go with
---config study.yaml --executor ray                        | --executor
+--config study.yaml --executor dask                       | --executor
 --config study.yaml --estimators                          | estimators
 --config study.yaml --estimators tiss                     | did you mean 'tis'
 --config study.yaml --estimators TIS                      | unknown estimator
