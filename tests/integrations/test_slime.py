@@ -35,7 +35,7 @@ def responses(
 
 def scored(logits: Tensor, **named: Any) -> dict[str, list[Tensor]]:
     found = responses(logits, **named)
-    return {"log_probs": [each.log_softmax(-1).gather(-1, ids[:, None])[:, 0] for each, ids in found]}
+    return {"log_probs": [each.float().log_softmax(-1).gather(-1, ids[:, None])[:, 0] for each, ids in found]}
 
 
 @pytest.fixture
@@ -202,6 +202,19 @@ def test_unused_places_behind_a_whole_law_change_nothing(correction: Any) -> Non
     gradients = [packed.batch.gradient(loss) for loss in losses]
     assert torch.allclose(*losses)
     assert torch.allclose(*gradients, atol=1e-7)
+
+
+@pytest.mark.usefixtures("stand_ins")
+def test_logits_of_low_precision_are_normalised_in_float32() -> None:
+    """Against the same logits, rounded, in float32: miles hands over bfloat16 ones."""
+    packed = Packed(case(CORRECTIONS["jackpot at p_new"], topk=True))
+    args, fields = packed.arguments(), packed.fields(**packed.stored())
+    args.use_tis, low = False, packed.logits.detach().bfloat16()
+    topk = [
+        miles.custom_loss(args, fields, each, packed.reducer("samples"))[1]["jackpot_sim/overlap/p05"]
+        for each in (low, low.float())
+    ]
+    assert float(topk[0]) == pytest.approx(float(topk[1]), rel=1e-6)
 
 
 @pytest.mark.usefixtures("stand_ins")
