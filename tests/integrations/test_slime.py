@@ -17,7 +17,7 @@ from jackpot_sim.integrations import miles, slime
 from jackpot_sim.integrations.corrected import uniforms
 from jackpot_sim.training.objective import Divisor
 from tests.cases import each
-from tests.integrations.packed_batches import AT_REFERENCE, REDUCTIONS, Packed, expected, on_policy
+from tests.integrations.packed_batches import AT_REFERENCE, REDUCTIONS, Packed, expected, on_policy, with_observations
 from tests.integrations.parity import CENTRED, CORRECTIONS, VOCAB, OnTheBatchsDevice, assert_equal, case
 
 TRAINERS = {"slime": slime, "miles": miles}
@@ -70,6 +70,16 @@ def test_a_corrected_term_is_the_projects_own(name: str, divisor: Divisor, reduc
     assert all(torch.equal(*pair) for pair in zip(masks, packed.masks, strict=True))
     loss = packed.reducer(reduction)(term) / packed.count(reduction)
     assert_equal((loss, packed.batch.gradient(loss)), expected(packed, reduction))
+
+
+@pytest.mark.usefixtures("stand_ins")
+@each("name", AT_REFERENCE)
+def test_tokens_that_no_policy_wrote_have_no_part(name: str) -> None:
+    packed = Packed(with_observations(case(CORRECTIONS[name], topk=False, divisor="accepted")))
+    term = packed.tis(slime)[0]
+    for loss in (packed.reducer("tokens")(term), packed.custom(slime, "tokens")[0]):
+        found = loss / packed.count("tokens")
+        assert_equal((found, packed.batch.gradient(found)), expected(packed, "tokens"))
 
 
 @each("trainer", TRAINERS)
