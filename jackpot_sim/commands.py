@@ -20,6 +20,7 @@ from rich.table import Table
 from rich.text import Text
 from typing_extensions import override
 
+from jackpot_sim import version
 from jackpot_sim.requirements import RequirementError, require
 
 WIDE = 160
@@ -115,7 +116,7 @@ def app_of(module: str, about: str, epilogue: str = "", default_parameter: Param
         name=f"python -m {module}",
         help=about,
         help_epilogue=epilogue,
-        version_flags=[],
+        version=version.line,
         default_parameter=Parameter.combine(Parameter(converter=_converted), default_parameter),
     )
 
@@ -168,11 +169,14 @@ def answer(
         epilogue: gives the end of the help text, where it depends on the command line.
 
     Returns:
-        The function's exit code; 0 for help, 2 for what cannot be done, 130 for an interruption.
+        The function's exit code; 0 for help and the version, 2 for what cannot be done, 130 for an interruption.
     """
     tokens = list(sys.argv[1:] if argv is None else argv)
     answers: tuple[type[Exception], ...] = (*failures, RequirementError)
     _fail_on_no_sign()
+    if "--version" in tokens:
+        print(version.line())
+        return 0
     try:
         require()
         if any(token in ("--help", "-h") for token in tokens):

@@ -1,4 +1,4 @@
-"""`python -m paper_figures [--out DIR]`: every figure, one after the other; the worst exit code."""
+"""`python -m paper_figures [NAME] [--out DIR]`: a figure, or every one after the other; the worst exit code."""
 
 from __future__ import annotations
 
@@ -63,11 +63,14 @@ sequences need torch and transformers, and take some minutes each. topk_accuracy
 figures of training (figure1, table1 to table3, sizes, collapse_map, ablation, no_clipping, long_run, closed_loop,
 real_training) read what was measured and trained before, which ships with them, and need no torch; --quick of each
 of the latter trains its short version. One figure alone, or from other records:
-`python -m paper_figures.NAME [--records DIR]`."""
+`python -m paper_figures NAME [--records DIR]`, whose --help tells the rest."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Draws all figures, into the same folder."""
+    """Draws the figure that is named, with its own options, or all of them into the same folder."""
+    tokens = list(sys.argv[1:] if argv is None else argv)
+    if tokens and tokens[0] in FIGURES:
+        return FIGURES[tokens[0]](tokens[1:])
     return command.run_all(_ABOUT, list(FIGURES.values()), argv)
 
 

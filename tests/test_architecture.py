@@ -20,6 +20,8 @@ STUDIES = "jackpot_sim.studies"
 TRAINING, SWEEP = "jackpot_sim.training", "jackpot_sim.sweep"
 REQUIREMENTS = "jackpot_sim.requirements"
 """What is installed: every package may ask, and it imports none of them."""
+VERSION = "jackpot_sim.version"
+"""The number and the commit."""
 COMMANDS = "jackpot_sim.commands"
 """What command lines share."""
 DUMPS = "jackpot_sim.readers"
@@ -30,16 +32,31 @@ READERS = (CORE, REQUIREMENTS, COMMANDS, STUDIES, SWEEP, "jackpot_sim.estimators
 MAY_IMPORT = {
     CORE: (),
     REQUIREMENTS: (),
-    COMMANDS: (REQUIREMENTS,),
-    "jackpot_sim.__main__": (REQUIREMENTS,),  # it names the commands, and imports the one that is asked for
+    VERSION: (),
+    COMMANDS: (REQUIREMENTS, VERSION),
+    # Names the commands, and imports the one that is asked for.
+    "jackpot_sim.__main__": (REQUIREMENTS, VERSION, "jackpot_sim.doctor.start"),
     ESTIMATORS: (CORE,),
     ENVIRONMENTS: (CORE, REQUIREMENTS, COMMANDS),
-    STUDIES: (CORE, ESTIMATORS, ENVIRONMENTS, REQUIREMENTS, COMMANDS),
+    STUDIES: (CORE, ESTIMATORS, ENVIRONMENTS, REQUIREMENTS, COMMANDS, VERSION),
     TRAINING: (CORE, ESTIMATORS, ENVIRONMENTS, STUDIES, REQUIREMENTS, COMMANDS),
     SWEEP: (CORE, ESTIMATORS, ENVIRONMENTS, STUDIES, REQUIREMENTS, COMMANDS),
+    # Has an answer where nothing else can be imported.
+    "jackpot_sim.doctor.cli": (COMMANDS, "jackpot_sim.doctor"),
+    "jackpot_sim.doctor": (REQUIREMENTS, VERSION),
+    # Shows what any command has written, and nothing imports it.
+    "jackpot_sim.report": (STUDIES, COMMANDS, REQUIREMENTS, SWEEP, TRAINING, "jackpot_sim.diagnose"),
+    # Puts all commands together, and nothing imports it.
+    "jackpot_sim.completion": (
+        *(ESTIMATORS, STUDIES, TRAINING, SWEEP, COMMANDS, VERSION, "jackpot_sim.__main__", "paper_figures"),
+    ),
     # Tries corrections, and nothing imports it but tests.
     "jackpot_sim.testing": (CORE, ESTIMATORS, ENVIRONMENTS),
     DUMPS: (CORE, REQUIREMENTS),
+    "jackpot_sim.record.cli": (
+        *(DUMPS, COMMANDS, STUDIES, ENVIRONMENTS, "jackpot_sim.record"),
+        "jackpot_sim.diagnose",  # asks servers, and computes the side that a dump lacks
+    ),
     "jackpot_sim.record": (CORE, REQUIREMENTS, DUMPS),
     "jackpot_sim.diagnose": (
         *(CORE, ESTIMATORS, ENVIRONMENTS, DUMPS, STUDIES, REQUIREMENTS, COMMANDS),
@@ -122,9 +139,11 @@ def forbidden(tree: ast.AST, module: str, is_package: bool = False) -> list[str]
     """The imports of `tree`, read as `module`, that its package may not make."""
     owner = next((package for package in MAY_IMPORT if lies_in(module, package)), None)
     allowed = (owner, *MAY_IMPORT[owner]) if owner else ()
+    # The project's own `__init__` holds the notation and the version number, and imports nothing.
+    named = [name for name in imported(tree, module, is_package) if name != "jackpot_sim"]
     return [
         name
-        for name in imported(tree, module, is_package)
+        for name in named
         if name.split(".")[0] in PROJECT and not any(lies_in(name, package) for package in allowed)
     ]
 
@@ -293,8 +312,8 @@ def test_one_file_tells_torch_from_numpy() -> None:
 
 
 NAMES = {
-    *("pyproject.toml", "constraints-cpu.txt", "README.md", "LICENSE"),
-    *("jackpot_sim", "analysis", "paper_figures", "tests"),
+    *("pyproject.toml", "constraints-cpu.txt", "constraints-verl.txt", "README.md", "LICENSE"),
+    *("jackpot_sim", "analysis", "paper_figures", "tests", "docs"),
 }
 
 

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib import metadata
+from pathlib import Path
 
 import pytest
 
 from jackpot_sim import requirements
-from jackpot_sim.requirements import RequirementError, require, run
+from jackpot_sim.requirements import RequirementError, State, UntestedVersionWarning, require, require_tested, run
 from tests.packages import with_version, without
+
+ROOT = Path(__file__).parents[1]
 
 COMMANDS = {
     "sweep": "jackpot_sim.sweep.cli",
@@ -57,17 +62,103 @@ def test_a_development_version_of_a_newer_release_is_taken(monkeypatch: pytest.M
     assert lacking("transformers") is None
 
 
-def test_without_metadata_there_are_no_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder in which the package stands, as an installation puts it there, without a checkout around it."""
+    package = tmp_path / "jackpot_sim"
+    package.mkdir()
+    monkeypatch.setattr(requirements, "_PACKAGE", package)
+    for each in (requirements._bounds, requirements._constraints):
+        each.cache_clear()
+    yield package
+    for each in (requirements._bounds, requirements._constraints):
+        each.cache_clear()
+
+
+def test_without_metadata_there_are_no_bounds(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def absent(_: str) -> list[str]:
         raise metadata.PackageNotFoundError
 
-    requirements._bounds.cache_clear()
     monkeypatch.setattr(metadata, "requires", absent)
-    try:
-        with_version(monkeypatch, "numpy", "0.1")
-        assert lacking("numpy") is None
-    finally:
-        requirements._bounds.cache_clear()
+    with_version(monkeypatch, "numpy", "0.1")
+    assert lacking("numpy") is None
+
+
+def test_an_installation_takes_its_bounds_from_its_metadata_and_its_tested_versions_from_its_own_file(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = ["numpy>=2.2", "trl>=1.16; extra == 'trl'"]
+    monkeypatch.setattr(metadata, "requires", lambda _: lines)
+    (elsewhere / "constraints-cpu.txt").write_text("# pins\nnumpy==2.4.6\nTRL==1.16.0 ; sys_platform == 'linux'\n")
+    with_version(monkeypatch, "trl", "1.17")
+    found = requirements.package("trl")
+    assert (found.extra, found.state, found.tested) == ("trl", State.NEWER, ">=1.16,<=1.16.0")
+    assert requirements.core() == ["numpy"]
+
+
+# --- tested versions --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("version", "state"),
+    [
+        *(("1.15.9", State.TOO_OLD), ("1.16", State.TESTED), ("{}", State.TESTED), ("{}+cpu", State.TESTED)),
+        *(("{}.1", State.NEWER), ("99.0.dev0", State.NEWER), ("unknown", State.UNREADABLE), ("", State.UNREADABLE)),
+    ],
+)
+def test_a_version_stands_beside_the_tested_ones(version: str, state: State, monkeypatch: pytest.MonkeyPatch) -> None:
+    newest = requirements.package("trl").newest
+    assert newest is not None
+    assert f"trl=={newest}" in (ROOT / "constraints-cpu.txt").read_text(encoding="utf-8").splitlines()
+    with_version(monkeypatch, "trl", version.format(newest))
+    assert requirements.package("trl").state is state
+
+
+def test_a_newer_version_is_warned_of_once_with_the_range(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(requirements, "_WARNED", set())
+    with_version(monkeypatch, "trl", "99.1")
+    range_ = re.escape(requirements.package("trl").tested)
+    with pytest.warns(UntestedVersionWarning, match=rf"^the mixin was tested with trl{range_}, and trl 99\.1 is inst"):
+        require_tested("trl", "numpy", purpose="the mixin")
+    require_tested("trl", purpose="the mixin")  # a second warning would be an error here
+    with pytest.raises(RequirementError, match=r"^the mixin needs nowhere, which is missing: pip install"):
+        require_tested("trl", "nowhere", purpose="the mixin")
+
+
+def test_the_newest_tested_version_of_every_package_is_known() -> None:
+    """So that a newer one is warned of; those that only tests need are of no account."""
+    extras = {requirement.name: extra for requirement, extra in requirements.asked_for() if extra != "test"}
+    assert {"numpy", "torch", "trl", "verl", "ray", "llama-cpp-python"} <= set(extras)
+    assert [name for name in extras if requirements.package(name).newest is None] == []
+
+
+def test_what_was_tested_is_not_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(requirements, "_WARNED", set())
+    require_tested("trl", "torch", "transformers")
+    assert set() == requirements._WARNED
+
+
+@pytest.mark.parametrize("version", ["unknown", None, "raises"])
+def test_metadata_without_a_version_are_one_sentence(version: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def answer(_: str) -> str | None:
+        if version == "raises":
+            raise KeyError("Version")
+        return version
+
+    monkeypatch.setattr(metadata, "version", answer)
+    sentence = lacking("trl")
+    assert sentence is not None
+    assert sentence.startswith("this project needs trl, whose metadata tell")
+    assert sentence.endswith("'.[trl]' in the project's folder")
+
+
+def test_an_extra_that_cannot_share_an_environment_has_constraints_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    without(monkeypatch, "verl")
+    found = requirements.package("verl")
+    assert found.newest is not None
+    assert found.install == (
+        "pip install -c constraints-verl.txt '.[verl]' in the project's folder, in an environment of its own"
+    )
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -132,10 +132,10 @@ class _TimedTrainer(Trainer):
 
     @override
     def _reference(
-        self, sequences: PaddedSequences, topk: TopK | None, first: Tensor
+        self, sequences: PaddedSequences, written: Tensor, topk: TopK | None, first: Tensor
     ) -> tuple[Tensor, Tensor | None, ModelPass | None]:
         with self._timed("pass for p_ref"):
-            return super()._reference(sequences, topk, first)
+            return super()._reference(sequences, written, topk, first)
 
     @override
     def _updated(

@@ -17,6 +17,7 @@ from jackpot_sim.estimators import Level, TokenWeights, UpdateTarget
 from jackpot_sim.training import objective
 from jackpot_sim.training.loop import closed_loop, measures, packing
 from jackpot_sim.training.loop.passes import PaddedSequences, model_pass
+from jackpot_sim.training.loop.reference import reference
 from jackpot_sim.training.objective import (
     Aggregation,
     Direction,
@@ -187,6 +188,13 @@ def places(generator: np.random.Generator, shape: tuple[int, ...], sizes: Sizes)
 def padded_of(prompt_ids: Any, prompt: Any, tokens: Any, mask: Any) -> Any:
     """Sequences after two prompts."""
     return PaddedSequences.of([prompt_ids, np.zeros(1, dtype=np.int64)], prompt, tokens, mask, "cpu")
+
+
+def reference_of(padded: PaddedSequences, written: Any) -> Any:
+    """log p_ref, from a pass over the first sequence, and for the others as they were written if that agrees."""
+    read: Any = lambda sequences: model_pass(model(), sequences)  # noqa: E731
+    how = {"dtype": torch.float64, "at_once": True, "batch_size": 2, "told": True}
+    return reference(read, padded, written, None, torch.arange(1), **how).log_probs
 
 
 OF_BATCH = "training.objective.batch."
@@ -409,6 +417,13 @@ DOORS = (
             "places": array(TOKENS, places),
             **MASK,
         },
+    ),
+    named(
+        "loop.reference.reference",
+        reference_of,
+        {"written": array(TOKENS, negative)},
+        fixed=with_padded,
+        letters=("n", "length"),
     ),
     Door(
         lambda rows: Addition()._grid.is_held_out(rows),

@@ -53,7 +53,7 @@ run                                                       | see --help
 --config study.yaml --workers 0                           | --workers must be at least 1
 --config study.yaml --workers many                        | --workers
 --config study.yaml --executor serial --workers 2         | cannot go with
---config study.yaml --executor ray                        | --executor
+--config study.yaml --executor dask                       | --executor
 --config study.yaml --estimators                          | estimators
 --config study.yaml --estimators tiss                     | did you mean 'tis'
 --config study.yaml --estimators TIS                      | unknown estimator
@@ -314,19 +314,53 @@ dump.jsonl --bogus                 | --bogus
 
 JACKPOT_SIM = """
 swep                               | did you mean sweep?
-train                              | did you mean training?
+trian                              | did you mean train?
 --bogus                            | there is no command '--bogus'
 ''                                 | there is no command ''
 sweep --bogus                      | sweep: Unknown option
 analysis nowhere                   | analysis: nowhere holds no run
 training --steps x                 | training: steps
-paper_figures figure2              | paper_figures: Unused Tokens
+paper_figures figre2               | paper_figures: Unused Tokens
+--install-completion tcsh          | completion: Invalid value
+figures figure2 --records nowhere  | figure2: nowhere holds no run
 λ                                  | there is no command
 """
 
+COMPLETION = """
+tcsh                               | tcsh
+bash zsh                           | zsh
+--install=fish                     | --install
+--bogus                            | --bogus
+"""
+DOCTOR = """
+--bogus                            | --bogus
+json                               | json
+--json yes                         | yes
+"""
+RECORD = """
+--out new                          | give the files of a dump, or --server
+dump.jsonl                         | --out
+dump.jsonl --out folder            | folder is there already: give a folder that is new or empty
+lacks.jsonl --out new              | no log-probs of the policy
+words.jsonl --out new              | words.jsonl
+nowhere.jsonl --out new/er         | does not exist
+dump.jsonl --out study.yaml/new    | Not a directory
+--server x --out new               | --server goes with --policy
+"""
+REPORT = """
+nowhere                            | nowhere holds no run
+folder                             | folder holds no run
+study.yaml                         | study.yaml holds no run
+damaged                            | damaged/manifest.json is damaged
+trained                            | trained holds no finished study
+begun                              | begun holds no finished cell yet
+diagnosed                          | diagnosed/report.json is missing
+run --bogus                        | --bogus
+                                   | there is no run below runs/
+"""
 FIGURES = {
     "paper_figures": """
-figure2                            | figure2
+figre2                             | figre2
 --records run                      | --records
 --out                              | --out
 """,
@@ -371,6 +405,10 @@ TABLES = {
     "diagnose": DIAGNOSE,
     "example": EXAMPLE,
     "jackpot_sim": JACKPOT_SIM,
+    "completion": COMPLETION,
+    "record": RECORD,
+    "report": REPORT,
+    "doctor": DOCTOR,
     **FIGURES,
 }
 """The lines of each command."""

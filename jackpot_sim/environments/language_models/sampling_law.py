@@ -62,7 +62,8 @@ class SamplingLaw:
             ValueError: a logit is NaN or +inf, or a whole row is −inf.
         """
         xp = namespace(check_reals(logits, "logits"))
-        law = log_softmax(xp.astype(logits, xp.float32 if single else xp.float64) / self.temperature)
+        scores = xp.astype(logits, xp.float32 if single else xp.float64)
+        law = log_softmax(scores if self.temperature == 1 else scores / self.temperature)
         if self.top_k is not None and self.top_k < law.shape[-1]:
             law = _cut_to(law, topk_mask(law, self.top_k))
         if self.top_p < 1:

@@ -104,10 +104,10 @@ class PaddedSequences:
         for each in prompts:
             check_integers(each, "prompts", "length of a prompt")
         length = int(mask.sum(axis=-1).max())
-        lengths = np.array([len(each) for each in prompts])[prompt]
-        rows = [np.concatenate([prompts[each], row[:length]]) for each, row in zip(prompt, tokens, strict=True)]
-        ids, _ = right_padded(rows)
-        places = (lengths - 1)[:, None] + np.arange(length)
+        read, _ = right_padded(prompts)
+        places = np.array([len(each) for each in prompts])[prompt, None] - 1 + np.arange(length)
+        ids = np.pad(read[prompt], ((0, 0), (0, length)))[:, : int(places.max(initial=0)) + 2]
+        np.put_along_axis(ids, places + 1, tokens[:, :length], axis=1)
         given = [torch.as_tensor(array, device=device) for array in (ids, places, mask[:, :length])]
         own = None if kept is None else dataclasses.replace(kept, places=kept.places[:, :length])
         return cls(given[0], given[1], given[2], samples, own)
@@ -170,7 +170,9 @@ def model_pass(model: Model, sequences: PaddedSequences, temperature: float = 1.
         scores = packed_logits(model, sequences.ids, sequences.places, sequences.samples)
     else:
         scores = _before_tokens(model, sequences)
-    scores = scores.to(torch.promote_types(scores.dtype, torch.float32)) / temperature
+    scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+    if temperature != 1:
+        scores = scores / temperature
     if sequences.kept is not None:
         kept = torch.as_tensor(sequences.kept.dense(scores.shape[-1]), device=scores.device)
         scores = scores.masked_fill(~kept, -torch.inf)

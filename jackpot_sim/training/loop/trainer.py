@@ -12,14 +12,13 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
 
 import numpy as np
 
 from jackpot_sim.core.topk import TopK
 from jackpot_sim.environments.language_models.build import Model
-from jackpot_sim.environments.language_models.sampling_law import SamplingLaw
 from jackpot_sim.environments.randomness import keyed_generator
 from jackpot_sim.estimators import Correction
 from jackpot_sim.training import objective
@@ -31,11 +30,12 @@ from jackpot_sim.training.loop.evaluation import Scores, evaluated, held_out
 from jackpot_sim.training.loop.measures import Means, kl_to_actor, mismatch
 from jackpot_sim.training.loop.packing import packs
 from jackpot_sim.training.loop.passes import PaddedSequences, computing_in, model_pass
+from jackpot_sim.training.loop.reference import reference, samples_from_p_ref, sampling_law
 from jackpot_sim.training.loop.rewards import RewardOf, checked_rewards
 from jackpot_sim.training.models.adapters import Weights, restore, trained_weights
 from jackpot_sim.training.models.serving import Server, ServerState
 from jackpot_sim.training.models.texts import Texts
-from jackpot_sim.training.objective import ModelPass, Proposed, take_topk
+from jackpot_sim.training.objective import ModelPass, Proposed
 from jackpot_sim.training.tasks.base import Problem
 
 if TYPE_CHECKING:
@@ -199,7 +199,7 @@ class Trainer:
                     problems,
                     config.samples,
                     self._generator("rollouts"),
-                    sampling=SamplingLaw(temperature=config.temperature, top_k=config.top_k, top_p=config.top_p),
+                    sampling=sampling_law(config),
                     topk=config.topk,
                     support=config.log_probs == "support",
                 )
@@ -217,10 +217,11 @@ class Trainer:
         if written.topk is not None:
             parts = (written.topk.ids[:, :length], written.topk.log_probs[:, :length])
             topk = TopK(*(torch.as_tensor(part, device=device) for part in parts))
-        reference, on_topk, new = self._reference(sequences, topk, first)
+        actor_log_probs = torch.as_tensor(written.log_probs[:, :length], device=device)
+        before, on_topk, new = self._reference(sequences, actor_log_probs, topk, first)
         proposed = Proposed(
-            actor_log_probs=torch.as_tensor(written.log_probs[:, :length], device=device),
-            reference_log_probs=reference,
+            actor_log_probs=actor_log_probs,
+            reference_log_probs=before,
             mask=sequences.mask,
             advantage=objective.advantages(
                 torch.as_tensor(rewards, device=device), config.samples, self.config.update.standardisation
@@ -254,35 +255,23 @@ class Trainer:
         return int(self.policy.config.get_text_config().vocab_size)
 
     def _reference(
-        self, sequences: PaddedSequences, topk: TopK | None, first: Tensor
+        self, sequences: PaddedSequences, written: Tensor, topk: TopK | None, first: Tensor
     ) -> tuple[Tensor, Tensor | None, ModelPass | None]:
-        """log p_ref of every token, (n, length), and of the stored top-k, (n, length, k), before the update; nats.
-
-        In the first update of a step p_new is still p_ref. So its rows, `first`, are read with a graph, and that pass
-        is returned for the update; None where the update reads them in parts.
-        """
+        """log p_ref before the update, see `reference.reference`; its arguments are those."""
         import torch
 
-        like = torch.zeros((), dtype=torch.promote_types(self.policy.dtype, torch.float32), device=self.policy.device)
-        tokens = like.new_zeros(sequences.mask.shape)
-        on_topk = None if topk is None else like.new_zeros(topk.ids.shape)
-
-        def read(rows: Tensor) -> ModelPass:
-            whole = len(rows) % sequences.samples == 0
-            reference = self._pass(self.policy, sequences.take(rows, whole_groups=whole))
-            tokens[rows] = reference.log_probs.detach()
-            if topk is not None and on_topk is not None:
-                on_topk[rows] = reference.on(take_topk(topk, rows))
-            return reference
-
-        at_once = self.config.update.batch_size is None or self.config.update.batch_size >= len(first)
-        every = torch.arange(len(sequences), device=first.device)
-        apart = every[~torch.isin(every, first)] if at_once else every
-        with torch.no_grad():
-            for rows in torch.split(apart, sequences.part_size(self.config.rollout.batch_size)):
-                if len(rows):
-                    read(rows)
-        return tokens, on_topk, read(first) if at_once else None
+        batch_size = self.config.update.batch_size
+        return reference(
+            partial(self._pass, self.policy),
+            sequences,
+            written,
+            topk,
+            first,
+            dtype=torch.promote_types(self.policy.dtype, torch.float32),
+            at_once=batch_size is None or batch_size >= len(first),
+            batch_size=self.config.rollout.batch_size,
+            told=samples_from_p_ref(self.config),
+        )
 
     def _pass(self, model: Model, sequences: PaddedSequences) -> ModelPass:
         with computing_in(self.config.precision, model):
@@ -343,11 +332,13 @@ class Trainer:
             means.tokens(policy, kl_to_actor(given, new.log_probs.detach(), on_topk, self.vocab), given.mask)
         accepted, factor = (torch.cat(each) for each in zip(*weights, strict=True))
         divisor = objective.divisor(update.denominator, accepted, factor, proposed.mask, correction.unit)
-        norm = self._norm(self.policy, loss_sum, 1 / divisor)
+        norm = self._norm(self._optimizer, loss_sum, 1 / divisor)
         means.update(loss=loss_sum / divisor, grad_norm=norm)
         if self._actor_optimizer is not None:
             total, kl = (sum(each) for each in zip(*actor_losses, strict=True))
-            means.update(actor_loss=total, actor_grad_norm=self._norm(self._own, total, 1.0), distillation_kl=kl)
+            means.update(
+                actor_loss=total, actor_grad_norm=self._norm(self._actor_optimizer, total, 1.0), distillation_kl=kl
+            )
             self._actor_optimizer.step()
         self._optimizer.step()
 
@@ -370,19 +361,19 @@ class Trainer:
         torch.autograd.backward(loss)
         return float(loss.detach()), float(kl.detach())
 
-    def _norm(self, model: Model, loss: float, scale: float) -> float:
-        """Scales the gradients and clips them; the norm between the two.
+    def _norm(self, optimizer: Optimizer, loss: float, scale: float) -> float:
+        """Scales the gradients of what an optimiser trains and clips them; the norm between the two.
 
         Raises:
             DivergedError: the loss or the norm is not finite.
         """
         import torch
 
-        gradients = [weight.grad for weight in model.parameters() if weight.grad is not None]
+        weights = optimizer.param_groups[0]["params"]
         if scale != 1.0:
-            torch._foreach_mul_(gradients, scale)
+            torch._foreach_mul_([weight.grad for weight in weights if weight.grad is not None], scale)
         limit = self.config.update.max_grad_norm
-        norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), math.inf if limit is None else limit))
+        norm = float(torch.nn.utils.clip_grad_norm_(weights, math.inf if limit is None else limit))
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise DivergedError(self.step, f"loss {loss:g}, gradient norm {norm:g}")
         return norm

@@ -373,7 +373,8 @@ def divisor(kind: Divisor, accepted: Tensor, factor: Tensor, mask: Tensor, unit:
     elif kind is Divisor.KEPT_SEQUENCES:
         mean = float((accepted & mask).any(-1).double().mean())
     elif unit is Level.SEQUENCE:
-        mean = float(((factor * mask).sum(-1) / mask.sum(-1)).mean())
+        live = mask[mask.any(-1)]  # a rollout without a token has no weight
+        mean = float(((factor[mask.any(-1)] * live).sum(-1) / live.sum(-1)).mean())
     else:
         mean = float(factor[mask].mean())
     return mean if mean > 0 else 1.0

@@ -28,8 +28,8 @@ def test_a_plain_prompt_is_read_as_it_is_by_a_tokenizer_with_a_template_too() ->
     class Tokenizer:
         chat_template = "one"
 
-        def __call__(self, text: str) -> dict[str, list[int]]:
-            return {"input_ids": [ord(letter) for letter in text]}
+        def __call__(self, texts: list[str]) -> dict[str, list[list[int]]]:
+            return {"input_ids": [[ord(letter) for letter in text] for text in texts]}
 
         def apply_chat_template(self, messages: Any, **_: object) -> list[int]:
             return [0, *(ord(letter) for letter in messages[0]["content"])]

@@ -127,7 +127,8 @@ def test_steps_epochs_and_seeds_differ(drawn: dict[tuple[str, int], Drawn]) -> N
 @pytest.mark.parametrize(("batch_size", "passes"), [(None, 1 + 2), (16, 1 + 2), (4, 1 + 4)])
 def test_the_first_update_uses_the_pass_for_p_ref(models: Path, batch_size: int | None, passes: int) -> None:
     # Two updates from four prompts of four samples each: p_ref of the other eight rollouts, and one pass an update.
-    trainer = trainer_of(run_of({"update": {"batch_size": batch_size}, "rollout": {"topk": 5}}), models)
+    changes = {"update": {"batch_size": batch_size}, "rollout": {"topk": 5}}
+    trainer = trainer_of(run_of(MODES["served"], changes), models)
     made: list[tuple[int, Any]] = []
     inner, shared = trainer._pass, []
 
