@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 Pair: TypeAlias = "tuple[Tensor, Tensor]"
 """The ids (int32) and the log-probs (float32, nats) of the likeliest tokens of states, both (..., k)."""
 
-BUCKET = 64
-"""The tokens of a vocabulary that are compared at once."""
+BUCKET = 16
+"""The tokens of a vocabulary that share a bucket."""
 
 
 class Placed(float):
@@ -129,23 +129,25 @@ class Law:
 def likeliest(law: Tensor, k: int) -> Pair:
     """The k likeliest tokens of laws (n, vocab), likeliest first; among ties, which decide nothing, in any order.
 
-    They lie in the k buckets with the largest maxima, so that a sort of k buckets does for one of the vocabulary.
+    They lie in the k buckets with the largest maxima, so that a sort of k buckets does for one of the vocabulary. A
+    bucket's tokens lie apart by the number of buckets: maxima of neighbouring buckets are then taken side by side.
     """
     import torch
 
-    vocab = law.shape[-1]
-    k = min(k, vocab)
-    whole = vocab // BUCKET
-    if whole <= 2 * k:
-        log_probs, ids = law.topk(k, dim=-1)
+    buckets = law.shape[-1] // BUCKET
+    if buckets <= 2 * k:
+        log_probs, ids = law.topk(min(k, law.shape[-1]), dim=-1)
         return ids.int(), log_probs
-    buckets = law[:, : whole * BUCKET].reshape(-1, whole, BUCKET)
-    best = buckets.amax(-1).topk(k, dim=-1).indices
-    some = buckets.gather(1, best[..., None].expand(-1, -1, BUCKET)).flatten(1)
-    some = torch.cat([some, law[:, whole * BUCKET :]], dim=-1)
+    whole = law[:, : buckets * BUCKET].reshape(-1, BUCKET, buckets)
+    best = whole.amax(1).topk(k, dim=-1, sorted=False).indices
+    some = whole.gather(2, best[:, None].expand(-1, BUCKET, -1)).flatten(1)
+    ids = (best[:, None] + buckets * torch.arange(BUCKET, device=law.device)[:, None]).flatten(1)
+    if rest := law.shape[-1] - buckets * BUCKET:
+        some = torch.cat([some, law[:, -rest:]], dim=-1)
+        behind = torch.arange(law.shape[-1] - rest, law.shape[-1], device=law.device)
+        ids = torch.cat([ids, behind.expand(len(law), -1)], dim=-1)
     log_probs, at = some.topk(k, dim=-1)
-    inside = best.gather(1, (at // BUCKET).clamp(max=k - 1)) * BUCKET + at % BUCKET
-    return torch.where(at < k * BUCKET, inside, at - k * BUCKET + whole * BUCKET).int(), log_probs
+    return ids.gather(1, at).int(), log_probs
 
 
 @contextmanager
