@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import json
 import os
 import pickle
 import re
@@ -289,3 +290,13 @@ def test_the_other_trainers_look_our_step_up_when_they_call_it(path: str) -> Non
     assert re.search(rf"\n +{re.escape(call)}", source)
     helper = importlib.import_module("verl.trainer.ppo.rollout_corr_helper")
     assert hasattr(helper.compute_rollout_correction_and_add_to_batch, "__wrapped__")
+
+
+def test_an_update_by_verls_own_engine_is_the_projects(tmp_path: Path) -> None:
+    """One process, fsdp2, a model of two layers: bypass mode, and a batch with both laws."""
+    command = [sys.executable, "-m", "tests.integrations.verl_engine", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    for mode, found in json.loads(done.stdout.splitlines()[-1]).items():
+        assert found["loss"] == pytest.approx(found["own_loss"], rel=1e-5), mode
+        assert found["norm"] == pytest.approx(found["own_norm"], rel=1e-5), mode
