@@ -20,8 +20,9 @@ from typing import Any
 import pytest
 import torch
 
-from jackpot_sim.integrations.corrected import Loss, correct
+from jackpot_sim.integrations.corrected import Loss, Settings, correct
 from jackpot_sim.integrations.verl import plugin
+from jackpot_sim.integrations.verl.options import options_of
 from jackpot_sim.training.objective import TokenPass
 from tests.cases import each
 from tests.integrations import verl_stand_ins
@@ -216,6 +217,17 @@ def test_a_configuration_that_would_correct_nothing_is_refused_before_a_run(
     with pytest.raises(ValueError, match=re.escape(sentence)) as error:
         composed(overrides)
     assert "\n" not in str(error.value)
+
+
+@each("override", re.findall(r"`'?(\+algorithm\.rollout_correction\.correction=[^`']+)'?`", PAGE))
+def test_the_other_forms_of_a_correction_on_the_page_compose(override: str) -> None:
+    found = options_of(composed([LOG_PROBS, override]).algorithm.rollout_correction).settings
+    assert found == Settings.of(override.partition("=")[2].strip('"'))
+
+
+def test_the_copy_for_other_launchers_is_the_one_that_is_made() -> None:
+    (override,) = re.findall(r"`'(\+actor_rollout_ref\.actor\.policy_loss\.rollout_correction=[^`']+)'`", PAGE)
+    assert composed([LOG_PROBS, BYPASS, LOSS, override]) == composed([LOG_PROBS, BYPASS, LOSS])
 
 
 def test_configurations_without_a_correction_are_left_alone() -> None:

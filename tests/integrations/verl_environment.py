@@ -1,7 +1,8 @@
 """`python -m tests.integrations.verl_environment`: the tests of the integration against verl itself.
 
 verl's transformers is older than that of the other extras: uv makes an environment of `.[verl]`, constraints-verl.txt
-and what verl's trainers and the tests need beside. `--python` takes one that is there already. See `tests.versions` about torch, `--hold` and UV_TORCH_BACKEND.
+and what verl's trainers and the tests need beside. `--python` takes one that is there already. See `tests.versions`
+about torch, `--hold` and UV_TORCH_BACKEND.
 """
 
 from __future__ import annotations
