@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from jackpot_sim.record.trl_states import Law, Placed, Stored, likeliest, placed, places
+from jackpot_sim.record.trl_states import Law, Placed, Stored, likeliest, noting, placed, places
 from tests.cases import each
 
 torch = pytest.importorskip("torch")
@@ -34,12 +34,16 @@ def test_the_likeliest_of_a_law_cut_to_a_few_tokens_are_these() -> None:
     assert all(len(set(row.tolist())) == 20 for row in ids), "a token stands twice"
 
 
-def test_a_law_gives_each_token_its_log_prob_and_its_place() -> None:
+@pytest.mark.parametrize("seen_drawing", [True, False])
+def test_a_law_gives_each_token_its_log_prob_and_its_place(seen_drawing: bool) -> None:
     drawn, stored, law = [[3, 1, 0], [2, 4]], Stored(), Law(topk=2)
     seen = [laws(2, 6, seed) for seed in range(3)]
     ids = torch.tensor([[5], [5]])
     for step, scores in enumerate(seen):
         assert law(ids, scores) is scores
+        if seen_drawing:
+            law.drawing_from(scores.softmax(-1))
+            law.drawing_from(torch.ones(1))  # something else that is drawn
         ids = torch.cat([ids, torch.tensor([[row[step]] if step < len(row) else [0] for row in drawn])], dim=1)
     log_probs = law.of(drawn, stored)
     for row, own in enumerate(drawn):
@@ -84,3 +88,14 @@ def test_an_engines_lists_give_the_sampled_token_and_the_likeliest() -> None:
 
 def test_nothing_stored_gives_nothing() -> None:
     assert Stored().at([[-1, -1]], 2, torch.device("cpu")) is None
+
+
+def test_generation_and_drawing_are_seen_inside_alone() -> None:
+    transformers = pytest.importorskip("transformers")
+    before = transformers.GenerationMixin._get_logits_processor, torch.multinomial
+    with noting() as law:
+        law(torch.zeros(2, 1, dtype=torch.long), laws(2, 6))
+        probs = laws(2, 6, seed=1).exp()
+        torch.multinomial(probs, 1)
+        assert law._law is probs
+    assert (transformers.GenerationMixin._get_logits_processor, torch.multinomial) == before
