@@ -6,9 +6,12 @@ import contextlib
 import json
 import os
 import platform
+import re
+import signal
+import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,9 +29,11 @@ from jackpot_sim.studies.executors import ExecutorKind, SerialExecutor, WorkersL
 from jackpot_sim.studies.ray_executor import RayExecutor
 from jackpot_sim.studies.workers import Workers
 from jackpot_sim.sweep import plan, records
+from jackpot_sim.sweep.cli import main as sweep_here
 from jackpot_sim.sweep.run import Progress, run
 from tests.diagnose.test_cli import GOOD, rows
-from tests.sweep.studies import assert_same_run, run_serially, small
+from tests.end_to_end.commands import finish, kill_all, start, wait_until
+from tests.sweep.studies import assert_same_run, run_serially, shards, small
 
 pytest.importorskip("ray")
 pytestmark = pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="looks into /proc")
@@ -82,13 +87,13 @@ def nodes(cluster: Nodes) -> Nodes:
     return cluster
 
 
-def rays_children() -> list[str]:
-    """The processes of Ray that this one has started."""
+def rays_children(name: bytes = b"ray", parents: Collection[int] = (os.getpid(),)) -> list[str]:
+    """The processes with this name that these have started."""
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             line, parent = (entry / "cmdline").read_bytes(), (entry / "stat").read_text().rsplit(") ")[1].split()[1]
-            if parent == str(os.getpid()) and (b"/ray/" in line or b"ray::" in line):
+            if int(parent) in parents and name in line:
                 found.append(line.decode())
     return found
 
@@ -294,3 +299,56 @@ def test_training_outlives_a_node_and_goes_on_from_its_checkpoint(nodes: Nodes, 
         conduct(study, tmp_path / "ray", executor, in_flight=width, options=options, report=report)
     assert deaths == [0]
     assert_same(tmp_path / "ray" / "runs" / training.id, tmp_path / "serial" / "runs" / training.id)
+
+
+# --- the end of a command, and of its cluster -------------------------------------------------------------
+
+LONG = {
+    "env": {"kind": "logit-noise", "base": {"kind": "dirichlet", "vocab": 300, "states": 24}, "sigma": [0.1, 0.2, 0.3]},
+    "estimators": ["none", "is", {"kind": "jackpot", "acceptance_rate": 0.9}],
+    "seeds": 40,
+}
+
+
+@pytest.fixture
+def sweeping(nodes: Nodes, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """A sweep on the cluster in `tmp_path / "run"` that has finished a cell and not all of them."""
+    (tmp_path / "study.yaml").write_text(json.dumps(LONG))
+    with start("--config", tmp_path / "study.yaml", "--out", tmp_path / "run", "--quiet", *nodes.options()) as process:
+        try:
+            wait_until(lambda: len(shards(tmp_path / "run")) >= 1, process)
+            yield process
+        finally:
+            kill_all(process)
+
+
+def assert_the_same_command_finishes(root: Path, error: str) -> None:
+    done = len(shards(root / "run"))
+    assert 1 <= done < 120, error
+    line = ["--config", str(root / "study.yaml"), "--quiet", "--executor", "serial", "--out"]
+    assert sweep_here([*line, str(root / "run")]) == 0
+    assert sweep_here([*line, str(root / "whole")]) == 0
+    assert_same_run(root / "run", root / "whole")
+
+
+def test_ctrl_c_ends_the_workers_in_one_sentence(sweeping: subprocess.Popen[str], nodes: Nodes, tmp_path: Path) -> None:
+    kill_all(sweeping, signal.SIGINT)
+    assert finish(sweeping) == (130, "", "sweep: interrupted; the same command finishes the run\n")
+    raylets = [info.process.pid for node in nodes.nodes for info in node.all_processes["raylet"]]
+    deadline = time.monotonic() + 20
+    while (left := rays_children(b"ray::call", raylets)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not left
+    assert_the_same_command_finishes(tmp_path, "")
+
+
+def test_the_end_of_the_cluster_is_one_sentence(  # and so the last test of its cluster
+    sweeping: subprocess.Popen[str], nodes: Nodes, tmp_path: Path
+) -> None:
+    for node in (*nodes.nodes, nodes.cluster.head_node):
+        node.kill_all_processes(check_alive=False, allow_graceful=False)
+    code, out, error = finish(sweeping)
+    assert (code, out) == (2, "")
+    sentence = r"sweep: the Ray cluster was lost \(.*\); finished cells are kept: run the same command again .*, and it goes on"
+    assert re.fullmatch(sentence, error.strip())
+    assert_the_same_command_finishes(tmp_path, error)
