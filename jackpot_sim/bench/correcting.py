@@ -35,6 +35,7 @@ from jackpot_sim.environments.language_models.threads import torch_threads
 from jackpot_sim.integrations.corrected import Settings
 from jackpot_sim.integrations.trl import CorrectsRollouts
 from jackpot_sim.integrations.trl.states import OnTopK
+from jackpot_sim.record import trl as record_trl
 from jackpot_sim.record.trl_states import Law
 from jackpot_sim.requirements import RequirementError, require
 from jackpot_sim.training.tasks.characters import character_tokenizer
@@ -48,9 +49,11 @@ CORRECTIONS = {
     "jackpot at p_new, top-20": Settings.of({"kind": "jackpot", "target": "p_new"}),
 }
 """The corrections that are timed, by their names in findings."""
-PARTS: tuple[tuple[type, str], ...] = (
+PARTS: tuple[tuple[Any, str], ...] = (
     (Law, "__call__"),
+    (Law, "drawing_from"),
     (Law, "of"),
+    (record_trl, "places"),
     (CorrectsRollouts, "_finish"),
     (CorrectsRollouts, "_scoring"),
     (OnTopK, "_see"),
@@ -267,5 +270,6 @@ def _config(trl: Any, sizes: Sizes, folder: str, steps: int) -> Any:
         per_device_train_batch_size=sizes.rollouts,
         num_generations=4,
         max_completion_length=sizes.length,
+        generation_kwargs={"min_new_tokens": sizes.length},  # so that all steps have as many tokens
         learning_rate=1e-6,
     )

@@ -6,10 +6,11 @@ called. A number here knows the place of its state among the stored top-k, so th
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
     import torch
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
 Pair: TypeAlias = "tuple[Tensor, Tensor]"
 """The ids (int32) and the log-probs (float32, nats) of the likeliest tokens of states, both (..., k)."""
 
-BUCKET = 64
-"""The tokens of a vocabulary that are compared at once."""
+BUCKET = 16
+"""The tokens of a vocabulary that share a bucket."""
 
 
 class Placed(float):
@@ -84,37 +85,53 @@ class Stored:
 
 
 class Law:
-    """A processor of logits that stands behind all others: it sees the laws that `generate` draws from.
+    """The laws that `generate` draws from, seen by a processor of logits that stands behind all others.
 
     One law is held at a time. The token drawn from it is seen with the next, and that of the last in the completion.
+    The probabilities are those that the tokens are drawn from, where the drawing was seen, and else the softmax.
     """
 
     def __init__(self, topk: int = 0) -> None:
         self.calls = 0
         self._topk = topk
-        self._last: Tensor | None = None
+        self._scores: Tensor | None = None
+        self._law: Tensor | None = None
         self._drawn: list[Tensor] = []
         self._likeliest: list[Pair] = []
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Sees the laws of the next tokens, and gives them back as they are."""
-        if self._last is not None:
-            self._drawn.append(self._last.gather(1, input_ids[:, -1:]))
-        self._last = scores.float().log_softmax(dim=-1)
-        if self._topk:
-            self._likeliest.append(likeliest(self._last, self._topk))
+        if self._scores is not None:
+            self._settle(input_ids[:, -1:])
+        self._scores, self._law = scores, None
         self.calls += 1
         return scores
+
+    def drawing_from(self, law: Tensor) -> None:
+        """Sees the probabilities that tokens are about to be drawn from, (B, vocab)."""
+        if self._scores is not None and law.shape == self._scores.shape:
+            self._law = law
+
+    def _settle(self, drawn: Tensor) -> None:
+        """Keeps what is needed of the law before, from which these tokens were drawn, (B, 1)."""
+        assert self._scores is not None
+        law = self._scores.float().softmax(-1) if self._law is None else self._law.float()
+        self._drawn.append(law.gather(1, drawn).log())
+        if self._topk:
+            ids, probs = likeliest(law, self._topk)
+            self._likeliest.append((ids, probs.log()))
 
     def of(self, completions: Sequence[Sequence[int]], stored: Stored) -> list[list[float]]:
         """The log-prob of each token of the completions, with its place among the likeliest, which go to `stored`."""
         import torch
 
-        if self._last is None:
+        if self._scores is None:
             return []
-        ends = torch.tensor([completion[-1:] or [0] for completion in completions], device=self._last.device)
-        # One column for each token that was drawn while others went on, and one for the last law.
-        seen: list[list[float]] = torch.cat([*self._drawn, self._last.gather(1, ends)], dim=1).tolist()
+        # Of a completion that ended before others, the token after its end does not count.
+        ends = [completion[-1:] or [0] for completion in completions]
+        self._settle(torch.tensor(ends, device=self._scores.device))
+        self._scores = self._law = None
+        seen: list[list[float]] = torch.cat(self._drawn, dim=1).tolist()
         own = [row[: len(completion)] for row, completion in zip(seen, completions, strict=True)]
         if not self._topk:
             return own
@@ -127,48 +144,67 @@ class Law:
 
 
 def likeliest(law: Tensor, k: int) -> Pair:
-    """The k likeliest tokens of laws (n, vocab), likeliest first; among ties, which decide nothing, in any order.
+    """The k likeliest tokens of laws (n, vocab), and their figures there; among ties, which decide nothing, any.
 
-    They lie in the k buckets with the largest maxima, so that a sort of k buckets does for one of the vocabulary.
+    They lie in the k buckets with the largest maxima, so that a sort of k buckets does for one of the vocabulary. A
+    bucket's tokens lie apart by the number of buckets: maxima of neighbouring buckets are then taken side by side.
     """
     import torch
 
-    vocab = law.shape[-1]
-    k = min(k, vocab)
-    whole = vocab // BUCKET
-    if whole <= 2 * k:
-        log_probs, ids = law.topk(k, dim=-1)
+    buckets = law.shape[-1] // BUCKET
+    if buckets <= 2 * k:
+        log_probs, ids = law.topk(min(k, law.shape[-1]), dim=-1)
         return ids.int(), log_probs
-    buckets = law[:, : whole * BUCKET].reshape(-1, whole, BUCKET)
-    best = buckets.amax(-1).topk(k, dim=-1).indices
-    some = buckets.gather(1, best[..., None].expand(-1, -1, BUCKET)).flatten(1)
-    some = torch.cat([some, law[:, whole * BUCKET :]], dim=-1)
+    whole = law[:, : buckets * BUCKET].reshape(-1, BUCKET, buckets)
+    best = whole.amax(1).topk(k, dim=-1, sorted=False).indices
+    some = whole.gather(2, best[:, None].expand(-1, BUCKET, -1)).flatten(1)
+    ids = (best[:, None] + buckets * torch.arange(BUCKET, device=law.device)[:, None]).flatten(1)
+    if rest := law.shape[-1] - buckets * BUCKET:
+        some = torch.cat([some, law[:, -rest:]], dim=-1)
+        behind = torch.arange(law.shape[-1] - rest, law.shape[-1], device=law.device)
+        ids = torch.cat([ids, behind.expand(len(law), -1)], dim=-1)
     log_probs, at = some.topk(k, dim=-1)
-    inside = best.gather(1, (at // BUCKET).clamp(max=k - 1)) * BUCKET + at % BUCKET
-    return torch.where(at < k * BUCKET, inside, at - k * BUCKET + whole * BUCKET).int(), log_probs
+    return ids.gather(1, at).int(), log_probs
 
 
 @contextmanager
 def noting(topk: int = 0) -> Iterator[Law]:
     """A processor of logits at work in all generations of transformers that run inside; it changes nothing."""
+    import torch
     from transformers import GenerationMixin
 
-    law, mixin = Law(topk), cast("Any", GenerationMixin)
-    built = getattr(mixin, "_get_logits_processor", None)
-    if built is None:  # of another version: the actor's side is left out
+    law = Law(topk)
+    if not hasattr(GenerationMixin, "_get_logits_processor"):  # of another version: the actor's side is left out
         yield law
         return
 
-    def with_law(*args: Any, **kwargs: Any) -> Any:
+    def with_law(built: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         processors = built(*args, **kwargs)
         processors.append(law)
         return processors
 
-    mixin._get_logits_processor = with_law
-    try:
+    def drawing(draw: Callable[..., Any], probs: Tensor, *args: Any, **kwargs: Any) -> Any:
+        law.drawing_from(probs)
+        return draw(probs, *args, **kwargs)
+
+    with _around(GenerationMixin, "_get_logits_processor", with_law), _around(torch, "multinomial", drawing):
         yield law
+
+
+@contextmanager
+def _around(owner: Any, name: str, wrapper: Callable[..., Any]) -> Iterator[None]:
+    """A function with another around it, which takes it as its first argument."""
+    before = getattr(owner, name)
+
+    @functools.wraps(before)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        return wrapper(before, *args, **kwargs)
+
+    setattr(owner, name, wrapped)
+    try:
+        yield
     finally:
-        mixin._get_logits_processor = built
+        setattr(owner, name, before)
 
 
 @contextmanager

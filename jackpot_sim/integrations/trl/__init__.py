@@ -29,7 +29,7 @@ def _corrected_grpo_trainer() -> type:
     Raises:
         RequirementError: TRL is missing or too old.
     """
-    requirements.require("trl", purpose="CorrectedGRPOTrainer")
+    requirements.require_tested("trl", purpose="CorrectedGRPOTrainer")
     return type(
         "CorrectedGRPOTrainer",
         (CorrectsRollouts, importlib.import_module("trl").GRPOTrainer),

@@ -17,8 +17,8 @@ from jackpot_sim.core.topk import TopK
 if TYPE_CHECKING:
     from torch import Tensor
 
-AT_ONCE = 1 << 24
-"""The largest number of elements of the head's rows that are gathered at once."""
+AT_ONCE = {"cpu": 1 << 19, "cuda": 1 << 26}
+"""The elements of the head's rows that are gathered at once: as many as a cache holds, or as keep a GPU busy."""
 
 
 class FusedHead(NamedTuple):
@@ -71,7 +71,8 @@ class FusedHead(NamedTuple):
         weight, bias = _whole(head.weight), _whole(head.bias)
         if weight.ndim != 2 or weight.shape[-1] != states.shape[-1]:
             raise ValueError("the head's weights are not whole on this device: pass topk=0, which does without them")
-        step = max(1, AT_ONCE // (ids.shape[-1] * weight.shape[-1]))
+        at_once = AT_ONCE.get(weight.device.type, AT_ONCE["cuda"])
+        step = max(1, at_once // (ids.shape[-1] * weight.shape[-1]))
         parts = [
             self._of_rows(weight, bias, *(each[start : start + step].to(weight.device) for each in (states, ids)))
             for start in range(0, len(ids), step)
@@ -81,11 +82,10 @@ class FusedHead(NamedTuple):
     def _of_rows(self, weight: Tensor, bias: Tensor | None, states: Tensor, ids: Tensor) -> Tensor:
         import torch
 
-        rows = weight[ids]
-        if self.single:
-            with torch.autocast(states.device.type, enabled=False):
-                logits = torch.bmm(rows.float(), states.float()[..., None])[..., 0]
-        else:
+        rows, device = weight.index_select(0, ids.flatten()).view(*ids.shape, -1), weight.device.type
+        if self.single or (rows.dtype == torch.float32 and not torch.is_autocast_enabled(device)):
+            logits = (rows.float() * states.float()[:, None]).sum(-1)
+        else:  # a product of matrices, which autocast rounds as it does TRL's
             logits = torch.bmm(rows, states.to(rows.dtype)[..., None])[..., 0]
         logits = (logits if bias is None else logits + bias[ids]).float() * self.scale
         if self.cap is not None:

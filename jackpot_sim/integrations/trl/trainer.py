@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import importlib
 import logging
-import math
-import statistics
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,12 +21,12 @@ from typing_extensions import override
 from jackpot_sim.core.topk import TopK
 from jackpot_sim.estimators import Correction, UpdateTarget
 from jackpot_sim.integrations.corrected import Settings, correct, metrics, uniforms
+from jackpot_sim.integrations.trl import batches, processes
 from jackpot_sim.integrations.trl.states import FusedHead, OnTopK
 from jackpot_sim.record import Recorder
 from jackpot_sim.record.trl import RecordsRollouts
 from jackpot_sim.studies.estimator_spec import EstimatorSpec
-from jackpot_sim.training import objective
-from jackpot_sim.training.objective import Divisor, Proposed, TokenPass
+from jackpot_sim.training.objective import Divisor, TokenPass
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,12 +39,6 @@ NO_LOG_PROBS = (
     "the rollouts came without the log-probs of the engine that wrote them: let TRL generate or set use_vllm, leave "
     "use_transformers_continuous_batching off, and return logprobs from a rollout_func"
 )
-FIGURES = (
-    *("ratio/mean", "ratio/min", "ratio/max", "log_ratio/abs_mean", "log_ratio/abs_max", "kl", "masked_share"),
-    *("acceptance_rate", "weight/mean", "weight/max", "ess", "divisor", "overlap/mean", "overlap/p05", "overlap/p50"),
-    "missing_share",
-)
-"""The figures of a log, `correction/…`: those of `corrected.metrics`, and the share of tokens without a log-prob."""
 
 
 class CorrectsRollouts(RecordsRollouts):
@@ -162,7 +154,7 @@ class CorrectsRollouts(RecordsRollouts):
         import torch
 
         actor = output["sampling_per_token_logps"]
-        mask = _trained(output)
+        mask = batches.trained(output)
         missing = mask & ~actor.isfinite()
         if bool(missing.any()):
             self._say_once(
@@ -215,7 +207,7 @@ class CorrectsRollouts(RecordsRollouts):
         batch, to_new = self._batch, self.settings.target is UpdateTarget.POLICY
         if batch is not None:
             wanted = to_new or "old_per_token_logps" not in batch
-            topk, mask = _topk(batch), _trained(batch)
+            topk, mask = batches.topk_of(batch), batches.trained(batch)
         else:  # before training, by the policy, and not by a reference model
             wanted = self._passes is not None and not to_new and model is self._trainer.model
             pair = self._actor_topk(tokens.shape[1]) if wanted and self.topk else None
@@ -244,61 +236,36 @@ class CorrectsRollouts(RecordsRollouts):
         old = batch.get("old_per_token_logps")
         reference = new if old is None else old
         self._write(batch, reference)
-        trained = _trained(batch)
+        trained = batches.trained(batch)
         mask = trained & batch["actor_log_probs"].isfinite()
         factor, accepted, divisor = torch.zeros_like(new), torch.zeros_like(mask), 1.0
         figures = {"missing_share": 1 - float(mask.sum() / trained.sum().clamp(min=1))}
         rows = mask.any(-1).nonzero()[:, 0]
         if len(rows):
-            given = _proposed(batch, mask, reference, on_topk if old is None else batch.get("reference_on_topk"))
+            given = batches.proposed(batch, mask, reference, on_topk if old is None else batch.get("reference_on_topk"))
             given = given.take(rows)
             found = correct(self.settings, given, TokenPass(new[rows], None if on_topk is None else on_topk[rows]))
             factor[rows], accepted[rows], divisor = found.factor.to(factor.dtype), found.accepted, found.divisor
             figures |= metrics(found, given)
-        factor = self._over_all(factor, accepted, mask, divisor)
+        factor = processes.divided(self._trainer.accelerator, self.settings, factor, accepted, mask, divisor)
         advantages = batch["advantages"]
         batch["advantages"] = (advantages if advantages.ndim == 2 else advantages[:, None]) * factor
         self._log_figures(figures)
 
-    def _over_all(self, factor: Tensor, accepted: Tensor, mask: Tensor, divisor: float) -> Tensor:
-        """The factor, (B, T), over the divisor of the micro-batch of all processes in the place of this one's."""
-        import torch
-
-        accelerator, settings = self._trainer.accelerator, self.settings
-        if accelerator.num_processes == 1 or settings.divisor is Divisor.PROPOSED:
-            return factor
-        own = torch.stack([mask.double(), accepted.double(), factor.double() * divisor], dim=1)
-        every = accelerator.gather(accelerator.pad_across_processes(own, dim=2))
-        mask, accepted = every[:, 0] > 0, every[:, 1] > 0
-        rows = mask.any(-1)
-        of_all = objective.divisor(
-            settings.divisor, accepted[rows], every[rows, 2], mask[rows], settings.correction.unit
-        )
-        return factor * (divisor / of_all)
-
     def _log_figures(self, figures: Mapping[str, float]) -> None:
-        """Puts figures into TRL's log: the means over processes, and of smallest and largest those."""
-        import torch
-
         trainer = self._trainer
         logged = trainer._metrics["train" if trainer.model.training else "eval"]
-        own = torch.tensor([figures.get(name, math.nan) for name in FIGURES], dtype=torch.float64)
-        every = own[None]
-        if trainer.accelerator.num_processes > 1:
-            every = trainer.accelerator.gather(own.to(trainer.accelerator.device)[None]).cpu()
-        for name, values in zip(FIGURES, every.T.tolist(), strict=True):
-            if known := [value for value in values if not math.isnan(value)]:
-                whole = {"min": min, "max": max}.get(name.rpartition("/")[2].removeprefix("abs_"), statistics.fmean)
-                logged[f"correction/{name}"].append(whole(known))
+        for name, value in processes.figures_of_all(trainer.accelerator, figures).items():
+            logged[f"correction/{name}"].append(value)
 
     def _write(self, batch: Mapping[str, Any], reference: Tensor) -> None:
         """Records a batch that is seen for the first time."""
         if self._written is None or "recorded_version" not in batch:
             return
-        topk = _topk(batch)
+        topk = batches.topk_of(batch)
         self._written.write(
             int(self._trainer.state.global_step),
-            mask=_trained(batch),
+            mask=batches.trained(batch),
             present=batch["completion_mask"],
             tokens=batch["completion_ids"],
             actor_log_probs=batch["actor_log_probs"],
@@ -308,31 +275,3 @@ class CorrectsRollouts(RecordsRollouts):
             weight_version=batch["recorded_version"],
             actor_topk=None if topk is None else (topk.ids, topk.log_probs),
         )
-
-
-def _trained(batch: Mapping[str, Any]) -> Tensor:
-    """True on the tokens that are trained on, (B, T)."""
-    present, tools = batch["completion_mask"], batch.get("tool_mask")
-    mask: Tensor = (present if tools is None else present * tools).bool()
-    return mask
-
-
-def _topk(batch: Mapping[str, Any]) -> TopK | None:
-    """The actor's likeliest tokens of a batch, if they are stored."""
-    ids = batch.get("actor_topk_ids")
-    return None if ids is None else TopK(ids, batch["actor_topk_log_probs"])
-
-
-def _proposed(batch: Mapping[str, Any], mask: Tensor, reference: Tensor, reference_on_topk: Tensor | None) -> Proposed:
-    """A batch of TRL as the objective takes it."""
-    topk = _topk(batch)
-    return Proposed(
-        actor_log_probs=batch["actor_log_probs"].masked_fill(~mask, 0.0),
-        reference_log_probs=reference,
-        mask=mask,
-        advantage=batch["advantages"],
-        topk=topk,
-        reference_on_topk=None if topk is None else reference_on_topk,
-        uniforms=batch["correction_uniforms"],
-        overlap_of_batch=topk is None,
-    )

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jackpot_sim import integrations
 from jackpot_sim.integrations import trl as corrected_trl
-from jackpot_sim.integrations.trl import CorrectedGRPOTrainer, CorrectsRollouts
-from jackpot_sim.requirements import RequirementError
+from jackpot_sim.integrations.trl import CorrectedGRPOTrainer, CorrectsRollouts, batches
+from jackpot_sim.integrations.trl.processes import FIGURES
+from jackpot_sim.requirements import RequirementError, UntestedVersionWarning
 from tests.cases import each
 from tests.environments.tiny_checkpoints import save_checkpoint
 from tests.record.test_trl import table_of, trained
@@ -53,15 +53,17 @@ def same_weights(first: Any, second: Any) -> bool:
 
 
 class Noting(CorrectsRollouts):
-    """Notes the factor of each token, by its completion."""
+    """Notes the factor of each token of trained completions, and where it may be other than 0, by the completion."""
 
-    def _over_all(self, factor: Any, accepted: Any, mask: Any, divisor: float) -> Any:
+    def _weigh(self, batch: Any, new: Any, on_topk: Any) -> None:
         if not hasattr(self, "factors"):
-            self.factors = defaultdict(list)
-        for row, ids in enumerate(self._batch["completion_ids"]):  # type: ignore[index]
-            version, own = int(self._batch["correction_uniforms"][row, 0] * 1e9), tuple(ids.tolist())  # type: ignore[index]
-            self.factors[(version, own)].append((factor[row].clone(), accepted[row].clone(), mask[row].clone()))
-        return super()._over_all(factor, accepted, mask, divisor)
+            self.factors: Any = defaultdict(list)
+        alone = {**batch, "advantages": torch.ones_like(batch["advantages"])}
+        super()._weigh(alone, new, on_topk)
+        for row, ids in enumerate(batch["completion_ids"]):
+            own = alone["advantages"][row], batches.trained(batch)[row]
+            self.factors[(float(batch["correction_uniforms"][row, 0]), tuple(ids.tolist()))].append(own)
+        super()._weigh(batch, new, on_topk)
 
 
 class NotingTrainer(Noting, trl.GRPOTrainer):
@@ -117,7 +119,7 @@ def test_a_truncated_sampler_is_seen_in_the_logs_and_corrected(checkpoint: Path,
     assert max(logs(found, "correction/overlap/mean")) < 0.99
     assert logs(found, "correction/missing_share") == [0.0, 0.0]
     names = {name for line in found.state.log_history for name in line if name.startswith("correction/")}
-    assert names == {f"correction/{name}" for name in integrations.trl.trainer.FIGURES}
+    assert names == {f"correction/{name}" for name in FIGURES}
     assert not same_weights(found, trained(trl.GRPOTrainer, checkpoint, tmp_path, top_k=3))
 
 
@@ -131,8 +133,7 @@ def test_the_masks_of_a_rollout_are_the_same_in_each_epoch(
     for epochs in found.factors.values():
         for first, second in zip(*epochs, strict=True):
             assert torch.equal(first, second)
-    whole = torch.cat([mask & ~accepted for ((_, accepted, mask), _) in found.factors.values()])
-    assert whole.any(), "no token is masked: nothing is shown"
+    assert any((mask & (factor == 0)).any() for (factor, mask), _ in found.factors.values()), "no mask to see"
 
 
 def test_evaluation_is_corrected_and_logged_beside_training(checkpoint: Path, tmp_path: Path) -> None:
@@ -319,9 +320,9 @@ def test_vllms_missing_log_probs_are_told_and_masked(
     assert [each for each in caplog.messages if "no log-prob for 1 of" in each and "masked" in each]
     assert logs(found, "correction/missing_share") == pytest.approx([1 / 14] * 2)
     ids = vllm["engine"].laws[0][0][0]
-    ((factor, _, mask),) = [each for (_, own), (each,) in found.factors.items() if list(own[: len(ids)]) == ids][:1]
+    ((factor, mask),) = [each for (_, own), (each,) in found.factors.items() if list(own[: len(ids)]) == ids][:1]
     assert factor[1] == 0
-    assert not mask[1]
+    assert mask[1]
     assert factor[0] > 0
     assert all(torch.isfinite(each).all() for each in found.model.state_dict().values())
 
@@ -352,8 +353,8 @@ def test_a_rollout_function_may_give_the_topk_and_mark_tokens_of_an_environment(
     found = quietly(corrected(base=NotingTrainer, rollout_func=rollout), checkpoint, tmp_path, logging_steps=1)
     assert logs(found, "correction/overlap/p05") != logs(found, "correction/overlap/p50")
     every = [each for epochs in found.factors.values() for each in epochs]
-    assert all(factor[0] == 0 and not mask[0] for factor, _, mask in every)
-    assert any((factor[1:] > 0).any() for factor, _, _ in every)
+    assert all(factor[0] == 0 and not mask[0] for factor, mask in every)
+    assert any((factor[1:] > 0).any() for factor, _ in every)
 
 
 # ------------------------------------------------------------------ refusals
@@ -397,6 +398,15 @@ def test_a_trainer_with_a_loss_of_its_own_has_to_say_that_it_is_linear(checkpoin
         linear_loss = True
 
     assert logs(trained(Linear, checkpoint, tmp_path), "train_loss")
+
+
+def test_a_trl_newer_than_tested_is_told_of_with_the_range(monkeypatch: pytest.MonkeyPatch) -> None:
+    of = metadata.version
+    monkeypatch.setattr(metadata, "version", lambda name: "99.0" if name == "trl" else of(name))
+    corrected_trl._corrected_grpo_trainer.cache_clear()
+    monkeypatch.setattr("jackpot_sim.requirements._WARNED", set())
+    with pytest.warns(UntestedVersionWarning, match=r"CorrectedGRPOTrainer was tested with trl.*99\.0 is installed"):
+        _ = corrected_trl.CorrectedGRPOTrainer
 
 
 def test_a_missing_trl_is_named_with_its_installation(monkeypatch: pytest.MonkeyPatch) -> None:
