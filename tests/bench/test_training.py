@@ -87,7 +87,7 @@ def test_both_take_turns_and_do_the_same(seen: Seen, findings: Any) -> None:
 
 def test_what_is_found(findings: Any) -> None:
     ratio, ours, theirs, *parts = findings
-    assert ratio.at_least == 1.5
+    assert ratio.at_least == 2.5
     assert "aim 3" in ratio.note
     assert ratio.value > 0
     assert (ours.unit, theirs.unit) == ("s", "s")
