@@ -40,6 +40,7 @@ class Case(StrEnum):
     VISITED = "visited"
     MEMORY = "memory"
     WORKERS = "workers"
+    CLUSTER = "cluster"
     ENUMERATION = "enumeration"
     NORMALIZERS = "normalizers"
     OVERHEAD = "overhead"
@@ -94,6 +95,7 @@ _CASES: dict[Case, Callable[[], Iterator[Finding]]] = {
     Case.VISITED: vocabularies.visited,
     Case.MEMORY: estimation.memory,
     Case.WORKERS: sweeping.workers,
+    Case.CLUSTER: sweeping.cluster,
     Case.ENUMERATION: sequences.enumeration,
     Case.NORMALIZERS: _normalizers,
     Case.TRAINING: _training,
@@ -129,14 +131,15 @@ def bench(
     Args:
         cases: The benchmarks, by default all: figure2 (acceptance and KL against the published points),
             budget (solve_lam), paths (thresholds), corrections (all of single tokens with all denominators at a
-            vocabulary of 151,936), visited (the states of a real model's rollouts), memory, workers, enumeration (every
+            vocabulary of 151,936), visited (the states of a real model's rollouts), memory, workers, cluster (500
+            cells on a Ray cluster of two nodes against loky's processes), enumeration (every
             sequence of a small language model), normalizers (the cost and the error of each estimate of the overlap Z),
             overhead (the cost of corrections in a GRPO step; the other options are for it), training (a step of
             the training loop beside one of TRL's), diagnose (the pass over a dump, some minutes), fused (the overlap
             in one kernel, against the rate of a copy; on a GPU where there is one), real (a cell of a real model
             against plain loops, some minutes), trl (the cost of corrections in a step of TRL's GRPOTrainer). Overhead,
-            training, enumeration, real and trl need torch and transformers, fused torch, training and trl trl too, and
-            diagnose pyarrow.
+            training, enumeration, real and trl need torch and transformers, fused torch, training and trl trl too,
+            cluster ray, and diagnose pyarrow.
         out: Also write the findings, the machine and the versions to this JSON file.
         tokens: The tokens of the dump of diagnose, by default 10 million.
         tiny: Small sizes for fused, real and trl, which show that they run.

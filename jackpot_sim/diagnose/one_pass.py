@@ -7,6 +7,7 @@ on the number of workers. Memory does not grow with the dump, but for what is he
 from __future__ import annotations
 
 import itertools
+import pickle
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
@@ -25,7 +26,9 @@ from jackpot_sim.diagnose.measure.trends import Trends
 from jackpot_sim.diagnose.measure.worst import Worst
 from jackpot_sim.readers.left_out import LeftOut
 from jackpot_sim.readers.table import TokenTable
+from jackpot_sim.studies import plugins
 from jackpot_sim.studies.executors import outliving_workers
+from jackpot_sim.studies.plugins import Plugin, require_unchanged
 from jackpot_sim.studies.workers import ALONE, Workers
 
 IN_FLIGHT = 2
@@ -171,8 +174,9 @@ def _measured(batches: Iterator[Batch], what_if: Callable[[], WhatIf], workers: 
         return
     flying: deque[Future[_Parts]] = deque()
     with outliving_workers("nothing is kept"), workers.opened() as (executor, width):
+        carried = pickle.dumps(what_if)
         for batch in itertools.chain(begun, batches):
-            flying.append(executor.submit(_measure, batch, what_if))
+            flying.append(executor.submit(_measure_elsewhere, batch, carried, plugins.loaded()))
             if len(flying) > IN_FLIGHT * width:
                 yield flying.popleft().result()
         while flying:
@@ -183,3 +187,9 @@ def _measure(batch: Batch, what_if: Callable[[], WhatIf]) -> _Parts:
     parts = _Parts(what_if)
     parts.add(batch)
     return parts
+
+
+def _measure_elsewhere(batch: Batch, what_if: bytes, plugged_in: tuple[Plugin, ...]) -> _Parts:
+    """Measures in a worker, which has to run plug-ins before it can read corrections that are theirs."""
+    require_unchanged(plugged_in)
+    return _measure(batch, pickle.loads(what_if))

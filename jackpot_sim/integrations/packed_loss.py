@@ -67,8 +67,12 @@ def _given(
     before = batch.get("log_probs")
     old = padded(rows_of(before, "log_probs") if before else [each.detach() for each in new])
     topk, on_topk = _on_topk(settings, layout, args, batch, logits)
-    if topk is not None and before and settings.target is UpdateTarget.REFERENCE:
-        raise ValueError("the batch holds no log-probs of p_ref for the actor's top-k: write topk: 0, or target: p_new")
+    needed = settings.target is UpdateTarget.REFERENCE or settings.correction.subtracts_mean
+    if topk is not None and before and needed:
+        raise ValueError(
+            "the batch holds no log-probs of p_ref for the actor's top-k: write topk: 0 or target: p_new, or, if the "
+            "correction is centred, pass --use-rollout-logprobs"
+        )
     reference = None if on_topk is None or before else on_topk.detach()
     return proposed(settings, actor, old, mask, advantages, topk, reference), on_topk
 
@@ -109,13 +113,17 @@ def _on_topk(
     if getattr(args, "tensor_model_parallel_size", 1) > 1:
         raise ValueError("log-probs of the actor's top-k need whole rows of logits: write topk: 0, or leave out TP")
     k = settings.topk
-    ids = padded([each[:, :k] for each in rows_of(batch["rollout_topk_token_ids"], "rollout_topk_token_ids")])
-    actor = padded([each[:, :k] for each in rows_of(batch.get("rollout_topk_log_probs"), "rollout_topk_log_probs")])
-    rows = padded(layout.logits(batch, logits))
-    unused = (ids < 0) | actor.isneginf()
-    new = rows.gather(-1, ids.long().masked_fill(unused, 0)) - rows.logsumexp(-1, keepdim=True)
-    topk = TopK(ids.int().masked_fill(unused, 0), actor.float().masked_fill(unused, -torch.inf))
-    return topk, new.masked_fill(unused, -torch.inf)
+    ids = [each[:, :k].long() for each in rows_of(batch["rollout_topk_token_ids"], "rollout_topk_token_ids")]
+    actor = [each[:, :k] for each in rows_of(batch.get("rollout_topk_log_probs"), "rollout_topk_log_probs")]
+    unused = [(id_ < 0) | log_prob.isneginf() for id_, log_prob in zip(ids, actor, strict=True)]
+    ids = [each.masked_fill(place, 0) for each, place in zip(ids, unused, strict=True)]
+    # Response by response, since rows of logits are large; in float32, as the trainer's own log-probs are.
+    new = [
+        (row.gather(-1, id_).float() - row.float().logsumexp(-1, keepdim=True)).masked_fill(place, -torch.inf)
+        for row, id_, place in zip(layout.logits(batch, logits), ids, unused, strict=True)
+    ]
+    stored = [each.float().masked_fill(place, -torch.inf) for each, place in zip(actor, unused, strict=True)]
+    return TopK(padded(ids).int(), padded(stored)), padded(new)
 
 
 def _slope(linear: Callable[[Tensor], Tensor], at: Tensor) -> Tensor:

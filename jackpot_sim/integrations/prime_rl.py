@@ -78,7 +78,7 @@ def corrected_loss(inputs: LossInputs, correction: object = "jackpot", **own: ob
         before = new.detach().to(actor.dtype)
         given = Proposed(actor, before, mask, inputs.advantages[None], None, None, drawn, overlap_of_batch=True)
         shares = _shares(inputs)[None]
-        total, corrected = policy_loss(settings, given, TokenPass(new), Loss(clip=None, bypass=True), shares)
+        total, corrected = policy_loss(settings, given, TokenPass(new), Loss(clip=None), shares)
         loss, figures = total.to(new.dtype), metrics(corrected, given)
     else:
         loss, figures = 0.0 * new.sum(), agreement(settings)

@@ -62,6 +62,11 @@ def load(sources: Iterable[str]) -> tuple[Plugin, ...]:
     return tuple(_loaded(str(source)) for source in sources)
 
 
+def loaded() -> tuple[Plugin, ...]:
+    """The plug-ins that this process has run."""
+    return tuple(_LOADED.values())
+
+
 def _loaded(source: str, carried: bytes = b"") -> Plugin:
     known = _known(source)
     try:

@@ -31,19 +31,19 @@ from jackpot_sim.studies.ray_worker import Outcome, Setting, versions
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_RETRIES = 3
-_ANSWERS_WITHIN = 3
+RETRIES = 3
+ANSWERS_WITHIN = 3
 """Seconds in which a cluster answers, or is taken for absent."""
 LOOK_EVERY, LOOKS = 1.0, 15
 """Seconds between two looks at a cluster, and the looks in a row that find none before it is taken for lost."""
 
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_task_oom_retries": str(_RETRIES),  # without end by default
+    "RAY_task_oom_retries": str(RETRIES),  # without end by default
     "RAY_BACKEND_LOG_LEVEL": "fatal",
     "RAY_DEDUP_LOGS_SKIP_REGEX": ".*",  # the lines of nodes that end, which are printed whatever is asked of Ray
 }
-_OF_A_CLUSTER = {"RAY_gcs_server_port_wait_time_s": str(_ANSWERS_WITHIN)}
+_OF_A_CLUSTER = {"RAY_gcs_server_port_wait_time_s": str(ANSWERS_WITHIN)}
 _UNAUTHENTICATED = ("Unauthenticated", "InvalidAuthToken", "AuthenticationError", "authentication token")
 
 
@@ -57,7 +57,7 @@ class RayExecutor(Executor):
     def __init__(self, ray: ModuleType, workers: int, threads: int, gpus: float) -> None:
         """Takes the module of a cluster that is connected, and the CPUs and GPUs to reserve for each process."""
         self.workers = workers
-        self._call = ray.remote(num_cpus=threads, num_gpus=gpus, max_retries=_RETRIES)(_caller())
+        self._call = ray.remote(num_cpus=threads, num_gpus=gpus, max_retries=RETRIES)(_caller())
         self._setting = ray.put(pickle.dumps(Setting(tuple(versions().items()), str(Path.cwd()), threads, gpus)))
         self._pickled = ray.cloudpickle.dumps
         self._waiting: set[Future[Any]] = set()
@@ -128,7 +128,7 @@ def _of_ray(error: Exception) -> Exception:
         return WorkersLostError("a worker was ended for lack of memory", "reserve more --worker-threads for each")
     if isinstance(error, known.WorkerCrashedError | known.NodeDiedError):
         return WorkersLostError(
-            f"a worker process died {_RETRIES + 1} times, perhaps for lack of memory",
+            f"a worker process died {RETRIES + 1} time{'s' * (RETRIES > 0)}, perhaps for lack of memory",
             "run the same command again, with more --worker-threads for each worker",
         )
     if isinstance(error, known.RayError):
@@ -170,7 +170,7 @@ def opened(
         room = _room(ray, threads, gpus)
         executor = RayExecutor(ray, workers or room, threads, gpus)
         watch = threading.Thread(target=_watch, args=(executor, ray.get_runtime_context().gcs_address, over))
-        watch.daemon = True
+        watch.name, watch.daemon = "ray-watch", True
         watch.start()
         yield executor
     finally:
@@ -196,7 +196,7 @@ def _require_answer(address: str) -> None:
 def _answers(address: str) -> bool:
     host, _, port = address.rpartition(":")
     try:
-        with socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWERS_WITHIN):
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWERS_WITHIN):
             return True
     except (OSError, OverflowError):
         return False

@@ -28,7 +28,7 @@ class Packed:
 
     @property
     def lengths(self) -> list[int]:
-        return [min(int(row.sum()) + 1, len(row)) for row in self.batch.mask]
+        return [min(int(row.nonzero().max()) + 2, len(row)) for row in self.batch.mask]
 
     @property
     def masks(self) -> list[Tensor]:
@@ -126,3 +126,9 @@ def expected(packed: Packed, reduction: str) -> tuple[float, Tensor]:
 def on_policy(batch: Case) -> Case:
     """The batch in its first update: p_ref is the policy under way."""
     return dataclasses.replace(batch, before=batch.logits.detach().log_softmax(-1))
+
+
+def with_observations(batch: Case) -> Case:
+    """The batch with tokens in the middle of rollouts that no policy wrote, as tools' answers are."""
+    places = torch.arange(batch.mask.shape[1])
+    return dataclasses.replace(batch, mask=batch.mask & (places % 3 != 1))

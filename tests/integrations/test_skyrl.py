@@ -18,6 +18,7 @@ from jackpot_sim.integrations.skyrl import corrected_policy_loss, register
 from jackpot_sim.requirements import RequirementError
 from jackpot_sim.training.objective import Aggregation, Divisor
 from tests.cases import each
+from tests.integrations.packed_batches import with_observations
 from tests.integrations.parity import CENTRED, CORRECTIONS, Case, OnTheBatchsDevice, assert_equal, case
 
 CONFIG = SimpleNamespace(eps_clip_low=0.2, eps_clip_high=0.28, off_policy_correction=SimpleNamespace())
@@ -47,6 +48,19 @@ def test_loss_and_gradient_are_the_projects_own(name: str, divisor: Divisor, red
     loss, _ = called(batch, reduction)
     expected = batch.own(Loss(REDUCTIONS[reduction], clip=CONFIG.eps_clip_low, clip_high=CONFIG.eps_clip_high))
     assert_equal((loss, batch.gradient(loss)), expected)
+
+
+@each("name", CORRECTIONS)
+def test_tokens_that_no_policy_wrote_have_no_part(name: str) -> None:
+    """Their log-probs are 0 at SkyRL's engines, and numbers at its policy."""
+    batch = with_observations(case(CORRECTIONS[name], topk=False))
+    whole = batch.logits.log_softmax(-1).gather(-1, batch.ids[..., None])[..., 0]
+    given = batch.given
+    old = torch.where(batch.mask, given.reference_log_probs, -3.0)
+    loss, _ = corrected_policy_loss(batch.settings)(
+        whole, old, scaled(batch, "token_mean"), CONFIG, batch.mask.float(), given.actor_log_probs
+    )
+    assert_equal((loss, batch.gradient(loss)), batch.own(Loss(clip=0.2, clip_high=0.28)))
 
 
 def test_the_signature_is_the_registrys() -> None:

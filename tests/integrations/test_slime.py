@@ -17,7 +17,7 @@ from jackpot_sim.integrations import miles, slime
 from jackpot_sim.integrations.corrected import uniforms
 from jackpot_sim.training.objective import Divisor
 from tests.cases import each
-from tests.integrations.packed_batches import AT_REFERENCE, REDUCTIONS, Packed, expected, on_policy
+from tests.integrations.packed_batches import AT_REFERENCE, REDUCTIONS, Packed, expected, on_policy, with_observations
 from tests.integrations.parity import CENTRED, CORRECTIONS, VOCAB, OnTheBatchsDevice, assert_equal, case
 
 TRAINERS = {"slime": slime, "miles": miles}
@@ -35,7 +35,7 @@ def responses(
 
 def scored(logits: Tensor, **named: Any) -> dict[str, list[Tensor]]:
     found = responses(logits, **named)
-    return {"log_probs": [each.log_softmax(-1).gather(-1, ids[:, None])[:, 0] for each, ids in found]}
+    return {"log_probs": [each.float().log_softmax(-1).gather(-1, ids[:, None])[:, 0] for each, ids in found]}
 
 
 @pytest.fixture
@@ -70,6 +70,16 @@ def test_a_corrected_term_is_the_projects_own(name: str, divisor: Divisor, reduc
     assert all(torch.equal(*pair) for pair in zip(masks, packed.masks, strict=True))
     loss = packed.reducer(reduction)(term) / packed.count(reduction)
     assert_equal((loss, packed.batch.gradient(loss)), expected(packed, reduction))
+
+
+@pytest.mark.usefixtures("stand_ins")
+@each("name", AT_REFERENCE)
+def test_tokens_that_no_policy_wrote_have_no_part(name: str) -> None:
+    packed = Packed(with_observations(case(CORRECTIONS[name], topk=False, divisor="accepted")))
+    term = packed.tis(slime)[0]
+    for loss in (packed.reducer("tokens")(term), packed.custom(slime, "tokens")[0]):
+        found = loss / packed.count("tokens")
+        assert_equal((found, packed.batch.gradient(found)), expected(packed, "tokens"))
 
 
 @each("trainer", TRAINERS)
@@ -205,6 +215,19 @@ def test_unused_places_behind_a_whole_law_change_nothing(correction: Any) -> Non
 
 
 @pytest.mark.usefixtures("stand_ins")
+def test_logits_of_low_precision_are_normalised_in_float32() -> None:
+    """Against the same logits, rounded, in float32: miles hands over bfloat16 ones."""
+    packed = Packed(case(CORRECTIONS["jackpot at p_new"], topk=True))
+    args, fields = packed.arguments(), packed.fields(**packed.stored())
+    args.use_tis, low = False, packed.logits.detach().bfloat16()
+    topk = [
+        miles.custom_loss(args, fields, each, packed.reducer("samples"))[1]["jackpot_sim/overlap/p05"]
+        for each in (low, low.float())
+    ]
+    assert float(topk[0]) == pytest.approx(float(topk[1]), rel=1e-6)
+
+
+@pytest.mark.usefixtures("stand_ins")
 def test_a_custom_loss_without_tokens_is_zero_and_goes_backward() -> None:
     packed = Packed(case(CORRECTIONS["jackpot"], topk=False))
     loss, figures = packed.custom(slime, loss_masks=[torch.zeros_like(each) for each in packed.masks])
@@ -259,6 +282,14 @@ def test_what_a_custom_loss_would_ignore_is_one_sentence(own: dict[str, Any], se
     vars(args).update({"use_tis": False, "entropy_coef": 0.0, "advantage_estimator": "grpo"} | own)
     with pytest.raises(ValueError, match=sentence):
         slime.custom_loss(args, packed.fields(**packed.stored()), packed.logits, packed.reducer("samples"))
+
+
+@pytest.mark.usefixtures("stand_ins")
+@each("correction", [CENTRED, {"kind": "jackpot", "centred": True, "target": "p_new"}])
+def test_a_centred_custom_loss_needs_p_ref_on_the_topk(correction: Any) -> None:
+    packed = Packed(case(dict(correction), topk=True))
+    with pytest.raises(ValueError, match="if the correction is centred, pass --use-rollout-logprobs"):
+        packed.custom(slime, **packed.stored())
 
 
 def test_masks_are_the_same_in_each_epoch() -> None:

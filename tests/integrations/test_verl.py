@@ -25,6 +25,9 @@ from tests.cases import each
 from tests.integrations import verl_stand_ins
 from tests.integrations.parity import CENTRED, CORRECTIONS, LENGTH, ROWS, Case, assert_equal, case
 
+ASKED: list[tuple[str, ...]] = []
+"""The packages whose versions were asked about, where verl is stood in for."""
+REQUIRE_TESTED = requirements.require_tested
 REAL = importlib.util.find_spec("verl") is not None
 HELPER, STEP = "verl.trainer.ppo.rollout_corr_helper", "compute_rollout_correction_and_add_to_batch"
 
@@ -44,7 +47,7 @@ def verl(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     if not REAL:
         for path, module in verl_stand_ins.modules().items():
             monkeypatch.setitem(sys.modules, path, module)
-        monkeypatch.setattr(requirements, "require_tested", lambda *names, purpose: None)
+        monkeypatch.setattr(requirements, "require_tested", lambda *names, purpose: ASKED.append(names))
     plugin.install()
     yield
     plugin.uninstall()
@@ -343,6 +346,25 @@ def test_modules_that_imported_the_step_have_ours_and_get_theirs_back(monkeypatc
     assert not any(name.startswith("jackpot_sim") for name in core().POLICY_LOSS_REGISTRY)
     plugin.install()
     assert getattr(before, STEP) is getattr(helper, STEP) is not ours.__wrapped__
+
+
+@pytest.mark.skipif(REAL, reason="verl is installed")
+def test_without_verl_the_line_that_installs_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert ASKED[-1] == ("verl",)  # by `require_tested`, which warns of a version that was not tested
+    plugin.uninstall()
+    monkeypatch.setattr(requirements, "require_tested", REQUIRE_TESTED)
+    with pytest.raises(requirements.RequirementError, match=r"the plugin for verl needs verl.*\[verl\]"):
+        plugin.install()
+
+
+@pytest.mark.skipif(REAL, reason="verl is installed")
+def test_a_plugin_that_cannot_be_installed_says_so_where_verl_would_not() -> None:
+    code = (
+        "import sys, types; sys.modules['verl'] = types.ModuleType('verl'); import jackpot_sim.integrations.verl.plugin"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode
+    assert "UserWarning: jackpot_sim could not be installed in verl: the plugin for verl needs verl" in done.stderr
 
 
 def test_importing_the_plugin_imports_nothing_heavy() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import json
 import os
 import pickle
 import re
@@ -19,8 +20,9 @@ from typing import Any
 import pytest
 import torch
 
-from jackpot_sim.integrations.corrected import Loss, correct
+from jackpot_sim.integrations.corrected import Loss, Settings, correct
 from jackpot_sim.integrations.verl import plugin
+from jackpot_sim.integrations.verl.options import options_of
 from jackpot_sim.training.objective import TokenPass
 from tests.cases import each
 from tests.integrations import verl_stand_ins
@@ -217,6 +219,17 @@ def test_a_configuration_that_would_correct_nothing_is_refused_before_a_run(
     assert "\n" not in str(error.value)
 
 
+@each("override", re.findall(r"`'?(\+algorithm\.rollout_correction\.correction=[^`']+)'?`", PAGE))
+def test_the_other_forms_of_a_correction_on_the_page_compose(override: str) -> None:
+    found = options_of(composed([LOG_PROBS, override]).algorithm.rollout_correction).settings
+    assert found == Settings.of(override.partition("=")[2].strip('"'))
+
+
+def test_the_copy_for_other_launchers_is_the_one_that_is_made() -> None:
+    (override,) = re.findall(r"`'(\+actor_rollout_ref\.actor\.policy_loss\.rollout_correction=[^`']+)'`", PAGE)
+    assert composed([LOG_PROBS, BYPASS, LOSS, override]) == composed([LOG_PROBS, BYPASS, LOSS])
+
+
 def test_configurations_without_a_correction_are_left_alone() -> None:
     plain = composed([])
     plugin.uninstall()
@@ -289,3 +302,13 @@ def test_the_other_trainers_look_our_step_up_when_they_call_it(path: str) -> Non
     assert re.search(rf"\n +{re.escape(call)}", source)
     helper = importlib.import_module("verl.trainer.ppo.rollout_corr_helper")
     assert hasattr(helper.compute_rollout_correction_and_add_to_batch, "__wrapped__")
+
+
+def test_an_update_by_verls_own_engine_is_the_projects(tmp_path: Path) -> None:
+    """One process, fsdp2, a model of two layers: bypass mode, and a batch with both laws."""
+    command = [sys.executable, "-m", "tests.integrations.verl_engine", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    for mode, found in json.loads(done.stdout.splitlines()[-1]).items():
+        assert found["loss"] == pytest.approx(found["own_loss"], rel=1e-5), mode
+        assert found["norm"] == pytest.approx(found["own_norm"], rel=1e-5), mode

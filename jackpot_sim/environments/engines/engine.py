@@ -33,6 +33,7 @@ class Order:
         batch_size: rollouts that are written at a time; the results do not depend on it.
         topk: the number of likeliest tokens to return of every law; 0 returns none.
         support: whether to return the tokens that the sampler kept, where it cuts any.
+        together: whether a model may write the rollouts of a prompt in one row, see `generation.generate`.
         report: called with the number of rollouts written so far.
 
     Raises:
@@ -44,6 +45,7 @@ class Order:
     batch_size: int
     topk: int = 0
     support: bool = False
+    together: bool = False
     report: Callable[[int], None] | None = None
 
     def __post_init__(self) -> None:
@@ -147,6 +149,7 @@ class ModelEngine:
             topk=order.topk,
             support=order.support,
             states=states,
+            together=order.together,
             report=order.report,
         )
 

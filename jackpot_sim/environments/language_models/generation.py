@@ -36,6 +36,7 @@ from jackpot_sim.environments.language_models.prompts import left_padded
 from jackpot_sim.environments.language_models.sampling_law import SamplingLaw
 from jackpot_sim.environments.language_models.scoring import CausalLM
 from jackpot_sim.environments.language_models.states import States, empty_states, final_norm
+from jackpot_sim.environments.language_models.together import Rows, pays
 from jackpot_sim.environments.language_models.walking import on_device, scoring_mode, seen
 
 
@@ -108,6 +109,7 @@ def generate(
     topk: int = 0,
     support: bool = False,
     states: bool = False,
+    together: bool = False,
     report: Callable[[int], None] | None = None,
 ) -> Written:
     """One sequence after its prompt for every row of `uniforms`.
@@ -123,6 +125,8 @@ def generate(
         topk: the number of likeliest tokens to keep of every law; 0 keeps none.
         support: whether to record the tokens that the sampler keeps, where it cuts any.
         states: whether to keep the model's states.
+        together: whether sequences of one prompt side by side may share a row of the model, which must be one that
+            `writes_together`; they do where that `pays`. Log-probs then differ by rounding.
         report: called with the number of sequences written so far, after each batch.
 
     Raises:
@@ -137,11 +141,12 @@ def generate(
     if scorer.transform is not None:
         raise ValueError("transform is given beside sampling: the cuts of a sampler belong into sampling")
     vocab = int(scorer.model.config.get_text_config().vocab_size)
+    shares = together and scorer.new_cache is None and not states
     pages = Pages(uniforms, sampling, end_tokens, topk, support, vocab)
     steps = _Steps(scorer, final_norm(scorer.model) if states else None, uniforms.shape)
     for start in range(0, len(uniforms), batch_size):
         rows = np.arange(start, min(start + batch_size, len(uniforms)))
-        _write(steps, checked, prompt[rows], rows, pages)
+        _write(steps, checked, prompt[rows], rows, pages, shares)
         if report is not None:
             report(int(rows[-1]) + 1)
     return dataclasses.replace(pages.written(prompt), states=steps.states())
@@ -223,13 +228,17 @@ class Pages:
         return SamplingMask(ids[np.argsort(place, kind="stable")], offsets, places)
 
 
-def _write(steps: _Steps, prompts: Sequence[Ints], prompt: Ints, rows: Ints, pages: Pages) -> None:
+def _write(steps: _Steps, prompts: Sequence[Ints], prompt: Ints, rows: Ints, pages: Pages, together: bool) -> None:
     """Writes the sequences `rows`, each after its prompt, as one batch."""
     model = steps.scorer.model
     distinct, which = np.unique(prompt, return_inverse=True)
     ids, mask = left_padded([prompts[each] for each in distinct])
     cache = steps.scorer.empty_cache()
     scores = steps.logits(rows, 0, ids, mask, cache, which)
+    samples = int(np.bincount(which).max())
+    if together and pays(model, samples, pages.length) and (which[1:] >= which[:-1]).all():
+        _write_together(Rows(model, cache, mask, which), rows, pages, scores)
+        return
     cache, mask = _gathered(model, cache, which), mask[which]
     for step in range(pages.length):
         drawn, going_on = pages.draw(rows, step, scores)
@@ -240,6 +249,17 @@ def _write(steps: _Steps, prompts: Sequence[Ints], prompt: Ints, rows: Ints, pag
             rows, drawn, mask, cache = rows[staying], drawn[staying], mask[staying], _gathered(model, cache, staying)
         mask = np.pad(mask, ((0, 0), (0, 1)), constant_values=True)
         scores = steps.logits(rows, step + 1, drawn[:, None], mask, cache, np.arange(len(rows)))
+
+
+def _write_together(read: Rows, rows: Ints, pages: Pages, scores: Tensor) -> None:
+    """Writes the sequences `rows` on from the logits after their prompts, those of a prompt in one row of the model."""
+    for step in range(pages.length):
+        drawn, going_on = pages.draw(rows, step, scores)
+        if step + 1 == pages.length or not going_on.any():
+            return
+        rows = rows[going_on]
+        with scoring_mode(read.model):
+            scores = read.read(going_on, drawn[going_on])
 
 
 class _Steps:

@@ -73,14 +73,17 @@ def quiet() -> Iterator[None]:
     """A context without progress bars and log lines of transformers and the hub; failures raise errors all the same."""
     logger, hub = library().utils.logging, logging.getLogger("huggingface_hub")
     level, bars, hub_level = logger.get_verbosity(), logger.is_progress_bar_enabled(), hub.level
-    logger.set_verbosity_error()
+    loud = level != logging.ERROR or hub_level != logging.ERROR  # a level that is set clears what all loggers remember
+    if loud:
+        logger.set_verbosity_error()
+        hub.setLevel(logging.ERROR)
     logger.disable_progress_bar()
-    hub.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        logger.set_verbosity(level)
-        hub.setLevel(hub_level)
+        if loud:
+            logger.set_verbosity(level)
+            hub.setLevel(hub_level)
         if bars:
             logger.enable_progress_bar()
 

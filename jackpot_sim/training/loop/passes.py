@@ -167,7 +167,7 @@ def model_pass(model: Model, sequences: PaddedSequences, temperature: float = 1.
     import torch
 
     if sequences.samples > 1 and int(sequences.places[:, 0].min()) + 1 >= sequences.mask.shape[1]:
-        scores = packed_logits(model, sequences.ids, sequences.places, sequences.samples)
+        scores = packed_logits(model, sequences.ids, sequences.places, sequences.mask, sequences.samples)
     else:
         scores = _before_tokens(model, sequences)
     scores = scores.to(torch.promote_types(scores.dtype, torch.float32))

@@ -19,10 +19,11 @@ import numpy as np
 
 from jackpot_sim.core.topk import TopK
 from jackpot_sim.environments.language_models.build import Model
+from jackpot_sim.environments.language_models.together import writes_together
 from jackpot_sim.environments.randomness import keyed_generator
 from jackpot_sim.estimators import Correction
 from jackpot_sim.training import objective
-from jackpot_sim.training.actors import JointActor
+from jackpot_sim.training.actors import JointActor, Served
 from jackpot_sim.training.config import Given, Training
 from jackpot_sim.training.errors import DivergedError, LawError
 from jackpot_sim.training.loop.closed_loop import lam_at
@@ -101,6 +102,8 @@ class Trainer:
         if config.budget is not None:
             self.rejected = config.budget.rejected
         trained = [policy] if self._joint is None else [policy, self._own]
+        own = policy if self._own is None else self._own  # a stale actor is the policy as it was
+        self._together = not isinstance(config.actor, Served) and writes_together(own)
         self._samples = config.rollout.samples if all(packs(model) for model in trained) else 1
 
     @staticmethod
@@ -202,6 +205,7 @@ class Trainer:
                     sampling=sampling_law(config),
                     topk=config.topk,
                     support=config.log_probs == "support",
+                    together=self._together,
                 )
         except LawError as error:
             raise DivergedError(self.step, str(error)) from error

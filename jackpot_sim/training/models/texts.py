@@ -59,8 +59,9 @@ class Texts:
         sampling: SamplingLaw = PLAIN,
         topk: int = 0,
         support: bool = False,
+        together: bool = False,
     ) -> tuple[list[Ints], Written]:
-        """The ids of the prompts, and `samples` completions of each, in rows side by side.
+        """The ids of the prompts, and `samples` completions of each, in rows side by side; options as in `Order`.
 
         Raises:
             StudyError: the actor cannot read a prompt, its context is too short, or its engine fails.
@@ -75,6 +76,7 @@ class Texts:
             batch_size=self.batch_size,
             topk=topk,
             support=support,
+            together=together,
         )
         try:
             actor.check(prompts, prompt, self.length)

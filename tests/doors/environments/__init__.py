@@ -44,6 +44,10 @@ EXEMPT: Mapping[str, str] = {
     "environments.language_models.reading.Reader.logits": "called by laws, on states that last_hidden made",
     "environments.language_models.states.States": "made by generate of its model's own states",
     "environments.language_models.states.empty_states": "looks at the dtype, the device and the width alone",
+    **dict.fromkeys(
+        (f"environments.language_models.together.{name}" for name in ("Rows", "Rows.read")),
+        "called by generate, with what it has checked and drawn",
+    ),
     "environments.language_models.walking.seen": "called by generate and Reader, with a mask that they made",
     "environments.language_models.block_gradients.OtherTokens.beside": "called by gradients, which has checked it",
     "environments.language_models.completions.Completions.logits": "its arrays are a model's parameters, by name",

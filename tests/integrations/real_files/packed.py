@@ -34,6 +34,8 @@ OPTIONS: Mapping[str, object] = {
     "tis_clip_low": 0.0,
 }
 """The options of both trainers that their losses read."""
+RECOMPUTED = {**OPTIONS, "recompute_loss_function": True}
+"""The same, with the loss computed anew in the backward pass."""
 
 
 def megatron(rank: int, size: int) -> dict[str, dict[str, object]]:
@@ -74,7 +76,9 @@ def opened(name: str, folder: Path, rank: int = 0, size: int = 1) -> Iterator[No
         yield
 
 
-def hooked(name: str, packed: Packed, reduction: str, hook: str | None, **fields: Any) -> tuple[Tensor, dict[str, Any]]:
+def hooked(
+    name: str, packed: Packed, reduction: str, hook: str | None, own: Mapping[str, object] = OPTIONS, **fields: Any
+) -> tuple[Tensor, dict[str, Any]]:
     """The trainer's loss of one microbatch that is the whole batch, with a hook or its own TIS, and what it logs."""
     args = packed.arguments(
         **{f"custom_{kind}_function_path": None for kind in ("tis", "loss")},
@@ -84,7 +88,7 @@ def hooked(name: str, packed: Packed, reduction: str, hook: str | None, **fields
     custom = hook == "custom_loss"
     option = "custom_loss_function_path" if custom else "custom_tis_function_path"
     path = {option: None if hook is None else f"jackpot_sim.integrations.{name}.{hook}"}
-    vars(args).update(OPTIONS | path | {"loss_type": "custom_loss" if custom else "policy_loss", "use_tis": not custom})
+    vars(args).update(own | path | {"loss_type": "custom_loss" if custom else "policy_loss", "use_tis": not custom})
     batch = packed.fields(**fields) | {"rollout_mask_sums": [each.sum() for each in packed.masks]}
     if name == "slime":
         loss_function = import_module("slime.backends.megatron_utils.loss").loss_function
@@ -123,6 +127,11 @@ def checked(name: str, folder: Path) -> Iterator[str]:
         loss, _ = hooked(name, packed, "samples", "custom_loss", log_probs=None, **packed.stored())
         assert_equal((loss, packed.batch.gradient(loss)), expected(packed, "samples"))
         yield "custom loss: a centred correction"
+        loss, _ = hooked(name, packed, "samples", "custom_loss", RECOMPUTED, log_probs=None, **packed.stored())
+        loss.backward()
+        assert packed.batch.logits.grad is not None
+        assert_equal((loss, packed.batch.logits.grad), expected(packed, "samples"))
+        yield "the same with --recompute-loss-function"
     multiprocessing.spawn(_shared, (name, folder, _free_port()), nprocs=2)
     yield "TIS function on two processes that share each sequence"
 
