@@ -80,7 +80,7 @@ class Sizes:
 
 
 TINY = Sizes(rollouts=4, length=4, rounds=2, shape=SHAPES["tiny"])
-OF_CHECKPOINT = Sizes(rollouts=4, length=32, rounds=3)
+OF_CHECKPOINT = Sizes(rollouts=4, length=16, rounds=3)
 
 
 @dataclass

@@ -287,6 +287,7 @@ def test_vllms_likeliest_tokens_give_the_overlap_of_every_state(
     engine = vllm["engine"]
     assert engine.logprobs == 0
     assert engine.synced == 2
+    assert not logs(found, "sampling/importance_sampling_ratio/mean"), "TRL corrects too"
     assert len([each for each in caplog.messages if "vllm_importance_sampling_correction is switched off" in each]) == 1
     table = table_of(tmp_path / "rollouts")
     ids, laws = engine.laws[0]
