@@ -25,7 +25,7 @@ CORRECTIONS: Mapping[str, Mapping[str, object]] = {
     "tis": {"kind": "tis", "clip": 1.5},
     "icepop": {"kind": "icepop"},
     "sequence-mis": {"kind": "sequence-mis", "low": 0.3, "high": 3.0},
-    "jackpot": {"kind": "jackpot"},
+    "jackpot": {"kind": "jackpot", "seed": 3},
     "jackpot at p_new": {"kind": "jackpot", "target": "p_new"},
     "rao-blackwell jackpot": {"kind": "jackpot", "rao_blackwell": True},
 }

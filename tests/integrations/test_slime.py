@@ -293,10 +293,11 @@ def test_a_centred_custom_loss_needs_p_ref_on_the_topk(correction: Any) -> None:
 
 
 def test_masks_are_the_same_in_each_epoch() -> None:
-    packed = Packed(case(CORRECTIONS["jackpot"], topk=False))
-    assert torch.equal(packed.tis(slime)[0], packed.tis(slime)[0])
-    given = packed.batch.given
-    assert torch.equal(given.uniforms, uniforms(given.actor_log_probs, given.mask, 0))
+    batch = case(CORRECTIONS["jackpot"], topk=False)
+    moved = dataclasses.replace(batch, logits=(batch.logits + torch.randn_like(batch.logits)).detach())
+    rejected, later = (Packed(each).tis(slime)[0] == 0 for each in (batch, moved))
+    assert torch.equal(rejected, later)
+    assert bool(rejected[torch.cat(Packed(batch).masks) > 0].any())
 
 
 @pytest.mark.usefixtures("stand_ins")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import importlib.util
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from jackpot_sim.estimators.corrections.correction import is_ours
 from jackpot_sim.estimators.corrections.registry import registered
 from jackpot_sim.integrations.corrected import Loss, Settings
 from jackpot_sim.integrations.verl import batches, losses, names, plugin
+from jackpot_sim.integrations.verl.options import prepare
 from jackpot_sim.training.objective import Aggregation
 from tests.cases import each
 from tests.integrations import verl_stand_ins
@@ -322,6 +324,28 @@ def test_a_loss_outside_bypass_mode_is_refused() -> None:
 def test_a_loss_that_names_no_correction_or_two_is_refused(asked: Any, loss_mode: str, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         bypass_loss(case(CORRECTIONS["tis"], topk=False), asked, loss_mode=loss_mode)
+
+
+@each(
+    "loss_mode, rejected, sentence",
+    [
+        ("geo_mean", "weight", "+algorithm.rollout_correction.rejected=mask"),
+        ("bypass_mode", "mask", "which uses no weights of a batch"),
+    ],
+)
+def test_a_loss_of_verl_that_would_not_use_the_weights_as_they_are_is_refused(
+    loss_mode: str, rejected: str, sentence: str
+) -> None:
+    def configured(mode: str, **more: str) -> Any:
+        actor = SimpleNamespace(policy_loss={"loss_mode": mode})
+        rollout = SimpleNamespace(actor=actor, rollout={"calculate_log_probs": True})
+        asked = {"correction": "jackpot", **more}
+        return SimpleNamespace(algorithm={"rollout_correction": asked}, actor_rollout_ref=rollout)
+
+    with pytest.raises(ValueError, match=re.escape(sentence)):
+        prepare(configured(loss_mode, rejected=rejected))
+    prepare(configured("gspo"))
+    prepare(configured("geo_mean", rejected="mask"))
 
 
 # --- The plugin -------------------------------------------------------------------------------------------------------

@@ -136,7 +136,14 @@ def prepare(config: Any) -> None:
         )
     if asked.get("bypass_mode") and not is_ours(mode):
         raise ValueError(f"in bypass mode the policy loss corrects: set {_ACTOR}.loss_mode={LOSS}")
-    options_of(asked, mode.partition(":")[2] or None)
+    options = options_of(asked, mode.partition(":")[2] or None)
+    if mode == "bypass_mode":
+        raise ValueError(f"the correction would do nothing with loss_mode={mode}, which uses no weights of a batch")
+    if mode == "geo_mean" and options.rejected is Rejected.WEIGHT:
+        raise ValueError(
+            f"loss_mode={mode} takes the geometric mean of a sequence's weights, which one rejected token brings near "
+            f"0: set +{_ALGORITHM}.rejected=mask"
+        )
     if is_ours(mode) and actor.get("rollout_correction") is None:
         from omegaconf import open_dict
 
