@@ -16,7 +16,8 @@ from jackpot_sim.studies import plugins
 from jackpot_sim.sweep import records
 from tests.documents import in_line, run
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def block(language: str, after: str = "") -> str:
@@ -74,7 +75,8 @@ def test_the_first_screen_shows_the_diagnosis_of_the_example(
 def test_the_recorder_is_shown_as_its_module_has_it(framework: str) -> None:
     module = importlib.import_module(f"jackpot_sim.record.{framework}")
     assert module.__doc__ is not None
-    shown = next(each for each in re.findall(r"```py\n(.*?)```", README, re.DOTALL) if f"record.{framework} " in each)
+    pages = README + (ROOT / "docs" / "trainers.md").read_text(encoding="utf-8")
+    shown = next(each for each in re.findall(r"```py\n(.*?)```", pages, re.DOTALL) if f"record.{framework} " in each)
     lines = [line.partition("  #")[0] for line in shown.splitlines() if line]
     assert lines == [line[4:] for line in module.__doc__.splitlines() if line.startswith("    ")]
 
@@ -154,7 +156,6 @@ def test_every_command_of_training_is_a_study(tmp_path: Path, monkeypatch: pytes
     lines = re.findall(r"^python -m jackpot_sim\.training\b.*$", README.replace("\\\n", " "), re.MULTILINE)
     tried = [line.partition(" #")[0] for line in lines if "--plugin" not in line and "--help" not in line]
     assert len(tried) >= 5
-    root = Path(__file__).parents[1]
     monkeypatch.chdir(tmp_path)
     rows = "".join(f'{{"prompt": "{each}", "answer": "b"}}\n' for each in range(20))
     (tmp_path / "MINE.jsonl").write_text(rows, encoding="utf-8")
@@ -162,22 +163,21 @@ def test_every_command_of_training_is_a_study(tmp_path: Path, monkeypatch: pytes
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.json").write_text("{}", encoding="utf-8")
     for line in tried:
-        told = line.replace("paper_figures/", f"{root}/paper_figures/")
+        told = line.replace("paper_figures/", f"{ROOT}/paper_figures/")
         assert run_line(told, "--dry-run") == 0, line
 
 
 def test_files_that_it_names_exist() -> None:
-    root = Path(__file__).parents[1]
     for target in re.findall(r"\]\((?!https?:)([^)]+)\)", README):
-        assert (root / target).exists(), target
+        assert (ROOT / target).exists(), target
     for module in set(re.findall(r"python -m ([\w.]+)", README)) - {"venv", "pytest"}:
-        path = root / module.replace(".", "/")
+        path = ROOT / module.replace(".", "/")
         assert path.with_suffix(".py").exists() or (path / "__main__.py").exists(), module
     figures = README[README.index("## Figures and tables") : README.index("## Test it")]
     names = {name for line in re.findall(r"^- .*$", figures, re.MULTILINE) for name in re.findall(r"`(\w+)`", line)}
     assert len(names) > 15
     for name in names:
-        assert any(root.glob(f"paper_figures/**/{name}.py")), name
+        assert any(ROOT.glob(f"paper_figures/**/{name}.py")), name
 
 
 def test_the_test_command_is_the_one_that_ci_runs() -> None:
