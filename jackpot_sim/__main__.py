@@ -12,6 +12,8 @@ COMMANDS = {
     "sweep": ("jackpot_sim.sweep.cli", "measure estimators in a grid of mismatched policies and actors"),
     "diagnose": ("jackpot_sim.diagnose.cli", "judge your rollouts' mismatch: causes, corrections, advice"),
     "train": ("jackpot_sim.training.cli", "train a policy by GRPO on the rollouts of another actor"),
+    "record": ("jackpot_sim.record.cli", "keep rollouts of a server, or any dump, in the plain schema"),
+    "report": ("jackpot_sim.report.cli", "show the tables of a run's folder again, whatever wrote it"),
     "analysis": ("analysis.cli", "make tables with uncertainty from the records of a sweep"),
     "figures": ("paper_figures.__main__", "draw all figures, or the one that is named"),
     "bench": ("jackpot_sim.bench.cli", "measure accuracy, speed and memory beside their targets"),

@@ -168,7 +168,7 @@ def install(extra: str) -> str:
 
 
 def has_own_constraints(extra: str) -> bool:
-    """True for an extra that cannot share an environment with the others."""
+    """True for an extra whose tested versions are others, so that it needs an environment of its own."""
     return bool(extra) and _constraints(extra) is not None
 
 

@@ -44,6 +44,8 @@ MAY_IMPORT = {
     # Has an answer where nothing else can be imported.
     "jackpot_sim.doctor.cli": (COMMANDS, "jackpot_sim.doctor"),
     "jackpot_sim.doctor": (REQUIREMENTS, VERSION),
+    # Shows what any command has written, and nothing imports it.
+    "jackpot_sim.report": (STUDIES, COMMANDS, REQUIREMENTS, SWEEP, TRAINING, "jackpot_sim.diagnose"),
     # Puts all commands together, and nothing imports it.
     "jackpot_sim.completion": (
         *(ESTIMATORS, STUDIES, TRAINING, SWEEP, COMMANDS, VERSION, "jackpot_sim.__main__", "paper_figures"),
@@ -51,6 +53,10 @@ MAY_IMPORT = {
     # Tries corrections, and nothing imports it but tests.
     "jackpot_sim.testing": (CORE, ESTIMATORS, ENVIRONMENTS),
     DUMPS: (CORE, REQUIREMENTS),
+    "jackpot_sim.record.cli": (
+        *(DUMPS, COMMANDS, STUDIES, ENVIRONMENTS, "jackpot_sim.record"),
+        "jackpot_sim.diagnose",  # asks servers, and computes the side that a dump lacks
+    ),
     "jackpot_sim.record": (CORE, REQUIREMENTS, DUMPS),
     "jackpot_sim.diagnose": (
         *(CORE, ESTIMATORS, ENVIRONMENTS, DUMPS, STUDIES, REQUIREMENTS, COMMANDS),
@@ -63,7 +69,7 @@ MAY_IMPORT = {
     # Times everything, the paper's figures too, and nothing imports it.
     "jackpot_sim.bench": (
         *(CORE, ESTIMATORS, ENVIRONMENTS, TRAINING, *READERS, "analysis", "paper_figures"),
-        *(DUMPS, "jackpot_sim.diagnose"),
+        *(DUMPS, "jackpot_sim.diagnose", "jackpot_sim.integrations", "jackpot_sim.record"),
     ),
     "analysis": READERS,
     # Measures laws that no record could hold, so that it builds the models itself.

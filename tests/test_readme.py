@@ -14,6 +14,7 @@ import pytest
 from jackpot_sim.estimators.corrections import registry
 from jackpot_sim.studies import plugins
 from jackpot_sim.sweep import records
+from tests.documents import in_line, run
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 
@@ -37,10 +38,10 @@ def test_the_correction_of_the_readme_is_one(tmp_path: Path, monkeypatch: pytest
     (tmp_path / "my_corrections.py").write_text(block("python", section), encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     sweep, training, check = block("sh", section).strip().splitlines()
-    assert run_line(sweep, "jackpot_sim.sweep.cli", *TINY.split(), "--quiet") == 0
+    assert run_line(sweep, *TINY.split(), "--quiet") == 0
     rows = records.load(tmp_path / "run")
     assert rows.groupby("estimator")["acceptance_rate"].mean()["gap-mask"] < 1
-    assert run_line(training, "jackpot_sim.training.cli", "--dry-run") == 0
+    assert run_line(training, "--dry-run") == 0
     monkeypatch.delitem(registry._REGISTRY, "gap-mask")  # the file is a module of its own there
     monkeypatch.syspath_prepend(tmp_path)
     exec(shlex.split(check)[2], {})
@@ -50,11 +51,10 @@ def test_the_correction_of_the_readme_is_one(tmp_path: Path, monkeypatch: pytest
 TINY = "--env.kind top-k --env.k 1 --env.base.kind zipf --env.base.vocab 5 --seeds 1 --executor serial --out run"
 
 
-def run_line(line: str, module: str, *options: str) -> int:
+def run_line(line: str, *options: str) -> int:
     """The exit code of a command of the README, with more options."""
-    started, dash_m, named, *given = shlex.split(line)
-    assert (started, dash_m, f"{named}.cli") == ("python", "-m", module)
-    return int(importlib.import_module(module).main([*given, *options]))
+    (words,) = in_line(line)
+    return run([*words, *options])
 
 
 def test_the_first_screen_shows_the_diagnosis_of_the_example(
@@ -163,7 +163,7 @@ def test_every_command_of_training_is_a_study(tmp_path: Path, monkeypatch: pytes
         (tmp_path / name / "config.json").write_text("{}", encoding="utf-8")
     for line in tried:
         told = line.replace("paper_figures/", f"{root}/paper_figures/")
-        assert run_line(told, "jackpot_sim.training.cli", "--dry-run") == 0, line
+        assert run_line(told, "--dry-run") == 0, line
 
 
 def test_files_that_it_names_exist() -> None:

@@ -7,6 +7,8 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
+import warnings
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
@@ -120,9 +122,24 @@ def test_a_newer_version_is_warned_of_once_with_the_range(monkeypatch: pytest.Mo
     range_ = re.escape(requirements.package("trl").tested)
     with pytest.warns(UntestedVersionWarning, match=rf"^the mixin was tested with trl{range_}, and trl 99\.1 is inst"):
         require_tested("trl", "numpy", purpose="the mixin")
-    require_tested("trl", purpose="the mixin")  # a second warning would be an error here
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        require_tested("trl", purpose="the mixin")
     with pytest.raises(RequirementError, match=r"^the mixin needs nowhere, which is missing: pip install"):
         require_tested("trl", "nowhere", purpose="the mixin")
+
+
+def test_the_newest_tested_version_of_every_package_is_known() -> None:
+    """So that a newer one is warned of; those that only tests need are of no account."""
+    extras = {requirement.name: extra for requirement, extra in requirements.asked_for() if extra != "test"}
+    assert {"numpy", "torch", "trl", "verl", "ray", "llama-cpp-python"} <= set(extras)
+    assert [name for name in extras if requirements.package(name).newest is None] == []
+
+
+def test_an_installation_brings_the_tested_versions_with_it() -> None:
+    hatch = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["hatch"]
+    taken = hatch["build"]["targets"]["wheel"]["force-include"]
+    assert taken == {path.name: f"jackpot_sim/{path.name}" for path in ROOT.glob("constraints-*.txt")}
 
 
 def test_what_was_tested_is_not_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,7 +162,9 @@ def test_metadata_without_a_version_are_one_sentence(version: str | None, monkey
     assert sentence.endswith("'.[trl]' in the project's folder")
 
 
-def test_an_extra_that_cannot_share_an_environment_has_constraints_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_extra_with_other_tested_versions_has_its_own_constraints(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     without(monkeypatch, "verl")
     found = requirements.package("verl")
     assert found.newest is not None

@@ -40,6 +40,7 @@ class Case(StrEnum):
     VISITED = "visited"
     MEMORY = "memory"
     WORKERS = "workers"
+    CLUSTER = "cluster"
     ENUMERATION = "enumeration"
     NORMALIZERS = "normalizers"
     OVERHEAD = "overhead"
@@ -47,6 +48,7 @@ class Case(StrEnum):
     DIAGNOSE = "diagnose"
     FUSED = "fused"
     REAL = "real"
+    TRL = "trl"
 
 
 def _normalizers() -> Iterator[Finding]:
@@ -73,6 +75,12 @@ def _real(model: str | None, tiny: bool) -> Iterator[Finding]:
     return real_models.real_models(model, real_models.TINY if tiny else None)
 
 
+def _correcting(model: str | None, tiny: bool) -> Iterator[Finding]:
+    from jackpot_sim.bench import correcting
+
+    return correcting.correcting(model, correcting.TINY if tiny else None)
+
+
 def _diagnosing(tokens: int | None) -> Iterator[Finding]:
     from jackpot_sim.bench import diagnosing
 
@@ -87,6 +95,7 @@ _CASES: dict[Case, Callable[[], Iterator[Finding]]] = {
     Case.VISITED: vocabularies.visited,
     Case.MEMORY: estimation.memory,
     Case.WORKERS: sweeping.workers,
+    Case.CLUSTER: sweeping.cluster,
     Case.ENUMERATION: sequences.enumeration,
     Case.NORMALIZERS: _normalizers,
     Case.TRAINING: _training,
@@ -122,17 +131,20 @@ def bench(
     Args:
         cases: The benchmarks, by default all: figure2 (acceptance and KL against the published points),
             budget (solve_lam), paths (thresholds), corrections (all of single tokens with all denominators at a
-            vocabulary of 151,936), visited (the states of a real model's rollouts), memory, workers, enumeration (every
+            vocabulary of 151,936), visited (the states of a real model's rollouts), memory, workers, cluster (500
+            cells on a Ray cluster of two nodes against loky's processes), enumeration (every
             sequence of a small language model), normalizers (the cost and the error of each estimate of the overlap Z),
             overhead (the cost of corrections in a GRPO step; the other options are for it), training (a step of
             the training loop beside one of TRL's), diagnose (the pass over a dump, some minutes), fused (the overlap
             in one kernel, against the rate of a copy; on a GPU where there is one), real (a cell of a real model
-            against plain loops, some minutes). Overhead, training, enumeration and real need torch and transformers,
-            fused torch, training trl too, and diagnose pyarrow.
+            against plain loops, some minutes), trl (the cost of corrections in a step of TRL's GRPOTrainer). Overhead,
+            training, enumeration, real and trl need torch and transformers, fused torch, training and trl trl too,
+            cluster ray, and diagnose pyarrow.
         out: Also write the findings, the machine and the versions to this JSON file.
         tokens: The tokens of the dump of diagnose, by default 10 million.
-        tiny: Small sizes for fused and real, which show that they run.
-        model: The checkpoint for real, by default a random one of SmolLM2-135M's shape.
+        tiny: Small sizes for fused, real and trl, which show that they run.
+        model: The checkpoint for real, by default a random one of SmolLM2-135M's shape; or for trl, by default a random
+            one of 31 million parameters.
         options: The options of overhead.
     """
     cases = cases or tuple(Case)
@@ -140,15 +152,16 @@ def bench(
         raise CannotMeasureError("only overhead has options of its own: name it among the benchmarks")
     if Case.DIAGNOSE not in cases and tokens is not None:
         raise CannotMeasureError("tokens is an option of diagnose: name it among the benchmarks")
-    if tiny and not {Case.FUSED, Case.REAL} & set(cases):
-        raise CannotMeasureError("tiny is an option of fused and real: name one among the benchmarks")
-    if model is not None and Case.REAL not in cases:
-        raise CannotMeasureError("model is an option of real: name it among the benchmarks")
+    if tiny and not {Case.FUSED, Case.REAL, Case.TRL} & set(cases):
+        raise CannotMeasureError("tiny is an option of fused, real and trl: name one among the benchmarks")
+    if model is not None and not {Case.REAL, Case.TRL} & set(cases):
+        raise CannotMeasureError("model is an option of real and trl: name one among the benchmarks")
     runs = _CASES | {
         Case.OVERHEAD: lambda: overhead(options),
         Case.DIAGNOSE: lambda: _diagnosing(tokens),
         Case.FUSED: lambda: _fusing(tiny),
         Case.REAL: lambda: _real(model, tiny),
+        Case.TRL: lambda: _correcting(model, tiny),
     }
     console = Console(highlight=False, soft_wrap=True, markup=False)
     if out is not None and out.is_dir():

@@ -34,6 +34,7 @@ from jackpot_sim.diagnose.what_if.effects import Effects
 from jackpot_sim.readers.open_dump import open_dump
 from jackpot_sim.readers.screening import Screening
 from jackpot_sim.readers.table import TokenTable
+from jackpot_sim.studies.workers import Workers
 
 TOKENS = 10_000_000
 """The tokens of the dump."""
@@ -220,7 +221,7 @@ def passed(files: list[Path], workers: int) -> Pass:
     started = now()
     tables = clock.each("reading", open_dump(files).tables())
     effects = functools.partial(_TimedEffects, clock, what_if) if workers == 1 else what_if
-    found = one_pass.run(tables, _TimedScreening(clock), effects, workers=workers)
+    found = one_pass.run(tables, _TimedScreening(clock), effects, workers=Workers(workers=workers))
     seconds = now() - started
     parts = clock.seconds
     if workers == 1:

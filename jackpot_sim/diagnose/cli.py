@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from cyclopts import Parameter
-from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from jackpot_sim.commands import FLAG, MANY, answer, app_of, console
 from jackpot_sim.diagnose.advice.targets import Target
 from jackpot_sim.diagnose.diagnose import EXAMPLE, Options, examined
-from jackpot_sim.diagnose.live import Live
+from jackpot_sim.diagnose.live import asked
 from jackpot_sim.diagnose.report import as_json, records
 from jackpot_sim.diagnose.report.terminal import show
 from jackpot_sim.diagnose.results import State
@@ -24,9 +20,9 @@ from jackpot_sim.environments.sources.server import FlavourName
 from jackpot_sim.readers.errors import DumpError
 from jackpot_sim.readers.formats import FORMATS
 from jackpot_sim.readers.formats.plain_schema import SCHEMA
-from jackpot_sim.studies import plugins
+from jackpot_sim.studies import plugins, workers
+from jackpot_sim.studies.counting import counting
 from jackpot_sim.studies.errors import StudyError
-from jackpot_sim.studies.executors import processes
 
 _COLUMNS = "\n".join(f"* {each.name}: {each.meaning}" for each in SCHEMA)
 
@@ -86,7 +82,7 @@ def diagnose(
     ess: float | None = None,
     bias: float | None = None,
     skip_bad: Annotated[bool, FLAG] = False,
-    workers: int | None = None,
+    by: workers.Option = workers.DEFAULT,
     quiet: Annotated[bool, FLAG] = False,
     wide: Annotated[bool, FLAG] = False,
     example: Annotated[bool, FLAG] = False,
@@ -120,7 +116,7 @@ def diagnose(
         ess: Aim of the advice: an effective sample size of this share of the tokens, by default 0.5.
         bias: Aim of the advice: a bias of at most this, by default any.
         skip_bad: Go on without rows that cannot be read, and count them.
-        workers: Processes that measure; by default one per processor. The diagnosis does not depend on their number.
+        by: The workers, which measure; this process reads.
         quiet: No progress and no report; the exit code tells the verdict.
         wide: A report with everything in it, however long.
         example: In the place of paths: a dump that comes with the package, of a small language model whose rollouts
@@ -144,10 +140,11 @@ def diagnose(
         "topk": topk,
         "seed": seed,
     }
-    live = _live(server, policy, {name: value for name, value in wish.items() if value is not None})
+    live = asked(server, policy, wish)
     if bool(paths) + example + (live is not None) != 1:
         given = paths or example or live
         raise StudyError("give the files of a dump, --example or --server, and one of them" if given else _NO_PATHS)
+    by.check()
     plugins.of_option(plugin)
     if json is not None:
         as_json.require_writable(json)
@@ -158,14 +155,14 @@ def diagnose(
         target=_target(keep, ess, bias),
         policy=None if live else policy,
         tokenizer=tokenizer or (None if live is None else live.tokenizer),
-        workers=processes(None, workers, os.cpu_count() or 1),
+        workers=by,
     )
     with contextlib.ExitStack() as stack:
         folder = None if out is None else stack.enter_context(records.claimed(out))
         if live is not None:
-            with _progress(quiet, "rollouts have arrived") as bar:
+            with counting(quiet, "rollouts have arrived") as bar:
                 paths = (str(live.written(bar)),)
-        with _progress(quiet, "tokens read") as progress:
+        with counting(quiet, "tokens read") as progress:
             found = examined(paths or [EXAMPLE], choices, progress=progress)
         if folder is not None:
             records.write(folder, found.diagnosis, found.sample)
@@ -177,24 +174,6 @@ def diagnose(
 
 
 _NO_PATHS = "name the files or the folder of a dump, or a --server, or try --example; --help tells what can be read"
-
-
-def _live(server: str | None, policy: str | None, wish: Mapping[str, Any]) -> Live | None:
-    """The rollouts to ask a server for, None where none is named.
-
-    Raises:
-        StudyError: an option lacks its server, the server lacks the policy or prompts, or a number is out of range.
-    """
-    if server is None:
-        if wish:
-            raise StudyError(f"--{next(iter(wish)).replace('_', '-')} goes with --server")
-        return None
-    if policy is None or "prompts" not in wish:
-        raise StudyError("--server goes with --policy CHECKPOINT and --prompts FILE")
-    try:
-        return Live(server=server, policy=policy, **wish)
-    except ValueError as error:
-        raise StudyError(f"--{error}") from error
 
 
 def _own(correction: Sequence[str] | None) -> tuple[str, ...]:
@@ -219,22 +198,6 @@ def _formats() -> str:
     """The formats with the keys by which each is known, a line each."""
     width = max(len(each.name) for each in FORMATS) + 2
     return "".join(f"{each.name:{width}}{each.expects}\n" for each in FORMATS)
-
-
-@contextlib.contextmanager
-def _progress(quiet: bool, what: str) -> Iterator[Callable[[int], None]]:
-    """A function that counts on standard error: on a terminal only, and gone at the end."""
-    bar = Progress(
-        SpinnerColumn(),
-        TextColumn(f"{{task.completed:,.0f}} {what}"),
-        TimeElapsedColumn(),
-        console=Console(stderr=True),
-        transient=True,
-        disable=quiet or not sys.stderr.isatty(),
-    )
-    with bar:
-        task = bar.add_task("", total=None)
-        yield lambda count: bar.advance(task, count)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -34,6 +34,7 @@ from jackpot_sim.readers.table import TokenTable
 from jackpot_sim.requirements import require
 from jackpot_sim.studies.errors import StudyError
 from jackpot_sim.studies.provenance import VERSION
+from jackpot_sim.studies.workers import ALONE, Workers
 
 EXAMPLE = Path(__file__).parent / "example" / "int8.parquet"
 """A small dump of a real mismatch that ships with the package: a language model, and its int8 weights as the actor."""
@@ -54,7 +55,7 @@ class Options:
         target: the aim of the advice.
         policy: a checkpoint whose log-probs stand in for the policy's, where the dump has none.
         tokenizer: a folder with the tokenizer that decodes the worst tokens; None: the policy's own.
-        workers: processes that measure; the result does not depend on their number.
+        workers: the processes that measure; the result does not depend on them.
     """
 
     format: str | None = None
@@ -63,7 +64,7 @@ class Options:
     target: Target = field(default_factory=Target)
     policy: str | None = None
     tokenizer: str | None = None
-    workers: int = 1
+    workers: Workers = ALONE
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,7 +112,7 @@ def examined(
     dump = open_dump(paths, format=options.format, skip_bad=options.skip_bad)
     screening = Screening()
     found = one_pass.run(
-        _tables(dump, options.policy, skip_bad=options.skip_bad),
+        tables(dump, options.policy, skip_bad=options.skip_bad),
         screening,
         functools.partial(Effects, tried),
         workers=options.workers,
@@ -161,8 +162,18 @@ def _candidates(own: Sequence[str]) -> tuple[Candidate, ...]:
         raise StudyError(f"--correction: {error}") from error
 
 
-def _tables(dump: Dump, policy: str | None, *, skip_bad: bool) -> Iterator[TokenTable]:
-    """The tables of a dump, the policy's side computed where a checkpoint is given."""
+def tables(dump: Dump, policy: str | None, *, skip_bad: bool) -> Iterator[TokenTable]:
+    """The tables of a dump with both sides, that of the policy computed where a checkpoint is given.
+
+    Args:
+        dump: the dump.
+        policy: the checkpoint; None: the dump has both sides.
+        skip_bad: True to leave out what cannot be read, and count it in `dump.left_out`.
+
+    Raises:
+        DumpError: something cannot be read, or a side is missing.
+        StudyError: the checkpoint cannot be read.
+    """
     for table in (
         dump.tables()
         if policy is None

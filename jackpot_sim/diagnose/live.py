@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -87,11 +88,12 @@ class Live:
         name = "".join(sign if sign.isalnum() or sign in "-._" else "-" for sign in Path(self.model or "server").name)
         return cache_folder() / "live" / f"{name}-{digest}"
 
-    def written(self, report: Callable[[int], None] | None = None) -> Path:
+    def written(self, report: Callable[[int], None] | None = None, folder: Path | None = None) -> Path:
         """Asks for the rollouts, scores them by the policy and writes both: the folder of the dump.
 
         Args:
             report: called with 1 for each rollout that arrives.
+            folder: the folder of the dump; None: that of the request.
 
         Raises:
             StudyError: the checkpoint or the prompts cannot be read, or the server fails; the rollouts that have
@@ -99,11 +101,11 @@ class Live:
         """
         require("torch", "transformers", "requests", purpose="--server")
         try:
-            return self._written(report)
+            return self._written(report, folder or self.folder)
         except ValueError as error:
             raise StudyError(str(error)) from error
 
-    def _written(self, report: Callable[[int], None] | None) -> Path:
+    def _written(self, report: Callable[[int], None] | None, folder: Path) -> Path:
         texts = PromptFile(path=self.prompts).read()
         self._source().ask()
         loaded = load(self.policy, precision=Precision.FP32, device=resolved_device("auto"))
@@ -115,9 +117,9 @@ class Live:
         ends = frozenset(end_tokens(loaded.model, loaded.tokenizer))
         asks = engine.asks(prompts, prompt, uniforms, self.order(ends))
         rollouts, journal = engine.rollouts(asks, report and (lambda _: report(1)))
-        _record(self.folder, self._scored(prompts, prompt, rollouts, loaded))
+        _record(folder, self._scored(prompts, prompt, rollouts, loaded))
         journal.delete()
-        return self.folder
+        return folder
 
     def _source(self) -> ServerActor:
         return ServerActor(url=self.server, model=self.model, flavour=self.flavour, topk=self.topk)
@@ -148,6 +150,30 @@ class Live:
                 "all rollouts are empty: ask for more tokens, or serve the model where end tokens come back"
             )
         return list(Recompute(loaded, sampling=SamplingLaw(temperature=self.temperature)).sequences(given))
+
+
+def asked(server: str | None, policy: str | None, wish: Mapping[str, Any]) -> Live | None:
+    """The rollouts that options ask a server for, None where none is named.
+
+    Args:
+        server: the server's address.
+        policy: the policy's checkpoint.
+        wish: the other options by the names of the fields, None where one is not given.
+
+    Raises:
+        StudyError: an option lacks its server, the server lacks the policy or prompts, or a number is out of range.
+    """
+    given = {name: value for name, value in wish.items() if value is not None}
+    if server is None:
+        if given:
+            raise StudyError(f"--{next(iter(given)).replace('_', '-')} goes with --server")
+        return None
+    if policy is None or "prompts" not in given:
+        raise StudyError("--server goes with --policy CHECKPOINT and --prompts FILE")
+    try:
+        return Live(server=server, policy=policy, **given)
+    except ValueError as error:
+        raise StudyError(f"--{error}") from error
 
 
 def _topk(rollout: Rollout) -> TopK | None:

@@ -7,6 +7,7 @@ on the number of workers. Memory does not grow with the dump, but for what is he
 from __future__ import annotations
 
 import itertools
+import pickle
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
@@ -25,7 +26,10 @@ from jackpot_sim.diagnose.measure.trends import Trends
 from jackpot_sim.diagnose.measure.worst import Worst
 from jackpot_sim.readers.left_out import LeftOut
 from jackpot_sim.readers.table import TokenTable
-from jackpot_sim.studies.executors import ExecutorKind, opened, outliving_workers
+from jackpot_sim.studies import plugins
+from jackpot_sim.studies.executors import outliving_workers
+from jackpot_sim.studies.plugins import Plugin, require_unchanged
+from jackpot_sim.studies.workers import ALONE, Workers
 
 IN_FLIGHT = 2
 """The batches handed out per worker beyond the one whose result is awaited; each costs its memory."""
@@ -107,7 +111,7 @@ def run(
     screening: Screens,
     what_if: Callable[[], WhatIf],
     *,
-    workers: int = 1,
+    workers: Workers = ALONE,
     progress: Callable[[int], None] | None = None,
 ) -> Measured:
     """Reads, screens and measures a dump once.
@@ -116,12 +120,12 @@ def run(
         tables: the dump.
         screening: what leaves tokens out.
         what_if: makes a fresh accumulator of effects of corrections; it goes to worker processes.
-        workers: processes that measure, besides this one, which reads; 1: this one does both. A dump of one table
-            is measured here in any case.
+        workers: the processes that measure, besides this one, which reads; one of this machine: this one does both. A
+            dump of one table is measured here in any case.
         progress: called with the number of tokens of each table when it has been read.
 
     Raises:
-        StudyError: a worker process died.
+        StudyError: a worker process died, or there is no such cluster.
     """
     sample, parts = Sample(), _Parts(what_if)
     batches = _batches(tables, screening, sample, progress or (lambda tokens: None))
@@ -162,17 +166,18 @@ def _batches(
             yield batch
 
 
-def _measured(batches: Iterator[Batch], what_if: Callable[[], WhatIf], workers: int) -> Iterator[_Parts]:
+def _measured(batches: Iterator[Batch], what_if: Callable[[], WhatIf], workers: Workers) -> Iterator[_Parts]:
     """The figures of the batches, in their order, at most `IN_FLIGHT` a worker ahead."""
     begun = list(itertools.islice(batches, 2))
-    if workers == 1 or len(begun) < 2:
+    if workers.is_alone or len(begun) < 2:
         yield from (_measure(batch, what_if) for batch in itertools.chain(begun, batches))
         return
     flying: deque[Future[_Parts]] = deque()
-    with outliving_workers("nothing is kept"), opened(ExecutorKind.LOKY, workers) as executor:
+    with outliving_workers("nothing is kept"), workers.opened() as (executor, width):
+        carried = pickle.dumps(what_if)
         for batch in itertools.chain(begun, batches):
-            flying.append(executor.submit(_measure, batch, what_if))
-            if len(flying) > IN_FLIGHT * workers:
+            flying.append(executor.submit(_measure_elsewhere, batch, carried, plugins.loaded()))
+            if len(flying) > IN_FLIGHT * width:
                 yield flying.popleft().result()
         while flying:
             yield flying.popleft().result()
@@ -182,3 +187,9 @@ def _measure(batch: Batch, what_if: Callable[[], WhatIf]) -> _Parts:
     parts = _Parts(what_if)
     parts.add(batch)
     return parts
+
+
+def _measure_elsewhere(batch: Batch, what_if: bytes, plugged_in: tuple[Plugin, ...]) -> _Parts:
+    """Measures in a worker, which has to run plug-ins before it can read corrections that are theirs."""
+    require_unchanged(plugged_in)
+    return _measure(batch, pickle.loads(what_if))

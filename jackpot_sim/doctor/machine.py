@@ -10,6 +10,9 @@ from pathlib import Path
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 """The variables by which numeric libraries take their number of threads."""
 
+CGROUP = Path("/sys/fs/cgroup")
+"""The folder with the limits of a container or a job, on Linux."""
+
 RAY = "RAY_ADDRESS"
 """The variable with the address of a Ray cluster."""
 
@@ -20,6 +23,7 @@ def machine() -> dict[str, object]:
         "processors": os.cpu_count(),
         "usable_processors": _usable(),
         **_memory(),
+        **_limits(),
         **_disk(),
         "threads": {name: os.environ[name] for name in THREADS if name in os.environ},
         "ray_address": os.environ.get(RAY) or None,
@@ -40,6 +44,17 @@ def _memory() -> dict[str, object]:
 
         memory = psutil.virtual_memory()
         told = {"memory_gib": _gib(memory.total), "free_memory_gib": _gib(memory.available)}
+    return told
+
+
+def _limits() -> dict[str, object]:
+    """The shares of processors and memory that a container or a job is held to; None where there is no limit."""
+    told: dict[str, object] = {"processor_limit": None, "memory_limit_gib": None}
+    with contextlib.suppress(OSError, ValueError):  # no such file, or the word max
+        told["memory_limit_gib"] = _gib(int((CGROUP / "memory.max").read_text(encoding="ascii")))
+    with contextlib.suppress(OSError, ValueError):
+        quota, period = map(int, (CGROUP / "cpu.max").read_text(encoding="ascii").split())
+        told["processor_limit"] = round(quota / period, 2)
     return told
 
 

@@ -130,5 +130,5 @@ def _conflict(wanting: Package, line: str) -> str | None:
     told = ",".join(sorted(map(str, requirement.specifier)))
     return (
         f"{wanting.name} {wanting.installed} wants {requirement.name}{told}, and {other.installed} is installed: "
-        "they need environments of their own"
+        "install one that suits both, or give each an environment of its own"
     )

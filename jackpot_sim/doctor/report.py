@@ -151,8 +151,11 @@ def _extras(found: Report) -> Iterator[tuple[str, ...]]:
 
 def _machine(found: Report) -> Iterator[tuple[str, str]]:
     here = found.machine
-    yield "CPU", f"{here['processors']} processors, {here['usable_processors']} for this process; {_threads(found)}"
-    yield "Memory", f"{_told(here['memory_gib'])}, {_told(here['free_memory_gib'])} of them free"
+    share = "" if here["processor_limit"] is None else f", held to the time of {here['processor_limit']:g}"
+    processors = f"{here['processors']} processors, {here['usable_processors']} for this process{share}"
+    yield "CPU", f"{processors}; {_threads(found)}"
+    most = "" if here["memory_limit_gib"] is None else f"; this process is held to {_told(here['memory_limit_gib'])}"
+    yield "Memory", f"{_told(here['memory_gib'])}, {_told(here['free_memory_gib'])} of them free{most}"
     yield "GPU", _gpu(found.devices)
     little = here["free_disk_gib"] is not None and here["free_disk_gib"] < _LITTLE
     room = ": little room for records" if little else ""

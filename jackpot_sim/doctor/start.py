@@ -26,4 +26,8 @@ def _without_core(tokens: Sequence[str], broken: str) -> int:
     if unknown := [token for token in tokens if token not in report.OPTIONS]:
         print(f"doctor: {unknown[0]!a} is no option: give {' or '.join(report.OPTIONS)}, or none", file=sys.stderr)
         return 2
-    return report.told(as_json="--json" in tokens, quick="--quick" in tokens, broken=broken)
+    try:
+        return report.told(as_json="--json" in tokens, quick="--quick" in tokens, broken=broken)
+    except OSError as error:  # the output cannot be written
+        print(f"doctor: the system refuses: {error}", file=sys.stderr)
+        return 2

@@ -4,7 +4,7 @@
 |---|---|---|
 | TRL | `trl` | a subclass of GRPOTrainer, or a mixin |
 | verl | `verl` | policy losses, and the rollout correction of a batch |
-| slime, miles | `slime` | `--custom-tis-function-path`, `--custom-loss-function-path` |
+| slime, miles | `slime`, `miles` | `--custom-tis-function-path`, `--custom-loss-function-path` |
 | prime-rl | `prime_rl` | a custom loss |
 | SkyRL | `skyrl` | a policy loss in its registry |
 """

@@ -150,6 +150,8 @@ class Corrected(NamedTuple):
     """m·w over the divisor, in the precision of the trainer's log-probs: what multiplies a token's loss."""
     divisor: float
     """The divisor."""
+    clipped: Tensor | None = None
+    """True on the tokens whose term PPO clips, where the loss is the project's and has a clip."""
 
 
 def correct(settings: Settings, given: Proposed, new: Scored) -> Corrected:
@@ -171,7 +173,9 @@ def correct(settings: Settings, given: Proposed, new: Scored) -> Corrected:
     return _corrected(settings, given, tokens, weights, accepted, factor)
 
 
-def policy_loss(settings: Settings, given: Proposed, new: Scored, loss: Loss) -> tuple[Tensor, Corrected]:
+def policy_loss(
+    settings: Settings, given: Proposed, new: Scored, loss: Loss, shares: Tensor | None = None
+) -> tuple[Tensor, Corrected]:
     """The project's own loss of a batch, divided as the settings say, with its graph; and what the correction did.
 
     Args:
@@ -179,14 +183,15 @@ def policy_loss(settings: Settings, given: Proposed, new: Scored, loss: Loss) ->
         given: the batch.
         new: the policy's log-probs under way, with their graph.
         loss: the loss around the correction.
+        shares: the share of each token in the trainer's loss, (n, length); None: those of the loss's aggregation.
 
     Raises:
         ValueError: as `objective.policy_loss`.
     """
-    found: PolicyLoss = objective.policy_loss(settings.correction, settings.target, given, new, loss)
+    found: PolicyLoss = objective.policy_loss(settings.correction, settings.target, given, new, loss, shares)
     assert found.tokens is not None
     corrected = _corrected(settings, given, found.tokens, found.weights, found.accepted, found.factor)
-    return found.loss / corrected.divisor, corrected
+    return found.loss / corrected.divisor, corrected._replace(clipped=found.clipped)
 
 
 def _corrected(
@@ -250,6 +255,17 @@ def _shifted(x: Tensor, bits: int) -> Tensor:
 # --- What trainers log ------------------------------------------------------------------------------------------------
 
 
+def agreement(settings: Settings) -> dict[str, float]:
+    """The `metrics` of a batch on which actor and policy agree: for trainers whose microbatch may hold no token."""
+    overlap = () if settings.correction.overlap_lam is None else ("overlap/mean", "overlap/p05", "overlap/p50")
+    return _AGREEMENT | dict.fromkeys(overlap, 1.0)
+
+
+_AGREEMENT = dict.fromkeys(("ratio/mean", "ratio/min", "ratio/max"), 1.0)
+_AGREEMENT |= dict.fromkeys(("log_ratio/abs_mean", "log_ratio/abs_max", "kl", "masked_share"), 0.0)
+_AGREEMENT |= dict.fromkeys(("acceptance_rate", "weight/mean", "weight/max", "ess", "divisor"), 1.0)
+
+
 def metrics(corrected: Corrected, given: Proposed) -> dict[str, float]:
     """Figures of a batch for a trainer's log, by plain names.
 
@@ -284,7 +300,7 @@ def metrics(corrected: Corrected, given: Proposed) -> dict[str, float]:
         "weight/mean": factor.mean(),
         "weight/max": factor.max(),
         "ess": torch.as_tensor(log_ratios.effective_sample_size(factor)),
-        "divisor": torch.tensor(corrected.divisor),
+        "divisor": factor.new_tensor(corrected.divisor),
     }
     if corrected.tokens.overlap is not None:
         overlap = torch.as_tensor(corrected.tokens.overlap)[mask].sort().values

@@ -136,7 +136,7 @@ class Recorder:
                 columns |= _top_k(side, top, tokens_of)
         stem = f"step_{step:06d}_rank_{self.rank}"
         path = self.folder / f"{stem}{f'_part_{part}' if part else ''}.parquet"
-        _replace(path, pa.table(columns))
+        write_whole(path, pa.table(columns))
         if part == 0:
             # Those of the run that was resumed: this one may write fewer.
             for other in self.folder.glob(f"{stem}_part_*.parquet"):
@@ -185,7 +185,7 @@ def _top_k(side: str, top: TopKArrays, tokens: _Tokens) -> dict[str, pa.Array]:
     return columns
 
 
-def _replace(path: Path, table: pa.Table) -> None:
+def write_whole(path: Path, table: pa.Table) -> None:
     """Writes a file beside its place and moves it there when it is complete and on the disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")

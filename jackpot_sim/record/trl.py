@@ -9,16 +9,17 @@
 
 The policy's log-probs are `old_per_token_logps`; where TRL does not compute them, one more forward pass does. With vLLM
 the actor's are those that vLLM returned. Without it TRL keeps none, and they are taken from the law from which
-`generate` draws each token, after temperature, top-k and top-p.
+`generate` draws each token, after temperature, top-k and top-p. With `topk` the actor's likeliest tokens are recorded
+too, from either; a `rollout_func` may return them beside its `logprobs`, as `topk_ids` and `topk_logprobs`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from jackpot_sim.record.recorder import Recorder
+from jackpot_sim.record.trl_states import Pair, Stored, asking, noting, places
 
 if TYPE_CHECKING:
     import torch
@@ -29,19 +30,40 @@ class RecordsRollouts:
 
     Attributes:
         recorder: the recorder.
+        topk: the actor's likeliest tokens that are kept at each state; 0 keeps none.
     """
 
     recorder: Recorder
+    topk: int = 0
     _rewards: torch.Tensor | None = None
     _noted = False
+    _stored = Stored()
+    _places: list[list[int]] | None = None
 
     def _generate_single_turn(self, *args: object, **kwargs: object) -> tuple[object, object]:
-        with _noting() as law:
+        engine = getattr(self, "vllm_generation", None)
+        with noting(self.topk) as law, asking(engine, self.topk, self._stored):
             ids, log_probs = self._above()._generate_single_turn(*args, **kwargs)
         if log_probs is None and law.calls:
             self._noted = True
-            return ids, law.of(ids)
+            return ids, law.of(ids, self._stored)
         return ids, log_probs
+
+    def _generate(self, *args: object, **kwargs: object) -> Any:
+        self._stored, self._places = Stored(), None
+        found = self._above()._generate(*args, **kwargs)
+        log_probs, of_rollout_func = found[4], found[5]
+        if log_probs is not None:
+            self._places = places(log_probs)
+        ids, on_topk = (of_rollout_func.pop(name, None) for name in ("topk_ids", "topk_logprobs"))
+        if ids is not None and on_topk is not None and self.topk:
+            self._places = self._stored.fill(ids, on_topk, self.topk)
+        return found
+
+    def _actor_topk(self, length: int) -> Pair | None:
+        """The actor's likeliest tokens at each state of the completions, (B, length, k); None where none are kept."""
+        device = self._trainer.accelerator.device
+        return None if self._places is None else self._stored.at(self._places, length, device)
 
     def _calculate_rewards(self, *args: object, **kwargs: object) -> torch.Tensor:
         self._rewards = self._above()._calculate_rewards(*args, **kwargs)
@@ -50,9 +72,7 @@ class RecordsRollouts:
     def _generate_and_score_completions(self, *args: object, **kwargs: object) -> dict[str, Any]:
         self._noted = False
         output: dict[str, Any] = self._above()._generate_and_score_completions(*args, **kwargs)
-        trainer: Any = self
-        if trainer.model.training:
-            self._record(output)
+        self._finish(output)
         if self._noted:
             # Without vLLM TRL expects none, and one of its options would compute something else with them.
             output.pop("sampling_per_token_logps", None)
@@ -62,11 +82,22 @@ class RecordsRollouts:
         """The trainer's methods behind this mixin."""
         return super()
 
+    @property
+    def _trainer(self) -> Any:
+        """This object as the trainer that it is."""
+        return self
+
+    def _finish(self, output: dict[str, Any]) -> None:
+        """Sees a batch of completions, with the actor's log-probs, before it is shuffled and split."""
+        if self._trainer.model.training:
+            self._record(output)
+
     def _record(self, output: Mapping[str, Any]) -> None:
-        trainer: Any = self
+        trainer = self._trainer
         present = output["completion_mask"]
         tools = output.get("tool_mask")
         step = int(trainer.state.global_step)
+        length = output["completion_ids"].shape[1]
         self.recorder.write(
             step,
             mask=present if tools is None else present * tools,
@@ -77,13 +108,14 @@ class RecordsRollouts:
             advantages=output["advantages"],
             rewards=self._own_rewards(len(present)),
             weight_version=step,
+            actor_topk=self._actor_topk(length),
         )
 
     def _policy_log_probs(self, output: Mapping[str, Any]) -> torch.Tensor | None:
         """The policy's log-probs of the completions, (B, T); None where pictures would have to be prepared anew."""
         import torch
 
-        trainer: Any = self
+        trainer = self._trainer
         found: torch.Tensor | None = output.get("old_per_token_logps")
         if found is not None or "num_images" in output:
             return found
@@ -99,61 +131,8 @@ class RecordsRollouts:
         """The weighted rewards of this process's completions, (B,), out of those of all processes."""
         if self._rewards is None:
             return None
-        trainer: Any = self
+        trainer = self._trainer
         weights = trainer.reward_weights.to(self._rewards.device)
         first = trainer.accelerator.process_index * rows
         own: torch.Tensor = (self._rewards * weights).nansum(dim=1)[first : first + rows]
         return own
-
-
-class _Law:
-    """A processor of logits that stands behind all others: it sees the laws that `generate` draws from.
-
-    One law is held at a time. The token drawn from it is seen with the next, and that of the last in the completion.
-    """
-
-    def __init__(self) -> None:
-        self.calls = 0
-        self._last: torch.Tensor | None = None
-        self._drawn: list[torch.Tensor] = []
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        if self._last is not None:
-            self._drawn.append(self._last.gather(1, input_ids[:, -1:]))
-        self._last = scores.float().log_softmax(dim=-1)
-        self.calls += 1
-        return scores
-
-    def of(self, completions: Sequence[Sequence[int]]) -> list[list[float]]:
-        """The log-prob of each token of the completions."""
-        import torch
-
-        if self._last is None:
-            return []
-        ends = torch.tensor([completion[-1:] or [0] for completion in completions], device=self._last.device)
-        # One column for each token that was drawn while others went on, and one for the last law.
-        seen = torch.cat([*self._drawn, self._last.gather(1, ends)], dim=1).tolist()
-        return [own[: len(completion)] for own, completion in zip(seen, completions, strict=True)]
-
-
-@contextmanager
-def _noting() -> Iterator[_Law]:
-    """A processor of logits at work in all generations of transformers that run inside; it changes nothing."""
-    from transformers import GenerationMixin
-
-    law, mixin = _Law(), cast("Any", GenerationMixin)
-    built = getattr(mixin, "_get_logits_processor", None)
-    if built is None:  # of another version: the actor's side is left out
-        yield law
-        return
-
-    def with_law(*args: Any, **kwargs: Any) -> Any:
-        processors = built(*args, **kwargs)
-        processors.append(law)
-        return processors
-
-    mixin._get_logits_processor = with_law
-    try:
-        yield law
-    finally:
-        mixin._get_logits_processor = built

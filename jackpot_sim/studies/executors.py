@@ -27,9 +27,18 @@ class ExecutorKind(StrEnum):
 
     SERIAL = "serial"
     LOKY = "loky"
+    RAY = "ray"
 
 
-def processes(kind: ExecutorKind | None, workers: int | None, tasks: int) -> int:
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+"""The variables that say how many threads a library computes with when it is loaded."""
+
+
+class WorkersLostError(BrokenExecutor):
+    """The end of an executor's processes: what happened, and the remedy, each a clause."""
+
+
+def processes(kind: ExecutorKind | None, workers: int | None, tasks: int, threads: int = 1) -> int:
     """The number of processes for some tasks, as the options --executor and --workers ask for them.
 
     Raises:
@@ -39,7 +48,7 @@ def processes(kind: ExecutorKind | None, workers: int | None, tasks: int) -> int
         raise StudyError(f"--workers must be at least 1, got {workers}")
     if kind is ExecutorKind.SERIAL and workers not in (None, 1):
         raise StudyError(f"--workers {workers} cannot go with --executor serial, which runs in this process alone")
-    return 1 if kind is ExecutorKind.SERIAL else min(workers or os.cpu_count() or 1, tasks)
+    return 1 if kind is ExecutorKind.SERIAL else min(workers or max(1, (os.cpu_count() or 1) // threads), tasks)
 
 
 class SerialExecutor(Executor):
@@ -56,8 +65,14 @@ class SerialExecutor(Executor):
 
 
 @contextlib.contextmanager
-def opened(kind: ExecutorKind, workers: int) -> Iterator[Executor]:
-    """An executor with `workers` processes of one thread each, which are ended if the block fails."""
+def opened(kind: ExecutorKind, workers: int, threads: int = 1) -> Iterator[Executor]:
+    """An executor with `workers` processes of this machine, which are ended if the block fails.
+
+    Args:
+        kind: serial or loky; `Workers` opens any.
+        workers: the processes.
+        threads: the most threads that each computes with.
+    """
     if kind is ExecutorKind.SERIAL:
         yield SerialExecutor()
         return
@@ -66,8 +81,8 @@ def opened(kind: ExecutorKind, workers: int) -> Iterator[Executor]:
     executor = ProcessPoolExecutor(
         max_workers=workers,
         initializer=_begin_worker,
-        initargs=(os.getpid(),),
-        env=dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"),
+        initargs=(os.getpid(), threads),
+        env=dict.fromkeys(THREADS, str(threads)),
     )
     try:
         yield executor
@@ -141,6 +156,9 @@ def outliving_workers(kept: str) -> Iterator[None]:
     """
     try:
         yield
+    except WorkersLostError as error:
+        happened, remedy = error.args
+        raise StudyError(f"{happened}; {kept}: {remedy}") from error
     except BrokenExecutor as error:
         raise StudyError(
             f"a worker process died, perhaps for lack of memory; {kept}: run the same command again, with fewer "
@@ -159,10 +177,10 @@ def _unlogged() -> Iterator[None]:
         logger.disabled = before
 
 
-def _begin_worker(parent: int) -> None:
+def _begin_worker(parent: int, threads: int) -> None:
     # Ctrl-C reaches every process of the terminal; the parent alone answers, in one sentence.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threadpool_limits(1)
+    threadpool_limits(threads)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 
 

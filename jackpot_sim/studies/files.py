@@ -16,8 +16,12 @@ LOCK = ".lock"
 
 
 @contextlib.contextmanager
-def locked(root: Path) -> Iterator[None]:
+def locked(root: Path, patience: float = 0.0) -> Iterator[None]:
     """A block in which the folder `root`, created if it is missing, is locked against other runs.
+
+    Args:
+        root: the folder.
+        patience: the seconds to wait for another run that ends.
 
     Raises:
         StudyError: another run holds the lock.
@@ -25,7 +29,7 @@ def locked(root: Path) -> Iterator[None]:
     """
     root.mkdir(parents=True, exist_ok=True)
     try:
-        lock = FileLock(root / LOCK).acquire(timeout=0)
+        lock = FileLock(root / LOCK).acquire(timeout=patience)
     except Timeout as error:
         raise StudyError(f"another run is writing to {root}: wait for it, or choose another --out") from error
     with lock:

@@ -40,8 +40,7 @@ TRAINING = Kind(
         | {"quick", "precision", "device", "checkpoint_every", "checkpoint_minutes"}
         | {"stop_after_collapse"}
     ),
-    "a study of training: the `python -m jackpot_sim.training` command that made it prints its table again, from "
-    "steps.parquet and outcomes.parquet",
+    "a study of training, of which `python -m jackpot_sim.report {root}` shows the table",
 )
 DIAGNOSIS = Kind(
     "diagnosis",

@@ -40,6 +40,8 @@ class Plugin(NamedTuple):
     """SHA-256 of its contents, in hex."""
     names: tuple[str, ...]
     """The corrections that it registers."""
+    content: bytes = b""
+    """The contents of a file, for processes that do not see it."""
 
 
 _LOADED: dict[str, Plugin] = {}
@@ -60,11 +62,16 @@ def load(sources: Iterable[str]) -> tuple[Plugin, ...]:
     return tuple(_loaded(str(source)) for source in sources)
 
 
-def _loaded(source: str) -> Plugin:
+def loaded() -> tuple[Plugin, ...]:
+    """The plug-ins that this process has run."""
+    return tuple(_LOADED.values())
+
+
+def _loaded(source: str, carried: bytes = b"") -> Plugin:
     known = _known(source)
     try:
         if source.endswith(".py"):
-            _LOADED[source] = _from_file(source, known)
+            _LOADED[source] = _from_file(source, known, carried)
         elif known is None:
             _LOADED[source] = _from_module(source)
     except RegistrationError as error:
@@ -78,12 +85,14 @@ def _known(source: str) -> Plugin | None:
     return known if known is not None and registry.has(known.names) else None
 
 
-def _from_file(source: str, known: Plugin | None) -> Plugin:
+def _from_file(source: str, known: Plugin | None, carried: bytes) -> Plugin:
     path = Path(source)
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise StudyError(f"plug-in {source} cannot be read: {error.strerror}") from error
+        if not carried:
+            raise StudyError(f"plug-in {source} cannot be read: {error.strerror}") from error
+        content = carried
     digest = hashlib.sha256(content).hexdigest()
     if known is not None and known.digest == digest:
         return known
@@ -104,7 +113,7 @@ def _from_file(source: str, known: Plugin | None) -> Plugin:
             sys.modules[name] = before
         raise
     _DIGESTS[name] = digest
-    return Plugin(source, digest, registered)
+    return Plugin(source, digest, registered, content)
 
 
 def _from_module(source: str) -> Plugin:
@@ -126,7 +135,7 @@ def _from_module(source: str) -> Plugin:
 
 
 def require_unchanged(plugins: Iterable[Plugin]) -> None:
-    """Runs the plug-ins of the process that began a study, in another one.
+    """Runs the plug-ins of the process that began a study, in another one, on a node that may not have their files.
 
     Raises:
         StudyError: as `load`, or a plug-in has changed in between.
@@ -134,7 +143,7 @@ def require_unchanged(plugins: Iterable[Plugin]) -> None:
     for plugin in plugins:
         known = _known(plugin.source)
         if known is None or known.digest != plugin.digest:
-            known = _loaded(plugin.source)
+            known = _loaded(plugin.source, plugin.content)
         if known.digest != plugin.digest:
             raise StudyError(f"plug-in {plugin.source} has changed since the study began: run the same command again")
 

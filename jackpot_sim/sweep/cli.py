@@ -10,11 +10,11 @@ from typing import Annotated
 
 from jackpot_sim.commands import FLAG, MANY, UNPARSED, answer, app_of, console
 from jackpot_sim.estimators import names
-from jackpot_sim.studies import plugins
+from jackpot_sim.studies import plugins, workers
 from jackpot_sim.studies.configuration import read_mapping
 from jackpot_sim.studies.dotted import Nested, split_dotted
 from jackpot_sim.studies.errors import StudyError
-from jackpot_sim.studies.executors import ExecutorKind, opened, processes
+from jackpot_sim.studies.executors import ExecutorKind
 from jackpot_sim.studies.help_texts import columns_table
 from jackpot_sim.studies.kinds import SWEEP, require_kind
 from jackpot_sim.studies.tables import print_table
@@ -25,7 +25,7 @@ from jackpot_sim.sweep.epilogue import epilogue
 from jackpot_sim.sweep.presets import presets_tables
 from jackpot_sim.sweep.rehearsal import is_local, rollout_tokens
 from jackpot_sim.sweep.rollout_summary import rollout_tables
-from jackpot_sim.sweep.run import Progress, run
+from jackpot_sim.sweep.run import run
 from jackpot_sim.sweep.spec import Study
 from jackpot_sim.sweep.threshold_summary import threshold_tables
 from jackpot_sim.sweep.verdicts import LEGEND, verdicts
@@ -52,8 +52,7 @@ def sweep(
     seeds: int | None = None,
     n_samples: int | None = None,
     replicates: int | None = None,
-    workers: int | None = None,
-    executor: ExecutorKind | None = None,
+    by: workers.Option = workers.DEFAULT,
     topk: Annotated[list[int] | None, MANY] = None,
     best_thresholds: Annotated[bool, FLAG] = False,
     dry_run: Annotated[bool, FLAG] = False,
@@ -77,9 +76,7 @@ def sweep(
         seeds: The number of seeds: 3 means 0, 1 and 2.
         n_samples: Proposals per state, for the MSE and for Monte Carlo.
         replicates: Simulated updates behind each Monte Carlo figure.
-        workers: Worker processes, of one thread each; by default one per processor.
-        executor: loky, worker processes, or serial, this process alone; by default loky, and serial for real
-            models, each of which fills the memory by itself.
+        by: The workers.
         best_thresholds: Find the threshold with the least MSE of every estimator that has one (clip of tis, high of
             mis, lam of obrs, c1 of jackpot, ...) at n_samples, and the MSE that it saves (on independent states).
         topk: Compare the ways to estimate Z from so many tokens of each law (not on small-lm).
@@ -104,7 +101,7 @@ def sweep(
         for each in presets_tables():
             print_table(console(), each, wide=wide)
         return 0
-    processes(executor, workers, 1)  # refuses what contradicts itself before anything is read
+    by.check()  # refuses what contradicts itself before anything is read
     study = study_from(
         config,
         env or {},
@@ -124,16 +121,16 @@ def sweep(
     if dry_run:
         _print_plan(study, root)
         return 0
-    if executor is None:
-        one_at_a_time = any(TRAITS[each.world].one_at_a_time for each in study.env) and workers in (None, 1)
-        executor = ExecutorKind.SERIAL if one_at_a_time else ExecutorKind.LOKY
-    count = processes(executor, workers, len(plan.cells(study)))
+    one_at_a_time = any(TRAITS[each.world].one_at_a_time for each in study.env) and by.workers in (None, 1)
+    by = by.otherwise(ExecutorKind.SERIAL if one_at_a_time else ExecutorKind.LOKY)
     costs = {} if quiet else _estimated(study, root)
-    ahead = list(costs.values()) if executor is ExecutorKind.SERIAL else ()
-    with shown(study, quiet, ahead) as report, opened(executor, count) as pool:
-        progress = run(study, root, pool, in_flight=2 * count, report=report)
+    ahead = list(costs.values()) if by.executor is ExecutorKind.SERIAL else ()
+    with by.opened(len(plan.cells(study))) as (executor, width), shown(study, quiet, ahead) as report:
+        progress = run(study, root, executor, in_flight=2 * width, report=report)
     if not quiet:
-        _print_results(root, progress, wide)
+        show(root, wide=wide)
+        resumed = f" ({progress.already_there} were there already)" if progress.already_there else ""
+        console().print(f"{progress.total} cells{resumed}; records in {root}.", soft_wrap=True)
     return 0
 
 
@@ -170,7 +167,12 @@ def _print_plan(study: Study, root: Path) -> None:
     output.print(f"Records would go to {root}.", soft_wrap=True)
 
 
-def _print_results(root: Path, progress: Progress, wide: bool) -> None:
+def show(root: Path, *, wide: bool = False) -> None:
+    """Prints the tables of a run from its records.
+
+    Raises:
+        StudyError: the folder holds no run, no cell is finished, or a record cannot be read.
+    """
     rows, output = records.load(root), console()
     judged = verdicts(root)
     if judged:
@@ -178,8 +180,6 @@ def _print_results(root: Path, progress: Progress, wide: bool) -> None:
     for table in (*summary.tables(rows), *rollout_tables(root), *threshold_tables(root)):
         print_table(output, table, wide=wide)
     output.print(" ".join([summary.legend(rows), *[LEGEND] * bool(judged)]))
-    resumed = f" ({progress.already_there} were there already)" if progress.already_there else ""
-    output.print(f"{progress.total} cells{resumed}; records in {root}.", soft_wrap=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -10,10 +10,9 @@ from typing import Annotated, get_args
 from jackpot_sim.commands import FLAG, UNPARSED, answer, app_of, console
 from jackpot_sim.environments.language_models import carried
 from jackpot_sim.requirements import require
-from jackpot_sim.studies import plugins
+from jackpot_sim.studies import plugins, workers
 from jackpot_sim.studies.dotted import split_dotted
 from jackpot_sim.studies.errors import StudyError
-from jackpot_sim.studies.executors import ExecutorKind, opened, processes
 from jackpot_sim.studies.help_texts import columns_table, fields, kinds, scalars
 from jackpot_sim.training import progress, summary
 from jackpot_sim.training.actors import Distillation, JointActor, OnPolicy, Served, SmallActor, StaleActor
@@ -84,8 +83,7 @@ def training(
     quick: Annotated[bool, FLAG] = False,
     seeds: int | None = None,
     models: Path | None = None,
-    workers: int | None = None,
-    executor: ExecutorKind | None = None,
+    by: workers.Option = workers.DEFAULT,
     keep_policies: bool = True,
     tensorboard: Annotated[bool, FLAG] = False,
     dry_run: Annotated[bool, FLAG] = False,
@@ -102,8 +100,7 @@ def training(
         quick: The short version that the study has of itself.
         seeds: The number of seeds: 3 means 0, 1 and 2.
         models: The folder of taught policies and distilled actors, which studies may share; by default in `out`.
-        workers: Worker processes, of one thread each; by default one per processor.
-        executor: loky, worker processes, or serial, this process alone.
+        by: The workers.
         keep_policies: Keep the policy of every run as it is when training ends, in RUN/policy, as save_pretrained
             writes it; with --no-keep-policies it is gone.
         tensorboard: Write events for TensorBoard into every run's folder.
@@ -118,7 +115,7 @@ def training(
         for file, meanings in COLUMNS.items():
             output.print(columns_table(file, meanings))
         return 0
-    processes(executor, workers, 1)  # refuses what contradicts itself before anything is read
+    by.check()  # refuses what contradicts itself before anything is read
     own = {
         name: value
         for name, value in {"seeds": seeds, "plugins": plugins.of_option(plugin) or None}.items()
@@ -126,7 +123,7 @@ def training(
     }
     study = read(config, {**(overrides or {}), **own}, quick=quick)
     root = out or Path("runs") / f"{study.name}-{study.config_hash[:8]}"
-    for few in shortages(study) if not quiet else ():
+    for few in shortages(study, by.worker_gpus > 0) if not quiet else ():
         _say(few)
     if dry_run:
         output.print(summary.runs_table(study))
@@ -135,17 +132,22 @@ def training(
     require("torch", "transformers", purpose="training")
     if tensorboard:
         require("tensorboard", purpose="--tensorboard")
-    count = processes(executor, workers, len(study.runs))
-    options = Options(keep_policies=keep_policies, tensorboard=tensorboard, models=models)
-    with progress.shown(study, quiet) as report, opened(executor or ExecutorKind.LOKY, count) as pool:
-        done = conduct(study, root, pool, in_flight=count, options=options, report=report, say=str if quiet else _say)
+    options = Options(
+        keep_policies=keep_policies,
+        tensorboard=tensorboard,
+        devices_elsewhere=by.worker_gpus > 0,
+        models=models,
+    )
+    with by.opened(len(study.runs)) as (executor, width), progress.shown(study, quiet) as report:
+        say = str if quiet else _say
+        done = conduct(study, root, executor, in_flight=width, options=options, report=report, say=say)
     steps, outcomes = load(root)
     if not quiet:
-        output.print(summary.outcomes_table(study, steps, outcomes))
+        output.print(summary.outcomes_table(study.name, steps, outcomes))
         resumed = f" ({done.already_there} were there already)" if done.already_there else ""
         output.print(f"{done.total} run{'s' * (done.total > 1)}{resumed}; records in {root}.", soft_wrap=True)
-        output.print(summary.policies(root, study), soft_wrap=True)
-    diverged = summary.divergences(root, study, outcomes)
+        output.print(summary.policies(root, outcomes), soft_wrap=True)
+    diverged = summary.divergences(root, outcomes)
     for sentence in diverged:
         _say(sentence)
     return 1 if diverged else 0

@@ -21,12 +21,13 @@ from jackpot_sim.environments.language_models.carried import folder_of
 from jackpot_sim.environments.language_models.checkpoints import resolved_device
 from jackpot_sim.studies.errors import StudyError
 from jackpot_sim.studies.executors import Task, landing, outliving_workers
-from jackpot_sim.studies.files import unwritable, write_atomically
+from jackpot_sim.studies.files import LOCK, locked, unwritable, write_atomically
 from jackpot_sim.studies.folders import MANIFEST as MANIFEST
 from jackpot_sim.studies.folders import StudyFolder
 from jackpot_sim.studies.plugins import Plugin, require_unchanged
 from jackpot_sim.studies.plugins import load as load_plugins
 from jackpot_sim.studies.provenance import provenance
+from jackpot_sim.studies.shared import SharedFolder, shared
 from jackpot_sim.training import records
 from jackpot_sim.training.config import Given
 from jackpot_sim.training.loop import checkpoints, evaluation
@@ -35,6 +36,8 @@ from jackpot_sim.training.loop.trainer import Row
 from jackpot_sim.training.models.preparation import Pair, pairs, prepare
 from jackpot_sim.training.study import Run, Study
 
+_PATIENCE = 150.0
+"""Seconds to wait for another process that trains a run: those in which a node that lost its cluster ends itself."""
 _LOOK_EVERY = 0.5
 """Seconds between looks at what the processes are doing."""
 
@@ -60,6 +63,8 @@ class Options:
     """True saves the policies of the runs that are still to be trained, False lets them go."""
     tensorboard: bool = False
     """True writes events for TensorBoard."""
+    devices_elsewhere: bool = False
+    """True where workers have devices that this machine lacks: they refuse what is missing."""
     models: Path | None = None
     """The folder of the first models of runs, which studies may share; None: in the study's folder."""
 
@@ -97,27 +102,30 @@ def conduct(
             _folder(root).claimed(study.config_hash, study.corrections),
             outliving_workers("what is finished is kept, and so are checkpoints"),
         ):
-            check_possible(study)
+            check_possible(study, options.devices_elsewhere)
             _begin(root, study)
             missing = [run for run in study.runs if not (root / "runs" / run.id / STEPS).exists()]
             already = len(study.runs) - len(missing)
             progress = Progress(len(study.runs), already, already)
             _converted(missing, say)
-            _prepared(pairs(missing), options.models_of(root), executor, in_flight, progress, report)
-            _trained(missing, load_plugins(study.plugins), root, executor, in_flight, options, progress, report)
+            models = options.models_of(root).absolute()  # a worker may run in another folder
+            with shared(root) as here:
+                _prepared(pairs(missing), here, models, executor, in_flight, progress, report)
+                work = functools.partial(_train, load_plugins(study.plugins), here, models, options)
+                _trained(missing, work, root, executor, in_flight, progress, report)
             join(study, root)
             return progress
     except OSError as error:
         raise unwritable(Path(error.filename or root), error) from error
 
 
-def check_possible(study: Study) -> None:
+def check_possible(study: Study, devices_elsewhere: bool = False) -> None:
     """Refuses missing devices, and tasks without a problem to test on, before anything is taught.
 
     Raises:
         StudyError: see above, or the problems of a task cannot be read.
     """
-    for device in {run.training.device for run in study.runs}:
+    for device in {run.training.device for run in study.runs} if not devices_elsewhere else ():
         try:
             resolved_device(device)
         except ValueError as error:
@@ -129,13 +137,13 @@ def check_possible(study: Study) -> None:
             raise StudyError(str(error)) from error
 
 
-def shortages(study: Study) -> tuple[str, ...]:
+def shortages(study: Study, devices_elsewhere: bool = False) -> tuple[str, ...]:
     """The problems that tasks have fewer of than runs ask for, in sentences: all of them are then taken.
 
     Raises:
         StudyError: the problems of a task cannot be read.
     """
-    check_possible(study)
+    check_possible(study, devices_elsewhere)
     said = []
     asked = (
         (each.task, each.evaluation.problems, each.rollout.prompts) for each in (run.training for run in study.runs)
@@ -192,6 +200,7 @@ def _converted(runs: Sequence[Run], say: Callable[[str], object]) -> None:
 
 def _prepared(
     wanted: Sequence[Pair],
+    root: SharedFolder,
     models: Path,
     executor: Executor,
     in_flight: int,
@@ -199,11 +208,16 @@ def _prepared(
     report: Callable[[Progress], None],
 ) -> None:
     """Makes the models that runs begin with."""
-    tasks = [Task(f"models {pair.key}", prepare, (pair, models)) for pair in wanted]
+    tasks = [Task(f"models {pair.key}", _prepare, (pair, root, models)) for pair in wanted]
     look = functools.partial(_look_at_models, progress, report=report)
     for name, future in landing(tasks, executor, in_flight, look, every=_LOOK_EVERY):
         _result(name, future)
     progress.preparing = []
+
+
+def _prepare(pair: Pair, root: SharedFolder, models: Path) -> None:
+    root.require()
+    prepare(pair, models)
 
 
 def _look_at_models(progress: Progress, names: Sequence[str], *, report: Callable[[Progress], None]) -> None:
@@ -213,11 +227,10 @@ def _look_at_models(progress: Progress, names: Sequence[str], *, report: Callabl
 
 def _trained(
     runs: Sequence[Run],
-    plugins: Sequence[Plugin],
+    work: Callable[[Run], None],
     root: Path,
     executor: Executor,
     in_flight: int,
-    options: Options,
     progress: Progress,
     report: Callable[[Progress], None],
 ) -> None:
@@ -227,22 +240,21 @@ def _trained(
         progress.under_way = {name: last_row(root / "runs" / name / LOG) for name in names}
         report(progress)
 
-    tasks = [Task(run.id, _train, (run, plugins, root, options)) for run in runs]
+    tasks = [Task(run.id, work, (run,)) for run in runs]
     for name, future in landing(tasks, executor, in_flight, look, every=_LOOK_EVERY):
         _result(name, future)
         progress.finished += 1
         report(progress)
 
 
-def _train(run: Run, plugins: Sequence[Plugin], root: Path, options: Options) -> None:
+def _train(plugins: Sequence[Plugin], root: SharedFolder, models: Path, options: Options, run: Run) -> None:
     require_unchanged(plugins)
-    train(
-        run,
-        root / "runs" / run.id,
-        options.models_of(root),
-        keep_policy=options.keep_policies,
-        tensorboard=options.tensorboard,
-    )
+    root.require()
+    folder = root.root / "runs" / run.id
+    # A node that was taken for dead may still train the run that another one is given.
+    with locked(folder, _PATIENCE):
+        train(run, folder, models, keep_policy=options.keep_policies, tensorboard=options.tensorboard)
+        (folder / LOCK).unlink()  # who waits for it finds a finished run
 
 
 def _result(name: str, future: Future[None]) -> None:

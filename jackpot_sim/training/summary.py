@@ -20,24 +20,23 @@ LAST = 20
 """The number of steps at the end over which the last figures are means."""
 
 
-def outcomes_table(study: Study, steps: pd.DataFrame, outcomes: pd.DataFrame) -> Table:
-    """Accuracy and KL of every setting and method, means over seeds ± their standard error where there are several."""
+def outcomes_table(name: str, steps: pd.DataFrame, outcomes: pd.DataFrame) -> Table:
+    """Accuracy and KL of every setting and method, means over seeds ± their standard error where there are several.
+
+    Args:
+        name: the study's.
+        steps: the rows of all steps; of records of other versions, which may lack some figures, too.
+        outcomes: the rows of all runs, which are shown in their order.
+    """
     headings = ("setting", "method", "best accuracy", "last accuracy", "Mean@k", "Pass@k", "last KL(p‖q)", "ended")
-    table = _table(f"{study.name}: {over_seeds(len(study.seeds))}", headings, ("setting", "method", "ended"))
+    table = _table(f"{name}: {over_seeds(outcomes['seed'].nunique())}", headings, ("setting", "method", "ended"))
     late = steps[steps["step"] >= steps.groupby(["setting", "method", "seed"])["step"].transform("max") - LAST]
-    per_seed = late.groupby(["setting", "method", "seed"])[["mean_at_k", "pass_at_k", "kl_policy_actor"]].mean()
-    for setting, methods in study.grid.items():
-        for method in methods:
-            mine = outcomes[(outcomes["setting"] == setting) & (outcomes["method"] == method)]
-            last = per_seed.xs((setting, method), level=("setting", "method"))
-            figures = [mine["best_accuracy"], mine["last_accuracy"]]
-            figures += [last["mean_at_k"], last["pass_at_k"], last["kl_policy_actor"]]
-            table.add_row(
-                setting,
-                method,
-                *(mean_and_error(figure) for figure in figures),
-                _ended(mine),
-            )
+    keys, shown = ["setting", "method", "seed"], ["mean_at_k", "pass_at_k", "kl_policy_actor"]
+    per_seed = late.reindex(columns=[*keys, *shown]).groupby(keys)[shown].mean()
+    for (setting, method), mine in outcomes.groupby(["setting", "method"], sort=False):
+        last = per_seed.xs((setting, method), level=("setting", "method"))
+        figures = [mine["best_accuracy"], mine["last_accuracy"], *(last[figure] for figure in shown)]
+        table.add_row(str(setting), str(method), *(mean_and_error(figure) for figure in figures), _ended(mine))
     return table
 
 
@@ -59,26 +58,28 @@ def mean_and_error(values: pd.Series[float]) -> str:
     return f"{np.mean(known):.3f}{error}"
 
 
-def divergences(root: Path, study: Study, outcomes: pd.DataFrame) -> list[str]:
+def divergences(root: Path, outcomes: pd.DataFrame) -> list[str]:
     """A sentence for each run that diverged: its step, its reason, and the checkpoint that is kept.
 
     Args:
         root: the folder of the study.
-        study: the study.
         outcomes: the outcomes of its runs.
     """
-    ended = outcomes.set_index(["setting", "method", "seed"])["ended"]
-    reasons = {run.id: str(ended[run.setting, run.method, run.seed]) for run in study.runs}
     return [
         f"{run} stopped at {reason}; {_kept(root / 'runs' / run)}"
-        for run, reason in reasons.items()
+        for run, reason in zip(_ids(outcomes), map(str, outcomes["ended"]), strict=True)
         if reason not in ENDS
     ]
 
 
-def policies(root: Path, study: Study) -> str:
+def _ids(outcomes: pd.DataFrame) -> list[str]:
+    """The name of each run."""
+    return [f"{setting}.{method}.{seed}" for setting, method, seed in outcomes[["setting", "method", "seed"]].values]
+
+
+def policies(root: Path, outcomes: pd.DataFrame) -> str:
     """The sentences that say where the trained policies of a study in `root` are, and of which runs there is none."""
-    folders = {run.id: root / "runs" / run.id / POLICY for run in study.runs}
+    folders = {run: root / "runs" / run / POLICY for run in _ids(outcomes)}
     there = [folder for folder in folders.values() if folder.is_dir()]
     why = "diverged, or trained with --no-keep-policies"
     if not there:

@@ -265,3 +265,16 @@ def test_help_names_every_case(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(case in shown for case in cli.Case)
     assert all(f"--{field.name}" in shown for field in dataclasses.fields(Options))
     assert "qwen3-8b" in shown
+
+
+@pytest.mark.nightly
+def test_a_cluster_is_compared_with_loky_and_gives_its_records() -> None:
+    pytest.importorskip("ray")
+    from jackpot_sim.bench import sweeping
+
+    times, same, ratio = [], [], []
+    for finding, kept in zip(sweeping.cluster(4, 1), (times, times, same, ratio), strict=True):
+        kept.append(finding)
+    assert [finding.value > 0 for finding in times] == [True, True]
+    assert same[0].met
+    assert not ratio[0].has_target

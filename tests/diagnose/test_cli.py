@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from loky import ProcessPoolExecutor
 
 from analysis.cli import main as analyse
 from jackpot_sim.diagnose.cli import main
@@ -17,6 +19,7 @@ from jackpot_sim.diagnose.diagnose import EXAMPLE, Options, diagnosed
 from jackpot_sim.diagnose.report import as_json
 from jackpot_sim.diagnose.results import CauseName, State
 from jackpot_sim.estimators.corrections import registry
+from jackpot_sim.readers import build
 from jackpot_sim.readers.errors import DumpError
 from jackpot_sim.studies import plugins
 from tests.cases import each
@@ -71,7 +74,10 @@ def test_the_example_is_diagnosed_from_anywhere(
     assert all(effect["refused"] or effect["ess"] for effect in found["corrections"])
 
 
-def test_the_diagnosis_is_the_same_for_any_number_of_workers(tmp_path: Path) -> None:
+def test_the_diagnosis_is_the_same_for_any_number_of_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build, "full", partial(build.full, tokens=100))  # small tables are joined otherwise
+    handed_out, submit = [], ProcessPoolExecutor.submit
+    monkeypatch.setattr(ProcessPoolExecutor, "submit", lambda *task: handed_out.append(task) or submit(*task))
     for name, sequences in (("a", 40), ("b", 25), ("c", 30)):  # a table each
         pd.DataFrame(rows(sequences)).assign(sequence=lambda made, n=name: n + made["sequence"].astype(str)).to_parquet(
             tmp_path / f"{name}.parquet"
@@ -82,6 +88,7 @@ def test_the_diagnosis_is_the_same_for_any_number_of_workers(tmp_path: Path) -> 
         main([*map(str, sorted(tmp_path.glob("*.parquet"))), "--quiet", "--workers", workers, "--json", str(file)])
         texts.append(file.read_bytes())
     assert texts[0] == texts[1]
+    assert len(handed_out) == 3
     assert json.loads(texts[0])["rows"]["used"] == 95 * 20
 
 
@@ -196,6 +203,7 @@ def test_from_python() -> None:
 def test_a_plug_in_reaches_the_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for home, name in ((registry, "_REGISTRY"), (plugins, "_LOADED"), (plugins, "_DIGESTS")):
         monkeypatch.setattr(home, name, dict(getattr(home, name)))
+    monkeypatch.setattr(build, "full", partial(build.full, tokens=100))  # small tables are joined otherwise
     (tmp_path / "mine.py").write_text(GOOD, encoding="utf-8")
     for name in ("a", "b"):
         made = pd.DataFrame(rows(20)).assign(sequence=lambda table, n=name: n + table["sequence"].astype(str))

@@ -19,6 +19,7 @@ from jackpot_sim.diagnose import live  # noqa: E402
 from jackpot_sim.diagnose.cli import main  # noqa: E402
 from jackpot_sim.environments.engines.server import client  # noqa: E402
 from jackpot_sim.environments.language_models.checkpoints import Precision, load  # noqa: E402
+from jackpot_sim.record.cli import main as record  # noqa: E402
 from tests.cases import each  # noqa: E402
 from tests.environments.engines.stand_in import StandIn, serving  # noqa: E402
 from tests.environments.tiny_checkpoints import END  # noqa: E402
@@ -123,6 +124,16 @@ def test_a_run_that_broke_off_goes_on_and_a_whole_one_is_asked_anew(
     again = rows(report(given, tmp_path))
     assert len(stand_in.asked) == SAMPLES * PROMPTS - kept
     pd.testing.assert_frame_equal(again, whole)
+
+
+def test_record_keeps_the_same_rollouts_in_a_folder_of_the_users(
+    stand_in: StandIn, checkpoints: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    given = options(stand_in, checkpoints)
+    assert record([*given, "--out", str(tmp_path / "out")]) == 0
+    assert capsys.readouterr().out.startswith(f"Rollouts of the server in {tmp_path / 'out'}: ")
+    kept = pd.concat([pd.read_parquet(path) for path in (tmp_path / "out").glob("*.parquet")])
+    pd.testing.assert_frame_equal(kept, rows(report(given, tmp_path)))
 
 
 @each("sentence", GIVEN)

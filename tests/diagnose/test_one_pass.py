@@ -19,6 +19,7 @@ from jackpot_sim.diagnose.what_if.candidates import candidates
 from jackpot_sim.diagnose.what_if.effects import Effects
 from jackpot_sim.readers.left_out import LeftOut, Reason
 from jackpot_sim.readers.table import TokenTable
+from jackpot_sim.studies.workers import ALONE, Workers
 from tests.diagnose.measure.tables import drawn
 
 
@@ -76,7 +77,7 @@ TABLES = [
 ]
 
 
-def passed(what_if: Callable[[], WhatIf] = Tokens, workers: int = 1) -> tuple[Measured, list[int]]:
+def passed(what_if: Callable[[], WhatIf] = Tokens, workers: Workers = ALONE) -> tuple[Measured, list[int]]:
     told: list[int] = []
     return one_pass.run(TABLES, Half(), what_if, workers=workers, progress=told.append), told
 
@@ -101,7 +102,7 @@ def test_everything_is_read_once() -> None:
 def test_the_figures_are_the_same_to_the_last_bit_with_any_number_of_workers() -> None:
     what_if = partial(Effects, candidates())
     alone, told = passed(what_if)
-    together, told_together = passed(what_if, workers=2)
+    together, told_together = passed(what_if, workers=Workers(workers=2))
     assert told == told_together
     assert len(alone.effects) > 100
     for name in ("breakdowns", "alarms", "worst_tokens", "worst_sequences", "effects", "tokens", "sequences"):
@@ -115,7 +116,7 @@ def test_the_figures_are_the_same_to_the_last_bit_with_any_number_of_workers() -
 
 def test_an_error_of_a_worker_is_raised_here() -> None:
     with pytest.raises(ZeroDivisionError, match="of this batch"):
-        one_pass.run(TABLES, Half(), Failing, workers=2)
+        one_pass.run(TABLES, Half(), Failing, workers=Workers(workers=2))
 
 
 def test_a_dump_without_tokens_that_count_has_no_figures() -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from jackpot_sim.__main__ import main
-from jackpot_sim.doctor import report
+from jackpot_sim.doctor import machine, report
 from jackpot_sim.doctor.packages import UNLOCKS, conflicts, wanted
 from jackpot_sim.doctor.trial import devices, tried
 from jackpot_sim.requirements import package
@@ -152,7 +152,7 @@ def test_packages_that_want_other_versions_are_told(monkeypatch: pytest.MonkeyPa
     with_version(monkeypatch, "transformers", "5.24.0")
     assert list(conflicts([package("verl"), package("numpy")])) == [
         "verl 0.9.1 wants transformers!=5.6.0,<5.11,>=5.5.3, and 5.24.0 is installed: "
-        "they need environments of their own"
+        "install one that suits both, or give each an environment of its own"
     ]
 
     def damaged(_: str) -> list[str]:
@@ -200,6 +200,20 @@ def test_a_working_folder_that_is_gone_is_no_reason_to_fail(
     gone.rmdir()
     assert main(["doctor", "--quick"]) == 0
     assert "unknown free for this folder" in capsys.readouterr().out
+
+
+def test_the_limits_of_a_container_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
+    monkeypatch.setattr(machine, "CGROUP", tmp_path)
+    (tmp_path / "memory.max").write_text("max\n")
+    (tmp_path / "cpu.max").write_text("max 100000\n")
+    assert main(["doctor", "--quick"]) == 0
+    assert "held to" not in capsys.readouterr().out
+    (tmp_path / "memory.max").write_text(f"{3 * 2**29}\n")
+    (tmp_path / "cpu.max").write_text("150000 100000\n")
+    assert main(["doctor", "--quick"]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "held to the time of 1.5" in told
+    assert "this process is held to 1.5 GiB" in told
 
 
 def test_every_extra_is_said_to_unlock_something() -> None:

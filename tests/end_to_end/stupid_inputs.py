@@ -44,6 +44,8 @@ MAINS = {
     "diagnose": "jackpot_sim.diagnose.cli",
     "example": "jackpot_sim.environments.language_models.example",
     "completion": "jackpot_sim.completion",
+    "record": "jackpot_sim.record.cli",
+    "report": "jackpot_sim.report.cli",
     "doctor": "jackpot_sim.doctor.start",
     "jackpot_sim": "jackpot_sim.__main__",
     "paper_figures": "paper_figures.__main__",

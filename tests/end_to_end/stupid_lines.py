@@ -53,7 +53,11 @@ run                                                       | see --help
 --config study.yaml --workers 0                           | --workers must be at least 1
 --config study.yaml --workers many                        | --workers
 --config study.yaml --executor serial --workers 2         | cannot go with
---config study.yaml --executor ray                        | --executor
+--config study.yaml --ray-address head:6379               | goes with --executor ray
+--config study.yaml --worker-gpus 1                       | goes with --executor ray
+--config study.yaml --worker-threads 0                    | --worker-threads must be at least 1
+--config study.yaml --executor ray --ray-address 127.0.0.1:9 | nobody answers at
+--config study.yaml --executor dask                       | --executor
 --config study.yaml --estimators                          | estimators
 --config study.yaml --estimators tiss                     | did you mean 'tis'
 --config study.yaml --estimators TIS                      | unknown estimator
@@ -337,6 +341,27 @@ DOCTOR = """
 json                               | json
 --json yes                         | yes
 """
+RECORD = """
+--out new                          | give the files of a dump, or --server
+dump.jsonl                         | --out
+dump.jsonl --out folder            | folder is there already: give a folder that is new or empty
+lacks.jsonl --out new              | no log-probs of the policy
+words.jsonl --out new              | words.jsonl
+nowhere.jsonl --out new/er         | does not exist
+dump.jsonl --out study.yaml/new    | Not a directory
+--server x --out new               | --server goes with --policy
+"""
+REPORT = """
+nowhere                            | nowhere holds no run
+folder                             | folder holds no run
+study.yaml                         | study.yaml holds no run
+damaged                            | damaged/manifest.json is damaged
+trained                            | trained holds no finished study
+begun                              | begun holds no finished cell yet
+diagnosed                          | diagnosed/report.json is missing
+run --bogus                        | --bogus
+                                   | there is no run below runs/
+"""
 FIGURES = {
     "paper_figures": """
 figre2                             | figre2
@@ -385,6 +410,8 @@ TABLES = {
     "example": EXAMPLE,
     "jackpot_sim": JACKPOT_SIM,
     "completion": COMPLETION,
+    "record": RECORD,
+    "report": REPORT,
     "doctor": DOCTOR,
     **FIGURES,
 }

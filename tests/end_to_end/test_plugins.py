@@ -155,6 +155,16 @@ def test_a_process_that_finds_other_contents_refuses() -> None:
         plugins.require_unchanged([known])
 
 
+def test_a_process_that_does_not_see_the_file_runs_what_it_is_given() -> None:
+    (known,) = plugins.load(["good.py"])
+    Path("good.py").unlink()
+    plugins._LOADED.clear()
+    plugins.require_unchanged([known])
+    assert plugins.loaded() == (known,)
+    with pytest.raises(plugins.StudyError, match=r"plug-in good\.py cannot be read"):
+        plugins.load(["good.py"])
+
+
 def test_a_study_without_plug_ins_has_the_hash_of_before() -> None:
     plugins.load(["good.py"])
     study = cli.study_from(None, {}, False)

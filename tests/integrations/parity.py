@@ -6,13 +6,15 @@ hook in the trainer's own form, and compares loss and gradient to 1e-5 in float3
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from jackpot_sim.core.topk import TopK
 from jackpot_sim.integrations.corrected import Loss, Settings, uniforms
@@ -23,7 +25,7 @@ CORRECTIONS: Mapping[str, Mapping[str, object]] = {
     "tis": {"kind": "tis", "clip": 1.5},
     "icepop": {"kind": "icepop"},
     "sequence-mis": {"kind": "sequence-mis", "low": 0.3, "high": 3.0},
-    "jackpot": {"kind": "jackpot"},
+    "jackpot": {"kind": "jackpot", "seed": 3},
     "jackpot at p_new": {"kind": "jackpot", "target": "p_new"},
     "rao-blackwell jackpot": {"kind": "jackpot", "rao_blackwell": True},
 }
@@ -144,3 +146,17 @@ def assert_equal(found: tuple[Tensor, Tensor], expected: tuple[float, Tensor]) -
     scale = float(gradient.abs().max())
     assert scale > 0, "a gradient of zeros would agree with anything"
     assert float((found[1] - gradient).abs().max()) <= TOLERANCE * scale
+
+
+class OnTheBatchsDevice(TorchFunctionMode):
+    """Refuses tensors that are made without a device: on a GPU they would lie apart from the batch."""
+
+    MAKERS = (torch.tensor, torch.zeros, torch.ones, torch.full, torch.empty, torch.arange, torch.linspace, torch.eye)
+
+    def __torch_function__(
+        self, function: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        named = kwargs or {}
+        if function in self.MAKERS and named.get("device") is None:
+            raise AssertionError(f"{function.__name__} makes a tensor without a device")
+        return function(*args, **named)

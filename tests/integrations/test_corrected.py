@@ -11,11 +11,19 @@ from scipy import stats
 
 from jackpot_sim import estimators
 from jackpot_sim.estimators import UpdateTarget
-from jackpot_sim.integrations.corrected import Loss, Settings, correct, metrics, policy_loss, uniforms
+from jackpot_sim.integrations.corrected import (
+    Loss,
+    Settings,
+    agreement,
+    correct,
+    metrics,
+    policy_loss,
+    uniforms,
+)
 from jackpot_sim.studies.estimator_spec import EstimatorSpec
 from jackpot_sim.training.objective import Aggregation, Divisor, TokenPass, ppo_loss, token_shares
 from tests.cases import each
-from tests.integrations.parity import CENTRED, CORRECTIONS, Case, assert_equal, case
+from tests.integrations.parity import CENTRED, CORRECTIONS, Case, OnTheBatchsDevice, assert_equal, case
 
 MASK = torch.ones(400, 50, dtype=torch.bool)
 LOG_PROBS = -torch.rand(400, 50, generator=torch.Generator().manual_seed(0))
@@ -163,3 +171,39 @@ def test_metrics_are_raw_and_count_tokens_alone() -> None:
     assert 0 < figures["overlap/p05"] <= figures["overlap/p50"] <= 1
     with pytest.raises(ValueError, match="no token in its mask"):
         metrics(found, dataclasses.replace(batch.given, mask=torch.zeros_like(batch.mask)))
+
+
+@each("name", CORRECTIONS)
+def test_agreement_has_the_figures_of_a_batch_on_which_both_policies_agree(name: str) -> None:
+    batch = case(CORRECTIONS[name], topk=False)
+    agreed = dataclasses.replace(batch, before=batch.actor, logits=batch.actor.clone().requires_grad_())
+    found = metrics(correct(agreed.settings, agreed.given, new_of(agreed)), agreed.given)
+    assert list(found) == list(agreement(batch.settings))
+    assert found == pytest.approx(agreement(batch.settings), abs=1e-6)
+
+
+@each("divisor", [Divisor.PROPOSED, Divisor.ACCEPTED, Divisor.BATCH_NORMALIZED])
+@each("name", ["tis", "sequence-mis", "jackpot"])
+def test_a_rollout_without_a_token_changes_nothing(name: str, divisor: Divisor) -> None:
+    batch = case(CORRECTIONS[name], topk=False, divisor=divisor)
+    rows = torch.tensor([0, 0, 1])
+    mask = batch.given.mask[rows].clone()
+    mask[1] = False
+    with_empty = dataclasses.replace(batch.given.take(rows), mask=mask)
+    found = correct(batch.settings, with_empty, new_of(batch))
+    without = correct(batch.settings, batch.given.take(torch.tensor([0, 1])), new_of(batch))
+    assert found.divisor == pytest.approx(without.divisor)
+    assert torch.allclose(found.factor[[0, 2]], without.factor)
+
+
+@pytest.mark.parametrize("topk", [False, True], ids=["batch", "topk"])
+@each("name", CORRECTIONS)
+def test_loss_and_figures_stay_on_the_batchs_device(name: str, topk: bool) -> None:
+    batch = case(CORRECTIONS[name], topk=topk, divisor="accepted")
+    new, settings = new_of(batch), batch.settings
+    log_probs, mask, proposed = batch.given.actor_log_probs, batch.given.mask, batch.given
+    with OnTheBatchsDevice():
+        uniforms(log_probs, mask)
+        _, found = policy_loss(settings, proposed, new, Loss())
+        metrics(found, proposed)
+        metrics(correct(settings, proposed, new), proposed)

@@ -37,22 +37,22 @@ def trained(kind: Any, checkpoint: Path, folder: Path, recorder: Recorder | None
     """A trainer after a few steps."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # its own, and torch's of the CPU
-        config = trl.GRPOConfig(
-            output_dir=str(folder / "out"),
-            use_cpu=True,
-            bf16=False,
-            report_to="none",
-            seed=5,
-            max_steps=STEPS,
-            learning_rate=1e-2,
-            per_device_train_batch_size=4,
-            num_generations=2,
-            max_completion_length=LENGTH,
-            gradient_checkpointing=False,
-            save_strategy="no",
-            disable_tqdm=True,
-            **options,
-        )
+        usual: dict[str, Any] = {
+            "output_dir": str(folder / "out"),
+            "use_cpu": True,
+            "bf16": False,
+            "report_to": "none",
+            "seed": 5,
+            "max_steps": STEPS,
+            "learning_rate": 1e-2,
+            "per_device_train_batch_size": 4,
+            "num_generations": 2,
+            "max_completion_length": LENGTH,
+            "gradient_checkpointing": False,
+            "save_strategy": "no",
+            "disable_tqdm": True,
+        }
+        config = trl.GRPOConfig(**usual | options)
         trainer = kind(
             model=str(checkpoint),
             reward_funcs=reward,

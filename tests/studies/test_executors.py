@@ -15,6 +15,7 @@ from jackpot_sim.studies.executors import (
     ExecutorKind,
     SerialExecutor,
     Task,
+    WorkersLostError,
     landing,
     opened,
     outliving_workers,
@@ -124,6 +125,12 @@ def test_a_worker_that_dies_is_one_sentence() -> None:
     sentence = r"^a worker process died, .*; all is well: .* with fewer --workers$"
     with pytest.raises(StudyError, match=sentence), outliving_workers("all is well"):
         raise BrokenExecutor
+
+
+def test_workers_that_are_lost_say_how_and_what_to_do() -> None:
+    sentence = "^the cluster burnt; all is well: build another$"
+    with pytest.raises(StudyError, match=sentence), outliving_workers("all is well"):
+        raise WorkersLostError("the cluster burnt", "build another")
 
 
 @pytest.mark.parametrize(

@@ -92,7 +92,7 @@ def test_a_study_of_the_other_kind_is_called_what_it_is(tmp_path: Path) -> None:
     training = StudyFolder(root, "study", lambda manifest: "config" in manifest)
     with training.claimed("abc"):
         training.write_manifest({"config_hash": "abc", "config": {"grid": {}}})
-    told = r"trained holds a study of training: the `python -m jackpot_sim\.training` command that made it"
+    told = r"trained holds a study of training, of which `python -m jackpot_sim\.report .*trained` shows the table"
     with pytest.raises(StudyError, match=told):
         folder(root).manifest()
     with pytest.raises(StudyError, match=f"{told}.*; choose another --out$"), folder(root).claimed("abc"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Sequence
 from concurrent.futures import Executor
@@ -12,11 +13,13 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from jackpot_sim.studies import shared as shared_module
 from jackpot_sim.studies.errors import StudyError
 from jackpot_sim.studies.executors import ExecutorKind, SerialExecutor, opened
 from jackpot_sim.studies.files import locked
+from jackpot_sim.studies.shared import SharedFolder
 from jackpot_sim.training import conduct as conduct_module
-from jackpot_sim.training.conduct import Options, Progress, conduct, last_row, load, manifest
+from jackpot_sim.training.conduct import Options, Progress, check_possible, conduct, last_row, load, manifest
 from jackpot_sim.training.loop.run import train
 from jackpot_sim.training.records import OUTCOMES, STEPS
 from jackpot_sim.training.study import Study
@@ -268,6 +271,41 @@ def test_a_folder_that_is_no_place_for_a_study_is_refused_and_left_alone(
 def test_two_at_once_in_one_folder_are_refused(whole: Path, models: Path) -> None:
     with locked(whole), pytest.raises(StudyError, match=r"another run is writing to .*: wait for it, or choose"):
         run_all(STUDY, whole, models)
+
+
+def test_two_at_once_in_one_run_are_refused(tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conduct_module, "_PATIENCE", 0.1)
+    busy = tmp_path / "study" / "runs" / STUDY.runs[1].id
+    begin = conduct_module._begin
+    with contextlib.ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(conduct_module, "_begin", lambda *given: begin(*given) or stack.enter_context(locked(busy)))
+        with pytest.raises(StudyError, match=f"another run is writing to {busy}: wait"):
+            run_all(STUDY, tmp_path / "study", models)
+    run_all(STUDY, tmp_path / "study", models)
+    assert len(list((tmp_path / "study" / "runs").glob("*/steps.parquet"))) == len(STUDY.runs)
+    assert not list((tmp_path / "study" / "runs").glob("*/.*"))
+
+
+def test_devices_of_workers_elsewhere_are_theirs_to_refuse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = study_of({"device": "cuda"})
+
+    def missing(device: str) -> str:
+        raise ValueError(f"{device} is not here")
+
+    monkeypatch.setattr(conduct_module, "resolved_device", missing)
+    with pytest.raises(StudyError, match="cuda is not here"):
+        check_possible(study)
+    check_possible(study, devices_elsewhere=True)
+
+
+def test_a_worker_elsewhere_that_does_not_see_the_folder_trains_nothing(
+    tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shared_module, "_PATIENCE", 0.0)
+    monkeypatch.setattr(SharedFolder, "_is_seen", lambda folder: False)
+    with pytest.raises(StudyError, match=f"does not see {tmp_path / 'study'}, where what it writes would be lost"):
+        run_all(STUDY, tmp_path / "study", models)
+    assert not (tmp_path / "study").exists()
 
 
 def test_a_folder_without_a_study_cannot_be_loaded(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ def ended(best: list[float], collapsed_at: list[float], reasons: list[str]) -> s
     steps = pd.DataFrame([{**keys, "seed": seed, "step": 40, **figures} for seed in seeds])
     outcomes = pd.DataFrame({"best_accuracy": best, "last_accuracy": best, "collapsed_at": collapsed_at})
     outcomes = outcomes.assign(**keys, seed=seeds, ended=reasons)
-    (cell,) = outcomes_table(study, steps, outcomes).columns[-1].cells
+    (cell,) = outcomes_table(study.name, steps, outcomes).columns[-1].cells
     return str(cell)
 
 
@@ -51,4 +51,4 @@ def test_the_seeds_are_told_as_they_are(seeds: int, told: str) -> None:
     )
     outcomes = pd.DataFrame([{**key, "best_accuracy": 0.5, "last_accuracy": 0.5} for key in keys])
     outcomes = outcomes.assign(collapsed_at=math.nan, ended="finished")
-    assert outcomes_table(study, steps, outcomes).title == f"training: {told}"
+    assert outcomes_table(study.name, steps, outcomes).title == f"training: {told}"

@@ -246,9 +246,10 @@ def ppo_loss(
     import torch
 
     check_per_token(mask, factor=factor, new_log_probs=new_log_probs, old_log_probs=old_log_probs)
-    # A token that counts for nothing has no ratio either, which might overflow.
-    log_probs = torch.where((factor > 0) & mask, new_log_probs, old_log_probs)
-    return -_summed(factor * surrogate(log_probs, old_log_probs, advantage, update.clip, update.clip_high), mask)
+    # A token that counts for nothing has no ratio either, which might overflow, or be 0/0.
+    counts = (factor > 0) & mask
+    new, old = (torch.where(counts, each, torch.zeros_like(each)) for each in (new_log_probs, old_log_probs))
+    return -_summed(factor * surrogate(new, old, advantage, update.clip, update.clip_high), mask)
 
 
 def _summed(values: Tensor, mask: Tensor) -> Tensor:
@@ -373,7 +374,8 @@ def divisor(kind: Divisor, accepted: Tensor, factor: Tensor, mask: Tensor, unit:
     elif kind is Divisor.KEPT_SEQUENCES:
         mean = float((accepted & mask).any(-1).double().mean())
     elif unit is Level.SEQUENCE:
-        mean = float(((factor * mask).sum(-1) / mask.sum(-1)).mean())
+        live = mask[mask.any(-1)]  # a rollout without a token has no weight
+        mean = float(((factor[mask.any(-1)] * live).sum(-1) / live.sum(-1)).mean())
     else:
         mean = float(factor[mask].mean())
     return mean if mean > 0 else 1.0

@@ -691,3 +691,22 @@ def test_a_token_without_advantage_has_no_gradient_without_a_clip_either() -> No
     objective.surrogate(new, torch.zeros(1, 1), torch.tensor([0.0]), None).sum().backward()
     assert new.grad is not None
     assert new.grad.tolist() == [[0.0]]
+
+
+@pytest.mark.parametrize("clip", [0.2, None])
+def test_a_token_that_weighs_nothing_has_no_part_in_the_loss_where_p_ref_cannot_write_it(clip: float | None) -> None:
+    before = LAWS.of(LAWS.before).clone()
+    before[0, 1] = -math.inf
+    given_ = dataclasses.replace(LAWS.proposed(), reference_log_probs=before)
+    shares = objective.token_shares(MASK, Aggregation.TOKEN_MEAN)
+    losses, update = [], Update(clip=clip)
+    for part in (shares, shares.index_put((torch.tensor(0), torch.tensor(1)), torch.tensor(0.0, dtype=shares.dtype))):
+        new = LAWS.new_pass()
+        tis = estimators.get("tis", clip=1.5)
+        loss = objective.policy_loss(tis, UpdateTarget.REFERENCE, given_, new, update, part).loss
+        loss.backward()
+        losses.append(float(loss.detach()))
+        assert new.log_probs.grad is not None
+        assert bool(new.log_probs.grad.isfinite().all())
+        assert float(new.log_probs.grad[0, 1]) == 0
+    assert losses[0] == losses[1]

@@ -1,0 +1,68 @@
+"""What a micro-batch has in common over all processes: its divisor, and its figures for the log."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from jackpot_sim.integrations.corrected import Settings
+from jackpot_sim.training import objective
+from jackpot_sim.training.objective import Divisor
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FIGURES = (
+    *("ratio/mean", "ratio/min", "ratio/max", "log_ratio/abs_mean", "log_ratio/abs_max", "kl", "masked_share"),
+    *("acceptance_rate", "weight/mean", "weight/max", "ess", "divisor", "overlap/mean", "overlap/p05", "overlap/p50"),
+    "missing_share",
+)
+"""The figures of a log, `correction/…`: those of `corrected.metrics`, and the share of tokens without a log-prob."""
+
+
+def divided(
+    accelerator: Any, settings: Settings, factor: Tensor, accepted: Tensor, mask: Tensor, divisor: float
+) -> Tensor:
+    """The factor, (B, T), over the divisor of the micro-batch of all processes in the place of this one's.
+
+    Args:
+        accelerator: TRL's.
+        settings: the correction's.
+        factor: m·w over this process's divisor, (B, T), 0 outside the mask.
+        accepted: m, likewise.
+        mask: True on tokens, likewise.
+        divisor: this process's divisor.
+    """
+    import torch
+
+    if accelerator.num_processes == 1 or settings.divisor is Divisor.PROPOSED:
+        return factor
+    own = torch.stack([mask.double(), accepted.double(), factor.double() * divisor], dim=1)
+    every = accelerator.gather(accelerator.pad_across_processes(own, dim=2))
+    mask, accepted = every[:, 0] > 0, every[:, 1] > 0
+    rows, unit = mask.any(-1), settings.correction.unit
+    of_all = objective.divisor(settings.divisor, accepted[rows], every[rows, 2], mask[rows], unit)
+    return factor * (divisor / of_all)
+
+
+def figures_of_all(accelerator: Any, figures: Mapping[str, float]) -> dict[str, float]:
+    """The means of figures over processes, and of smallest and largest ones those; without what no process has.
+
+    Args:
+        accelerator: TRL's.
+        figures: this process's, by names of `FIGURES`.
+    """
+    import torch
+
+    every = [[figures.get(name, math.nan) for name in FIGURES]]
+    if accelerator.num_processes > 1:
+        own = torch.tensor(every, dtype=torch.float64, device=accelerator.device)
+        every = accelerator.gather(own).tolist()
+    found = {}
+    for name, values in zip(FIGURES, zip(*every, strict=True), strict=True):
+        if known := [value for value in values if not math.isnan(value)]:
+            whole = {"min": min, "max": max}.get(name.rpartition("/")[2].removeprefix("abs_"), statistics.fmean)
+            found[name] = float(whole(known))
+    return found

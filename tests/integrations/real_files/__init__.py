@@ -1,0 +1,1 @@
+"""The integrations inside the frameworks' own files, where these import without a GPU."""

@@ -1,0 +1,103 @@
+"""What the pages show is what there is: their commands are parsed or run, their Python is resolved or run."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from tests import documents
+from tests.cases import each
+from tests.documents import Block, blocks, commands, faults, in_line, misspelt, parse, run
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCKS = [block for page in PAGES for block in blocks(page)]
+SHELL = [block for block in BLOCKS if block.language in ("sh", "bash", "console")]
+PYTHON = [block for block in BLOCKS if block.language in ("python", "py")]
+Captured = pytest.CaptureFixture[str]
+
+
+@each("block", SHELL)
+def test_every_command_is_one(block: Block, capsys: Captured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A block that is marked to run does; of the others the options are read."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "100")
+    for words in commands(block):
+        code = run(words) if block.runs else parse(words)
+        assert code in ((0, 1) if block.runs else (0,)), f"{block}: {' '.join(words)}: {capsys.readouterr().err}"
+        assert misspelt(words) == [], f"{block}: {' '.join(words)}"
+
+
+@each("block", PYTHON)
+def test_every_piece_of_python_resolves(block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert list(faults(block)) == [], str(block)
+    if block.runs:
+        monkeypatch.chdir(tmp_path)
+        exec(compile(block.text, str(block), "exec"), {"__name__": "__main__"})
+
+
+@each("block", [block for block in BLOCKS if block.language in documents.READ])
+def test_every_configuration_can_be_read(block: Block) -> None:
+    assert documents.READ[block.language](block.text) is not None, str(block)
+
+
+@each("page", PAGES)
+def test_what_a_page_links_to_is_there(page: Path) -> None:
+    for target in re.findall(r"\]\((?!https?:|#)([^)#]+)[^)]*\)", page.read_text(encoding="utf-8")):
+        assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+@each("block", SHELL)
+def test_an_extra_that_is_to_be_installed_is_one(block: Block) -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    for named in re.findall(r"(?:'\.|jackpot-sim)\[([\w,-]+)\]", block.text):
+        assert set(named.split(",")) <= set(extras), f"{block}: {named}"
+
+
+def test_a_page_is_read_as_it_is_written(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(
+        "text\n\n<!-- yours: rows -->\n```py\nprint(rows)\n```\n\n"
+        "  ```console\n  $ jackpot-sim sweep \\\n      --seeds 1 | tee x; echo python -m nothing\n  output\n  ```\n\n"
+        "```bash\nX=1 srun -N 2 python3.12 -m jackpot_sim.sweep --seeds 3 > log 2>&1 # -m jackpot_sim.training\n```\n"
+    )
+    python, console, shell = blocks(page)
+    assert (python.line, python.yours, python.text) == (4, {"rows"}, "print(rows)\n")
+    assert commands(console) == [["jackpot-sim", "sweep", "--seeds", "1"]]
+    assert commands(shell) == [["python3.12", "-m", "jackpot_sim.sweep", "--seeds", "3"]]
+
+
+@each(
+    "text, fault",
+    [
+        ("print(rows)", "rows is nowhere defined"),
+        ("from jackpot_sim.record import Recoder", "jackpot_sim.record has no Recoder"),
+        ("import jackpot_sim.recorder", "jackpot_sim.recorder cannot be imported: "),
+        ("from json import dump, lood", "json has no lood"),
+        ("from jackpot_sim.record import Recorder\nRecorder('x', rnk=1)", "Recorder: "),
+    ],
+)
+def test_a_fault_in_python_is_seen(text: str, fault: str) -> None:
+    (found,) = faults(Block(Path("page.md"), 1, "py", text, ""))
+    assert found.startswith(fault)
+
+
+def test_sound_python_has_no_fault() -> None:
+    text = "import nowhere\nfrom nowhere import x\nfrom jackpot_sim import record\n[i for i in x]\nrecord.Recorder('a')"
+    assert list(faults(Block(Path("page.md"), 1, "py", text, ""))) == []
+
+
+@each("line", ["jackpot-sim sweep --sedes 3", "jackpot-sim swep", "python -m jackpot_sim.diagnose --keep x"])
+def test_a_fault_in_a_command_is_seen(line: str, capsys: Captured) -> None:
+    (words,) = in_line(line)
+    assert parse(words) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+@each("line", ["jackpot-sim train --actor.knd stale", "python -m jackpot_sim.sweep --env.base.vocabulary 3"])
+def test_a_field_that_is_none_is_seen(line: str) -> None:
+    (words,) = in_line(line)
+    assert len(misspelt(words)) == 1
