@@ -4,8 +4,8 @@ Both have the same model, tokenizer, prompts, number of rollouts, largest number
 loss and AdamW, in one thread of one process. TRL makes a pass for p_ref; ours makes it for the rows of the first update
 alone, and takes the rest from the rollouts, which p_ref wrote. Ours also reads once what rollouts have in common.
 Nothing is corrected, and the policy writes its own rollouts. TRL has the settings that suit it best here: no logs, no
-checkpoints, no activation checkpointing, float32, a key-value cache. TRL's loop calls ours after each of its batches, so that neither pays for a start, and a drift of the machine
-affects both.
+checkpoints, no activation checkpointing, float32, a key-value cache. TRL's loop calls ours after each of its batches,
+so that neither pays for a start, and a drift of the machine affects both.
 
 The policy has random weights, and the tokens of its completions are counted on both sides. Hardly any completion is
 right, so that most advantages are 0; neither trainer does less work for that.
