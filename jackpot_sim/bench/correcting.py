@@ -206,8 +206,12 @@ def _alternating(trl: Any) -> Any:
         if settings is not None:
             self.settings, self.topk = settings, settings.topk if settings.needs_topk else 0
 
-    methods: dict[str, Any] = {name: choosing(name) for name in HOOKS}
-    return type("Alternating", (base,), {**methods, "take": take, "corrects": True, "linear_loss": True})
+    methods: dict[str, Any] = {"take": take, "_say_once": _silent, **{name: choosing(name) for name in HOOKS}}
+    return type("Alternating", (base,), {**methods, "corrects": True, "linear_loss": True})
+
+
+def _silent(_self: Any, _sentence: str) -> None:
+    """Says nothing of what a correction does without."""
 
 
 def _add_clock(trainer: Any, after: Callable[[float, int], None]) -> None:

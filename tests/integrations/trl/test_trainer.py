@@ -111,16 +111,23 @@ def test_a_correction_makes_no_pass_that_trl_does_not_and_moves_no_random_state(
     assert torch.equal(states[0], states[2])
 
 
-def test_a_truncated_sampler_is_seen_in_the_logs_and_corrected(checkpoint: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("adapted", [False, True], ids=["whole", "adapter, earlier p_ref, KL"])
+def test_a_truncated_sampler_is_seen_in_the_logs_and_corrected(adapted: bool, checkpoint: Path, tmp_path: Path) -> None:
     """With top-k 3 the actor is p over the mass S of three words: ratio, acceptance and overlap are all S."""
-    found = trained(corrected(), checkpoint, tmp_path, top_k=3, logging_steps=1)
+    own: dict[str, Any] = {}
+    options: dict[str, Any] = {"top_k": 3, "logging_steps": 1}
+    if adapted:
+        own["peft_config"] = pytest.importorskip("peft").LoraConfig(target_modules=["q_proj", "down_proj"])
+        options |= {"num_iterations": 2, "beta": 0.1, "gradient_checkpointing": True}
+    found = trained(corrected(**own), checkpoint, tmp_path, **options)
     for name in ("acceptance_rate", "overlap/mean"):
         assert np.allclose(logs(found, f"correction/{name}"), logs(found, "correction/ratio/mean"), atol=1e-5), name
     assert max(logs(found, "correction/overlap/mean")) < 0.99
     assert logs(found, "correction/missing_share") == [0.0, 0.0]
     names = {name for line in found.state.log_history for name in line if name.startswith("correction/")}
     assert names == {f"correction/{name}" for name in FIGURES}
-    assert not same_weights(found, trained(trl.GRPOTrainer, checkpoint, tmp_path, top_k=3))
+    if not adapted:
+        assert not same_weights(found, trained(trl.GRPOTrainer, checkpoint, tmp_path, top_k=3))
 
 
 @pytest.mark.parametrize("options", [{"num_iterations": 2}, {"steps_per_generation": 2, "num_iterations": 2}], ids=str)
