@@ -22,6 +22,7 @@ from jackpot_sim.training import objective
 from jackpot_sim.training.objective import Aggregation, Divisor, PolicyLoss, Proposed, Scored
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 
@@ -223,11 +224,12 @@ def uniforms(actor_log_probs: Tensor, mask: Tensor, seed: int = 0) -> Tensor:
 
     Raises:
         TypeError: the mask is not boolean, or the log-probs are no real floating numbers.
-        ValueError: a shape differs.
+        ValueError: a shape differs, or as `require_float64`.
     """
     import torch
 
     check_per_token(mask, actor_log_probs=actor_log_probs)
+    require_float64(actor_log_probs.device)
     bits = actor_log_probs.detach().float().contiguous().view(torch.int32).long()
     place = mask.long().cumsum(-1)
     own = _mixed(bits ^ (place * _GOLDEN))
@@ -235,6 +237,18 @@ def uniforms(actor_log_probs: Tensor, mask: Tensor, seed: int = 0) -> Tensor:
     rollout = rollout + _signed(seed * _GOLDEN) + _equal_before(rollout) * _FIRST
     mixed = _mixed(_mixed(rollout) + place * _GOLDEN)
     return _shifted(mixed, 11).double() * 2.0**-53
+
+
+def require_float64(device: torch.device) -> None:
+    """Refuses a device on which a correction cannot be computed.
+
+    Raises:
+        ValueError: it has no float64.
+    """
+    if device.type == "mps":
+        raise ValueError(
+            "corrections are computed in float64, which mps has not: train on a CPU (use_cpu=True in TRL) or with CUDA"
+        )
 
 
 def _equal_before(numbers: Tensor) -> Tensor:

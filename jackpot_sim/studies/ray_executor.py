@@ -131,6 +131,12 @@ def _of_ray(error: Exception) -> Exception:
             f"a worker process died {RETRIES + 1} time{'s' * (RETRIES > 0)}, perhaps for lack of memory",
             "run the same command again, with more --worker-threads for each worker",
         )
+    if isinstance(error, known.RayTaskError):  # of what stands around a task, whose own errors are in its outcome
+        cause = error.cause
+        return StudyError(
+            f"a worker could not begin a task ({type(cause).__name__}: {' '.join(str(cause).split())}): install the "
+            "same version of jackpot_sim on every node"
+        )
     if isinstance(error, known.RayError):
         return lost(type(error).__name__)
     return error

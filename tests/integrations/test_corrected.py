@@ -11,6 +11,7 @@ from scipy import stats
 
 from jackpot_sim import estimators
 from jackpot_sim.estimators import UpdateTarget
+from jackpot_sim.integrations import corrected
 from jackpot_sim.integrations.corrected import (
     Loss,
     Settings,
@@ -164,6 +165,16 @@ def test_uniforms_know_no_padding_no_packing_and_no_random_state() -> None:
     assert torch.equal(found, uniforms(LOG_PROBS, MASK))
     assert torch.equal(found[17:19], uniforms(LOG_PROBS[17:19], MASK[17:19]))
     assert torch.equal(before, torch.get_rng_state())
+
+
+def test_a_device_without_float64_is_refused_with_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    corrected.require_float64(torch.device("cuda"))
+    with pytest.raises(ValueError, match=r"in float64, which mps has not: train on a CPU \(use_cpu=True in TRL\)"):
+        corrected.require_float64(torch.device("mps"))
+    asked = []
+    monkeypatch.setattr(corrected, "require_float64", asked.append)
+    uniforms(LOG_PROBS, MASK)
+    assert asked == [torch.device("cpu")]
 
 
 # ------------------------------------------------------------------- figures
