@@ -22,6 +22,7 @@ from jackpot_sim.training import objective
 from jackpot_sim.training.objective import Aggregation, Divisor, PolicyLoss, Proposed, Scored
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 
@@ -213,7 +214,8 @@ def uniforms(actor_log_probs: Tensor, mask: Tensor, seed: int = 0) -> Tensor:
 
     They are a hash of the log-probs of the token's whole rollout, its place in it, and the seed: the same in each
     epoch, however rollouts are packed or padded, and on processes that hold copies of them; and no random state of the
-    trainer moves. Two rollouts that are equal bit for bit share theirs.
+    trainer moves. Rollouts that are equal bit for bit are told apart by their order in the batch, and share theirs
+    with those of other batches.
 
     Args:
         actor_log_probs: log q of every token, (n, length), nats.
@@ -222,17 +224,41 @@ def uniforms(actor_log_probs: Tensor, mask: Tensor, seed: int = 0) -> Tensor:
 
     Raises:
         TypeError: the mask is not boolean, or the log-probs are no real floating numbers.
-        ValueError: a shape differs.
+        ValueError: a shape differs, or as `require_float64`.
     """
     import torch
 
     check_per_token(mask, actor_log_probs=actor_log_probs)
+    require_float64(actor_log_probs.device)
     bits = actor_log_probs.detach().float().contiguous().view(torch.int32).long()
     place = mask.long().cumsum(-1)
     own = _mixed(bits ^ (place * _GOLDEN))
     rollout = torch.where(mask, own, torch.zeros_like(own)).sum(-1, keepdim=True)
-    mixed = _mixed(_mixed(rollout + _signed(seed * _GOLDEN)) + place * _GOLDEN)
+    rollout = rollout + _signed(seed * _GOLDEN) + _equal_before(rollout) * _FIRST
+    mixed = _mixed(_mixed(rollout) + place * _GOLDEN)
     return _shifted(mixed, 11).double() * 2.0**-53
+
+
+def require_float64(device: torch.device) -> None:
+    """Refuses a device on which a correction cannot be computed.
+
+    Raises:
+        ValueError: it has no float64.
+    """
+    if device.type == "mps":
+        raise ValueError(
+            "corrections are computed in float64, which mps has not: train on a CPU (use_cpu=True in TRL) or with CUDA"
+        )
+
+
+def _equal_before(numbers: Tensor) -> Tensor:
+    """The number of equal numbers before each, (n, 1)."""
+    import torch
+
+    ordered, order = numbers[:, 0].sort(stable=True)
+    at = torch.arange(len(order), device=order.device)
+    at -= torch.searchsorted(ordered, ordered)
+    return torch.empty_like(at).scatter_(0, order, at)[:, None]
 
 
 def _mixed(x: Tensor) -> Tensor:

@@ -132,7 +132,13 @@ def _of_ray(error: Exception) -> Exception:
         )
     if isinstance(error, known.LocalRayletDiedError):
         return lost("Ray died on this machine")
-    if isinstance(error, known.RayError) and not isinstance(error, known.RayTaskError):
+    if isinstance(error, known.RayTaskError):  # of what stands around a task, whose own errors are in its outcome
+        cause = error.cause
+        return StudyError(
+            f"a worker could not begin a task ({type(cause).__name__}: {' '.join(str(cause).split())}): install the "
+            "same version of jackpot_sim on every node"
+        )
+    if isinstance(error, known.RayError):
         first = str(error).strip().splitlines()[0]
         return WorkersLostError(f"Ray gave a task up ({type(error).__name__}: {first})", "run the same command again")
     return error

@@ -80,7 +80,23 @@ def called(task: bytes, setting: bytes) -> bytes:
         except Exception as error:
             error.add_note("".join(traceback.format_exception(error)))  # pickled, an error has no traceback
             outcome = Outcome(error=error)
-    return pickle.dumps(outcome)
+    return _pickled(outcome)
+
+
+def _pickled(outcome: Outcome) -> bytes:
+    """The outcome pickled, an error in its place that has its text where it cannot be sent.
+
+    An error may be pickled here and fail where it is made again; raised here it would pass for the cluster's own.
+    """
+    try:
+        pickled = pickle.dumps(outcome)
+        if outcome.error is not None:
+            pickle.loads(pickled)
+    except Exception as error:
+        told = outcome.error or error
+        sent = ValueError(str(told)) if isinstance(told, ValueError) else RuntimeError(f"{type(told).__name__}: {told}")
+        return pickle.dumps(Outcome(error=sent))
+    return pickled
 
 
 @functools.cache

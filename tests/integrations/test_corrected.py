@@ -11,6 +11,7 @@ from scipy import stats
 
 from jackpot_sim import estimators
 from jackpot_sim.estimators import UpdateTarget
+from jackpot_sim.integrations import corrected
 from jackpot_sim.integrations.corrected import (
     Loss,
     Settings,
@@ -143,6 +144,17 @@ def test_rollouts_with_the_same_beginning_have_other_uniforms() -> None:
     assert not (uniforms(changed, MASK) == uniforms(LOG_PROBS, MASK)).any()
 
 
+def test_equal_rollouts_of_a_batch_have_uniforms_of_their_own() -> None:
+    """A group whose answers are the same short word would else be kept or rejected as one."""
+    rows = torch.tensor([5, 3, 5, 5, 3, 9])
+    found = uniforms(LOG_PROBS[rows], MASK[rows], seed=4)
+    assert torch.equal(found[[0, 1, 5]], uniforms(LOG_PROBS[[5, 3, 9]], MASK[:3], seed=4))
+    assert found.unique().numel() == found.numel()
+    same = uniforms(LOG_PROBS[:1].expand(400, 50), MASK)
+    assert stats.kstest(same.flatten().numpy(), "uniform").pvalue > 1e-3
+    assert abs(float(torch.corrcoef(same.T).triu(1).sum())) / (50 * 49 / 2) < 4 / (400 * 50 * 49 / 2) ** 0.5
+
+
 def test_uniforms_know_no_padding_no_packing_and_no_random_state() -> None:
     torch.manual_seed(0)
     before = torch.get_rng_state()
@@ -153,6 +165,16 @@ def test_uniforms_know_no_padding_no_packing_and_no_random_state() -> None:
     assert torch.equal(found, uniforms(LOG_PROBS, MASK))
     assert torch.equal(found[17:19], uniforms(LOG_PROBS[17:19], MASK[17:19]))
     assert torch.equal(before, torch.get_rng_state())
+
+
+def test_a_device_without_float64_is_refused_with_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    corrected.require_float64(torch.device("cuda"))
+    with pytest.raises(ValueError, match=r"in float64, which mps has not: train on a CPU \(use_cpu=True in TRL\)"):
+        corrected.require_float64(torch.device("mps"))
+    asked = []
+    monkeypatch.setattr(corrected, "require_float64", asked.append)
+    uniforms(LOG_PROBS, MASK)
+    assert asked == [torch.device("cpu")]
 
 
 # ------------------------------------------------------------------- figures

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from jackpot_sim.integrations import miles, slime
-from jackpot_sim.integrations.corrected import uniforms
 from jackpot_sim.training.objective import Divisor
 from tests.cases import each
 from tests.integrations.packed_batches import AT_REFERENCE, REDUCTIONS, Packed, expected, on_policy, with_observations

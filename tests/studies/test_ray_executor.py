@@ -82,6 +82,15 @@ def test_a_node_with_other_code_is_refused(nodes: Nodes, monkeypatch: pytest.Mon
         executor.submit(int).result(60)
 
 
+def test_a_node_whose_code_fails_before_the_check_is_no_lost_cluster() -> None:
+    """An older package has no such function, or cannot load the setting that its versions are compared with."""
+    known = pytest.importorskip("ray.exceptions")
+    error = known.RayTaskError("call", "traceback", AttributeError("module has no attribute 'called'"))
+    found = ray_executor._of_ray(error.as_instanceof_cause())
+    assert isinstance(found, StudyError)
+    assert "(AttributeError: module has no attribute 'called'): install the same version" in str(found)
+
+
 def test_the_code_of_the_package_has_a_digest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.py").write_text("x = 1")
     monkeypatch.setattr(ray_worker, "PACKAGE", tmp_path)
