@@ -36,6 +36,7 @@ from jackpot_sim.integrations.corrected import Settings
 from jackpot_sim.integrations.trl import CorrectsRollouts
 from jackpot_sim.integrations.trl.states import OnTopK
 from jackpot_sim.record import trl as record_trl
+from jackpot_sim.record.foreign import Config, Passed, Trainer
 from jackpot_sim.record.trl_states import Law
 from jackpot_sim.requirements import RequirementError, require
 from jackpot_sim.training.tasks.characters import character_tokenizer
@@ -188,7 +189,7 @@ def _distinct(completion_ids: Sequence[Sequence[int]], **_: object) -> list[floa
     return [float(np.mean(np.asarray(each) % 2)) for each in completion_ids]
 
 
-def _alternating(trl: Any) -> Any:
+def _alternating(trl: Passed) -> Passed:
     """A trainer that is TRL's own in some steps, and corrected in others."""
     base = type("Corrected", (CorrectsRollouts, trl.GRPOTrainer), {})
 
@@ -196,12 +197,12 @@ def _alternating(trl: Any) -> Any:
         own, plain = getattr(base, name), getattr(trl.GRPOTrainer, name)
 
         @functools.wraps(plain)
-        def chosen(self: Any, *args: Any, **kwargs: Any) -> Any:
+        def chosen(self: Trainer, *args: Passed, **kwargs: Passed) -> Passed:
             return (own if self.corrects else plain)(self, *args, **kwargs)
 
         return chosen
 
-    def take(self: Any, settings: Settings | None) -> None:
+    def take(self: Trainer, settings: Settings | None) -> None:
         self.corrects = settings is not None
         if settings is not None:
             self.settings, self.topk = settings, settings.topk if settings.needs_topk else 0
@@ -214,7 +215,7 @@ def _silent(_self: Any, _sentence: str) -> None:
     """Says nothing of what a correction does without."""
 
 
-def _add_clock(trainer: Any, after: Callable[[float, int], None]) -> None:
+def _add_clock(trainer: Trainer, after: Callable[[float, int], None]) -> None:
     """Calls `after` at the end of each step with its seconds and its number."""
     from transformers import PrinterCallback, TrainerCallback
 
@@ -239,7 +240,7 @@ def _parts_timed() -> Iterator[dict[str, float]]:
 
     def timed(name: str, run: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(run)
-        def measured(*args: Any, **kwargs: Any) -> Any:
+        def measured(*args: Passed, **kwargs: Passed) -> Passed:
             started = now("cpu")
             try:
                 return run(*args, **kwargs)
@@ -258,7 +259,7 @@ def _parts_timed() -> Iterator[dict[str, float]]:
             setattr(owner, name, run)
 
 
-def _config(trl: Any, sizes: Sizes, folder: str, steps: int) -> Any:
+def _config(trl: Passed, sizes: Sizes, folder: str, steps: int) -> Config:
     """TRL's configuration: a batch of rollouts for each update, and nothing beside it."""
     return trl.GRPOConfig(
         output_dir=folder,

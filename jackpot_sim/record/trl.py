@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from jackpot_sim.record.foreign import Passed, Trainer
 from jackpot_sim.record.recorder import Recorder
 from jackpot_sim.record.trl_states import Pair, Stored, asking, noting, places
 
@@ -49,7 +50,7 @@ class RecordsRollouts:
             return ids, law.of(ids, self._stored)
         return ids, log_probs
 
-    def _generate(self, *args: object, **kwargs: object) -> Any:
+    def _generate(self, *args: object, **kwargs: object) -> Passed:
         self._stored, self._places = Stored(), None
         found = self._above()._generate(*args, **kwargs)
         log_probs, of_rollout_func = found[4], found[5]
@@ -78,12 +79,12 @@ class RecordsRollouts:
             output.pop("sampling_per_token_logps", None)
         return output
 
-    def _above(self) -> Any:
+    def _above(self) -> Trainer:
         """The trainer's methods behind this mixin."""
         return super()
 
     @property
-    def _trainer(self) -> Any:
+    def _trainer(self) -> Trainer:
         """This object as the trainer that it is."""
         return self
 

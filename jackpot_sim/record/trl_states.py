@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from jackpot_sim.record.foreign import Passed
+
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
@@ -178,12 +180,12 @@ def noting(topk: int = 0) -> Iterator[Law]:
         yield law
         return
 
-    def with_law(built: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def with_law(built: Callable[..., Any], *args: Passed, **kwargs: Passed) -> Passed:
         processors = built(*args, **kwargs)
         processors.append(law)
         return processors
 
-    def drawing(draw: Callable[..., Any], probs: Tensor, *args: Any, **kwargs: Any) -> Any:
+    def drawing(draw: Callable[..., Any], probs: Tensor, *args: Passed, **kwargs: Passed) -> Passed:
         law.drawing_from(probs)
         return draw(probs, *args, **kwargs)
 
@@ -197,7 +199,7 @@ def _around(owner: Any, name: str, wrapper: Callable[..., Any]) -> Iterator[None
     before = getattr(owner, name)
 
     @functools.wraps(before)
-    def wrapped(*args: Any, **kwargs: Any) -> Any:
+    def wrapped(*args: Passed, **kwargs: Passed) -> Passed:
         return wrapper(before, *args, **kwargs)
 
     setattr(owner, name, wrapped)
@@ -216,7 +218,7 @@ def asking(engine: Any, topk: int, stored: Stored) -> Iterator[None]:
     generate: Callable[..., Any] = engine.generate
     before = {name: vars(engine)[name] for name in ("logprobs", "generate") if name in vars(engine)}
 
-    def with_topk(*args: Any, **kwargs: Any) -> Any:
+    def with_topk(*args: Passed, **kwargs: Passed) -> Passed:
         prompts, completions, log_probs, ids = generate(*args, **kwargs)
         return prompts, completions, placed(completions, log_probs, ids, topk, stored), ids
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from jackpot_sim.core.arrays import Array
+from jackpot_sim.record.foreign import Batch, Passed, Trainer
 from jackpot_sim.record.recorder import Recorder
 
 
@@ -30,23 +31,23 @@ class RecordsRollouts:
     recorder: Recorder
     _response_mask: Any = None
 
-    def _compute_old_log_prob(self, batch: Any) -> Any:
+    def _compute_old_log_prob(self, batch: Batch) -> Passed:
         # A rejection takes tokens out of this mask later on, and they are those that a diagnosis must see.
         self._response_mask = batch.batch["response_mask"].clone()
         return self._above()._compute_old_log_prob(batch)
 
-    def _update_actor(self, batch: Any) -> Any:
-        trainer: Any = self
+    def _update_actor(self, batch: Batch) -> Passed:
+        trainer: Trainer = self
         record(self.recorder, batch, trainer.global_steps, mask=self._response_mask)
         self._response_mask = None
         return self._above()._update_actor(batch)
 
-    def _above(self) -> Any:
+    def _above(self) -> Trainer:
         """The trainer's methods behind this mixin."""
         return super()
 
 
-def record(recorder: Recorder, data: Any, step: int, *, mask: Array | None = None) -> Path | None:
+def record(recorder: Recorder, data: Batch, step: int, *, mask: Array | None = None) -> Path | None:
     """Writes a DataProto, for trainers with a loop of their own.
 
     Args:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from jackpot_sim import requirements
 from jackpot_sim.integrations.trl.trainer import CorrectsRollouts
+from jackpot_sim.record.foreign import Passed
 
 if TYPE_CHECKING:
     CorrectedGRPOTrainer: Any
@@ -37,7 +38,7 @@ def _corrected_grpo_trainer() -> type:
     )
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> Passed:
     if name == "CorrectedGRPOTrainer":
         return _corrected_grpo_trainer()
     raise AttributeError(f"module {__name__} has no attribute {name}")

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from jackpot_sim.integrations.corrected import Settings
+from jackpot_sim.record.foreign import Trainer
 from jackpot_sim.training import objective
 from jackpot_sim.training.objective import Divisor
 
@@ -23,7 +24,7 @@ FIGURES = (
 
 
 def divided(
-    accelerator: Any, settings: Settings, factor: Tensor, accepted: Tensor, mask: Tensor, divisor: float
+    accelerator: Trainer, settings: Settings, factor: Tensor, accepted: Tensor, mask: Tensor, divisor: float
 ) -> Tensor:
     """The factor, (B, T), over the divisor of the micro-batch of all processes in the place of this one's.
 
@@ -47,7 +48,7 @@ def divided(
     return factor * (divisor / of_all)
 
 
-def figures_of_all(accelerator: Any, figures: Mapping[str, float]) -> dict[str, float]:
+def figures_of_all(accelerator: Trainer, figures: Mapping[str, float]) -> dict[str, float]:
     """The means of figures over processes, and of smallest and largest ones those; without what no process has.
 
     Args:

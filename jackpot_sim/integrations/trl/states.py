@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from jackpot_sim.core.topk import TopK
+from jackpot_sim.record.foreign import CausalModel, Passed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,7 +35,7 @@ class FusedHead(NamedTuple):
     """True where the head is computed in float32, outside autocast."""
 
     @classmethod
-    def of(cls, model: Any) -> FusedHead:
+    def of(cls, model: CausalModel) -> FusedHead:
         """That of a model of which TRL has made the head.
 
         Raises:
@@ -54,7 +55,7 @@ class FusedHead(NamedTuple):
             single=bool(told["cast_lm_head_to_fp32"]),
         )
 
-    def logits(self, states: Tensor, ids: Tensor, model: Any) -> Tensor:
+    def logits(self, states: Tensor, ids: Tensor, model: CausalModel) -> Tensor:
         """The logits of some tokens, (n, k), in float32; rounded first as TRL's are, where those are in half.
 
         Args:
@@ -113,10 +114,10 @@ class OnTopK:
         self._rows = 0
 
     @contextmanager
-    def seen(self, model: Any) -> Iterator[None]:
+    def seen(self, model: CausalModel) -> Iterator[None]:
         """Sees the passes of a model inside, which take the batch's rows in their order, some at a time."""
 
-        def see(_module: object, _inputs: object, outputs: Any) -> None:
+        def see(_module: object, _inputs: object, outputs: Passed) -> None:
             self._see(model, outputs[0])
 
         handle = bare(model).base_model.register_forward_hook(see)
@@ -125,7 +126,7 @@ class OnTopK:
         finally:
             handle.remove()
 
-    def _see(self, model: Any, hidden: Tensor) -> None:
+    def _see(self, model: CausalModel, hidden: Tensor) -> None:
         import torch
 
         length, rows = self._mask.shape[1], slice(self._rows, self._rows + len(hidden))
@@ -166,12 +167,12 @@ def _log_probs(logits: Tensor, of_sampled: Tensor) -> Tensor:
     return logits - normaliser
 
 
-def bare(model: Any) -> Any:
+def bare(model: CausalModel) -> CausalModel:
     """The causal model inside PEFT's wrapper."""
     return model.get_base_model() if hasattr(model, "peft_config") and hasattr(model, "get_base_model") else model
 
 
-def _whole(parameter: Any) -> Any:
+def _whole(parameter: Passed) -> Passed:
     """A parameter that FSDP has split, gathered; any other as it is."""
     gathered: Callable[[], Any] | None = getattr(parameter, "full_tensor", None)
     return parameter if gathered is None else gathered()

@@ -24,6 +24,7 @@ from jackpot_sim.integrations.corrected import Settings, correct, metrics, unifo
 from jackpot_sim.integrations.trl import batches, processes
 from jackpot_sim.integrations.trl.states import FusedHead, OnTopK
 from jackpot_sim.record import Recorder
+from jackpot_sim.record.foreign import CausalModel, Passed
 from jackpot_sim.record.trl import RecordsRollouts
 from jackpot_sim.studies.estimator_spec import EstimatorSpec
 from jackpot_sim.training.objective import Divisor, TokenPass
@@ -57,13 +58,13 @@ class CorrectsRollouts(RecordsRollouts):
 
     def __init__(
         self,
-        *args: Any,
+        *args: Passed,
         correction: Settings | Correction | EstimatorSpec | Mapping[str, object] | str = "jackpot",
         divisor: Divisor | str | None = None,
         topk: int | None = None,
         seed: int | None = None,
         record: str | Path | None = None,
-        **kwargs: Any,
+        **kwargs: Passed,
     ) -> None:
         """Takes what the trainer takes, and a correction.
 
@@ -131,7 +132,7 @@ class CorrectsRollouts(RecordsRollouts):
     # --- Rollouts -----------------------------------------------------------------------------------------------------
 
     @override
-    def _generate(self, *args: object, **kwargs: object) -> Any:
+    def _generate(self, *args: object, **kwargs: object) -> Passed:
         found = super()._generate(*args, **kwargs)
         completions, log_probs = found[1], found[4]
         if log_probs is None:
@@ -183,8 +184,8 @@ class CorrectsRollouts(RecordsRollouts):
     # --- Passes -------------------------------------------------------------------------------------------------------
 
     def _get_per_token_logps_and_entropies(
-        self, model: Any, ids: Tensor, attended: Tensor, length: int, *args: Any, **kwargs: Any
-    ) -> Any:
+        self, model: CausalModel, ids: Tensor, attended: Tensor, length: int, *args: Passed, **kwargs: Passed
+    ) -> Passed:
         import torch
 
         batch, score = self._batch, self._above()._get_per_token_logps_and_entropies
@@ -202,7 +203,7 @@ class CorrectsRollouts(RecordsRollouts):
             self._passes.append((found[0], on_topk))
         return found
 
-    def _scoring(self, model: Any, tokens: Tensor, attended: Tensor) -> OnTopK | None:
+    def _scoring(self, model: CausalModel, tokens: Tensor, attended: Tensor) -> OnTopK | None:
         """What gives log p on the actor's top-k in a pass that has to: of p_ref, or of p_new where that is the aim."""
         batch, to_new = self._batch, self.settings.target is UpdateTarget.POLICY
         if batch is not None:
@@ -218,7 +219,7 @@ class CorrectsRollouts(RecordsRollouts):
 
     # --- The loss -----------------------------------------------------------------------------------------------------
 
-    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
+    def _compute_loss(self, model: CausalModel, inputs: dict[str, Any]) -> Tensor:
         self._batch = dict(inputs)
         try:
             loss: Tensor = self._above()._compute_loss(model, self._batch)

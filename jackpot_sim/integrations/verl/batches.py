@@ -12,6 +12,7 @@ from jackpot_sim.core.topk import TopK
 from jackpot_sim.integrations import corrected
 from jackpot_sim.integrations.corrected import Settings
 from jackpot_sim.integrations.verl.options import LOG_PROBS, Rejected, options_of
+from jackpot_sim.record.foreign import Batch
 from jackpot_sim.training.objective import Proposed, TokenPass
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ IDS, LOG_PROBS_ON, REFERENCE_ON = "rollout_topk_ids", "rollout_topk_log_probs", 
 """The fields of a batch with the engine's likeliest tokens, log q of these and log p_ref of these, (n, length, k)."""
 
 
-def correct_batch(batch: Any, rollout_corr_config: Mapping[str, Any]) -> tuple[Any, dict[str, float]]:
+def correct_batch(batch: Batch, rollout_corr_config: Mapping[str, Any]) -> tuple[Any, dict[str, float]]:
     """Weights a batch, and may take rejected tokens out of it, as verl's function of the same signature does.
 
     Ẑ is taken from the engine's likeliest tokens where the batch has `rollout_topk_ids`, `rollout_topk_log_probs` and
@@ -53,7 +54,7 @@ def correct_batch(batch: Any, rollout_corr_config: Mapping[str, Any]) -> tuple[A
     return batch, shown | figures(found, given)
 
 
-def proposed(fields: Any, settings: Settings) -> Proposed:
+def proposed(fields: Batch, settings: Settings) -> Proposed:
     """A batch of verl, by the names of its fields, as the objective takes it; advantages are 0.
 
     Raises:
@@ -95,7 +96,7 @@ def mask_of(response_mask: Tensor) -> Tensor:
     return mask
 
 
-def _topk(fields: Any, settings: Settings) -> tuple[TopK | None, Tensor | None]:
+def _topk(fields: Batch, settings: Settings) -> tuple[TopK | None, Tensor | None]:
     """The engine's likeliest tokens and log p_ref of these, where the correction uses them and the batch has them."""
     import torch
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from jackpot_sim.integrations import corrected
 from jackpot_sim.integrations.corrected import Loss
 from jackpot_sim.integrations.verl.batches import figures, mask_of
 from jackpot_sim.integrations.verl.options import options_of
+from jackpot_sim.record.foreign import Config
 from jackpot_sim.training.objective import Proposed, TokenPass
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ def policy_loss(
     advantages: Tensor,
     response_mask: Tensor,
     loss_agg_mode: str = "token-mean",
-    config: Any = None,
+    config: Config = None,
     rollout_is_weights: Tensor | None = None,
     *,
     named: str | None = None,
@@ -46,7 +47,7 @@ def policy_loss(
         ValueError: the run is not in bypass mode, or as `options_of` and `corrected.policy_loss`; one sentence.
     """
     found = None if config is None else config.policy_loss.get("rollout_correction")
-    asked: Any = {} if found is None else found
+    asked: Config = {} if found is None else found
     if not asked.get("bypass_mode"):
         raise ValueError(
             "verl's policy losses see no log-probs of the rollout outside bypass mode: set "
@@ -74,7 +75,7 @@ def policy_loss(
     return total, figures(done, given)
 
 
-def _shares(like: Tensor, mask: Tensor, mode: str, config: Any) -> Tensor:
+def _shares(like: Tensor, mask: Tensor, mode: str, config: Config) -> Tensor:
     """The share of each token in verl's loss, (n, length): its `agg_loss` is linear, and these are its coefficients."""
     import torch
 

@@ -17,6 +17,7 @@ from typing import Any
 from jackpot_sim.estimators import UpdateTarget
 from jackpot_sim.integrations.corrected import Settings
 from jackpot_sim.integrations.verl.names import LOSS, is_ours
+from jackpot_sim.record.foreign import Config
 from jackpot_sim.training.objective import Divisor
 
 LOG_PROBS = "set actor_rollout_ref.rollout.calculate_log_probs=True, with which verl keeps those of its engine"
@@ -114,7 +115,7 @@ def _plain(value: object) -> object:
     return value
 
 
-def prepare(config: Any) -> None:
+def prepare(config: Config) -> None:
     """Checks what a configuration of verl asks of us, and gives the policy loss its copy of `rollout_correction`.
 
     verl's own bypass mode makes that copy when its workers have their configurations already.
@@ -122,7 +123,7 @@ def prepare(config: Any) -> None:
     Raises:
         ValueError: the correction is wrong or has no effect with the rest of the configuration; one sentence.
     """
-    asked: Any = config.algorithm.get("rollout_correction") or {}
+    asked: Config = config.algorithm.get("rollout_correction") or {}
     actor, rollout = config.actor_rollout_ref.actor.policy_loss, config.actor_rollout_ref.rollout
     mode = str(actor.get("loss_mode", "vanilla"))
     if asked.get("correction") is None and not is_ours(mode):
