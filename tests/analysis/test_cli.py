@@ -124,7 +124,7 @@ def test_the_latest_run_is_one_that_has_something_to_analyse(
     assert capsys.readouterr().out.startswith("runs/good, the latest run below runs/.\n")
     assert main(["runs/trained"]) == 2
     error = capsys.readouterr().err
-    assert "runs/trained holds a study of training: the `python -m jackpot_sim.training` command" in error
+    assert "holds a study of training, of which `python -m jackpot_sim.report runs/trained` shows the table" in error
     assert "delete" not in error
 
 
