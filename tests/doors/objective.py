@@ -162,11 +162,11 @@ def actor_loss_of(shares: Any, own_logits: Any, own_log_normaliser: Any, own_log
     return of_both(lambda given, new: objective.actor_loss(given, new, own, UPDATE, shares, **settings))(**arrays)
 
 
-def means_tokens(factor: Any, accept: Any, clipped: Any, kl: Any, mask: Any) -> Any:
+def means_tokens(factor: Any, accept: Any, clipped: Any, kl: Any, mask: Any, advantage: Any) -> Any:
     """Figures of the tokens of some sequences."""
     means = measures.Means()
     weights = TokenWeights(accept, factor)
-    means.tokens(objective.PolicyLoss(torch.tensor(0.0), weights, clipped, factor, clipped), kl, mask)
+    means.tokens(objective.PolicyLoss(torch.tensor(0.0), weights, clipped, factor, clipped), kl, mask, advantage)
     return means.means()
 
 
@@ -373,6 +373,7 @@ DOORS = (
             "clipped": array(TOKENS, masks),
             "kl": array("all", lambda generator, shape, sizes: generator.random(sizes["n"] * sizes["length"])),
             "mask": array(TOKENS, whole_mask),
+            "advantage": array(TOKENS, floats, "n"),
         },
     ),
     named(

@@ -2,41 +2,63 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
-from jackpot_sim.core import divergences
+from jackpot_sim.core import divergences, log_ratios
 from jackpot_sim.core.backend import logsumexp
 from jackpot_sim.core.checks import check_mask, check_per_token, check_reals, check_shape
-from jackpot_sim.training.objective import PolicyLoss, Proposed, check_on_topk
+from jackpot_sim.core.log_ratios import Aggregate
+from jackpot_sim.core.numerics import mul_exp
+from jackpot_sim.training.objective import PolicyLoss, Proposed, check_on_topk, of_tokens
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+PERCENTILES = {"overlap_p1": 0.01, "overlap_p5": 0.05, "overlap_p50": 0.5}
+"""The percentiles of the overlap over the tokens of a step."""
+
 
 def mismatch(proposed: Proposed, vocab: int) -> dict[str, float]:
-    """The distance between p_ref and the actor, per token of the rollouts.
+    """The distance between p_ref and the actor, over the tokens of the rollouts; see `records.FIGURES`.
 
-    KL(p_ref‖q), KL(q‖p_ref) and the overlap Z(1) are exact at every state where the actor's whole law was stored
-    (`kl_exact` is 1), else estimated from the tokens alone, by r·ℓ − r + 1 and r − 1 − ℓ and min(1, r), whose means
-    under q they are.
+    The KLs, χ²(p_ref‖q) and the overlap Z(1) are exact at every state where the actor's whole law was stored
+    (`kl_exact` is 1), else estimated from tokens alone, by r·ℓ − r + 1, r − 1 − ℓ, r² − 1 and min(1, r), whose means
+    under q they are. The overlap's percentiles and the entropy are nan without whole laws.
     """
     import torch
 
-    log_ratio = (proposed.reference_log_probs - proposed.actor_log_probs)[proposed.mask].double()
+    each = (proposed.reference_log_probs - proposed.actor_log_probs).double()
+    log_ratio = each[proposed.mask]
+    ratio = log_ratio.exp()
+    k3 = ratio - 1 - log_ratio
+    of_states = dict.fromkeys((*PERCENTILES, "entropy"), math.nan)
     laws = whole_laws(proposed, proposed.reference_on_topk, vocab)
     if laws is not None:
-        forward, backward = (torch.as_tensor(divergences.kl(*pair)) for pair in (laws, laws[::-1]))
+        policy, actor = laws
+        forward, backward = (torch.as_tensor(divergences.kl(*pair)) for pair in (laws, (actor, policy)))
+        chi_square = torch.as_tensor(divergences.chi_square(*laws))
         overlap = 1 - torch.as_tensor(divergences.total_variation(*laws))
+        shares = overlap.new_tensor(list(PERCENTILES.values()))
+        of_states = dict(zip(PERCENTILES, overlap.quantile(shares).tolist(), strict=True))
+        of_states["entropy"] = float(-torch.as_tensor(mul_exp(policy, policy)).sum(-1).mean())
     else:
-        ratio = log_ratio.exp()
-        forward, backward = ratio * log_ratio - ratio + 1, ratio - 1 - log_ratio
+        forward, backward = ratio * log_ratio - ratio + 1, k3
+        chi_square = torch.as_tensor(log_ratios.chi_square_term(log_ratio))
         overlap = ratio.clamp(max=1.0)
+    gap = -torch.as_tensor(log_ratios.aggregate(each, proposed.mask, Aggregate.MEAN))
     return {
         "kl_policy_actor": float(forward.mean()),
         "kl_actor_policy": float(backward.mean()),
+        "chi_square": float(chi_square.mean()),
         "overlap": float(overlap.mean()),
+        **of_states,
         "kl_exact": float(laws is not None),
+        "k1": float(-log_ratio.mean()),
+        "k3": float(k3.mean()),
+        "ess_ratio": float(log_ratios.effective_sample_size(ratio)),
+        "perplexity_gap": float(gap[proposed.mask.any(-1)].mean()),
         "log_ratio_max": float(log_ratio.abs().max()),
     }
 
@@ -90,19 +112,21 @@ class Means:
         self._counts: defaultdict[str, float] = defaultdict(float)
         self._largest = 0.0
 
-    def tokens(self, policy: PolicyLoss, kl: Tensor, mask: Tensor) -> None:
+    def tokens(self, policy: PolicyLoss, kl: Tensor, mask: Tensor, advantage: Tensor) -> None:
         """Adds the figures of the tokens of some sequences.
 
         Args:
             policy: the policy's loss over them.
             kl: KL(p_new‖q) of every token, (tokens,), nats.
             mask: True on tokens, (n, length).
+            advantage: A, shape (n,) or (n, length).
 
         Raises:
             TypeError: the mask is not boolean, or another array holds no real floating numbers.
             ValueError: a shape differs.
         """
         check_per_token(mask, factor=policy.factor, accept=policy.weights.accept)
+        check_mask(policy.accepted, mask, "mask", "accepted")
         if policy.clipped is not None:
             check_mask(policy.clipped, mask, "mask", "clipped")
         count = float(mask.sum())
@@ -113,6 +137,9 @@ class Means:
         self._add("weight_mean", float(weight.sum()), count)
         self._add("weight_sq", float((weight**2).sum()), count)
         self._largest = max(self._largest, float(weight.max()))
+        advantage = of_tokens(advantage, mask, "mask")
+        for name, some in (("rejected_positive", advantage > 0), ("rejected_negative", advantage < 0)):
+            self._add(name, float((mask & some & ~policy.accepted).sum()), float((mask & some).sum()))
         if policy.clipped is not None:
             self._add("clipped_share", float(policy.clipped[mask].sum()), count)
         for name, outside in zip(("share_below", "share_above"), policy.outside or (), strict=False):
@@ -124,8 +151,8 @@ class Means:
             self._add(name, value, 1.0)
 
     def means(self) -> dict[str, float]:
-        """The means, by column."""
-        means = {name: self._sums[name] / self._counts[name] for name in self._sums}
+        """The means, by column; nan of what no token was in."""
+        means = {name: self._sums[name] / count if (count := self._counts[name]) else math.nan for name in self._sums}
         second = means.pop("weight_sq")
         means["ess_fraction"] = means["weight_mean"] ** 2 / second if second > 0 else 0.0
         return means | {"weight_max": self._largest}

@@ -333,7 +333,8 @@ class Trainer:
             if self._joint is not None:
                 actor_losses.append(self._actor_backward(self._joint, part, given, new, shares[rows]))
             on_topk = None if given.topk is None else new.on(given.topk)
-            means.tokens(policy, kl_to_actor(given, new.log_probs.detach(), on_topk, self.vocab), given.mask)
+            kl = kl_to_actor(given, new.log_probs.detach(), on_topk, self.vocab)
+            means.tokens(policy, kl, given.mask, given.advantage)
         accepted, factor = (torch.cat(each) for each in zip(*weights, strict=True))
         divisor = objective.divisor(update.denominator, accepted, factor, proposed.mask, correction.unit)
         norm = self._norm(self._optimizer, loss_sum, 1 / divisor)

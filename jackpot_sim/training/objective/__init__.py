@@ -7,7 +7,15 @@ from the actor to p_ref, or to p_new if its spec says so; then it carries p_ref/
 """
 
 from jackpot_sim.training.objective.advantages import Standardisation, advantages
-from jackpot_sim.training.objective.batch import ModelPass, Proposed, Scored, TokenPass, check_on_topk, take_topk
+from jackpot_sim.training.objective.batch import (
+    ModelPass,
+    Proposed,
+    Scored,
+    TokenPass,
+    check_on_topk,
+    of_tokens,
+    take_topk,
+)
 from jackpot_sim.training.objective.centring import mean_loss
 from jackpot_sim.training.objective.loss import (
     ActorLoss,
@@ -44,6 +52,7 @@ __all__ = [
     "draw",
     "estimated_overlap",
     "mean_loss",
+    "of_tokens",
     "policy_loss",
     "ppo_loss",
     "surrogate",

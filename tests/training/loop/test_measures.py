@@ -12,11 +12,14 @@ import torch
 from jackpot_sim.core import divergences
 from jackpot_sim.core.topk import TopK
 from jackpot_sim.estimators import TokenWeights
-from jackpot_sim.training.loop.measures import Means, kl_to_actor, mismatch
+from jackpot_sim.training.loop.measures import PERCENTILES, Means, kl_to_actor, mismatch
 from jackpot_sim.training.objective import PolicyLoss, Proposed
 
 VOCAB = 5
-COLUMNS = {"kl_policy_actor", "kl_actor_policy", "overlap", "kl_exact", "log_ratio_max"}
+MEANS = {"kl_policy_actor", "kl_actor_policy", "chi_square", "overlap", "kl_exact", "k1", "k3"}
+"""Means over tokens."""
+OF_LAWS = {*PERCENTILES, "entropy"}
+COLUMNS = MEANS | OF_LAWS | {"ess_ratio", "perplexity_gap", "log_ratio_max"}
 
 
 def laws(shape: tuple[int, ...], seed: int = 0, holes: bool = False) -> tuple[Any, Any]:
@@ -58,10 +61,22 @@ def test_with_whole_laws_stored_the_mismatch_is_exact(holes: bool) -> None:
     assert found["kl_exact"] == 1
     assert found["kl_policy_actor"] == pytest.approx(float(divergences.kl(p, q).mean()), rel=1e-6)
     assert found["kl_actor_policy"] == pytest.approx(float(divergences.kl(q, p).mean()), rel=1e-6)
-    assert found["overlap"] == pytest.approx(float(1 - divergences.total_variation(p, q).mean()), rel=1e-6)
+    assert found["chi_square"] == pytest.approx(float(divergences.chi_square(p, q).mean()), rel=1e-6)
+    overlap = torch.minimum(p.exp(), q.exp()).sum(-1).numpy()
+    assert found["overlap"] == pytest.approx(float(overlap.mean()), rel=1e-6)
+    assert [found[name] for name in PERCENTILES] == pytest.approx(np.percentile(overlap, [1, 5, 50]).tolist(), rel=1e-6)
+    assert found["entropy"] == pytest.approx(
+        float(torch.distributions.Categorical(logits=p).entropy().mean()), rel=1e-6
+    )
     assert math.isinf(found["kl_policy_actor"]) == holes
     ratio = (policy - actor).gather(-1, tokens[..., None])[..., 0][MASK]
     assert found["log_ratio_max"] == pytest.approx(float(ratio.abs().max()))
+    assert found["k1"] == pytest.approx(float(-ratio.mean()))
+    assert found["k3"] == pytest.approx(float((ratio.exp() - 1 - ratio).mean()))
+    weights = ratio.exp()
+    assert found["ess_ratio"] == pytest.approx(float(weights.sum() ** 2 / (len(weights) * (weights**2).sum())))
+    of_rollouts = [float(rows.mean()) for rows in ratio.split(MASK.sum(-1).tolist())]
+    assert found["perplexity_gap"] == pytest.approx(-np.mean(of_rollouts))
 
 
 @pytest.mark.parametrize("k", [None, 2, VOCAB - 1])
@@ -70,13 +85,17 @@ def test_from_tokens_alone_the_mismatch_is_unbiased(k: int | None) -> None:
     policy, actor = laws((1, 1))
     one = torch.tensor([[True]])
     found = [mismatch(proposed(policy, actor, torch.tensor([[x]]), one, k), VOCAB) for x in range(VOCAB)]
-    mean = {name: sum(float(actor[0, 0, x].exp()) * found[x][name] for x in range(VOCAB)) for name in COLUMNS}
+    mean = {name: sum(float(actor[0, 0, x].exp()) * found[x][name] for x in range(VOCAB)) for name in MEANS}
     p, q = policy[0, 0], actor[0, 0]
     assert mean["kl_exact"] == 0
     assert mean["kl_policy_actor"] == pytest.approx(float(divergences.kl(p, q)), rel=1e-10)
     assert mean["kl_actor_policy"] == pytest.approx(float(divergences.kl(q, p)), rel=1e-10)
+    assert mean["chi_square"] == pytest.approx(float(divergences.chi_square(p, q)), rel=1e-10)
+    assert mean["k1"] == pytest.approx(mean["kl_actor_policy"], rel=1e-10)
+    assert mean["k3"] == pytest.approx(mean["kl_actor_policy"], rel=1e-10)
     assert mean["overlap"] == pytest.approx(float(torch.minimum(p.exp(), q.exp()).sum()), rel=1e-10)
     assert all(row["kl_policy_actor"] >= 0 and row["kl_actor_policy"] >= 0 for row in found)
+    assert all(math.isnan(row[name]) for row in found for name in OF_LAWS)
 
 
 @pytest.mark.parametrize("k", [None, VOCAB])
@@ -88,7 +107,7 @@ def test_figures_are_means_over_tokens_and_not_over_sequences(k: int | None) -> 
         for at in [(slice(row, row + 1), column) for row, column in MASK.nonzero().tolist()]
     ]
     together = mismatch(proposed(policy, actor, TOKENS, MASK, k), VOCAB)
-    for name in COLUMNS - {"log_ratio_max"}:
+    for name in MEANS | ({"entropy"} if k == VOCAB else set()):
         assert together[name] == pytest.approx(np.mean([row[name] for row in alone]), rel=1e-9)
     assert together["log_ratio_max"] == max(row["log_ratio_max"] for row in alone)
 
@@ -130,7 +149,10 @@ def test_means_of_two_updates_of_different_sizes() -> None:
     for (mask, tokens), of_tokens, accept in zip(parts, clipped, (0.5, 0.25), strict=True):
         factor = torch.tensor(tokens, dtype=torch.float64)
         kl = torch.full((int(mask.sum()),), 0.25, dtype=torch.float64)
-        means.tokens(loss_of(torch.where(mask, accept, garbage), factor, torch.tensor(of_tokens) > 0), kl, mask)
+        advantage = torch.tensor([1.0, -1.0, 0.0][: len(mask)], dtype=torch.float64)
+        means.tokens(
+            loss_of(torch.where(mask, accept, garbage), factor, torch.tensor(of_tokens) > 0), kl, mask, advantage
+        )
     means.update(loss=1.0)
     means.update(loss=4.0)
     found = means.means()
@@ -143,12 +165,14 @@ def test_means_of_two_updates_of_different_sizes() -> None:
     assert found["loss"] == 2.5
     assert found["clipped_share"] == pytest.approx(3 / 8)
     assert "weight_sq" not in found
+    assert (found["rejected_positive"], found["rejected_negative"]) == (1 / 5, 0)
 
 
 def test_without_weights_no_sample_is_effective() -> None:
     means, nothing = Means(), torch.zeros((1, 1), dtype=torch.float64)
-    means.tokens(loss_of(nothing, nothing), nothing[0], nothing == 0)
+    means.tokens(loss_of(nothing, nothing), nothing[0], nothing == 0, nothing)
     found = means.means()
+    assert math.isnan(found["rejected_positive"]), "no token has a positive advantage"
     assert found["ess_fraction"] == 0
     assert "clipped_share" not in found
 
@@ -160,9 +184,11 @@ def test_what_stands_beside_tokens_has_their_shape(mask: Any) -> None:
     for call in (
         lambda: kl_to_actor(given, ones[:, :1], given.reference_on_topk, VOCAB),
         lambda: kl_to_actor(given, ones, given.reference_on_topk[..., :1], VOCAB),
-        lambda: Means().tokens(loss_of(ones, ones), torch.ones(6).double(), mask),
-        lambda: Means().tokens(loss_of(ones, ones, mask), torch.ones(6).double(), MASK),
-        lambda: Means().tokens(loss_of(ones, ones), torch.ones(9).double(), MASK),
+        lambda: Means().tokens(loss_of(ones, ones), torch.ones(6).double(), mask, ones),
+        lambda: Means().tokens(loss_of(ones, ones, mask), torch.ones(6).double(), MASK, ones),
+        lambda: Means().tokens(loss_of(ones, ones), torch.ones(9).double(), MASK, ones),
     ):
-        with pytest.raises((TypeError, ValueError), match=r"(mask|clipped|kl|log_probs|on_topk) (has shape|must)"):
+        with pytest.raises(
+            (TypeError, ValueError), match=r"(mask|accepted|clipped|kl|log_probs|on_topk) (has shape|must)"
+        ):
             call()

@@ -1,0 +1,177 @@
+"""The training claims of [J] taken apart: how the actor is trained × what is done about its mismatch.
+
+In the paper's Figure 1 "Jackpot" is a whole objective: the actor has its own PPO beside the policy, is distilled from
+it, and the policy's tokens are masked and weighted. Its lines "no alignment" and TIS seem to lack the distillation. So
+our setting `distilled` with Jackpot stands for the first, and `own-ppo` for the others; the other cells say which part
+the gain is of.
+
+(a) last accuracy and (b) KL(p‖q) at the end of every cell: means over seeds with 95 % intervals, and the seeds; the
+paper's KLs as open marks. (c) What each part changes in last accuracy, paired by seed.
+
+    python -m paper_figures.factorial
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import cast
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+
+from paper_figures import figure1, records, style
+from paper_figures.command import Made, report_table
+from paper_figures.style import Look
+from paper_figures.training import claims, curves
+from paper_figures.training.records import Trained, draw
+from paper_figures.training.statistics import ON_POLICY, Difference, difference, group, interval, per_run, verdict
+
+NAME = "factorial"
+
+ACTORS = {"frozen": "frozen", "own-ppo": "PPO", "distilled": "PPO +\ndistilled"}
+"""The settings that are crossed with corrections, by their names in the figure."""
+ALONE = "distillation-alone"
+"""The setting of an actor that is only distilled."""
+
+PAPERS = {"none": "own-ppo", "tis": "own-ppo", "jackpot": "distilled"}
+"""The setting that stands for each line of the paper's Figure 1."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Draws the figure, and says which part of Jackpot the gain is of."""
+    return draw(NAME, "Jackpot's whole objective in parts: own PPO, distillation, weight and mask.", make, argv)
+
+
+def make(trained: Trained) -> Made:
+    """The figure and its tables."""
+    for setting in ACTORS:
+        trained.need(PAPERS, [setting])
+    trained.need(["none"], [ALONE, ON_POLICY])
+    runs, paper = per_run(trained), records.published(figure1.NAME)
+    looks = style.of_methods(trained.methods)
+    figure, (left, middle, right) = style.canvas(3, 3.1, [1.2, 1.2, 0.9])
+    for axes, column, title in (
+        (left, "accuracy", "(a) Last accuracy"),
+        (middle, "kl", "(b) KL(p‖q) at the end, nats"),
+    ):
+        _cells(axes, runs, column, looks)
+        axes.set_title(title)
+    middle.set_yscale("log")
+    curves.log_axis(middle.yaxis)
+    _papers(middle, paper, looks)
+    left.axhline(float(_of(runs, ON_POLICY, "none").mean()), color="#444444", linewidth=0.7, linestyle=":")
+    effects = effects_of(runs)
+    _effects(right, effects)
+    right.set(title="(c) Parts", xlabel="change in accuracy")
+    handles = [*curves.legend(trained.methods, looks), Line2D([], [], color="#444444", linewidth=0.7, linestyle=":")]
+    for handle in handles[:-1]:
+        handle.set_linestyle("none")
+    handles[-1].set_label("on-policy")
+    figure.legend(handles=[*handles, figure1.PAPERS], loc="outside lower center", ncols=len(handles) + 1)
+    sentence, agrees = verdict(trained, claims.claims(as_the_paper(runs), paper), _in_words(effects))
+    table = report_table("With less without, in last accuracy, paired by seed", "part", "difference")
+    for part, change in effects.items():
+        table.add_row(part, str(change))
+    return Made(figure, [*curves.tables(trained, runs, "Jackpot's objective in parts"), table], sentence, agrees)
+
+
+def as_the_paper(runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs that stand for the lines of the paper's Figure 1, as one setting."""
+    cells = {method: (setting, method) for method, setting in PAPERS.items()} | {ON_POLICY: (ON_POLICY, "none")}
+    parts = {("run", method): group(runs, *cell) for method, cell in cells.items()}
+    return pd.concat(parts, names=["setting", "method"])
+
+
+def effects_of(runs: pd.DataFrame) -> dict[str, Difference]:
+    """The change in last accuracy that each part makes, paired by seed and averaged over what it is crossed with.
+
+    `distillation` is beside the actor's own PPO; `own PPO` is that of an actor without distillation, over a frozen one,
+    and `own PPO, distilled` that beside distillation, without a correction. The interaction is half the difference
+    between a correction's changes with and without distillation, beside own PPO.
+    """
+    methods = [method for method in ("none", "tis", "jackpot", "rao-blackwell") if _has(runs, "frozen", method)]
+    corrected = [method for method in methods if method != "none"]
+
+    def mean(settings: Sequence[str], methods: Sequence[str]) -> pd.Series[float]:
+        cells = [_of(runs, setting, method) for setting in settings for method in methods]
+        return cast("pd.Series[float]", pd.concat(cells, axis=1).mean(axis=1, skipna=False))
+
+    every = list(ACTORS)
+    effects = {
+        "distillation": (mean(["distilled"], methods), mean(["own-ppo"], methods)),
+        "own PPO": (mean(["own-ppo"], methods), mean(["frozen"], methods)),
+        "own PPO, distilled": (mean(["distilled"], ["none"]), mean([ALONE], ["none"])),
+        "a correction": (mean(every, corrected), mean(every, ["none"])),
+    }
+    if {"rao-blackwell", "tis"} <= {*methods}:
+        effects["Jackpot's weight − TIS"] = (mean(every, ["rao-blackwell"]), mean(every, ["tis"]))
+    if "rao-blackwell" in methods:
+        effects["Jackpot's mask"] = (mean(every, ["jackpot"]), mean(every, ["rao-blackwell"]))
+    effects["Jackpot − TIS, distilled"] = (mean(["distilled"], ["jackpot"]), mean(["distilled"], ["tis"]))
+    crossed = (
+        (mean(["distilled"], corrected) + mean(["own-ppo"], ["none"])) / 2,
+        (mean(["distilled"], ["none"]) + mean(["own-ppo"], corrected)) / 2,
+    )
+    effects["correction × distillation"] = crossed
+    return {part: difference(*pair) for part, pair in effects.items()}
+
+
+def _has(runs: pd.DataFrame, setting: str, method: str) -> bool:
+    return any(place[:2] == (setting, method) for place in runs.index)
+
+
+def _of(runs: pd.DataFrame, setting: str, method: str, figure: str = "accuracy") -> pd.Series[float]:
+    return cast("pd.Series[float]", group(runs, setting, method)[figure])
+
+
+def _in_words(effects: Mapping[str, Difference]) -> str:
+    ways = {True: "HELPS", False: "HARMS", None: "LEFT OPEN"}
+    return "In last accuracy: " + "; ".join(f"{part} {ways[each.above]} {each}" for part, each in effects.items()) + "."
+
+
+def _cells(axes: Axes, runs: pd.DataFrame, column: str, looks: Mapping[str, Look]) -> None:
+    for place, setting in enumerate((*ACTORS, ALONE)):
+        shown = [method for method in looks if _has(runs, setting, method)]
+        for number, method in enumerate(shown):
+            values = _of(runs, setting, method, column).dropna()
+            values = values[np.isfinite(values)]
+            scaled = values if column == "accuracy" else values.map(np.log)
+            ends = interval(scaled)[:3] if len(values) > 1 else (float(scaled.mean()),) * 3
+            mean, low, high = ends if column == "accuracy" else np.exp(ends)
+            at = place + (number - (len(shown) - 1) / 2) * 0.8 / max(len(looks), 1)
+            look = looks[method]
+            axes.plot(np.full(len(values), at), values, ".", markersize=2.5, color=look.color, alpha=0.4)
+            bars = [[mean - low], [high - mean]]
+            axes.errorbar([at], [mean], bars, color=look.color, marker=look.marker, markersize=5, capsize=2)
+    axes.set_xticks(range(len(ACTORS) + 1), [*ACTORS.values(), "distilled"], fontsize=7)
+    axes.set_xlabel("training of the actor")
+    axes.grid(visible=False, axis="x")
+
+
+def _papers(axes: Axes, paper: pd.DataFrame, looks: Mapping[str, Look]) -> None:
+    """The paper's KLs, at the setting that stands for each; an arrow upwards means "above"."""
+    places = list(ACTORS)
+    for method, relation, kl, _ in paper.itertuples(index=False):
+        mark = style.PUBLISHED | {"markeredgecolor": looks[method].color, "markeredgewidth": 1.4}
+        if relation == "above":
+            mark |= {"marker": "$↑$", "markersize": 9, "markerfacecolor": looks[method].color, "markeredgewidth": 0}
+        axes.plot([places.index(PAPERS[method]) - 0.47], [kl], clip_on=False, **mark)
+
+
+def _effects(axes: Axes, effects: Mapping[str, Difference]) -> None:
+    for place, each in enumerate(effects.values()):
+        error = None if each.pairs < 2 else [[each.mean - each.low], [each.high - each.mean]]
+        axes.errorbar([each.mean], [place], xerr=error, color="#0072B2", marker="o", markersize=4, capsize=2)
+    axes.axvline(0, color="#444444", linewidth=0.7)
+    axes.set_yticks(
+        range(len(effects)), [part.replace(", ", ",\n").replace(" × ", " ×\n") for part in effects], fontsize=7
+    )
+    axes.set_ylim(len(effects) - 0.5, -0.5)
+    axes.grid(visible=False, axis="y")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
