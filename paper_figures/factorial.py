@@ -27,7 +27,7 @@ from paper_figures.command import Made, report_table
 from paper_figures.style import Look
 from paper_figures.training import claims, curves
 from paper_figures.training.records import Trained, draw
-from paper_figures.training.statistics import ON_POLICY, Difference, difference, group, interval, per_run, verdict
+from paper_figures.training.statistics import ON_POLICY, Difference, detectable, group, interval, per_run, verdict
 
 NAME = "factorial"
 
@@ -63,7 +63,8 @@ def make(trained: Trained) -> Made:
     curves.log_axis(middle.yaxis)
     _papers(middle, paper, looks)
     left.axhline(float(_of(runs, ON_POLICY, "none").mean()), color="#444444", linewidth=0.7, linestyle=":")
-    effects = effects_of(runs)
+    by_seed = effects_of(runs)
+    effects = {part: interval(changes.dropna()) for part, changes in by_seed.items()}
     _effects(right, effects)
     right.set(title="(c) Parts", xlabel="change in accuracy")
     handles = [*curves.legend(trained.methods, looks), Line2D([], [], color="#444444", linewidth=0.7, linestyle=":")]
@@ -72,9 +73,9 @@ def make(trained: Trained) -> Made:
     handles[-1].set_label("on-policy")
     figure.legend(handles=[*handles, figure1.PAPERS], loc="outside lower center", ncols=len(handles) + 1)
     sentence, agrees = verdict(trained, claims.claims(as_the_paper(runs), paper), _in_words(effects))
-    table = report_table("With less without, in last accuracy, paired by seed", "part", "difference")
+    table = report_table("With less without, in last accuracy, paired by seed", "part", "difference", "seen with 90 %")
     for part, change in effects.items():
-        table.add_row(part, str(change))
+        table.add_row(part, str(change), f"{detectable(by_seed[part]):.3f}")
     return Made(figure, [*curves.tables(trained, runs, "Jackpot's objective in parts"), table], sentence, agrees)
 
 
@@ -85,8 +86,8 @@ def as_the_paper(runs: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(parts, names=["setting", "method"])
 
 
-def effects_of(runs: pd.DataFrame) -> dict[str, Difference]:
-    """The change in last accuracy that each part makes, paired by seed and averaged over what it is crossed with.
+def effects_of(runs: pd.DataFrame) -> dict[str, pd.Series[float]]:
+    """The change in last accuracy that each part makes, by seed, averaged over what it is crossed with.
 
     `distillation` is beside the actor's own PPO; `own PPO` is that of an actor without distillation, over a frozen one,
     and `own PPO, distilled` that beside distillation, without a correction. The interaction is half the difference
@@ -116,7 +117,7 @@ def effects_of(runs: pd.DataFrame) -> dict[str, Difference]:
         (mean(["distilled"], ["none"]) + mean(["own-ppo"], corrected)) / 2,
     )
     effects["correction × distillation"] = crossed
-    return {part: difference(*pair) for part, pair in effects.items()}
+    return {part: first - second for part, (first, second) in effects.items()}
 
 
 def _has(runs: pd.DataFrame, setting: str, method: str) -> bool:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy import optimize, stats
 from typing_extensions import override
 
 from jackpot_sim.core.arrays import Floats, Ints
@@ -28,6 +28,8 @@ from paper_figures.training.records import Trained
 
 ON_POLICY = "on-policy"
 CONFIDENCE = 0.95
+POWER = 0.9
+"""The probability with which a `detectable` difference is seen."""
 ACCURACIES = ("accuracy", "mean_at_k", "pass_at_k")
 """The columns of the steps that are 0 after a run has diverged."""
 _ROUNDING = 1e-9
@@ -204,6 +206,26 @@ def interval(values: pd.Series[float], confidence: float = CONFIDENCE) -> Differ
         return Difference(mean, -math.inf, math.inf, n)
     half = float(stats.t.ppf(0.5 + confidence / 2, n - 1)) * float(np.std(seeds.to_numpy(), ddof=1)) / math.sqrt(n)
     return Difference(mean, mean - half, mean + half, n)
+
+
+def detectable(values: pd.Series[float], seeds: int | None = None) -> float:
+    """The difference that an `interval` over seeds would see with a probability of 90 %, with the spread of these.
+
+    It is the mean δ at which Student's two-sided test at 95 % rejects 0 in 90 % of samples: a quantile of the
+    noncentral t distribution. Infinite with fewer than two seeds.
+
+    Args:
+        values: differences by seed, or by setting and seed, which are averaged within a seed first.
+        seeds: the number of seeds of the study that is planned; None: that of the values.
+    """
+    known = by_seed(values.dropna())
+    n = len(known) if seeds is None else seeds
+    if len(known) < 2 or n < 2:
+        return math.inf
+    error = float(np.std(known.to_numpy(), ddof=1)) / math.sqrt(n)
+    critical = float(stats.t.ppf(0.5 + CONFIDENCE / 2, n - 1))
+    shift = optimize.brentq(lambda far: stats.nct.sf(critical, n - 1, far) - POWER, 0.0, 10 * critical)
+    return float(shift) * error
 
 
 def by_seed(values: pd.Series[float]) -> pd.Series[float]:

@@ -17,6 +17,7 @@ from paper_figures.training.records import Trained
 from paper_figures.training.statistics import (
     Claim,
     courses,
+    detectable,
     difference,
     geometric,
     interval,
@@ -247,3 +248,15 @@ def test_steps_and_values_are_one_per_test() -> None:
     for wrong in ((steps, values[:, None]), (steps, values[:1]), (steps[:, None], values), (steps * 1.0, values)):
         with pytest.raises((TypeError, ValueError), match=r"(steps|values) "):
             running_mean(*wrong, 2)
+
+
+@pytest.mark.parametrize("seeds", [3, 16])
+def test_a_detectable_difference_is_seen_in_nine_of_ten_samples(seeds: int) -> None:
+    generator = np.random.default_rng(0)
+    spread = pd.Series(generator.normal(size=5))
+    far = detectable(spread, seeds)
+    samples = far + float(spread.std()) * generator.normal(size=(4000, seeds))
+    seen = stats.ttest_1samp(samples, 0.0, axis=1)
+    assert float(((seen.pvalue < 0.05) & (seen.statistic > 0)).mean()) == pytest.approx(0.9, abs=0.015)
+    assert math.isinf(detectable(spread[:1], seeds))
+    assert detectable(spread) == detectable(spread, 5)
