@@ -269,7 +269,8 @@ def test_the_trainer_of_main_ppo_calls_our_step(rejected: str, monkeypatch: pyte
 
     monkeypatch.setattr(trainer_base.tq, "kv_batch_get", lambda select_fields, **_: stored)
     monkeypatch.setattr(trainer_base.tq, "kv_batch_put", kv_batch_put)
-    overrides = [LOG_PROBS, "+algorithm.rollout_correction.correction=jackpot", "algorithm.adv_estimator=grpo"]
+    asked = f"{{kind: jackpot, seed: {batch.settings.seed}}}"
+    overrides = [LOG_PROBS, f"+algorithm.rollout_correction.correction={asked}", "algorithm.adv_estimator=grpo"]
     trainer = SimpleNamespace(config=composed([*overrides, f"+algorithm.rollout_correction.rejected={rejected}"]))
     metrics: dict[str, float] = {}
     trainer_base.PPOTrainer._compute_advantage(trainer, Keys(ROWS), metrics)
