@@ -232,25 +232,19 @@ class CorrectsRollouts(RecordsRollouts):
 
     def _weigh(self, batch: dict[str, Any], new: Tensor, on_topk: Tensor | None) -> None:
         """Multiplies the advantages of a batch by the correction's factor."""
-        import torch
-
         old = batch.get("old_per_token_logps")
         reference = new if old is None else old
         self._write(batch, reference)
         trained = batches.trained(batch)
         mask = trained & batch["actor_log_probs"].isfinite()
-        factor, accepted, divisor = torch.zeros_like(new), torch.zeros_like(mask), 1.0
+        given = batches.proposed(batch, mask, reference, on_topk if old is None else batch.get("reference_on_topk"))
+        found = correct(self.settings, given, TokenPass(new, on_topk))
+        found = processes.divided(self._trainer.accelerator, self.settings, found, mask)
         figures = {"missing_share": 1 - float(mask.sum() / trained.sum().clamp(min=1))}
-        rows = mask.any(-1).nonzero()[:, 0]
-        if len(rows):
-            given = batches.proposed(batch, mask, reference, on_topk if old is None else batch.get("reference_on_topk"))
-            given = given.take(rows)
-            found = correct(self.settings, given, TokenPass(new[rows], None if on_topk is None else on_topk[rows]))
-            factor[rows], accepted[rows], divisor = found.factor.to(factor.dtype), found.accepted, found.divisor
+        if bool(mask.any()):
             figures |= metrics(found, given)
-        factor = processes.divided(self._trainer.accelerator, self.settings, factor, accepted, mask, divisor)
         advantages = batch["advantages"]
-        batch["advantages"] = (advantages if advantages.ndim == 2 else advantages[:, None]) * factor
+        batch["advantages"] = (advantages if advantages.ndim == 2 else advantages[:, None]) * found.factor
         self._log_figures(figures)
 
     def _log_figures(self, figures: Mapping[str, float]) -> None:

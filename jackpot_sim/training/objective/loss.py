@@ -352,7 +352,7 @@ def _tokens_over_kept(accepted: Tensor, mask: Tensor) -> Tensor:
 def divisor(kind: Divisor, accepted: Tensor, factor: Tensor, mask: Tensor, unit: Level = Level.TOKEN) -> float:
     """The divisor of a minibatch's loss beside its number of tokens: 1, a share kept, or the mean m·w.
 
-    It is 1 where the masks keep nothing: then the loss is 0.
+    It is 1 where the masks keep nothing: then the loss is 0. A row without a token is padding, and no sequence.
 
     Args:
         kind: the rule.
@@ -372,9 +372,9 @@ def divisor(kind: Divisor, accepted: Tensor, factor: Tensor, mask: Tensor, unit:
     if kind is Divisor.ACCEPTED:
         mean = float(accepted[mask].double().mean())
     elif kind is Divisor.KEPT_SEQUENCES:
-        mean = float((accepted & mask).any(-1).double().mean())
+        mean = float((accepted & mask)[mask.any(-1)].any(-1).double().mean())
     elif unit is Level.SEQUENCE:
-        live = mask[mask.any(-1)]  # a rollout without a token has no weight
+        live = mask[mask.any(-1)]
         mean = float(((factor[mask.any(-1)] * live).sum(-1) / live.sum(-1)).mean())
     else:
         mean = float(factor[mask].mean())
