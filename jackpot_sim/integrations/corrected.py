@@ -198,9 +198,8 @@ def policy_loss(
 def _corrected(
     settings: Settings, given: Proposed, tokens: Tokens, weights: TokenWeights[Tensor], accepted: Tensor, factor: Tensor
 ) -> Corrected:
-    kept = accepted & given.mask
     divisor = objective.divisor(settings.divisor, accepted, factor, given.mask, settings.correction.unit)
-    return Corrected(tokens, weights, kept, (factor / divisor).to(given.actor_log_probs.dtype), divisor)
+    return Corrected(tokens, weights, accepted, (factor / divisor).to(given.actor_log_probs.dtype), divisor)
 
 
 # --- The uniforms that draw masks -------------------------------------------------------------------------------------
@@ -298,7 +297,8 @@ def metrics(corrected: Corrected, given: Proposed) -> dict[str, float]:
     Ratios are raw, before any truncation: `ratio/mean`, `ratio/min`, `ratio/max`, `log_ratio/abs_mean`,
     `log_ratio/abs_max` (nats), `kl` (k3 of actor‖policy, nats). Of the correction: `masked_share` (tokens whose mask
     rejects them), `acceptance_rate` (mean accept probability), `weight/mean`, `weight/max`, `ess` (the effective share
-    of the tokens under m·w), `divisor`. Where Ẑ is used: `overlap/mean`, `overlap/p05`, `overlap/p50`.
+    of the tokens under m·w; 0 where none is kept), `divisor`. Where Ẑ is used: `overlap/mean`, `overlap/p05` and
+    `overlap/p50`.
 
     Args:
         corrected: what `correct` or `policy_loss` gave.
@@ -325,7 +325,8 @@ def metrics(corrected: Corrected, given: Proposed) -> dict[str, float]:
         "acceptance_rate": corrected.weights.accept[mask].mean(),
         "weight/mean": factor.mean(),
         "weight/max": factor.max(),
-        "ess": torch.as_tensor(log_ratios.effective_sample_size(factor)),
+        # A number where no token is kept: trainers take means over microbatches.
+        "ess": torch.where(factor.max() == 0, 0.0, torch.as_tensor(log_ratios.effective_sample_size(factor))),
         "divisor": factor.new_tensor(corrected.divisor),
     }
     if corrected.tokens.overlap is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import pytest
@@ -93,6 +94,7 @@ def test_a_name_a_preset_a_mapping_a_text_and_objects_are_settings() -> None:
     mapping = {"kind": "jackpot", "c1": 3, "divisor": "accepted"}
     assert Settings.of(text) == Settings.of(mapping, topk=5) == Settings.of(expected) == expected
     assert Settings.of(jackpot, divisor="accepted", topk=5) == expected
+    assert Settings.of({"topk": 9} | mapping, topk=5) == expected
     assert Settings.of(EstimatorSpec(kind="jackpot", parameters={"c1": 3.0}), divisor="accepted", topk=5) == expected
     assert Settings.of("verl:decoupled_token_is").correction == estimators.get("verl:decoupled_token_is")
     assert Settings.of("{kind: jackpot, target: p_new}").target is UpdateTarget.POLICY
@@ -181,7 +183,7 @@ def test_a_device_without_float64_is_refused_with_the_way_out(monkeypatch: pytes
 
 
 def test_metrics_are_raw_and_count_tokens_alone() -> None:
-    batch = case(CORRECTIONS["jackpot"], topk=True)
+    batch = case(CORRECTIONS["jackpot"], topk=True, divisor="accepted")
     found = correct(batch.settings, batch.given, new_of(batch))
     figures = metrics(found, batch.given)
     ratio = (batch.given.reference_log_probs - batch.given.actor_log_probs)[batch.mask].double().exp()
@@ -190,9 +192,26 @@ def test_metrics_are_raw_and_count_tokens_alone() -> None:
     assert figures["masked_share"] == pytest.approx(1 - float(found.accepted[batch.mask].double().mean()))
     weight = found.factor[batch.mask].double()
     assert figures["ess"] == pytest.approx(float(weight.mean() ** 2 / (weight**2).mean()))
-    assert 0 < figures["overlap/p05"] <= figures["overlap/p50"] <= 1
+    assert figures["weight/mean"] == pytest.approx(float(weight.mean()))
+    assert figures["weight/max"] == pytest.approx(float(weight.max()))
+    assert figures["kl"] == pytest.approx(float((ratio - 1 - ratio.log()).mean()))
+    overlap = torch.as_tensor(found.tokens.overlap)[batch.mask]
+    for name, share in (("p05", 0.05), ("p50", 0.5)):
+        below = torch.quantile(overlap, share, interpolation="lower")
+        assert figures[f"overlap/{name}"] == pytest.approx(float(below))
     with pytest.raises(ValueError, match="no token in its mask"):
         metrics(found, dataclasses.replace(batch.given, mask=torch.zeros_like(batch.mask)))
+
+
+def test_a_batch_of_which_every_token_is_rejected_has_a_loss_of_zero_and_numbers_as_figures() -> None:
+    """So it is with any short rollout that a mask of sequences rejects, where a loss sees one at a time."""
+    batch = case({"kind": "sequence-mis", "low": 10.0, "high": 11.0}, topk=False, divisor="accepted")
+    loss, found = policy_loss(batch.settings, batch.given, new_of(batch), Loss())
+    assert float(loss.detach()) == 0
+    assert not batch.gradient(loss).any()
+    figures = metrics(found, batch.given)
+    assert figures["ess"] == 0
+    assert all(math.isfinite(value) for value in figures.values())
 
 
 @each("name", CORRECTIONS)
@@ -204,7 +223,7 @@ def test_agreement_has_the_figures_of_a_batch_on_which_both_policies_agree(name:
     assert found == pytest.approx(agreement(batch.settings), abs=1e-6)
 
 
-@each("divisor", [Divisor.PROPOSED, Divisor.ACCEPTED, Divisor.BATCH_NORMALIZED])
+@each("divisor", list(Divisor))
 @each("name", ["tis", "sequence-mis", "jackpot"])
 def test_a_rollout_without_a_token_changes_nothing(name: str, divisor: Divisor) -> None:
     batch = case(CORRECTIONS[name], topk=False, divisor=divisor)
