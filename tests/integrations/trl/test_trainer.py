@@ -118,12 +118,13 @@ def test_a_truncated_sampler_is_seen_in_the_logs_and_corrected(adapted: bool, ch
     options: dict[str, Any] = {"top_k": 3, "logging_steps": 1}
     if adapted:
         own["peft_config"] = pytest.importorskip("peft").LoraConfig(target_modules=["q_proj", "down_proj"])
-        options |= {"num_iterations": 2, "beta": 0.1, "gradient_checkpointing": True}
+        # In the second generation the policy has left the reference of the KL, which is scored after it.
+        options |= {"num_iterations": 2, "beta": 0.1, "gradient_checkpointing": True, "max_steps": 4}
     found = trained(corrected(**own), checkpoint, tmp_path, **options)
     for name in ("acceptance_rate", "overlap/mean"):
         assert np.allclose(logs(found, f"correction/{name}"), logs(found, "correction/ratio/mean"), atol=1e-5), name
     assert max(logs(found, "correction/overlap/mean")) < 0.99
-    assert logs(found, "correction/missing_share") == [0.0, 0.0]
+    assert logs(found, "correction/missing_share") == [0.0] * (4 if adapted else 2)
     names = {name for line in found.state.log_history for name in line if name.startswith("correction/")}
     assert names == {f"correction/{name}" for name in FIGURES}
     if not adapted:
