@@ -282,6 +282,10 @@ def test_the_trainer_of_main_ppo_calls_our_step(rejected: str, monkeypatch: pyte
     torch.testing.assert_close(weights, expected.factor)
     counted = put["response_mask"].values().sum()
     assert int(counted) == int((expected.accepted if rejected == "mask" else batch.mask).sum())
+    # What the page says of token-mean: its engine counts tokens in a field that the trainer does not write anew.
+    assert "loss_mask" not in put
+    engine = importlib.import_module("verl.workers.engine.fsdp.transformer_impl")
+    assert 'batch_num_tokens = data["loss_mask"].sum()' in inspect.getsource(engine)
 
 
 class Keys:

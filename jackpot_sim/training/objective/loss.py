@@ -35,11 +35,10 @@ class Divisor(StrEnum):
     """The divisor of an update's weighted sum, beside the tokens or sequences that it aggregates.
 
     PROPOSED: none. ACCEPTED: the share of the minibatch's tokens that its masks keep. KEPT_SEQUENCES: the share of its
-    sequences of which they keep a token. BATCH_NORMALIZED: the mean
-    m·w of the minibatch, over tokens or, for corrections of whole sequences, over sequences; p_new/p_ref is no part
-    of it. PROPOSED and ACCEPTED are the denominators of the same names in `estimators.Denominator`, with a minibatch
-    as the batch; `self_normalized` there is another estimator, which divides the update of each prompt by its own
-    weights.
+    sequences of which they keep a token. BATCH_NORMALIZED: the mean m·w of the minibatch, over tokens or, for
+    corrections of whole sequences, over sequences; p_new/p_ref is no part of it. PROPOSED and ACCEPTED are the
+    denominators of the same names in `estimators.Denominator`, with a minibatch as the batch; `self_normalized` there
+    is another estimator, which divides the update of each prompt by its own weights.
     """
 
     PROPOSED = "proposed"
