@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from jackpot_sim.core.checks import check_mask, check_reals
 from jackpot_sim.integrations.corrected import Settings
 from jackpot_sim.record.foreign import Trainer
 from jackpot_sim.training import objective
@@ -35,9 +36,16 @@ def divided(
         accepted: m, likewise.
         mask: True on tokens, likewise.
         divisor: this process's divisor.
+
+    Raises:
+        TypeError: a mask is not boolean, or the factor holds no real floating numbers.
+        ValueError: a shape differs.
     """
     import torch
 
+    check_reals(factor, "factor")
+    check_mask(accepted, factor, "factor", "accepted")
+    check_mask(mask, factor, "factor")
     if accelerator.num_processes == 1 or settings.divisor is Divisor.PROPOSED:
         return factor
     own = torch.stack([mask.double(), accepted.double(), factor.double() * divisor], dim=1)
