@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from jackpot_sim.core.checks import check_mask
 from jackpot_sim.integrations.corrected import Corrected, Settings
 from jackpot_sim.record.foreign import Trainer
 from jackpot_sim.training import objective
@@ -31,9 +32,14 @@ def divided(accelerator: Trainer, settings: Settings, found: Corrected, mask: Te
         settings: the correction's.
         found: the correction, over this process's divisor.
         mask: True on tokens, (B, T).
+
+    Raises:
+        TypeError: the mask is not boolean.
+        ValueError: it has another shape.
     """
     import torch
 
+    check_mask(mask, found.factor, "found.factor")
     if accelerator.num_processes == 1 or settings.divisor is Divisor.PROPOSED:
         return found
     own = torch.stack([mask.double(), found.accepted.double(), found.factor.double() * found.divisor], dim=1)
