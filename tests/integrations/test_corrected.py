@@ -134,6 +134,9 @@ def test_wrong_settings_are_one_sentence(correction: str, own: dict[str, Any], s
 def test_uniforms_are_uniform_and_independent() -> None:
     found = uniforms(LOG_PROBS, MASK)
     assert stats.kstest(found.flatten().numpy(), "uniform").pvalue > 1e-3
+    assert (
+        found * 2.0**53 % 2 == 1
+    ).any()  # of 53 bits: rounded to those of float32 one may be 1, and reject a sure token
     pairs = [(found[:, 1:], found[:, :-1]), (found, LOG_PROBS), (found, uniforms(LOG_PROBS, MASK, 1))]
     for first, second in pairs:
         both = torch.stack([first.flatten().double(), second.flatten().double()])
