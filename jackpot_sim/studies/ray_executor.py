@@ -166,10 +166,11 @@ def opened(
             or else a local one is started.
 
     Raises:
-        StudyError: there is no such cluster, or it has no room for a worker.
+        StudyError: there is no such cluster, its token is missing, or it has no room for a worker.
     """
     require("ray", purpose="--executor ray")
     address = address or os.environ.get("RAY_ADDRESS") or None
+    _require_token()
     if address is not None:
         _require_answer(address)
     ray = _connected(address, None if address else local * threads)
@@ -233,6 +234,11 @@ def _connected(address: str | None, cpus: int | None) -> ModuleType:
                 ray.init(address=address, **quiet)
         except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
             said = f"{error} {error.__cause__ or ''} {heard()}"
+            if isinstance(error, ray.exceptions.AuthenticationError):  # before anybody was asked
+                raise StudyError(
+                    "RAY_AUTH_MODE is token, and there is no token here: give that of the cluster by "
+                    "RAY_AUTH_TOKEN_PATH or as ~/.ray/auth_token"
+                ) from error
             if any(sign in said for sign in _UNAUTHENTICATED):
                 raise StudyError(
                     f"the Ray cluster at {address} asks for a token that is not this one's: set RAY_AUTH_MODE to the "
@@ -240,6 +246,25 @@ def _connected(address: str | None, cpus: int | None) -> ModuleType:
                 ) from error
             raise StudyError(f"Ray cannot be started: {str(error).strip().splitlines()[0]}") from error
     return ray
+
+
+def _require_token() -> None:
+    """Refuses a token that is none: one that is no text ends this process inside Ray, without a word.
+
+    Raises:
+        StudyError: see above.
+    """
+    token, path = os.environ.get("RAY_AUTH_TOKEN"), os.environ.get("RAY_AUTH_TOKEN_PATH")
+    if os.environ.get("RAY_AUTH_MODE", "").lower() == "disabled" or not (token or path):
+        return
+    told, remedy = "RAY_AUTH_TOKEN is set to", "give what `ray get-auth-token` prints, or unset it"
+    if not token:
+        told = f"RAY_AUTH_TOKEN_PATH names {path}, in which there is"
+        remedy = f"write one with `env -u RAY_AUTH_TOKEN_PATH ray get-auth-token --generate > {path}`, and share it"
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            token = Path(str(path)).read_text(encoding="ascii").strip()
+    if not (token and token.isascii() and token.isprintable()):
+        raise StudyError(f"{told} no token: {remedy}")
 
 
 def _room(ray: ModuleType, threads: int, gpus: float) -> int:
