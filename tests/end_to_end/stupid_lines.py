@@ -56,6 +56,8 @@ run                                                       | see --help
 --config study.yaml --ray-address head:6379               | goes with --executor ray
 --config study.yaml --worker-gpus 1                       | goes with --executor ray
 --config study.yaml --worker-threads 0                    | --worker-threads must be at least 1
+--config study.yaml --worker-threads 99999                | --worker-threads 99999 leaves no room for a worker
+--config study.yaml --executor ray --worker-threads 99999 | --worker-threads 99999 leaves no room for a worker
 --config study.yaml --executor ray --ray-address 127.0.0.1:9 | nobody answers at
 --config study.yaml --executor dask                       | --executor
 --config study.yaml --estimators                          | estimators
@@ -310,6 +312,7 @@ dump.jsonl --policy folder         | --policy folder: no checkpoint
 dump.jsonl --policy ./nowhere      | --policy ./nowhere: no such folder
 lacks.jsonl --policy policy        | lacks.jsonl, line 1
 dump.jsonl --tokenizer folder      | --tokenizer folder holds no tokenizer
+--example --executor ray --ray-address 127.0.0.1:9 | nobody answers at
 dump.jsonl --workers 0             | --workers must be at least 1
 dump.jsonl --plugin                | --plugin
 dump.jsonl --plugin study.yaml     | study.yaml
