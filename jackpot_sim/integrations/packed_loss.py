@@ -112,18 +112,35 @@ def _on_topk(
         return None, None
     if getattr(args, "tensor_model_parallel_size", 1) > 1:
         raise ValueError("log-probs of the actor's top-k need whole rows of logits: write topk: 0, or leave out TP")
-    k = settings.topk
-    ids = [each[:, :k].long() for each in rows_of(batch["rollout_topk_token_ids"], "rollout_topk_token_ids")]
-    actor = [each[:, :k] for each in rows_of(batch.get("rollout_topk_log_probs"), "rollout_topk_log_probs")]
+    k, names = settings.topk, ("rollout_topk_token_ids", "rollout_topk_log_probs")
+    given, actor = (rows_of(batch.get(name), name) for name in names)
+    logits_of = layout.logits(batch, logits)
+    _check_topk(given, actor, logits_of)
+    ids, actor = [each[:, :k].long() for each in given], [each[:, :k] for each in actor]
     unused = [(id_ < 0) | log_prob.isneginf() for id_, log_prob in zip(ids, actor, strict=True)]
     ids = [each.masked_fill(place, 0) for each, place in zip(ids, unused, strict=True)]
     # Response by response, since rows of logits are large; in float32, as the trainer's own log-probs are.
     new = [
         (row.gather(-1, id_).float() - row.float().logsumexp(-1, keepdim=True)).masked_fill(place, -torch.inf)
-        for row, id_, place in zip(layout.logits(batch, logits), ids, unused, strict=True)
+        for row, id_, place in zip(logits_of, ids, unused, strict=True)
     ]
     stored = [each.float().masked_fill(place, -torch.inf) for each, place in zip(actor, unused, strict=True)]
     return TopK(padded(ids).int(), padded(stored)), padded(new)
+
+
+def _check_topk(ids: Sequence[Tensor], log_probs: Sequence[Tensor], logits: Sequence[Tensor]) -> None:
+    """Refuses likeliest tokens of the rollout that are not those of the policy's vocabulary at its states."""
+    for at, (id_, log_prob, row) in enumerate(zip(ids, log_probs, logits, strict=True)):
+        if id_.shape != log_prob.shape or id_.ndim != 2 or len(id_) != len(row):
+            raise ValueError(
+                f"rollout_topk_token_ids and rollout_topk_log_probs of response {at} have shapes {tuple(id_.shape)} "
+                f"and {tuple(log_prob.shape)}: both must be ({len(row)}, k)"
+            )
+        if id_.is_floating_point() or bool((id_ >= row.shape[-1]).any()):
+            raise ValueError(
+                f"rollout_topk_token_ids of response {at} must be whole numbers below {row.shape[-1]}, the policy's "
+                "vocabulary; below 0 for none"
+            )
 
 
 def _slope(linear: Callable[[Tensor], Tensor], at: Tensor) -> Tensor:

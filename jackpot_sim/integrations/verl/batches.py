@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from jackpot_sim.core import backend
-from jackpot_sim.core.checks import check_same_shape
+from jackpot_sim.core.checks import check_integers, check_same_shape
 from jackpot_sim.core.topk import TopK
 from jackpot_sim.integrations import corrected
 from jackpot_sim.integrations.corrected import Settings
@@ -79,7 +79,7 @@ def proposed(fields: Batch, settings: Settings) -> Proposed:
         advantage=torch.zeros_like(actor),
         topk=topk,
         reference_on_topk=on_topk,
-        uniforms=corrected.uniforms(actor, mask, settings.seed),
+        uniforms=corrected.uniforms(actor, mask, settings.seed, name="rollout_log_probs"),
         overlap_of_batch=topk is None,
     )
 
@@ -110,7 +110,7 @@ def _topk(fields: Batch, settings: Settings) -> tuple[TopK | None, Tensor | None
                 "correction topk: 0"
             )
     ids, log_probs, on_topk = (fields[name] for name in (IDS, LOG_PROBS_ON, REFERENCE_ON))
-    check_same_shape(ids, log_probs, IDS, LOG_PROBS_ON)
+    check_same_shape(check_integers(ids, IDS), log_probs, IDS, LOG_PROBS_ON)
     check_same_shape(ids, on_topk, IDS, REFERENCE_ON)
     values, order = backend.topk(log_probs.float(), settings.topk)
     order = torch.as_tensor(order)
