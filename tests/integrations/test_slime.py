@@ -214,6 +214,24 @@ def test_unused_places_behind_a_whole_law_change_nothing(correction: Any) -> Non
 
 
 @pytest.mark.usefixtures("stand_ins")
+@each(
+    "change, sentence",
+    [
+        (lambda ids: ids + VOCAB, f"of response 0 must be whole numbers below {VOCAB}"),
+        (lambda ids: ids.float(), f"of response 0 must be whole numbers below {VOCAB}"),
+        (lambda ids: ids[:, :-1], r"of response 0 have shapes \(\d+, 7\) and \(\d+, 8\): both must be"),
+        (lambda ids: ids[0], r"of response 0 have shapes"),
+    ],
+)
+def test_a_topk_of_another_vocabulary_or_shape_is_refused(change: Any, sentence: str) -> None:
+    packed = Packed(on_policy(case(CORRECTIONS["jackpot"], topk=True)))
+    stored = packed.stored()
+    stored["rollout_topk_token_ids"] = [change(each) for each in stored["rollout_topk_token_ids"]]
+    with pytest.raises(ValueError, match=sentence):
+        packed.custom(slime, log_probs=None, **stored)
+
+
+@pytest.mark.usefixtures("stand_ins")
 def test_logits_of_low_precision_are_normalised_in_float32() -> None:
     """Against the same logits, rounded, in float32: miles hands over bfloat16 ones."""
     packed = Packed(case(CORRECTIONS["jackpot at p_new"], topk=True))
