@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.server
 import os
 import platform
 import re
@@ -134,9 +135,19 @@ def test_an_address_where_nobody_answers_is_refused_at_once(monkeypatch: pytest.
     monkeypatch.setenv("RAY_ADDRESS", address if given == "variable" else "")
     asked = Workers(executor=ExecutorKind.RAY, ray_address=address if given == "option" else None)
     began = time.monotonic()
-    with pytest.raises(StudyError, match=f"^nobody answers at --ray-address {address}: "), asked.opened():
+    name = "RAY_ADDRESS" if given == "variable" else "--ray-address"
+    with pytest.raises(StudyError, match=f"^nobody answers at {name} {address}: "), asked.opened():
         pass
     assert time.monotonic() - began < ray_executor.ANSWERS_WITHIN + 2
+
+
+def test_a_server_of_another_kind_is_refused_at_once() -> None:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        asked = Workers(executor=ExecutorKind.RAY, ray_address=f"127.0.0.1:{server.server_port}")
+        with pytest.raises(StudyError, match=r"^what answers at --ray-address .* is no Ray cluster: "), asked.opened():
+            pass
+        server.shutdown()
 
 
 @pytest.mark.parametrize("left", ["nothing", "the address of a cluster that was killed"])
