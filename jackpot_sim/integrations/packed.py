@@ -182,7 +182,7 @@ def proposed(
     reference_on_topk: Tensor | None,
 ) -> Proposed:
     """A microbatch as the objective takes it, with uniforms of its own, and Ẑ of the microbatch without a top-k."""
-    drawn = uniforms(actor, mask, settings.seed)
+    drawn = uniforms(actor, mask, settings.seed, name="rollout_log_probs")
     return Proposed(actor, reference, mask, advantage, topk, reference_on_topk, drawn, overlap_of_batch=topk is None)
 
 

@@ -127,19 +127,21 @@ def _on_topk(
         raise ValueError("log-probs of the actor's top-k need whole rows of logits: write topk: 0, or leave out TP")
     k, id_name, name = settings.topk, "rollout_topk_token_ids", "rollout_topk_log_probs"
     ids, actor = rows_of(batch[id_name], id_name), rows_of(batch.get(name), name)
-    masks = rows_of(batch["loss_masks"], "loss_masks")
+    masks, logits_of = rows_of(batch["loss_masks"], "loss_masks"), layout.logits(batch, logits)
     check_as_many(masks, ids, id_name)
     check_as_many(masks, actor, name)
     for mask, id_, log_prob in zip(masks, ids, actor, strict=True):
         check_same_states(mask[:, None], check_integers(id_, id_name), "loss_masks[:, None]", id_name)
         check_same_shape(id_, check_reals(log_prob, name), id_name, name)
+        if bool((id_ >= (vocab := logits.shape[-1])).any()):
+            raise ValueError(f"{id_name} must be below {vocab}, the policy's vocabulary, and below 0 for no token")
     ids, actor = [each[:, :k].long() for each in ids], [each[:, :k] for each in actor]
     unused = [(id_ < 0) | log_prob.isneginf() for id_, log_prob in zip(ids, actor, strict=True)]
     ids = [each.masked_fill(place, 0) for each, place in zip(ids, unused, strict=True)]
     # Response by response, since rows of logits are large; in float32, as the trainer's own log-probs are.
     new = [
         (row.gather(-1, id_).float() - row.float().logsumexp(-1, keepdim=True)).masked_fill(place, -torch.inf)
-        for row, id_, place in zip(layout.logits(batch, logits), ids, unused, strict=True)
+        for row, id_, place in zip(logits_of, ids, unused, strict=True)
     ]
     stored = [each.float().masked_fill(place, -torch.inf) for each, place in zip(actor, unused, strict=True)]
     return TopK(padded(ids).int(), padded(stored)), padded(new)

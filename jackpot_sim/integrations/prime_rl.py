@@ -78,7 +78,7 @@ def corrected_loss(inputs: LossInputs, correction: object = "jackpot", **own: ob
     new, mask = inputs.trainer_logprobs[None], inputs.loss_mask[None]
     if bool(mask.any()):
         actor = inputs.inference_logprobs[None]
-        drawn = uniforms(actor, mask, settings.seed)
+        drawn = uniforms(actor, mask, settings.seed, name="inference_logprobs")
         before = new.detach().to(actor.dtype)
         given = Proposed(actor, before, mask, inputs.advantages[None], None, None, drawn, overlap_of_batch=True)
         shares = _shares(inputs)[None]

@@ -115,7 +115,7 @@ class CorrectedPolicyLoss:
         mask = shares > 0
         if not bool(mask.any()):
             return 0.0 * log_probs.sum(), _named(agreement(self.settings), 0.0)
-        drawn = uniforms(rollout_logprobs, mask, self.settings.seed)
+        drawn = uniforms(rollout_logprobs, mask, self.settings.seed, name="rollout_logprobs")
         given = Proposed(*(rollout_logprobs, old_log_probs, mask, advantages, None, None, drawn), overlap_of_batch=True)
         low, high = (getattr(config, name) for name in ("eps_clip_low", "eps_clip_high"))
         loss, corrected = policy_loss(

@@ -100,6 +100,55 @@ def test_a_name_a_preset_a_mapping_a_text_and_objects_are_settings() -> None:
     assert Settings.of("{kind: jackpot, target: p_new}").target is UpdateTarget.POLICY
 
 
+@pytest.mark.parametrize("given", [None, 3, ["tis"], b"tis", type(estimators.get("tis")), Settings, estimators.get])
+def test_what_is_no_correction_is_told_what_one_is(given: Any) -> None:
+    named = "TruncatedImportanceSampling|Settings" if isinstance(given, type) else ""
+    with pytest.raises(TypeError, match=rf"^the correction is .*({named}).*: give a name \(jackpot\), a preset"):
+        Settings.of(given)
+
+
+def test_a_line_of_yaml_is_a_mapping_without_braces_too() -> None:
+    assert Settings.of("kind: jackpot") == Settings.of("jackpot")
+
+
+@pytest.mark.parametrize("bad", [0.7, float("nan"), float("inf")])
+@pytest.mark.parametrize("side", ["actor", "reference", "new"])
+def test_what_is_no_log_prob_is_refused_by_its_name(side: str, bad: float) -> None:
+    batch = case(CORRECTIONS["jackpot"], topk=False)
+    given, new = batch.given, new_of(batch).log_probs.detach().clone()
+    fields = {"actor": given.actor_log_probs, "reference": given.reference_log_probs, "new": new}
+    fields = {name: each.clone() for name, each in fields.items()}
+    fields[side][2, 1] = bad
+    name = {"actor": "the_engines", "reference": "log p_ref, .*", "new": "log p_new, .*"}[side]
+    sentence = f"^{name} holds {bad:g} at token 1 of row 2: log-probs are logarithms of probabilities, at most 0"
+    proposed = dataclasses.replace(given, reference_log_probs=fields["reference"])
+    if side == "actor":
+        with pytest.raises(ValueError, match=sentence):
+            uniforms(fields["actor"], batch.mask, name="the_engines")
+        return
+    with pytest.raises(ValueError, match=sentence):
+        correct(batch.settings, proposed, TokenPass(fields["new"]))
+    with pytest.raises(ValueError, match=sentence):
+        policy_loss(batch.settings, proposed, TokenPass(fields["new"]), Loss())
+
+
+def test_a_token_that_the_policy_cannot_write_has_no_weight_and_the_actor_wrote_none_such() -> None:
+    batch = case(CORRECTIONS["tis"], topk=False)
+    impossible = batch.given.reference_log_probs.clone()
+    impossible[2, 1] = -torch.inf
+    given = dataclasses.replace(batch.given, reference_log_probs=impossible)
+    assert correct(batch.settings, given, new_of(batch)).factor[2, 1] == 0
+    with pytest.raises(
+        ValueError, match=r"holds -inf at token 1 of row 2: .*, and finite for a token that was written"
+    ):
+        uniforms(impossible, batch.mask)
+    padded = LOG_PROBS.clone()
+    padded[:, -1] = 5.0
+    mask = MASK.clone()
+    mask[:, -1] = False
+    uniforms(padded, mask)
+
+
 def test_a_preset_brings_its_denominator() -> None:
     found = {each.denominator: name for name, each in estimators.presets().items() if each.parts}
     for denominator, name in found.items():
@@ -116,6 +165,7 @@ def test_a_preset_brings_its_denominator() -> None:
         ("{kind: [", {}, "is no YAML"),
         ("{kind: jackpot, divisor: none}", {}, "divisor 'none' is none of proposed"),
         ("{kind: jackpot, acceptance_rate: 0.9}", {}, "give lam"),
+        ("{c1: 3}", {}, "no kind: write {kind: jackpot"),
         ("jackpot", {"topk": -1}, "topk must be at least 0"),
         ("jackpot", {"topk": 2.5}, "topk must be a whole number"),
         ("jackpot", {"tok": 1}, "no setting tok"),
@@ -234,8 +284,8 @@ def test_a_rollout_without_a_token_changes_nothing(name: str, divisor: Divisor) 
     mask = batch.given.mask[rows].clone()
     mask[1] = False
     with_empty = dataclasses.replace(batch.given.take(rows), mask=mask)
-    found = correct(batch.settings, with_empty, new_of(batch))
-    without = correct(batch.settings, batch.given.take(torch.tensor([0, 1])), new_of(batch))
+    found = correct(batch.settings, with_empty, TokenPass(batch.new_log_probs()[rows]))
+    without = correct(batch.settings, batch.given.take(rows[1:]), TokenPass(batch.new_log_probs()[rows[1:]]))
     assert found.divisor == pytest.approx(without.divisor)
     assert torch.allclose(found.factor[[0, 2]], without.factor)
 

@@ -243,6 +243,24 @@ def test_as_many_of_the_stored_tokens_are_used_as_asked_for() -> None:
 
 
 @pytest.mark.usefixtures("stand_ins")
+@each(
+    "change, sentence",
+    [
+        (lambda ids: ids + VOCAB, f"rollout_topk_token_ids must be below {VOCAB}, the policy's vocabulary"),
+        (lambda ids: ids.float(), "rollout_topk_token_ids must hold integers"),
+        (lambda ids: ids[:, :-1], r"rollout_topk_log_probs has shape \(\d+, 8\)"),
+        (lambda ids: ids[0], "rollout_topk_token_ids has shape"),
+    ],
+)
+def test_a_topk_of_another_vocabulary_or_shape_is_refused(change: Any, sentence: str) -> None:
+    packed = Packed(on_policy(case(CORRECTIONS["jackpot"], topk=True)))
+    stored = packed.stored()
+    stored["rollout_topk_token_ids"] = [change(each) for each in stored["rollout_topk_token_ids"]]
+    with pytest.raises((TypeError, ValueError), match=sentence):
+        packed.custom(slime, log_probs=None, **stored)
+
+
+@pytest.mark.usefixtures("stand_ins")
 def test_logits_of_low_precision_are_normalised_in_float32() -> None:
     """Against the same logits, rounded, in float32: miles hands over bfloat16 ones."""
     packed = Packed(case(CORRECTIONS["jackpot at p_new"], topk=True))

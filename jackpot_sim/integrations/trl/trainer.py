@@ -78,7 +78,9 @@ class CorrectsRollouts(RecordsRollouts):
             **kwargs: as the trainer's.
 
         Raises:
-            ValueError: no such correction, or one, or a loss, that TRL's loss has no place for.
+            TypeError: the correction, or `record`, is of another type.
+            ValueError: no such correction, or one, or a loss, that TRL's loss has no place for; or `record` cannot be
+                written.
         """
         given = {"divisor": divisor, "topk": topk, "seed": seed}
         self.settings = Settings.of(correction, **{name: each for name, each in given.items() if each is not None})
@@ -87,6 +89,7 @@ class CorrectsRollouts(RecordsRollouts):
             raise ValueError(
                 f"{name} subtracts a mean from each token, for which TRL's loss has no place: leave it out"
             )
+        self._written = None if record is None else Recorder(record)  # refused before a model is loaded
         super().__init__(*args, **kwargs)
         self._require_its_loss()
         self._switch_off_its_own()
@@ -94,7 +97,6 @@ class CorrectsRollouts(RecordsRollouts):
         if self.topk:
             self._head = FusedHead.of(self._trainer.model)
         self._said: set[str] = set()
-        self._written = None if record is None else Recorder(record)
 
     def _require_its_loss(self) -> None:
         """Refuses a trainer whose loss a factor on advantages does not correct."""
@@ -156,14 +158,14 @@ class CorrectsRollouts(RecordsRollouts):
 
         actor = output["sampling_per_token_logps"]
         mask = batches.trained(output)
-        missing = mask & ~actor.isfinite()
+        missing = mask & (actor.isnan() | actor.isneginf())
         if bool(missing.any()):
             self._say_once(
                 f"The engine gave no log-prob for {int(missing.sum())} of {int(mask.sum())} tokens: such tokens are "
                 "masked, see correction/missing_share."
             )
         output["actor_log_probs"] = actor
-        output["correction_uniforms"] = uniforms(actor, mask & ~missing, self.settings.seed)
+        output["correction_uniforms"] = uniforms(actor, mask & ~missing, self.settings.seed, name="logprobs")
         topk = self._actor_topk(actor.shape[1]) if self.topk else None
         if topk is not None:
             output["actor_topk_ids"], output["actor_topk_log_probs"] = topk

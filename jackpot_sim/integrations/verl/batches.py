@@ -81,7 +81,7 @@ def proposed(fields: Batch, settings: Settings) -> Proposed:
         advantage=torch.zeros_like(actor),
         topk=topk,
         reference_on_topk=on_topk,
-        uniforms=corrected.uniforms(actor, mask, settings.seed),
+        uniforms=corrected.uniforms(actor, mask, settings.seed, name="rollout_log_probs"),
         overlap_of_batch=topk is None,
     )
 

@@ -69,7 +69,7 @@ def policy_loss(
         advantage=advantages.detach().float(),
         topk=None,
         reference_on_topk=None,
-        uniforms=corrected.uniforms(actor, mask, options.settings.seed),
+        uniforms=corrected.uniforms(actor, mask, options.settings.seed, name="old_log_prob"),
         overlap_of_batch=True,
     )
     low, high = (_first(config.get(f"clip_ratio_{side}"), config.clip_ratio) for side in ("low", "high"))
