@@ -55,6 +55,14 @@ def padded(rows: Sequence[Tensor]) -> Tensor:
     return torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True)
 
 
+def padded_like(rows: Sequence[Tensor], masks: Sequence[Tensor], name: str) -> Tensor:
+    """Rows as `padded`, refused where one is longer or shorter than its mask: padding would pass for log-probs."""
+    for at, (row, mask) in enumerate(zip(rows, masks, strict=False)):
+        if len(row) != len(mask):
+            raise ValueError(f"{name} of response {at} has {len(row)} numbers, and its loss mask {len(mask)}")
+    return padded(rows)
+
+
 def unpadded(values: Tensor, lengths: Sequence[int]) -> list[Tensor]:
     """The rows of a batch (n, longest, …) without what is behind their ends: the inverse of `padded`."""
     return [row[:length] for row, length in zip(values, lengths, strict=True)]
@@ -109,7 +117,8 @@ def corrected_term(
         mask = padded(list(loss_masks)) > 0
         if not bool(mask.any()):
             return pg_loss, of_tokens(agreement(settings), pg_loss)
-        p_ref, q = padded(layout.whole(old)), padded(layout.whole(actor))
+        p_ref = padded_like(layout.whole(old), loss_masks, "log_probs")
+        q = padded_like(layout.whole(actor), loss_masks, "rollout_log_probs")
         given = proposed(settings, q, p_ref, mask, torch.ones_like(q[:, 0]), None, None)
         corrected = correct(settings, given, TokenPass(p_ref))
         lengths = [len(each) for each in loss_masks]

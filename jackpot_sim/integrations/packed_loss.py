@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from jackpot_sim.core.topk import TopK
 from jackpot_sim.estimators import UpdateTarget
 from jackpot_sim.integrations.corrected import Loss, Settings, agreement, metrics, policy_loss
-from jackpot_sim.integrations.packed import Layout, of_tokens, padded, proposed, rows_of, settings_of
+from jackpot_sim.integrations.packed import Layout, of_tokens, padded, padded_like, proposed, rows_of, settings_of
 from jackpot_sim.training.objective import Proposed, TokenPass
 
 if TYPE_CHECKING:
@@ -59,13 +59,15 @@ def _given(
 
     Without log-probs from before the update, p_ref is the policy under way, as the trainer's own loss has it.
     """
-    actor = padded(rows_of(batch.get("rollout_log_probs"), "rollout_log_probs"))
-    advantages = padded(rows_of(batch.get("advantages"), "advantages"))
-    mask = padded(rows_of(batch.get("loss_masks"), "loss_masks")) > 0
+    masks = rows_of(batch.get("loss_masks"), "loss_masks")
+    mask = padded(masks) > 0
+    actor, advantages = (
+        padded_like(rows_of(batch.get(name), name), masks, name) for name in ("rollout_log_probs", "advantages")
+    )
     if not bool(mask.any()):
         return None, None
     before = batch.get("log_probs")
-    old = padded(rows_of(before, "log_probs") if before else [each.detach() for each in new])
+    old = padded_like(rows_of(before, "log_probs") if before else [each.detach() for each in new], masks, "log_probs")
     topk, on_topk = _on_topk(settings, layout, args, batch, logits)
     needed = settings.target is UpdateTarget.REFERENCE or settings.correction.subtracts_mean
     if topk is not None and before and needed:
