@@ -137,7 +137,7 @@ _ROUNDING = 0.1
 """The log-prob above 0 that the rounding of logits in half precision may leave, nats."""
 
 
-def require_log_probs(log_probs: Tensor, mask: Tensor, name: str, *, written: bool = False) -> None:
+def _require_log_probs(log_probs: Tensor, mask: Tensor, name: str, *, written: bool = False) -> None:
     """Refuses numbers of tokens that are no log-probs, such as probabilities, or log-probs with the other sign.
 
     Args:
@@ -162,8 +162,8 @@ def require_log_probs(log_probs: Tensor, mask: Tensor, name: str, *, written: bo
 
 def _require_policys(given: Proposed, new: Scored) -> None:
     new.check(given.mask)
-    require_log_probs(given.reference_log_probs, given.mask, "log p_ref, the policy's from before the update,")
-    require_log_probs(new.log_probs.detach(), given.mask, "log p_new, the policy's under way,")
+    _require_log_probs(given.reference_log_probs, given.mask, "log p_ref, the policy's from before the update,")
+    _require_log_probs(new.log_probs.detach(), given.mask, "log p_new, the policy's under way,")
 
 
 @dataclass(frozen=True)
@@ -206,7 +206,7 @@ def correct(settings: Settings, given: Proposed, new: Scored) -> Corrected:
         new: the policy's log-probs under way; only the target p_new looks at them.
 
     Raises:
-        ValueError: as `objective.weigh` and `require_log_probs`, or the correction subtracts a mean, which no factor
+        ValueError: as `objective.weigh`, a number is no log-prob, or the correction subtracts a mean, which no factor
             can do.
     """
     _require_policys(given, new)
@@ -231,7 +231,7 @@ def policy_loss(
         shares: the share of each token in the trainer's loss, (n, length); None: those of the loss's aggregation.
 
     Raises:
-        ValueError: as `objective.policy_loss` and `require_log_probs`.
+        ValueError: as `objective.policy_loss`, or a number is no log-prob.
     """
     _require_policys(given, new)
     found: PolicyLoss = objective.policy_loss(settings.correction, settings.target, given, new, loss, shares)
@@ -269,12 +269,12 @@ def uniforms(actor_log_probs: Tensor, mask: Tensor, seed: int = 0, *, name: str 
 
     Raises:
         TypeError: the mask is not boolean, or the log-probs are no real floating numbers.
-        ValueError: a shape differs, or as `require_float64` and `require_log_probs`.
+        ValueError: a shape differs, a number is no log-prob, or as `require_float64`.
     """
     import torch
 
     check_per_token(mask, **{name: actor_log_probs})
-    require_log_probs(actor_log_probs, mask, name, written=True)
+    _require_log_probs(actor_log_probs, mask, name, written=True)
     require_float64(actor_log_probs.device)
     bits = actor_log_probs.detach().float().contiguous().view(torch.int32).long()
     place = mask.long().cumsum(-1)
