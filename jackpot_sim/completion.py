@@ -21,6 +21,8 @@ from cyclopts import App, Parameter
 from jackpot_sim import version
 from jackpot_sim.__main__ import COMMANDS, INSTALL
 from jackpot_sim.commands import FLAG, UNPARSED, answer, app_of
+from jackpot_sim.studies.errors import StudyError
+from jackpot_sim.studies.files import unwritable
 
 NAME = "jackpot-sim"
 
@@ -56,17 +58,20 @@ def completion(shell: Shell | None = None, /, *, install: Annotated[bool, FLAG] 
         shell: The shell; by default the one that this runs in.
         install: Write it where the shell looks for it, and have it loaded.
     """
-    from cyclopts.completion import detect_shell
+    from cyclopts.completion import ShellDetectionError, detect_shell
 
     try:
         chosen = shell or Shell(detect_shell())
-    except (ValueError, RuntimeError) as error:  # none is found, or one of others
+    except (ValueError, RuntimeError, ShellDetectionError) as error:  # none is found, or one of others
         raise CompletionError(f"this runs in no known shell: name one of {', '.join(Shell)}") from error
     whole = every_command()
     if not install:
         print(whole.generate_completion(shell=chosen.value), end="")
         return 0
-    path = whole.install_completion(shell=chosen.value)
+    try:
+        path = whole.install_completion(shell=chosen.value)
+    except OSError as error:
+        raise unwritable(Path(error.filename or Path.home()), error) from error
     print(f"{path}: complete with Tab in the next {chosen}.")
     return 0
 
@@ -197,4 +202,4 @@ def _figures() -> App:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Prints or installs the script; the exit code."""
-    return answer(app, "completion", argv, failures=(CompletionError,))
+    return answer(app, "completion", argv, failures=(CompletionError, StudyError))

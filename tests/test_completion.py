@@ -123,9 +123,21 @@ def test_without_a_shell_around_it_one_must_be_named(
 ) -> None:
     import cyclopts.completion
 
-    def none() -> str:
+    def another() -> str:
         return "powershell"
 
-    monkeypatch.setattr(cyclopts.completion, "detect_shell", none)
-    assert main(["--install-completion"]) == 2
-    assert capsys.readouterr().err == "completion: this runs in no known shell: name one of bash, zsh, fish\n"
+    def none() -> str:
+        raise cyclopts.completion.ShellDetectionError
+
+    for found in (another, none):
+        monkeypatch.setattr(cyclopts.completion, "detect_shell", found)
+        assert main(["--install-completion"]) == 2
+        assert capsys.readouterr().err == "completion: this runs in no known shell: name one of bash, zsh, fish\n"
+
+
+def test_a_home_that_cannot_be_written_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HOME", "/proc/nope")
+    assert main(["--install-completion", "fish"]) == 2
+    assert capsys.readouterr().err == "completion: cannot write /proc/nope: No such file or directory\n"

@@ -124,7 +124,7 @@ def bench(
     tokens: int | None = None,
     tiny: Annotated[bool, FLAG] = False,
     model: str | None = None,
-    options: Annotated[Options, Parameter(name="*")] = DEFAULT,
+    options: Annotated[Options, Parameter(name="*", group="Options of overhead alone")] = DEFAULT,
 ) -> int:
     """Run benchmarks.
 
@@ -134,7 +134,7 @@ def bench(
             vocabulary of 151,936), visited (the states of a real model's rollouts), memory, workers, cluster (500
             cells on a Ray cluster of two nodes against loky's processes), enumeration (every
             sequence of a small language model), normalizers (the cost and the error of each estimate of the overlap Z),
-            overhead (the cost of corrections in a GRPO step; the other options are for it), training (a step of
+            overhead (the cost of corrections in a GRPO step; the last options are for it), training (a step of
             the training loop beside one of TRL's), diagnose (the pass over a dump, some minutes), fused (the overlap
             in one kernel, against the rate of a copy; on a GPU where there is one), real (a cell of a real model
             against plain loops, some minutes), trl (the cost of corrections in a step of TRL's GRPOTrainer). Overhead,
@@ -149,13 +149,16 @@ def bench(
     """
     cases = cases or tuple(Case)
     if Case.OVERHEAD not in cases and options != DEFAULT:
-        raise CannotMeasureError("only overhead has options of its own: name it among the benchmarks")
+        given = [each.name for each in dataclasses.fields(Options) if getattr(options, each.name) != each.default]
+        raise CannotMeasureError(
+            f"--{given[0]} is an option of overhead alone: name overhead among the benchmarks, or leave it out"
+        )
     if Case.DIAGNOSE not in cases and tokens is not None:
-        raise CannotMeasureError("tokens is an option of diagnose: name it among the benchmarks")
+        raise CannotMeasureError("--tokens is an option of diagnose: name it among the benchmarks")
     if tiny and not {Case.FUSED, Case.REAL, Case.TRL} & set(cases):
-        raise CannotMeasureError("tiny is an option of fused, real and trl: name one among the benchmarks")
+        raise CannotMeasureError("--tiny is an option of fused, real and trl: name one among the benchmarks")
     if model is not None and not {Case.REAL, Case.TRL} & set(cases):
-        raise CannotMeasureError("model is an option of real and trl: name one among the benchmarks")
+        raise CannotMeasureError("--model is an option of real and trl: name one among the benchmarks")
     runs = _CASES | {
         Case.OVERHEAD: lambda: overhead(options),
         Case.DIAGNOSE: lambda: _diagnosing(tokens),

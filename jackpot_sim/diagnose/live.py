@@ -168,6 +168,8 @@ def asked(server: str | None, policy: str | None, wish: Mapping[str, Any]) -> Li
         if given:
             raise StudyError(f"--{next(iter(given)).replace('_', '-')} goes with --server")
         return None
+    if not server.startswith(("http://", "https://")):
+        raise StudyError(f"--server must begin with http:// or https://, got {server}")
     if policy is None or "prompts" not in given:
         raise StudyError("--server goes with --policy CHECKPOINT and --prompts FILE")
     try:

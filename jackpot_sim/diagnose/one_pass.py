@@ -121,7 +121,7 @@ def run(
         screening: what leaves tokens out.
         what_if: makes a fresh accumulator of effects of corrections; it goes to worker processes.
         workers: the processes that measure, besides this one, which reads; one of this machine: this one does both. A
-            dump of one table is measured here in any case.
+            dump of one table is measured here too, unless a cluster is named.
         progress: called with the number of tokens of each table when it has been read.
 
     Raises:
@@ -169,7 +169,7 @@ def _batches(
 def _measured(batches: Iterator[Batch], what_if: Callable[[], WhatIf], workers: Workers) -> Iterator[_Parts]:
     """The figures of the batches, in their order, at most `IN_FLIGHT` a worker ahead."""
     begun = list(itertools.islice(batches, 2))
-    if workers.is_alone or len(begun) < 2:
+    if workers.is_alone or (len(begun) < 2 and workers.ray_address is None):  # an address is not passed over
         yield from (_measure(batch, what_if) for batch in itertools.chain(begun, batches))
         return
     flying: deque[Future[_Parts]] = deque()

@@ -61,6 +61,7 @@ class Settings:
             **own: `divisor`, `topk`, `seed` and, for an object, `target`: they count for more than the mapping.
 
         Raises:
+            TypeError: the correction is none of these.
             ValueError: no such correction, no such field, or a value outside its range; one sentence.
         """
         if isinstance(correction, Settings):
@@ -73,6 +74,12 @@ class Settings:
             beside = {name: correction[name] for name in ("divisor", "topk", "seed") if name in correction}
             own = beside | own
             correction = _spec({name: value for name, value in correction.items() if name not in beside})
+        if not isinstance(correction, EstimatorSpec):
+            given_as = f"the class {correction.__name__}" if isinstance(correction, type) else repr(correction)
+            raise TypeError(
+                f"the correction is {given_as}: give a name (jackpot), a preset (verl:decoupled_token_is), a mapping "
+                "({kind: jackpot, c1: 3}) or YAML of one, or a correction or Settings object"
+            )
         if correction.acceptance_rate is not None:
             raise ValueError("acceptance_rate is solved for from whole laws, which a trainer does not have: give lam")
         given: dict[str, object] = {"target": correction.target, "divisor": Divisor.of(correction.denominator)}
@@ -86,7 +93,7 @@ class Settings:
 
 def _read(text: str) -> Mapping[str, object]:
     """The mapping that a text stands for: a name alone, or YAML."""
-    if "{" not in text and "\n" not in text:
+    if "{" not in text and "\n" not in text and ": " not in text:
         return {"kind": text.strip()}
     try:
         read = yaml.safe_load(text)
@@ -98,6 +105,8 @@ def _read(text: str) -> Mapping[str, object]:
 
 
 def _spec(fields: Mapping[str, object]) -> EstimatorSpec:
+    if "kind" not in fields:
+        raise ValueError("the correction has no kind: write {kind: jackpot, c1: 3}")
     try:
         return EstimatorSpec.model_validate(fields)
     except ValidationError as error:
@@ -122,6 +131,39 @@ def _made(fields: Mapping[str, object]) -> Settings:
         if name in made and (isinstance(made[name], bool) or not isinstance(made[name], int)):
             raise ValueError(f"{name} must be a whole number, got {made[name]!r}")
     return Settings(**made)  # type: ignore[arg-type]
+
+
+_ROUNDING = 0.1
+"""The log-prob above 0 that the rounding of logits in half precision may leave, nats."""
+
+
+def _require_log_probs(log_probs: Tensor, mask: Tensor, name: str, *, written: bool = False) -> None:
+    """Refuses numbers of tokens that are no log-probs, such as probabilities, or log-probs with the other sign.
+
+    Args:
+        log_probs: (n, length).
+        mask: True on tokens, the same shape.
+        name: the trainer's name for them.
+        written: they are of the policy that wrote the tokens, to which none of them is impossible.
+
+    Raises:
+        ValueError: see above.
+    """
+    bad = mask & ~(log_probs <= _ROUNDING)
+    if written:
+        bad = bad | (mask & log_probs.isneginf())
+    if bool(bad.any()):
+        row, at = bad.nonzero()[0].tolist()
+        raise ValueError(
+            f"{name} holds {float(log_probs[row, at]):g} at token {at} of row {row}: log-probs are logarithms of "
+            f"probabilities, at most 0{', and finite for a token that was written' * written}"
+        )
+
+
+def _require_policys(given: Proposed, new: Scored) -> None:
+    new.check(given.mask)
+    _require_log_probs(given.reference_log_probs, given.mask, "log p_ref, the policy's from before the update,")
+    _require_log_probs(new.log_probs.detach(), given.mask, "log p_new, the policy's under way,")
 
 
 @dataclass(frozen=True)
@@ -164,8 +206,10 @@ def correct(settings: Settings, given: Proposed, new: Scored) -> Corrected:
         new: the policy's log-probs under way; only the target p_new looks at them.
 
     Raises:
-        ValueError: as `objective.weigh`, or the correction subtracts a mean, which no factor can do.
+        ValueError: as `objective.weigh`, a number is no log-prob, or the correction subtracts a mean, which no factor
+            can do.
     """
+    _require_policys(given, new)
     if settings.correction.subtracts_mean:
         raise ValueError(f"{settings.correction.name} is no factor on a token's loss: use the trainer's custom loss")
     tokens = objective.tokens_of(settings.correction, settings.target, given, new)
@@ -187,8 +231,9 @@ def policy_loss(
         shares: the share of each token in the trainer's loss, (n, length); None: those of the loss's aggregation.
 
     Raises:
-        ValueError: as `objective.policy_loss`.
+        ValueError: as `objective.policy_loss`, or a number is no log-prob.
     """
+    _require_policys(given, new)
     found: PolicyLoss = objective.policy_loss(settings.correction, settings.target, given, new, loss, shares)
     assert found.tokens is not None
     corrected = _corrected(settings, given, found.tokens, found.weights, found.accepted, found.factor)
@@ -198,9 +243,8 @@ def policy_loss(
 def _corrected(
     settings: Settings, given: Proposed, tokens: Tokens, weights: TokenWeights[Tensor], accepted: Tensor, factor: Tensor
 ) -> Corrected:
-    kept = accepted & given.mask
     divisor = objective.divisor(settings.divisor, accepted, factor, given.mask, settings.correction.unit)
-    return Corrected(tokens, weights, kept, (factor / divisor).to(given.actor_log_probs.dtype), divisor)
+    return Corrected(tokens, weights, accepted, (factor / divisor).to(given.actor_log_probs.dtype), divisor)
 
 
 # --- The uniforms that draw masks -------------------------------------------------------------------------------------
@@ -209,7 +253,7 @@ _GOLDEN, _FIRST, _SECOND = -0x61C8864680B583EB, -0x40A7B892E31B1A47, -0x6B2FB644
 """The constants of SplitMix64 as signed numbers (Steele, Lea and Flood, 2014)."""
 
 
-def uniforms(actor_log_probs: Tensor, mask: Tensor, seed: int = 0) -> Tensor:
+def uniforms(actor_log_probs: Tensor, mask: Tensor, seed: int = 0, *, name: str = "actor_log_probs") -> Tensor:
     """Numbers in [0, 1) that decide which tokens are kept, float64 (n, length).
 
     They are a hash of the log-probs of the token's whole rollout, its place in it, and the seed: the same in each
@@ -221,14 +265,16 @@ def uniforms(actor_log_probs: Tensor, mask: Tensor, seed: int = 0) -> Tensor:
         actor_log_probs: log q of every token, (n, length), nats.
         mask: True on tokens, the same shape.
         seed: the seed.
+        name: the trainer's name for the log-probs.
 
     Raises:
         TypeError: the mask is not boolean, or the log-probs are no real floating numbers.
-        ValueError: a shape differs, or as `require_float64`.
+        ValueError: a shape differs, a number is no log-prob, or as `require_float64`.
     """
     import torch
 
-    check_per_token(mask, actor_log_probs=actor_log_probs)
+    check_per_token(mask, **{name: actor_log_probs})
+    _require_log_probs(actor_log_probs, mask, name, written=True)
     require_float64(actor_log_probs.device)
     bits = actor_log_probs.detach().float().contiguous().view(torch.int32).long()
     place = mask.long().cumsum(-1)
@@ -298,7 +344,8 @@ def metrics(corrected: Corrected, given: Proposed) -> dict[str, float]:
     Ratios are raw, before any truncation: `ratio/mean`, `ratio/min`, `ratio/max`, `log_ratio/abs_mean`,
     `log_ratio/abs_max` (nats), `kl` (k3 of actor‖policy, nats). Of the correction: `masked_share` (tokens whose mask
     rejects them), `acceptance_rate` (mean accept probability), `weight/mean`, `weight/max`, `ess` (the effective share
-    of the tokens under m·w), `divisor`. Where Ẑ is used: `overlap/mean`, `overlap/p05`, `overlap/p50`.
+    of the tokens under m·w; 0 where none is kept), `divisor`. Where Ẑ is used: `overlap/mean`, `overlap/p05` and
+    `overlap/p50`.
 
     Args:
         corrected: what `correct` or `policy_loss` gave.
@@ -325,7 +372,8 @@ def metrics(corrected: Corrected, given: Proposed) -> dict[str, float]:
         "acceptance_rate": corrected.weights.accept[mask].mean(),
         "weight/mean": factor.mean(),
         "weight/max": factor.max(),
-        "ess": torch.as_tensor(log_ratios.effective_sample_size(factor)),
+        # A number where no token is kept: trainers take means over microbatches.
+        "ess": torch.where(factor.max() == 0, 0.0, torch.as_tensor(log_ratios.effective_sample_size(factor))),
         "divisor": factor.new_tensor(corrected.divisor),
     }
     if corrected.tokens.overlap is not None:

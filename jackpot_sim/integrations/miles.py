@@ -94,13 +94,13 @@ class Miles(Slime):
 
     @override
     def log_probs(self, batch: Mapping[str, object], logits: Tensor) -> list[Tensor]:
-        found = import_module(_PROCESSORS).get_log_probs_and_entropy(logits, **self._named(batch))
+        found = import_module(_PROCESSORS).get_log_probs_and_entropy(logits, **self._named(batch, logits))
         return list(found["log_probs"])
 
     @override
     def logits(self, batch: Mapping[str, object], logits: Tensor) -> list[Tensor]:
-        return [chunk for chunk, _ in import_module(_PROCESSORS).get_responses(logits, **self._named(batch))]
+        return [chunk for chunk, _ in import_module(_PROCESSORS).get_responses(logits, **self._named(batch, logits))]
 
     @override
-    def _named(self, batch: Mapping[str, object]) -> dict[str, object]:
-        return super()._named(batch) | {"max_seq_lens": self.max_seq_lens}
+    def _named(self, batch: Mapping[str, object], logits: Tensor) -> dict[str, object]:
+        return super()._named(batch, logits) | {"max_seq_lens": self.max_seq_lens}

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
+from jackpot_sim.core.backend import namespace
+from jackpot_sim.core.checks import check_reals, check_same_shape, check_shape
 from jackpot_sim.core.topk import TopK
 from jackpot_sim.estimators import UpdateTarget
 from jackpot_sim.integrations.corrected import Settings, agreement, correct, metrics, uniforms
@@ -46,17 +48,32 @@ def padded(rows: Sequence[Tensor]) -> Tensor:
         rows: tensors that differ in the length of their first axis alone.
 
     Raises:
-        ValueError: there is no row.
+        TypeError: rows are no tensors, or of several dtypes.
+        ValueError: there is no row, or they differ in another axis.
     """
     import torch
 
     if not rows:
         raise ValueError("a batch needs at least one rollout, and there is none")
+    namespace(*rows)
+    for row in rows:
+        if row.dtype != rows[0].dtype:
+            raise TypeError(f"rows have dtypes {rows[0].dtype} and {row.dtype}: they must be the same")
+        one = tuple(row.shape[:1]) or (1,)
+        check_shape(row, (*one, *rows[0].shape[1:]), "one of rows", "only their first axes may differ")
     return torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True)
 
 
 def unpadded(values: Tensor, lengths: Sequence[int]) -> list[Tensor]:
-    """The rows of a batch (n, longest, …) without what is behind their ends: the inverse of `padded`."""
+    """The rows of a batch (n, longest, …) without what is behind their ends: the inverse of `padded`.
+
+    Raises:
+        TypeError: the batch is no tensor.
+        ValueError: it has another number of rows, or of places, than these lengths.
+    """
+    namespace(values)
+    shape = (len(lengths), max(lengths), *values.shape[2:])
+    check_shape(values, shape, "values", "as many rows as lengths, as long as the longest")
     return [row[:length] for row, length in zip(values, lengths, strict=True)]
 
 
@@ -93,7 +110,8 @@ def corrected_term(
         loss_masks: 1 on the tokens that count, of each whole response.
 
     Raises:
-        ValueError: log-probs are missing, or the correction needs more than this hook sees.
+        TypeError: the loss or log-probs are no real floating numbers.
+        ValueError: log-probs are missing or of other tokens, or the correction needs more than this hook sees.
     """
     import torch
 
@@ -106,14 +124,18 @@ def corrected_term(
         )
     old, actor = rows_of(train_log_probs, "log_probs"), rows_of(rollout_log_probs, "rollout_log_probs")
     with torch.no_grad():
+        old, actor = layout.whole(old), layout.whole(actor)
+        check_rows_of_tokens(loss_masks, train_log_probs=old, rollout_log_probs=actor)
         mask = padded(list(loss_masks)) > 0
         if not bool(mask.any()):
             return pg_loss, of_tokens(agreement(settings), pg_loss)
-        p_ref, q = padded(layout.whole(old)), padded(layout.whole(actor))
+        p_ref, q = padded(old), padded(actor)
         given = proposed(settings, q, p_ref, mask, torch.ones_like(q[:, 0]), None, None)
         corrected = correct(settings, given, TokenPass(p_ref))
         lengths = [len(each) for each in loss_masks]
-        factor = torch.cat(layout.part(unpadded(corrected.factor, lengths))).to(pg_loss.dtype)
+        factor = torch.cat(layout.part(unpadded(corrected.factor, lengths)))
+        check_same_shape(factor, check_reals(pg_loss, "pg_loss"), "the packed loss_masks", "pg_loss")
+        factor = factor.to(pg_loss.dtype)
     figures = of_tokens(metrics(corrected, given), pg_loss)
     if not getattr(args, "use_tis", True):
         return pg_loss, figures
@@ -129,6 +151,27 @@ def rows_of(found: object, name: str) -> list[Tensor]:
     return list(found)  # type: ignore[call-overload, no-any-return]
 
 
+def check_rows_of_tokens(loss_masks: Sequence[Tensor], **fields: Sequence[Tensor]) -> None:
+    """Refuses fields of real floating numbers that have not one for each token of each response.
+
+    Padding would hide a row that is too short.
+
+    Raises:
+        TypeError: their numbers are of another kind, or libraries differ.
+        ValueError: there are more or fewer responses, or tokens.
+    """
+    for name, rows in fields.items():
+        check_as_many(loss_masks, rows, name)
+        for mask, row in zip(loss_masks, rows, strict=True):
+            check_same_shape(mask, check_reals(row, name), "a row of loss_masks", f"that of {name}")
+
+
+def check_as_many(loss_masks: Sequence[Tensor], rows: Sequence[Tensor], name: str) -> None:
+    """Refuses a field that has not one row for each response."""
+    if len(rows) != len(loss_masks):
+        raise ValueError(f"{name} has {len(rows)} rows, loss_masks has {len(loss_masks)}: one for each response")
+
+
 def proposed(
     settings: Settings,
     actor: Tensor,
@@ -139,10 +182,11 @@ def proposed(
     reference_on_topk: Tensor | None,
 ) -> Proposed:
     """A microbatch as the objective takes it, with uniforms of its own, and Ẑ of the microbatch without a top-k."""
-    drawn = uniforms(actor, mask, settings.seed)
+    drawn = uniforms(actor, mask, settings.seed, name="rollout_log_probs")
     return Proposed(actor, reference, mask, advantage, topk, reference_on_topk, drawn, overlap_of_batch=topk is None)
 
 
 def of_tokens(figures: Mapping[str, float], like: Tensor) -> dict[str, Tensor]:
     """Figures as trainers sum them: one number for each token, all the same."""
+    check_reals(like, "like")
     return {PREFIX + name: like.new_full(like.shape, value).detach() for name, value in figures.items()}

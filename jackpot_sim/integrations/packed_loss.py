@@ -5,10 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from jackpot_sim.core.checks import check_integers, check_reals, check_same_shape, check_same_states
 from jackpot_sim.core.topk import TopK
 from jackpot_sim.estimators import UpdateTarget
 from jackpot_sim.integrations.corrected import Loss, Settings, agreement, metrics, policy_loss
-from jackpot_sim.integrations.packed import Layout, of_tokens, padded, proposed, rows_of, settings_of
+from jackpot_sim.integrations.packed import (
+    Layout,
+    check_as_many,
+    check_rows_of_tokens,
+    of_tokens,
+    padded,
+    proposed,
+    rows_of,
+    settings_of,
+)
 from jackpot_sim.training.objective import Proposed, TokenPass
 
 if TYPE_CHECKING:
@@ -25,7 +35,9 @@ def whole_loss(
     """The project's own loss of a microbatch under the trainer's divisors, and its figures.
 
     Raises:
-        ValueError: the arguments ask for a term that this loss does not have, or log-probs are missing.
+        TypeError: an array holds numbers of another kind.
+        ValueError: the arguments ask for a term that this loss does not have, or log-probs are missing or of other
+            tokens.
     """
     import torch
 
@@ -59,13 +71,14 @@ def _given(
 
     Without log-probs from before the update, p_ref is the policy under way, as the trainer's own loss has it.
     """
-    actor = padded(rows_of(batch.get("rollout_log_probs"), "rollout_log_probs"))
-    advantages = padded(rows_of(batch.get("advantages"), "advantages"))
-    mask = padded(rows_of(batch.get("loss_masks"), "loss_masks")) > 0
+    names = ("rollout_log_probs", "advantages", "loss_masks")
+    actor, advantages, masks = (rows_of(batch.get(name), name) for name in names)
+    before = batch.get("log_probs")
+    old = rows_of(before, "log_probs") if before else [each.detach() for each in new]
+    check_rows_of_tokens(masks, rollout_log_probs=actor, advantages=advantages, log_probs=old, logits=new)
+    mask = padded(masks) > 0
     if not bool(mask.any()):
         return None, None
-    before = batch.get("log_probs")
-    old = padded(rows_of(before, "log_probs") if before else [each.detach() for each in new])
     topk, on_topk = _on_topk(settings, layout, args, batch, logits)
     needed = settings.target is UpdateTarget.REFERENCE or settings.correction.subtracts_mean
     if topk is not None and before and needed:
@@ -74,7 +87,7 @@ def _given(
             "correction is centred, pass --use-rollout-logprobs"
         )
     reference = None if on_topk is None or before else on_topk.detach()
-    return proposed(settings, actor, old, mask, advantages, topk, reference), on_topk
+    return proposed(settings, padded(actor), padded(old), mask, padded(advantages), topk, reference), on_topk
 
 
 _OTHER_TERMS: tuple[tuple[str, str, Callable[[object], bool]], ...] = (
@@ -112,15 +125,23 @@ def _on_topk(
         return None, None
     if getattr(args, "tensor_model_parallel_size", 1) > 1:
         raise ValueError("log-probs of the actor's top-k need whole rows of logits: write topk: 0, or leave out TP")
-    k = settings.topk
-    ids = [each[:, :k].long() for each in rows_of(batch["rollout_topk_token_ids"], "rollout_topk_token_ids")]
-    actor = [each[:, :k] for each in rows_of(batch.get("rollout_topk_log_probs"), "rollout_topk_log_probs")]
+    k, id_name, name = settings.topk, "rollout_topk_token_ids", "rollout_topk_log_probs"
+    ids, actor = rows_of(batch[id_name], id_name), rows_of(batch.get(name), name)
+    masks, logits_of = rows_of(batch["loss_masks"], "loss_masks"), layout.logits(batch, logits)
+    check_as_many(masks, ids, id_name)
+    check_as_many(masks, actor, name)
+    for mask, id_, log_prob in zip(masks, ids, actor, strict=True):
+        check_same_states(mask[:, None], check_integers(id_, id_name), "loss_masks[:, None]", id_name)
+        check_same_shape(id_, check_reals(log_prob, name), id_name, name)
+        if bool((id_ >= (vocab := logits.shape[-1])).any()):
+            raise ValueError(f"{id_name} must be below {vocab}, the policy's vocabulary, and below 0 for no token")
+    ids, actor = [each[:, :k].long() for each in ids], [each[:, :k] for each in actor]
     unused = [(id_ < 0) | log_prob.isneginf() for id_, log_prob in zip(ids, actor, strict=True)]
     ids = [each.masked_fill(place, 0) for each, place in zip(ids, unused, strict=True)]
     # Response by response, since rows of logits are large; in float32, as the trainer's own log-probs are.
     new = [
         (row.gather(-1, id_).float() - row.float().logsumexp(-1, keepdim=True)).masked_fill(place, -torch.inf)
-        for row, id_, place in zip(layout.logits(batch, logits), ids, unused, strict=True)
+        for row, id_, place in zip(logits_of, ids, unused, strict=True)
     ]
     stored = [each.float().masked_fill(place, -torch.inf) for each, place in zip(actor, unused, strict=True)]
     return TopK(padded(ids).int(), padded(stored)), padded(new)

@@ -18,6 +18,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Protocol
 
+from jackpot_sim.core.checks import check_mask, check_reals, check_same_shape
 from jackpot_sim.integrations.corrected import Loss, Settings, agreement, metrics, policy_loss, uniforms
 from jackpot_sim.integrations.versions import warn_untested
 from jackpot_sim.training.objective import Divisor, Proposed, TokenPass
@@ -62,7 +63,9 @@ def corrected_loss(inputs: LossInputs, correction: object = "jackpot", **own: ob
         **own: `seed`, as `Settings.of` has it.
 
     Raises:
-        ValueError: no such correction, one that needs more than the sequence, or a negative loss weight.
+        TypeError: the mask is not boolean, or another array holds no real floating numbers.
+        ValueError: no such correction, one that needs more than the sequence, a shape that differs, or a negative
+            loss weight.
 
     Warns:
         UntestedVersionWarning: prime-rl has another version than the one that was tested.
@@ -71,10 +74,11 @@ def corrected_loss(inputs: LossInputs, correction: object = "jackpot", **own: ob
 
     settings = settings_of(correction, **own)
     warn_untested("prime-rl")
+    _check(inputs)
     new, mask = inputs.trainer_logprobs[None], inputs.loss_mask[None]
     if bool(mask.any()):
         actor = inputs.inference_logprobs[None]
-        drawn = uniforms(actor, mask, settings.seed)
+        drawn = uniforms(actor, mask, settings.seed, name="inference_logprobs")
         before = new.detach().to(actor.dtype)
         given = Proposed(actor, before, mask, inputs.advantages[None], None, None, drawn, overlap_of_batch=True)
         shares = _shares(inputs)[None]
@@ -100,6 +104,14 @@ def settings_of(correction: object, **own: object) -> Settings:
     if settings.correction.subtracts_mean:
         raise ValueError(f"{name} needs the actor's likeliest tokens, which prime-rl's loss does not see")
     return settings
+
+
+def _check(inputs: LossInputs) -> None:
+    check_mask(inputs.loss_mask, inputs.trainer_logprobs, "trainer_logprobs", "loss_mask")
+    for name in ("trainer_logprobs", "inference_logprobs", "advantages", "loss_weights"):
+        values = getattr(inputs, name)
+        if values is not None:
+            check_same_shape(inputs.loss_mask, check_reals(values, name), "loss_mask", name)
 
 
 def _shares(inputs: LossInputs) -> Tensor:

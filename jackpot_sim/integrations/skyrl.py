@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from jackpot_sim.core.checks import check_reals, check_same_shape
 from jackpot_sim.integrations.corrected import Loss, Settings, agreement, metrics, policy_loss, uniforms
 from jackpot_sim.integrations.versions import warn_untested
 from jackpot_sim.requirements import RequirementError
@@ -97,18 +98,24 @@ class CorrectedPolicyLoss:
             rollout_logprobs: log q, likewise.
 
         Raises:
-            ValueError: SkyRL hands over no log-probs of its engine, or corrects by itself too.
+            TypeError: log-probs or advantages are no real floating numbers.
+            ValueError: SkyRL hands over no log-probs of its engine, or corrects by itself too, or a shape differs.
         """
         import torch
 
         if rollout_logprobs is None:
             raise ValueError("SkyRL hands over no rollout_logprobs: set generator.sampling_params.logprobs=1")
         _refuse_own_correction(config)
+        beside = {"old_log_probs": old_log_probs, "advantages": advantages, "rollout_logprobs": rollout_logprobs}
+        for name, values in ({"log_probs": log_probs} | beside).items():
+            check_same_shape(log_probs, check_reals(values, name), "log_probs", name)
+        if loss_mask is not None:
+            check_same_shape(log_probs, loss_mask, "log_probs", "loss_mask")
         shares = torch.ones_like(advantages) if loss_mask is None else loss_mask.to(advantages.dtype)
         mask = shares > 0
         if not bool(mask.any()):
             return 0.0 * log_probs.sum(), _named(agreement(self.settings), 0.0)
-        drawn = uniforms(rollout_logprobs, mask, self.settings.seed)
+        drawn = uniforms(rollout_logprobs, mask, self.settings.seed, name="rollout_logprobs")
         given = Proposed(*(rollout_logprobs, old_log_probs, mask, advantages, None, None, drawn), overlap_of_batch=True)
         low, high = (getattr(config, name) for name in ("eps_clip_low", "eps_clip_high"))
         loss, corrected = policy_loss(

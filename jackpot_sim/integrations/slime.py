@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from jackpot_sim.core.backend import namespace
+from jackpot_sim.core.checks import check_reals, check_shape
 from jackpot_sim.integrations import packed
 from jackpot_sim.integrations.packed_loss import whole_loss
 from jackpot_sim.integrations.versions import warn_untested
@@ -119,18 +121,25 @@ class Slime:
         """log p of each response's tokens with its graph, by slime's own function."""
         loss = import_module("slime.backends.megatron_utils.loss")
         replayed = loss.get_rollout_top_p_logprob_kwargs(self.args, batch)
-        _, found = loss.get_log_probs_and_entropy(logits, **self._named(batch), **replayed)
+        _, found = loss.get_log_probs_and_entropy(logits, **self._named(batch, logits), **replayed)
         return list(found["log_probs"])
 
     def logits(self, batch: Mapping[str, object], logits: Tensor) -> list[Tensor]:
         """The logits of each response's states, by slime's own function."""
         loss = import_module("slime.backends.megatron_utils.loss")
-        return [chunk for chunk, _ in loss.get_responses(logits, **self._named(batch))]
+        return [chunk for chunk, _ in loss.get_responses(logits, **self._named(batch, logits))]
 
-    def _named(self, batch: Mapping[str, object]) -> dict[str, object]:
+    def _named(self, batch: Mapping[str, object], logits: Tensor) -> dict[str, object]:
+        """The arguments beside logits, which are refused where the trainer's own functions would cut them short."""
+        tokens = batch["unconcat_tokens"]
+        namespace(logits, *tokens)  # type: ignore[misc]
+        check_reals(logits, "logits", "rows", "tokens", "vocab")
+        if self.shards == 1 and getattr(self.args, "qkv_format", "thd") == "thd":
+            states = max(logits.shape[1], sum(self.total_lengths))  # there may be padding behind them
+            check_shape(logits, (1, states, logits.shape[2]), "logits", "the states of all packed sequences")
         return {
             "args": self.args,
-            "unconcat_tokens": batch["unconcat_tokens"],
+            "unconcat_tokens": tokens,
             "total_lengths": self.total_lengths,
             "response_lengths": self.response_lengths,
         }

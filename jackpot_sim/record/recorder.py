@@ -9,6 +9,7 @@ python -m jackpot_sim.diagnose rollouts
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -55,8 +56,12 @@ class Recorder:
         Args:
             folder: the folder.
             rank: the number of this process; None: the variable RANK, which torchrun and others set, or 0.
+
+        Raises:
+            TypeError: the folder is no path.
+            ValueError: it is a file, or cannot be written.
         """
-        self.folder = Path(folder)
+        self.folder = _writable(folder)
         self.rank = int(os.environ.get("RANK", "0")) if rank is None else rank
         self._parts: dict[int, int] = {}
 
@@ -143,6 +148,21 @@ class Recorder:
                 other.unlink(missing_ok=True)
         self._parts[step] = part + 1
         return path
+
+
+def _writable(folder: str | Path) -> Path:
+    """The path of a folder, refused where no file could be written later; nothing is made."""
+    if not isinstance(folder, str | Path) or not str(folder):
+        raise TypeError(f"rollouts are recorded in a folder: give its path, not {folder!r}")
+    path = Path(folder)
+    there = next(each for each in (path, *path.absolute().parents) if os.path.lexists(each))
+    if not there.is_dir():
+        raise ValueError(f"rollouts cannot be recorded in {path}: {there} is a file, not a folder")
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            return path
+    except OSError as error:
+        raise ValueError(f"rollouts cannot be recorded in {path}: {error.strerror}") from error
 
 
 def _flags(values: Array, name: str, shape: tuple[int, ...] | None = None) -> Flags:

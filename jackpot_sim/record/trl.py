@@ -43,7 +43,7 @@ class RecordsRollouts:
 
     def _generate_single_turn(self, *args: object, **kwargs: object) -> tuple[object, object]:
         engine = getattr(self, "vllm_generation", None)
-        with noting(self.topk) as law, asking(engine, self.topk, self._stored):
+        with noting(self.topk) as law, asking(engine, self.topk, self._stored, self._vocab):
             ids, log_probs = self._above()._generate_single_turn(*args, **kwargs)
         if log_probs is None and law.calls:
             self._noted = True
@@ -57,8 +57,8 @@ class RecordsRollouts:
         if log_probs is not None:
             self._places = places(log_probs)
         ids, on_topk = (of_rollout_func.pop(name, None) for name in ("topk_ids", "topk_logprobs"))
-        if ids is not None and on_topk is not None and self.topk:
-            self._places = self._stored.fill(ids, on_topk, self.topk)
+        if self.topk and not (ids is None and on_topk is None):
+            self._places = self._stored.fill(ids, on_topk, [*map(len, found[1])], self.topk, self._vocab)
         return found
 
     def _actor_topk(self, length: int) -> Pair | None:
@@ -78,6 +78,11 @@ class RecordsRollouts:
             # Without vLLM TRL expects none, and one of its options would compute something else with them.
             output.pop("sampling_per_token_logps", None)
         return output
+
+    @property
+    def _vocab(self) -> int:
+        """The tokens of the policy."""
+        return int(self._trainer.model.config.get_text_config().vocab_size)
 
     def _above(self) -> Trainer:
         """The trainer's methods behind this mixin."""

@@ -53,16 +53,38 @@ class Stored:
         return first
 
     def fill(
-        self, ids: Sequence[Sequence[Sequence[int]]], log_probs: Sequence[Sequence[Sequence[float]]], k: int
+        self,
+        ids: Sequence[Sequence[Sequence[int]]] | None,
+        log_probs: Sequence[Sequence[Sequence[float]]] | None,
+        lengths: Sequence[int],
+        k: int,
+        vocab: int,
     ) -> list[list[int]]:
-        """Stores the likeliest tokens of whole completions, a list of each token, likeliest first; their places."""
-        import torch
+        """Stores the likeliest tokens of whole completions, as a rollout_func returns them; their places.
 
-        flat = [list(each) for row in ids for each in row]
-        k = min([k, *map(len, flat)])
-        if flat:
-            kept = [list(each)[:k] for row in log_probs for each in row]
-            self.add(torch.tensor([each[:k] for each in flat], dtype=torch.int32), torch.tensor(kept).float())
+        Args:
+            ids: `topk_ids`: of each token a list, likeliest first.
+            log_probs: `topk_logprobs`, likewise.
+            lengths: the tokens of each completion.
+            k: the likeliest tokens that are kept.
+            vocab: the tokens of the policy.
+
+        Raises:
+            ValueError: one of the two is missing or of another shape, or as `likeliest_of`.
+        """
+        if ids is None or log_probs is None:
+            raise ValueError("a rollout_func gives topk_ids and topk_logprobs, or neither: one of them is missing")
+        widths = [_widths(each) for each in (ids, log_probs)]
+        for name, own in zip(("topk_ids", "topk_logprobs"), widths, strict=True):
+            if own is None or [*map(len, own)] != [*lengths]:
+                raise ValueError(f"{name} must hold a list for each token of each completion, likeliest first")
+        if widths[0] != widths[1]:
+            raise ValueError("topk_ids and topk_logprobs hold lists of different lengths for the same token")
+        k = min([k, *(len(each) for row in ids for each in row)])
+        if any(lengths):
+            tokens = [list(each)[:k] for row in ids for each in row]
+            values = [list(each)[:k] for row in log_probs for each in row]
+            self.add(*likeliest_of(tokens, values, vocab, ("topk_ids", "topk_logprobs")))
         ends = accumulate(map(len, ids))
         return [list(range(end - len(row), end)) for end, row in zip(ends, ids, strict=True)]
 
@@ -84,6 +106,60 @@ class Stored:
         for row, own in zip(rows, places, strict=True):
             row[: len(own)] = torch.tensor(own, dtype=torch.long).clamp(min=0)
         return ids[rows.to(ids.device)].to(device), log_probs[rows.to(ids.device)].to(device)
+
+
+def _widths(rows: Sequence[Sequence[Sequence[float]]]) -> list[list[int]] | None:
+    """The length of each token's list in each completion; None where these are no such lists."""
+    try:
+        return [[len(each) for each in row] for row in rows]
+    except TypeError:
+        return None
+
+
+_SURPLUS = 0.02
+"""The probability above 1 that rounding may add up to in the likeliest tokens of a state."""
+
+
+def likeliest_of(
+    ids: Sequence[Sequence[int]], log_probs: Sequence[Sequence[float | None]], vocab: int, names: tuple[str, str]
+) -> Pair:
+    """The likeliest tokens of states that another program gave, checked.
+
+    Args:
+        ids: k tokens of each state, likeliest first.
+        log_probs: their log-probs, nats; None, or −inf, where there is none.
+        vocab: the tokens of the policy, below which all ids lie.
+        names: the program's names for the two.
+
+    Raises:
+        ValueError: ids are no whole numbers, lie outside the vocabulary or stand twice in a state; log-probs are no
+            numbers, above 0, not in order, or add up to more than a law; or a state has none.
+    """
+    import torch
+
+    own, of = names
+    try:
+        tokens = torch.tensor(ids)
+        values = torch.tensor([[-torch.inf if each is None else each for each in row] for row in log_probs]).float()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{own} and {of} must hold lists of numbers: {' '.join(str(error).split())}") from error
+    if not tokens.numel():
+        raise ValueError(f"{own} has an empty list: give at least one of the likeliest tokens at each state")
+    if tokens.is_floating_point() or tokens.dtype == torch.bool:
+        raise ValueError(f"{own} must hold whole numbers, got {tokens.dtype}")
+    least, most = int(tokens.min()), int(tokens.max())
+    if least < 0 or most >= vocab:
+        outside = least if least < 0 else most
+        raise ValueError(f"{own} holds {outside}, and the policy's tokens are 0 to {vocab - 1}")
+    ordered = tokens.sort(-1).values
+    if bool((ordered[:, 1:] == ordered[:, :-1]).any()):
+        raise ValueError(f"{own} names a token twice at one state")
+    if bool((~(values <= 0.1)).any()) or bool((values.exp().sum(-1) > 1 + _SURPLUS).any()):
+        raise ValueError(f"{of} must be log-probs: at most 0, with probabilities that add up to at most 1 at a state")
+    known = values[:, 1:].isfinite() & values[:, :-1].isfinite()
+    if bool((known & (values[:, 1:] > values[:, :-1] + 1e-3)).any()):
+        raise ValueError(f"{of} rises within a state: list the likeliest token first")
+    return tokens.int(), values
 
 
 class Law:
@@ -210,7 +286,7 @@ def _around(owner: Any, name: str, wrapper: Callable[..., Any]) -> Iterator[None
 
 
 @contextmanager
-def asking(engine: Any, topk: int, stored: Stored) -> Iterator[None]:
+def asking(engine: Any, topk: int, stored: Stored, vocab: int) -> Iterator[None]:
     """TRL's client of vLLM at work with so many likeliest tokens; to TRL it returns the sampled token's alone."""
     if engine is None or not topk or not hasattr(engine, "logprobs"):
         yield
@@ -220,7 +296,7 @@ def asking(engine: Any, topk: int, stored: Stored) -> Iterator[None]:
 
     def with_topk(*args: Passed, **kwargs: Passed) -> Passed:
         prompts, completions, log_probs, ids = generate(*args, **kwargs)
-        return prompts, completions, placed(completions, log_probs, ids, topk, stored), ids
+        return prompts, completions, placed(completions, log_probs, ids, topk, stored, vocab), ids
 
     engine.logprobs, engine.generate = topk, with_topk
     try:
@@ -236,6 +312,7 @@ def placed(
     ids: Sequence[Sequence[Sequence[int]]] | None,
     topk: int,
     stored: Stored,
+    vocab: int,
 ) -> list[list[list[float | None]]] | None:
     """The sampled tokens' log-probs out of an engine's lists, one in each list, with the likeliest put in `stored`.
 
@@ -248,23 +325,25 @@ def placed(
         ids: the tokens that these are of.
         topk: the likeliest tokens that are kept; fewer where a list is shorter.
         stored: takes them.
-    """
-    import torch
+        vocab: the tokens of the policy.
 
+    Raises:
+        ValueError: a list does not hold the sampled token, or as `likeliest_of`.
+    """
     if log_probs is None or ids is None:
         return None
     flat = [pair for row in zip(ids, log_probs, strict=True) for pair in zip(*row, strict=True)]
     if not flat:
         return [[] for _ in completions]
     k = min([topk, *(len(its) for its, _ in flat)])
-    first = stored.add(
-        torch.tensor([its[:k] for its, _ in flat], dtype=torch.int32),
-        torch.tensor([[float("-inf") if each is None else each for each in its[:k]] for _, its in flat]),
-    )
+    kept = ([its[:k] for its, _ in flat], [its[:k] for _, its in flat])
+    first = stored.add(*likeliest_of(*kept, vocab, ("the engine's token ids", "the engine's log-probs")))
     found: list[list[list[float | None]]] = []
     for completion, its_ids, its_log_probs in zip(completions, ids, log_probs, strict=True):
         own: list[list[float | None]] = []
         for token, of_ids, of_log_probs in zip(completion, its_ids, its_log_probs, strict=True):
+            if token not in of_ids:
+                raise ValueError(f"the engine's lists have no log-prob of token {token}, which it wrote itself")
             sampled = of_log_probs[list(of_ids).index(token)]
             own.append([None if sampled is None else Placed(sampled, first)])
             first += 1

@@ -91,14 +91,15 @@ def parse(
         place: names the place of an error.
 
     Raises:
-        StudyError: a field is unknown, missing or out of range; the message names the first one.
+        StudyError: a field is unknown, missing or out of range; the message explains the first one, and names the
+            places of others.
     """
     try:
         return _validated(model, mapping)
     except ValidationError as error:
         # A misspelt field often leaves another one missing: the misspelling comes first.
         errors = sorted(error.errors(include_url=False), key=lambda each: each["type"] not in _UNKNOWN_FIELD)
-        raise StudyError(_sentence(errors[0], len(errors), kinds, place)) from error
+        raise StudyError(_sentence(errors[0], kinds, place) + _others(errors, place)) from error
 
 
 def _validated(model: type[Model], mapping: Mapping[str, object]) -> Model:
@@ -124,7 +125,18 @@ def _with_whole_numbers(value: object) -> object:
     return whole_number(value) if isinstance(value, str) else value
 
 
-def _sentence(error: ErrorDetails, count: int, kinds: Kinds, place: Place) -> str:
+_NAMED = 3
+"""The places of further errors that are named."""
+
+
+def _others(errors: Sequence[ErrorDetails], place: Place) -> str:
+    """How many errors there are beyond the first, and the places of some."""
+    _, *places = dict.fromkeys(place(each["loc"]) or "study" for each in errors)
+    named = f": {', '.join(places[:_NAMED])}" if places else ""
+    return f" (and {len(errors) - 1} more{named})" if len(errors) > 1 else ""
+
+
+def _sentence(error: ErrorDetails, kinds: Kinds, place: Place) -> str:
     location, message, kind = error["loc"], error["msg"], error["type"]
     where = place(location) or "study"
     message = message.removeprefix("Value error, ")
@@ -139,8 +151,7 @@ def _sentence(error: ErrorDetails, count: int, kinds: Kinds, place: Place) -> st
         message = "its kind is missing" + _option(f"{where}.kind")
     elif kind == "missing":
         message = "it is missing" + _option(where)
-    more = f" (and {count - 1} more)" if count > 1 else ""
-    return f"{where}: {message}{more}"
+    return f"{where}: {message}"
 
 
 def _option(place: str) -> str:

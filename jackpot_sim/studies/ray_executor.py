@@ -43,6 +43,8 @@ _ENVIRONMENT = {
     "RAY_DEDUP_LOGS_SKIP_REGEX": ".*",  # the lines of nodes that end, which are printed whatever is asked of Ray
 }
 _OF_A_CLUSTER = {"RAY_gcs_server_port_wait_time_s": str(ANSWERS_WITHIN)}
+_SETTINGS = b"\x00\x00\x00\x04\x00\x00\x00\x00\x00"
+"""The first frame of either side of HTTP/2, which Ray speaks (RFC 9113, 3.4); its fourth byte is its kind."""
 _UNAUTHENTICATED = ("Unauthenticated", "InvalidAuthToken", "AuthenticationError", "authentication token")
 
 
@@ -166,12 +168,13 @@ def opened(
             or else a local one is started.
 
     Raises:
-        StudyError: there is no such cluster, or it has no room for a worker.
+        StudyError: there is no such cluster, its token is missing, or it has no room for a worker.
     """
     require("ray", purpose="--executor ray")
-    address = address or os.environ.get("RAY_ADDRESS") or None
+    told, address = "--ray-address" if address else "RAY_ADDRESS", address or os.environ.get("RAY_ADDRESS") or None
+    _require_token()
     if address is not None:
-        _require_answer(address)
+        _require_answer(address, told)
     ray = _connected(address, None if address else local * threads)
     over = threading.Event()
     try:
@@ -187,30 +190,50 @@ def opened(
             ray.shutdown()
 
 
-def _require_answer(address: str) -> None:
+def _require_answer(address: str, told: str) -> None:
+    """Refuses an address at which no Ray cluster answers; it was told by an option or a variable of that name."""
     if address == "auto":  # a cluster that was killed leaves its address, for which Ray waits minutes
         current = Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray" / "ray_current_cluster"
         address = current.read_text(encoding="utf-8").strip() if current.is_file() else "auto"
         if not _answers(address):
-            raise StudyError("--ray-address auto: no Ray cluster runs on this machine: start one with `ray start`")
+            raise StudyError(f"{told} auto: no Ray cluster runs on this machine: start one with `ray start`")
         return
     host, _, port = address.rpartition(":")
     if "://" in address or not host or not port.isdecimal():
         raise StudyError(
-            f"--ray-address {address}: give HOST:PORT of a cluster that this machine is a node of, as `ray start` "
+            f"{told} {address}: give HOST:PORT of a cluster that this machine is a node of, as `ray start` "
             "prints it, or auto"
         )
     if not _answers(address):
         raise StudyError(
-            f"nobody answers at --ray-address {address}: start a cluster with `ray start --head`, or leave the option "
-            "away to start a local one"
+            f"nobody answers at {told} {address}: start a cluster with `ray start --head`, or leave {told} away to "
+            "start a local one"
         )
+    if not _speaks(address):
+        raise StudyError(f"what answers at {told} {address} is no Ray cluster: give the port of `ray start --head`")
+
+
+def _speaks(address: str) -> bool:
+    """False where another server answers, for which Ray would wait two minutes; one that is silent may be Ray's."""
+    if os.environ.get("RAY_USE_TLS", "0") != "0":
+        return True
+    with contextlib.suppress(TimeoutError), _connection(address) as connection:
+        try:
+            connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + _SETTINGS)
+            return connection.recv(9)[3:4] == _SETTINGS[3:4]
+        except ConnectionError:
+            return False
+    return True
+
+
+def _connection(address: str) -> socket.socket:
+    host, _, port = address.rpartition(":")
+    return socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWERS_WITHIN)
 
 
 def _answers(address: str) -> bool:
-    host, _, port = address.rpartition(":")
     try:
-        with socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWERS_WITHIN):
+        with _connection(address):
             return True
     except (OSError, ValueError, OverflowError):
         return False
@@ -233,6 +256,11 @@ def _connected(address: str | None, cpus: int | None) -> ModuleType:
                 ray.init(address=address, **quiet)
         except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
             said = f"{error} {error.__cause__ or ''} {heard()}"
+            if isinstance(error, ray.exceptions.AuthenticationError):  # before anybody was asked
+                raise StudyError(
+                    "RAY_AUTH_MODE is token, and there is no token here: give that of the cluster by "
+                    "RAY_AUTH_TOKEN_PATH or as ~/.ray/auth_token"
+                ) from error
             if any(sign in said for sign in _UNAUTHENTICATED):
                 raise StudyError(
                     f"the Ray cluster at {address} asks for a token that is not this one's: set RAY_AUTH_MODE to the "
@@ -240,6 +268,25 @@ def _connected(address: str | None, cpus: int | None) -> ModuleType:
                 ) from error
             raise StudyError(f"Ray cannot be started: {str(error).strip().splitlines()[0]}") from error
     return ray
+
+
+def _require_token() -> None:
+    """Refuses a token that is none: one that is no text ends this process inside Ray, without a word.
+
+    Raises:
+        StudyError: see above.
+    """
+    token, path = os.environ.get("RAY_AUTH_TOKEN"), os.environ.get("RAY_AUTH_TOKEN_PATH")
+    if os.environ.get("RAY_AUTH_MODE", "").lower() == "disabled" or not (token or path):
+        return
+    told, remedy = "RAY_AUTH_TOKEN is set to", "give what `ray get-auth-token` prints, or unset it"
+    if not token:
+        told = f"RAY_AUTH_TOKEN_PATH names {path}, in which there is"
+        remedy = f"write one with `env -u RAY_AUTH_TOKEN_PATH ray get-auth-token --generate > {path}`, and share it"
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            token = Path(str(path)).read_text(encoding="ascii").strip()
+    if not (token and token.isascii() and token.isprintable()):
+        raise StudyError(f"{told} no token: {remedy}")
 
 
 def _room(ray: ModuleType, threads: int, gpus: float) -> int:

@@ -61,6 +61,13 @@ class Workers:
             raise StudyError(f"--worker-threads must be at least 1, got {self.worker_threads}")
         if self.executor is ExecutorKind.SERIAL and self.worker_threads > 1:
             raise StudyError("--worker-threads cannot go with --executor serial, which has no workers")
+        here, elsewhere = os.cpu_count() or 1, self.ray_address or os.environ.get("RAY_ADDRESS")
+        if self.worker_threads > here and not (self.executor is ExecutorKind.RAY and elsewhere):
+            # A local Ray would believe in as many processors as it is told of.
+            raise StudyError(
+                f"--worker-threads {self.worker_threads} leaves no room for a worker: this machine has {here} "
+                f"processor{'s' * (here > 1)}, and no address of a Ray cluster is given"
+            )
         gpus = self.worker_gpus
         if not 0 <= gpus <= 1 and not (gpus > 1 and gpus.is_integer()):
             raise StudyError(f"--worker-gpus must be a whole number, or a part of one GPU, got {gpus:g}")

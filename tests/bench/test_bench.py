@@ -236,7 +236,7 @@ def test_options_of_overhead_reach_it_and_no_other(
     ]
     capsys.readouterr()
     assert cli.main(["memory", "--shape", "tiny"]) == 2
-    assert "only overhead has options of its own" in capsys.readouterr().err
+    assert "is an option of overhead alone" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -56,6 +56,8 @@ run                                                       | see --help
 --config study.yaml --ray-address head:6379               | goes with --executor ray
 --config study.yaml --worker-gpus 1                       | goes with --executor ray
 --config study.yaml --worker-threads 0                    | --worker-threads must be at least 1
+--config study.yaml --worker-threads 99999                | --worker-threads 99999 leaves no room for a worker
+--config study.yaml --executor ray --worker-threads 99999 | --worker-threads 99999 leaves no room for a worker
 --config study.yaml --executor ray --ray-address 127.0.0.1:9 | nobody answers at
 --config study.yaml --executor dask                       | --executor
 --config study.yaml --estimators                          | estimators
@@ -233,7 +235,9 @@ memory --out folder                | folder is a folder
 overhead --rounds 0 --out new.json | rounds
 memory --out /proc/nope            | cannot write
 memory --out no/such/file.json     | cannot write
-memory --vocab 5                   | only overhead has options
+memory --vocab 5                   | --vocab is an option of overhead alone
+trl --rounds 3                     | --rounds is an option of overhead alone
+trl --rounds                       | --rounds
 overhead --vocab x                 | --vocab
 overhead --vocab 0                 | vocab
 overhead --shape gpt5              | --shape
@@ -310,6 +314,7 @@ dump.jsonl --policy folder         | --policy folder: no checkpoint
 dump.jsonl --policy ./nowhere      | --policy ./nowhere: no such folder
 lacks.jsonl --policy policy        | lacks.jsonl, line 1
 dump.jsonl --tokenizer folder      | --tokenizer folder holds no tokenizer
+--example --executor ray --ray-address 127.0.0.1:9 | nobody answers at
 dump.jsonl --workers 0             | --workers must be at least 1
 dump.jsonl --plugin                | --plugin
 dump.jsonl --plugin study.yaml     | study.yaml
@@ -349,7 +354,11 @@ lacks.jsonl --out new              | no log-probs of the policy
 words.jsonl --out new              | words.jsonl
 nowhere.jsonl --out new/er         | does not exist
 dump.jsonl --out study.yaml/new    | Not a directory
---server x --out new               | --server goes with --policy
+--server x --out new               | --server must begin with http:// or https://, got x
+--server ftp://x --out new         | --server must begin with http
+--server http://x/v1 --out new     | --server goes with --policy
+--server http://127.0.0.1:9 --policy policy --prompts no.txt --out new | no.txt: cannot read prompts: No such file
+--server http://127.0.0.1:9 --policy policy --prompts prompts.jsonl --out new | cannot be reached
 """
 REPORT = """
 nowhere                            | nowhere holds no run

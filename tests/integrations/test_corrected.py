@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import pytest
@@ -93,9 +94,59 @@ def test_a_name_a_preset_a_mapping_a_text_and_objects_are_settings() -> None:
     mapping = {"kind": "jackpot", "c1": 3, "divisor": "accepted"}
     assert Settings.of(text) == Settings.of(mapping, topk=5) == Settings.of(expected) == expected
     assert Settings.of(jackpot, divisor="accepted", topk=5) == expected
+    assert Settings.of({"topk": 9} | mapping, topk=5) == expected
     assert Settings.of(EstimatorSpec(kind="jackpot", parameters={"c1": 3.0}), divisor="accepted", topk=5) == expected
     assert Settings.of("verl:decoupled_token_is").correction == estimators.get("verl:decoupled_token_is")
     assert Settings.of("{kind: jackpot, target: p_new}").target is UpdateTarget.POLICY
+
+
+@pytest.mark.parametrize("given", [None, 3, ["tis"], b"tis", type(estimators.get("tis")), Settings, estimators.get])
+def test_what_is_no_correction_is_told_what_one_is(given: Any) -> None:
+    named = "TruncatedImportanceSampling|Settings" if isinstance(given, type) else ""
+    with pytest.raises(TypeError, match=rf"^the correction is .*({named}).*: give a name \(jackpot\), a preset"):
+        Settings.of(given)
+
+
+def test_a_line_of_yaml_is_a_mapping_without_braces_too() -> None:
+    assert Settings.of("kind: jackpot") == Settings.of("jackpot")
+
+
+@pytest.mark.parametrize("bad", [0.7, float("nan"), float("inf")])
+@pytest.mark.parametrize("side", ["actor", "reference", "new"])
+def test_what_is_no_log_prob_is_refused_by_its_name(side: str, bad: float) -> None:
+    batch = case(CORRECTIONS["jackpot"], topk=False)
+    given, new = batch.given, new_of(batch).log_probs.detach().clone()
+    fields = {"actor": given.actor_log_probs, "reference": given.reference_log_probs, "new": new}
+    fields = {name: each.clone() for name, each in fields.items()}
+    fields[side][2, 1] = bad
+    name = {"actor": "the_engines", "reference": "log p_ref, .*", "new": "log p_new, .*"}[side]
+    sentence = f"^{name} holds {bad:g} at token 1 of row 2: log-probs are logarithms of probabilities, at most 0"
+    proposed = dataclasses.replace(given, reference_log_probs=fields["reference"])
+    if side == "actor":
+        with pytest.raises(ValueError, match=sentence):
+            uniforms(fields["actor"], batch.mask, name="the_engines")
+        return
+    with pytest.raises(ValueError, match=sentence):
+        correct(batch.settings, proposed, TokenPass(fields["new"]))
+    with pytest.raises(ValueError, match=sentence):
+        policy_loss(batch.settings, proposed, TokenPass(fields["new"]), Loss())
+
+
+def test_a_token_that_the_policy_cannot_write_has_no_weight_and_the_actor_wrote_none_such() -> None:
+    batch = case(CORRECTIONS["tis"], topk=False)
+    impossible = batch.given.reference_log_probs.clone()
+    impossible[2, 1] = -torch.inf
+    given = dataclasses.replace(batch.given, reference_log_probs=impossible)
+    assert correct(batch.settings, given, new_of(batch)).factor[2, 1] == 0
+    with pytest.raises(
+        ValueError, match=r"holds -inf at token 1 of row 2: .*, and finite for a token that was written"
+    ):
+        uniforms(impossible, batch.mask)
+    padded = LOG_PROBS.clone()
+    padded[:, -1] = 5.0
+    mask = MASK.clone()
+    mask[:, -1] = False
+    uniforms(padded, mask)
 
 
 def test_a_preset_brings_its_denominator() -> None:
@@ -114,6 +165,7 @@ def test_a_preset_brings_its_denominator() -> None:
         ("{kind: [", {}, "is no YAML"),
         ("{kind: jackpot, divisor: none}", {}, "divisor 'none' is none of proposed"),
         ("{kind: jackpot, acceptance_rate: 0.9}", {}, "give lam"),
+        ("{c1: 3}", {}, "no kind: write {kind: jackpot"),
         ("jackpot", {"topk": -1}, "topk must be at least 0"),
         ("jackpot", {"topk": 2.5}, "topk must be a whole number"),
         ("jackpot", {"tok": 1}, "no setting tok"),
@@ -132,6 +184,9 @@ def test_wrong_settings_are_one_sentence(correction: str, own: dict[str, Any], s
 def test_uniforms_are_uniform_and_independent() -> None:
     found = uniforms(LOG_PROBS, MASK)
     assert stats.kstest(found.flatten().numpy(), "uniform").pvalue > 1e-3
+    assert (
+        found * 2.0**53 % 2 == 1
+    ).any()  # of 53 bits: rounded to those of float32 one may be 1, and reject a sure token
     pairs = [(found[:, 1:], found[:, :-1]), (found, LOG_PROBS), (found, uniforms(LOG_PROBS, MASK, 1))]
     for first, second in pairs:
         both = torch.stack([first.flatten().double(), second.flatten().double()])
@@ -181,7 +236,7 @@ def test_a_device_without_float64_is_refused_with_the_way_out(monkeypatch: pytes
 
 
 def test_metrics_are_raw_and_count_tokens_alone() -> None:
-    batch = case(CORRECTIONS["jackpot"], topk=True)
+    batch = case(CORRECTIONS["jackpot"], topk=True, divisor="accepted")
     found = correct(batch.settings, batch.given, new_of(batch))
     figures = metrics(found, batch.given)
     ratio = (batch.given.reference_log_probs - batch.given.actor_log_probs)[batch.mask].double().exp()
@@ -190,9 +245,26 @@ def test_metrics_are_raw_and_count_tokens_alone() -> None:
     assert figures["masked_share"] == pytest.approx(1 - float(found.accepted[batch.mask].double().mean()))
     weight = found.factor[batch.mask].double()
     assert figures["ess"] == pytest.approx(float(weight.mean() ** 2 / (weight**2).mean()))
-    assert 0 < figures["overlap/p05"] <= figures["overlap/p50"] <= 1
+    assert figures["weight/mean"] == pytest.approx(float(weight.mean()))
+    assert figures["weight/max"] == pytest.approx(float(weight.max()))
+    assert figures["kl"] == pytest.approx(float((ratio - 1 - ratio.log()).mean()))
+    overlap = torch.as_tensor(found.tokens.overlap)[batch.mask]
+    for name, share in (("p05", 0.05), ("p50", 0.5)):
+        below = torch.quantile(overlap, share, interpolation="lower")
+        assert figures[f"overlap/{name}"] == pytest.approx(float(below))
     with pytest.raises(ValueError, match="no token in its mask"):
         metrics(found, dataclasses.replace(batch.given, mask=torch.zeros_like(batch.mask)))
+
+
+def test_a_batch_of_which_every_token_is_rejected_has_a_loss_of_zero_and_numbers_as_figures() -> None:
+    """So it is with any short rollout that a mask of sequences rejects, where a loss sees one at a time."""
+    batch = case({"kind": "sequence-mis", "low": 10.0, "high": 11.0}, topk=False, divisor="accepted")
+    loss, found = policy_loss(batch.settings, batch.given, new_of(batch), Loss())
+    assert float(loss.detach()) == 0
+    assert not batch.gradient(loss).any()
+    figures = metrics(found, batch.given)
+    assert figures["ess"] == 0
+    assert all(math.isfinite(value) for value in figures.values())
 
 
 @each("name", CORRECTIONS)
@@ -204,7 +276,7 @@ def test_agreement_has_the_figures_of_a_batch_on_which_both_policies_agree(name:
     assert found == pytest.approx(agreement(batch.settings), abs=1e-6)
 
 
-@each("divisor", [Divisor.PROPOSED, Divisor.ACCEPTED, Divisor.BATCH_NORMALIZED])
+@each("divisor", list(Divisor))
 @each("name", ["tis", "sequence-mis", "jackpot"])
 def test_a_rollout_without_a_token_changes_nothing(name: str, divisor: Divisor) -> None:
     batch = case(CORRECTIONS[name], topk=False, divisor=divisor)
@@ -212,8 +284,8 @@ def test_a_rollout_without_a_token_changes_nothing(name: str, divisor: Divisor) 
     mask = batch.given.mask[rows].clone()
     mask[1] = False
     with_empty = dataclasses.replace(batch.given.take(rows), mask=mask)
-    found = correct(batch.settings, with_empty, new_of(batch))
-    without = correct(batch.settings, batch.given.take(torch.tensor([0, 1])), new_of(batch))
+    found = correct(batch.settings, with_empty, TokenPass(batch.new_log_probs()[rows]))
+    without = correct(batch.settings, batch.given.take(rows[1:]), TokenPass(batch.new_log_probs()[rows[1:]]))
     assert found.divisor == pytest.approx(without.divisor)
     assert torch.allclose(found.factor[[0, 2]], without.factor)
 

@@ -125,7 +125,7 @@ def test_loss_weights_multiply_each_tokens_term_and_not_its_correction() -> None
     assert abs(float(with_all.detach()) - parts) < 1e-5 * abs(parts)
     assert float(loss.detach()) != parts  # prime-rl takes tokens of weight 0 out of the mask, and so out of Ẑ
     with pytest.raises(ValueError, match="loss_weights must be at least 0"):
-        corrected_loss(inputs_of(row, loss_weights=-weights))
+        corrected_loss(inputs_of(row, loss_weights=weights - 0.01))
 
 
 @pytest.mark.parametrize(
@@ -133,6 +133,7 @@ def test_loss_weights_multiply_each_tokens_term_and_not_its_correction() -> None
     [
         (CENTRED, "needs the actor's likeliest tokens"),
         ({"kind": "tis", "divisor": "accepted"}, "sees one sequence, and .* set divisor: proposed"),
+        ("m2po", "sees one sequence, and m2po divides by a batch"),
         ("jackpott", "did you mean 'jackpot'"),
     ],
 )

@@ -101,6 +101,11 @@ def test_without_a_mask_every_token_counts() -> None:
     assert torch.equal(loss, called(batch, loss_mask=torch.ones(batch.mask.shape))[0])
 
 
+def test_a_mask_of_weights_weighs_each_token() -> None:
+    batch = case(CORRECTIONS["tis"], topk=False)
+    assert torch.equal(called(batch, loss_mask=batch.mask / 2)[0], called(batch)[0] / 2)
+
+
 def test_precision_is_kept() -> None:
     batch = case(CORRECTIONS["jackpot"], topk=False)
     given = batch.given

@@ -16,7 +16,15 @@ from torch import Tensor
 from jackpot_sim.integrations import miles, slime
 from jackpot_sim.training.objective import Divisor
 from tests.cases import each
-from tests.integrations.packed_batches import AT_REFERENCE, REDUCTIONS, Packed, expected, on_policy, with_observations
+from tests.integrations.packed_batches import (
+    AT_REFERENCE,
+    PROMPT,
+    REDUCTIONS,
+    Packed,
+    expected,
+    on_policy,
+    with_observations,
+)
 from tests.integrations.parity import CENTRED, CORRECTIONS, VOCAB, OnTheBatchsDevice, assert_equal, case
 
 TRAINERS = {"slime": slime, "miles": miles}
@@ -41,13 +49,13 @@ def scored(logits: Tensor, **named: Any) -> dict[str, list[Tensor]]:
 def stand_ins(monkeypatch: pytest.MonkeyPatch) -> None:
     theirs = {
         "slime.backends.megatron_utils.loss": {
-            "get_rollout_top_p_logprob_kwargs": lambda args, batch: {},
-            "get_log_probs_and_entropy": lambda logits, **named: (torch.empty(0), scored(logits, **named)),
+            "get_rollout_top_p_logprob_kwargs": lambda args, batch: {"replayed": batch["response_lengths"]},
+            "get_log_probs_and_entropy": lambda logits, *, replayed, **named: (replayed, scored(logits, **named)),
             "get_responses": responses,
         },
         "miles.backends.training_utils.loss_hub.logit_processors": {
-            "get_log_probs_and_entropy": scored,
-            "get_responses": responses,
+            "get_log_probs_and_entropy": lambda logits, *, max_seq_lens, **named: scored(logits, **named),
+            "get_responses": lambda logits, *, max_seq_lens, **named: responses(logits, **named),
         },
     }
     for name, functions in theirs.items():
@@ -143,12 +151,18 @@ def test_processes_that_share_a_sequence_correct_it_as_a_whole(
 
     home = {"slime": "slime.backends.megatron_utils", "miles": "miles.backends.training_utils"}[trainer]
     module = types.ModuleType(f"{home}.cp_utils")
-    vars(module)["all_gather_with_cp"] = lambda part, *_: held[id(part)]
+    behind: tuple[object, ...] = ("thd", None) if trainer == "miles" else ()
+
+    def checked(row: Tensor, total: int, response: int, *more: object) -> Tensor:
+        assert (total, response, more) == (PROMPT + len(row), len(row), behind)
+        return row
+
+    vars(module)["all_gather_with_cp"] = lambda part, *told: checked(held[id(part)], *told)
     monkeypatch.setitem(sys.modules, module.__name__, module)
     terms = packed.term.split(packed.lengths)
     found = []
     for rank in (0, 1):
-        vars(module)["slice_log_prob_with_cp"] = lambda row, *_, rank=rank: half(row, rank)
+        vars(module)["slice_log_prob_with_cp"] = lambda row, *told, rank=rank: half(checked(row, *told), rank)
         laws = {
             "train_log_probs": [half(row, rank) for row in packed.at_tokens(packed.batch.before)],
             "rollout_log_probs": [half(row, rank) for row in packed.at_tokens(packed.batch.actor)],
@@ -197,20 +211,53 @@ def test_a_centred_custom_loss_is_the_projects_own(reduction: str, trainer: str)
 
 
 @pytest.mark.usefixtures("stand_ins")
+@pytest.mark.parametrize("unused", [-1, 0])
 @each("correction", [CORRECTIONS["jackpot"], CENTRED])
-def test_unused_places_behind_a_whole_law_change_nothing(correction: Any) -> None:
+def test_unused_places_behind_a_whole_law_change_nothing(correction: Any, unused: int) -> None:
     packed = Packed(on_policy(case(dict(correction), topk=True)))
     whole, more = (dataclasses.replace(packed.batch.settings, topk=k) for k in (VOCAB, VOCAB + 2))
     packed, wider = (Packed(dataclasses.replace(packed.batch, settings=each)) for each in (whole, more))
     stored = packed.stored()
     beside = {
         name: [torch.cat([row, row.new_full((len(row), 2), filler)], -1) for row in stored[name]]
-        for name, filler in (("rollout_topk_token_ids", -1), ("rollout_topk_log_probs", -torch.inf))
+        for name, filler in (("rollout_topk_token_ids", unused), ("rollout_topk_log_probs", -torch.inf))
     }
     losses = [each.custom(slime, log_probs=None, **held)[0] for each, held in ((packed, stored), (wider, beside))]
     gradients = [packed.batch.gradient(loss) for loss in losses]
     assert torch.allclose(*losses)
     assert torch.allclose(*gradients, atol=1e-7)
+
+
+@pytest.mark.usefixtures("stand_ins")
+def test_as_many_of_the_stored_tokens_are_used_as_asked_for() -> None:
+    packed = Packed(on_policy(case(CORRECTIONS["jackpot"], topk=True)))
+    fewer = Packed(dataclasses.replace(packed.batch, settings=dataclasses.replace(packed.batch.settings, topk=3)))
+    loss, figures = fewer.custom(slime, log_probs=None, **packed.stored())
+    assert_equal(
+        (loss / fewer.count("samples"), fewer.batch.gradient(loss) / fewer.count("samples")), expected(fewer, "samples")
+    )
+    assert (
+        figures["jackpot_sim/overlap/p05"]
+        != packed.custom(slime, log_probs=None, **packed.stored())[1]["jackpot_sim/overlap/p05"]
+    )
+
+
+@pytest.mark.usefixtures("stand_ins")
+@each(
+    "change, sentence",
+    [
+        (lambda ids: ids + VOCAB, f"rollout_topk_token_ids must be below {VOCAB}, the policy's vocabulary"),
+        (lambda ids: ids.float(), "rollout_topk_token_ids must hold integers"),
+        (lambda ids: ids[:, :-1], r"rollout_topk_log_probs has shape \(\d+, 8\)"),
+        (lambda ids: ids[0], "rollout_topk_token_ids has shape"),
+    ],
+)
+def test_a_topk_of_another_vocabulary_or_shape_is_refused(change: Any, sentence: str) -> None:
+    packed = Packed(on_policy(case(CORRECTIONS["jackpot"], topk=True)))
+    stored = packed.stored()
+    stored["rollout_topk_token_ids"] = [change(each) for each in stored["rollout_topk_token_ids"]]
+    with pytest.raises((TypeError, ValueError), match=sentence):
+        packed.custom(slime, log_probs=None, **stored)
 
 
 @pytest.mark.usefixtures("stand_ins")

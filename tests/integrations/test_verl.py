@@ -159,14 +159,15 @@ def test_the_loss_in_bypass_mode_is_the_projects(name: str, mode: str) -> None:
     assert_equal(gradient(batch, loss * scale), batch.own(Loss(MODES[mode][0], clip=None, bypass=True)))
 
 
-@each("loss_type, clip", [("ppo_clip", 0.2), ("reinforce", None)])
+@each("loss_type, clip", [("ppo_clip", 0.2), ("ppo_clip", 0.0), ("reinforce", None)])
 def test_a_mask_in_bypass_mode_has_ppos_clip_around_it_unless_the_loss_is_reinforce(
     loss_type: str, clip: float | None
 ) -> None:
     fields = {"kind": "mask-k2", "bound": 0.05}
     batch = case(fields, topk=False)
-    loss, _ = bypass_loss(batch, {"correction": fields, "loss_type": loss_type}, clip_ratio_high=0.3)
-    assert_equal(gradient(batch, loss), batch.own(Loss(clip=clip, clip_high=clip and 0.3, bypass=True)))
+    asked = {"correction": fields, "loss_type": loss_type}
+    loss, _ = bypass_loss(batch, asked, clip_ratio_low=clip or 0.0, clip_ratio_high=0.3)
+    assert_equal(gradient(batch, loss), batch.own(Loss(clip=clip, clip_high=0.3, bypass=True)))
 
 
 def test_the_loss_is_divided_by_the_counts_of_the_whole_minibatch() -> None:
@@ -184,6 +185,7 @@ def bypass_loss(
     mode: str = "token-mean",
     loss_mode: str = "jackpot_sim",
     counts: dict[str, int] | None = None,
+    weights: Tensor | None = None,
     **changes: Any,
 ) -> tuple[Tensor, dict[str, float]]:
     config = actor_config({"bypass_mode": True} | rollout_correction, **changes)
@@ -196,7 +198,7 @@ def bypass_loss(
         response_mask=batch.mask,
         loss_agg_mode=mode,
         config=config,
-        rollout_is_weights=None,
+        rollout_is_weights=weights,
     )
 
 
@@ -262,6 +264,7 @@ def test_a_micro_batch_without_tokens_has_a_loss_of_zero_and_the_same_figures() 
         ({"correction": "jackpott"}, "did you mean 'jackpot'"),
         ({"correction": {"kind": "jackpot", "c3": 1}}, "c3"),
         ({"correction": "jackpot", "rollout_is": "token"}, "rollout_is is verl's own"),
+        ({"correction": "jackpot", "rollout_rs": "token_k1"}, "rollout_rs is verl's own"),
         ({"correction": "jackpot", "rejected": "drop"}, "weight or mask, got 'drop'"),
         ({"correction": {"kind": "jackpot", "target": "p_new"}}, "before p_new moves"),
         ({"correction": "ppo-clip"}, "looks at advantages"),
@@ -299,6 +302,27 @@ def test_a_mask_with_other_numbers_is_refused() -> None:
         step(data, {"correction": "tis"})
 
 
+def test_weights_of_a_batch_beside_those_of_a_loss_are_refused() -> None:
+    batch = case(CORRECTIONS["tis"], topk=False)
+    with pytest.raises(ValueError, match="which this loss would weigh again: use loss_mode=vanilla"):
+        bypass_loss(batch, {"correction": "tis"}, weights=batch.mask.float())
+
+
+def test_masks_are_drawn_with_the_seed_that_the_correction_has() -> None:
+    batch = case(CORRECTIONS["jackpot"], topk=False)
+
+    def kept(seed: int) -> Tensor:
+        data, _ = step(verl_batch(batch), {"correction": correction("jackpot", seed=seed)})
+        found: Tensor = data.batch["rollout_is_weights"] > 0
+        return found
+
+    losses = [bypass_loss(batch, {"correction": {"kind": "obrs", "seed": seed}})[0] for seed in (1, 1, 2)]
+    assert torch.equal(kept(1), kept(1))
+    assert torch.equal(losses[0], losses[1])
+    assert not torch.equal(kept(1), kept(2))
+    assert not torch.equal(losses[0], losses[2])
+
+
 def test_a_loss_outside_bypass_mode_is_refused() -> None:
     batch = case(CORRECTIONS["jackpot"], topk=False)
     for config in (actor_config(), actor_config({"bypass_mode": False, "correction": "jackpot"})):
@@ -326,24 +350,29 @@ def test_a_loss_that_names_no_correction_or_two_is_refused(asked: Any, loss_mode
         bypass_loss(case(CORRECTIONS["tis"], topk=False), asked, loss_mode=loss_mode)
 
 
+def configured(mode: str, *, log_probs: bool = True, **asked: object) -> Any:
+    """A configuration with jackpot, and what else is asked for."""
+    actor = SimpleNamespace(policy_loss={"loss_mode": mode})
+    rollout = SimpleNamespace(actor=actor, rollout={"calculate_log_probs": log_probs})
+    algorithm = {"rollout_correction": {"correction": "jackpot", **asked}}
+    return SimpleNamespace(algorithm=algorithm, actor_rollout_ref=rollout)
+
+
 @each(
-    "loss_mode, rejected, sentence",
+    "loss_mode, asked, sentence",
     [
-        ("geo_mean", "weight", "+algorithm.rollout_correction.rejected=mask"),
-        ("bypass_mode", "mask", "which uses no weights of a batch"),
+        ("geo_mean", {"rejected": "weight"}, "+algorithm.rollout_correction.rejected=mask"),
+        ("bypass_mode", {"rejected": "mask"}, "which uses no weights of a batch"),
+        ("vanilla", {"log_probs": False}, "needs the rollout's log-probs: set actor_rollout_ref.rollout.calculate"),
+        ("vanilla", {"bypass_mode": True}, "in bypass mode the policy loss corrects: set"),
+        ("jackpot_sim", {}, "sees no log-probs of the rollout outside bypass mode"),
     ],
 )
 def test_a_loss_of_verl_that_would_not_use_the_weights_as_they_are_is_refused(
-    loss_mode: str, rejected: str, sentence: str
+    loss_mode: str, asked: dict[str, Any], sentence: str
 ) -> None:
-    def configured(mode: str, **more: str) -> Any:
-        actor = SimpleNamespace(policy_loss={"loss_mode": mode})
-        rollout = SimpleNamespace(actor=actor, rollout={"calculate_log_probs": True})
-        asked = {"correction": "jackpot", **more}
-        return SimpleNamespace(algorithm={"rollout_correction": asked}, actor_rollout_ref=rollout)
-
     with pytest.raises(ValueError, match=re.escape(sentence)):
-        prepare(configured(loss_mode, rejected=rejected))
+        prepare(configured(loss_mode, **asked))
     prepare(configured("gspo"))
     prepare(configured("geo_mean", rejected="mask"))
 

@@ -269,7 +269,8 @@ def test_the_trainer_of_main_ppo_calls_our_step(rejected: str, monkeypatch: pyte
 
     monkeypatch.setattr(trainer_base.tq, "kv_batch_get", lambda select_fields, **_: stored)
     monkeypatch.setattr(trainer_base.tq, "kv_batch_put", kv_batch_put)
-    overrides = [LOG_PROBS, "+algorithm.rollout_correction.correction=jackpot", "algorithm.adv_estimator=grpo"]
+    asked = f"{{kind: jackpot, seed: {batch.settings.seed}}}"
+    overrides = [LOG_PROBS, f"+algorithm.rollout_correction.correction={asked}", "algorithm.adv_estimator=grpo"]
     trainer = SimpleNamespace(config=composed([*overrides, f"+algorithm.rollout_correction.rejected={rejected}"]))
     metrics: dict[str, float] = {}
     trainer_base.PPOTrainer._compute_advantage(trainer, Keys(ROWS), metrics)
@@ -281,6 +282,10 @@ def test_the_trainer_of_main_ppo_calls_our_step(rejected: str, monkeypatch: pyte
     torch.testing.assert_close(weights, expected.factor)
     counted = put["response_mask"].values().sum()
     assert int(counted) == int((expected.accepted if rejected == "mask" else batch.mask).sum())
+    # What the page says of token-mean: its engine counts tokens in a field that the trainer does not write anew.
+    assert "loss_mask" not in put
+    engine = importlib.import_module("verl.workers.engine.fsdp.transformer_impl")
+    assert 'batch_num_tokens = data["loss_mask"].sum()' in inspect.getsource(engine)
 
 
 class Keys:

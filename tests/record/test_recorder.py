@@ -217,3 +217,17 @@ def test_a_step_that_is_made_again_takes_the_place_of_all_its_parts(tmp_path: Pa
         "step_000010_rank_0_part_1.parquet",
         "step_000010_rank_1.parquet",
     ]
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_there_is_anything_to_write(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(ValueError, match=rf"^rollouts cannot be recorded in {folder}: .*file is a file, not a fo"):
+            Recorder(folder)
+    with pytest.raises(ValueError, match=r"^rollouts cannot be recorded in /proc/nope: "):
+        Recorder("/proc/nope")
+    for folder in (3, True, ""):
+        with pytest.raises(TypeError, match="give its path, not "):
+            Recorder(folder)  # type: ignore[arg-type]
+    Recorder(tmp_path / "new" / "er")
+    assert [each.name for each in tmp_path.iterdir()] == ["file"]

@@ -76,14 +76,14 @@ def test_an_engines_lists_give_the_sampled_token_and_the_likeliest() -> None:
     completions = [[7, 1], [2]]
     ids = [[[3, 4, 7], [1, 5]], [[2, 9]]]
     log_probs: list[list[list[float | None]]] = [[[-0.5, -1.0, -4.0], [-0.1, -2.5]], [[None, -0.7]]]
-    found = placed(completions, log_probs, ids, 2, stored)
+    found = placed(completions, log_probs, ids, 2, stored, 10)
     assert found == [[[-4.0], [-0.1]], [[None]]]
     kept = stored.at(places([[each for (each,) in row] for row in found]), 2, torch.device("cpu"))
     assert kept is not None
     assert kept[0][0].tolist() == [[3, 4], [1, 5]]
     assert torch.equal(kept[1][0], torch.tensor([[-0.5, -1.0], [-0.1, -2.5]]))
-    assert placed(completions, None, None, 2, stored) is None
-    assert placed([[]], [[]], [[]], 2, stored) == [[]]
+    assert placed(completions, None, None, 2, stored, 10) is None
+    assert placed([[]], [[]], [[]], 2, stored, 10) == [[]]
 
 
 def test_nothing_stored_gives_nothing() -> None:
@@ -99,3 +99,41 @@ def test_generation_and_drawing_are_seen_inside_alone() -> None:
         torch.multinomial(probs, 1)
         assert law._law is probs
     assert (transformers.GenerationMixin._get_logits_processor, torch.multinomial) == before
+
+
+GOOD_IDS, GOOD = [[[3, 1], [2, 0]], [[1, 2]]], [[[-0.5, -1.5], [-0.1, -3.0]], [[-1.0, -1.0]]]
+
+
+@pytest.mark.parametrize(
+    ("ids", "log_probs", "sentence"),
+    [
+        (None, GOOD, "one of them is missing"),
+        (GOOD_IDS, None, "one of them is missing"),
+        ([[3, 1], [2]], GOOD, "topk_ids must hold a list for each token"),
+        (GOOD_IDS, GOOD[:1], "topk_logprobs must hold a list for each token"),
+        (GOOD_IDS, [[[-0.5], [-0.1, -3.0]], [[-1.0, -1.0]]], "lists of different lengths"),
+        ([[[], []], [[]]], [[[], []], [[]]], "topk_ids has an empty list"),
+        ([[[3.5, 1], [2, 0]], [[1, 2]]], GOOD, "topk_ids must hold whole numbers"),
+        ([[["a", "b"], [2, 0]], [[1, 2]]], GOOD, "must hold lists of numbers"),
+        ([[[3, 3], [2, 0]], [[1, 2]]], GOOD, "topk_ids names a token twice"),
+        ([[[3, 1], [2, 4]], [[1, 2]]], GOOD, "topk_ids holds 4, and the policy's tokens are 0 to 3"),
+        ([[[3, 1], [2, -1]], [[1, 2]]], GOOD, "topk_ids holds -1"),
+        (GOOD_IDS, [[[0.5, -1.5], [-0.1, -3.0]], [[-1.0, -1.0]]], "topk_logprobs must be log-probs"),
+        (GOOD_IDS, [[[-0.5, float("nan")], [-0.1, -3.0]], [[-1.0, -1.0]]], "topk_logprobs must be log-probs"),
+        (GOOD_IDS, [[[-0.5, -0.5], [-0.1, -3.0]], [[-1.0, -1.0]]], "add up to at most 1"),
+        (GOOD_IDS, [[[-1.5, -0.5], [-0.1, -3.0]], [[-1.0, -1.0]]], "list the likeliest token first"),
+    ],
+)
+def test_a_topk_of_a_rollout_function_that_is_none_is_refused(ids: Any, log_probs: Any, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        Stored().fill(ids, log_probs, [2, 1], 2, 4)
+    assert Stored().fill(GOOD_IDS, GOOD, [2, 1], 2, 4) == [[0, 1], [2]]
+    with pytest.raises(ValueError, match="topk_ids must hold a list for each token of each completion"):
+        Stored().fill(GOOD_IDS, GOOD, [2, 2], 2, 4)
+
+
+def test_an_engine_that_hides_the_token_it_wrote_or_writes_another_vocabulary_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"no log-prob of token 7, which it wrote itself"):
+        placed([[7]], [[[-0.5, -2.0]]], [[[3, 4]]], 2, Stored(), 10)
+    with pytest.raises(ValueError, match=r"the engine's token ids holds 12, and the policy's tokens are 0 to 9"):
+        placed([[7]], [[[-0.5, -2.0]]], [[[12, 7]]], 2, Stored(), 10)

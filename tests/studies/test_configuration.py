@@ -108,7 +108,7 @@ def test_a_mapping_becomes_the_model_asked_for() -> None:
         ),
         ({"shape": {}}, "shape: its kind is missing: give --shape.kind"),
         ({"copies": 2}, "shape: it is missing"),
-        ({"copies": 0, "shap": 1}, "shap: there is no such field (and 2 more)"),
+        ({"copies": 0, "shap": 1}, "shap: there is no such field (and 2 more: shape, copies)"),
     ],
 )
 def test_what_is_wrong_is_one_sentence(mapping: dict[str, Any], sentence: str) -> None:

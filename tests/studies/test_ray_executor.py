@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.server
 import os
 import platform
 import re
@@ -23,6 +24,8 @@ from tests.studies.nodes import cluster as cluster
 from tests.studies.nodes import nodes as nodes
 
 pytestmark = NEEDED
+
+ROOT = Path(__file__).parents[2]
 
 
 # --- tasks ------------------------------------------------------------------------------------------------
@@ -132,9 +135,19 @@ def test_an_address_where_nobody_answers_is_refused_at_once(monkeypatch: pytest.
     monkeypatch.setenv("RAY_ADDRESS", address if given == "variable" else "")
     asked = Workers(executor=ExecutorKind.RAY, ray_address=address if given == "option" else None)
     began = time.monotonic()
-    with pytest.raises(StudyError, match=f"^nobody answers at --ray-address {address}: "), asked.opened():
+    name = "RAY_ADDRESS" if given == "variable" else "--ray-address"
+    with pytest.raises(StudyError, match=f"^nobody answers at {name} {address}: "), asked.opened():
         pass
     assert time.monotonic() - began < ray_executor.ANSWERS_WITHIN + 2
+
+
+def test_a_server_of_another_kind_is_refused_at_once() -> None:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        asked = Workers(executor=ExecutorKind.RAY, ray_address=f"127.0.0.1:{server.server_port}")
+        with pytest.raises(StudyError, match=r"^what answers at --ray-address .* is no Ray cluster: "), asked.opened():
+            pass
+        server.shutdown()
 
 
 @pytest.mark.parametrize("left", ["nothing", "the address of a cluster that was killed"])
@@ -155,6 +168,48 @@ def test_an_address_that_is_none_is_refused(address: str) -> None:
     asked = Workers(executor=ExecutorKind.RAY, ray_address=address)
     with pytest.raises(StudyError, match=f"^--ray-address {address}: give HOST:PORT"), asked.opened():
         pass
+
+
+@pytest.mark.parametrize(
+    "content", [None, b"", b"\xff\xfe", b"two\nlines"], ids=["no file", "empty", "no text", "lines"]
+)
+@pytest.mark.parametrize("mode", ["token", None])
+def test_a_file_without_a_token_is_refused_with_the_line_that_writes_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None, mode: str | None
+) -> None:
+    path = tmp_path / "token"
+    if content is not None:
+        path.write_bytes(content)
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(path))
+    monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
+    monkeypatch.setenv("RAY_AUTH_MODE", mode) if mode else monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    sentence = f"^RAY_AUTH_TOKEN_PATH names {path}, in which there is no token: .*ray get-auth-token --generate > "
+    with pytest.raises(StudyError, match=sentence), Workers(executor=ExecutorKind.RAY).opened(1):
+        pass
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "λ")
+    with pytest.raises(StudyError, match=r"^RAY_AUTH_TOKEN is set to no token: "):
+        ray_executor._require_token()
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    ray_executor._require_token()
+
+
+def test_a_command_without_a_token_says_that_there_is_none(nodes: Nodes, tmp_path: Path) -> None:
+    """In a process of its own, since Ray reads its variables once."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
+    line = ["-m", "jackpot_sim.sweep", "--out", "run", "--seeds", "1", "--quiet", *nodes.options()]
+    done = subprocess.run(
+        [sys.executable, *line],
+        cwd=tmp_path,
+        env=environment | {"RAY_AUTH_MODE": "token", "HOME": str(tmp_path), "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "sweep: RAY_AUTH_MODE is token, and there is no token here: give that of the cluster by RAY_AUTH_TOKEN_PATH "
+        "or as ~/.ray/auth_token\n"
+    )
 
 
 def test_a_missing_ray_names_the_install_line(monkeypatch: pytest.MonkeyPatch) -> None:

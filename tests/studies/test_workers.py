@@ -26,6 +26,8 @@ COMMANDS = {"sweep": sweep, "training": training, "diagnose": diagnose}
         ({"executor": SERIAL, "workers": 2}, "--workers 2 cannot go with --executor serial"),
         ({"worker_threads": 0}, "--worker-threads must be at least 1, got 0"),
         ({"executor": SERIAL, "worker_threads": 2}, "--worker-threads cannot go with --executor serial"),
+        ({"worker_threads": 99999}, "--worker-threads 99999 leaves no room for a worker: this machine has"),
+        ({"executor": RAY, "worker_threads": 99999}, "--worker-threads 99999 leaves no room for a worker"),
         ({"ray_address": "head:6379"}, "--ray-address head:6379 goes with --executor ray"),
         ({"executor": LOKY, "ray_address": "head:6379"}, "--ray-address head:6379 goes with --executor ray"),
         ({"worker_gpus": 1.0}, "--worker-gpus 1 goes with --executor ray"),
@@ -39,6 +41,14 @@ def test_what_contradicts_itself_is_refused(given: dict[str, Any], sentence: str
         Workers(**given).check()
     with pytest.raises(StudyError, match=f"^{sentence}"), Workers(**given).opened(1):
         pass
+
+
+@pytest.mark.parametrize("variable", ["", "head:6379"])
+def test_workers_of_a_cluster_may_take_more_than_this_machine_has(
+    monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", variable)
+    Workers(executor=RAY, worker_threads=99999, ray_address=None if variable else "head:6379").check()
 
 
 @pytest.mark.parametrize("gpus", [0.0, 0.25, 1.0, 8.0])

@@ -335,7 +335,7 @@ def test_what_cannot_be_is_refused_in_a_sentence_that_names_it(change: dict[str,
 
 
 def test_the_number_of_further_errors_is_told() -> None:
-    assert error_of(seeds=[-1, -2], n_samples=0).endswith("(and 2 more)")
+    assert error_of(seeds=[-1, -2], n_samples=0).endswith("(and 2 more: seeds.1, n_samples)")
 
 
 def test_whole_numbers_may_be_written_in_powers_of_ten() -> None:

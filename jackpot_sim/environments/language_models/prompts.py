@@ -90,8 +90,10 @@ class PromptFile:
             raise ValueError(f"{path}: expected a .jsonl or .txt file; others can be read as a data set")
         try:
             text = path.read_text(encoding="utf-8-sig")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ValueError(f"{path}: cannot read prompts: {error}") from error
+        except OSError as error:
+            raise ValueError(f"{path}: cannot read prompts: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path}: cannot read prompts: it is no text in UTF-8") from error
         # Not splitlines, which also splits where JSON texts may hold the character.
         lines = ((number, line.rstrip("\r")) for number, line in enumerate(text.split("\n"), 1))
         parse = self._of_line if path.suffix == ".jsonl" else Prompt

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from jackpot_sim.core.checks import check_per_token
 from jackpot_sim.core.topk import TopK
 from jackpot_sim.training.objective import Proposed
 
@@ -27,6 +28,7 @@ def topk_of(batch: Mapping[str, Any]) -> TopK | None:
 
 def proposed(batch: Mapping[str, Any], mask: Tensor, reference: Tensor, reference_on_topk: Tensor | None) -> Proposed:
     """A batch of TRL as the objective takes it."""
+    check_per_token(mask, actor_log_probs=batch["actor_log_probs"])
     topk = topk_of(batch)
     return Proposed(
         actor_log_probs=batch["actor_log_probs"].masked_fill(~mask, 0.0),

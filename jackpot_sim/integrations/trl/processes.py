@@ -7,7 +7,8 @@ import statistics
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from jackpot_sim.integrations.corrected import Settings
+from jackpot_sim.core.checks import check_mask
+from jackpot_sim.integrations.corrected import Corrected, Settings
 from jackpot_sim.record.foreign import Trainer
 from jackpot_sim.training import objective
 from jackpot_sim.training.objective import Divisor
@@ -23,29 +24,29 @@ FIGURES = (
 """The figures of a log, `correction/…`: those of `corrected.metrics`, and the share of tokens without a log-prob."""
 
 
-def divided(
-    accelerator: Trainer, settings: Settings, factor: Tensor, accepted: Tensor, mask: Tensor, divisor: float
-) -> Tensor:
-    """The factor, (B, T), over the divisor of the micro-batch of all processes in the place of this one's.
+def divided(accelerator: Trainer, settings: Settings, found: Corrected, mask: Tensor) -> Corrected:
+    """The correction of this process's micro-batch, over the divisor of the micro-batch of all processes.
 
     Args:
         accelerator: TRL's.
         settings: the correction's.
-        factor: m·w over this process's divisor, (B, T), 0 outside the mask.
-        accepted: m, likewise.
-        mask: True on tokens, likewise.
-        divisor: this process's divisor.
+        found: the correction, over this process's divisor.
+        mask: True on tokens, (B, T).
+
+    Raises:
+        TypeError: the mask is not boolean.
+        ValueError: it has another shape.
     """
     import torch
 
+    check_mask(mask, found.factor, "found.factor")
     if accelerator.num_processes == 1 or settings.divisor is Divisor.PROPOSED:
-        return factor
-    own = torch.stack([mask.double(), accepted.double(), factor.double() * divisor], dim=1)
+        return found
+    own = torch.stack([mask.double(), found.accepted.double(), found.factor.double() * found.divisor], dim=1)
     every = accelerator.gather(accelerator.pad_across_processes(own, dim=2))
-    mask, accepted = every[:, 0] > 0, every[:, 1] > 0
-    rows, unit = mask.any(-1), settings.correction.unit
-    of_all = objective.divisor(settings.divisor, accepted[rows], every[rows, 2], mask[rows], unit)
-    return factor * (divisor / of_all)
+    mask, accepted, factor = every[:, 0] > 0, every[:, 1] > 0, every[:, 2]
+    divisor = objective.divisor(settings.divisor, accepted, factor, mask, settings.correction.unit)
+    return found._replace(factor=found.factor * (found.divisor / divisor), divisor=divisor)
 
 
 def figures_of_all(accelerator: Trainer, figures: Mapping[str, float]) -> dict[str, float]:

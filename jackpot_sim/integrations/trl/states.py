@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from jackpot_sim.core.checks import check_integers, check_mask, check_reals, check_same_shape, check_same_states
 from jackpot_sim.core.topk import TopK
 from jackpot_sim.record.foreign import CausalModel, Passed
 
@@ -64,14 +65,19 @@ class FusedHead(NamedTuple):
             model: the model.
 
         Raises:
-            ValueError: the head is not whole on this device.
+            TypeError: the states are no real floating numbers, or the ids no integers.
+            ValueError: a shape differs, or the head is not whole on this device.
         """
         import torch
 
+        check_same_states(check_reals(states, "states"), check_integers(ids, "ids"), "states", "ids")
         head = bare(model).get_output_embeddings()
         weight, bias = _whole(head.weight), _whole(head.bias)
         if weight.ndim != 2 or weight.shape[-1] != states.shape[-1]:
-            raise ValueError("the head's weights are not whole on this device: pass topk=0, which does without them")
+            raise ValueError(
+                f"the head's weights are not whole on this device, of shape {tuple(weight.shape)} for states of shape "
+                f"{tuple(states.shape)}: pass topk=0, which does without them"
+            )
         at_once = AT_ONCE.get(weight.device.type, AT_ONCE["cuda"])
         step = max(1, at_once // (ids.shape[-1] * weight.shape[-1]))
         parts = [
@@ -105,9 +111,15 @@ class OnTopK:
             tokens: the sampled tokens, (B, T).
             topk: the actor's likeliest tokens, (B, T, k).
             mask: True on tokens, (B, T).
+
+        Raises:
+            TypeError: the tokens are no integers, or the mask is not boolean.
+            ValueError: a shape differs.
         """
         import torch
 
+        check_mask(mask, check_integers(tokens, "tokens"), "tokens")
+        check_same_states(mask[..., None], topk.ids, "mask[..., None]", "topk")
         self._head, self._mask = head, mask
         self._ids = torch.cat([torch.as_tensor(topk.ids).long(), tokens[..., None]], dim=-1)
         self._logits: list[Tensor] = []
@@ -143,10 +155,12 @@ class OnTopK:
             of_sampled: log p of the sampled tokens, (B, T), nats, as the passes gave them.
 
         Raises:
-            ValueError: the passes were not seen.
+            TypeError: they are no real floating numbers.
+            ValueError: a shape differs, or the passes were not seen.
         """
         import torch
 
+        check_same_shape(self._mask, check_reals(of_sampled, "of_sampled"), "mask", "of_sampled")
         if self._rows != len(self._mask):
             raise ValueError("the policy's pass hides its last hidden states, as compiled ones do: pass topk=0")
         with torch.no_grad():

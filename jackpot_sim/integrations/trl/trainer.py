@@ -78,7 +78,9 @@ class CorrectsRollouts(RecordsRollouts):
             **kwargs: as the trainer's.
 
         Raises:
-            ValueError: no such correction, or one, or a loss, that TRL's loss has no place for.
+            TypeError: the correction, or `record`, is of another type.
+            ValueError: no such correction, or one, or a loss, that TRL's loss has no place for; or `record` cannot be
+                written.
         """
         given = {"divisor": divisor, "topk": topk, "seed": seed}
         self.settings = Settings.of(correction, **{name: each for name, each in given.items() if each is not None})
@@ -87,6 +89,7 @@ class CorrectsRollouts(RecordsRollouts):
             raise ValueError(
                 f"{name} subtracts a mean from each token, for which TRL's loss has no place: leave it out"
             )
+        self._written = None if record is None else Recorder(record)  # refused before a model is loaded
         super().__init__(*args, **kwargs)
         self._require_its_loss()
         self._switch_off_its_own()
@@ -94,7 +97,6 @@ class CorrectsRollouts(RecordsRollouts):
         if self.topk:
             self._head = FusedHead.of(self._trainer.model)
         self._said: set[str] = set()
-        self._written = None if record is None else Recorder(record)
 
     def _require_its_loss(self) -> None:
         """Refuses a trainer whose loss a factor on advantages does not correct."""
@@ -156,14 +158,14 @@ class CorrectsRollouts(RecordsRollouts):
 
         actor = output["sampling_per_token_logps"]
         mask = batches.trained(output)
-        missing = mask & ~actor.isfinite()
+        missing = mask & (actor.isnan() | actor.isneginf())
         if bool(missing.any()):
             self._say_once(
                 f"The engine gave no log-prob for {int(missing.sum())} of {int(mask.sum())} tokens: such tokens are "
                 "masked, see correction/missing_share."
             )
         output["actor_log_probs"] = actor
-        output["correction_uniforms"] = uniforms(actor, mask & ~missing, self.settings.seed)
+        output["correction_uniforms"] = uniforms(actor, mask & ~missing, self.settings.seed, name="logprobs")
         topk = self._actor_topk(actor.shape[1]) if self.topk else None
         if topk is not None:
             output["actor_topk_ids"], output["actor_topk_log_probs"] = topk
@@ -232,25 +234,19 @@ class CorrectsRollouts(RecordsRollouts):
 
     def _weigh(self, batch: dict[str, Any], new: Tensor, on_topk: Tensor | None) -> None:
         """Multiplies the advantages of a batch by the correction's factor."""
-        import torch
-
         old = batch.get("old_per_token_logps")
         reference = new if old is None else old
         self._write(batch, reference)
         trained = batches.trained(batch)
         mask = trained & batch["actor_log_probs"].isfinite()
-        factor, accepted, divisor = torch.zeros_like(new), torch.zeros_like(mask), 1.0
+        given = batches.proposed(batch, mask, reference, on_topk if old is None else batch.get("reference_on_topk"))
+        found = correct(self.settings, given, TokenPass(new, on_topk))
+        found = processes.divided(self._trainer.accelerator, self.settings, found, mask)
         figures = {"missing_share": 1 - float(mask.sum() / trained.sum().clamp(min=1))}
-        rows = mask.any(-1).nonzero()[:, 0]
-        if len(rows):
-            given = batches.proposed(batch, mask, reference, on_topk if old is None else batch.get("reference_on_topk"))
-            given = given.take(rows)
-            found = correct(self.settings, given, TokenPass(new[rows], None if on_topk is None else on_topk[rows]))
-            factor[rows], accepted[rows], divisor = found.factor.to(factor.dtype), found.accepted, found.divisor
+        if bool(mask.any()):
             figures |= metrics(found, given)
-        factor = processes.divided(self._trainer.accelerator, self.settings, factor, accepted, mask, divisor)
         advantages = batch["advantages"]
-        batch["advantages"] = (advantages if advantages.ndim == 2 else advantages[:, None]) * factor
+        batch["advantages"] = (advantages if advantages.ndim == 2 else advantages[:, None]) * found.factor
         self._log_figures(figures)
 
     def _log_figures(self, figures: Mapping[str, float]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from jackpot_sim.core import backend
-from jackpot_sim.core.checks import check_same_shape
+from jackpot_sim.core.checks import check_axes, check_integers, check_reals, check_same_shape
 from jackpot_sim.core.topk import TopK
 from jackpot_sim.integrations import corrected
 from jackpot_sim.integrations.corrected import Settings
@@ -70,6 +70,8 @@ def proposed(fields: Batch, settings: Settings) -> Proposed:
         if name not in fields:
             raise ValueError(f"the batch has no {name}: {way}")
     mask = mask_of(fields["response_mask"])
+    for name in ("rollout_log_probs", "old_log_probs"):
+        check_same_shape(mask, check_reals(fields[name], name), "response_mask", name)
     actor = fields["rollout_log_probs"].float()
     topk, on_topk = _topk(fields, settings)
     return Proposed(
@@ -79,7 +81,7 @@ def proposed(fields: Batch, settings: Settings) -> Proposed:
         advantage=torch.zeros_like(actor),
         topk=topk,
         reference_on_topk=on_topk,
-        uniforms=corrected.uniforms(actor, mask, settings.seed),
+        uniforms=corrected.uniforms(actor, mask, settings.seed, name="rollout_log_probs"),
         overlap_of_batch=topk is None,
     )
 
@@ -88,8 +90,9 @@ def mask_of(response_mask: Tensor) -> Tensor:
     """A response mask as booleans.
 
     Raises:
-        ValueError: it has other numbers than 0 and 1.
+        ValueError: it has other numbers than 0 and 1, or is not (n, length).
     """
+    check_axes(response_mask, "response_mask", "n", "length")
     mask = response_mask != 0
     if not bool((response_mask[mask] == 1).all()):
         raise ValueError("response_mask has numbers besides 0 and 1: weights have their place in rollout_is_weights")
@@ -110,8 +113,9 @@ def _topk(fields: Batch, settings: Settings) -> tuple[TopK | None, Tensor | None
                 "correction topk: 0"
             )
     ids, log_probs, on_topk = (fields[name] for name in (IDS, LOG_PROBS_ON, REFERENCE_ON))
-    check_same_shape(ids, log_probs, IDS, LOG_PROBS_ON)
-    check_same_shape(ids, on_topk, IDS, REFERENCE_ON)
+    check_integers(ids, IDS)
+    check_same_shape(ids, check_reals(log_probs, LOG_PROBS_ON), IDS, LOG_PROBS_ON)
+    check_same_shape(ids, check_reals(on_topk, REFERENCE_ON), IDS, REFERENCE_ON)
     values, order = backend.topk(log_probs.float(), settings.topk)
     order = torch.as_tensor(order)
     topk = TopK(ids.gather(-1, order).int(), values)

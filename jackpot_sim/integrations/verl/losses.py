@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
+from jackpot_sim.core.checks import check_reals, check_same_shape
 from jackpot_sim.integrations import corrected
 from jackpot_sim.integrations.corrected import Loss
 from jackpot_sim.integrations.verl.batches import figures, mask_of
@@ -57,7 +58,10 @@ def policy_loss(
     if rollout_is_weights is not None:
         raise ValueError("the batch has rollout_is_weights, which this loss would weigh again: use loss_mode=vanilla")
     options = options_of(asked, named)
-    mask, actor = mask_of(response_mask), old_log_prob.detach().float()
+    mask = mask_of(response_mask)
+    for name, values in (("old_log_prob", old_log_prob), ("log_prob", log_prob), ("advantages", advantages)):
+        check_same_shape(mask, check_reals(values, name), "response_mask", name)
+    actor = old_log_prob.detach().float()
     given = Proposed(
         actor_log_probs=actor,
         reference_log_probs=actor,
@@ -65,7 +69,7 @@ def policy_loss(
         advantage=advantages.detach().float(),
         topk=None,
         reference_on_topk=None,
-        uniforms=corrected.uniforms(actor, mask, options.settings.seed),
+        uniforms=corrected.uniforms(actor, mask, options.settings.seed, name="old_log_prob"),
         overlap_of_batch=True,
     )
     low, high = (_first(config.get(f"clip_ratio_{side}"), config.clip_ratio) for side in ("low", "high"))

@@ -31,7 +31,10 @@ class Rejected(StrEnum):
     WEIGHT = "weight"
     """They weigh 0 and stay in response_mask: losses are divided by all tokens."""
     MASK = "mask"
-    """They leave response_mask: losses are divided by the tokens that are kept, and KL and entropy do without them."""
+    """They leave response_mask: KL and entropy do without them, and losses are divided by the tokens that are kept.
+
+    Not so the mode token-mean of main_ppo, whose trainers count tokens in loss_mask, which stays as it was.
+    """
 
 
 @dataclass(frozen=True)
@@ -102,7 +105,8 @@ def _check_batch(options: Options) -> None:
         )
     if options.rejected is Rejected.MASK and settings.divisor is not Divisor.PROPOSED:
         raise ValueError(
-            f"with {_ALGORITHM}.rejected=mask verl divides by the tokens that are kept: give {name} divisor: proposed"
+            f"with {_ALGORITHM}.rejected=mask the divisor is verl's own: give {name} divisor: proposed, or leave "
+            "rejected out"
         )
 
 

@@ -35,11 +35,10 @@ class Divisor(StrEnum):
     """The divisor of an update's weighted sum, beside the tokens or sequences that it aggregates.
 
     PROPOSED: none. ACCEPTED: the share of the minibatch's tokens that its masks keep. KEPT_SEQUENCES: the share of its
-    sequences of which they keep a token. BATCH_NORMALIZED: the mean
-    m·w of the minibatch, over tokens or, for corrections of whole sequences, over sequences; p_new/p_ref is no part
-    of it. PROPOSED and ACCEPTED are the denominators of the same names in `estimators.Denominator`, with a minibatch
-    as the batch; `self_normalized` there is another estimator, which divides the update of each prompt by its own
-    weights.
+    sequences of which they keep a token. BATCH_NORMALIZED: the mean m·w of the minibatch, over tokens or, for
+    corrections of whole sequences, over sequences; p_new/p_ref is no part of it. PROPOSED and ACCEPTED are the
+    denominators of the same names in `estimators.Denominator`, with a minibatch as the batch; `self_normalized` there
+    is another estimator, which divides the update of each prompt by its own weights.
     """
 
     PROPOSED = "proposed"
@@ -352,7 +351,7 @@ def _tokens_over_kept(accepted: Tensor, mask: Tensor) -> Tensor:
 def divisor(kind: Divisor, accepted: Tensor, factor: Tensor, mask: Tensor, unit: Level = Level.TOKEN) -> float:
     """The divisor of a minibatch's loss beside its number of tokens: 1, a share kept, or the mean m·w.
 
-    It is 1 where the masks keep nothing: then the loss is 0.
+    It is 1 where the masks keep nothing: then the loss is 0. A row without a token is padding, and no sequence.
 
     Args:
         kind: the rule.
@@ -372,9 +371,9 @@ def divisor(kind: Divisor, accepted: Tensor, factor: Tensor, mask: Tensor, unit:
     if kind is Divisor.ACCEPTED:
         mean = float(accepted[mask].double().mean())
     elif kind is Divisor.KEPT_SEQUENCES:
-        mean = float((accepted & mask).any(-1).double().mean())
+        mean = float((accepted & mask)[mask.any(-1)].any(-1).double().mean())
     elif unit is Level.SEQUENCE:
-        live = mask[mask.any(-1)]  # a rollout without a token has no weight
+        live = mask[mask.any(-1)]
         mean = float(((factor[mask.any(-1)] * live).sum(-1) / live.sum(-1)).mean())
     else:
         mean = float(factor[mask].mean())

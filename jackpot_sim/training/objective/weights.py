@@ -49,9 +49,9 @@ def tokens_of(correction: Correction, target: UpdateTarget, given: Proposed, new
     to_new = target is UpdateTarget.POLICY
     if to_new:
         new.check(given.mask)
-    actor, reference = given.actor_log_probs, given.reference_log_probs
-    aim = new.log_probs.detach() if to_new else reference
-    log_ratio = (aim - actor).double()
+    actor, reference = given.actor_log_probs.double(), given.reference_log_probs.double()
+    aim = new.log_probs.detach().double() if to_new else reference
+    log_ratio = aim - actor
     overlap, lam = None, correction.overlap_lam
     if lam is not None:
         if given.topk is None and not given.overlap_of_batch:
@@ -60,10 +60,10 @@ def tokens_of(correction: Correction, target: UpdateTarget, given: Proposed, new
         overlap = estimated_overlap(on_topk, given.topk, log_ratio, given.mask, float(lam))
     return Tokens(
         log_ratio,
-        policy_log_probs=aim.double(),
-        actor_log_probs=actor.double(),
+        policy_log_probs=aim,
+        actor_log_probs=actor,
         overlap=overlap,
-        log_reference_ratio=(reference - aim).double() if to_new else None,
+        log_reference_ratio=reference - aim if to_new else None,
         mask=given.mask,
         advantages=of_tokens(given.advantage, given.mask, "mask").double(),
     )

@@ -95,8 +95,8 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     binary = tmp_path / "p.txt"
     binary.write_bytes(b"\xff\xfe\x80")
     for path, error in (
-        (tmp_path / "none.jsonl", "cannot read prompts"),
-        (binary, "cannot read prompts"),
+        (tmp_path / "none.jsonl", "cannot read prompts: No such file or directory$"),
+        (binary, "cannot read prompts: it is no text in UTF-8$"),
         (written(tmp_path / "p.csv", "a"), "expected a .jsonl or .txt file"),
         (written(tmp_path / "empty.jsonl", " "), "there is no prompt"),
     ):

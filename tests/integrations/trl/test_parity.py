@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 
-from jackpot_sim.integrations.corrected import Loss
+from jackpot_sim.integrations.corrected import Loss, correct
 from jackpot_sim.integrations.trl import CorrectedGRPOTrainer
+from jackpot_sim.integrations.trl.processes import FIGURES
 from jackpot_sim.integrations.trl.states import FusedHead
-from jackpot_sim.training.objective import Aggregation
+from jackpot_sim.training.objective import Aggregation, TokenPass
 from tests.cases import each
 from tests.environments.tiny_checkpoints import save_checkpoint
 from tests.integrations.parity import CORRECTIONS, LENGTH, ROWS, VOCAB, Case, assert_equal, case
@@ -133,6 +134,55 @@ def test_loss_and_gradient_are_the_projects_own(
 def test_the_other_divisors_are_the_projects_own(divisor: str, trainer: Any) -> None:
     batch = case(CORRECTIONS["icepop"], topk=False, divisor=divisor)
     assert_equal(found(trainer, batch, "bnpo", moved=True), own(batch, "bnpo"))
+
+
+@each(
+    "name, divisor",
+    [
+        *(("icepop", "accepted"), ("icepop", "batch_normalized")),
+        *(("sequence-mis", "kept_sequences"), ("sequence-mis", "batch_normalized")),
+    ],
+)
+def test_the_divisor_is_over_all_processes(
+    name: str, divisor: str, trainer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of two processes weighs one half of a batch, with what the other gathers; the last two rows are empty."""
+    batch = case({"kind": name, "low": 0.8, "high": 3.0}, topk=False, divisor=divisor)
+    given = batch.given
+    mask = batch.mask & (torch.arange(ROWS) < 4)[:, None]
+    monkeypatch.setattr(trainer, "settings", batch.settings)
+    sent: list[list[Any]] = [[], []]
+
+    def weighed(rank: int, other: list[Any]) -> Any:
+        def gather(own: Any) -> Any:
+            sent[rank].append(own)
+            return torch.cat([own, other[len(sent[rank]) - 1] if other else own])
+
+        sent[rank] = []
+        accelerator = types.SimpleNamespace(num_processes=2, device="cpu", gather=gather)
+        accelerator.pad_across_processes = lambda own, dim: own
+        monkeypatch.setattr(trainer, "accelerator", accelerator)
+        rows = slice(3 * rank, 3 * rank + 3)
+        own = {
+            "completion_mask": mask[rows].long(),
+            "actor_log_probs": given.actor_log_probs[rows],
+            "old_per_token_logps": given.reference_log_probs[rows],
+            "correction_uniforms": given.uniforms[rows],
+            "advantages": torch.ones(3),
+        }
+        trainer._weigh(own, given.reference_log_probs[rows], None)
+        return own["advantages"]
+
+    alone = [weighed(rank, []) for rank in (0, 1)]
+    theirs = sent[::-1]
+    together = torch.cat([weighed(rank, list(theirs[rank])) for rank in (0, 1)])
+    live = dataclasses.replace(given, mask=mask).take(slice(0, 4))
+    expected = correct(batch.settings, live, TokenPass(live.reference_log_probs))
+    torch.testing.assert_close(together[:4], expected.factor)
+    assert not together[4:].any()
+    assert not torch.allclose(torch.cat(alone)[:4], expected.factor)
+    logged = [float(figures[0, FIGURES.index("divisor")]) for _, figures in sent]
+    assert logged == [pytest.approx(expected.divisor)] * 2
 
 
 @each("level", ["token", "sequence"])

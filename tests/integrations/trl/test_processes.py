@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from jackpot_sim.integrations.corrected import Settings
+from jackpot_sim.integrations.corrected import Corrected, Settings
 from jackpot_sim.integrations.trl.processes import divided, figures_of_all
 from jackpot_sim.training import objective
 from jackpot_sim.training.objective import Divisor
@@ -31,19 +31,21 @@ class Two:
 
 
 @pytest.mark.parametrize("kind", list(Divisor))
-def test_the_divisor_is_that_of_the_tokens_of_both(kind: Divisor) -> None:
+@pytest.mark.parametrize("name", ["tis", "sequence-tis"])
+def test_the_divisor_is_that_of_the_tokens_of_both(name: str, kind: Divisor) -> None:
     generator = torch.Generator().manual_seed(0)
-    lengths = torch.tensor([[4], [2], [5], [0], [3]])
-    mask = torch.arange(5)[None, :] < lengths
-    accepted = mask & (torch.rand(5, 5, generator=generator) < 0.6)
+    mask = torch.arange(5)[None, :] < torch.tensor([[4], [2], [5], [0], [3]])
+    accepted = mask & (torch.rand(5, 5, generator=generator) < 0.6) & torch.tensor([[True]] * 4 + [[False]])
     factor = torch.where(accepted, torch.rand(5, 5, generator=generator).double(), 0.0)
-    settings = Settings.of("tis", divisor=kind)
-    whole, own = mask.any(-1), slice(0, 2)
-    expected = factor / objective.divisor(kind, accepted[whole], factor[whole], mask[whole])
-    here = objective.divisor(kind, accepted[own, :4], factor[own, :4], mask[own, :4])
-    other = torch.stack([mask.double(), accepted.double(), factor], dim=1)[2:]
-    found = divided(Two(other), settings, factor[own, :4] / here, accepted[own, :4], mask[own, :4], here)
-    assert torch.allclose(found, expected[own, :4])
+    settings = Settings.of(name, divisor=kind)
+    of_all = objective.divisor(kind, accepted, factor, mask, settings.correction.unit)
+    own, other = mask[:2, :4], torch.stack([mask.double(), accepted.double(), factor], dim=1)[2:]
+    here = objective.divisor(kind, accepted[:2], factor[:2], mask[:2], settings.correction.unit)
+    found = Corrected(Any, Any, accepted[:2, :4], factor[:2, :4] / here, here)  # type: ignore[arg-type]
+    found = divided(Two(other), settings, found, own)
+    assert found.divisor == pytest.approx(of_all)
+    assert (here == of_all) is (kind is Divisor.PROPOSED)
+    assert torch.allclose(found.factor, factor[:2, :4] / of_all)
 
 
 def test_a_process_without_tokens_leaves_means_and_extremes_to_the_other() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from contextlib import nullcontext
 from typing import Any
@@ -98,6 +99,14 @@ def test_half_precision_is_met_to_its_rounding_and_no_law_exceeds_one(single: bo
     every = TopK.of(whole.new_zeros(ROWS, LENGTH, VOCAB).log_softmax(-1), VOCAB)
     law, _ = found(model, ids, every, mask, torch.autocast("cpu", torch.bfloat16))
     assert law[mask].exp().sum(-1).max() <= 1 + 1e-5
+
+
+def test_a_law_that_rounding_would_lift_above_one_is_divided_by_its_own_sum() -> None:
+    logits, sampled = torch.tensor([[2.0, 1.0, 0.0]]).expand(2, 3), torch.tensor([[1.0]]).expand(2, 1)
+    exact = 1.0 - torch.tensor([2.0, 1.0, 0.0]).logsumexp(0)
+    low, high = states._log_probs(torch.cat([logits, sampled], 1), torch.stack([exact - 1, exact + 0.1])).exp().sum(-1)
+    assert float(low) == pytest.approx(math.exp(-1))
+    assert float(high) == pytest.approx(1)
 
 
 def test_a_models_adapter_and_its_checkpointing_of_activations_are_no_hindrance() -> None:
