@@ -158,13 +158,15 @@ def test_the_first_update_uses_the_pass_for_p_ref(models: Path, batch_size: int 
 def test_in_bf16_the_model_multiplies_coarsely_and_its_weights_stay_fine(models: Path) -> None:
     fine, coarse = (trainer_of(run_of({"precision": each}), models) for each in ("fp32", "bf16"))
     assert equal(weights(fine), weights(coarse)), "both begin with the same weights"
+    sequences = fine._rolled_out(next(fine._minibatches()))[0]
+    read = [each._pass(each.policy, sequences).log_probs.detach()[sequences.mask] for each in (fine, coarse)]
+    assert 1e-4 < float((read[0] - read[1]).abs().max()) < 0.5, "bf16 keeps 8 bits: a few thousandths, not nothing"
     went = [trainer.advance() for trainer in (fine, coarse)]
     assert went[0]["loss"] != went[1]["loss"]
     assert {weight.dtype for weight in coarse.policy.parameters()} == {torch.float32}
     states = coarse._optimizer.state.values()
     assert {each.dtype for state in states for name, each in state.items() if name != "step"} == {torch.float32}
-    # bf16 keeps 8 bits: the actor's log-probs and the pass's differ by a few thousandths, not by nothing.
-    assert 1e-5 < went[1]["log_ratio_max"] < 0.5
+    assert went[1]["log_ratio_max"] < 0.5, "how far rollout and pass differ by rounding depends on the processor"
     assert math.isfinite(coarse.evaluate().accuracy)
     small = [weight.clone() for weight in weights(coarse)]
     for group in coarse._optimizer.param_groups:
