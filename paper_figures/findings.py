@@ -20,7 +20,7 @@ from scipy import stats
 
 from jackpot_sim import commands
 from jackpot_sim.studies.errors import StudyError
-from paper_figures import ablation, figure1, real_training, table1
+from paper_figures import ablation, factorial, figure1, real_training, table1
 from paper_figures.training import tables
 from paper_figures.training.curves import name_of
 from paper_figures.training.records import Trained, load
@@ -72,6 +72,7 @@ def every() -> list[Finding]:
     """The lines of all studies with several seeds."""
     parts: dict[str, Callable[[Trained, pd.DataFrame], Iterator[tuple[str, str, str]]]] = {
         figure1.NAME: _figure1,
+        factorial.NAME: _factorial,
         table1.NAME: _table1,
         ablation.NAME: _ablation,
         real_training.NAME: _real_training,
@@ -86,18 +87,24 @@ def every() -> list[Finding]:
 
 def _figure1(_: Trained, runs: pd.DataFrame) -> Iterator[tuple[str, str, str]]:
     yield _rate("no correction: runs lost", of(runs, "none", "lost_at").notna())
-    yield _rate("TIS: runs lost", of(runs, "tis", "lost_at").notna())
-    for first, second in (("tis", "none"), ("jackpot", "none"), ("jackpot", "tis"), ("rao-blackwell", "jackpot")):
-        yield _gain(runs, first, second, "accuracy", "last accuracy")
     log_kl = pd.Series(np.log(of(runs, "jackpot", "kl").to_numpy(dtype=float)), of(runs, "jackpot", "kl").index)
     mean, low, high = (math.exp(each) for each in interval(log_kl)[:3])
     answer = "above the paper's 0.1" if low > 0.1 else "open"
     yield "Jackpot: KL at the end, nats, geometric mean", f"{mean:.2f} [{low:.2f}, {high:.2f}]", answer
 
 
+def _factorial(_: Trained, runs: pd.DataFrame) -> Iterator[tuple[str, str, str]]:
+    effects = {part: interval(changes.dropna()) for part, changes in factorial.effects_of(runs).items()}
+    yield from _several(effects, "parts of the objective", "accuracy")
+
+
 def _table1(_: Trained, runs: pd.DataFrame) -> Iterator[tuple[str, str, str]]:
-    for first, second in (("tis", "distillation"), ("jackpot", "tis"), ("rao-blackwell", "jackpot")):
-        yield _gain(runs, first, second, "mean_at_k", "Mean@k")
+    pairs = (("tis", "distillation"), ("jackpot", "tis"), ("rao-blackwell", "jackpot"))
+    gains = {
+        f"{name_of(first)} − {name_of(second)}": difference(of(runs, first, "mean_at_k"), of(runs, second, "mean_at_k"))
+        for first, second in pairs
+    }
+    yield from _several(gains, "differences of methods", "Mean@k")
     share = interval(tables.shares(runs, "mean_at_k").xs("jackpot", level="method"))
     value = f"{share.mean:.2f} [{share.low:.2f}, {share.high:.2f}]"
     yield "Jackpot: share of the on-policy Mean@k", value, "below 1" if share.high < 1 else "open"
@@ -124,11 +131,6 @@ def _several(changes: Mapping[str, Difference], plural: str, label: str) -> Iter
         means, narrowest = [change.mean for change in opened], min(opened, key=lambda each: each.high - each.low)
         value = f"{min(means):+.3f} to {max(means):+.3f}, narrowest {narrowest}"
         yield f"{len(opened)} {plural}, {label}", value, "open"
-
-
-def _gain(runs: pd.DataFrame, first: str, second: str, figure: str, label: str) -> tuple[str, str, str]:
-    gain = difference(of(runs, first, figure), of(runs, second, figure))
-    return f"{name_of(first)} − {name_of(second)}: {label}", str(gain), _sign(gain)
 
 
 def _rate(figure: str, happened: pd.Series[bool]) -> tuple[str, str, str]:

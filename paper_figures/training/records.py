@@ -92,18 +92,8 @@ class Trained:
                 )
 
 
-def draw(
-    name: str, about: str, make: Callable[[Trained], Made], argv: Sequence[str] | None, study: str | None = None
-) -> int:
-    """Draws figure `name` from records of training, writes it, and prints its report; the exit code.
-
-    Args:
-        name: the figure's.
-        about: the text of `--help`.
-        make: draws it.
-        argv: the arguments; None: those of the process.
-        study: the study whose records it shows; None: the one of its own name.
-    """
+def draw(name: str, about: str, make: Callable[[Trained], Made], argv: Sequence[str] | None) -> int:
+    """Draws figure `name` from records of training, writes it, and prints its report; the exit code."""
 
     def figure(
         *, records: Path | None = None, quick: Annotated[bool, FLAG] = False, out: Path = Path("figures")
@@ -115,7 +105,7 @@ def draw(
             quick: Train the study's quick version into runs/figures/NAME-quick, and draw that; needs torch.
             out: The folder for the PDF and the PNG.
         """
-        return command.draw(name, load(study or name, records, quick), make, out)
+        return command.draw(name, load(name, records, quick), make, out)
 
     return command.answer(name, about, figure, argv)
 
