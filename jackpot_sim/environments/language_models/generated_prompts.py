@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import importlib
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
@@ -79,7 +80,9 @@ def gym_of(dataset: str, config: Mapping[str, object], size: int, seed: int) -> 
         ValueError: reasoning-gym is not installed, has no such data set, or refuses the options.
     """
     require("reasoning-gym", purpose=f"the problems of {dataset!r}")
-    importlib.import_module("reasoning_gym")  # which registers the data sets
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SyntaxWarning)  # of packages that it needs, where Python compiles them anew
+        importlib.import_module("reasoning_gym")  # which registers the data sets
     known: Mapping[str, tuple[type, type]] = importlib.import_module("reasoning_gym.factory").DATASETS
     if dataset not in known:
         raise ValueError(f"reasoning-gym has no data set {dataset!r}{_near(dataset, known)}")
