@@ -47,8 +47,8 @@ FIGURES = {
     "weight_mean": "mean m·w over tokens",
     "weight_max": "largest m·w",
     "ess_fraction": "(Σ m·w)² / (n Σ (m·w)²) over tokens",
-    "rejected_positive": "share of the tokens with a positive advantage that the correction's masks reject; nan without "
-    "such tokens",
+    "rejected_positive": "share of the tokens with a positive advantage that the correction's masks reject; nan where "
+    "there are none",
     "rejected_negative": "the same with a negative advantage",
     "clipped_share": "share of tokens whose PPO term is clipped, and so has no gradient",
     "share_below": "share of tokens whose ratio, or that of their sequence, is below the bounds of the correction",
