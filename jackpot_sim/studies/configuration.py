@@ -130,7 +130,7 @@ _NAMED = 3
 
 
 def _others(errors: Sequence[ErrorDetails], place: Place) -> str:
-    """How many errors there are beyond the first, and the places of some."""
+    """The number of errors beyond the first, and the places of some; "" without any."""
     _, *places = dict.fromkeys(place(each["loc"]) or "study" for each in errors)
     named = f": {', '.join(places[:_NAMED])}" if places else ""
     return f" (and {len(errors) - 1} more{named})" if len(errors) > 1 else ""

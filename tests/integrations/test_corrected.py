@@ -296,8 +296,10 @@ def test_loss_and_figures_stay_on_the_batchs_device(name: str, topk: bool) -> No
     batch = case(CORRECTIONS[name], topk=topk, divisor="accepted")
     new, settings = new_of(batch), batch.settings
     log_probs, mask, proposed = batch.given.actor_log_probs, batch.given.mask, batch.given
-    with OnTheBatchsDevice():
+    with OnTheBatchsDevice() as made:
         uniforms(log_probs, mask)
         _, found = policy_loss(settings, proposed, new, Loss())
         metrics(found, proposed)
         metrics(correct(settings, proposed, new), proposed)
+    assert made.on
+    assert made.apart == []

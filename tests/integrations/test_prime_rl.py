@@ -156,5 +156,7 @@ def test_precision_is_kept_and_keyword_arguments_are_settings() -> None:
 
 def test_nothing_is_made_apart_from_the_sequences_device() -> None:
     inputs = inputs_of(rows(case(CORRECTIONS["jackpot"], topk=False))[0])
-    with OnTheBatchsDevice():
+    with OnTheBatchsDevice() as made:
         corrected_loss(inputs)
+    assert made.on
+    assert made.apart == []

@@ -147,8 +147,10 @@ def test_nothing_is_made_apart_from_the_batchs_device() -> None:
     batch = case(CORRECTIONS["jackpot"], topk=False)
     arguments = batch.new_log_probs(), batch.given.reference_log_probs, scaled(batch, "token_mean"), CONFIG
     loss, actor = corrected_policy_loss("jackpot"), batch.given.actor_log_probs
-    with OnTheBatchsDevice():
+    with OnTheBatchsDevice() as made:
         loss(*arguments, batch.mask, actor)
+    assert made.on
+    assert made.apart == []
 
 
 def test_without_skyrl_it_says_what_to_install() -> None:

@@ -352,6 +352,8 @@ def test_nothing_is_made_apart_from_the_batchs_device() -> None:
     args, fields, logits = packed.arguments(), packed.fields(log_probs=None, **packed.stored()), packed.logits
     reduced, args.use_tis, term = packed.reducer("samples"), False, Packed(case(CORRECTIONS["jackpot"], topk=False))
     assert term.batch.given.mask.any()
-    with OnTheBatchsDevice():
+    with OnTheBatchsDevice() as made:
         miles.custom_loss(args, fields, logits, reduced)
         term.tis(miles)
+    assert made.on
+    assert made.apart == []

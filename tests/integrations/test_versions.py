@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from importlib import metadata
 
 import pytest
@@ -21,9 +22,14 @@ def test_a_version_outside_the_tested_range_warns_with_the_range_once(monkeypatc
 
 def test_a_tested_version_and_a_checkout_without_one_are_silent(monkeypatch: pytest.MonkeyPatch) -> None:
     warn_untested.cache_clear()
-    for trainer in TESTED:
-        warn_untested(trainer)  # not installed
-    warn_untested.cache_clear()
-    monkeypatch.setattr(metadata, "version", lambda name: "0.3.1.dev0+main")
-    warn_untested("skyrl")
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        for trainer in TESTED:
+            warn_untested(trainer)  # not installed
+        warn_untested.cache_clear()
+        monkeypatch.setattr(metadata, "version", lambda name: "0.3.1.dev0+main")
+        warn_untested("skyrl")
+        assert told == []
+        warn_untested("miles")
+        assert [each.category for each in told] == [UntestedVersionWarning]
     warn_untested.cache_clear()

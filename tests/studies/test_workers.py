@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from jackpot_sim.diagnose.cli import main as diagnose
+from jackpot_sim.studies import ray_executor
 from jackpot_sim.studies.errors import StudyError
 from jackpot_sim.studies.executors import ExecutorKind
 from jackpot_sim.studies.workers import ALONE, DEFAULT, Workers
@@ -43,17 +47,36 @@ def test_what_contradicts_itself_is_refused(given: dict[str, Any], sentence: str
         pass
 
 
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What a Ray executor was opened with, by name; none is."""
+    found: dict[str, Any] = {}
+
+    @contextlib.contextmanager
+    def opened(workers: int | None, local: int, **options: Any) -> Iterator[SimpleNamespace]:
+        found.update(options)
+        yield SimpleNamespace(workers=3)
+
+    monkeypatch.setattr(ray_executor, "opened", opened)
+    return found
+
+
 @pytest.mark.parametrize("variable", ["", "head:6379"])
 def test_workers_of_a_cluster_may_take_more_than_this_machine_has(
-    monkeypatch: pytest.MonkeyPatch, variable: str
+    monkeypatch: pytest.MonkeyPatch, asked: dict[str, Any], variable: str
 ) -> None:
     monkeypatch.setenv("RAY_ADDRESS", variable)
-    Workers(executor=RAY, worker_threads=99999, ray_address=None if variable else "head:6379").check()
+    given = None if variable else "head:6379"
+    with Workers(executor=RAY, worker_threads=99999, ray_address=given).opened(5) as pool:
+        assert pool.width == 3
+    assert (asked["threads"], asked["address"]) == (99999, given)
 
 
 @pytest.mark.parametrize("gpus", [0.0, 0.25, 1.0, 8.0])
-def test_whole_gpus_and_parts_of_one_can_be_reserved(gpus: float) -> None:
-    Workers(executor=RAY, worker_gpus=gpus).check()
+def test_whole_gpus_and_parts_of_one_can_be_reserved(asked: dict[str, Any], gpus: float) -> None:
+    with Workers(executor=RAY, worker_gpus=gpus).opened(2) as pool:
+        assert pool.width == 2
+    assert asked["gpus"] == gpus
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -1,4 +1,4 @@
-"""What a micro-batch has in common over all processes: its divisor, and its figures for the log."""
+"""The divisor of a micro-batch over all processes, and its figures for the log."""
 
 from __future__ import annotations
 

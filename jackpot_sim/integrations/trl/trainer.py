@@ -206,7 +206,7 @@ class CorrectsRollouts(RecordsRollouts):
         return found
 
     def _scoring(self, model: CausalModel, tokens: Tensor, attended: Tensor) -> OnTopK | None:
-        """What gives log p on the actor's top-k in a pass that has to: of p_ref, or of p_new where that is the aim."""
+        """The reader of log p on the actor's top-k in a pass that needs it: of p_ref, or p_new where it is the aim."""
         batch, to_new = self._batch, self.settings.target is UpdateTarget.POLICY
         if batch is not None:
             wanted = to_new or "old_per_token_logps" not in batch
