@@ -6,7 +6,8 @@ our setting `distilled` with Jackpot stands for the first, and `own-ppo` for the
 the gain is of.
 
 (a) last accuracy and (b) KL(p‖q) at the end of every cell: means over seeds with 95 % intervals, and the seeds; the
-paper's KLs as open marks. (c) What each part changes in last accuracy, paired by seed.
+paper's KLs as open marks. (c) What each part changes in last accuracy, paired by seed, with intervals that hold
+simultaneously at 95 % (Bonferroni).
 
     python -m paper_figures.factorial
 """
@@ -27,7 +28,16 @@ from paper_figures.command import Made, report_table
 from paper_figures.style import Look
 from paper_figures.training import claims, curves
 from paper_figures.training.records import Trained, draw
-from paper_figures.training.statistics import ON_POLICY, Difference, detectable, group, interval, per_run, verdict
+from paper_figures.training.statistics import (
+    CONFIDENCE,
+    ON_POLICY,
+    Difference,
+    detectable,
+    group,
+    interval,
+    per_run,
+    verdict,
+)
 
 NAME = "factorial"
 
@@ -35,6 +45,9 @@ ACTORS = {"frozen": "frozen", "own-ppo": "PPO", "distilled": "PPO +\ndistilled"}
 """The settings that are crossed with corrections, by their names in the figure."""
 ALONE = "distillation-alone"
 """The setting of an actor that is only distilled."""
+
+METHODS = ("none", "tis", "jackpot", "rao-blackwell")
+"""The methods that each of these settings has."""
 
 PAPERS = {"none": "own-ppo", "tis": "own-ppo", "jackpot": "distilled"}
 """The setting that stands for each line of the paper's Figure 1."""
@@ -48,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def make(trained: Trained) -> Made:
     """The figure and its tables."""
     for setting in ACTORS:
-        trained.need(PAPERS, [setting])
+        trained.need(METHODS, [setting])
     trained.need(["none"], [ALONE, ON_POLICY])
     runs, paper = per_run(trained), records.published(figure1.NAME)
     looks = style.of_methods(trained.methods)
@@ -63,8 +76,7 @@ def make(trained: Trained) -> Made:
     curves.log_axis(middle.yaxis)
     _papers(middle, paper, looks)
     left.axhline(float(_of(runs, ON_POLICY, "none").mean()), color="#444444", linewidth=0.7, linestyle=":")
-    by_seed = effects_of(runs)
-    effects = {part: interval(changes.dropna()) for part, changes in by_seed.items()}
+    effects = effects_of(runs)
     _effects(right, effects)
     right.set(title="(c) Parts", xlabel="change in accuracy")
     handles = [*curves.legend(trained.methods, looks), Line2D([], [], color="#444444", linewidth=0.7, linestyle=":")]
@@ -73,9 +85,10 @@ def make(trained: Trained) -> Made:
     handles[-1].set_label("on-policy")
     figure.legend(handles=[*handles, figure1.PAPERS], loc="outside lower center", ncols=len(handles) + 1)
     sentence, agrees = verdict(trained, claims.claims(as_the_paper(runs), paper), _in_words(effects))
-    table = report_table("With less without, in last accuracy, paired by seed", "part", "difference", "seen with 90 %")
-    for part, change in effects.items():
-        table.add_row(part, str(change), f"{detectable(by_seed[part]):.3f}")
+    title = "With less without, in last accuracy, paired by seed; intervals hold together at 95 %"
+    table = report_table(title, "part", "difference", "seen with 90 %")
+    for part, changes in changes_of(runs).items():
+        table.add_row(part, str(effects[part]), f"{detectable(changes, confidence=_LEVEL):.3f}")
     return Made(figure, [*curves.tables(trained, runs, "Jackpot's objective in parts"), table], sentence, agrees)
 
 
@@ -86,38 +99,44 @@ def as_the_paper(runs: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(parts, names=["setting", "method"])
 
 
-def effects_of(runs: pd.DataFrame) -> dict[str, pd.Series[float]]:
+PARTS = 8
+"""The parts whose effects are asked for."""
+_LEVEL = 1 - (1 - CONFIDENCE) / PARTS
+
+
+def effects_of(runs: pd.DataFrame) -> dict[str, Difference]:
+    """The means of `changes_of`, with simultaneous intervals."""
+    return {part: interval(changes.dropna(), _LEVEL) for part, changes in changes_of(runs).items()}
+
+
+def changes_of(runs: pd.DataFrame) -> dict[str, pd.Series[float]]:
     """The change in last accuracy that each part makes, by seed, averaged over what it is crossed with.
 
     `distillation` is beside the actor's own PPO; `own PPO` is that of an actor without distillation, over a frozen one,
     and `own PPO, distilled` that beside distillation, without a correction. The interaction is half the difference
     between a correction's changes with and without distillation, beside own PPO.
     """
-    methods = [method for method in ("none", "tis", "jackpot", "rao-blackwell") if _has(runs, "frozen", method)]
-    corrected = [method for method in methods if method != "none"]
+    every, corrected = list(ACTORS), METHODS[1:]
 
     def mean(settings: Sequence[str], methods: Sequence[str]) -> pd.Series[float]:
         cells = [_of(runs, setting, method) for setting in settings for method in methods]
         return cast("pd.Series[float]", pd.concat(cells, axis=1).mean(axis=1, skipna=False))
 
-    every = list(ACTORS)
-    effects = {
-        "distillation": (mean(["distilled"], methods), mean(["own-ppo"], methods)),
-        "own PPO": (mean(["own-ppo"], methods), mean(["frozen"], methods)),
+    changes = {
+        "distillation": (mean(["distilled"], METHODS), mean(["own-ppo"], METHODS)),
+        "own PPO": (mean(["own-ppo"], METHODS), mean(["frozen"], METHODS)),
         "own PPO, distilled": (mean(["distilled"], ["none"]), mean([ALONE], ["none"])),
         "a correction": (mean(every, corrected), mean(every, ["none"])),
+        "Jackpot's weight − TIS": (mean(every, ["rao-blackwell"]), mean(every, ["tis"])),
+        "Jackpot's mask": (mean(every, ["jackpot"]), mean(every, ["rao-blackwell"])),
+        "Jackpot − TIS, distilled": (mean(["distilled"], ["jackpot"]), mean(["distilled"], ["tis"])),
+        "correction × distillation": (
+            (mean(["distilled"], corrected) + mean(["own-ppo"], ["none"])) / 2,
+            (mean(["distilled"], ["none"]) + mean(["own-ppo"], corrected)) / 2,
+        ),
     }
-    if {"rao-blackwell", "tis"} <= {*methods}:
-        effects["Jackpot's weight − TIS"] = (mean(every, ["rao-blackwell"]), mean(every, ["tis"]))
-    if "rao-blackwell" in methods:
-        effects["Jackpot's mask"] = (mean(every, ["jackpot"]), mean(every, ["rao-blackwell"]))
-    effects["Jackpot − TIS, distilled"] = (mean(["distilled"], ["jackpot"]), mean(["distilled"], ["tis"]))
-    crossed = (
-        (mean(["distilled"], corrected) + mean(["own-ppo"], ["none"])) / 2,
-        (mean(["distilled"], ["none"]) + mean(["own-ppo"], corrected)) / 2,
-    )
-    effects["correction × distillation"] = crossed
-    return {part: first - second for part, (first, second) in effects.items()}
+    assert len(changes) == PARTS
+    return {part: first - second for part, (first, second) in changes.items()}
 
 
 def _has(runs: pd.DataFrame, setting: str, method: str) -> bool:

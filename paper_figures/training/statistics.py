@@ -208,22 +208,23 @@ def interval(values: pd.Series[float], confidence: float = CONFIDENCE) -> Differ
     return Difference(mean, mean - half, mean + half, n)
 
 
-def detectable(values: pd.Series[float], seeds: int | None = None) -> float:
+def detectable(values: pd.Series[float], seeds: int | None = None, confidence: float = CONFIDENCE) -> float:
     """The difference that an `interval` over seeds would see with a probability of 90 %, with the spread of these.
 
-    It is the mean δ at which Student's two-sided test at 95 % rejects 0 in 90 % of samples: a quantile of the
+    It is the mean δ at which Student's two-sided test at this confidence rejects 0 in 90 % of samples, by the
     noncentral t distribution. Infinite with fewer than two seeds.
 
     Args:
         values: differences by seed, or by setting and seed, which are averaged within a seed first.
         seeds: the number of seeds of the study that is planned; None: that of the values.
+        confidence: that of the interval.
     """
     known = by_seed(values.dropna())
     n = len(known) if seeds is None else seeds
     if len(known) < 2 or n < 2:
         return math.inf
     error = float(np.std(known.to_numpy(), ddof=1)) / math.sqrt(n)
-    critical = float(stats.t.ppf(0.5 + CONFIDENCE / 2, n - 1))
+    critical = float(stats.t.ppf(0.5 + confidence / 2, n - 1))
     shift = optimize.brentq(lambda far: stats.nct.sf(critical, n - 1, far) - POWER, 0.0, 10 * critical)
     return float(shift) * error
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from scipy import stats
 
 from jackpot_sim.studies.errors import StudyError
 from paper_figures import factorial
-from paper_figures.factorial import as_the_paper, effects_of
+from paper_figures.factorial import as_the_paper, changes_of, effects_of
 from paper_figures.training.statistics import of, per_run
 from tests.paper_figures.training.trained import Fate, Fates, made, write
 
@@ -27,7 +28,7 @@ def added(setting: str, method: str, seed: int) -> Fate:
 
 
 def test_effects_are_the_differences_of_cells(tmp_path: Path) -> None:
-    effects = effects_of(per_run(made(tmp_path / "records", "factorial", added, seeds=8, steps=200)))
+    changes = changes_of(per_run(made(tmp_path / "records", "factorial", added, seeds=8, steps=200)))
     truth = {
         "distillation": 0.4 + 0.08 * 3 / 4,
         "own PPO": -0.2,
@@ -38,8 +39,17 @@ def test_effects_are_the_differences_of_cells(tmp_path: Path) -> None:
         "Jackpot − TIS, distilled": 0.06,
         "correction × distillation": 0.04,
     }
-    assert {part: changes.mean() for part, changes in effects.items()} == pytest.approx(truth, abs=0.02)
-    assert all(changes.notna().sum() == 8 for changes in effects.values())
+    assert {part: each.mean() for part, each in changes.items()} == pytest.approx(truth, abs=0.02)
+    assert all(each.notna().sum() == 8 for each in changes.values())
+
+
+def test_intervals_of_all_parts_hold_together(tmp_path: Path) -> None:
+    runs = per_run(made(tmp_path / "records", "factorial", added, seeds=8, steps=200))
+    effects, changes = effects_of(runs), changes_of(runs)
+    assert effects.keys() == changes.keys()
+    for part, effect in effects.items():
+        alone = stats.ttest_1samp(changes[part], 0.0).confidence_interval(1 - 0.05 / 8)
+        assert (effect.low, effect.high) == pytest.approx(tuple(alone))
 
 
 def test_lines_of_the_paper_are_the_cells_that_stand_for_them(tmp_path: Path) -> None:
