@@ -303,3 +303,12 @@ def test_loss_and_figures_stay_on_the_batchs_device(name: str, topk: bool) -> No
         metrics(correct(settings, proposed, new), proposed)
     assert made.on
     assert made.apart == []
+
+
+def test_log_ratios_of_coarse_log_probs_are_their_exact_differences() -> None:
+    batch = case(CORRECTIONS["tis"], topk=False)
+    low = {name: getattr(batch.given, name).bfloat16() for name in ("actor_log_probs", "reference_log_probs")}
+    found = correct(batch.settings, dataclasses.replace(batch.given, **low), new_of(batch)).tokens.log_ratio
+    exact = low["reference_log_probs"].double() - low["actor_log_probs"].double()
+    mask = batch.given.mask
+    assert torch.equal(torch.as_tensor(found)[mask], exact[mask])
