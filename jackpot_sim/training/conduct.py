@@ -8,14 +8,18 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future
 from dataclasses import dataclass, field
+from operator import and_
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from jackpot_sim.environments.language_models.carried import folder_of
 from jackpot_sim.environments.language_models.checkpoints import resolved_device
@@ -34,7 +38,9 @@ from jackpot_sim.training.loop import checkpoints, evaluation
 from jackpot_sim.training.loop.run import LOG, STEPS, train
 from jackpot_sim.training.loop.trainer import Row
 from jackpot_sim.training.models.preparation import Pair, pairs, prepare
-from jackpot_sim.training.study import Run, Study
+from jackpot_sim.training.study import Run, Study, name_of_run
+
+OUTCOMES = "outcomes.parquet"
 
 _PATIENCE = 150.0
 """Seconds to wait for another process that trains a run: those in which a node that lost its cluster ends itself."""
@@ -104,6 +110,7 @@ def conduct(
         ):
             check_possible(study, options.devices_elsewhere)
             _begin(root, study)
+            split(root)
             missing = [run for run in study.runs if not (root / "runs" / run.id / STEPS).exists()]
             already = len(study.runs) - len(missing)
             progress = Progress(len(study.runs), already, already)
@@ -296,7 +303,34 @@ def join(study: Study, root: Path) -> None:
     together = pa.concat_tables(tables)
     write_atomically(root / STEPS, lambda path: records.write(together, path))
     joined = pa.Table.from_pylist(outcomes, schema=records.OUTCOMES)
-    write_atomically(root / "outcomes.parquet", lambda path: records.write(joined, path))
+    write_atomically(root / OUTCOMES, lambda path: records.write(joined, path))
+
+
+def split(root: Path) -> None:
+    """Gives every run in the joined records its own table again, where no folder of runs was kept.
+
+    So records that ship without that folder can be extended by more seeds.
+
+    Raises:
+        StudyError: the records cannot be read, or have the columns of another version.
+    """
+    joined, runs, unfinished = root / OUTCOMES, root / "runs", root / ".runs.tmp"
+    if runs.exists() or not joined.exists():
+        return
+    try:
+        rows, outcomes = pq.read_table(root / STEPS), pq.read_table(joined).to_pylist()
+    except (ValueError, OSError) as error:
+        raise StudyError(f"{root} holds records that cannot be read, and no runs: choose another --out") from error
+    if rows.schema.names != records.STEPS.names:
+        raise StudyError(f"{root} holds records of another version, and no runs: choose another --out")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    for outcome in outcomes:
+        keys = {name: outcome[name] for name in ("setting", "method", "seed")}
+        mine = rows.filter(functools.reduce(and_, (pc.field(name) == value for name, value in keys.items())))
+        folder = unfinished / name_of_run(**keys)
+        folder.mkdir(parents=True)
+        records.write(records.with_reason(mine, outcome["ended"]), folder / STEPS)
+    unfinished.rename(runs)
 
 
 def load(root: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -307,6 +341,6 @@ def load(root: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     """
     manifest(root)
     try:
-        return pd.read_parquet(root / STEPS), pd.read_parquet(root / "outcomes.parquet")
+        return pd.read_parquet(root / STEPS), pd.read_parquet(root / OUTCOMES)
     except OSError as error:
         raise StudyError(f"{root} holds no finished study: run it to its end first") from error

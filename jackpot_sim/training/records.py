@@ -110,6 +110,9 @@ COLUMNS = {
 }
 """The meaning of every column of the records, by file."""
 
+ENDS = ("finished", "collapsed")
+"""The ends of runs that give a policy; a run with another diverged, and its end is the reason."""
+
 _REASON = b"reason"
 
 
@@ -117,7 +120,12 @@ def steps(run: Run, rows: Sequence[Mapping[str, float]], reason: str) -> pa.Tabl
     """The rows of a run as a table; its metadata hold the reason for which the run ended early, "" if it did not."""
     own: dict[str, Any] = {"setting": run.setting, "method": run.method, "seed": run.seed}
     full = [own | {"step": int(row["step"])} | {name: row.get(name, math.nan) for name in FIGURES} for row in rows]
-    return pa.Table.from_pylist(full, schema=STEPS).replace_schema_metadata({_REASON: reason.encode()})
+    return with_reason(pa.Table.from_pylist(full, schema=STEPS), reason)
+
+
+def with_reason(table: pa.Table, reason: str) -> pa.Table:
+    """The rows of a run with the reason for which it ended early, "" or one of `ENDS` if it did not."""
+    return table.replace_schema_metadata({_REASON: b"" if reason in ENDS else reason.encode()})
 
 
 def write(table: pa.Table, path: Path) -> None:
@@ -145,7 +153,7 @@ def outcome(table: pa.Table, reason: str, asked: int) -> dict[str, Any]:
     if len(tests):
         result = course(tests["step"].tolist(), tests["accuracy"].tolist())
     first, last = frame.iloc[0], int(frame["step"].iloc[-1])
-    ended = reason or ("finished" if last >= asked else "collapsed")
+    ended = reason or (ENDS[0] if last >= asked else ENDS[1])
     return {
         **{name: first[name] for name in ("setting", "method", "seed")},
         "steps": last,

@@ -68,6 +68,11 @@ Changes: TypeAlias = Mapping[str, object]
 """The fields that a setting or a method changes."""
 
 
+def name_of_run(setting: str, method: str, seed: int) -> str:
+    """The name of a run's folder."""
+    return f"{setting}.{method}.{seed}"
+
+
 class Run(Frozen):
     """One training run of a study."""
 
@@ -83,7 +88,7 @@ class Run(Frozen):
     @property
     def id(self) -> str:
         """The name of its folder."""
-        return f"{self.setting}.{self.method}.{self.seed}"
+        return name_of_run(self.setting, self.method, self.seed)
 
 
 class Study(Frozen):

@@ -12,10 +12,9 @@ from rich.table import Table
 
 from jackpot_sim.training.loop import checkpoints
 from jackpot_sim.training.loop.run import POLICY
-from jackpot_sim.training.study import Study
+from jackpot_sim.training.records import ENDS
+from jackpot_sim.training.study import Study, name_of_run
 
-ENDS = ("finished", "collapsed")
-"""The ends of runs that did not diverge; that of a run that did is its reason."""
 LAST = 20
 """The number of steps at the end over which the last figures are means."""
 
@@ -74,7 +73,7 @@ def divergences(root: Path, outcomes: pd.DataFrame) -> list[str]:
 
 def _ids(outcomes: pd.DataFrame) -> list[str]:
     """The name of each run."""
-    return [f"{setting}.{method}.{seed}" for setting, method, seed in outcomes[["setting", "method", "seed"]].values]
+    return [name_of_run(*run) for run in outcomes[["setting", "method", "seed"]].values]
 
 
 def policies(root: Path, outcomes: pd.DataFrame) -> str:

@@ -24,6 +24,7 @@ from typing_extensions import override
 from jackpot_sim.core.arrays import Floats, Ints
 from jackpot_sim.core.checks import check_integers, check_reals, check_same_shape
 from jackpot_sim.training.loop.collapse import WINDOW
+from jackpot_sim.training.records import ENDS
 from paper_figures.training.records import Trained
 
 ON_POLICY = "on-policy"
@@ -167,7 +168,7 @@ def _by_run(values: dict[tuple[object, ...], float], runs: pd.DataFrame) -> list
 def lost(outcomes: pd.DataFrame) -> pd.DataFrame:
     """A row for each run, by setting, method and seed: its `steps`, whether it `diverged`, and `lost_at`."""
     out = outcomes.set_index(["setting", "method", "seed"])
-    diverged = ~out["ended"].isin(["finished", "collapsed"])
+    diverged = ~out["ended"].isin(ENDS)
     collapsed, steps = out["collapsed_at"].astype(float), out["steps"].astype(float)
     return pd.DataFrame({"steps": steps, "diverged": diverged, "lost_at": collapsed.fillna(steps.where(diverged))})
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from concurrent.futures.process import BrokenProcessPool
@@ -21,7 +22,7 @@ from jackpot_sim.studies.shared import SharedFolder
 from jackpot_sim.training import conduct as conduct_module
 from jackpot_sim.training.conduct import Options, Progress, check_possible, conduct, last_row, load, manifest
 from jackpot_sim.training.loop.run import train
-from jackpot_sim.training.records import OUTCOMES, STEPS
+from jackpot_sim.training.records import ENDS, OUTCOMES, STEPS
 from jackpot_sim.training.study import Study
 from tests.training.tiny import COSTS, MODES, assert_same, study_of
 
@@ -135,6 +136,47 @@ def test_a_study_goes_on_with_more_seeds(tmp_path: Path, models: Path) -> None:
     done = run_all(study.model_copy(update={"seeds": (0, 1)}), tmp_path / "study", models)
     assert (done.already_there, done.finished) == (2, 4)
     assert load(tmp_path / "study")[1]["seed"].tolist() == [0, 0, 1, 1]
+
+
+def test_records_without_the_folder_of_their_runs_go_on_with_more_seeds(tmp_path: Path, models: Path) -> None:
+    diverges = {"update": {"learning_rate": 1e30}}
+    study = study_of({"methods": {"a": {}, "b": MODES["stale"], "wild": diverges}, "steps": 1})
+    root = tmp_path / "study"
+    run_all(study, root, models)
+    first, ends = load(root)
+    shutil.rmtree(root / "runs")
+    done = run_all(study.model_copy(update={"seeds": (0, 1)}), root, models)
+    assert (done.already_there, done.finished) == (3, 6)
+    steps, outcomes = load(root)
+    assert len(outcomes) == 6
+    pd.testing.assert_frame_equal(steps[steps["seed"] == 0].reset_index(drop=True), first)
+    pd.testing.assert_frame_equal(outcomes[outcomes["seed"] == 0].reset_index(drop=True), ends)
+    assert ends["ended"].iloc[-1] not in ENDS
+
+
+def test_a_run_whose_folder_is_taken_away_is_trained_anew(tmp_path: Path, models: Path) -> None:
+    study = study_of({"methods": {"a": {}, "b": MODES["stale"]}, "steps": 1})
+    root = tmp_path / "study"
+    run_all(study, root, models)
+    shutil.rmtree(root / "runs" / study.runs[0].id)
+    assert run_all(study, root, models).already_there == 1
+
+
+@pytest.mark.parametrize("content", [b"no table", None])
+def test_joined_records_that_no_run_can_be_taken_from_are_refused(
+    content: bytes | None, tmp_path: Path, models: Path
+) -> None:
+    study = study_of({"steps": 1})
+    root = tmp_path / "study"
+    run_all(study, root, models)
+    shutil.rmtree(root / "runs")
+    if content is None:
+        load(root)[0].drop(columns="entropy").to_parquet(root / "steps.parquet")
+    else:
+        (root / "steps.parquet").write_bytes(content)
+    with pytest.raises(StudyError, match="choose another --out"):
+        run_all(study, root, models)
+    assert not (root / "runs").exists()
 
 
 def test_the_manifest_tells_of_the_seeds_that_were_added(tmp_path: Path, models: Path) -> None:
