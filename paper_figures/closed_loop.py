@@ -45,6 +45,27 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def make(trained: Trained) -> Made:
     """The figure and its table."""
+    loops, adapted, rivals = _loops(trained)
+    if not adapted or not all(rivals.values()):
+        raise StudyError(f"{trained.root} does not hold strengths that are adapted, and fixed ones of each beside them")
+    figure, axes = curves.curves(trained, (KL, ACCURACY, WEIGHT, BUDGET))
+    for (_, column), cell in axes.items():
+        if column == KL.column:
+            for target in sorted({loops[method].target for method in adapted} - {None}):  # type: ignore[type-var]
+                cell.axhline(target, color="#444444", linewidth=0.7, linestyle=":")  # type: ignore[arg-type]
+    runs = per_run(trained)
+    sentence, agrees = verdict(trained, claims_of(trained), "Dotted in the figure: the KL that adapting aims at.")
+    return Made(figure, curves.tables(trained, runs, "Fixed and adapted strengths"), sentence, agrees)
+
+
+def claims_of(trained: Trained) -> list[Claim]:
+    """That adapting helps, for every strength that is adapted, and what these runs say of it."""
+    runs, (loops, adapted, rivals) = per_run(trained), _loops(trained)
+    return [helps(runs, method, loops[method].target or math.nan, rivals[method]) for method in adapted]
+
+
+def _loops(trained: Trained) -> tuple[dict[str, Loop], list[str], dict[str, list[str]]]:
+    """The strengths by method, the methods that adapt one, and the methods that fix the same strength."""
     loops = {
         method: loop
         for methods in trained.grid.values()
@@ -56,17 +77,7 @@ def make(trained: Trained) -> Made:
         method: [other for other, loop in loops.items() if loop == Loop(loops[method].strength, None)]
         for method in adapted
     }
-    if not adapted or not all(rivals.values()):
-        raise StudyError(f"{trained.root} does not hold strengths that are adapted, and fixed ones of each beside them")
-    figure, axes = curves.curves(trained, (KL, ACCURACY, WEIGHT, BUDGET))
-    for (_, column), cell in axes.items():
-        if column == KL.column:
-            for target in sorted({loops[method].target for method in adapted} - {None}):  # type: ignore[type-var]
-                cell.axhline(target, color="#444444", linewidth=0.7, linestyle=":")  # type: ignore[arg-type]
-    runs = per_run(trained)
-    claims = [helps(runs, method, loops[method].target or math.nan, rivals[method]) for method in adapted]
-    sentence, agrees = verdict(trained, claims, "Dotted in the figure: the KL that adapting aims at.")
-    return Made(figure, curves.tables(trained, runs, "Fixed and adapted strengths"), sentence, agrees)
+    return loops, adapted, rivals
 
 
 def loop_of(training: Training) -> Loop | None:

@@ -1,29 +1,49 @@
 """The step at which training is lost, by the first distance of a frozen actor and by method.
 
-Left, the median step at which runs are lost; right, the last accuracy. The paper shows single distances only. It
-leads one to expect that a farther actor is lost sooner, and Jackpot later than others. All runs of a seed begin with
-the same policy, so that distances are no repetitions: only the number of seeds decides.
+(a) the median step at which runs are lost, and how many are. (b) the boundary between runs that are kept and lost: the
+first KL(p‖q) of the actor that a run bears, and (c) the 5th percentile of the overlap there, below which it is lost;
+means over seeds with 95 % intervals. The paper shows single distances only. It leads one to expect that a farther actor
+is lost sooner, and Jackpot later than others. All runs of a seed begin with the same policy, so that distances are no
+repetitions: only the number of seeds decides.
+
+A seed's boundary is Spearman's and Kärber's: x_0 + Σ_i (1 − (lost_i + lost_{i+1})/2)(x_{i+1} − x_i) over its distances
+x in ascending danger. It cannot lie beyond the distances tried, so that an arrow marks a mean of which at least half of
+the seeds lie at the end.
 
     python -m paper_figures.collapse_map
 """
 
 from __future__ import annotations
 
+import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from rich.table import Table
 from scipy import stats
 
 from jackpot_sim.core.arrays import Floats
 from paper_figures import style
-from paper_figures.command import Made
+from paper_figures.command import Made, report_table
 from paper_figures.training import curves
 from paper_figures.training.curves import name_of
 from paper_figures.training.records import Trained, draw
-from paper_figures.training.statistics import Claim, difference, group, lost_in_words, mostly, of, per_run, verdict
+from paper_figures.training.statistics import (
+    Claim,
+    Difference,
+    difference,
+    group,
+    interval,
+    lost_in_words,
+    mostly,
+    of,
+    per_run,
+    verdict,
+)
 
 NAME = "collapse_map"
 
@@ -36,28 +56,138 @@ def main(argv: Sequence[str] | None = None) -> int:
 def make(trained: Trained) -> Made:
     """The figure and its tables."""
     trained.need(("none",), trained.settings)
-    ours = next((each for each in ("jackpot", "rao-blackwell") if each in trained.methods), "jackpot")
-    trained.need((ours,), trained.settings)
-    runs = per_run(trained)
-    runs["survived"] = runs["lost_at"].fillna(runs["asked"]) / runs["asked"]
-    figure, (left, right) = style.canvas(2, 0.36 * len(trained.settings) + 1.6)
+    trained.need((_ours(trained),), trained.settings)
+    runs = _with_survival(trained)
+    found = {danger: boundaries(trained, runs, danger) for danger in (KL, OVERLAP)}
+    found = {danger: each for danger, each in found.items() if each}  # records of other versions lack the overlap's
+    report = curves.tables(trained, runs, "Frozen actors")
+    widths = [1.5, *([1.0] * len(found))]
+    figure, (left, *others) = style.canvas(len(widths), 0.36 * len(trained.settings) + 1.8, widths)
     _map(left, trained, runs, "survived", _when)
-    _map(right, trained, runs, "accuracy", lambda cell: f"{cell['accuracy'].mean():.2f}")
     left.set(title="(a) Step at which runs are lost", ylabel="KL of the actor at first, nats")
-    right.set(title="(b) Last accuracy")
-    right.set_yticklabels([])
-    claims = [
-        _sooner(trained, runs),
-        *(_later(runs, ours, other) for other in ("none", "tis") if other in trained.methods),
-    ]
-    sentence, agrees = verdict(trained, claims)
-    return Made(figure, curves.tables(trained, runs, "Frozen actors"), sentence, agrees)
+    for place, (axes, (danger, of_methods)) in enumerate(zip(others, found.items(), strict=True)):
+        _boundaries(axes, of_methods, danger)
+        axes.set_title(f"({'bc'[place]}) {danger.title}")
+        if place:
+            axes.set_yticklabels([])
+        report.append(_table(of_methods, danger))
+    sentence, agrees = verdict(trained, claims_of(trained))
+    return Made(figure, report, sentence, agrees)
+
+
+def claims_of(trained: Trained) -> list[Claim]:
+    """What one expects of the distance and of Jackpot, and what these runs say of it."""
+    runs, ours = _with_survival(trained), _ours(trained)
+    later = [_later(runs, ours, other) for other in ("none", "tis") if other in trained.methods]
+    return [_sooner(trained, runs), *later]
+
+
+def _ours(trained: Trained) -> str:
+    return next((each for each in ("jackpot", "rao-blackwell") if each in trained.methods), "jackpot")
+
+
+def _with_survival(trained: Trained) -> pd.DataFrame:
+    """The figures of each run, with the share of the steps asked that it survived."""
+    runs = per_run(trained)
+    return runs.assign(survived=runs["lost_at"].fillna(runs["asked"]) / runs["asked"])
 
 
 def distance(trained: Trained, setting: str) -> float | None:
     """The KL to which the frozen actor of a setting was distilled, nats; None unless all methods share one."""
     asked = {training["actor"].get("kl") for training in trained.grid[setting].values()} - {None}
     return float(asked.pop()) if len(asked) == 1 else None
+
+
+class Danger(NamedTuple):
+    """A figure of the first step that tells how far the actor is."""
+
+    column: str
+    """Its column in the steps."""
+    name: str
+    """Its name in the report."""
+    title: str
+    """The title of its panel."""
+    rises: bool
+    """True where large values are dangerous."""
+    log: bool
+    """True where means over seeds are geometric."""
+
+
+KL = Danger("kl_policy_actor", "KL(p‖q) at first", "KL borne, nats", rises=True, log=True)
+OVERLAP = Danger("overlap_p5", "5th percentile of the overlap at first", "p5 of overlap borne", rises=False, log=False)
+
+
+class Boundary(NamedTuple):
+    """The figure at which runs of a method begin to be lost."""
+
+    mean: Difference
+    """The mean over seeds, with its interval."""
+    least: int
+    """Seeds that lost their runs at all distances."""
+    most: int
+    """Seeds that lost none."""
+
+
+def boundaries(trained: Trained, runs: pd.DataFrame, danger: Danger) -> dict[str, Boundary]:
+    """The boundary of each method whose runs have the figure.
+
+    Args:
+        trained: the records.
+        runs: the figures of each run, see `per_run`.
+        danger: the figure; its value for a distance and a seed is the mean over methods in the first step.
+    """
+    if danger.column not in trained.steps:
+        return {}
+    first = trained.steps[trained.steps["step"] == 0]
+    at = first.groupby(["setting", "seed"])[danger.column].mean().dropna()
+    out = {}
+    for method in trained.methods:
+        lost = of(runs, method, "lost_at").notna()
+        cells = pd.DataFrame({"at": at, "lost": lost}).dropna()
+        seeds = {seed: cell for seed, cell in cells.groupby(level="seed") if len(cell) > 1}
+        if not seeds:
+            continue
+        borne = pd.Series({seed: _borne(cell, danger) for seed, cell in seeds.items()})
+        mean = interval(borne)
+        if danger.log:
+            mean = Difference(math.exp(mean.mean), math.exp(mean.low), math.exp(mean.high), mean.pairs)
+        every = [bool(cell["lost"].all()) for cell in seeds.values()]
+        none = [not cell["lost"].any() for cell in seeds.values()]
+        out[method] = Boundary(mean, sum(every), sum(none))
+    return out
+
+
+def _borne(cell: pd.DataFrame, danger: Danger) -> float:
+    """The boundary of one seed, from the figure at each distance and whether the run was lost."""
+    ordered = cell.sort_values("at", ascending=danger.rises)
+    x, kept = ordered["at"].to_numpy(dtype=np.float64), 1.0 - ordered["lost"].to_numpy(dtype=np.float64)
+    x = np.log(x) if danger.log else x
+    return float(x[0] + ((kept[:-1] + kept[1:]) / 2 * np.diff(x)).sum())
+
+
+def _boundaries(axes: Axes, found: Mapping[str, Boundary], danger: Danger) -> None:
+    looks = style.of_methods([*found])
+    for place, (method, boundary) in enumerate(found.items()):
+        mean, low, high, pairs = boundary.mean
+        error = None if pairs < 2 else [[mean - low], [high - mean]]
+        look = looks[method]
+        axes.errorbar([mean], [place], xerr=error, color=look.color, marker=look.marker, markersize=4.5, capsize=2)
+        beyond = -1 if 2 * boundary.least >= pairs else 1 if 2 * boundary.most >= pairs else 0
+        if beyond:
+            sign = beyond if danger.rises else -beyond
+            axes.annotate("→" if sign > 0 else "←", (mean, place), xytext=(sign * 9, 5), textcoords="offset points")
+    axes.set_yticks(range(len(found)), [name_of(each) for each in found], fontsize=7)
+    axes.set_ylim(len(found) - 0.5, -0.5)
+    axes.grid(visible=False, axis="y")
+
+
+def _table(found: Mapping[str, Boundary], danger: Danger) -> Table:
+    title = f"{danger.name}: the boundary between kept and lost, with its interval over seeds"
+    table = report_table(title, "method", "boundary", "seeds", "all lost", "none lost")
+    for method, (mean, least, most) in found.items():
+        ends = "" if mean.pairs < 2 else f" [{mean.low:.2f}, {mean.high:.2f}]"
+        table.add_row(name_of(method), f"{mean.mean:.2f}{ends}", str(mean.pairs), str(least), str(most))
+    return table
 
 
 def _map(axes: Axes, trained: Trained, runs: pd.DataFrame, column: str, text: Callable[[pd.DataFrame], str]) -> None:

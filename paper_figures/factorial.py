@@ -19,7 +19,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import cast
 
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
@@ -27,11 +26,12 @@ from matplotlib.lines import Line2D
 from paper_figures import figure1, records, style
 from paper_figures.command import Made, report_table
 from paper_figures.style import Look
-from paper_figures.training import claims, curves
+from paper_figures.training import cells, claims, curves
 from paper_figures.training.records import Trained, draw
 from paper_figures.training.statistics import (
     CONFIDENCE,
     ON_POLICY,
+    Claim,
     Difference,
     detectable,
     group,
@@ -71,26 +71,33 @@ def make(trained: Trained) -> Made:
         (left, "accuracy", "(a) Last accuracy"),
         (middle, "kl", "(b) KL(p‖q) at the end, nats"),
     ):
-        _cells(axes, runs, column, looks)
-        axes.set_title(title)
+        settings = ACTORS | {ALONE: "distilled"}
+        cells.draw_cells(axes, runs, column, looks, settings, log=column == "kl")
+        axes.set(title=title, xlabel="training of the actor")
     middle.set_yscale("log")
     curves.log_axis(middle.yaxis)
     _papers(middle, paper, looks)
     left.axhline(float(_of(runs, ON_POLICY, "none").mean()), color="#444444", linewidth=0.7, linestyle=":")
     effects = effects_of(runs)
-    _effects(right, effects)
+    names = {part: part.replace(", ", ",\n").replace(" × ", " ×\n") for part in effects}
+    cells.draw_differences(right, {names[part]: {part: each} for part, each in effects.items()})
     right.set(title="(c) Parts", xlabel="change in accuracy")
     handles = [*curves.legend(trained.methods, looks), Line2D([], [], color="#444444", linewidth=0.7, linestyle=":")]
     for handle in handles[:-1]:
         handle.set_linestyle("none")
     handles[-1].set_label("on-policy")
     figure.legend(handles=[*handles, figure1.PAPERS], loc="outside lower center", ncols=len(handles) + 1)
-    sentence, agrees = verdict(trained, claims.claims(as_the_paper(runs), paper), _in_words(effects))
+    sentence, agrees = verdict(trained, claims_of(trained), _in_words(effects))
     title = "With less without, in last accuracy, paired by seed; intervals hold together at 95 %"
     table = report_table(title, "part", "difference", "seen with 90 %")
     for part, changes in changes_of(runs).items():
         table.add_row(part, str(effects[part]), f"{detectable(changes, confidence=_LEVEL):.3f}")
     return Made(figure, [*curves.tables(trained, runs, "Jackpot's objective in parts"), table], sentence, agrees)
+
+
+def claims_of(trained: Trained) -> list[Claim]:
+    """The paper's claims, and what the cells that stand for its lines say of them."""
+    return claims.claims(as_the_paper(per_run(trained)), records.published(figure1.NAME))
 
 
 def as_the_paper(runs: pd.DataFrame) -> pd.DataFrame:
@@ -142,10 +149,6 @@ def changes_of(runs: pd.DataFrame) -> dict[str, pd.Series[float]]:
     return {part: first - second for part, (first, second) in changes.items()}
 
 
-def _has(runs: pd.DataFrame, setting: str, method: str) -> bool:
-    return any(place[:2] == (setting, method) for place in runs.index)
-
-
 def _of(runs: pd.DataFrame, setting: str, method: str, figure: str = "accuracy") -> pd.Series[float]:
     return cast("pd.Series[float]", group(runs, setting, method)[figure])
 
@@ -153,25 +156,6 @@ def _of(runs: pd.DataFrame, setting: str, method: str, figure: str = "accuracy")
 def _in_words(effects: Mapping[str, Difference]) -> str:
     ways = {True: "HELPS", False: "HARMS", None: "LEFT OPEN"}
     return "In last accuracy: " + "; ".join(f"{part} {ways[each.above]} {each}" for part, each in effects.items()) + "."
-
-
-def _cells(axes: Axes, runs: pd.DataFrame, column: str, looks: Mapping[str, Look]) -> None:
-    for place, setting in enumerate((*ACTORS, ALONE)):
-        shown = [method for method in looks if _has(runs, setting, method)]
-        for number, method in enumerate(shown):
-            values = _of(runs, setting, method, column).dropna()
-            values = values[np.isfinite(values)]
-            scaled = values if column == "accuracy" else values.map(np.log)
-            ends = interval(scaled)[:3] if len(values) > 1 else (float(scaled.mean()),) * 3
-            mean, low, high = ends if column == "accuracy" else np.exp(ends)
-            at = place + (number - (len(shown) - 1) / 2) * 0.8 / max(len(looks), 1)
-            look = looks[method]
-            axes.plot(np.full(len(values), at), values, ".", markersize=2.5, color=look.color, alpha=0.4)
-            bars = [[mean - low], [high - mean]]
-            axes.errorbar([at], [mean], bars, color=look.color, marker=look.marker, markersize=5, capsize=2)
-    axes.set_xticks(range(len(ACTORS) + 1), [*ACTORS.values(), "distilled"], fontsize=7)
-    axes.set_xlabel("training of the actor")
-    axes.grid(visible=False, axis="x")
 
 
 def _papers(axes: Axes, paper: pd.DataFrame, looks: Mapping[str, Look]) -> None:
@@ -182,18 +166,6 @@ def _papers(axes: Axes, paper: pd.DataFrame, looks: Mapping[str, Look]) -> None:
         if relation == "above":
             mark |= {"marker": "$↑$", "markersize": 9, "markerfacecolor": looks[method].color, "markeredgewidth": 0}
         axes.plot([places.index(PAPERS[method]) - 0.47], [kl], clip_on=False, **mark)
-
-
-def _effects(axes: Axes, effects: Mapping[str, Difference]) -> None:
-    for place, each in enumerate(effects.values()):
-        error = None if each.pairs < 2 else [[each.mean - each.low], [each.high - each.mean]]
-        axes.errorbar([each.mean], [place], xerr=error, color="#0072B2", marker="o", markersize=4, capsize=2)
-    axes.axvline(0, color="#444444", linewidth=0.7)
-    axes.set_yticks(
-        range(len(effects)), [part.replace(", ", ",\n").replace(" × ", " ×\n") for part in effects], fontsize=7
-    )
-    axes.set_ylim(len(effects) - 0.5, -0.5)
-    axes.grid(visible=False, axis="y")
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from paper_figures import records, style
 from paper_figures.command import Made
 from paper_figures.training import claims, curves
 from paper_figures.training.records import Trained, draw
-from paper_figures.training.statistics import per_run, verdict
+from paper_figures.training.statistics import Claim, per_run, verdict
 
 NAME = "figure1"
 
@@ -43,8 +43,13 @@ def make(trained: Trained) -> Made:
     runs = per_run(trained)
     for setting in trained.settings:
         mark(axes[setting, curves.KL.column], paper, runs["asked"].max())
-    sentence, agrees = verdict(trained, claims.claims(runs, paper), claims.differences(runs))
+    sentence, agrees = verdict(trained, claims_of(trained), claims.differences(runs))
     return Made(figure, curves.tables(trained, runs, "Learning from another actor"), sentence, agrees)
+
+
+def claims_of(trained: Trained) -> list[Claim]:
+    """The paper's claims, and what these runs say of them."""
+    return claims.claims(per_run(trained), records.published(NAME))
 
 
 def mark(axes: Axes, paper: pd.DataFrame, end: float) -> None:

@@ -45,10 +45,14 @@ def make(trained: Trained) -> Made:
     if asked > RETURNS:
         for cell in axes.values():
             cell.axvline(RETURNS, color="#444444", linewidth=0.7, linestyle=":")
-    methods = ["jackpot", *(each for each in ("rao-blackwell", "tis") if each in trained.methods)]
-    claims = [returns(trained, runs, method) for method in methods]
-    sentence, agrees = verdict(trained, claims)
+    sentence, agrees = verdict(trained, claims_of(trained))
     return Made(figure, curves.tables(trained, runs, "A long run"), sentence, agrees)
+
+
+def claims_of(trained: Trained) -> list[Claim]:
+    """The paper's claim for each method, and what these runs say of it."""
+    methods = [method for method in ("jackpot", "rao-blackwell", "tis") if method in trained.methods]
+    return [returns(trained, per_run(trained), method) for method in methods]
 
 
 def returns(trained: Trained, runs: pd.DataFrame, method: str) -> Claim:

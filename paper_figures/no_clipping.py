@@ -45,13 +45,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 def make(trained: Trained) -> Made:
     """The figure and its table."""
     trained.need(("jackpot",), trained.settings)
-    others = [method for method in trained.methods if method not in _OURS]
-    trained.need(others or ("none",))
+    trained.need(_others(trained) or ("none",))
     figure, _ = curves.curves(trained)
     runs = per_run(trained)
-    claims = [_stable(runs), *(_worse(runs, other) for other in others)]
-    sentence, agrees = verdict(trained, claims)
+    sentence, agrees = verdict(trained, claims_of(trained))
     return Made(figure, curves.tables(trained, runs, "Without PPO's clip"), sentence, agrees)
+
+
+def claims_of(trained: Trained) -> list[Claim]:
+    """The paper's claims, and what these runs say of them."""
+    runs = per_run(trained)
+    return [_stable(runs), *(_worse(runs, other) for other in _others(trained))]
+
+
+def _others(trained: Trained) -> list[str]:
+    return [method for method in trained.methods if method not in _OURS]
 
 
 def _stable(runs: pd.DataFrame) -> Claim:

@@ -15,7 +15,7 @@ from paper_figures import figure1, records
 from paper_figures.command import Made
 from paper_figures.training import claims, curves
 from paper_figures.training.records import Trained, draw
-from paper_figures.training.statistics import per_run, verdict
+from paper_figures.training.statistics import Claim, per_run, verdict
 
 NAME = "sizes"
 
@@ -34,9 +34,13 @@ def make(trained: Trained) -> Made:
     runs = per_run(trained)
     for setting in trained.settings:
         figure1.mark(axes[setting, curves.KL.column], paper, runs["asked"].max())
-    decided = claims.claims(runs, paper)
-    sentence, agrees = verdict(trained, decided, claims.differences(runs))
+    sentence, agrees = verdict(trained, claims_of(trained), claims.differences(runs))
     return Made(figure, curves.tables(trained, runs, "Pairs of actor and policy"), sentence, agrees)
+
+
+def claims_of(trained: Trained) -> list[Claim]:
+    """The paper's claims, and what these runs say of them, over all pairs."""
+    return claims.claims(per_run(trained), records.published(figure1.NAME))
 
 
 if __name__ == "__main__":

@@ -86,9 +86,13 @@ METHODS = {
     "tis": LOOKS["tis"],
     "mis": LOOKS["mis"],
     "sequence-mis": Look("#CC79A7", "v"),
+    "sequence-tis": Look("#882255", "<"),
+    "centred-none": Look("#56B4E9", "d"),
+    "centred-tis": Look("#0072B2", "X"),
     "obrs": LOOKS["obrs"],
     "overlap-tis": LOOKS["overlap-tis"],
     "jackpot": LOOKS["jackpot"],
+    "jackpot-lab": Look("#8C510A", ">"),
     "rao-blackwell": LOOKS["rao-blackwell(jackpot)"],
 }
 """The look of each method of a study of training; methods with the same look are never drawn together."""

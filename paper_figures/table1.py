@@ -17,7 +17,7 @@ from paper_figures import records
 from paper_figures.command import Made
 from paper_figures.training import tables
 from paper_figures.training.records import Trained, draw
-from paper_figures.training.statistics import ON_POLICY, Claim, difference, of, on_policy, per_run, verdict
+from paper_figures.training.statistics import ON_POLICY, Claim, difference, interval, of, on_policy, per_run, verdict
 
 NAME = "table1"
 
@@ -48,13 +48,14 @@ def make(trained: Trained) -> Made:
     shown = [method for method in trained.methods if method != ON_POLICY]
     panels = [("(a) Ours", ours), ("(b) The paper's Mean@4 (dots: benchmarks)", theirs)]
     figure, _ = tables.draw(panels, "share of the on-policy result", shown, 1.0)
-    sentence, agrees = verdict(trained, claims(trained, runs, paper))
+    sentence, agrees = verdict(trained, claims_of(trained))
     report = [tables.our_table(trained, runs, "Ours, at the end"), tables.paper_table(paper, 1.0)]
     return Made(figure, report, sentence, agrees)
 
 
-def claims(trained: Trained, runs: pd.DataFrame, paper: pd.DataFrame) -> list[Claim]:
+def claims_of(trained: Trained) -> list[Claim]:
     """The claims: the order of methods, and the share that Jackpot keeps."""
+    paper, runs = records.published(NAME), per_run(trained)
     jackpot, tis = of(runs, "jackpot", _FIGURE), of(runs, "tis", _FIGURE)
     over_tis = difference(jackpot, tis)
     because = f"Jackpot − TIS {over_tis} in Mean@k; {tables.in_order(paper, 'jackpot', 'tis')}"
@@ -67,8 +68,9 @@ def claims(trained: Trained, runs: pd.DataFrame, paper: pd.DataFrame) -> list[Cl
     least = float(papers.min())
     base = pd.concat({setting: on_policy(runs, setting, _FIGURE) for setting in trained.settings}, names=["setting"])
     above = difference(jackpot, least * base).above
-    share = float(tables.shares(runs, _FIGURE).xs("jackpot", level="method").mean())
-    because = f"Jackpot keeps {share:.1%}; paper: {least:.1%} to {papers.max():.1%}"
+    share = interval(tables.shares(runs, _FIGURE).xs("jackpot", level="method"))
+    ends = f" [{share.low:.1%}, {share.high:.1%}]" if share.pairs > 1 else ""
+    because = f"Jackpot keeps {share.mean:.1%}{ends}; paper: {least:.1%} to {papers.max():.1%}"
     text = "Jackpot keeps more of the on-policy result than in the paper's worst setting"
     return [*decided, Claim(text, above, because)]
 

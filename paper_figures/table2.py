@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def make(trained: Trained) -> Made:
     """The figure and its tables."""
     trained.need(("jackpot",), trained.settings)
-    baselines = [each for each in BASELINES if each in trained.methods]
+    baselines = _baselines(trained)
     if not baselines:
         raise StudyError(f"{trained.root} has neither of {' and '.join(BASELINES)}: {NAME} compares Jackpot with them")
     paper, runs = records.published(NAME), per_run(trained)
@@ -55,15 +55,25 @@ def make(trained: Trained) -> Made:
     figure, cells = tables.draw(panels, "Jackpot less the other, in Mean@k", baselines, 0.0, _interval)
     for cell in cells:
         cell.axhspan(-LITTLE, LITTLE, color="#eeeeee", zorder=0)
-    by_baseline = {
-        each: {place: spread[each] for place, spread in ours.items() if each in spread} for each in baselines
-    }
-    sentence, agrees = verdict(trained, [little(each, spread) for each, spread in by_baseline.items()])
+    sentence, agrees = verdict(trained, claims_of(trained))
     report = [
         tables.our_table(trained, runs, "Ours, at the end", with_shares=False),
         tables.paper_table(paper, _UNIT, with_shares=False),
     ]
     return Made(figure, report, sentence, agrees)
+
+
+def claims_of(trained: Trained) -> list[Claim]:
+    """The paper's claim over each baseline, and what these runs say of it."""
+    runs, out = per_run(trained), []
+    for baseline in _baselines(trained):
+        there = [setting for setting in trained.settings if baseline in trained.grid[setting]]
+        out.append(little(baseline, {setting: gains(runs, setting, baseline) for setting in there}))
+    return out
+
+
+def _baselines(trained: Trained) -> list[str]:
+    return [each for each in BASELINES if each in trained.methods]
 
 
 def gains(runs: pd.DataFrame, setting: str, baseline: str) -> pd.Series[float]:

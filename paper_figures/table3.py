@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def make(trained: Trained) -> Made:
     """The figure and its tables."""
     trained.need((ON_POLICY, *_NEEDED))
-    stale = [setting for setting in trained.settings if set(trained.grid[setting]) - {ON_POLICY}]
+    stale = _stale(trained)
     trained.need(_NEEDED, stale)
     paper, runs = records.published(NAME), per_run(trained)
     shares = tables.shares(runs, _FIGURE)
@@ -46,7 +46,7 @@ def make(trained: Trained) -> Made:
     shown = [method for method in trained.methods if method != ON_POLICY]
     panels = [("(a) Ours, by updates on a batch", ours), ("(b) The paper's, by model (dots: benchmarks)", theirs)]
     figure, _ = tables.draw(panels, "share of the on-policy result", shown, 1.0)
-    sentence, agrees = verdict(trained, claims(runs, paper, stale[-1]))
+    sentence, agrees = verdict(trained, claims_of(trained))
     report = [
         tables.our_table(trained, runs, "Ours, the best within the run", best=True),
         tables.paper_table(paper, _UNIT),
@@ -54,8 +54,9 @@ def make(trained: Trained) -> Made:
     return Made(figure, report, sentence, agrees)
 
 
-def claims(runs: pd.DataFrame, paper: pd.DataFrame, most: str) -> list[Claim]:
-    """The paper's findings as claims; `most` is the setting of the greatest staleness, the study's last."""
+def claims_of(trained: Trained) -> list[Claim]:
+    """The paper's findings as claims; the study's last setting has the greatest staleness."""
+    paper, runs, most = records.published(NAME), per_run(trained), _stale(trained)[-1]
     every = [
         ("Jackpot is above clipping alone, in the mean over stalenesses", "jackpot", "off-policy", runs),
         (f"Jackpot is above training with no clip and no correction at {most}", "jackpot", "no-clip", _at(runs, most)),
@@ -67,6 +68,11 @@ def claims(runs: pd.DataFrame, paper: pd.DataFrame, most: str) -> list[Claim]:
         because = f"{name_of(first)} − {name_of(second)}: {gain}; {tables.in_order(paper, first, second)}"
         out.append(Claim(text, gain.above, because))
     return out
+
+
+def _stale(trained: Trained) -> list[str]:
+    """The settings with more than the on-policy run."""
+    return [setting for setting in trained.settings if set(trained.grid[setting]) - {ON_POLICY}]
 
 
 def _at(runs: pd.DataFrame, setting: str) -> pd.DataFrame:

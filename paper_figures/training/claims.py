@@ -87,6 +87,9 @@ def _low(runs: pd.DataFrame, paper: pd.DataFrame) -> Claim:
         f"{name} {ours[method]:.2g} (paper {shown[method][0]} {shown[method][1]:g})"
         for method, name in (("none", "no correction"), ("tis", "TIS"), ("jackpot", "Jackpot"))
     )
+    ends = interval(log_kl)
+    if ends.pairs > 1 and math.isfinite(ends.mean):
+        because += f"; Jackpot's interval {math.exp(ends.low):.2g} to {math.exp(ends.high):.2g}"
     return Claim(f"Jackpot's KL stays at about {target:g}", holds, because)
 
 

@@ -8,8 +8,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from jackpot_sim.training.study import of_mapping, read
 from paper_figures import (
@@ -156,6 +158,32 @@ def test_runs_that_all_stop_early_survive_a_share_of_what_was_asked(tmp_path: Pa
     runs = per_run(found)
     collapse_map.make(found)
     assert (runs["lost_at"] / runs["asked"]).max() < 0.4
+
+
+def test_the_boundary_lies_between_what_is_kept_and_lost(tmp_path: Path) -> None:
+    def fates(setting: str, method: str, seed: int) -> Fate:
+        kl = float(setting.removeprefix("kl-"))
+        borne = {"tis": (0.1, 0.2, 0.4)[seed], "none": 0.0, "jackpot": 1.0}.get(method, 0.2)
+        figures = {"kl_policy_actor": kl, "overlap_p5": 1 - kl}
+        return Fate(lost_at=40 if kl > borne else None, figures=figures)
+
+    found = made(tmp_path / "records", "collapse_map", fates, seeds=3, steps=120)
+    runs = per_run(found)
+    kl, overlap = (collapse_map.boundaries(found, runs, danger) for danger in (collapse_map.KL, collapse_map.OVERLAP))
+    of_seeds = np.log([0.1 * 0.2, 0.2 * 0.4, 0.4 * 0.8]) / 2  # half-way between neighbours on the logarithmic axis
+    assert np.log(kl["tis"].mean.mean) == pytest.approx(of_seeds.mean())
+    assert np.log([kl["tis"].mean.low, kl["tis"].mean.high]) == pytest.approx(
+        stats.ttest_1samp(of_seeds, 0.0).confidence_interval(0.95)
+    )
+    assert overlap["tis"].mean.mean == pytest.approx(np.mean([0.85, 0.7, 0.4]))
+    assert (kl["none"].mean.mean, *kl["none"][1:]) == (pytest.approx(0.05), 3, 0)
+    assert (overlap["none"].mean.mean, *overlap["none"][1:]) == (pytest.approx(0.95), 3, 0)
+    assert (kl["jackpot"].mean.mean, *kl["jackpot"][1:]) == (pytest.approx(0.8), 0, 3)
+
+
+def test_collapse_map_of_records_without_percentiles_has_no_boundary_in_them(tmp_path: Path) -> None:
+    found = made(tmp_path / "records", "collapse_map", mapped, seeds=2, steps=120)
+    assert len(collapse_map.make(found).figure.axes) == 2
 
 
 def test_collapse_map_where_nothing_is_lost_is_open(tmp_path: Path, capsys: Captured) -> None:

@@ -63,7 +63,7 @@ def held(claims: list[Claim]) -> list[bool | None]:
 
 def table1_claims(tmp_path: Path, changes: dict[str, Fate], seeds: int = 3) -> list[Claim]:
     found = made(tmp_path / "records", "table1", TABLE1 | changes, seeds=seeds, steps=60)
-    return table1.claims(found, per_run(found), records.published("table1"))
+    return table1.claims_of(found)
 
 
 @pytest.mark.parametrize(
@@ -109,13 +109,11 @@ def test_table2_asks_whether_little_is_added(tmp_path: Path, gain: float, expect
     ],
 )
 def test_table3(tmp_path: Path, changes: dict[str, Fate], expected: list[bool]) -> None:
-    runs = per_run(made(tmp_path / "records", "table3", TABLE3 | changes, seeds=4))
-    assert held(table3.claims(runs, records.published("table3"), "128x")) == expected
+    assert held(table3.claims_of(made(tmp_path / "records", "table3", TABLE3 | changes, seeds=4))) == expected
 
 
 def test_stalenesses_are_no_repetitions(tmp_path: Path) -> None:
-    runs = per_run(made(tmp_path / "records", "table3", TABLE3, seeds=1))
-    assert held(table3.claims(runs, records.published("table3"), "128x")) == [None, None, None]
+    assert held(table3.claims_of(made(tmp_path / "records", "table3", TABLE3, seeds=1))) == [None, None, None]
     runs = per_run(made(tmp_path / "again", "table3", TABLE3, seeds=3))
     over = difference(of(runs, "jackpot", "best_mean_at_k"), of(runs, "off-policy", "best_mean_at_k"))
     assert over.pairs == 3
