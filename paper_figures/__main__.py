@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from paper_figures import (
     ablation,
+    alarms,
     bias_variance_length,
     centring,
     centring_topk,
@@ -35,6 +36,7 @@ from paper_figures import (
 FIGURES: dict[str, Callable[[Sequence[str]], int]] = {
     figure1.NAME: figure1.main,
     factorial.NAME: factorial.main,
+    alarms.NAME: alarms.main,
     figure2.NAME: figure2.main,
     unification.NAME: unification.main,
     noise_family.NAME: noise_family.main,
@@ -61,8 +63,8 @@ FIGURES: dict[str, Callable[[Sequence[str]], int]] = {
 _ABOUT = f"""Draw every figure: {", ".join(FIGURES)}.
 
 Those of numerical studies run them first, into runs/figures/NAME, and find them there the next time; those of
-sequences need torch and transformers, and take some minutes each. topk_accuracy, real_model, overhead and the
-figures of training (figure1, factorial, table1 to table3, sizes, collapse_map, ablation, no_clipping, long_run,
+sequences need torch and transformers, and take some minutes each. topk_accuracy, real_model, overhead, alarms and
+the figures of training (figure1, factorial, table1 to table3, sizes, collapse_map, ablation, no_clipping, long_run,
 closed_loop, real_training) read what was measured and trained before, which ships with them, and need no torch;
 --quick of each of the latter trains its short version. One figure alone, or from other records:
 `python -m paper_figures NAME [--records DIR]`, whose --help tells the rest."""

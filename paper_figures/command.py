@@ -22,8 +22,8 @@ class FigureRecords(Protocol):
     """Records of a figure."""
 
     @property
-    def root(self) -> Path:
-        """The folder or the file that they were read from."""
+    def root(self) -> Path | str:
+        """The folder or the file that they were read from, or several in words."""
         ...
 
 

@@ -16,7 +16,7 @@ from typing import Annotated, Any, TypeAlias
 
 import pandas as pd
 
-from jackpot_sim.commands import FLAG
+from jackpot_sim.commands import FLAG, MANY
 from jackpot_sim.requirements import require
 from jackpot_sim.studies.errors import StudyError
 from jackpot_sim.studies.executors import ExecutorKind, opened
@@ -108,6 +108,66 @@ def draw(name: str, about: str, make: Callable[[Trained], Made], argv: Sequence[
         return command.draw(name, load(name, records, quick), make, out)
 
     return command.answer(name, about, figure, argv)
+
+
+@dataclass(frozen=True)
+class Several:
+    """The records of several finished studies."""
+
+    studies: Sequence[Trained]
+
+    @property
+    def root(self) -> str:
+        """Their folders, in words."""
+        return ", ".join(str(each.root) for each in self.studies)
+
+
+def draw_several(
+    name: str, about: str, columns: Sequence[str], make: Callable[[Several], Made], argv: Sequence[str] | None
+) -> int:
+    """Draws figure `name` from the records of several studies, with no quick version; the exit code.
+
+    Args:
+        name: the figure's.
+        about: the text of `--help`.
+        columns: the columns of the steps that a study has to have.
+        make: draws it.
+        argv: the arguments; None: those of the process.
+    """
+
+    def figure(*, records: Annotated[list[Path] | None, MANY] = None, out: Path = Path("figures")) -> int:
+        """Read and draw.
+
+        Args:
+            records: The folders of finished studies; by default all records that ship and have the figure's columns.
+            out: The folder for the PDF and the PNG.
+        """
+        return command.draw(name, load_several(name, records, columns), make, out)
+
+    return command.answer(name, about, figure, argv)
+
+
+def load_several(name: str, given: Sequence[Path] | None, columns: Sequence[str]) -> Several:
+    """The records of figure `name`: from the folders `given`, or all that ship and have these columns of the steps.
+
+    Raises:
+        StudyError: records are missing, not finished, not records of training, or lack a column.
+    """
+    if given is not None:
+        studies = [of_folder(root) for root in given]
+        for trained in studies:
+            if lacking := _lacking(trained, columns):
+                raise StudyError(f"{trained.root} lacks {lacking[0]}, which runs of this version record: run it again")
+    else:
+        shipped = sorted(committed(name).parent.glob(f"*/{conduct.MANIFEST}"))
+        studies = [trained for each in shipped if not _lacking(trained := of_folder(each.parent), columns)]
+    if not studies:
+        raise StudyError(f"no records of {name} ship with this version: give finished studies with --records")
+    return Several(studies)
+
+
+def _lacking(trained: Trained, columns: Sequence[str]) -> list[str]:
+    return [each for each in columns if each not in trained.steps or trained.steps[each].isna().all()]
 
 
 def load(name: str, given: Path | None, quick: bool = False) -> Trained:
