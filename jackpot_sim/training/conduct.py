@@ -312,7 +312,7 @@ def split(root: Path) -> None:
     So records that ship without that folder can be extended by more seeds.
 
     Raises:
-        StudyError: the records cannot be read, or have the columns of another version.
+        StudyError: the records cannot be read.
     """
     joined, runs, unfinished = root / OUTCOMES, root / "runs", root / ".runs.tmp"
     if runs.exists() or not joined.exists():
@@ -321,8 +321,6 @@ def split(root: Path) -> None:
         rows, outcomes = pq.read_table(root / STEPS), pq.read_table(joined).to_pylist()
     except (ValueError, OSError) as error:
         raise StudyError(f"{root} holds records that cannot be read, and no runs: choose another --out") from error
-    if rows.schema.names != records.STEPS.names:
-        raise StudyError(f"{root} holds records of another version, and no runs: choose another --out")
     shutil.rmtree(unfinished, ignore_errors=True)
     for outcome in outcomes:
         keys = {name: outcome[name] for name in ("setting", "method", "seed")}

@@ -31,8 +31,12 @@ A correction that looks at probabilities, as a mask on p − q does, sees none o
 """
 
 
-def with_tail(log_probs: Array) -> Array:
+def with_tail(log_probs: Array, widened_from: Array | None = None) -> Array:
     """The log-probs of stored tokens, (..., k), and that of their tail after them, (..., k + 1), nats.
+
+    Args:
+        log_probs: the log-probs.
+        widened_from: the array of a smaller dtype that they were before, whose rounding their sum still has.
 
     Raises:
         TypeError: the log-probs are no real floating numbers.
@@ -42,7 +46,7 @@ def with_tail(log_probs: Array) -> Array:
     require_vocabulary(log_probs, "log_probs")
     xp = namespace(log_probs)
     mass = xp.sum(xp.exp(log_probs), axis=-1, keepdims=True)
-    check_at_most_one(mass, "log_probs")
+    check_at_most_one(mass if widened_from is None else xp.astype(mass, widened_from.dtype), "log_probs")
     rest = xp.maximum(1 - mass, as_array(TAIL_FLOOR, mass))
     return xp.concat([log_probs, xp.log(rest)], axis=-1)
 

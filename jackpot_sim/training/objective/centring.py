@@ -56,12 +56,13 @@ def mean_loss(
     live = given.mask & (advantages != 0)
     if not bool(live.any()):
         return torch.zeros_like(shares).sum()
-    log_probs = new.on(topk, graph=True)[live].double()
+    own = new.on(topk, graph=True)[live]
+    log_probs = own.double()
     advantage = advantages[live].double()
     with torch.no_grad():
         actor, before, after = (
-            torch.as_tensor(with_tail(each.double()))
-            for each in (torch.as_tensor(topk.log_probs)[live], on_topk[live], log_probs)
+            torch.as_tensor(with_tail(each.double(), widened_from=each))
+            for each in (torch.as_tensor(topk.log_probs)[live], on_topk[live], own)
         )
         # A token that the actor cannot write counts for nothing, and may have no ratio: 1 stands for it.
         never = actor.isneginf()

@@ -117,6 +117,17 @@ def test_a_tail_has_at_least_the_floor() -> None:
         with_tail(np.log([0.75, 0.5]))
 
 
+def test_a_sum_is_as_exact_as_the_dtype_in_which_it_was_computed() -> None:
+    rounded = np.log(np.array([0.75, 0.25 + 1e-5], dtype=np.float32))
+    wide = rounded.astype(np.float64)
+    np.testing.assert_allclose(np.exp(with_tail(wide, widened_from=rounded))[-1], TAIL_FLOOR, rtol=1e-12)
+    for narrow in (None, wide):
+        with pytest.raises(ValueError, match="add up to more than 1"):
+            with_tail(wide, widened_from=narrow)
+    with pytest.raises(ValueError, match="add up to more than 1"):
+        with_tail(wide + 0.01, widened_from=rounded)
+
+
 def test_the_update_may_have_moved_on() -> None:
     """With p_ref and p_new apart, coefficients belong to ∇log p_new."""
     new, q = (with_tail(stored(law, 4)) for law in (np.roll(LOG_P, 1, 0), LOG_Q))

@@ -251,6 +251,14 @@ def test_without_any_advantage_a_centred_loss_is_zero() -> None:
     assert float(loss.detach()) == 0.0
 
 
+def test_a_centred_loss_takes_laws_of_large_float32_logits_for_what_they_are() -> None:
+    scores = LAWS.new.float() * 20 + 300  # of a policy near its collapse: the sums of its laws are off by 1e-5
+    off = (scores - torch.logsumexp(scores, -1, keepdim=True)).double().exp().sum(-1) - 1
+    assert float(off[MASK].max()) > 1e-6
+    loss = objective.policy_loss(CENTRED, UpdateTarget.REFERENCE, LAWS.proposed(), pass_of(scores), Update()).loss
+    assert math.isfinite(float(loss))
+
+
 def test_a_centred_loss_without_stored_tokens_is_refused() -> None:
     given_, new = LAWS.proposed(None), LAWS.new_pass()
     with pytest.raises(
