@@ -48,7 +48,8 @@ A completion's answer in a reasoning-gym task is what its extraction finds:
 {", ".join(Extraction)}.
 
 Policies (`--policy.kind`): {kinds(get_args(Taught | Given))}. With lora {fields(Lora)} adapters alone are
-trained. precision bf16 multiplies in bf16 and keeps weights in float32.
+trained. precision bf16 and fp16 multiply in 16 bits and keep weights in float32; with `--mixed-precision param_dtype`
+a pass uses a copy of the weights in 16 bits throughout. fp16 scales the loss, and skips updates that overflow.
 
 Actors (`--actor.kind`): {kinds(_ACTORS)}. lag is in batches. served is the policy's model with quantised weights, a
 coarse KV cache or noise (`--actor.source.kind quantized-weights --actor.source.format int8 --actor.source.share 1`), or

@@ -302,7 +302,7 @@ def join(study: Study, root: Path) -> None:
         outcomes.append(records.outcome(table, reason, run.training.steps))
         if not reason:
             checkpoints.delete(root / "runs" / run.id)  # a kill may have come just before this was done
-    together = pa.concat_tables(tables)
+    together = pa.concat_tables(tables, promote_options="default")  # one may be older, and lack a column
     write_atomically(root / STEPS, lambda path: records.write(together, path))
     joined = pa.Table.from_pylist(outcomes, schema=records.OUTCOMES)
     write_atomically(root / "outcomes.parquet", lambda path: records.write(joined, path))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from enum import StrEnum
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
 from jackpot_sim.environments.language_models.build import TinyQwen3
 from jackpot_sim.environments.language_models.checkpoints import Precision
@@ -13,7 +14,7 @@ from jackpot_sim.estimators import UpdateTarget
 from jackpot_sim.estimators.corrections import presets
 from jackpot_sim.estimators.corrections.presets import Preset
 from jackpot_sim.studies.estimator_spec import EstimatorSpec, Frozen
-from jackpot_sim.training.actors import Actor, OnPolicy, SmallActor
+from jackpot_sim.training.actors import Actor, OnPolicy, Served, SmallActor
 from jackpot_sim.training.loop.closed_loop import Budget
 from jackpot_sim.training.models.adapters import Lora
 from jackpot_sim.training.objective import Aggregation, Divisor, Standardisation
@@ -22,6 +23,20 @@ from jackpot_sim.training.tasks.addition import Addition
 
 Count: TypeAlias = Annotated[int, Field(ge=1)]
 Positive: TypeAlias = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class MixedPrecision(StrEnum):
+    """The part of a pass that is computed in 16 bits, beside weights of 32."""
+
+    AUTOCAST = "autocast"
+    """Products of matrices, as `torch.autocast` chooses; sums and norms are in fp32."""
+    PARAM_DTYPE = "param_dtype"
+    """All of it: a pass uses a copy of the weights in 16 bits, as FSDP's mixed precision does; gradients are added up,
+    and applied, in fp32."""
+
+
+_LATER = ("mixed_precision",)
+"""The fields of a run that are part of a study's hash only where they are not at their defaults."""
 
 
 class Taught(Frozen):
@@ -176,7 +191,12 @@ class Training(Frozen):
     evaluation: Evaluation = Evaluation()
     """The tests on held-out problems."""
     precision: Precision = Precision.FP32
-    """The precision in which models compute: fp32, fp64, or bf16, with weights and AdamW's small steps in fp32."""
+    """The precision in which models compute: fp64, fp32, bf16, or fp16 with a dynamic scale of the loss (GradScaler).
+
+    With bf16 and fp16 weights and AdamW's small steps stay in fp32.
+    """
+    mixed_precision: MixedPrecision = MixedPrecision.AUTOCAST
+    """The part of a pass that bf16 and fp16 round."""
     device: str = "cpu"
     """The device: cpu, cuda or auto."""
     checkpoint_every: Count | None = 50
@@ -189,7 +209,19 @@ class Training(Frozen):
     @property
     def weights(self) -> Precision:
         """The precision of the weights and of what AdamW remembers."""
-        return Precision.FP32 if self.precision is Precision.BF16 else self.precision
+        return Precision.FP32 if self.is_half else self.precision
+
+    @property
+    def is_half(self) -> bool:
+        """True where models compute in 16 bits, beside weights of 32."""
+        return self.precision in (Precision.BF16, Precision.FP16)
+
+    @model_serializer(mode="wrap")
+    def _without_later_defaults(self, fields: SerializerFunctionWrapHandler) -> dict[str, object]:
+        """The fields, without those of `_LATER` that are at their defaults: a study keeps its hash."""
+        whole: dict[str, object] = fields(self)
+        defaults = {name: type(self).model_fields[name].default for name in _LATER}
+        return {name: value for name, value in whole.items() if name not in _LATER or value != defaults[name]}
 
     @model_validator(mode="before")
     @classmethod
@@ -226,8 +258,11 @@ class Training(Frozen):
 
     @model_validator(mode="after")
     def _fitting(self) -> Training:
-        if self.precision is Precision.FP16:
-            raise ValueError("precision fp16 needs scaled losses, which training has not: give bf16, or fp32")
+        if self.mixed_precision is MixedPrecision.PARAM_DTYPE:
+            if not self.is_half:
+                raise ValueError(f"mixed_precision param_dtype rounds to 16 bits, and precision is {self.precision}")
+            if isinstance(self.actor, Served):
+                raise ValueError("a served actor rounds its own weights: give mixed_precision autocast")
         if self.rollout.length is not None and self.task.characters and self.rollout.length < self.task.max_new_tokens:
             raise ValueError(
                 f"rollout.length is {self.rollout.length}, and solutions of {self.task.kind} take up to "

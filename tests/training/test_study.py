@@ -287,7 +287,15 @@ def test_a_text_stands_for_a_configuration(short: dict[str, Any], long: dict[str
         ({"actor": {"kind": "frozen", "path": "x"}}, r"^actor\.path: there is no such field \(frozen has model, kl\)"),
         ({"rollout": {"prompts": "many"}}, r"^rollout\.prompts: "),
         ({"actor": {"kind": "served", "source": {"kind": "weight-noise", "sigma": -1}}}, r"^actor\.source: "),
-        ({"precision": "fp16"}, "give bf16, or fp32"),
+        ({"mixed_precision": "param_dtype"}, "rounds to 16 bits, and precision is fp32"),
+        (
+            {
+                "precision": "bf16",
+                "mixed_precision": "param_dtype",
+                "actor": {"kind": "served", "source": {"kind": "weight-noise", "sigma": 1}},
+            },
+            "give mixed_precision autocast",
+        ),
         ({"rollout": {"length": 2}}, "solutions of addition take up to 5 tokens"),
         ({"actor": {"kind": "joint", "ppo": False, "distillation": {"feedback": FEEDBACK}}}, "AdamW cancels a lone"),
     ],

@@ -73,6 +73,29 @@ def test_a_run_that_is_killed_at_every_step_is_the_same(tmp_path: Path, models: 
     assert names(tmp_path / "cut") == {LOG, POLICY, PROVENANCE, STEPS}
 
 
+@pytest.mark.parametrize("mixed", ["autocast", "param_dtype"])
+@pytest.mark.parametrize("mode", ["on-policy", "stale", "joint"])
+def test_a_run_in_float16_resumes_with_the_scale_that_it_had(
+    tmp_path: Path, models: Path, mode: str, mixed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inner = torch.amp.GradScaler.__init__
+
+    def large(self: Any, device: str) -> None:  # the first update overflows, and the scale grows after two others
+        inner(self, device, init_scale=2.0**40, growth_interval=3)
+
+    monkeypatch.setattr(torch.amp.GradScaler, "__init__", large)
+    run = run_of(MODES[mode], {"steps": 16, "checkpoint_every": 1, "precision": "fp16", "mixed_precision": mixed})
+    whole = go(run, tmp_path / "whole", models)
+    for step in (1, 14):
+        with pytest.raises(Killed):
+            go(run, tmp_path / "cut", models, watch=killed_at(step))
+    assert_same(go(run, tmp_path / "cut", models), whole)
+    rows = rows_of(whole)[:-1]
+    assert rows["skipped_updates"].iloc[0] == 1
+    assert (rows["skipped_updates"] == 0).any()
+    assert len(set(rows["loss_scale"])) > 3
+
+
 def test_a_run_names_the_code_of_every_process_that_trained_it(
     tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
