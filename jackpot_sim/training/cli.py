@@ -20,6 +20,7 @@ from jackpot_sim.training.conduct import Options, conduct, load, shortages
 from jackpot_sim.training.config import Evaluation, Given, Sampling, Taught, Training, Update
 from jackpot_sim.training.loop.closed_loop import Budget, Feedback
 from jackpot_sim.training.models.adapters import Lora
+from jackpot_sim.training.objective import Overlap
 from jackpot_sim.training.records import COLUMNS
 from jackpot_sim.training.study import PATHS, read
 from jackpot_sim.training.tasks import AnyTask
@@ -60,6 +61,8 @@ trained beside the policy, with distillation {fields(Distillation)}.
 Corrections: any name of `python -m jackpot_sim.sweep --help`, or of a plug-in, with its parameters in a config file or
 as `--correction.kind jackpot --correction.lam 1 --correction.c1 2 --correction.target p_new
 --correction.rao-blackwell true`. It leads to p_ref, the policy before the update, unless its target is p_new.
+The overlap Z by which Jackpot weighs (`--overlap`): {", ".join(Overlap)}; all but exact are from the rollout.topk
+likeliest tokens that the actor told.
 
 A config file holds these fields for every run, and `settings`, `methods` and `seeds` that span a grid; see
 `paper_figures/configs/figure1.yaml`. A study can be killed at any time: the same command goes on from its checkpoints.

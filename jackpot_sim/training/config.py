@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from jackpot_sim.environments.language_models.build import TinyQwen3
 from jackpot_sim.environments.language_models.checkpoints import Precision
@@ -17,7 +17,7 @@ from jackpot_sim.studies.estimator_spec import EstimatorSpec, Frozen
 from jackpot_sim.training.actors import Actor, OnPolicy, Served, SmallActor
 from jackpot_sim.training.loop.closed_loop import Budget
 from jackpot_sim.training.models.adapters import Lora
-from jackpot_sim.training.objective import Aggregation, Divisor, Standardisation
+from jackpot_sim.training.objective import Aggregation, Divisor, Overlap, Standardisation
 from jackpot_sim.training.tasks import AnyTask
 from jackpot_sim.training.tasks.addition import Addition
 
@@ -33,10 +33,6 @@ class MixedPrecision(StrEnum):
     PARAM_DTYPE = "param_dtype"
     """All of it: a pass uses a copy of the weights in 16 bits, as FSDP's mixed precision does; gradients are added up,
     and applied, in fp32."""
-
-
-_LATER = ("mixed_precision",)
-"""The fields of a run that are part of a study's hash only where they are not at their defaults."""
 
 
 class Taught(Frozen):
@@ -180,6 +176,11 @@ class Training(Frozen):
     """The model that writes the rollouts."""
     correction: EstimatorSpec = EstimatorSpec(kind="none")
     """The correction that makes the factor m·w of the policy's loss."""
+    overlap: Overlap = Overlap.CALIBRATED
+    """The way to the overlap Z of every state, for corrections that weigh by it: calibrated, topk, kappa or exact.
+
+    exact stores the actor's whole law, 8 bytes for each token of the vocabulary at every token of the rollouts.
+    """
     budget: Budget | None = None
     """A share of rejected tokens that sets the correction's λ; None: the λ is given."""
     steps: Count = 300
@@ -215,13 +216,6 @@ class Training(Frozen):
     def is_half(self) -> bool:
         """True where models compute in 16 bits, beside weights of 32."""
         return self.precision in (Precision.BF16, Precision.FP16)
-
-    @model_serializer(mode="wrap")
-    def _without_later_defaults(self, fields: SerializerFunctionWrapHandler) -> dict[str, object]:
-        """The fields, without those of `_LATER` that are at their defaults: a study keeps its hash."""
-        whole: dict[str, object] = fields(self)
-        defaults = {name: type(self).model_fields[name].default for name in _LATER}
-        return {name: value for name, value in whole.items() if name not in _LATER or value != defaults[name]}
 
     @model_validator(mode="before")
     @classmethod
@@ -288,6 +282,8 @@ class Training(Frozen):
             raise ValueError(f"{self.correction.label} has no lam that a budget could set: give obrs or jackpot")
         if self.budget is not None and "lam" in self.correction.parameters:
             raise ValueError("give budget or the correction's lam, not both")
+        if correction.overlap_lam is None and self.overlap is not Overlap.CALIBRATED:
+            raise ValueError(f"{self.correction.label} looks at no overlap: leave overlap out, or give jackpot")
         if correction.overlap_lam is not None and self.rollout.topk < 1:
             raise ValueError(f"{self.correction.label} needs the overlap: give rollout.topk of at least 1")
         if correction.subtracts_mean and self.rollout.topk < 1:
@@ -295,3 +291,7 @@ class Training(Frozen):
         if correction.looks_at_batch and self.update.batch_size is not None:
             raise ValueError(f"{self.correction.label} looks at the whole minibatch: give no update.batch_size")
         return self
+
+
+LATER = {name: Training.model_fields[name].default for name in ("mixed_precision", "overlap")}
+"""The fields that are part of a study's hash only where they are not at these defaults."""

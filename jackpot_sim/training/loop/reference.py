@@ -51,8 +51,8 @@ def sampling_law(rollout: Sampling) -> SamplingLaw:
 def samples_from_p_ref(config: Training) -> bool:
     """True where the actor is the policy and samples from the law that the update's pass computes.
 
-    A sampler that cuts does so where the pass is renormalised on the recorded support. In bf16 and fp16 two passes over the same
-    tokens differ in the third digit, which is a mismatch to be measured and not to be overlooked.
+    A sampler that cuts does so where the pass is renormalised on the recorded support. In 16 bits two passes over the
+    same tokens differ in the third digit, which is a mismatch to be measured and not to be overlooked.
     """
     rollout = config.rollout
     same_law = not sampling_law(rollout).cuts or rollout.log_probs == "support"

@@ -38,7 +38,7 @@ from jackpot_sim.training.loop.rewards import RewardOf, checked_rewards
 from jackpot_sim.training.models.adapters import Weights, restore, trained_weights
 from jackpot_sim.training.models.serving import Server, ServerState
 from jackpot_sim.training.models.texts import Texts
-from jackpot_sim.training.objective import ModelPass, Proposed
+from jackpot_sim.training.objective import ModelPass, Overlap, Proposed
 from jackpot_sim.training.tasks.base import Problem
 
 if TYPE_CHECKING:
@@ -215,7 +215,7 @@ class Trainer:
                     config.samples,
                     self._generator("rollouts"),
                     sampling=sampling_law(config),
-                    topk=config.topk,
+                    topk=self.vocab if self.config.overlap is Overlap.EXACT else config.topk,
                     support=config.log_probs == "support",
                     together=self._together,
                 )
@@ -245,6 +245,7 @@ class Trainer:
             topk=topk,
             reference_on_topk=on_topk,
             uniforms=torch.as_tensor(uniforms, device=device),
+            overlap=self.config.overlap,
         )
         groups = rewards.reshape(-1, config.samples)
         row = {
