@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
 
 import numpy as np
 
@@ -400,7 +400,7 @@ class Trainer:
 
     def _scaled(self, loss: Tensor) -> Tensor:
         """The loss times its scale; itself where it is not scaled."""
-        return loss if self._scaler is None else cast("Tensor", self._scaler.scale(loss))
+        return loss if self._scaler is None else self._scaler.scale(loss)
 
     def _norm(self, optimizer: Optimizer, loss: float, scale: float) -> float:
         """Scales the gradients of what an optimiser trains and clips them; the norm between the two.

@@ -102,8 +102,8 @@ def estimated_overlap(
 
     Raises:
         TypeError: the mask is not boolean, or another array holds no real floating numbers.
-        ValueError: a shape differs, the exact Z is asked of less than a whole law, kappa has no uniforms or no Z_k above
-            0, or as `normalizer.calibrated_on_topk`.
+        ValueError: a shape differs, the exact Z is asked of less than a whole law, kappa has no uniforms or only
+            a Z_k of 0, or as `normalizer.calibrated_on_topk`.
     """
     import torch
 
