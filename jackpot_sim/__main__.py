@@ -8,6 +8,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from jackpot_sim.start import answer_interrupts
+
 COMMANDS = {
     "sweep": ("jackpot_sim.sweep.cli", "measure estimators in a grid of mismatched policies and actors"),
     "diagnose": ("jackpot_sim.diagnose.cli", "judge your rollouts' mismatch: causes, corrections, advice"),
@@ -40,6 +42,8 @@ _EPILOGUE = f"""
 def main(argv: Sequence[str] | None = None) -> int:
     """Lists the commands, or runs the one that is named with the arguments after it; the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if argv is None:
+        answer_interrupts(arguments[0] if arguments else "jackpot-sim")
     if not arguments or arguments[0] in ("--help", "-h"):
         print(_USAGE)
         print("\n".join(f"  {name:14} {about}" for name, (_, about) in COMMANDS.items()))

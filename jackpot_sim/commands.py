@@ -22,6 +22,7 @@ from typing_extensions import override
 
 from jackpot_sim import version
 from jackpot_sim.requirements import RequirementError, require
+from jackpot_sim.start import INTERRUPTED, Working
 
 WIDE = 160
 """The width of output that is no terminal: enough that no figure is cut."""
@@ -177,15 +178,10 @@ def answer(
     if "--version" in tokens:
         print(version.line())
         return 0
+    interrupted = f"interrupted; {again}" if again else "interrupted"
     try:
-        require()
-        if any(token in ("--help", "-h") for token in tokens):
-            app.help_epilogue = epilogue(tokens) if epilogue else app.help_epilogue
-            app.help_print(tokens=[])
-            return 0
-        unparsed, options = split(tokens)
-        function, bound, _ = app.parse_args(options, exit_on_error=False, print_error=False)
-        return int(function(*bound.args, **bound.kwargs, **unparsed))
+        with Working(f"{name}: {interrupted}"):
+            return _answered(app, tokens, split, epilogue)
     except answers as error:
         return _fail(name, str(error), 2)
     except cyclopts.CycloptsError as error:
@@ -193,7 +189,19 @@ def answer(
     except OSError as error:  # no process can be started, the output cannot be written
         return _fail(name, f"the system refuses: {error}", 2)
     except KeyboardInterrupt:
-        return _fail(name, f"interrupted; {again}" if again else "interrupted", 130)
+        return _fail(name, interrupted, INTERRUPTED)
+
+
+def _answered(app: App, tokens: list[str], split: Split, epilogue: Callable[[Sequence[str]], str] | None) -> int:
+    """The exit code of a command's function, or of its help text."""
+    require()
+    if any(token in ("--help", "-h") for token in tokens):
+        app.help_epilogue = epilogue(tokens) if epilogue else app.help_epilogue
+        app.help_print(tokens=[])
+        return 0
+    unparsed, options = split(tokens)
+    function, bound, _ = app.parse_args(options, exit_on_error=False, print_error=False)
+    return int(function(*bound.args, **bound.kwargs, **unparsed))
 
 
 def _hint(app: App, tokens: Sequence[str]) -> str:

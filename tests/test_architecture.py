@@ -20,32 +20,35 @@ STUDIES = "jackpot_sim.studies"
 TRAINING, SWEEP = "jackpot_sim.training", "jackpot_sim.sweep"
 REQUIREMENTS = "jackpot_sim.requirements"
 """What is installed: every package may ask, and it imports none of them."""
+START = "jackpot_sim.start"
+"""What every command begins with."""
 VERSION = "jackpot_sim.version"
 """The number and the commit."""
 COMMANDS = "jackpot_sim.commands"
 """What command lines share."""
 DUMPS = "jackpot_sim.readers"
 """What reads users' dumps."""
-READERS = (CORE, REQUIREMENTS, COMMANDS, STUDIES, SWEEP, "jackpot_sim.estimators.statistics")
+READERS = (CORE, REQUIREMENTS, START, COMMANDS, STUDIES, SWEEP, "jackpot_sim.estimators.statistics")
 """What reads records: `statistics` is the one home of the formulas that a bootstrap needs."""
 
 MAY_IMPORT = {
     CORE: (),
     REQUIREMENTS: (),
     VERSION: (),
-    COMMANDS: (REQUIREMENTS, VERSION),
+    START: (REQUIREMENTS,),
+    COMMANDS: (REQUIREMENTS, VERSION, START),
     # Names the commands, and imports the one that is asked for.
-    "jackpot_sim.__main__": (REQUIREMENTS, VERSION, "jackpot_sim.doctor.start"),
+    "jackpot_sim.__main__": (REQUIREMENTS, VERSION, START, "jackpot_sim.doctor.start"),
     ESTIMATORS: (CORE,),
     ENVIRONMENTS: (CORE, REQUIREMENTS, COMMANDS),
     STUDIES: (CORE, ESTIMATORS, ENVIRONMENTS, REQUIREMENTS, COMMANDS, VERSION),
-    TRAINING: (CORE, ESTIMATORS, ENVIRONMENTS, STUDIES, REQUIREMENTS, COMMANDS),
-    SWEEP: (CORE, ESTIMATORS, ENVIRONMENTS, STUDIES, REQUIREMENTS, COMMANDS),
+    TRAINING: (CORE, ESTIMATORS, ENVIRONMENTS, STUDIES, REQUIREMENTS, START, COMMANDS),
+    SWEEP: (CORE, ESTIMATORS, ENVIRONMENTS, STUDIES, REQUIREMENTS, START, COMMANDS),
     # Has an answer where nothing else can be imported.
     "jackpot_sim.doctor.cli": (COMMANDS, "jackpot_sim.doctor"),
-    "jackpot_sim.doctor": (REQUIREMENTS, VERSION),
+    "jackpot_sim.doctor": (REQUIREMENTS, VERSION, START),
     # Shows what any command has written, and nothing imports it.
-    "jackpot_sim.report": (STUDIES, COMMANDS, REQUIREMENTS, SWEEP, TRAINING, "jackpot_sim.diagnose"),
+    "jackpot_sim.report": (STUDIES, START, COMMANDS, REQUIREMENTS, SWEEP, TRAINING, "jackpot_sim.diagnose"),
     # Puts all commands together, and nothing imports it.
     "jackpot_sim.completion": (
         *(ESTIMATORS, STUDIES, TRAINING, SWEEP, COMMANDS, VERSION, "jackpot_sim.__main__", "paper_figures"),
@@ -57,9 +60,9 @@ MAY_IMPORT = {
         *(DUMPS, COMMANDS, STUDIES, ENVIRONMENTS, "jackpot_sim.record"),
         "jackpot_sim.diagnose",  # asks servers, and computes the side that a dump lacks
     ),
-    "jackpot_sim.record": (CORE, REQUIREMENTS, DUMPS),
+    "jackpot_sim.record": (CORE, REQUIREMENTS, START, DUMPS),
     "jackpot_sim.diagnose": (
-        *(CORE, ESTIMATORS, ENVIRONMENTS, DUMPS, STUDIES, REQUIREMENTS, COMMANDS),
+        *(CORE, ESTIMATORS, ENVIRONMENTS, DUMPS, STUDIES, REQUIREMENTS, START, COMMANDS),
         "jackpot_sim.record",  # rollouts of a live server are kept as a dump
     ),
     "jackpot_sim.integrations": (

@@ -85,7 +85,7 @@ def opened(kind: ExecutorKind, workers: int, threads: int = 1) -> Iterator[Execu
         env=dict.fromkeys(THREADS, str(threads)),
     )
     try:
-        yield executor
+        yield _Unheard(executor)
     except BaseException:
         with _unlogged():
             executor.shutdown(kill_workers=True)
@@ -175,6 +175,34 @@ def _unlogged() -> Iterator[None]:
         yield
     finally:
         logger.disabled = before
+
+
+class _Unheard(Executor):
+    """An executor whose processes, which begin as work comes in, never hear Ctrl-C.
+
+    One that is still importing would answer it with a traceback of its own.
+    """
+
+    def __init__(self, executor: Executor) -> None:
+        self._executor = executor
+
+    @override
+    def submit(self, fn: Callable[..., T], /, *args: object, **kwargs: object) -> Future[T]:
+        with _without_interrupts():
+            return self._executor.submit(fn, *args, **kwargs)
+
+
+@contextlib.contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """A block in which Ctrl-C waits; processes and threads that are started in it inherit that for good."""
+    if not hasattr(signal, "pthread_sigmask"):  # on Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _begin_worker(parent: int, threads: int) -> None:

@@ -2,7 +2,7 @@
 
 import sys
 
-from jackpot_sim.requirements import run
+from jackpot_sim.start import run
 
 if __name__ == "__main__":
     sys.exit(run("sweep", "jackpot_sim.sweep.cli"))

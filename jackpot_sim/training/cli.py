@@ -20,6 +20,7 @@ from jackpot_sim.training.conduct import Options, conduct, load, shortages
 from jackpot_sim.training.config import Evaluation, Given, Sampling, Taught, Training, Update
 from jackpot_sim.training.loop.closed_loop import Budget, Feedback
 from jackpot_sim.training.models.adapters import Lora
+from jackpot_sim.training.objective import Overlap
 from jackpot_sim.training.records import COLUMNS
 from jackpot_sim.training.study import PATHS, read
 from jackpot_sim.training.tasks import AnyTask
@@ -48,7 +49,8 @@ A completion's answer in a reasoning-gym task is what its extraction finds:
 {", ".join(Extraction)}.
 
 Policies (`--policy.kind`): {kinds(get_args(Taught | Given))}. With lora {fields(Lora)} adapters alone are
-trained. precision bf16 multiplies in bf16 and keeps weights in float32.
+trained. precision bf16 and fp16 multiply in 16 bits and keep weights in float32; with `--mixed-precision param_dtype`
+a pass uses a copy of the weights in 16 bits throughout. fp16 scales the loss, and skips updates that overflow.
 
 Actors (`--actor.kind`): {kinds(_ACTORS)}. lag is in batches. served is the policy's model with quantised weights, a
 coarse KV cache or noise (`--actor.source.kind quantized-weights --actor.source.format int8 --actor.source.share 1`), or
@@ -59,6 +61,8 @@ trained beside the policy, with distillation {fields(Distillation)}.
 Corrections: any name of `python -m jackpot_sim.sweep --help`, or of a plug-in, with its parameters in a config file or
 as `--correction.kind jackpot --correction.lam 1 --correction.c1 2 --correction.target p_new
 --correction.rao-blackwell true`. It leads to p_ref, the policy before the update, unless its target is p_new.
+The overlap Z by which Jackpot weighs (`--overlap`): {", ".join(Overlap)}; all but exact are from the rollout.topk
+likeliest tokens that the actor told.
 
 A config file holds these fields for every run, and `settings`, `methods` and `seeds` that span a grid; see
 `paper_figures/configs/figure1.yaml`. A study can be killed at any time: the same command goes on from its checkpoints.

@@ -118,7 +118,7 @@ def conduct(
             models = options.models_of(root).absolute()  # a worker may run in another folder
             with shared(root) as here:
                 _prepared(pairs(missing), here, models, executor, in_flight, progress, report)
-                work = functools.partial(_train, load_plugins(study.plugins), here, models, options)
+                work = functools.partial(_train, load_plugins(study.plugins), here, models, options, study.config_hash)
                 _trained(missing, work, root, executor, in_flight, progress, report)
             join(study, root)
             return progress
@@ -254,13 +254,22 @@ def _trained(
         report(progress)
 
 
-def _train(plugins: Sequence[Plugin], root: SharedFolder, models: Path, options: Options, run: Run) -> None:
+def _train(
+    plugins: Sequence[Plugin], root: SharedFolder, models: Path, options: Options, config_hash: str, run: Run
+) -> None:
     require_unchanged(plugins)
     root.require()
     folder = root.root / "runs" / run.id
     # A node that was taken for dead may still train the run that another one is given.
     with locked(folder, _PATIENCE):
-        train(run, folder, models, keep_policy=options.keep_policies, tensorboard=options.tensorboard)
+        train(
+            run,
+            folder,
+            models,
+            keep_policy=options.keep_policies,
+            tensorboard=options.tensorboard,
+            config_hash=config_hash,
+        )
         (folder / LOCK).unlink()  # who waits for it finds a finished run
 
 
@@ -300,7 +309,7 @@ def join(study: Study, root: Path) -> None:
         outcomes.append(records.outcome(table, reason, run.training.steps))
         if not reason:
             checkpoints.delete(root / "runs" / run.id)  # a kill may have come just before this was done
-    together = pa.concat_tables(tables)
+    together = pa.concat_tables(tables, promote_options="default")  # one may be older, and lack a column
     write_atomically(root / STEPS, lambda path: records.write(together, path))
     joined = pa.Table.from_pylist(outcomes, schema=records.OUTCOMES)
     write_atomically(root / OUTCOMES, lambda path: records.write(joined, path))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from enum import StrEnum
 from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field, field_validator, model_validator
@@ -13,15 +14,25 @@ from jackpot_sim.estimators import UpdateTarget
 from jackpot_sim.estimators.corrections import presets
 from jackpot_sim.estimators.corrections.presets import Preset
 from jackpot_sim.studies.estimator_spec import EstimatorSpec, Frozen
-from jackpot_sim.training.actors import Actor, OnPolicy, SmallActor
+from jackpot_sim.training.actors import Actor, OnPolicy, Served, SmallActor
 from jackpot_sim.training.loop.closed_loop import Budget
 from jackpot_sim.training.models.adapters import Lora
-from jackpot_sim.training.objective import Aggregation, Divisor, Standardisation
+from jackpot_sim.training.objective import Aggregation, Divisor, Overlap, Standardisation
 from jackpot_sim.training.tasks import AnyTask
 from jackpot_sim.training.tasks.addition import Addition
 
 Count: TypeAlias = Annotated[int, Field(ge=1)]
 Positive: TypeAlias = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class MixedPrecision(StrEnum):
+    """The part of a pass that is computed in 16 bits, beside weights of 32."""
+
+    AUTOCAST = "autocast"
+    """Products of matrices, as `torch.autocast` chooses; sums and norms are in fp32."""
+    PARAM_DTYPE = "param_dtype"
+    """All of it: a pass uses a copy of the weights in 16 bits, as FSDP's mixed precision does; gradients are added up,
+    and applied, in fp32."""
 
 
 class Taught(Frozen):
@@ -165,6 +176,11 @@ class Training(Frozen):
     """The model that writes the rollouts."""
     correction: EstimatorSpec = EstimatorSpec(kind="none")
     """The correction that makes the factor m·w of the policy's loss."""
+    overlap: Overlap = Overlap.CALIBRATED
+    """The way to the overlap Z of every state, for corrections that weigh by it: calibrated, topk, kappa or exact.
+
+    exact stores the actor's whole law, 8 bytes for each token of the vocabulary at every token of the rollouts.
+    """
     budget: Budget | None = None
     """A share of rejected tokens that sets the correction's λ; None: the λ is given."""
     steps: Count = 300
@@ -176,7 +192,12 @@ class Training(Frozen):
     evaluation: Evaluation = Evaluation()
     """The tests on held-out problems."""
     precision: Precision = Precision.FP32
-    """The precision in which models compute: fp32, fp64, or bf16, with weights and AdamW's small steps in fp32."""
+    """The precision in which models compute: fp64, fp32, bf16, or fp16 with a dynamic scale of the loss (GradScaler).
+
+    With bf16 and fp16 weights and AdamW's small steps stay in fp32.
+    """
+    mixed_precision: MixedPrecision = MixedPrecision.AUTOCAST
+    """The part of a pass that bf16 and fp16 round."""
     device: str = "cpu"
     """The device: cpu, cuda or auto."""
     checkpoint_every: Count | None = 50
@@ -189,7 +210,12 @@ class Training(Frozen):
     @property
     def weights(self) -> Precision:
         """The precision of the weights and of what AdamW remembers."""
-        return Precision.FP32 if self.precision is Precision.BF16 else self.precision
+        return Precision.FP32 if self.is_half else self.precision
+
+    @property
+    def is_half(self) -> bool:
+        """True where models compute in 16 bits, beside weights of 32."""
+        return self.precision in (Precision.BF16, Precision.FP16)
 
     @model_validator(mode="before")
     @classmethod
@@ -226,8 +252,11 @@ class Training(Frozen):
 
     @model_validator(mode="after")
     def _fitting(self) -> Training:
-        if self.precision is Precision.FP16:
-            raise ValueError("precision fp16 needs scaled losses, which training has not: give bf16, or fp32")
+        if self.mixed_precision is MixedPrecision.PARAM_DTYPE:
+            if not self.is_half:
+                raise ValueError(f"mixed_precision param_dtype rounds to 16 bits, and precision is {self.precision}")
+            if isinstance(self.actor, Served):
+                raise ValueError("a served actor rounds its own weights: give mixed_precision autocast")
         if self.rollout.length is not None and self.task.characters and self.rollout.length < self.task.max_new_tokens:
             raise ValueError(
                 f"rollout.length is {self.rollout.length}, and solutions of {self.task.kind} take up to "
@@ -253,6 +282,8 @@ class Training(Frozen):
             raise ValueError(f"{self.correction.label} has no lam that a budget could set: give obrs or jackpot")
         if self.budget is not None and "lam" in self.correction.parameters:
             raise ValueError("give budget or the correction's lam, not both")
+        if correction.overlap_lam is None and self.overlap is not Overlap.CALIBRATED:
+            raise ValueError(f"{self.correction.label} looks at no overlap: leave overlap out, or give jackpot")
         if correction.overlap_lam is not None and self.rollout.topk < 1:
             raise ValueError(f"{self.correction.label} needs the overlap: give rollout.topk of at least 1")
         if correction.subtracts_mean and self.rollout.topk < 1:
@@ -260,3 +291,7 @@ class Training(Frozen):
         if correction.looks_at_batch and self.update.batch_size is not None:
             raise ValueError(f"{self.correction.label} looks at the whole minibatch: give no update.batch_size")
         return self
+
+
+LATER = {name: Training.model_fields[name].default for name in ("mixed_precision", "overlap")}
+"""The fields that are part of a study's hash only where they are not at these defaults."""

@@ -55,6 +55,9 @@ FIGURES = {
     "share_above": "the same above them",
     "loss": "mean loss of the policy's updates",
     "grad_norm": "mean norm of the policy's gradient before clipping",
+    "skipped_updates": "share of the step's updates, those of a trained actor included, that an overflow of gradients "
+    "skipped; nan where the loss is not scaled, which precision fp16 does alone",
+    "loss_scale": "mean scale of the loss, likewise",
     "actor_loss": "mean loss of a jointly trained actor",
     "actor_grad_norm": "mean norm of its gradient before clipping",
     "distillation_kl": "mean KL that distillation descends on, nats per token",

@@ -38,7 +38,7 @@ from jackpot_sim.studies.kinds import TRAINING, require_kind
 from jackpot_sim.studies.plugins import Plugins
 from jackpot_sim.studies.provenance import VERSION
 from jackpot_sim.training.actors import SmallActor
-from jackpot_sim.training.config import Given, Training
+from jackpot_sim.training.config import LATER, Given, Training
 
 ONLY = "run"
 """The name of the only setting or method where none is named."""
@@ -143,6 +143,9 @@ class Study(Frozen):
         except (ValueError, OSError) as error:
             raise StudyError(str(error)) from error
         fields = self.model_dump(mode="json", exclude={"seeds", "plugins"})
+        for run in (run for methods in fields["grid"].values() for run in methods.values()):
+            for name in [name for name, default in LATER.items() if run[name] == default]:
+                del run[name]
         text = json.dumps([fields, contents, VERSION, *filter(None, [self.corrections])], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -77,7 +77,12 @@ def assert_all_is_whole(root: Path) -> None:
 def assert_finished(root: Path, whole: Path) -> None:
     for run in RUNS:
         assert_same(root / "runs" / run, whole / "runs" / run)
-        assert {path.name for path in (root / "runs" / run).iterdir()} == {"log.jsonl", "policy", "steps.parquet"}
+        assert {path.name for path in (root / "runs" / run).iterdir()} == {
+            "log.jsonl",
+            "policy",
+            "provenance.json",
+            "steps.parquet",
+        }
     assert {path.name for path in root.iterdir()} == {
         ".lock",
         "manifest.json",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Executor, Future
@@ -43,6 +44,14 @@ def test_worker_processes_have_one_thread_and_end_with_the_block() -> None:
         assert pool.submit(os.getenv, "OMP_NUM_THREADS").result() == "1"
     with pytest.raises(ProcessLookupError):
         os.kill(worker, 0)
+
+
+def test_ctrl_c_never_reaches_a_worker_not_even_while_it_begins() -> None:
+    """It begins with the signals blocked that block the thread which starts it, and imports long before it ignores."""
+    with opened(ExecutorKind.LOKY, 1) as pool:
+        blocked = pool.submit(signal.pthread_sigmask, signal.SIG_BLOCK, []).result()
+    assert signal.SIGINT in blocked
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
 
 
 # --- handing tasks out ------------------------------------------------------------------------------------

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from jackpot_sim.environments.files import fingerprint
 from jackpot_sim.studies.errors import StudyError
+from jackpot_sim.studies.provenance import VERSION
 from jackpot_sim.training.study import Study, laid_over, of_mapping, read, spelt_out
 from tests.training.tiny import MODES, TINY, study_of
 
@@ -287,7 +291,17 @@ def test_a_text_stands_for_a_configuration(short: dict[str, Any], long: dict[str
         ({"actor": {"kind": "frozen", "path": "x"}}, r"^actor\.path: there is no such field \(frozen has model, kl\)"),
         ({"rollout": {"prompts": "many"}}, r"^rollout\.prompts: "),
         ({"actor": {"kind": "served", "source": {"kind": "weight-noise", "sigma": -1}}}, r"^actor\.source: "),
-        ({"precision": "fp16"}, "give bf16, or fp32"),
+        ({"overlap": "exact", "correction": "tis"}, "tis looks at no overlap: leave overlap out, or give jackpot"),
+        ({"overlap": "exactly", "correction": "jackpot"}, r"^overlap: "),
+        ({"mixed_precision": "param_dtype"}, "rounds to 16 bits, and precision is fp32"),
+        (
+            {
+                "precision": "bf16",
+                "mixed_precision": "param_dtype",
+                "actor": {"kind": "served", "source": {"kind": "weight-noise", "sigma": 1}},
+            },
+            "give mixed_precision autocast",
+        ),
         ({"rollout": {"length": 2}}, "solutions of addition take up to 5 tokens"),
         ({"actor": {"kind": "joint", "ppo": False, "distillation": {"feedback": FEEDBACK}}}, "AdamW cancels a lone"),
     ],
@@ -295,6 +309,20 @@ def test_a_text_stands_for_a_configuration(short: dict[str, Any], long: dict[str
 def test_an_error_names_the_place_as_it_is_written(mapping: dict[str, Any], error: str) -> None:
     with pytest.raises(StudyError, match=error):
         of_mapping(mapping, {})
+
+
+def test_a_field_that_came_later_is_in_the_hash_only_where_it_says_something() -> None:
+    study = of_mapping({"correction": "jackpot"}, {})
+    fields = study.model_dump(mode="json", exclude={"seeds", "plugins"})
+    (run,) = (run for methods in fields["grid"].values() for run in methods.values())
+    assert (run.pop("mixed_precision"), run.pop("overlap")) == ("autocast", "calibrated")
+    text = json.dumps([fields, fingerprint([]), VERSION], sort_keys=True)
+    assert study.config_hash == hashlib.sha256(text.encode()).hexdigest()[:16]
+    hashes = {
+        of_mapping({"correction": "jackpot", "precision": "bf16"} | each, {}).config_hash
+        for each in ({}, {"overlap": "exact"}, {"overlap": "kappa"}, {"mixed_precision": "param_dtype"})
+    }
+    assert len(hashes) == 4
 
 
 def test_the_contents_of_a_checkpoint_are_part_of_the_hash(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -145,12 +145,39 @@ class PaddedSequences:
 
 
 def computing_in(precision: Precision, model: Model) -> AbstractContextManager[object]:
-    """A context in which a model of float32 weights multiplies in bf16; other precisions are those of the weights."""
+    """A context in which a model of float32 weights multiplies in bf16 or fp16; others are those of the weights."""
     import torch
 
-    if precision is not Precision.BF16:
+    if precision not in (Precision.BF16, Precision.FP16):
         return nullcontext()
-    return torch.autocast(model.device.type, dtype=torch.bfloat16)
+    return torch.autocast(model.device.type, dtype=precision.dtype)
+
+
+@contextmanager
+def rounded_weights(precision: Precision, *models: Model) -> Iterator[None]:
+    """A block in which models compute with copies of their weights in `precision`, through which gradients flow.
+
+    A weight that has two names has one copy. The weights themselves are back in place after the block; what was
+    computed in it keeps the copies for its backward pass.
+    """
+    copies: dict[int, Tensor] = {}
+    held = [
+        (module._parameters, name, weight)
+        for model in models
+        for module in model.modules()
+        for name, weight in module._parameters.items()
+        if weight is not None
+    ]
+    for _, _, weight in held:
+        if id(weight) not in copies:
+            copies[id(weight)] = weight.to(precision.dtype)
+    try:
+        for weights, name, weight in held:
+            weights[name] = copies[id(weight)]
+        yield
+    finally:
+        for weights, name, weight in held:
+            weights[name] = weight
 
 
 def model_pass(model: Model, sequences: PaddedSequences, temperature: float = 1.0) -> ModelPass:

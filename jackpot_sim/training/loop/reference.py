@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from jackpot_sim.core.checks import check_per_token, check_same_states
 from jackpot_sim.core.topk import TopK
-from jackpot_sim.environments.language_models.checkpoints import Precision
 from jackpot_sim.environments.language_models.sampling_law import SamplingLaw
 from jackpot_sim.training.actors import OnPolicy
 from jackpot_sim.training.config import Sampling, Training
@@ -52,12 +51,12 @@ def sampling_law(rollout: Sampling) -> SamplingLaw:
 def samples_from_p_ref(config: Training) -> bool:
     """True where the actor is the policy and samples from the law that the update's pass computes.
 
-    A sampler that cuts does so where the pass is renormalised on the recorded support. In bf16 two passes over the same
-    tokens differ in the third digit, which is a mismatch to be measured and not to be overlooked.
+    A sampler that cuts does so where the pass is renormalised on the recorded support. In 16 bits two passes over the
+    same tokens differ in the third digit, which is a mismatch to be measured and not to be overlooked.
     """
     rollout = config.rollout
     same_law = not sampling_law(rollout).cuts or rollout.log_probs == "support"
-    return isinstance(config.actor, OnPolicy) and config.precision is not Precision.BF16 and same_law
+    return isinstance(config.actor, OnPolicy) and not config.is_half and same_law
 
 
 def reference(

@@ -3,6 +3,7 @@
 RUN/checkpoint-000050.pt    while the run is under way
 RUN/log.jsonl               a line for each step, to look at
 RUN/tensorboard             events, on request
+RUN/provenance.json         the code of every process that trained it, with the steps at which each began
 RUN/policy                  the trained policy, as save_pretrained writes it, unless it is not to be kept
 RUN/steps.parquet           a row for each step; written last, so a run that has it is finished
 """
@@ -23,6 +24,7 @@ from jackpot_sim.environments.language_models.threads import torch_threads
 from jackpot_sim.requirements import require
 from jackpot_sim.studies.errors import StudyError
 from jackpot_sim.studies.files import unwritable, write_atomically
+from jackpot_sim.studies.provenance import provenance, source_digest
 from jackpot_sim.training import records
 from jackpot_sim.training.errors import DivergedError, RewardError
 from jackpot_sim.training.loop import checkpoints
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 STEPS, LOG, POLICY, EVENTS = "steps.parquet", "log.jsonl", "policy", "tensorboard"
+PROVENANCE = "provenance.json"
 
 Watch = Callable[[Row], None]
 """Called with the row of every step."""
@@ -52,6 +55,7 @@ def train(
     reward: RewardOf | None = None,
     keep_policy: bool = True,
     tensorboard: bool = False,
+    config_hash: str = "",
 ) -> None:
     """Trains until the run is finished, has collapsed, or diverges; a finished run is left as it is.
 
@@ -66,6 +70,7 @@ def train(
         reward: a reward function in place of the task's own, which still judges the tests.
         keep_policy: whether to save the trained policy at the end.
         tensorboard: whether to write events for TensorBoard into the run's folder.
+        config_hash: that of the study, for the run's provenance.
 
     Raises:
         StudyError: a model or a reward does not work, or the folder cannot be written; what is written stays.
@@ -78,7 +83,7 @@ def train(
             texts, policy, actor = beginning(run, models)
             trainer = Trainer(run.training, texts, policy, actor, run.seed, reward)
             with _events(folder, tensorboard) as events:
-                _UnderWay(run, trainer, folder, watch, events).to_its_end(keep_policy)
+                _UnderWay(run, trainer, folder, watch, events, config_hash).to_its_end(keep_policy)
     except (RewardError, ValueError) as error:
         raise StudyError(f"{run.id}: {error}") from error
     except OSError as error:
@@ -88,7 +93,16 @@ def train(
 class _UnderWay:
     """A run under way: its trainer and the rows so far."""
 
-    def __init__(self, run: Run, trainer: Trainer, folder: Path, watch: Watch, events: SummaryWriter | None) -> None:
+    def __init__(
+        self,
+        run: Run,
+        trainer: Trainer,
+        folder: Path,
+        watch: Watch,
+        events: SummaryWriter | None,
+        config_hash: str,
+    ) -> None:
+        self._config_hash = config_hash
         self._run, self._trainer, self._folder, self._watch, self._events = run, trainer, folder, watch, events
         self._rows: list[Row] = []
         self._kept_at = time.monotonic()
@@ -127,6 +141,16 @@ class _UnderWay:
         (self._folder / LOG).write_text("", encoding="utf-8")
         for row in self._rows:
             self._tell(row)
+        self._sign()
+
+    def _sign(self) -> None:
+        """Adds this process to those that trained the run; the ones after its step have left nothing."""
+        path, before = self._folder / PROVENANCE, list[dict[str, object]]()
+        with contextlib.suppress(OSError, ValueError):  # of a run that begins, or a file that was damaged
+            before = [each for each in json.loads(path.read_text("utf-8")) if each["step"] < self._trainer.step]
+        mine = {"step": self._trainer.step, "config_hash": self._config_hash, "source": source_digest(), **provenance()}
+        text = json.dumps([*before, mine], indent=1)
+        write_atomically(path, lambda part: part.write_text(text, encoding="utf-8"))
 
     def _one(self) -> None:
         began, row = time.perf_counter(), self._begun()

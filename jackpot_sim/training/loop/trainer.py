@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
 
@@ -19,28 +20,30 @@ import numpy as np
 
 from jackpot_sim.core.topk import TopK
 from jackpot_sim.environments.language_models.build import Model
+from jackpot_sim.environments.language_models.checkpoints import Precision
 from jackpot_sim.environments.language_models.together import writes_together
 from jackpot_sim.environments.randomness import keyed_generator
 from jackpot_sim.estimators import Correction
 from jackpot_sim.training import objective
 from jackpot_sim.training.actors import JointActor, Served
-from jackpot_sim.training.config import Given, Training
+from jackpot_sim.training.config import Given, MixedPrecision, Training
 from jackpot_sim.training.errors import DivergedError, LawError
 from jackpot_sim.training.loop.closed_loop import lam_at
 from jackpot_sim.training.loop.evaluation import Scores, evaluated, held_out
 from jackpot_sim.training.loop.measures import Means, kl_to_actor, mismatch
 from jackpot_sim.training.loop.packing import packs
-from jackpot_sim.training.loop.passes import PaddedSequences, computing_in, model_pass
+from jackpot_sim.training.loop.passes import PaddedSequences, computing_in, model_pass, rounded_weights
 from jackpot_sim.training.loop.reference import reference, samples_from_p_ref, sampling_law
 from jackpot_sim.training.loop.rewards import RewardOf, checked_rewards
 from jackpot_sim.training.models.adapters import Weights, restore, trained_weights
 from jackpot_sim.training.models.serving import Server, ServerState
 from jackpot_sim.training.models.texts import Texts
-from jackpot_sim.training.objective import ModelPass, Proposed
+from jackpot_sim.training.objective import ModelPass, Overlap, Proposed
 from jackpot_sim.training.tasks.base import Problem
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from torch.amp import GradScaler
     from torch.optim import Optimizer
 
 Row: TypeAlias = dict[str, float]
@@ -56,6 +59,8 @@ class TrainerState(TypedDict):
     actor: Weights | None
     actor_optimizer: dict[str, Any] | None
     server: ServerState
+    scaler: dict[str, Any] | None
+    """The scale of the loss, None where it is not scaled."""
     strengths: list[float]
     """The weight of the distillation and the rejected share, nan where there is none."""
 
@@ -92,6 +97,7 @@ class Trainer:
         self._server = Server(config.actor, policy, actor, seed, name=name, tokenizer=texts.tokenizer)
         self._reward = texts.task.rewards if reward is None else reward
         self._optimizer = self._adamw(policy, config.update.learning_rate)
+        self._scaler = _scaler(policy.device.type) if config.precision is Precision.FP16 else None
         self._joint = config.actor if isinstance(config.actor, JointActor) else None
         self._actor_optimizer = None
         self.distillation_weight = self.rejected = math.nan
@@ -122,6 +128,7 @@ class Trainer:
             "actor": None if self._joint is None else self._own.state_dict(),
             "actor_optimizer": None if self._actor_optimizer is None else self._actor_optimizer.state_dict(),
             "server": self._server.state(),
+            "scaler": None if self._scaler is None else self._scaler.state_dict(),
             "strengths": [self.distillation_weight, self.rejected],
         }
 
@@ -134,6 +141,9 @@ class Trainer:
             assert state["actor_optimizer"] is not None
             self._own.load_state_dict(state["actor"])
             self._actor_optimizer.load_state_dict(state["actor_optimizer"])
+        if self._scaler is not None:
+            assert state["scaler"] is not None
+            self._scaler.load_state_dict(state["scaler"])
         self._server.restore(state["server"])
         self.distillation_weight, self.rejected = state["strengths"]
 
@@ -157,7 +167,7 @@ class Trainer:
         """
         samples, temperature = self.config.evaluation.samples, self.config.rollout.temperature
         try:
-            with computing_in(self.config.precision, self.policy):
+            with self._computing(self.policy):
                 return evaluated(self.policy, self.texts, self._held_out, samples, temperature, self.seed)
         except LawError as error:
             raise DivergedError(self.step, str(error)) from error
@@ -197,13 +207,15 @@ class Trainer:
         problems = self.texts.task.problems(self._generator("problems"), config.prompts)
         try:
             with computing_in(self.config.precision, self.policy):
+                actor = self._server.actor()
+            with self._computing(*self._server.models):
                 prompts, written = self.texts.written(
-                    self._server.actor(),
+                    actor,
                     problems,
                     config.samples,
                     self._generator("rollouts"),
                     sampling=sampling_law(config),
-                    topk=config.topk,
+                    topk=self.vocab if self.config.overlap is Overlap.EXACT else config.topk,
                     support=config.log_probs == "support",
                     together=self._together,
                 )
@@ -233,6 +245,7 @@ class Trainer:
             topk=topk,
             reference_on_topk=on_topk,
             uniforms=torch.as_tensor(uniforms, device=device),
+            overlap=self.config.overlap,
         )
         groups = rewards.reshape(-1, config.samples)
         row = {
@@ -277,8 +290,14 @@ class Trainer:
             told=samples_from_p_ref(self.config),
         )
 
+    def _computing(self, *models: Model) -> AbstractContextManager[object]:
+        """A context in which models compute in the precision of the run."""
+        if self.config.mixed_precision is MixedPrecision.PARAM_DTYPE:
+            return rounded_weights(self.config.precision, *models)
+        return computing_in(self.config.precision, self.policy)
+
     def _pass(self, model: Model, sequences: PaddedSequences) -> ModelPass:
-        with computing_in(self.config.precision, model):
+        with self._computing(model):
             result = model_pass(model, sequences, self.config.rollout.temperature)
         if bool(result.log_probs.detach()[sequences.mask].isnan().any()):
             raise DivergedError(self.step, "a log-prob is NaN")
@@ -327,7 +346,7 @@ class Trainer:
         for rows, part in sequences.parts(update.batch_size or len(sequences)):
             given, new = proposed.take(rows), self._pass(self.policy, part) if read is None else read
             policy = objective.policy_loss(correction, target, given, new, update, shares[rows])
-            torch.autograd.backward(policy.loss)
+            torch.autograd.backward(self._scaled(policy.loss))
             loss_sum += float(policy.loss.detach())
             weights.append((policy.accepted, policy.factor))
             if self._joint is not None:
@@ -338,14 +357,27 @@ class Trainer:
         accepted, factor = (torch.cat(each) for each in zip(*weights, strict=True))
         divisor = objective.divisor(update.denominator, accepted, factor, proposed.mask, correction.unit)
         norm = self._norm(self._optimizer, loss_sum, 1 / divisor)
-        means.update(loss=loss_sum / divisor, grad_norm=norm)
+        means.update(loss=loss_sum / divisor)
+        self._skips(means, "grad_norm", norm)
         if self._actor_optimizer is not None:
             total, kl = (sum(each) for each in zip(*actor_losses, strict=True))
-            means.update(
-                actor_loss=total, actor_grad_norm=self._norm(self._actor_optimizer, total, 1.0), distillation_kl=kl
-            )
-            self._actor_optimizer.step()
-        self._optimizer.step()
+            means.update(actor_loss=total, distillation_kl=kl)
+            self._skips(means, "actor_grad_norm", self._norm(self._actor_optimizer, total, 1.0))
+        for optimizer in (self._actor_optimizer, self._optimizer):
+            if optimizer is not None and self._scaler is None:
+                optimizer.step()
+            elif optimizer is not None and self._scaler is not None:
+                self._scaler.step(optimizer)
+        if self._scaler is not None:
+            self._scaler.update()
+
+    def _skips(self, means: Means, name: str, norm: float) -> None:
+        """Adds the norm of a gradient to the figures; with a scaled loss also whether it overflows, and is skipped."""
+        overflows = not math.isfinite(norm)
+        if not overflows:
+            means.update(**{name: norm})
+        if self._scaler is not None:
+            means.update(skipped_updates=float(overflows), loss_scale=self._scaler.get_scale())
 
     def _actor_backward(
         self, joint: JointActor, sequences: PaddedSequences, given: Proposed, new: ModelPass, shares: Tensor
@@ -363,23 +395,32 @@ class Trainer:
             direction=joint.distillation.direction if joint.distillation is not None else None,
             weight=self.distillation_weight,
         )
-        torch.autograd.backward(loss)
+        torch.autograd.backward(self._scaled(loss))
         return float(loss.detach()), float(kl.detach())
+
+    def _scaled(self, loss: Tensor) -> Tensor:
+        """The loss times its scale; itself where it is not scaled."""
+        return loss if self._scaler is None else self._scaler.scale(loss)
 
     def _norm(self, optimizer: Optimizer, loss: float, scale: float) -> float:
         """Scales the gradients of what an optimiser trains and clips them; the norm between the two.
 
         Raises:
-            DivergedError: the loss or the norm is not finite.
+            DivergedError: the loss or the norm is not finite; a norm that a scale of the loss above 1 may have made so
+                is inf or nan here, and its update is skipped.
         """
         import torch
 
+        scale_of_loss = 1.0
+        if self._scaler is not None:
+            scale_of_loss = self._scaler.get_scale()
+            self._scaler.unscale_(optimizer)
         weights = optimizer.param_groups[0]["params"]
         if scale != 1.0:
             torch._foreach_mul_([weight.grad for weight in weights if weight.grad is not None], scale)
         limit = self.config.update.max_grad_norm
         norm = float(torch.nn.utils.clip_grad_norm_(weights, math.inf if limit is None else limit))
-        if not (math.isfinite(loss) and math.isfinite(norm)):
+        if not (math.isfinite(loss) and (math.isfinite(norm) or scale_of_loss > 1)):
             raise DivergedError(self.step, f"loss {loss:g}, gradient norm {norm:g}")
         return norm
 
@@ -395,3 +436,17 @@ class Trainer:
 
     def _generator(self, *key: str | int) -> np.random.Generator:
         return keyed_generator(self.seed, "training", self.step, *key)
+
+
+def _scaler(device: str) -> GradScaler:
+    """The dynamic scale of the loss: halved where gradients overflow, doubled after 2000 updates without.
+
+    Raises:
+        ValueError: torch has none for the device.
+    """
+    import torch
+
+    scaler = torch.amp.GradScaler(device)
+    if not scaler.is_enabled():
+        raise ValueError(f"precision fp16 needs torch's GradScaler, which {device} has not: give bf16 or fp32")
+    return scaler

@@ -3,7 +3,8 @@
     MODELS/KEY/policy               a checkpoint, as save_pretrained writes it
     MODELS/KEY/actor-3x64-0.05      distilled from it to that KL, one for each distance that the study asks for
 
-A folder is written under another name and then renamed, so that it is whole or missing.
+KEY is a digest of all that decides the weights: task, policy, seed, and the source of the code that makes them, its
+comments included. A folder is written under another name and then renamed, so that it is whole or missing.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from jackpot_sim.environments.randomness import keyed_generator
 from jackpot_sim.studies.errors import StudyError
 from jackpot_sim.studies.estimator_spec import Frozen
 from jackpot_sim.studies.files import LOCK
-from jackpot_sim.studies.provenance import VERSION
+from jackpot_sim.studies.provenance import VERSION, source_digest
 from jackpot_sim.training.actors import SmallActor
 from jackpot_sim.training.config import Given, Taught, Training
 from jackpot_sim.training.models.adapters import adapted
@@ -34,6 +35,14 @@ from jackpot_sim.training.models.pretraining import distilled, taught
 from jackpot_sim.training.models.texts import Texts
 from jackpot_sim.training.study import Run
 from jackpot_sim.training.tasks.characters import character_tokenizer
+
+MADE_BY = (
+    *("core", "environments/fields.py", "environments/prefix_tree.py", "environments/randomness.py"),
+    *("environments/engines/engine.py", "environments/language_models"),
+    *("training/models", "training/tasks", "training/loop/passes.py", "training/loop/packing.py"),
+    *("training/objective/batch.py", "training/objective/loss.py"),
+)
+"""The source that decides the weights of first models: it builds them, writes problems and rollouts, and descends."""
 
 _USUAL = TinyQwen3(heads=2, kv_heads=2, initial_scale=5.0)
 """An actor that its name describes by layers and width alone."""
@@ -57,7 +66,7 @@ class Pair(Frozen):
 
 def _key(training: Training, seed: int) -> str:
     fields = training.model_dump(mode="json", include={"task", "policy"}) | {"precision": training.weights}
-    text = json.dumps([fields, seed, training.rollout.length, VERSION], sort_keys=True)
+    text = json.dumps([fields, seed, training.rollout.length, VERSION, source_digest(*MADE_BY)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

@@ -56,6 +56,12 @@ class Server:
         self._old = copy.deepcopy(policy) if isinstance(config, StaleActor) else None
         self._merged = Merged(policy) if isinstance(config, Served) and is_adapted(policy) else None
 
+    @property
+    def models(self) -> tuple[Model, ...]:
+        """The models in this process that may write a batch: the actor's own, the policy as it was, or the policy."""
+        others = tuple(each for each in (self.model, self._old) if each is not None)
+        return others or (self._policy,)
+
     def actor(self) -> Engine:
         """The engine that writes the next batch; called once for each batch."""
         return engine_of(self._current())

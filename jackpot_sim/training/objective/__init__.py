@@ -9,6 +9,7 @@ from the actor to p_ref, or to p_new if its spec says so; then it carries p_ref/
 from jackpot_sim.training.objective.advantages import Standardisation, advantages
 from jackpot_sim.training.objective.batch import (
     ModelPass,
+    Overlap,
     Proposed,
     Scored,
     TokenPass,
@@ -39,6 +40,7 @@ __all__ = [
     "Direction",
     "Divisor",
     "ModelPass",
+    "Overlap",
     "PolicyLoss",
     "Proposed",
     "Scored",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from jackpot_sim.core.backend import namespace
@@ -11,6 +12,23 @@ from jackpot_sim.core.topk import TopK
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+class Overlap(StrEnum):
+    """The way to Z(λ) of every state, from log q and log p of the k tokens that were stored.
+
+    Z_k is the sum of min(q, p/λ) over these; that of [J] §4.4.1 takes in the policy's likeliest tokens too, of which
+    rollouts tell no q.
+    """
+
+    CALIBRATED = "calibrated"
+    """The point between Z_k and its upper bound at which the mean is the mean acceptance probability of the batch."""
+    TOPK = "topk"
+    """Z_k, which is never more than Z."""
+    KAPPA = "kappa"
+    """κ·Z_k, with κ = (accepted / proposed) / mean Z_k over the batch ([J] §4.4.2): unbiased in the mean alone."""
+    EXACT = "exact"
+    """Z, from the actor's whole law."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,6 +43,7 @@ class Proposed:
         topk: the actor's likeliest tokens of every state, (n, length, k); None if none were stored.
         reference_on_topk: log p_ref of these, (n, length, k); None where no correction needs it.
         uniforms: in [0, 1), one for each token: it is kept iff its uniform is below its accept probability.
+        overlap: the way to Z where a correction needs it.
         overlap_of_batch: without a top-k, Ẑ of every state is the mean acceptance probability of the batch.
 
     Raises:
@@ -40,6 +59,7 @@ class Proposed:
     reference_on_topk: Tensor | None
     uniforms: Tensor
     overlap_of_batch: bool = False
+    overlap: Overlap = Overlap.CALIBRATED
 
     def __post_init__(self) -> None:
         given = ("actor_log_probs", "reference_log_probs", "uniforms")
@@ -64,6 +84,7 @@ class Proposed:
             None if self.reference_on_topk is None else self.reference_on_topk[rows],
             self.uniforms[rows],
             self.overlap_of_batch,
+            self.overlap,
         )
 
 

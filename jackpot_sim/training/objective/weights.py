@@ -8,10 +8,13 @@ from jackpot_sim.core import normalizer, obrs
 from jackpot_sim.core.checks import check_per_token, check_reals, check_same_shape, check_same_states
 from jackpot_sim.core.topk import TopK
 from jackpot_sim.estimators import Correction, Tokens, TokenWeights, UpdateTarget
-from jackpot_sim.training.objective.batch import Proposed, Scored, check_on_topk, of_tokens
+from jackpot_sim.training.objective.batch import Overlap, Proposed, Scored, check_on_topk, of_tokens
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+_WHOLE = 1e-4
+"""The largest width of a bracket that is float32's rounding of sums over a whole law."""
 
 
 def weigh(correction: Correction, target: UpdateTarget, given: Proposed, new: Scored) -> TokenWeights[Tensor]:
@@ -41,8 +44,9 @@ def weights_of(correction: Correction, tokens: Tokens) -> TokenWeights[Tensor]:
 def tokens_of(correction: Correction, target: UpdateTarget, given: Proposed, new: Scored) -> Tokens:
     """The tokens of a batch, (n, length), float64, with all that a correction may look at.
 
-    Z is taken from the actor's stored top-k, see `estimated_overlap`. With a whole vocabulary stored it is exact; with
-    nothing stored, and `overlap_of_batch`, it is the mean acceptance probability of the batch at every state.
+    Z is taken from the actor's stored top-k by the way of `given.overlap`, see `estimated_overlap`. With a whole
+    vocabulary stored it is exact, but for kappa; with nothing stored, and `overlap_of_batch`, it is the mean acceptance
+    probability of the batch at every state.
 
     Arguments and errors as `weigh`.
     """
@@ -57,7 +61,9 @@ def tokens_of(correction: Correction, target: UpdateTarget, given: Proposed, new
         if given.topk is None and not given.overlap_of_batch:
             raise ValueError(f"{correction.name} needs the overlap, and the rollouts hold no top-k of the actor")
         on_topk = None if given.topk is None else new.on(given.topk) if to_new else given.reference_on_topk
-        overlap = estimated_overlap(on_topk, given.topk, log_ratio, given.mask, float(lam))
+        overlap = estimated_overlap(
+            on_topk, given.topk, log_ratio, given.mask, float(lam), way=given.overlap, uniforms=given.uniforms
+        )
     return Tokens(
         log_ratio,
         policy_log_probs=aim,
@@ -70,12 +76,20 @@ def tokens_of(correction: Correction, target: UpdateTarget, given: Proposed, new
 
 
 def estimated_overlap(
-    policy_on_topk: Tensor | None, topk: TopK | None, log_ratio: Tensor, mask: Tensor, lam: float
+    policy_on_topk: Tensor | None,
+    topk: TopK | None,
+    log_ratio: Tensor,
+    mask: Tensor,
+    lam: float,
+    *,
+    way: Overlap = Overlap.CALIBRATED,
+    uniforms: Tensor | None = None,
 ) -> Tensor:
     """Ẑ(λ) of every state from the actor's stored top-k, float64 (n, length); 1 at padding.
 
-    It is `normalizer.calibrated_on_topk` of all tokens of the batch. Where nothing is stored that is one number for
-    all states, the mean acceptance probability of the batch's tokens: κ of [J] §4.4.2 without a Z_k to multiply.
+    By default it is `normalizer.calibrated_on_topk` of all tokens of the batch. Where nothing is stored it is one
+    number for all states, the mean acceptance probability of the batch's tokens: κ of [J] §4.4.2 without a Z_k to
+    multiply.
 
     Args:
         policy_on_topk: log p of the stored tokens, (n, length, k), nats; None where nothing is stored.
@@ -83,10 +97,13 @@ def estimated_overlap(
         log_ratio: log p/q of the tokens drawn, float64 (n, length), nats.
         mask: True on tokens, (n, length).
         lam: λ.
+        way: the way to Z from a stored top-k.
+        uniforms: those that decide the masks, (n, length), by which kappa counts the accepted tokens.
 
     Raises:
         TypeError: the mask is not boolean, or another array holds no real floating numbers.
-        ValueError: a shape differs, or as `normalizer.calibrated_on_topk`.
+        ValueError: a shape differs, the exact Z is asked of less than a whole law, kappa has no uniforms or only
+            a Z_k of 0, or as `normalizer.calibrated_on_topk`.
     """
     import torch
 
@@ -102,7 +119,19 @@ def estimated_overlap(
     check_on_topk(policy_on_topk, topk, "policy_on_topk")
     # In float32, as they are stored: sums of whole laws miss 1 in its seventh digit, which float64 would not forgive.
     policy = policy_on_topk[mask].float()
-    out[mask] = torch.as_tensor(normalizer.calibrated_on_topk(policy, topk.log_probs[mask], accept, lam))
+    actor = topk.log_probs[mask]
+    if way is Overlap.CALIBRATED:
+        out[mask] = torch.as_tensor(normalizer.calibrated_on_topk(policy, actor, accept, lam))
+        return out
+    low, high = (torch.as_tensor(end).double() for end in normalizer.bracket_on_topk(policy, actor, lam))
+    if way is Overlap.EXACT and bool((high - low > _WHOLE).any()):
+        raise ValueError(f"the exact overlap needs the actor's whole law at every state, and {topk.k} tokens were told")
+    if way is Overlap.KAPPA:
+        if uniforms is None:
+            raise ValueError("kappa counts the accepted tokens: give uniforms")
+        check_per_token(mask, uniforms=uniforms)
+        low = torch.as_tensor(normalizer.bias_correction(low, uniforms[mask] < torch.as_tensor(accept)))
+    out[mask] = low
     return out
 
 

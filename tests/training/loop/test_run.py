@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from jackpot_sim.training import records
 from jackpot_sim.training.loop import checkpoints
 from jackpot_sim.training.loop import run as run_module
 from jackpot_sim.training.loop.evaluation import Scores, evaluated
-from jackpot_sim.training.loop.run import EVENTS, LOG, POLICY, STEPS, train
+from jackpot_sim.training.loop.run import EVENTS, LOG, POLICY, PROVENANCE, STEPS, train
 from jackpot_sim.training.models.preparation import beginning
 from jackpot_sim.training.study import Run
 from tests.packages import without
@@ -69,7 +70,48 @@ def test_a_run_that_is_killed_at_every_step_is_the_same(tmp_path: Path, models: 
             go(run, tmp_path / "cut", models, watch=killed_at(step))
         assert not (tmp_path / "cut" / STEPS).exists()
     assert_same(go(run, tmp_path / "cut", models), whole)
-    assert names(tmp_path / "cut") == {LOG, POLICY, STEPS}
+    assert names(tmp_path / "cut") == {LOG, POLICY, PROVENANCE, STEPS}
+
+
+@pytest.mark.parametrize("mixed", ["autocast", "param_dtype"])
+@pytest.mark.parametrize("mode", ["on-policy", "stale", "joint"])
+def test_a_run_in_float16_resumes_with_the_scale_that_it_had(
+    tmp_path: Path, models: Path, mode: str, mixed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inner = torch.amp.GradScaler.__init__
+
+    def large(self: Any, device: str) -> None:  # the first update overflows, and the scale grows after two others
+        inner(self, device, init_scale=2.0**40, growth_interval=3)
+
+    monkeypatch.setattr(torch.amp.GradScaler, "__init__", large)
+    run = run_of(MODES[mode], {"steps": 16, "checkpoint_every": 1, "precision": "fp16", "mixed_precision": mixed})
+    whole = go(run, tmp_path / "whole", models)
+    for step in (1, 14):
+        with pytest.raises(Killed):
+            go(run, tmp_path / "cut", models, watch=killed_at(step))
+    assert_same(go(run, tmp_path / "cut", models), whole)
+    rows = rows_of(whole)[:-1]
+    assert rows["skipped_updates"].iloc[0] == 1
+    assert (rows["skipped_updates"] == 0).any()
+    assert len(set(rows["loss_scale"])) > 3
+
+
+def test_a_run_names_the_code_of_every_process_that_trained_it(
+    tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process whose steps are all made again is none of them."""
+    run = run_of({"steps": 4, "checkpoint_every": 2})
+    for commit, step in (("a", 1), ("b", 3), ("c", 2), ("d", 9)):
+        monkeypatch.setattr(run_module, "provenance", lambda commit=commit: {"version": "1", "commit": commit})
+        monkeypatch.setattr(run_module, "source_digest", lambda commit=commit: f"source of {commit}")
+        with contextlib.suppress(Killed):
+            go(run, tmp_path, models, watch=killed_at(step), config_hash="of the study")
+    told = json.loads((tmp_path / PROVENANCE).read_text())
+    assert [(each["step"], each["commit"], each["source"]) for each in told] == [
+        (0, "b", "source of b"),
+        (2, "d", "source of d"),
+    ]
+    assert {each["config_hash"] for each in told} == {"of the study"}
 
 
 def test_the_clock_asks_for_checkpoints_too(tmp_path: Path, models: Path) -> None:
@@ -117,7 +159,7 @@ def test_the_checkpoint_before_a_damaged_one_serves(tmp_path: Path, models: Path
     go(run, tmp_path / "cut", models, watch=lambda row: seen.append(int(row["step"])))
     assert seen == [1, 2]
     assert_same(tmp_path / "cut", whole)
-    assert names(tmp_path / "cut") == {LOG, POLICY, STEPS}
+    assert names(tmp_path / "cut") == {LOG, POLICY, PROVENANCE, STEPS}
 
 
 def test_a_finished_run_is_never_redone(tmp_path: Path, models: Path) -> None:
@@ -143,7 +185,7 @@ def test_a_kill_while_the_policy_is_saved_does_not_lose_it(
         with pytest.raises(Killed):
             go(run, tmp_path / "cut", models)
     assert_same(go(run, tmp_path / "cut", models), whole)
-    assert names(tmp_path / "cut") == {LOG, POLICY, STEPS}
+    assert names(tmp_path / "cut") == {LOG, POLICY, PROVENANCE, STEPS}
 
 
 def test_two_runs_of_one_configuration_are_the_same_and_seeds_differ(tmp_path: Path, models: Path) -> None:

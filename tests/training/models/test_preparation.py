@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import math
 import shutil
@@ -11,12 +12,15 @@ from typing import Any
 
 import pytest
 
+from jackpot_sim.studies import provenance
 from jackpot_sim.studies.errors import StudyError
+from jackpot_sim.studies.provenance import source_digest
 from jackpot_sim.training.actors import SmallActor
 from jackpot_sim.training.loop.run import train
 from jackpot_sim.training.models import preparation
 from jackpot_sim.training.models.preparation import Pair, beginning, pairs, prepare
 from tests.environments.tiny_checkpoints import WORDS, save_checkpoint
+from tests.test_architecture import FILES, imported, lies_in, name_of
 from tests.training.tiny import MODES, TINY, rows_of, run_of, study_of
 
 torch = pytest.importorskip("torch")
@@ -60,6 +64,53 @@ def test_what_a_policy_depends_on_is_in_its_key(changes: dict[str, Any]) -> None
 @pytest.mark.parametrize("changes", [{"steps": 9}, {"correction": "tis"}, {"update": {"epochs": 2}}, MODES["joint"]])
 def test_what_it_does_not_depend_on_is_not(changes: dict[str, Any]) -> None:
     assert made_of(changes)[0].key == made_of()[0].key
+
+
+ELSEWHERE = (
+    *("jackpot_sim.training.config", "jackpot_sim.training.actors", "jackpot_sim.training.study"),  # in it by value
+    *("jackpot_sim.estimators", "jackpot_sim.training.objective.weights", "jackpot_sim.training.objective.centring"),
+    *("jackpot_sim.training.objective.advantages", "jackpot_sim.training.errors", "jackpot_sim.studies"),
+    *("jackpot_sim.requirements", "jackpot_sim.commands", "jackpot_sim.version", "jackpot_sim.environments.files"),
+)
+"""The imports of what makes models that leave no trace in them, or only such as the key holds by itself."""
+
+
+def test_the_source_of_all_that_makes_models_is_in_their_key() -> None:
+    package = Path(preparation.__file__).parents[2]
+    parts = [package / part for part in preparation.MADE_BY]
+    held = {file for part in parts for file in ([part] if part.is_file() else part.rglob("*.py"))}
+    files = {name_of(file): file for file in FILES}
+    seen, waiting = set[str](), ["jackpot_sim.training.models.pretraining", "jackpot_sim.training.tasks.addition"]
+    while waiting:
+        name = waiting.pop()
+        if name in seen or name not in files or any(lies_in(name, each) for each in ELSEWHERE):
+            continue
+        seen.add(name)
+        exports = files[name].name == "__init__.py"
+        assert exports or files[name] in held, f"{name} may decide models, and MADE_BY leaves it out"
+        waiting += imported(ast.parse(files[name].read_text()), name, exports)
+    assert len(seen) > 30
+
+
+def test_a_digest_of_source_sees_every_byte_and_needs_some(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(provenance, "_PACKAGE", tmp_path)
+    digest = provenance.source_digest.__wrapped__
+    (tmp_path / "a").mkdir()
+    with pytest.raises(ValueError, match="holds no Python source"):
+        digest("a")
+    found = []
+    for name, text in (("a/x.py", "1"), ("a/x.py", "2"), ("a/y.py", ""), ("b.py", "3")):
+        (tmp_path / name).write_text(text)
+        found.append((digest("a"), digest()))
+    assert len({part for part, _ in found}) == 3
+    assert found[2][0] == found[3][0], "b is no part of a"
+    assert len({whole for _, whole in found}) == 4
+
+
+def test_other_code_makes_other_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = made_of()[0].key
+    monkeypatch.setattr(preparation, "source_digest", lambda *parts: f"{source_digest(*parts)} changed")
+    assert made_of()[0].key != before
 
 
 @pytest.mark.parametrize("field", ["heads", "kv_heads", "context", "initial_scale", "hidden", "layers"])

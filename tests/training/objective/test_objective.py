@@ -22,7 +22,15 @@ from jackpot_sim.estimators import Correction, Level, TokenWeights, UpdateTarget
 from jackpot_sim.estimators.rollouts import weights as scored
 from jackpot_sim.training import objective
 from jackpot_sim.training.config import Update
-from jackpot_sim.training.objective import Aggregation, Direction, Divisor, ModelPass, Proposed, Standardisation
+from jackpot_sim.training.objective import (
+    Aggregation,
+    Direction,
+    Divisor,
+    ModelPass,
+    Overlap,
+    Proposed,
+    Standardisation,
+)
 from tests.estimators.gap_mask import ProbabilityGapMask
 
 N, LENGTH, VOCAB = 3, 4, 6
@@ -394,6 +402,52 @@ def test_with_few_tokens_stored_z_lies_in_its_bracket(k: int, lam: float) -> Non
     torch.testing.assert_close(found, low + share * (high - low), rtol=0, atol=2e-6)  # float32
 
 
+def ways_to_z(laws: Laws, k: int, lam: float, way: Overlap) -> Any:
+    """Ẑ of the tokens, (tokens,)."""
+    given_, log_ratio = laws.proposed(k), laws.of(laws.before) - laws.of(laws.actor)
+    on_topk = given_.reference_on_topk, given_.topk
+    return objective.estimated_overlap(*on_topk, log_ratio, MASK, lam, way=way, uniforms=laws.uniforms)[MASK]
+
+
+@pytest.mark.parametrize("lam", [0.7, 1.0, 1.5])
+def test_with_whole_laws_every_way_leads_to_z(lam: float) -> None:
+    exact = torch.minimum(LAWS.actor.exp(), LAWS.before.exp() / lam).sum(-1)[MASK]
+    for way in (Overlap.CALIBRATED, Overlap.TOPK, Overlap.EXACT):
+        torch.testing.assert_close(ways_to_z(LAWS, VOCAB, lam, way), exact, rtol=0, atol=1e-6)
+    # Kappa takes the batch's share of accepted tokens for its mean, whatever is stored.
+    kept = (LAWS.uniforms < (LAWS.of(LAWS.before) - LAWS.of(LAWS.actor)).exp() / lam)[MASK].double().mean()
+    kappa = ways_to_z(LAWS, VOCAB, lam, Overlap.KAPPA)
+    torch.testing.assert_close(kappa, exact * kept / exact.mean(), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("k", [1, 2, 4])
+def test_with_few_tokens_z_k_is_too_small_and_kappa_scales_it(k: int) -> None:
+    largest = LAWS.actor.argsort(dim=-1, descending=True)[..., :k]
+    q, p = (law.gather(-1, largest).exp() for law in (LAWS.actor, LAWS.before))
+    z_k = torch.minimum(q, p / 1.5).sum(-1)[MASK]
+    torch.testing.assert_close(ways_to_z(LAWS, k, 1.5, Overlap.TOPK), z_k, rtol=0, atol=1e-6)
+    assert (z_k < ways_to_z(LAWS, VOCAB, 1.5, Overlap.EXACT)).all()
+    kappa = ways_to_z(LAWS, k, 1.5, Overlap.KAPPA)
+    assert torch.allclose(kappa / z_k, (kappa / z_k)[0], rtol=1e-5)
+    with pytest.raises(ValueError, match=f"whole law at every state, and {k} tokens were told"):
+        ways_to_z(LAWS, k, 1.5, Overlap.EXACT)
+
+
+def test_kappa_is_unbiased_for_the_mean_of_z_and_z_k_is_not() -> None:
+    laws, generator = Laws(), torch.Generator().manual_seed(1)
+    exact = torch.minimum(laws.actor.exp(), laws.before.exp()).sum(-1)[MASK].mean()
+    means = []
+    for _ in range(1000):
+        drawn = torch.multinomial(laws.actor.exp().reshape(-1, VOCAB), 1, generator=generator)
+        laws.tokens = drawn.reshape(laws.tokens.shape)
+        laws.uniforms = torch.rand(laws.uniforms.shape, generator=generator, dtype=torch.float64)
+        means.append([float(ways_to_z(laws, 2, 1.0, way).mean()) for way in (Overlap.KAPPA, Overlap.TOPK)])
+    kappa, z_k = np.array(means).T
+    error = kappa.std() / math.sqrt(len(kappa))
+    assert abs(kappa.mean() - float(exact)) < 4 * error
+    assert abs(z_k.mean() - float(exact)) > 4 * error
+
+
 @every_correction
 @pytest.mark.parametrize("padding", [NAN, math.inf, -math.inf])
 def test_padding_does_not_matter(correction: Correction, padding: float) -> None:
@@ -455,7 +509,7 @@ def test_some_of_what_was_proposed() -> None:
         if name == "topk":
             assert torch.equal(part.ids, whole.ids[rows])
             part, whole = part.log_probs, whole.log_probs
-        assert part == whole if isinstance(whole, bool) else torch.equal(part, whole[rows])
+        assert part == whole if isinstance(whole, bool | Overlap) else torch.equal(part, whole[rows])
     without = LAWS.proposed(None).take(rows)
     assert without.topk is None
     assert without.reference_on_topk is None
