@@ -406,21 +406,23 @@ class Trainer:
         """Scales the gradients of what an optimiser trains and clips them; the norm between the two.
 
         Raises:
-            DivergedError: the loss or the norm is not finite; a norm that a scale of the loss above 1 may have made so
-                is inf or nan here, and its update is skipped.
+            DivergedError: the loss or the norm is not finite; where gradients overflow under a scale of the loss above
+                1, the norm is inf or nan, and the scaler skips the update.
         """
         import torch
 
-        scale_of_loss = 1.0
+        skipped = False
         if self._scaler is not None:
-            scale_of_loss = self._scaler.get_scale()
             self._scaler.unscale_(optimizer)
+            # Not told by the norm: what `scale` makes infinite would not be skipped.
+            found = self._scaler._found_inf_per_device(optimizer)
+            skipped = self._scaler.get_scale() > 1 and any(bool(each) for each in found.values())
         weights = optimizer.param_groups[0]["params"]
         if scale != 1.0:
             torch._foreach_mul_([weight.grad for weight in weights if weight.grad is not None], scale)
         limit = self.config.update.max_grad_norm
         norm = float(torch.nn.utils.clip_grad_norm_(weights, math.inf if limit is None else limit))
-        if not (math.isfinite(loss) and (math.isfinite(norm) or scale_of_loss > 1)):
+        if not (math.isfinite(loss) and (math.isfinite(norm) or skipped)):
             raise DivergedError(self.step, f"loss {loss:g}, gradient norm {norm:g}")
         return norm
 

@@ -13,6 +13,7 @@ import pytest
 
 from jackpot_sim.environments.language_models import generation
 from jackpot_sim.environments.language_models.checkpoints import Precision
+from jackpot_sim.training import objective
 from jackpot_sim.training.errors import DivergedError, RewardError
 from jackpot_sim.training.loop.passes import model_pass
 from tests.training.tiny import MODES, rewards_of_length, run_of, study_of, trainer_of
@@ -478,6 +479,19 @@ def test_an_overflow_without_any_scale_ends_the_run(models: Path) -> None:
     trainer._scaler.unscale_ = spoilt
     with pytest.raises(DivergedError, match="gradient norm"):
         trainer.advance()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_gradient_that_the_divisor_makes_infinite_ends_the_run_before_the_update(
+    models: Path, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A smaller scale of the loss would not help, and the scaler, which looks before, would not skip the update."""
+    trainer = trainer_of(run_of({"precision": precision}), models)
+    before = weights(trainer)
+    monkeypatch.setattr(objective, "divisor", lambda *_: 1e-50)
+    with pytest.raises(DivergedError, match="gradient norm"):
+        trainer.advance()
+    assert equal(weights(trainer), before)
 
 
 def test_a_device_without_a_scale_is_refused_in_a_sentence(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
