@@ -37,7 +37,7 @@ def source_digest(*parts: str) -> str:
     """
     digest = hashlib.sha256()
     for path in (_PACKAGE / part for part in parts or (".",)):
-        files = [path] if path.is_file() else sorted(path.rglob("*.py"))
+        files = [path] if path.is_file() else sorted(each for each in path.rglob("*.py") if each.is_file())
         if not files:
             raise ValueError(f"{path} holds no Python source: install the project with its sources")
         for file in files:

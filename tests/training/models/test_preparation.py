@@ -107,6 +107,15 @@ def test_a_digest_of_source_sees_every_byte_and_needs_some(tmp_path: Path, monke
     assert len({whole for _, whole in found}) == 4
 
 
+def test_an_editor_s_link_to_nowhere_is_no_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Emacs locks a file that is not saved yet by one."""
+    monkeypatch.setattr(provenance, "_PACKAGE", tmp_path)
+    (tmp_path / "x.py").write_text("1")
+    before = provenance.source_digest.__wrapped__()
+    (tmp_path / ".#x.py").symlink_to("user@host.1:2")
+    assert provenance.source_digest.__wrapped__() == before
+
+
 def test_other_code_makes_other_models(monkeypatch: pytest.MonkeyPatch) -> None:
     before = made_of()[0].key
     monkeypatch.setattr(preparation, "source_digest", lambda *parts: f"{source_digest(*parts)} changed")
