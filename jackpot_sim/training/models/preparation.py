@@ -152,13 +152,26 @@ def beginning(run: Run, models: Path) -> tuple[Texts, Model, Model | None]:
 
 def _policy(run: Run, models: Path) -> Loaded:
     config = run.training.policy
-    source: str | Path = models / _key(run.training, run.seed) / "policy"
-    if isinstance(config, Given):
-        source = config.path
+    source = config.path if isinstance(config, Given) else _first(run, models, "policy")
     loaded = checkpoints.load(source, precision=run.training.weights, device=run.training.device)
     if isinstance(config, Given) and config.lora is not None:
         adapted(loaded.model, config.lora, keyed_generator(run.seed, "weights", "lora"))
     return loaded
+
+
+def _first(run: Run, models: Path, name: str) -> Path:
+    """The folder of a first model that was prepared.
+
+    Raises:
+        StudyError: it is missing: a process that begins after an edit of the source has another key.
+    """
+    folder = models / _key(run.training, run.seed) / name
+    if not folder.is_dir():
+        raise StudyError(
+            f"{run.id}: its first model {folder} is missing: it was removed, or the source of jackpot_sim changed, "
+            "while the study ran; the same command makes it"
+        )
+    return folder
 
 
 def _actor(run: Run, models: Path, policy: Loaded) -> Loaded | None:
@@ -170,7 +183,7 @@ def _actor(run: Run, models: Path, policy: Loaded) -> Loaded | None:
         source = config.model.path
     else:
         assert config.kl is not None
-        source = models / _key(run.training, run.seed) / _actor_name(config.model, config.kl)
+        source = _first(run, models, _actor_name(config.model, config.kl))
     actor = checkpoints.load(source, precision=run.training.weights, device=run.training.device)
     check_same_vocabulary(policy.model, actor.model, policy.tokenizer, actor.tokenizer)
     return actor

@@ -122,6 +122,22 @@ def test_other_code_makes_other_models(monkeypatch: pytest.MonkeyPatch) -> None:
     assert made_of()[0].key != before
 
 
+def test_a_process_that_begins_after_an_edit_says_why_models_are_missing(
+    models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preparation, "source_digest", lambda *parts: "after the edit")
+    with pytest.raises(StudyError, match=r"^run.run.0: its first model .*policy is missing.*source .* changed"):
+        beginning(run_of(), models)
+
+
+def test_an_actor_that_is_missing_is_named_too(tmp_path: Path, models: Path) -> None:
+    run = run_of(MODES["frozen"])
+    key = preparation._key(run.training, run.seed)
+    shutil.copytree(models / key / "policy", tmp_path / key / "policy")
+    with pytest.raises(StudyError, match=r"^run.run.0: its first model .*actor-1x8-1.5.* is missing"):
+        beginning(run, tmp_path)
+
+
 @pytest.mark.parametrize("field", ["heads", "kv_heads", "context", "initial_scale", "hidden", "layers"])
 def test_actors_of_another_shape_have_another_folder(field: str) -> None:
     def name(**shape: Any) -> str:
