@@ -66,7 +66,9 @@ likeliest tokens that the actor told.
 
 A config file holds these fields for every run, and `settings`, `methods` and `seeds` that span a grid; see
 `paper_figures/configs/figure1.yaml`. A study can be killed at any time: the same command goes on from its checkpoints.
-Studies that name the same `--models` folder teach a policy only once.
+Studies that name the same `--models` folder teach a policy only once. More `--seeds` continue a finished study, and so
+they do in a copy of its manifest and tables alone, without its runs: `cp -r paper_figures/measured/training/factorial
+mine`, then `--config paper_figures/configs/factorial.yaml --out mine --seeds 16`.
 
 Exit codes: 0 done; 1 done, but a run diverged (a sentence says at which step, why, and which checkpoint is kept;
 --quiet too); 2 something asked for cannot be done (one sentence says what); 130 interrupted.

@@ -17,6 +17,8 @@ from jackpot_sim.training.study import Study, name_of_run
 
 LAST = 20
 """The number of steps at the end over which the last figures are means."""
+_NAMED = 4
+"""The most runs that a sentence names."""
 
 
 def outcomes_table(name: str, steps: pd.DataFrame, outcomes: pd.DataFrame) -> Table:
@@ -80,14 +82,15 @@ def policies(root: Path, outcomes: pd.DataFrame) -> str:
     """The sentences that say where the trained policies of a study in `root` are, and of which runs there is none."""
     folders = {run: root / "runs" / run / POLICY for run in _ids(outcomes)}
     there = [folder for folder in folders.values() if folder.is_dir()]
-    why = "diverged, or trained with --no-keep-policies"
+    why = "diverged, trained with --no-keep-policies, or known by its records alone"
     if not there:
         return f"No trained policy is kept: {why}."
     kib = sum(file.stat().st_size for folder in there for file in folder.iterdir()) / 2**10
     size = f"{kib:,.0f} KiB" if kib < 2**10 else f"{kib / 2**10:,.0f} MiB"
     where = there[0] if len(folders) == 1 else root / "runs" / "*" / POLICY
-    gone = ", ".join(name for name, folder in folders.items() if folder not in there)
-    lost = f" No policy is kept of {gone}: {why}." if gone else ""
+    gone = [name for name, folder in folders.items() if folder not in there]
+    named = ", ".join(gone) if len(gone) <= _NAMED else f"{len(gone)} of {len(folders)} runs"
+    lost = f" No policy is kept of {named}: {why}." if gone else ""
     return f"Trained policies: {where} ({size} in all), as save_pretrained writes them.{lost}"
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from jackpot_sim.training.study import of_mapping
-from jackpot_sim.training.summary import outcomes_table
+from jackpot_sim.training.summary import outcomes_table, policies
 
 
 def ended(best: list[float], collapsed_at: list[float], reasons: list[str]) -> str:
@@ -52,3 +53,12 @@ def test_the_seeds_are_told_as_they_are(seeds: int, told: str) -> None:
     outcomes = pd.DataFrame([{**key, "best_accuracy": 0.5, "last_accuracy": 0.5} for key in keys])
     outcomes = outcomes.assign(collapsed_at=math.nan, ended="finished")
     assert outcomes_table(study.name, steps, outcomes).title == f"training: {told}"
+
+
+@pytest.mark.parametrize(
+    ("runs", "told"), [(4, "kept of a.b.1, a.b.2, a.b.3: diverged"), (9, "kept of 8 of 9 runs: div")]
+)
+def test_runs_without_a_policy_are_named_where_they_are_few(runs: int, told: str, tmp_path: Path) -> None:
+    (tmp_path / "runs" / "a.b.0" / "policy").mkdir(parents=True)
+    outcomes = pd.DataFrame({"setting": "a", "method": "b", "seed": range(runs)})
+    assert told in policies(tmp_path, outcomes)

@@ -106,12 +106,11 @@ def test_policies_that_are_not_kept_are_not_made_up_later(
     command: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([*command, "--quick", "--no-keep-policies"]) == 0
-    none = "1 run; records in study.\nNo trained policy is kept: diverged, or trained with --no-keep-policies.\n"
-    assert capsys.readouterr().out.endswith(none)
+    why = "diverged, trained with --no-keep-policies, or known by its records alone"
+    none = f"No trained policy is kept: {why}.\n"
+    assert capsys.readouterr().out.endswith(f"1 run; records in study.\n{none}")
     assert main([*command, "--quick"]) == 0
-    assert capsys.readouterr().out.endswith(
-        "No trained policy is kept: diverged, or trained with --no-keep-policies.\n"
-    )
+    assert capsys.readouterr().out.endswith(none)
     assert not Path("study/runs/run.none.0/policy").exists()
 
 

@@ -78,6 +78,8 @@ def _alarms(diagnosis: Diagnosis, width: int) -> Iterator[str]:
     rang = sorted((each.step, each.name, each.rule) for each in diagnosis.alarms if each.step is not None)
     for at, (step, name, rule) in enumerate(rang):
         yield item("" if at else "Alarms", f"{name} would have rung at step {step}: {rule}.", width)
+    if rang:
+        yield item("", "A ring tells of a large mismatch, and of no loss to come for sure (docs/claims.md).", width)
     unsure = [each.name for each in diagnosis.alarms if each.unsure]
     if unsure:
         said = f"Cannot tell, with fewer than {FEWEST} sequences a step: {', '.join(unsure)}."

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import zipfile
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, NotRequired, TypedDict
 
 from jackpot_sim.studies.errors import StudyError
 from jackpot_sim.studies.files import write_atomically
@@ -27,6 +27,8 @@ class Checkpoint(TypedDict):
     trainer: TrainerState
     rows: list[Row]
     """The rows recorded so far."""
+    models: NotRequired[str]
+    """The folder of the first models, "" without a taught policy; older versions told none."""
 
 
 def save(folder: Path, step: int, state: Checkpoint) -> None:

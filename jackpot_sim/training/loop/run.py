@@ -26,13 +26,14 @@ from jackpot_sim.studies.errors import StudyError
 from jackpot_sim.studies.files import unwritable, write_atomically
 from jackpot_sim.studies.provenance import provenance, source_digest
 from jackpot_sim.training import records
+from jackpot_sim.training.config import Taught
 from jackpot_sim.training.errors import DivergedError, RewardError
 from jackpot_sim.training.loop import checkpoints
 from jackpot_sim.training.loop.collapse import course
 from jackpot_sim.training.loop.rewards import RewardOf
 from jackpot_sim.training.loop.trainer import Row, Trainer
 from jackpot_sim.training.models.adapters import Merged, is_adapted
-from jackpot_sim.training.models.preparation import beginning, save_model
+from jackpot_sim.training.models.preparation import beginning, key_of, save_model
 from jackpot_sim.training.records import FIGURES
 from jackpot_sim.training.study import Run
 
@@ -103,6 +104,7 @@ class _UnderWay:
         config_hash: str,
     ) -> None:
         self._config_hash = config_hash
+        self._models = key_of(run.training, run.seed) if isinstance(run.training.policy, Taught) else ""
         self._run, self._trainer, self._folder, self._watch, self._events = run, trainer, folder, watch, events
         self._rows: list[Row] = []
         self._kept_at = time.monotonic()
@@ -134,6 +136,11 @@ class _UnderWay:
     def _go_on(self) -> None:
         """Goes to the last checkpoint, in the records too, or without one to the beginning."""
         if (state := checkpoints.newest(self._folder)) is not None:
+            if state.get("models", self._models) != self._models:
+                raise StudyError(
+                    f"{self._run.id} began with first models that other code made: delete {self._folder} to begin it "
+                    "anew, or go back to that code"
+                )
             self._trainer.restore(state["trainer"])
             self._rows = state["rows"]
         else:
@@ -188,7 +195,8 @@ class _UnderWay:
     def _keep(self) -> None:
         self._kept_at = time.monotonic()
         self._trainer.check_weights()
-        checkpoints.save(self._folder, self._trainer.step, {"trainer": self._trainer.state(), "rows": self._rows})
+        state: checkpoints.Checkpoint = {"trainer": self._trainer.state(), "rows": self._rows, "models": self._models}
+        checkpoints.save(self._folder, self._trainer.step, state)
 
     def _is_over(self) -> bool:
         """True where the run has stayed collapsed for `stop_after_collapse` steps."""

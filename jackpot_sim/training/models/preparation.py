@@ -61,10 +61,11 @@ class Pair(Frozen):
     @property
     def key(self) -> str:
         """The name of the folder of its models."""
-        return _key(self.training, self.seed)
+        return key_of(self.training, self.seed)
 
 
-def _key(training: Training, seed: int) -> str:
+def key_of(training: Training, seed: int) -> str:
+    """The name of the folder of a run's first models, which changes with the code that makes them."""
     fields = training.model_dump(mode="json", include={"task", "policy"}) | {"precision": training.weights}
     text = json.dumps([fields, seed, training.rollout.length, VERSION, source_digest(*MADE_BY)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
@@ -85,7 +86,7 @@ def pairs(runs: Iterable[Run]) -> tuple[Pair, ...]:
     for run in runs:
         if not isinstance(run.training.policy, Taught):
             continue
-        _, actors = by_key.setdefault(_key(run.training, run.seed), (run, {}))
+        _, actors = by_key.setdefault(key_of(run.training, run.seed), (run, {}))
         actor = run.training.actor
         if isinstance(actor, SmallActor) and isinstance(actor.model, TinyQwen3):
             assert actor.kl is not None  # see SmallActor
@@ -165,7 +166,7 @@ def _first(run: Run, models: Path, name: str) -> Path:
     Raises:
         StudyError: it is missing: a process that begins after an edit of the source has another key.
     """
-    folder = models / _key(run.training, run.seed) / name
+    folder = models / key_of(run.training, run.seed) / name
     if not folder.is_dir():
         raise StudyError(
             f"{run.id}: its first model {folder} is missing: it was removed, or the source of jackpot_sim changed, "

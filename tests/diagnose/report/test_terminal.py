@@ -121,6 +121,13 @@ def test_figures_that_do_not_exist_are_dashes() -> None:
     assert line.split()[:2] == ["chi-square", "-"]
 
 
+def test_an_alarm_that_rang_is_said_to_foretell_no_loss() -> None:
+    rang = Alarm(name="k3", rule="mean k3 of a step above 0.01", step=7)
+    text = " ".join(shown(diagnosis(alarms=[rang])).split())
+    assert "k3 would have rung at step 7: mean k3 of a step above 0.01. A ring tells of a large mismatch, and" in text
+    assert "A ring tells" not in shown(diagnosis(alarms=[rang.model_copy(update={"step": None})]))
+
+
 def test_an_alarm_that_cannot_tell_is_not_said_never_to_ring() -> None:
     alarms = [
         Alarm(name="k3", rule="mean k3 of a step above 0.01", step=None, unsure=True),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,8 @@ from jackpot_sim.training.loop import checkpoints
 from jackpot_sim.training.loop import run as run_module
 from jackpot_sim.training.loop.evaluation import Scores, evaluated
 from jackpot_sim.training.loop.run import EVENTS, LOG, POLICY, PROVENANCE, STEPS, train
-from jackpot_sim.training.models.preparation import beginning
+from jackpot_sim.training.models import preparation
+from jackpot_sim.training.models.preparation import beginning, key_of
 from jackpot_sim.training.study import Run
 from tests.packages import without
 from tests.training.tiny import (
@@ -140,6 +142,21 @@ def test_a_resumed_log_holds_every_step_once(tmp_path: Path, models: Path) -> No
         go(run, tmp_path, models, watch=killed_at(3))
     go(run, tmp_path, models)
     assert [json.loads(line)["step"] for line in (tmp_path / LOG).read_text().splitlines()] == [0, 1, 2, 3, 4]
+
+
+def test_a_run_whose_first_models_are_those_of_other_code_does_not_go_on(
+    tmp_path: Path, models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = run_of(MODES["frozen"], {"steps": 4, "checkpoint_every": 2})
+    with pytest.raises(Killed):
+        go(run, tmp_path, models, watch=killed_at(3))
+    folder = models / key_of(run.training, run.seed)
+    log = (tmp_path / LOG).read_text()
+    monkeypatch.setattr(preparation, "source_digest", lambda *_: "another")
+    shutil.copytree(folder, models.parent / "others" / key_of(run.training, run.seed))
+    with pytest.raises(StudyError, match=r"began with first models that other code made: delete .* or go back"):
+        go(run, tmp_path, models.parent / "others")
+    assert (tmp_path / LOG).read_text() == log
 
 
 @pytest.mark.parametrize("damage", ["truncated", "empty", "garbage", "no state"])
@@ -358,7 +375,7 @@ def test_a_policy_that_cannot_be_tested_even_once_has_an_outcome(
 def test_what_cannot_be_trained_is_one_sentence(
     tmp_path: Path, models: Path, changes: dict[str, Any], sentence: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("jackpot_sim.training.models.preparation._key", lambda *_: next(models.iterdir()).name)
+    monkeypatch.setattr("jackpot_sim.training.models.preparation.key_of", lambda *_: next(models.iterdir()).name)
     with pytest.raises(StudyError, match=sentence):
         train(run_of(changes), tmp_path, models)
     assert not (tmp_path / STEPS).exists()

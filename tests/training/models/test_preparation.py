@@ -132,7 +132,7 @@ def test_a_process_that_begins_after_an_edit_says_why_models_are_missing(
 
 def test_an_actor_that_is_missing_is_named_too(tmp_path: Path, models: Path) -> None:
     run = run_of(MODES["frozen"])
-    key = preparation._key(run.training, run.seed)
+    key = preparation.key_of(run.training, run.seed)
     shutil.copytree(models / key / "policy", tmp_path / key / "policy")
     with pytest.raises(StudyError, match=r"^run.run.0: its first model .*actor-1x8-1.5.* is missing"):
         beginning(run, tmp_path)
