@@ -14,6 +14,7 @@ from paper_figures import (
     closed_loop,
     collapse_map,
     command,
+    corrections,
     factorial,
     figure1,
     figure2,
@@ -36,6 +37,7 @@ from paper_figures import (
 FIGURES: dict[str, Callable[[Sequence[str]], int]] = {
     figure1.NAME: figure1.main,
     factorial.NAME: factorial.main,
+    corrections.NAME: corrections.main,
     alarms.NAME: alarms.main,
     figure2.NAME: figure2.main,
     unification.NAME: unification.main,
@@ -64,9 +66,9 @@ _ABOUT = f"""Draw every figure: {", ".join(FIGURES)}.
 
 Those of numerical studies run them first, into runs/figures/NAME, and find them there the next time; those of
 sequences need torch and transformers, and take some minutes each. topk_accuracy, real_model, overhead, alarms and
-the figures of training (figure1, factorial, table1 to table3, sizes, collapse_map, ablation, no_clipping, long_run,
-closed_loop, real_training) read what was measured and trained before, which ships with them, and need no torch;
---quick of each of the latter trains its short version. One figure alone, or from other records:
+the figures of training (figure1, factorial, corrections, table1 to table3, sizes, collapse_map, ablation,
+no_clipping, long_run, closed_loop, real_training) read what was measured and trained before, which ships with them, and
+need no torch; --quick of each of the latter trains its short version. One figure alone, or from other records:
 `python -m paper_figures NAME [--records DIR]`, whose --help tells the rest."""
 
 

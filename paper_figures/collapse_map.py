@@ -175,7 +175,9 @@ def _boundaries(axes: Axes, found: Mapping[str, Boundary], danger: Danger) -> No
         beyond = -1 if 2 * boundary.least >= pairs else 1 if 2 * boundary.most >= pairs else 0
         if beyond:
             sign = beyond if danger.rises else -beyond
-            axes.annotate("→" if sign > 0 else "←", (mean, place), xytext=(sign * 9, 5), textcoords="offset points")
+            axes.annotate(
+                "→" if sign > 0 else "←", (mean, place), va="center", xytext=(sign * 9, 0), textcoords="offset points"
+            )
     axes.set_yticks(range(len(found)), [name_of(each) for each in found], fontsize=7)
     axes.set_ylim(len(found) - 0.5, -0.5)
     axes.grid(visible=False, axis="y")

@@ -1,9 +1,9 @@
-"""The findings of training with their seeds and intervals, from the records that ship: the table in README.md.
+"""The findings of training with their seeds and intervals, from the records that ship: a table in docs/claims.md.
 
 A study of one seed has no interval, and so no line here: its figure shows single runs, and decides nothing. Intervals
-are Student's over seeds, at 95 %, of differences paired by seed; those of the parts in `ablation` and in `factorial`
-hold together. The rate of an event over seeds has the one-sided Clopper–Pearson bound by which
-`training.statistics.mostly` decides.
+are Student's over seeds, at 95 %, of differences paired by seed; those of the parts in `ablation` and in `factorial`,
+and of the cells of `corrections` beside the same other, hold together. The rate of an event over seeds has the
+one-sided Clopper–Pearson bound by which `training.statistics.mostly` decides.
 
     python -m paper_figures.findings
 """
@@ -21,7 +21,7 @@ from scipy import stats
 
 from jackpot_sim import commands
 from jackpot_sim.studies.errors import StudyError
-from paper_figures import ablation, factorial, figure1, real_training, table1
+from paper_figures import ablation, corrections, factorial, figure1, real_training, table1
 from paper_figures.training import tables
 from paper_figures.training.curves import name_of
 from paper_figures.training.records import Trained, load
@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def markdown() -> str:
-    """The table, and the sentence on studies of one seed, as they stand in README.md."""
+    """The table, and the sentence on studies of one seed, as they stand in docs/claims.md."""
     lines = ["| study | seeds | figure | value [95 % interval] | answer |", "|---|---|---|---|---|"]
     lines += [f"| {' | '.join(map(str, finding))} |" for finding in every()]
     single = [name for name in STUDIES if load(name, None).seeds == 1]
@@ -74,6 +74,7 @@ def every() -> list[Finding]:
     parts: dict[str, Callable[[Trained, pd.DataFrame], Iterator[tuple[str, str, str]]]] = {
         figure1.NAME: _figure1,
         factorial.NAME: _factorial,
+        corrections.NAME: _corrections,
         table1.NAME: _table1,
         ablation.NAME: _ablation,
         real_training.NAME: _real_training,
@@ -97,6 +98,17 @@ def _figure1(_: Trained, runs: pd.DataFrame) -> Iterator[tuple[str, str, str]]:
 
 def _factorial(_: Trained, runs: pd.DataFrame) -> Iterator[tuple[str, str, str]]:
     yield from _several(factorial.effects_of(runs), "parts of the objective", "accuracy")
+
+
+def _corrections(_: Trained, runs: pd.DataFrame) -> Iterator[tuple[str, str, str]]:
+    both = corrections.together(per_run(load(factorial.NAME, None)), runs)
+    for base in corrections.BASES:
+        changes = {
+            f"{name_of(method)}, {corrections.ACTORS[setting]}": each
+            for method, by_actor in corrections.less_than(both, base).items()
+            for setting, each in by_actor.items()
+        }
+        yield from _several(changes, "corrections", f"accuracy less that of {base.name}")
 
 
 def _table1(_: Trained, runs: pd.DataFrame) -> Iterator[tuple[str, str, str]]:

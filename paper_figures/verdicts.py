@@ -15,10 +15,12 @@ from typing import NamedTuple
 from jackpot_sim import commands
 from jackpot_sim.studies.errors import StudyError
 from paper_figures import (
+    alarms,
     closed_loop,
     collapse_map,
     factorial,
     figure1,
+    findings,
     long_run,
     no_clipping,
     overhead,
@@ -30,7 +32,7 @@ from paper_figures import (
     table3,
     topk_accuracy,
 )
-from paper_figures.training.records import Trained, load
+from paper_figures.training.records import Trained, load, load_several
 from paper_figures.training.statistics import Claim, per_run
 
 
@@ -78,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def markdown() -> str:
     """The page."""
-    return "\n\n".join([_HEAD, _training(), _parts(), _measured()])
+    return "\n\n".join([_HEAD, _training(), _parts(), _alarms(), _measured()])
 
 
 _HEAD = """# The paper's claims, and what our runs say
@@ -106,19 +108,45 @@ def _training() -> str:
     return "\n\n".join(sections)
 
 
-def _parts() -> str:
+def parts() -> str:
+    """The table of the parts of Jackpot's objective, which README.md holds too."""
     trained = load(factorial.NAME, None)
     rows = factorial.effects_of(per_run(trained)).items()
     ways = {True: "helps", False: "harms", None: "open"}
-    lines = ["| part | change in last accuracy | verdict |", "|---|---|---|"]
-    lines += [f"| {part} | {each} | {ways[each.above]} |" for part, each in rows]
+    head = f"change in last accuracy, {trained.seeds} seeds [interval]"
+    lines = [f"| part | {head} | verdict |", "|---|---|---|"]
+    return "\n".join([*lines, *(f"| {part} | {each} | {ways[each.above]} |" for part, each in rows)])
+
+
+def _parts() -> str:
     return f"""## Which part carries the gain
 
 `factorial` crosses how the actor is trained (frozen; own PPO; own PPO and distillation) with what is done about the
-mismatch (nothing; TIS; Jackpot; Jackpot without its mask's noise), {trained.seeds} seeds, differences paired by seed,
-intervals that hold together over parts and looks:
+mismatch (nothing; TIS; Jackpot; Jackpot without its mask's noise). Differences are paired by seed, and intervals hold
+together over parts and looks:
 
-{chr(10).join(lines)}"""
+{parts()}
+
+![More corrections beside TIS](../paper_figures/gallery/corrections.png)
+
+`corrections` adds corrections of whole sequences, centred ones and the lab's form of Jackpot, with the factorial's
+models, prompts and draws. A sequence has five tokens at most in this world; longer ones have heavier weights.
+
+## All studies of several seeds
+
+{findings.markdown()}"""
+
+
+def _alarms() -> str:
+    with style.context():
+        made = alarms.make(load_several(alarms.NAME, None, alarms.COLUMNS))
+    said = "\n".join(f"- {line.strip()}" for line in made.verdict.removeprefix("VERDICT: ").splitlines())
+    return f"""## What tells that a run will be lost
+
+The authors' lab reports stable training where the overlap's 5th percentile is at least 0.86 (arXiv 2606.08446).
+`alarms` puts that, and what else a framework can log, to the runs of all studies whose steps hold these figures:
+
+{said}"""
 
 
 def _measured() -> str:

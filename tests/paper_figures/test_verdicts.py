@@ -6,15 +6,23 @@ from pathlib import Path
 
 import pytest
 
-from paper_figures import verdicts
-from paper_figures.training.records import load
+from paper_figures import alarms, corrections, factorial, verdicts
+from paper_figures.training import before_loss
+from paper_figures.training.records import load, load_several
+from paper_figures.training.statistics import per_run
 
-PAGE = (Path(__file__).parents[2] / "docs" / "claims.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[2]
+README = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+PAGE = (ROOT / "docs" / "claims.md").read_text(encoding="utf-8")
 
 
 def test_the_page_is_what_the_command_prints(capsys: pytest.CaptureFixture[str]) -> None:
     assert verdicts.main([]) == 0
     assert capsys.readouterr().out == PAGE
+
+
+def test_the_readme_holds_the_parts_of_the_objective() -> None:
+    assert f"\n\n{verdicts.parts()}\n\n" in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_one_seed_decides_no_claim() -> None:
@@ -27,3 +35,18 @@ def test_one_seed_decides_no_claim() -> None:
 def test_every_study_that_ships_is_on_the_page_or_puts_no_claim_of_the_paper() -> None:
     shipped = {path.parent.name for path in (Path(verdicts.__file__).parent / "measured" / "training").glob("*/*.json")}
     assert {study.name for study in verdicts.STUDIES} == shipped - {"ablation", "real_training", "corrections"}
+
+
+def test_the_readme_tells_of_whole_sequences_and_alarms_what_the_records_give() -> None:
+    both = corrections.together(*(per_run(load(name, None)) for name in (factorial.NAME, corrections.NAME)))
+    whole, on_policy = (
+        corrections.less_than(both, base)["sequence-tis"]["frozen"] for base in corrections.BASES if base.setting
+    )
+    told = f"{whole} above Jackpot's whole objective, and {on_policy} from on-policy training (`corrections`, "
+    assert f"{told}{both.index.unique('seed').size} seeds)" in README
+    runs = before_loss.of_studies(load_several(alarms.NAME, None, alarms.COLUMNS).studies, alarms.COLUMNS)
+    area, mean = (alarms.area_of(runs, signal, alarms.NOTICE) for signal in (alarms.P5, alarms.OVERLAP))
+    seeds, lost = len(set(runs.seed.tolist())), int(runs.is_lost.sum())
+    assert f"in {area} of pairs (its mean: {mean}; {len(runs.seed)} runs of {seeds} seeds, {lost} lost)" in README
+    rule = alarms.rule_of(runs, alarms.STABLE)
+    assert rule.counts[2] == rule.counts[3]  # it rings in every run that is kept, as the README says
