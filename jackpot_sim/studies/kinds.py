@@ -37,7 +37,7 @@ TRAINING = Kind(
     "jackpot_sim.training",
     frozenset(
         {"task", "policy", "actor", "correction", "budget", "steps", "rollout", "update", "evaluation", "settings"}
-        | {"quick", "precision", "device", "checkpoint_every", "checkpoint_minutes"}
+        | {"quick", "precision", "mixed_precision", "overlap", "device", "checkpoint_every", "checkpoint_minutes"}
         | {"stop_after_collapse"}
     ),
     "a study of training, of which `python -m jackpot_sim.report {root}` shows the table",

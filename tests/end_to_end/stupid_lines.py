@@ -193,7 +193,7 @@ train.yaml                                                | --config train.yaml
 --executor threads                                        | --executor
 --device toaster                                          | toaster
 --precision fp8                                           | precision
---precision fp16                                          | give bf16, or fp32
+--mixed-precision param_dtype                             | mixed_precision param_dtype rounds to 16 bits
 --actor nobody                                            | 'nobody'
 --actor on-policy --actor.kl 1                            | on-policy has no fields
 --actor.kind stale --actor.lag 0                          | lag
