@@ -1,4 +1,4 @@
-"""What tells that a run will be lost: figures of the steps as alarms, judged on runs that were lost and others.
+"""Alarms that a run will be lost: figures of the steps, judged on runs that were lost and others.
 
 (a) How often a lost run looks more alarming than another run at the same step, so many steps before its loss: 1 for a
 perfect alarm, 1/2 for one that knows nothing. (b) Alarms over all thresholds, 25 steps before: the share of losses told
@@ -130,7 +130,7 @@ def make(several: Several) -> Made:
 
 
 def area_of(runs: Runs, signal: Signal, notice: int, among: Among = Among.ALL) -> Estimate:
-    """How often a lost run looks more alarming by this signal than another run."""
+    """The share of pairs in which a lost run looks more alarming by this signal than another run."""
     return before_loss.area(runs, before_loss.pairs(runs, runs.alarming(signal), notice, among))
 
 
@@ -316,7 +316,7 @@ def _verdict(
 
 
 def _worth(alarm: Alarm) -> str:
-    """What a rule is worth: one that rings in most runs that are not lost is no alarm, however often it is in time."""
+    """The worth of a rule, in words: one that rings in most runs that are not lost is no alarm."""
     if alarm.false_runs.low > MOST:
         return "is no alarm"
     good = alarm.in_time.low > alarm.chance and alarm.in_time.low > MOST and alarm.false_runs.high < MOST

@@ -76,7 +76,7 @@ def make(trained: Trained) -> Made:
 
 
 def claims_of(trained: Trained) -> list[Claim]:
-    """What one expects of the distance and of Jackpot, and what these runs say of it."""
+    """The expectations of the distance and of Jackpot, each with what these runs say of it."""
     runs, ours = _with_survival(trained), _ours(trained)
     later = [_later(runs, ours, other) for other in ("none", "tis") if other in trained.methods]
     return [_sooner(trained, runs), *later]

@@ -111,6 +111,26 @@ def run_all(about: str, mains: Sequence[Callable[[Sequence[str]], int]], argv: S
     return commands.answer(app, "paper_figures", argv, failures=(StudyError,))
 
 
+def print_text(name: str, about: str, text: Callable[[], str], argv: Sequence[str] | None) -> int:
+    """Prints a text that is made of the records that ship; the exit code.
+
+    Args:
+        name: the command's, after `paper_figures`.
+        about: the text of `--help`.
+        text: makes the text.
+        argv: the arguments, which are none; None: those of the process.
+    """
+    app = commands.app_of(f"paper_figures.{name}", about)
+
+    @app.default
+    def whole() -> int:
+        """Read the records that ship, and print the text in Markdown."""
+        print(text())
+        return 0
+
+    return commands.answer(app, name, argv, failures=(StudyError,))
+
+
 def draw(name: str, records: F, make: Callable[[F], Made], out: Path) -> int:
     """Draws figure `name` from its records, writes it to a folder, and prints its report; the exit code.
 

@@ -35,7 +35,7 @@ _COLORS = {"frozen": "#000000", "distilled": "#999999"}
 
 
 class Base(NamedTuple):
-    """What cells are compared with."""
+    """The cell, or the method with the same actor, that cells are compared with."""
 
     name: str
     """Its name in the report."""

@@ -19,9 +19,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from jackpot_sim import commands
-from jackpot_sim.studies.errors import StudyError
-from paper_figures import ablation, corrections, factorial, figure1, real_training, table1
+from paper_figures import ablation, command, corrections, factorial, figure1, real_training, table1
 from paper_figures.training import tables
 from paper_figures.training.curves import name_of
 from paper_figures.training.records import Trained, load
@@ -49,15 +47,8 @@ class Finding(NamedTuple):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Prints the table."""
-    app = commands.app_of("paper_figures.findings", "The findings of training, with their seeds and 95 % intervals.")
-
-    @app.default
-    def findings() -> int:
-        """Read the records that ship, and print the table in Markdown."""
-        print(markdown())
-        return 0
-
-    return commands.answer(app, "findings", argv, failures=(StudyError,))
+    about = "The findings of training, with their seeds and 95 % intervals."
+    return command.print_text("findings", about, markdown, argv)
 
 
 def markdown() -> str:

@@ -12,12 +12,11 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from jackpot_sim import commands
-from jackpot_sim.studies.errors import StudyError
 from paper_figures import (
     alarms,
     closed_loop,
     collapse_map,
+    command,
     factorial,
     figure1,
     findings,
@@ -67,15 +66,7 @@ _ANSWERS = {True: "supported", False: "**not supported**", None: "open"}
 def main(argv: Sequence[str] | None = None) -> int:
     """Prints the page."""
     about = "The paper's claims, each with its verdict, its numbers and the command that shows them."
-    app = commands.app_of("paper_figures.verdicts", about)
-
-    @app.default
-    def verdicts() -> int:
-        """Read the records that ship, and print the page in Markdown."""
-        print(markdown())
-        return 0
-
-    return commands.answer(app, "verdicts", argv, failures=(StudyError,))
+    return command.print_text("verdicts", about, markdown, argv)
 
 
 def markdown() -> str:

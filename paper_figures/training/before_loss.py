@@ -1,4 +1,4 @@
-"""What a figure of the steps says before a run is lost: time-dependent concordance, and alarms at a threshold.
+"""Figures of the steps before a run is lost: time-dependent concordance, and alarms at a threshold.
 
 A run is known by the running means of its figures over `WINDOW` steps. Its figure `notice` steps before the loss is
 compared with that of other runs at the same step, so that runs that are watched longer have no greater chance to look
@@ -247,7 +247,7 @@ def first_rings(runs: Runs, alarming: Floats, threshold: Floats | float) -> Floa
 
 
 class Alarm(NamedTuple):
-    """How an alarm does."""
+    """The record of an alarm: its rings in time, and its false ones."""
 
     in_time: Estimate
     """The share of the lost runs in which it rings at least `notice` steps before the loss."""
@@ -264,7 +264,7 @@ class Alarm(NamedTuple):
 
 
 def judged(runs: Runs, alarming: Floats, rung: Floats, notice: int) -> Alarm:
-    """How an alarm does that first rings at these steps, (n,)."""
+    """The record of an alarm that first rings at these steps, (n,)."""
     tellable = runs.is_lost & (runs.lost_at >= notice)
     kept = ~runs.is_lost
     ahead = runs.lost_at - rung

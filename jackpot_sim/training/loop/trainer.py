@@ -364,9 +364,11 @@ class Trainer:
             means.update(actor_loss=total, distillation_kl=kl)
             self._skips(means, "actor_grad_norm", self._norm(self._actor_optimizer, total, 1.0))
         for optimizer in (self._actor_optimizer, self._optimizer):
-            if optimizer is not None and self._scaler is None:
+            if optimizer is None:
+                continue
+            if self._scaler is None:
                 optimizer.step()
-            elif optimizer is not None and self._scaler is not None:
+            else:
                 self._scaler.step(optimizer)
         if self._scaler is not None:
             self._scaler.update()
