@@ -26,18 +26,21 @@ from paper_figures import (
     prefix_shift,
     real_model,
     real_training,
+    recipes,
     sizes,
     table1,
     table2,
     table3,
     topk_accuracy,
     unification,
+    updates,
 )
 
 FIGURES: dict[str, Callable[[Sequence[str]], int]] = {
     figure1.NAME: figure1.main,
     factorial.NAME: factorial.main,
     corrections.NAME: corrections.main,
+    recipes.NAME: recipes.main,
     alarms.NAME: alarms.main,
     figure2.NAME: figure2.main,
     unification.NAME: unification.main,
@@ -53,6 +56,7 @@ FIGURES: dict[str, Callable[[Sequence[str]], int]] = {
     table1.NAME: table1.main,
     table2.NAME: table2.main,
     table3.NAME: table3.main,
+    updates.NAME: updates.main,
     sizes.NAME: sizes.main,
     collapse_map.NAME: collapse_map.main,
     ablation.NAME: ablation.main,
@@ -66,9 +70,9 @@ _ABOUT = f"""Draw every figure: {", ".join(FIGURES)}.
 
 Those of numerical studies run them first, into runs/figures/NAME, and find them there the next time; those of
 sequences need torch and transformers, and take some minutes each. topk_accuracy, real_model, overhead, alarms and
-the figures of training (figure1, factorial, corrections, table1 to table3, sizes, collapse_map, ablation,
-no_clipping, long_run, closed_loop, real_training) read what was measured and trained before, which ships with them, and
-need no torch; --quick of each of the latter trains its short version. One figure alone, or from other records:
+the figures of training (figure1, factorial, corrections, recipes, table1 to table3, updates, sizes, collapse_map,
+ablation, no_clipping, long_run, closed_loop, real_training) read what was measured and trained before, which ships with
+them, and need no torch; --quick of each of the latter trains its short version. One figure alone, or other records:
 `python -m paper_figures NAME [--records DIR]`, whose --help tells the rest."""
 
 

@@ -74,19 +74,14 @@ def make(trained: Trained, base: Trained) -> Made:
     figure, (left, middle, right) = style.canvas(3, 3.3, [1.2, 1.2, 0.9])
     cells.draw_cells(left, runs, "accuracy", looks, ACTORS, log=False)
     cells.draw_cells(middle, runs, "kl", looks, ACTORS, log=True)
-    left.axhline(
-        float(group(runs, ON_POLICY, "none")["accuracy"].mean()), color="#444444", linewidth=0.7, linestyle=":"
-    )
+    cells.draw_level(left, float(group(runs, ON_POLICY, "none")["accuracy"].mean()))
     left.set(title="(a) Last accuracy")
     middle.set(title="(b) KL(p‖q) at the end, nats", yscale="log")
     curves.log_axis(middle.yaxis)
     found = {base: less_than(runs, base) for base in BASES}
     cells.draw_differences(right, {name_of(method): each for method, each in found[TIS].items()}, _COLORS)
     right.set(title="(c) Less TIS", xlabel="difference in accuracy")
-    handles = curves.legend([*looks], looks)
-    for handle in handles:
-        handle.set_linestyle("none")
-    handles.append(Line2D([], [], color="#444444", linewidth=0.7, linestyle=":", label="on-policy"))
+    handles = cells.legend([*looks], looks)
     for setting, label in ACTORS.items():
         color, named = _COLORS[setting], f"(c) {label}"
         handles.append(Line2D([], [], color=color, marker="o", markersize=4, linestyle="none", label=named))

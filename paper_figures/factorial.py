@@ -21,7 +21,6 @@ from typing import cast
 
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.lines import Line2D
 
 from paper_figures import figure1, records, style
 from paper_figures.command import Made, report_table
@@ -77,16 +76,13 @@ def make(trained: Trained) -> Made:
     middle.set_yscale("log")
     curves.log_axis(middle.yaxis)
     _papers(middle, paper, looks)
-    left.axhline(float(_of(runs, ON_POLICY, "none").mean()), color="#444444", linewidth=0.7, linestyle=":")
+    cells.draw_level(left, float(_of(runs, ON_POLICY, "none").mean()))
     effects = effects_of(runs)
     names = {part: part.replace(", ", ",\n").replace(" × ", " ×\n") for part in effects}
     cells.draw_differences(right, {names[part]: {part: each} for part, each in effects.items()})
     right.set(title="(c) Parts", xlabel="change in accuracy")
-    handles = [*curves.legend(trained.methods, looks), Line2D([], [], color="#444444", linewidth=0.7, linestyle=":")]
-    for handle in handles[:-1]:
-        handle.set_linestyle("none")
-    handles[-1].set_label("on-policy")
-    figure.legend(handles=[*handles, figure1.PAPERS], loc="outside lower center", ncols=len(handles) + 1)
+    handles = [*cells.legend(trained.methods, looks), figure1.PAPERS]
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))
     sentence, agrees = verdict(trained, claims_of(trained), _in_words(effects))
     title = "With less without, in last accuracy, paired by seed; intervals hold together at 95 %"
     table = report_table(title, "part", "difference", "seen with 90 %")

@@ -94,6 +94,8 @@ METHODS = {
     "jackpot": LOOKS["jackpot"],
     "jackpot-lab": Look("#8C510A", ">"),
     "rao-blackwell": LOOKS["rao-blackwell(jackpot)"],
+    "cispo": Look("#0072B2", "X"),
+    "sapo": Look("#009E73", "d"),
 }
 """The look of each method of a study of training; methods with the same look are never drawn together."""
 

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 
 from paper_figures.style import Look
+from paper_figures.training import curves
 from paper_figures.training.statistics import Difference, group, interval
 
 ROOM = 0.8
 """The share of a setting's place that its methods take."""
+
+_LEVEL: dict[str, Any] = {"color": "#444444", "linewidth": 0.7, "linestyle": ":"}
 
 
 def draw_cells(
@@ -44,6 +49,19 @@ def draw_cells(
     axes.grid(visible=False, axis="x")
 
 
+def draw_level(axes: Axes, value: float) -> None:
+    """Draws a dotted line at the figure of training that needs no correction."""
+    axes.axhline(value, **_LEVEL)
+
+
+def legend(methods: Sequence[str], looks: Mapping[str, Look], level: str = "on-policy") -> list[Line2D]:
+    """The entries of a legend: a mark for each method, and the dotted line of `draw_level`."""
+    marks = curves.legend(methods, looks)
+    for mark in marks:
+        mark.set_linestyle("none")
+    return [*marks, Line2D([], [], label=level, **_LEVEL)]
+
+
 def _ends(values: pd.Series[float]) -> tuple[float, float, float]:
     """The mean and the ends of its interval, which is the mean itself where there is one seed."""
     return interval(values)[:3] if len(values) > 1 else (float(values.mean()),) * 3
@@ -63,7 +81,7 @@ def draw_differences(
         for number, (series, each) in enumerate(differences.items()):
             error = None if each.pairs < 2 else [[each.mean - each.low], [each.high - each.mean]]
             color = "#0072B2" if colors is None else colors[series]
-            at = place + (number - (len(differences) - 1) / 2) * 0.3
+            at = place + (number - (len(differences) - 1) / 2) * min(0.3, ROOM / len(differences))
             axes.errorbar([each.mean], [at], xerr=error, color=color, marker="o", markersize=4, capsize=2)
     axes.axvline(0, color="#444444", linewidth=0.7)
     axes.set_yticks(range(len(rows)), [*rows], fontsize=7)

@@ -60,6 +60,8 @@ NAMES = {
     "jackpot": "Jackpot",
     "jackpot-lab": "Jackpot, lab's form",
     "rao-blackwell": "RB-Jackpot",
+    "cispo": "CISPO",
+    "sapo": "SAPO",
     "p-ref": "Jackpot to p_ref",
     "rao-blackwell-p-ref": "RB-Jackpot to p_ref",
     "no-c1": "Jackpot, no c1",

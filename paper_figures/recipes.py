@@ -1,0 +1,71 @@
+"""Two recipes of our own on fresh seeds: an actor that is distilled without a PPO of its own, beside two corrections.
+
+(a) last accuracy, dotted that of on-policy training, and (b) KL(p‖q) at the end: means over seeds with 95 % intervals,
+and the seeds. (c) Each recipe's last accuracy less that of what it has to beat, paired by seed; the intervals hold
+simultaneously at 95 % (Bonferroni). Recipes and comparisons were written down before any of these seeds was run, in
+paper_figures/configs/recipes.yaml.
+
+    python -m paper_figures.recipes
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import pandas as pd
+
+from paper_figures.command import Made
+from paper_figures.training import contrasts, curves
+from paper_figures.training.contrasts import Cell, Contrast, contrasted
+from paper_figures.training.records import Trained, draw
+from paper_figures.training.statistics import ON_POLICY, Difference, per_run
+
+NAME = "recipes"
+
+SETTINGS = {"frozen": "frozen", "distilled": "PPO +\ndistilled", "distillation-alone": "distilled"}
+"""The settings, by the actor's training in the figure."""
+RECIPES = {
+    "distilled, sequence TIS": Cell("distillation-alone", "sequence-tis"),
+    "distilled, RB-Jackpot": Cell("distillation-alone", "rao-blackwell"),
+}
+OTHERS = {
+    "sequence TIS, frozen": Cell("frozen", "sequence-tis"),
+    "Jackpot's whole objective": Cell("distilled", "jackpot"),
+    "on-policy": Cell(ON_POLICY, "none"),
+}
+"""What the recipes are compared with."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Draws the figure, and says which recipe beats what."""
+    return draw(NAME, "Two recipes of our own, on fresh seeds.", make, argv)
+
+
+def make(trained: Trained) -> Made:
+    """The figure and its tables."""
+    for cell in [*RECIPES.values(), *OTHERS.values()]:
+        trained.need([cell.method], [cell.setting])
+    runs = per_run(trained)
+    found = compared(runs)
+    figure = contrasts.figure_of(runs, trained.methods, SETTINGS, found)
+    table = contrasts.table_of(found, "Last accuracy less that of another, paired by seed; intervals hold together")
+    said = f"VERDICT: in last accuracy, {trained.seeds} fresh seeds, {contrasts.in_words(found)}."
+    sentence = "NO VERDICT, a quick look that decides nothing." if trained.quick else said
+    return Made(figure, [*curves.tables(trained, runs, "Recipes"), table], sentence, True)
+
+
+def compared(runs: pd.DataFrame) -> dict[str, Difference]:
+    """The last accuracy of each recipe less that of each other, see `contrasted`."""
+    return contrasted(
+        runs,
+        [
+            Contrast(f"{recipe} − {other}", first, second)
+            for recipe, first in RECIPES.items()
+            for other, second in OTHERS.items()
+        ],
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

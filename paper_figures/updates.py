@@ -1,0 +1,117 @@
+"""Where leaving out PPO's clip pays: updates on one batch × learning rate × what bounds them in its place.
+
+Table 3 of [J] has many updates on one batch without PPO's clip, at one learning rate, and finds Jackpot above clipping.
+(a), (b) last accuracy by the number of updates on a batch, at each learning rate, dotted that of training with one:
+means over seeds with 95 % intervals, and the seeds. (c) Last accuracy less that of PPO's clip, paired by seed, with
+intervals that hold simultaneously at 95 % (Bonferroni). All runs have equally many updates.
+
+    python -m paper_figures.updates
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import pandas as pd
+
+from paper_figures import style
+from paper_figures.command import Made
+from paper_figures.training import cells, contrasts, curves
+from paper_figures.training.contrasts import Cell, Contrast, contrasted
+from paper_figures.training.curves import name_of
+from paper_figures.training.records import Trained, draw
+from paper_figures.training.statistics import ON_POLICY, Claim, Difference, difference, group, per_run, verdict
+
+NAME = "updates"
+
+CLIP = "off-policy"
+"""The method with PPO's clip."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Draws the figure, and says where a method is above PPO's clip."""
+    return draw(NAME, "Training without PPO's clip, by updates on a batch and learning rate.", make, argv)
+
+
+def make(trained: Trained) -> Made:
+    """The figure and its tables."""
+    rates = _stale(trained)
+    trained.need((ON_POLICY,))
+    trained.need((CLIP, "jackpot"), [setting for by_updates in rates.values() for setting in by_updates])
+    runs = per_run(trained)
+    shown = [method for method in trained.methods if method != ON_POLICY]
+    looks = style.of_methods(shown)
+    figure, (*panels, last) = style.canvas(len(rates) + 1, 3.3)
+    for axes, letter, (rate, by_updates) in zip(panels, "abcdefgh", rates.items(), strict=False):
+        cells.draw_cells(axes, runs, "accuracy", looks, {name: f"{n}" for name, n in by_updates.items()}, log=False)
+        for setting in _of_one_update(trained, rate):
+            cells.draw_level(axes, float(group(runs, setting, ON_POLICY)["accuracy"].mean()))
+        axes.set(title=f"({letter}) Learning rate {rate:g}", xlabel="updates on a batch", ylim=(-0.03, 1.0))
+    panels[0].set_ylabel("last accuracy")
+    found = less_than_clip(trained, runs)
+    cells.draw_differences(last, found, {name_of(method): look.color for method, look in looks.items()})
+    last.set(title="(c) Less PPO's clip", xlabel="difference in accuracy")
+    handles = cells.legend(shown, looks, "one update on a batch")
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=7)
+    flat = {f"{name}, {where}": each for where, of_where in found.items() for name, each in of_where.items()}
+    table = contrasts.table_of(flat, "Last accuracy less that of PPO's clip; intervals hold together at 95 %")
+    sentence, agrees = verdict(trained, claims_of(trained), f"Beside PPO's clip {contrasts.in_words(flat)}.")
+    return Made(figure, [*curves.tables(trained, runs, "Updates on one batch"), table], sentence, agrees)
+
+
+def claims_of(trained: Trained) -> list[Claim]:
+    """The claim of Table 3, that Jackpot without PPO's clip is above the clip, for each number of updates.
+
+    A seed counts once: its difference is the mean over learning rates.
+    """
+    runs, rates = per_run(trained), _stale(trained)
+    out = []
+    for updates in sorted({n for by_updates in rates.values() for n in by_updates.values()}):
+        where = runs[
+            runs.index.get_level_values("setting").isin(
+                [setting for by_updates in rates.values() for setting, n in by_updates.items() if n == updates]
+            )
+        ]
+        gain = difference(*(where.xs(method, level="method")["accuracy"] for method in ("jackpot", CLIP)))
+        because = f"last accuracy, Jackpot without a clip − PPO's clip, mean over learning rates: {gain}"
+        out.append(Claim(f"Jackpot without a clip is above PPO's clip at {updates} updates", gain.above, because))
+    return out
+
+
+def less_than_clip(trained: Trained, runs: pd.DataFrame) -> dict[str, dict[str, Difference]]:
+    """The last accuracy of each method less that of PPO's clip, by learning rate and updates, then by method."""
+    asked = {
+        (f"{rate:g}, {updates}", name_of(method)): Contrast(
+            f"{setting} {method}", Cell(setting, method), Cell(setting, CLIP)
+        )
+        for rate, by_updates in _stale(trained).items()
+        for setting, updates in by_updates.items()
+        for method in trained.grid[setting]
+        if method != CLIP
+    }
+    found = contrasted(runs, asked.values())
+    out: dict[str, dict[str, Difference]] = {}
+    for (where, method), contrast in asked.items():
+        out.setdefault(where, {})[method] = found[contrast.name]
+    return out
+
+
+def _stale(trained: Trained) -> dict[float, dict[str, int]]:
+    """The settings with several updates on a batch, by learning rate, each with its updates."""
+    out: dict[float, dict[str, int]] = {}
+    for setting, methods in trained.grid.items():
+        update = next(iter(methods.values()))["update"]
+        if update["minibatches"] > 1:
+            out.setdefault(float(update["learning_rate"]), {})[setting] = int(update["minibatches"])
+    return out
+
+
+def _of_one_update(trained: Trained, rate: float) -> list[str]:
+    """The settings with one update on a batch at this learning rate."""
+    updates = {name: next(iter(methods.values()))["update"] for name, methods in trained.grid.items()}
+    return [name for name, each in updates.items() if each["minibatches"] == 1 and each["learning_rate"] == rate]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
