@@ -284,9 +284,10 @@ class Training(Frozen):
             raise ValueError("give budget or the correction's lam, not both")
         if correction.overlap_lam is None and self.overlap is not Overlap.CALIBRATED:
             raise ValueError(f"{self.correction.label} looks at no overlap: leave overlap out, or give jackpot")
-        if correction.overlap_lam is not None and self.rollout.topk < 1:
+        tells = self.overlap is Overlap.EXACT or self.rollout.topk >= 1
+        if correction.overlap_lam is not None and not tells:
             raise ValueError(f"{self.correction.label} needs the overlap: give rollout.topk of at least 1")
-        if correction.subtracts_mean and self.rollout.topk < 1:
+        if correction.subtracts_mean and not tells:
             raise ValueError(f"{self.correction.label} needs the actor's law: give rollout.topk of at least 1")
         if correction.looks_at_batch and self.update.batch_size is not None:
             raise ValueError(f"{self.correction.label} looks at the whole minibatch: give no update.batch_size")

@@ -15,9 +15,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from jackpot_sim import estimators
-from jackpot_sim.core import divergences, normalizer, obrs
+from jackpot_sim.core import divergences
 from jackpot_sim.core.scored import ScoredRollouts
-from jackpot_sim.core.topk import TopK
 from jackpot_sim.estimators import Correction, Level, TokenWeights, UpdateTarget
 from jackpot_sim.estimators.rollouts import weights as scored
 from jackpot_sim.training import objective
@@ -32,61 +31,19 @@ from jackpot_sim.training.objective import (
     Standardisation,
 )
 from tests.estimators.gap_mask import ProbabilityGapMask
+from tests.training.objective.laws import (
+    LAWS,
+    LENGTH,
+    MASK,
+    NAN,
+    NO_PASS,
+    SETTINGS,
+    VOCAB,
+    N,
+    one_surrogate,
+)
 
-N, LENGTH, VOCAB = 3, 4, 6
-MASK = torch.tensor([[True] * 4, [True, False, False, False], [True, True, True, False]])
-NAN = math.nan
 every_correction = pytest.mark.parametrize("correction", [estimators.get(name) for name in estimators.names()], ids=str)
-
-
-def law(generator: np.random.Generator, around: Any = 0.0, spread: float = 1.0) -> Any:
-    logits = around + torch.as_tensor(spread * generator.normal(size=(N, LENGTH, VOCAB)))
-    return torch.log_softmax(logits, -1)
-
-
-class Laws:
-    """An actor, a policy before the update and one under way, with tokens of the actor."""
-
-    def __init__(self, seed: int = 0) -> None:
-        generator = np.random.default_rng(seed)
-        self.actor = law(generator)
-        self.before = law(generator, self.actor, 0.5)
-        self.new = law(generator, self.before, 0.3)
-        self.tokens = torch.as_tensor(generator.integers(VOCAB, size=(N, LENGTH, 1)))
-        self.uniforms = torch.as_tensor(generator.random((N, LENGTH)))
-        self.advantage = torch.tensor([1.0, -0.5, 0.25], dtype=torch.float64)
-
-    def of(self, law: Any) -> Any:
-        return law.gather(-1, self.tokens)[..., 0]
-
-    def proposed(self, k: int | None = VOCAB, padding: float = 0.0) -> Proposed:
-        """With `padding` wherever there is no token."""
-
-        def filled(values: Any) -> Any:
-            there = MASK if values.ndim == 2 else MASK[..., None]
-            return torch.where(there, values, torch.full_like(values, padding))
-
-        topk = None if k is None else TopK.of(self.actor, k)
-        return Proposed(
-            actor_log_probs=filled(self.of(self.actor)),
-            reference_log_probs=filled(self.of(self.before)),
-            mask=MASK,
-            advantage=self.advantage,
-            topk=None if topk is None else TopK(topk.ids, filled(topk.log_probs)),
-            reference_on_topk=None if topk is None else filled(topk.gather(self.before)),
-            uniforms=self.uniforms,
-        )
-
-    def new_pass(self, padding: float = 0.0) -> ModelPass:
-        """Its logits are not normalised."""
-        shift = torch.linspace(-3, 3, N * LENGTH, dtype=torch.float64).reshape(N, LENGTH)
-        log_probs = torch.where(MASK, self.of(self.new), padding)
-        return ModelPass((self.new + shift[..., None]).requires_grad_(), shift, log_probs.requires_grad_())
-
-
-LAWS = Laws()
-NO_PASS: Any = None
-"""For the target p_ref: then p_new is not looked at."""
 
 
 # ------------------------------------------------------------------- advantages
@@ -147,13 +104,6 @@ def by_hand(correction: Correction, target: UpdateTarget, update: Update) -> tup
     return value, gradient
 
 
-SETTINGS = [
-    Update(aggregation=aggregation, clip=clip, clip_high=high)
-    for aggregation in Aggregation
-    for clip, high in [(None, None), (0.1, None), (0.1, 0.3)]
-]
-
-
 @pytest.mark.parametrize("target", list(UpdateTarget))
 @pytest.mark.parametrize("update", SETTINGS, ids=lambda each: f"{each.aggregation}-{each.clip}-{each.clip_high}")
 def test_the_loss_and_its_gradient_token_by_token(update: Update, target: UpdateTarget) -> None:
@@ -167,112 +117,6 @@ def test_the_loss_and_its_gradient_token_by_token(update: Update, target: Update
     assert not found.factor.requires_grad
     assert torch.equal(found.factor > 0, found.accepted & MASK)
     assert 0 < int(found.factor.count_nonzero()) < int(MASK.sum())
-
-
-def pass_of(scores: Any, padding: float = 0.0) -> ModelPass:
-    """A forward pass whose figures all depend on its scores."""
-    there = torch.where(MASK[..., None], scores, padding)
-    chosen = torch.log_softmax(there, -1).gather(-1, LAWS.tokens)[..., 0]
-    return ModelPass(there, torch.logsumexp(there, -1), chosen)
-
-
-CENTRED = estimators.centred(estimators.get("tis", clip=1.1))
-
-
-@pytest.mark.parametrize("update", SETTINGS, ids=lambda each: f"{each.aggregation}-{each.clip}-{each.clip_high}")
-def test_a_centred_loss_adds_the_mean_of_the_same_terms(update: Update) -> None:
-    """Term by term over the whole vocabulary, clipped or not, and its gradient by autograd through all of it."""
-    scores = (LAWS.new * 1.5).requires_grad_()
-    found = objective.policy_loss(CENTRED, UpdateTarget.REFERENCE, LAWS.proposed(padding=NAN), pass_of(scores), update)
-    plain = objective.policy_loss(CENTRED.of, UpdateTarget.REFERENCE, LAWS.proposed(), pass_of(scores), update)
-    law, expected, clipped = torch.log_softmax(scores, -1), plain.loss, set()
-    shares = objective.token_shares(MASK, update.aggregation)
-    weight = (LAWS.before - LAWS.actor).exp().clamp(max=1.1) * LAWS.actor.exp()
-    for i, t in MASK.nonzero().tolist():
-        for v in range(VOCAB):
-            ratio, advantage = (law[i, t, v] - LAWS.before[i, t, v]).exp(), LAWS.advantage[i]
-            gain, slope = one_surrogate(float(ratio.detach()), float(advantage), update.clip, update.clip_high)
-            clipped.add(slope == 0)
-            term = ratio * advantage if slope else torch.tensor(gain)
-            expected = expected + shares[i, t] * weight[i, t, v] * term
-    assert clipped == {False} if update.clip is None else clipped == {True, False}
-    torch.testing.assert_close(found.loss, expected, rtol=0, atol=5e-6)  # stored in float32, with a tail of 1e-6
-    gradients = [torch.autograd.grad(each, scores, retain_graph=True)[0] for each in (found.loss, expected, plain.loss)]
-    torch.testing.assert_close(gradients[0], gradients[1], rtol=0, atol=1e-7)
-    assert float((gradients[0] - gradients[2]).abs().max()) > 1e-3
-    assert torch.equal(found.factor, plain.factor)
-
-
-@pytest.mark.parametrize("target", list(UpdateTarget))
-@pytest.mark.parametrize("padding", [NAN, math.inf, -math.inf])
-def test_padding_does_not_matter_to_a_centred_loss(padding: float, target: UpdateTarget) -> None:
-    correction, results = estimators.centred(estimators.get("jackpot")), []
-    for there in (0.0, padding):
-        scores = LAWS.new.clone().requires_grad_()
-        new = pass_of(scores, there)
-        loss = objective.policy_loss(correction, target, LAWS.proposed(2, there), new, Update()).loss
-        results.append((loss.detach(), torch.autograd.grad(loss, scores)[0][MASK]))
-    torch.testing.assert_close(results[0], results[1], rtol=0, atol=0)
-    assert bool(results[0][1].isfinite().all())
-
-
-@pytest.mark.parametrize("target", list(UpdateTarget))
-@pytest.mark.parametrize("k", [4, VOCAB])
-def test_on_a_recorded_support_the_mean_is_over_that_support(k: int, target: UpdateTarget) -> None:
-    """An actor cut to 3 tokens, of which the policy is renormalised on the same ones; more are stored."""
-    kept = torch.zeros_like(LAWS.actor, dtype=torch.bool).scatter_(-1, LAWS.actor.topk(3).indices, True)
-    kept.scatter_(-1, LAWS.tokens, True)
-    actor, before, new = (
-        torch.log_softmax(law.masked_fill(~kept, -math.inf), -1) for law in (LAWS.actor, LAWS.before, LAWS.new)
-    )
-    topk = TopK.of(actor, k)
-    given_ = dataclasses.replace(
-        LAWS.proposed(),
-        actor_log_probs=LAWS.of(actor),
-        reference_log_probs=LAWS.of(before),
-        topk=topk,
-        reference_on_topk=topk.gather(before),
-    )
-    scores = new.clone().requires_grad_()
-    correction, update = estimators.get("jackpot"), Update(clip=None)
-    losses = [
-        objective.policy_loss(each, target, given_, pass_of(scores), update).loss
-        for each in (estimators.centred(correction), correction)
-    ]
-    found = torch.autograd.grad(losses[0] - losses[1], scores)[0]
-    aim = new if target is UpdateTarget.POLICY else before
-    ratio, z = (aim - actor).exp(), torch.minimum(aim.exp(), actor.exp()).sum(-1, keepdim=True)
-    back = (before - new).exp().clamp(max=2.0) if target is UpdateTarget.POLICY else 1.0
-    law = actor.exp() * ratio.clamp(max=1) * (z * ratio.clamp(min=1)).clamp(max=2) * back * (new - before).exp()
-    law = (
-        torch.where(kept, law, 0.0)
-        * (LAWS.advantage[:, None] * objective.token_shares(MASK, update.aggregation))[..., None]
-    )
-    expected = law - new.exp() * law.sum(-1, keepdim=True)
-    torch.testing.assert_close(found, torch.where(MASK[..., None], expected, 0.0), rtol=0, atol=1e-6)
-
-
-def test_without_any_advantage_a_centred_loss_is_zero() -> None:
-    given_ = dataclasses.replace(LAWS.proposed(2), advantage=torch.zeros(N, dtype=torch.float64))
-    loss = objective.policy_loss(CENTRED, UpdateTarget.REFERENCE, given_, LAWS.new_pass(), Update()).loss
-    loss.backward()
-    assert float(loss.detach()) == 0.0
-
-
-def test_a_centred_loss_takes_laws_of_large_float32_logits_for_what_they_are() -> None:
-    scores = LAWS.new.float() * 20 + 300  # of a policy near its collapse: the sums of its laws are off by 1e-5
-    off = (scores - torch.logsumexp(scores, -1, keepdim=True)).double().exp().sum(-1) - 1
-    assert float(off[MASK].max()) > 1e-6
-    loss = objective.policy_loss(CENTRED, UpdateTarget.REFERENCE, LAWS.proposed(), pass_of(scores), Update()).loss
-    assert math.isfinite(float(loss))
-
-
-def test_a_centred_loss_without_stored_tokens_is_refused() -> None:
-    given_, new = LAWS.proposed(None), LAWS.new_pass()
-    with pytest.raises(
-        ValueError, match=r"centred\(tis\) needs the actor's likeliest tokens, and the rollouts hold no"
-    ):
-        objective.policy_loss(CENTRED, UpdateTarget.REFERENCE, given_, new, Update())
 
 
 def test_parts_of_a_minibatch_add_up_to_it() -> None:
@@ -370,82 +214,6 @@ def test_importing_the_objective_pulls_in_core_and_estimators_alone() -> None:
 
 
 # ------------------------------------------------------------------- the pair (a, w)
-
-
-@pytest.mark.parametrize("lam", [0.5, 1.0, 2.0])
-@pytest.mark.parametrize("target", list(UpdateTarget))
-def test_with_whole_laws_stored_z_is_exact(lam: float, target: UpdateTarget) -> None:
-    to_new = target is UpdateTarget.POLICY
-    aim = LAWS.new if to_new else LAWS.before
-    jackpot = estimators.get("jackpot", lam=lam, c1=math.inf, c2=math.inf)
-    pair = objective.weigh(jackpot, target, LAWS.proposed(), LAWS.new_pass() if to_new else NO_PASS)
-    ratio = (LAWS.of(aim) - LAWS.of(LAWS.actor)).exp()
-    back = (LAWS.of(LAWS.before) - LAWS.of(aim)).exp()
-    z = pair.weight / ratio.clamp(min=lam) / back
-    torch.testing.assert_close(z[MASK], obrs.overlap(aim, LAWS.actor, lam)[MASK], rtol=0, atol=1e-6)
-    torch.testing.assert_close(pair.accept[MASK], (ratio / lam).clamp(max=1)[MASK])
-
-
-@pytest.mark.parametrize("k", [1, 2, 4])
-@pytest.mark.parametrize("lam", [0.7, 1.0, 1.5])
-def test_with_few_tokens_stored_z_lies_in_its_bracket(k: int, lam: float) -> None:
-    given_ = LAWS.proposed(k)
-    log_ratio = LAWS.of(LAWS.before) - LAWS.of(LAWS.actor)
-    found = objective.estimated_overlap(given_.reference_on_topk, given_.topk, log_ratio, MASK, lam)[MASK]
-    on_topk = given_.reference_on_topk[MASK], given_.topk.log_probs[MASK].double()
-    low, high = normalizer.bracket_on_topk(*on_topk, lam)
-    exact = torch.minimum(LAWS.actor.exp(), LAWS.before.exp() / lam).sum(-1)[MASK]
-    assert ((low - 1e-6 <= exact) & (exact <= high + 1e-6)).all()
-    assert ((low - 1e-6 <= found) & (found <= high + 1e-6)).all()
-    accepted = (log_ratio.exp() / lam).clamp(max=1)[MASK].mean()
-    share = ((accepted - low.mean()) / (high - low).mean()).clamp(0, 1)
-    torch.testing.assert_close(found, low + share * (high - low), rtol=0, atol=2e-6)  # float32
-
-
-def ways_to_z(laws: Laws, k: int, lam: float, way: Overlap) -> Any:
-    """Ẑ of the tokens, (tokens,)."""
-    given_, log_ratio = laws.proposed(k), laws.of(laws.before) - laws.of(laws.actor)
-    on_topk = given_.reference_on_topk, given_.topk
-    return objective.estimated_overlap(*on_topk, log_ratio, MASK, lam, way=way, uniforms=laws.uniforms)[MASK]
-
-
-@pytest.mark.parametrize("lam", [0.7, 1.0, 1.5])
-def test_with_whole_laws_every_way_leads_to_z(lam: float) -> None:
-    exact = torch.minimum(LAWS.actor.exp(), LAWS.before.exp() / lam).sum(-1)[MASK]
-    for way in (Overlap.CALIBRATED, Overlap.TOPK, Overlap.EXACT):
-        torch.testing.assert_close(ways_to_z(LAWS, VOCAB, lam, way), exact, rtol=0, atol=1e-6)
-    # Kappa takes the batch's share of accepted tokens for its mean, whatever is stored.
-    kept = (LAWS.uniforms < (LAWS.of(LAWS.before) - LAWS.of(LAWS.actor)).exp() / lam)[MASK].double().mean()
-    kappa = ways_to_z(LAWS, VOCAB, lam, Overlap.KAPPA)
-    torch.testing.assert_close(kappa, exact * kept / exact.mean(), rtol=0, atol=1e-6)
-
-
-@pytest.mark.parametrize("k", [1, 2, 4])
-def test_with_few_tokens_z_k_is_too_small_and_kappa_scales_it(k: int) -> None:
-    largest = LAWS.actor.argsort(dim=-1, descending=True)[..., :k]
-    q, p = (law.gather(-1, largest).exp() for law in (LAWS.actor, LAWS.before))
-    z_k = torch.minimum(q, p / 1.5).sum(-1)[MASK]
-    torch.testing.assert_close(ways_to_z(LAWS, k, 1.5, Overlap.TOPK), z_k, rtol=0, atol=1e-6)
-    assert (z_k < ways_to_z(LAWS, VOCAB, 1.5, Overlap.EXACT)).all()
-    kappa = ways_to_z(LAWS, k, 1.5, Overlap.KAPPA)
-    assert torch.allclose(kappa / z_k, (kappa / z_k)[0], rtol=1e-5)
-    with pytest.raises(ValueError, match=f"whole law at every state, and {k} tokens were told"):
-        ways_to_z(LAWS, k, 1.5, Overlap.EXACT)
-
-
-def test_kappa_is_unbiased_for_the_mean_of_z_and_z_k_is_not() -> None:
-    laws, generator = Laws(), torch.Generator().manual_seed(1)
-    exact = torch.minimum(laws.actor.exp(), laws.before.exp()).sum(-1)[MASK].mean()
-    means = []
-    for _ in range(1000):
-        drawn = torch.multinomial(laws.actor.exp().reshape(-1, VOCAB), 1, generator=generator)
-        laws.tokens = drawn.reshape(laws.tokens.shape)
-        laws.uniforms = torch.rand(laws.uniforms.shape, generator=generator, dtype=torch.float64)
-        means.append([float(ways_to_z(laws, 2, 1.0, way).mean()) for way in (Overlap.KAPPA, Overlap.TOPK)])
-    kappa, z_k = np.array(means).T
-    error = kappa.std() / math.sqrt(len(kappa))
-    assert abs(kappa.mean() - float(exact)) < 4 * error
-    assert abs(z_k.mean() - float(exact)) > 4 * error
 
 
 @every_correction
@@ -604,17 +372,6 @@ def test_rewards_are_whole_groups_of_at_least_two() -> None:
 
 
 # ------------------------------------------------------------------- PPO's surrogate
-
-
-def one_surrogate(ratio: float, advantage: float, clip: float | None, high: float | None) -> tuple[float, float]:
-    """min(r A, clip(r) A), and its derivative with respect to log r; by cases, as PPO is told in words."""
-    if clip is not None:
-        high = clip if high is None else high
-        if advantage > 0 and ratio > 1 + high:
-            return (1 + high) * advantage, 0.0
-        if advantage < 0 and ratio < 1 - clip:
-            return (1 - clip) * advantage, 0.0
-    return ratio * advantage, ratio * advantage
 
 
 @pytest.mark.parametrize(("clip", "high"), [(None, None), (0.2, None), (0.2, 0.5), (0.3, 0.1), (1.5, None)])
