@@ -11,7 +11,7 @@ intervals that hold simultaneously at 95 % (Bonferroni). All runs have equally m
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
@@ -54,9 +54,8 @@ def make(trained: Trained) -> Made:
     last.set(title="(c) Less PPO's clip", xlabel="difference in accuracy")
     handles = cells.legend(shown, looks, "one update on a batch")
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=7)
-    flat = {f"{name}, {where}": each for where, of_where in found.items() for name, each in of_where.items()}
-    table = contrasts.table_of(flat, "Last accuracy less that of PPO's clip; intervals hold together at 95 %")
-    sentence, agrees = verdict(trained, claims_of(trained), f"Beside PPO's clip {contrasts.in_words(flat)}.")
+    table = contrasts.table_of(flat(found), "Last accuracy less that of PPO's clip; intervals hold together at 95 %")
+    sentence, agrees = verdict(trained, claims_of(trained), f"Beside PPO's clip {contrasts.in_words(flat(found))}.")
     return Made(figure, [*curves.tables(trained, runs, "Updates on one batch"), table], sentence, agrees)
 
 
@@ -95,6 +94,11 @@ def less_than_clip(trained: Trained, runs: pd.DataFrame) -> dict[str, dict[str, 
     for (where, method), contrast in asked.items():
         out.setdefault(where, {})[method] = found[contrast.name]
     return out
+
+
+def flat(found: Mapping[str, Mapping[str, Difference]]) -> dict[str, Difference]:
+    """The differences of `less_than_clip` by "method, learning rate, updates"."""
+    return {f"{name}, {where}": each for where, of_where in found.items() for name, each in of_where.items()}
 
 
 def _stale(trained: Trained) -> dict[float, dict[str, int]]:

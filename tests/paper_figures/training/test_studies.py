@@ -61,9 +61,9 @@ LOOPS = {
 def mapped(setting: str, method: str, seed: int, sign: float = 1.0) -> Fate:
     """Lost the sooner, the farther the actor is; Jackpot later than TIS, and that later than none."""
     kl = float(setting.removeprefix("kl-"))
-    first = {"none": 6, "tis": 9, "jackpot": 20}.get(method, 12)
-    at = first / (kl if sign > 0 else 0.85 - kl) + seed
-    return Fate(0.8, kl=2 * kl, lost_at=int(at) if at < 100 else None)
+    first = {"none": 10, "tis": 20, "jackpot": 35}.get(method, 25)
+    at = first + 100 * (0.8 - kl if sign > 0 else kl - 0.4) + seed
+    return Fate(0.8, kl=2 * kl, lost_at=round(at))
 
 
 def drawn(module: ModuleType, tmp_path: Path, fates: Fates, **overrides: int) -> int:
@@ -163,21 +163,21 @@ def test_runs_that_all_stop_early_survive_a_share_of_what_was_asked(tmp_path: Pa
 def test_the_boundary_lies_between_what_is_kept_and_lost(tmp_path: Path) -> None:
     def fates(setting: str, method: str, seed: int) -> Fate:
         kl = float(setting.removeprefix("kl-"))
-        borne = {"tis": (0.1, 0.2, 0.4)[seed], "none": 0.0, "jackpot": 1.0}.get(method, 0.2)
+        borne = {"tis": (0.4, 0.5, 0.6)[seed], "none": 0.0, "jackpot": 1.0}.get(method, 0.5)
         figures = {"kl_policy_actor": kl, "overlap_p5": 1 - kl}
         return Fate(lost_at=40 if kl > borne else None, figures=figures)
 
     found = made(tmp_path / "records", "collapse_map", fates, seeds=3, steps=120)
     runs = per_run(found)
     kl, overlap = (collapse_map.boundaries(found, runs, danger) for danger in (collapse_map.KL, collapse_map.OVERLAP))
-    of_seeds = np.log([0.1 * 0.2, 0.2 * 0.4, 0.4 * 0.8]) / 2  # half-way between neighbours on the logarithmic axis
+    of_seeds = np.log([0.4 * 0.5, 0.5 * 0.6, 0.6 * 0.7]) / 2  # half-way between neighbours on the logarithmic axis
     assert np.log(kl["tis"].mean.mean) == pytest.approx(of_seeds.mean())
     assert np.log([kl["tis"].mean.low, kl["tis"].mean.high]) == pytest.approx(
         stats.ttest_1samp(of_seeds, 0.0).confidence_interval(0.95)
     )
-    assert overlap["tis"].mean.mean == pytest.approx(np.mean([0.85, 0.7, 0.4]))
-    assert (kl["none"].mean.mean, *kl["none"][1:]) == (pytest.approx(0.05), 3, 0)
-    assert (overlap["none"].mean.mean, *overlap["none"][1:]) == (pytest.approx(0.95), 3, 0)
+    assert overlap["tis"].mean.mean == pytest.approx(np.mean([0.55, 0.45, 0.35]))
+    assert (kl["none"].mean.mean, *kl["none"][1:]) == (pytest.approx(0.4), 3, 0)
+    assert (overlap["none"].mean.mean, *overlap["none"][1:]) == (pytest.approx(0.6), 3, 0)
     assert (kl["jackpot"].mean.mean, *kl["jackpot"][1:]) == (pytest.approx(0.8), 0, 3)
 
 
@@ -193,7 +193,7 @@ def test_collapse_map_where_nothing_is_lost_is_open(tmp_path: Path, capsys: Capt
 
 def test_distances_are_those_that_were_asked_for(tmp_path: Path) -> None:
     found = made(tmp_path / "records", "collapse_map", mapped, seeds=1, steps=60)
-    assert [collapse_map.distance(found, each) for each in found.settings] == [0.05, 0.1, 0.2, 0.4, 0.8]
+    assert [collapse_map.distance(found, each) for each in found.settings] == [0.4, 0.5, 0.6, 0.7, 0.8]
 
 
 def test_no_clipping_as_in_the_paper(tmp_path: Path, capsys: Captured) -> None:
