@@ -7,6 +7,7 @@ dates and no versions, so that the same records give the same bytes.
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,10 +15,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import matplotlib
+from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ft2font import FT2Font
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.lines import Line2D
 
+from jackpot_sim.commands import in_ascii
 from jackpot_sim.studies.errors import StudyError
 from jackpot_sim.studies.files import write_atomically
 
@@ -155,6 +160,36 @@ def canvas(
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     axes = figure.subplots(rows, panels, width_ratios=width_ratios, squeeze=False)
     return figure, list(axes.flat)
+
+
+_LONGEST = 36
+"""The most letters of a name in a figure; of a longer one the middle is left out."""
+
+
+def plain(name: str, longest: int = _LONGEST) -> str:
+    """A name as figures show it: not too long, and without signs that the font lacks.
+
+    >>> plain("x" * 60), plain("tis 日"), plain("_hidden")
+    ('xxxxxxxxxxxxxxxxxxxxx…xxxxxxxxxxxxxx', 'tis ?', ' _hidden')
+    """
+    shown = "".join(each if _glyphs().get_char_index(ord(each)) else in_ascii(each) for each in name)
+    shown = "".join(each if each.isprintable() else " " for each in shown)
+    if len(shown) > longest:
+        end = (longest - 1) * 2 // 5
+        shown = f"{shown[: longest - 1 - end]}…{shown[-end:]}"
+    return f" {shown}" if shown.startswith("_") else shown  # matplotlib leaves such entries out of legends
+
+
+@functools.cache
+def _glyphs() -> FT2Font:
+    return font_manager.get_font(font_manager.findfont("DejaVu Sans"))
+
+
+def legend_below(figure: Figure, handles: Sequence[Line2D], columns: int = 4) -> None:
+    """A legend below all panels, in which names are no formulas."""
+    legend = figure.legend(handles=handles, loc="outside lower center", ncols=max(1, min(len(handles), columns)))
+    for text in legend.get_texts():
+        text.set_parse_math(False)
 
 
 _FOOT = 6.5

@@ -17,12 +17,12 @@ from matplotlib.axes import Axes
 from matplotlib.axis import XAxis, YAxis
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+from matplotlib.ticker import FuncFormatter, Locator, LogLocator, MaxNLocator, NullLocator
 
 from analysis import style
 from analysis.style import Look
 from analysis.training.records import Trained
-from analysis.training.statistics import courses, group, lost
+from analysis.training.statistics import ROUNDING, courses, group, lost
 
 
 class Panel(NamedTuple):
@@ -66,14 +66,18 @@ NAMES = {
 }
 """The names of methods in figures; other methods keep the names that their study gives them."""
 
-_HEIGHT, _LEGEND = 2.45, 0.5
+_HEIGHT, _LEGEND, _LEGEND_ROW = 2.45, 0.5, 0.17
 _MARKS = 6
 """The number of markers along a line."""
 
 
 def name_of(method: str) -> str:
     """The name of a method in figures."""
-    return NAMES.get(method, method)
+    return NAMES.get(method) or style.plain(method)
+
+
+_ACROSS = 4
+"""The most settings side by side."""
 
 
 def curves(
@@ -82,34 +86,50 @@ def curves(
     """The figure, and its axes by setting and column.
 
     Args:
-        trained: the records; several settings stand side by side, or the panels of a single setting.
+        trained: the records.
         panels: the panels of each setting.
         more: entries of the legend for what the caller draws.
     """
     settings = trained.settings
     several = len(settings) > 1
-    across = len(settings) if several else min(len(panels), 2) if len(panels) != 3 else 3
-    rows = len(panels) if several else -(-len(panels) // across)
-    figure, cells = style.canvas(across, rows * _HEIGHT + _LEGEND, rows=rows)
-    looks, axes, marked = style.of_methods(trained.methods), {}, False
-    for row, panel in enumerate(panels):
-        for column, setting in enumerate(settings):
-            cell = cells[row * across + column] if several else cells[row]
-            axes[setting, panel.column] = cell
-            marked |= _draw(cell, trained, setting, panel, looks)
-            title = f"({chr(ord('a') + len(axes) - 1)})"
-            cell.set_title(f"{title} {setting if several else panel.title}")
-            cell.set(ylabel=panel.label if column == 0 else "", xlabel="step" if row >= len(panels) - across else "")
-    for unused in cells[len(axes) :]:
+    across = (
+        -(-len(settings) // -(-len(settings) // _ACROSS)) if several else min(len(panels), 2) if len(panels) != 3 else 3
+    )
+    rows = len(panels) * -(-len(settings) // across) if several else -(-len(panels) // across)
+    looks, axes, marked = style.of_methods(trained.methods), dict[tuple[str, str], Axes](), False
+    legend_rows = -(-(len(looks) + len(more) + 1) // 4)
+    figure, cells = style.canvas(across, rows * _HEIGHT + _LEGEND + max(0, legend_rows - 2) * _LEGEND_ROW, rows=rows)
+    free = list(cells)
+    for first in range(0, len(settings), across):
+        for panel in panels:
+            for setting in settings[first : first + across]:
+                cell = cells[_place(panels.index(panel), settings.index(setting), len(panels), across, several)]
+                free.remove(cell)
+                axes[setting, panel.column] = cell
+                marked |= _draw(cell, trained, setting, panel, looks)
+                title = style.plain(setting, 80 // across) if several else panel.title
+                cell.set_title(f"({_letter(len(axes))}) {title}", parse_math=False)
+                begins = setting == settings[first]
+                lowest = panel == panels[-1] if several else panels.index(panel) >= len(panels) - across
+                cell.set(ylabel=panel.label if begins else "", xlabel="step" if lowest else "")
+    for unused in free:
         unused.set_visible(False)
     handles = legend(trained.methods, looks)
     if marked:
         diverged = lost(trained.outcomes)["diverged"].any()
         label = "a run is lost (diverged: counts as 0)" if diverged else "a run is lost"
         handles.append(Line2D([], [], **_CROSS, color="black", label=label))
-    handles += more
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 4))
+    style.legend_below(figure, [*handles, *more])
     return figure, axes
+
+
+def _place(panel: int, setting: int, panels: int, across: int, several: bool) -> int:
+    """The place of a panel among the cells: settings along a row, or the panels of a single one."""
+    return ((setting // across) * panels + panel) * across + setting % across if several else panel
+
+
+def _letter(number: int) -> str:
+    return chr(ord("a") + number - 1) if number <= 26 else str(number)
 
 
 _CROSS: dict[str, Any] = {
@@ -126,12 +146,22 @@ def legend(methods: Sequence[str], looks: Mapping[str, Look]) -> list[Line2D]:
     return [Line2D([], [], color=looks[each].color, marker=looks[each].marker, label=name_of(each)) for each in methods]
 
 
+def means_anything(trained: Trained, panel: Panel) -> bool:
+    """True where some step has a figure that the panel can show."""
+    values = trained.steps[panel.column].to_numpy(dtype=np.float64)
+    return bool((np.isfinite(values) & (values > ROUNDING if panel.log else True)).any())
+
+
 def _draw(axes: Axes, trained: Trained, setting: str, panel: Panel, looks: Mapping[str, Look]) -> bool:
     """Draws the lines of a setting; whether a run of it was lost."""
     wide = courses(trained, setting, panel.column, log=panel.log)
     outcomes = lost(trained.outcomes)
     methods = list(dict.fromkeys(wide.columns.get_level_values(0))) if len(wide.columns) else []
     crosses = 0
+    if not means_anything(trained.of(setting), panel):
+        axes.set(xticks=[], yticks=[])
+        axes.annotate("0 or not measured", (0.5, 0.5), xycoords="axes fraction", ha="center", color="#777777")
+        return False
     for place, method in enumerate(methods):
         means: pd.DataFrame = wide[method]
         values = (means.transform(np.log) if panel.log else means).dropna(how="all")
@@ -166,9 +196,16 @@ def _draw(axes: Axes, trained: Trained, setting: str, panel: Panel, looks: Mappi
 
 
 def log_axis(axis: XAxis | YAxis) -> None:
-    """Gives a logarithmic axis as many plain numbers as its range needs."""
+    """Gives a logarithmic axis as many plain numbers as its range needs, three at least where there is data."""
     low, high = axis.get_view_interval()
     steps = (1,) if high > 100 * low else (1, 3) if high > 6 * low else (1, 2, 4, 7)
-    axis.set_major_locator(LogLocator(subs=steps))
+    locator: Locator = LogLocator(subs=steps)
+    if np.count_nonzero((locator.tick_values(low, high) >= low) & (locator.tick_values(low, high) <= high)) < _TICKS:
+        locator = MaxNLocator(4)
+    axis.set_major_locator(locator)
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_locator(NullLocator())
+
+
+_TICKS = 3
+"""The fewest ticks of powers and their multiples; a range that has fewer is short enough for even steps."""

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 
 import pandas as pd
 
+from analysis import asked
 from jackpot_sim.studies.errors import StudyError
 from jackpot_sim.training import conduct, records
 from jackpot_sim.training.loop.run import STEPS
@@ -49,6 +50,13 @@ class Trained:
     def seeds(self) -> int:
         """The number of seeds."""
         return int(self.outcomes["seed"].nunique())
+
+    @property
+    def about(self) -> str:
+        """Task, models, steps and seeds in words, for the foot of a figure."""
+        config = {"grid": self.grid, "seeds": sorted(set(self.outcomes["seed"]))}
+        words = asked.sentence(asked.of_training(config), without=("settings", "methods"))
+        return f"{words}; a quick look" if self.quick else words
 
     def asked(self, setting: str, method: str) -> int:
         """The number of steps in the configuration of these runs, however early they ended."""
@@ -100,13 +108,13 @@ def so_far(root: Path) -> tuple[Trained, int]:
     Raises:
         StudyError: the folder holds no study of training, no run is finished, or records cannot be read.
     """
-    asked = planned(conduct.manifest(root))
+    runs = planned(conduct.manifest(root))
     if (root / conduct.OUTCOMES).exists():
         trained = of_folder(root)
-        return trained, max(len(asked), len(trained.outcomes))
+        return trained, max(len(runs), len(trained.outcomes))
     steps, outcomes = [], []
     try:
-        for run, of_run in asked.items():
+        for run, of_run in runs.items():
             path = root / "runs" / name_of_run(*run) / STEPS
             if path.exists():
                 table, reason = records.read(path)
@@ -115,8 +123,8 @@ def so_far(root: Path) -> tuple[Trained, int]:
     except (ValueError, KeyError, OSError) as error:
         raise _unreadable(root) from error
     if not outcomes:
-        raise StudyError(f"{root}: none of the {len(asked)} runs is finished yet; the command that began it goes on")
-    return _checked(root, pd.concat(steps, ignore_index=True), pd.DataFrame(outcomes), quick=False), len(asked)
+        raise StudyError(f"{root}: none of the {len(runs)} runs is finished yet; the command that began it goes on")
+    return _checked(root, pd.concat(steps, ignore_index=True), pd.DataFrame(outcomes), quick=False), len(runs)
 
 
 def planned(manifest: Mapping[str, Any]) -> dict[tuple[str, str, int], int]:

@@ -28,7 +28,7 @@ from jackpot_sim.training.records import ENDS
 CONFIDENCE = 0.95
 ACCURACIES = ("accuracy", "mean_at_k", "pass_at_k")
 """The columns of the steps that are 0 after a run has diverged."""
-_ROUNDING = 1e-9
+ROUNDING = 1e-9
 """The KL in nats below which two laws are the same but for rounding, with no place on a logarithmic axis."""
 
 
@@ -98,7 +98,7 @@ def courses(trained: Trained, setting: str, figure: str, log: bool = False) -> p
         ordered = run.sort_values("step")
         at, values = ordered["step"].to_numpy(), ordered[figure].to_numpy(dtype=np.float64)
         if log:
-            values = np.log(np.where(values > _ROUNDING, values, math.nan))
+            values = np.log(np.where(values > ROUNDING, values, math.nan))
         means = running_mean(at, values, width)
         columns[(method, seed)] = pd.Series(np.exp(means) if log else means, index=at)
     if figure not in ACCURACIES:

@@ -12,8 +12,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
+from analysis import asked
 from analysis.training.records import Trained as Trained
 from analysis.training.records import Training as Training
 from analysis.training.records import of_folder as of_folder
@@ -23,7 +24,7 @@ from jackpot_sim.studies.errors import StudyError
 from jackpot_sim.studies.executors import ExecutorKind, opened
 from jackpot_sim.training import conduct, progress
 from jackpot_sim.training.study import read
-from paper_figures import command
+from paper_figures import command, style
 from paper_figures.command import Made
 
 
@@ -40,7 +41,7 @@ def draw(name: str, about: str, make: Callable[[Trained], Made], argv: Sequence[
             quick: Train the study's quick version into runs/figures/NAME-quick, and draw that; needs torch.
             out: The folder for the PDF and the PNG.
         """
-        return command.draw(name, load(name, records, quick), make, out)
+        return command.draw(name, load(name, records, quick), _with_foot(make), out)
 
     return command.answer(name, about, figure, argv)
 
@@ -55,6 +56,27 @@ class Several:
     def root(self) -> str:
         """Their folders, in words."""
         return ", ".join(str(each.root) for each in self.studies)
+
+    @property
+    def about(self) -> str:
+        """Tasks, models and steps of all, in words, for the foot of a figure."""
+        grids = {f"{at} {name}": grid for at, each in enumerate(self.studies) for name, grid in each.grid.items()}
+        words = asked.sentence(asked.of_training({"grid": grids}), without=("settings", "methods"))
+        return f"{words}; studies: {len(self.studies)}; runs: {sum(len(each.outcomes) for each in self.studies)}"
+
+
+T = TypeVar("T", Trained, Several)
+
+
+def _with_foot(make: Callable[[T], Made]) -> Callable[[T], Made]:
+    """The same figure with a line at its foot that says task, models, steps and seeds."""
+
+    def whole(records: T) -> Made:
+        made = make(records)
+        style.foot(made.figure, f"{records.about}.")
+        return made
+
+    return whole
 
 
 def draw_several(
@@ -77,7 +99,7 @@ def draw_several(
             records: The folders of finished studies; by default all records that ship and have the figure's columns.
             out: The folder for the PDF and the PNG.
         """
-        return command.draw(name, load_several(name, records, columns), make, out)
+        return command.draw(name, load_several(name, records, columns), _with_foot(make), out)
 
     return command.answer(name, about, figure, argv)
 
