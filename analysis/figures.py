@@ -139,16 +139,9 @@ def _point(axes: Axes, row: Mapping[Any, Any], x: str, y: str, look: Look) -> No
         if math.isfinite(low) and math.isfinite(high) and low <= row[column] <= high:
             floor = _LEAST if column in ("variance", "kl_effective", "kl_policy_actor") else -math.inf
             bars[bar] = [[row[column] - max(low, min(floor, row[column]))], [high - row[column]]]
-    axes.errorbar(
-        [row[x]],
-        [row[y]],
-        **bars,
-        color=look.color,
-        marker=look.marker,
-        markersize=5,
-        elinewidth=0.7,
-        zorder=3 + (look.marker in "+x"),
-    )
+    drawn: dict[str, Any] = {"color": look.color, "marker": look.marker, "markersize": 5, "elinewidth": 0.7}
+    thin = look.marker in ("+", "x")  # which a marker with a face would hide
+    axes.errorbar([row[x]], [row[y]], **bars, **drawn, zorder=3 + thin)
 
 
 def _canvas(across: int, rows: int, names: int) -> tuple[Figure, Sequence[Axes]]:

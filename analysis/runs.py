@@ -65,9 +65,7 @@ def listing(
         print(_json([asdict(each) for each in found]))
         return 0
     output = console()
-    output.print(
-        f"Runs below {folder}, the latest first. Of cells and runs: finished, of those asked for.", style="bold"
-    )
+    output.print(f"Runs below {folder}, the latest first.", style="bold")
     for each in found:
         done = f"{each.finished}" if each.finished == each.planned else f"{each.finished} of {each.planned}"
         units = {"sweep": " cells", "training": " runs"}.get(each.kind, "")

@@ -214,7 +214,7 @@ def foot(figure: Figure, text: str) -> None:
     engine.set(rect=(0, lift / height, 1, 1 - lift / height))
     for legend in figure.legends:  # a legend outside the axes stands on the edge of the figure, not of the layout
         legend.borderaxespad += 72 * lift / legend.prop.get_size_in_points()
-    where = {"va": "bottom", "ha": "left", "linespacing": 1.25, "fontsize": _FOOT, "color": "#555555"}
+    where: dict[str, Any] = {"va": "bottom", "ha": "left", "linespacing": 1.25, "fontsize": _FOOT, "color": "#555555"}
     figure.text(0.008, 0.03 / height, "\n".join(lines), parse_math=False, **where)
 
 

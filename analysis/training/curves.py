@@ -92,9 +92,9 @@ def curves(
     """
     settings = trained.settings
     several = len(settings) > 1
-    across = (
-        -(-len(settings) // -(-len(settings) // _ACROSS)) if several else min(len(panels), 2) if len(panels) != 3 else 3
-    )
+    across = min(len(panels), 2) if len(panels) != 3 else 3
+    if several:
+        across = -(-len(settings) // -(-len(settings) // _ACROSS))
     rows = len(panels) * -(-len(settings) // across) if several else -(-len(panels) // across)
     looks, axes, marked = style.of_methods(trained.methods), dict[tuple[str, str], Axes](), False
     legend_rows = -(-(len(looks) + len(more) + 1) // 4)
