@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, TypeAlias
+from typing import Annotated, NamedTuple
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -99,92 +99,109 @@ def analyse(
     if len(run) > 1 and not all(map(diagnoses.is_one, run)):
         raise StudyError(f"one run at a time: {len(run)} folders were given, {', '.join(map(str, run))}")
     roots = list(run) or [_latest()]
-    output = Console(quiet=True) if quiet else console()
-    if not run:
-        output.print(f"{roots[0]}, the latest run below runs/.\n", soft_wrap=True)
     kind = _kind(roots[0])
     folder = out or roots[0] / "analysis"
     if base is not None and kind is not TRAINING:
         raise StudyError(f"--base is for studies of training, and {roots[0]} holds none")
     if kind is DIAGNOSIS:
-        frames = diagnoses.read(roots)
-        diagnoses.show(roots, frames, output)
-        drawn = dict[str, Figure]()
-        if figures:
-            output.print("A diagnosis has its plots already, in its own folder.")
+        made = _diagnoses(roots)
     elif kind is TRAINING:
-        frames, drawn = _training(roots[0], base, level, output, wide=wide, figures=figures)
+        made = _training(roots[0], base, level, wide=wide, figures=figures)
     else:
         grid = _GRID if n_samples is None else tuple(dict.fromkeys(n_samples))
-        frames, drawn = _sweep(roots[0], grid, options, output, wide=wide, figures=figures)
-    written = write(frames, folder)
+        made = _sweep(roots[0], grid, options, wide=wide, figures=figures)
+    written = write(made.tables, folder)
+    with style.context():
+        drawn = [path.name for name, figure in made.figures.items() for path in style.save(figure, folder, name)]
+    if quiet:
+        return 0
+    output = console()
+    if not run:
+        output.print(f"{roots[0]}, the latest run below runs/.\n", soft_wrap=True)
+    made.show(output)
     output.print(f"{len(written)} CSV file{'s' * (len(written) != 1)} in {folder}.", soft_wrap=True)
-    if drawn:
-        with style.context():
-            names = [path.name for name, figure in drawn.items() for path in style.save(figure, folder, name)]
-        output.print(f"Figures in {folder}: {', '.join(names)}.", soft_wrap=True)
+    if figures:
+        output.print(f"Figures in {folder}: {', '.join(drawn)}." if drawn else made.undrawn, soft_wrap=True)
     return 0
 
 
-Made: TypeAlias = tuple[dict[str, pd.DataFrame], dict[str, Figure]]
-"""The tables and the figures of a run, by name."""
+class _Made(NamedTuple):
+    """What is made of a run."""
+
+    tables: Mapping[str, pd.DataFrame]
+    figures: Mapping[str, Figure]
+    show: Callable[[Console], None]
+    """Prints the tables."""
+    undrawn: str
+    """Why there is no figure, where there is none."""
 
 
-def _sweep(root: Path, grid: Sequence[int], options: Options, output: Console, *, wide: bool, figures: bool) -> Made:
+def _diagnoses(roots: Sequence[Path]) -> _Made:
+    frames = diagnoses.read(roots)
+
+    def show_all(output: Console) -> None:
+        diagnoses.show(roots, frames, output)
+
+    return _Made(frames, {}, show_all, "A diagnosis has its plots already, in its own folder.")
+
+
+def _sweep(root: Path, grid: Sequence[int], options: Options, *, wide: bool, figures: bool) -> _Made:
     rows, states = records.load(root), records.load(root, "states")
     more = {name: records.load(root, name) for name in ("diagnostics", "normalizers", "thresholds")}
     resampled = (rows["method"] == "exact") & rows["cell"].isin(states["cell"])
-    frames = dict[str, pd.DataFrame]()
+    frames, built = dict[str, pd.DataFrame](), None
     if resampled.any():
         built = tables.build(rows[resampled], states, grid, options, more.pop("thresholds"))
         frames = {name: frame for name, frame in vars(built).items() if len(frame)}
-        show.print_tables(built, output)
-    if not resampled.all():
-        others = rows[~resampled]
+    others = rows[~resampled]
+    if len(others):
         frames |= sampled.build(others, options.level, more)
-        alone = others[~others["environment"].isin(rows.loc[resampled, "environment"])]
-        if len(alone):  # exact figures of an environment say more than what was sampled of them
-            sampled.print_tables(sampled.build(alone, options.level, {}), alone, output)
-        for table in rollout_tables(root):
-            print_table(output, table, wide=wide)
     manifest = records.read_manifest(root)
     planned, cells = len(manifest["cells"]), rows["cell"].nunique()
     unfinished = f" of {planned}: the run is not finished" if cells < planned else ""
-    over = f"; {options.replicates} replicates over {_OVER[options.resample]}" if resampled.any() else ""
-    output.print(f"{cells} cells{unfinished}{over}.", soft_wrap=True)
-    if not figures:
-        return frames, {}
-    about = asked.sentence(asked.of_sweep(manifest)) + (f"; {cells}{unfinished}" if unfinished else "")
-    whole = frames.get("figures", frames.get("sampled_figures"))
-    assert whole is not None
-    with style.context():
-        drawn = drawing.draw(whole)
-        for figure, left_out in drawn.values():
-            style.foot(figure, about + (f". {left_out}." if left_out else "."))
-    if not drawn:
-        output.print("There is nothing to draw: no estimator has a finite bias, variance or KL.")
-    return frames, {name: figure for name, (figure, _) in drawn.items()}
+
+    def show_all(output: Console) -> None:
+        if built is not None:
+            show.print_tables(built, output)
+        # Exact figures of an environment say more than what was sampled of them.
+        alone = others[~others["environment"].isin(rows.loc[resampled, "environment"])]
+        if len(alone):
+            sampled.print_tables(sampled.build(alone, options.level, {}), alone, output)
+        for table in rollout_tables(root):
+            print_table(output, table, wide=wide)
+        over = f"; {options.replicates} replicates over {_OVER[options.resample]}" if built is not None else ""
+        output.print(f"{cells} cells{unfinished}{over}.", soft_wrap=True)
+
+    drawn = dict[str, Figure]()
+    if figures:
+        about = asked.sentence(asked.of_sweep(manifest)) + (f"; cells: {cells}{unfinished}" if unfinished else "")
+        with style.context():
+            for name, (figure, left_out) in drawing.draw(
+                frames["figures" if built is not None else "sampled_figures"]
+            ).items():
+                style.foot(figure, about + (f". {left_out}." if left_out else "."))
+                drawn[name] = figure
+    return _Made(frames, drawn, show_all, "There is nothing to draw: no estimator has a finite bias, variance or KL.")
 
 
-def _training(root: Path, base: str | None, level: float, output: Console, *, wide: bool, figures: bool) -> Made:
+def _training(root: Path, base: str | None, level: float, *, wide: bool, figures: bool) -> _Made:
     trained, planned = so_far(root)
     frames = trainings.build(trained, base, level)
-    config = manifest(root)["config"]
-    output.print(f"{asked.sentence(asked.of_training(config))}.\n", soft_wrap=True)
-    trainings.show(trained, frames, output, level, wide=wide)
     there = len(trained.outcomes)
     unfinished = f" of {planned}: the study is not finished" if there < planned else ""
-    output.print(f"{there} runs{unfinished}.", soft_wrap=True)
-    if not figures:
-        return frames, {}
+
+    def show_all(output: Console) -> None:
+        output.print(f"{asked.sentence(asked.of_training(manifest(root)['config']))}.\n", soft_wrap=True)
+        trainings.show(trained, frames, output, level, wide=wide)
+        output.print(f"{there} run{'s' * (there != 1 or there < planned)}{unfinished}.", soft_wrap=True)
+
+    drawn = dict[str, Figure]()
     panels = [panel for panel in (curves.KL, curves.ACCURACY) if curves.means_anything(trained, panel)]
-    if not panels:
-        output.print("There is nothing to draw: no step has an accuracy or a KL above 0.")
-        return frames, {}
-    with style.context():
-        figure, _ = curves.curves(trained, panels)
-        style.foot(figure, trained.about + (f"; runs: {there}{unfinished}" if unfinished else "") + ".")
-    return frames, {"curves": figure}
+    if figures and panels:
+        with style.context():
+            drawn["curves"], _ = curves.curves(trained, panels)
+            style.foot(drawn["curves"], trained.about + (f"; runs: {there}{unfinished}" if unfinished else "") + ".")
+    return _Made(frames, drawn, show_all, "There is nothing to draw: no step has an accuracy or a KL above 0.")
 
 
 def _kind(root: Path) -> Kind | None:

@@ -135,14 +135,20 @@ def planned(manifest: Mapping[str, Any]) -> dict[tuple[str, str, int], int]:
     """
     try:
         config = manifest["config"]
-        return {
+        runs = {
             (setting, method, int(seed)): int(training["steps"])
             for setting, methods in config["grid"].items()
             for method, training in methods.items()
             for seed in config["seeds"]
         }
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise StudyError("the manifest does not say what was to be trained: it is damaged, or too old") from error
+        raise StudyError(_UNTOLD) from error
+    if not runs:
+        raise StudyError(_UNTOLD)
+    return runs
+
+
+_UNTOLD = "the manifest does not say what was to be trained: it is damaged, or too old"
 
 
 def _unreadable(root: Path) -> StudyError:
