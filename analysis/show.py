@@ -117,7 +117,7 @@ def _print_worse(lowest: pd.DataFrame, kl: pd.DataFrame, console: Console) -> No
     n = counts[(len(counts) - 1) // 2]
     at = lowest[lowest["n_samples"] == n]
     title = f"MSE as a multiple of the least, at n={n} (tie: not told apart from the least)"
-    _print_texts(title, _beside(at, kl), _ratios(at, ""), console)
+    print_texts(title, _beside(at, kl), _ratios(at, ""), console)
 
 
 def _ratios(frame: pd.DataFrame, suffix: str) -> list[str]:
@@ -139,14 +139,14 @@ def _print_best(frame: pd.DataFrame, kl: pd.DataFrame, console: Console) -> None
     named = _beside(has, kl)
     named = named.assign(estimator=named["estimator"] + ": " + named["parameter"])
     texts = [_with_ends(*row) for row in zip(has["best"], has["best_low"], has["best_high"], strict=True)]
-    _print_texts(f"Best threshold at n={n} [interval over seeds]", named, texts, console)
+    print_texts(f"Best threshold at n={n} [interval over seeds]", named, texts, console)
     texts = [
         _with_ends(100 * row[0], 100 * row[1], 100 * row[2], "%")
         for row in zip(has["saved"], has["saved_low"], has["saved_high"], strict=True)
     ]
-    _print_texts("MSE that the best threshold saves [interval]", named, texts, console)
+    print_texts("MSE that the best threshold saves [interval]", named, texts, console)
     title = f"MSE as a multiple of the least, with every estimator at its best threshold, at n={n}"
-    _print_texts(title, _beside(frame, kl), _ratios(frame, "_best"), console)
+    print_texts(title, _beside(frame, kl), _ratios(frame, "_best"), console)
     _print_sentence(console, _ON_BEST)
     console.print()
 
@@ -159,10 +159,10 @@ def _with_ends(value: float, low: float, high: float, unit: str = "") -> str:
 def _print_by_estimator(title: str, frame: pd.DataFrame, figure: str, console: Console) -> None:
     texts = [with_error(value, error) for value, error in zip(frame[figure], frame[f"{figure}_se"], strict=True)]
     # KL and acceptance are the same for all denominators.
-    _print_texts(title, frame, texts, console)
+    print_texts(title, frame, texts, console)
 
 
-def _print_texts(title: str, frame: pd.DataFrame, texts: Sequence[str], console: Console) -> None:
+def print_texts(title: str, frame: pd.DataFrame, texts: Sequence[str], console: Console) -> None:
     """A row per estimator and a column per environment, in as many blocks as the width needs."""
     shown = frame.assign(text=texts).drop_duplicates(["environment", "estimator"])
     names = list(dict.fromkeys(shown["estimator"]))

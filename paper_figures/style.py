@@ -1,114 +1,22 @@
-"""The look of all figures: the width of a text column, one colour and one marker for each estimator.
-
-Figures are drawn without pyplot, so that importing this module sets no backend and opens no display. Files carry no
-dates and no versions, so that the same records give the same bytes.
-"""
+"""The look of the paper's figures beside that of all figures: sources, levels, the paper's own points and its KLs."""
 
 from __future__ import annotations
 
-import contextlib
-import itertools
-from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import matplotlib
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
-from jackpot_sim.studies.errors import StudyError
-from jackpot_sim.studies.files import write_atomically
-
-WIDTH = 6.9
-"""The width of a figure in inches: the text of a two-column page."""
-
-STYLE: dict[str, Any] = {
-    "font.family": "DejaVu Sans",  # comes with matplotlib, and is the same on every machine
-    "font.size": 8,
-    "axes.titlesize": 8.5,
-    "axes.labelsize": 8,
-    "xtick.labelsize": 8,
-    "ytick.labelsize": 8,
-    "legend.fontsize": 8,
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.linewidth": 0.7,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#e6e6e6",
-    "grid.linewidth": 0.6,
-    "lines.linewidth": 1.4,
-    "lines.markersize": 4,
-    "legend.frameon": False,
-    "legend.handlelength": 1.6,
-    "legend.borderaxespad": 0.2,
-    "pdf.fonttype": 42,  # text stays text
-    "savefig.dpi": 220,
-}
-
-
-class Look(NamedTuple):
-    """The colour and the marker of one estimator, method or source, in all figures."""
-
-    color: str
-    marker: str
-
-
-# Okabe and Ito's colours, which readers with any common colour blindness tell apart.
-LOOKS = {
-    "none": Look("#999999", "x"),
-    "is": Look("#000000", "+"),
-    "tis": Look("#E69F00", "s"),
-    "mis": Look("#F0E442", "D"),
-    "mask-k1": Look("#CC79A7", "<"),
-    "mask-k2": Look("#CC79A7", "v"),
-    "mask-k3": Look("#CC79A7", ">"),
-    "obrs": Look("#0072B2", "o"),
-    "jackpot": Look("#D55E00", "^"),
-    "rao-blackwell(jackpot)": Look("#009E73", "P"),
-    "overlap-tis": Look("#56B4E9", "X"),
-    # Corrections of whole sequences, which are never drawn beside masks of tokens or overlap-tis.
-    "sequence-is": Look("#0072B2", "o"),
-    "sequence-tis": Look("#56B4E9", "v"),
-    "sequence-mis": Look("#CC79A7", "D"),
-    "geometric-tis": Look("#882255", "<"),
-}
-"""The look of each estimator."""
-
-METHODS = {
-    "on-policy": Look("#000000", "*"),
-    "none": Look("#999999", "h"),  # an x, as elsewhere, would look like the mark of a run that is lost
-    "off-policy": Look("#999999", "h"),
-    "distillation": Look("#56B4E9", "v"),
-    "no-clip": Look("#CC79A7", "D"),
-    "tis": LOOKS["tis"],
-    "mis": LOOKS["mis"],
-    "sequence-mis": Look("#CC79A7", "v"),
-    "sequence-tis": Look("#882255", "<"),
-    "centred-none": Look("#56B4E9", "d"),
-    "centred-tis": Look("#0072B2", "X"),
-    "obrs": LOOKS["obrs"],
-    "overlap-tis": LOOKS["overlap-tis"],
-    "jackpot": LOOKS["jackpot"],
-    "jackpot-lab": Look("#8C510A", ">"),
-    "rao-blackwell": LOOKS["rao-blackwell(jackpot)"],
-    "cispo": Look("#0072B2", "X"),
-    "sapo": Look("#009E73", "d"),
-}
-"""The look of each method of a study of training; methods with the same look are never drawn together."""
-
-_FURTHER = (
-    Look("#0072B2", "o"),
-    Look("#56B4E9", "v"),
-    Look("#CC79A7", "D"),
-    Look("#882255", "<"),
-    Look("#E69F00", "s"),
-    Look("#009E73", "P"),
-    Look("#000000", "d"),
-    Look("#F0E442", ">"),
-)
+from analysis.style import LOOKS as LOOKS
+from analysis.style import METHODS as METHODS
+from analysis.style import STYLE as STYLE
+from analysis.style import WIDTH as WIDTH
+from analysis.style import Look as Look
+from analysis.style import canvas as canvas
+from analysis.style import context as context
+from analysis.style import foot as foot
+from analysis.style import of_methods as of_methods
+from analysis.style import save as save
 
 SOURCES = {
     "quantized-weights": Look("#0072B2", "s"),
@@ -124,14 +32,6 @@ SOURCES = {
     "fewer-layers": Look("#D55E00", "<"),
 }
 """The look of each kind of source of a language-model actor."""
-
-
-def of_methods(methods: Sequence[str]) -> dict[str, Look]:
-    """A look for each method; methods that `METHODS` lacks get the remaining looks, in their order."""
-    taken = {METHODS[each].color for each in methods if each in METHODS}
-    left = itertools.cycle([look for look in _FURTHER if look.color not in taken] or _FURTHER)
-    return {each: METHODS[each] if each in METHODS else next(left) for each in methods}
-
 
 LEVELS = ("#92C5DE", "#4393C3", "#2166AC", "#053061")
 """Colours for a few values of a number, from light for the smallest to dark."""
@@ -152,24 +52,6 @@ PUBLISHED: dict[str, Any] = {
 """The look of the paper's points: open circles, so that ours show inside them."""
 CLOSED_FORM: dict[str, Any] = {"color": "#000000", "linestyle": (0, (4, 2)), "linewidth": 1.0, "zorder": 4}
 """The look of formulas: dashed black lines."""
-
-
-@contextlib.contextmanager
-def context() -> Iterator[None]:
-    """A context with matplotlib's own defaults and `STYLE` in place of the user's settings."""
-    # The backend is no matter of style, and rc_context would not restore it.
-    settings: Any = {key: matplotlib.rcParamsDefault[key] for key in matplotlib.rcParamsDefault if "backend" not in key}
-    with matplotlib.rc_context(settings | STYLE):
-        yield
-
-
-def canvas(
-    panels: int, height: float, width_ratios: list[float] | None = None, rows: int = 1
-) -> tuple[Figure, list[Axes]]:
-    """A figure of the text's width with `panels` side by side in each of its rows, for use inside `context()`."""
-    figure = Figure(figsize=(WIDTH, height), layout="constrained")
-    axes = figure.subplots(rows, panels, width_ratios=width_ratios, squeeze=False)
-    return figure, list(axes.flat)
 
 
 def draw_papers_kls(axes: Axes, paper: pd.DataFrame, *, named: bool = False) -> None:
@@ -195,21 +77,3 @@ def draw_papers_kls(axes: Axes, paper: pd.DataFrame, *, named: bool = False) -> 
                 fontsize=7.5,
                 color="#444444",
             )
-
-
-def save(figure: Figure, folder: Path, name: str) -> list[Path]:
-    """Writes `name`.pdf and `name`.png.
-
-    Raises:
-        StudyError: the folder cannot be written.
-    """
-    written = []
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for kind, metadata in (("pdf", {"CreationDate": None, "Producer": None}), ("png", {"Software": None})):
-            path = folder / f"{name}.{kind}"
-            write_atomically(path, lambda to, k=kind, m=metadata: figure.savefig(to, format=k, metadata=m))
-            written.append(path)
-    except OSError as error:
-        raise StudyError(f"cannot write {error.filename or folder}: {error.strerror or error}") from error
-    return written

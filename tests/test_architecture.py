@@ -74,7 +74,7 @@ MAY_IMPORT = {
         *(CORE, ESTIMATORS, ENVIRONMENTS, TRAINING, *READERS, "analysis", "paper_figures"),
         *(DUMPS, "jackpot_sim.diagnose", "jackpot_sim.integrations", "jackpot_sim.record"),
     ),
-    "analysis": READERS,
+    "analysis": (*READERS, TRAINING),
     # Measures laws that no record could hold, so that it builds the models itself.
     "paper_figures.real_model_measurement": (*READERS, ENVIRONMENTS, ESTIMATORS, "paper_figures"),
     "paper_figures": (*READERS, TRAINING, "analysis"),

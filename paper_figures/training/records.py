@@ -8,88 +8,24 @@ configuration for minutes, into runs/figures/NAME-quick.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, TypeVar
 
-import pandas as pd
-
+from analysis import asked
+from analysis.training.records import Trained as Trained
+from analysis.training.records import Training as Training
+from analysis.training.records import of_folder as of_folder
 from jackpot_sim.commands import FLAG, MANY
 from jackpot_sim.requirements import require
 from jackpot_sim.studies.errors import StudyError
 from jackpot_sim.studies.executors import ExecutorKind, opened
 from jackpot_sim.training import conduct, progress
-from jackpot_sim.training.records import KEYS, OUTCOMES
 from jackpot_sim.training.study import read
-from paper_figures import command
+from paper_figures import command, style
 from paper_figures.command import Made
-
-SHOWN = ("accuracy", "mean_at_k", "pass_at_k", "kl_policy_actor", "distillation_weight", "rejected_budget")
-"""The columns that figures show; records of other versions may lack some of the others."""
-
-
-Training: TypeAlias = Mapping[str, Any]
-"""The configuration of a run as its manifest holds it; other versions may have other fields."""
-
-
-@dataclass(frozen=True)
-class Trained:
-    """The records of a finished study."""
-
-    root: Path
-    steps: pd.DataFrame
-    outcomes: pd.DataFrame
-    grid: Mapping[str, Mapping[str, Training]]
-    """The configuration of every setting and method."""
-    quick: bool = False
-    """True for the quick version, which shows the look of a figure and decides nothing."""
-
-    @property
-    def settings(self) -> list[str]:
-        """The settings, in the order of the study."""
-        return list(dict.fromkeys(self.outcomes["setting"]))
-
-    @property
-    def methods(self) -> list[str]:
-        """The methods of all settings, in the order of the study."""
-        return list(dict.fromkeys(self.outcomes["method"]))
-
-    @property
-    def seeds(self) -> int:
-        """The number of seeds."""
-        return int(self.outcomes["seed"].nunique())
-
-    def asked(self, setting: str, method: str) -> int:
-        """The number of steps in the configuration of these runs, however early they ended."""
-        return int(self.grid[setting][method]["steps"])
-
-    def of(self, *settings: str) -> Trained:
-        """The records of these settings alone."""
-        steps, outcomes = (each[each["setting"].isin(settings)] for each in (self.steps, self.outcomes))
-        return Trained(self.root, steps, outcomes, {name: self.grid[name] for name in settings}, self.quick)
-
-    def need(self, methods: Iterable[str], settings: Iterable[str] | None = None) -> None:
-        """Refuses records in which one of these methods is missing from a setting.
-
-        Args:
-            methods: the methods that a figure compares.
-            settings: the settings that need them; None: any setting is enough.
-
-        Raises:
-            StudyError: a method is missing; the message names the first.
-        """
-        trained = set(zip(self.outcomes["setting"], self.outcomes["method"], strict=True))
-        for method in methods:
-            for setting in settings or ():
-                if (setting, method) not in trained:
-                    raise StudyError(f"{self.root} lacks {method} in setting {setting}: give a study that has both")
-            if method not in self.methods:
-                raise StudyError(
-                    f"{self.root} lacks the method {method} (it has {', '.join(self.methods)}): "
-                    "give a study that has it, or none for the records that ship with the figure"
-                )
 
 
 def draw(name: str, about: str, make: Callable[[Trained], Made], argv: Sequence[str] | None) -> int:
@@ -105,7 +41,7 @@ def draw(name: str, about: str, make: Callable[[Trained], Made], argv: Sequence[
             quick: Train the study's quick version into runs/figures/NAME-quick, and draw that; needs torch.
             out: The folder for the PDF and the PNG.
         """
-        return command.draw(name, load(name, records, quick), make, out)
+        return command.draw(name, load(name, records, quick), _with_foot(make), out)
 
     return command.answer(name, about, figure, argv)
 
@@ -120,6 +56,27 @@ class Several:
     def root(self) -> str:
         """Their folders, in words."""
         return ", ".join(str(each.root) for each in self.studies)
+
+    @property
+    def about(self) -> str:
+        """Tasks, models and steps of all, in words, for the foot of a figure."""
+        grids = {f"{at} {name}": grid for at, each in enumerate(self.studies) for name, grid in each.grid.items()}
+        words = asked.sentence(asked.of_training({"grid": grids}), without=("settings", "methods"))
+        return f"{words}; studies: {len(self.studies)}; runs: {sum(len(each.outcomes) for each in self.studies)}"
+
+
+T = TypeVar("T", Trained, Several)
+
+
+def _with_foot(make: Callable[[T], Made]) -> Callable[[T], Made]:
+    """The same figure with a line at its foot that says task, models, steps and seeds."""
+
+    def whole(records: T) -> Made:
+        made = make(records)
+        style.foot(made.figure, f"{records.about}.")
+        return made
+
+    return whole
 
 
 def draw_several(
@@ -142,7 +99,7 @@ def draw_several(
             records: The folders of finished studies; by default all records that ship and have the figure's columns.
             out: The folder for the PDF and the PNG.
         """
-        return command.draw(name, load_several(name, records, columns), make, out)
+        return command.draw(name, load_several(name, records, columns), _with_foot(make), out)
 
     return command.answer(name, about, figure, argv)
 
@@ -197,33 +154,6 @@ def committed(name: str) -> Path:
 def config(name: str) -> Path:
     """The configuration of the study of figure `name`."""
     return _bundled("configs", f"{name}.yaml")
-
-
-def of_folder(root: Path, quick: bool = False) -> Trained:
-    """The records in a folder.
-
-    Raises:
-        StudyError: the folder holds no finished study, or other files.
-    """
-    grid = conduct.manifest(root)["config"].get("grid")
-    try:
-        steps, outcomes = conduct.load(root)
-    except ValueError as error:  # of pyarrow, for a file that is not Parquet
-        raise StudyError(f"{root} holds records that cannot be read: run the study again") from error
-    lacking = ({*KEYS.names, *SHOWN} - {*steps.columns}) | ({*OUTCOMES.names} - {*outcomes.columns})
-    if lacking or outcomes.empty or not _describes(grid, outcomes):
-        reason = f"they lack {min(lacking)}" if lacking else "their manifest is that of another study"
-        raise StudyError(f"{root} does not hold the records of a study of training: {reason}")
-    return Trained(root, steps, outcomes, grid, quick)
-
-
-def _describes(grid: Mapping[str, Mapping[str, Training]], outcomes: pd.DataFrame) -> bool:
-    """True where the grid of a manifest has the number of steps of each run."""
-    runs = {*zip(outcomes["setting"], outcomes["method"], strict=True)}
-    try:
-        return all(int(grid[setting][method]["steps"]) > 0 for setting, method in runs)
-    except (KeyError, TypeError, ValueError):
-        return False
 
 
 def _quickly(name: str) -> Path:

@@ -1,0 +1,1 @@
+"""The records of studies of training: read, summarised, and drawn."""
