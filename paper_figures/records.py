@@ -13,8 +13,6 @@ from typing import Any
 
 import pandas as pd
 
-from analysis import tables
-from analysis.bootstrap import Options
 from jackpot_sim.studies.configuration import read_mapping
 from jackpot_sim.studies.errors import StudyError
 from jackpot_sim.studies.executors import SerialExecutor
@@ -24,6 +22,7 @@ from jackpot_sim.sweep.run import Progress, run
 from jackpot_sim.sweep.spec import Study
 from jackpot_sim.sweep.worlds import Environment
 from paper_figures import shipped
+from paper_figures.analysed import Options, tables
 
 _SAY_EVERY = 15.0
 """The least number of seconds between two lines about the progress."""
