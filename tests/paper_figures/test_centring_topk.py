@@ -65,7 +65,7 @@ def test_its_own_study_is_what_it_says(tmp_path: Path, monkeypatch: pytest.Monke
     first = load(NAME, None, rerun=True).rows
     monkeypatch.setattr(centring_topk, "errors", lambda *_: 1 / 0)
     assert load(NAME, None, rerun=True).rows.equals(first)
-    with pytest.raises(StudyError, match="not of configs/centring_topk.yaml as it is: --rerun measures those"):
+    with pytest.raises(StudyError, match=r"not of configs/centring_topk\.yaml as it is: --rerun measures those"):
         load(NAME, None)
     monkeypatch.setattr(centring_topk, "KS", (1, 64))
     with pytest.raises(ZeroDivisionError):

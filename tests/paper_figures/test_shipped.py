@@ -1,4 +1,4 @@
-"""The records that ship with the figures of numbers: whose they are, that they are true, and how new ones are shipped."""
+"""The records that ship with figures of numbers: whose they are, that they are true, how new ones are shipped."""
 
 from __future__ import annotations
 
