@@ -7,9 +7,10 @@ hours, and `--quick` its short version into runs/figures/NAME-quick, for minutes
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias
@@ -21,6 +22,7 @@ from jackpot_sim.requirements import require
 from jackpot_sim.studies.errors import StudyError
 from jackpot_sim.studies.executors import ExecutorKind, opened
 from jackpot_sim.training import conduct, progress
+from jackpot_sim.training.loop.run import STEPS
 from jackpot_sim.training.records import KEYS, OUTCOMES
 from jackpot_sim.training.study import Study, read
 from paper_figures import command, shipped
@@ -224,7 +226,7 @@ def of_folder(root: Path, quick: bool = False) -> Trained:
     """
     grid = conduct.manifest(root)["config"].get("grid")
     try:
-        steps, outcomes = conduct.load(root)
+        steps, outcomes = (table.copy(deep=False) for table in _tables(root.resolve(), *_stamps(root)))
     except ValueError as error:  # of pyarrow, for a file that is not Parquet
         raise StudyError(f"{root} holds records that cannot be read: run the study again") from error
     lacking = ({*KEYS.names, *SHOWN} - {*steps.columns}) | ({*OUTCOMES.names} - {*outcomes.columns})
@@ -232,6 +234,19 @@ def of_folder(root: Path, quick: bool = False) -> Trained:
         reason = f"they lack {min(lacking)}" if lacking else "their manifest is that of another study"
         raise StudyError(f"{root} does not hold the records of a study of training: {reason}")
     return Trained(root, steps, outcomes, grid, quick)
+
+
+@functools.cache
+def _tables(root: Path, *_: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The steps and the outcomes of a study, read once: three figures and the verdicts show the factorial."""
+    return conduct.load(root)
+
+
+def _stamps(root: Path) -> Iterator[int]:
+    """What tells files from later ones in the same place: when they were written, and their sizes."""
+    for path in (root / STEPS, root / conduct.OUTCOMES):
+        if path.is_file():
+            yield from (path.stat().st_mtime_ns, path.stat().st_size)
 
 
 def _describes(grid: Mapping[str, Mapping[str, Training]], outcomes: pd.DataFrame) -> bool:
