@@ -196,11 +196,14 @@ def load(name: str, given: Path | None, rerun: bool = False, quick: bool = False
         )
     trained = of_folder(root)
     if given is None and not is_of(read(config(name)), root):
-        print(
-            f"{name}: the records that ship are not of configs/{name}.yaml as it is: --rerun trains those",
-            file=sys.stderr,
-        )
+        _tell(f"{name}: the records that ship are not of configs/{name}.yaml as it is: --rerun trains those")
     return trained
+
+
+@functools.cache
+def _tell(sentence: str) -> None:
+    """Says a sentence once, however often the records are read."""
+    print(sentence, file=sys.stderr)
 
 
 def is_of(study: Study, root: Path) -> bool:
