@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from jackpot_sim.beside import beside
 from jackpot_sim.start import answer_interrupts
 
 COMMANDS = {
@@ -16,8 +17,8 @@ COMMANDS = {
     "train": ("jackpot_sim.training.cli", "train a policy by GRPO on the rollouts of another actor"),
     "record": ("jackpot_sim.record.cli", "keep rollouts of a server, or any dump, in the plain schema"),
     "report": ("jackpot_sim.report.cli", "show the tables of a run's folder again, whatever wrote it"),
-    "analysis": ("analysis.cli", "make tables with uncertainty from the records of a sweep"),
-    "figures": ("paper_figures.__main__", "draw all figures, or the one that is named"),
+    "analysis": (beside("analysis.cli"), "make tables with uncertainty from the records of a sweep"),
+    "figures": (beside("paper_figures.__main__"), "draw all figures, or the one that is named"),
     "bench": ("jackpot_sim.bench.cli", "measure accuracy, speed and memory beside their targets"),
     "example": ("jackpot_sim.environments.language_models.example", "make two small language models to try things on"),
     "doctor": ("jackpot_sim.doctor.cli", "say what is installed, tested, missing, and for what"),

@@ -189,12 +189,19 @@ def _with_fields(part: App, fields: Options) -> App:
 
 def _figures() -> App:
     """The command of the figures, of which one may be named."""
-    from paper_figures.__main__ import FIGURES
+    figures_of = importlib.import_module(COMMANDS["figures"][0]).FIGURES
 
-    def figures(name: str | None = None, /, *, records: Path | None = None, out: Path = Path("figures")) -> None:
+    def figures(
+        name: str | None = None,
+        /,
+        *,
+        records: Path | None = None,
+        rerun: Annotated[bool, FLAG] = False,
+        out: Path = Path("figures"),
+    ) -> None:
         """Draw."""
 
-    figures.__annotations__["name"] = Literal[tuple(FIGURES)] | None
+    figures.__annotations__["name"] = Literal[tuple(figures_of)] | None
     part = App(name="figures")
     part.default(figures)
     return part

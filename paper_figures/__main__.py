@@ -1,4 +1,4 @@
-"""`python -m paper_figures [NAME] [--out DIR]`: a figure, or every one after the other; the worst exit code."""
+"""`python -m paper_figures [NAME] [--rerun] [--out DIR]`: a figure, or all; the worst exit code."""
 
 from __future__ import annotations
 
@@ -68,12 +68,13 @@ FIGURES: dict[str, Callable[[Sequence[str]], int]] = {
 
 _ABOUT = f"""Draw every figure: {", ".join(FIGURES)}.
 
-Those of numerical studies run them first, into runs/figures/NAME, and find them there the next time; those of
-sequences need torch and transformers, and take some minutes each. topk_accuracy, real_model, overhead, alarms and
-the figures of training (figure1, factorial, corrections, recipes, table1 to table3, updates, sizes, collapse_map,
-ablation, no_clipping, long_run, closed_loop, real_training) read what was measured and trained before, which ships with
-them, and need no torch; --quick of each of the latter trains its short version. One figure alone, or other records:
-`python -m paper_figures NAME [--records DIR]`, whose --help tells the rest."""
+All are drawn from records that ship with them, and need no torch. --rerun runs the studies anew, each in
+runs/figures/NAME, and goes on there after an interruption: those of numbers in 20 minutes together, topk_accuracy and
+real_model in ten each, those of training in hours each; sequences, real models and training need torch. overhead and
+alarms have no study of their own. One figure alone, or other records:
+`python -m paper_figures NAME [--rerun | --records DIR]`, whose --help tells the rest."""
+_WITHOUT_STUDY = (overhead.NAME, alarms.NAME)
+"""The figures of what was timed elsewhere, and of the records of other figures."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -81,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     tokens = list(sys.argv[1:] if argv is None else argv)
     if tokens and tokens[0] in FIGURES:
         return FIGURES[tokens[0]](tokens[1:])
-    return command.run_all(_ABOUT, list(FIGURES.values()), argv)
+    return command.run_all(_ABOUT, FIGURES, _WITHOUT_STUDY, argv)
 
 
 if __name__ == "__main__":

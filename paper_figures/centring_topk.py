@@ -12,6 +12,7 @@ means over seeds.
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 from collections.abc import Sequence
@@ -27,8 +28,10 @@ from rich.table import Table
 
 from jackpot_sim.studies.errors import StudyError
 from jackpot_sim.studies.files import write_atomically
+from jackpot_sim.sweep import plan
+from jackpot_sim.sweep.spec import Study
 from jackpot_sim.sweep.topk_centring import errors
-from paper_figures import records, style
+from paper_figures import records, shipped, style
 from paper_figures.command import Made, report_table, run_from
 
 NAME = "centring_topk"
@@ -58,28 +61,39 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run_from(load, NAME, "The error of score centring from the actor's top-k, by k.", make, argv)
 
 
-def load(name: str, given: Path | None) -> Errors:
-    """The errors in the folder given, or in runs/figures/NAME, where they are measured first.
+def load(name: str, given: Path | None, rerun: bool = False) -> Errors:
+    """The errors that ship with the figure, those in the folder given, or those in runs/figures/NAME, measured first.
 
     Raises:
-        StudyError: the folder holds none.
+        StudyError: the folder holds none; what ships is of another configuration.
     """
-    file = (given or Path("runs") / "figures" / name) / f"{name}.parquet"
-    if given is None:
-        _measure(name, file)
-    elif not file.exists():
-        raise StudyError(f"{given} holds no {file.name}: leave --records out, and it is measured")
+    if rerun:
+        records.exclusive(given)
+        file = shipped.own(name) / f"{name}.parquet"
+        if not (file.exists() and _is_of(records.study(name), pd.read_parquet(file))):
+            _measure(name, file)
+    else:
+        file = given / f"{name}.parquet" if given else shipped.measured(f"{name}.parquet")
+        if not file.exists():
+            raise StudyError(f"{file.parent} holds no {file.name}: --rerun measures it")
+        if given is None and not _is_of(records.study(name), pd.read_parquet(file)):
+            raise StudyError(f"the errors that ship are not of configs/{name}.yaml as it is: --rerun measures those")
     return Errors(file.parent, summarised(pd.read_parquet(file)))
+
+
+def _is_of(study: Study, rows: pd.DataFrame) -> bool:
+    """True for the errors of this study's cells and corrections, at our numbers of tokens."""
+    asked = itertools.product(((cell.environment, cell.seed) for cell in plan.cells(study)), study.estimators, KS)
+    keys = rows[["environment", "seed", "estimator", "k"]].itertuples(index=False, name=None)
+    return sorted(keys) == sorted((*cell, spec.label, k) for cell, spec, k in asked)
 
 
 def _measure(name: str, file: Path) -> None:
     study = records.study(name)
-    if file.exists() and set(pd.read_parquet(file, columns=["config"])["config"]) == {study.config_hash}:
-        return
     sys.stderr.write(f"{name}: measuring {len(study.env) * len(study.seeds)} cells into {file.parent}\n")
     file.parent.mkdir(parents=True, exist_ok=True)
-    measured = pd.DataFrame(errors(study, KS)).assign(config=study.config_hash)
-    write_atomically(file, partial(measured.to_parquet, index=False))
+    measured = pd.DataFrame(errors(study, KS))
+    write_atomically(file, partial(measured.to_parquet, index=False, compression="zstd"))
 
 
 def summarised(rows: pd.DataFrame) -> pd.DataFrame:

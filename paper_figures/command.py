@@ -1,18 +1,21 @@
-"""The part that the figures' command lines share: `python -m paper_figures.NAME [--records DIR] [--out DIR]`."""
+"""What the figures' command lines share: `python -m paper_figures.NAME [--records DIR | --rerun] [--out DIR]`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Annotated, Protocol, TypeVar
 
+from cyclopts import Parameter
 from matplotlib.figure import Figure
 from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 
 from jackpot_sim import commands
+from jackpot_sim.start import INTERRUPTED
 from jackpot_sim.studies.errors import StudyError
 from paper_figures import records as runs
 from paper_figures import style
@@ -40,8 +43,14 @@ class Made:
     agrees: bool
 
 
+_IMPOSSIBLE = 2
+"""The exit code for what cannot be drawn."""
+
 _TABLE_WIDTH = 100
 """The least width of a report: on a narrower terminal lines break, and no number is cut."""
+
+RERUN = Parameter(name=("--rerun", "--measure"), negative=())
+"""The option that measures anew, with the name that it had in two figures."""
 
 _EPILOGUE = "Exit codes: 0 drawn, and the numbers agree; 1 drawn, and they do not; 2 it could not be drawn."
 
@@ -52,7 +61,7 @@ def run(name: str, about: str, make: Callable[[runs.Loaded], Made], argv: Sequen
 
 
 def run_from(
-    load: Callable[[str, Path | None], F],
+    load: Callable[[str, Path | None, bool], F],
     name: str,
     about: str,
     make: Callable[[F], Made],
@@ -61,22 +70,25 @@ def run_from(
     """The figure from records of another kind.
 
     Args:
-        load: reads the records of figure `name` from `--records`, or where they lie by default; takes the name and
-            the folder.
+        load: reads the records of figure `name`: takes the name, the folder of `--records`, and whether to run the
+            figure's own study.
         name: the figure's.
         about: the text of `--help`.
         make: draws it.
         argv: the arguments; None: those of the process.
     """
 
-    def figure(*, records: Path | None = None, out: Path = Path("figures")) -> int:
+    def figure(
+        *, records: Path | None = None, rerun: Annotated[bool, commands.FLAG] = False, out: Path = Path("figures")
+    ) -> int:
         """Read and draw.
 
         Args:
-            records: A run's folder; by default runs/figures/NAME, where the figure's own study is run first.
+            records: A run's folder; by default the records that ship with the figure.
+            rerun: Run the figure's own study in runs/figures/NAME, or what is missing there, and draw that.
             out: The folder for the PDF and the PNG.
         """
-        return draw(name, load(name, records), make, out)
+        return draw(name, load(name, records, rerun), make, out)
 
     return answer(name, about, figure, argv)
 
@@ -90,23 +102,42 @@ def answer(name: str, about: str, figure: Callable[..., int], argv: Sequence[str
         figure: reads and draws; its parameters are the options.
         argv: the arguments; None: those of the process.
     """
-    app = commands.app_of(f"paper_figures.{name}", about, _EPILOGUE)
+    app = commands.app_of(f"{__package__}.{name}", about, _EPILOGUE)
     app.default(figure)
     return commands.answer(app, name, argv, failures=(StudyError,), again="the same command goes on from there")
 
 
-def run_all(about: str, mains: Sequence[Callable[[Sequence[str]], int]], argv: Sequence[str] | None) -> int:
-    """Draws one figure after the other with `--out`, the only option that all can share; the worst exit code."""
-    app = commands.app_of("paper_figures", about, _EPILOGUE)
+def run_all(
+    about: str, mains: Mapping[str, Callable[[Sequence[str]], int]], fixed: Sequence[str], argv: Sequence[str] | None
+) -> int:
+    """Draws one figure after the other, those that can be drawn; the worst exit code.
+
+    Args:
+        about: the text of `--help`.
+        mains: draw a figure each, by name.
+        fixed: the figures without a study of their own, of which none is run.
+        argv: the arguments; None: those of the process.
+    """
+    app = commands.app_of(__package__, about, _EPILOGUE)
 
     @app.default
-    def figures(*, out: Path = Path("figures")) -> int:
+    def figures(*, rerun: Annotated[bool, commands.FLAG] = False, out: Path = Path("figures")) -> int:
         """Draw all.
 
         Args:
+            rerun: Run all studies, each in runs/figures/NAME, or what is missing there, and draw those records. Those
+                of training take hours each.
             out: The folder for the PDFs and the PNGs.
         """
-        return max(main(["--out", str(out)]) for main in mains)
+        again = ["--rerun"] if rerun else []
+        codes: dict[str, int] = {}
+        for name, main in mains.items():
+            codes[name] = main(["--out", str(out), *(again if name not in fixed else [])])
+            if codes[name] == INTERRUPTED:
+                return INTERRUPTED
+        if failed := [name for name, code in codes.items() if code == _IMPOSSIBLE]:
+            print(f"{__package__}: {len(failed)} of {len(codes)} not drawn: {', '.join(failed)}", file=sys.stderr)
+        return max(codes.values())
 
     return commands.answer(app, "paper_figures", argv, failures=(StudyError,))
 
@@ -120,7 +151,7 @@ def print_text(name: str, about: str, text: Callable[[], str], argv: Sequence[st
         text: makes the text.
         argv: the arguments, which are none; None: those of the process.
     """
-    app = commands.app_of(f"paper_figures.{name}", about)
+    app = commands.app_of(f"{__package__}.{name}", about)
 
     @app.default
     def whole() -> int:

@@ -56,7 +56,7 @@ Differences: TypeAlias = Mapping[str, Mapping[str, Difference]]
 def main(argv: Sequence[str] | None = None) -> int:
     """Draws the figure, and says which corrections differ from TIS."""
     about = "More corrections beside TIS: of sequences, centred, and the authors' lab's form of Jackpot."
-    return draw(NAME, about, lambda trained: make(trained, load(factorial.NAME, None, trained.quick)), argv)
+    return draw(NAME, about, lambda trained: make(trained, load(factorial.NAME, None, quick=trained.quick)), argv)
 
 
 def make(trained: Trained, base: Trained) -> Made:

@@ -19,10 +19,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from rich.table import Table
 
-from analysis import bootstrap
-from analysis.bootstrap import Options
 from jackpot_sim.core import gaussian
 from paper_figures import records, style
+from paper_figures.analysed import Options, bootstrap
 from paper_figures.command import Made, report_table, run
 from paper_figures.records import Loaded
 

@@ -12,7 +12,6 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from rich.table import Table
 
 from jackpot_sim.studies.errors import StudyError
-from paper_figures import command, records, style
+from paper_figures import command, records, shipped, style
 from paper_figures.command import Made, report_table
 from paper_figures.style import Look
 
@@ -76,7 +75,7 @@ def load(name: str, given: Path | None) -> Measured:
     Raises:
         StudyError: the file is missing, cannot be read, or holds nothing that the figure shows.
     """
-    root = given or Path(str(resources.files("paper_figures").joinpath("measured")))
+    root = given or shipped.bundled("measured")
     files = sorted(root.glob("overhead-*.json")) if root.is_dir() else [root]
     how = "write one with `python -m jackpot_sim.bench overhead --out FILE`"
     if not files:

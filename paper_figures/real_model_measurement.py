@@ -9,7 +9,6 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from importlib import resources
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +35,7 @@ from jackpot_sim.sweep import plan
 from jackpot_sim.sweep.plan import Cell
 from jackpot_sim.sweep.rows import normalizer_rows
 from jackpot_sim.sweep.spec import Study
-from paper_figures import records
+from paper_figures import records, shipped
 from paper_figures.real_model_actors import label
 
 PROMPTS = Path("runs") / "real_model_prompts.txt"
@@ -62,7 +61,7 @@ def measured(name: str, root: Path, say: Callable[[str], None]) -> pd.DataFrame:
     cells = plan.cells(study)
     with locked(root):
         PROMPTS.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(str(resources.files("paper_figures").joinpath("configs", PROMPTS.name)), PROMPTS)
+        shutil.copyfile(shipped.bundled("configs", PROMPTS.name), PROMPTS)
         missing = [cell for cell in cells if not _is_measured(root / f"{cell.id}.parquet", study)]
         if missing:
             say(f"{name}: measuring {len(missing)} of {len(cells)} actors into {root}")

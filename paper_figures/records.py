@@ -1,4 +1,4 @@
-"""The records of a figure: those in a given folder, or of the figure's own study, which runs if need be."""
+"""The records of a figure: those that ship with it, those in a given folder, or those of its own study, run anew."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from analysis import tables
-from analysis.bootstrap import Options
 from jackpot_sim.studies.configuration import read_mapping
 from jackpot_sim.studies.errors import StudyError
 from jackpot_sim.studies.executors import SerialExecutor
+from jackpot_sim.studies.folders import MANIFEST
 from jackpot_sim.sweep import display, plan, records, spec
 from jackpot_sim.sweep.run import Progress, run
 from jackpot_sim.sweep.spec import Study
 from jackpot_sim.sweep.worlds import Environment
+from paper_figures import shipped
+from paper_figures.analysed import Options, tables
 
 _SAY_EVERY = 15.0
 """The least number of seconds between two lines about the progress."""
@@ -45,44 +45,68 @@ class Loaded:
 
 def study(name: str) -> Study:
     """The study that ships with the figure: its own, or that of another figure."""
-    return spec.parse(read_mapping(_bundled("configs", f"{config_of(name)}.yaml")))
+    return spec.parse(read_mapping(shipped.bundled("configs", f"{config_of(name)}.yaml")))
 
 
 def config_of(name: str) -> str:
     """The name of the configuration whose study the figure shows: `same_as` in the figure's own, if it is given."""
-    return str(read_mapping(_bundled("configs", f"{name}.yaml")).get("same_as", name))
+    return str(read_mapping(shipped.bundled("configs", f"{name}.yaml")).get("same_as", name))
 
 
 def published(name: str) -> pd.DataFrame:
     """The paper's numbers, from `published/NAME.csv`."""
-    return pd.read_csv(_bundled("published", f"{name}.csv"), comment="#")
+    return pd.read_csv(shipped.bundled("published", f"{name}.csv"), comment="#")
 
 
-def load(name: str, given: Path | None, say: Callable[[str], None] | None = None) -> Loaded:
-    """The records of figure `name`: from `given`, or from runs/figures/NAME, which is run to its end first.
+def load(name: str, given: Path | None, rerun: bool = False, say: Callable[[str], None] | None = None) -> Loaded:
+    """The records of figure `name`: those that ship, those in `given`, or those of its study, run to its end first.
 
-    Where two figures share a study, NAME is that of the study's own figure. A given folder may hold more than the
-    figure needs, and other numbers of states and seeds.
+    Where two figures share a study, they share its records. A given folder may hold more than the figure needs, and
+    other numbers of states and seeds.
 
     Raises:
         StudyError: the folder holds no run, an unfinished run, or one that lacks a row of the figure.
     """
-    root = finished(name, given, say)
+    root = finished(name, given, rerun, say)
     return _fitting(name, study(name), Loaded(root, records.load(root), records.load(root, "states")))
 
 
-def finished(name: str, given: Path | None, say: Callable[[str], None] | None = None) -> Path:
+def finished(name: str, given: Path | None, rerun: bool = False, say: Callable[[str], None] | None = None) -> Path:
     """The folder of a finished run, see `load`, of which the rows are not checked.
 
     Raises:
-        StudyError: the folder holds no run, or an unfinished run.
+        StudyError: the folder holds no run, or an unfinished run; what ships is of another configuration.
     """
-    root = given or Path("runs") / "figures" / config_of(name)
-    if given is None:
+    if rerun:
+        exclusive(given)
+        root = shipped.own(config_of(name))
         _run(name, study(name), root, say or _to_stderr)
+    elif given is None:
+        root = _shipped(name)
+    else:
+        root = given
     measured, planned = records.load(root)["cell"].nunique(), records.read_manifest(root).get("cells", [])
     if measured < len(planned):
         raise StudyError(f"{root} holds {measured} of {len(planned)} cells: finish the run first")
+    return root
+
+
+def exclusive(given: object) -> None:
+    """Refuses records that are given beside --rerun."""
+    if given is not None:
+        raise StudyError("give --records or --rerun, not both")
+
+
+def _shipped(name: str) -> Path:
+    """The folder of the records that ship, if they are those of the figure's study."""
+    root = shipped.measured(config_of(name))
+    if not (root / MANIFEST).exists():
+        raise StudyError(f"no records of {name} ship with this version: --rerun makes them, or --records names a run")
+    # By what this version makes of both: the digest in the manifest is that of the version which wrote it.
+    if spec.parse(records.read_manifest(root)["config"]).config_hash != study(name).config_hash:
+        raise StudyError(
+            f"the records of {name} that ship are not of configs/{config_of(name)}.yaml as it is: --rerun makes those"
+        )
     return root
 
 
@@ -93,12 +117,12 @@ def table(root: Path, name: str) -> pd.DataFrame:
 
 def _run(name: str, wanted: Study, root: Path, say: Callable[[str], None]) -> None:
     """Runs the cells of the study that `root` lacks, in this process."""
-    if (root / "manifest.json").exists():
+    if (root / MANIFEST).exists():
         config_hash = records.read_manifest(root).get("config_hash")
         if config_hash != wanted.config_hash:
             raise StudyError(
                 f"{root} holds a run of another study (config {config_hash}, {name} is {wanted.config_hash}): "
-                "move it away, or name the folder of a run with --records"
+                "move it away, or leave --rerun out"
             )
     cells = plan.cells(wanted)
     missing = [cell for cell in cells if not (root / "records" / f"{cell.id}.parquet").exists()]
@@ -147,7 +171,7 @@ def _fitting(name: str, wanted: Study, loaded: Loaded) -> Loaded:
             if (environment, label) not in measured:
                 raise StudyError(
                     f"{loaded.root} lacks {label} on {_described(env)}, as exact figures: {name} shows what "
-                    f"paper_figures/configs/{config_of(name)}.yaml asks for, and without --records it runs that"
+                    f"paper_figures/configs/{config_of(name)}.yaml asks for, and --rerun runs that"
                 )
     shown = exact[exact["asked"].isin(list(asked))].drop(columns="asked").reset_index(drop=True)
     return Loaded(loaded.root, shown, loaded.states[loaded.states["cell"].isin(shown["cell"])].reset_index(drop=True))
@@ -171,10 +195,6 @@ def _described(env: Environment) -> str:
         return f"{env.kind} at target_kl {env.target_kl}"
     knob = f"target_kl {env.target_kl}" if env.source.knob is None else f"{env.knob_name} {env.source.knob}"
     return f"{env.kind} ({env.family} at {knob}, length {env.length})"
-
-
-def _bundled(*parts: str) -> Path:
-    return Path(str(resources.files("paper_figures").joinpath(*parts)))
 
 
 def _to_stderr(text: str) -> None:

@@ -7,7 +7,7 @@ language model, and on those that rollouts of a small trained model visit. κ an
 batches of 256 tokens. Lines are means over seeds; bars are two standard errors.
 
 The study takes ten minutes and more, so that its records ship with the figure, as measured/topk_accuracy.parquet.
-`--measure` makes them anew, as runs/figures/topk_accuracy/topk_accuracy.parquet. The trained models are those of
+`--rerun` makes them anew, as runs/figures/topk_accuracy/topk_accuracy.parquet. The trained models are those of
 `python -m jackpot_sim.environments.language_models.example runs/example`, which then runs first where they are missing.
 
     python -m paper_figures.topk_accuracy
@@ -20,7 +20,6 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -30,9 +29,8 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from rich.table import Table
 
-from jackpot_sim.commands import FLAG
 from jackpot_sim.studies.errors import StudyError
-from paper_figures import command, records, style
+from paper_figures import command, records, shipped, style
 from paper_figures.command import Made, report_table
 from paper_figures.style import Look
 
@@ -69,40 +67,38 @@ def main(argv: Sequence[str] | None = None) -> int:
     about = "The share of Z that the k likeliest tokens keep, and the error of each way to the rest."
 
     def figure(
-        *, records: Path | None = None, measure: Annotated[bool, FLAG] = False, out: Path = Path("figures")
+        *, records: Path | None = None, rerun: Annotated[bool, command.RERUN] = False, out: Path = Path("figures")
     ) -> int:
         """Read and draw.
 
         Args:
             records: The folder of a run that compares ways to Z; by default the records that ship with the figure.
-            measure: Run the figure's own study, in runs/figures/topk_accuracy; needs torch and ten minutes or more.
+            rerun: Run the figure's own study, in runs/figures/topk_accuracy; needs torch and ten minutes or more.
             out: The folder for the PDF and the PNG.
         """
-        return command.draw(NAME, load(NAME, records, measure), make, out)
+        return command.draw(NAME, load(NAME, records, rerun), make, out)
 
     return command.answer(NAME, about, figure, argv)
 
 
-def load(name: str, given: Path | None, measure: bool = False) -> Compared:
+def load(name: str, given: Path | None, rerun: bool = False) -> Compared:
     """The records that ship with the figure, those of its own study, run first, or another run that compares ways to Z.
 
     Raises:
         StudyError: the folder holds no such run, or the trained models cannot be made.
     """
-    if measure and given is not None:
-        raise StudyError("give --records or --measure, not both")
-    if given is None and not measure:
-        shipped = Path(str(resources.files("paper_figures").joinpath("measured", f"{NAME}.parquet")))
-        return Compared(shipped, summarised(pd.read_parquet(shipped)))
-    if measure and not (_EXAMPLE / "prompts.jsonl").exists():
+    if given is None and not rerun:
+        file = shipped.measured(f"{NAME}.parquet")
+        return Compared(file, summarised(pd.read_parquet(file)))
+    if rerun and not (_EXAMPLE / "prompts.jsonl").exists():
         _make_example()
-    root = records.finished(name, given)
+    root = records.finished(name, given, rerun)
     ways = records.table(root, "normalizers")
     if ways.empty:
         raise StudyError(f"{root} compares no ways to Z: {name} needs a study with `normalizers`")
     kl = records.table(root, "records").drop_duplicates("cell").set_index("cell")["kl_policy_actor"]
     ways = ways.assign(kl=ways["cell"].map(kl))
-    if measure:
+    if rerun:
         ways.to_parquet(root / f"{NAME}.parquet", compression="zstd", index=False)
     return Compared(root, summarised(ways))
 

@@ -24,11 +24,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from rich.table import Table
 
-from analysis import bootstrap
-from analysis.bootstrap import Options
 from jackpot_sim.core.arrays import Floats
 from jackpot_sim.studies.estimator_spec import EstimatorSpec
 from paper_figures import style
+from paper_figures.analysed import Options, bootstrap
 from paper_figures.command import Made, report_table, run
 from paper_figures.records import Loaded, study
 

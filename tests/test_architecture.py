@@ -22,6 +22,8 @@ REQUIREMENTS = "jackpot_sim.requirements"
 """What is installed: every package may ask, and it imports none of them."""
 START = "jackpot_sim.start"
 """What every command begins with."""
+BESIDE = "jackpot_sim.beside"
+"""The names of analysis and paper_figures, wherever they lie."""
 VERSION = "jackpot_sim.version"
 """The number and the commit."""
 COMMANDS = "jackpot_sim.commands"
@@ -34,11 +36,12 @@ READERS = (CORE, REQUIREMENTS, START, COMMANDS, STUDIES, SWEEP, "jackpot_sim.est
 MAY_IMPORT = {
     CORE: (),
     REQUIREMENTS: (),
+    BESIDE: (),
     VERSION: (),
     START: (REQUIREMENTS,),
     COMMANDS: (REQUIREMENTS, VERSION, START),
     # Names the commands, and imports the one that is asked for.
-    "jackpot_sim.__main__": (REQUIREMENTS, VERSION, START, "jackpot_sim.doctor.start"),
+    "jackpot_sim.__main__": (REQUIREMENTS, VERSION, START, BESIDE, "jackpot_sim.doctor.start"),
     ESTIMATORS: (CORE,),
     ENVIRONMENTS: (CORE, REQUIREMENTS, COMMANDS),
     STUDIES: (CORE, ESTIMATORS, ENVIRONMENTS, REQUIREMENTS, COMMANDS, VERSION),
@@ -50,9 +53,7 @@ MAY_IMPORT = {
     # Shows what any command has written, and nothing imports it.
     "jackpot_sim.report": (STUDIES, START, COMMANDS, REQUIREMENTS, SWEEP, TRAINING, "jackpot_sim.diagnose"),
     # Puts all commands together, and nothing imports it.
-    "jackpot_sim.completion": (
-        *(ESTIMATORS, STUDIES, TRAINING, SWEEP, COMMANDS, VERSION, "jackpot_sim.__main__", "paper_figures"),
-    ),
+    "jackpot_sim.completion": (*(ESTIMATORS, STUDIES, TRAINING, SWEEP, COMMANDS, VERSION, "jackpot_sim.__main__"),),
     # Tries corrections, and nothing imports it but tests.
     "jackpot_sim.testing": (CORE, ESTIMATORS, ENVIRONMENTS),
     DUMPS: (CORE, REQUIREMENTS),
@@ -71,7 +72,7 @@ MAY_IMPORT = {
     ),
     # Times everything, the paper's figures too, and nothing imports it.
     "jackpot_sim.bench": (
-        *(CORE, ESTIMATORS, ENVIRONMENTS, TRAINING, *READERS, "analysis", "paper_figures"),
+        *(CORE, ESTIMATORS, ENVIRONMENTS, TRAINING, *READERS, BESIDE),
         *(DUMPS, "jackpot_sim.diagnose", "jackpot_sim.integrations", "jackpot_sim.record"),
     ),
     "analysis": (*READERS, TRAINING),
@@ -316,6 +317,7 @@ def test_one_file_tells_torch_from_numpy() -> None:
 
 NAMES = {
     *("pyproject.toml", "constraints-cpu.txt", "constraints-verl.txt", "README.md", "LICENSE"),
+    *("CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md"),
     *("jackpot_sim", "analysis", "paper_figures", "tests", "docs"),
 }
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import functools
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -96,10 +97,23 @@ def of_folder(root: Path, quick: bool = False) -> Trained:
         StudyError: the folder holds no finished study, or other files.
     """
     try:
-        steps, outcomes = conduct.load(root)
+        steps, outcomes = (table.copy(deep=False) for table in _tables(root.resolve(), *_stamps(root)))
     except ValueError as error:  # of pyarrow, for a file that is not Parquet
         raise _unreadable(root) from error
     return _checked(root, steps, outcomes, quick)
+
+
+@functools.cache
+def _tables(root: Path, *_: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The steps and the outcomes of a study, read once: three figures and the verdicts show the factorial."""
+    return conduct.load(root)
+
+
+def _stamps(root: Path) -> Iterator[int]:
+    """What tells files from later ones in the same place: when they were written, and their sizes."""
+    for path in (root / STEPS, root / conduct.OUTCOMES):
+        if path.is_file():
+            yield from (path.stat().st_mtime_ns, path.stat().st_size)
 
 
 def so_far(root: Path) -> tuple[Trained, int]:

@@ -110,7 +110,7 @@ app = app_of(
     "sides of a target the noise leaves it open, as do other programs that keep the machine busy. "
     "Exit codes: 0 no target missed, 1 one missed, 2 bad input.",
     "On a machine with a GPU `python -m jackpot_sim.bench gpu --minutes 10 --out records` runs what needs one, and "
-    "`python -m paper_figures.overhead --records records/overhead.json` draws what corrections cost there.",
+    "`jackpot-sim figures overhead --records records/overhead.json` draws what corrections cost there.",
     default_parameter=Parameter(negative_iterable=(), consume_multiple=1),
 )
 

@@ -93,7 +93,7 @@ def diagnose(
     Args:
         paths: Files, folders or patterns of one dump.
         json: Write the diagnosis to this file as JSON; - is standard output, in the place of the report.
-        out: A folder for report.json, tables in Parquet and plots; `python -m analysis FOLDER` reads it.
+        out: A folder for report.json, tables in Parquet and plots; `jackpot-sim analysis FOLDER` reads it.
         correction: The corrections that you use, which are shown first.
         plugin: Files or modules that register corrections of your own.
         format_: The format, where the keys of the records do not tell it.

@@ -26,7 +26,7 @@ app = app_of(
     "jackpot_sim.report",
     "Show the tables of a run's folder again: of a sweep, a study of training, or a diagnosis.",
     "The folder says which command wrote it, and the tables are those that the command printed, read from the records. "
-    "`python -m analysis DIR` computes more of a sweep's exact figures, with uncertainty; it compares diagnoses.\n\n"
+    "`jackpot-sim analysis DIR` computes more of a sweep's exact figures, with uncertainty; it compares diagnoses.\n\n"
     "Exit codes: 0 shown; 2 something asked for cannot be done (one sentence says what).",
 )
 

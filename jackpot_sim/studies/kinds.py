@@ -30,7 +30,7 @@ SWEEP = Kind(
     "run",
     "jackpot_sim.sweep",
     frozenset({"env", "estimators", "denominators", "n_samples", "replicates", "normalizers", "best_thresholds"}),
-    "a run of `python -m jackpot_sim.sweep`, which `python -m analysis {root}` reads",
+    "a run of `python -m jackpot_sim.sweep`, which `jackpot-sim analysis {root}` reads",
 )
 TRAINING = Kind(
     "study",
@@ -46,7 +46,7 @@ DIAGNOSIS = Kind(
     "diagnosis",
     "jackpot_sim.diagnose",
     frozenset(),
-    "a diagnosis of `python -m jackpot_sim.diagnose`, which `python -m analysis {root}` reads",
+    "a diagnosis of `python -m jackpot_sim.diagnose`, which `jackpot-sim analysis {root}` reads",
 )
 
 

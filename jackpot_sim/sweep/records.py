@@ -7,6 +7,8 @@
     DIR/normalizers/<cell>.parquet the ways to estimate Z, where a study compares them
     DIR/thresholds/<cell>.parquet  the best threshold of each estimator, where a study asks for them
 
+A finished run may also be packed: DIR/records.parquet, DIR/states.parquet, … hold the rows of all cells, see `pack`.
+
 A shard is written to a dot-file, flushed to disk and renamed, and `records` is written last: a shard
 there means that the cell is finished, at whatever instant the run was killed.
 
@@ -20,6 +22,7 @@ import base64
 import contextlib
 import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +32,7 @@ import pyarrow.parquet as pq
 
 from jackpot_sim.studies.errors import StudyError
 from jackpot_sim.studies.files import unwritable, write_atomically
-from jackpot_sim.studies.folders import StudyFolder
+from jackpot_sim.studies.folders import MANIFEST, StudyFolder
 from jackpot_sim.studies.provenance import provenance
 from jackpot_sim.sweep.estimates import Measured
 from jackpot_sim.sweep.plan import Cell
@@ -167,21 +170,49 @@ def load(root: Path, table: str = "records") -> pd.DataFrame:
     Raises:
         StudyError: the folder holds no run, no cell is finished, or a shard cannot be read.
     """
-    names = [cell["cell"] for cell in read_manifest(root)["cells"]]
-    if not (root / table).is_dir() and table in _OF_SOME_STUDIES:
-        empty: pd.DataFrame = TABLES[table].empty_table().to_pandas()
-        return empty
-    shards = [root / table / f"{name}.parquet" for name in names if (root / "records" / f"{name}.parquet").exists()]
-    if not shards:
-        raise StudyError(f"{root} holds no finished cell yet: run the study first")
-    parts = [_read_shard(shard, TABLES[table]) for shard in shards]
-    whole = pa.concat_tables(parts, promote_options="default")
+    whole = _whole(root, table)
     for name, before in _BEFORE.items():
         if name in whole.column_names:
             place, column = whole.column_names.index(name), whole[name]
             whole = whole.set_column(place, name, column.fill_null(before))
     frame: pd.DataFrame = whole.to_pandas()
     return frame
+
+
+def pack(root: Path, to: Path) -> None:
+    """Writes the manifest of a finished run and its tables, each as one file, into a folder, from which `load` reads.
+
+    Raises:
+        StudyError: the folder holds no finished run, or cannot be written.
+    """
+    cells = read_manifest(root)["cells"]
+    if not all((root / "records" / f"{each['cell']}.parquet").exists() for each in cells):
+        raise StudyError(f"{root} lacks some of its {len(cells)} cells: finish the run first")
+    try:
+        to.mkdir(parents=True, exist_ok=True)
+        for table in TABLES:
+            whole = _whole(root, table)
+            if table in _OF_SOME_STUDIES and not whole.num_rows:
+                continue
+            write = partial(pq.write_table, whole, compression="zstd", compression_level=19, write_page_checksum=True)
+            write_atomically(to / f"{table}.parquet", write)
+        manifest = (root / MANIFEST).read_bytes()
+        write_atomically(to / MANIFEST, lambda path: path.write_bytes(manifest))
+    except OSError as error:
+        raise unwritable(Path(error.filename or to), error) from error
+
+
+def _whole(root: Path, table: str) -> pa.Table:
+    """The rows of all finished cells, see `load`."""
+    names = [cell["cell"] for cell in read_manifest(root)["cells"]]
+    if (packed := root / f"{table}.parquet").is_file():
+        return _read_shard(packed, TABLES[table])
+    shards = [root / table / f"{name}.parquet" for name in names if (root / "records" / f"{name}.parquet").exists()]
+    if not (root / table).is_dir() and table in _OF_SOME_STUDIES:
+        return TABLES[table].empty_table()
+    if not shards:
+        raise StudyError(f"{root} holds no finished cell yet: run the study first")
+    return pa.concat_tables([_read_shard(shard, TABLES[table]) for shard in shards], promote_options="default")
 
 
 def _read_shard(path: Path, schema: pa.Schema) -> pa.Table:

@@ -99,7 +99,7 @@ def legend(records: pd.DataFrame) -> str:
     if (records["method"] == "monte_carlo").any():
         sentences += [_ON_MONTE_CARLO, *[_ON_BIAS] * measured]
     else:
-        sentences.append("All figures are exact for their states; `python -m analysis` gives their uncertainty.")
+        sentences.append("All figures are exact for their states; `jackpot-sim analysis` gives their uncertainty.")
     if small["prefix_total_variation"].isna().any():  # known wherever sequences are enumerated
         sentences.append(_ON_TOO_MANY)
     if asked and thin(records):

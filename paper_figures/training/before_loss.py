@@ -171,7 +171,7 @@ class Among(Enum):
 
 def pairs(runs: Runs, alarming: Floats, notice: int, among: Among = Among.ALL) -> Pairs:
     """Each lost run, `notice` steps before its loss, with every control at that step."""
-    found: list[tuple[int, int, float]] = []
+    cases, controls, worse = [], [], []
     for case in np.flatnonzero(runs.is_lost & (runs.lost_at >= notice)):
         end = runs.lost_at[case]
         alive = ~(runs.lost_at <= end + notice) & (runs.watched >= end) & (runs.study == runs.study[case])
@@ -182,11 +182,13 @@ def pairs(runs: Runs, alarming: Floats, notice: int, among: Among = Among.ALL) -
         elif among is Among.SAME_CELL:
             alive &= runs.cell == runs.cell[case]
         values = alarming[:, int(end) - notice]
-        for control in np.flatnonzero(alive & ~np.isnan(values) & ~np.isnan(values[case])):
-            worse = 0.5 if values[case] == values[control] else float(values[case] > values[control])
-            found.append((int(case), int(control), worse))
-    case_, control_, worse_ = zip(*found, strict=True) if found else ((), (), ())
-    return Pairs(np.array(case_, dtype=np.int64), np.array(control_, dtype=np.int64), np.array(worse_, dtype=float))
+        beside = np.flatnonzero(alive & ~np.isnan(values) & ~np.isnan(values[case]))
+        cases.append(np.full(len(beside), case))
+        controls.append(beside)
+        worse.append((values[case] > values[beside]) + 0.5 * (values[case] == values[beside]))
+    if not cases:
+        return Pairs(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))
+    return Pairs(*map(np.concatenate, (cases, controls, worse)))
 
 
 def area(runs: Runs, found: Pairs) -> Estimate:

@@ -1,16 +1,17 @@
 """The records of a figure of training: those that ship with it, those in a folder, or those of a quick run.
 
 A full study takes hours, so the records of each are in `measured/training/NAME`, and drawing them needs no
-torch. `--records DIR` draws another finished study. `--quick` trains the short version in the figure's
-configuration for minutes, into runs/figures/NAME-quick.
+torch. `--records DIR` draws another finished study. `--rerun` trains the figure's own into runs/figures/NAME, for
+hours, and `--quick` its short version into runs/figures/NAME-quick, for minutes.
 """
 
 from __future__ import annotations
 
+import functools
 import os
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -23,8 +24,8 @@ from jackpot_sim.requirements import require
 from jackpot_sim.studies.errors import StudyError
 from jackpot_sim.studies.executors import ExecutorKind, opened
 from jackpot_sim.training import conduct, progress
-from jackpot_sim.training.study import read
-from paper_figures import command, style
+from jackpot_sim.training.study import Study, read
+from paper_figures import command, shipped, style
 from paper_figures.command import Made
 
 
@@ -32,16 +33,22 @@ def draw(name: str, about: str, make: Callable[[Trained], Made], argv: Sequence[
     """Draws figure `name` from records of training, writes it, and prints its report; the exit code."""
 
     def figure(
-        *, records: Path | None = None, quick: Annotated[bool, FLAG] = False, out: Path = Path("figures")
+        *,
+        records: Path | None = None,
+        rerun: Annotated[bool, FLAG] = False,
+        quick: Annotated[bool, FLAG] = False,
+        out: Path = Path("figures"),
     ) -> int:
         """Read and draw.
 
         Args:
             records: The folder of a finished study; by default the records that ship with the figure.
+            rerun: Train the figure's study into runs/figures/NAME, or what is missing there, and draw that; hours, and
+                needs torch.
             quick: Train the study's quick version into runs/figures/NAME-quick, and draw that; needs torch.
             out: The folder for the PDF and the PNG.
         """
-        return command.draw(name, load(name, records, quick), _with_foot(make), out)
+        return command.draw(name, load(name, records, rerun, quick), _with_foot(make), out)
 
     return command.answer(name, about, figure, argv)
 
@@ -127,47 +134,57 @@ def _lacking(trained: Trained, columns: Sequence[str]) -> list[str]:
     return [each for each in columns if each not in trained.steps or trained.steps[each].isna().all()]
 
 
-def load(name: str, given: Path | None, quick: bool = False) -> Trained:
-    """The records of figure `name`: from `given`, of a quick run, or those that ship with it.
+def load(name: str, given: Path | None, rerun: bool = False, quick: bool = False) -> Trained:
+    """The records of figure `name`: from `given`, of its study or the quick version, trained first, or those that ship.
 
     Raises:
         StudyError: the records are missing, not finished, or not records of training.
     """
-    if quick and given is not None:
-        raise StudyError("give --records or --quick, not both")
-    if quick:
-        return of_folder(_quickly(name), quick=True)
+    if sum([given is not None, rerun, quick]) > 1:
+        raise StudyError("give one of --records, --rerun and --quick")
+    if rerun or quick:
+        return of_folder(_trained(name, quick), quick)
     root = given or committed(name)
     if given is None and not (root / conduct.MANIFEST).exists():
         raise StudyError(
             f"no records of {name} ship with this version: give a finished study with --records, which "
             f"`python -m jackpot_sim.training --config {config(name)} --out DIR` trains for hours, or --quick"
         )
-    return of_folder(root)
+    trained = of_folder(root)
+    if given is None and not is_of(read(config(name)), root):
+        _tell(f"{name}: the records that ship are not of configs/{name}.yaml as it is: --rerun trains those")
+    return trained
+
+
+@functools.cache
+def _tell(sentence: str) -> None:
+    """Says a sentence once, however often the records are read."""
+    print(sentence, file=sys.stderr)
+
+
+def is_of(study: Study, root: Path) -> bool:
+    """True for the records of this study: by what this version makes of both, whatever version wrote them."""
+    return Study.model_validate(conduct.manifest(root)["config"]).config_hash == study.config_hash
 
 
 def committed(name: str) -> Path:
     """The folder of the records that ship with figure `name`."""
-    return _bundled("measured", "training", name)
+    return shipped.bundled("measured", "training", name)
 
 
 def config(name: str) -> Path:
     """The configuration of the study of figure `name`."""
-    return _bundled("configs", f"{name}.yaml")
+    return shipped.bundled("configs", f"{name}.yaml")
 
 
-def _quickly(name: str) -> Path:
-    """The folder of the figure's quick study, whose missing runs are trained."""
-    require("torch", "transformers", purpose="--quick, which trains models,")
-    study, root = read(config(name), quick=True), Path("runs") / "figures" / f"{name}-quick"
+def _trained(name: str, quick: bool) -> Path:
+    """The folder of the figure's study, or of its quick version, whose missing runs are trained."""
+    require("torch", "transformers", purpose=f"{'--quick' if quick else '--rerun'}, which trains models,")
+    study, root = read(config(name), quick=quick), shipped.own(f"{name}-quick" if quick else name)
     if (root / conduct.MANIFEST).exists() and conduct.manifest(root)["config_hash"] != study.config_hash:
-        raise StudyError(f"{root} holds another version of the quick study: move it away, and run this again")
+        raise StudyError(f"{root} holds another version of the study: move it away, and run this again")
     processes = min(os.cpu_count() or 1, len(study.runs))
     with progress.shown(study, quiet=False) as report, opened(ExecutorKind.LOKY, processes) as pool:
         options = conduct.Options(keep_policies=False)
         conduct.conduct(study, root, pool, in_flight=processes, options=options, report=report)
     return root
-
-
-def _bundled(*parts: str) -> Path:
-    return Path(str(resources.files("paper_figures").joinpath(*parts)))

@@ -332,6 +332,8 @@ training --steps x                 | training: steps
 paper_figures figre2               | paper_figures: Unused Tokens
 --install-completion tcsh          | completion: Invalid value
 figures figure2 --records nowhere  | figure2: nowhere holds no run
+figures figure2 --records x --rerun | figure2: give --records or --rerun, not both
+figures --rerun figure2            | paper_figures: Unused Tokens
 λ                                  | there is no command
 """
 

@@ -39,12 +39,12 @@ def sketched(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Drawn]:
-    """Each figure made with no options at all."""
+    """Each figure drawn from its own study, which runs here."""
     place, found = tmp_path_factory.mktemp("figures"), {}
     with chdir(place):
         for name, main in MAINS.items():
             out, err = io.StringIO(), io.StringIO()
             with redirect_stdout(out), redirect_stderr(err):
-                code = main([])
+                code = main(["--rerun"])
             found[name] = Drawn(code, out.getvalue(), err.getvalue(), place / "runs/figures" / name, place / "figures")
     return found

@@ -62,11 +62,16 @@ def test_its_own_study_is_what_it_says(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(records, "study", lambda _: spec.parse(STUDY))
     monkeypatch.setattr(centring_topk, "KS", (1, 128))
-    first = load(NAME, None).rows
+    first = load(NAME, None, rerun=True).rows
     monkeypatch.setattr(centring_topk, "errors", lambda *_: 1 / 0)
-    assert load(NAME, None).rows.equals(first)
+    assert load(NAME, None, rerun=True).rows.equals(first)
+    with pytest.raises(StudyError, match=r"not of configs/centring_topk\.yaml as it is: --rerun measures those"):
+        load(NAME, None)
+    monkeypatch.setattr(centring_topk, "KS", (1, 64))
+    with pytest.raises(ZeroDivisionError):
+        load(NAME, None, rerun=True)
 
 
 def test_a_folder_without_errors_is_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(StudyError, match=r"holds no centring_topk\.parquet: leave --records out"):
+    with pytest.raises(StudyError, match=r"holds no centring_topk\.parquet: --rerun measures it"):
         load(NAME, tmp_path)

@@ -39,7 +39,7 @@ def test_says_that_it_measures_and_the_second_time_does_not(
 ) -> None:
     assert drawn["figure2"].err.startswith("figure2: measuring 39 of 39 cells")
     monkeypatch.chdir(drawn["figure2"].records.parents[2])
-    assert figure2.main(["--out", str(tmp_path)]) == 0
+    assert figure2.main(["--rerun", "--out", str(tmp_path)]) == 0
     assert capsys.readouterr().err == ""
 
 
@@ -92,6 +92,7 @@ def test_an_unfinished_run_is_refused_if_given(
     ("options", "told"),
     [
         (["--records", "nowhere"], "holds no run"),
+        (["--records", "nowhere", "--rerun"], "not both"),
         (["--colour"], "--colour"),
         (["--records"], "--records"),
     ],
@@ -127,10 +128,10 @@ def test_the_figures_own_folder_with_another_study(
 ) -> None:
     shutil.copytree(drawn["unification"].records, tmp_path / "runs" / "figures" / "figure2")
     monkeypatch.chdir(tmp_path)
-    assert figure2.main([]) == 2
+    assert figure2.main(["--rerun"]) == 2
     told = capsys.readouterr().err
     assert "another study" in told
-    assert "--records" in told
+    assert "leave --rerun out" in told
 
 
 def test_a_run_that_was_killed_is_finished(
@@ -141,7 +142,7 @@ def test_a_run_that_was_killed_is_finished(
     for shard in sorted((root / "records").glob("*.parquet"))[:2]:
         shard.unlink()
     monkeypatch.chdir(tmp_path)
-    assert figure2.main([]) == 0
+    assert figure2.main(["--rerun"]) == 0
     assert "measuring 2 of 39 cells" in capsys.readouterr().err
     assert (tmp_path / "figures/figure2.png").read_bytes() == (drawn["figure2"].files / "figure2.png").read_bytes()
 

@@ -148,8 +148,8 @@ def test_it_draws_from_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str
     ("given", "told"),
     [
         (["--records", "nowhere.parquet"], "nowhere.parquet is no table of real_model"),
-        (["--records", "x", "--measure"], "not both"),
-        (["--quick"], "give --measure too"),
+        (["--records", "x", "--rerun"], "not both"),
+        (["--quick"], "give --rerun too"),
     ],
 )
 def test_refusals_are_one_sentence(given: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -267,4 +267,4 @@ def test_an_actor_that_cannot_be_built_is_one_sentence(
     with pytest.raises(StudyError, match=re.escape(str(tmp_path))):
         measurement.measured("tiny", tmp_path / "run", lambda _: None)
     with pytest.raises(StudyError, match="not both"):
-        load("real_model", Path("x"), measure=True)
+        load("real_model", Path("x"), rerun=True)

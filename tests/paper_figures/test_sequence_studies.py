@@ -61,7 +61,7 @@ class Drawn(NamedTuple):
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Drawn]:
-    """Each figure made with no options at all, one after the other in one folder."""
+    """Each figure drawn from its own study, one after the other in one folder."""
     place, found = tmp_path_factory.mktemp("sequences"), {}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(records, "study", lambda name: small(records.config_of(name)))
@@ -69,7 +69,7 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Drawn]:
         for name, main in MAINS.items():
             out = io.StringIO()
             with redirect_stdout(out), redirect_stderr(io.StringIO()):
-                code = main([])
+                code = main(["--rerun"])
             root = place / "runs" / "figures" / records.config_of(name)
             found[name] = Drawn(code, told(out.getvalue()), root, place / "figures")
     return found

@@ -123,7 +123,7 @@ def test_what_it_measures_can_be_shipped(
     monkeypatch.setattr(topk_accuracy, "_EXAMPLE", tmp_path)
     (tmp_path / "prompts.jsonl").write_text("")
     monkeypatch.setattr(records, "finished", lambda *_: root)
-    measured = load("topk_accuracy", None, measure=True).rows
+    measured = load("topk_accuracy", None, rerun=True).rows
     again = topk_accuracy.summarised(pd.read_parquet(root / "topk_accuracy.parquet"))
     pd.testing.assert_frame_equal(again, measured)
     assert main(["--measure", "--records", str(root)]) == 2

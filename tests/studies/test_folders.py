@@ -98,7 +98,7 @@ def test_a_study_of_the_other_kind_is_called_what_it_is(tmp_path: Path) -> None:
     with pytest.raises(StudyError, match=f"{told}.*; choose another --out$"), folder(root).claimed("abc"):
         pytest.fail("it was claimed")
     own = begun(tmp_path / "run").root
-    told = r"run holds a run of `python -m jackpot_sim\.sweep`, which `python -m analysis \S*run` reads"
+    told = r"run holds a run of `python -m jackpot_sim\.sweep`, which `jackpot-sim analysis \S*run` reads"
     with pytest.raises(StudyError, match=told):
         StudyFolder(own, "study", lambda manifest: "config" in manifest).manifest()
 

@@ -151,15 +151,34 @@ def test_records_that_do_not_fit_are_refused_in_one_sentence(
     assert not (tmp_path / "out").exists()
 
 
-def test_quick_and_records_exclude_each_other(root: Path, capsys: Captured) -> None:
-    assert figure1.main(["--quick", "--records", str(root)]) == 2
-    assert "not both" in capsys.readouterr().err
+@pytest.mark.parametrize("ways", [("--quick", "--records"), ("--rerun", "--records"), ("--rerun", "--quick")])
+def test_ways_to_records_exclude_each_other(root: Path, capsys: Captured, ways: tuple[str, str]) -> None:
+    assert figure1.main([*ways, *([str(root)] if "--records" in ways else [])]) == 2
+    assert "give one of --records, --rerun and --quick" in capsys.readouterr().err
 
 
-def test_quick_without_torch_says_what_it_needs(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
+@pytest.mark.parametrize("way", ["--quick", "--rerun"])
+def test_training_without_torch_says_what_it_needs(monkeypatch: pytest.MonkeyPatch, capsys: Captured, way: str) -> None:
     without(monkeypatch, "torch")
-    assert figure1.main(["--quick"]) == 2
-    assert "needs torch" in capsys.readouterr().err
+    assert figure1.main([way]) == 2
+    told = capsys.readouterr().err
+    assert f"{way}, which trains models, needs torch" in told
+
+
+@pytest.mark.usefixtures("sketched")
+def test_records_of_another_configuration_are_told_of_and_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    """They took hours, and may still show what the figure asks; whose settings are missing is refused elsewhere."""
+    assert load("table2", None)
+    assert capsys.readouterr().err == ""
+    other = yaml.safe_load(config("table2").read_text()) | {"steps": 7}
+    (tmp_path / "table2.yaml").write_text(yaml.safe_dump(other))
+    monkeypatch.setattr(training_records, "config", lambda name: tmp_path / f"{name}.yaml")
+    assert load("table2", None)
+    assert capsys.readouterr().err == (
+        "table2: the records that ship are not of configs/table2.yaml as it is: --rerun trains those\n"
+    )
 
 
 @pytest.mark.usefixtures("sketched")
@@ -196,7 +215,7 @@ def test_quick_trains_the_short_version_once_and_decides_nothing(
     assert "0 of 4" not in capsys.readouterr().err
     (tmp_path / "figure1.yaml").write_text(yaml.safe_dump(tiny | {"quick": {"seeds": 1, "steps": 3}}))
     assert figure1.main(["--quick"]) == 2
-    assert "another version of the quick study" in capsys.readouterr().err
+    assert "another version of the study" in capsys.readouterr().err
 
 
 def test_records_are_read_without_torch(root: Path) -> None:
