@@ -7,16 +7,19 @@ dates and no versions, so that the same records give the same bytes.
 from __future__ import annotations
 
 import contextlib
-import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import matplotlib
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from analysis.looks import LOOKS as LOOKS
+from analysis.looks import METHODS as METHODS
+from analysis.looks import Look as Look
+from analysis.looks import of_methods as of_methods
 from jackpot_sim.studies.errors import StudyError
 from jackpot_sim.studies.files import write_atomically
 
@@ -49,67 +52,6 @@ STYLE: dict[str, Any] = {
 }
 
 
-class Look(NamedTuple):
-    """The colour and the marker of one estimator, method or source, in all figures."""
-
-    color: str
-    marker: str
-
-
-# Okabe and Ito's colours, which readers with any common colour blindness tell apart.
-LOOKS = {
-    "none": Look("#999999", "x"),
-    "is": Look("#000000", "+"),
-    "tis": Look("#E69F00", "s"),
-    "mis": Look("#F0E442", "D"),
-    "mask-k1": Look("#CC79A7", "<"),
-    "mask-k2": Look("#CC79A7", "v"),
-    "mask-k3": Look("#CC79A7", ">"),
-    "obrs": Look("#0072B2", "o"),
-    "jackpot": Look("#D55E00", "^"),
-    "rao-blackwell(jackpot)": Look("#009E73", "P"),
-    "overlap-tis": Look("#56B4E9", "X"),
-    # Corrections of whole sequences, which are never drawn beside masks of tokens or overlap-tis.
-    "sequence-is": Look("#0072B2", "o"),
-    "sequence-tis": Look("#56B4E9", "v"),
-    "sequence-mis": Look("#CC79A7", "D"),
-    "geometric-tis": Look("#882255", "<"),
-}
-"""The look of each estimator."""
-
-METHODS = {
-    "on-policy": Look("#000000", "*"),
-    "none": Look("#999999", "h"),  # an x, as elsewhere, would look like the mark of a run that is lost
-    "off-policy": Look("#999999", "h"),
-    "distillation": Look("#56B4E9", "v"),
-    "no-clip": Look("#CC79A7", "D"),
-    "tis": LOOKS["tis"],
-    "mis": LOOKS["mis"],
-    "sequence-mis": Look("#CC79A7", "v"),
-    "sequence-tis": Look("#882255", "<"),
-    "centred-none": Look("#56B4E9", "d"),
-    "centred-tis": Look("#0072B2", "X"),
-    "obrs": LOOKS["obrs"],
-    "overlap-tis": LOOKS["overlap-tis"],
-    "jackpot": LOOKS["jackpot"],
-    "jackpot-lab": Look("#8C510A", ">"),
-    "rao-blackwell": LOOKS["rao-blackwell(jackpot)"],
-    "cispo": Look("#0072B2", "X"),
-    "sapo": Look("#009E73", "d"),
-}
-"""The look of each method of a study of training; methods with the same look are never drawn together."""
-
-_FURTHER = (
-    Look("#0072B2", "o"),
-    Look("#56B4E9", "v"),
-    Look("#CC79A7", "D"),
-    Look("#882255", "<"),
-    Look("#E69F00", "s"),
-    Look("#009E73", "P"),
-    Look("#000000", "d"),
-    Look("#F0E442", ">"),
-)
-
 SOURCES = {
     "quantized-weights": Look("#0072B2", "s"),
     "quantized-kv": Look("#56B4E9", "o"),
@@ -124,13 +66,6 @@ SOURCES = {
     "fewer-layers": Look("#D55E00", "<"),
 }
 """The look of each kind of source of a language-model actor."""
-
-
-def of_methods(methods: Sequence[str]) -> dict[str, Look]:
-    """A look for each method; methods that `METHODS` lacks get the remaining looks, in their order."""
-    taken = {METHODS[each].color for each in methods if each in METHODS}
-    left = itertools.cycle([look for look in _FURTHER if look.color not in taken] or _FURTHER)
-    return {each: METHODS[each] if each in METHODS else next(left) for each in methods}
 
 
 LEVELS = ("#92C5DE", "#4393C3", "#2166AC", "#053061")

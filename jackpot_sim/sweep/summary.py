@@ -151,7 +151,7 @@ def describe(rows: pd.DataFrame, records: pd.DataFrame) -> tuple[str, str, str]:
 
 def _detail(rows: pd.DataFrame, records: pd.DataFrame) -> FittedTable:
     name, knob, distance = describe(rows, records)
-    means = _means(rows)
+    means = means_of(rows)
     keys = [key for key in KEYS if key == "estimator" or rows[key].nunique() > 1]
     columns = _columns_of(rows, means)
     timed, compared = rows["weight_seconds"].notna().any(), "mse" in columns
@@ -243,7 +243,7 @@ def _overview(records: pd.DataFrame) -> Table:
     for heading in ("environment", "knob", "KL before", *winning.values()):
         table.add_column(heading, overflow="fold")
     for _, rows in records.groupby("environment", sort=False):
-        resolved, is_lost = _without(_means(rows), thin(rows)), bool(lost(rows))
+        resolved, is_lost = _without(means_of(rows), thin(rows)), bool(lost(rows))
         winners = ("lost" if is_lost else _winner(resolved, column) for column in winning)
         table.add_row(*describe(rows, records), *winners)
     return table
@@ -267,7 +267,8 @@ def _key(row: Mapping[Hashable, object]) -> tuple[object, ...]:
     return tuple(row[key] for key in KEYS)
 
 
-def _means(rows: pd.DataFrame) -> pd.DataFrame:
+def means_of(rows: pd.DataFrame) -> pd.DataFrame:
+    """The figures of each estimator by `KEYS`, means over seeds, with the standard errors of what is sampled."""
     grouped = rows.groupby(KEYS, sort=False)
     means = grouped[[*_COLUMNS, "weight_seconds", "acceptance_low", "acceptance_high"]].mean()
     for column in _COLUMNS:

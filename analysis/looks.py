@@ -1,0 +1,88 @@
+"""One colour and one marker for each estimator and each method, in all figures and reports."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+
+class Look(NamedTuple):
+    """The colour and the marker of one estimator, method or source, in all figures."""
+
+    color: str
+    marker: str
+
+
+# Okabe and Ito's colours, which readers with any common colour blindness tell apart.
+LOOKS = {
+    "none": Look("#999999", "x"),
+    "is": Look("#000000", "+"),
+    "tis": Look("#E69F00", "s"),
+    "mis": Look("#F0E442", "D"),
+    "mask-k1": Look("#CC79A7", "<"),
+    "mask-k2": Look("#CC79A7", "v"),
+    "mask-k3": Look("#CC79A7", ">"),
+    "obrs": Look("#0072B2", "o"),
+    "jackpot": Look("#D55E00", "^"),
+    "rao-blackwell(jackpot)": Look("#009E73", "P"),
+    "overlap-tis": Look("#56B4E9", "X"),
+    # Corrections of whole sequences, which are never drawn beside masks of tokens or overlap-tis.
+    "sequence-is": Look("#0072B2", "o"),
+    "sequence-tis": Look("#56B4E9", "v"),
+    "sequence-mis": Look("#CC79A7", "D"),
+    "geometric-tis": Look("#882255", "<"),
+}
+"""The look of each estimator."""
+
+METHODS = {
+    "on-policy": Look("#000000", "*"),
+    "none": Look("#999999", "h"),  # an x, as elsewhere, would look like the mark of a run that is lost
+    "off-policy": Look("#999999", "h"),
+    "distillation": Look("#56B4E9", "v"),
+    "no-clip": Look("#CC79A7", "D"),
+    "tis": LOOKS["tis"],
+    "mis": LOOKS["mis"],
+    "sequence-mis": Look("#CC79A7", "v"),
+    "sequence-tis": Look("#882255", "<"),
+    "centred-none": Look("#56B4E9", "d"),
+    "centred-tis": Look("#0072B2", "X"),
+    "obrs": LOOKS["obrs"],
+    "overlap-tis": LOOKS["overlap-tis"],
+    "jackpot": LOOKS["jackpot"],
+    "jackpot-lab": Look("#8C510A", ">"),
+    "rao-blackwell": LOOKS["rao-blackwell(jackpot)"],
+    "cispo": Look("#0072B2", "X"),
+    "sapo": Look("#009E73", "d"),
+}
+"""The look of each method of a study of training; methods with the same look are never drawn together."""
+
+_FURTHER = (
+    Look("#0072B2", "o"),
+    Look("#56B4E9", "v"),
+    Look("#CC79A7", "D"),
+    Look("#882255", "<"),
+    Look("#E69F00", "s"),
+    Look("#009E73", "P"),
+    Look("#000000", "d"),
+    Look("#F0E442", ">"),
+)
+
+
+def of_methods(methods: Sequence[str]) -> dict[str, Look]:
+    """A look for each method; methods that `METHODS` lacks get the remaining looks, in their order."""
+    return _of(methods, METHODS)
+
+
+def of_estimators(estimators: Sequence[str]) -> dict[str, Look]:
+    """A look for each estimator, likewise."""
+    return _of(estimators, LOOKS)
+
+
+def _of(names: Sequence[str], known: Mapping[str, Look]) -> dict[str, Look]:
+    taken = {known[each] for each in names if each in known}
+    colors = {look.color for look in taken}
+    free = [look for look in _FURTHER if look not in taken]
+    # Colours that nothing has come first, and then those that differ from others by their marker alone.
+    left = itertools.cycle(sorted(free, key=lambda look: look.color in colors) or _FURTHER)
+    return {each: known[each] if each in known else next(left) for each in names}
