@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,13 @@ Described = dict[str, Any]
 """A part of a plot as plotly.js takes it."""
 
 
+_LONGEST = 30
+"""The characters of the longest figure with its interval."""
+_FIGURES = ("inf", "nan", "tie", "least", "unresolved")
+_LEFT_OUT = re.compile(r"\s*\d+ more[^:]*: --wide, or --json\.")
+"""What a terminal's table says of figures that it leaves out, and a page does not."""
+
+
 @dataclass(frozen=True)
 class Table:
     """A table of texts."""
@@ -27,13 +35,22 @@ class Table:
     """The number of columns, from the left, that name a row."""
     note: str = ""
 
+    @property
+    def prose(self) -> frozenset[int]:
+        """The columns of texts, which are set as such: those that hold a cell which no figure would fill."""
+        return frozenset(
+            at
+            for at in range(self.names, len(self.headings))
+            if any(len(row[at]) > _LONGEST or (row[at][:1].isalpha() and row[at] not in _FIGURES) for row in self.rows)
+        )
+
     @classmethod
     def of(cls, table: FittedTable | rich.table.Table) -> Table:
         """A terminal's table with all its columns."""
         if isinstance(table, FittedTable):
             headings = [*table.names, *table.figures, *([table.prose] if table.prose else [])]
             rows = [(*names, *figures, *([prose] * bool(table.prose))) for names, figures, prose in table.rows]
-            return cls(table.title, headings, rows, len(table.names), table.caption)
+            return cls(table.title, headings, rows, len(table.names), _LEFT_OUT.sub("", table.caption))
         columns = table.columns
         names = next((at for at, column in enumerate(columns) if column.justify != "left"), len(columns))
         cells = [[str(cell) for cell in column.cells] for column in columns]

@@ -14,9 +14,20 @@ from analysis.looks import Look
 from analysis.report.page import Described
 
 SYMBOLS = {
-    **{"x": "x", "X": "x", "+": "cross", "P": "cross", "s": "square", "D": "diamond", "d": "diamond-tall"},
-    **{"<": "triangle-left", ">": "triangle-right", "v": "triangle-down", "^": "triangle-up"},
-    **{"o": "circle", "*": "star", "h": "hexagon"},
+    "x": "x",
+    "X": "x",
+    "+": "cross",
+    "P": "cross",
+    "s": "square",
+    "D": "diamond",
+    "d": "diamond-tall",
+    "<": "triangle-left",
+    ">": "triangle-right",
+    "v": "triangle-down",
+    "^": "triangle-up",
+    "o": "circle",
+    "*": "star",
+    "h": "hexagon",
 }
 """The symbols of markers, by their letters in figures."""
 _DIGITS = 5
@@ -36,7 +47,7 @@ class Axis:
         """The axis as plotly.js takes it."""
         out: Described = {"title": {"text": self.title}}
         if self.log:
-            out |= {"type": "log", "exponentformat": "power", "minexponent": 3}
+            out["type"] = "log"
         if self.from_zero:
             out["rangemode"] = "tozero"
         if self.categories:
@@ -92,7 +103,8 @@ def trace(
         log_y: whether the vertical axis is logarithmic, where zero has no place.
         log_x: whether the horizontal one is.
     """
-    across, up = [_plain(each, log_x) for each in x], [_plain(each, log_y) for each in y]
+    xs, ys = list(x), list(y)
+    across, up = [_plain(each, log_x) for each in xs], [_plain(each, log_y) for each in ys]
     out: Described = {
         "type": "scatter",
         "mode": "lines" if thin else mode,
@@ -102,25 +114,27 @@ def trace(
         "x": across,
         "y": up,
         "line": {"color": look.color, "width": 0.8 if thin else 2.2},
-        "marker": {"color": look.color, "symbol": SYMBOLS[look.marker], "size": 8},
+        "marker": {"color": look.color, "symbol": SYMBOLS[look.marker], "size": 10 if mode == "markers" else 7},
     }
+    if mode == "markers":
+        out["cliponaxis"] = False  # a point on the axis is a whole point
     if thin:
         out |= {"opacity": 0.35, "hoverinfo": "skip"}
     if texts:
         out |= {"text": [html.escape(each) for each in texts], "hovertemplate": "%{text}<extra></extra>"}
-    for axis, at, ends in (("error_x", across, error_x), ("error_y", up, error_y)):
+    for axis, at, ends in (("error_x", xs, error_x), ("error_y", ys, error_y)):
         if ends is not None and (bars := _bars(at, *ends)) is not None:
             out[axis] = bars | {"color": look.color, "thickness": 1.2, "width": 3}
     return out
 
 
-def _bars(at: Sequence[float | str | None], low: Iterable[float], high: Iterable[float]) -> Described | None:
+def _bars(at: Sequence[float | str], low: Iterable[float], high: Iterable[float]) -> Described | None:
     """Bars from the low to the high ends; None where there are none."""
-    below, above = [], []
-    for value, bottom, top in zip(at, low, high, strict=True):
-        whole = isinstance(value, int | float) and math.isfinite(bottom) and math.isfinite(top)
-        below.append(_rounded(max(0.0, float(value) - bottom)) if whole and value is not None else 0.0)
-        above.append(_rounded(max(0.0, top - float(value))) if whole and value is not None else 0.0)
+    ends = [
+        (float(value) - bottom, top - float(value)) if math.isfinite(bottom) and math.isfinite(top) else (0.0, 0.0)
+        for value, bottom, top in zip(at, low, high, strict=True)
+    ]
+    below, above = ([_rounded(max(0.0, each)) for each in side] for side in zip(*ends, strict=True))
     if not any([*below, *above]):
         return None
     return {"type": "data", "symmetric": False, "array": above, "arrayminus": below}

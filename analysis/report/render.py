@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import json
 from collections.abc import Mapping, Sequence
 from importlib import resources
@@ -59,7 +58,11 @@ def _asset(name: str) -> str:
 
 def _explorer() -> str:
     """The explorer of rejection sampling, where it is installed."""
-    if importlib.util.find_spec(_EXPLORER) is None:
+    try:
+        module = importlib.import_module(_EXPLORER)
+    except ModuleNotFoundError as error:
+        if error.name != _EXPLORER:
+            raise
         return ""
-    fragment = getattr(importlib.import_module(_EXPLORER), "fragment", None)
+    fragment = getattr(module, "fragment", None)
     return "" if fragment is None else str(fragment())

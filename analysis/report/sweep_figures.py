@@ -51,6 +51,7 @@ def of_run(root: Path) -> Figures:
     """
     every, states = records.load(root), records.load(root, "states")
     rows = _one_method(every)
+    several = rows["denominator"].nunique() > 1
     n_samples = sorted({*GRID, int(rows["n_samples"].iloc[0])})
     resampled = rows[rows["cell"].isin(set(states["cell"])) & (rows["method"] == "exact")]
     values, at_n = [], []
@@ -66,8 +67,8 @@ def of_run(root: Path) -> Figures:
     return Figures(
         rows,
         _about(rows),
-        _named(pd.concat(values, ignore_index=True)),
-        _named(pd.concat(at_n, ignore_index=True)),
+        with_names(pd.concat(values, ignore_index=True), several),
+        with_names(pd.concat(at_n, ignore_index=True), several),
     )
 
 
@@ -97,9 +98,8 @@ def _about(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(out)
 
 
-def _named(frame: pd.DataFrame) -> pd.DataFrame:
-    """Estimators by one name, with their denominator where there are several."""
-    several = frame["denominator"].nunique() > 1
+def with_names(frame: pd.DataFrame, several: bool) -> pd.DataFrame:
+    """Estimators by one name, with their denominator where a study has several."""
     names = frame["estimator"] + (" / " + frame["denominator"] if several else "")
     return frame.assign(name=names)
 

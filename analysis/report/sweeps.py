@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -76,29 +77,29 @@ def _count(number_: int, noun: str) -> str:
     return f"{number_} {noun}{'' if number_ == 1 else 's'}"
 
 
-class _Best:
-    """The estimator with the least MSE in one environment, and those that are not told apart from it."""
+class _Best(NamedTuple):
+    """The estimator with the least MSE in one environment."""
 
-    def __init__(self, rows: pd.DataFrame) -> None:
-        self.environment = str(rows["environment"].iloc[0])
-        self.lost = lost(rows)
-        means = summary.means_of(rows)
-        unresolved = thin(rows)
-        means = means[[tuple(row) not in unresolved for row in means[KEYS].itertuples(index=False)]]
-        cells = worse(rows, means, KEYS)
-        several = rows["denominator"].nunique() > 1
-        names = [
-            f"{row['estimator']}{' / ' + row['denominator'] if several else ''}" for row in means.to_dict("records")
-        ]
-        known = [] if self.lost else [(cell, name) for cell, name in zip(cells, names, strict=True) if cell != "nan"]
-        least = [name for cell, name in known if cell == "least"]
-        self.name = least[0] if least else ""
-        self.ties = [name for cell, name in known if cell == "tie"]
-        self.mse = float(means["mse"].min()) if least else math.nan
+    environment: str
+    name: str
+    """Empty where no MSE is resolved."""
+    mse: float
+    ties: list[str]
+    """The estimators that are not told apart from it."""
 
 
 def _best(rows: pd.DataFrame) -> _Best:
-    return _Best(rows)
+    unresolved, means = thin(rows), summary.means_of(rows)
+    means = means[[tuple(row) not in unresolved for row in means[KEYS].itertuples(index=False)]]
+    names = sweep_figures.with_names(means, rows["denominator"].nunique() > 1)["name"]
+    known = [] if lost(rows) else list(zip(worse(rows, means, KEYS), names, strict=True))
+    least = [name for cell, name in known if cell == "least"]
+    return _Best(
+        str(rows["environment"].iloc[0]),
+        least[0] if least else "",
+        float(means["mse"].min()) if least else math.nan,
+        [name for cell, name in known if cell == "tie"],
+    )
 
 
 def _verdict(best: Sequence[_Best], n: int) -> list[str]:
@@ -176,7 +177,9 @@ def _sections(root: Path, figures: Figures, looks: dict[str, Look], real: bool) 
     if tables := [Table.of(each) for each in rollout_tables(root)]:
         sections.append(Section("The distance between the models", [LEGEND] * real, tables=tables))
     every = [_figures_table(label, rows) for label, rows in sweep_figures.named(figures.about, figures.values)]
-    sections.append(Section("All figures", [summary.legend(figures.records)], tables=every))
+    sections.append(
+        Section("All figures", [summary.legend(figures.records).replace(summary.ON_EXACT, "").strip()], tables=every)
+    )
     return sections
 
 
@@ -199,21 +202,20 @@ def _against_kl(
     if figure == "acceptance_rate":
         rejects = rows.groupby("name")["value"].min() < _ALL
         rows = rows[rows["name"].map(rejects)]
-    rows = rows[rows["kl"].notna() & rows["value"].notna()].sort_values("kl", kind="stable")
+    rows = rows[rows["kl"].notna() & rows["value"].notna()]
+    if y.log:  # a KL that is 0 but for rounding has no place on the axis
+        rows = rows[rows["value"].abs() > summary.ROUNDING]
     if rows.empty:
         return None
     views = []
     for family, group in rows.groupby("family", sort=False):
-        traces = []
-        for name, own in group.groupby("name", sort=False):
-            # Exact ends of a line on a logarithmic axis may reach 0; such a bar would have no end.
-            bars = _ends(own)
-            traces.append(
-                trace(
-                    str(name), looks[str(name)], own["kl"], own["value"],
-                    error_y=bars, texts=_texts(own, y.title), log_x=_KL.log, log_y=y.log,
-                )
-            )  # fmt: skip
+        traces = [
+            trace(
+                str(name), looks[str(name)], own["kl"], own["value"],
+                error_y=_ends(own), texts=_texts(own, y.title), log_x=_KL.log, log_y=y.log,
+            )
+            for name, own in group.sort_values("kl", kind="stable").groupby("name", sort=False)
+        ]  # fmt: skip
         shapes = []
         if diagonal:
             ends = sorted(float(each) for each in group["kl"] if 0 < each < math.inf)
@@ -234,9 +236,7 @@ def _wide(rows: pd.DataFrame, keys: list[str], headings: list[str], caption: str
     names = list(dict.fromkeys(rows["name"]))
     out = []
     for key, group in rows.groupby(keys, sort=False):
-        cells = {
-            row["name"]: told(row["value"], row["low"], row["high"]) for row in group.to_dict("records")
-        }
+        cells = {row["name"]: told(row["value"], row["low"], row["high"]) for row in group.to_dict("records")}
         first = [each if isinstance(each, str) else number(float(each)) for each in key]
         out.append([*first, *(cells.get(name, "–") for name in names)])
     return Table(caption, [*headings, *names], out, len(keys))
@@ -250,7 +250,9 @@ def _bias_variance(figures: Figures, looks: dict[str, Look]) -> Plot | None:
         traces = []
         for name, own in group.groupby("name", sort=False):
             both = own.set_index("figure")
-            bias, variance = (both.loc[[each]] if each in both.index else both.iloc[:0] for each in ("bias", "variance"))
+            bias, variance = (
+                both.loc[[each]] if each in both.index else both.iloc[:0] for each in ("bias", "variance")
+            )
             if bias.empty or variance.empty or bias["value"].isna().all() or variance["value"].isna().all():
                 continue
             told_ = [told(*map(float, each[["value", "low", "high"]].iloc[0])) for each in (bias, variance)]

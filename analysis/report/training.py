@@ -24,6 +24,8 @@ POINTS = 16_000
 """The most points of a plot, so that a page stays small."""
 _FEWEST, _MOST = 24, 160
 """The points that a line has at least and at most."""
+ROUNDING = 1e-9
+"""The size up to which a KL is 0 but for rounding."""
 _ROWS = 6
 """The steps of the table below a plot."""
 
@@ -39,14 +41,16 @@ class _Panel(NamedTuple):
     line: tuple[float, str] | None = None
 
 
-_LINES = "Thick lines are means over seeds of running means over 20 steps, thin lines single seeds, × a run that is lost."
+_LINES = (
+    "Thick lines are means over seeds of running means over 20 steps, thin lines single seeds, × a run that is lost."
+)
 PANELS = (
     _Panel(
         "kl_policy_actor",
         "Distance of policy and actor",
         "KL(policy‖actor), nats per token",
         f"{_LINES} A line that climbs belongs to a method that drives policy and actor apart; means are geometric, and "
-        "a line has a gap where its KL is 0 or infinite.",
+        "a KL that is 0 but for rounding, as on-policy, or infinite has no place on the axis.",
         log=True,
     ),
     _Panel(
@@ -157,7 +161,7 @@ def _curves(panel: _Panel, steps: pd.DataFrame, outcomes: pd.DataFrame, looks: d
         return None
     known = steps[steps[panel.column].map(math.isfinite)]
     if panel.log:
-        known = known[known[panel.column] > 0]
+        known = known[known[panel.column] > ROUNDING]
     if known.empty or known[panel.column].nunique() < 2:  # e.g. a rate that is 1 throughout
         return None
     lines = known.groupby(["setting", "method"]).ngroups + known.groupby(["setting", "method", "seed"]).ngroups
@@ -199,9 +203,7 @@ def _traces(method: str, look: Look, wide: pd.DataFrame, panel: _Panel, points: 
             run = line.dropna()
             yield trace(method, look, run.index, shown(run), thin=True, log_y=panel.log)
     mean = few.mean(axis=1)
-    texts = [
-        f"{method}, step {step}: {_with_error(few.loc[step].dropna().to_numpy(), panel)}" for step in mean.index
-    ]
+    texts = [f"{method}, step {step}: {_with_error(few.loc[step].dropna().to_numpy(), panel)}" for step in mean.index]
     yield trace(method, look, mean.index, shown(mean), mode="lines", texts=texts, log_y=panel.log)
 
 

@@ -20,7 +20,7 @@ _DETAILED = 6
 """The most environments that get a table each; more of them get a line each with the best estimators."""
 
 _TIE = 1e-9
-_ROUNDING = 1e-12
+ROUNDING = 1e-12
 """The size below which a figure is 0 but for rounding."""
 
 _COLUMNS = {
@@ -63,6 +63,7 @@ _ON_NOISE = (
     "More n_samples or replicates are more rollouts; a reward that differs more among them helps too."
 )
 _ON_MONTE_CARLO = "monte_carlo: ± one standard error."
+ON_EXACT = "All figures are exact for their states; `python -m analysis` gives their uncertainty."
 _ON_BIAS = "A bias is nan where the unbiased estimate of its square is negative."
 _ON_TOO_MANY = (
     "Some environments have too many sequences to enumerate within memory_limit_gib; theirs were drawn. A smaller "
@@ -99,7 +100,7 @@ def legend(records: pd.DataFrame) -> str:
     if (records["method"] == "monte_carlo").any():
         sentences += [_ON_MONTE_CARLO, *[_ON_BIAS] * measured]
     else:
-        sentences.append("All figures are exact for their states; `python -m analysis` gives their uncertainty.")
+        sentences.append(ON_EXACT)
     if small["prefix_total_variation"].isna().any():  # known wherever sequences are enumerated
         sentences.append(_ON_TOO_MANY)
     if asked and thin(records):
@@ -183,9 +184,9 @@ def _detail(rows: pd.DataFrame, records: pd.DataFrame) -> FittedTable:
         cells = []
         is_thin = _key(row) in unresolved
         for column in columns:
-            value = 0.0 if abs(row[column]) < _ROUNDING else row[column]
+            value = 0.0 if abs(row[column]) < ROUNDING else row[column]
             shown_value = f"{value:.2g}" if column.startswith("kl") else f"{value:.3g}"
-            error = f"±{row[f'{column}_se']:.1g}" if row[f"{column}_se"] > _ROUNDING else ""
+            error = f"±{row[f'{column}_se']:.1g}" if row[f"{column}_se"] > ROUNDING else ""
             if is_thin and column in (*OF_GRADIENT, "variance"):
                 error = "?"
             star = "*" if column in least and not is_thin and row[column] <= least[column] * (1 + _TIE) else ""

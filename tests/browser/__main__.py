@@ -22,7 +22,9 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="the folder for screenshots and pages; by default a temporary one")
     out = parser.parse_args().out or Path(tempfile.mkdtemp(prefix="browser-"))
     out.mkdir(parents=True, exist_ok=True)
-    names = [each.name for each in pkgutil.iter_modules(tests.browser.__path__) if each.name not in ("__main__", "pages")]
+    names = [
+        each.name for each in pkgutil.iter_modules(tests.browser.__path__) if each.name not in ("__main__", "pages")
+    ]
     failed = 0
     with browser() as started:
         for name in names:

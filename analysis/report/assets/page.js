@@ -35,9 +35,55 @@
 
   // --- plots ----------------------------------------------------------------------------------------------
 
-  function axis(given) {
+  // Plain numbers at 1, 3, 10 … (1, 2, 4, 7 … over a short range) in place of plotly's digits of two sizes.
+  function logTicks(values) {
+    const known = values.filter((each) => typeof each === "number" && each > 0);
+    if (!known.length) return {};
+    const [low, high] = [Math.min(...known) / 1.5, Math.max(...known) * 1.5];
+    const decades = Math.log10(high / low);
+    if (decades < 0.9) { // evenly spaced numbers: hardly any round one lies in so short a range
+      const [least, most] = [Math.min(...known), Math.max(...known)];
+      const rough = Math.max(most - least, least / 10) / 3;
+      const unit = 10 ** Math.floor(Math.log10(rough));
+      const step = [1, 2, 5, 10].find((each) => each * unit >= rough) * unit;
+      const count = Math.ceil((most * 1.2 - least * 0.8) / step);
+      const ticks = Array.from({ length: count + 1 }, (_, at) => (Math.floor((least * 0.8) / step) + at) * step);
+      return ticksOf(ticks.filter((each) => each > 0));
+    }
+    const steps = decades > 3 ? [1] : decades > 1 ? [1, 3] : [1, 2, 4, 7];
+    const every = Math.max(1, Math.ceil(decades / 7));
+    const ticks = [];
+    for (let power = Math.floor(Math.log10(low)); power <= Math.log10(high); power += 1) {
+      if (power % every === 0) for (const step of steps) ticks.push(Number(`${step}e${power}`));
+    }
+    return ticksOf(ticks);
+  }
+
+  function ticksOf(values) {
+    const label = (value) => {
+      const [digits, power] = Number(value.toPrecision(3)).toExponential().split("e").map(Number);
+      if (power >= -3 && power <= 4) return String(Number(value.toPrecision(3)));
+      return `${digits === 1 ? "" : `${digits}·`}10<sup>${String(power).replace("-", "−")}</sup>`;
+    };
+    return { tickmode: "array", tickvals: values, ticktext: values.map(label) };
+  }
+
+  function along(view, name) {
+    const out = (view.layout.shapes || []).flatMap((shape) => [shape[`${name}0`], shape[`${name}1`]]);
+    for (const trace of view.traces) {
+      const bars = trace[`error_${name}`];
+      trace[name].forEach((each, at) => {
+        out.push(each);
+        if (bars) out.push(each + bars.array[at], each - bars.arrayminus[at]);
+      });
+    }
+    return out;
+  }
+
+  function axis(given, values) {
     return {
       ...given,
+      ...(given.type === "log" ? logTicks(values) : {}),
       title: { ...given.title, standoff: 12 },
       automargin: true,
       gridcolor: variable("--grid"),
@@ -48,13 +94,14 @@
     };
   }
 
-  function layoutOf(given) {
+  function layoutOf(view) {
+    const given = view.layout;
     const narrow = window.matchMedia("(max-width: 40rem)").matches;
     const ink = variable("--ink");
     return {
       ...given,
-      xaxis: { ...axis(given.xaxis), ...(narrow ? { nticks: 5 } : {}) },
-      yaxis: axis(given.yaxis),
+      xaxis: { ...axis(given.xaxis, along(view, "x")), ...(narrow ? { nticks: 5 } : {}) },
+      yaxis: axis(given.yaxis, along(view, "y")),
       shapes: (given.shapes || []).map((shape) => ({
         ...shape,
         line: { ...shape.line, color: variable("--soft") },
@@ -89,7 +136,7 @@
     const view = plots[Number(figure.dataset.plot)].views[state.view];
     const config = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d"],
       displayModeBar: "hover", plotlyServerURL: "" };
-    Plotly.react(figure.querySelector(".canvas"), tracesOf(view, state.hidden), layoutOf(view.layout), config);
+    Plotly.react(figure.querySelector(".canvas"), tracesOf(view, state.hidden), layoutOf(view), config);
     legend(figure, view, state);
   }
 
