@@ -1,7 +1,7 @@
 """The figures of a sweep with their intervals, whichever world they come from: one row per environment and estimator.
 
 Figures of states are exact for their states, and their intervals those of `analysis.bootstrap`. Sequences and real
-models keep no states: their intervals are Student's over seeds where figures are exact, and else of two standard errors.
+models keep no states: their intervals are Student's over seeds where figures are exact, else of two standard errors.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ GRID = (16, 64, 256, 1024, 4096, 16384)
 """Proposals per state at which MSEs are shown, besides those of the study."""
 _INTERVALS_ALONE = Options(replicates=2)
 """Replicates serve probabilities, which a report does not show; intervals do not depend on them."""
+_KLS = {"KL(policy‖actor)": "kl_policy_actor", "KL(actor‖policy)": "kl_actor_policy"}
 _OF = ["environment", "estimator", "denominator"]
 
 
@@ -36,7 +37,9 @@ class Figures(NamedTuple):
     records: pd.DataFrame
     """The records of which the figures are means: exact ones where there are any for an estimator."""
     about: pd.DataFrame
-    """A row for each environment: its `label`, `family` (the label without its distance), `kl` in nats."""
+    """A row for each environment: its `label`, `family` (the label without its distance), `knob`, `distance` in words,
+    `kl` in nats, and `of` which laws: where KL(policy‖actor) is infinite or unknown, in a family, it is the reverse.
+    """
     values: pd.DataFrame
     """`environment`, `name` of the estimator, `figure`, `value`, `low`, `high`."""
     at_n: pd.DataFrame
@@ -84,7 +87,6 @@ def _about(rows: pd.DataFrame) -> pd.DataFrame:
     out = []
     for environment, group in rows.groupby("environment", sort=False):
         family, knob, distance = summary.describe(group, rows)
-        kl = group["kl_policy_actor"].mean()
         out.append(
             {
                 "environment": environment,
@@ -92,10 +94,14 @@ def _about(rows: pd.DataFrame) -> pd.DataFrame:
                 "family": family,
                 "knob": knob,
                 "distance": distance,
-                "kl": group["kl_actor_policy"].mean() if math.isnan(kl) else kl,
+                **{of: group[column].mean() for of, column in _KLS.items()},
             }
         )
-    return pd.DataFrame(out)
+    about = pd.DataFrame(out)
+    forward, reverse = _KLS
+    usual = np.isfinite(about[forward]).groupby(about["family"]).transform("all")
+    about["kl"] = about[forward].where(usual, about[reverse])
+    return about.assign(of=np.where(usual, forward, reverse))
 
 
 def with_names(frame: pd.DataFrame, several: bool) -> pd.DataFrame:

@@ -22,7 +22,12 @@ from jackpot_sim.sweep.threshold_summary import threshold_tables
 from jackpot_sim.sweep.verdicts import LEGEND, verdicts
 from jackpot_sim.sweep.worse import worse
 
-_KL = Axis("KL(policy‖actor) before, nats", log=True)
+_ON_FIGURES = (
+    "Every figure with its 95 % interval, where it has one. "
+    f"{summary.ON_KLS.replace('KL acc. and KL eff.', 'kl accepted, kl effective')} "
+    "gain: the share of the gradient that is left. variance: of one proposal, over that of one of the policy's own. "
+    f"{summary.ON_MSE}"
+)
 _ALL = 1 - 1e-9
 """An acceptance rate from which on an estimator rejects nothing."""
 
@@ -120,8 +125,8 @@ def _verdict(best: Sequence[_Best], n: int) -> list[str]:
         )
     if useless:
         sentences.append(
-            f"In {len(useless)} of {_count(len(known), 'environment')} no correction is worth its noise at {n} samples: "
-            "every MSE is above 1, that of no update at all."
+            f"In {len(useless)} of {_count(len(known), 'environment')} no correction is worth its noise at {n} "
+            "samples: every MSE is above 1, that of no update at all."
         )
     return sentences
 
@@ -177,9 +182,7 @@ def _sections(root: Path, figures: Figures, looks: dict[str, Look], real: bool) 
     if tables := [Table.of(each) for each in rollout_tables(root)]:
         sections.append(Section("The distance between the models", [LEGEND] * real, tables=tables))
     every = [_figures_table(label, rows) for label, rows in sweep_figures.named(figures.about, figures.values)]
-    sections.append(
-        Section("All figures", [summary.legend(figures.records).replace(summary.ON_EXACT, "").strip()], tables=every)
-    )
+    sections.append(Section("All figures", [_ON_FIGURES], tables=every))
     return sections
 
 
@@ -202,7 +205,7 @@ def _against_kl(
     if figure == "acceptance_rate":
         rejects = rows.groupby("name")["value"].min() < _ALL
         rows = rows[rows["name"].map(rejects)]
-    rows = rows[rows["kl"].notna() & rows["value"].notna()]
+    rows = rows[rows["kl"].between(0, math.inf, inclusive="neither") & rows["value"].map(math.isfinite)]
     if y.log:  # a KL that is 0 but for rounding has no place on the axis
         rows = rows[rows["value"].abs() > summary.ROUNDING]
     if rows.empty:
@@ -212,18 +215,20 @@ def _against_kl(
         traces = [
             trace(
                 str(name), looks[str(name)], own["kl"], own["value"],
-                error_y=_ends(own), texts=_texts(own, y.title), log_x=_KL.log, log_y=y.log,
+                error_y=_ends(own), texts=_texts(own, y.title), log_x=True, log_y=y.log,
             )
             for name, own in group.sort_values("kl", kind="stable").groupby("name", sort=False)
         ]  # fmt: skip
         shapes = []
         if diagonal:
-            ends = sorted(float(each) for each in group["kl"] if 0 < each < math.inf)
-            if ends:
+            ends = sorted(group["kl"])
+            if group["of"].iloc[0] == "KL(policy‖actor)":
                 shapes = [
                     {"type": "line", "x0": ends[0], "y0": ends[0], "x1": ends[-1], "y1": ends[-1], "line": _DOTTED}
                 ]
-        views.append(View(str(family), traces, layout(_KL, y, shapes=shapes)))
+        views.append(
+            View(str(family), traces, layout(Axis(f"{group['of'].iloc[0]} before, nats", log=True), y, shapes=shapes))
+        )
     wide = _wide(rows, ["family", "kl"], ["environment", "KL before, nats"], title)
     return Plot(title, views, reading, wide, "Environments")
 
@@ -244,9 +249,12 @@ def _wide(rows: pd.DataFrame, keys: list[str], headings: list[str], caption: str
 
 def _bias_variance(figures: Figures, looks: dict[str, Look]) -> Plot | None:
     wide = figures.values[figures.values["figure"].isin(["bias", "variance"])]
-    x, y = Axis("bias, in units of the true gradient", from_zero=True), Axis("variance of one proposal", log=True)
+    x = Axis("bias, in units of the true gradient", from_zero=True)
     views, rows = [], []
     for label, group in sweep_figures.named(figures.about, wide):
+        # A variance that is 0 but for rounding has no place on a logarithmic axis.
+        log = bool((group[group["figure"] == "variance"]["value"].dropna() > summary.ROUNDING).all())
+        y = Axis("variance of one proposal", log=log, from_zero=not log)
         traces = []
         for name, own in group.groupby("name", sort=False):
             both = own.set_index("figure")
@@ -260,7 +268,7 @@ def _bias_variance(figures: Figures, looks: dict[str, Look]) -> Plot | None:
             traces.append(
                 trace(
                     str(name), looks[str(name)], bias["value"], variance["value"], mode="markers",
-                    error_x=_ends(bias), error_y=_ends(variance), log_y=True,
+                    error_x=_ends(bias), error_y=_ends(variance), log_y=log,
                     texts=[f"{name}: bias {told_[0]}, variance {told_[1]}"],
                 )
             )  # fmt: skip

@@ -64,8 +64,8 @@ PANELS = (
         "overlap_p5",
         "Alarm: 5th percentile of the overlap",
         "5th percentile of Z = Σ min(p, q)",
-        f"{_LINES} Z is 1 where policy and actor agree; training was reported stable from {STABLE:g} on (dotted), and a "
-        "line below tells of a large mismatch, not of a loss that must come.",
+        f"{_LINES} Z is 1 where policy and actor agree; training was reported stable from {STABLE:g} on (dotted), and "
+        "a line below tells of a large mismatch, not of a loss that must come.",
         line=(STABLE, f"reported stable from {STABLE:g} on"),
     ),
     _Panel(
@@ -120,8 +120,8 @@ def of_run(root: Path) -> Run:
             headline.headings,
             headline.rows,
             headline.names,
-            f"Accuracies are running means over 20 steps on held-out problems. ± is one standard error over {len(seeds)}"
-            " seeds; KL(p‖q) is that of the last 20 steps, in nats per token.",
+            "Accuracies are running means over 20 steps on held-out problems. ± is one standard error over "
+            f"{len(seeds)} seeds; KL(p‖q) is that of the last 20 steps, in nats per token.",
         ),
         sections=sections,
         provenance=provenance(

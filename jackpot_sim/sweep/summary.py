@@ -40,11 +40,11 @@ _WEIGHTS = "weights", 10
 _BRACKET = "bracket", 3
 """The acceptance rate of a rejection where the actor shows its top-k alone; it has the rank of `KL eff.`, not there."""
 
-_ON_MSE = (
+ON_MSE = (
     "MSE: squared error of the update over the squared true gradient; no update at all has 1. A smaller update has "
     "less variance, so that the MSE rewards shrinking it; rescaled, the MSE of the update's best multiple, does not."
 )
-_ON_KLS = (
+ON_KLS = (
     "KL acc. and KL eff.: KL(policy‖·) of the accepted tokens and of the law that the weighted update samples; inf "
     "where a token of the policy is out of reach, nan where some state accepts nothing."
 )
@@ -63,7 +63,6 @@ _ON_NOISE = (
     "More n_samples or replicates are more rollouts; a reward that differs more among them helps too."
 )
 _ON_MONTE_CARLO = "monte_carlo: ± one standard error."
-ON_EXACT = "All figures are exact for their states; `python -m analysis` gives their uncertainty."
 _ON_BIAS = "A bias is nan where the unbiased estimate of its square is negative."
 _ON_TOO_MANY = (
     "Some environments have too many sequences to enumerate within memory_limit_gib; theirs were drawn. A smaller "
@@ -91,16 +90,16 @@ _ON_SEQUENCES = (
 def legend(records: pd.DataFrame) -> str:
     """The meaning of the tables' words."""
     asked, measured = _has_gradients(records), _has_updates(records)
-    sentences = [_ON_MSE] * measured
+    sentences = [ON_MSE] * measured
     small, real = (of(records, world) for world in (World.SEQUENCES, World.ROLLOUTS))
     if records["environment"].nunique() <= _DETAILED:
         sequences, rollouts = [_ON_SEQUENCES] * (len(small) > 0), [_ON_REAL_MODELS] * (len(real) > 0)
         rollouts += [_ON_TOPK] * _shows_topk(real)
-        sentences = [_ON_KLS, *[_ON_GRADIENT.format(APART)] * asked, *sequences, *rollouts, *sentences]
+        sentences = [ON_KLS, *[_ON_GRADIENT.format(APART)] * asked, *sequences, *rollouts, *sentences]
     if (records["method"] == "monte_carlo").any():
         sentences += [_ON_MONTE_CARLO, *[_ON_BIAS] * measured]
     else:
-        sentences.append(ON_EXACT)
+        sentences.append("All figures are exact for their states; `python -m analysis` gives their uncertainty.")
     if small["prefix_total_variation"].isna().any():  # known wherever sequences are enumerated
         sentences.append(_ON_TOO_MANY)
     if asked and thin(records):

@@ -71,7 +71,11 @@ def test_a_sweep_shows_means_over_seeds_with_students_interval(states: tuple[Run
     run, rows = states
     shown = series(plot(run, "Acceptance"), "obrs")
     own = rows[rows["estimator"] == "obrs"].groupby("environment", sort=False)["acceptance_rate"]
-    order = np.argsort(rows.groupby("environment", sort=False)["kl_policy_actor"].mean())
+    reverse = rows.groupby("environment", sort=False)["kl_actor_policy"].mean()
+    order = np.argsort(reverse)
+    assert shown["x"] == pytest.approx(reverse.to_numpy()[order], rel=1e-4), "KL(policy‖actor) is infinite"
+    axis = plot(run, "Acceptance").views[0].layout["xaxis"]
+    assert axis["title"]["text"] == "KL(actor‖policy) before, nats"
     assert shown["y"] == pytest.approx(own.mean().to_numpy()[order], rel=1e-4)
     reach = (stats.t.ppf(0.975, 2) * own.sem()).to_numpy()[order]
     assert shown["error_y"]["array"] == pytest.approx(reach, rel=1e-3)
