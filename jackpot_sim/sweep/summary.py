@@ -20,7 +20,7 @@ _DETAILED = 6
 """The most environments that get a table each; more of them get a line each with the best estimators."""
 
 _TIE = 1e-9
-_ROUNDING = 1e-12
+ROUNDING = 1e-12
 """The size below which a figure is 0 but for rounding."""
 
 _COLUMNS = {
@@ -40,11 +40,11 @@ _WEIGHTS = "weights", 10
 _BRACKET = "bracket", 3
 """The acceptance rate of a rejection where the actor shows its top-k alone; it has the rank of `KL eff.`, not there."""
 
-_ON_MSE = (
+ON_MSE = (
     "MSE: squared error of the update over the squared true gradient; no update at all has 1. A smaller update has "
     "less variance, so that the MSE rewards shrinking it; rescaled, the MSE of the update's best multiple, does not."
 )
-_ON_KLS = (
+ON_KLS = (
     "KL acc. and KL eff.: KL(policy‖·) of the accepted tokens and of the law that the weighted update samples; inf "
     "where a token of the policy is out of reach, nan where some state accepts nothing."
 )
@@ -90,12 +90,12 @@ _ON_SEQUENCES = (
 def legend(records: pd.DataFrame) -> str:
     """The meaning of the tables' words."""
     asked, measured = _has_gradients(records), _has_updates(records)
-    sentences = [_ON_MSE] * measured
+    sentences = [ON_MSE] * measured
     small, real = (of(records, world) for world in (World.SEQUENCES, World.ROLLOUTS))
     if records["environment"].nunique() <= _DETAILED:
         sequences, rollouts = [_ON_SEQUENCES] * (len(small) > 0), [_ON_REAL_MODELS] * (len(real) > 0)
         rollouts += [_ON_TOPK] * _shows_topk(real)
-        sentences = [_ON_KLS, *[_ON_GRADIENT.format(APART)] * asked, *sequences, *rollouts, *sentences]
+        sentences = [ON_KLS, *[_ON_GRADIENT.format(APART)] * asked, *sequences, *rollouts, *sentences]
     if (records["method"] == "monte_carlo").any():
         sentences += [_ON_MONTE_CARLO, *[_ON_BIAS] * measured]
     else:
@@ -151,7 +151,7 @@ def describe(rows: pd.DataFrame, records: pd.DataFrame) -> tuple[str, str, str]:
 
 def _detail(rows: pd.DataFrame, records: pd.DataFrame) -> FittedTable:
     name, knob, distance = describe(rows, records)
-    means = _means(rows)
+    means = means_of(rows)
     keys = [key for key in KEYS if key == "estimator" or rows[key].nunique() > 1]
     columns = _columns_of(rows, means)
     timed, compared = rows["weight_seconds"].notna().any(), "mse" in columns
@@ -183,9 +183,9 @@ def _detail(rows: pd.DataFrame, records: pd.DataFrame) -> FittedTable:
         cells = []
         is_thin = _key(row) in unresolved
         for column in columns:
-            value = 0.0 if abs(row[column]) < _ROUNDING else row[column]
+            value = 0.0 if abs(row[column]) < ROUNDING else row[column]
             shown_value = f"{value:.2g}" if column.startswith("kl") else f"{value:.3g}"
-            error = f"±{row[f'{column}_se']:.1g}" if row[f"{column}_se"] > _ROUNDING else ""
+            error = f"±{row[f'{column}_se']:.1g}" if row[f"{column}_se"] > ROUNDING else ""
             if is_thin and column in (*OF_GRADIENT, "variance"):
                 error = "?"
             star = "*" if column in least and not is_thin and row[column] <= least[column] * (1 + _TIE) else ""
@@ -243,7 +243,7 @@ def _overview(records: pd.DataFrame) -> Table:
     for heading in ("environment", "knob", "KL before", *winning.values()):
         table.add_column(heading, overflow="fold")
     for _, rows in records.groupby("environment", sort=False):
-        resolved, is_lost = _without(_means(rows), thin(rows)), bool(lost(rows))
+        resolved, is_lost = _without(means_of(rows), thin(rows)), bool(lost(rows))
         winners = ("lost" if is_lost else _winner(resolved, column) for column in winning)
         table.add_row(*describe(rows, records), *winners)
     return table
@@ -267,7 +267,8 @@ def _key(row: Mapping[Hashable, object]) -> tuple[object, ...]:
     return tuple(row[key] for key in KEYS)
 
 
-def _means(rows: pd.DataFrame) -> pd.DataFrame:
+def means_of(rows: pd.DataFrame) -> pd.DataFrame:
+    """The figures of each estimator by `KEYS`, means over seeds, with the standard errors of what is sampled."""
     grouped = rows.groupby(KEYS, sort=False)
     means = grouped[[*_COLUMNS, "weight_seconds", "acceptance_low", "acceptance_high"]].mean()
     for column in _COLUMNS:

@@ -37,7 +37,7 @@ def outcomes_table(name: str, steps: pd.DataFrame, outcomes: pd.DataFrame) -> Ta
     for (setting, method), mine in outcomes.groupby(["setting", "method"], sort=False):
         last = per_seed.xs((setting, method), level=("setting", "method"))
         figures = [mine["best_accuracy"], mine["last_accuracy"], *(last[figure] for figure in shown)]
-        table.add_row(str(setting), str(method), *(mean_and_error(figure) for figure in figures), _ended(mine))
+        table.add_row(str(setting), str(method), *(mean_and_error(figure) for figure in figures), ended(mine))
     return table
 
 
@@ -99,7 +99,7 @@ def _kept(folder: Path) -> str:
     return "no checkpoint is left" if path is None else f"its last good checkpoint is {path}"
 
 
-def _ended(outcomes: pd.DataFrame) -> str:
+def ended(outcomes: pd.DataFrame) -> str:
     """The ends of the runs, in words; a policy with accuracy 0 throughout counts as never right, not as collapsed."""
     wrong = int((outcomes["best_accuracy"] == 0).sum())
     collapsed = outcomes["collapsed_at"].dropna().to_numpy(dtype=np.float64)

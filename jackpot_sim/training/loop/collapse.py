@@ -37,7 +37,8 @@ def running_mean(steps: Sequence[int], accuracy: Sequence[float]) -> Floats:
         accuracy: the accuracy in each test.
     """
     at, values = np.asarray(steps), np.asarray(accuracy, dtype=np.float64)
-    return np.array([values[(at > step - WINDOW) & (at <= step)].mean() for step in at])
+    first, last = np.searchsorted(at, at - WINDOW, side="right"), np.searchsorted(at, at, side="right")
+    return np.array([values[begin:end].mean() for begin, end in zip(first, last, strict=True)])
 
 
 def course(steps: Sequence[int], accuracy: Sequence[float]) -> Course:

@@ -1,0 +1,1 @@
+"""The report of runs as one HTML file that opens offline: records → a typed page → HTML."""
