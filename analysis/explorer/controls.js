@@ -209,7 +209,7 @@ function tradeOf({ p, q }) {
   });
   if (!(high > 0)) return [];
   low = Math.max(low, high / 1e4);
-  return formulas.tradeOff(p, q, Array.from({ length: 33 }, (_, i) => low * (high / low) ** (i / 32)));
+  return formulas.tradeOff(p, q, Array.from({ length: 25 }, (_, i) => low * (high / low) ** (i / 24)));
 }
 
 /** The λ to use: as set, or solved for the budget; a budget that cannot be met is named. */

@@ -35,10 +35,10 @@ const formulas = (() => {
   /** ℓ = log p − log q: +inf where only the policy has support, −inf where it has none. */
   const logRatioOf = (logP, logQ) => logP.map((p, i) => p - (p === -Infinity ? 0 : logQ[i]));
 
-  /** x·e^logWeight: 0 where the weight is 0, whatever x is. */
-  function mulExp(x, logWeight) {
-    if (logWeight === -Infinity) return 0;
-    return x === Infinity ? Infinity : x * Math.exp(logWeight);
+  /** x·w: 0 where the weight w is 0, or rather its log −inf, whatever x is; an infinite x stays so. */
+  function times(x, w, logW) {
+    if (logW === -Infinity) return 0;
+    return x === Infinity ? Infinity : x * w;
   }
 
   /** e^x − 1 − x ≥ 0, with the digits of x²/2 at small x. */
@@ -57,15 +57,15 @@ const formulas = (() => {
   }
 
   /** p·ℓ − p + q ≥ 0, the term of a KL. */
-  function klTerm(logP, ratio, logQ) {
-    if (ratio > -1) return mulExp(expRemainder(-ratio), logP);
-    return mulExp(ratio, logP) - Math.exp(logP) + Math.exp(logQ);
+  function klTerm(logP, ratio, logQ, p) {
+    if (ratio > -1) return times(expRemainder(-ratio), p, logP);
+    return times(ratio, p, logP) - p + Math.exp(logQ);
   }
 
   /** KL(p‖q) = Σ p log(p/q). */
   function kl(logP, logQ) {
     const ratio = logRatioOf(logP, logQ);
-    return total(logP.length, (i) => klTerm(logP[i], ratio[i], logQ[i]));
+    return total(logP.length, (i) => klTerm(logP[i], ratio[i], logQ[i], Math.exp(logP[i])));
   }
 
   /** TV = ½ Σ |p − q|. */
@@ -75,7 +75,7 @@ const formulas = (() => {
   function chiSquare(logP, logQ) {
     const ratio = logRatioOf(logP, logQ);
     return total(logP.length, (i) => {
-      if (ratio[i] <= 1) return mulExp(Math.expm1(ratio[i]) ** 2, logQ[i]);
+      if (ratio[i] <= 1) return times(Math.expm1(ratio[i]) ** 2, Math.exp(logQ[i]), logQ[i]);
       return Math.exp(logP[i] + ratio[i]) - 2 * Math.exp(logP[i]) + Math.exp(logQ[i]);
     });
   }
@@ -127,29 +127,31 @@ const formulas = (() => {
 
   /** KL(p‖m/Σm) from log p, log p/m and log m; nan where m has no mass. */
   function klToMeasure(logP, ratio, logM) {
-    const logTotal = logSumExp(logM);
-    if (logTotal === -Infinity) return NaN;
-    const excess = total(logP.length, (i) => {
-      if (Math.abs(ratio[i]) < 1) return Math.exp(logP[i]) * Math.expm1(-ratio[i]);
-      return Math.exp(logM[i]) - Math.exp(logP[i]);
-    });
+    if (logM.every((m) => m === -Infinity)) return NaN;
+    const p = logP.map(Math.exp);
+    const excess = total(p.length, (i) =>
+      Math.abs(ratio[i]) < 1 ? p[i] * Math.expm1(-ratio[i]) : Math.exp(logM[i]) - p[i]);
     // Σm − 1 from the differences m − p: from Σm itself it would be lost in rounding where m is near p.
-    const lessOne = excess / total(logP.length, (i) => Math.exp(logP[i]));
-    const shift = Math.abs(lessOne) < 0.5 ? Math.log1p(lessOne) : logTotal;
-    return total(logP.length, (i) => klTerm(logP[i], ratio[i] + shift, logM[i] - shift));
+    const lessOne = excess / total(p.length, (i) => p[i]);
+    const shift = Math.abs(lessOne) < 0.5 ? Math.log1p(lessOne) : logSumExp(logM);
+    return total(p.length, (i) => klTerm(logP[i], ratio[i] + shift, logM[i] - shift, p[i]));
   }
 
   /** KL(p‖q·v/Σqv) for the weight v, the product of finite factors. */
   function klToWeighted(logP, logQ, ...factors) {
-    const ratio = logRatioOf(logP, logQ);
-    const logWeight = logP.map((_, i) => factors.reduce((sum, x) => sum + (x[i] > 0 ? Math.log(x[i]) : -Infinity), 0));
-    const toWeighted = logP.map((p, i) => {
-      if (p === -Infinity) return -Infinity;
-      const weight = factors.reduce((product, x) => product * x[i], 1);
+    const ratio = logRatioOf(logP, logQ), toWeighted = new Float64Array(ratio.length), logM = logQ.slice();
+    for (let i = 0; i < ratio.length; i++) {
+      let weight = 1, logWeight = 0;
+      for (const factor of factors) {
+        weight *= factor[i];
+        if (factor[i] !== 1) logWeight += factor[i] > 0 ? Math.log(factor[i]) : -Infinity;
+      }
       // Where v is r, ℓ − log v is 0, but for the rounding of v.
-      return Math.abs(ratio[i]) < 1 && weight === Math.exp(ratio[i]) ? 0 : ratio[i] - logWeight[i];
-    });
-    return klToMeasure(logP, toWeighted, logQ.map((q, i) => q + logWeight[i]));
+      const isRatio = Math.abs(ratio[i]) < 1 && weight !== 1 && weight === Math.exp(ratio[i]);
+      toWeighted[i] = logP[i] === -Infinity ? -Infinity : isRatio || ratio[i] === logWeight ? 0 : ratio[i] - logWeight;
+      logM[i] += logWeight;
+    }
+    return klToMeasure(logP, toWeighted, logM);
   }
 
   function likeliest(p) {
@@ -201,6 +203,7 @@ const formulas = (() => {
     return {
       logP, logQ, advantage, p, q, gradient, featureSq, gradNormSq,
       logRatio: logRatioOf(logP, logQ),
+      klOfActor: klToWeighted(logP, logQ),
       onPolicyVariance: dot(p, featureSq) - gradNormSq,
     };
   }
@@ -281,7 +284,7 @@ const formulas = (() => {
     let variance = secondMoment - estimateSq;
     if (own) variance = secondMoment / divisor ** 2;
     if (denominator === "accepted") variance = (secondMoment - divisor * estimateSq) / divisor ** 2;
-    const klAccepted = klToWeighted(logP, logQ, accept);
+    const klAccepted = accept.every((a) => a === 1) ? state.klOfActor : klToWeighted(logP, logQ, accept);
     const found = {
       acceptanceRate,
       klAccepted,

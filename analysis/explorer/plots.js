@@ -20,7 +20,7 @@ const plots = (() => {
     if (!Number.isFinite(value)) return value > 0 ? "inf" : "−inf";
     if (value === 0) return "0";
     const size = Math.abs(value);
-    const text = size < 1e-3 || size >= 1e5 ? value.toExponential(digits - 1) : String(+value.toPrecision(digits));
+    const text = size < 1e-3 || size >= 1e5 ? value.toExponential(digits - 1).replace(/\.?0+e/, "e") : String(+value.toPrecision(digits));
     return text.replace("e+", "e").replaceAll("-", "−");
   }
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from py_mini_racer import JSEvalException
 
 from jackpot_sim.core import divergences, obrs
 from jackpot_sim.core.arrays import Floats
@@ -164,7 +165,7 @@ def check_moments(shown: dict[str, float], exact: moments.Moments, n: int, name:
         same(shown[figure], value, figure, name, lam)
 
 
-@each("seed", range(60))
+@each("seed", range(40))
 def test_every_figure_at_random_states(engine: Engine, seed: int) -> None:
     rng = np.random.default_rng(1000 + seed)
     lam, clip = 10 ** rng.uniform(-1, 1, 2)
@@ -176,3 +177,81 @@ def test_every_figure_at_the_edges(engine: Engine, name: str) -> None:
     for lam in (1e-6, 1.0, 1e6):
         for denominator in Denominator:
             check(engine, EDGES[name], lam, 2.0, denominator, 64)
+
+
+@each("seed", range(12))
+def test_the_curve_of_all_lam(engine: Engine, seed: int) -> None:
+    log_p, log_q, _ = random_state(seed)
+    lams = (10 ** np.linspace(-2, 2, 9)).tolist()
+    ratio = log_ratio(log_p, log_q)
+    for point, lam in zip(engine("formulas.tradeOff", log_p, log_q, lams), lams, strict=True):
+        assert point["lam"] == lam
+        same(point["rate"], obrs.overlap(log_p, log_q, lam), "overlap")
+        same(point["kl"], kl_to_weighted(log_p, log_q, obrs.acceptance_probability(ratio, lam)), "klAccepted", lam=lam)
+
+
+@each("seed", range(24))
+def test_lam_of_a_budget(engine: Engine, seed: int) -> None:
+    log_p, log_q, _ = random_state(seed)
+    most = float(np.sum(np.exp(log_q[log_p > -np.inf])))
+    found = engine("formulas.largestRate", log_p, log_q)
+    same(found["mass"], most, "overlap")
+    for rate in (1e-3, 0.3 * most, 0.9 * most, most):
+        same(engine("formulas.solveLam", log_p, log_q, rate), obrs.solve_lam(log_p, log_q, rate), "lam")
+
+
+def test_a_budget_of_one_and_beyond(engine: Engine) -> None:
+    log_p, log_q, _ = EDGES["two tokens"]
+    assert engine("formulas.solveLam", log_p, log_q, 1.0) == pytest.approx(0.1 / 0.6, rel=RELATIVE)
+    for name, rate in (("the policy lacks a token", 1.0), ("no token is shared", 0.5), ("two tokens", 0.0)):
+        with pytest.raises(ValueError, match="attainable|share no token|must be positive"):
+            obrs.solve_lam(*EDGES[name][:2], rate)
+        with pytest.raises(JSEvalException, match="attainable|share no token|must be positive"):
+            engine("formulas.solveLam", *EDGES[name][:2], rate)
+
+
+@each("seed", range(4))
+def test_the_actors_are_those_of_the_environments(engine: Engine, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    base, normal, worth = law(rng.normal(0, 2, 60)), rng.normal(size=60), rng.normal(size=60)
+    mixed = law(rng.normal(size=60))
+    drawn = {"normal": normal, "mixed": mixed, "advantage": worth}
+
+    def found(family: str, knob: float) -> dict[str, Any]:
+        return dict(engine(f"laws.FAMILIES[{family!r}]", base, knob, drawn))
+
+    actors = {
+        ("logit-noise", 0.7): law(base + 0.7 * normal),
+        ("dirichlet-mixture", 0.2): np.log(0.8 * np.exp(base) + 0.2 * np.exp(mixed)),
+        ("dirichlet-mixture", 0.0): base,
+        ("dirichlet-mixture", 1.0): mixed,
+    }
+    kinds = [
+        *(Temperature(temperature=t) for t in (0.5, 1.7)),
+        *(QuantizedLogits(bits=bits) for bits in (1, 4, 16)),
+        *(TopKTruncation(k=k) for k in (1, 7, 60)),
+        *(TopPTruncation(p=share) for share in (0.1, 0.9, 1.0)),
+    ]
+    rows = base[None]
+    for kind in kinds:
+        assert kind.knob is not None
+        actors[kind.kind, kind.knob] = kind.laws(rows, worth[None], 0)(kind.knob)[1][0]
+    for (family, knob), actor in actors.items():
+        same(found(family, knob)["actor"], actor, family)
+        assert found(family, knob)["policy"] == base.tolist()
+    stale = found("stale", 40)
+    same(stale["policy"], Ascent(rows, worth[None], 1.0).log_probs_after(40)[0], "stale")
+    assert stale["actor"] == base.tolist()
+
+
+@each("base, shape", [("zipf", 1.2), ("dirichlet", 0.05), ("dirichlet", 2.0), ("near-certain", 5.0)])
+def test_what_is_drawn_is_laws_and_the_same_again(engine: Engine, base: str, shape: float) -> None:
+    asked = {"seed": 3, "vocab": 500, "base": base, "shape": shape, "advantage": "binary"}
+    drawn = engine("laws.drawn", asked)
+    assert drawn == engine("laws.drawn", asked)
+    for name in ("law", "mixed"):
+        assert np.exp(drawn[name]).sum() == pytest.approx(1, abs=1e-12)
+    assert np.mean(drawn["normal"]) == pytest.approx(0, abs=4 / np.sqrt(500))
+    assert np.std(drawn["normal"]) == pytest.approx(1, abs=0.15)
+    assert np.exp(drawn["law"]) @ np.asarray(drawn["advantage"]) == pytest.approx(0, abs=1e-12)
+    assert engine("laws.drawn", {**asked, "seed": 4})["normal"] != drawn["normal"]
