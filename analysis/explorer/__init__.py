@@ -38,7 +38,8 @@ def fragment() -> str:
     Its styles are those below `.obrs-explorer` alone, and its scripts leave no global name.
     """
     scripts = "\n".join(map(script, _SCRIPTS))
-    return f"<style>\n{script('style.css')}</style>\n{script('explorer.html')}<script>\n(() => {{\n{scripts}}})();\n</script>\n"
+    styled = f"<style>\n{script('style.css')}</style>\n{script('explorer.html')}"
+    return f"{styled}<script>\n(() => {{\n{scripts}}})();\n</script>\n"
 
 
 def page() -> str:

@@ -125,33 +125,21 @@ const formulas = (() => {
     }
   }
 
-  /** KL(p‖m/Σm) from log p, log p/m and log m; nan where m has no mass. */
-  function klToMeasure(logP, ratio, logM) {
-    if (logM.every((m) => m === -Infinity)) return NaN;
-    const p = logP.map(Math.exp);
-    const excess = total(p.length, (i) =>
-      Math.abs(ratio[i]) < 1 ? p[i] * Math.expm1(-ratio[i]) : Math.exp(logM[i]) - p[i]);
-    // Σm − 1 from the differences m − p: from Σm itself it would be lost in rounding where m is near p.
-    const lessOne = excess / total(p.length, (i) => p[i]);
-    const shift = Math.abs(lessOne) < 0.5 ? Math.log1p(lessOne) : logSumExp(logM);
-    return total(p.length, (i) => klTerm(logP[i], ratio[i] + shift, logM[i] - shift, p[i]));
-  }
-
-  /** KL(p‖q·v/Σqv) for the weight v, the product of finite factors. */
+  /** KL(p‖q·v/Σqv) for the weight v, the product of finite factors; nan where q·v has no mass. */
   function klToWeighted(logP, logQ, ...factors) {
-    const ratio = logRatioOf(logP, logQ), toWeighted = new Float64Array(ratio.length), logM = logQ.slice();
+    const ratio = logRatioOf(logP, logQ), logM = logQ.slice();
     for (let i = 0; i < ratio.length; i++) {
-      let weight = 1, logWeight = 0;
       for (const factor of factors) {
-        weight *= factor[i];
-        if (factor[i] !== 1) logWeight += factor[i] > 0 ? Math.log(factor[i]) : -Infinity;
+        if (factor[i] === 1) continue;
+        const logWeight = factor[i] > 0 ? Math.log(factor[i]) : -Infinity;
+        logM[i] += logWeight;
+        if (logP[i] > -Infinity) ratio[i] -= logWeight;
       }
-      // Where v is r, ℓ − log v is 0, but for the rounding of v.
-      const isRatio = Math.abs(ratio[i]) < 1 && weight !== 1 && weight === Math.exp(ratio[i]);
-      toWeighted[i] = logP[i] === -Infinity ? -Infinity : isRatio || ratio[i] === logWeight ? 0 : ratio[i] - logWeight;
-      logM[i] += logWeight;
     }
-    return klToMeasure(logP, toWeighted, logM);
+    // The KL is least at the true Σqv: of a rounded one only the square of the rounding enters.
+    const shift = logSumExp(logM);
+    if (shift === -Infinity) return NaN;
+    return total(ratio.length, (i) => klTerm(logP[i], ratio[i] + shift, logM[i] - shift, Math.exp(logP[i])));
   }
 
   function likeliest(p) {

@@ -31,7 +31,9 @@ class Engine:
     def __call__(self, function: str, *arguments: object) -> Any:
         """The result of a function; arrays go in as Float64Array, inf and nan pass both ways."""
         call = f"{function}({', '.join(map(literal, arguments))})"
-        replacer = "(_, x) => typeof x === 'number' && !Number.isFinite(x) ? `#${x}` : ArrayBuffer.isView(x) ? [...x] : x"
+        replacer = (
+            "(_, x) => typeof x === 'number' && !Number.isFinite(x) ? `#${x}` : ArrayBuffer.isView(x) ? [...x] : x"
+        )
         return plain(json.loads(str(self._racer.eval(f"JSON.stringify({call}, {replacer})"))))
 
 

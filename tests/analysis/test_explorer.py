@@ -25,7 +25,9 @@ def test_the_page_holds_the_fragment_and_asks_for_nothing() -> None:
 def test_styles_reach_the_explorer_alone_and_scripts_leave_no_name() -> None:
     style = re.search(r"<style>(.*?)</style>", fragment(), re.DOTALL)
     assert style
-    outer = re.sub(r"\{[^{}]*(\{[^{}]*\}[^{}]*)*\}", "", re.sub(r"@media[^{]*\{(.*?)\n\}", r"\1", style[1], flags=re.DOTALL))
+    outer = re.sub(
+        r"\{[^{}]*(\{[^{}]*\}[^{}]*)*\}", "", re.sub(r"@media[^{]*\{(.*?)\n\}", r"\1", style[1], flags=re.DOTALL)
+    )
     assert set(outer.split()) == {".obrs-explorer"}
     scripts = re.findall(r"<script>\n(.*?)</script>", fragment(), re.DOTALL)
     assert len(scripts) == 1
@@ -40,7 +42,9 @@ def test_the_command_writes_the_page_and_says_where(tmp_path: Path, capsys: Capt
     assert out.read_text(encoding="utf-8") == page()
 
 
-def test_the_browser_opens_only_where_it_is_asked_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
+def test_the_browser_opens_only_where_it_is_asked_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
     opened: list[str] = []
     monkeypatch.setattr(webbrowser, "open", lambda url: opened.append(url) or True)  # type: ignore[func-returns-value]
     out = tmp_path / "page.html"

@@ -76,7 +76,7 @@ EDGES: dict[str, State] = {
     "the actor is one-hot": (logs(0.5, 0.3, 0.2), logs(1.0, 0.0, 0.0), WORTH),
     "no token is shared": (logs(1.0, 0.0, 0.0), logs(0.0, 0.5, 0.5), WORTH),
     "equal laws": (logs(0.5, 0.3, 0.2), logs(0.5, 0.3, 0.2), WORTH),
-    "a constant advantage": (logs(0.5, 0.3, 0.2), logs(0.2, 0.3, 0.5), np.ones(3)),
+    "a constant advantage": (logs(0.5, 0.3, 0.2), logs(0.2, 0.3, 0.5), np.full(3, 0.1)),
     "two tokens": (logs(0.9, 0.1), logs(0.4, 0.6), WORTH[:2]),
     "a thousand tokens": of_a_thousand(),
 }
@@ -204,9 +204,9 @@ def test_a_budget_of_one_and_beyond(engine: Engine) -> None:
     log_p, log_q, _ = EDGES["two tokens"]
     assert engine("formulas.solveLam", log_p, log_q, 1.0) == pytest.approx(0.1 / 0.6, rel=RELATIVE)
     for name, rate in (("the policy lacks a token", 1.0), ("no token is shared", 0.5), ("two tokens", 0.0)):
-        with pytest.raises(ValueError, match="attainable|share no token|must be positive"):
+        with pytest.raises(ValueError, match=r"attainable|share no token|must be positive"):
             obrs.solve_lam(*EDGES[name][:2], rate)
-        with pytest.raises(JSEvalException, match="attainable|share no token|must be positive"):
+        with pytest.raises(JSEvalException, match=r"attainable|share no token|must be positive"):
             engine("formulas.solveLam", *EDGES[name][:2], rate)
 
 
@@ -239,6 +239,9 @@ def test_the_actors_are_those_of_the_environments(engine: Engine, seed: int) -> 
     for (family, knob), actor in actors.items():
         same(found(family, knob)["actor"], actor, family)
         assert found(family, knob)["policy"] == base.tolist()
+    halves = np.array([-3.0, -2.5, -1.5, 0.0])  # which go to the even level
+    rounded = QuantizedLogits(bits=2).laws(halves[None], worth[None], 0)(2)[1][0]
+    same(engine("laws.FAMILIES['quantized-logits']", halves, 2, drawn)["actor"], rounded, "quantized-logits")
     stale = found("stale", 40)
     same(stale["policy"], Ascent(rows, worth[None], 1.0).log_probs_after(40)[0], "stale")
     assert stale["actor"] == base.tolist()
