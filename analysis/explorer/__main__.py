@@ -1,0 +1,8 @@
+"""`python -m analysis.explorer`: see `--help`."""
+
+import sys
+
+from jackpot_sim.start import run
+
+if __name__ == "__main__":
+    sys.exit(run("explore", "analysis.explorer.cli"))
