@@ -18,7 +18,8 @@ from jackpot_sim.studies.executors import ExecutorKind
 from jackpot_sim.studies.help_texts import columns_table
 from jackpot_sim.studies.kinds import SWEEP, require_kind
 from jackpot_sim.studies.tables import print_table
-from jackpot_sim.sweep import column_meanings, plan, records, rehearsal, schema, spec, summary
+from jackpot_sim.sweep import column_meanings, legends, plan, records, rehearsal, schema, spec, summary
+from jackpot_sim.sweep.answers import explained
 from jackpot_sim.sweep.costs import Timed
 from jackpot_sim.sweep.display import cost_line, cost_table, shown
 from jackpot_sim.sweep.epilogue import epilogue
@@ -179,7 +180,9 @@ def show(root: Path, *, wide: bool = False) -> None:
         output.print(*judged, "", sep="\n")
     for table in (*summary.tables(rows), *rollout_tables(root), *threshold_tables(root)):
         print_table(output, table, wide=wide)
-    output.print(" ".join([summary.legend(rows), *[LEGEND] * bool(judged)]))
+    output.print(" ".join([legends.legend(rows), *[LEGEND] * bool(judged)]) if wide else legends.brief(rows))
+    if told := explained(rows):
+        output.print(told)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

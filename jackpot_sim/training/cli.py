@@ -14,6 +14,7 @@ from jackpot_sim.studies import plugins, workers
 from jackpot_sim.studies.dotted import split_dotted
 from jackpot_sim.studies.errors import StudyError
 from jackpot_sim.studies.help_texts import columns_table, fields, kinds, scalars
+from jackpot_sim.studies.tables import print_table
 from jackpot_sim.training import progress, summary
 from jackpot_sim.training.actors import Distillation, JointActor, OnPolicy, Served, SmallActor, StaleActor
 from jackpot_sim.training.conduct import Options, conduct, load, shortages
@@ -95,6 +96,7 @@ def training(
     dry_run: Annotated[bool, FLAG] = False,
     quiet: Annotated[bool, FLAG] = False,
     columns: Annotated[bool, FLAG] = False,
+    wide: Annotated[bool, FLAG] = False,
     plugin: plugins.Option = None,
     overrides: Annotated[Mapping[str, object] | None, UNPARSED] = None,
 ) -> int:
@@ -113,6 +115,7 @@ def training(
         dry_run: Show the runs, and train nothing.
         quiet: No progress display and no summary.
         columns: Alone: explain every column of the records.
+        wide: Tables with all their columns, however narrow the terminal is.
         plugin: Files or modules that register corrections of your own.
         overrides: The fields of every run that are options.
     """
@@ -132,7 +135,7 @@ def training(
     for few in shortages(study, by.worker_gpus > 0) if not quiet else ():
         _say(few)
     if dry_run:
-        output.print(summary.runs_table(study))
+        print_table(output, summary.runs_table(study), wide=wide)
         output.print(f"Records would go to {root}.", soft_wrap=True)
         return 0
     require("torch", "transformers", purpose="training")
@@ -149,7 +152,7 @@ def training(
         done = conduct(study, root, executor, in_flight=width, options=options, report=report, say=say)
     steps, outcomes = load(root)
     if not quiet:
-        output.print(summary.outcomes_table(study.name, steps, outcomes))
+        print_table(output, summary.outcomes_table(study.name, steps, outcomes), wide=wide)
         resumed = f" ({done.already_there} were there already)" if done.already_there else ""
         output.print(f"{done.total} run{'s' * (done.total > 1)}{resumed}; records in {root}.", soft_wrap=True)
         output.print(summary.policies(root, outcomes), soft_wrap=True)
