@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import pandas as pd
@@ -35,6 +36,15 @@ class _Case(NamedTuple):
         kinds, kl = (first["env_kind"], first["base_kind"]), rows["kl_policy_actor"].mean()
         bias = (none["bias"] ** 2).mean() / error
         return cls(f"{name}, {knob}", kinds, kl, best, least, error, bias)
+
+
+def in_a_line(rows: pd.DataFrame, records: pd.DataFrame) -> str:
+    """The first figures of an environment whose cells are done: its KL, and the least MSE beside that of none."""
+    name, knob, distance = describe(rows, records)
+    best, least = best_of(rows)
+    none = rows.loc[rows["estimator"] == NONE, "mse"].mean()
+    beside = "" if math.isnan(none) else f", none {none:.3g}"
+    return f"{name}, {knob}: KL {distance}" + (f"; least MSE {best} {least:.3g}{beside}" if best else "")
 
 
 def explained(records: pd.DataFrame) -> str:

@@ -38,6 +38,7 @@ _WEIGHTS = "weights", 10
 _BRACKET = "bracket", 3
 """The acceptance rate of a rejection where the actor shows its top-k alone; it has the rank of `KL eff.`, not there."""
 
+
 def tables(records: pd.DataFrame) -> list[FittedTable]:
     """A table for each environment, or for many environments one table of the best estimators."""
     exact = records[records["method"] == "exact"]
@@ -147,24 +148,21 @@ def _overview(records: pd.DataFrame) -> FittedTable:
     over = "1 seed" if seeds == 1 else f"means over {seeds} seeds"
     updates = has_updates(records)
     uncorrected = updates and bool((records["estimator"] == NONE).any())
-    winning = {"mse": "lowest MSE", "mse_rescaled": "lowest rescaled MSE"} if updates else {}
-    names = ["environment", *list(winning.values())[:1]]
-    figures = ["KL before", *["none"] * uncorrected, "knob", *list(winning.values())[1:]]
+    figures = ["KL before", *["MSE"] * updates, *["none"] * uncorrected, "knob", *["lowest rescaled MSE"] * updates]
     table = FittedTable(
         f"Which estimator is best at {samples} samples a state or prompt ({over})",
-        names,
+        ["environment", *["lowest MSE"] * updates],
         {heading: rank for rank, heading in enumerate(figures)},
     )
     for _, rows in records.groupby("environment", sort=False):
-        means, is_lost = _means(rows), bool(lost(rows))
-        resolved = _without(means, thin(rows))
-        winners = ["lost" if is_lost else _winner(resolved, column) for column in winning]
-        name, knob, distance = describe(rows, records)
-        without = means.loc[means["estimator"] == NONE, "mse"].mean()
-        table.add_row(
-            [name, *winners[:1]],
-            [distance, *[f"{without:.3g}"] * uncorrected, knob, *winners[1:]],
-        )
+        means = _means(rows)
+        resolved, unknown = _without(means, thin(rows)), ("lost", "") if lost(rows) else None
+        best, least = unknown or _winner(resolved, "mse")
+        cells = dict.fromkeys(figures, "")
+        name, cells["knob"], cells["KL before"] = describe(rows, records)
+        cells["MSE"], cells["none"] = least, f"{means.loc[means['estimator'] == NONE, 'mse'].mean():.3g}"
+        cells["lowest rescaled MSE"] = " ".join(unknown or _winner(resolved, "mse_rescaled"))
+        table.add_row([name, *[best] * updates], [cells[each] for each in figures])
     return table
 
 
@@ -213,17 +211,17 @@ def best_of(rows: pd.DataFrame) -> tuple[str, float]:
     return str(least["estimator"]), float(least["mse"])
 
 
-def _winner(means: pd.DataFrame, column: str) -> str:
-    """The estimator whose figure is least, with the number of ties; `no update` where that is better."""
+def _winner(means: pd.DataFrame, column: str) -> tuple[str, str]:
+    """The estimator whose figure is least, with the number of ties, and the figure; `no update` is 1."""
     least = means[column].min()
     if math.isnan(least):
-        return "undefined"
+        return "undefined", ""
     if column == "mse" and least >= 1:
-        return f"no update (the least is {least:.3g})"
+        return "no update", f"1 (then {least:.3g})"
     first, *others = means[means[column] <= least * (1 + _TIE)].to_dict("records")
     name = str(first["estimator"])
     if means["denominator"].nunique() > 1:
         name += f" / {first['denominator']}"
     if rivals := _rivals(means, column):
-        return f"tie of {1 + len(others) + rivals} within the noise; least: {name} {least:.3g}"
-    return f"{name}{f' and {len(others)} more' if others else ''}: {least:.3g}"
+        return f"tie of {1 + len(others) + rivals} within the noise; least: {name}", f"{least:.3g}"
+    return f"{name}{f' and {len(others)} more' if others else ''}", f"{least:.3g}"
