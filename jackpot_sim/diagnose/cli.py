@@ -86,9 +86,9 @@ def diagnose(
         samples: With --server: rollouts of each prompt, by default 8.
         max_new_tokens: With --server: the most new tokens, by default 64.
         temperature: With --server: that of both sides, by default 1.
-        topk: With --server: likeliest tokens to ask for, by default 20.
+        topk: With --server: likeliest tokens to ask for (20).
         seed: With --server: decides the seeds, by default 0.
-        keep: Aim: keep this share of the signal, by default 0.95. Aims may be combined.
+        keep: Aim: keep this share of the signal (0.95). Aims may be combined.
         ess: Aim: an effective share of the tokens, by default 0.5.
         bias: Aim: a bias of at most this, by default any.
         skip_bad: Go on without rows that cannot be read, counted.
@@ -149,7 +149,7 @@ def diagnose(
     return 0 if found.diagnosis.verdict.state is State.HEALTHY else 1
 
 
-_NO_PATHS = "name the files or the folder of a dump, or a --server, or try --example; --help tells what can be read"
+_NO_PATHS = "name the files or the folder of a dump, or a --server, or try --example; see --help files"
 
 
 def _own(correction: Sequence[str] | None) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from rich.progress import Progress as ProgressBar
 from rich.table import Table
 
 from jackpot_sim.environments.progress import Report, listened
+from jackpot_sim.studies.counting import duration
 from jackpot_sim.sweep import plan, records
 from jackpot_sim.sweep.answers import in_a_line
 from jackpot_sim.sweep.costs import Timed
@@ -176,17 +177,6 @@ class _Told:
             self._remaining.next_cell()
         self._last = None
         self._cells = f", cell {min(progress.finished + 1, progress.total)} of {progress.total}"
-
-
-def duration(seconds: float) -> str:
-    """A time in its unit.
-
-    >>> duration(42), duration(150), duration(9000)
-    ('42 s', '2.5 min', '2.5 h')
-    """
-    if seconds < 90:
-        return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
-    return f"{seconds / 60:.2g} min" if seconds < 5400 else f"{seconds / 3600:.2g} h"
 
 
 def cost_line(costs: Mapping[str, Timed]) -> str:

@@ -30,23 +30,11 @@ def chapters(tokens: Sequence[str] = ()) -> list[Chapter]:
     parts = {name: page(part, f"{name}, --{name}.FIELD") for name, part in _PARTS.items()}
     by_name = {name: page(registered(name), f"{name}, --correction {name}") for name in names()}
     return [
-        Chapter("fields", "the fields of a run, which are options, and their defaults", _FIELDS, parts),
-        Chapter(
-            "tasks",
-            "--task.kind: sums, word problems, your own prompts",
-            _TASKS,
-            pages(get_args(AnyTask), "--task.kind"),
-        ),
-        Chapter(
-            "policies",
-            "--policy.kind: taught on the spot, or a checkpoint",
-            _POLICIES,
-            pages(get_args(Taught | Given), "--policy.kind"),
-        ),
+        Chapter("fields", "--FIELD of a run: rollout, update, evaluation", _FIELDS, parts),
+        Chapter("tasks", "--task.kind: sums, word problems, your own prompts", _TASKS, tasks),
+        Chapter("policies", "--policy.kind: taught on the spot, or a checkpoint", _POLICIES, policies),
         Chapter("actors", "--actor.kind: who writes the rollouts", _OF_ACTORS, pages(_ACTORS, "--actor.kind")),
-        Chapter(
-            "corrections", "--correction: any of the sweep's, and the overlap", f"{_CORRECTIONS}\n\n{plugged}", by_name
-        ),
+        Chapter("corrections", "--correction: any of the sweep's, and the overlap", whole, by_name),
         Chapter("studies", "config files, seeds, checkpoints, exit codes", _STUDIES),
     ]
 
@@ -85,8 +73,8 @@ trained beside the policy, with distillation {fields(Distillation)}.
 """
 
 _CORRECTIONS = f"""
-Corrections: any name of `python -m jackpot_sim.sweep --help estimators`, or of a plug-in, with its parameters in a config
-file or as `--correction.kind jackpot --correction.lam 1 --correction.c1 2 --correction.target p_new
+Corrections: any name of `python -m jackpot_sim.sweep --help estimators`, or of a plug-in, with its parameters in a
+config file or as `--correction.kind jackpot --correction.lam 1 --correction.c1 2 --correction.target p_new
 --correction.rao-blackwell true`. It leads to p_ref, the policy before the update, unless its target is p_new.
 The overlap Z by which Jackpot weighs (`--overlap`): {", ".join(Overlap)}; all but exact are from the rollout.topk
 likeliest tokens that the actor told.
