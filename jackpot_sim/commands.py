@@ -20,14 +20,15 @@ from rich.table import Table
 from rich.text import Text
 from typing_extensions import override
 
-from jackpot_sim import version
+from jackpot_sim import help_pages, version
+from jackpot_sim.help_pages import Chapter
 from jackpot_sim.requirements import RequirementError, require
 from jackpot_sim.start import INTERRUPTED, Working
 
 WIDE = 160
 """The width of output that is no terminal: enough that no figure is cut."""
 
-FLAG = Parameter(negative=())
+FLAG = Parameter(negative=(), show_default=False)
 """An option without a value, and without a `--no-…` form."""
 MANY = Parameter(consume_multiple=True, negative_iterable=())
 """An option with any number of values."""
@@ -38,6 +39,9 @@ UNPARSED = Parameter(parse=False)
 
 Split: TypeAlias = Callable[[list[str]], tuple[Mapping[str, object], list[str]]]
 """A command line → the unparsed arguments of the function, and the rest of the line."""
+
+Chapters: TypeAlias = Callable[[Sequence[str]], Sequence[Chapter]]
+"""A command line, which may name plug-ins → the chapters of its help."""
 
 
 _SIGNS = {
@@ -156,7 +160,7 @@ def answer(
     failures: tuple[type[Exception], ...] = (),
     again: str = "",
     split: Split = lambda tokens: ({}, tokens),
-    epilogue: Callable[[Sequence[str]], str] | None = None,
+    chapters: Chapters | None = None,
 ) -> int:
     """Runs the function of a command on the arguments given.
 
@@ -167,13 +171,13 @@ def answer(
         failures: the errors whose message is the whole answer.
         again: the effect of running the command again after an interruption.
         split: takes the unparsed arguments off the line.
-        epilogue: gives the end of the help text, where it depends on the command line.
+        chapters: gives the chapters of a help that is long, for the command line.
 
     Returns:
         The function's exit code; 0 for help and the version, 2 for what cannot be done, 130 for an interruption.
     """
     tokens = list(sys.argv[1:] if argv is None else argv)
-    answers: tuple[type[Exception], ...] = (*failures, RequirementError)
+    answers: tuple[type[Exception], ...] = (*failures, RequirementError, help_pages.HelpError)
     _fail_on_no_sign()
     if "--version" in tokens:
         print(version.line())
@@ -181,7 +185,7 @@ def answer(
     interrupted = f"interrupted; {again}" if again else "interrupted"
     try:
         with Working(f"{name}: {interrupted}"):
-            return _answered(app, tokens, split, epilogue)
+            return _answered(app, tokens, split, chapters)
     except answers as error:
         return _fail(name, str(error), 2)
     except cyclopts.CycloptsError as error:
@@ -192,16 +196,31 @@ def answer(
         return _fail(name, interrupted, INTERRUPTED)
 
 
-def _answered(app: App, tokens: list[str], split: Split, epilogue: Callable[[Sequence[str]], str] | None) -> int:
+def _answered(app: App, tokens: list[str], split: Split, chapters: Chapters | None) -> int:
     """The exit code of a command's function, or of its help text."""
     require()
     if any(token in ("--help", "-h") for token in tokens):
-        app.help_epilogue = epilogue(tokens) if epilogue else app.help_epilogue
-        app.help_print(tokens=[])
+        _print_help(app, tokens, chapters)
         return 0
     unparsed, options = split(tokens)
     function, bound, _ = app.parse_args(options, exit_on_error=False, print_error=False)
     return int(function(*bound.args, **bound.kwargs, **unparsed))
+
+
+def _print_help(app: App, tokens: Sequence[str], chapters: Chapters | None) -> None:
+    """Prints all help, or the page of one that has chapters."""
+    if chapters is None:
+        app.help_print(tokens=[])
+        return
+    wanted, known, width = help_pages.asked_for(tokens), chapters(tokens), min(console().width, 100)
+    if wanted is None:
+        print(help_pages.short(app, known, width))
+    elif wanted in (help_pages.OPTIONS, help_pages.ALL):
+        app.help_print(tokens=[])
+        if wanted == help_pages.ALL:
+            print(*("\n" + help_pages.filled(each.text, width) for each in known), sep="\n")
+    else:
+        print(help_pages.page(wanted, known, width))
 
 
 def _hint(app: App, tokens: Sequence[str]) -> str:

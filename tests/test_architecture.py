@@ -26,6 +26,8 @@ BESIDE = "jackpot_sim.beside"
 """The names of analysis and paper_figures, wherever they lie."""
 VERSION = "jackpot_sim.version"
 """The number and the commit."""
+HELP = "jackpot_sim.help_pages"
+"""Help in pages."""
 COMMANDS = "jackpot_sim.commands"
 """What command lines share."""
 DUMPS = "jackpot_sim.readers"
@@ -39,14 +41,15 @@ MAY_IMPORT = {
     BESIDE: (),
     VERSION: (),
     START: (REQUIREMENTS,),
-    COMMANDS: (REQUIREMENTS, VERSION, START),
+    HELP: (),
+    COMMANDS: (REQUIREMENTS, VERSION, START, HELP),
     # Names the commands, and imports the one that is asked for.
     "jackpot_sim.__main__": (REQUIREMENTS, VERSION, START, BESIDE, "jackpot_sim.doctor.start"),
     ESTIMATORS: (CORE,),
     ENVIRONMENTS: (CORE, REQUIREMENTS, COMMANDS),
-    STUDIES: (CORE, ESTIMATORS, ENVIRONMENTS, REQUIREMENTS, COMMANDS, VERSION),
-    TRAINING: (CORE, ESTIMATORS, ENVIRONMENTS, STUDIES, REQUIREMENTS, START, COMMANDS),
-    SWEEP: (CORE, ESTIMATORS, ENVIRONMENTS, STUDIES, REQUIREMENTS, START, COMMANDS),
+    STUDIES: (CORE, ESTIMATORS, ENVIRONMENTS, REQUIREMENTS, COMMANDS, HELP, VERSION),
+    TRAINING: (CORE, ESTIMATORS, ENVIRONMENTS, STUDIES, REQUIREMENTS, START, COMMANDS, HELP),
+    SWEEP: (CORE, ESTIMATORS, ENVIRONMENTS, STUDIES, REQUIREMENTS, START, COMMANDS, HELP),
     # Has an answer where nothing else can be imported.
     "jackpot_sim.doctor.cli": (COMMANDS, "jackpot_sim.doctor"),
     "jackpot_sim.doctor": (REQUIREMENTS, VERSION, START),
@@ -65,7 +68,7 @@ MAY_IMPORT = {
     ),
     "jackpot_sim.record": (CORE, REQUIREMENTS, START, DUMPS),
     "jackpot_sim.diagnose": (
-        *(CORE, ESTIMATORS, ENVIRONMENTS, DUMPS, STUDIES, REQUIREMENTS, START, COMMANDS),
+        *(CORE, ESTIMATORS, ENVIRONMENTS, DUMPS, STUDIES, REQUIREMENTS, START, COMMANDS, HELP),
         "jackpot_sim.record",  # rollouts of a live server are kept as a dump
     ),
     "jackpot_sim.integrations": (

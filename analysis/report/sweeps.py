@@ -15,7 +15,7 @@ from analysis.report import sweep_figures
 from analysis.report.page import Plot, Run, Section, Table, View, as_yaml, number, provenance, told, versions
 from analysis.report.plots import Axis, layout, level, trace
 from analysis.report.sweep_figures import Figures
-from jackpot_sim.sweep import records, summary
+from jackpot_sim.sweep import legends, records, summary
 from jackpot_sim.sweep.resolved import KEYS, lost, thin
 from jackpot_sim.sweep.rollout_summary import rollout_tables
 from jackpot_sim.sweep.threshold_summary import threshold_tables
@@ -24,9 +24,9 @@ from jackpot_sim.sweep.worse import worse
 
 _ON_FIGURES = (
     "Every figure with its 95 % interval, where it has one. "
-    f"{summary.ON_KLS.replace('KL acc. and KL eff.', 'kl accepted, kl effective')} "
+    f"{legends.ON_KLS.replace('KL acc. and KL eff.', 'kl accepted, kl effective')} "
     "gain: the share of the gradient that is left. variance: of one proposal, over that of one of the policy's own. "
-    f"{summary.ON_MSE}"
+    f"{legends.ON_MSE}"
 )
 _ALL = 1 - 1e-9
 """An acceptance rate from which on an estimator rejects nothing."""

@@ -17,6 +17,7 @@ from jackpot_sim.diagnose.report import as_json, records
 from jackpot_sim.diagnose.report.terminal import show
 from jackpot_sim.diagnose.results import State
 from jackpot_sim.environments.sources.server import FlavourName
+from jackpot_sim.help_pages import Chapter
 from jackpot_sim.readers.errors import DumpError
 from jackpot_sim.readers.formats import FORMATS
 from jackpot_sim.readers.formats.plain_schema import SCHEMA
@@ -26,35 +27,11 @@ from jackpot_sim.studies.errors import StudyError
 
 _COLUMNS = "\n".join(f"* {each.name}: {each.meaning}" for each in SCHEMA)
 
-_EPILOGUE = f"""
-Paths are files, folders and patterns such as 'rollouts/*.jsonl.gz'. The format is known by the keys of the records:
-{", ".join(each.name for each in FORMATS)} (`--formats` says more). Nothing in a dump is ever executed.
-
-The plain schema, for anything else, is JSONL or Parquet with one row a token, or one row a sequence that holds lists.
-Needed are the sequence, in rows of tokens, and both log-probs, or the actor's alone with --policy; null stands for an
-unknown number. `jackpot_sim.record` writes it from TRL and verl. Its columns:
-
-{_COLUMNS}
-
-Causes: temperature (one side has another temperature); truncated-sampling (top-p or top-k on one side);
-raw-log-probs (one side before, one after the sampler); misaligned (one side moved by a token); placeholder (0.0, 1.0
-or NaN in the place of log-probs); precision (rounding of the engine); stale (older weights); weight-sync (the engine
-was sure where the trainer is not: weights that did not arrive); other-model; dominated (a few sequences make most of
-it); tokenizer (tokenizer or chat template differ); bypass (both columns are the same one).
-
-Corrections are named as in `python -m jackpot_sim.sweep --help`, with parameters in brackets: 'tis(clip=3)',
-'tis & veto', verl:decoupled_token_is. `python -m jackpot_sim.sweep --presets` lists those of frameworks.
-
-Exit codes: 0 healthy; 1 a named problem, or too few tokens to tell; 2 bad input or a request that cannot be met (one
-sentence says what); 130 interrupted.
-"""
-
 app = app_of(
     "jackpot_sim.diagnose",
     "Is the mismatch between actor and policy in my rollouts dangerous, why, and what should I do about it?\n\n"
     "Try it: python -m jackpot_sim.diagnose --example\n\n"
     "Without a dump: --server URL --policy CHECKPOINT --prompts FILE asks a live server for rollouts.",
-    _EPILOGUE,
 )
 
 
@@ -92,35 +69,34 @@ def diagnose(
 
     Args:
         paths: Files, folders or patterns of one dump.
-        json: Write the diagnosis to this file as JSON; - is standard output, in the place of the report.
-        out: A folder for report.json, tables in Parquet and plots; `jackpot-sim analysis FOLDER` reads it.
-        correction: The corrections that you use, which are shown first.
-        plugin: Files or modules that register corrections of your own.
-        format_: The format, where the keys of the records do not tell it.
+        json: Write the diagnosis as JSON. - is standard output, in the place of the report.
+        out: A folder for the report, tables and plots. `jackpot-sim analysis FOLDER` reads it.
+        correction: The corrections that you use, shown first.
+        plugin: Files or modules with corrections of your own.
+        format_: The format, where keys do not tell it.
         formats: Alone: list the formats.
-        policy: A checkpoint (a folder, a GGUF file, smollm2 or a hub id) to compute the policy's log-probs with, where
-            the dump has none.
-        tokenizer: A folder with a tokenizer or a GGUF file, to show the worst tokens as text; by default the policy's.
-        server: In the place of paths: the address of a server, as in http://127.0.0.1:8000/v1, of vLLM, SGLang,
+        policy: A checkpoint to compute missing log-probs with. A folder, a GGUF file, smollm2 or a hub id.
+        tokenizer: A folder or GGUF file, to show tokens as text. By default the policy's.
+        server: The address of a server to ask, in place of paths. As in http://127.0.0.1:8000/v1, of vLLM, SGLang,
             llama.cpp, TGI or another that speaks OpenAI's completions. It writes rollouts of --prompts, --policy scores
             them, and both are kept as a dump, which the report names.
-        model: With --server: the model's name there; by default the only one that it serves.
-        prompts: With --server: a file of prompts, .txt with one a line or .jsonl.
-        flavour: With --server: the kind of server; by default it is asked.
+        model: With --server: the model's name there. By default the only one that it serves.
+        prompts: With --server: a file of prompts. A .txt with one a line, or .jsonl.
+        flavour: With --server: its kind. By default it is asked.
         samples: With --server: rollouts of each prompt, by default 8.
-        max_new_tokens: With --server: the most tokens of a rollout, by default 64.
+        max_new_tokens: With --server: the most new tokens, by default 64.
         temperature: With --server: that of both sides, by default 1.
-        topk: With --server: the number of likeliest tokens to ask for, by default 20.
-        seed: With --server: decides the rollouts' seeds, by default 0.
-        keep: Aim of the advice: keep this share of the signal, by default 0.95. Aims may be combined.
-        ess: Aim of the advice: an effective sample size of this share of the tokens, by default 0.5.
-        bias: Aim of the advice: a bias of at most this, by default any.
-        skip_bad: Go on without rows that cannot be read, and count them.
+        topk: With --server: likeliest tokens to ask for (20).
+        seed: With --server: decides the seeds, by default 0.
+        keep: Aim: keep this share of the signal (0.95). Aims may be combined.
+        ess: Aim: an effective share of the tokens, by default 0.5.
+        bias: Aim: a bias of at most this, by default any.
+        skip_bad: Go on without rows that cannot be read, counted.
         by: The workers, which measure; this process reads.
-        quiet: No progress and no report; the exit code tells the verdict.
+        quiet: Print nothing: the exit code tells the verdict.
         wide: A report with everything in it, however long.
-        example: In the place of paths: a dump that comes with the package, of a small language model whose rollouts
-            were written by its int8 weights.
+        example: A dump that comes with the package. Of a small language model whose rollouts were written by its int8
+            weights; in the place of paths.
         schema: Alone: print the JSON schema of --json.
     """
     options = [name for name, value in locals().items() if value]
@@ -173,7 +149,7 @@ def diagnose(
     return 0 if found.diagnosis.verdict.state is State.HEALTHY else 1
 
 
-_NO_PATHS = "name the files or the folder of a dump, or a --server, or try --example; --help tells what can be read"
+_NO_PATHS = "name the files or the folder of a dump, or a --server, or try --example; see --help files"
 
 
 def _own(correction: Sequence[str] | None) -> tuple[str, ...]:
@@ -202,8 +178,43 @@ def _formats() -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parses, diagnoses, and turns every foreseeable failure into one sentence and exit code 2."""
-    return answer(app, "diagnose", argv, failures=(StudyError, DumpError), epilogue=_epilogue)
+    return answer(app, "diagnose", argv, failures=(StudyError, DumpError), chapters=_chapters)
 
 
-def _epilogue(tokens: Sequence[str]) -> str:
-    return f"{_EPILOGUE}\n{plugins.help_text(tokens)}"
+def _chapters(tokens: Sequence[str]) -> list[Chapter]:
+    return [
+        Chapter("files", "what can be read, and the exit codes", _FILES),
+        Chapter("schema", "the columns of a dump of your own", _PLAIN),
+        Chapter("causes", "the causes that it can name", _CAUSES),
+        Chapter("corrections", "how they are named, and your own", f"{_CORRECTIONS}\n\n{plugins.help_text(tokens)}"),
+    ]
+
+
+_FILES = f"""
+Paths are files, folders and patterns such as 'rollouts/*.jsonl.gz'. The format is known by the keys of the records:
+{", ".join(each.name for each in FORMATS)} (`--formats` says more). Nothing in a dump is ever executed.
+
+Exit codes: 0 healthy; 1 a named problem, or too few tokens to tell; 2 bad input or a request that cannot be met (one
+sentence says what); 130 interrupted.
+"""
+
+_PLAIN = f"""
+The plain schema, for anything else, is JSONL or Parquet with one row a token, or one row a sequence that holds lists.
+Needed are the sequence, in rows of tokens, and both log-probs, or the actor's alone with --policy; null stands for an
+unknown number. `jackpot_sim.record` writes it from TRL and verl. Its columns:
+
+{_COLUMNS}
+"""
+
+_CAUSES = """
+Causes: temperature (one side has another temperature); truncated-sampling (top-p or top-k on one side);
+raw-log-probs (one side before, one after the sampler); misaligned (one side moved by a token); placeholder (0.0, 1.0
+or NaN in the place of log-probs); precision (rounding of the engine); stale (older weights); weight-sync (the engine
+was sure where the trainer is not: weights that did not arrive); other-model; dominated (a few sequences make most of
+it); tokenizer (tokenizer or chat template differ); bypass (both columns are the same one).
+"""
+
+_CORRECTIONS = """
+Corrections are named as in `python -m jackpot_sim.sweep --help estimators`, with parameters in brackets: 'tis(clip=3)',
+'tis & veto', verl:decoupled_token_is. `python -m jackpot_sim.sweep --presets` lists those of frameworks.
+"""

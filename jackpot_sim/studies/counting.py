@@ -1,4 +1,4 @@
-"""A count on the terminal of what has been read or has arrived."""
+"""A count on the terminal of what has been read or has arrived, and times in words."""
 
 from __future__ import annotations
 
@@ -24,3 +24,14 @@ def counting(quiet: bool, what: str) -> Iterator[Callable[[int], None]]:
     with bar:
         task = bar.add_task("", total=None)
         yield lambda count: bar.advance(task, count)
+
+
+def duration(seconds: float) -> str:
+    """A time in its unit.
+
+    >>> duration(42), duration(150), duration(9000)
+    ('42 s', '2.5 min', '2.5 h')
+    """
+    if seconds < 90:
+        return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
+    return f"{seconds / 60:.2g} min" if seconds < 5400 else f"{seconds / 3600:.2g} h"

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from pydantic import BaseModel
 from rich.table import Table
 
+from jackpot_sim.help_pages import of_docstring
 from jackpot_sim.studies.configuration import kind_of
 
 
@@ -41,6 +42,17 @@ def scalars(configuration: type) -> str:
 def kinds(configurations: Iterable[type], *left_out: str) -> str:
     """The kinds of some configurations with their fields, for a sentence."""
     return "; ".join(f"{kind_of(each)} {fields(each, *left_out)}".strip() for each in configurations)
+
+
+def pages(configurations: Iterable[type], option: str) -> dict[str, str]:
+    """The page of each kind, from its docstring."""
+    return {str(kind_of(each)): page(each, f"{kind_of(each)}, {option} {kind_of(each)}") for each in configurations}
+
+
+def page(configuration: type, title: str) -> str:
+    """A configuration's page: what its docstring says, and its fields with their defaults."""
+    shown = {name: _field(name, default).partition("=")[2] for name, default in defaults(configuration).items()}
+    return f"{title}\n\n{of_docstring(configuration, shown)}"
 
 
 def _field(name: str, default: object) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -37,6 +38,9 @@ class FittedTable:
     prose: str = ""
     """The heading of a last column of sentences, if there is one; it is left out before any figure."""
     caption: str = ""
+    """What the table's words mean, below it."""
+    brief: str = ""
+    """One line in the place of the caption, unless all of the table is asked for."""
     rows: list[tuple[tuple[str, ...], tuple[str, ...], str]] = field(default_factory=list)
     recorded: bool = True
     """True where the records hold what the table leaves out."""
@@ -61,6 +65,7 @@ class FittedTable:
             {in_ascii(heading): rank for heading, rank in self.figures.items()},
             in_ascii(self.prose),
             in_ascii(self.caption),
+            in_ascii(self.brief),
             rows,
             self.recorded,
         )
@@ -77,8 +82,8 @@ class FittedTable:
         if left_out:
             where = "--wide shows them, and the records hold them." if self.recorded else "--wide shows them."
             yield Text(f"Left out for lack of room: {', '.join(left_out)}. {where}")
-        if own.caption:
-            yield Text(own.caption)
+        if legend := own.brief or own.caption:
+            yield Text(legend)
 
     def _fitting(self, room: int) -> tuple[list[str], bool, list[int]]:
         """The headings of the figures that fit, if the prose does, and the widths of the names."""
@@ -153,7 +158,7 @@ def folded(name: str, width: int) -> str:
 
 def _pieces(name: str) -> list[str]:
     """The parts of a name between which it may be folded."""
-    return re.findall(r".+?(?:[(,/]\s*|\s+|$)", name)
+    return re.findall(r".+?(?:[(,/]\s*|\s+|(?<=[a-zA-Z]{3})[-_:](?=[a-zA-Z]{3})|$)", name)
 
 
 def _least(name: str) -> int:
@@ -168,5 +173,6 @@ def print_table(console: Console, table: FittedTable | Table, *, wide: bool = Fa
     if wide and isinstance(table, FittedTable):
         own = table.in_ascii() if console.options.ascii_only else table
         console.width = max(before, own.full_width())
+        table = dataclasses.replace(table, brief="")
     console.print(table)
     console.width = before

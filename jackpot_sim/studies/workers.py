@@ -28,16 +28,16 @@ class Workers:
     """The options about workers, which change no record.
 
     Attributes:
-        executor: serial, this process alone; loky, processes of this machine; or ray, those of a Ray cluster, see
-            docs/clusters.md; by default loky, and serial for a sweep of real models, each of which fills the memory by
-            itself.
-        workers: Worker processes; by default as many as the processors of this machine, or of the cluster, have room
+        executor: serial, loky or ray. Serial is this process alone; loky, processes of this machine; ray, those of a
+            Ray cluster, see docs/clusters.md. By default loky, and serial for a sweep of real models, each of which
+            fills the memory by itself.
+        workers: Worker processes. By default as many as the processors of this machine, or of the cluster, have room
             for.
-        ray_address: With ray: HOST:PORT of a running cluster, or auto for the one of this machine; by default the one
-            that RAY_ADDRESS names, or else a local one that ends with the command.
-        worker_threads: CPUs that each worker takes, and the most threads that it computes with. Cells and runs say
-            themselves how many they use, so that figures do not depend on it.
-        worker_gpus: With ray: GPUs reserved for each worker, or a part of one; without, a worker sees none.
+        ray_address: HOST:PORT of a running Ray cluster. Or auto for the one of this machine; by default the one that
+            RAY_ADDRESS names, or else a local one that ends with the command.
+        worker_threads: CPUs of a worker, and its most threads. Cells and runs say themselves how many they use, so
+            that figures do not depend on it.
+        worker_gpus: With ray: GPUs of a worker, or part of one. Without, a worker sees none.
     """
 
     executor: ExecutorKind | None = None

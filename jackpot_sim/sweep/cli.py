@@ -18,10 +18,11 @@ from jackpot_sim.studies.executors import ExecutorKind
 from jackpot_sim.studies.help_texts import columns_table
 from jackpot_sim.studies.kinds import SWEEP, require_kind
 from jackpot_sim.studies.tables import print_table
-from jackpot_sim.sweep import column_meanings, plan, records, rehearsal, schema, spec, summary
+from jackpot_sim.sweep import column_meanings, legends, plan, records, rehearsal, schema, spec, summary
+from jackpot_sim.sweep.answers import explained
+from jackpot_sim.sweep.chapters import chapters
 from jackpot_sim.sweep.costs import Timed
 from jackpot_sim.sweep.display import cost_line, cost_table, shown
-from jackpot_sim.sweep.epilogue import epilogue
 from jackpot_sim.sweep.presets import presets_tables
 from jackpot_sim.sweep.rehearsal import is_local, rollout_tokens
 from jackpot_sim.sweep.rollout_summary import rollout_tables
@@ -65,26 +66,26 @@ def sweep(
     """Run a study.
 
     Args:
-        config: A study in YAML or TOML; without it the default study.
-        out: The folder for the records; by default runs/NAME-HASH of the study.
-        plugin: Files or modules that register corrections of your own, which then are estimators like all others.
-        estimators: Estimators by name, or presets such as verl:decoupled_token_is, in place of the study's.
-        rao_blackwell: Add the Rao-Blackwell form of every estimator that draws a mask.
-        centred: Add the score-centred form of every estimator of single tokens.
-        denominators: proposed, accepted, self_normalized; by default proposed, and its framework's for a preset.
+        config: A study in YAML or TOML. Without it: the default study.
+        out: The folder for the records. By default runs/NAME-HASH of the study.
+        plugin: Files or modules with corrections of your own. They then are estimators like all others.
+        estimators: Estimators by name, in place of the study's. Or presets such as verl:decoupled_token_is.
+        rao_blackwell: Add the Rao-Blackwell form of those that draw a mask.
+        centred: Add the score-centred form of those of single tokens.
+        denominators: proposed, accepted, self_normalized. By default proposed, and its framework's for a preset.
         methods: exact, monte_carlo, or both.
         seeds: The number of seeds: 3 means 0, 1 and 2.
-        n_samples: Proposals per state, for the MSE and for Monte Carlo.
-        replicates: Simulated updates behind each Monte Carlo figure.
+        n_samples: Proposals per state, for MSE and Monte Carlo.
+        replicates: Simulated updates behind a Monte Carlo figure.
         by: The workers.
-        best_thresholds: Find the threshold with the least MSE of every estimator that has one (clip of tis, high of
-            mis, lam of obrs, c1 of jackpot, ...) at n_samples, and the MSE that it saves (on independent states).
-        topk: Compare the ways to estimate Z from so many tokens of each law (not on small-lm).
+        topk: Compare ways to Z from so many likeliest tokens. Not on small-lm.
+        best_thresholds: Find the threshold with the least MSE. Of every estimator that has one (clip of tis, high of
+            mis, lam of obrs, c1 of jackpot and others) at n_samples, with the MSE that it saves, on independent states.
         dry_run: Show the cells and their cost, and run nothing.
         quiet: No progress bar and no summary.
-        columns: Alone, or with --plugin: explain every column of the records.
-        presets: Alone, or with --wide: list the rules of training frameworks that estimators may name.
-        wide: Tables with all their columns, however narrow the terminal is.
+        columns: Explain every column of the records. Alone, or with --plugin.
+        presets: List the rules of training frameworks. Estimators may name them; alone, or with --wide.
+        wide: Tables with all columns and the whole legend.
         env: The environment options, by name.
     """
     options = [name for name, value in locals().items() if value]
@@ -125,7 +126,7 @@ def sweep(
     by = by.otherwise(ExecutorKind.SERIAL if one_at_a_time else ExecutorKind.LOKY)
     costs = {} if quiet else _estimated(study, root)
     ahead = list(costs.values()) if by.executor is ExecutorKind.SERIAL else ()
-    with by.opened(len(plan.cells(study))) as (executor, width), shown(study, quiet, ahead) as report:
+    with by.opened(len(plan.cells(study))) as (executor, width), shown(study, root, quiet, ahead) as report:
         progress = run(study, root, executor, in_flight=2 * width, report=report)
     if not quiet:
         show(root, wide=wide)
@@ -179,13 +180,15 @@ def show(root: Path, *, wide: bool = False) -> None:
         output.print(*judged, "", sep="\n")
     for table in (*summary.tables(rows), *rollout_tables(root), *threshold_tables(root)):
         print_table(output, table, wide=wide)
-    output.print(" ".join([summary.legend(rows), *[LEGEND] * bool(judged)]))
+    output.print(" ".join([legends.legend(rows), *[LEGEND] * bool(judged)]) if wide else legends.brief(rows))
+    if told := explained(rows):
+        output.print(told)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parses, runs, and turns every foreseeable failure into one sentence and exit code 2."""
     again = "the same command finishes the run"
-    return answer(app, "sweep", argv, failures=(StudyError,), again=again, split=_split, epilogue=epilogue)
+    return answer(app, "sweep", argv, failures=(StudyError,), again=again, split=_split, chapters=chapters)
 
 
 def _split(tokens: list[str]) -> tuple[dict[str, object], list[str]]:

@@ -4,58 +4,74 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as ProgressBar
 from rich.table import Table
 
 from jackpot_sim.environments.progress import Report, listened
-from jackpot_sim.sweep import plan
+from jackpot_sim.studies.counting import duration
+from jackpot_sim.sweep import plan, records
+from jackpot_sim.sweep.answers import in_a_line
 from jackpot_sim.sweep.costs import Timed
 from jackpot_sim.sweep.labels import kinds_of
-from jackpot_sim.sweep.remaining import Remaining
+from jackpot_sim.sweep.remaining import Pace, Remaining
 from jackpot_sim.sweep.run import Progress
 from jackpot_sim.sweep.spec import Study
 
+_LONG = 15.0
+"""The seconds after which a run is long: off a terminal a shorter one tells its figures at its end alone."""
+_ANY_CELL = 0.05
+"""The seconds that any cell takes, however small."""
+
 
 @contextlib.contextmanager
-def shown(study: Study, quiet: bool, costs: Sequence[Timed] = ()) -> Iterator[Callable[[Progress], None]]:
-    """A function that tells of the progress of a run on standard error.
+def shown(study: Study, root: Path, quiet: bool, costs: Sequence[Timed] = ()) -> Iterator[Callable[[Progress], None]]:
+    """A function that tells of the progress of a run on standard error, with the first figures as soon as there are.
 
-    On a terminal it is a bar, which is gone when the run ends; elsewhere real models have a line for each stage.
+    On a terminal it is a bar, which is gone when the run ends; elsewhere real models have a line for each stage, and
+    long runs one from time to time.
 
     Args:
         study: the study.
+        root: the run's folder.
         quiet: whether nothing is told.
         costs: the estimates of the cells of real models that are left, in their order, if there are such.
     """
     if quiet:
         yield lambda progress: None
     elif sys.stderr.isatty():
-        with _bar(study, costs) as report:
+        with _bar(study, root, costs) as report:
             yield report
     else:
-        told = _Told(study, costs)
+        told, early = _Told(study, costs), Early(study, root, first=_LONG)
+
+        def cell(progress: Progress) -> None:
+            told.cell(progress)
+            if line := early.line(progress):
+                print(line, file=sys.stderr, flush=True)
+
         with listened(told.hear):
-            yield told.cell
+            yield cell
 
 
 @contextlib.contextmanager
-def _bar(study: Study, costs: Sequence[Timed]) -> Iterator[Callable[[Progress], None]]:
-    """A bar of cells; where their cost is known, of seconds, with the stage and the time left."""
-    places = (TextColumn("{task.fields[left]}"),) if costs else (MofNCompleteColumn(), TimeRemainingColumn())
+def _bar(study: Study, root: Path, costs: Sequence[Timed]) -> Iterator[Callable[[Progress], None]]:
+    """A bar of cells; where their cost is known, of seconds, with the stage; and the time left."""
     bar = ProgressBar(
         TextColumn("{task.description}"),
-        BarColumn(20 if costs else 40),
-        *(places[:1]),
+        BarColumn(20),
+        *([] if costs else [MofNCompleteColumn()]),
+        TextColumn("{task.fields[left]}"),
         TimeElapsedColumn(),
-        *(places[1:]),
-        console=Console(stderr=True),
+        console=Console(stderr=True, highlight=False, markup=False),
         transient=True,
     )
-    told = _Told(study, costs, lambda line: None)
+    told, early = _Told(study, costs, lambda line: None), Early(study, root)
     with bar:
         task = bar.add_task(study.name, total=None, left="")
 
@@ -68,10 +84,66 @@ def _bar(study: Study, costs: Sequence[Timed]) -> Iterator[Callable[[Progress], 
         def cell(progress: Progress) -> None:
             told.cell(progress)
             bar.update(task, total=progress.total, completed=progress.finished)
-            told.draw(bar, task)
+            line = early.line(progress)
+            if costs:
+                told.draw(bar, task)
+            elif early.left is not None:
+                bar.update(task, left=f"about {duration(early.left)} left")
+            if line:
+                bar.console.print(line)
 
         with listened(hear):
             yield cell
+
+
+class Early:
+    """The first figures of environments whose cells are all done, in a line from time to time, and the time left.
+
+    Args:
+        study: the study.
+        root: the run's folder.
+        first: the seconds before which nothing is told.
+        every: the seconds between two lines.
+        clock: gives the time in seconds.
+    """
+
+    def __init__(
+        self,
+        study: Study,
+        root: Path,
+        *,
+        first: float = 0.0,
+        every: float = 30.0,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._name, self._root, self._every, self._clock = study.name, root, every, clock
+        self._next = clock() + first
+        self._left: dict[str, set[str]] = {}
+        for each in plan.cells(study):
+            self._left.setdefault(each.environment, set()).add(each.id)
+        self._pace = Pace({each.id: _work(each, study) for each in plan.cells(study)}, clock)
+
+    @property
+    def left(self) -> float | None:
+        """The seconds that are left, as far as the pace tells."""
+        return self._pace.seconds
+
+    def line(self, progress: Progress) -> str:
+        """What is to be told now; empty where nothing is."""
+        self._pace.finished(progress.done)
+        done = [cells for cells in self._left.values() if cells <= progress.done]
+        if not done or progress.finished == progress.total or self._clock() < self._next:
+            return ""
+        self._next = self._clock() + self._every
+        rows = records.load(self._root)
+        figures = in_a_line(rows[rows["cell"].isin(done[-1])], rows)
+        left = "" if self.left is None else f", about {duration(self.left)} left"
+        return f"{self._name}, {progress.finished} of {progress.total} cells{left}: {figures}"
+
+
+def _work(cell: plan.Cell, study: Study) -> float:
+    """A cell's share of the work: what all cells take, and its own estimate."""
+    return _ANY_CELL + (plan.seconds(cell, study) or 0.0)
 
 
 class _Told:
@@ -105,17 +177,6 @@ class _Told:
             self._remaining.next_cell()
         self._last = None
         self._cells = f", cell {min(progress.finished + 1, progress.total)} of {progress.total}"
-
-
-def duration(seconds: float) -> str:
-    """A time in its unit.
-
-    >>> duration(42), duration(150), duration(9000)
-    ('42 s', '2.5 min', '2.5 h')
-    """
-    if seconds < 90:
-        return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
-    return f"{seconds / 60:.2g} min" if seconds < 5400 else f"{seconds / 3600:.2g} h"
 
 
 def cost_line(costs: Mapping[str, Timed]) -> str:

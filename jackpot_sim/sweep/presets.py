@@ -24,6 +24,7 @@ def presets_tables() -> list[FittedTable]:
             "other version is there. divisor: all tokens, the tokens kept, or own weights (--denominators proposed, "
             "accepted, self_normalized)."
         ),
+        brief="divisor: all tokens, those kept, or own weights. --help PRESET tells of one.",
     )
     for preset in (each for each in every if each.parts):
         divisor = _SHORT[preset.denominator]

@@ -1,9 +1,9 @@
-"""The time that a run of real models has left, from its estimate and from its own pace."""
+"""The time that a run has left, from its estimate and from its own pace."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from jackpot_sim.environments.progress import Report, Stage
 from jackpot_sim.sweep.costs import Timed
@@ -76,3 +76,35 @@ class Remaining:
         """The seconds that steps take, over those that they were expected to, once a tenth of a cell tells it."""
         enough = self._expected > _TOLD * sum(self._costs[0].seconds)
         return self._spent / self._expected if enough else 1.0
+
+
+class Pace:
+    """The time that cells have left by the pace of those that are done, each by its share of the work.
+
+    Args:
+        work: the work of each cell, in any unit, by its id.
+        clock: gives the time in seconds.
+    """
+
+    def __init__(self, work: Mapping[str, float], clock: Callable[[], float] = time.perf_counter) -> None:
+        self._work, self._clock = work, clock
+        self._begun: tuple[float, float] | None = None
+        self._seconds: float | None = None
+        self._at = 0.0
+
+    @property
+    def seconds(self) -> float | None:
+        """The seconds that are left; None until enough cells are done to tell."""
+        return None if self._seconds is None else max(self._seconds - (self._clock() - self._at), 0.0)
+
+    def finished(self, cells: Collection[str]) -> None:
+        """Takes note of the cells that are done: the first ones, which wait for processes to start, set the clock."""
+        now, done = self._clock(), sum(self._work[each] for each in cells)
+        if self._begun is None:
+            if cells:
+                self._begun = now, done
+            return
+        since, before = self._begun
+        if done > before:
+            self._at = now
+            self._seconds = (now - since) * (sum(self._work.values()) - done) / (done - before)

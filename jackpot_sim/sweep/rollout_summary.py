@@ -19,6 +19,7 @@ _ON_WAYS = (
     "1, which no Z is. outside: share of states whose exact Z lies outside the bracket. s: the trainer's time for all "
     "tokens. Recommended for a trainer: server-calibrated (normalizer.bracket_on_topk, then normalizer.calibrated)."
 )
+_BRIEF = "kept of Z: mean estimate / mean Z. error: |estimate − Z|/Z. --wide explains the rest."
 _ON_UNRESOLVED = (
     "unresolved: there are too few sequences, or their weights are too heavy-tailed, for an interval that covers; more "
     "rollouts may give one. No interval: the figure describes the tokens drawn alone."
@@ -59,6 +60,7 @@ def _diagnostics(rows: pd.DataFrame, label: str) -> FittedTable:
         {"value": 0, "low": 1, "high": 2},
         prose="meaning",
         caption=f"p: the policy, q: the actor, r = p/q and ℓ = log r at the tokens drawn. {_ON_UNRESOLVED}",
+        brief="p: policy, q: actor, ℓ = log p/q. unresolved: too few sequences. --wide: more.",
     )
     explained = descriptions() | _REWARDS
     for figure, group in rows[~rows["figure"].isin(_OMITTED)].groupby("figure", sort=False):
@@ -143,7 +145,7 @@ def _normalizers(rows: pd.DataFrame, label: str) -> FittedTable:
     first = rows[(rows["way"] == rows["way"].iloc[0]) & (rows["k"] == rows["k"].iloc[0])]
     tokens, overlap = int(first["tokens"].sum()), first["overlap"].mean()
     title = f"{label}: ways to Z(λ={rows['lam'].iloc[0]:g}) = {overlap:.4f} at {tokens:,} tokens"
-    table = FittedTable(title, ["way", "k"], _WAYS, caption=_ON_WAYS)
+    table = FittedTable(title, ["way", "k"], _WAYS, caption=_ON_WAYS, brief=_BRIEF)
     for (way, k), group in rows.groupby(["way", "k"], sort=False):
         mean = group.mean(numeric_only=True)
         figures = (

@@ -24,6 +24,8 @@ class Progress:
     finished: int
     total: int
     already_there: int
+    done: frozenset[str] = frozenset()
+    """The finished cells, by id."""
 
 
 def run(
@@ -55,13 +57,13 @@ def run(
     with directory.opened(), outliving_workers("finished cells are kept"):
         done = directory.finished()
         missing = [cell for cell in everything if cell.id not in done]
-        progress = Progress(len(done), len(everything), len(done))
+        progress = Progress(len(done), len(everything), len(done), frozenset(done))
         report(progress)
         plugins = load(study.plugins)
         tasks = [Task(cell.id, _measure, (cell, study, plugins)) for cell in missing]
-        for _, future in landing(tasks, executor, in_flight):
+        for cell, future in landing(tasks, executor, in_flight):
             directory.write(_result(future, "; finished cells are kept" if progress.finished else ""))
-            progress = Progress(progress.finished + 1, progress.total, len(done))
+            progress = Progress(progress.finished + 1, progress.total, len(done), progress.done | {cell})
             report(progress)
         return progress
 

@@ -7,18 +7,16 @@ from collections.abc import Hashable, Mapping
 
 import numpy as np
 import pandas as pd
-from rich import box
-from rich.table import Table
 
 from jackpot_sim.environments.worlds import World
 from jackpot_sim.studies.tables import FittedTable
 from jackpot_sim.sweep.labels import kinds_of, settings
-from jackpot_sim.sweep.resolved import FEW, KEYS, OF_GRADIENT, lost, of, thin
+from jackpot_sim.sweep.legends import DETAILED, NOISE, has_gradients, has_updates, shows_topk
+from jackpot_sim.sweep.resolved import KEYS, OF_GRADIENT, lost, of, thin
 from jackpot_sim.sweep.worse import APART, worse
 
-_DETAILED = 6
-"""The most environments that get a table each; more of them get a line each with the best estimators."""
-
+NONE = "none"
+"""The estimator that leaves the actor's tokens as they are."""
 _TIE = 1e-9
 ROUNDING = 1e-12
 """The size below which a figure is 0 but for rounding."""
@@ -40,95 +38,12 @@ _WEIGHTS = "weights", 10
 _BRACKET = "bracket", 3
 """The acceptance rate of a rejection where the actor shows its top-k alone; it has the rank of `KL eff.`, not there."""
 
-ON_MSE = (
-    "MSE: squared error of the update over the squared true gradient; no update at all has 1. A smaller update has "
-    "less variance, so that the MSE rewards shrinking it; rescaled, the MSE of the update's best multiple, does not."
-)
-ON_KLS = (
-    "KL acc. and KL eff.: KL(policy‖·) of the accepted tokens and of the law that the weighted update samples; inf "
-    "where a token of the policy is out of reach, nan where some state accepts nothing."
-)
-_ON_GRADIENT = (
-    "gain: the share of the gradient that is left. var.: variance of one proposal, over that of one of the policy's "
-    "own. *: the least of its column, where it lies more than {:g} standard errors below all others and ties with "
-    "none. worse: the MSE over the least one of the table; tie: not told apart from it, exact figures by their "
-    "scatter over seeds."
-)
-_ON_THIN = (
-    f"?: the weights leave fewer than {FEW} effective rollouts (or tokens), so that the rollouts that carry the "
-    "expectation may never have been drawn: the figure is not resolved, however small its scatter."
-)
-_ON_NOISE = (
-    "The true gradient is lost in its noise, so that bias, gain and MSE, which are in units of it, are left out: {}. "
-    "More n_samples or replicates are more rollouts; a reward that differs more among them helps too."
-)
-_ON_MONTE_CARLO = "monte_carlo: ± one standard error."
-_ON_BIAS = "A bias is nan where the unbiased estimate of its square is negative."
-_ON_TOO_MANY = (
-    "Some environments have too many sequences to enumerate within memory_limit_gib; theirs were drawn. A smaller "
-    "vocab or length gives exact figures."
-)
-_ON_REAL_MODELS = (
-    "Real models: figures at the states that the actor visited are exact there, and ± is the standard error of their "
-    "mean over rollouts. KL before belongs to the tokens that the policy writes; KL acc. and KL eff. are means over "
-    "the actor's states, nan for corrections of whole sequences. weights: the time for masks and weights of all of the "
-    "actor's tokens, Z given."
-)
-_ON_TOPK = (
-    "Top-k actors show their likeliest tokens alone, as servers do. accept is sampled at the tokens drawn; bracket: "
-    "the acceptance rate of a rejection at the visited states lies between these ends, whatever the actor's rest. "
-    "KL before is KL(actor‖policy), sampled. Z in weights is the point of its bracket that the tokens of each "
-    "update point to. KL acc. and KL eff. take whole laws and are left out."
-)
-_ON_SEQUENCES = (
-    "Sequences: KL before is per token, and KL acc. and KL eff. compare visits to (prefix, token); KL prefix is the "
-    "part that is due to the actor choosing the prefixes. Monte Carlo does not give them for corrections of whole "
-    "sequences (nan)."
-)
 
-
-def legend(records: pd.DataFrame) -> str:
-    """The meaning of the tables' words."""
-    asked, measured = _has_gradients(records), _has_updates(records)
-    sentences = [ON_MSE] * measured
-    small, real = (of(records, world) for world in (World.SEQUENCES, World.ROLLOUTS))
-    if records["environment"].nunique() <= _DETAILED:
-        sequences, rollouts = [_ON_SEQUENCES] * (len(small) > 0), [_ON_REAL_MODELS] * (len(real) > 0)
-        rollouts += [_ON_TOPK] * _shows_topk(real)
-        sentences = [ON_KLS, *[_ON_GRADIENT.format(APART)] * asked, *sequences, *rollouts, *sentences]
-    if (records["method"] == "monte_carlo").any():
-        sentences += [_ON_MONTE_CARLO, *[_ON_BIAS] * measured]
-    else:
-        sentences.append("All figures are exact for their states; `jackpot-sim analysis` gives their uncertainty.")
-    if small["prefix_total_variation"].isna().any():  # known wherever sequences are enumerated
-        sentences.append(_ON_TOO_MANY)
-    if asked and thin(records):
-        sentences.append(_ON_THIN)
-    if records["environment"].nunique() > _DETAILED and (clauses := lost(records)):
-        sentences.append(f"{'lost: ' * measured}{_ON_NOISE.format('; '.join(clauses))}")
-    return " ".join(sentences)
-
-
-def _shows_topk(rows: pd.DataFrame) -> bool:
-    """True if the actor of some rows shows its likeliest tokens alone."""
-    return bool((rows["laws"] == "top-k").any())
-
-
-def _has_gradients(rows: pd.DataFrame) -> bool:
-    """True unless gradients were not asked for: then no estimator has a figure of them."""
-    return bool(rows[[*OF_GRADIENT, "variance", "grad_norm_sq"]].notna().to_numpy().any())
-
-
-def _has_updates(rows: pd.DataFrame) -> bool:
-    """True where the true gradient of some environment stands out, so that figures in units of it mean something."""
-    return _has_gradients(rows) and not all(lost(each) for _, each in rows.groupby("environment"))
-
-
-def tables(records: pd.DataFrame) -> list[FittedTable | Table]:
+def tables(records: pd.DataFrame) -> list[FittedTable]:
     """A table for each environment, or for many environments one table of the best estimators."""
     exact = records[records["method"] == "exact"]
     environments = [rows for _, rows in records.groupby("environment", sort=False)]
-    if len(environments) <= _DETAILED:
+    if len(environments) <= DETAILED:
         return [_detail(rows, records) for rows in environments]
     return [_overview(records if exact.empty else exact)]
 
@@ -138,7 +53,7 @@ def describe(rows: pd.DataFrame, records: pd.DataFrame) -> tuple[str, str, str]:
     first = rows.iloc[0]
     knob = f"{first['knob_name']}={rows['knob'].mean():.3g}"
     distance = f"{rows['kl_policy_actor'].mean():.3g}"
-    if _shows_topk(rows):
+    if shows_topk(rows):
         distance = f"(actor‖policy, sampled) {rows['kl_actor_policy'].mean():.3g}"
     target, achieved = first["target_kl"], rows["achieved_kl"].mean()
     if not math.isnan(target) and abs(achieved / target - 1) > 0.01:
@@ -168,7 +83,7 @@ def _detail(rows: pd.DataFrame, records: pd.DataFrame) -> FittedTable:
                 *[_WEIGHTS] * bool(timed),
             ]
         ),
-        caption=_ON_NOISE.format("; ".join(clauses)) if (clauses := lost(rows)) else "",
+        caption=NOISE.format("; ".join(clauses)) if (clauses := lost(rows)) else "",
     )
     unresolved = thin(rows)
     resolved = _without(means, unresolved)
@@ -206,11 +121,11 @@ def _columns_of(rows: pd.DataFrame, means: pd.DataFrame) -> list[str]:
     # States have no prefix, and of real models the prefixes' law is not known.
     enumerated = _state(rows) == "prompt" and means["kl_prefix"].notna().any()
     left_out = {"kl_prefix"} if not enumerated else set()
-    if _shows_topk(rows):
+    if shows_topk(rows):
         left_out |= {"kl_accepted", "kl_effective"}
-    if not _has_gradients(rows):
+    if not has_gradients(rows):
         left_out |= {*OF_GRADIENT, "variance"}
-    elif not _has_updates(rows):
+    elif not has_updates(rows):
         left_out |= {*OF_GRADIENT}
     return [column for column in _COLUMNS if column not in left_out]
 
@@ -228,24 +143,26 @@ def _rivals(means: pd.DataFrame, column: str) -> int:
     return int((~tied & (means[column] - least <= APART * noise)).sum())
 
 
-def _overview(records: pd.DataFrame) -> Table:
+def _overview(records: pd.DataFrame) -> FittedTable:
     samples, seeds = records["n_samples"].iloc[0], records["seed"].nunique()
     over = "1 seed" if seeds == 1 else f"means over {seeds} seeds"
-    table = Table(
-        title=f"Which estimator is best at {samples} samples a state or prompt ({over})",
-        title_justify="left",
-        title_style="bold",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        collapse_padding=True,
+    updates = has_updates(records)
+    uncorrected = updates and bool((records["estimator"] == NONE).any())
+    figures = ["KL before", *["MSE"] * updates, *["none"] * uncorrected, "knob", *["lowest rescaled MSE"] * updates]
+    table = FittedTable(
+        f"Which estimator is best at {samples} samples a state or prompt ({over})",
+        ["environment", *["lowest MSE"] * updates],
+        {heading: rank for rank, heading in enumerate(figures)},
     )
-    winning = {"mse": "lowest MSE", "mse_rescaled": "lowest rescaled MSE"} if _has_updates(records) else {}
-    for heading in ("environment", "knob", "KL before", *winning.values()):
-        table.add_column(heading, overflow="fold")
     for _, rows in records.groupby("environment", sort=False):
-        resolved, is_lost = _without(means_of(rows), thin(rows)), bool(lost(rows))
-        winners = ("lost" if is_lost else _winner(resolved, column) for column in winning)
-        table.add_row(*describe(rows, records), *winners)
+        means = means_of(rows)
+        resolved, unknown = _without(means, thin(rows)), ("lost", "") if lost(rows) else None
+        best, least = unknown or _winner(resolved, "mse")
+        cells = dict.fromkeys(figures, "")
+        name, cells["knob"], cells["KL before"] = describe(rows, records)
+        cells["MSE"], cells["none"] = least, f"{means.loc[means['estimator'] == NONE, 'mse'].mean():.3g}"
+        cells["lowest rescaled MSE"] = " ".join(unknown or _winner(resolved, "mse_rescaled"))
+        table.add_row([name, *[best] * updates], [cells[each] for each in figures])
     return table
 
 
@@ -268,7 +185,6 @@ def _key(row: Mapping[Hashable, object]) -> tuple[object, ...]:
 
 
 def means_of(rows: pd.DataFrame) -> pd.DataFrame:
-    """The figures of each estimator by `KEYS`, means over seeds, with the standard errors of what is sampled."""
     grouped = rows.groupby(KEYS, sort=False)
     means = grouped[[*_COLUMNS, "weight_seconds", "acceptance_low", "acceptance_high"]].mean()
     for column in _COLUMNS:
@@ -286,17 +202,26 @@ def _sum_of_squares(values: pd.Series) -> float:
     return float((values**2).sum(min_count=1))
 
 
-def _winner(means: pd.DataFrame, column: str) -> str:
-    """The estimator whose figure is least, with the number of ties; `no update` where that is better."""
+def best_of(rows: pd.DataFrame) -> tuple[str, float]:
+    """The estimator with the least MSE in an environment, and its MSE; none and nan where no figure is resolved."""
+    means = _without(means_of(rows), thin(rows)).dropna(subset=["mse"])
+    if means.empty:
+        return "", math.nan
+    least = means.loc[means["mse"].idxmin()]
+    return str(least["estimator"]), float(least["mse"])
+
+
+def _winner(means: pd.DataFrame, column: str) -> tuple[str, str]:
+    """The estimator whose figure is least, with the number of ties, and the figure; `no update` is 1."""
     least = means[column].min()
     if math.isnan(least):
-        return "undefined"
+        return "undefined", ""
     if column == "mse" and least >= 1:
-        return f"no update (the least is {least:.3g})"
+        return "no update", f"1 (then {least:.3g})"
     first, *others = means[means[column] <= least * (1 + _TIE)].to_dict("records")
     name = str(first["estimator"])
     if means["denominator"].nunique() > 1:
         name += f" / {first['denominator']}"
     if rivals := _rivals(means, column):
-        return f"tie of {1 + len(others) + rivals} within the noise; least: {name} {least:.3g}"
-    return f"{name}{f' and {len(others)} more' if others else ''}: {least:.3g}"
+        return f"tie of {1 + len(others) + rivals} within the noise; least: {name}", f"{least:.3g}"
+    return f"{name}{f' and {len(others)} more' if others else ''}", f"{least:.3g}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ _ON_BEST = (
     "the two tie. Each seed has the best one of its own states: a threshold chosen beforehand saves at most as much."
     "{searched}"
 )
+_BRIEF = "best: least MSE at {n} samples. saved: share of the MSE{searched}. --wide explains."
 _ON_SEARCHED = " ~: the best point of a refined grid, not exact."
 
 
@@ -67,18 +69,22 @@ def threshold_tables(root: Path) -> list[FittedTable]:
     found, by_name = summarised(rows), labels(list(rows["environment"].unique()))
     found["label"] = [by_name[str(each)] for each in found["environment"]]
     searched = "" if found["is_exact"].all() else _ON_SEARCHED
-    caption = _ON_BEST.format(n=found["n_samples"].iloc[0], searched=searched)
+    n = found["n_samples"].iloc[0]
+    told = {
+        "caption": _ON_BEST.format(n=n, searched=searched),
+        "brief": _BRIEF.format(n=n, searched="; ~: from a grid" if searched else ""),
+    }
     if found["environment"].nunique() > _DETAILED:
-        return [_overview(found, caption)]
-    return [_detail(str(label), group, caption) for label, group in found.groupby("label", sort=False)]
+        return [_overview(found, told)]
+    return [_detail(str(label), group, told) for label, group in found.groupby("label", sort=False)]
 
 
 _COLUMNS = {"best": 0, "interval": 1, "given": 2, "MSE at best": 4, "at given": 5, "saved": 0, "its interval": 3}
 
 
-def _detail(label: str, found: pd.DataFrame, caption: str) -> FittedTable:
+def _detail(label: str, found: pd.DataFrame, told: Mapping[str, str]) -> FittedTable:
     names = ["estimator", *(["denominator"] if found["denominator"].nunique() > 1 else []), "parameter"]
-    table = FittedTable(f"Best thresholds: {label}", names, _COLUMNS, caption=caption)
+    table = FittedTable(f"Best thresholds: {label}", names, _COLUMNS, **told)
     for row in found.to_dict("records"):
         cells = (
             f"{row['best']:.3g}{'' if row['is_exact'] else '~'}",
@@ -97,7 +103,7 @@ def _between(low: str, high: str) -> str:
     return "" if "nan" in low else f"[{low}, {high}]"
 
 
-def _overview(found: pd.DataFrame, caption: str) -> FittedTable:
+def _overview(found: pd.DataFrame, told: Mapping[str, str]) -> FittedTable:
     """A line for each environment, and in it the best threshold of each estimator with what it saves."""
     several = found["denominator"].nunique() > 1
     found = found.assign(
@@ -112,7 +118,7 @@ def _overview(found: pd.DataFrame, caption: str) -> FittedTable:
         "Best thresholds, and the share of the MSE that each saves",
         ["environment"],
         {name: rank for rank, name in enumerate(names)},
-        caption=caption,
+        **told,
     )
     for label, group in found.groupby("label", sort=False):
         row = {each["name"]: each for each in group.to_dict("records")}

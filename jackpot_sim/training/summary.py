@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from rich import box
-from rich.table import Table
 
+from jackpot_sim.studies.tables import FittedTable
 from jackpot_sim.training.loop import checkpoints
 from jackpot_sim.training.loop.run import POLICY
 from jackpot_sim.training.records import ENDS
@@ -21,7 +19,7 @@ _NAMED = 4
 """The most runs that a sentence names."""
 
 
-def outcomes_table(name: str, steps: pd.DataFrame, outcomes: pd.DataFrame) -> Table:
+def outcomes_table(name: str, steps: pd.DataFrame, outcomes: pd.DataFrame) -> FittedTable:
     """Accuracy and KL of every setting and method, means over seeds ± their standard error where there are several.
 
     Args:
@@ -29,16 +27,29 @@ def outcomes_table(name: str, steps: pd.DataFrame, outcomes: pd.DataFrame) -> Ta
         steps: the rows of all steps; of records of other versions, which may lack some figures, too.
         outcomes: the rows of all runs, which are shown in their order.
     """
-    headings = ("setting", "method", "best accuracy", "last accuracy", "Mean@k", "Pass@k", "last KL(p‖q)", "ended")
-    table = _table(f"{name}: {over_seeds(outcomes['seed'].nunique())}", headings, ("setting", "method", "ended"))
+    table = FittedTable(
+        f"{name}: {over_seeds(outcomes['seed'].nunique())}",
+        ["setting", "method", "ended"],
+        {"best acc.": 0, "last acc.": 1, "Mean@k": 3, "Pass@k": 4, "KL(p‖q)": 2},
+        caption=f"acc.: share of held-out problems solved. KL(p‖q): nats a token, last {LAST} steps.",
+    )
     late = steps[steps["step"] >= steps.groupby(["setting", "method", "seed"])["step"].transform("max") - LAST]
     keys, shown = ["setting", "method", "seed"], ["mean_at_k", "pass_at_k", "kl_policy_actor"]
     per_seed = late.reindex(columns=[*keys, *shown]).groupby(keys)[shown].mean()
     for (setting, method), mine in outcomes.groupby(["setting", "method"], sort=False):
         last = per_seed.xs((setting, method), level=("setting", "method"))
-        figures = [mine["best_accuracy"], mine["last_accuracy"], *(last[figure] for figure in shown)]
-        table.add_row(str(setting), str(method), *(mean_and_error(figure) for figure in figures), ended(mine))
+        shares = [mine["best_accuracy"], mine["last_accuracy"], last["mean_at_k"], last["pass_at_k"]]
+        figures = [mean_and_error(each).replace(" ", "") for each in shares]
+        table.add_row([str(setting), str(method), ended(mine)], [*figures, _kl(last["kl_policy_actor"])])
     return table
+
+
+def _kl(values: pd.Series[float]) -> str:
+    """A mean over seeds, with its standard error unless it is too small to matter."""
+    known = values.dropna()
+    if known.empty:
+        return "-"
+    return f"{known.mean():.2g}" + (f"±{known.sem():.1g}" if len(known) > 1 and known.mean() >= 1e-3 else "")
 
 
 def over_seeds(count: int) -> str:
@@ -112,21 +123,17 @@ def ended(outcomes: pd.DataFrame) -> str:
     return ", ".join(parts) or "not collapsed"
 
 
-def runs_table(study: Study) -> Table:
+def runs_table(study: Study) -> FittedTable:
     """The runs of a study before any is trained."""
-    names = ("setting", "method", "actor", "correction")
-    table = _table(f"{study.name}: config {study.config_hash}", (*names, "steps", "updates a step", "runs"), names)
+    table = FittedTable(
+        f"{study.name}: config {study.config_hash}",
+        ["setting", "method", "actor", "correction"],
+        {"steps": 0, "updates a step": 2, "runs": 1},
+        recorded=False,
+    )
     for setting, methods in study.grid.items():
         for method, training in methods.items():
             updates = training.update.minibatches * training.update.epochs
             named = (setting, method, training.actor.kind, training.correction.label)
-            table.add_row(*named, str(training.steps), str(updates), str(len(study.seeds)))
-    return table
-
-
-def _table(title: str, headings: Sequence[str], left: Sequence[str]) -> Table:
-    """An empty table that folds what is too wide, and cuts nothing."""
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    for heading in headings:
-        table.add_column(heading, justify="left" if heading in left else "right", overflow="fold")
+            table.add_row(named, (str(training.steps), str(updates), str(len(study.seeds))))
     return table

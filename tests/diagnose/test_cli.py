@@ -185,7 +185,7 @@ def test_formats_and_schema_are_printed(capsys: Captured) -> None:
     assert capsys.readouterr().out.startswith("plain ")
     assert main(["--schema"]) == 0
     assert json.loads(capsys.readouterr().out) == json.loads(as_json.schema())
-    assert main(["--help"]) == 0
+    assert main(["--help", "all"]) == 0
     help_text = " ".join(capsys.readouterr().out.split())
     assert all(name in help_text for name in (*CauseName, "actor_log_prob", "Exit codes: 0", "jackpot_sim.record"))
 

@@ -67,8 +67,8 @@ def run_here(capsys: Captured, line: str) -> tuple[int, str, str]:
 # --- what it shows ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("line", ["--help", "-h", "--config study.yaml --help", "--env.kind top-k -h"])
-def test_help_names_every_kind_and_estimator(capsys: Captured, line: str) -> None:
+@pytest.mark.parametrize("line", ["--help all", "-h all", "--config study.yaml --help all", "--env.kind top-k -h all"])
+def test_all_of_the_help_names_every_kind_and_estimator(capsys: Captured, line: str) -> None:
     code, out, err = run_here(capsys, line)
     assert (code, err) == (0, "")
     words = " ".join(out.split())

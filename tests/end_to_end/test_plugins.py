@@ -96,14 +96,14 @@ def test_what_is_no_plug_in_is_one_sentence(line: str, part: str) -> None:
 
 
 def test_a_plugged_in_correction_is_in_the_help_and_among_the_columns(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["--help", "--plugin", "good.py"]) == 0
+    assert cli.main(["--help", "all", "--plugin", "good.py"]) == 0
     assert "probability-gap (gap=0.3, hard=true)" in " ".join(capsys.readouterr().out.split())
     assert cli.main(["--columns", "--plugin", "good.py"]) == 0
     printed = capsys.readouterr().out
     assert "parameter (probability-gap)" in printed
     from jackpot_sim.training import cli as training
 
-    assert training.main(["--help", "--plugin", "good.py"]) == 0
+    assert training.main(["--help", "all", "--plugin", "good.py"]) == 0
     assert "probability-gap (gap=0.3, hard=true)" in " ".join(capsys.readouterr().out.split())
 
 

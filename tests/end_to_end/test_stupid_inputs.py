@@ -44,6 +44,7 @@ def test_it_is_answered_in_one_sentence_and_nothing_changes(asked: Input) -> Non
         ("training", "--config train.yaml --dry-run", "Records would go"),
         ("training", "--columns", "||"),
         *((command, "--help", "Usage") for command in ("sweep", "training", "analysis", "bench", "diagnose")),
+        *((command, "--help all", "Usage") for command in ("sweep", "training", "diagnose")),
         *((command, "--help", "Usage") for command in ("record", "report", "doctor", "completion")),
         ("doctor", "--quick", "tested"),
         ("report", "run", "KL(policy||.)"),

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from jackpot_sim.sweep import records, summary
+from jackpot_sim.sweep import legends, records, summary
 from jackpot_sim.sweep.rollout_summary import mean_interval, rollout_tables
 from tests.sweep.studies import run_serially
 from tests.sweep.subjects.test_rollouts import study
@@ -49,7 +49,7 @@ def printed(root: Path, width: int = 200) -> str:
     found = records.load(root)
     for table in (*summary.tables(found), *rollout_tables(root)):
         console.print(table)
-    console.print(summary.legend(found))
+    console.print(legends.legend(found))
     return console.export_text()
 
 

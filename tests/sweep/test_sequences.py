@@ -16,7 +16,7 @@ import pytest
 from jackpot_sim.studies.errors import StudyError
 from jackpot_sim.studies.executors import ExecutorKind, opened
 from jackpot_sim.studies.tables import FittedTable
-from jackpot_sim.sweep import plan, records, spec, summary
+from jackpot_sim.sweep import legends, plan, records, spec, summary
 from jackpot_sim.sweep.cli import split_env_options, study_from
 from jackpot_sim.sweep.rows import DIVERGENCES, SAMPLED, SEQUENCE_DIVERGENCES
 from jackpot_sim.sweep.run import run
@@ -127,8 +127,8 @@ def test_beyond_the_memory_limit_sequences_are_drawn_and_every_figure_has_its_er
     assert isinstance(table, FittedTable)
     gain = list(table.figures).index("gain")
     assert all("±" in figures[gain] for _, figures, _ in table.rows)
-    assert "too many sequences to enumerate" in summary.legend(drawn)
-    assert "too many sequences" not in summary.legend(exact)
+    assert "too many sequences to enumerate" in legends.legend(drawn)
+    assert "too many sequences" not in legends.legend(exact)
 
 
 def test_drawn_sequences_know_what_the_actor_never_writes(tmp_path: Path) -> None:
@@ -155,7 +155,7 @@ def test_the_tables_speak_of_prompts(finished: Path) -> None:
     assert "samples a prompt" in str(table.title)
     assert isinstance(table, FittedTable)
     assert "KL prefix" in table.figures
-    assert "visits to (prefix, token)" in summary.legend(rows)
+    assert "visits to (prefix, token)" in legends.legend(rows)
 
 
 def test_the_command_line_has_a_study_of_sequences_and_knows_null() -> None:

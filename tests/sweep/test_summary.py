@@ -37,6 +37,6 @@ def test_the_least_stands_out_by_two_standard_errors(figures: list[tuple[float, 
 
 
 def test_a_winner_inside_the_noise_is_a_tie() -> None:
-    assert _winner(means((0.4, 0.4), (0.5, 0.1), (9.0, 0.1)), "mse") == "tie of 2 within the noise; least: a 0.4"
-    assert _winner(means((0.4, math.nan), (0.4, math.nan), (9.0, math.nan)), "mse") == "a and 1 more: 0.4"
+    assert _winner(means((0.4, 0.4), (0.5, 0.1), (9.0, 0.1)), "mse") == ("tie of 2 within the noise; least: a", "0.4")
+    assert _winner(means((0.4, math.nan), (0.4, math.nan), (9.0, math.nan)), "mse") == ("a and 1 more", "0.4")
     assert _rivals(means((0.4, 0.01), (0.4, 0.3), (0.6, 0.01)), "mse") == 1, "the noise of either of the tied counts"

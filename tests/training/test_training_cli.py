@@ -205,8 +205,8 @@ def test_columns_are_explained(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(name in out for name in FIGURES)
 
 
-def test_help_names_every_kind_and_option(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--help"]) == 0
+def test_all_of_the_help_names_every_kind_and_option(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help", "all"]) == 0
     out = capsys.readouterr().out
     words = ["--config", "--out", "--quick", "--keep-policies", "--tensorboard", "--dry-run", "--columns", "--models"]
     words += ["addition", "modular", "word-problems", "benchmark", "prompts"]
@@ -356,6 +356,32 @@ def test_a_log_gets_a_line_for_what_is_new() -> None:
     ]
 
 
+@pytest.mark.parametrize(("total", "left"), [(2, 18.0), (3, 38.0), (4, 38.0)])
+def test_the_time_left_is_that_of_the_steps_on_the_workers_there_are(total: int, left: float) -> None:
+    """Two workers take two seconds a step; one run waits for the first that is free, another for the second."""
+    now = [0.0]
+    steps = dict.fromkeys("abcd"[:total], 10)
+    counted, told = progress.Left(steps, lambda: now[0]), Progress(total)
+    assert counted.seconds(told) is None
+    for step in (0, 1, 2):
+        now[0] = 100.0 + 2 * step
+        told.under_way = {name: {"step": step} for name in "ab"}
+        known = counted.seconds(told)
+        assert known is None if step < 2 else known == pytest.approx(left - 2)
+
+
+def test_a_log_gets_the_first_figures_of_a_run_under_way() -> None:
+    errors, file = console(terminal=False)
+    study = of_mapping(TINY | {"methods": METHODS}, {})
+    lines, told = progress._Lines(errors, study), Progress(2)
+    for step in (1, 2, 3):
+        told.under_way = {study.runs[0].id: {"step": step, "reward": 0.25, "accuracy": 0.5, "kl_policy_actor": 0.0123}}
+        lines(told)
+    (_, line) = file.getvalue().splitlines()
+    for part in ("left; ", f"{study.runs[0].id}: step 2 of 3", "reward 0.25", "accuracy 0.5", "KL(p‖q) 0.0123"):
+        assert part in line
+
+
 def test_a_terminal_sees_what_is_under_way() -> None:
     told = Progress(3, finished=1, preparing=["models a", "models b"])
     told.under_way = {
@@ -363,7 +389,7 @@ def test_a_terminal_sees_what_is_under_way() -> None:
         "near.none.0": {},
     }
     errors, file = console(terminal=False)
-    errors.print(progress._display(told, {"near.tis.0": 10, "near.none.0": 20}))
+    errors.print(progress._display(told, progress.Left({"near.tis.0": 10, "near.none.0": 20})))
     out = file.getvalue()
     for part in ("1 of 3 runs finished", "teaching and distilling 2 models", "near.tis.0", "4/10", "0.0457", "1.25"):
         assert part in out

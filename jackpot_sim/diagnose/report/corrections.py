@@ -43,6 +43,7 @@ _LEGEND = (
     "actor‖policy), nats: at least −log(1 − s) under a mask that drops a share s of the policy's law. mis: IcePop; "
     "trl:sequence_mask: TRL's default; verl:decoupled_geo_rs: a geometric mask."
 )
+_BRIEF = "keep, ESS, bias: shares, as in --keep, --ess, --bias. --wide explains the rest."
 _ON_WIDE = (
     " A > 0, A < 0: the weighted share of either sum of advantages. shortest, longest: tokens kept in either end "
     "quarter of lengths. signal: the share of Σ|A| of the tokens kept."
@@ -77,7 +78,8 @@ def corrections_table(diagnosis: Diagnosis, own: int, wide: bool) -> FittedTable
         ["correction"],
         _COLUMNS if wide else {name: rank for name, rank in _COLUMNS.items() if rank < _COLUMNS["A > 0"]},
         recorded=False,
-        caption=_LEGEND + _ON_WIDE * wide + (f" {more} more: --wide, or --json." if more else ""),
+        caption=_LEGEND + _ON_WIDE,
+        brief=f"{_BRIEF}{f' {more} more there.' if more else ''}",
     )
     for at, each in enumerate(shown):
         marks = ["yours"] * (at < own) + ["advised"] * (each.name == diagnosis.advice.correction)

@@ -58,7 +58,6 @@ def metrics_table(metrics: Sequence[Figure], wide: bool) -> FittedTable:
         *(["unresolved: too few sequences, or too heavy a tail, for an interval."] * _some(told, UNRESOLVED)),
         *(["a to b: all that the top-k leave possible."] * any(" to " in line.value for line in told)),
         *_on_overlap(metrics),
-        *([f"{more} more figures: --wide, or --json."] if more else []),
     ]
     table = FittedTable(
         "The mismatch over tokens, with 95 % intervals over sequences",
@@ -67,6 +66,7 @@ def metrics_table(metrics: Sequence[Figure], wide: bool) -> FittedTable:
         prose="meaning",
         recorded=False,
         caption=" ".join(notes),
+        brief=f"unresolved: too few sequences. a to b: what the top-k leave open.{_more(more)}",
     )
     for heading, names in groups.items():
         if names and len(groups["also"]) < len(told):
@@ -75,6 +75,10 @@ def metrics_table(metrics: Sequence[Figure], wide: bool) -> FittedTable:
             _, value, interval, meaning = lines[name]
             table.add_row([name], [value, interval], meaning if wide else _short(meaning))
     return table
+
+
+def _more(count: int) -> str:
+    return f" {count} more: --wide." if count else ""
 
 
 def _short(meaning: str) -> str:

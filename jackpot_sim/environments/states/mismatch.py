@@ -31,7 +31,7 @@ from jackpot_sim.environments.worlds import TARGET_PASSES, Cost, Sizes, World
 _SECONDS_PER_TOKEN = 2.5e-9
 """One pass over one token of a table of laws."""
 _SECONDS_PER_DRAW = 3e-7
-_BUILD_PASSES, _EXACT_PASSES = 40, 40
+_BUILD_PASSES, _EXACT_PASSES = 8, 60
 
 Laws: TypeAlias = Callable[[float], tuple[Floats, Floats]]
 """knob → (policy_log_probs, actor_log_probs), each (states, vocab) in nats."""

@@ -25,7 +25,7 @@ from jackpot_sim.environments.rollouts.built import RealisedRollouts
 from jackpot_sim.environments.sources.actor_source import Actors, Setting
 from jackpot_sim.environments.sources.real_models import AnotherCheckpoint
 from jackpot_sim.studies.errors import StudyError
-from jackpot_sim.sweep import records, spec, summary
+from jackpot_sim.sweep import legends, records, spec, summary
 from jackpot_sim.sweep.plan import cells
 from jackpot_sim.sweep.rehearsal import estimates
 from jackpot_sim.sweep.rollout_summary import _side_by_side, rollout_tables
@@ -292,11 +292,11 @@ def test_tables_say_bracket_and_sampled(both: tuple[Path, Path]) -> None:
     assert f"{jackpot['acceptance_low']:.3g} to {jackpot['acceptance_high']:.3g}" in text
     assert "KL eff." not in text
     assert "KL acc." not in text
-    legend = summary.legend(found)
+    legend = legends.legend(found)
     assert "bracket: the acceptance rate" in legend
     assert "KL before is KL(actor‖policy), sampled" in legend
     whole = records.load(both[0])
-    assert "bracket" not in rendered(summary.tables(whole)[0]) + summary.legend(whole)
+    assert "bracket" not in rendered(summary.tables(whole)[0]) + legends.legend(whole)
     told = " ".join(rendered(each) for each in rollout_tables(both[1]))
     assert re.search(r"overlap_sampled\s+\S+\s+\S+\s+\S+\s+mean over tokens of min\(1, r/λ\)", told)
 

@@ -1,4 +1,4 @@
-"""The long part of `python -m jackpot_sim.sweep --help`: environments, estimators, files."""
+"""The chapters of `python -m jackpot_sim.sweep --help`: environments, estimators, files."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ from jackpot_sim.environments.sources.kinds import REAL_SOURCES, TINY_SOURCES
 from jackpot_sim.environments.states.advantage import Advantage
 from jackpot_sim.environments.states.base_laws import BaseLaw
 from jackpot_sim.environments.states.families import FAMILIES
+from jackpot_sim.estimators import names, presets
 from jackpot_sim.estimators.corrections.registry import ours, registered
+from jackpot_sim.help_pages import Chapter
 from jackpot_sim.studies import plugins
-from jackpot_sim.studies.help_texts import fields, kinds
-from jackpot_sim.sweep.spec import Study
+from jackpot_sim.studies.help_texts import fields, kinds, page, pages
 
 
 def _sources(sources: tuple[type[ActorSource], ...]) -> str:
@@ -37,9 +38,54 @@ def _sources(sources: tuple[type[ActorSource], ...]) -> str:
     return "; ".join(parts)
 
 
-def epilogue(tokens: Sequence[str] = ()) -> str:
-    """The text, with the corrections of the plug-ins that a command line names."""
-    return f"""
+def chapters(tokens: Sequence[str] = ()) -> list[Chapter]:
+    """The chapters, with the corrections of the plug-ins that a command line names."""
+    plugged = plugins.help_text(tokens)
+    return [
+        Chapter("environments", "--env.… options: kinds, base laws, advantages", _ENVIRONMENTS, _of_states()),
+        Chapter(SmallLM.kind, "tiny language models, whole sequences", _SEQUENCES, _of_sequences()),
+        Chapter(HuggingFace.kind, "real models and rollout servers", _REAL_MODELS, _of_real_models()),
+        Chapter("log-probs", "what a trainer gets from a sampler that cuts", _CUTS),
+        Chapter("estimators", "all corrections, their parameters and presets", _estimators(plugged), corrections()),
+        Chapter("files", "config files, interruptions, exit codes", _FILES),
+    ]
+
+
+def corrections() -> dict[str, str]:
+    """The page of each correction and of each preset, by name."""
+    out = {name: page(registered(name), f"{name}, a correction: (accept, weight)") for name in names()}
+    for preset in presets().values():
+        becomes = f"becomes {preset.becomes}" if preset.parts else "is expressed by no correction here"
+        out[preset.name] = f"{preset.name} {becomes} (version {preset.version}). {preset.note}"
+    return out
+
+
+def _of_states() -> dict[str, str]:
+    return {
+        **pages(FAMILIES, "--env.kind"),
+        **pages(get_args(BaseLaw), "--env.base.kind"),
+        **pages(get_args(Advantage), "--env.advantage.kind"),
+    }
+
+
+def _of_sequences() -> dict[str, str]:
+    return {
+        SmallLM.kind: page(SmallLM, "The fields, as --env.FIELD:"),
+        **pages(TINY_SOURCES, "--env.source.kind"),
+        **pages(get_args(Reward), "--env.reward.kind"),
+        **pages(get_args(LanguageModel), "--env.model.kind"),
+    }
+
+
+def _of_real_models() -> dict[str, str]:
+    return {
+        HuggingFace.kind: page(HuggingFace, "The fields, as --env.FIELD:"),
+        **pages(REAL_SOURCES, "--env.actor.kind"),
+        AnswerReward.kind: page(AnswerReward, f"{AnswerReward.kind}, --env.reward.kind {AnswerReward.kind}"),
+    }
+
+
+_ENVIRONMENTS = f"""
 Environments are set by dotted options, whose values may be lists (each value is one environment):
 `--env.kind logit-noise --env.sigma 0.1 0.2 --env.base.kind zipf --env.base.vocab 5000`.
 With `--env.kind` they replace the study's environments; without it they change each of them.
@@ -49,6 +95,12 @@ Kinds, knob first: {"; ".join(f"{each.kind} ({each.knob_name})" for each in FAMI
 actor-file reads the actor's own logits: `--env.base.kind logits-file --env.base.path POLICY.npy
 --env.kind actor-file --env.path ACTOR.npy --env.share 1`.
 
+Base laws (`--env.base.kind`): {kinds(get_args(BaseLaw))}.
+
+Advantages (`--env.advantage.kind`): {kinds(get_args(Advantage))}.
+"""
+
+_SEQUENCES = f"""
 Sequences: `--env.kind small-lm --env.source.kind weight-noise --env.source.target-kl 0.01 --env.length 5` takes
 tiny language models {fields(SmallLM, "source", "reward", "model")} and measures estimators over whole sequences:
 exactly where all of them fit into memory_limit_gib, by Monte Carlo beyond. `--env.end-token null` gives all
@@ -60,7 +112,9 @@ A stale actor has old weights. `--env.updates` steps lead from p_ref to p_new af
 that the update of a token is accept, weight, p_new/p_ref (unclipped) and advantage times the gradient.
 Rewards (`--env.reward.kind`): {kinds(get_args(Reward))}.
 Models (`--env.model.kind`): {kinds(get_args(LanguageModel))}.
+"""
 
+_REAL_MODELS = f"""
 Real models: `--env.kind hf --env.policy PATH_OR_ID --env.actor PATH_OR_ID --env.prompts FILE` takes any causal language
 models through transformers {fields(HuggingFace, "actor", "prompts", "reward", "policy")}: rollouts of both, scored over
 the whole vocabulary at every token, on CPU or CUDA. The file holds a prompt a line (.txt), or objects with a `prompt`,
@@ -82,18 +136,20 @@ answer), distinct-share (the default elsewhere) or another of those above. tempe
 top_p are the actor's sampling. Gradients are measured in the space of the parameters that block names. n_samples counts
 rollouts of each prompt in an update, and an update takes those of all prompts; by default there are 8 of them and 4
 replicates, from which bias and variance are estimated.
+"""
 
+_CUTS = f"""
 A sampler that cuts, by top-k or top-p: `--env.log-probs` says what the trainer gets, in every kind of environment.
 {LogProbs.PROCESSED} (the default): the actor's log-probs after the cut, against the whole policy. r is right for the
 whole policy on the tokens kept, and S, their mass, times that of the policy as it was cut: a policy and its own nucleus
 have r = S. {LogProbs.RAW}: the actor's log-probs before temperature, top-k and top-p: r is blind to the cut.
 {LogProbs.SUPPORT}: the tokens kept are recorded, and the policy is renormalised on them, in ratios and in the update's
 gradient: right for the policy as it was cut. Bias and KLs are against the whole policy in all three.
+"""
 
-Base laws (`--env.base.kind`): {kinds(get_args(BaseLaw))}.
 
-Advantages (`--env.advantage.kind`): {kinds(get_args(Advantage))}.
-
+def _estimators(plugged: str) -> str:
+    return f"""
 Estimators: {"; ".join(f"{name} {fields(registered(name))}".strip() for name in ours())}. Parameters are
 given in a config file, beside their kind:
 `estimators: [none, {{kind: tis, clip: [1.5, 2, 5]}}, {{kind: jackpot, acceptance_rate: 0.9, rao_blackwell: true}}]`.
@@ -108,14 +164,13 @@ correction with a c2 aims at the policy being trained instead of the one before 
 batch_normalize look at the whole batch: their exact figures are the limit of an infinitely large batch, and
 Monte Carlo takes batches of n_samples sequences of every prompt.
 
-{plugins.help_text(tokens)}
+{plugged}
 
 Denominators: proposed divides by all tokens, accepted by those kept in the batch, self_normalized by
 each state's own weights.
+"""
 
-A config file holds the fields {", ".join(Study.model_fields)}. Paths are relative to the folder the
-command runs in.
 
-A run can be killed at any time: the same command finishes it. Exit codes: 0 done, 2 something asked
-for cannot be done (one sentence says what), 130 interrupted.
+_FILES = """
+
 """
