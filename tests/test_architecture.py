@@ -315,7 +315,7 @@ def test_one_file_tells_torch_from_numpy() -> None:
 
 
 NAMES = {
-    *("pyproject.toml", "constraints-cpu.txt", "constraints-verl.txt", "README.md", "LICENSE"),
+    *("pyproject.toml", "constraints-cpu.txt", "constraints-verl.txt", "README.md", "LICENSE", "mkdocs.yml"),
     *("jackpot_sim", "analysis", "paper_figures", "tests", "docs"),
 }
 
