@@ -82,8 +82,6 @@ def test_the_recorder_is_shown_as_its_module_has_it(framework: str) -> None:
 
 
 def test_every_format_every_cause_and_every_field_of_the_diagnosis_is_named() -> None:
-    from typing import get_args
-
     from jackpot_sim.diagnose.results import CauseName, Diagnosis
     from jackpot_sim.readers.formats import FORMATS
 
@@ -93,7 +91,7 @@ def test_every_format_every_cause_and_every_field_of_the_diagnosis_is_named() ->
     assert sorted(listed) == sorted(each.name for each in FORMATS)
     in_the_readme = README[README.index("It reads dumps of") : README.index("([formats]")].lower()
     assert all(name in in_the_readme for name in listed)
-    assert sorted(re.findall(r"^\| ([a-z-]+) \| ", text, re.MULTILINE)[1:]) == sorted(get_args(CauseName))
+    assert sorted(re.findall(r"^\| ([a-z-]+) \| ", text, re.MULTILINE)[1:]) == sorted(CauseName)
     told = re.findall(r"`(\w+)`", text[text.index("prints: ") : text.index("`--out` adds")])
     assert told
     assert set(told) <= set(Diagnosis.model_fields)
