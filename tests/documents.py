@@ -190,7 +190,12 @@ def _module(words: Sequence[str]) -> str:
     own = importlib.util.find_spec(f"{words[2]}.cli") if _is_package(words[2]) else None
     if own is not None:
         return f"{words[2]}.cli"
-    return f"{words[2]}.__main__" if _is_package(words[2]) else words[2]
+    if not _is_package(words[2]):
+        return words[2]
+    started = importlib.util.find_spec(f"{words[2]}.__main__")
+    source = Path(started.origin).read_text(encoding="utf-8") if started and started.origin else ""
+    elsewhere = re.search(r'run\("[\w-]+", "([\w.]+)"\)', source)
+    return elsewhere[1] if elsewhere else f"{words[2]}.__main__"
 
 
 def _is_package(module: str) -> bool:

@@ -83,7 +83,7 @@ def follow(
 
 
 def _printed_by(block: Block, capsys: Captured) -> str:
-    """Runs a block; what it prints. Corrections that it registers, and modules of the folder, are forgotten after it."""
+    """Runs a block; what it prints. What it registers, and the modules of the folder, are forgotten after it."""
     capsys.readouterr()
     with pytest.MonkeyPatch.context() as patch:
         for home, name in ((registry, "_REGISTRY"), (plugins, "_LOADED"), (plugins, "_DIGESTS")):
@@ -92,9 +92,10 @@ def _printed_by(block: Block, capsys: Captured) -> str:
         if block.language in PYTHON_NAMES:
             exec(compile(block.text, str(block), "exec"), {"__name__": "__main__"})
         for words in commands(block) if block in SHELL else ():
+            alone = {"--presets", "--columns", "--help", "--executor"} & set(words)
+            study = words[2:3] in (["jackpot_sim.sweep"], ["jackpot_sim.training"]) and not alone
             # Cells and runs are the same in this process, where no worker has to start.
-            serial = ["--executor", "serial"] if words[2:3] in (["jackpot_sim.sweep"], ["jackpot_sim.training"]) else []
-            code = run([*words, *(serial if "--executor" not in words else [])])
+            code = run([*words, *(["--executor", "serial"] if study else [])])
             assert code in (0, 1), f"{block}: {' '.join(words)}: {capsys.readouterr().err}"
         for name in set(sys.modules) - before:
             if str(getattr(sys.modules[name], "__file__", None) or "").startswith(str(Path.cwd())):

@@ -84,7 +84,7 @@ class Extra:
 
 
 def wanted() -> dict[str, list[str]]:
-    """The packages of each extra, those of the core under an empty name; without what tests or the documentation need alone."""
+    """The packages of each extra, those of the core under an empty name; without those of tests and documentation."""
     extras: dict[str, list[str]] = {"": []}
     for requirement, extra in asked_for():
         if extra not in ("test", "docs"):
