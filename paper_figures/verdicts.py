@@ -101,7 +101,7 @@ def _training() -> str:
 
 
 def parts() -> str:
-    """The table of the parts of Jackpot's objective, which README.md holds too."""
+    """The table of the parts of Jackpot's objective, which docs/training.md holds too."""
     trained = load(factorial.NAME, None)
     rows = factorial.effects_of(per_run(trained)).items()
     ways = {True: "helps", False: "harms", None: "open"}

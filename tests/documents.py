@@ -1,7 +1,12 @@
 """The fenced blocks of a Markdown page, and the trial of each by its language.
 
-A comment before a block marks it: `<!-- runs -->`, a block that is run as it stands, because that is cheap;
-`<!-- yours: a, b -->`, names that a piece of Python takes from the reader's own code.
+A comment before a block says what becomes of it. All blocks of a page share a folder.
+
+    <!-- runs -->              run as it stands; with `runs: nightly` in the long tail only
+    <!-- file: NAME -->        written to the page's folder, for the blocks below it
+    <!-- prints -->            lines that the last block which ran has printed, in this order
+    <!-- yours: a, b -->       Python that takes these names from the reader's own code: it is resolved, not run
+    <!-- not run: REASON -->   a reason of `REASONS`; a command's options are read, and Python is resolved
 """
 
 from __future__ import annotations
@@ -30,10 +35,25 @@ from jackpot_sim import completion
 from jackpot_sim.__main__ import OLD_NAMES, main
 
 OURS = ("jackpot_sim", "analysis", "paper_figures", "tests")
-_FENCE = re.compile(r"(?:<!--\s*(.*?)\s*-->\n+)?^( *)```(\w+)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
+_FENCE = re.compile(r"(?:<!-- ((?:(?!-->).)*) -->\n+)?^( *)```(\w+)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 _BREAKS = {";", "&&", "||", "|", "&", ">", ">>", "<", "2>", "2>&1", "(", ")"}
 _FIELDS = {"jackpot_sim.sweep.cli": "sweep", "jackpot_sim.training.cli": "train"}
 """The commands with options that are fields of studies."""
+
+REASONS = {
+    "installs packages": r"pip install|\buv\b",
+    "a GPU": r"\bgpu\b|cuda",
+    "a cluster": r"\bray\b|srun|kubectl",
+    "a server": r"https?://",
+    "a trainer": r"\b(trl|verl|slime|miles|skyrl|prime-rl|prime_rl)\b",
+    "your own files": r"\b[A-Z]{5,}\b|rollouts\b|\w\.(yaml|txt|jsonl|json|parquet)\b|\w/(\s|$)",
+    "your shell": r"completion|activate",
+    "minutes": r"-m (jackpot_sim\.(sweep|training|bench)|paper_figures|tests|pytest)|pytest|train\(|jackpot-sim",
+}
+"""Why a block is not run, each with what such a block holds."""
+
+_NAMED = {"the main command": "installs packages", "the test command": "installs packages"}
+"""The blocks that tests and tools find by a name of their own, with the reason why they are not run."""
 
 
 @dataclass(frozen=True)
@@ -56,13 +76,31 @@ class Block:
 
     @property
     def runs(self) -> bool:
-        """True where it is to be run as it stands."""
-        return self.mark == "runs"
+        """True where it is run as it stands, today or in the long tail."""
+        return self.mark in ("runs", "runs: nightly")
+
+    @property
+    def nightly(self) -> bool:
+        """True where the long tail alone runs it."""
+        return self.mark == "runs: nightly"
+
+    @property
+    def file(self) -> str:
+        """The name under which it is written; empty where it is none."""
+        return self._told("file: ")
+
+    @property
+    def reason(self) -> str:
+        """Why it is not run; empty where nothing is said."""
+        return _NAMED.get(self.mark, self._told("not run: "))
 
     @property
     def yours(self) -> set[str]:
         """The names of the reader's own."""
-        return set(re.findall(r"\w+", self.mark.removeprefix("yours:"))) if self.mark.startswith("yours:") else set()
+        return set(re.findall(r"\w+", self._told("yours: ")))
+
+    def _told(self, kind: str) -> str:
+        return self.mark.removeprefix(kind) if self.mark.startswith(kind) else ""
 
     def __str__(self) -> str:
         return f"{self.page.name}:{self.line}"
@@ -152,7 +190,12 @@ def _module(words: Sequence[str]) -> str:
     own = importlib.util.find_spec(f"{words[2]}.cli") if _is_package(words[2]) else None
     if own is not None:
         return f"{words[2]}.cli"
-    return f"{words[2]}.__main__" if _is_package(words[2]) else words[2]
+    if not _is_package(words[2]):
+        return words[2]
+    started = importlib.util.find_spec(f"{words[2]}.__main__")
+    source = Path(started.origin).read_text(encoding="utf-8") if started and started.origin else ""
+    elsewhere = re.search(r'run\("[\w-]+", "([\w.]+)"\)', source)
+    return elsewhere[1] if elsewhere else f"{words[2]}.__main__"
 
 
 def _is_package(module: str) -> bool:

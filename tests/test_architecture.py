@@ -327,7 +327,7 @@ def test_one_file_tells_torch_from_numpy() -> None:
 
 NAMES = {
     *("pyproject.toml", "constraints-cpu.txt", "constraints-verl.txt", "README.md", "LICENSE"),
-    *("CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md"),
+    *("CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "mkdocs.yml"),
     *("jackpot_sim", "analysis", "paper_figures", "tests", "docs"),
 }
 

@@ -3,40 +3,104 @@
 from __future__ import annotations
 
 import re
+import sys
 import tomllib
 from pathlib import Path
 
 import pytest
 
+from jackpot_sim.estimators.corrections import registry
+from jackpot_sim.studies import plugins
 from tests import documents
 from tests.cases import each
-from tests.documents import Block, blocks, commands, faults, in_line, misspelt, parse, run
+from tests.documents import REASONS, Block, blocks, commands, faults, in_line, misspelt, parse, run
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCKS = [block for page in PAGES for block in blocks(page)]
 SHELL = [block for block in BLOCKS if block.language in ("sh", "bash", "console")]
-PYTHON = [block for block in BLOCKS if block.language in ("python", "py")]
+PYTHON_NAMES = ("python", "py")
+PYTHON = [block for block in BLOCKS if block.language in PYTHON_NAMES]
 Captured = pytest.CaptureFixture[str]
 
 
 @each("block", SHELL)
-def test_every_command_is_one(block: Block, capsys: Captured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A block that is marked to run does; of the others the options are read."""
-    monkeypatch.chdir(tmp_path)
+def test_every_command_is_one(block: Block, capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "100")
     for words in commands(block):
-        code = run(words) if block.runs else parse(words)
-        assert code in ((0, 1) if block.runs else (0,)), f"{block}: {' '.join(words)}: {capsys.readouterr().err}"
+        assert parse(words) == 0, f"{block}: {' '.join(words)}: {capsys.readouterr().err}"
         assert misspelt(words) == [], f"{block}: {' '.join(words)}"
 
 
 @each("block", PYTHON)
-def test_every_piece_of_python_resolves(block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_piece_of_python_resolves(block: Block) -> None:
     assert list(faults(block)) == [], str(block)
-    if block.runs:
-        monkeypatch.chdir(tmp_path)
-        exec(compile(block.text, str(block), "exec"), {"__name__": "__main__"})
+
+
+@each("block", SHELL + PYTHON)
+def test_a_block_runs_or_says_why_it_does_not(block: Block) -> None:
+    if block.runs or block.file or block.yours:
+        assert block.file or block.yours or block.language in PYTHON_NAMES or commands(block), f"{block} runs nothing"
+    else:
+        assert block.reason in REASONS, f"{block}: {block.mark!r} is no reason; there are {', '.join(REASONS)}"
+        assert re.search(REASONS[block.reason], block.text, re.IGNORECASE), f"{block}: not for want of {block.reason}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_a_page_does_what_it_shows(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    follow(page, tmp_path, monkeypatch, capsys)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("page", [page for page in PAGES if any(each.nightly for each in blocks(page))])
+def test_a_page_does_all_that_it_shows(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    follow(page, tmp_path, monkeypatch, capsys, nightly=True)
+
+
+def follow(
+    page: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured, *, nightly: bool = False
+) -> None:
+    """Does what a page says, block by block, in a folder of its own."""
+    monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.setenv("COLUMNS", "100")
+    printed, latest = "", False
+    for block in blocks(page):
+        if block.file:
+            Path(block.file).write_text(block.text, encoding="utf-8")
+        elif block.runs:
+            latest = nightly or not block.nightly
+            if latest:
+                printed = _printed_by(block, capsys)
+        elif block.mark == "prints" and latest:
+            lines = iter([line.rstrip() for line in printed.splitlines()])
+            missing = [line for line in block.text.splitlines() if line.rstrip() not in lines]
+            assert missing == [], f"{block}: printed was\n{printed}"
+
+
+def _printed_by(block: Block, capsys: Captured) -> str:
+    """Runs a block; what it prints. What it registers, and the modules of the folder, are forgotten after it."""
+    capsys.readouterr()
+    with pytest.MonkeyPatch.context() as patch:
+        for home, name in ((registry, "_REGISTRY"), (plugins, "_LOADED"), (plugins, "_DIGESTS")):
+            patch.setattr(home, name, dict(getattr(home, name)))
+        before = set(sys.modules)
+        if block.language in PYTHON_NAMES:
+            exec(compile(block.text, str(block), "exec"), {"__name__": "__main__"})
+        for words in commands(block) if block in SHELL else ():
+            alone = {"--presets", "--columns", "--help", "--executor"} & set(words)
+            study = words[2:3] in (["jackpot_sim.sweep"], ["jackpot_sim.training"]) and not alone
+            # Cells and runs are the same in this process, where no worker has to start.
+            code = run([*words, *(["--executor", "serial"] if study else [])])
+            assert code in (0, 1), f"{block}: {' '.join(words)}: {capsys.readouterr().err}"
+        for name in set(sys.modules) - before:
+            if str(getattr(sys.modules[name], "__file__", None) or "").startswith(str(Path.cwd())):
+                del sys.modules[name]
+    return capsys.readouterr().out
 
 
 @each("block", [block for block in BLOCKS if block.language in documents.READ])

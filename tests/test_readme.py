@@ -1,161 +1,139 @@
-"""What the README shows is what happens."""
+"""The README is one screen, and what it shows is what happens; its commands are tried with those of the other pages."""
 
 from __future__ import annotations
 
 import importlib
 import re
-import shlex
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
+import yaml
 
-from jackpot_sim.estimators.corrections import registry
-from jackpot_sim.studies import plugins
-from jackpot_sim.sweep import records
-from tests.documents import in_line, run
+from jackpot_sim import estimators
+from jackpot_sim.sweep import spec
+from jackpot_sim.training.study import of_mapping
+from tests.cases import each
+from tests.documents import Block, blocks, in_line, run
 
 ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def block(language: str, after: str = "") -> str:
-    found = re.search(rf"```{language}\n(.*?)```", README[README.index(after) :], re.DOTALL)
-    assert found, f"the README has no {language} block after {after!r}"
-    return found.group(1)
+def page(name: str) -> str:
+    return (DOCS / f"{name}.md").read_text(encoding="utf-8")
 
 
-def test_the_python_example_runs() -> None:
-    namespace: dict[str, Any] = {}
-    exec(block("python"), namespace)
-    assert namespace["lam"].shape == (1,)
+def marked(mark: str, path: Path = ROOT / "README.md") -> Block:
+    (block,) = [each for each in blocks(path) if each.mark == mark]
+    return block
 
 
-def test_the_correction_of_the_readme_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for home, name in ((registry, "_REGISTRY"), (plugins, "_LOADED"), (plugins, "_DIGESTS")):
-        monkeypatch.setattr(home, name, dict(getattr(home, name)))
-    section = "### Your own correction"
-    (tmp_path / "my_corrections.py").write_text(block("python", section), encoding="utf-8")
-    monkeypatch.chdir(tmp_path)
-    sweep, training, check = block("sh", section).strip().splitlines()
-    assert run_line(sweep, *TINY.split(), "--quiet") == 0
-    rows = records.load(tmp_path / "run")
-    assert rows.groupby("estimator")["acceptance_rate"].mean()["gap-mask"] < 1
-    assert run_line(training, "--dry-run") == 0
-    monkeypatch.delitem(registry._REGISTRY, "gap-mask")  # the file is a module of its own there
-    monkeypatch.syspath_prepend(tmp_path)
-    exec(shlex.split(check)[2], {})
-    sys.modules.pop("my_corrections")
+def test_the_readme_is_one_screen() -> None:
+    assert len(README.split()) <= 700
+    assert len(README.splitlines()) <= 100
+    assert README.count("![") == 1
 
 
-TINY = "--env.kind top-k --env.k 1 --env.base.kind zipf --env.base.vocab 5 --seeds 1 --executor serial --out run"
+def test_the_two_commands_install_and_run() -> None:
+    install = "python3 -m venv .venv && .venv/bin/pip install -q -c constraints-cpu.txt "
+    assert marked("the main command").text == f"{install}. && .venv/bin/python -m jackpot_sim.sweep\n"
+    assert marked("the test command").text == f"{install}-e '.[test]' && .venv/bin/python -m pytest -n 2\n"
 
 
-def run_line(line: str, *options: str) -> int:
-    """The exit code of a command of the README, with more options."""
-    (words,) = in_line(line)
-    return run([*words, *options])
+def test_the_first_block_diagnoses_and_its_output_follows() -> None:
+    first, second, *_ = blocks(ROOT / "README.md")
+    assert (first.text, first.mark) == ("python -m jackpot_sim.diagnose --example\n", "runs")
+    assert second.mark == "prints"
+    assert len(second.text.splitlines()) > 5
 
 
-def test_the_first_screen_shows_the_diagnosis_of_the_example(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from jackpot_sim.diagnose.cli import main
-
-    monkeypatch.setenv("COLUMNS", "100")
-    assert main(shlex.split(block("sh"))[3:]) == 0
-    shown = block("text").splitlines()
-    assert len(shown) > 5
-    assert [line.rstrip() for line in capsys.readouterr().out.splitlines()[: len(shown)]] == shown
-    assert len(README[: README.index("```text")].splitlines()) < 25
+def test_every_page_is_reached_from_the_index_and_from_the_site() -> None:
+    index, config = page("index"), yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
+    pages = {path.name for path in DOCS.glob("*.md")}
+    assert set(re.findall(r"\]\((\w[\w-]*\.md)", index)) == pages - {"index.md"}
+    assert {name for part in config["nav"] for names in part.values() for name in names} == pages
+    assert config["theme"]["font"] is False
+    assert not {"extra_css", "extra_javascript"} & set(config)
 
 
-@pytest.mark.parametrize("framework", ["trl", "verl"])
+def test_an_effect_that_is_told_is_one_of_the_claims() -> None:
+    """The page of claims is what the records give; the others repeat it."""
+    claims = page("claims")
+    told = re.compile(r"[+-]\d\.\d{3} \[[+-]\d\.\d{3}, [+-]\d\.\d{3}\]")
+    for text in (README, page("choosing"), page("faq")):
+        found = told.findall(" ".join(text.split()))
+        assert found
+        for effect in found:
+            assert effect in claims, effect
+
+
+# --- the pages --------------------------------------------------------------------------------------------
+
+
+@each("framework", ["trl", "verl"])
 def test_the_recorder_is_shown_as_its_module_has_it(framework: str) -> None:
     module = importlib.import_module(f"jackpot_sim.record.{framework}")
     assert module.__doc__ is not None
-    pages = README + (ROOT / "docs" / "trainers.md").read_text(encoding="utf-8")
-    shown = next(each for each in re.findall(r"```py\n(.*?)```", pages, re.DOTALL) if f"record.{framework} " in each)
-    lines = [line.partition("  #")[0] for line in shown.splitlines() if line]
+    shown = [block.text for name in ("diagnosing", "trainers") for block in blocks(DOCS / f"{name}.md")]
+    (text,) = [text for text in shown if f"jackpot_sim.record.{framework} " in text]
+    lines = [line.partition("  #")[0] for line in text.splitlines() if line]
     assert lines == [line[4:] for line in module.__doc__.splitlines() if line.startswith("    ")]
 
 
-def test_every_format_and_every_field_of_the_diagnosis_is_named() -> None:
-    from jackpot_sim.diagnose.results import Diagnosis
+def test_every_format_every_cause_and_every_field_of_the_diagnosis_is_named() -> None:
+    from jackpot_sim.diagnose.results import CauseName, Diagnosis
     from jackpot_sim.readers.formats import FORMATS
 
-    section = README[README.index("## Diagnose your rollouts") : README.index("## Whole sequences")]
-    listed = [name.lower() for line in section.splitlines() for name in re.findall(r"\*\*([\w-]+)\*\*", line)]
-    assert listed == [name for name in listed if name in {each.name for each in FORMATS}]
+    text = page("diagnosing")
+    section = text[text.index("## Formats") : text.index("A loop of your own")]
+    listed = [name.lower() for name in re.findall(r"\*\*([\w-]+)\*\*", section)]
     assert sorted(listed) == sorted(each.name for each in FORMATS)
-    told = re.findall(r"`(\w+)`", section[section.index("prints: ") : section.index("`--out` adds")])
+    in_the_readme = README[README.index("It reads dumps of") : README.index("([formats]")].lower()
+    assert all(name in in_the_readme for name in listed)
+    assert sorted(re.findall(r"^\| ([a-z-]+) \| ", text, re.MULTILINE)[1:]) == sorted(CauseName)
+    told = re.findall(r"`(\w+)`", text[text.index("prints: ") : text.index("`--out` adds")])
+    assert told
     assert set(told) <= set(Diagnosis.model_fields)
 
 
-def test_the_readme_is_short() -> None:
-    assert len(README.split()) <= 4400
+def test_every_preset_stands_on_its_page_with_what_it_becomes() -> None:
+    text = page("frameworks")
+    presets = estimators.presets().values()
+    for preset in presets:
+        becomes = f"`{preset.becomes}`" if preset.parts else "–"
+        assert f"| `{preset.name}` | {becomes} |" in text, preset.name
+    assert len(re.findall(r"^\| `[\w-]+:", text, re.MULTILINE)) == len(presets)
 
 
-def test_the_study_example_is_a_study() -> None:
-    import yaml
-
-    from jackpot_sim.sweep import spec
-
-    mapping = yaml.safe_load(block("yaml"))
-    study = spec.parse(mapping)
-    assert len(study.env) == 2
-    assert len(study.estimators) == 5
-
-
-def test_the_example_of_sequences_is_a_study() -> None:
-    import yaml
-
-    from jackpot_sim.sweep import spec
-
-    study = spec.parse(yaml.safe_load(block("yaml", "## Whole sequences")))
-    assert len(study.env) == 2
-    assert len(study.estimators) == 7
-
-
-def test_the_example_of_real_models_is_a_study() -> None:
-    import yaml
-
-    from jackpot_sim.sweep import spec
-
-    study = spec.parse(yaml.safe_load(block("yaml", "## Real models")))
-    assert [env.actor.kind for env in study.env] == [  # type: ignore[union-attr]
+def test_the_configurations_are_studies() -> None:
+    """Those that can be run are run; that of real models names checkpoints of a hub."""
+    real = spec.parse(yaml.safe_load(marked("file: real.yaml", DOCS / "real-models.md").text))
+    assert [env.actor.kind for env in real.env] == [  # type: ignore[union-attr]
         *("quantized-weights", "quantized-weights", "precision", "checkpoint", "llama-cpp", "weight-noise")
     ]
-
-
-def test_the_example_of_training_is_a_study() -> None:
-    import yaml
-
-    from jackpot_sim.training.study import of_mapping
-
-    study = of_mapping(yaml.safe_load(block("yaml", "## Training")), {})
+    mine = yaml.safe_load(marked("file: mine.yaml", DOCS / "training.md").text)
+    study = of_mapping(mine, {})
     assert (len(study.seeds), list(study.grid)) == (3, ["clipped", "free"])
     assert all(list(methods) == ["none", "tis", "jackpot", "budget"] for methods in study.grid.values())
-    quick = of_mapping(yaml.safe_load(block("yaml", "## Training")), {}, quick=True)
-    assert len(quick.runs) == 8
+    assert len(of_mapping(mine, {}, quick=True).runs) == 8
 
 
 def test_the_python_example_of_training_names_what_there_is() -> None:
-    code = block("py", "## Training")
-    study_of, _, training = code.partition("for pair in")
-    namespace: dict[str, Any] = {}
+    (block,) = [block for block in blocks(DOCS / "training.md") if block.language == "py"]
+    study_of, _, training = block.text.partition("for pair in")
+    namespace: dict[str, object] = {}
     exec(study_of, namespace)
-    assert [run.id for run in namespace["study"].runs] == ["run.run.0"]
-    assert namespace["reward"](["123", "1"], None) == [1.0, 0.8]
+    assert [run.id for run in namespace["study"].runs] == ["run.run.0"]  # type: ignore[attr-defined]
+    assert namespace["reward"](["123", "1"], None) == [1.0, 0.8]  # type: ignore[operator]
     assert "train(run" in training
 
 
 def test_every_command_of_training_is_a_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its own prompts and checkpoints stand in for those of the reader."""
-    lines = re.findall(r"^python -m jackpot_sim\.training\b.*$", README.replace("\\\n", " "), re.MULTILINE)
-    tried = [line.partition(" #")[0] for line in lines if "--plugin" not in line and "--help" not in line]
-    assert len(tried) >= 5
+    lines = re.findall(r"^python -m jackpot_sim\.training\b.*$", page("training").replace("\\\n", " "), re.MULTILINE)
+    tried = [line for line in lines if not re.search("--help|--config mine|smollm2", line)]
+    assert len(tried) >= 4
     monkeypatch.chdir(tmp_path)
     rows = "".join(f'{{"prompt": "{each}", "answer": "b"}}\n' for each in range(20))
     (tmp_path / "MINE.jsonl").write_text(rows, encoding="utf-8")
@@ -163,24 +141,18 @@ def test_every_command_of_training_is_a_study(tmp_path: Path, monkeypatch: pytes
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.json").write_text("{}", encoding="utf-8")
     for line in tried:
-        told = line.replace("paper_figures/", f"{ROOT}/paper_figures/")
-        assert run_line(told, "--dry-run") == 0, line
+        (words,) = in_line(line.replace("paper_figures/", f"{ROOT}/paper_figures/"))
+        assert run([*words, "--dry-run"]) == 0, line
 
 
-def test_files_that_it_names_exist() -> None:
-    for target in re.findall(r"\]\((?!https?:)([^)]+)\)", README):
-        assert (ROOT / target).exists(), target
-    for module in set(re.findall(r"python -m ([\w.]+)", README)) - {"venv", "pytest"}:
-        path = ROOT / module.replace(".", "/")
-        assert path.with_suffix(".py").exists() or (path / "__main__.py").exists(), module
-    figures = README[README.index("## Figures and tables") : README.index("## Test it")]
-    names = {name for line in re.findall(r"^- .*$", figures, re.MULTILINE) for name in re.findall(r"`(\w+)`", line)}
+def test_modules_and_figures_that_the_pages_name_are_there() -> None:
+    for path in [ROOT / "README.md", *DOCS.glob("*.md")]:
+        for module in set(re.findall(r"python -m ([a-z_]+(?:\.\w+)*)", path.read_text(encoding="utf-8"))):
+            if module.split(".")[0] in ("jackpot_sim", "analysis", "paper_figures", "tests"):
+                found = ROOT / module.replace(".", "/")
+                assert found.with_suffix(".py").exists() or (found / "__main__.py").exists(), f"{path.name}: {module}"
+    listed = re.findall(r"^- .*(?:\n  .*)*$", page("figures"), re.MULTILINE)
+    names = {name for line in listed for name in re.findall(r"`(\w+)`", line)}
     assert len(names) > 15
     for name in names:
         assert any(ROOT.glob(f"paper_figures/**/{name}.py")), name
-
-
-def test_the_test_command_is_the_one_that_ci_runs() -> None:
-    command = block("sh", "<!-- the test command -->").strip()
-    assert command.endswith("pytest -n 2")
-    assert "constraints-cpu.txt" in command

@@ -22,6 +22,7 @@ UNLOCKS = {
     "trl": "corrections and recording in TRL, bench training",
     "verl": "corrections and recording in verl",
     "test": "the tests",
+    "docs": "the documentation, mkdocs build",
 }
 """The part of the project that each extra makes usable."""
 
@@ -83,10 +84,10 @@ class Extra:
 
 
 def wanted() -> dict[str, list[str]]:
-    """The packages of each extra, those of the core under an empty name; without what tests need alone."""
+    """The packages of each extra, those of the core under an empty name; without those of tests and documentation."""
     extras: dict[str, list[str]] = {"": []}
     for requirement, extra in asked_for():
-        if extra != "test":
+        if extra not in ("test", "docs"):
             extras.setdefault(extra, []).append(requirement.name)
     return extras
 

@@ -185,6 +185,7 @@ def _key(row: Mapping[Hashable, object]) -> tuple[object, ...]:
 
 
 def means_of(rows: pd.DataFrame) -> pd.DataFrame:
+    """The figures of each estimator by `KEYS`, means over seeds, with the standard errors of what is sampled."""
     grouped = rows.groupby(KEYS, sort=False)
     means = grouped[[*_COLUMNS, "weight_seconds", "acceptance_low", "acceptance_high"]].mean()
     for column in _COLUMNS:

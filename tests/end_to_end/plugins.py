@@ -24,7 +24,7 @@ class ProbabilityGap(TokenCorrection):
         gap = xp.exp(given(tokens.policy_log_probs)) - xp.exp(given(tokens.actor_log_probs))
         return abs(gap) <= self.gap
 """
-"""A mask on |p − q|, as the README has it."""
+"""A mask on |p − q|, as docs/extending.md has it."""
 
 
 def correction(

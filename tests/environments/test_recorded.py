@@ -38,7 +38,7 @@ def test_the_ratio_of_a_policy_to_its_own_nucleus(top_p: float, told: LogProbs) 
 
 
 def test_at_states_like_those_of_text_less_is_lost() -> None:
-    """The README's means of S: near-certain states keep nearly all."""
+    """The means of S: near-certain states keep nearly all."""
     means = []
     for top_p in (0.99, 0.95, 0.9):
         pair = TopPTruncation(p=top_p, base=LmLike()).build(0).pair

@@ -19,7 +19,7 @@ def loaded(drawn: dict[str, Drawn], name: str) -> Loaded:
 
 
 def test_published_points_as_they_are_told() -> None:
-    """The README's reading of the paper's Figure 2."""
+    """Our reading of the paper's Figure 2."""
     paper = records.published("figure2_simulation").set_index("kl_before")
     assert list(paper.columns) == ["acceptance", "kl_after"]
     assert paper.loc[0.00145, "acceptance"] == 0.9840

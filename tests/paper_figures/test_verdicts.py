@@ -12,7 +12,7 @@ from paper_figures.training.records import load, load_several
 from paper_figures.training.statistics import per_run
 
 ROOT = Path(__file__).parents[2]
-README = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+TRAINING = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
 PAGE = (ROOT / "docs" / "claims.md").read_text(encoding="utf-8")
 
 
@@ -21,8 +21,8 @@ def test_the_page_is_what_the_command_prints(capsys: pytest.CaptureFixture[str])
     assert capsys.readouterr().out == PAGE
 
 
-def test_the_readme_holds_the_parts_of_the_objective() -> None:
-    assert f"\n\n{verdicts.parts()}\n\n" in (ROOT / "README.md").read_text(encoding="utf-8")
+def test_the_page_of_training_holds_the_parts_of_the_objective() -> None:
+    assert f"\n\n{verdicts.parts()}\n\n" in TRAINING
 
 
 def test_one_seed_decides_no_claim() -> None:
@@ -37,16 +37,17 @@ def test_every_study_that_ships_is_on_the_page_or_puts_no_claim_of_the_paper() -
     assert {study.name for study in verdicts.STUDIES} == shipped - {"ablation", "real_training", "corrections"}
 
 
-def test_the_readme_tells_of_whole_sequences_and_alarms_what_the_records_give() -> None:
+def test_the_page_of_training_tells_of_whole_sequences_and_alarms_what_the_records_give() -> None:
+    said = " ".join(TRAINING.split())
     both = corrections.together(*(per_run(load(name, None)) for name in (factorial.NAME, corrections.NAME)))
     whole, on_policy = (
         corrections.less_than(both, base)["sequence-tis"]["frozen"] for base in corrections.BASES if base.setting
     )
     told = f"{whole} above Jackpot's whole objective, and {on_policy} from on-policy training (`corrections`, "
-    assert f"{told}{both.index.unique('seed').size} seeds)" in README
+    assert f"{told}{both.index.unique('seed').size} seeds)" in said
     runs = before_loss.of_studies(load_several(alarms.NAME, None, alarms.COLUMNS).studies, alarms.COLUMNS)
     area, mean = (alarms.area_of(runs, signal, alarms.NOTICE) for signal in (alarms.P5, alarms.OVERLAP))
     seeds, lost = len(set(runs.seed.tolist())), int(runs.is_lost.sum())
-    assert f"in {area} of pairs (its mean: {mean}; {len(runs.seed)} runs of {seeds} seeds, {lost} lost)" in README
+    assert f"in {area} of pairs (its mean: {mean}; {len(runs.seed)} runs of {seeds} seeds, {lost} lost)" in said
     rule = alarms.rule_of(runs, alarms.STABLE)
-    assert rule.counts[2] == rule.counts[3]  # it rings in every run that is kept, as the README says
+    assert rule.counts[2] == rule.counts[3]  # it rings in every run that is kept, as the page says

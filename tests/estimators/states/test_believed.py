@@ -131,7 +131,7 @@ def test_importance_sampling_on_the_support_is_unbiased_for_the_policy_as_it_was
 
 
 def test_against_the_whole_policy_processed_ratios_have_the_least_bias() -> None:
-    """The README's figures: states like those of text, an actor with noise on its logits, cut by top-p 0.8."""
+    """The figures of docs/real-models.md: states like those of text, noise on the actor's logits, cut by top-p 0.8."""
     found: dict[LogProbs, list[float]] = {told: [] for told in LogProbs}
     for seed in range(3):
         noisy = LogitNoise(sigma=0.3, base=LmLike(vocab=1000, states=64), advantage=BinaryReward()).build(seed).pair
