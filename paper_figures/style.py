@@ -7,16 +7,18 @@ from typing import Any
 import pandas as pd
 from matplotlib.axes import Axes
 
-from analysis.style import LOOKS as LOOKS
-from analysis.style import METHODS as METHODS
-from analysis.style import STYLE as STYLE
-from analysis.style import WIDTH as WIDTH
-from analysis.style import Look as Look
-from analysis.style import canvas as canvas
-from analysis.style import context as context
-from analysis.style import foot as foot
-from analysis.style import of_methods as of_methods
-from analysis.style import save as save
+from paper_figures import analysed
+
+LOOKS = analysed.style.LOOKS
+METHODS = analysed.style.METHODS
+STYLE = analysed.style.STYLE
+WIDTH = analysed.style.WIDTH
+Look = analysed.style.Look
+canvas = analysed.style.canvas
+context = analysed.style.context
+foot = analysed.style.foot
+of_methods = analysed.style.of_methods
+save = analysed.style.save
 
 SOURCES = {
     "quantized-weights": Look("#0072B2", "s"),

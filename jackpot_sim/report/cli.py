@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated
 
 from rich.console import Console
 
+from jackpot_sim.beside import beside
 from jackpot_sim.commands import FLAG, answer, app_of, console
 from jackpot_sim.diagnose.report.terminal import show as show_diagnosis
 from jackpot_sim.report import folders as contents
@@ -40,8 +42,7 @@ def report(*folders: Path, out: Path | None = None, wide: Annotated[bool, FLAG] 
     chosen = list(folders) or [contents.latest()]
     kinds = [contents.kind_of(root) for root in chosen]  # a folder that is none is refused before anything is shown
     if out is not None:
-        from analysis.report import build
-
+        build = importlib.import_module(beside("analysis.report.build"))
         size = build.write(list(zip(chosen, kinds, strict=True)), out)
         output.print(f"{out}: {size / 1e6:.2f} MB.", soft_wrap=True)
         return 0

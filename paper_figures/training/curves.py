@@ -6,17 +6,19 @@ import numpy as np
 import pandas as pd
 from rich.table import Table
 
-from analysis.training.curves import ACCURACY as ACCURACY
-from analysis.training.curves import KL as KL
-from analysis.training.curves import Panel as Panel
-from analysis.training.curves import curves as curves
-from analysis.training.curves import legend as legend
-from analysis.training.curves import log_axis as log_axis
-from analysis.training.curves import name_of as name_of
-from analysis.training.statistics import geometric, group, lost_in_words
 from jackpot_sim.training.summary import mean_and_error, over_seeds
+from paper_figures import analysed
 from paper_figures.command import report_table
 from paper_figures.training.records import Trained
+from paper_figures.training.statistics import geometric, group, lost_in_words
+
+ACCURACY = analysed.curves.ACCURACY
+KL = analysed.curves.KL
+Panel = analysed.curves.Panel
+curves = analysed.curves.curves
+legend = analysed.curves.legend
+log_axis = analysed.curves.log_axis
+name_of = analysed.curves.name_of
 
 
 def tables(trained: Trained, runs: pd.DataFrame, title: str) -> list[Table]:

@@ -15,18 +15,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, TypeVar
 
-from analysis import asked
-from analysis.training.records import Trained as Trained
-from analysis.training.records import Training as Training
-from analysis.training.records import of_folder as of_folder
 from jackpot_sim.commands import FLAG, MANY
 from jackpot_sim.requirements import require
 from jackpot_sim.studies.errors import StudyError
 from jackpot_sim.studies.executors import ExecutorKind, opened
 from jackpot_sim.training import conduct, progress
 from jackpot_sim.training.study import Study, read
-from paper_figures import command, shipped, style
+from paper_figures import analysed, command, shipped, style
+from paper_figures.analysed import asked
 from paper_figures.command import Made
+
+Trained = analysed.records.Trained
+Training = analysed.records.Training
+of_folder = analysed.records.of_folder
 
 
 def draw(name: str, about: str, make: Callable[[Trained], Made], argv: Sequence[str] | None) -> int:

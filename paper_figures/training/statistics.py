@@ -13,21 +13,23 @@ import numpy as np
 import pandas as pd
 from scipy import optimize, stats
 
-from analysis.training.statistics import CONFIDENCE as CONFIDENCE
-from analysis.training.statistics import Difference as Difference
-from analysis.training.statistics import by_seed as by_seed
-from analysis.training.statistics import courses as courses
-from analysis.training.statistics import difference as difference
-from analysis.training.statistics import geometric as geometric
-from analysis.training.statistics import group as group
-from analysis.training.statistics import interval as interval
-from analysis.training.statistics import lost as lost
-from analysis.training.statistics import lost_in_words as lost_in_words
-from analysis.training.statistics import of as of
-from analysis.training.statistics import per_run as per_run
-from analysis.training.statistics import running_mean as running_mean
-from analysis.training.statistics import window as window
+from paper_figures import analysed
 from paper_figures.training.records import Trained
+
+CONFIDENCE = analysed.statistics.CONFIDENCE
+Difference = analysed.statistics.Difference
+by_seed = analysed.statistics.by_seed
+courses = analysed.statistics.courses
+difference = analysed.statistics.difference
+geometric = analysed.statistics.geometric
+group = analysed.statistics.group
+interval = analysed.statistics.interval
+lost = analysed.statistics.lost
+lost_in_words = analysed.statistics.lost_in_words
+of = analysed.statistics.of
+per_run = analysed.statistics.per_run
+running_mean = analysed.statistics.running_mean
+window = analysed.statistics.window
 
 ON_POLICY = "on-policy"
 POWER = 0.9
