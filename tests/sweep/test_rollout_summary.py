@@ -121,7 +121,7 @@ def test_an_unresolved_figure_says_so_and_a_maximum_has_no_interval(finished: Pa
     text = shown(finished)
     assert f"abs_log_ratio_p99 {told.loc['abs_log_ratio_p99', 'value']:.3g} unresolved 99th" in text
     assert f"abs_log_ratio_max {told.loc['abs_log_ratio_max', 'value']:.3g} largest" in text
-    assert "unresolved: there are too few sequences" in text
+    assert "unresolved: too few sequences" in text
 
 
 def test_intervals_of_seeds_are_narrower_together() -> None:

@@ -241,6 +241,6 @@ def test_of_many_environments_a_line_each_says_what_is_best(tmp_path: Path) -> N
     made = study(env=env, estimators=["none", "sequence-is"], methods=["exact"], denominators=["proposed"], seeds=1)
     rows = records.load(run_serially(made, tmp_path / "run"))
     (table,) = summary.tables(rows)
-    assert table.row_count == 7
-    assert list(table.columns[0].cells) == ["weight-noise on small-lm, vocab=4, length=3"] * 7
-    assert all(cell.startswith(("none: ", "sequence-is: ", "no update")) for cell in table.columns[3].cells)
+    names = [name for name, *_ in table.rows]
+    assert [environment for environment, _ in names] == ["weight-noise on small-lm, vocab=4, length=3"] * 7
+    assert {best for _, best in names} <= {"none", "sequence-is", "no update"}
