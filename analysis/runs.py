@@ -27,7 +27,7 @@ _DEPTH = 3
 """The deepest level at which runs are looked for, of which the first is that of runs/NAME."""
 
 app = app_of(
-    "analysis runs",
+    f"{__package__} runs",
     "List the runs below runs/ or another folder: kind, beginning, how far they are, and what they were asked for.",
     "Exit codes: 0 listed, 2 there is no such folder or no run in it.",
 )

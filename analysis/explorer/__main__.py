@@ -5,4 +5,4 @@ import sys
 from jackpot_sim.start import run
 
 if __name__ == "__main__":
-    sys.exit(run("explore", "analysis.explorer.cli"))
+    sys.exit(run("explore", f"{__package__}.cli"))

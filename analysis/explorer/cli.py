@@ -15,7 +15,7 @@ from jackpot_sim.studies.errors import StudyError
 from jackpot_sim.studies.files import unwritable, write_atomically
 
 app = app_of(
-    "analysis.explorer",
+    __package__,
     "Write a page on which λ, the clip, the noise and the vocabulary are moved, and every correction answers at once.",
     "The page computes everything itself and loads nothing: it works offline, and can be sent. "
     "Its address holds the settings.\n\n"

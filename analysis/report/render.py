@@ -11,8 +11,8 @@ import jinja2
 
 from analysis.report.page import Plot, Run
 
-_ASSETS = resources.files("analysis.report") / "assets"
-_EXPLORER = "analysis.explorer"
+_ASSETS = resources.files(__package__) / "assets"
+_EXPLORER = __package__.removesuffix("report") + "explorer"
 
 
 def rendered(runs: Sequence[Run]) -> str:
