@@ -16,7 +16,7 @@ COMMANDS = {
     "train": ("jackpot_sim.training.cli", "train a policy by GRPO on the rollouts of another actor"),
     "record": ("jackpot_sim.record.cli", "keep rollouts of a server, or any dump, in the plain schema"),
     "report": ("jackpot_sim.report.cli", "show the tables of a run's folder again, whatever wrote it"),
-    "analysis": ("analysis.cli", "make tables with uncertainty from the records of a sweep"),
+    "analysis": ("analysis.cli", "tables with uncertainty, CSV and figures of a run; `analysis runs` lists runs"),
     "figures": ("paper_figures.__main__", "draw all figures, or the one that is named"),
     "bench": ("jackpot_sim.bench.cli", "measure accuracy, speed and memory beside their targets"),
     "example": ("jackpot_sim.environments.language_models.example", "make two small language models to try things on"),
