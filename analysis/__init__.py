@@ -1,1 +1,1 @@
-"""Tables with uncertainty, from the records of a study by `jackpot_sim.sweep`."""
+"""Tables with uncertainty, CSV and figures from the records of any run, and the list of runs."""

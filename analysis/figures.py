@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -50,7 +50,7 @@ def _wide(figures: pd.DataFrame) -> pd.DataFrame:
     keys = ["environment", "label", "env_kind", "base_kind", "name"]
     named["base_kind"] = named["base_kind"].fillna("")
     table = named.pivot_table(index=keys, columns="figure", values=["value", "low", "high"], sort=False, dropna=False)
-    table.columns = [figure if part == "value" else f"{figure}_{part}" for part, figure in table.columns]
+    table.columns = [figure if part == "value" else f"{figure}_{part}" for part, figure in cast("Any", table.columns)]
     table = table.dropna(how="all").reset_index()
     return table.sort_values("kl_policy_actor", kind="stable")
 
@@ -133,7 +133,7 @@ def _against_kl(axes: Axes, rows: pd.DataFrame, column: str, looks: Mapping[str,
 
 def _point(axes: Axes, row: Mapping[Any, Any], x: str, y: str, look: Look) -> None:
     """A point with bars to the ends of its intervals, where these are finite."""
-    bars: dict[str, list[list[float]]] = {}
+    bars: dict[str, Any] = {}
     for column, bar in ((x, "xerr"), (y, "yerr")):
         low, high = (row.get(f"{column}_{end}", math.nan) for end in ("low", "high"))
         if math.isfinite(low) and math.isfinite(high) and low <= row[column] <= high:

@@ -129,7 +129,7 @@ def _progress(kind: Kind, root: Path, manifest: Mapping[str, Any]) -> tuple[int,
     if kind is SWEEP:
         there = [(root / "records" / f"{cell['cell']}.parquet").exists() for cell in manifest["cells"]]
         return sum(there), len(there)
-    runs = planned(manifest)
+    runs = planned(root, manifest)
     if (root / OUTCOMES).exists():
         return len(runs), len(runs)
     return sum((root / "runs" / name_of_run(*run) / STEPS).exists() for run in runs), len(runs)

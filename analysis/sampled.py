@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,6 +19,7 @@ from analysis import show
 from analysis.bootstrap import FIGURES
 from analysis.tables import describe
 from jackpot_sim.core import intervals
+from jackpot_sim.core.arrays import Floats
 from jackpot_sim.sweep.resolved import OF_GRADIENT, lost, thin
 
 _NAMES = ["environment", "estimator", "denominator", "method"]
@@ -60,7 +62,7 @@ def _figures(rows: pd.DataFrame, level: float) -> pd.DataFrame:
     return pd.DataFrame(out)
 
 
-def _interval(values: np.ndarray, errors: np.ndarray, level: float) -> dict[str, float]:
+def _interval(values: Floats, errors: Floats, level: float) -> dict[str, float]:
     """The mean over seeds with its standard error and interval, see the module."""
     value = float(np.mean(values))
     if not math.isfinite(value):
@@ -103,7 +105,7 @@ def print_tables(tables: Mapping[str, pd.DataFrame], rows: pd.DataFrame, console
     console.print(_LEGEND.format(over))
 
 
-def _full_name(row: Mapping[str, object], figures: pd.DataFrame) -> str:
+def _full_name(row: Mapping[Any, Any], figures: pd.DataFrame) -> str:
     """An estimator with its denominator and its method, where there are several of either."""
     parts = [str(row["estimator"])]
     parts += [str(row[name]).replace("_", " ") for name in _NAMES[2:] if figures[name].nunique() > 1]

@@ -55,7 +55,7 @@ MAY_IMPORT = {
     "jackpot_sim.doctor": (REQUIREMENTS, VERSION, START),
     # Shows what any command has written, and nothing imports it.
     "jackpot_sim.report": (
-        *(STUDIES, START, COMMANDS, REQUIREMENTS, SWEEP, TRAINING, "jackpot_sim.diagnose", "analysis.report"),
+        *(STUDIES, START, COMMANDS, REQUIREMENTS, SWEEP, TRAINING, "jackpot_sim.diagnose", BESIDE),
     ),
     # Puts all commands together, and nothing imports it.
     "jackpot_sim.completion": (*(ESTIMATORS, STUDIES, TRAINING, SWEEP, COMMANDS, VERSION, "jackpot_sim.__main__"),),
@@ -80,12 +80,12 @@ MAY_IMPORT = {
         *(CORE, ESTIMATORS, ENVIRONMENTS, TRAINING, *READERS, BESIDE),
         *(DUMPS, "jackpot_sim.diagnose", "jackpot_sim.integrations", "jackpot_sim.record"),
     ),
-    "analysis": (*READERS, TRAINING),
     # Shows what any command has written as a page.
     "analysis.report": (
         *(*READERS, TRAINING, "jackpot_sim.diagnose", "jackpot_sim.report", "analysis"),
         "jackpot_sim.estimators.mismatch.lines",
     ),
+    "analysis": (*READERS, TRAINING),
     # Measures laws that no record could hold, so that it builds the models itself.
     "paper_figures.real_model_measurement": (*READERS, ENVIRONMENTS, ESTIMATORS, "paper_figures"),
     "paper_figures": (*READERS, TRAINING, "analysis"),

@@ -200,7 +200,8 @@ def log_axis(axis: XAxis | YAxis) -> None:
     low, high = axis.get_view_interval()
     steps = (1,) if high > 100 * low else (1, 3) if high > 6 * low else (1, 2, 4, 7)
     locator: Locator = LogLocator(subs=steps)
-    if np.count_nonzero((locator.tick_values(low, high) >= low) & (locator.tick_values(low, high) <= high)) < _TICKS:
+    ticks = np.asarray(locator.tick_values(low, high))
+    if np.count_nonzero((ticks >= low) & (ticks <= high)) < _TICKS:
         locator = MaxNLocator(4)
     axis.set_major_locator(locator)
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

@@ -122,7 +122,7 @@ def so_far(root: Path) -> tuple[Trained, int]:
     Raises:
         StudyError: the folder holds no study of training, no run is finished, or records cannot be read.
     """
-    runs = planned(conduct.manifest(root))
+    runs = planned(root, conduct.manifest(root))
     if (root / conduct.OUTCOMES).exists():
         trained = of_folder(root)
         return trained, max(len(runs), len(trained.outcomes))
@@ -141,12 +141,13 @@ def so_far(root: Path) -> tuple[Trained, int]:
     return _checked(root, pd.concat(steps, ignore_index=True), pd.DataFrame(outcomes), quick=False), len(runs)
 
 
-def planned(manifest: Mapping[str, Any]) -> dict[tuple[str, str, int], int]:
-    """The steps asked of each run of a manifest, by setting, method and seed.
+def planned(root: Path, manifest: Mapping[str, Any]) -> dict[tuple[str, str, int], int]:
+    """The steps asked of each run of the manifest in a folder, by setting, method and seed.
 
     Raises:
         StudyError: the manifest is that of another version, or damaged.
     """
+    untold = f"{root / conduct.MANIFEST} does not say what was to be trained: it is damaged, or too old"
     try:
         config = manifest["config"]
         runs = {
@@ -156,13 +157,10 @@ def planned(manifest: Mapping[str, Any]) -> dict[tuple[str, str, int], int]:
             for seed in config["seeds"]
         }
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise StudyError(_UNTOLD) from error
+        raise StudyError(untold) from error
     if not runs:
-        raise StudyError(_UNTOLD)
+        raise StudyError(untold)
     return runs
-
-
-_UNTOLD = "the manifest does not say what was to be trained: it is damaged, or too old"
 
 
 def _unreadable(root: Path) -> StudyError:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -100,7 +102,8 @@ def _geometric(values: pd.Series[float], level: float) -> Difference:
     if not len(known) or not np.isfinite(known).all() or (known <= 0).any():
         return Difference(geometric(known), 0.0, math.inf, len(known))
     found = interval(pd.Series(np.log(known.to_numpy(dtype=np.float64)), index=known.index), level)
-    return Difference(*np.exp(found[:3]).tolist(), found.pairs)
+    mean, low, high = np.exp(found[:3]).tolist()
+    return Difference(mean, low, high, found.pairs)
 
 
 def _with_ends(name: str, found: Difference) -> dict[str, float]:
@@ -149,13 +152,13 @@ def show(trained: Trained, tables: dict[str, pd.DataFrame], console: Console, le
         ),
     )
     for key, rows in changes.groupby(["setting", "method"], sort=False):
-        by_figure = rows.set_index("figure")
-        cells = [_changed(by_figure.loc[figure], figure == "kl_ratio") for figure in shown]
+        by_figure = {row["figure"]: row for row in rows.to_dict("records")}
+        cells = [_changed(by_figure[figure], figure == "kl_ratio") for figure in shown]
         table.add_row([str(each) for each in key[-len(names) :]], cells)
     print_table(console, table, wide=wide)
 
 
-def _changed(row: pd.Series[float], is_ratio: bool) -> str:
+def _changed(row: Mapping[Any, Any], is_ratio: bool) -> str:
     none = 1.0 if is_ratio else 0.0
     sure = "*" if row["low"] > none or row["high"] < none else ""
     form = "{:.2g}" if is_ratio else "{:+.3f}"

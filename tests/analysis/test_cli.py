@@ -124,7 +124,7 @@ def test_the_latest_run_is_one_that_has_something_to_analyse(
     assert capsys.readouterr().out.startswith("runs/good, the latest run below runs/.\n")
     assert main(["runs/trained"]) == 2
     error = capsys.readouterr().err
-    assert "the manifest does not say what was to be trained" in error
+    assert "runs/trained/manifest.json does not say what was to be trained" in error
     assert "delete" not in error
 
 

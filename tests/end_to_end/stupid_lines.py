@@ -140,10 +140,12 @@ diagnosed run                      | one run at a time
 nowhere                            | holds no run
 study.yaml                         | holds no run
 folder                             | holds no run
-trained                            | trained holds a study of training
+trained                            | trained/manifest.json does not say what was to be trained
 damaged                            | is not the manifest of a run
 begun                              | no finished cell
-real                               | real holds no exact figures
+real --base tis                    | --base is for studies of training
+runs nowhere                       | there is no folder nowhere
+runs folder study.yaml             | study.yaml
 run run                            | one run at a time
 --run run                          | --run
 run --n-samples 0                  | n_samples
