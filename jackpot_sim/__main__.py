@@ -18,7 +18,7 @@ COMMANDS = {
     "record": ("jackpot_sim.record.cli", "keep rollouts of a server, or any dump, in the plain schema"),
     "report": ("jackpot_sim.report.cli", "show a run's tables again, or write it as a page (--out)"),
     "analysis": (beside("analysis.cli"), "make tables and figures, with uncertainty, of any run"),
-    "explore": (beside("analysis.explorer.cli"), "write a page to move lambda, noise and clip, and see each answer"),
+    "explore": (beside("analysis.explorer.cli"), "write a page to move lambda, noise and clip, with all answers"),
     "figures": (beside("paper_figures.__main__"), "draw all figures, or the one that is named"),
     "bench": ("jackpot_sim.bench.cli", "measure accuracy, speed and memory beside their targets"),
     "example": ("jackpot_sim.environments.language_models.example", "make two small language models to try things on"),
