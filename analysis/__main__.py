@@ -5,4 +5,4 @@ import sys
 from jackpot_sim.start import run
 
 if __name__ == "__main__":
-    sys.exit(run("analysis", "analysis.cli"))
+    sys.exit(run("analysis", f"{__package__}.cli"))

@@ -12,12 +12,6 @@ import pandas as pd
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from analysis import asked, diagnoses, runs, sampled, show, style, tables
-from analysis import figures as drawing
-from analysis.bootstrap import Options, Resample
-from analysis.training import curves
-from analysis.training import tables as trainings
-from analysis.training.records import so_far
 from jackpot_sim.commands import FLAG, MANY, answer, app_of, console
 from jackpot_sim.studies.errors import StudyError
 from jackpot_sim.studies.files import unwritable, write_atomically
@@ -28,6 +22,13 @@ from jackpot_sim.sweep import records
 from jackpot_sim.sweep.rollout_summary import rollout_tables
 from jackpot_sim.training.conduct import OUTCOMES, manifest
 from jackpot_sim.training.loop.run import STEPS
+
+from . import asked, diagnoses, runs, sampled, show, style, tables
+from . import figures as drawing
+from .bootstrap import Options, Resample
+from .training import curves
+from .training import tables as trainings
+from .training.records import so_far
 
 _EPILOGUE = """
 The folder says which command wrote it. All tables are written as CSV, and the most important ones are printed.
@@ -54,7 +55,7 @@ Exit codes: 0 done, 2 something asked for cannot be done (one sentence says what
 """
 
 app = app_of(
-    "analysis",
+    __package__,
     "Tables with uncertainty, CSV and figures from the records of any run: a sweep, a study of training, or diagnoses.",
     _EPILOGUE,
 )

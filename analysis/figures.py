@@ -15,10 +15,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from analysis import style
-from analysis.style import Look
-from analysis.training.curves import log_axis
 from jackpot_sim.sweep.labels import kinds_of
+
+from . import style
+from .style import Look
+from .training.curves import log_axis
 
 _NAMES = ["environment", "estimator", "denominator"]
 _PANELS, _ACROSS = 12, 3

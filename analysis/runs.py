@@ -12,8 +12,6 @@ from typing import Annotated, Any
 
 from rich.console import Console
 
-from analysis import asked
-from analysis.training.records import planned
 from jackpot_sim.commands import FLAG, answer, app_of, console
 from jackpot_sim.studies.errors import StudyError
 from jackpot_sim.studies.folders import MANIFEST
@@ -21,6 +19,9 @@ from jackpot_sim.studies.kinds import DIAGNOSIS, SWEEP, TRAINING, Kind, kind_of_
 from jackpot_sim.training.conduct import OUTCOMES
 from jackpot_sim.training.loop.run import STEPS
 from jackpot_sim.training.study import name_of_run
+
+from . import asked
+from .training.records import planned
 
 _KINDS = {SWEEP: "sweep", TRAINING: "training", DIAGNOSIS: "diagnosis"}
 _DEPTH = 3

@@ -15,12 +15,13 @@ import pandas as pd
 from rich.console import Console
 from scipy import stats
 
-from analysis import show
-from analysis.bootstrap import FIGURES
-from analysis.tables import describe
 from jackpot_sim.core import intervals
 from jackpot_sim.core.arrays import Floats
 from jackpot_sim.sweep.resolved import OF_GRADIENT, lost, thin
+
+from . import show
+from .bootstrap import FIGURES
+from .tables import describe
 
 _NAMES = ["environment", "estimator", "denominator", "method"]
 _SHOWN = {

@@ -13,9 +13,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from analysis.tables import Tables, tied
 from jackpot_sim.studies.tables import folded
 from jackpot_sim.sweep.labels import kinds_of
+
+from .tables import Tables, tied
 
 _ZERO = 1e-12
 """The size below which a figure is 0 but for rounding."""

@@ -21,14 +21,15 @@ from matplotlib.ft2font import FT2Font
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 
-from analysis.looks import LOOKS as LOOKS
-from analysis.looks import METHODS as METHODS
-from analysis.looks import Look as Look
-from analysis.looks import of_estimators as of_estimators
-from analysis.looks import of_methods as of_methods
 from jackpot_sim.commands import in_ascii
 from jackpot_sim.studies.errors import StudyError
 from jackpot_sim.studies.files import write_atomically
+
+from .looks import LOOKS as LOOKS
+from .looks import METHODS as METHODS
+from .looks import Look as Look
+from .looks import of_estimators as of_estimators
+from .looks import of_methods as of_methods
 
 WIDTH = 6.9
 """The width of a figure in inches: the text of a two-column page."""

@@ -15,14 +15,15 @@ from typing import TypeAlias
 import numpy as np
 import pandas as pd
 
-from analysis import bootstrap
-from analysis.bootstrap import Draws, Environment, Options
 from jackpot_sim.core import intervals as core
 from jackpot_sim.core.arrays import Flags, Floats
 from jackpot_sim.core.checks import check_reals, check_same_shape
 from jackpot_sim.studies.errors import StudyError
 from jackpot_sim.sweep import threshold_summary
 from jackpot_sim.sweep.labels import labels
+
+from . import bootstrap
+from .bootstrap import Draws, Environment, Options
 
 ROUNDING = 1e-9
 """The relative difference up to which two figures are equal: some estimators agree but for rounding."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 
-from paper_figures import (
+from . import (
     ablation,
     alarms,
     bias_variance_length,

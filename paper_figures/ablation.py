@@ -17,13 +17,14 @@ from matplotlib.axes import Axes
 from rich.table import Table
 
 from jackpot_sim.studies.errors import StudyError
-from paper_figures import style
-from paper_figures.command import Made, report_table
-from paper_figures.style import Look
-from paper_figures.training import curves
-from paper_figures.training.curves import name_of
-from paper_figures.training.records import Trained, draw
-from paper_figures.training.statistics import CONFIDENCE, Difference, difference, of, per_run
+
+from . import style
+from .command import Made, report_table
+from .style import Look
+from .training import curves
+from .training.curves import name_of
+from .training.records import Trained, draw
+from .training.statistics import CONFIDENCE, Difference, difference, of, per_run
 
 NAME = "ablation"
 

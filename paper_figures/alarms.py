@@ -25,11 +25,12 @@ from rich.table import Table
 
 from jackpot_sim.core.arrays import Floats
 from jackpot_sim.studies.errors import StudyError
-from paper_figures import style
-from paper_figures.command import Made, report_table
-from paper_figures.training import before_loss, records
-from paper_figures.training.before_loss import Alarm, Among, Estimate, Runs, Signal
-from paper_figures.training.records import Several
+
+from . import style
+from .command import Made, report_table
+from .training import before_loss, records
+from .training.before_loss import Alarm, Among, Estimate, Runs, Signal
+from .training.records import Several
 
 NAME = "alarms"
 

@@ -23,11 +23,11 @@ import numpy as np
 import pandas as pd
 from rich.table import Table
 
-from paper_figures import fits
-from paper_figures.bias_variance_panels import MAIN_REWARD, draw
-from paper_figures.command import Made, report_table, run
-from paper_figures.fits import Fitted
-from paper_figures.records import Loaded
+from . import fits
+from .bias_variance_panels import MAIN_REWARD, draw
+from .command import Made, report_table, run
+from .fits import Fitted
+from .records import Loaded
 
 NAME = "bias_variance_length"
 

@@ -12,7 +12,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import NullFormatter
 
 from jackpot_sim.core.arrays import Floats
-from paper_figures import fits, style
+
+from . import fits, style
 
 MAIN_REWARD = "sum-modulo"
 """The reward of the panels, and of the fits that name no other."""

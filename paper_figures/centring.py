@@ -20,9 +20,10 @@ from matplotlib.axes import Axes
 from rich.table import Table
 
 from jackpot_sim.core.intervals import student
-from paper_figures import style
-from paper_figures.command import Made, report_table, run
-from paper_figures.records import Loaded
+
+from . import style
+from .command import Made, report_table, run
+from .records import Loaded
 
 NAME = "centring"
 

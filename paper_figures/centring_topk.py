@@ -31,8 +31,9 @@ from jackpot_sim.studies.files import write_atomically
 from jackpot_sim.sweep import plan
 from jackpot_sim.sweep.spec import Study
 from jackpot_sim.sweep.topk_centring import errors
-from paper_figures import records, shipped, style
-from paper_figures.command import Made, report_table, run_from
+
+from . import records, shipped, style
+from .command import Made, report_table, run_from
 
 NAME = "centring_topk"
 

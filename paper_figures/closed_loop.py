@@ -17,11 +17,12 @@ from typing import NamedTuple
 import pandas as pd
 
 from jackpot_sim.studies.errors import StudyError
-from paper_figures.command import Made
-from paper_figures.training import curves
-from paper_figures.training.curves import ACCURACY, KL, Panel
-from paper_figures.training.records import Trained, Training, draw
-from paper_figures.training.statistics import Claim, difference, geometric, lost_in_words, mostly, of, per_run, verdict
+
+from .command import Made
+from .training import curves
+from .training.curves import ACCURACY, KL, Panel
+from .training.records import Trained, Training, draw
+from .training.statistics import Claim, difference, geometric, lost_in_words, mostly, of, per_run, verdict
 
 NAME = "closed_loop"
 

@@ -27,12 +27,13 @@ from rich.table import Table
 from scipy import stats
 
 from jackpot_sim.core.arrays import Floats
-from paper_figures import style
-from paper_figures.command import Made, report_table
-from paper_figures.training import curves
-from paper_figures.training.curves import name_of
-from paper_figures.training.records import Trained, draw
-from paper_figures.training.statistics import (
+
+from . import style
+from .command import Made, report_table
+from .training import curves
+from .training.curves import name_of
+from .training.records import Trained, draw
+from .training.statistics import (
     CONFIDENCE,
     Claim,
     Difference,

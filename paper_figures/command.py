@@ -17,8 +17,9 @@ from rich.table import Table
 from jackpot_sim import commands
 from jackpot_sim.start import INTERRUPTED
 from jackpot_sim.studies.errors import StudyError
-from paper_figures import records as runs
-from paper_figures import style
+
+from . import records as runs
+from . import style
 
 
 class FigureRecords(Protocol):

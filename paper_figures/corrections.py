@@ -20,12 +20,13 @@ from matplotlib.lines import Line2D
 from rich.table import Table
 
 from jackpot_sim.studies.errors import StudyError
-from paper_figures import factorial, style
-from paper_figures.command import Made, report_table
-from paper_figures.training import cells, curves
-from paper_figures.training.curves import name_of
-from paper_figures.training.records import Trained, draw, load
-from paper_figures.training.statistics import CONFIDENCE, ON_POLICY, Difference, group, interval, per_run
+
+from . import factorial, style
+from .command import Made, report_table
+from .training import cells, curves
+from .training.curves import name_of
+from .training.records import Trained, draw, load
+from .training.statistics import CONFIDENCE, ON_POLICY, Difference, group, interval, per_run
 
 NAME = "corrections"
 

@@ -22,12 +22,12 @@ from typing import cast
 import pandas as pd
 from matplotlib.axes import Axes
 
-from paper_figures import figure1, records, style
-from paper_figures.command import Made, report_table
-from paper_figures.style import Look
-from paper_figures.training import cells, claims, curves
-from paper_figures.training.records import Trained, draw
-from paper_figures.training.statistics import (
+from . import figure1, records, style
+from .command import Made, report_table
+from .style import Look
+from .training import cells, claims, curves
+from .training.records import Trained, draw
+from .training.statistics import (
     CONFIDENCE,
     ON_POLICY,
     Claim,

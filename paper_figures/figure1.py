@@ -17,11 +17,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from paper_figures import records, style
-from paper_figures.command import Made
-from paper_figures.training import claims, curves
-from paper_figures.training.records import Trained, draw
-from paper_figures.training.statistics import Claim, per_run, verdict
+from . import records, style
+from .command import Made
+from .training import claims, curves
+from .training.records import Trained, draw
+from .training.statistics import Claim, per_run, verdict
 
 NAME = "figure1"
 

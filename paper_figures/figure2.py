@@ -20,9 +20,10 @@ from matplotlib.axes import Axes
 from rich.table import Table
 
 from jackpot_sim.core import divergences, obrs
-from paper_figures import records, style
-from paper_figures.command import Made, report_table, run
-from paper_figures.records import Loaded
+
+from . import records, style
+from .command import Made, report_table, run
+from .records import Loaded
 
 NAME = "figure2"
 

@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from paper_figures import (
+from . import (
     ablation,
     collapse_map,
     command,
@@ -32,10 +32,10 @@ from paper_figures import (
     table1,
     updates,
 )
-from paper_figures.training import tables
-from paper_figures.training.curves import name_of
-from paper_figures.training.records import Trained, load
-from paper_figures.training.statistics import CONFIDENCE, Difference, difference, interval, mostly, of, per_run
+from .training import tables
+from .training.curves import name_of
+from .training.records import Trained, load
+from .training.statistics import CONFIDENCE, Difference, difference, interval, mostly, of, per_run
 
 STUDIES = (
     *("sizes", "table2", "table3", "no_clipping", "long_run", "closed_loop"),

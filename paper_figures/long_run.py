@@ -15,11 +15,12 @@ from collections.abc import Sequence
 import pandas as pd
 
 from jackpot_sim.studies.errors import StudyError
-from paper_figures.command import Made
-from paper_figures.training import curves
-from paper_figures.training.curves import name_of
-from paper_figures.training.records import Trained, draw
-from paper_figures.training.statistics import Claim, courses, interval, lost_in_words, mostly, of, per_run, verdict
+
+from .command import Made
+from .training import curves
+from .training.curves import name_of
+from .training.records import Trained, draw
+from .training.statistics import Claim, courses, interval, lost_in_words, mostly, of, per_run, verdict
 
 NAME = "long_run"
 

@@ -29,9 +29,10 @@ from rich.table import Table
 
 from jackpot_sim.core import gaussian
 from jackpot_sim.core.arrays import Floats
-from paper_figures import fits, real_model, records, style
-from paper_figures.command import Made, report_table, run
-from paper_figures.records import Loaded
+
+from . import fits, real_model, records, style
+from .command import Made, report_table, run
+from .records import Loaded
 
 NAME = "mismatch_sources"
 

@@ -14,11 +14,11 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from paper_figures.command import Made
-from paper_figures.training import curves
-from paper_figures.training.curves import name_of
-from paper_figures.training.records import Trained, draw
-from paper_figures.training.statistics import (
+from .command import Made
+from .training import curves
+from .training.curves import name_of
+from .training.records import Trained, draw
+from .training.statistics import (
     ON_POLICY,
     Claim,
     difference,

@@ -20,10 +20,11 @@ from matplotlib.axes import Axes
 from rich.table import Table
 
 from jackpot_sim.core import gaussian
-from paper_figures import records, style
-from paper_figures.analysed import Options, bootstrap
-from paper_figures.command import Made, report_table, run
-from paper_figures.records import Loaded
+
+from . import records, style
+from .analysed import Options, bootstrap
+from .command import Made, report_table, run
+from .records import Loaded
 
 NAME = "noise_family"
 

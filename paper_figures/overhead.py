@@ -21,9 +21,10 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from rich.table import Table
 
 from jackpot_sim.studies.errors import StudyError
-from paper_figures import command, records, shipped, style
-from paper_figures.command import Made, report_table
-from paper_figures.style import Look
+
+from . import command, records, shipped, style
+from .command import Made, report_table
+from .style import Look
 
 NAME = "overhead"
 

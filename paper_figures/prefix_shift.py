@@ -25,11 +25,11 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from rich.table import Table
 
-from paper_figures import fits, style
-from paper_figures.bias_variance_length import measured as with_rewards
-from paper_figures.bias_variance_panels import MAIN_REWARD
-from paper_figures.command import Made, report_table, run
-from paper_figures.records import Loaded
+from . import fits, style
+from .bias_variance_length import measured as with_rewards
+from .bias_variance_panels import MAIN_REWARD
+from .command import Made, report_table, run
+from .records import Loaded
 
 NAME = "prefix_shift"
 

@@ -30,10 +30,11 @@ from rich.table import Table
 
 from jackpot_sim.commands import FLAG
 from jackpot_sim.studies.errors import StudyError
-from paper_figures import command, real_model_panels, records, shipped, style
-from paper_figures.command import Made, report_table
-from paper_figures.real_model_actors import WAYS, K, Measured, at_k
-from paper_figures.real_model_claims import judge
+
+from . import command, real_model_panels, records, shipped, style
+from .command import Made, report_table
+from .real_model_actors import WAYS, K, Measured, at_k
+from .real_model_claims import judge
 
 NAME, QUICK = "real_model", "real_model_quick"
 
@@ -75,7 +76,7 @@ def load(name: str, given: Path | None = None, rerun: bool = False) -> Measured:
     if name == QUICK and not rerun:
         raise StudyError("--quick is a short measurement: give --rerun too")
     if rerun:
-        from paper_figures.real_model_measurement import measured  # imports torch
+        from .real_model_measurement import measured  # imports torch
 
         root = shipped.own(name)
         return Measured(root, measured(name, root, lambda text: print(text, file=sys.stderr)))

@@ -13,7 +13,8 @@ import pandas as pd
 
 from jackpot_sim.core import gaussian
 from jackpot_sim.studies.errors import StudyError
-from paper_figures.style import Look
+
+from .style import Look
 
 K = 20
 """The k of the paper's number."""

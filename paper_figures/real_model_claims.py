@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from paper_figures import records
-from paper_figures.real_model_actors import K, at_k
+from . import records
+from .real_model_actors import K, at_k
 
 ORDER_OF_MAGNITUDE = 10.0
 NEAR_FORMULA = 1.25

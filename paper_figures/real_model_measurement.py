@@ -35,8 +35,9 @@ from jackpot_sim.sweep import plan
 from jackpot_sim.sweep.plan import Cell
 from jackpot_sim.sweep.rows import normalizer_rows
 from jackpot_sim.sweep.spec import Study
-from paper_figures import records, shipped
-from paper_figures.real_model_actors import label
+
+from . import records, shipped
+from .real_model_actors import label
 
 PROMPTS = Path("runs") / "real_model_prompts.txt"
 """The place of the prompts, as the configurations name it."""

@@ -9,9 +9,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from jackpot_sim.core import gaussian
-from paper_figures import records, style
-from paper_figures.real_model_actors import WAYS, K, at_k
-from paper_figures.style import Look
+
+from . import records, style
+from .real_model_actors import WAYS, K, at_k
+from .style import Look
 
 
 def _look(kind: str) -> Look:

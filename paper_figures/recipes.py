@@ -15,11 +15,11 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from paper_figures.command import Made
-from paper_figures.training import contrasts, curves
-from paper_figures.training.contrasts import Cell, Contrast, contrasted
-from paper_figures.training.records import Trained, draw
-from paper_figures.training.statistics import ON_POLICY, Difference, per_run
+from .command import Made
+from .training import contrasts, curves
+from .training.contrasts import Cell, Contrast, contrasted
+from .training.records import Trained, draw
+from .training.statistics import ON_POLICY, Difference, per_run
 
 NAME = "recipes"
 

@@ -21,8 +21,9 @@ from jackpot_sim.sweep import display, plan, records, spec
 from jackpot_sim.sweep.run import Progress, run
 from jackpot_sim.sweep.spec import Study
 from jackpot_sim.sweep.worlds import Environment
-from paper_figures import shipped
-from paper_figures.analysed import Options, tables
+
+from . import shipped
+from .analysed import Options, tables
 
 _SAY_EVERY = 15.0
 """The least number of seconds between two lines about the progress."""

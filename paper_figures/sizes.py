@@ -11,11 +11,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from paper_figures import figure1, records
-from paper_figures.command import Made
-from paper_figures.training import claims, curves
-from paper_figures.training.records import Trained, draw
-from paper_figures.training.statistics import Claim, per_run, verdict
+from . import figure1, records
+from .command import Made
+from .training import claims, curves
+from .training.records import Trained, draw
+from .training.statistics import Claim, per_run, verdict
 
 NAME = "sizes"
 

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.axes import Axes
 
-from paper_figures import analysed
+from . import analysed
 
 LOOKS = analysed.style.LOOKS
 METHODS = analysed.style.METHODS

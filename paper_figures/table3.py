@@ -14,12 +14,12 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from paper_figures import records
-from paper_figures.command import Made
-from paper_figures.training import tables
-from paper_figures.training.curves import name_of
-from paper_figures.training.records import Trained, draw
-from paper_figures.training.statistics import ON_POLICY, Claim, difference, of, per_run, verdict
+from . import records
+from .command import Made
+from .training import tables
+from .training.curves import name_of
+from .training.records import Trained, draw
+from .training.statistics import ON_POLICY, Claim, difference, of, per_run, verdict
 
 NAME = "table3"
 

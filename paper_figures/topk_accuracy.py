@@ -30,9 +30,10 @@ from matplotlib.lines import Line2D
 from rich.table import Table
 
 from jackpot_sim.studies.errors import StudyError
-from paper_figures import command, records, shipped, style
-from paper_figures.command import Made, report_table
-from paper_figures.style import Look
+
+from . import command, records, shipped, style
+from .command import Made, report_table
+from .style import Look
 
 NAME = "topk_accuracy"
 

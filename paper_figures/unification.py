@@ -26,10 +26,11 @@ from rich.table import Table
 
 from jackpot_sim.core.arrays import Floats
 from jackpot_sim.studies.estimator_spec import EstimatorSpec
-from paper_figures import style
-from paper_figures.analysed import Options, bootstrap
-from paper_figures.command import Made, report_table, run
-from paper_figures.records import Loaded, study
+
+from . import style
+from .analysed import Options, bootstrap
+from .command import Made, report_table, run
+from .records import Loaded, study
 
 NAME = "unification"
 

@@ -15,13 +15,13 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from paper_figures import style
-from paper_figures.command import Made
-from paper_figures.training import cells, contrasts, curves
-from paper_figures.training.contrasts import Cell, Contrast, contrasted
-from paper_figures.training.curves import name_of
-from paper_figures.training.records import Trained, draw
-from paper_figures.training.statistics import ON_POLICY, Claim, Difference, difference, group, per_run, verdict
+from . import style
+from .command import Made
+from .training import cells, contrasts, curves
+from .training.contrasts import Cell, Contrast, contrasted
+from .training.curves import name_of
+from .training.records import Trained, draw
+from .training.statistics import ON_POLICY, Claim, Difference, difference, group, per_run, verdict
 
 NAME = "updates"
 

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from paper_figures import (
+from . import (
     alarms,
     closed_loop,
     collapse_map,
@@ -32,8 +32,8 @@ from paper_figures import (
     topk_accuracy,
     updates,
 )
-from paper_figures.training.records import Trained, load, load_several
-from paper_figures.training.statistics import Claim, per_run
+from .training.records import Trained, load, load_several
+from .training.statistics import Claim, per_run
 
 
 class Study(NamedTuple):

@@ -9,10 +9,11 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from analysis.explorer import page
 from jackpot_sim.commands import FLAG, answer, app_of
 from jackpot_sim.studies.errors import StudyError
 from jackpot_sim.studies.files import unwritable, write_atomically
+
+from . import page
 
 app = app_of(
     __package__,

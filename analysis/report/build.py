@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from analysis.report import diagnoses, sweeps, training
-from analysis.report.page import Run
-from analysis.report.render import rendered
 from jackpot_sim.studies.files import unwritable, write_atomically
 from jackpot_sim.studies.kinds import DIAGNOSIS, SWEEP, TRAINING, Kind
+
+from . import diagnoses, sweeps, training
+from .page import Run
+from .render import rendered
 
 _PAGES: Mapping[Kind, Callable[[Path], Run]] = {
     SWEEP: sweeps.of_run,

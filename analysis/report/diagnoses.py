@@ -8,13 +8,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from analysis.looks import Look
-from analysis.report.page import Plot, Run, Section, Table, View, number, provenance, told, versions
-from analysis.report.plots import Axis, layout, level, trace
 from jackpot_sim.diagnose.report import corrections, metrics
 from jackpot_sim.diagnose.results import Breakdown, Diagnosis, Effect, Figure
 from jackpot_sim.report.folders import of_diagnosis
 from jackpot_sim.studies.folders import MANIFEST
+
+from ..looks import Look
+from .page import Plot, Run, Section, Table, View, number, provenance, told, versions
+from .plots import Axis, layout, level, trace
 
 _BLUE, _ORANGE, _GREY = Look("#0072B2", "o"), Look("#D55E00", "D"), Look("#999999", "o")
 

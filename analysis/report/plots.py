@@ -10,8 +10,8 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from analysis.looks import Look
-from analysis.report.page import Described
+from ..looks import Look
+from .page import Described
 
 SYMBOLS = {
     "x": "x",

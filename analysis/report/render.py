@@ -9,7 +9,7 @@ from importlib import resources
 
 import jinja2
 
-from analysis.report.page import Plot, Run
+from .page import Plot, Run
 
 _ASSETS = resources.files(__package__) / "assets"
 _EXPLORER = __package__.removesuffix("report") + "explorer"

@@ -14,14 +14,15 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from analysis import tables
-from analysis.bootstrap import FIGURES, Options
 from jackpot_sim.core import intervals
 from jackpot_sim.estimators import statistics
 from jackpot_sim.sweep import records, summary
 from jackpot_sim.sweep.labels import labels
 from jackpot_sim.sweep.resolved import KEYS, thin
 from jackpot_sim.sweep.verdicts import Ranged
+
+from .. import tables
+from ..bootstrap import FIGURES, Options
 
 GRID = (16, 64, 256, 1024, 4096, 16384)
 """Proposals per state at which MSEs are shown, besides those of the study."""

@@ -10,17 +10,18 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from analysis.looks import Look, of_estimators
-from analysis.report import sweep_figures
-from analysis.report.page import Plot, Run, Section, Table, View, as_yaml, number, provenance, told, versions
-from analysis.report.plots import Axis, layout, level, trace
-from analysis.report.sweep_figures import Figures
 from jackpot_sim.sweep import legends, records, summary
 from jackpot_sim.sweep.resolved import KEYS, lost, thin
 from jackpot_sim.sweep.rollout_summary import rollout_tables
 from jackpot_sim.sweep.threshold_summary import threshold_tables
 from jackpot_sim.sweep.verdicts import LEGEND, verdicts
 from jackpot_sim.sweep.worse import worse
+
+from ..looks import Look, of_estimators
+from . import sweep_figures
+from .page import Plot, Run, Section, Table, View, as_yaml, number, provenance, told, versions
+from .plots import Axis, layout, level, trace
+from .sweep_figures import Figures
 
 _ON_FIGURES = (
     "Every figure with its 95 % interval, where it has one. "

@@ -10,15 +10,16 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from analysis.looks import Look, of_methods
-from analysis.report.page import Described, Plot, Run, Section, Table, View, as_yaml, number, provenance, versions
-from analysis.report.plots import Axis, layout, level, trace
 from jackpot_sim.core.arrays import Floats
 from jackpot_sim.estimators.mismatch.lines import STABLE
 from jackpot_sim.report.folders import of_training
 from jackpot_sim.training import summary
 from jackpot_sim.training.loop.collapse import running_mean
 from jackpot_sim.training.records import ENDS
+
+from ..looks import Look, of_methods
+from .page import Described, Plot, Run, Section, Table, View, as_yaml, number, provenance, versions
+from .plots import Axis, layout, level, trace
 
 POINTS = 16_000
 """The most points of a plot, so that a page stays small."""

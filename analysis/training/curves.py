@@ -19,10 +19,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, Locator, LogLocator, MaxNLocator, NullLocator
 
-from analysis import style
-from analysis.style import Look
-from analysis.training.records import Trained
-from analysis.training.statistics import ROUNDING, courses, group, lost
+from .. import style
+from ..style import Look
+from .records import Trained
+from .statistics import ROUNDING, courses, group, lost
 
 
 class Panel(NamedTuple):

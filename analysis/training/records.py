@@ -10,12 +10,13 @@ from typing import Any, TypeAlias
 
 import pandas as pd
 
-from analysis import asked
 from jackpot_sim.studies.errors import StudyError
 from jackpot_sim.training import conduct, records
 from jackpot_sim.training.loop.run import STEPS
 from jackpot_sim.training.records import KEYS, OUTCOMES
 from jackpot_sim.training.study import name_of_run
+
+from .. import asked
 
 SHOWN = ("accuracy", "mean_at_k", "pass_at_k", "kl_policy_actor", "distillation_weight", "rejected_budget")
 """The columns that figures show; records of other versions may lack some of the others."""

@@ -19,11 +19,12 @@ import pandas as pd
 from scipy import stats
 from typing_extensions import override
 
-from analysis.training.records import Trained
 from jackpot_sim.core.arrays import Floats, Ints
 from jackpot_sim.core.checks import check_integers, check_reals, check_same_shape
 from jackpot_sim.training.loop.collapse import WINDOW
 from jackpot_sim.training.records import ENDS
+
+from .records import Trained
 
 CONFIDENCE = 0.95
 ACCURACIES = ("accuracy", "mean_at_k", "pass_at_k")

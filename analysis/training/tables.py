@@ -10,10 +10,11 @@ import numpy as np
 import pandas as pd
 from rich.console import Console
 
-from analysis.training.records import Trained
-from analysis.training.statistics import CONFIDENCE, Difference, difference, geometric, group, interval, per_run
 from jackpot_sim.studies.errors import StudyError
 from jackpot_sim.studies.tables import FittedTable, print_table
+
+from .records import Trained
+from .statistics import CONFIDENCE, Difference, difference, geometric, group, interval, per_run
 
 FIGURES = ("accuracy", "best_accuracy", "mean_accuracy", "mean_at_k", "pass_at_k")
 """The figures of runs that get a mean over seeds and differences, see `statistics.per_run`."""

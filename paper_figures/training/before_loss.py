@@ -28,8 +28,9 @@ from typing_extensions import override
 
 from jackpot_sim.core.arrays import Flags, Floats, Ints
 from jackpot_sim.studies.errors import StudyError
-from paper_figures.training.records import Trained
-from paper_figures.training.statistics import CONFIDENCE, ON_POLICY, lost, running_mean
+
+from .records import Trained
+from .statistics import CONFIDENCE, ON_POLICY, lost, running_mean
 
 WINDOW = 5
 """Steps of the running mean."""

@@ -10,9 +10,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from paper_figures.style import Look
-from paper_figures.training import curves
-from paper_figures.training.statistics import Difference, group, interval
+from ..style import Look
+from . import curves
+from .statistics import Difference, group, interval
 
 ROOM = 0.8
 """The share of a setting's place that its methods take."""

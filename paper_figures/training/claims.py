@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pandas as pd
 
-from paper_figures.training.statistics import (
+from .statistics import (
     ON_POLICY,
     Claim,
     difference,

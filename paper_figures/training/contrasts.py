@@ -9,10 +9,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from paper_figures import style
-from paper_figures.command import report_table
-from paper_figures.training import cells, curves
-from paper_figures.training.statistics import CONFIDENCE, ON_POLICY, Difference, group, interval
+from .. import style
+from ..command import report_table
+from . import cells, curves
+from .statistics import CONFIDENCE, ON_POLICY, Difference, group, interval
 
 
 class Cell(NamedTuple):

@@ -7,10 +7,11 @@ import pandas as pd
 from rich.table import Table
 
 from jackpot_sim.training.summary import mean_and_error, over_seeds
-from paper_figures import analysed
-from paper_figures.command import report_table
-from paper_figures.training.records import Trained
-from paper_figures.training.statistics import geometric, group, lost_in_words
+
+from .. import analysed
+from ..command import report_table
+from .records import Trained
+from .statistics import geometric, group, lost_in_words
 
 ACCURACY = analysed.curves.ACCURACY
 KL = analysed.curves.KL

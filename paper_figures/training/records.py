@@ -21,9 +21,10 @@ from jackpot_sim.studies.errors import StudyError
 from jackpot_sim.studies.executors import ExecutorKind, opened
 from jackpot_sim.training import conduct, progress
 from jackpot_sim.training.study import Study, read
-from paper_figures import analysed, command, shipped, style
-from paper_figures.analysed import asked
-from paper_figures.command import Made
+
+from .. import analysed, command, shipped, style
+from ..analysed import asked
+from ..command import Made
 
 Trained = analysed.records.Trained
 Training = analysed.records.Training

@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 from scipy import optimize, stats
 
-from paper_figures import analysed
-from paper_figures.training.records import Trained
+from .. import analysed
+from .records import Trained
 
 CONFIDENCE = analysed.statistics.CONFIDENCE
 Difference = analysed.statistics.Difference

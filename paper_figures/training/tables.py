@@ -16,12 +16,13 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from jackpot_sim.training.summary import mean_and_error, over_seeds
-from paper_figures import style
-from paper_figures.command import report_table
-from paper_figures.style import Look
-from paper_figures.training.curves import legend, name_of
-from paper_figures.training.records import Trained
-from paper_figures.training.statistics import ON_POLICY, group, of, on_policy
+
+from .. import style
+from ..command import report_table
+from ..style import Look
+from .curves import legend, name_of
+from .records import Trained
+from .statistics import ON_POLICY, group, of, on_policy
 
 LABELS = ("setting", "model", "method")
 """The columns of a published table that hold no scores."""
