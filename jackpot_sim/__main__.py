@@ -17,7 +17,7 @@ COMMANDS = {
     "record": ("jackpot_sim.record.cli", "keep rollouts of a server, or any dump, in the plain schema"),
     "report": ("jackpot_sim.report.cli", "show the tables of a run's folder again, whatever wrote it"),
     "analysis": ("analysis.cli", "make tables with uncertainty from the records of a sweep"),
-    "explore": ("analysis.explorer.cli", "write a page to move lambda, noise and clip, and see each answer"),
+    "explore": ("analysis.explorer.cli", "write a page to move lambda, clip and noise, and see answers"),
     "figures": ("paper_figures.__main__", "draw all figures, or the one that is named"),
     "bench": ("jackpot_sim.bench.cli", "measure accuracy, speed and memory beside their targets"),
     "example": ("jackpot_sim.environments.language_models.example", "make two small language models to try things on"),
