@@ -301,7 +301,8 @@ function drawAll({ p, q, advantage, trade, ranks }) {
 
 function drawTrade(trade) {
   const finite = Number.isFinite(shown.kl), kls = trade.map((t) => t.kl), drawn = kls.some(Number.isFinite);
-  const top = 1.15 * Math.max(...[...kls, shown.kl, shown.klAccepted].filter(Number.isFinite), 1e-12);
+  const highest = Math.max(...[...kls, shown.kl, shown.klAccepted].filter(Number.isFinite), 0);
+  const top = 1.15 * highest || 1;
   const marks = finite ? [{ y: shown.kl }] : [];
   if (Number.isFinite(shown.klAccepted)) marks.push({ x: shown.overlap, y: shown.klAccepted, ink: "var(--accepted)" });
   draw(svgOf("trade"), outputOf("trade"), {

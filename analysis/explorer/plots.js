@@ -4,7 +4,7 @@ const plots = (() => {
   "use strict";
 
   const SPACE = "http://www.w3.org/2000/svg";
-  const MARGIN = { left: 62, right: 12, top: 8, bottom: 40 };
+  const MARGIN = { left: 62, right: 22, top: 8, bottom: 40 };
   const sizes = new WeakMap();
 
   function make(parent, name, attributes, text) {
