@@ -122,7 +122,7 @@ function build() {
   legend(find('[data-legend="mse"]'), Object.entries(NAMES).map(([name, text]) => ({ name: text, ink: inkOf(name), dash: DASHES[name] })));
   legend(find('[data-legend="laws"]'), [
     { name: "policy p", ink: "var(--p)" }, { name: "actor q", ink: "var(--q)" },
-    { name: "accepted q̃", ink: "var(--accepted)", dash: true }]);
+    { name: "accepted q̃ (thin)", ink: "var(--accepted)" }]);
   legend(find('[data-legend="trade"]'), [
     { name: "OBRS at every λ (the dot: the λ set)", ink: "var(--accepted)" },
     { name: "KL(p‖q), no rejection", ink: "var(--soft)", dash: true }]);
@@ -209,7 +209,7 @@ function tradeOf({ p, q }) {
   });
   if (!(high > 0)) return [];
   low = Math.max(low, high / 1e4);
-  return formulas.tradeOff(p, q, Array.from({ length: 25 }, (_, i) => low * (high / low) ** (i / 24)));
+  return formulas.tradeOff(p, q, Array.from({ length: 17 }, (_, i) => low * (high / low) ** (i / 16)));
 }
 
 /** The λ to use: as set, or solved for the budget; a budget that cannot be met is named. */
@@ -283,7 +283,8 @@ function drawAll({ p, q, advantage, trade, ranks }) {
     curves: [
       { xs: ranks, ys: qs, ink: "var(--q)" },
       { xs: ranks, ys: ps, ink: "var(--p)" },
-      { xs: ranks, ys: accepted, ink: "var(--accepted)", dash: "5 3" }],
+      // Dashes of so ragged a line would take longer to draw than everything else to compute.
+      { xs: ranks, ys: accepted, ink: "var(--accepted)", fine: true }],
     stops: ranks,
     read: (i) => `token ${i + 1}: p ${short(ps[i])}, q ${short(qs[i])}, q̃ ${short(accepted[i])}, r = p/q ${
       short(Math.exp(shown.logRatio[i]))}, A ${short(advantage[i])}`,
@@ -300,7 +301,8 @@ function drawAll({ p, q, advantage, trade, ranks }) {
 
 function drawTrade(trade) {
   const finite = Number.isFinite(shown.kl), kls = trade.map((t) => t.kl), drawn = kls.some(Number.isFinite);
-  const top = 1.15 * Math.max(...[...kls, shown.kl, shown.klAccepted].filter(Number.isFinite), 1e-12);
+  const highest = Math.max(...[...kls, shown.kl, shown.klAccepted].filter(Number.isFinite), 0);
+  const top = 1.15 * highest || 1;
   const marks = finite ? [{ y: shown.kl }] : [];
   if (Number.isFinite(shown.klAccepted)) marks.push({ x: shown.overlap, y: shown.klAccepted, ink: "var(--accepted)" });
   draw(svgOf("trade"), outputOf("trade"), {

@@ -4,7 +4,7 @@ const plots = (() => {
   "use strict";
 
   const SPACE = "http://www.w3.org/2000/svg";
-  const MARGIN = { left: 62, right: 12, top: 8, bottom: 40 };
+  const MARGIN = { left: 62, right: 22, top: 8, bottom: 40 };
   const sizes = new WeakMap();
 
   function make(parent, name, attributes, text) {
@@ -46,13 +46,15 @@ const plots = (() => {
     return (x) => from + ((of(x) - start) / length) * (to - from);
   }
 
+  const tenth = (pixels) => Math.round(10 * pixels) / 10;
+
   /** A path through the points that lie on the plot; it breaks where one does not. */
   function pathOf(xs, ys, x, y, bottom) {
     let path = "", pen = "M";
     for (let i = 0; i < xs.length; i++) {
       const at = y(ys[i]);
       if (Number.isFinite(at) && at <= bottom + 0.5) {
-        path += pen + x(xs[i]).toFixed(1) + " " + at.toFixed(1);
+        path += pen + tenth(x(xs[i])) + " " + tenth(at);
         pen = "L";
       } else pen = "M";
     }
@@ -61,7 +63,7 @@ const plots = (() => {
 
   /** Draws a chart.
    *
-   * chart: {x, y: {label, domain, log}, curves: [{xs, ys, ink, dash, bars}], marks: [{x}, {y} or {x, y, ink}],
+   * chart: {x, y: {label, domain, log}, curves: [{xs, ys, ink, dash, bars, fine}], marks: [{x}, {y} or {x, y, ink}],
    * stops: the places of the cursor, read: stop's index → text, note: a text in place of the curves}.
    */
   function draw(svg, output, chart) {
@@ -83,11 +85,11 @@ const plots = (() => {
     }
     const middle = (MARGIN.top + bottom) / 2;
     make(svg, "text", { x: 12, y: middle, "text-anchor": "middle", transform: `rotate(-90 12 ${middle})` }, chart.y.label);
-    for (const { xs, ys, ink, dash, bars } of chart.curves) {
+    for (const { xs, ys, ink, dash, bars, fine } of chart.curves) {
       const d = bars
-        ? Array.from(xs, (at, i) => `M${x(at).toFixed(1)} ${y(0).toFixed(1)}V${y(ys[i]).toFixed(1)}`).join("")
+        ? Array.from(xs, (at, i) => `M${tenth(x(at))} ${tenth(y(0))}V${tenth(y(ys[i]))}`).join("")
         : pathOf(xs, ys, x, y, bottom);
-      make(svg, "path", { class: "curve", d, style: `stroke: ${ink}; stroke-dasharray: ${dash ?? "none"}` });
+      make(svg, "path", { class: fine || bars ? "curve fine" : "curve", d, style: `stroke: ${ink}; stroke-dasharray: ${dash ?? "none"}` });
     }
     for (const mark of chart.marks ?? []) {
       if (mark.ink) make(svg, "circle", { cx: x(mark.x), cy: y(mark.y), r: 6, style: `fill: ${mark.ink}` });
