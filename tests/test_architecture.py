@@ -76,12 +76,12 @@ MAY_IMPORT = {
         *(CORE, ESTIMATORS, ENVIRONMENTS, TRAINING, *READERS, "analysis", "paper_figures"),
         *(DUMPS, "jackpot_sim.diagnose", "jackpot_sim.integrations", "jackpot_sim.record"),
     ),
-    "analysis": READERS,
     # Shows what any command has written as a page.
     "analysis.report": (
         *(*READERS, TRAINING, "jackpot_sim.diagnose", "jackpot_sim.report", "analysis"),
         "jackpot_sim.estimators.mismatch.lines",
     ),
+    "analysis": READERS,
     # Measures laws that no record could hold, so that it builds the models itself.
     "paper_figures.real_model_measurement": (*READERS, ENVIRONMENTS, ESTIMATORS, "paper_figures"),
     "paper_figures": (*READERS, TRAINING, "analysis"),
