@@ -20,9 +20,9 @@ from jackpot_sim.training import summary
 from jackpot_sim.training.loop.collapse import running_mean
 from jackpot_sim.training.records import ENDS
 
-POINTS = 16_000
+POINTS = 12_000
 """The most points of a plot, so that a page stays small."""
-_FEWEST, _MOST = 24, 160
+_FEWEST, _MOST = 16, 150
 """The points that a line has at least and at most."""
 ROUNDING = 1e-9
 """The size up to which a KL is 0 but for rounding."""
