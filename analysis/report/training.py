@@ -21,9 +21,9 @@ from ..looks import Look, of_methods
 from .page import Described, Plot, Run, Section, Table, View, as_yaml, number, provenance, versions
 from .plots import Axis, layout, level, trace
 
-POINTS = 16_000
+POINTS = 12_000
 """The most points of a plot, so that a page stays small."""
-_FEWEST, _MOST = 24, 160
+_FEWEST, _MOST = 16, 150
 """The points that a line has at least and at most."""
 ROUNDING = 1e-9
 """The size up to which a KL is 0 but for rounding."""
