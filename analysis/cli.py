@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -169,9 +170,11 @@ def _sweep(root: Path, grid: Sequence[int], options: Options, *, wide: bool, fig
         if len(alone):
             sampled.print_tables(sampled.build(alone, options.level, {}), alone, output)
         for table in rollout_tables(root):
-            print_table(output, table, wide=wide)
+            # Short, with one sentence of legend: the whole is in the CSV files, and explained where it is wide.
+            short = replace(table, prose="", caption=table.caption.partition(". ")[0].rstrip(".") + ".")
+            print_table(output, table if wide else short, wide=wide)
         over = f"; {options.replicates} replicates over {_OVER[options.resample]}" if built is not None else ""
-        output.print(f"{cells} cells{unfinished}{over}.", soft_wrap=True)
+        output.print(f"{cells} cell{'s' * (cells != 1)}{unfinished}{over}.", soft_wrap=True)
 
     drawn = dict[str, Figure]()
     if figures:

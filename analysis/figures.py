@@ -46,6 +46,8 @@ def _wide(figures: pd.DataFrame) -> pd.DataFrame:
     """A row for each estimator in each environment, and columns such as `bias`, `bias_low`, `bias_high`."""
     several = [name for name in ("denominator", "method") if name in figures and figures[name].nunique() > 1]
     named = figures.assign(name=figures["estimator"])
+    if "resolved" in figures:
+        named["value"] = named["value"].where(named["resolved"])
     for column in several:
         named["name"] = named["name"] + " / " + named[column].str.replace("_", " ")
     keys = ["environment", "label", "env_kind", "base_kind", "name"]
@@ -84,7 +86,7 @@ def _bias_variance(wide: pd.DataFrame, looks: Mapping[str, Look]) -> tuple[Figur
     _legend(figure, looks)
     left = [f"{len(chosen)} of {len(environments)} environments"] if len(chosen) < len(environments) else []
     missing = len(wide) - len(known)
-    left += [f"{missing} points without a finite bias and variance are not shown"] * (missing > 0)
+    left += [f"{missing} points without a finite, resolved bias and variance are not shown"] * (missing > 0)
     return figure, "; ".join(left)
 
 

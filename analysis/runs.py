@@ -142,4 +142,4 @@ def _json(content: object) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Lists the runs, and turns every foreseeable failure into one sentence and exit code 2."""
-    return answer(app, "analysis runs", argv, failures=(StudyError,))
+    return answer(app, "analysis", argv, failures=(StudyError,))

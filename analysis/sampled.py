@@ -51,7 +51,7 @@ def build(rows: pd.DataFrame, level: float, more: Mapping[str, pd.DataFrame]) ->
 
 
 def _figures(rows: pd.DataFrame, level: float) -> pd.DataFrame:
-    out = []
+    out: list[dict[str, Any]] = []
     for key, mine in rows.groupby(_NAMES, sort=False):
         named = dict(zip(_NAMES, map(str, key), strict=True))
         for figure in FIGURES:
@@ -60,6 +60,11 @@ def _figures(rows: pd.DataFrame, level: float) -> pd.DataFrame:
                 mine[f"{figure}_se"].to_numpy(dtype=np.float64) if f"{figure}_se" in mine else np.zeros(len(values))
             )
             out.append({**named, "figure": figure, **_interval(values, errors, level)})
+    few, without = _unresolved(rows)
+    for row in out:
+        is_lost = row["figure"] in OF_GRADIENT and row["environment"] in without
+        is_thin = row["figure"] in (*OF_GRADIENT, "variance") and tuple(row[name] for name in _NAMES) in few
+        row["resolved"] = not (is_lost or is_thin)
     return pd.DataFrame(out)
 
 
@@ -76,13 +81,19 @@ def _interval(values: Floats, errors: Floats, level: float) -> dict[str, float]:
     return {"value": value, "se": error, "low": value - reach, "high": value + reach}
 
 
+def _unresolved(rows: pd.DataFrame) -> tuple[set[tuple[str, ...]], set[str]]:
+    """The estimators with too few effective rollouts, by `_NAMES`, and the environments whose gradient is lost."""
+    by_environment = [(str(environment), own) for environment, own in rows.groupby("environment")]
+    few = {(environment, *key) for environment, own in by_environment for key in thin(own)}
+    return few, {environment for environment, own in by_environment if lost(own)}
+
+
 def print_tables(tables: Mapping[str, pd.DataFrame], rows: pd.DataFrame, console: Console) -> None:
     """Prints a table for each of the most important figures: a row per estimator, a column per environment."""
     figures = tables["sampled_figures"]
     before = figures[figures["figure"] == "kl_policy_actor"].set_index("environment")["value"]
     before = before[~before.index.duplicated()]
-    unresolved = {(environment, *key) for environment, each in rows.groupby("environment") for key in thin(each)}
-    without = {str(environment) for environment, each in rows.groupby("environment") if lost(each)}
+    unresolved, without = _unresolved(rows)
     several = figures["denominator"].nunique() > 1 or figures["method"].nunique() > 1
     for figure, title in _SHOWN.items():
         own = figures[(figures["figure"] == figure) & figures["value"].notna()]

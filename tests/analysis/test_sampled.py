@@ -86,6 +86,10 @@ def test_what_rollouts_do_not_resolve_is_marked_and_a_lost_gradient_has_no_mse(r
     lost = printed(rows.assign(grad_norm_sq_se=1.0))
     assert "MSE of" not in lost
     assert "In 2 environments the gradient is lost in its noise" in lost
+    found = sampled.build(rows.assign(grad_norm_sq_se=1.0), 0.95, {})["sampled_figures"]
+    assert set(found.loc[~found["resolved"], "figure"]) == {"bias", "gain", "mse", "mse_rescaled", "variance"}
+    with style.context():
+        assert "bias_variance" not in figures.draw(found)
 
 
 def test_exact_and_sampled_figures_of_one_sweep_are_both_written(tmp_path: Path, capsys: Captured) -> None:
