@@ -86,7 +86,7 @@ def brief(records: pd.DataFrame) -> str:
         return "KL: KL(policy‖·), nats. --wide explains the columns."
     if records["environment"].nunique() > DETAILED:
         lost_in = " lost: in noise." if lost(records) else ""
-        return f"MSE: over the squared gradient, no update has 1; none: uncorrected.{lost_in} --wide explains."
+        return f"MSE: over |gradient|², no update has 1; none: uncorrected.{lost_in} --wide explains."
     signs = ["*: least", *["±: s.e."] * bool((records["method"] == "monte_carlo").any())]
     signs += ["?: unresolved"] * bool(thin(records))
     return f"MSE: no update has 1. KL: KL(policy‖·). {'; '.join(signs)}. --wide explains."
