@@ -21,7 +21,7 @@ from .training import cells, contrasts, curves
 from .training.contrasts import Cell, Contrast, contrasted
 from .training.curves import name_of
 from .training.records import Trained, draw
-from .training.statistics import ON_POLICY, Claim, Difference, difference, group, per_run, verdict
+from .training.statistics import ON_POLICY, Claim, Difference, difference, group, of, per_run, verdict
 
 NAME = "updates"
 
@@ -67,12 +67,9 @@ def claims_of(trained: Trained) -> list[Claim]:
     runs, rates = per_run(trained), _stale(trained)
     out = []
     for updates in sorted({n for by_updates in rates.values() for n in by_updates.values()}):
-        where = runs[
-            runs.index.get_level_values("setting").isin(
-                [setting for by_updates in rates.values() for setting, n in by_updates.items() if n == updates]
-            )
-        ]
-        gain = difference(*(where.xs(method, level="method")["accuracy"] for method in ("jackpot", CLIP)))
+        settings = [name for by_updates in rates.values() for name, n in by_updates.items() if n == updates]
+        there = runs[runs.index.isin(settings, "setting")]
+        gain = difference(of(there, "jackpot", "accuracy"), of(there, CLIP, "accuracy"))
         because = f"last accuracy, Jackpot without a clip − PPO's clip, mean over learning rates: {gain}"
         out.append(Claim(f"Jackpot without a clip is above PPO's clip at {updates} updates", gain.above, because))
     return out

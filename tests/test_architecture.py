@@ -54,9 +54,7 @@ MAY_IMPORT = {
     "jackpot_sim.doctor.cli": (COMMANDS, "jackpot_sim.doctor"),
     "jackpot_sim.doctor": (REQUIREMENTS, VERSION, START),
     # Shows what any command has written, and nothing imports it.
-    "jackpot_sim.report": (
-        *(STUDIES, START, COMMANDS, REQUIREMENTS, SWEEP, TRAINING, "jackpot_sim.diagnose", BESIDE),
-    ),
+    "jackpot_sim.report": (*(STUDIES, START, COMMANDS, REQUIREMENTS, SWEEP, TRAINING, "jackpot_sim.diagnose", BESIDE),),
     # Puts all commands together, and nothing imports it.
     "jackpot_sim.completion": (*(ESTIMATORS, STUDIES, TRAINING, SWEEP, COMMANDS, VERSION, "jackpot_sim.__main__"),),
     # Tries corrections, and nothing imports it but tests.

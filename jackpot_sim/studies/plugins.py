@@ -215,8 +215,8 @@ def help_text(tokens: Sequence[str]) -> str:
     broken = "".join(f" But {sentence}." for sentence in registry.unusable_packages())
     return (
         "Corrections of your own are classes in a file or a module (`--plugin FILE.py`, or `plugins: [FILE.py]` in a "
-        f"config file), or in an installed package that names it in the entry-point group {registry.GROUP}; the README "
-        f"shows one.{plugged}{broken}"
+        f"config file), or in an installed package that names it in the entry-point group {registry.GROUP}; "
+        f"docs/extending.md shows one.{plugged}{broken}"
     )
 
 
