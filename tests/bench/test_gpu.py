@@ -18,6 +18,7 @@ from jackpot_sim.bench.gpu import Stage
 needs_a_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="torch compiles with g++ on a CPU")
 
 
+@pytest.mark.nightly
 @needs_a_compiler
 def test_every_stage_runs_on_a_cpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["gpu", "--device", "cpu", "--tiny", "--minutes", "9", "--out", str(tmp_path / "records")]) == 0

@@ -89,6 +89,7 @@ def test_a_diagnosis_of_many_files_is_that_of_this_process(
     assert any(each["name"] == "probability-gap" for each in json.loads(reports[0])["corrections"])
 
 
+@pytest.mark.nightly
 def test_training_outlives_a_node_and_goes_on_from_its_checkpoint(nodes: Nodes, tmp_path: Path) -> None:
     pytest.importorskip("torch")
     pytest.importorskip("transformers")
@@ -168,6 +169,7 @@ def test_ctrl_c_ends_the_workers_in_one_sentence(
     assert_the_same_command_finishes(tmp_path, whole)
 
 
+@pytest.mark.nightly
 def test_the_end_of_the_cluster_is_one_sentence(  # and so the last test of its cluster
     sweeping: subprocess.Popen[str], nodes: Nodes, tmp_path: Path, whole: Path
 ) -> None:

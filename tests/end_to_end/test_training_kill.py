@@ -122,6 +122,7 @@ def test_kill_9_at_any_instant_is_made_good_by_the_same_command(config: Path, wh
     assert_finished(root, whole)
 
 
+@pytest.mark.nightly
 def test_workers_that_are_killed_or_interrupted_lose_nothing(config: Path, whole: Path, tmp_path: Path) -> None:
     root = tmp_path / "study"
     arguments = [*options(config, root), "--workers", "2"]
