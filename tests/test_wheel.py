@@ -56,6 +56,7 @@ def test_every_command_helps(site: Path) -> None:
     assert "Usage: python -m jackpot_sim.paper_figures" in done.stdout
 
 
+@pytest.mark.nightly
 def test_a_figure_is_drawn_and_records_are_analysed(site: Path) -> None:
     records = str(site / "jackpot_sim" / "paper_figures" / "measured" / "noise_family")
     script = (
