@@ -91,6 +91,8 @@ def load(name: str, given: Path | None, rerun: bool = False) -> Compared:
     if given is None and not rerun:
         file = shipped.measured(f"{NAME}.parquet")
         return Compared(file, summarised(pd.read_parquet(file)))
+    if rerun:
+        records.exclusive(given)
     if rerun and not (_EXAMPLE / "prompts.jsonl").exists():
         _make_example()
     root = records.finished(name, given, rerun)
