@@ -77,14 +77,14 @@ def filled(text: str, width: int) -> str:
                 pieces[-1] += f" {line}"
             else:
                 pieces.append(line)
-        wrap = {"width": width, "break_long_words": False, "break_on_hyphens": False}
-        out += ["\n".join(textwrap.fill(each, subsequent_indent=_hanging(each), **wrap) for each in pieces)]
+        out += ["\n".join(_filled(each, width) for each in pieces)]
     return "\n\n".join(out)
 
 
-def _hanging(line: str) -> str:
-    """The indentation of the further lines of one that is an item."""
-    return "    " if line.startswith((" ", "* ")) else ""
+def _filled(line: str, width: int) -> str:
+    """A line in as many as it needs, of which the further ones are indented where it is an item."""
+    indent = "    " if line.startswith((" ", "* ")) else ""
+    return textwrap.fill(line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
 def of_docstring(kind: type, defaults: Mapping[str, str]) -> str:
@@ -115,8 +115,9 @@ def _meanings(kind: type) -> dict[str, str]:
         (made,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
         assert isinstance(made, ast.ClassDef)
         for assigned, below in itertools.pairwise(made.body):
-            is_field = isinstance(assigned, ast.AnnAssign) and isinstance(assigned.target, ast.Name)
-            if is_field and isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
+            if not (isinstance(assigned, ast.AnnAssign) and isinstance(assigned.target, ast.Name)):
+                continue
+            if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
                 out[assigned.target.id] = str(below.value.value)
     return {name: " ".join(meaning.split()) for name, meaning in out.items()}
 
