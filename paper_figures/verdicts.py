@@ -159,7 +159,7 @@ Section 4.4 (the top 20 keep more than 87 % of Z; κ; less than 3 % of a step), 
 
 {chr(10).join(said)}
 
-`figure2`, `unification` and `noise_family` compute theirs when they are drawn, exactly."""
+`figure2`, `unification` and `noise_family` are exact; their own commands print what they find."""
 
 
 if __name__ == "__main__":
