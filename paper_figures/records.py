@@ -130,7 +130,7 @@ def _run(name: str, wanted: Study, root: Path, say: Callable[[str], None]) -> No
     if missing:
         say(f"{name}: measuring {len(missing)} of {len(cells)} cells into {root}")
     started = time.perf_counter()
-    with display.shown(wanted, quiet=False) as bar:
+    with display.shown(wanted, root, quiet=False) as bar:
         run(wanted, root, SerialExecutor(), report=_told(name, bar, say))
     if missing:
         say(f"{name}: done in {time.perf_counter() - started:.0f} s")

@@ -132,7 +132,7 @@ def _ranged(values: pd.Series[float], errors: pd.Series[float] | None) -> Ranged
         return Ranged.of_error(value, sampled)
     if len(values) < 2 or not np.isfinite(values).all():
         return Ranged(value, math.nan, math.nan)
-    _, low, high = intervals.student(values.to_numpy(dtype=np.float64), intervals.LEVEL)
+    _, low, high = intervals.student(np.asarray(values, dtype=np.float64), intervals.LEVEL)
     return Ranged(value, low, high)
 
 

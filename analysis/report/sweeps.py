@@ -133,12 +133,13 @@ def _verdict(best: Sequence[_Best], n: int) -> list[str]:
 
 
 def _headline(figures: Figures, best: Sequence[_Best], n: int) -> Table:
-    mses = figures.values[figures.values["figure"] == "mse"].set_index(["environment", "name"])
+    of_mse = figures.values[figures.values["figure"] == "mse"]
+    mses = {(row["environment"], row["name"]): row for row in of_mse.to_dict("records")}
     rows = []
     for each, about in zip(best, figures.about.to_dict("records"), strict=True):
         cells = ["not resolved", "–", "–"]
         if each.name:
-            mse = mses.loc[(each.environment, each.name)]
+            mse = mses[each.environment, each.name]
             ties = ", ".join(each.ties[:3]) + (f" and {len(each.ties) - 3} more" if each.ties[3:] else "")
             shown = told(*(float(mse[end]) for end in ("value", "low", "high")))
             cells = [each.name, shown + (" (no update: 1)" if each.mse >= 1 else ""), ties or "none"]
@@ -243,7 +244,7 @@ def _wide(rows: pd.DataFrame, keys: list[str], headings: list[str], caption: str
     out = []
     for key, group in rows.groupby(keys, sort=False):
         cells = {row["name"]: told(row["value"], row["low"], row["high"]) for row in group.to_dict("records")}
-        first = [each if isinstance(each, str) else number(float(each)) for each in key]
+        first = [each if isinstance(each, str) else number(float(str(each))) for each in key]
         out.append([*first, *(cells.get(name, "–") for name in names)])
     return Table(caption, [*headings, *names], out, len(keys))
 

@@ -208,7 +208,7 @@ def best_of(rows: pd.DataFrame) -> tuple[str, float]:
     means = _without(means_of(rows), thin(rows)).dropna(subset=["mse"])
     if means.empty:
         return "", math.nan
-    least = means.loc[means["mse"].idxmin()]
+    least = means.sort_values("mse", kind="stable").iloc[0]
     return str(least["estimator"]), float(least["mse"])
 
 

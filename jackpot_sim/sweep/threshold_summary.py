@@ -84,7 +84,7 @@ _COLUMNS = {"best": 0, "interval": 1, "given": 2, "MSE at best": 4, "at given": 
 
 def _detail(label: str, found: pd.DataFrame, told: Mapping[str, str]) -> FittedTable:
     names = ["estimator", *(["denominator"] if found["denominator"].nunique() > 1 else []), "parameter"]
-    table = FittedTable(f"Best thresholds: {label}", names, _COLUMNS, **told)
+    table = FittedTable(f"Best thresholds: {label}", names, _COLUMNS, caption=told["caption"], brief=told["brief"])
     for row in found.to_dict("records"):
         cells = (
             f"{row['best']:.3g}{'' if row['is_exact'] else '~'}",
@@ -118,7 +118,8 @@ def _overview(found: pd.DataFrame, told: Mapping[str, str]) -> FittedTable:
         "Best thresholds, and the share of the MSE that each saves",
         ["environment"],
         {name: rank for rank, name in enumerate(names)},
-        **told,
+        caption=told["caption"],
+        brief=told["brief"],
     )
     for label, group in found.groupby("label", sort=False):
         row = {each["name"]: each for each in group.to_dict("records")}

@@ -49,7 +49,8 @@ def _kl(values: pd.Series[float]) -> str:
     known = values.dropna()
     if known.empty:
         return "-"
-    return f"{known.mean():.2g}" + (f"±{known.sem():.1g}" if len(known) > 1 and known.mean() >= 1e-3 else "")
+    mean, error = float(known.mean()), float(known.sem())
+    return f"{mean:.2g}" + (f"±{error:.1g}" if len(known) > 1 and mean >= 1e-3 else "")
 
 
 def over_seeds(count: int) -> str:

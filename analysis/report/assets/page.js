@@ -135,7 +135,7 @@
     drawn.set(figure, state);
     const view = plots[Number(figure.dataset.plot)].views[state.view];
     const config = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d"],
-      displayModeBar: "hover", plotlyServerURL: "" };
+      displayModeBar: matchMedia("(hover: hover)").matches ? "hover" : false, plotlyServerURL: "" };
     Plotly.react(figure.querySelector(".canvas"), tracesOf(view, state.hidden), layoutOf(view), config);
     legend(figure, view, state);
   }
