@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -46,11 +47,12 @@ def outcomes_table(name: str, steps: pd.DataFrame, outcomes: pd.DataFrame) -> Fi
 
 def _kl(values: pd.Series[float]) -> str:
     """A mean over seeds, with its standard error unless it is too small to matter."""
-    known = values.dropna()
-    if known.empty:
+    known = values.dropna().to_numpy(dtype=np.float64)
+    if not len(known):
         return "-"
-    mean, error = float(known.mean()), float(known.sem())
-    return f"{mean:.2g}" + (f"±{error:.1g}" if len(known) > 1 and mean >= 1e-3 else "")
+    mean = float(known.mean())
+    error = "" if len(known) < 2 or mean < 1e-3 else f"±{float(known.std(ddof=1)) / math.sqrt(len(known)):.1g}"
+    return f"{mean:.2g}{error}"
 
 
 def over_seeds(count: int) -> str:
