@@ -216,7 +216,7 @@ def _print_help(app: App, tokens: Sequence[str], chapters: Chapters | None) -> N
     if wanted is None:
         print(help_pages.short(app, known, width))
     elif wanted in (help_pages.OPTIONS, help_pages.ALL):
-        app.help_print(tokens=[])
+        app.help_print(tokens=[], console=Console(width=width))
         if wanted == help_pages.ALL:
             print(*("\n" + help_pages.filled(each.text, width) for each in known), sep="\n")
     else:

@@ -40,7 +40,6 @@ FIGURES: dict[str, Callable[[Sequence[str]], int]] = {
     figure1.NAME: figure1.main,
     factorial.NAME: factorial.main,
     corrections.NAME: corrections.main,
-    recipes.NAME: recipes.main,
     alarms.NAME: alarms.main,
     figure2.NAME: figure2.main,
     unification.NAME: unification.main,
@@ -56,7 +55,6 @@ FIGURES: dict[str, Callable[[Sequence[str]], int]] = {
     table1.NAME: table1.main,
     table2.NAME: table2.main,
     table3.NAME: table3.main,
-    updates.NAME: updates.main,
     sizes.NAME: sizes.main,
     collapse_map.NAME: collapse_map.main,
     ablation.NAME: ablation.main,
@@ -66,13 +64,17 @@ FIGURES: dict[str, Callable[[Sequence[str]], int]] = {
     real_training.NAME: real_training.main,
 }
 
+DRAWN_UP: dict[str, Callable[[Sequence[str]], int]] = {recipes.NAME: recipes.main, updates.NAME: updates.main}
+"""Those whose studies are drawn up and not yet run: no records ship, and they are drawn by name alone."""
+
 _ABOUT = f"""Draw every figure: {", ".join(FIGURES)}.
 
 All are drawn from records that ship with them, and need no torch. --rerun runs the studies anew, each in
 runs/figures/NAME, and goes on there after an interruption: those of numbers in 20 minutes together, topk_accuracy and
 real_model in ten each, those of training in hours each; sequences, real models and training need torch. overhead and
 alarms have no study of their own. One figure alone, or other records:
-`python -m paper_figures NAME [--rerun | --records DIR]`, whose --help tells the rest."""
+`python -m paper_figures NAME [--rerun | --records DIR]`, whose --help tells the rest. {" and ".join(DRAWN_UP)} are
+drawn up, and ship no records: they are drawn by name, with --rerun or --quick."""
 _WITHOUT_STUDY = (overhead.NAME, alarms.NAME)
 """The figures of what was timed elsewhere, and of the records of other figures."""
 
@@ -80,8 +82,9 @@ _WITHOUT_STUDY = (overhead.NAME, alarms.NAME)
 def main(argv: Sequence[str] | None = None) -> int:
     """Draws the figure that is named, with its own options, or all of them into the same folder."""
     tokens = list(sys.argv[1:] if argv is None else argv)
-    if tokens and tokens[0] in FIGURES:
-        return FIGURES[tokens[0]](tokens[1:])
+    named = FIGURES | DRAWN_UP
+    if tokens and tokens[0] in named:
+        return named[tokens[0]](tokens[1:])
     return command.run_all(_ABOUT, FIGURES, _WITHOUT_STUDY, argv)
 
 

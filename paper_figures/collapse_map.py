@@ -1,10 +1,10 @@
 """The step at which training is lost, by the first distance of a frozen actor and by method.
 
-(a) the median step at which runs are lost, and how many are. (b) the boundary between runs that are kept and lost: the
-first KL(p‖q) of the actor that a run bears, and (c) the 5th percentile of the overlap there, below which it is lost;
-means over seeds with 95 % intervals. The paper shows single distances only. It leads one to expect that a farther actor
-is lost sooner, and Jackpot later than others. All runs of a seed begin with the same policy, so that distances are no
-repetitions: only the number of seeds decides.
+(a) the median step at which runs are lost, and how many are; "kept" where none is. (b) the boundary between runs that
+are kept and lost: the first KL(p‖q) of the actor that a run bears, and (c) the 5th percentile of the overlap there,
+below which it is lost; means over seeds with 95 % intervals. The paper shows single distances only. It leads one to
+expect that a farther actor is lost sooner, and Jackpot later than others. All runs of a seed begin with the same
+policy, so that distances are no repetitions: only the number of seeds decides.
 
 A seed's boundary is Spearman's and Kärber's: x_0 + Σ_i (1 − (lost_i + lost_{i+1})/2)(x_{i+1} − x_i) over its distances
 x in ascending danger. It cannot lie beyond the distances tried, so that an arrow marks a mean of which at least half of
@@ -63,7 +63,7 @@ def make(trained: Trained) -> Made:
     found = {danger: boundaries(trained, runs, danger) for danger in (KL, OVERLAP)}
     found = {danger: each for danger, each in found.items() if each}  # records of other versions lack the overlap's
     report = curves.tables(trained, runs, "Frozen actors")
-    widths = [1.5, *([1.0] * len(found))]
+    widths = [2.3, *([1.0] * len(found))]
     figure, (left, *others) = style.canvas(len(widths), 0.36 * len(trained.settings) + 1.8, widths)
     _map(left, trained, runs, "survived", _when)
     left.set(title="(a) Step at which runs are lost", ylabel="KL of the actor at first, nats")
@@ -131,7 +131,7 @@ class Danger(NamedTuple):
 
 
 KL = Danger("kl_policy_actor", "KL(p‖q) at first", "KL borne, nats", rises=True, log=True)
-OVERLAP = Danger("overlap_p5", "5th percentile of the overlap at first", "p5 of overlap borne", rises=False, log=False)
+OVERLAP = Danger("overlap_p5", "5th percentile of the overlap at first", "p5 of overlap", rises=False, log=False)
 
 
 class Boundary(NamedTuple):
@@ -217,7 +217,7 @@ def _map(axes: Axes, trained: Trained, runs: pd.DataFrame, column: str, text: Ca
                 cell = group(runs, setting, method)
                 shades[row, place] = shade = float(cell[column].mean())
                 color = "white" if shade > 0.6 else "black"
-                axes.text(place, row, text(cell), ha="center", va="center", color=color, fontsize=7)
+                axes.text(place, row, text(cell), ha="center", va="center", color=color, fontsize=6.5)
     axes.imshow(shades, cmap="Blues", vmin=0, vmax=1.15, aspect="auto")
     axes.set_xticks(range(len(trained.methods)), [name_of(each) for each in trained.methods], rotation=35, ha="right")
     labels = [setting if (kl := distance(trained, setting)) is None else f"{kl:g}" for setting in trained.settings]
@@ -230,7 +230,7 @@ def _map(axes: Axes, trained: Trained, runs: pd.DataFrame, column: str, text: Ca
 def _when(cell: pd.DataFrame) -> str:
     at = cell["lost_at"].dropna()
     if not len(at):
-        return "not lost"
+        return "kept"
     return f"{at.median():.0f}" if len(at) == len(cell) else f"{at.median():.0f}\n{len(at)} of {len(cell)}"
 
 

@@ -30,7 +30,6 @@ from . import (
     table2,
     table3,
     topk_accuracy,
-    updates,
 )
 from .training.records import Trained, load, load_several
 from .training.statistics import Claim, per_run
@@ -56,7 +55,7 @@ STUDIES = (
     Study(table1.NAME, "Table 1", table1.claims_of),
     Study(table2.NAME, "Table 2", table2.claims_of),
     Study(table3.NAME, "Table 3", table3.claims_of),
-    Study(updates.NAME, "Table 3, by learning rate and updates", updates.claims_of),
+    Study(f"{table3.NAME}_slow", "Table 3, at a smaller learning rate", table3.claims_of),
     Study(long_run.NAME, "Section 8", long_run.claims_of),
     Study(closed_loop.NAME, "Section 8, its proposal", closed_loop.claims_of),
 )
@@ -123,10 +122,6 @@ together over parts and looks:
 
 `corrections` adds corrections of whole sequences, centred ones and the lab's form of Jackpot, with the factorial's
 models, prompts and draws. A sequence has five tokens at most in this world; longer ones have heavier weights.
-
-![Two recipes on fresh seeds](../paper_figures/gallery/recipes.png)
-
-`recipes` puts two recipes of our own, written down before their seeds were run, beside the best of these.
 
 ## All studies of several seeds
 

@@ -111,6 +111,7 @@ function build() {
     if (control.options) field.append(...Object.entries(control.options).map(([value, text]) => new Option(text, value)));
     field.addEventListener("input", () => moved(name, field));
   }
+  find("form").addEventListener("submit", (event) => event.preventDefault());
   find('[data-action="draw"]').addEventListener("click", () => set({ seed: state.seed + 1 }));
   find('[data-action="reset"]').addEventListener("click", () => set({ ...DEFAULTS }));
   find(".figures").innerHTML = Object.entries(FIGURES).map(([name, [label, unit]]) =>

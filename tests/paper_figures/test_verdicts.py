@@ -46,8 +46,9 @@ def test_the_page_of_training_tells_of_whole_sequences_and_alarms_what_the_recor
     told = f"{whole} above Jackpot's whole objective, and {on_policy} from on-policy training (`corrections`, "
     assert f"{told}{both.index.unique('seed').size} seeds)" in said
     runs = before_loss.of_studies(load_several(alarms.NAME, None, alarms.COLUMNS).studies, alarms.COLUMNS)
-    area, mean = (alarms.area_of(runs, signal, alarms.NOTICE) for signal in (alarms.P5, alarms.OVERLAP))
+    kl, area, mean = (alarms.area_of(runs, each, alarms.NOTICE) for each in (alarms.KL, alarms.P5, alarms.OVERLAP))
     seeds, lost = len(set(runs.seed.tolist())), int(runs.is_lost.sum())
+    assert f"larger KL(p‖q) in {kl} of pairs" in said
     assert f"in {area} of pairs (its mean: {mean}; {len(runs.seed)} runs of {seeds} seeds, {lost} lost)" in said
     rule = alarms.rule_of(runs, alarms.STABLE)
     assert rule.counts[2] == rule.counts[3]  # it rings in every run that is kept, as the page says

@@ -67,7 +67,7 @@ def test_no_name_is_lost_on_a_narrow_terminal(checkpoints: Path, tmp_path: Path,
     assert max(map(len, text.splitlines())) <= width
     firsts = [line.split()[0] for line in text.splitlines() if line.startswith(" ") and line.strip()]
     for name in ("none", "server-bias-corrected", "probability_correlation", "weight-noise"):
-        assert name in firsts
+        assert name in "".join(firsts)  # a name may be folded
     assert "rao-blackwell(jackpot(c1=4))" in "".join(firsts)
 
 
@@ -82,7 +82,7 @@ def test_a_figure_that_was_not_asked_for_has_no_column(checkpoints: Path, tmp_pa
     env = {"actor": {"kind": "weight-noise", "sigma": [0.01 * n for n in range(1, 8)]}, "gradients": "off"}
     text = shown(run_serially(study(checkpoints, env, **few), tmp_path / "many"))
     assert "undefined" not in text
-    assert "MSE" not in text.split("side by side")[0].partition("knob KL before")[2]
+    assert "MSE" not in text.split("side by side")[0].partition("KL before knob")[2]
 
 
 def test_what_is_not_resolved_is_not_told(checkpoints: Path, tmp_path: Path) -> None:
@@ -111,7 +111,7 @@ def test_of_many_environments_none_wins_in_noise(checkpoints: Path, tmp_path: Pa
     few = {"n_samples": 2, "replicates": 3, "estimators": ["none", "tis"]}
     env = {"actor": {"kind": "weight-noise", "sigma": [0.01 * n for n in range(1, 8)]}, "temperature": 0.01}
     text = shown(run_serially(study(checkpoints, env, **few), tmp_path / "many"))
-    assert "environment knob KL before ─" in text
+    assert "environment KL before knob ─" in text
     assert text.count("‖g‖² =") == 7
 
 

@@ -137,7 +137,7 @@ def test_toml_and_yaml_say_the_same(tmp_path: Path) -> None:
 def test_the_default_study_is_bundled() -> None:
     made = spec.parse(spec.bundled())
     assert made.name == "default"
-    assert len(plan.cells(made)) == 90
+    assert len(plan.cells(made)) == 72
 
 
 def test_a_study_is_named_after_its_file(tmp_path: Path) -> None:

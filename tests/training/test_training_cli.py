@@ -58,7 +58,7 @@ def test_a_study_is_trained_and_summed_up(command: list[str], capsys: pytest.Cap
     teaching, *lines = error.splitlines()
     assert teaching.startswith("study: teaching a policy and distilling its actors: models ")
     assert lines == [f"study: {done} of 2 runs finished" for done in (0, 1, 2)]
-    assert out.startswith("study: 1 seed ")
+    assert out.startswith("study: 1 seed\n")
     assert re.search(r"stale .* (not collapsed|never right)", out)
     assert "2 runs; records in study.\n" in out
     assert len(load(Path("study"))[0]) == 6

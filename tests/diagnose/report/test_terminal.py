@@ -34,7 +34,7 @@ def test_it_reads_top_down_on_two_screens() -> None:
         "--use-tis",
         "how large:",
         "k1",
-        "verl:decoupled",
+        "tis (advised)",
         "Read",
     )
     places = [text.index(part) for part in (*order, "Read")]
@@ -61,7 +61,7 @@ def test_wide_shows_all() -> None:
     few, every = shown(made), shown(made, wide=True)
     for name in ("geometric-tis", "gspo", "rollout_is: token", "11.pt: sample 4"):
         assert (name in few, name in every) == (False, True), name
-    assert "5 more: --wide" in " ".join(few.split())
+    assert "--wide explains the rest. 5 more there." in " ".join(few.split())
 
 
 def test_the_lines_to_paste_are_those_of_the_dumps_framework() -> None:
