@@ -42,7 +42,8 @@ def test_the_two_commands_install_and_run() -> None:
 
 
 def test_the_first_block_diagnoses_and_its_output_follows() -> None:
-    first, second, *_ = blocks(ROOT / "README.md")
+    install, first, second, *_ = blocks(ROOT / "README.md")
+    assert install.mark == "not run: installs packages"
     assert (first.text, first.mark) == ("python -m jackpot_sim.diagnose --example\n", "runs")
     assert second.mark == "prints"
     assert len(second.text.splitlines()) > 5
@@ -89,7 +90,7 @@ def test_every_format_every_cause_and_every_field_of_the_diagnosis_is_named() ->
     section = text[text.index("## Formats") : text.index("A loop of your own")]
     listed = [name.lower() for name in re.findall(r"\*\*([\w-]+)\*\*", section)]
     assert sorted(listed) == sorted(each.name for each in FORMATS)
-    in_the_readme = README[README.index("It reads dumps of") : README.index("([formats]")].lower()
+    in_the_readme = README[README.index("It reads dumps of") : README.index("([all formats]")].lower()
     assert all(name in in_the_readme for name in listed)
     assert sorted(re.findall(r"^\| ([a-z-]+) \| ", text, re.MULTILINE)[1:]) == sorted(CauseName)
     told = re.findall(r"`(\w+)`", text[text.index("prints: ") : text.index("`--out` adds")])

@@ -73,13 +73,16 @@ def corrections_table(diagnosis: Diagnosis, own: int, wide: bool) -> FittedTable
     """
     shown = diagnosis.corrections if wide else shown_corrections(diagnosis, own)
     more = len(diagnosis.corrections) - len(shown)
+    missing = "".join(
+        f" No {each.name}: {each.refused}." for each in diagnosis.corrections if each.refused and each.name in COMMON
+    )
     table = FittedTable(
         _title(diagnosis, own, shown, wide),
         ["correction"],
         _COLUMNS if wide else {name: rank for name, rank in _COLUMNS.items() if rank < _COLUMNS["A > 0"]},
         recorded=False,
         caption=_LEGEND + _ON_WIDE,
-        brief=f"{_BRIEF}{f' {more} more there.' if more else ''}",
+        brief=f"{_BRIEF}{f' {more} more there.' if more else ''}{missing}",
     )
     for at, each in enumerate(shown):
         marks = ["yours"] * (at < own) + ["advised"] * (each.name == diagnosis.advice.correction)

@@ -59,6 +59,11 @@ def metrics_table(metrics: Sequence[Figure], wide: bool) -> FittedTable:
         *(["a to b: all that the top-k leave possible."] * any(" to " in line.value for line in told)),
         *_on_overlap(metrics),
     ]
+    short = [
+        "r = p/q, ℓ = log r.",
+        *(["unresolved: too few sequences."] * _some(told, UNRESOLVED)),
+        *(["a to b: what the top-k leave open."] * any(" to " in line.value for line in told)),
+    ]
     table = FittedTable(
         "The mismatch over tokens, with 95 % intervals over sequences",
         ["figure"],
@@ -66,7 +71,7 @@ def metrics_table(metrics: Sequence[Figure], wide: bool) -> FittedTable:
         prose="meaning",
         recorded=False,
         caption=" ".join(notes),
-        brief=f"unresolved: too few sequences. a to b: what the top-k leave open.{_more(more)}",
+        brief=" ".join(short) + _more(more),
     )
     for heading, names in groups.items():
         if names and len(groups["also"]) < len(told):
