@@ -52,8 +52,12 @@ class Working:
 def run(name: str, module: str) -> int:
     """Runs `main()` of a command's module on the arguments of the process; the exit code, see `requirements.run`."""
     answer_interrupts(name)
-    from jackpot_sim import requirements
-
+    try:
+        from jackpot_sim import requirements
+    except ImportError as error:  # of packaging, by which versions are compared
+        install = "pip install -c constraints-cpu.txt '.' in the project's folder"
+        print(f"{name}: {error}: install this project first, {install}", file=sys.stderr)
+        return 2
     return requirements.run(name, module)
 
 

@@ -121,3 +121,10 @@ def test_the_project_s_modules_leave_a_program_that_imports_them_its_own_answer(
     assert "default_int_handler" in run(code)[1]
     code = f"from jackpot_sim.__main__ import main\nmain(['--version'])\n{code}"
     assert "default_int_handler" in run(code)[1]
+
+
+def test_where_nothing_is_installed_one_sentence_says_so() -> None:
+    line = [sys.executable, "-S", "-m", "jackpot_sim.diagnose", "--example"]
+    done = subprocess.run(line, cwd=Path(__file__).parents[1], env={}, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert "install this project first, pip install -c constraints-cpu.txt" in done.stderr
