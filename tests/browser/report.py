@@ -79,8 +79,8 @@ def check_lines_and_views_are_chosen_by_keyboard(started: Any, out: Path) -> Non
         assert window.page.evaluate(lines) < before, "a line is not hidden"
         window.page.keyboard.press("Space")
         assert window.page.evaluate(lines) == before, "the focus is lost, or the line does not come back"
-        chosen = window.page.locator("figure.plot select").first
-        figure = window.page.locator("figure.plot", has=chosen).first
+        figure = window.page.locator("figure.plot", has=window.page.locator("select")).first
+        chosen = figure.locator("select")
         shown = figure.locator(".canvas .main-svg").first.inner_html()
         chosen.focus()
         window.page.keyboard.press("ArrowDown")
