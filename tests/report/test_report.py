@@ -64,9 +64,10 @@ def test_a_study_of_training_is_shown_from_its_records(capsys: Captured) -> None
     ]
     assert "5 of 5 collapsed" in out
     assert f"25 runs; records in {TRAINED}." in out
-    both = shown("diagnosed", str(TRAINED), capsys=capsys)
+    other = TRAINED.with_name("table2")
+    both = shown(str(other), str(TRAINED), capsys=capsys)
     assert both.endswith(out)
-    assert "diagnosed, a diagnosis:" in both
+    assert f"{other}, a study:" in both
 
 
 def manifest(root: str, content: Any) -> str:
