@@ -387,7 +387,7 @@ figre2                             | figre2
 --records folder                   | holds no study
 --records damaged                  | is not the manifest of a study
 --records trained                  | no finished study
---records run --quick              | give --records or --quick, not both
+--records run --quick              | give one of --records, --rerun and --quick
 --out study.yaml                   | cannot write
 --bogus                            | --bogus
 stray                              | stray
