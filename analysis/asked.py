@@ -1,4 +1,4 @@
-"""What a run was asked for, in a few words from its manifest: for lists of runs, and for the feet of figures.
+"""The request of a run, in a few words from its manifest: for lists of runs, and for the feet of figures.
 
 Manifests of other versions may lack a field or have others: then the words are fewer.
 """
@@ -20,7 +20,7 @@ _NAMED = 5
 
 
 def in_words(kind: Kind, manifest: Fields) -> dict[str, str]:
-    """What was asked for, by headings such as `task` and `seeds`."""
+    """The request, by headings such as `task` and `seeds`."""
     if kind is DIAGNOSIS:
         return {name: str(value) for name, value in manifest["diagnosis"].items()}
     return of_sweep(manifest) if kind is SWEEP else of_training(manifest.get("config", {}))

@@ -128,14 +128,14 @@ def analyse(
 
 
 class _Made(NamedTuple):
-    """What is made of a run."""
+    """The tables and figures of a run."""
 
     tables: Mapping[str, pd.DataFrame]
     figures: Mapping[str, Figure]
     show: Callable[[Console], None]
     """Prints the tables."""
     undrawn: str
-    """Why there is no figure, where there is none."""
+    """The reason why there is no figure; empty where there is one."""
 
 
 def _diagnoses(roots: Sequence[Path]) -> _Made:

@@ -47,7 +47,7 @@ class Listed:
     """The number of finished cells of a sweep, or runs of a study of training."""
     planned: int
     asked: Mapping[str, str]
-    """What was asked for, in words by headings."""
+    """The request, in words by headings."""
 
 
 @app.default
@@ -78,7 +78,7 @@ def listing(
 
 
 _LESS = ("settings", "samples", "how")
-"""What is left out of what was asked for where it is to be short."""
+"""The headings that are left out of the request where it is to be short."""
 
 
 def _print_line(output: Console, text: str, indent: str, wide: bool) -> None:
@@ -124,7 +124,7 @@ def _run(path: Path) -> Listed | None:
 
 
 def _progress(kind: Kind, root: Path, manifest: Mapping[str, Any]) -> tuple[int, int]:
-    """How many cells or runs are finished, and how many were asked for."""
+    """The number of cells or runs that are finished, and of those that were asked for."""
     if kind is DIAGNOSIS:
         return int((root / "report.json").exists()), 1
     if kind is SWEEP:

@@ -32,7 +32,7 @@ class Chapter:
 
     name: str
     about: str
-    """What it tells, in a line of the short help."""
+    """Its line in the short help."""
     text: str
     """Paragraphs between empty lines."""
     entries: Mapping[str, str] = field(default_factory=dict)
@@ -88,7 +88,7 @@ def _filled(line: str, width: int) -> str:
 
 
 def of_docstring(kind: type, defaults: Mapping[str, str]) -> str:
-    """What a class's docstring says, and its fields with their meanings there and their defaults.
+    """The page of a class: its docstring, and its fields with their meanings there and their defaults.
 
     Args:
         kind: the class.

@@ -1,4 +1,4 @@
-"""What figures take from `analysis`, which lies beside this package: in a checkout, and once installed."""
+"""The parts of `analysis` that figures use. It lies beside this package: in a checkout, and once installed."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""What the figures' command lines share: `python -m paper_figures.NAME [--records DIR | --rerun] [--out DIR]`."""
+"""The part that figures' commands share: `python -m paper_figures.NAME [--records DIR | --rerun] [--out DIR]`."""
 
 from __future__ import annotations
 

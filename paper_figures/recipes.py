@@ -34,7 +34,7 @@ OTHERS = {
     "Jackpot's whole objective": Cell("distilled", "jackpot"),
     "on-policy": Cell(ON_POLICY, "none"),
 }
-"""What the recipes are compared with."""
+"""The cells that the recipes are compared with."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

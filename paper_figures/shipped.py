@@ -1,4 +1,4 @@
-"""What ships with the figures: configurations, published numbers, and the records of the figures' own studies.
+"""The files that ship with the figures: configurations, published numbers, and the records of the figures' own studies.
 
 Those of a numerical study are a folder, `measured/NAME`, with the manifest of its run and each table in one file. It
 is made of a finished run, which `--rerun` leaves in runs/figures/NAME:

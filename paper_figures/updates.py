@@ -1,4 +1,4 @@
-"""Where leaving out PPO's clip pays: updates on one batch × learning rate × what bounds them in its place.
+"""The region in which leaving out PPO's clip pays: updates on one batch × learning rate × what bounds them instead.
 
 Table 3 of [J] has many updates on one batch without PPO's clip, at one learning rate, and finds Jackpot above clipping.
 (a), (b) last accuracy by the number of updates on a batch, at each learning rate, dotted that of training with one:

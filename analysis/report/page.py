@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,8 +19,6 @@ Described = dict[str, Any]
 _LONGEST = 30
 """The characters of the longest figure with its interval."""
 _FIGURES = ("inf", "nan", "tie", "least", "unresolved")
-_LEFT_OUT = re.compile(r"\s*\d+ more[^:]*: --wide, or --json\.")
-"""What a terminal's table says of figures that it leaves out, and a page does not."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +47,7 @@ class Table:
         if isinstance(table, FittedTable):
             headings = [*table.names, *table.figures, *([table.prose] if table.prose else [])]
             rows = [(*names, *figures, *([prose] * bool(table.prose))) for names, figures, prose in table.rows]
-            return cls(table.title, headings, rows, len(table.names), _LEFT_OUT.sub("", table.caption))
+            return cls(table.title, headings, rows, len(table.names), table.caption)
         columns = table.columns
         names = next((at for at, column in enumerate(columns) if column.justify != "left"), len(columns))
         cells = [[str(cell) for cell in column.cells] for column in columns]
@@ -65,7 +62,7 @@ class Table:
 
 @dataclass(frozen=True)
 class View:
-    """What a plot shows at a time."""
+    """The lines that a plot shows at a time."""
 
     name: str
     traces: Sequence[Described]
@@ -79,7 +76,7 @@ class Plot:
     title: str
     views: Sequence[View]
     reading: str
-    """How to read it, in two sentences."""
+    """The explanation of how to read it, in two sentences."""
     table: Table
     choice: str = "Environment"
     """The word for what the views differ in."""

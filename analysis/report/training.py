@@ -3,30 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from jackpot_sim.core.arrays import Floats
 from jackpot_sim.estimators.mismatch.lines import STABLE
-from jackpot_sim.report.folders import of_training
 from jackpot_sim.training import summary
-from jackpot_sim.training.loop.collapse import running_mean
-from jackpot_sim.training.records import ENDS
+from jackpot_sim.training.conduct import manifest
 
 from ..looks import Look, of_methods
-from .page import Described, Plot, Run, Section, Table, View, as_yaml, number, provenance, versions
+from ..training import tables
+from ..training.records import Trained, of_folder
+from ..training.statistics import courses, interval, lost
+from .page import Described, Plot, Run, Section, Table, View, as_yaml, number, provenance, told, versions
 from .plots import Axis, layout, level, trace
 
 POINTS = 12_000
 """The most points of a plot, so that a page stays small."""
 _FEWEST, _MOST = 16, 150
 """The points that a line has at least and at most."""
-ROUNDING = 1e-9
-"""The size up to which a KL is 0 but for rounding."""
 _ROWS = 6
 """The steps of the table below a plot."""
 
@@ -43,7 +41,8 @@ class _Panel(NamedTuple):
 
 
 _LINES = (
-    "Thick lines are means over seeds of running means over 20 steps, thin lines single seeds, × a run that is lost."
+    "Thick lines are means over seeds of running means over 20 steps, or a tenth of a shorter run, thin lines single "
+    "seeds, × a run that is lost, which keeps its last value."
 )
 PANELS = (
     _Panel(
@@ -58,8 +57,8 @@ PANELS = (
         "accuracy",
         "What the policy has learnt",
         "accuracy on held-out problems",
-        f"{_LINES} Higher is better, and a line that falls for good is a collapse; a run that was stopped ends there, "
-        "and the mean goes on over the seeds that are left.",
+        f"{_LINES} Higher is better, and a line that falls for good is a collapse; a run that diverged has left no "
+        "policy, and counts as 0 from there on.",
     ),
     _Panel(
         "overlap_p5",
@@ -97,15 +96,17 @@ def of_run(root: Path) -> Run:
     Raises:
         StudyError: the study is not finished, or its records cannot be read.
     """
-    manifest, steps, outcomes = of_training(root)
-    name = str(manifest.get("study", root.name))
-    looks = of_methods(list(dict.fromkeys(outcomes["method"])))
-    settings, seeds = list(dict.fromkeys(outcomes["setting"])), sorted(outcomes["seed"].unique())
-    headline = Table.of(summary.outcomes_table(name, steps, outcomes))
-    plots = [plot for panel in PANELS if (plot := _curves(panel, steps, outcomes, looks)) is not None]
+    trained, about = of_folder(root), manifest(root)
+    name = str(about.get("study", root.name))
+    looks, settings = of_methods(trained.methods), trained.settings
+    built = tables.build(trained)
+    headline, *more = map(Table.of, tables.fitted(trained, built))
+    plots = [plot for panel in PANELS if (plot := _curves(panel, trained, looks)) is not None]
     where = f" in {len(settings)} settings ({', '.join(settings)})" if len(settings) > 1 else ""
     sections = [Section("The course of training", plots=plots)]
-    if ended := summary.divergences(root.relative_to(root.parent), outcomes):
+    if more:
+        sections.insert(0, Section("Methods compared", tables=more))
+    if ended := summary.divergences(root.relative_to(root.parent), trained.outcomes):
         sections.append(Section("Runs that could not go on", [each.partition(";")[0] + "." for each in ended]))
     return Run(
         name=name,
@@ -113,85 +114,68 @@ def of_run(root: Path) -> Run:
         question=(
             f"A policy learns from the rollouts of another actor: which of {len(looks)} methods "
             f"({', '.join(looks)}) still learns{where}, and which is lost? Asked with "
-            f"{len(seeds)} seed{'s' * (len(seeds) > 1)}, up to {int(outcomes['steps'].max()):,} steps each."
+            f"{trained.seeds} seed{'s' * (trained.seeds > 1)}, up to {int(trained.outcomes['steps'].max()):,} steps "
+            "each."
         ),
-        verdict=list(_verdict(outcomes, settings)),
-        headline=Table(
-            headline.caption,
-            headline.headings,
-            headline.rows,
-            headline.names,
-            "Accuracies are running means over 20 steps on held-out problems. ± is one standard error over "
-            f"{len(seeds)} seeds; KL(p‖q) is that of the last 20 steps, in nats per token.",
-        ),
+        verdict=list(_verdict(trained, built["cells"])),
+        headline=headline,
         sections=sections,
         provenance=provenance(
             [
                 ("study", name),
-                ("configuration's hash", manifest.get("config_hash")),
+                ("configuration's hash", about.get("config_hash")),
                 ("command", "python -m jackpot_sim.training --config FILE, with the configuration below"),
-                ("seeds", ", ".join(map(str, seeds))),
-                ("runs", len(outcomes)),
-                *versions(manifest),
+                ("seeds", ", ".join(map(str, sorted(trained.outcomes["seed"].unique())))),
+                ("runs", len(trained.outcomes)),
+                *versions(about),
             ]
         ),
-        configuration=as_yaml(manifest.get("config")),
+        configuration=as_yaml(about.get("config")),
     )
 
 
-def _verdict(outcomes: pd.DataFrame, settings: Sequence[str]) -> Iterator[str]:
+def _verdict(trained: Trained, cells: pd.DataFrame) -> Iterator[str]:
     """A sentence for each setting: the best method at the end, and the runs lost."""
-    for setting in settings:
-        mine = outcomes[outcomes["setting"] == setting]
-        groups = {str(method): rows for method, rows in mine.groupby("method", sort=False)}
-        last = {method: rows["last_accuracy"].mean() for method, rows in groups.items()}
-        known = [method for method in last if not math.isnan(last[method])]
-        ends = {method: summary.ended(rows) for method, rows in groups.items()}
+    for setting in trained.settings:
+        mine = cells[cells["setting"] == setting]
+        ended = trained.outcomes[trained.outcomes["setting"] == setting].groupby("method", sort=False)
+        ends = {str(method): summary.ended(rows) for method, rows in ended}
         bad = [f"{method} ({words})" for method, words in ends.items() if words != "not collapsed"]
-        where = f"{setting}: " if len(settings) > 1 else ""
+        where = f"{setting}: " if len(trained.settings) > 1 else ""
         best = ""
-        if known:
-            first = max(known, key=lambda method: last[method])
-            accuracy = summary.mean_and_error(groups[first]["last_accuracy"])
-            best = f"{first} ends with the highest accuracy, {accuracy}; "
+        if mine["accuracy"].notna().any():
+            first = mine.sort_values("accuracy", ascending=False, kind="stable").to_dict("records")[0]
+            ends_at = "" if first["seeds"] < 2 else f" [{first['accuracy_low']:.3f}, {first['accuracy_high']:.3f}]"
+            best = f"{first['method']} ends with the highest accuracy, {first['accuracy']:.3f}{ends_at}; "
         yield f"{where}{best}{'runs were lost with ' + ', '.join(bad) if bad else 'no run was lost'}."
 
 
-def _curves(panel: _Panel, steps: pd.DataFrame, outcomes: pd.DataFrame, looks: dict[str, Look]) -> Plot | None:
-    if panel.column not in steps:
+def _curves(panel: _Panel, trained: Trained, looks: dict[str, Look]) -> Plot | None:
+    if panel.column not in trained.steps or trained.steps[panel.column].nunique() < 2:  # as a rate that is 1 throughout
         return None
-    known = steps[steps[panel.column].map(math.isfinite)]
+    wides = {setting: courses(trained, setting, panel.column, log=panel.log) for setting in trained.settings}
     if panel.log:
-        known = known[known[panel.column] > ROUNDING]
-    if known.empty or known[panel.column].nunique() < 2:  # e.g. a rate that is 1 throughout
+        wides = {setting: np.log(wide) for setting, wide in wides.items()}
+    wides = {setting: own for setting, wide in wides.items() if len((own := wide.dropna(axis=1, how="all")).columns)}
+    if not wides:
         return None
-    lines = known.groupby(["setting", "method"]).ngroups + known.groupby(["setting", "method", "seed"]).ngroups
+    lines = sum(wide.shape[1] + wide.columns.get_level_values(0).nunique() for wide in wides.values())
     points = max(_FEWEST, min(_MOST, POINTS // lines))
     views, table = [], list[list[str]]()
-    for setting, group in known.groupby("setting", sort=False):
+    for setting, wide in wides.items():
         traces = list[Described]()
-        for method, own in group.groupby("method", sort=False):
-            wide = _smoothed(own, panel)
-            traces += _traces(str(method), looks[str(method)], wide, panel, points)
-            traces += _crosses(str(setting), str(method), looks[str(method)], wide, panel, outcomes)
-            table += _rows([str(setting), str(method)], wide, panel)
+        for method in dict.fromkeys(wide.columns.get_level_values(0)):
+            own = wide[method].dropna(how="all")
+            traces += _traces(str(method), looks[str(method)], own, panel, points)
+            traces += _crosses(setting, str(method), looks[str(method)], own, panel, trained)
+            table += _rows([setting, str(method)], own, panel)
         y = Axis(panel.label, log=panel.log, from_zero=not panel.log)
         shapes = [level(*panel.line)] if panel.line else []
-        views.append(View(str(setting), traces, layout(Axis("step"), y, shapes=shapes)))
+        views.append(View(setting, traces, layout(Axis("step"), y, shapes=shapes)))
     headings = ("setting", "method", "step", panel.label)
-    caption = f"{panel.title}: means over seeds ± standard error{' of the logarithm' * panel.log}"
+    kind = "geometric means" if panel.log else "means"
+    caption = f"{panel.title}: {kind} over seeds{' [95 %]' * (trained.seeds > 1)}"
     return Plot(panel.title, views, panel.reading, Table(caption, headings, table, 3), "Setting")
-
-
-def _smoothed(rows: pd.DataFrame, panel: _Panel) -> pd.DataFrame:
-    """Running means of a method's runs, of logarithms on a logarithmic axis: a column for each seed."""
-    columns = {}
-    for seed, run in rows.sort_values("step").groupby("seed"):
-        values = run[panel.column].to_numpy(dtype=np.float64)
-        columns[seed] = pd.Series(
-            running_mean(run["step"].tolist(), (np.log(values) if panel.log else values).tolist()), index=run["step"]
-        )
-    return pd.DataFrame(columns).sort_index()
 
 
 def _traces(method: str, look: Look, wide: pd.DataFrame, panel: _Panel, points: int) -> Iterator[Described]:
@@ -204,44 +188,37 @@ def _traces(method: str, look: Look, wide: pd.DataFrame, panel: _Panel, points: 
             run = line.dropna()
             yield trace(method, look, run.index, shown(run), thin=True, log_y=panel.log)
     mean = few.mean(axis=1)
-    texts = [f"{method}, step {step}: {_with_error(few.loc[step].dropna().to_numpy(), panel)}" for step in mean.index]
+    texts = [f"{method}, step {step}: {_ranged(few.loc[step], panel)}" for step in mean.index]
     yield trace(method, look, mean.index, shown(mean), mode="lines", texts=texts, log_y=panel.log)
 
 
-def _with_error(values: Floats, panel: _Panel) -> str:
-    """A mean over seeds with its standard error, in per cent for geometric means."""
-    if not len(values):
-        return "–"
-    mean = float(np.mean(values))
-    if len(values) < 2:
-        return number(math.exp(mean) if panel.log else mean)
-    error = float(np.std(values, ddof=1)) / math.sqrt(len(values))
-    return f"{number(math.exp(mean))} ± {error:.0%}" if panel.log else f"{number(mean)} ± {number(error, 2)}"
+def _ranged(seeds: pd.Series[float], panel: _Panel) -> str:
+    """A mean over seeds with its 95 % interval, geometric on a logarithmic axis."""
+    mean, low, high, count = interval(seeds.dropna())
+    if panel.log:
+        mean, low, high = np.exp([mean, low, high]).tolist()
+    return told(mean, low, high) if count > 1 else number(mean)
 
 
 def _crosses(
-    setting: str, method: str, look: Look, wide: pd.DataFrame, panel: _Panel, outcomes: pd.DataFrame
+    setting: str, method: str, look: Look, wide: pd.DataFrame, panel: _Panel, trained: Trained
 ) -> Iterator[Described]:
     """A cross on the line of each run that is lost, where it is lost."""
-    mine = outcomes[(outcomes["setting"] == setting) & (outcomes["method"] == method)]
+    ends = lost(trained.outcomes).xs((setting, method), level=("setting", "method")).dropna(subset=["lost_at"])
     at, heights, texts = [], [], []
-    for run in mine.to_dict("records"):
-        diverged = run["ended"] not in ENDS
-        step = run["steps"] if diverged else run["collapsed_at"]
-        if run["seed"] not in wide or step is None or math.isnan(step):
+    for seed, step, diverged in zip(ends.index, ends["lost_at"], ends["diverged"], strict=True):
+        if seed not in wide:
             continue
-        line = wide[run["seed"]].dropna()
+        line = wide[seed].dropna()
         height = float(np.interp(step, line.index.to_numpy(dtype=np.float64), line.to_numpy()))
         at.append(float(step))
         heights.append(math.exp(height) if panel.log else height)
-        texts.append(f"{method}, seed {run['seed']}: {'diverged' if diverged else 'collapsed'} at step {step:g}")
+        texts.append(f"{method}, seed {seed}: {'diverged' if diverged else 'collapsed'} at step {step:g}")
     if at:
         yield trace(method, Look(look.color, "X"), at, heights, mode="markers", texts=texts, log_y=panel.log)
 
 
 def _rows(names: list[str], wide: pd.DataFrame, panel: _Panel) -> Iterator[list[str]]:
     """The numbers at a few steps, from the first to the last."""
-    places = np.unique(np.linspace(0, len(wide) - 1, _ROWS).round().astype(int))
-    for place in places:
-        row = wide.iloc[int(place)]
-        yield [*names, f"{wide.index[int(place)]}", _with_error(row.dropna().to_numpy(), panel)]
+    for place in np.unique(np.linspace(0, len(wide) - 1, _ROWS).round().astype(int)):
+        yield [*names, f"{wide.index[int(place)]}", _ranged(wide.iloc[int(place)], panel)]

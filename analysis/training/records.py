@@ -111,7 +111,7 @@ def _tables(root: Path, *_: int) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def _stamps(root: Path) -> Iterator[int]:
-    """What tells files from later ones in the same place: when they were written, and their sizes."""
+    """The times and sizes of a study's files, which tell them from later ones in the same place."""
     for path in (root / STEPS, root / conduct.OUTCOMES):
         if path.is_file():
             yield from (path.stat().st_mtime_ns, path.stat().st_size)

@@ -124,22 +124,25 @@ def _ends(found: Difference) -> tuple[float, float]:
 
 def show(trained: Trained, tables: dict[str, pd.DataFrame], console: Console, level: float, *, wide: bool) -> None:
     """Prints the cells and the differences."""
-    several = len(trained.settings) > 1
-    names = ["setting", "method"] if several else ["method"]
-    found = tables["cells"]
+    for table in fitted(trained, tables, level):
+        print_table(console, table, wide=wide)
+
+
+def fitted(trained: Trained, tables: dict[str, pd.DataFrame], level: float = CONFIDENCE) -> list[FittedTable]:
+    """The cells and, if there are any, the differences, as tables for reading."""
+    names = ["setting", "method"] if len(trained.settings) > 1 else ["method"]
     headings = {"last accuracy": 0, "best accuracy": 3, "last KL": 2, "lost": 1}
     known = trained.seeds > 1
     over = f"Means [{100 * level:g} %]" if known else "1 seed"
-    table = FittedTable("Accuracy and KL", names, headings, caption=_ON_CELLS.format(over=over))
-    for row in found.to_dict("records"):
+    cells_table = FittedTable("Accuracy and KL", names, headings, caption=_ON_CELLS.format(over=over))
+    for row in tables["cells"].to_dict("records"):
         cells = [_ranged(row["accuracy"], row["accuracy_low"], row["accuracy_high"])]
         cells += [_ranged(row["best_accuracy"], row["best_accuracy_low"], row["best_accuracy_high"])]
         diverged = f" ({row['diverged']} div.)" if row["diverged"] else ""
         cells += [_number(row["kl"], "{:.2g}"), f"{row['lost']} of {row['seeds']}{diverged}"]
-        table.add_row([str(row[name]) for name in names], cells)
-    print_table(console, table, wide=wide)
+        cells_table.add_row([str(row[name]) for name in names], cells)
     if "differences" not in tables:
-        return
+        return [cells_table]
     changes = tables["differences"]
     base = str(changes["base"].iloc[0])
     shown = {"accuracy": "last accuracy", "best_accuracy": "best accuracy", "kl_ratio": "KL"}
@@ -156,7 +159,7 @@ def show(trained: Trained, tables: dict[str, pd.DataFrame], console: Console, le
         by_figure = {row["figure"]: row for row in rows.to_dict("records")}
         cells = [_changed(by_figure[figure], figure == "kl_ratio") for figure in shown]
         table.add_row([str(each) for each in key[-len(names) :]], cells)
-    print_table(console, table, wide=wide)
+    return [cells_table, table]
 
 
 def _changed(row: Mapping[Any, Any], is_ratio: bool) -> str:

@@ -15,6 +15,7 @@ from jackpot_sim.diagnose.report.terminal import show as show_diagnosis
 from jackpot_sim.report import folders as contents
 from jackpot_sim.studies.errors import StudyError
 from jackpot_sim.studies.kinds import DIAGNOSIS, SWEEP, TRAINING, Kind
+from jackpot_sim.studies.tables import print_table
 from jackpot_sim.sweep import cli as sweep
 from jackpot_sim.sweep import records
 from jackpot_sim.training import summary
@@ -61,9 +62,9 @@ def _sweep(root: Path, output: Console, wide: bool) -> None:
     output.print(f"{finished} cells{unfinished}; records in {root}.", soft_wrap=True)
 
 
-def _training(root: Path, output: Console, _: bool) -> None:
+def _training(root: Path, output: Console, wide: bool) -> None:
     about, steps, outcomes = contents.of_training(root)
-    output.print(summary.outcomes_table(str(about.get("study", root.name)), steps, outcomes))
+    print_table(output, summary.outcomes_table(str(about.get("study", root.name)), steps, outcomes), wide=wide)
     output.print(f"{len(outcomes)} run{'s' * (len(outcomes) > 1)}; records in {root}.", soft_wrap=True)
     output.print(summary.policies(root, outcomes), soft_wrap=True)
     for sentence in summary.divergences(root, outcomes):

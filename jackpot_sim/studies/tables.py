@@ -38,7 +38,7 @@ class FittedTable:
     prose: str = ""
     """The heading of a last column of sentences, if there is one; it is left out before any figure."""
     caption: str = ""
-    """What the table's words mean, below it."""
+    """The meaning of the table's words, below it."""
     brief: str = ""
     """One line in the place of the caption, unless all of the table is asked for."""
     rows: list[tuple[tuple[str, ...], tuple[str, ...], str]] = field(default_factory=list)

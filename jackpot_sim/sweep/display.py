@@ -129,7 +129,7 @@ class Early:
         return self._pace.seconds
 
     def line(self, progress: Progress) -> str:
-        """What is to be told now; empty where nothing is."""
+        """The line to be told at this moment; empty where there is none."""
         self._pace.finished(progress.done)
         done = [cells for cells in self._left.values() if cells <= progress.done]
         if not done or progress.finished == progress.total or self._clock() < self._next:

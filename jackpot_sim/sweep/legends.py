@@ -1,4 +1,4 @@
-"""What the words and signs of a run's tables mean: in one line, and in full."""
+"""The legends of a run's tables, in one line and in full."""
 
 from __future__ import annotations
 

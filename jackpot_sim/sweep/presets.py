@@ -7,7 +7,7 @@ from jackpot_sim.estimators.corrections.presets import Preset
 from jackpot_sim.studies.tables import FittedTable
 
 _SHORT = {"proposed": "all", "accepted": "kept", "self_normalized": "own weights"}
-"""What the sum is divided by, in a word."""
+"""The divisor of the sum, in a word."""
 
 
 def presets_tables() -> list[FittedTable]:

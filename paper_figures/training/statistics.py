@@ -1,4 +1,4 @@
-"""What the records of training decide: the claims of the paper by the statistics of `analysis.training.statistics`.
+"""Decisions on the claims of the paper from records of training, by the statistics of `analysis.training.statistics`.
 
 Claims about counts are decided by `mostly`, from five seeds on.
 """

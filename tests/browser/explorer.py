@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 
 from analysis.explorer.cli import main as explore
-from tests.browser.pages import PHONE, opened
+from tests.browser.pages import Opened, look, opened, require_first_paint
 
-_FIRST_PAINT = 1000.0
 _ANSWER = 50.0
 _MOVES = 50
 
@@ -38,21 +37,18 @@ def figure(window: Any, name: str) -> str:
     return str(window.page.text_content(f'[data-figure="{name}"]'))
 
 
+def drawn(window: Opened) -> None:
+    """Waits for the curves of all corrections."""
+    window.page.wait_for_selector('[data-plot="mse"] .curve', state="attached")
+    assert window.page.locator('[data-plot="mse"] .curve').count() == 8
+
+
 def check_renders_offline_and_quietly(started: Any, out: Path) -> None:
-    for name, size, scheme in (("light", None, "light"), ("dark", None, "dark"), ("phone", PHONE, "light")):
-        with opened(started, page_of(out), scheme=scheme, **({"size": size} if size else {})) as window:
-            window.page.wait_for_selector('[data-plot="mse"] .curve', state="attached")
-            assert window.page.locator('[data-plot="mse"] .curve').count() == 8
-            assert window.width_beyond() <= 0, f"{name}: {window.width_beyond()} px wider than the window"
-            window.page.screenshot(path=out / f"explorer-{name}.png", full_page=True)
-            window.require_quiet()
+    look(started, page_of(out), "explorer", out, drawn)
 
 
 def check_is_seen_within_a_second(started: Any, out: Path) -> None:
-    with opened(started, page_of(out)) as window:
-        took = window.first_paint()
-    print(f"  first paint after {took:.0f} ms")
-    assert took < _FIRST_PAINT, f"first paint after {took:.0f} ms"
+    require_first_paint(started, page_of(out))
 
 
 def check_answers_a_slider_at_once(started: Any, out: Path) -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+FIRST_PAINT = 1000.0
+"""The milliseconds in which something is to be seen."""
 
 CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
 _FLAGS = [
@@ -49,6 +52,24 @@ class Opened:
     def width_beyond(self) -> int:
         """The pixels by which the page is wider than its window."""
         return int(self.page.evaluate("document.documentElement.scrollWidth - window.innerWidth"))
+
+
+def look(started: Any, path: Path, name: str, out: Path, ready: Callable[[Opened], None]) -> None:
+    """Opens a page in light, dark and phone width, checks it where it is `ready`, and leaves screenshots."""
+    for kind, size, scheme in (("light", DESK, "light"), ("dark", DESK, "dark"), ("phone", PHONE, "light")):
+        with opened(started, path, size=size, scheme=scheme) as window:
+            ready(window)
+            assert window.width_beyond() <= 0, f"{kind}: {window.width_beyond()} px wider than the window"
+            window.page.screenshot(path=out / f"{name}-{kind}.png", full_page=True)
+            window.require_quiet()
+
+
+def require_first_paint(started: Any, path: Path) -> None:
+    """Fails if nothing is seen within `FIRST_PAINT`."""
+    with opened(started, path) as window:
+        took = window.first_paint()
+    print(f"  first paint after {took:.0f} ms")
+    assert took < FIRST_PAINT, f"first paint after {took:.0f} ms"
 
 
 @contextlib.contextmanager

@@ -8,14 +8,13 @@ from typing import Any
 from jackpot_sim.diagnose.cli import main as diagnose
 from jackpot_sim.report.cli import main as report
 from jackpot_sim.sweep.cli import main as sweep
-from tests.browser.pages import PHONE, Opened, opened
+from tests.browser.pages import Opened, look, opened, require_first_paint
 
 TRAINED = Path(__file__).parents[2] / "paper_figures" / "measured" / "training" / "figure1"
 STUDY = (
     "--env.kind top-k --env.k 1 2 3 --env.base.kind zipf --env.base.vocab 5 --estimators none tis obrs jackpot "
     "--seeds 3 --executor serial --quiet"
 )
-_FIRST_PAINT = 1000.0
 
 
 def page_of(out: Path) -> Path:
@@ -37,21 +36,18 @@ def drawn(window: Opened) -> None:
     window.page.evaluate("window.scrollTo(0, 0)")
 
 
+def all_drawn(window: Opened) -> None:
+    """As `drawn`, and no kind of run is missing."""
+    drawn(window)
+    assert window.page.locator("figure.plot").count() >= 8
+
+
 def check_renders_offline_and_quietly(started: Any, out: Path) -> None:
-    for name, size, scheme in (("light", None, "light"), ("dark", None, "dark"), ("phone", PHONE, "light")):
-        with opened(started, page_of(out), scheme=scheme, **({"size": size} if size else {})) as window:
-            drawn(window)
-            assert window.page.locator("figure.plot").count() >= 8
-            assert window.width_beyond() <= 0, f"{name}: {window.width_beyond()} px wider than the window"
-            window.page.screenshot(path=out / f"report-{name}.png", full_page=True)
-            window.require_quiet()
+    look(started, page_of(out), "report", out, all_drawn)
 
 
 def check_is_seen_within_a_second(started: Any, out: Path) -> None:
-    with opened(started, page_of(out)) as window:
-        took = window.first_paint()
-    print(f"  first paint after {took:.0f} ms")
-    assert took < _FIRST_PAINT, f"first paint after {took:.0f} ms"
+    require_first_paint(started, page_of(out))
 
 
 def check_the_theme_is_changed_by_keyboard(started: Any, out: Path) -> None:

@@ -88,7 +88,7 @@ def manifest(root: str, content: Any) -> str:
         ("cut", "cut holds records that cannot be read: run the study again"),
         ("hollow", "hollow/report.json is missing, damaged or of another version"),
         ("empty", "empty holds no finished cell yet"),
-        ("diagnosed nowhere", "nowhere holds no run"),
+        ("hollow nowhere", "nowhere holds no run"),
     ],
 )
 def test_what_is_no_run_is_one_sentence(root: str, part: str, capsys: Captured) -> None:

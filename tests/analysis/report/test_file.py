@@ -57,10 +57,15 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("page")
     methods = ("on-policy", "none", "tis", "jackpot", "rao-blackwell")
     root = trained.write(folder / "run", "figure1", dict.fromkeys(methods, Fate()), seeds=2, steps=40)
+    named = {"tis": EVIL, "none": CLOSING}
     for name in ("steps", "outcomes"):
         rows = pd.read_parquet(root / f"{name}.parquet")
-        rows["method"] = rows["method"].replace({"tis": EVIL, "none": CLOSING})
+        rows["method"] = rows["method"].replace(named)
         rows.to_parquet(root / f"{name}.parquet")
+    told = json.loads((root / "manifest.json").read_text())
+    grid = told["config"]["grid"]
+    told["config"]["grid"] = {at: {named.get(each, each): run for each, run in grid[at].items()} for at in grid}
+    (root / "manifest.json").write_text(json.dumps(told))
     given = [str(root), str(diagnosed.write(folder / "diagnosed", EVIL + CLOSING))]
     assert main([*given, "--out", str(folder / "out" / "report.html")]) == 0
     assert [path.name for path in (folder / "out").iterdir()] == ["report.html"]
