@@ -1,12 +1,11 @@
 """The figures of a sweep with their intervals, whichever world they come from: one row per environment and estimator.
 
 Figures of states are exact for their states, and their intervals those of `analysis.bootstrap`. Sequences and real
-models keep no states: their intervals are Student's over seeds where figures are exact, else of two standard errors.
+models keep no states: their intervals are those of `analysis.sampled`.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -18,11 +17,9 @@ from jackpot_sim.core import intervals
 from jackpot_sim.estimators import statistics
 from jackpot_sim.sweep import records, summary
 from jackpot_sim.sweep.labels import labels
-from jackpot_sim.sweep.resolved import KEYS, thin
-from jackpot_sim.sweep.verdicts import Ranged
 
-from .. import tables
-from ..bootstrap import FIGURES, Options
+from .. import sampled, tables
+from ..bootstrap import Options
 
 GRID = (16, 64, 256, 1024, 4096, 16384)
 """Proposals per state at which MSEs are shown, besides those of the study."""
@@ -112,28 +109,11 @@ def with_names(frame: pd.DataFrame, several: bool) -> pd.DataFrame:
 
 
 def _of_records(rows: pd.DataFrame) -> pd.DataFrame:
-    unresolved = thin(rows)
-    out = []
-    for environment, group in rows.groupby("environment", sort=False):
-        for key, own in group.groupby(KEYS, sort=False):
-            for figure in FIGURES:
-                value, low, high = _ranged(own[figure], own.get(f"{figure}_se"))
-                if key in unresolved and figure not in ("kl_policy_actor", "acceptance_rate", "ess_fraction"):
-                    low = high = math.nan
-                out.append((environment, *key[:2], figure, value, low, high))
-    return pd.DataFrame(out, columns=[*_OF, "figure", "value", "low", "high"])
-
-
-def _ranged(values: pd.Series[float], errors: pd.Series[float] | None) -> Ranged:
-    """A mean over seeds with its interval, see the module."""
-    value, sizes = float(values.mean()), errors.to_numpy(dtype=np.float64) if errors is not None else np.zeros(1)
-    sampled = math.hypot(*np.nan_to_num(sizes)) / len(values)
-    if sampled > 0:
-        return Ranged.of_error(value, sampled)
-    if len(values) < 2 or not np.isfinite(values).all():
-        return Ranged(value, math.nan, math.nan)
-    _, low, high = intervals.student(np.asarray(values, dtype=np.float64), intervals.LEVEL)
-    return Ranged(value, low, high)
+    """The figures of `analysis.sampled`; those that are not resolved, and exact ones of one seed, have no interval."""
+    found = sampled.build(rows, intervals.LEVEL, {})["sampled_figures"]
+    without = ~found["resolved"] | (found["low"] == found["high"])
+    ends = found[["low", "high"]].mask(without)
+    return found[[*_OF, "figure", "value"]].assign(low=ends["low"], high=ends["high"])
 
 
 def _at_n(rows: pd.DataFrame, n_samples: Sequence[int]) -> pd.DataFrame:
@@ -143,7 +123,8 @@ def _at_n(rows: pd.DataFrame, n_samples: Sequence[int]) -> pd.DataFrame:
             mse = statistics.mean_squared_error(
                 own["bias"].to_numpy() ** 2, own["variance"].to_numpy(), own["noise_to_signal"].to_numpy(), n
             )
-            out.append((*key, n, *_ranged(pd.Series(np.asarray(mse)), None)))
+            ends = intervals.student(np.asarray(mse), intervals.LEVEL)
+            out.append((*key, n, float(np.mean(mse)), ends.low, ends.high))
     return pd.DataFrame(out, columns=[*_OF, "n_samples", "value", "low", "high"])
 
 

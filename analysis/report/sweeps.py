@@ -75,7 +75,7 @@ def of_run(root: Path) -> Run:
 
 _METHODS = {
     "exact": "exact for the states drawn; intervals show the draw of states and seeds",
-    "monte_carlo": "sampled; intervals of two standard errors",
+    "monte_carlo": "sampled; intervals over seeds, of one seed those of its standard errors",
 }
 
 

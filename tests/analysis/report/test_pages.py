@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import numpy as np
@@ -119,7 +118,7 @@ def test_sequences_and_sampled_sweeps_have_their_page(tmp_path: Path) -> None:
     own = rows[rows["estimator"] == "obrs"]
     drawn = series(plot(run, "Bias"), "obrs")
     assert drawn["y"] == pytest.approx([own["variance"].mean()], rel=1e-4)
-    assert drawn["error_y"]["array"] == pytest.approx([2 * math.hypot(*own["variance_se"]) / 2], rel=1e-3)
+    assert drawn["error_y"]["array"] == pytest.approx([stats.t.ppf(0.975, 1) * own["variance"].sem()], rel=1e-3)
 
 
 def test_an_unfinished_sweep_says_so(tmp_path: Path) -> None:
