@@ -17,11 +17,11 @@ from jackpot_sim.training.conduct import manifest
 from ..looks import Look, of_methods
 from ..training import tables
 from ..training.records import Trained, of_folder
-from ..training.statistics import courses, interval, lost
+from ..training.statistics import courses, group, interval, lost
 from .page import Described, Plot, Run, Section, Table, View, as_yaml, number, provenance, told, versions
 from .plots import Axis, layout, level, trace
 
-POINTS = 12_000
+POINTS = 8_000
 """The most points of a plot, so that a page stays small."""
 _FEWEST, _MOST = 16, 150
 """The points that a line has at least and at most."""
@@ -155,7 +155,7 @@ def _curves(panel: _Panel, trained: Trained, looks: dict[str, Look]) -> Plot | N
         return None
     wides = {setting: courses(trained, setting, panel.column, log=panel.log) for setting in trained.settings}
     if panel.log:
-        wides = {setting: np.log(wide) for setting, wide in wides.items()}
+        wides = {setting: wide.transform(np.log) for setting, wide in wides.items()}
     wides = {setting: own for setting, wide in wides.items() if len((own := wide.dropna(axis=1, how="all")).columns)}
     if not wides:
         return None
@@ -204,7 +204,7 @@ def _crosses(
     setting: str, method: str, look: Look, wide: pd.DataFrame, panel: _Panel, trained: Trained
 ) -> Iterator[Described]:
     """A cross on the line of each run that is lost, where it is lost."""
-    ends = lost(trained.outcomes).xs((setting, method), level=("setting", "method")).dropna(subset=["lost_at"])
+    ends = group(lost(trained.outcomes), setting, method).dropna(subset=["lost_at"])
     at, heights, texts = [], [], []
     for seed, step, diverged in zip(ends.index, ends["lost_at"], ends["diverged"], strict=True):
         if seed not in wide:
