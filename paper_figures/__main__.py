@@ -19,6 +19,7 @@ from . import (
     figure1,
     figure2,
     long_run,
+    longer,
     mismatch_sources,
     no_clipping,
     noise_family,
@@ -64,7 +65,7 @@ FIGURES: dict[str, Callable[[Sequence[str]], int]] = {
     real_training.NAME: real_training.main,
 }
 
-DRAWN_UP: dict[str, Callable[[Sequence[str]], int]] = {recipes.NAME: recipes.main, updates.NAME: updates.main}
+DRAWN_UP: dict[str, Callable[[Sequence[str]], int]] = {each.NAME: each.main for each in (recipes, updates, longer)}
 """Those whose studies are drawn up and not yet run: no records ship, and they are drawn by name alone."""
 
 _ABOUT = f"""Draw every figure: {", ".join(FIGURES)}.

@@ -13,13 +13,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-import pandas as pd
-
 from .command import Made
-from .training import contrasts, curves
-from .training.contrasts import Cell, Contrast, contrasted
+from .training import contrasts
+from .training.contrasts import Cell, Contrast
 from .training.records import Trained, draw
-from .training.statistics import ON_POLICY, Difference, per_run
+from .training.statistics import ON_POLICY
 
 NAME = "recipes"
 
@@ -35,6 +33,11 @@ OTHERS = {
     "on-policy": Cell(ON_POLICY, "none"),
 }
 """The cells that the recipes are compared with."""
+COMPARED = tuple(
+    Contrast(f"{recipe} − {other}", first, second)
+    for recipe, first in RECIPES.items()
+    for other, second in OTHERS.items()
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -44,27 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def make(trained: Trained) -> Made:
     """The figure and its tables."""
-    for cell in [*RECIPES.values(), *OTHERS.values()]:
-        trained.need([cell.method], [cell.setting])
-    runs = per_run(trained)
-    found = compared(runs)
-    figure = contrasts.figure_of(runs, trained.methods, SETTINGS, found)
-    table = contrasts.table_of(found, "Last accuracy less that of another, paired by seed; intervals hold together")
-    said = f"VERDICT: in last accuracy, {trained.seeds} fresh seeds, {contrasts.in_words(found)}."
-    sentence = "NO VERDICT, a quick look that decides nothing." if trained.quick else said
-    return Made(figure, [*curves.tables(trained, runs, "Recipes"), table], sentence, True)
-
-
-def compared(runs: pd.DataFrame) -> dict[str, Difference]:
-    """The last accuracy of each recipe less that of each other, see `contrasted`."""
-    return contrasted(
-        runs,
-        [
-            Contrast(f"{recipe} − {other}", first, second)
-            for recipe, first in RECIPES.items()
-            for other, second in OTHERS.items()
-        ],
-    )
+    return contrasts.made(trained, SETTINGS, COMPARED, "Recipes", "fresh seeds")
 
 
 if __name__ == "__main__":

@@ -10,9 +10,10 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from .. import style
-from ..command import report_table
+from ..command import Made, report_table
 from . import cells, curves
-from .statistics import CONFIDENCE, ON_POLICY, Difference, group, interval
+from .records import Trained
+from .statistics import CONFIDENCE, ON_POLICY, Difference, group, interval, per_run
 
 
 class Cell(NamedTuple):
@@ -93,3 +94,34 @@ def figure_of(
     handles = cells.legend(shown, looks)
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=7)
     return figure
+
+
+def made(
+    trained: Trained,
+    settings: Mapping[str, str],
+    asked: Iterable[Contrast],
+    title: str,
+    seeds: str = "seeds",
+) -> Made:
+    """The figure, the tables and the verdict of a study that contrasts decide; it agrees with whatever they say.
+
+    Args:
+        trained: the runs.
+        settings: the label of each setting, in order.
+        asked: all contrasts of the study.
+        title: that of its tables.
+        seeds: "seeds" in the verdict's words.
+
+    Raises:
+        StudyError: the runs lack a cell.
+    """
+    asked = list(asked)
+    for cell in dict.fromkeys(cell for each in asked for cell in (each.first, each.second)):
+        trained.need([cell.method], [cell.setting])
+    runs = per_run(trained)
+    found = contrasted(runs, asked)
+    figure = figure_of(runs, trained.methods, settings, found)
+    table = table_of(found, "Last accuracy less that of another, paired by seed; intervals hold together")
+    said = f"VERDICT: in last accuracy, {trained.seeds} {seeds}, {in_words(found)}."
+    sentence = "NO VERDICT, a quick look that decides nothing." if trained.quick else said
+    return Made(figure, [*curves.tables(trained, runs, title), table], sentence, True)

@@ -1,4 +1,4 @@
-"""Comparisons named beforehand, of recipes and of updates on one batch: what each says follows the numbers."""
+"""Comparisons named beforehand, of recipes, longer sequences and updates on one batch: each says what the runs do."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from scipy import stats
 
 from jackpot_sim.studies.errors import StudyError
 from jackpot_sim.training.study import read
-from paper_figures import recipes, updates
+from paper_figures import longer, recipes, updates
 from paper_figures.training.contrasts import Cell, Contrast, contrasted, in_words
 from paper_figures.training.records import config
 from paper_figures.training.statistics import Difference, per_run
@@ -80,6 +80,29 @@ def test_recipes_have_the_settings_of_the_studies_that_led_to_them() -> None:
     )
     for method in mine["distillation-alone"].values():
         assert method.actor == factorial["distillation-alone"]["none"].actor
+
+
+def long(setting: str, method: str, seed: int) -> Fate:
+    """TIS with a frozen actor is worse than all the others, which are alike."""
+    return Fate(0.3 if (setting, method) == longer.TIS else 0.6)
+
+
+def test_longer_sequences_say_what_was_asked_beforehand(tmp_path: Path) -> None:
+    told = longer.make(made(tmp_path / "records", "longer", long, seeds=5, steps=60)).verdict
+    above, left = told.split("LEFT OPEN")
+    assert above.startswith("VERDICT: in last accuracy, 5 seeds, ABOVE: ")
+    assert "sequence TIS − TIS, frozen +" in above
+    assert "distilled − frozen, TIS +" in above
+    assert left.count("[") == len(longer.COMPARED) - 2
+
+
+def test_longer_sequences_are_twice_those_of_the_factorial_and_all_else_is_the_same() -> None:
+    factorial, mine = (read(config(name)).grid for name in ("factorial", "longer"))
+    for setting, method in (("frozen", "tis"), ("distilled", "tis"), ("distilled", "jackpot")):
+        one, other = factorial[setting][method], mine[setting][method]
+        changed = {"task": one.task, "evaluation": one.evaluation}
+        assert other.model_copy(update=changed) == one
+        assert other.task.max_new_tokens == 2 * one.task.max_new_tokens
 
 
 def test_updates_says_where_jackpot_is_above_the_clip(tmp_path: Path) -> None:
