@@ -76,7 +76,10 @@ def running_mean(steps: Ints, values: Floats, width: int) -> Floats:
     known = ~np.isnan(values)
     at, of_known = steps[known], values[known]
     first, last = np.searchsorted(at, steps - width, side="right"), np.searchsorted(at, steps, side="right")
-    return np.array([of_known[a:b].mean() if a < b else math.nan for a, b in zip(first, last, strict=True)])
+    # The sums from each first to the last; every second one, from a last to the next first, is of no use.
+    sums = np.add.reduceat(np.append(of_known, 0.0), np.stack([first, last], axis=-1).ravel())[::2]
+    count = last - first
+    return np.where(count > 0, sums, math.nan) / np.maximum(count, 1)
 
 
 def courses(trained: Trained, setting: str, figure: str, log: bool = False) -> pd.DataFrame:

@@ -16,6 +16,7 @@ two corrected runs, and of one method in one setting, where a figure cannot mere
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -333,11 +334,17 @@ def threshold_of(runs: Runs, alarming: Floats, by: Flags, limit: float) -> float
     Infinite where none of these runs is kept.
     """
     kept = by & ~runs.is_lost & ~np.isnan(alarming).all(axis=1)
-    for level in np.unique(np.nanmax(alarming[kept], axis=1)) if kept.any() else ():
-        rung = first_rings(runs, alarming, float(level))[kept]
-        if 100 * np.isfinite(rung).sum() <= limit * exposures(alarming[kept], rung).sum():
-            return float(level)
-    return math.inf
+    if not kept.any():
+        return math.inf
+
+    def holds(level: float) -> bool:
+        rung = first_rings(runs, alarming, level)[kept]
+        return bool(100 * np.isfinite(rung).sum() <= limit * exposures(alarming[kept], rung).sum())
+
+    levels = np.unique(np.nanmax(alarming[kept], axis=1)).tolist()
+    # A higher threshold rings in fewer runs, and later: where one holds, so do all above it.
+    least = bisect_left(levels, True, key=holds)
+    return levels[least] if least < len(levels) else math.inf
 
 
 def held_out(runs: Runs, alarming: Floats, limit: float) -> Floats:
