@@ -41,6 +41,7 @@ FIGURES: dict[str, Callable[[Sequence[str]], int]] = {
     figure1.NAME: figure1.main,
     factorial.NAME: factorial.main,
     corrections.NAME: corrections.main,
+    recipes.NAME: recipes.main,
     alarms.NAME: alarms.main,
     figure2.NAME: figure2.main,
     unification.NAME: unification.main,
@@ -65,7 +66,7 @@ FIGURES: dict[str, Callable[[Sequence[str]], int]] = {
     real_training.NAME: real_training.main,
 }
 
-DRAWN_UP: dict[str, Callable[[Sequence[str]], int]] = {each.NAME: each.main for each in (recipes, updates, longer)}
+DRAWN_UP: dict[str, Callable[[Sequence[str]], int]] = {each.NAME: each.main for each in (updates, longer)}
 """Those whose studies are drawn up and not yet run: no records ship, and they are drawn by name alone."""
 
 _ABOUT = f"""Draw every figure: {", ".join(FIGURES)}.

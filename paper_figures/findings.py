@@ -2,8 +2,9 @@
 
 A study of one seed has no interval, and so no line here: its figure shows single runs, and decides nothing. Intervals
 are Student's over seeds, at 95 %, of differences paired by seed; those of the parts in `ablation` and in `factorial`,
-of the cells of `corrections` beside the same other, and of all methods of `collapse_map`, hold together. The rate of an
-event over seeds has the one-sided Clopper–Pearson bound by which `training.statistics.mostly` decides.
+of the cells of `corrections` beside the same other, of all comparisons of `recipes`, and of all methods of
+`collapse_map`, hold together. The rate of an event over seeds has the one-sided Clopper–Pearson bound by
+which `training.statistics.mostly` decides.
 
     python -m paper_figures.findings
 """
@@ -27,9 +28,10 @@ from . import (
     factorial,
     figure1,
     real_training,
+    recipes,
     table1,
 )
-from .training import tables
+from .training import contrasts, tables
 from .training.curves import name_of
 from .training.records import Trained, load
 from .training.statistics import CONFIDENCE, Difference, difference, interval, mostly, of, per_run
@@ -75,6 +77,7 @@ def every() -> list[Finding]:
         figure1.NAME: _figure1,
         factorial.NAME: _factorial,
         corrections.NAME: _corrections,
+        recipes.NAME: _recipes,
         collapse_map.NAME: _collapse_map,
         table1.NAME: _table1,
         ablation.NAME: _ablation,
@@ -115,6 +118,10 @@ def _corrections(_: Trained, runs: pd.DataFrame) -> Iterator[tuple[str, str, str
 def _collapse_map(trained: Trained, runs: pd.DataFrame) -> Iterator[tuple[str, str, str]]:
     gains = collapse_map.longer_than(trained, runs, "tis")
     yield from _several(gains, "methods", "share of the steps survived, mean over distances")
+
+
+def _recipes(_: Trained, runs: pd.DataFrame) -> Iterator[tuple[str, str, str]]:
+    yield from _several(contrasts.contrasted(runs, recipes.COMPARED), "comparisons", "last accuracy")
 
 
 def _table1(_: Trained, runs: pd.DataFrame) -> Iterator[tuple[str, str, str]]:

@@ -123,6 +123,10 @@ together over parts and looks:
 `corrections` adds corrections of whole sequences, centred ones and the lab's form of Jackpot, with the factorial's
 models, prompts and draws. A sequence has five tokens at most in this world; longer ones have heavier weights.
 
+![Two recipes on fresh seeds](../paper_figures/gallery/recipes.png)
+
+`recipes` puts two recipes of our own, written down before their seeds were run, beside the best of these.
+
 ## All studies of several seeds
 
 {findings.markdown()}"""

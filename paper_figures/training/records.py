@@ -116,6 +116,8 @@ def draw_several(
 def load_several(name: str, given: Sequence[Path] | None, columns: Sequence[str]) -> Several:
     """The records of figure `name`: from the folders `given`, or all that ship and have these columns of the steps.
 
+    Studies of on-policy actors alone, which have no mismatch, are passed over.
+
     Raises:
         StudyError: records are missing, not finished, not records of training, or lack a column.
     """
@@ -126,7 +128,8 @@ def load_several(name: str, given: Sequence[Path] | None, columns: Sequence[str]
                 raise StudyError(f"{trained.root} lacks {lacking[0]}, which runs of this version record: run it again")
     else:
         shipped = sorted(committed(name).parent.glob(f"*/{conduct.MANIFEST}"))
-        studies = [trained for each in shipped if not _lacking(trained := of_folder(each.parent), columns)]
+        every = [of_folder(each.parent) for each in shipped]
+        studies = [trained for trained in every if not _lacking(trained, columns) and not _on_policy(trained)]
     if not studies:
         raise StudyError(f"no records of {name} ship with this version: give finished studies with --records")
     return Several(studies)
@@ -134,6 +137,12 @@ def load_several(name: str, given: Sequence[Path] | None, columns: Sequence[str]
 
 def _lacking(trained: Trained, columns: Sequence[str]) -> list[str]:
     return [each for each in columns if each not in trained.steps or trained.steps[each].isna().all()]
+
+
+def _on_policy(trained: Trained) -> bool:
+    """True where the policy itself writes the rollouts of every run."""
+    runs = [run for methods in trained.grid.values() for run in methods.values()]
+    return all(run["actor"] == {"kind": "on-policy"} for run in runs)
 
 
 def load(name: str, given: Path | None, rerun: bool = False, quick: bool = False) -> Trained:

@@ -6,13 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from paper_figures import alarms, corrections, factorial, verdicts
+from paper_figures import alarms, corrections, factorial, recipes, verdicts
 from paper_figures.training import before_loss
+from paper_figures.training.contrasts import contrasted
 from paper_figures.training.records import load, load_several
 from paper_figures.training.statistics import per_run
 
 ROOT = Path(__file__).parents[2]
 TRAINING = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+README = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
 PAGE = (ROOT / "docs" / "claims.md").read_text(encoding="utf-8")
 
 
@@ -34,7 +36,28 @@ def test_one_seed_decides_no_claim() -> None:
 
 def test_every_study_that_ships_is_on_the_page_or_puts_no_claim_of_the_paper() -> None:
     shipped = {path.parent.name for path in (Path(verdicts.__file__).parent / "measured" / "training").glob("*/*.json")}
-    assert {study.name for study in verdicts.STUDIES} == shipped - {"ablation", "real_training", "corrections"}
+    assert {study.name for study in verdicts.STUDIES} == shipped - {
+        "ablation",
+        "real_training",
+        "corrections",
+        "recipes",
+    }
+
+
+def test_the_page_of_training_tells_of_recipes_what_their_records_give() -> None:
+    said, trained = " ".join(TRAINING.split()), load(recipes.NAME, None)
+    found = contrasted(per_run(trained), recipes.COMPARED)
+    whole, on_policy, frozen = (
+        found[f"distilled, sequence TIS − {other}"]
+        for other in ("Jackpot's whole objective", "on-policy", "sequence TIS, frozen")
+    )
+    told = (
+        f"ends {whole} above Jackpot's whole objective, {on_policy} from on-policy training, and {frozen} from sequence"
+    )
+    assert told in said
+    assert f"sequence TIS ends {whole} above Jackpot's whole objective, on 8 fresh seeds" in README
+    assert "Eight fresh seeds" in said
+    assert trained.seeds == 8
 
 
 def test_the_page_of_training_tells_of_whole_sequences_and_alarms_what_the_records_give() -> None:
