@@ -16,11 +16,11 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 from typing_extensions import override
 
 from jackpot_sim.core.arrays import Floats, Ints
 from jackpot_sim.core.checks import check_integers, check_reals, check_same_shape
+from jackpot_sim.core.intervals import student
 from jackpot_sim.training.loop.collapse import WINDOW
 from jackpot_sim.training.records import ENDS
 
@@ -185,8 +185,8 @@ def interval(values: pd.Series[float], confidence: float = CONFIDENCE) -> Differ
     n, mean = len(seeds), float(seeds.mean()) if len(seeds) else math.nan
     if n < 2 or not math.isfinite(mean):
         return Difference(mean, -math.inf, math.inf, n)
-    half = float(stats.t.ppf(0.5 + confidence / 2, n - 1)) * float(np.std(seeds.to_numpy(), ddof=1)) / math.sqrt(n)
-    return Difference(mean, mean - half, mean + half, n)
+    _, low, high = student(seeds.to_numpy(dtype=np.float64), confidence)
+    return Difference(mean, low, high, n)
 
 
 def by_seed(values: pd.Series[float]) -> pd.Series[float]:
