@@ -90,7 +90,7 @@ class _Lines:
             self._next = now + self._every
             name, row = max(progress.under_way.items(), key=lambda each: each[1].get("step", 0))
             figures = "".join(f", {label} {text}" for label, text in _figures(row).items() if text)
-            of = f"step {row['step']:.0f} of {self._left.steps[name]}"
+            of = f"step {row.get('step', 0):.0f} of {self._left.steps[name]}"
             self._errors.print(f"{self._name}: about {duration(seconds)} left; {name}: {of}{figures}")
 
 

@@ -382,6 +382,17 @@ def test_a_log_gets_the_first_figures_of_a_run_under_way() -> None:
         assert part in line
 
 
+def test_a_log_goes_on_where_all_runs_under_way_have_just_begun() -> None:
+    errors, file = console(terminal=False)
+    study = of_mapping(TINY | {"methods": METHODS}, {})
+    first, second = (run.id for run in study.runs[:2])
+    lines, told = progress._Lines(errors, study, every=0.0), Progress(2)
+    for under_way in ({first: {"step": 1}}, {first: {"step": 2}}, {second: {}}):
+        told.under_way = under_way
+        lines(told)
+    assert f"left; {second}: step 0 of 3" in file.getvalue().splitlines()[-1]
+
+
 def test_a_terminal_sees_what_is_under_way() -> None:
     told = Progress(3, finished=1, preparing=["models a", "models b"])
     told.under_way = {
