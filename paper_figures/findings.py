@@ -2,8 +2,8 @@
 
 A study of one seed has no interval, and so no line here: its figure shows single runs, and decides nothing. Intervals
 are Student's over seeds, at 95 %, of differences paired by seed; those of the parts in `ablation` and in `factorial`,
-of the cells of `corrections` beside the same other, of all comparisons of `recipes`, and of all methods of
-`collapse_map`, hold together. The rate of an event over seeds has the one-sided Clopper–Pearson bound by
+of the cells of `corrections` beside the same other, of all comparisons of `recipes`, of all cells of `updates`, and of
+all methods of `collapse_map`, hold together. The rate of an event over seeds has the one-sided Clopper–Pearson bound by
 which `training.statistics.mostly` decides.
 
     python -m paper_figures.findings
@@ -30,14 +30,16 @@ from . import (
     real_training,
     recipes,
     table1,
+    updates,
 )
 from .training import contrasts, tables
+from .training.contrasts import Contrast
 from .training.curves import name_of
 from .training.records import Trained, load
 from .training.statistics import CONFIDENCE, Difference, difference, interval, mostly, of, per_run
 
 STUDIES = (
-    *("sizes", "table2", "table3", "table3_slow", "no_clipping", "long_run", "closed_loop"),
+    *("sizes", "table2", "no_clipping", "long_run", "closed_loop"),
     real_training.NAME,
 )
 """The studies of training of which a line would need more than one seed, which some have."""
@@ -77,8 +79,9 @@ def every() -> list[Finding]:
         figure1.NAME: _figure1,
         factorial.NAME: _factorial,
         corrections.NAME: _corrections,
-        recipes.NAME: _recipes,
+        recipes.NAME: lambda _, runs: _compared(recipes.COMPARED, runs),
         collapse_map.NAME: _collapse_map,
+        updates.NAME: _updates,
         table1.NAME: _table1,
         ablation.NAME: _ablation,
         real_training.NAME: _real_training,
@@ -120,8 +123,12 @@ def _collapse_map(trained: Trained, runs: pd.DataFrame) -> Iterator[tuple[str, s
     yield from _several(gains, "methods", "share of the steps survived, mean over distances")
 
 
-def _recipes(_: Trained, runs: pd.DataFrame) -> Iterator[tuple[str, str, str]]:
-    yield from _several(contrasts.contrasted(runs, recipes.COMPARED), "comparisons", "last accuracy")
+def _compared(asked: Sequence[Contrast], runs: pd.DataFrame) -> Iterator[tuple[str, str, str]]:
+    yield from _several(contrasts.contrasted(runs, asked), "comparisons", "last accuracy")
+
+
+def _updates(trained: Trained, runs: pd.DataFrame) -> Iterator[tuple[str, str, str]]:
+    yield from _several(updates.flat(updates.less_than_clip(trained, runs)), "cells", "accuracy less that of the clip")
 
 
 def _table1(_: Trained, runs: pd.DataFrame) -> Iterator[tuple[str, str, str]]:

@@ -15,9 +15,9 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from . import style
+from . import records, style
 from .command import Made
-from .training import cells, contrasts, curves
+from .training import cells, contrasts, curves, tables
 from .training.contrasts import Cell, Contrast, contrasted
 from .training.curves import name_of
 from .training.records import Trained, draw
@@ -25,6 +25,8 @@ from .training.statistics import ON_POLICY, Claim, Difference, difference, group
 
 NAME = "updates"
 
+TABLE, _UNIT = "table3", 0.01
+"""The paper's table, in percent."""
 CLIP = "off-policy"
 """The method with PPO's clip."""
 
@@ -38,7 +40,7 @@ def make(trained: Trained) -> Made:
     """The figure and its tables."""
     rates = _stale(trained)
     trained.need((ON_POLICY,))
-    trained.need((CLIP, "jackpot"), [setting for by_updates in rates.values() for setting in by_updates])
+    trained.need((CLIP, "no-clip", "jackpot"), [setting for by_updates in rates.values() for setting in by_updates])
     runs = per_run(trained)
     shown = [method for method in trained.methods if method != ON_POLICY]
     looks = style.of_methods(shown)
@@ -53,25 +55,36 @@ def make(trained: Trained) -> Made:
     cells.draw_differences(last, found, {name_of(method): look.color for method, look in looks.items()})
     last.set(title="(c) Less PPO's clip", xlabel="difference in accuracy")
     handles = cells.legend(shown, looks, "one update on a batch")
+    handles[shown.index(CLIP)].set_label(_name(CLIP))
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=7)
     table = contrasts.table_of(flat(found), "Last accuracy less that of PPO's clip; intervals hold together at 95 %")
+    report = [*curves.tables(trained, runs, "Updates on one batch"), table]
     sentence, agrees = verdict(trained, claims_of(trained), f"Beside PPO's clip {contrasts.in_words(flat(found))}.")
-    return Made(figure, [*curves.tables(trained, runs, "Updates on one batch"), table], sentence, agrees)
+    return Made(figure, [*report, tables.paper_table(records.published(TABLE), _UNIT)], sentence, agrees)
 
 
 def claims_of(trained: Trained) -> list[Claim]:
-    """The claim of Table 3, that Jackpot without PPO's clip is above the clip, for each number of updates.
+    """The claims of Table 3: for each number of updates, that Jackpot without PPO's clip is above the clip; and two of
+    training without either, at the most updates.
 
     A seed counts once: its difference is the mean over learning rates.
     """
-    runs, rates = per_run(trained), _stale(trained)
+    runs, rates, paper = per_run(trained), _stale(trained), records.published(TABLE)
+    counts = sorted({n for by_updates in rates.values() for n in by_updates.values()})
+    asked = [(f"Jackpot without a clip is above PPO's clip at {n} updates", "jackpot", CLIP, n) for n in counts]
+    asked += [
+        (f"Jackpot is above training with no clip and no correction at {counts[-1]}", "jackpot", "no-clip", counts[-1]),
+        (f"training with no clip and no correction fails at {counts[-1]}", CLIP, "no-clip", counts[-1]),
+    ]
     out = []
-    for updates in sorted({n for by_updates in rates.values() for n in by_updates.values()}):
+    for text, first, second, updates in asked:
         settings = [name for by_updates in rates.values() for name, n in by_updates.items() if n == updates]
         there = runs[runs.index.isin(settings, "setting")]
-        gain = difference(of(there, "jackpot", "accuracy"), of(there, CLIP, "accuracy"))
-        because = f"last accuracy, Jackpot without a clip − PPO's clip, mean over learning rates: {gain}"
-        out.append(Claim(f"Jackpot without a clip is above PPO's clip at {updates} updates", gain.above, because))
+        gain = difference(of(there, first, "accuracy"), of(there, second, "accuracy"))
+        because = f"last accuracy, {_name(first)} − {_name(second)}, mean over learning rates: {gain}"
+        theirs = paper[paper["setting"].str.endswith(f" {updates}x")]
+        beside = f"; {tables.in_order(theirs, first, second)}" if len(theirs) else ""
+        out.append(Claim(text, gain.above, because + beside))
     return out
 
 
@@ -96,6 +109,10 @@ def less_than_clip(trained: Trained, runs: pd.DataFrame) -> dict[str, dict[str, 
 def flat(found: Mapping[str, Mapping[str, Difference]]) -> dict[str, Difference]:
     """The differences of `less_than_clip` by "method, learning rate, updates"."""
     return {f"{name}, {where}": each for where, of_where in found.items() for name, each in of_where.items()}
+
+
+def _name(method: str) -> str:
+    return "PPO's clip" if method == CLIP else name_of(method)
 
 
 def _stale(trained: Trained) -> dict[float, dict[str, int]]:

@@ -28,8 +28,8 @@ from . import (
     style,
     table1,
     table2,
-    table3,
     topk_accuracy,
+    updates,
 )
 from .training.records import Trained, load, load_several
 from .training.statistics import Claim, per_run
@@ -54,8 +54,7 @@ STUDIES = (
     Study(no_clipping.NAME, "Figure 5", no_clipping.claims_of),
     Study(table1.NAME, "Table 1", table1.claims_of),
     Study(table2.NAME, "Table 2", table2.claims_of),
-    Study(table3.NAME, "Table 3", table3.claims_of),
-    Study(f"{table3.NAME}_slow", "Table 3, at a smaller learning rate", table3.claims_of),
+    Study(updates.NAME, "Table 3, by learning rate", updates.claims_of),
     Study(long_run.NAME, "Section 8", long_run.claims_of),
     Study(closed_loop.NAME, "Section 8, its proposal", closed_loop.claims_of),
 )

@@ -143,13 +143,12 @@ def _standard_error(values: pd.Series[float]) -> tuple[float, float]:
     return float(values.mean()) - error, float(values.mean()) + error
 
 
-def our_table(trained: Trained, runs: pd.DataFrame, title: str, best: bool = False, with_shares: bool = True) -> Table:
-    """A table of our scores, the last or the best: a row for each setting and method."""
-    figures = [f"best_{each}" if best else each for each in ("accuracy", "mean_at_k", "pass_at_k")]
-    scored = runs[figures]
+def our_table(trained: Trained, runs: pd.DataFrame, title: str, with_shares: bool = True) -> Table:
+    """A table of our last scores: a row for each setting and method."""
+    scored = runs[["accuracy", "mean_at_k", "pass_at_k"]]
     if with_shares:
-        scored = scored.assign(share=shares(runs, figures[1]))
-    columns = ("accuracy", "Mean@k", "Pass@k", *(["of on-policy"] if with_shares else []), *([] if best else ["lost"]))
+        scored = scored.assign(share=shares(runs, "mean_at_k"))
+    columns = ("accuracy", "Mean@k", "Pass@k", *(["of on-policy"] if with_shares else []), "lost")
     several = len(trained.settings) > 1
     table = report_table(f"{title}: {over_seeds(trained.seeds)}", *(["setting"] if several else []), "method", *columns)
     table.columns[int(several)].justify = "left"
@@ -157,8 +156,8 @@ def our_table(trained: Trained, runs: pd.DataFrame, title: str, best: bool = Fal
         for method in trained.grid[setting]:
             cells = [mean_and_error(values) for _, values in group(scored, setting, method).items()]
             at = group(runs, setting, method)["lost_at"]
-            lost = [] if best else [f"{at.notna().sum()} of {len(at)}"]
-            table.add_row(*([setting] if several else []), name_of(method), *cells, *lost)
+            lost = f"{at.notna().sum()} of {len(at)}"
+            table.add_row(*([setting] if several else []), name_of(method), *cells, lost)
         table.add_section()
     return table
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from paper_figures import alarms, corrections, factorial, recipes, verdicts
+from paper_figures import alarms, corrections, factorial, recipes, updates, verdicts
 from paper_figures.training import before_loss
 from paper_figures.training.contrasts import contrasted
 from paper_figures.training.records import load, load_several
@@ -58,6 +58,16 @@ def test_the_page_of_training_tells_of_recipes_what_their_records_give() -> None
     assert f"sequence TIS ends {whole} above Jackpot's whole objective, on 8 fresh seeds" in README
     assert "Eight fresh seeds" in said
     assert trained.seeds == 8
+
+
+def test_the_page_of_training_tells_of_updates_what_their_records_give() -> None:
+    said = " ".join(TRAINING.split())
+    # "…: -0.105 [-0.145, -0.065]; …"
+    few, some, many, alone = (
+        claim.because.split(": ", 1)[1].split(";")[0] for claim in updates.claims_of(load(updates.NAME, None))[:4]
+    )
+    assert f"Jackpot ends {few}, {some} and {many} from the clip at 16, 64 and 128 updates" in said
+    assert f"Nor is it told apart from no correction: {alone} at 128" in said
 
 
 def test_the_page_of_training_tells_of_whole_sequences_and_alarms_what_the_records_give() -> None:

@@ -107,7 +107,7 @@ def test_longer_sequences_are_twice_those_of_the_factorial_and_all_else_is_the_s
 
 def test_updates_says_where_jackpot_is_above_the_clip(tmp_path: Path) -> None:
     found = made(tmp_path / "records", "updates", stale, seeds=5)
-    holds = {claim.text.split(" at ")[1]: claim.holds for claim in updates.claims_of(found)}
+    holds = {claim.text.split(" at ")[1]: claim.holds for claim in updates.claims_of(found)[:3]}
     assert holds == {"16 updates": True, "64 updates": None, "128 updates": False}
     made_of = updates.make(found)
     assert not made_of.agrees

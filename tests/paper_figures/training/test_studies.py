@@ -26,7 +26,7 @@ from paper_figures import (
     style,
     table1,
     table2,
-    table3,
+    updates,
 )
 from paper_figures.ablation import parts_of
 from paper_figures.closed_loop import Loop
@@ -39,7 +39,7 @@ pytestmark = pytest.mark.usefixtures("sketched")
 Captured = pytest.CaptureFixture[str]
 
 EVERY = (
-    *(figure1, table1, table2, table3, sizes, collapse_map),
+    *(figure1, table1, table2, updates, sizes, collapse_map),
     *(ablation, no_clipping, long_run, closed_loop, real_training),
 )
 

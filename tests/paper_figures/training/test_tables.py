@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from paper_figures import records, table1, table2, table3
+from paper_figures import records, table1, table2, updates
 from paper_figures.training import tables
 from paper_figures.training.statistics import Claim, difference, of, per_run
 from tests.paper_figures.training.trained import Fate, Fates, made, write
@@ -23,7 +23,13 @@ TABLE1 = {
     "rao-blackwell": Fate(0.9),
 }
 TABLE2 = dict.fromkeys(("off-policy", "tis", "jackpot"), Fate(0.8, kl=0.001))
-TABLE3 = {"on-policy": Fate(0.9, kl=0.0), "off-policy": Fate(0.6), "no-clip": Fate(0.4), "jackpot": Fate(0.8)}
+TABLE3 = {
+    "on-policy": Fate(0.9, kl=0.0),
+    "off-policy": Fate(0.6),
+    "no-clip": Fate(0.4),
+    "jackpot": Fate(0.8),
+    **dict.fromkeys(("cispo", "sapo"), Fate(0.6)),
+}
 
 
 def test_the_papers_rows() -> None:
@@ -42,7 +48,7 @@ def test_shares_of_the_paper_are_of_the_same_model_benchmark_by_benchmark() -> N
 
 
 def test_our_shares_are_paired_by_seed(tmp_path: Path) -> None:
-    runs = per_run(made(tmp_path / "a", "table3", TABLE3, seeds=2))
+    runs = per_run(made(tmp_path / "a", "table1", TABLE1, seeds=2, steps=60))
     kept = tables.shares(runs, "accuracy")
     base = runs.xs("on-policy", level="method")["accuracy"].droplevel("setting")
     setting = kept.index.get_level_values("setting")[-1]
@@ -102,20 +108,30 @@ def test_table2_asks_whether_little_is_added(tmp_path: Path, gain: float, expect
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({}, [True, True, True]),
-        ({"jackpot": Fate(0.5)}, [False, True, True]),
-        ({"jackpot": Fate(0.35)}, [False, False, True]),
-        ({"no-clip": Fate(0.7)}, [True, True, False]),
+        ({}, [True] * 5),
+        ({"jackpot": Fate(0.5)}, [False, False, False, True, True]),
+        ({"jackpot": Fate(0.35)}, [False, False, False, False, True]),
+        ({"no-clip": Fate(0.7)}, [True, True, True, True, False]),
     ],
 )
 def test_table3(tmp_path: Path, changes: dict[str, Fate], expected: list[bool]) -> None:
-    assert held(table3.claims_of(made(tmp_path / "records", "table3", TABLE3 | changes, seeds=4))) == expected
+    assert held(updates.claims_of(made(tmp_path / "records", "updates", TABLE3 | changes, seeds=4))) == expected
 
 
-def test_stalenesses_are_no_repetitions(tmp_path: Path) -> None:
-    assert held(table3.claims_of(made(tmp_path / "records", "table3", TABLE3, seeds=1))) == [None, None, None]
-    runs = per_run(made(tmp_path / "again", "table3", TABLE3, seeds=3))
-    over = difference(of(runs, "jackpot", "best_mean_at_k"), of(runs, "off-policy", "best_mean_at_k"))
+def test_numbers_of_updates_stand_beside_the_papers(tmp_path: Path) -> None:
+    because = [claim.because for claim in updates.claims_of(made(tmp_path / "records", "updates", TABLE3, seeds=2))]
+    assert "paper" not in because[0]
+    assert [text.split("; ")[-1] for text in because[1:]] == [
+        "paper: 2 of 2 settings",
+        *["paper: 1 of 1 settings"] * 3,
+    ]
+
+
+def test_settings_are_no_repetitions(tmp_path: Path) -> None:
+    one = held(updates.claims_of(made(tmp_path / "records", "updates", TABLE3, seeds=1)))
+    assert one == [None] * 5
+    runs = per_run(made(tmp_path / "again", "table1", TABLE1, seeds=3, steps=60))
+    over = difference(of(runs, "jackpot", "best_mean_at_k"), of(runs, "tis", "best_mean_at_k"))
     assert over.pairs == 3
 
 
@@ -126,8 +142,8 @@ def test_stalenesses_are_no_repetitions(tmp_path: Path) -> None:
         (table1, TABLE1 | {"jackpot": Fate(0.5)}, 1),
         (table2, TABLE2, 0),
         (table2, TABLE2 | {"jackpot": Fate(0.5)}, 1),
-        (table3, TABLE3, 0),
-        (table3, TABLE3 | {"jackpot": Fate(0.3)}, 1),
+        (updates, TABLE3, 0),
+        (updates, TABLE3 | {"jackpot": Fate(0.3)}, 1),
     ],
 )
 def test_they_are_drawn_and_the_exit_code_tells(
@@ -143,7 +159,7 @@ def test_they_are_drawn_and_the_exit_code_tells(
 
 
 def test_one_seed_is_drawn_too(tmp_path: Path, capsys: Captured) -> None:
-    for module, fates in ((table1, TABLE1), (table2, TABLE2), (table3, TABLE3)):
+    for module, fates in ((table1, TABLE1), (table2, TABLE2), (updates, TABLE3)):
         given = write(tmp_path / module.NAME, module.NAME, fates, seeds=1)
         assert module.main(["--records", str(given), "--out", str(tmp_path)]) == 0
         assert ": 1 seed" in capsys.readouterr().out
@@ -151,7 +167,7 @@ def test_one_seed_is_drawn_too(tmp_path: Path, capsys: Captured) -> None:
 
 def test_records_of_another_study_are_refused(tmp_path: Path, capsys: Captured) -> None:
     given = write(tmp_path / "records", "table2", TABLE2, seeds=1)
-    for module in (table1, table3):
+    for module in (table1, updates):
         assert module.main(["--records", str(given), "--out", str(tmp_path)]) == 2
         captured = capsys.readouterr()
         assert "lacks" in captured.err
