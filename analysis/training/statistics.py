@@ -79,7 +79,7 @@ def running_mean(steps: Ints, values: Floats, width: int) -> Floats:
     # The sums from each first to the last; every second one, from a last to the next first, is of no use.
     sums = np.add.reduceat(np.append(of_known, 0.0), np.stack([first, last], axis=-1).ravel())[::2]
     count = last - first
-    return np.where(count > 0, sums, math.nan) / np.maximum(count, 1)
+    return np.asarray(np.where(count > 0, sums, math.nan) / np.maximum(count, 1), dtype=np.float64)
 
 
 def courses(trained: Trained, setting: str, figure: str, log: bool = False) -> pd.DataFrame:
@@ -185,7 +185,7 @@ def interval(values: pd.Series[float], confidence: float = CONFIDENCE) -> Differ
     n, mean = len(seeds), float(seeds.mean()) if len(seeds) else math.nan
     if n < 2 or not math.isfinite(mean):
         return Difference(mean, -math.inf, math.inf, n)
-    _, low, high = student(seeds.to_numpy(dtype=np.float64), confidence)
+    _, low, high = student(np.asarray(seeds, dtype=np.float64), confidence)
     return Difference(mean, low, high, n)
 
 
