@@ -65,7 +65,7 @@ FIGURES: dict[str, Callable[[Sequence[str]], int]] = {
     real_training.NAME: real_training.main,
 }
 
-DRAWN_UP: dict[str, Callable[[Sequence[str]], int]] = {each.NAME: each.main for each in (longer,)}
+DRAWN_UP: dict[str, Callable[[Sequence[str]], int]] = {longer.NAME: longer.main}
 """Those whose studies are drawn up and not yet run: no records ship, and they are drawn by name alone."""
 
 _ABOUT = f"""Draw every figure: {", ".join(FIGURES)}.
@@ -74,8 +74,8 @@ All are drawn from records that ship with them, and need no torch. --rerun runs 
 runs/figures/NAME, and goes on there after an interruption: those of numbers in 20 minutes together, topk_accuracy and
 real_model in ten each, those of training in hours each; sequences, real models and training need torch. overhead and
 alarms have no study of their own. One figure alone, or other records:
-`python -m paper_figures NAME [--rerun | --records DIR]`, whose --help tells the rest. {" and ".join(DRAWN_UP)} are
-drawn up, and ship no records: they are drawn by name, with --rerun or --quick."""
+`python -m paper_figures NAME [--rerun | --records DIR]`, whose --help tells the rest. {" and ".join(DRAWN_UP)} is
+drawn up, and ships no records: it is drawn by name, with --rerun or --quick."""
 _WITHOUT_STUDY = (overhead.NAME, alarms.NAME)
 """The figures of what was timed elsewhere, and of the records of other figures."""
 

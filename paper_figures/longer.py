@@ -1,4 +1,4 @@
-"""A second world, of answers with twice the tokens: the cells of the factorial that matter, in sums of eight digits.
+"""A second world, of longer answers: the cells of the factorial that matter, in sums of six digits.
 
 Weights of whole sequences multiply over all tokens, so longer sequences are where they could fail. (a) last accuracy,
 dotted that of on-policy training, and (b) KL(p‖q) at the end: means over seeds with 95 % intervals, and the seeds.
