@@ -250,6 +250,25 @@ def test_a_figure_is_chosen_by_other_seeds() -> None:
     assert alarm.counts[1::2] == (8, 8)
 
 
+@pytest.mark.parametrize("limit", [0.0, 0.5, 2.0, 10.0, 100.0])
+def test_the_threshold_is_the_least_that_holds_of_all_there_are(limit: float) -> None:
+    generator = np.random.default_rng(1)
+    for _ in range(20):
+        values = generator.integers(0, 6, size=(7, 9)).astype(float)
+        values[generator.random(values.shape) < 0.2] = math.nan
+        values[:, 0] = 0.0
+        lost_at = np.where(generator.random(7) < 0.3, 6.0, math.nan)
+        lost_at[0] = math.nan
+        runs, signal = by_hand(values.tolist(), lost_at.tolist())
+        found = before_loss.threshold_of(runs, signal, np.ones(7, dtype=bool), limit)
+        kept = np.isnan(lost_at)
+        for level in np.unique(signal[np.isfinite(signal)]):
+            rung = before_loss.first_rings(runs, signal, level)[kept]
+            rate = 100 * np.isfinite(rung).sum() / before_loss.exposures(signal[kept], rung).sum()
+            # A level below the least largest value of a run rings in all of them.
+            assert (rate <= limit) == (level >= found) or level < np.nanmax(signal[kept], axis=1).min()
+
+
 def test_the_threshold_of_a_chosen_figure_is_too() -> None:
     """A run of seed 0 that lives looks worse than any: it rings, and keeps the other seeds' alarms from ringing."""
 
