@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import sys
 from collections.abc import Callable, Sequence
 
@@ -68,6 +69,9 @@ FIGURES: dict[str, Callable[[Sequence[str]], int]] = {
 DRAWN_UP: dict[str, Callable[[Sequence[str]], int]] = {longer.NAME: longer.main}
 """Those whose studies are drawn up and not yet run: no records ship, and they are drawn by name alone."""
 
+OTHER_NAMES: dict[str, Callable[[Sequence[str]], int]] = {updates.TABLE: updates.main}
+"""The paper's names of figures that have another name here."""
+
 _ABOUT = f"""Draw every figure: {", ".join(FIGURES)}.
 
 All are drawn from records that ship with them, and need no torch. --rerun runs the studies anew, each in
@@ -83,9 +87,14 @@ _WITHOUT_STUDY = (overhead.NAME, alarms.NAME)
 def main(argv: Sequence[str] | None = None) -> int:
     """Draws the figure that is named, with its own options, or all of them into the same folder."""
     tokens = list(sys.argv[1:] if argv is None else argv)
-    named = FIGURES | DRAWN_UP
+    named = FIGURES | DRAWN_UP | OTHER_NAMES
     if tokens and tokens[0] in named:
         return named[tokens[0]](tokens[1:])
+    if tokens and not tokens[0].startswith("-"):
+        near = difflib.get_close_matches(tokens[0], named, n=1)
+        hint = f"; did you mean {near[0]}?" if near else f": the figures are {', '.join(FIGURES)}"
+        print(f"{__package__}: no figure is called {tokens[0]!r}{hint}", file=sys.stderr)
+        return command.IMPOSSIBLE
     return command.run_all(_ABOUT, FIGURES, _WITHOUT_STUDY, argv)
 
 

@@ -44,7 +44,7 @@ class Made:
     agrees: bool
 
 
-_IMPOSSIBLE = 2
+IMPOSSIBLE = 2
 """The exit code for what cannot be drawn."""
 
 _TABLE_WIDTH = 100
@@ -136,7 +136,7 @@ def run_all(
             codes[name] = main(["--out", str(out), *(again if name not in fixed else [])])
             if codes[name] == INTERRUPTED:
                 return INTERRUPTED
-        if failed := [name for name, code in codes.items() if code == _IMPOSSIBLE]:
+        if failed := [name for name, code in codes.items() if code == IMPOSSIBLE]:
             print(f"{__package__}: {len(failed)} of {len(codes)} not drawn: {', '.join(failed)}", file=sys.stderr)
         return max(codes.values())
 

@@ -200,6 +200,22 @@ def test_help_of_all_figures_is_one(capsys: pytest.CaptureFixture[str]) -> None:
     assert "--out" in shown
 
 
+def test_a_figure_that_is_not_there_is_answered_with_those_that_are(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert everything(["tabel1", "--out", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == "paper_figures: no figure is called 'tabel1'; did you mean table1?\n"
+    assert everything(["zzz"]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("paper_figures: no figure is called 'zzz': the figures are figure1, ")
+    assert told.count("\n") == 1
+
+
+def test_table_3_of_the_paper_is_updates(capsys: pytest.CaptureFixture[str]) -> None:
+    assert everything(["table3", "--records", "nowhere"]) == 2
+    assert capsys.readouterr().err.startswith("updates: ")
+
+
 def test_all_figures_take_no_records_of_one(capsys: pytest.CaptureFixture[str]) -> None:
     assert everything(["--records", "runs/figures/figure2"]) == 2
     captured = capsys.readouterr()
