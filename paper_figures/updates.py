@@ -58,8 +58,8 @@ def make(trained: Trained) -> Made:
     handles[shown.index(CLIP)].set_label(_name(CLIP))
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), fontsize=7)
     table = contrasts.table_of(flat(found), "Last accuracy less that of PPO's clip; intervals hold together at 95 %")
-    report = [*curves.tables(trained, runs, "Updates on one batch"), table]
-    sentence, agrees = verdict(trained, claims_of(trained), f"Beside PPO's clip {contrasts.in_words(flat(found))}.")
+    report = [*curves.tables(trained, runs, "Updates on one batch, off-policy with PPO's clip"), table]
+    sentence, agrees = verdict(trained, claims_of(trained), _in_short(flat(found)))
     return Made(figure, [*report, tables.paper_table(records.published(TABLE), _UNIT)], sentence, agrees)
 
 
@@ -109,6 +109,13 @@ def less_than_clip(trained: Trained, runs: pd.DataFrame) -> dict[str, dict[str, 
 def flat(found: Mapping[str, Mapping[str, Difference]]) -> dict[str, Difference]:
     """The differences of `less_than_clip` by "method, learning rate, updates"."""
     return {f"{name}, {where}": each for where, of_where in found.items() for name, each in of_where.items()}
+
+
+def _in_short(found: Mapping[str, Difference]) -> str:
+    """The cells that are decided, with their differences, and the number of the others."""
+    decided = {name: each for name, each in found.items() if each.above is not None}
+    said = [contrasts.in_words(decided)] if decided else []
+    return f"Beside PPO's clip {'; '.join([*said, f'LEFT OPEN: {len(found) - len(decided)} of {len(found)} cells'])}."
 
 
 def _name(method: str) -> str:

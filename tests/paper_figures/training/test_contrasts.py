@@ -113,6 +113,7 @@ def test_updates_says_where_jackpot_is_above_the_clip(tmp_path: Path) -> None:
     assert not made_of.agrees
     above = made_of.verdict.split("ABOVE: ")[1].split(";")[0]
     assert [name.split(" +")[0] for name in above.split("], ")] == ["Jackpot, 0.0001, 16", "Jackpot, 0.0003, 16"]
+    assert made_of.verdict.endswith(" of 24 cells.")
 
 
 def test_a_seed_of_updates_counts_once(tmp_path: Path) -> None:
