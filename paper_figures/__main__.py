@@ -42,6 +42,7 @@ FIGURES: dict[str, Callable[[Sequence[str]], int]] = {
     factorial.NAME: factorial.main,
     corrections.NAME: corrections.main,
     recipes.NAME: recipes.main,
+    longer.NAME: longer.main,
     alarms.NAME: alarms.main,
     figure2.NAME: figure2.main,
     unification.NAME: unification.main,
@@ -66,9 +67,6 @@ FIGURES: dict[str, Callable[[Sequence[str]], int]] = {
     real_training.NAME: real_training.main,
 }
 
-DRAWN_UP: dict[str, Callable[[Sequence[str]], int]] = {longer.NAME: longer.main}
-"""Those whose studies are drawn up and not yet run: no records ship, and they are drawn by name alone."""
-
 OTHER_NAMES: dict[str, Callable[[Sequence[str]], int]] = {updates.TABLE: updates.main}
 """The paper's names of figures that have another name here."""
 
@@ -78,8 +76,7 @@ All are drawn from records that ship with them, and need no torch. --rerun runs 
 runs/figures/NAME, and goes on there after an interruption: those of numbers in 20 minutes together, topk_accuracy and
 real_model in ten each, those of training in hours each; sequences, real models and training need torch. overhead and
 alarms have no study of their own. One figure alone, or other records:
-`python -m paper_figures NAME [--rerun | --records DIR]`, whose --help tells the rest. {" and ".join(DRAWN_UP)} is
-drawn up, and ships no records: it is drawn by name, with --rerun or --quick."""
+`python -m paper_figures NAME [--rerun | --records DIR]`, whose --help tells the rest."""
 _WITHOUT_STUDY = (overhead.NAME, alarms.NAME)
 """The figures of what was timed elsewhere, and of the records of other figures."""
 
@@ -87,7 +84,7 @@ _WITHOUT_STUDY = (overhead.NAME, alarms.NAME)
 def main(argv: Sequence[str] | None = None) -> int:
     """Draws the figure that is named, with its own options, or all of them into the same folder."""
     tokens = list(sys.argv[1:] if argv is None else argv)
-    named = FIGURES | DRAWN_UP | OTHER_NAMES
+    named = FIGURES | OTHER_NAMES
     if tokens and tokens[0] in named:
         return named[tokens[0]](tokens[1:])
     if tokens and not tokens[0].startswith("-"):

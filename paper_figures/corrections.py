@@ -1,4 +1,4 @@
-"""More corrections beside TIS, with a frozen actor and with one that is trained and distilled.
+"""More corrections beside TIS, with a frozen actor, one of its own PPO, and one that is distilled too.
 
 (a) last accuracy, dotted that of on-policy training, and (b) KL(p‖q) at the end of every cell: means over seeds with
 95 % intervals, and the seeds. (c) Last accuracy less that of TIS with the same actor, paired by seed. The tables have
@@ -30,9 +30,10 @@ from .training.statistics import CONFIDENCE, ON_POLICY, Difference, group, inter
 
 NAME = "corrections"
 
-ACTORS = {"frozen": "frozen actor", "distilled": "trained and distilled"}
-"""The settings, with their names in the figure."""
-_COLORS = {"frozen": "#000000", "distilled": "#999999"}
+ACTORS = {"frozen": "frozen actor", "own-ppo": "own PPO alone", "distilled": "trained and distilled"}
+"""The settings, with their names in the tables."""
+_SHORT = {setting: factorial.ACTORS[setting] for setting in ACTORS}
+_COLORS = {"frozen": "#000000", "own-ppo": "#777777", "distilled": "#BBBBBB"}
 
 
 class Base(NamedTuple):
@@ -73,11 +74,11 @@ def make(trained: Trained, base: Trained) -> Made:
     runs = together(per_run(base), per_run(trained))
     looks = style.of_methods([*factorial.METHODS, *trained.methods])
     figure, (left, middle, right) = style.canvas(3, 3.3, [1.2, 1.2, 0.9])
-    cells.draw_cells(left, runs, "accuracy", looks, ACTORS, log=False)
-    cells.draw_cells(middle, runs, "kl", looks, ACTORS, log=True)
+    cells.draw_cells(left, runs, "accuracy", looks, _SHORT, log=False)
+    cells.draw_cells(middle, runs, "kl", looks, _SHORT, log=True)
     cells.draw_level(left, float(group(runs, ON_POLICY, "none")["accuracy"].mean()))
-    left.set(title="(a) Last accuracy")
-    middle.set(title="(b) KL(p‖q) at the end, nats", yscale="log")
+    left.set(title="(a) Last accuracy", xlabel="training of the actor")
+    middle.set(title="(b) KL(p‖q) at the end, nats", xlabel="training of the actor", yscale="log")
     curves.log_axis(middle.yaxis)
     found = {base: less_than(runs, base) for base in BASES}
     cells.draw_differences(right, {name_of(method): each for method, each in found[TIS].items()}, _COLORS)

@@ -2,9 +2,9 @@
 
 A study of one seed has no interval, and so no line here: its figure shows single runs, and decides nothing. Intervals
 are Student's over seeds, at 95 %, of differences paired by seed; those of the parts in `ablation` and in `factorial`,
-of the cells of `corrections` beside the same other, of all comparisons of `recipes`, of all cells of `updates`, and of
-all methods of `collapse_map`, hold together. The rate of an event over seeds has the one-sided Clopper–Pearson bound by
-which `training.statistics.mostly` decides.
+of the cells of `corrections` beside the same other, of all comparisons of `recipes` and of `longer`, of all cells of
+`updates`, and of all methods of `collapse_map`, hold together. The rate of an event over seeds has the one-sided
+Clopper–Pearson bound by which `training.statistics.mostly` decides.
 
     python -m paper_figures.findings
 """
@@ -27,6 +27,7 @@ from . import (
     corrections,
     factorial,
     figure1,
+    longer,
     real_training,
     recipes,
     table1,
@@ -80,6 +81,7 @@ def every() -> list[Finding]:
         factorial.NAME: _factorial,
         corrections.NAME: _corrections,
         recipes.NAME: lambda _, runs: _compared(recipes.COMPARED, runs),
+        longer.NAME: lambda _, runs: _compared(longer.COMPARED, runs),
         collapse_map.NAME: _collapse_map,
         updates.NAME: _updates,
         table1.NAME: _table1,

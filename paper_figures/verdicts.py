@@ -120,11 +120,15 @@ together over parts and looks:
 ![More corrections beside TIS](../paper_figures/gallery/corrections.png)
 
 `corrections` adds corrections of whole sequences, centred ones and the lab's form of Jackpot, with the factorial's
-models, prompts and draws. A sequence has five tokens at most in this world; longer ones have heavier weights.
+models, prompts and draws. A sequence has five tokens at most in this world.
 
 ![Two recipes on fresh seeds](../paper_figures/gallery/recipes.png)
 
 `recipes` puts two recipes of our own, written down before their seeds were run, beside the best of these.
+
+![The cells that matter, in a second world](../paper_figures/gallery/longer.png)
+
+`longer` asks the same of sequences of eight tokens, whose weights of whole sequences are heavier.
 
 ## All studies of several seeds
 

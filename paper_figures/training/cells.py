@@ -46,6 +46,7 @@ def draw_cells(
             bars = [[mean - low], [high - mean]]
             axes.errorbar([at], [mean], bars, color=look.color, marker=look.marker, markersize=5, capsize=2)
     axes.set_xticks(range(len(settings)), [*settings.values()], fontsize=7)
+    axes.set_xlim(-0.5, len(settings) - 0.5)
     axes.grid(visible=False, axis="x")
 
 

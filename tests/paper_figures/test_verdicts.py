@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from paper_figures import alarms, corrections, factorial, recipes, updates, verdicts
+from paper_figures import alarms, corrections, factorial, longer, recipes, updates, verdicts
 from paper_figures.training import before_loss
 from paper_figures.training.contrasts import contrasted
 from paper_figures.training.records import load, load_several
@@ -41,6 +41,7 @@ def test_every_study_that_ships_is_on_the_page_or_puts_no_claim_of_the_paper() -
         "real_training",
         "corrections",
         "recipes",
+        "longer",
     }
 
 
@@ -58,6 +59,18 @@ def test_the_page_of_training_tells_of_recipes_what_their_records_give() -> None
     assert f"sequence TIS ends {whole} above Jackpot's whole objective, on 8 fresh seeds" in README
     assert "Eight fresh seeds" in said
     assert trained.seeds == 8
+
+
+def test_the_page_of_training_tells_of_the_second_world_what_its_records_give() -> None:
+    said, trained = " ".join(TRAINING.split()), load(longer.NAME, None)
+    found = contrasted(per_run(trained), longer.COMPARED)
+    whole, on_policy = (
+        found[f"sequence TIS, frozen − {other}"] for other in ("Jackpot's whole objective", "on-policy")
+    )
+    assert f"ends {whole} above Jackpot's whole objective, and {on_policy} from on-policy training. Of dist" in said
+    assert f"decide nothing: {found['distilled − frozen, TIS']} and {found['Jackpot − TIS, distilled']}" in said
+    assert f"(`longer`, {trained.seeds} seeds" in said
+    assert "its six seeds" in said
 
 
 def test_the_page_of_training_tells_of_updates_what_their_records_give() -> None:
@@ -78,6 +91,10 @@ def test_the_page_of_training_tells_of_whole_sequences_and_alarms_what_the_recor
     )
     told = f"{whole} above Jackpot's whole objective, and {on_policy} from on-policy training (`corrections`, "
     assert f"{told}{both.index.unique('seed').size} seeds)" in said
+    beside_tis, _, beside_on_policy = (corrections.less_than(both, base) for base in corrections.BASES)
+    own = beside_on_policy["sequence-tis"]["own-ppo"]
+    assert f"sequence TIS ends {own} from on-policy training, and no correction is above TIS for sure" in said
+    assert not any(each["own-ppo"].above for each in beside_tis.values() if "own-ppo" in each)
     runs = before_loss.of_studies(load_several(alarms.NAME, None, alarms.COLUMNS).studies, alarms.COLUMNS)
     kl, area, mean = (alarms.area_of(runs, each, alarms.NOTICE) for each in (alarms.KL, alarms.P5, alarms.OVERLAP))
     seeds, lost = len(set(runs.seed.tolist())), int(runs.is_lost.sum())

@@ -30,7 +30,7 @@ from tests.training.tiny import TINY
 Captured = pytest.CaptureFixture[str]
 
 OF_TRAINING = (
-    *("figure1", "factorial", "table1", "table2", "updates", "sizes", "collapse_map", "recipes"),
+    *("figure1", "factorial", "table1", "table2", "updates", "sizes", "collapse_map", "recipes", "longer"),
     *("ablation", "no_clipping", "long_run", "closed_loop", "real_training"),
 )
 SHIPPED = [name for name in OF_TRAINING if committed(name).exists()]
