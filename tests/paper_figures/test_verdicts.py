@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from paper_figures import alarms, corrections, factorial, longer, recipes, updates, verdicts
+from paper_figures import alarms, collapse_map, corrections, factorial, longer, recipes, updates, verdicts
 from paper_figures.training import before_loss
 from paper_figures.training.contrasts import contrasted
 from paper_figures.training.records import load, load_several
@@ -71,6 +71,25 @@ def test_the_page_of_training_tells_of_the_second_world_what_its_records_give() 
     assert f"decide nothing: {found['distilled − frozen, TIS']} and {found['Jackpot − TIS, distilled']}" in said
     assert f"(`longer`, {trained.seeds} seeds" in said
     assert "its six seeds" in said
+
+
+def test_the_page_of_training_tells_of_distances_what_the_map_gives() -> None:
+    said, trained = " ".join(TRAINING.split()), load(collapse_map.NAME, None)
+    runs = per_run(trained)
+    gains = collapse_map.longer_than(trained, runs, "tis")
+    borne = {
+        method: "{:.2f} [{:.2f}, {:.2f}]".format(*each.mean[:3])
+        for method, each in collapse_map.boundaries(trained, runs, collapse_map.KL).items()
+    }
+    assert f"`python -m paper_figures.collapse_map`, {trained.seeds} seeds" in said
+    assert f"survive {gains['sequence TIS − TIS']} more of their steps than with TIS" in said
+    assert f"KL of {borne['sequence-tis']} at the beginning, with TIS at {borne['tis']}, with Jackpot at" in said
+    assert f"Jackpot at {borne['jackpot']}. Of six other corrections none is told apart" in said
+    assert sorted(name.split(" − ")[0] for name, each in gains.items() if each.above is not None) == [
+        "no correction",
+        "sequence TIS",
+    ]
+    assert len(gains) == 8
 
 
 def test_the_page_of_training_tells_of_updates_what_their_records_give() -> None:
