@@ -150,4 +150,6 @@ def _plain(value: float | str, log: bool) -> float | str | None:
 
 
 def _rounded(value: float) -> float:
-    return float(f"{value:.{_DIGITS}g}")
+    """A number in the digits that a plot needs; a whole one without its ".0", of which a page holds many."""
+    rounded = float(f"{value:.{_DIGITS}g}")
+    return int(rounded) if rounded.is_integer() else rounded
