@@ -28,6 +28,7 @@ from . import (
     factorial,
     figure1,
     longer,
+    no_clipping,
     real_training,
     recipes,
     table1,
@@ -86,6 +87,7 @@ def every() -> list[Finding]:
         updates.NAME: _updates,
         table1.NAME: _table1,
         ablation.NAME: _ablation,
+        no_clipping.NAME: _no_clipping,
         real_training.NAME: _real_training,
     }
     out = []
@@ -147,6 +149,15 @@ def _table1(_: Trained, runs: pd.DataFrame) -> Iterator[tuple[str, str, str]]:
 
 def _ablation(_: Trained, runs: pd.DataFrame) -> Iterator[tuple[str, str, str]]:
     yield from _several(ablation.parts_of(runs), "parts of Jackpot", "with less without: last accuracy")
+
+
+def _no_clipping(_: Trained, runs: pd.DataFrame) -> Iterator[tuple[str, str, str]]:
+    for method in ("none", "tis", "jackpot"):
+        yield _rate(f"{name_of(method)}: runs lost", of(runs, method, "lost_at").notna())
+    ours = of(runs, "jackpot", "mean_accuracy")
+    for other in ("none", "tis"):
+        change = difference(ours, of(runs, other, "mean_accuracy"))
+        yield f"Jackpot − {name_of(other)}, mean accuracy over the run", str(change), _sign(change)
 
 
 def _real_training(trained: Trained, runs: pd.DataFrame) -> Iterator[tuple[str, str, str]]:
