@@ -106,3 +106,15 @@ def trainer_of(run: Run, models: Path, reward: Any = rewards_of_length) -> Any:
 
     texts, policy, actor = beginning(run, models)
     return Trainer(run.training, texts, policy, actor, run.seed, reward)
+
+
+def weights(trainer: Any) -> list[Any]:
+    """The weights of a trainer's policy as they are now."""
+    return [weight.detach().clone() for weight in trainer.policy.parameters()]
+
+
+def equal(first: list[Any], second: list[Any]) -> bool:
+    """Whether all weights are equal, bit for bit."""
+    import torch
+
+    return all(map(torch.equal, first, second))
