@@ -32,7 +32,6 @@ NAME = "corrections"
 
 ACTORS = {"frozen": "frozen actor", "own-ppo": "own PPO alone", "distilled": "trained and distilled"}
 """The settings, with their names in the tables."""
-_SHORT = {setting: factorial.ACTORS[setting] for setting in ACTORS}
 _COLORS = {"frozen": "#000000", "own-ppo": "#777777", "distilled": "#BBBBBB"}
 
 
@@ -74,8 +73,8 @@ def make(trained: Trained, base: Trained) -> Made:
     runs = together(per_run(base), per_run(trained))
     looks = style.of_methods([*factorial.METHODS, *trained.methods])
     figure, (left, middle, right) = style.canvas(3, 3.3, [1.2, 1.2, 0.9])
-    cells.draw_cells(left, runs, "accuracy", looks, _SHORT, log=False)
-    cells.draw_cells(middle, runs, "kl", looks, _SHORT, log=True)
+    cells.draw_cells(left, runs, "accuracy", looks, factorial.ACTORS, log=False)
+    cells.draw_cells(middle, runs, "kl", looks, factorial.ACTORS, log=True)
     cells.draw_level(left, float(group(runs, ON_POLICY, "none")["accuracy"].mean()))
     left.set(title="(a) Last accuracy", xlabel="training of the actor")
     middle.set(title="(b) KL(p‖q) at the end, nats", xlabel="training of the actor", yscale="log")
@@ -88,7 +87,10 @@ def make(trained: Trained, base: Trained) -> Made:
         color, named = _COLORS[setting], f"(c) {label}"
         handles.append(Line2D([], [], color=color, marker="o", markersize=4, linestyle="none", label=named))
     figure.legend(handles=handles, loc="outside lower center", ncols=5, fontsize=7)
-    tables = [*curves.tables(trained, per_run(trained), "More corrections"), *map(_table, found, found.values())]
+    tables = [
+        *curves.tables(trained, per_run(trained), "More corrections", ACTORS),
+        *map(_table, found, found.values()),
+    ]
     sentence = "NO VERDICT, a quick look that decides nothing." if trained.quick else _sentence(found, runs)
     return Made(figure, tables, sentence, True)
 

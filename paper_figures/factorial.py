@@ -66,11 +66,11 @@ def make(trained: Trained) -> Made:
     runs, paper = per_run(trained), records.published(figure1.NAME)
     looks = style.of_methods(trained.methods)
     figure, (left, middle, right) = style.canvas(3, 3.1, [1.2, 1.2, 0.9])
+    settings = ACTORS | {ALONE: "distilled"}
     for axes, column, title in (
         (left, "accuracy", "(a) Last accuracy"),
         (middle, "kl", "(b) KL(p‖q) at the end, nats"),
     ):
-        settings = ACTORS | {ALONE: "distilled"}
         cells.draw_cells(axes, runs, column, looks, settings, log=column == "kl")
         axes.set(title=title, xlabel="training of the actor")
     middle.set_yscale("log")
@@ -88,7 +88,9 @@ def make(trained: Trained) -> Made:
     table = report_table(title, "part", "difference", "seen with 90 %")
     for part, changes in changes_of(runs).items():
         table.add_row(part, str(effects[part]), f"{detectable(changes, confidence=_LEVEL):.3f}")
-    return Made(figure, [*curves.tables(trained, runs, "Jackpot's objective in parts"), table], sentence, agrees)
+    return Made(
+        figure, [*curves.tables(trained, runs, "Jackpot's objective in parts", settings), table], sentence, agrees
+    )
 
 
 def claims_of(trained: Trained) -> list[Claim]:

@@ -41,7 +41,7 @@ from .training.records import Trained, load
 from .training.statistics import CONFIDENCE, Difference, difference, interval, mostly, of, per_run
 
 STUDIES = (
-    *("sizes", "table2", "no_clipping", "long_run", "closed_loop"),
+    *("sizes", "table2", "long_run", "closed_loop"),
     real_training.NAME,
 )
 """The studies of training of which a line would need more than one seed, which some have."""

@@ -124,4 +124,4 @@ def made(
     table = table_of(found, "Last accuracy less that of another, paired by seed; intervals hold together")
     said = f"VERDICT: in last accuracy, {trained.seeds} {seeds}, {in_words(found)}."
     sentence = "NO VERDICT, a quick look that decides nothing." if trained.quick else said
-    return Made(figure, [*curves.tables(trained, runs, title), table], sentence, True)
+    return Made(figure, [*curves.tables(trained, runs, title, settings), table], sentence, True)

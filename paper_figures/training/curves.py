@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
 from rich.table import Table
@@ -22,11 +24,19 @@ log_axis = analysed.curves.log_axis
 name_of = analysed.curves.name_of
 
 
-def tables(trained: Trained, runs: pd.DataFrame, title: str) -> list[Table]:
-    """A table for each setting: accuracies, KL at the end, runs lost."""
+def tables(trained: Trained, runs: pd.DataFrame, title: str, settings: Mapping[str, str] | None = None) -> list[Table]:
+    """A table for each setting: accuracies, KL at the end, runs lost.
+
+    Args:
+        trained: the study.
+        runs: the figures of each run, see `statistics.per_run`.
+        title: the beginning of each title.
+        settings: the names of settings in titles, as the figure has them; others have that of the records.
+    """
     out = []
     for setting in trained.settings:
-        where = f"{title}, {setting}" if len(trained.settings) > 1 else title
+        named = (settings or {}).get(setting, setting).replace("\n", " ")
+        where = f"{title}, {named}" if len(trained.settings) > 1 else title
         title_of = f"{where}: {over_seeds(trained.seeds)}"
         shown = report_table(title_of, "method", "last accuracy", "best accuracy", "last KL", "runs lost")
         for method in trained.grid[setting]:
